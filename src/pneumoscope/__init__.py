@@ -1,0 +1,81 @@
+"""Chest radiographs in, a measured classifier out.
+
+The public names are loaded when they are first used, so that importing the package costs nothing:
+
+    run = pneumoscope.train("films", "runs/first")
+    for prediction in pneumoscope.load("runs/first").predict(["scan.png"]):
+        print(prediction.probability, prediction.decision)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pneumoscope.datasets.phantoms import draw_phantom, write_phantoms
+    from pneumoscope.datasets.samples import Sample, read_samples
+    from pneumoscope.datasets.splitting import split_samples
+    from pneumoscope.errors import (
+        BundleError,
+        DataError,
+        DownloadError,
+        ImageError,
+        MissingExtraError,
+        PneumoscopeError,
+        UsageError,
+    )
+    from pneumoscope.evaluation.evaluate import evaluate
+    from pneumoscope.images.preparing import InputSpec, prepare
+    from pneumoscope.images.reading import read_pixels
+    from pneumoscope.inference.predictor import Prediction, Predictor, load
+    from pneumoscope.training.train import Run, train
+
+__all__ = [
+    "BundleError",
+    "DataError",
+    "DownloadError",
+    "ImageError",
+    "InputSpec",
+    "MissingExtraError",
+    "PneumoscopeError",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "Sample",
+    "UsageError",
+    "__version__",
+    "draw_phantom",
+    "evaluate",
+    "load",
+    "prepare",
+    "read_pixels",
+    "read_samples",
+    "split_samples",
+    "train",
+    "write_phantoms",
+]
+
+
+def __getattr__(name: str) -> object:
+    homes = {
+        "datasets.phantoms": ("draw_phantom", "write_phantoms"),
+        "datasets.samples": ("Sample", "read_samples"),
+        "datasets.splitting": ("split_samples",),
+        "evaluation.evaluate": ("evaluate",),
+        "images.preparing": ("InputSpec", "prepare"),
+        "images.reading": ("read_pixels",),
+        "inference.predictor": ("Prediction", "Predictor", "load"),
+        "training.train": ("Run", "train"),
+        "errors": tuple(each for each in __all__ if each.endswith("Error")),
+    }
+    for module, names in homes.items():
+        if name in names:
+            return getattr(importlib.import_module(f"pneumoscope.{module}"), name)
+    raise AttributeError(f"module 'pneumoscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

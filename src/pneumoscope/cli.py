@@ -1,0 +1,372 @@
+"""The command line: reads options, calls one job, prints what it gives. Standard output carries results alone."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from pneumoscope import __version__
+from pneumoscope.errors import PneumoscopeError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pneumoscope.evaluation.intervals import Evaluation
+    from pneumoscope.inference.features import FeatureCache
+    from pneumoscope.training.train import Run
+
+app = typer.Typer(
+    name="pneumoscope",
+    help="Chest radiographs in, a measured classifier out. For research; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Make and divide data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Out = Annotated[Path, typer.Option(help="Folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow an earlier output in that folder to go.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features on disk.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+PatientPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the patient in a file name.")]
+
+
+def main() -> None:
+    """Run the command line; every error of ours ends in its exit code and a message, never in a stack trace."""
+    import click
+
+    try:
+        code = app(standalone_mode=False)
+    except PneumoscopeError as problem:
+        typer.echo(f"error: {problem}", err=True)
+        code = problem.exit_code
+    except click.ClickException as problem:
+        problem.show()
+        code = problem.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("Interrupted. A training run goes on with --resume.", err=True)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has stopped; that is no error
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """What every command shares."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _plain(hint: Any) -> Any:
+    """The bare type of an annotated field, without None."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    options = [each for each in get_args(hint) if each is not type(None)]
+    return _plain(options[0]) if type(None) in get_args(hint) else hint
+
+
+def settings_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every field of `Settings` in place of its `**options`."""
+    from pneumoscope.training.recipes import Settings
+
+    hints = get_type_hints(Settings, include_extras=True)
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function, eval_str=True).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    for name, hint in hints.items():
+        if name == "data":
+            continue
+        kind = _plain(hint)
+        default = Settings.__dataclass_fields__[name].default
+        shown = "" if default in (None, "") else f" [default: {f'{default:.3g}' if kind is float else default}]"
+        flag = f"--{name.replace('_', '-')}"
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=hint.__metadata__[-1].documentation + shown
+        )
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
+
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+@app.command()
+@settings_options
+def train(
+    data: Annotated[Path | None, typer.Argument(help="Folder of classes, or a table (.csv, .parquet).")] = None,
+    out: Out = Path("runs/latest"),
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, such as a run's config.yaml.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+    **options: Any,
+) -> None:
+    """Train a classifier on labelled radiographs and measure it on their test split."""
+    from pneumoscope.training import train as job
+
+    with _screen() as progress, _cache(no_cache) as cache:
+        run = job.train(
+            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **options
+        )
+    _print_run(run)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run that holds one.")],
+    data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
+    out: Out,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all; by default test where there is one.")
+    ] = None,
+    patient_pattern: PatientPattern = None,
+    device: Device = "auto",
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples behind each interval.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes them.")] = 0,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Measure a trained bundle on labelled radiographs."""
+    from pneumoscope.evaluation import evaluate as job
+
+    with _screen() as progress, _cache(no_cache) as cache:
+        evaluation = job.evaluate(
+            bundle,
+            data,
+            out,
+            split=split,
+            patient_pattern=patient_pattern,
+            device=device,
+            resamples=resamples,
+            seed=seed,
+            cache=cache,
+            overwrite=overwrite,
+            progress=lambda done: progress("Reading", done, 0),
+        )
+    _print_evaluation(evaluation)
+    typer.echo(f"\nReport: {out / 'report.html'}")
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders (with all in them) and tables.")],
+    model: Annotated[Path | None, typer.Option(help="A bundle, or a run that holds one.")] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["table", "csv", "json", "jsonl", "parquet"] | None,
+        typer.Option(help="By default a table on a terminal, csv elsewhere."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that file to be replaced.")] = False,
+) -> None:
+    """Say for each radiograph how probable the positive class is, and decide."""
+    if model is None:
+        raise UsageError("No model. Train one (pneumoscope train DATA --out RUN) and give it with --model RUN.")
+    if format == "parquet" and out is None:
+        raise UsageError("--format parquet needs --out FILE.")
+    if out is not None and out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.inference.predictions import write_predictions
+    from pneumoscope.inference.predictor import load
+
+    samples = find_images(paths)
+    predictor = load(model, device)
+    chosen = format or ("table" if out is None and sys.stdout.isatty() else "csv")
+    with _screen() as progress:
+        failed = write_predictions(
+            predictor, samples, chosen, out, lambda done: progress("Predicting", done, len(samples))
+        )
+    if failed:
+        typer.echo(f"{failed} of {len(samples)} files could not be read; their rows say why.", err=True)
+    if failed == len(samples):
+        raise typer.Exit(3)
+
+
+@app.command()
+def backbones() -> None:
+    """List the pretrained networks known by name: where their weights are, and under which licence."""
+    from rich.table import Table
+
+    from pneumoscope.models.backbones import is_available, list_backbones
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("backbone", "input", "weights", "here", "licence"):
+        table.add_column(column, no_wrap=True)
+    for spec in list_backbones():
+        source = "with the installation" if spec.package else spec.source
+        table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
+    _console().print(table)
+    typer.echo("Any other timm name works too. Where the hub is out of reach: --weights FILE.", err=True)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    films: Annotated[int, typer.Option(min=40, help="How many simulated radiographs to draw.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes every random choice.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Go the whole road on simulated radiographs, offline: draw them, train, measure, report."""
+    import tempfile
+
+    from pneumoscope.datasets.phantoms import write_phantoms
+    from pneumoscope.training import train as job
+
+    with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder, _screen() as progress:
+        data = write_phantoms(
+            Path(folder) / "phantoms", count=films, seed=seed, progress=lambda done: progress("Drawing", done, films)
+        )
+        run = job.train(data, out, recipe="head", seed=seed, overwrite=overwrite, progress=progress)
+    _print_run(run)
+
+
+@data_app.command()
+def phantoms(
+    out: Out,
+    count: Annotated[int, typer.Option(help="How many films.")] = 600,
+    size: Annotated[int, typer.Option(help="Their height in pixels.")] = 320,
+    prevalence: Annotated[float, typer.Option(help="Share of films with pneumonia.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes every film.")] = 0,
+) -> None:
+    """Draw simulated radiographs, with the opacities' masks as truth."""
+    from pneumoscope.datasets.phantoms import write_phantoms
+
+    with _screen() as progress:
+        folder = write_phantoms(
+            out,
+            count=count,
+            seed=seed,
+            size=size,
+            prevalence=prevalence,
+            progress=lambda done: progress("Drawing", done, count),
+        )
+    typer.echo(folder)
+
+
+@data_app.command()
+def split(
+    data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
+    out: Annotated[Path, typer.Option(help="CSV table to write: path,label,patient,split.")],
+    test_fraction: Annotated[float, typer.Option(help="Share of each class for a drawn test split.")] = 0.25,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of the smallest class that a drawn validation split takes of each.")
+    ] = 1 / 3,
+    patient_pattern: PatientPattern = None,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that file to be replaced.")] = False,
+) -> None:
+    """Draw patient-disjoint splits and write them as a table; nothing is moved."""
+    from pneumoscope.datasets.samples import describe_counts, read_samples, write_samples
+    from pneumoscope.datasets.splitting import split_samples
+
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+    for name, value in (("--test-fraction", test_fraction), ("--val-fraction", val_fraction)):
+        if not 0 < value < 1:
+            raise UsageError(f"{name} {value}: a share lies between 0 and 1.")
+    samples = split_samples(
+        read_samples(data, patient_pattern), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed
+    )
+    write_samples(out, samples)
+    typer.echo(describe_counts(samples, sorted({str(sample.label) for sample in samples})))
+
+
+def _print_run(run: Run) -> None:
+    _print_evaluation(run.evaluation)
+    typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    from rich.table import Table
+
+    patients = f" of {evaluation.patients} patients" if evaluation.patients else ""
+    typer.echo(f"{evaluation.split}: {evaluation.n} images{patients}\n")
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, interval in evaluation.metrics.items():
+        known = interval.low == interval.low
+        table.add_row(
+            name.replace("_", " "),
+            "not defined" if interval.value != interval.value else f"{interval.value:.3f}",
+            f"{interval.low:.3f} to {interval.high:.3f}" if known else "",
+        )
+    _console().print(table)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _cache(disabled: bool) -> Iterator[FeatureCache | None]:
+    """The user's feature cache, or none."""
+    if disabled:
+        yield None
+        return
+    from pneumoscope.inference.features import FeatureCache, default_cache_path
+
+    with FeatureCache(default_cache_path()) as cache:
+        yield cache
+
+
+@contextmanager
+def _screen() -> Iterator[Callable[[str, int, int], None]]:
+    """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
+    import logging
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = _console(stderr=True)
+
+    class Screen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), markup=False)
+
+    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, Any] = {}
+    spoken: dict[str, float] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if console.is_terminal:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done)
+            return
+        now = time.monotonic()
+        if done == total or now - spoken.setdefault(what, now) >= 10:
+            spoken[what] = now
+            console.print(f"{what}: {done}{f' of {total}' if total else ''}", markup=False)
+
+    logger = logging.getLogger("pneumoscope")
+    handler, level = Screen(logging.INFO), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with bars:
+            yield progress
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

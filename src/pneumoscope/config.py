@@ -1,0 +1,68 @@
+"""Settings are frozen dataclasses; this reads them from YAML and JSON, checks them, and writes them back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.outputs import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Settings = TypeVar("Settings", bound=DataclassInstance)
+
+
+def build(
+    kind: type[Settings], values: Mapping[str, Any], source: str, error: type[PneumoscopeError] = UsageError
+) -> Settings:
+    """Make a dataclass of checked values; types, ranges and unknown keys are looked at.
+
+    Args:
+        kind: the frozen dataclass; ranges are given by `Annotated[int, Ge(1)]` and the like.
+        values: plain values as YAML or JSON gives them.
+        source: where they come from, for the message.
+        error: the kind of error to raise.
+
+    Raises:
+        error: naming the key, what was found and what is allowed.
+    """
+    import pydantic
+
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise error(f"{source}: unknown key {key!r}. Known keys: {', '.join(known)}.")
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(dict(values))
+    except pydantic.ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(f"{source}: {where}: {first['msg']}, found {first['input']!r}.") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        UsageError: the file is missing, is no YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise UsageError(f"{path}: cannot be read as YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected lines of `key: value`, found {type(values).__name__}.")
+    return values
+
+
+def write_mapping(path: Path, settings: DataclassInstance) -> None:
+    """Write a dataclass as YAML, in the order of its fields."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True))

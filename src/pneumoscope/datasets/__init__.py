@@ -1,0 +1,1 @@
+"""Folders and tables become samples, samples become splits; simulated radiographs with known truth."""

@@ -1,0 +1,473 @@
+"""Simulated frontal chest radiographs whose truth is known: for demos, tests and plumbing, never for medicine.
+
+A phantom is drawn the way a film is made. Anatomy is a set of thickness maps: outlines (body, lungs, heart and
+mediastinum) are given as distances from the midline at each body level, and everything long and round (ribs, spine,
+clavicles, vessels, airways) is a tube in space that is projected along the ray. Thickness becomes attenuation,
+attenuation becomes transmitted quanta, quanta become noise, blur and a film curve. A pneumonia replaces some of a
+lung's air by fluid before the ray is cast.
+
+Coordinates are the patient's: x to the image's right (the patient's left), y down, z towards the front; one unit is
+half the height of a film taken at scale 1. Three random streams keep the label out of everything but the opacity:
+the patient's anatomy, the film's pose and exposure, and the opacity itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.random import Generator
+    from numpy.typing import ArrayLike, NDArray
+
+    Map: TypeAlias = NDArray[np.float32]
+    Points: TypeAlias = NDArray[np.float64]
+    Table: TypeAlias = tuple[tuple[float, float], ...]
+
+_DEEPEST = 1.5  # body levels (y) run from -_DEEPEST to +_DEEPEST
+
+# (level, distance) pairs: half widths and depths at body levels, smoothed later.
+# fmt: off
+_BODY_WIDTH = ((-1.05, 0.30), (-0.92, 0.36), (-0.82, 0.66), (-0.7, 0.98), (-0.5, 1.06), (-0.1, 0.97), (0.9, 0.91))
+_BODY_DEPTH = ((-1.0, 0.42), (-0.7, 0.50), (-0.4, 0.64), (0.0, 0.72), (0.5, 0.74), (1.0, 0.72))
+_LUNG_LATERAL = ((-0.8, 0.24), (-0.72, 0.39), (-0.6, 0.52), (-0.4, 0.64), (-0.1, 0.74), (0.3, 0.80), (0.9, 0.80))
+_LUNG_MEDIAL = ((-0.8, 0.24), (-0.72, 0.14), (-0.6, 0.10), (-0.4, 0.05), (0.0, 0.04), (0.9, 0.04))
+_LUNG_DEPTH = ((-0.82, 0.0), (-0.7, 0.20), (-0.5, 0.40), (-0.1, 0.56), (0.4, 0.60), (0.9, 0.58))
+_HEART_RIGHT = ((-0.9, 0.09), (-0.5, 0.14), (-0.2, 0.15), (-0.05, 0.18), (0.1, 0.24), (0.25, 0.26), (0.4, 0.23),
+                (0.7, 0.1))
+_HEART_LEFT = ((-0.9, 0.09), (-0.5, 0.14), (-0.4, 0.16), (-0.31, 0.21), (-0.22, 0.18), (-0.1, 0.23), (0.05, 0.32),
+               (0.2, 0.43), (0.35, 0.49), (0.45, 0.48), (0.55, 0.40), (0.75, 0.2))
+_HEART_DEPTH = ((-0.8, 0.10), (-0.5, 0.24), (-0.3, 0.32), (0.1, 0.46), (0.4, 0.48), (0.8, 0.40))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One simulated frontal radiograph and the truth about it.
+
+    Attributes:
+        pixels: The film, (H, W), in [0, 1], air dark, bone bright.
+        mask: Where there is an opacity, (H, W); all False in a normal film.
+        label: "NORMAL" or "PNEUMONIA".
+    """
+
+    pixels: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    label: str
+
+
+@dataclass(frozen=True)
+class _Tube:
+    """Something long and round: centre lines (tubes, points, 3), and a radius and density that broadcast to them."""
+
+    lines: Points
+    radius: ArrayLike
+    density: ArrayLike = 1.0
+    marrow: float = 0.0  # how much lighter the inside is than the wall: 0 is solid, 1 an empty pipe
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a patient stands before the film: maps between the patient's coordinates and pixels."""
+
+    height: int
+    width: int
+    unit: float  # pixels per patient unit
+    angle: float
+    shift: tuple[float, float]
+    turn: float  # rotation about the long axis: moves what is in front against what is behind
+
+    def grid(self) -> tuple[Map, Map]:
+        """The patient's x and y at each pixel."""
+        column = (np.arange(self.width, dtype=np.float32) - self.width / 2)[None, :] / self.unit
+        row = (np.arange(self.height, dtype=np.float32) - self.height / 2)[:, None] / self.unit
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return cos * column + (sin * row - self.shift[0]), cos * row - (sin * column + self.shift[1])
+
+    def along(self, length: float) -> NDArray[np.float64]:
+        """From 0 to 1 in steps close enough that the projection of a curve of this length has no gaps."""
+        return np.linspace(0, 1, max(5, math.ceil(0.85 * length * self.unit)))
+
+    def project(self, tubes: Iterable[_Tube]) -> Map:
+        """The thickness of the tubes' material along each ray."""
+        # What falls outside the film gathers in a margin, which is cut off.
+        stride = self.width + 3
+        total = np.zeros((self.height + 3) * stride)
+        for tube in tubes:
+            columns, rows, masses = self._spread(tube)
+            columns, rows = np.clip(columns, -1, self.width) + 1, np.clip(rows, -1, self.height) + 1
+            left, top = columns.astype(np.intp), rows.astype(np.intp)
+            corner, right, lower = top * stride + left, (columns - left) * masses, rows - top
+            for across, share in ((0, masses - right), (1, right)):  # each point is shared by four pixels
+                below = share * lower
+                np.add.at(total, corner + across, share - below)
+                np.add.at(total, corner + (across + stride), below)
+        return total.reshape(-1, stride)[1:-2, 1:-2].astype(np.float32)
+
+    def _spread(self, tube: _Tube) -> tuple[Points, Points, Points]:
+        """Columns, rows and masses of points that fill a tube's shadow."""
+        step = np.gradient(tube.lines, axis=1)
+        x, y = tube.lines[..., 0] + self.turn * tube.lines[..., 2] + self.shift[0], tube.lines[..., 1] + self.shift[1]
+        radius = np.broadcast_to(np.asarray(tube.radius, dtype=np.float64), x.shape)
+        n = max(2, math.ceil(1.2 * float(radius.max()) * self.unit))
+        u = (2 * np.arange(n) + 1) / n - 1
+        chord = np.sqrt(1 - u**2) - tube.marrow * np.sqrt(np.clip(0.55 - u**2, 0, None))
+        mass = np.linalg.norm(step, axis=2) * np.asarray(tube.density) * radius**2 * (4 / n * self.unit**2)
+        aside = radius * self.unit / (np.hypot(step[..., 0], step[..., 1]) + 1e-9)
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+
+        column = ((cos * x - sin * y) * self.unit + self.width / 2)[..., None]
+        row = ((sin * x + cos * y) * self.unit + self.height / 2)[..., None]
+        column = column - ((sin * step[..., 0] + cos * step[..., 1]) * aside)[..., None] * u
+        row = row + ((cos * step[..., 0] - sin * step[..., 1]) * aside)[..., None] * u
+        return column.ravel(), row.ravel(), (mass[..., None] * chord).ravel()
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What the ray meets, as thickness in patient units; `lung` is how much air there is to be replaced."""
+
+    soft: Map
+    lung: Map
+    bone: Map
+
+
+def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size: int = 320) -> Phantom:
+    """Simulate one frontal radiograph.
+
+    The same arguments give the same film, and `pneumonia` changes nothing but the opacity.
+
+    Args:
+        seed: Fixes pose, exposure, noise and opacities; not negative.
+        pneumonia: Whether there is an opacity.
+        patient: Fixes the anatomy, which films of one patient share; the seed where it isn't given.
+        size: The film's height in pixels; its width varies, as real ones do.
+
+    Returns:
+        The film, the opacity's mask and the label.
+
+    Raises:
+        UsageError: `size` is outside 64 to 2048.
+    """
+    _check_size(size)
+    film = np.random.default_rng((1, seed))
+    width, unit = int(size * film.uniform(0.98, 1.25)), size / 2 * film.uniform(1.05, 1.25)
+    shift = (_about(film, 0, 0.03), _about(film, 0.1, 0.03))
+    view = _View(size, width, unit, _about(film, 0, 0.025), shift, _about(film, 0, 0.07))
+    body = _anatomy(view, np.random.default_rng((0, seed if patient is None else patient)), film)
+    if not pneumonia:
+        return Phantom(_expose(body, np.zeros_like(body.lung), film), np.zeros(body.lung.shape, np.bool_), "NORMAL")
+    fluid = _opacities(view, body.lung, np.random.default_rng((2, seed)))
+    return Phantom(_expose(body, fluid, film), fluid > 0.3 * fluid.max(), "PNEUMONIA")
+
+
+def write_phantoms(
+    folder: Path,
+    *,
+    count: int = 600,
+    seed: int = 0,
+    size: int = 320,
+    prevalence: float = 0.5,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a data set of simulated radiographs, split by patient and stratified by label.
+
+    Films lie in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
+    others, the opacities' masks in `folder/masks/`, and the truth in `folder/truth.csv` with the columns path, label,
+    patient, split and mask. About one patient in five has two films. `phantom0012_2.png` is the second film of the
+    patient phantom0012. The same arguments give the same bytes.
+
+    Args:
+        folder: Where to write; it must be new or empty.
+        count: How many films.
+        seed: Fixes everything.
+        size: The films' height in pixels.
+        prevalence: The share of films with pneumonia; each label has four films at least.
+        progress: Called with the number of films done so far, after each film.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UsageError: The folder has something in it already, or a number is out of range.
+    """
+    _check_size(size)
+    if count < 8:
+        raise UsageError(f"{count} phantoms are too few for three splits of two labels: ask for at least 8")
+    if not 0 < prevalence < 1:
+        raise UsageError(f"prevalence {prevalence} is out of range: choose a share between 0 and 1, both excluded")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder: name a new one, or remove it first")
+    films = _plan(np.random.default_rng((3, seed)), count, prevalence)
+    for place in {folder / row["path"] for row, _, _ in films} | {folder / "masks" / "any"}:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    # Once a large block has been freed, glibc keeps memory at hand instead of fetching it anew for every array.
+    np.empty(31 << 20, dtype=np.uint8)
+    with ThreadPoolExecutor(1) as writer, (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(films[0][0]), lineterminator="\n")
+        table.writeheader()
+        saving = writer.submit(lambda: None)
+        for done, (row, film, patient) in enumerate(films, start=1):
+            phantom = draw_phantom(film, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
+            saving.result()  # one film is being compressed while the next is drawn
+            saving = writer.submit(_save, folder, row, phantom)
+            table.writerow(row)
+            if progress is not None:
+                progress(done)
+        saving.result()
+    return folder
+
+
+def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:
+    """Each film's row in the table of truth, its seed and its patient's, in an order that tells nothing."""
+    sick = min(max(round(count * prevalence), 4), count - 4)
+    patients: list[tuple[str, str, int]] = []
+    for label, films in (("NORMAL", count - sick), ("PNEUMONIA", sick)):
+        for split, share in (("train", films - films // 4 * 2), ("val", films // 4), ("test", films // 4)):
+            twice = round(share / 6)  # one patient in five
+            patients += [(label, split, 2)] * twice + [(label, split, 1)] * (share - 2 * twice)
+    plan = []
+    for number, index in enumerate(rng.permutation(len(patients))):
+        label, split, films = patients[index]
+        anatomy, *seeds = rng.integers(2**31, size=1 + films).tolist()
+        for film, seed in enumerate(seeds, start=1):
+            name = f"phantom{number:04}_{film}.png"
+            row = {"path": f"{split}/{label}/{name}", "label": label, "patient": name[:-6], "split": split}
+            plan.append(({**row, "mask": f"masks/{name}" if label == "PNEUMONIA" else ""}, seed, anatomy))
+    return plan
+
+
+def _save(folder: Path, row: dict[str, str], phantom: Phantom) -> None:
+    for path, grey in ((row["path"], np.rint(phantom.pixels * 255)), (row["mask"], phantom.mask * 255)):
+        if path:
+            image = Image.fromarray(grey.astype(np.uint8))
+            image.save(folder / path, compress_level=1, compress_type=zlib.Z_RLE)
+
+
+def _about(rng: Generator, value: float, spread: float) -> float:
+    """A value that varies normally, but never wildly."""
+    return value + spread * min(max(rng.standard_normal(), -2.0), 2.0)
+
+
+def _clouds(rng: Generator, shape: tuple[int, ...], cells: int) -> Map:
+    """Soft random clouds, about this many from top to bottom."""
+    grid = rng.standard_normal((cells + 2, round(cells * shape[1] / shape[0]) + 2), dtype=np.float32)
+    return np.asarray(Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+
+
+def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
+    """Everything but the opacity; `rng` is the patient's, `film` the moment's: breath, arms, gas in the stomach."""
+    x, y = view.grid()
+    rows = 3 * view.height
+    levels = np.linspace(-_DEEPEST, _DEEPEST, rows)
+    level = np.clip((y + _DEEPEST) * (rows / (2 * _DEEPEST)), 0, rows - 1).astype(np.int32)
+    kernel = np.hanning(rows // 18)
+    fat, wide, big = _about(rng, 1, 0.07), _about(rng, 1, 0.05), _about(rng, 1, 0.09)
+
+    def outline(table: Table, scale: float = 1.0) -> Map:
+        """A table as a smooth curve over all body levels, a little different in each patient."""
+        at, values = np.array(table).T
+        values = values * scale * (1 + 0.03 * np.clip(rng.standard_normal(len(values)), -2, 2))
+        padded = np.pad(np.interp(levels, at, values), kernel.size, mode="edge")
+        return np.convolve(padded, kernel / kernel.sum(), "same")[kernel.size : -kernel.size].astype(np.float32)
+
+    def spindle(where: Map, start: Map, stop: Map, depth: Map, at: NDArray[np.integer]) -> Map:
+        """Thickness of something rounded that reaches from start to stop at each level."""
+        half = np.maximum((stop - start) / 2, 1e-3)
+        u = (where - ((start + stop) / 2).take(at)) / half.take(at)
+        return np.sqrt(np.clip(1 - u * u, 0, None)) * depth.take(at)
+
+    flank = outline(_BODY_WIDTH, wide * fat)
+    soft = spindle(x, -flank, flank, outline(_BODY_DEPTH, fat), level)
+    front = x - view.turn * 0.15
+    heart = spindle(front, -outline(_HEART_RIGHT, big), outline(_HEART_LEFT, big), outline(_HEART_DEPTH), level)
+
+    # Both lungs in one pass: in the curves, the levels of the left lung come after those of the right.
+    left, away = (x > 0).astype(np.float32), np.abs(x)
+    lateral, medial = (np.concatenate([outline(t, wide), outline(t, wide)]) for t in (_LUNG_LATERAL, _LUNG_MEDIAL))
+    lung = spindle(away, medial, lateral, np.tile(outline(_LUNG_DEPTH), 2), level + left.astype(np.int32) * rows)
+    breath, lower = _about(film, 0.42, 0.04), _about(rng, 0.06, 0.015)
+    bow = ((away - 0.34 * wide) / (0.42 * wide)) ** 2
+    dome = breath + lower * left + _about(rng, 0.09, 0.015) * bow * (1 + 0.9 * bow)
+    above, behind = np.clip((dome - y) / 0.035 + 0.5, 0, 1), np.clip((dome - y) / 0.3 + 0.7, 0, 1)
+    lung = np.clip(lung - heart, 0, None) * (0.88 * above * above * (3 - 2 * above) + 0.12 * behind)
+
+    vessels = view.project(_vessels(view, rng)) * (_about(film, 1, 0.2) * _about(rng, 1, 0.2))
+    soft += vessels * np.clip(lung * 5, 0, 1) - lung * (0.84 - 0.02 * _clouds(rng, x.shape, 36))
+    bosom = max(0.0, _about(rng, 0.0, 0.08))
+    for side in (-1, 1) if bosom else ():  # breasts, or muscles, never quite alike
+        down = (y - _about(rng, 0.2, 0.04)) / 0.27
+        round_ = np.clip(1 - ((x - 0.43 * side) / 0.34) ** 2 - down * down, 0, None)
+        soft += bosom * rng.uniform(0.8, 1.2) * np.sqrt(round_) * np.clip(0.6 + 0.5 * down, 0, 1)
+    gas, middle = max(0.0, _about(film, 0.0, 0.12)), _about(film, 0.36, 0.06)
+    if gas:  # in the stomach
+        bubble = np.clip(1 - ((x - middle) / 0.24) ** 2 - ((y - dome - 0.1) / 0.09) ** 2, 0, None)
+        soft -= gas * bubble * (1 - above)
+    arms, bones = _arms(view, film)
+    soft += view.project([*arms, *_airways(view, rng)])
+    return _Body(np.clip(soft, 0, None), lung, view.project([*bones, *_skeleton(view, rng, lateral[:rows], levels)]))
+
+
+def _bezier(knots: ArrayLike, t: Points) -> Points:
+    """Cubic Bézier curves: (curves, 4, 3) control points to (curves, points, 3)."""
+    weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    return np.asarray(np.einsum("cki,kp->cpi", np.asarray(knots, dtype=np.float64), weights))
+
+
+def _pair(knots: Sequence[tuple[float, float, float]]) -> Points:
+    """Control points of the patient's left side, for both sides."""
+    return np.array([knots, [(-x, y, z) for x, y, z in knots]], dtype=np.float64)
+
+
+def _airways(view: _View, rng: Generator) -> list[_Tube]:
+    """Trachea and main bronchi: air in the mediastinum."""
+    bend = _about(rng, 0, 0.02)
+    knots = [
+        [(0, -1.3, 0.1), (0, -0.9, 0.05), (bend, -0.6, 0), (0, -0.24, -0.1)],
+        [(0, -0.26, -0.1), (-0.05, -0.22, -0.1), (-0.10, -0.14, -0.1), (-0.14, -0.03, -0.1)],
+        [(0, -0.26, -0.1), (0.06, -0.23, -0.1), (0.13, -0.18, -0.1), (0.19, -0.12, -0.1)],
+    ]
+    t = view.along(1.1)
+    return [_Tube(_bezier(knots, t), [[0.048], [0.032], [0.03]], -np.minimum(1, 8 * np.minimum(t, 1 - t)))]
+
+
+def _vessels(view: _View, rng: Generator) -> list[_Tube]:
+    """Pulmonary vessels: trees that leave both hila, fork and taper."""
+    side = np.repeat([-1.0, 1.0], 7)
+    start = np.stack([0.16 * side, np.repeat([-0.03, -0.09], 7), 0 * side], axis=-1) + rng.normal(0, 0.025, (14, 3))
+    heading = np.tile(np.linspace(-1.25, 1.35, 7), 2) + rng.normal(0, 0.15, 14)
+    length, radius = rng.uniform(0.12, 0.2, 14), rng.uniform(0.02, 0.032, 14)
+    tubes = []
+    for _ in range(4):
+        way = np.stack([side * np.cos(heading), np.sin(heading), rng.normal(0, 0.3, side.size)], -1) * length[:, None]
+        bend = rng.normal(0, 0.12, (side.size, 2, 1)) * (way[:, None, [1, 0, 2]] * [-1, 1, 0])
+        knots = start[:, None] + way[:, None] * np.linspace(0, 1, 4)[:, None]
+        knots[:, 1:3] += bend
+        t = view.along(float(length.max()))
+        tubes.append(_Tube(_bezier(knots, t), radius[:, None] * (1 - 0.25 * t)))
+        start, side, heading = (np.repeat(v, 2, axis=0) for v in (knots[:, 3], side, heading))
+        heading = heading + np.tile([-1.0, 1.0], side.size // 2) * rng.uniform(0.2, 0.55, side.size)
+        radius, length = np.repeat(radius * 0.72, 2), rng.uniform(0.1, 0.19, side.size)
+    return tubes
+
+
+def _arms(view: _View, film: Generator) -> tuple[list[_Tube], list[_Tube]]:
+    """Soft tissue and bones of the shoulder girdle, which move from film to film."""
+    lift, raised = _about(film, 0, 0.02), film.uniform(0.5, 1.4)
+    away, down = math.cos(raised), math.sin(raised)
+    t, s = view.along(1.0), view.along(1.4)
+    arm = _bezier(_pair([(0.88 + d * away, -0.58 + d * down, 0.0) for d in (0.0, 0.2, 0.6, 1.3)]), s)
+    clavicle = [(0.05, -0.60, 0.3), (0.25, -0.63 + lift, 0.3), (0.45, -0.72 + lift, 0.1), (0.76, -0.69 + lift, 0)]
+    blade = [(0.80, -0.60, -0.2), (0.78, -0.45, -0.25), (0.72, -0.25, -0.3), (0.70, 0.0 + lift, -0.3)]
+    spine = [(0.62, -0.52, -0.3), (0.7, -0.58, -0.3), (0.76, -0.63, -0.2), (0.82, -0.65, -0.1)]
+    bones = [
+        _Tube(arm, 0.036 + 0.022 * np.exp(-((s / 0.1) ** 2)), 0.6 * np.minimum(1, 10 * s), marrow=0.8),
+        _Tube(_bezier(_pair(clavicle), t), 0.026 + 0.008 * (2 * t - 1) ** 2, 1.1, marrow=0.8),
+        _Tube(_bezier(_pair(blade), t), 0.13 - 0.10 * t, 0.12, marrow=0.9),
+        _Tube(_bezier(_pair(spine), t), 0.018, 0.6, marrow=0.5),
+    ]
+    return [_Tube(arm, 0.15, 0.8 * np.minimum(1, 3 * s))], bones
+
+
+def _skeleton(view: _View, rng: Generator, lateral: Map, levels: Points) -> list[_Tube]:
+    """Ribs, that run from the spine round the side to the front and down all the way, and the spine."""
+    first, spacing, lean = _about(rng, -0.82, 0.015), _about(rng, 0.127, 0.004), rng.normal(0, 0.012, 2)
+
+    def midline(y: Points) -> Points:
+        return np.asarray(lean[0] * np.sin(2 * y) + lean[1] * np.cos(3 * y))
+
+    rib, angle = np.arange(11), np.pi * (0.01 + 0.79 * view.along(1.5))
+    heads = first + spacing * rib[:, None] + rng.normal(0, 0.006, (11, 1))
+    drop = np.interp(rib, [0, 2, 10], [0.3, 0.4, 0.6])[:, None] * _about(rng, 1, 0.08) + rng.normal(0, 0.008, (11, 1))
+    y = heads + drop * ((1 - np.cos(angle)) / 2) ** 1.1 - 0.035 * np.sin(angle) ** 2
+    reach = np.interp(heads + 0.45 * drop, levels, lateral) + 0.015
+    x = 0.05 + (reach - 0.05) * np.sin(angle) ** 0.92
+    z = -np.interp(rib, [0, 3, 10], [0.16, 0.28, 0.34])[:, None] * np.cos(angle)
+    ribs = np.concatenate([np.stack([side * x + midline(y), y, z], axis=-1) for side in (-1, 1)])
+    width = (0.022 + 0.006 * np.sin(angle / 2) ** 2) * rng.normal(1, 0.05, (22, 1))
+    hard = np.interp(angle / np.pi, [0, 0.1, 0.5, 0.7, 0.8], [0.8, 1.7, 1.1, 1.2, 0.0]) * _about(rng, 1, 0.1)
+
+    # Vertebral bodies with bright end plates and dark discs; then their processes and pedicles.
+    y = np.linspace(-1.3, 1.3, view.along(2.6).size)
+    beat = np.cos(2 * np.pi * (y - first) / spacing)  # 1 in the middle of a body, -1 in a disc
+    plates = 0.55 + 0.45 / (1 + np.exp(-8 * (beat + 0.55))) + 0.25 * np.exp(-(((beat + 0.55) / 0.25) ** 2))
+    column, waist = np.stack([midline(y), y, 0 * y - 0.25], axis=-1), 0.078 + 0.012 * y - 0.008 * beat
+    level = first + spacing * np.arange(-4.0, 17.0)
+    centre = np.stack([midline(level), level, 0 * level - 0.3], axis=-1)[:, None]
+    t = 2 * view.along(0.26)[:, None] - 1
+    ring = np.concatenate([np.cos(np.pi * t) * 0.017, np.sin(np.pi * t) * 0.026, 0 * t], axis=1)
+    return [
+        _Tube(ribs, width, np.tile(hard, (22, 1)), marrow=0.8),
+        _Tube(column[None], waist, 0.42 * plates, marrow=0.3),
+        _Tube(centre + t * [0.13, 0, 0] - [0, 0.01, 0], 0.018, 0.5, marrow=0.5),
+        _Tube(centre + t * [0.004, 0.028, 0] + [0, 0.02, -0.1], 0.012, 0.8),
+        *(_Tube(centre + ring + [0.047 * side, -0.012, 0], 0.007, 0.9) for side in (-1, 1)),
+    ]
+
+
+def _opacities(view: _View, lung: Map, rng: Generator) -> Map:
+    """One to three consolidations: fluid in place of air, nothing where there is no lung."""
+    x, y, air = (part[::2, ::2] for part in (*view.grid(), lung))  # they are soft: half the resolution will do
+    height, width = air.shape
+    warp, grain, field = _clouds(rng, air.shape, 9), _clouds(rng, air.shape, 48), np.zeros_like(air)
+    places = np.argwhere(air[height // 12 : -height // 12, width // 12 : -width // 12] > 0.5 * air.max())
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))):
+        row, column = places[rng.integers(len(places))] + (height // 12, width // 12)
+        dx, dy, tilt = x - x[row, column], y - y[row, column], rng.uniform(-0.6, 0.6)
+        wide, tall = rng.uniform(0.16, 0.32), rng.uniform(0.16, 0.30)
+        far = ((dx + tilt * dy) / wide) ** 2 + ((dy - tilt * dx) / tall) ** 2
+        patch = rng.uniform(0.7, 1) * np.exp(-((far * np.exp(0.3 * warp)) ** 1.3)) * (x * x[row, column] > 0)
+        if rng.random() < 0.35:  # it ends at a fissure
+            patch *= np.clip(1.5 + float(rng.choice([-20, 20])) * (dy + rng.uniform(-0.4, 0.4) * dx), 0, 1)
+        field = np.maximum(field, patch)
+    field *= np.clip(1 + 0.2 * warp + 0.19 * grain, 0.2, None) * rng.uniform(0.75, 1.05)
+    full = Image.fromarray(field).resize((view.width, view.height), Image.Resampling.BILINEAR)
+    return np.asarray(lung * np.asarray(full))
+
+
+def _expose(body: _Body, fluid: Map, film: Generator) -> Map:
+    """Rays through the body become grey levels: quanta, scatter, noise, blur, film curve and collimation."""
+    height, width = fluid.shape
+    x, y = np.linspace(-1, 1, width, dtype=np.float32)[None, :], np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    plain = 3.0 * body.soft + 7.0 * body.bone
+    few = plain[::4, ::4]
+    dark, light = float(np.percentile(few[body.lung[::4, ::4] > 0.25], 3)), float(np.percentile(few, 99.5))
+    scatter = film.uniform(0.01, 0.03)
+    quanta = film.uniform(3e3, 2e4)
+    beam = 1 + _about(film, 0, 0.06) * x + _about(film, 0, 0.06) * y
+    signal = (np.exp(-plain - 3.0 * fluid) + scatter) * beam
+    signal += np.sqrt(signal / quanta) * film.standard_normal(signal.shape, dtype=np.float32)
+    density = -np.log(np.clip(_blur(signal), 1e-4, None))
+    low = -math.log(math.exp(-dark) + scatter) - film.uniform(0.1, 0.4)
+    high = -math.log(math.exp(-light) + scatter) + film.uniform(0.1, 0.4)
+    grey = np.clip((density - low) / (high - low), 0, 1)
+    # As viewers do, brightness is brought to a level that is the film's own: an opacity doesn't brighten the whole.
+    grey **= math.log(film.uniform(0.36, 0.54)) / math.log(grey.mean())
+    for edge in (x, -x, y, -y):
+        grey *= np.clip((1 - max(-0.1, _about(film, -0.03, 0.06)) - edge) * (height / 4), 0, 1)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def _blur(image: Map) -> Map:
+    """The detector's blur: a 1-2-1 kernel both ways."""
+    tall = np.pad(image, ((1, 1), (0, 0)), mode="edge")
+    image = (tall[:-2] + tall[2:]) * 0.25 + tall[1:-1] * 0.5
+    wide = np.pad(image, ((0, 0), (1, 1)), mode="edge")
+    return (wide[:, :-2] + wide[:, 2:]) * 0.25 + wide[:, 1:-1] * 0.5
+
+
+def _check_size(size: int) -> None:
+    if not 64 <= size <= 2048:
+        raise UsageError(f"phantom size {size} is out of range: choose a film height of 64 to 2048 pixels")

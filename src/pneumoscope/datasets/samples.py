@@ -1,0 +1,274 @@
+"""Folders and tables become samples. Nothing is ever written or moved inside them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.outputs import format_rows, write_text
+
+SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".dcm", ".dicom", "",
+}  # fmt: skip
+_TABLE_SUFFIXES = {".csv", ".parquet"}
+# Kermany: `person23_bacteria_78`, `IM-0115-0001`, `NORMAL2-IM-0588-0001`. The numbers of bacteria and virus, and of IM
+# and NORMAL2-IM, are separate series. Phantoms: `phantom0012_1`.
+_PATIENT_PATTERNS = (
+    r"(?P<number>person\d+)_(?P<series>bacteria|virus)_\d+",
+    r"(?P<number>(?:NORMAL2-)?IM-\d+)-\d+",
+    r"(?P<number>phantom\d+)_\d+",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One radiograph file and what is known about it.
+
+    Attributes:
+        path: the file.
+        label: its class, or None where unknown.
+        patient: whom it shows, or None where unknown.
+        split: `train`, `val` or `test`, or None before a split is drawn.
+    """
+
+    path: Path
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+
+
+def read_samples(data: Path, patient_pattern: str | None = None) -> list[Sample]:
+    """Read `root/{train,val,test}/{CLASS}/`, `root/{CLASS}/`, or a CSV or Parquet table.
+
+    A table has the columns `path,label` and, if it likes, `patient` and `split`; its paths are relative to it.
+
+    Args:
+        data: folder or table.
+        patient_pattern: regular expression searched in the file name; its first group (or the whole match) is the
+            patient. Without it the names of the Kermany data are known.
+
+    Raises:
+        DataError: nothing there, or nothing of that form.
+        UsageError: the pattern is no regular expression.
+    """
+    patterns = _compile(patient_pattern)
+    if data.is_file() and data.suffix.lower() in _TABLE_SUFFIXES:
+        return _read_table(data, patterns)
+    if data.is_file():
+        raise DataError(f"{data}: a file, but no table. Give a folder of classes, or a .csv or .parquet table.")
+    classes = list(_class_folders(data))
+    if not classes:
+        raise DataError(
+            f"{data}: no class folders. Expected {data}/CLASS/… or {data}/{{train,val,test}}/CLASS/…, for instance "
+            f"{data}/train/NORMAL and {data}/train/PNEUMONIA."
+        )
+    samples = [
+        Sample(path, folder.name, find_patient(path.stem, patterns), split)
+        for split, folder in classes
+        for path in _image_files(folder)
+    ]
+    if not samples:
+        raise DataError(f"{data}: class folders ({', '.join(sorted({f.name for _, f in classes}))}), but no images.")
+    return samples
+
+
+def find_images(paths: Iterable[Path]) -> list[Sample]:
+    """Expand files, folders (recursively) and tables into samples, in input order.
+
+    Raises:
+        DataError: a path does not exist, or a folder or table holds no images.
+    """
+    samples: list[Sample] = []
+    for path in paths:
+        if path.is_dir():
+            found = [Sample(file) for file in _image_files(path, recursive=True)]
+            if not found:
+                raise DataError(f"{path}: no images in this folder.")
+            samples += found
+        elif path.suffix.lower() in _TABLE_SUFFIXES and path.is_file():
+            samples += _read_table(path, _compile(None), labelled=False)
+        elif path.exists():
+            samples.append(Sample(path))
+        else:
+            raise DataError(f"{path}: no such file or folder.")
+    return samples
+
+
+def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tuple[tuple[str, ...], str | None]:
+    """Order the class names and name the positive one.
+
+    Returns:
+        Two classes: (negative, positive) and the positive one. More: the sorted names and None.
+
+    Raises:
+        DataError: fewer than two classes, or two without a PNEUMONIA and no `positive`.
+        UsageError: `positive` is no class of the data.
+    """
+    names = sorted({sample.label for sample in samples if sample.label is not None})
+    if len(names) < 2:
+        raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); two or more are needed.")
+    if positive is not None and positive not in names:
+        raise UsageError(f"--positive {positive}: no such class. The data has {', '.join(names)}.")
+    if len(names) > 2:
+        if positive is not None:
+            raise UsageError(f"--positive {positive}: only two classes have a positive one; found {', '.join(names)}.")
+        return tuple(names), None
+    positive = positive or next((name for name in names if name.upper() == "PNEUMONIA"), None)
+    if positive is None:
+        raise DataError(f"Which class is positive, {names[0]} or {names[1]}? Say so with --positive.")
+    return (next(name for name in names if name != positive), positive), positive
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write samples as a CSV table that `read_samples` reads again, with paths relative to it where they can be."""
+    rows = [
+        {
+            "path": _relative(sample.path, path.parent),
+            "label": sample.label or "",
+            "patient": sample.patient or "",
+            "split": sample.split or "",
+        }
+        for sample in samples
+    ]
+    write_text(path, format_rows(rows))
+
+
+def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> str:
+    """Name a labelled and split set of files by its content: SHA-256 over sorted content, label and split."""
+    lines = sorted(f"{digest} {s.label} {s.split}\n" for s, digest in zip(samples, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def describe_counts(samples: Sequence[Sample], classes: Sequence[str]) -> str:
+    """Say how many images of each class each split has."""
+    counts = Counter((sample.split, sample.label) for sample in samples)
+    return " · ".join(
+        f"{split} {sum(counts[split, name] for name in classes)} "
+        f"({', '.join(f'{counts[split, name]} {name}' for name in classes)})"
+        for split in SPLITS
+    )
+
+
+def find_patient(stem: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
+    """Read the patient from a file name, or None where no pattern fits."""
+    for pattern in patterns:
+        if match := pattern.search(stem):
+            named = match.groupdict()
+            if "number" in named:
+                return "-".join(part for part in (named.get("series"), named["number"]) if part)
+            return match.group(1) if pattern.groups else match.group(0)
+    return None
+
+
+def _compile(patient_pattern: str | None) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(p) for p in ([patient_pattern] if patient_pattern else _PATIENT_PATTERNS)]
+    except re.error as problem:
+        raise UsageError(f"--patient-pattern {patient_pattern!r}: not a regular expression: {problem}.") from None
+
+
+def _class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
+    folders = _subfolders(root)
+    if "train" not in {_SPLIT_NAMES.get(folder.name.lower()) for folder in folders}:
+        yield from ((None, folder) for folder in folders)
+        return
+    for folder in folders:
+        split = _SPLIT_NAMES.get(folder.name.lower())
+        if split is not None:
+            yield from ((split, inner) for inner in _subfolders(folder))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as problem:
+        raise DataError(f"{folder}: cannot be read: {problem.strerror}. Check the path and its permissions.") from None
+
+
+def _image_files(folder: Path, recursive: bool = False) -> list[Path]:
+    def refuse(problem: OSError) -> None:
+        raise DataError(
+            f"{problem.filename}: cannot be read: {problem.strerror}. Check the path and its permissions."
+        ) from None
+
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        files += [
+            Path(parent, name)
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
+        ]
+    return files
+
+
+def _read_table(table: Path, patterns: Sequence[re.Pattern[str]], labelled: bool = True) -> list[Sample]:
+    rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
+    needed = ("path", "label") if labelled else ("path",)
+    samples = []
+    for number, row in enumerate(rows, start=1):
+        if number == 1 and (missing := [name for name in needed if name not in row]):
+            raise DataError(
+                f"{table}: no column {' or '.join(missing)}; found {', '.join(map(str, row))}. "
+                "A table has the columns path,label[,patient,split]."
+            )
+        path, label, patient, split = (_text(row.get(name)) for name in ("path", "label", "patient", "split"))
+        if path is None or (labelled and label is None):
+            raise DataError(f"{table}: row {number} has no {'path' if path is None else 'label'}.")
+        if split is not None and split.lower() not in _SPLIT_NAMES:
+            raise DataError(f"{table}: row {number} has the split {split!r}; known are {', '.join(SPLITS)}.")
+        file = table.parent / path
+        patient = patient if "patient" in row else find_patient(file.stem, patterns)
+        samples.append(Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None))
+    if not samples:
+        raise DataError(f"{table}: no rows.")
+    return samples
+
+
+def _csv_rows(table: Path) -> list[dict[str, Any]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"{table}: cannot be read as CSV in UTF-8: {problem}.") from None
+
+
+def _parquet_rows(table: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(table).to_pylist()
+    except (OSError, pyarrow.ArrowException) as problem:
+        raise DataError(f"{table}: cannot be read as Parquet: {problem}.") from None
+    return rows
+
+
+def _text(value: object) -> str | None:
+    text = "" if value is None or value != value else str(value).strip()  # NaN is how tables write "missing"
+    return text or None
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path that leads from the table to the file, so that both can be moved together; absolute across drives."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()

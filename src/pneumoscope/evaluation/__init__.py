@@ -1,0 +1,1 @@
+"""Predictions become numbers and pages: metrics, intervals and the report."""

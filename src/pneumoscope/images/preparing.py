@@ -1,0 +1,86 @@
+"""The one road from pixels to network input; training, prediction and every export take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from annotated_types import Gt, Interval
+from numpy.typing import NDArray
+
+Pixels: TypeAlias = NDArray[np.float32]
+Triple: TypeAlias = tuple[float, float, float]
+PositiveTriple: TypeAlias = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes: chosen at training, kept in the bundle.
+
+    Attributes:
+        size: side S of the square input, in pixels.
+        fit: `crop`: shorter side to S, then the centre; `pad`: the whole film, letterboxed in black; `squash`: both
+            sides to S.
+        interpolation: resampling filter; always antialiased.
+        mean: subtracted from each of the three equal channels.
+        std: divides each channel afterwards.
+    """
+
+    size: Annotated[int, Interval(ge=32, le=2048)] = 224
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: PositiveTriple = (0.229, 0.224, 0.225)
+
+
+def prepare(pixels: Pixels, spec: InputSpec, view: Callable[[Pixels], Pixels] | None = None) -> Pixels:
+    """Turn a radiograph into network input; the only preprocessing there is.
+
+    Args:
+        pixels: float32 (H, W) in [0, 1].
+        spec: size, fit and normalisation.
+        view: a random view for training, applied to the fitted (S, S) film before normalisation.
+
+    Returns:
+        float32 (3, S, S).
+    """
+    film = fit(pixels, spec)
+    if view is not None:
+        film = view(film)
+    mean = np.asarray(spec.mean, np.float32)[:, None, None]
+    std = np.asarray(spec.std, np.float32)[:, None, None]
+    return (film[None] - mean) / std
+
+
+def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
+    """Resize and crop, pad or squash a radiograph to (S, S), still in [0, 1].
+
+    `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
+    """
+    size = spec.size
+    if spec.fit == "squash":
+        return _resize(pixels, (size, size), spec)
+    sides = np.array(pixels.shape)
+    if spec.fit == "crop":
+        film = _resize(pixels, np.where(sides == sides.min(), size, size * sides.max() // sides.min()), spec)
+        top, left = (round((side - size) / 2) for side in film.shape)
+        return film[top : top + size, left : left + size]
+    film = _resize(pixels, np.maximum(1, np.rint(size * sides / sides.max()).astype(int)), spec)
+    square = np.zeros((size, size), np.float32)
+    top, left = ((size - side) // 2 for side in film.shape)
+    square[top : top + film.shape[0], left : left + film.shape[1]] = film
+    return square
+
+
+def _resize(pixels: Pixels, sides: Iterable[int], spec: InputSpec) -> Pixels:
+    height, width = (int(side) for side in sides)
+    if pixels.shape == (height, width):
+        return pixels
+    from PIL import Image
+
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    resized = Image.fromarray(pixels).resize((width, height), filters[spec.interpolation])
+    # A bicubic filter overshoots at edges; pixels stay in their promised range.
+    return np.clip(np.asarray(resized, np.float32), 0.0, 1.0)

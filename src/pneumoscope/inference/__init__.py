@@ -1,0 +1,1 @@
+"""Files become predictions: engines, cached features and the predictor."""

@@ -1,0 +1,131 @@
+"""Predictions become rows: `predictions.csv`, and the other formats of `predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import UsageError
+from pneumoscope.inference.predictor import Prediction, Predictor
+from pneumoscope.outputs import write_bytes
+
+Row = dict[str, Any]
+
+
+def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = None) -> Row:
+    """A prediction as a row; with more than two classes, a column for each class's share follows.
+
+    Args:
+        prediction: what the classifier says.
+        labels: the classes it knows.
+        label: the true class, where known.
+    """
+    shares = prediction.probabilities or {}
+    return {
+        "path": "" if prediction.path is None else prediction.path.as_posix(),
+        "label": label,
+        "probability": prediction.probability,
+        "decision": prediction.decision,
+        "error": prediction.error,
+        **({f"probability_{name}": shares.get(name) for name in labels} if len(labels) > 2 else {}),
+    }
+
+
+def write_predictions(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    form: str,
+    out: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Predict files and write a row each, in input order.
+
+    Args:
+        predictor: the classifier.
+        samples: the files.
+        form: `table`, `csv`, `json`, `jsonl` or `parquet`.
+        out: the file; standard output where None.
+        progress: called with the number of files done.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        UsageError: `out` cannot be written.
+    """
+    failed = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal failed
+        for done, (sample, prediction) in enumerate(
+            zip(samples, predictor.stream(sample.path for sample in samples), strict=True), start=1
+        ):
+            failed += prediction.error is not None
+            yield to_row(prediction, predictor.bundle.labels, sample.label)
+            if progress is not None:
+                progress(done)
+
+    write = {"csv": _write_csv, "jsonl": _write_lines, "json": _write_json, "table": _write_table}
+    if out is None:
+        write[form](rows(), sys.stdout)
+        return failed
+    try:
+        if form == "parquet":
+            write_bytes(out, _to_parquet(list(rows())))
+        else:
+            text = io.StringIO()
+            write[form](rows(), text)
+            write_bytes(out, text.getvalue().encode("utf-8"))
+    except OSError as problem:
+        raise UsageError(f"{out}: cannot be written: {problem.strerror}. Choose another --out.") from None
+    return failed
+
+
+def _write_csv(rows: Iterator[Row], stream: TextIO) -> None:
+    writer = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _write_lines(rows: Iterator[Row], stream: TextIO) -> None:
+    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_json(rows: Iterator[Row], stream: TextIO) -> None:
+    stream.write(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("decision")
+    for row in rows:
+        probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
+        table.add_row(Path(row["path"]).name, probability, row["decision"] or f"error: {row['error']}")
+    Console(file=stream, highlight=False, markup=False).print(table)
+
+
+def _to_parquet(rows: Sequence[Row]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = {"path", "label", "decision", "error"}
+    schema = pyarrow.schema(
+        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
+    )
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), sink)
+    return sink.getvalue()

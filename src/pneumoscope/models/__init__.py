@@ -1,0 +1,1 @@
+"""Arrays become logits: backbones, the classifier and the bundle it is kept in."""

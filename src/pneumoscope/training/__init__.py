@@ -1,0 +1,1 @@
+"""Samples become a bundle: recipes, the one loop and train()."""

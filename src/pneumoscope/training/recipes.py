@@ -1,0 +1,150 @@
+"""Every setting of a training run, and the named recipes that are nothing but values of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Interval, Len
+
+from pneumoscope.config import build
+from pneumoscope.errors import UsageError
+
+Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+Amount: TypeAlias = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that fixes a run. Each field is an option of `train` and a key of its YAML file."""
+
+    data: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
+    recipe: Annotated[str, Doc("What the other settings start from: baseline, head or finetune.")] = "baseline"
+
+    positive: Annotated[str | None, Doc("The positive class of two; PNEUMONIA where there is one.")] = None
+    patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
+    val_fraction: Annotated[Share, Doc("Share of the smallest class that a drawn validation split takes of each.")] = (
+        1 / 3
+    )
+    test_fraction: Annotated[Share, Doc("Share of each class that a drawn test split takes.")] = 0.25
+    balance: Annotated[
+        Literal["none", "weights", "sampling"],
+        Doc(
+            "How classes of unequal size are met: not at all, by weights in the loss, or by drawing them equally often."
+        ),
+    ] = "none"
+
+    backbone: Annotated[str, Doc("Name of the pretrained network; see `pneumoscope backbones`.")] = "efficientnet_lite0"
+    weights: Annotated[str | None, Doc("File with its weights (.pth or .safetensors), for machines offline.")] = None
+    size: Annotated[
+        Annotated[int, Interval(ge=32, le=2048)] | None,
+        Doc("Side of the input in pixels; the backbone's own by default."),
+    ] = None
+    fit: Annotated[Literal["crop", "pad", "squash"] | None, Doc("How a film becomes square.")] = None
+    train_backbone: Annotated[bool, Doc("Train the whole network, not only the head.")] = False
+
+    epochs: Annotated[int, Ge(1), Doc("At most this many.")] = 50
+    batch_size: Annotated[int, Ge(1), Doc("Images a step.")] = 32
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Doc("The optimizer.")] = "adam"
+    lr: Annotated[float, Gt(0), Doc("Learning rate of the head.")] = 1e-3
+    backbone_lr: Annotated[float, Gt(0), Doc("Learning rate of the backbone, where it is trained.")] = 1e-4
+    weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
+    plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
+    plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2
+    patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops.")] = 5
+    warmup_epochs: Annotated[int, Ge(0), Doc("Epochs of the head alone before the backbone is trained.")] = 0
+    ema: Annotated[
+        float, Interval(ge=0, lt=1), Doc("Decay of the moving average of the weights that becomes the model; 0: none.")
+    ] = 0.0
+    freeze_batchnorm: Annotated[bool, Doc("Keep batch-norm statistics while the backbone is trained.")] = False
+
+    flip: Annotated[float, Interval(ge=0, le=1), Doc("Probability of a left-right flip in training.")] = 0.5
+    rotate: Annotated[Amount, Doc("Random rotation, up to this many degrees (with --train-backbone).")] = 0.0
+    shift: Annotated[Amount, Doc("Random shift, up to this share of the side (with --train-backbone).")] = 0.0
+    zoom: Annotated[float, Interval(ge=0, lt=1), Doc("Random zoom, up to this share (with --train-backbone).")] = 0.0
+    brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
+    contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
+    gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
+
+    threshold: Annotated[
+        float, Interval(ge=0, le=1), Doc("A probability from here on is called positive (two classes).")
+    ] = 0.5
+    resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples behind each interval.")] = 2000
+    seed: Annotated[int, Ge(0), Doc("Fixes every random choice.")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], Doc("Arithmetic of backbone training; auto measures which is faster.")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        still = ("rotate", "shift", "zoom", "brightness", "contrast", "gamma")
+        if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
+            raise UsageError(
+                f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "
+                "Add --train-backbone, or take --recipe finetune."
+            )
+
+
+def find_recipe(name: str) -> dict[str, Any]:
+    """What a recipe changes from the defaults, which are the published procedure.
+
+    Raises:
+        UsageError: no such recipe.
+    """
+    recipes: dict[str, dict[str, Any]] = {
+        "baseline": {},
+        "head": {
+            "epochs": 300,
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "weight_decay": 1e-2,
+            "plateau_patience": 10,
+            "patience": 30,
+            "balance": "weights",
+        },
+        "finetune": {
+            "train_backbone": True,
+            "epochs": 12,
+            "warmup_epochs": 20,
+            "optimizer": "adamw",
+            "weight_decay": 1e-2,
+            "lr": 1e-3,
+            "backbone_lr": 2e-4,
+            "ema": 0.95,
+            "balance": "weights",
+            "rotate": 7.0,
+            "shift": 0.05,
+            "zoom": 0.1,
+            "brightness": 0.1,
+            "contrast": 0.2,
+            "gamma": 0.2,
+        },
+    }
+    if name not in recipes:
+        raise UsageError(f"--recipe {name}: no such recipe. There are {', '.join(recipes)}.")
+    return recipes[name]
+
+
+def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], source: str = "--config") -> Settings:
+    """Put settings together: an option beats the file, the file beats the recipe, the recipe beats the default.
+
+    Args:
+        options: as given; None means not given.
+        config: the mapping of a YAML file, perhaps empty.
+        source: the file's name, for messages.
+
+    Raises:
+        UsageError: an unknown key, a wrong type, a value out of range, or no data.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if unknown := [key for key in config if key not in known]:
+        raise UsageError(f"{source}: unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(known))}.")
+    values = {**config, **given}
+    if "data" not in values:
+        raise UsageError("No data. Name a folder or a table: pneumoscope train DATA --out RUN.")
+    recipe = find_recipe(str(values.get("recipe", "baseline")))
+    return build(Settings, {**recipe, **values}, source if config else "settings")

@@ -1,0 +1,143 @@
+"""What is trained, and in which order: the head on cached features, then perhaps the whole network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pneumoscope.images.augmenting import Augmentation
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.models.classifier import Backbone, Classifier
+from pneumoscope.training.batches import Batches, Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.loop import choose_precision, fit
+from pneumoscope.training.recipes import Settings
+
+
+@dataclass(frozen=True)
+class Split:
+    """The readable films of a split.
+
+    Attributes:
+        paths: N files.
+        targets: (N,) class indices.
+        features: float32 (N, V, D), the film's and perhaps its mirror image's.
+    """
+
+    paths: Sequence[Path]
+    targets: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, in place: `backbone` and `head`, for so many `classes`, with `input` on `device`."""
+
+    backbone: Backbone
+    head: nn.Linear
+    classes: int
+    input: InputSpec
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a run.
+
+    Attributes:
+        network: what is trained.
+        train: training films, with the features of two views.
+        val: validation films.
+        checkpoints: folder of the checkpoints, one a stage.
+        on_epoch: called with each row of the history and the stage's number of epochs.
+    """
+
+    network: Network
+    train: Split
+    val: Split
+    checkpoints: Path
+    on_epoch: Callable[[Mapping[str, Any], int], None]
+
+    def run(self, settings: Settings) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Train the head, or warm it up and then train all; give the history and the row of the best epoch."""
+        network = self.network
+        network.head.to(network.device)
+        if not settings.train_backbone:
+            return self._run_stage("head", network.head, self._features(settings), settings, settings.epochs)
+        history: list[dict[str, Any]] = []
+        if settings.warmup_epochs:
+            history, _ = self._run_stage(
+                "head", network.head, self._features(settings), settings, settings.warmup_epochs
+            )
+        later, best = self._run_stage(
+            "finetune", self._classifier(settings), self._films(settings), settings, settings.epochs
+        )
+        return history + later, best
+
+    def choose_precision(self, settings: Settings) -> Literal["float32", "bfloat16"]:
+        """Resolve `auto` with a trial step on the first batch."""
+        inputs, targets = next(self._films(settings).training(1))
+        return choose_precision(self._classifier(settings), inputs, targets, settings)
+
+    def _run_stage(
+        self, stage: str, model: nn.Module, batches: Batches, settings: Settings, epochs: int
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        even = None if settings.balance == "none" else self._even_weights()
+        result = fit(
+            model,
+            batches,
+            settings,
+            stage=stage,
+            epochs=epochs,
+            class_weights=even if settings.balance == "weights" else None,
+            val_class_weights=even,
+            checkpoint=self.checkpoints / f"{stage}.pt",
+            on_epoch=lambda row: self.on_epoch(row, epochs),
+        )
+        model.load_state_dict(result.state)
+        return result.history, result.history[result.best_epoch - 1]
+
+    def _draw(self, settings: Settings) -> Draw:
+        return Draw(
+            self.train.targets, settings.batch_size, settings.flip, settings.balance == "sampling", settings.seed
+        )
+
+    def _features(self, settings: Settings) -> FeatureBatches:
+        return FeatureBatches(
+            self._draw(settings), self.train.features, self.val.features[:, 0], self.val.targets, self.network.device
+        )
+
+    def _films(self, settings: Settings) -> RadiographBatches:
+        amounts = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)}
+        return RadiographBatches(
+            self._draw(settings),
+            self.train.paths,
+            self.val.paths,
+            self.val.targets,
+            self.network.input,
+            Augmentation(**amounts),
+            self.network.device,
+        )
+
+    def _classifier(self, settings: Settings) -> Classifier:
+        network = self.network
+        model = Classifier(
+            network.backbone,
+            network.head,
+            frozen=not settings.train_backbone,
+            freeze_batchnorm=settings.freeze_batchnorm,
+        )
+        return model.to(network.device).to(memory_format=torch.channels_last)
+
+    def _even_weights(self) -> Tensor:
+        """Weights with which every class counts the same in the loss: n / (C n_c)."""
+        counts = np.bincount(self.train.targets, minlength=self.network.classes)
+        weights = len(self.train.targets) / (self.network.classes * counts)
+        return torch.from_numpy(weights.astype(np.float32)).to(self.network.device)

@@ -1,0 +1,371 @@
+"""Labelled radiographs become a run: samples, a trained bundle, its metrics and its report."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pneumoscope import __version__
+from pneumoscope.config import read_mapping, write_mapping
+from pneumoscope.datasets.samples import (
+    SPLITS,
+    Sample,
+    describe_counts,
+    find_classes,
+    fingerprint_samples,
+    read_samples,
+    write_samples,
+)
+from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
+from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.evaluate import assess
+from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.inference.engines import TorchEngine, choose_device
+from pneumoscope.inference.features import FeatureCache, extract_features
+from pneumoscope.inference.predictor import load
+from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input
+from pneumoscope.models.bundle import Bundle, save_bundle
+from pneumoscope.models.classifier import Backbone, build_head
+from pneumoscope.outputs import claim_folder, format_rows, write_text
+from pneumoscope.training.recipes import Settings, resolve_settings
+from pneumoscope.training.stages import Network, Split, Stages
+
+Progress = Callable[[str, int, int], None]
+_CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        settings: as resolved.
+        evaluation: metrics with intervals on the test split.
+    """
+
+    folder: Path
+    settings: Settings
+    evaluation: Evaluation
+
+    @property
+    def bundle(self) -> Path:
+        """The trained bundle's folder."""
+        return self.folder / "bundle"
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.folder / "report.html"
+
+
+def train(
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    config: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Train a classifier on labelled radiographs and measure it on their test split.
+
+    Args:
+        data: folder or table; None where `config` or the run to resume names it.
+        out: the run's folder.
+        config: YAML file of settings, such as another run's `config.yaml`.
+        resume: take up a run that was interrupted; it ends as if it had not been.
+        overwrite: whether an earlier run in `out` may go.
+        cache: keeps features between runs.
+        progress: called with what is being done, how much of it is done, and how much there is.
+        **options: any field of `pneumoscope.training.recipes.Settings`, such as `recipe="finetune"` or `lr=1e-3`.
+
+    Raises:
+        UsageError: settings that cannot be meant, or `out` exists.
+        DataError: data that cannot be used.
+        DownloadError: weights that are out of reach.
+    """
+    folder = Path(out)
+    given = {**options, "data": None if data is None else str(data)}
+    if resume:
+        settings = _resume_settings(folder, given)
+    else:
+        settings = resolve_settings(given, read_mapping(Path(config)) if config else {}, str(config))
+        spec = find_backbone(settings.backbone)  # a name that cannot be meant leaves no folder behind
+        samples = _read(settings)
+        claim_folder(folder, "config.yaml", overwrite)
+        write_mapping(folder / "config.yaml", settings)
+        write_samples(folder / "samples.csv", samples)
+    with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
+        if resume:
+            spec = find_backbone(settings.backbone)
+            samples = read_samples(folder / "samples.csv")
+            _logger().info("Taking up %s.", folder)
+        return _Job(folder, settings, spec, samples, features, progress or (lambda *_: None)).run()
+
+
+class _Job:
+    """The steps of one run, and what they share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        spec: BackboneSpec,
+        samples: Sequence[Sample],
+        cache: FeatureCache,
+        progress: Progress,
+    ) -> None:
+        self.folder = folder
+        self.cache = cache
+        self.progress = progress
+        self.device = choose_device(settings.device)
+        self.input = resize_input(spec, settings.size, settings.fit)
+        self.classes, self.positive = find_classes(samples, settings.positive)
+        self.spec = spec
+        self.samples = samples
+        self.notes: list[str] = []
+        self.settings = dataclasses.replace(
+            settings,
+            positive=self.positive,
+            size=self.input.size,
+            fit=self.input.fit,
+            device="cuda" if self.device.type == "cuda" else "cpu",
+        )
+
+    def run(self) -> Run:
+        """Train, unless that is done, and measure."""
+        self._describe()
+        bundle = self.folder / "bundle"
+        if not (bundle / "bundle.json").is_file():
+            self._train(bundle)
+        test = [sample for sample in self.samples if sample.split == "test"]
+        predictor = load(bundle, self.device.type, self.cache)
+        evaluation = assess(
+            predictor,
+            test,
+            self.folder,
+            split="test",
+            facts=self._facts(predictor.bundle),
+            notes=self.notes,
+            history=_read_history(self.folder / "history.csv"),
+            resamples=self.settings.resamples,
+            seed=self.settings.seed,
+            progress=lambda done: self.progress("Test", done, len(test)),
+        )
+        shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
+        _logger().info("Report: %s", self.folder / "report.html")
+        return Run(self.folder, self.settings, evaluation)
+
+    def _describe(self) -> None:
+        log = _logger()
+        log.info("Data: %s", describe_counts(self.samples, self.classes))
+        log.info("Classes: %s%s.", ", ".join(self.classes), f"; positive is {self.positive}" if self.positive else "")
+        known = {sample.patient for sample in self.samples if sample.patient}
+        unknown = sum(sample.patient is None for sample in self.samples)
+        if unknown:
+            self.notes.append(
+                f"The patient of {unknown} images is not known: each counts as a patient of its own. "
+                "Name patients in a table, or with --patient-pattern."
+            )
+        log.info("Patients: %d known.", len(known))
+        if shared := find_shared_patients(self.samples):
+            some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
+            self.notes.append(
+                f"{len(shared)} patients are in more than one split, as the data's own folders have it: {some}"
+                f"{' and more' if len(shared) > 10 else ''}."
+            )
+
+    def _train(self, bundle: Path) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)
+            backbone = load_backbone(self.spec, Path(self.settings.weights) if self.settings.weights else None).eval()
+            head = build_head(backbone.width, len(self.classes))
+            splits, digests = self._extract(backbone)
+            for note in self.notes:
+                _logger().warning("%s", note)
+            checkpoints = self.folder / _CHECKPOINTS
+            checkpoints.mkdir(exist_ok=True)
+            network = Network(backbone, head, len(self.classes), self.input, self.device)
+            stages = Stages(network, splits["train"], splits["val"], checkpoints, self._tell)
+            if self.settings.train_backbone:
+                precision = stages.choose_precision(self.settings)
+                self.settings = dataclasses.replace(self.settings, precision=precision)
+            write_mapping(self.folder / "config.yaml", self.settings)
+            history, best = stages.run(self.settings)
+        _logger().info(
+            "Best epoch: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
+        )
+        write_text(self.folder / "history.csv", format_rows(history))
+        state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        made_here = ("data", "weights", "device")
+        settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in made_here}
+        save_bundle(
+            bundle,
+            Bundle(
+                backbone=self.spec.name,
+                architecture=self.spec.architecture,
+                arguments=dict(self.spec.arguments),
+                labels=self.classes,
+                positive=self.positive,
+                input=self.input,
+                thresholds={"decision": self.settings.threshold},
+                calibration={"method": "none"},
+                training={
+                    "recipe": self.settings.recipe,
+                    "epochs": history[-1]["epoch"],
+                    "best": best,
+                    "settings": settings,
+                },
+                data={
+                    "fingerprint": fingerprint_samples(self.samples, digests),
+                    "counts": {
+                        split: {
+                            name: sum(s.split == split and s.label == name for s in self.samples)
+                            for name in self.classes
+                        }
+                        for split in SPLITS
+                    },
+                },
+                version=__version__,
+                weights_sha256="",
+            ),
+            state,
+        )
+
+    def _extract(self, backbone: Backbone) -> tuple[dict[str, Split], list[str]]:
+        """Features of every split, and every file's digest; unreadable files are left out.
+
+        The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
+        """
+        engine = TorchEngine(backbone, self.input.size, self.device.type)
+        splits: dict[str, Split] = {}
+        digests = [""] * len(self.samples)
+        unreadable: list[str] = []
+        done = 0
+        for split in SPLITS:
+            chosen = [i for i, sample in enumerate(self.samples) if sample.split == split]
+            paths = [self.samples[i].path for i in chosen]
+            read = []
+            for extract in extract_features(paths, engine, self.input, mirror=split == "train", cache=self.cache):
+                done += 1
+                self.progress("Features", done, len(self.samples))
+                digests[chosen[extract.index]] = extract.digest
+                if extract.features is None:
+                    unreadable.append(str(extract.error))
+                else:
+                    read.append((chosen[extract.index], extract.features))
+            if read:
+                targets = [self.classes.index(str(self.samples[i].label)) for i, _ in read]
+                splits[split] = Split(
+                    [self.samples[i].path for i, _ in read],
+                    np.array(targets),
+                    np.stack([vectors for _, vectors in read]),
+                )
+        if unreadable:
+            self.notes.append(
+                f"{len(unreadable)} images could not be read and are left out: {'; '.join(unreadable[:10])}"
+            )
+            readable = [sample for sample, digest in zip(self.samples, digests, strict=True) if digest]
+            require_classes(readable, "after unreadable images were left out")
+        return splits, digests
+
+    def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
+        self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
+        _logger().debug(
+            "%s epoch %d: train loss %.4f, validation loss %.4f, validation accuracy %.3f, lr %.2g",
+            *(row[key] for key in ("stage", "epoch", "train_loss", "val_loss", "val_accuracy", "lr")),
+        )
+
+    def _facts(self, bundle: Bundle) -> dict[str, str]:
+        settings, training = self.settings, bundle.training
+        return {
+            "Data": settings.data,
+            "Splits": describe_counts(self.samples, self.classes),
+            "Data fingerprint": bundle.data["fingerprint"],
+            "Backbone": f"{bundle.backbone} (weights: {self.spec.licence}), "
+            + ("all layers trained" if settings.train_backbone else "frozen, batch-norm statistics too"),
+            "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
+            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best']['epoch']}",
+            "Class balance": settings.balance,
+            "Seed": str(settings.seed),
+            "Command": shlex.join(
+                ["pneumoscope", "train", "--config", str(self.folder / "config.yaml"), "--out", "NEW_RUN"]
+            ),
+            "Versions": ", ".join(f"{name} {version(name)}" for name in ("pneumoscope", "torch", "timm", "numpy")),
+        }
+
+
+def _read(settings: Settings) -> list[Sample]:
+    """Read, check and split the samples; find errors of the data before anything is written."""
+    samples = read_samples(Path(settings.data), settings.patient_pattern)
+    find_classes(samples, settings.positive)
+    return split_samples(
+        samples, test_fraction=settings.test_fraction, val_fraction=settings.val_fraction, seed=settings.seed
+    )
+
+
+def _resume_settings(folder: Path, given: Mapping[str, Any]) -> Settings:
+    """The settings of an interrupted run; options that contradict them are refused."""
+    if not (folder / "samples.csv").is_file():
+        raise UsageError(f"{folder}: no run to resume. Start it without --resume.")
+    recorded = read_mapping(folder / "config.yaml")
+    for key, value in given.items():
+        if value is not None and value != "auto" and recorded.get(key) != value:
+            raise UsageError(
+                f"{folder}: began with {key}={recorded.get(key)!r}, not {value!r}. Resume it without that option, or "
+                "start another run."
+            )
+    return resolve_settings({}, recorded, str(folder / "config.yaml"))
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return [
+        {"stage": row["stage"], "epoch": int(row["epoch"])}
+        | {key: float(value) for key, value in row.items() if key not in ("stage", "epoch")}
+        for row in rows
+    ]
+
+
+def _logger() -> logging.Logger:
+    return logging.getLogger("pneumoscope")
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Append what is logged to a run's log file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = _logger()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _borrow(cache: FeatureCache) -> Iterator[FeatureCache]:
+    """A cache that somebody else closes."""
+    yield cache

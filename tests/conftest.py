@@ -1,0 +1,45 @@
+"""What the tests share: real radiographs where there are any, a cache of their own, one small trained run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.datasets.phantoms import write_phantoms
+from pneumoscope.training.train import Run, train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep features away from the user's cache, and the hub out of reach, in this process and those it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        patch.setenv("NO_COLOR", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real radiographs: $PNEUMOSCOPE_DATA, else ../shared/data."""
+    candidates = [Path(os.environ.get("PNEUMOSCOPE_DATA", "")), Path(__file__).parents[2] / "shared" / "data"]
+    for folder in candidates:
+        if (folder / "seed-400").is_dir():
+            return folder
+    pytest.skip("no real radiographs in $PNEUMOSCOPE_DATA or ../shared/data")
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 small simulated radiographs in train, val and test."""
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", count=48, seed=1, size=128)
+
+
+@pytest.fixture(scope="session")
+def run(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run trained on `films`; tests read it and change nothing."""
+    return train(films, tmp_path_factory.mktemp("runs") / "run", epochs=3)
