@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.datasets.phantoms import write_phantoms
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch comes in; see cli.main
+
+from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.training.train import Run, train
 
 

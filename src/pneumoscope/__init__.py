@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pneumoscope.datasets.phantoms import draw_phantom, write_phantoms
+    from pneumoscope.datasets.phantom_sets import write_phantoms
+    from pneumoscope.datasets.phantoms import draw_phantom
     from pneumoscope.datasets.samples import Sample, read_samples
     from pneumoscope.datasets.splitting import split_samples
     from pneumoscope.errors import (
@@ -61,7 +62,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     homes = {
-        "datasets.phantoms": ("draw_phantom", "write_phantoms"),
+        "datasets.phantom_sets": ("write_phantoms",),
+        "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splitting": ("split_samples",),
         "evaluation.evaluate": ("evaluate",),

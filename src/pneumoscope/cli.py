@@ -41,8 +41,12 @@ PatientPattern = Annotated[str | None, typer.Option(help="Regular expression tha
 
 def main() -> None:
     """Run the command line; every error of ours ends in its exit code and a message, never in a stack trace."""
+    import os
+
     import click
 
+    # Waiting threads sleep instead of spinning: on a busy machine the spinning costs several times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
     except PneumoscopeError as problem:
@@ -227,7 +231,7 @@ def demo(
     """Go the whole road on simulated radiographs, offline: draw them, train, measure, report."""
     import tempfile
 
-    from pneumoscope.datasets.phantoms import write_phantoms
+    from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.training import train as job
 
     with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder, _screen() as progress:
@@ -247,7 +251,7 @@ def phantoms(
     seed: Annotated[int, typer.Option(min=0, help="Fixes every film.")] = 0,
 ) -> None:
     """Draw simulated radiographs, with the opacities' masks as truth."""
-    from pneumoscope.datasets.phantoms import write_phantoms
+    from pneumoscope.datasets.phantom_sets import write_phantoms
 
     with _screen() as progress:
         folder = write_phantoms(
@@ -370,3 +374,7 @@ def _screen() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    main()

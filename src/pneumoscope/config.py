@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,15 +34,18 @@ def build(
     import pydantic
 
     known = [field.name for field in dataclasses.fields(kind)]
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             raise error(f"{source}: unknown key {key!r}. Known keys: {', '.join(known)}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise error(f"{source}: {key}: a finite number is needed, found {value}.")
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise error(f"{source}: {where}: {first['msg']}, found {first['input']!r}.") from None
+        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+        raise error(f"{source}: {where}: {first['msg']}{found}.") from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except Exception as problem:  # what YAML calls a date or a number raises nearly anything where it is none
         raise UsageError(f"{path}: cannot be read as YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected lines of `key: value`, found {type(values).__name__}.")
@@ -65,4 +69,7 @@ def write_mapping(path: Path, settings: DataclassInstance) -> None:
     """Write a dataclass as YAML, in the order of its fields."""
     import yaml
 
-    write_text(path, yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True))
+    values = dataclasses.asdict(settings)
+    # PyYAML loses odd line ends, such as U+0085, unless it escapes everything beyond ASCII.
+    plain = all(value.isprintable() for value in values.values() if isinstance(value, str))
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=plain))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,27 +13,48 @@ from pneumoscope.errors import UsageError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, even when the process is killed."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """Write a file whole or not at all, even when the process is killed.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        if path.exists() and not path.is_file():  # /dev/null is written to, never replaced
+            path.write_bytes(content)
+            return
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another --out.") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, even when the process is killed."""
+    """Write a text file in UTF-8, whole or not at all, even when the process is killed.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     write_bytes(path, text.encode("utf-8"))
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of equal keys as CSV with a header; None becomes an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    lines = _Lines()
+    writer = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """Takes the rows of a CSV writer, which quotes a carriage return only where its line terminator has one."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
 
 
 def claim_folder(folder: Path, marker: str, overwrite: bool = False) -> None:
@@ -56,7 +76,13 @@ def claim_folder(folder: Path, marker: str, overwrite: bool = False) -> None:
                 raise UsageError(
                     f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
                 )
-            shutil.rmtree(folder)
+            # Emptied, not removed: it may be a mount or a link. The marker goes last, so that what an interruption
+            # leaves is still known.
+            for each in sorted(folder.iterdir(), key=lambda each: each.name == marker):
+                if each.is_dir() and not each.is_symlink():
+                    shutil.rmtree(each)
+                else:
+                    each.unlink()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise UsageError(f"{folder}: cannot be written: {problem.strerror}. Choose another --out.") from None
+        raise UsageError(f"{folder}: cannot be written: {problem.strerror or problem}. Choose another --out.") from None

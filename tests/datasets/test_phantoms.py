@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pneumoscope.datasets.phantoms import Phantom, draw_phantom, write_phantoms
+from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.phantoms import Phantom, draw_phantom
 from pneumoscope.errors import UsageError
 
 SIZE = 96  # small films are drawn quickly

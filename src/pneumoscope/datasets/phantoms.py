@@ -13,10 +13,7 @@ the patient's anatomy, the film's pose and exposure, and the opacity itself.
 
 from __future__ import annotations
 
-import csv
 import math
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,8 +23,7 @@ from PIL import Image
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from numpy.random import Generator
     from numpy.typing import ArrayLike, NDArray
@@ -118,7 +114,8 @@ class _View:
 
     def _spread(self, tube: _Tube) -> tuple[Points, Points, Points]:
         """Columns, rows and masses of points that fill a tube's shadow."""
-        step = np.gradient(tube.lines, axis=1)
+        ends = tube.lines[:, [0, *range(tube.lines.shape[1]), -1]]
+        step = (ends[:, 2:] - ends[:, :-2]) / 2
         x, y = tube.lines[..., 0] + self.turn * tube.lines[..., 2] + self.shift[0], tube.lines[..., 1] + self.shift[1]
         radius = np.broadcast_to(np.asarray(tube.radius, dtype=np.float64), x.shape)
         n = max(2, math.ceil(1.2 * float(radius.max()) * self.unit))
@@ -147,7 +144,8 @@ class _Body:
 def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size: int = 320) -> Phantom:
     """Simulate one frontal radiograph.
 
-    The same arguments give the same film, and `pneumonia` changes nothing but the opacity.
+    The same arguments give the same film. `pneumonia` changes nothing but the opacity, and the automatic brightness
+    that makes up for it.
 
     Args:
         seed: Fixes pose, exposure, noise and opacities; not negative.
@@ -161,7 +159,7 @@ def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size
     Raises:
         UsageError: `size` is outside 64 to 2048.
     """
-    _check_size(size)
+    check_size(size)
     film = np.random.default_rng((1, seed))
     width, unit = int(size * film.uniform(0.98, 1.25)), size / 2 * film.uniform(1.05, 1.25)
     shift = (_about(film, 0, 0.03), _about(film, 0.1, 0.03))
@@ -173,87 +171,10 @@ def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size
     return Phantom(_expose(body, fluid, film), fluid > 0.3 * fluid.max(), "PNEUMONIA")
 
 
-def write_phantoms(
-    folder: Path,
-    *,
-    count: int = 600,
-    seed: int = 0,
-    size: int = 320,
-    prevalence: float = 0.5,
-    progress: Callable[[int], None] | None = None,
-) -> Path:
-    """Write a data set of simulated radiographs, split by patient and stratified by label.
-
-    Films lie in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
-    others, the opacities' masks in `folder/masks/`, and the truth in `folder/truth.csv` with the columns path, label,
-    patient, split and mask. About one patient in five has two films. `phantom0012_2.png` is the second film of the
-    patient phantom0012. The same arguments give the same bytes.
-
-    Args:
-        folder: Where to write; it must be new or empty.
-        count: How many films.
-        seed: Fixes everything.
-        size: The films' height in pixels.
-        prevalence: The share of films with pneumonia; each label has four films at least.
-        progress: Called with the number of films done so far, after each film.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        UsageError: The folder has something in it already, or a number is out of range.
-    """
-    _check_size(size)
-    if count < 8:
-        raise UsageError(f"{count} phantoms are too few for three splits of two labels: ask for at least 8")
-    if not 0 < prevalence < 1:
-        raise UsageError(f"prevalence {prevalence} is out of range: choose a share between 0 and 1, both excluded")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder: name a new one, or remove it first")
-    films = _plan(np.random.default_rng((3, seed)), count, prevalence)
-    for place in {folder / row["path"] for row, _, _ in films} | {folder / "masks" / "any"}:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    # Once a large block has been freed, glibc keeps memory at hand instead of fetching it anew for every array.
-    np.empty(31 << 20, dtype=np.uint8)
-    with ThreadPoolExecutor(1) as writer, (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(films[0][0]), lineterminator="\n")
-        table.writeheader()
-        saving = writer.submit(lambda: None)
-        for done, (row, film, patient) in enumerate(films, start=1):
-            phantom = draw_phantom(film, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
-            saving.result()  # one film is being compressed while the next is drawn
-            saving = writer.submit(_save, folder, row, phantom)
-            table.writerow(row)
-            if progress is not None:
-                progress(done)
-        saving.result()
-    return folder
-
-
-def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:
-    """Each film's row in the table of truth, its seed and its patient's, in an order that tells nothing."""
-    sick = min(max(round(count * prevalence), 4), count - 4)
-    patients: list[tuple[str, str, int]] = []
-    for label, films in (("NORMAL", count - sick), ("PNEUMONIA", sick)):
-        for split, share in (("train", films - films // 4 * 2), ("val", films // 4), ("test", films // 4)):
-            twice = round(share / 6)  # one patient in five
-            patients += [(label, split, 2)] * twice + [(label, split, 1)] * (share - 2 * twice)
-    plan = []
-    for number, index in enumerate(rng.permutation(len(patients))):
-        label, split, films = patients[index]
-        anatomy, *seeds = rng.integers(2**31, size=1 + films).tolist()
-        for film, seed in enumerate(seeds, start=1):
-            name = f"phantom{number:04}_{film}.png"
-            row = {"path": f"{split}/{label}/{name}", "label": label, "patient": name[:-6], "split": split}
-            plan.append(({**row, "mask": f"masks/{name}" if label == "PNEUMONIA" else ""}, seed, anatomy))
-    return plan
-
-
-def _save(folder: Path, row: dict[str, str], phantom: Phantom) -> None:
-    for path, grey in ((row["path"], np.rint(phantom.pixels * 255)), (row["mask"], phantom.mask * 255)):
-        if path:
-            image = Image.fromarray(grey.astype(np.uint8))
-            image.save(folder / path, compress_level=1, compress_type=zlib.Z_RLE)
+def check_size(size: int) -> None:
+    """Refuse a film height outside 64 to 2048 pixels."""
+    if not 64 <= size <= 2048:
+        raise UsageError(f"phantom size {size} is out of range: choose a film height of 64 to 2048 pixels")
 
 
 def _about(rng: Generator, value: float, spread: float) -> float:
@@ -264,7 +185,11 @@ def _about(rng: Generator, value: float, spread: float) -> float:
 def _clouds(rng: Generator, shape: tuple[int, ...], cells: int) -> Map:
     """Soft random clouds, about this many from top to bottom."""
     grid = rng.standard_normal((cells + 2, round(cells * shape[1] / shape[0]) + 2), dtype=np.float32)
-    return np.asarray(Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+    return _enlarged(grid, shape, Image.Resampling.BICUBIC)
+
+
+def _enlarged(coarse: Map, shape: tuple[int, ...], way: Image.Resampling = Image.Resampling.BILINEAR) -> Map:
+    return np.asarray(Image.fromarray(coarse).resize((shape[1], shape[0]), way))
 
 
 def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
@@ -272,7 +197,7 @@ def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
     x, y = view.grid()
     rows = 3 * view.height
     levels = np.linspace(-_DEEPEST, _DEEPEST, rows)
-    level = np.clip((y + _DEEPEST) * (rows / (2 * _DEEPEST)), 0, rows - 1).astype(np.int32)
+    level = np.clip((y + _DEEPEST) * (rows / (2 * _DEEPEST)), 0, rows - 1).astype(np.intp)
     kernel = np.hanning(rows // 18)
     fat, wide, big = _about(rng, 1, 0.07), _about(rng, 1, 0.05), _about(rng, 1, 0.09)
 
@@ -283,41 +208,50 @@ def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
         padded = np.pad(np.interp(levels, at, values), kernel.size, mode="edge")
         return np.convolve(padded, kernel / kernel.sum(), "same")[kernel.size : -kernel.size].astype(np.float32)
 
-    def spindle(where: Map, start: Map, stop: Map, depth: Map, at: NDArray[np.integer]) -> Map:
+    def spindle(where: Map, start: Map, stop: Map, depth: Map, at: NDArray[np.intp]) -> Map:
         """Thickness of something rounded that reaches from start to stop at each level."""
         half = np.maximum((stop - start) / 2, 1e-3)
         u = (where - ((start + stop) / 2).take(at)) / half.take(at)
         return np.sqrt(np.clip(1 - u * u, 0, None)) * depth.take(at)
 
-    flank = outline(_BODY_WIDTH, wide * fat)
-    soft = spindle(x, -flank, flank, outline(_BODY_DEPTH, fat), level)
-    front = x - view.turn * 0.15
-    heart = spindle(front, -outline(_HEART_RIGHT, big), outline(_HEART_LEFT, big), outline(_HEART_DEPTH), level)
+    flank, girth = outline(_BODY_WIDTH, wide * fat), outline(_BODY_DEPTH, fat)
+    heart = spindle(
+        x - view.turn * 0.15, -outline(_HEART_RIGHT, big), outline(_HEART_LEFT, big), outline(_HEART_DEPTH), level
+    )
 
     # Both lungs in one pass: in the curves, the levels of the left lung come after those of the right.
     left, away = (x > 0).astype(np.float32), np.abs(x)
     lateral, medial = (np.concatenate([outline(t, wide), outline(t, wide)]) for t in (_LUNG_LATERAL, _LUNG_MEDIAL))
-    lung = spindle(away, medial, lateral, np.tile(outline(_LUNG_DEPTH), 2), level + left.astype(np.int32) * rows)
+    lung = spindle(away, medial, lateral, np.tile(outline(_LUNG_DEPTH), 2), level + (x > 0) * rows)
     breath, lower = _about(film, 0.42, 0.04), _about(rng, 0.06, 0.015)
     bow = ((away - 0.34 * wide) / (0.42 * wide)) ** 2
     dome = breath + lower * left + _about(rng, 0.09, 0.015) * bow * (1 + 0.9 * bow)
     above, behind = np.clip((dome - y) / 0.035 + 0.5, 0, 1), np.clip((dome - y) / 0.3 + 0.7, 0, 1)
     lung = np.clip(lung - heart, 0, None) * (0.88 * above * above * (3 - 2 * above) + 0.12 * behind)
 
-    vessels = view.project(_vessels(view, rng)) * (_about(film, 1, 0.2) * _about(rng, 1, 0.2))
-    soft += vessels * np.clip(lung * 5, 0, 1) - lung * (0.84 - 0.02 * _clouds(rng, x.shape, 36))
-    bosom = max(0.0, _about(rng, 0.0, 0.08))
+    # The body without its lungs has no fine detail: half the resolution will do.
+    raised, gas, middle = film.uniform(0.5, 1.4), max(0.0, _about(film, 0.0, 0.12)), _about(film, 0.36, 0.06)
+    bosom, half = max(0.0, _about(rng, 0, 0.08)), np.s_[::2, ::2]
+    x, y, away, dome, level = x[half], y[half], away[half], dome[half], level[half]
+    flesh = spindle(x, -flank, flank, girth, level)
     for side in (-1, 1) if bosom else ():  # breasts, or muscles, never quite alike
         down = (y - _about(rng, 0.2, 0.04)) / 0.27
-        round_ = np.clip(1 - ((x - 0.43 * side) / 0.34) ** 2 - down * down, 0, None)
-        soft += bosom * rng.uniform(0.8, 1.2) * np.sqrt(round_) * np.clip(0.6 + 0.5 * down, 0, 1)
-    gas, middle = max(0.0, _about(film, 0.0, 0.12)), _about(film, 0.36, 0.06)
+        bulge = np.clip(1 - ((x - 0.43 * side) / 0.34) ** 2 - down * down, 0, None)
+        flesh += bosom * rng.uniform(0.8, 1.2) * np.sqrt(bulge) * np.clip(0.6 + 0.5 * down, 0, 1)
     if gas:  # in the stomach
         bubble = np.clip(1 - ((x - middle) / 0.24) ** 2 - ((y - dome - 0.1) / 0.09) ** 2, 0, None)
-        soft -= gas * bubble * (1 - above)
-    arms, bones = _arms(view, film)
-    soft += view.project([*arms, *_airways(view, rng)])
-    return _Body(np.clip(soft, 0, None), lung, view.project([*bones, *_skeleton(view, rng, lateral[:rows], levels)]))
+        flesh -= gas * bubble * np.clip((y - dome) * 30, 0, 1)
+    out, down = away - 0.88, y + 0.58  # from the shoulder
+    beside = out * math.sin(raised) - down * math.cos(raised)
+    before = np.minimum(out * math.cos(raised) + down * math.sin(raised), 0)
+    flesh += 1.3 * np.sqrt(np.clip(0.0225 - beside * beside - before * before, 0, None))
+
+    vessels = view.project(_vessels(view, rng)) * (_about(film, 1, 0.2) * _about(rng, 1, 0.2))
+    soft = vessels * np.clip(lung * 5, 0, 1) - lung * (0.84 - 0.02 * _clouds(rng, lung.shape, 36))
+    soft += _enlarged(flesh, lung.shape)
+    soft -= view.project(_airways(view, rng))
+    bones = [*_shoulders(view, raised, _about(film, 0, 0.02)), *_skeleton(view, rng, lateral[:rows], levels)]
+    return _Body(np.clip(soft, 0, None), lung, view.project(bones))
 
 
 def _bezier(knots: ArrayLike, t: Points) -> Points:
@@ -340,15 +274,15 @@ def _airways(view: _View, rng: Generator) -> list[_Tube]:
         [(0, -0.26, -0.1), (0.06, -0.23, -0.1), (0.13, -0.18, -0.1), (0.19, -0.12, -0.1)],
     ]
     t = view.along(1.1)
-    return [_Tube(_bezier(knots, t), [[0.048], [0.032], [0.03]], -np.minimum(1, 8 * np.minimum(t, 1 - t)))]
+    return [_Tube(_bezier(knots, t), [[0.048], [0.032], [0.03]], np.minimum(1, 8 * np.minimum(t, 1 - t)))]
 
 
 def _vessels(view: _View, rng: Generator) -> list[_Tube]:
     """Pulmonary vessels: trees that leave both hila, fork and taper."""
-    side = np.repeat([-1.0, 1.0], 7)
-    start = np.stack([0.16 * side, np.repeat([-0.03, -0.09], 7), 0 * side], axis=-1) + rng.normal(0, 0.025, (14, 3))
-    heading = np.tile(np.linspace(-1.25, 1.35, 7), 2) + rng.normal(0, 0.15, 14)
-    length, radius = rng.uniform(0.12, 0.2, 14), rng.uniform(0.02, 0.032, 14)
+    side, start = np.repeat([-1.0, 1.0], 6), rng.normal(0, 0.025, (12, 3))
+    start += np.stack([0.16 * side, -0.06 - 0.03 * side, 0 * side], axis=-1)
+    heading = np.tile(np.linspace(-1.25, 1.35, 6), 2) + rng.normal(0, 0.15, 12)
+    length, radius = rng.uniform(0.12, 0.2, 12), rng.uniform(0.02, 0.033, 12)
     tubes = []
     for _ in range(4):
         way = np.stack([side * np.cos(heading), np.sin(heading), rng.normal(0, 0.3, side.size)], -1) * length[:, None]
@@ -363,22 +297,24 @@ def _vessels(view: _View, rng: Generator) -> list[_Tube]:
     return tubes
 
 
-def _arms(view: _View, film: Generator) -> tuple[list[_Tube], list[_Tube]]:
-    """Soft tissue and bones of the shoulder girdle, which move from film to film."""
-    lift, raised = _about(film, 0, 0.02), film.uniform(0.5, 1.4)
-    away, down = math.cos(raised), math.sin(raised)
-    t, s = view.along(1.0), view.along(1.4)
-    arm = _bezier(_pair([(0.88 + d * away, -0.58 + d * down, 0.0) for d in (0.0, 0.2, 0.6, 1.3)]), s)
+def _shoulders(view: _View, raised: float, lift: float) -> list[_Tube]:
+    """Humeri, clavicles and scapulae, which move from film to film."""
+    t = view.along(1.2)
+    humerus = [(0.88 + d * math.cos(raised), -0.58 + d * math.sin(raised), 0.0) for d in (0.0, 0.4, 0.8, 1.2)]
     clavicle = [(0.05, -0.60, 0.3), (0.25, -0.63 + lift, 0.3), (0.45, -0.72 + lift, 0.1), (0.76, -0.69 + lift, 0)]
     blade = [(0.80, -0.60, -0.2), (0.78, -0.45, -0.25), (0.72, -0.25, -0.3), (0.70, 0.0 + lift, -0.3)]
     spine = [(0.62, -0.52, -0.3), (0.7, -0.58, -0.3), (0.76, -0.63, -0.2), (0.82, -0.65, -0.1)]
-    bones = [
-        _Tube(arm, 0.036 + 0.022 * np.exp(-((s / 0.1) ** 2)), 0.6 * np.minimum(1, 10 * s), marrow=0.8),
+    return [
+        _Tube(
+            _bezier(_pair(humerus), t),
+            0.036 + 0.022 * np.exp(-((10 * t) ** 2)),
+            0.6 * np.minimum(1, 10 * t),
+            marrow=0.8,
+        ),
         _Tube(_bezier(_pair(clavicle), t), 0.026 + 0.008 * (2 * t - 1) ** 2, 1.1, marrow=0.8),
-        _Tube(_bezier(_pair(blade), t), 0.13 - 0.10 * t, 0.12, marrow=0.9),
+        _Tube(_bezier(_pair(blade), t), 0.10 - 0.07 * t, 0.15, marrow=0.9),
         _Tube(_bezier(_pair(spine), t), 0.018, 0.6, marrow=0.5),
     ]
-    return [_Tube(arm, 0.15, 0.8 * np.minimum(1, 3 * s))], bones
 
 
 def _skeleton(view: _View, rng: Generator, lateral: Map, levels: Points) -> list[_Tube]:
@@ -388,7 +324,7 @@ def _skeleton(view: _View, rng: Generator, lateral: Map, levels: Points) -> list
     def midline(y: Points) -> Points:
         return np.asarray(lean[0] * np.sin(2 * y) + lean[1] * np.cos(3 * y))
 
-    rib, angle = np.arange(11), np.pi * (0.01 + 0.79 * view.along(1.5))
+    rib, angle = np.arange(11), np.pi * (0.01 + 0.79 * view.along(1.4))
     heads = first + spacing * rib[:, None] + rng.normal(0, 0.006, (11, 1))
     drop = np.interp(rib, [0, 2, 10], [0.3, 0.4, 0.6])[:, None] * _about(rng, 1, 0.08) + rng.normal(0, 0.008, (11, 1))
     y = heads + drop * ((1 - np.cos(angle)) / 2) ** 1.1 - 0.035 * np.sin(angle) ** 2
@@ -421,7 +357,8 @@ def _opacities(view: _View, lung: Map, rng: Generator) -> Map:
     """One to three consolidations: fluid in place of air, nothing where there is no lung."""
     x, y, air = (part[::2, ::2] for part in (*view.grid(), lung))  # they are soft: half the resolution will do
     height, width = air.shape
-    warp, grain, field = _clouds(rng, air.shape, 9), _clouds(rng, air.shape, 48), np.zeros_like(air)
+    warp, field = _clouds(rng, air.shape, 9), np.zeros_like(air)
+    grain = _clouds(rng, air.shape, 30) + _clouds(rng, air.shape, 64)
     places = np.argwhere(air[height // 12 : -height // 12, width // 12 : -width // 12] > 0.5 * air.max())
     for _ in range(int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))):
         row, column = places[rng.integers(len(places))] + (height // 12, width // 12)
@@ -432,9 +369,8 @@ def _opacities(view: _View, lung: Map, rng: Generator) -> Map:
         if rng.random() < 0.35:  # it ends at a fissure
             patch *= np.clip(1.5 + float(rng.choice([-20, 20])) * (dy + rng.uniform(-0.4, 0.4) * dx), 0, 1)
         field = np.maximum(field, patch)
-    field *= np.clip(1 + 0.2 * warp + 0.19 * grain, 0.2, None) * rng.uniform(0.75, 1.05)
-    full = Image.fromarray(field).resize((view.width, view.height), Image.Resampling.BILINEAR)
-    return np.asarray(lung * np.asarray(full))
+    field *= np.clip(1 + 0.2 * warp + 0.145 * grain, 0.2, None) * rng.uniform(0.75, 1.05)
+    return lung * _enlarged(field, lung.shape)
 
 
 def _expose(body: _Body, fluid: Map, film: Generator) -> Map:
@@ -466,8 +402,3 @@ def _blur(image: Map) -> Map:
     image = (tall[:-2] + tall[2:]) * 0.25 + tall[1:-1] * 0.5
     wide = np.pad(image, ((0, 0), (1, 1)), mode="edge")
     return (wide[:, :-2] + wide[:, 2:]) * 0.25 + wide[:, 1:-1] * 0.5
-
-
-def _check_size(size: int) -> None:
-    if not 64 <= size <= 2048:
-        raise UsageError(f"phantom size {size} is out of range: choose a film height of 64 to 2048 pixels")

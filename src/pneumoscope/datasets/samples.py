@@ -54,7 +54,7 @@ class Sample:
     split: str | None = None
 
 
-def read_samples(data: Path, patient_pattern: str | None = None) -> list[Sample]:
+def read_samples(data: str | Path, patient_pattern: str | None = None) -> list[Sample]:
     """Read `root/{train,val,test}/{CLASS}/`, `root/{CLASS}/`, or a CSV or Parquet table.
 
     A table has the columns `path,label` and, if it likes, `patient` and `split`; its paths are relative to it.
@@ -65,10 +65,10 @@ def read_samples(data: Path, patient_pattern: str | None = None) -> list[Sample]
             patient. Without it the names of the Kermany data are known.
 
     Raises:
-        DataError: nothing there, or nothing of that form.
+        DataError: nothing there, or nothing of that form, or a file that a table names twice.
         UsageError: the pattern is no regular expression.
     """
-    patterns = _compile(patient_pattern)
+    data, patterns = Path(data), _compile(patient_pattern)
     if data.is_file() and data.suffix.lower() in _TABLE_SUFFIXES:
         return _read_table(data, patterns)
     if data.is_file():
@@ -105,7 +105,7 @@ def find_images(paths: Iterable[Path]) -> list[Sample]:
         elif path.suffix.lower() in _TABLE_SUFFIXES and path.is_file():
             samples += _read_table(path, _compile(None), labelled=False)
         elif path.exists():
-            samples.append(Sample(path))
+            samples.append(Sample(_writable(path)))
         else:
             raise DataError(f"{path}: no such file or folder.")
     return samples
@@ -173,7 +173,7 @@ def find_patient(stem: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
             named = match.groupdict()
             if "number" in named:
                 return "-".join(part for part in (named.get("series"), named["number"]) if part)
-            return match.group(1) if pattern.groups else match.group(0)
+            return (match.group(1) if pattern.groups else match.group(0)) or None
     return None
 
 
@@ -212,63 +212,85 @@ def _image_files(folder: Path, recursive: bool = False) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         files += [
-            Path(parent, name)
+            _writable(Path(parent, name))
             for name in sorted(names)
             if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
         ]
     return files
 
 
+def _writable(path: Path) -> Path:
+    """Refuse a name that no table or report could hold."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{str(path)!r}: a file name that is not UTF-8. Rename it.") from None
+    return path
+
+
 def _read_table(table: Path, patterns: Sequence[re.Pattern[str]], labelled: bool = True) -> list[Sample]:
-    rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
-    needed = ("path", "label") if labelled else ("path",)
+    columns, rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
+    if missing := [name for name in ("path", "label")[: 1 + labelled] if name not in columns]:
+        raise DataError(
+            f"{table}: no column {' or '.join(missing)}; found {', '.join(columns) or 'none'}. "
+            "A table has the columns path,label[,patient,split]."
+        )
     samples = []
+    seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        if number == 1 and (missing := [name for name in needed if name not in row]):
-            raise DataError(
-                f"{table}: no column {' or '.join(missing)}; found {', '.join(map(str, row))}. "
-                "A table has the columns path,label[,patient,split]."
-            )
-        path, label, patient, split = (_text(row.get(name)) for name in ("path", "label", "patient", "split"))
-        if path is None or (labelled and label is None):
+        label, patient, split = (_text(row.get(name)) for name in ("label", "patient", "split"))
+        if (path := _text(row["path"])) is None or (labelled and label is None):
             raise DataError(f"{table}: row {number} has no {'path' if path is None else 'label'}.")
         if split is not None and split.lower() not in _SPLIT_NAMES:
             raise DataError(f"{table}: row {number} has the split {split!r}; known are {', '.join(SPLITS)}.")
-        file = table.parent / path
-        patient = patient if "patient" in row else find_patient(file.stem, patterns)
+        # A file's name may begin or end with a blank, and is taken as it is.
+        file = table.parent / str(row["path"])
+        if labelled and (first := seen.setdefault(os.path.normpath(file), number)) != number:
+            raise DataError(
+                f"{table}: rows {first} and {number} name the same file, {path}. Keep one of them: in two splits it "
+                "would be learnt and then tested."
+            )
+        patient = patient if "patient" in columns else find_patient(file.stem, patterns)
         samples.append(Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None))
     if not samples:
         raise DataError(f"{table}: no rows.")
     return samples
 
 
-def _csv_rows(table: Path) -> list[dict[str, Any]]:
+def _csv_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            return reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise DataError(f"{table}: cannot be read as CSV in UTF-8: {problem}.") from None
 
 
-def _parquet_rows(table: Path) -> list[dict[str, Any]]:
+def _parquet_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(table).to_pylist()
+        with pyarrow.parquet.ParquetFile(table) as file:
+            columns: list[str] = file.schema_arrow.names
+            wanted = [name for name in ("path", "label", "patient", "split") if name in columns]
+            return columns, file.read(wanted).to_pylist()
     except (OSError, pyarrow.ArrowException) as problem:
         raise DataError(f"{table}: cannot be read as Parquet: {problem}.") from None
-    return rows
 
 
 def _text(value: object) -> str | None:
-    text = "" if value is None or value != value else str(value).strip()  # NaN is how tables write "missing"
-    return text or None
+    if value is None or value != value:  # NaN is how tables write "missing"
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # and a column of integers with something missing is one of floats
+    return str(value).strip() or None
 
 
 def _relative(path: Path, folder: Path) -> str:
     """A path that leads from the table to the file, so that both can be moved together; absolute across drives."""
+    file = path.parent.resolve() / path.name  # `..` out of a linked folder would lead elsewhere
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(file, folder.resolve())).as_posix()
     except ValueError:
-        return path.resolve().as_posix()
+        return file.as_posix()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 
 
 def split_samples(
@@ -28,7 +28,11 @@ def split_samples(
 
     Raises:
         DataError: a class or a split is empty, or too few patients are there to be divided.
+        UsageError: a fraction is not in (0, 1).
     """
+    for name, fraction in (("test_fraction", test_fraction), ("val_fraction", val_fraction)):
+        if not 0 < fraction < 1:
+            raise UsageError(f"{name} {fraction}: a share lies between 0 and 1.")
     given = {sample.split for sample in samples}
     if None in given and len(given) > 1:
         raise DataError("Some samples have a split and some have none. Give all of them one, or none.")

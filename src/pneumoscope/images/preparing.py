@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
@@ -9,6 +10,8 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from annotated_types import Gt, Interval
 from numpy.typing import NDArray
+
+from pneumoscope.errors import DataError
 
 Pixels: TypeAlias = NDArray[np.float32]
 Triple: TypeAlias = tuple[float, float, float]
@@ -45,7 +48,15 @@ def prepare(pixels: Pixels, spec: InputSpec, view: Callable[[Pixels], Pixels] | 
 
     Returns:
         float32 (3, S, S).
+
+    Raises:
+        DataError: the pixels are not what `read_pixels` gives; to guess their range would scale them wrongly.
     """
+    if pixels.ndim != 2 or pixels.dtype != np.float32 or not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):
+        raise DataError(
+            f"Pixels are float32 (H, W) in [0, 1], as read_pixels gives them; found {pixels.dtype} {pixels.shape}"
+            f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size else ''}."
+        )
     film = fit(pixels, spec)
     if view is not None:
         film = view(film)
@@ -60,13 +71,11 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
     `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
     """
     size = spec.size
+    if spec.fit == "crop":
+        return _crop(pixels, spec)
     if spec.fit == "squash":
         return _resize(pixels, (size, size), spec)
     sides = np.array(pixels.shape)
-    if spec.fit == "crop":
-        film = _resize(pixels, np.where(sides == sides.min(), size, size * sides.max() // sides.min()), spec)
-        top, left = (round((side - size) / 2) for side in film.shape)
-        return film[top : top + size, left : left + size]
     film = _resize(pixels, np.maximum(1, np.rint(size * sides / sides.max()).astype(int)), spec)
     square = np.zeros((size, size), np.float32)
     top, left = ((size - side) // 2 for side in film.shape)
@@ -74,13 +83,31 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
     return square
 
 
-def _resize(pixels: Pixels, sides: Iterable[int], spec: InputSpec) -> Pixels:
+def _crop(pixels: Pixels, spec: InputSpec) -> Pixels:
+    """Resize only what the crop keeps: of a long strip, all of it would fill the memory."""
+    size, spans, starts, ends = spec.size, [], [], []
+    for side in pixels.shape:
+        whole = size * side // min(pixels.shape)
+        start = round((whole - size) / 2)
+        scale = side / whole
+        reach = math.ceil(2 * max(scale, 1))  # how far a bicubic filter looks
+        low = max(0, math.floor(start * scale) - reach)
+        spans.append(slice(low, math.ceil((start + size) * scale) + reach))
+        starts.append(start * scale - low)
+        ends.append((start + size) * scale - low)
+    return _resize(pixels[tuple(spans)], (size, size), spec, (starts[1], starts[0], ends[1], ends[0]))
+
+
+def _resize(
+    pixels: Pixels, sides: Iterable[int], spec: InputSpec, box: tuple[float, float, float, float] | None = None
+) -> Pixels:
+    """Resize the film, or a box (left, top, right, bottom) of it, to (height, width)."""
     height, width = (int(side) for side in sides)
     if pixels.shape == (height, width):
         return pixels
     from PIL import Image
 
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    resized = Image.fromarray(pixels).resize((width, height), filters[spec.interpolation])
+    resized = Image.fromarray(pixels).resize((width, height), filters[spec.interpolation], box)
     # A bicubic filter overshoots at edges; pixels stay in their promised range.
     return np.clip(np.asarray(resized, np.float32), 0.0, 1.0)

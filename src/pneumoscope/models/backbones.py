@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
 
 _HALF = (0.5, 0.5, 0.5)
+_HUB_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def find_backbone(name: str) -> BackboneSpec:
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
-        close = timm.list_models(f"*{name.partition('.')[0].partition('_')[0]}*")[:5]
+        close = difflib.get_close_matches(name, timm.list_models(), 3, 0.4)
         raise UsageError(
             f"No backbone {name!r}. `pneumoscope backbones` lists ours; any timm name works too"
             + (f", for instance {', '.join(close)}." if close else ".")
@@ -148,7 +150,7 @@ def is_available(spec: BackboneSpec) -> bool:
         return importlib.util.find_spec(spec.package) is not None
     from huggingface_hub import try_to_load_from_cache
 
-    return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, "model.safetensors"), str)
+    return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, _HUB_FILE), str)
 
 
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:
@@ -158,6 +160,12 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> InputSpec:
+    """The backbone's InputSpec, with another size or fit where the user asks for it."""
+    changes = {key: value for key, value in (("size", size), ("fit", fit)) if value is not None}
+    return replace(spec.input, **changes)  # type: ignore[arg-type]
 
 
 def _build(spec: BackboneSpec) -> nn.Module:
@@ -178,15 +186,19 @@ def _locate(spec: BackboneSpec) -> Path:
         return next((Path(found.origin).parent / "models").glob("*.pth"))
     if not spec.source.startswith("timm/"):
         raise UsageError(f"{spec.name}: no weights are published for it. Give --weights FILE.")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    if isinstance(cached := try_to_load_from_cache(spec.source, _HUB_FILE), str):
+        return Path(cached)
     try:
-        return Path(hf_hub_download(spec.source, "model.safetensors"))
+        # The client retries for half a minute; asked this way, a machine without internet hears so at once.
+        get_hf_file_metadata(hf_hub_url(spec.source, _HUB_FILE), timeout=10)
+        return Path(hf_hub_download(spec.source, _HUB_FILE))
     except Exception as problem:  # the hub's client lets through errors of several HTTP libraries
         raise DownloadError(
             f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub is out of reach "
             f"({type(problem).__name__}). Three ways out:\n"
-            f"  1. on a machine with internet, run `hf download {spec.source} model.safetensors`, and give the file "
+            f"  1. on a machine with internet, run `hf download {spec.source} {_HUB_FILE}`, and give the file "
             "here with --weights FILE\n"
             "  2. copy that machine's Hugging Face cache here and set HF_HOME to it\n"
             "  3. take a backbone whose weights come with the installation: --backbone efficientnet_lite0"
@@ -195,14 +207,17 @@ def _locate(spec: BackboneSpec) -> Path:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     import pickle
+    import warnings
 
     import safetensors.torch
     import torch
 
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(sorted(safetensors.torch.load_file(path).items(), key=lambda item: _module_order(item[0])))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells of unusual pickles, which it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such weights file.") from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError):
@@ -243,7 +258,12 @@ def _match(
     return matched
 
 
-def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> InputSpec:
-    """The backbone's InputSpec, with another size or fit where the user asks for it."""
-    changes = {key: value for key, value in (("size", size), ("fit", fit)) if value is not None}
-    return replace(spec.input, **changes)  # type: ignore[arg-type]
+def _module_order(name: str) -> tuple[Any, ...]:
+    """Sort key that brings back the order in which torchvision lists tensors, which safetensors does not keep."""
+    *modules, tensor = name.split(".")
+    order = ("weight", "bias", "running_mean", "running_var")
+    return (
+        modules[:1] == ["classifier"],
+        [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in modules],
+        order.index(tensor) if tensor in order else len(order),
+    )

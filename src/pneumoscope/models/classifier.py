@@ -122,6 +122,8 @@ def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
         before = folded(probe)
         for hook in hooks:
             hook.remove()
+        if not pairs:
+            return backbone
         for conv, norm in pairs:
             if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
                 return backbone

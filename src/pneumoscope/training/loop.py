@@ -237,5 +237,7 @@ def _resume(checkpoint: Path, moving: dict[str, Any]) -> Fit:
         for name, part in moving.items():
             part.load_state_dict(saved[name])
         return Fit(**saved["progress"])
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as problem:
-        raise UsageError(f"{checkpoint}: cannot be taken up ({problem}). Start again with --overwrite.") from None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+        raise UsageError(
+            f"{checkpoint}: damaged, or of other settings; cannot be taken up. Start again with --overwrite."
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,7 +114,11 @@ def train(
     with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
         if resume:
             spec = find_backbone(settings.backbone)
-            samples = read_samples(folder / "samples.csv")
+            # The table's paths start from the run's folder; they are to read as they did at first.
+            samples = [
+                dataclasses.replace(sample, path=Path(os.path.normpath(sample.path)))
+                for sample in read_samples(folder / "samples.csv")
+            ]
             _logger().info("Taking up %s.", folder)
         return _Job(folder, settings, spec, samples, features, progress or (lambda *_: None)).run()
 

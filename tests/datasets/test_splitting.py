@@ -1,0 +1,228 @@
+"""Splitting: no patient is ever drawn into two splits, whatever the data look like."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pneumoscope.datasets.samples import SPLITS, Sample
+from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
+from pneumoscope.errors import DataError, UsageError
+
+seeds = st.integers(0, 2**32 - 1)
+fractions = st.floats(0.1, 0.5)
+
+
+def films(patients: Sequence[Sequence[str]], *, known: bool = True, split: str | None = None) -> list[Sample]:
+    """A sample for each label of each patient."""
+    return [
+        Sample(Path(f"{split}/{number}-{place}.png"), label, f"p{number}" if known else None, split)
+        for number, labels in enumerate(patients)
+        for place, label in enumerate(labels)
+    ]
+
+
+def singles(**counts: int) -> list[Sample]:
+    return films([[label] for label, count in counts.items() for _ in range(count)])
+
+
+def count(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        counts[str(sample.split)][str(sample.label)] += 1
+    return {split: dict(found) for split, found in counts.items()}
+
+
+def patients_of(samples: Sequence[Sample], split: str) -> set[str | None]:
+    return {sample.patient for sample in samples if sample.split == split}
+
+
+@st.composite
+def hospitals(draw: st.DrawFn) -> list[Sample]:
+    """Two or three classes of at least eight patients with one to three films each, in any order, some unknown."""
+    patients = [
+        [label] * size
+        for label in draw(st.sampled_from(["AB", "ABC"]))
+        for size in draw(st.lists(st.integers(1, 3), min_size=8, max_size=25))
+    ]
+    samples = [
+        sample if draw(st.integers(0, 9)) else replace(sample, patient=None)
+        for sample in films(draw(st.permutations(patients)))
+    ]
+    return draw(st.permutations(samples))
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples=hospitals(), seed=seeds, test=fractions, val=fractions)
+def test_drawn_splits_are_patient_disjoint_stratified_and_repeatable(
+    samples: list[Sample], seed: int, test: float, val: float
+) -> None:
+    result = split_samples(samples, test_fraction=test, val_fraction=val, seed=seed)
+    assert [replace(sample, split=None) for sample in result] == samples
+    assert result == split_samples(samples, test_fraction=test, val_fraction=val, seed=seed)
+    assert find_shared_patients(result) == {}
+    counts, classes = count(result), {str(sample.label) for sample in samples}
+    assert {split: set(found) for split, found in counts.items()} == dict.fromkeys(SPLITS, classes)
+    largest = 3  # films of a patient
+    total = Counter(sample.label for sample in samples)
+    left = {label: total[label] - counts["test"][label] for label in classes}
+    for label in classes:
+        wanted = max(1, round(test * total[label]))
+        assert wanted - largest < counts["test"][label] <= max(wanted, largest)
+        wanted = max(1, round(val * min(left.values())))
+        assert wanted - largest < counts["val"][label] <= max(wanted, largest)
+
+
+@settings(max_examples=40, deadline=None)
+@given(a=st.integers(4, 60), b=st.integers(4, 60), seed=seeds, known=st.booleans())
+def test_with_one_film_a_patient_test_is_stratified_and_val_is_balanced_exactly(
+    a: int, b: int, seed: int, known: bool
+) -> None:
+    samples = films([["A"]] * a + [["B"]] * b, known=known)
+    counts = count(split_samples(samples, seed=seed))
+    test = {"A": max(1, round(a / 4)), "B": max(1, round(b / 4))}
+    val = max(1, round(min(a - test["A"], b - test["B"]) / 3))
+    assert counts["test"] == test
+    assert counts["val"] == {"A": val, "B": val}
+    assert counts["train"] == {"A": a - test["A"] - val, "B": b - test["B"] - val}
+
+
+def test_the_published_seed_is_divided_as_published() -> None:
+    samples = [replace(sample, split="train") for sample in singles(NORMAL=150, PNEUMONIA=150)]
+    samples += films([["NORMAL"]] * 50 + [["PNEUMONIA"]] * 50, known=False, split="test")
+    half = {"NORMAL": 50, "PNEUMONIA": 50}
+    assert count(split_samples(samples)) == {"train": {"NORMAL": 100, "PNEUMONIA": 100}, "val": half, "test": half}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    patients=st.lists(st.lists(st.sampled_from("AB"), min_size=1, max_size=5), min_size=1, max_size=12),
+    seed=seeds,
+    data=st.data(),
+)
+def test_any_patients_at_all_are_divided_or_refused_never_shared(
+    patients: list[list[str]], seed: int, data: st.DataObject
+) -> None:
+    samples = films(patients)  # few, of mixed classes, perhaps too few
+    given_ = data.draw(st.sampled_from([(None,), ("train", "test"), ("train", "val"), SPLITS]))
+    whose = {sample.patient: data.draw(st.sampled_from(given_)) for sample in samples}
+    samples = [replace(sample, split=whose[sample.patient]) for sample in samples]
+    try:
+        result = split_samples(samples, seed=seed)
+    except DataError as problem:
+        assert "split" in str(problem)  # noqa: PT017 - either outcome is right
+        return
+    assert find_shared_patients(result) == {}
+    require_classes(result)
+    for before, after in zip(samples, result, strict=True):
+        assert replace(after, split=before.split) == before
+        assert after.split == before.split or before.split in (None, "train")
+
+
+def test_seeds_draw_different_splits() -> None:
+    samples = singles(A=30, B=30)
+    drawn = [split_samples(samples, seed=seed) for seed in range(10)]
+    for split in ("val", "test"):
+        assert len({tuple(sample.path for sample in result if sample.split == split) for result in drawn}) == 10
+
+
+def test_every_patient_may_be_drawn_into_every_split() -> None:
+    samples = singles(A=12, B=12)
+    seen = Counter((s.patient, s.split) for seed in range(60) for s in split_samples(samples, seed=seed))
+    assert len(seen) == 24 * 3
+    shares = np.array([seen[f"p{i}", "test"] for i in range(24)]) / 60
+    assert abs(shares.mean() - 0.25) < 1e-9
+    assert shares.min() > 0.05
+
+
+def test_splits_of_the_user_are_kept_as_they_are() -> None:
+    samples = films([["A"], ["B"]] * 3)
+    samples = [replace(sample, split=SPLITS[i // 2]) for i, sample in enumerate(samples)]
+    assert split_samples(samples, seed=5) == samples
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_only_what_is_missing_is_drawn_and_only_from_train(seed: int) -> None:
+    groups = [["A", "A"], ["A"], ["B"], ["B", "B"]] * 6
+    for missing in ("val", "test"):
+        other = "test" if missing == "val" else "val"
+        own = [replace(sample, patient=f"{other}-{sample.patient}") for sample in films(groups, split=other)]
+        samples = films(groups, split="train") + own
+        result = split_samples(samples, seed=seed)
+        assert result[len(samples) - len(own) :] == own
+        assert {sample.split for sample in result[: len(samples) - len(own)]} == {"train", missing}
+        assert find_shared_patients(result) == {}
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_a_patient_whom_the_users_folders_share_stays_where_it_is(seed: int) -> None:
+    train = films([["A"], ["B"]] * 8, split="train")
+    shared = [replace(sample, path=Path(f"again-{i}.png"), split="test") for i, sample in enumerate(train[:4])]
+    result = split_samples(train + shared, seed=seed)
+    assert find_shared_patients(result) == {f"p{i}": ("test", "train") for i in range(4)}
+    assert {sample.split for sample in result[:4]} == {"train"}
+    assert not patients_of(result, "val") & {f"p{i}" for i in range(4)}
+    assert count(result)["val"] == {"A": 3, "B": 3}
+
+
+def test_a_class_of_large_patients_still_reaches_every_split() -> None:
+    samples = films([["A"]] * 30 + [["B"] * 9] * 4)
+    result = split_samples(samples)
+    assert find_shared_patients(result) == {}
+    assert [count(result)[split]["B"] for split in SPLITS] == [18, 9, 9]
+
+
+@pytest.mark.parametrize("rare", [1, 2])
+def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: int) -> None:
+    with pytest.raises(DataError, match=rf"no image of class B \({rare} in all.*Add images of that class, or leave"):
+        split_samples(singles(A=20, B=rare))
+
+
+def test_a_class_of_one_patient_is_an_error_that_names_it() -> None:
+    with pytest.raises(DataError, match=r"no image of class B \(40 in all, from too few patients"):
+        split_samples(films([["A"]] * 20 + [["B"] * 40]))
+
+
+@pytest.mark.parametrize("empty", SPLITS)
+def test_a_split_without_images_or_without_a_class_is_an_error_that_names_it(empty: str) -> None:
+    samples = [Sample(Path(f"{i}-{split}"), label, None, split) for split in SPLITS for i, label in enumerate("AB")]
+    require_classes(samples)
+    with pytest.raises(DataError, match=f"The split '{empty}' is empty after reading"):
+        require_classes([sample for sample in samples if sample.split != empty], "after reading")
+    with pytest.raises(DataError, match=f"The split '{empty}' has no image of class B"):
+        require_classes([sample for sample in samples if (sample.split, sample.label) != (empty, "B")])
+
+
+@pytest.mark.parametrize("given_", [["val"], ["test"], ["val", "test"], []])
+def test_without_a_train_split_there_is_nothing_to_draw_from(given_: list[str]) -> None:
+    samples = [replace(sample, split=split) for split in given_ for sample in singles(A=5, B=5)]
+    with pytest.raises(DataError, match="The split 'train' is empty"):
+        split_samples(samples)
+
+
+def test_a_class_that_only_the_test_split_has_is_an_error_that_names_it() -> None:
+    samples = films([["A"], ["B"]] * 6, split="train") + films([["A"], ["B"], ["C"]], split="test", known=False)
+    with pytest.raises(DataError, match="'train' has no image of class C"):
+        split_samples(samples)
+
+
+def test_samples_of_which_only_some_have_a_split_are_an_error() -> None:
+    samples = singles(A=5, B=5)
+    with pytest.raises(DataError, match="Some samples have a split and some have none"):
+        split_samples([replace(samples[0], split="train"), *samples[1:]])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan")])
+@pytest.mark.parametrize("name", ["test_fraction", "val_fraction"])
+def test_a_fraction_that_is_no_share_is_wrong_usage(name: str, fraction: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} .*between 0 and 1"):
+        split_samples(singles(A=9, B=9), **{name: fraction})  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""Augmenting: random views that stay films, are fixed by their seed, and move as the settings say."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pneumoscope.images.augmenting import Augmentation, augment
+from pneumoscope.images.preparing import Pixels
+
+EVERYTHING = Augmentation(rotate=15, shift=0.1, zoom=0.2, brightness=0.3, contrast=0.5, gamma=0.7)
+AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
+seeds = st.integers(0, 2**32 - 1)
+
+
+def film(size: int = 48, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).random((size, size), np.float32)
+
+
+def view(pixels: Pixels, seed: int = 0, flip: bool = False, **amounts: Any) -> Pixels:
+    return augment(pixels, Augmentation(**amounts), np.random.default_rng(seed), flip)
+
+
+def dot(row: float, column: float, size: int = 101) -> Pixels:
+    """A soft bright spot."""
+    rows, columns = np.indices((size, size))
+    return np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 18).astype(np.float32)
+
+
+def centre(pixels: Pixels) -> NDArray[np.float64]:
+    """Row and column of what is bright, from the middle."""
+    rows, columns = np.indices(pixels.shape) - (pixels.shape[0] - 1) / 2
+    return np.array([np.average(rows, weights=pixels), np.average(columns, weights=pixels)])
+
+
+@given(seed=seeds)
+def test_no_amounts_leave_the_film_as_it_is_and_the_flip_mirrors_it(seed: int) -> None:
+    pixels = film(seed=seed)
+    np.testing.assert_array_equal(view(pixels, seed), pixels)
+    np.testing.assert_array_equal(view(pixels, seed, flip=True), pixels[:, ::-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(32, 65),
+    seed=seeds,
+    flip=st.booleans(),
+    amounts=st.fixed_dictionaries(
+        {
+            "rotate": st.floats(0, 180),
+            "shift": st.floats(0, 1),
+            "zoom": st.floats(0, 0.99),
+            "brightness": st.floats(0, 1),
+            "contrast": st.floats(0, 0.99),
+            "gamma": st.floats(0, 3),
+        }
+    ),
+)
+def test_a_view_is_a_film_of_the_same_kind_and_the_same_for_the_same_seed(
+    size: int, seed: int, flip: bool, amounts: dict[str, float]
+) -> None:
+    pixels = film(size, seed)
+    before = pixels.copy()
+    seen = view(pixels, seed, flip, **amounts)
+    assert seen.shape == pixels.shape
+    assert seen.dtype == np.float32
+    assert 0 <= seen.min() <= seen.max() <= 1
+    np.testing.assert_array_equal(seen, view(pixels, seed, flip, **amounts))
+    np.testing.assert_array_equal(pixels, before)
+
+
+def test_other_seeds_give_other_views_and_the_flip_mirrors_the_same_view() -> None:
+    pixels = film()
+    amounts = {name: getattr(EVERYTHING, name) for name in AMOUNTS}
+    assert len({view(pixels, seed, **amounts).tobytes() for seed in range(20)}) == 20
+    np.testing.assert_array_equal(view(pixels, 7, True, **amounts), view(pixels, 7, False, **amounts)[:, ::-1])
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+def test_each_amount_alone_changes_the_film_and_not_what_the_others_draw(amount: str) -> None:
+    pixels = film()
+    value = getattr(EVERYTHING, amount)
+    seen = view(pixels, 3, **{amount: value})
+    assert np.abs(seen - pixels).max() > 0.01
+    one, other = np.random.default_rng(3), np.random.default_rng(3)
+    augment(pixels, Augmentation(), one, False)
+    augment(pixels, Augmentation(**{amount: value}), other, False)
+    assert one.random() == other.random()  # as many draws, whatever the amounts
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, row=st.floats(-12, 12), column=st.floats(-12, 12))
+def test_a_shift_moves_everything_alike_within_its_share(seed: int, row: float, column: float) -> None:
+    moved = [centre(view(dot(50 + r, 50 + c), seed, shift=0.1)) - (r, c) for r, c in ((0.0, 0.0), (row, column))]
+    np.testing.assert_allclose(moved[0], moved[1], atol=0.1)
+    assert np.abs(moved[0]).max() <= 10.2
+
+
+def test_shifts_go_every_way() -> None:
+    moved = np.array([centre(view(dot(50, 50), seed, shift=0.1)) for seed in range(60)])
+    assert (moved.min(axis=0) < -5).all()
+    assert (moved.max(axis=0) > 5).all()
+    assert np.abs(moved.mean(axis=0)).max() < 2.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_a_rotation_turns_about_the_middle_within_its_degrees(seed: int) -> None:
+    np.testing.assert_allclose(centre(view(dot(50, 50), seed, rotate=30)), 0, atol=0.05)
+    turned = [centre(view(dot(*place), seed, rotate=30)) for place in ((50, 80), (20, 50))]
+    np.testing.assert_allclose([np.hypot(*place) for place in turned], 30, atol=0.3)
+    # What was to the right and what was above have turned by the same angle, in the same sense.
+    right, above = np.degrees([np.arctan2(-turned[0][0], turned[0][1]), np.arctan2(-turned[1][1], -turned[1][0])])
+    assert right == pytest.approx(above, abs=0.5)
+    assert abs(right) <= 30.5
+
+
+def test_rotations_go_both_ways() -> None:
+    rows = [centre(view(dot(50, 80), seed, rotate=30))[0] for seed in range(60)]
+    assert min(rows) < -10
+    assert max(rows) > 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_a_zoom_scales_every_direction_alike_about_the_middle(seed: int) -> None:
+    places = [centre(view(dot(*place), seed, zoom=0.2)) for place in ((50, 70), (50, 30), (70, 50), (30, 50))]
+    scales = np.array([places[0][1], -places[1][1], places[2][0], -places[3][0]]) / 20
+    np.testing.assert_allclose(scales, scales[0], atol=0.01)
+    assert 0.79 <= scales[0] <= 1.21
+
+
+def test_what_comes_from_outside_is_black() -> None:
+    white = np.ones((64, 64), np.float32)
+    seen = [view(white, seed, shift=0.3) for seed in range(10)]
+    assert all(((pixels == 0) | (pixels == 1)).mean() > 0.95 for pixels in seen)
+    assert all(0.4 < pixels.mean() < 1 for pixels in seen)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_grey_levels_keep_their_order_and_their_bounds(seed: int) -> None:
+    ramp = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    seen = view(ramp, seed, brightness=0.2, contrast=0.3, gamma=0.5).ravel()
+    assert np.diff(seen).min() >= -1e-6
+    brighter = view(np.full((32, 32), 0.5, np.float32), seed, brightness=0.2)
+    assert abs(float(brighter.mean()) - 0.5) <= 0.2001
+    curved = view(ramp, seed, gamma=0.5)
+    assert curved[0, 0] == 0
+    assert curved[-1, -1] == 1
+    np.testing.assert_allclose(np.log(curved[16, 16]) / np.log(ramp[16, 16]), 1, atol=np.exp(0.5) - 1 + 1e-3)
+    contrasted = view(0.4 + ramp * 0.2, seed, contrast=0.3)
+    assert contrasted.mean() == pytest.approx(0.5, abs=1e-3)
+    assert contrasted.std() == pytest.approx(0.2 * ramp.std(), rel=0.3001)

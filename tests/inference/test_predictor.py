@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pneumoscope
+from pneumoscope.errors import UsageError
+from pneumoscope.images.preparing import prepare
+from pneumoscope.images.reading import read_pixels
+from pneumoscope.inference.engines import TorchEngine, choose_device
+from pneumoscope.inference.features import FeatureCache, extract_features
+from pneumoscope.inference.predictor import load
+from pneumoscope.models.backbones import find_backbone, load_backbone
+from pneumoscope.models.bundle import load_bundle, load_weights
+from pneumoscope.models.classifier import Classifier, build_head
+from pneumoscope.training.train import Run
+
+
+@pytest.fixture
+def files(films: Path) -> list[Path]:
+    return sorted((films / "test").rglob("*.png"))
+
+
+def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path]) -> None:
+    bundle = load_bundle(run.bundle)
+    backbone = load_backbone(find_backbone(bundle.backbone))
+    network = Classifier(backbone, build_head(backbone.width, 2)).eval()
+    network.load_state_dict(load_weights(run.bundle, bundle))
+    with torch.inference_mode():
+        inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), bundle.input) for file in files]))
+        expected = torch.sigmoid(network(inputs)[:, 0]).numpy()
+    predictions = load(run.folder).predict(files)
+    np.testing.assert_allclose([one.probability for one in predictions], expected, atol=1e-5)
+    for one in predictions:
+        assert one.probability is not None
+        assert one.decision == bundle.labels[int(one.probability >= 0.5)]
+        assert one.probabilities is not None
+        assert sum(one.probabilities.values()) == pytest.approx(1)
+
+
+def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path]) -> None:
+    predictor = pneumoscope.load(run.folder)
+    (alone,) = predictor.predict(files[0])
+    assert predictor.predict(str(files[0])) == [alone]
+    assert predictor.predict(files)[0] == alone
+    (from_bytes,) = predictor.predict(files[0].read_bytes())
+    assert (from_bytes.path, from_bytes.probability) == (None, alone.probability)
+
+
+def test_one_bad_file_never_stops_the_others(run: Run, files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    mixed = [files[0], tmp_path / "bad.png", tmp_path / "missing.png", files[1], b"", tmp_path]
+    predictions = pneumoscope.load(run.folder).predict(mixed)
+    assert [one.error is None for one in predictions] == [True, False, False, True, False, False]
+    assert "bad.png" in str(predictions[1].error)
+    assert predictions[1].probability is None
+    assert [one.path for one in predictions][:4] == mixed[:4]
+
+
+def test_order_is_kept_over_many_batches(run: Run, files: list[Path]) -> None:
+    many = [files[i % len(files)] for i in range(50)]
+    predictions = pneumoscope.load(run.folder).predict(many)
+    assert [one.path for one in predictions] == many
+    assert predictions[0].probability == predictions[len(files)].probability
+
+
+def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[Path], tmp_path: Path) -> None:
+    spec = find_backbone("efficientnet_lite0")
+    engine = TorchEngine(load_backbone(spec), spec.input.size)
+    path = tmp_path / "sub" / "features.sqlite"
+    plain = [one.features for one in extract_features(files, engine, spec.input, mirror=True)]
+    for _ in range(2):
+        with FeatureCache(path) as cache:
+            cached = [one.features for one in extract_features(files, engine, spec.input, mirror=True, cache=cache)]
+        for one, other in zip(plain, cached, strict=True):
+            assert one is not None
+            assert other is not None
+            np.testing.assert_array_equal(one, other)
+    mirrored = [np.ascontiguousarray(prepare(read_pixels(file), spec.input)[..., ::-1]) for file in files]
+    np.testing.assert_allclose(engine.run(np.stack(mirrored)).features, np.stack(plain)[:, 1], atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_cache_is_looked_up_by_content_not_by_name(files: list[Path], tmp_path: Path) -> None:
+    spec = find_backbone("efficientnet_lite0")
+    engine = TorchEngine(load_backbone(spec), 64)
+    look = type(spec.input)(64)
+    copy = tmp_path / "film.png"
+    with FeatureCache(tmp_path / "c.sqlite") as cache:
+        found = []
+        for file in (files[0], files[1], files[0]):
+            shutil.copy(file, copy)
+            found += [one.features for one in extract_features([copy], engine, look, cache=cache)]
+    assert np.array_equal(found[0], found[2])  # type: ignore[arg-type]
+    assert not np.array_equal(found[0], found[1])  # type: ignore[arg-type]
+
+
+def test_a_damaged_entry_is_computed_again_and_a_damaged_file_is_named(files: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with FeatureCache(path) as cache:
+        cache.put("engine", [("digest", vectors)])
+        np.testing.assert_array_equal(cache.get("digest", "engine"), vectors)  # type: ignore[arg-type]
+        assert cache.get("digest", "other engine") is None
+    database = sqlite3.connect(path)
+    database.execute("UPDATE features SET vectors = zeroblob(24)")
+    database.commit()
+    database.close()
+    with FeatureCache(path) as cache:
+        assert cache.get("digest", "engine") is None
+    path.write_bytes(b"damaged" * 1000)
+    with pytest.raises(UsageError, match=r"c\.sqlite: .*--no-cache"):
+        FeatureCache(path)
+
+
+def test_a_cache_stays_within_its_bounds_and_the_oldest_go(tmp_path: Path) -> None:
+    vectors = np.zeros((1, 256), np.float32)
+    with FeatureCache(tmp_path / "c.sqlite", max_bytes=20 * 1024) as cache:
+        for number in range(50):
+            cache.put("engine", [(str(number), vectors)])
+    with FeatureCache(tmp_path / "c.sqlite") as cache:
+        known = [number for number in range(50) if cache.get(str(number), "engine") is not None]
+    assert 10 <= len(known) <= 20
+    assert known == list(range(50 - len(known), 50))
+
+
+def test_cuda_is_refused_where_there_is_none() -> None:
+    if torch.cuda.is_available():
+        assert choose_device("cuda").type == "cuda"
+    else:
+        with pytest.raises(UsageError, match="--device cpu or auto"):
+            choose_device("cuda")
+
+
+def test_loading_leaves_the_callers_random_state_alone(run: Run) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    pneumoscope.load(run.folder)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,214 @@
+"""Settings: they survive being written, and a wrong one is named with what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pneumoscope.config import build, read_mapping, write_mapping
+from pneumoscope.errors import BundleError, PneumoscopeError, UsageError
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.training.recipes import Settings, find_recipe, resolve_settings
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1)
+shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
+amounts = st.floats(0, 1e6)
+WORDS = ["no", "null", "1e-3", "~", "07", "2026-13-45", "a: b", "# x", "- y", "\x85\u2028", "=", "<<", "C:\\films\\1"]
+
+
+def yaml_file(folder: Path, text: str | bytes) -> Path:
+    path = folder / "config.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.fixed_dictionaries(
+        {"data": texts | st.sampled_from(WORDS)},
+        optional={
+            "recipe": st.sampled_from(["baseline", "head", "finetune"]),
+            "positive": st.none() | texts | st.sampled_from(WORDS),
+            "patient_pattern": st.none() | texts,
+            "val_fraction": shares,
+            "balance": st.sampled_from(["none", "weights", "sampling"]),
+            "backbone": texts,
+            "size": st.none() | st.integers(32, 2048),
+            "fit": st.sampled_from([None, "crop", "pad", "squash"]),
+            "epochs": st.integers(1, 10**9),
+            "lr": st.floats(0, 1e6, exclude_min=True),
+            "weight_decay": amounts,
+            "ema": st.floats(0, 1, exclude_max=True),
+            "seed": st.integers(0, 2**63),
+            "train_backbone": st.just(True),
+        },
+    ),
+    views=st.fixed_dictionaries({}, optional={"rotate": amounts, "gamma": amounts, "zoom": shares}),
+)
+@example(values={"data": "films", "lr": 1e-05, "positive": "no"}, views={})
+def test_settings_come_back_from_their_file_as_they_were(
+    values: dict[str, Any], views: dict[str, float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if values.get("train_backbone") or values.get("recipe") == "finetune":
+        values |= views | {"train_backbone": True}
+    before = resolve_settings(values, {})
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    write_mapping(path, before)
+    assert resolve_settings({}, read_mapping(path), str(path)) == before
+    assert list(read_mapping(path)) == [field.name for field in dataclasses.fields(Settings)]
+
+
+@settings(deadline=None)
+@given(
+    spec=st.builds(
+        InputSpec,
+        st.integers(32, 2048),
+        st.sampled_from(["crop", "pad", "squash"]),
+        st.sampled_from(["bilinear", "bicubic"]),
+        st.tuples(*[st.floats(-10, 10)] * 3),
+        st.tuples(*[st.floats(1e-6, 10)] * 3),
+    )
+)
+def test_the_input_of_a_network_comes_back_from_its_file_as_it_was(
+    spec: InputSpec, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "input.yaml"
+    write_mapping(path, spec)
+    assert build(InputSpec, read_mapping(path), str(path)) == spec
+
+
+def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_default() -> None:
+    config = {"data": "films", "recipe": "head", "epochs": 7}
+    found = resolve_settings({"data": None, "batch_size": 5, "lr": None}, config)
+    recipe = find_recipe("head")
+    assert (found.data, found.batch_size, found.epochs) == ("films", 5, 7)
+    assert recipe["epochs"] != 7
+    assert recipe["batch_size"] != 5
+    assert found.optimizer == recipe["optimizer"] != Settings("films").optimizer
+    assert found.plateau_factor == Settings("films").plateau_factor
+
+
+def test_the_baseline_is_the_defaults() -> None:
+    assert resolve_settings({"data": "films"}, {}) == Settings("films")
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "epoch", "Epochs", "data ", 7, None])
+def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^my\.yaml: unknown key {key!r}\. Known keys: .*epochs.*lr"):
+        resolve_settings({}, {"data": "films", key: 1}, "my.yaml")
+    with pytest.raises(BundleError, match=rf"^bundle\.json: unknown key {key!r}\. Known keys: size, fit"):
+        build(InputSpec, {key: 1}, "bundle.json", BundleError)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": "many"}, "epochs: .*integer.*found 'many'"),
+        ({"epochs": 2.5}, "epochs: .*integer.*found 2.5"),
+        ({"epochs": [1]}, r"epochs: .*integer.*found \[1\]"),
+        ({"epochs": None}, "epochs: .*integer.*found None"),
+        ({"data": 3}, "data: .*string.*found 3"),
+        ({"positive": False}, "positive: .*string.*found False"),
+        ({"train_backbone": "perhaps"}, "train_backbone: .*boolean.*found 'perhaps'"),
+        ({"fit": "stretch"}, "fit: .*'crop', 'pad' or 'squash'.*found 'stretch'"),
+        ({"lr": {}}, r"lr: .*number.*found \{\}"),
+        ({"data": ""}, "data: .*at least 1 character"),
+        ({"epochs": 0}, "epochs: .*greater than or equal to 1, found 0"),
+        ({"lr": 0}, "lr: .*greater than 0, found 0"),
+        ({"size": 31}, "size: .*greater than or equal to 32, found 31"),
+        ({"size": 2049}, "size: .*less than or equal to 2048, found 2049"),
+        ({"val_fraction": 1}, "val_fraction: .*less than 1, found 1"),
+        ({"val_fraction": 0.0}, "val_fraction: .*greater than 0, found 0.0"),
+        ({"flip": 1.1}, "flip: .*less than or equal to 1, found 1.1"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0, found -1"),
+        ({"lr": math.inf}, "lr: a finite number is needed, found inf"),
+        ({"weight_decay": math.nan}, "weight_decay: a finite number is needed, found nan"),
+        ({"rotate": 5.0}, "rotate: with a frozen backbone.*--train-backbone"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    source = "" if "rotate" in values else r"my\.yaml: "
+    with pytest.raises(UsageError, match=f"^{source}{message}"):
+        resolve_settings({}, {"data": "films", **values}, "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"std": (1, 0, 1)}, r"std\.1: .*greater than 0"),
+        ({"mean": [0, 0]}, r"mean\.2: Field required"),
+        ({"mean": "grey"}, "mean: .*tuple"),
+        ({"fit": "CROP"}, "fit: "),
+    ],
+)
+def test_the_error_is_of_the_kind_asked_for(values: dict[str, Any], message: str) -> None:
+    for error in (UsageError, BundleError):
+        with pytest.raises(error, match=rf"^source: {message}"):
+            build(InputSpec, values, "source", error)
+
+
+def test_a_missing_value_is_named_without_repeating_everything_else() -> None:
+    with pytest.raises(PneumoscopeError, match=r"^source: data: Field required\.$"):
+        build(Settings, {"lr": 0.1}, "source")
+
+
+def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"No data\. Name a folder or a table"):
+        resolve_settings({}, {"epochs": 3})
+    with pytest.raises(UsageError, match=r"best: no such recipe\. There are baseline, head, finetune"):
+        resolve_settings({"data": "films", "recipe": "best"}, {})
+
+
+@pytest.mark.parametrize("found", ["list", "str", "int", "NoneType"])
+def test_a_file_that_holds_no_mapping_is_an_error_that_names_it(tmp_path: Path, found: str) -> None:
+    text = {"list": "- a\n- b\n", "str": "epochs 3\n", "int": "3\n", "NoneType": "# all commented out\n"}[found]
+    with pytest.raises(UsageError, match=rf"config\.yaml: expected lines of `key: value`, found {found}"):
+        read_mapping(yaml_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"data: [films\n",
+        b"data: films\n  lr: 1\n",
+        b"\tlr: 1\n",
+        b"data: f\xfcr\n",
+        b"data: \0\n",
+        b"data: *unknown\n",
+        b"{[1]: 2}\n",
+        b"data: 2026-13-45\n",
+        b"data: !!int x\n",
+        b"data: !!bool maybe\n",
+        b"data: !!timestamp x\n",
+        b"data: !!python/object/apply:os.getcwd []\n",
+        b"[" * 5000,
+    ],
+)
+def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(UsageError, match=r"config\.yaml: cannot be read as YAML: "):
+        read_mapping(yaml_file(tmp_path, text))
+
+
+def test_a_missing_file_and_a_folder_are_errors_that_name_them(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.yaml", tmp_path):
+        with pytest.raises(UsageError, match=f"{path}: cannot be read as YAML"):
+            read_mapping(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.binary(max_size=40) | st.text(alphabet="ab01:-!{}[],&*?|>'\"%@`#~.e \n\t", max_size=40).map(str.encode))
+def test_any_file_gives_a_mapping_or_a_usage_error(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = yaml_file(tmp_path_factory.getbasetemp(), text)
+    try:
+        values = read_mapping(path)
+    except UsageError as problem:
+        assert str(problem).startswith(f"{path}: ")  # noqa: PT017 - either outcome is right
+    else:
+        assert values == yaml.safe_load(text.decode("utf-8"))

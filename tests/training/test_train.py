@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import pneumoscope
+from pneumoscope.datasets.phantoms import draw_phantom
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.metrics import METRICS
+from pneumoscope.models.bundle import load_bundle
+from pneumoscope.training.train import Run, train
+
+SMALL = {"size": 64, "epochs": 3}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "log.txt"
+    }
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_holds_what_the_design_says(run: Run) -> None:
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "config.yaml", "samples.csv", "history.csv", "bundle", "metrics.json", "predictions.csv", "plots",
+        "report.html", "log.txt",
+    }  # fmt: skip
+    assert {path.name for path in run.bundle.iterdir()} == {"bundle.json", "weights.safetensors"}
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert set(metrics) >= {"split", "n", "prevalence", "threshold", "metrics", "confusion"}
+    assert tuple(metrics["metrics"]) == METRICS
+    assert set(metrics["metrics"]["auroc"]) == {"value", "low", "high"}
+    assert set(metrics["confusion"]) == {"tp", "fp", "tn", "fn"}
+    samples = rows(run.folder / "samples.csv")
+    assert len(samples) == 48
+    assert set(samples[0]) == {"path", "label", "patient", "split"}
+    tested = [row["path"] for row in samples if row["split"] == "test"]
+    predicted = rows(run.folder / "predictions.csv")
+    assert [Path(row["path"]).name for row in predicted] == [Path(path).name for path in tested]
+    history = rows(run.folder / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    assert load_bundle(run.bundle).data["counts"]["train"] == {"NORMAL": 12, "PNEUMONIA": 12}
+
+
+def test_two_runs_give_identical_results_and_nothing_is_written_in_the_data(films: Path, tmp_path: Path) -> None:
+    before = digest(films)
+    for name in ("a", "b"):
+        train(films, tmp_path / name, **SMALL)
+    assert digest(tmp_path / "a" / "bundle") == digest(tmp_path / "b" / "bundle")
+    for name in ("history.csv", "metrics.json", "predictions.csv", "samples.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert digest(films) == before
+
+
+def test_another_seed_gives_another_model(films: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(films, tmp_path / str(seed), seed=seed, **SMALL)
+    assert digest(tmp_path / "0" / "bundle") != digest(tmp_path / "1" / "bundle")
+
+
+def test_the_config_of_a_run_reproduces_it(films: Path, tmp_path: Path) -> None:
+    first = train(films, tmp_path / "a", seed=5, balance="sampling", lr=3e-3, recipe="head", fit="pad", **SMALL)
+    again = train(None, tmp_path / "b", config=first.folder / "config.yaml")
+    assert again.settings == first.settings
+    assert digest(first.bundle) == digest(again.bundle)
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
+def test_the_choice_of_balance_is_recorded(balance: str, films: Path, tmp_path: Path) -> None:
+    run = train(films, tmp_path / "run", balance=balance, **SMALL)
+    assert load_bundle(run.bundle).training["settings"]["balance"] == balance
+    assert f"balance: {balance}\n" in (run.folder / "config.yaml").read_text()
+
+
+def test_a_run_is_never_overwritten_by_accident(films: Path, tmp_path: Path) -> None:
+    train(films, tmp_path / "run", **SMALL)
+    before = digest(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
+        train(films, tmp_path / "run", **SMALL)
+    assert digest(tmp_path / "run") == before
+    train(films, tmp_path / "run", overwrite=True, **SMALL)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="not overwritten"):
+        train(films, tmp_path / "thesis", overwrite=True, **SMALL)
+    assert (tmp_path / "thesis" / "chapter.tex").exists()
+
+
+def test_patients_that_the_folders_share_are_named_in_the_run(tmp_path: Path) -> None:
+    for number in range(24):
+        for split in ("train", "val", "test"):
+            label = ("NORMAL", "PNEUMONIA")[number % 2]
+            patient = 7 if (number, split) in ((0, "train"), (0, "test")) else 100 * number + ord(split[0])
+            folder = tmp_path / "films" / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_film(folder / f"phantom{patient:04d}_{split}{number}.png", number, label)
+    run = train(tmp_path / "films", tmp_path / "run", patient_pattern=r"phantom\d+", **SMALL)
+    assert "phantom0007 (test and train)" in (run.folder / "log.txt").read_text()
+    assert "phantom0007 (test and train)" in (run.folder / "report.html").read_text()
+
+
+def test_three_classes_work_like_two(tmp_path: Path) -> None:
+    for number in range(60):
+        label = ("BACTERIA", "NORMAL", "VIRUS")[number % 3]
+        folder = tmp_path / "films" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_film(folder / f"{number}.png", number, label)
+    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["threshold"] is None
+    assert len(metrics["confusion"]["matrix"]) == 3
+    row = rows(run.folder / "predictions.csv")[0]
+    shares = {name: float(row[f"probability_{name}"]) for name in ("BACTERIA", "NORMAL", "VIRUS")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert row["decision"] == max(shares, key=lambda name: shares[name])
+    assert "PNEUMONIA" not in (run.folder / "report.html").read_text()
+
+
+def test_unreadable_films_are_left_out_and_named(films: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(films, tmp_path / "films")
+    broken = []
+    for split in ("train", "test"):
+        broken.append(next((tmp_path / "films" / split / "NORMAL").iterdir()))
+        broken[-1].write_bytes(broken[-1].read_bytes()[:100])
+    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
+    log = (run.folder / "log.txt").read_text()
+    assert "2 images could not be read" in log
+    assert all(path.name in log for path in broken)
+    failed = [row for row in rows(run.folder / "predictions.csv") if row["error"]]
+    assert [Path(row["path"]).name for row in failed] == [broken[1].name]
+    assert run.evaluation.n == 11
+
+
+def test_a_split_left_without_readable_films_is_an_error(films: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(films, tmp_path / "films")
+    for path in (tmp_path / "films" / "val" / "NORMAL").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="'val' has no image of class NORMAL after unreadable images were left out"):
+        train(tmp_path / "films", tmp_path / "run", **SMALL)
+
+
+def test_finetuning_changes_the_backbone_and_the_baseline_does_not(films: Path, run: Run, tmp_path: Path) -> None:
+    import safetensors.torch
+    import torch
+
+    from pneumoscope.models.backbones import find_backbone, load_backbone
+
+    tuned = train(films, tmp_path / "run", recipe="finetune", size=64, epochs=1, warmup_epochs=1, batch_size=12)
+    name = "network.conv_stem.weight"
+    original = load_backbone(find_backbone("efficientnet_lite0")).state_dict()[name]
+    baseline, finetuned = (safetensors.torch.load_file(each.bundle / "weights.safetensors") for each in (run, tuned))
+    assert torch.equal(baseline[f"backbone.{name}"], original)
+    assert not torch.equal(finetuned[f"backbone.{name}"], original)
+    stages = [(row["stage"], row["epoch"]) for row in rows(tuned.folder / "history.csv")]
+    assert stages == [("head", "1"), ("finetune", "1")]
+    assert "precision: auto" not in (tuned.folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "finetune"])
+def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, films: Path, tmp_path: Path) -> None:
+    options = ["--recipe", recipe, "--size", "64", "--batch-size", "6", "--precision", "float32"]
+    options += (
+        ["--epochs", "25", "--patience", "25"] if recipe == "baseline" else ["--epochs", "3", "--warmup-epochs", "2"]
+    )
+    arguments = ["train", str(films), *options, "--out"]
+    assert _start([*arguments, str(tmp_path / "whole")]).wait(120) == 0
+    killed = tmp_path / "killed"
+    # Three different moments: before training, while a checkpoint is young, and when it has been replaced.
+    moments = [killed / "samples.csv", killed / "checkpoints" / "head.pt"]
+    moments += [killed / "checkpoints" / "finetune.pt"] if recipe == "finetune" else [killed / "history.csv"]
+    for number, moment in enumerate(moments):
+        process = _start([*arguments, str(killed), *(["--resume"] if number else [])])
+        while not moment.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    assert not (killed / "report.html").exists()
+    assert _start(["train", "--out", str(killed), "--resume"]).wait(120) == 0
+    whole, resumed = digest(tmp_path / "whole"), digest(killed)
+    for name in ("bundle/bundle.json", "bundle/weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
+        assert resumed[name] == whole[name], name
+    assert set(resumed) == set(whole)
+
+
+def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"began with lr=0\.001, not 0\.5"):
+        train(films, run.folder, resume=True, lr=0.5)
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(films, tmp_path / "nothing", resume=True)
+
+
+def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_path: Path) -> None:
+    run = train(real_data / "seed-400", tmp_path / "run")
+    assert run.evaluation.n == 100
+    assert run.evaluation.metrics["auroc"].value > 0.9
+    assert "bacteria-person336 (train and val)" in (run.folder / "report.html").read_text()
+
+
+def test_the_public_functions_are_the_same_jobs(run: Run, films: Path) -> None:
+    files = sorted((films / "test").rglob("*.png"))
+    predictions = pneumoscope.load(run.folder).predict(files)
+    recorded = {Path(row["path"]).name: float(row["probability"]) for row in rows(run.folder / "predictions.csv")}
+    for file, prediction in zip(files, predictions, strict=True):
+        assert prediction.probability == pytest.approx(recorded[file.name], abs=1e-6)
+
+
+def _write_film(path: Path, seed: int, label: str) -> None:
+    film = draw_phantom(seed, pneumonia=label not in ("NORMAL", "BACTERIA"), size=96)
+    Image.fromarray((film.pixels * 255).astype("uint8")).save(path)
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pneumoscope.cli", *arguments],
+        env=os.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
