@@ -43,25 +43,13 @@ def main() -> None:
     """Run the command line; every error of ours ends in its exit code and a message, never in a stack trace."""
     import os
 
-    import click
-
     # Waiting threads sleep instead of spinning: on a busy machine the spinning costs several times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = app(standalone_mode=False)
+        app()
     except PneumoscopeError as problem:
         typer.echo(f"error: {problem}", err=True)
-        code = problem.exit_code
-    except click.ClickException as problem:
-        problem.show()
-        code = problem.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("Interrupted. A training run goes on with --resume.", err=True)
-        code = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has stopped; that is no error
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(problem.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -123,9 +111,9 @@ def train(
     **options: Any,
 ) -> None:
     """Train a classifier on labelled radiographs and measure it on their test split."""
-    from pneumoscope.training import train as job
-
     with _screen() as progress, _cache(no_cache) as cache:
+        from pneumoscope.training import train as job
+
         run = job.train(
             data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **options
         )
@@ -238,7 +226,8 @@ def demo(
         data = write_phantoms(
             Path(folder) / "phantoms", count=films, seed=seed, progress=lambda done: progress("Drawing", done, films)
         )
-        run = job.train(data, out, recipe="head", seed=seed, overwrite=overwrite, progress=progress)
+        note = "Simulated radiographs: the figures show that the road works, and nothing about patients."
+        run = job.train(data, out, recipe="head", seed=seed, overwrite=overwrite, progress=progress, notes=[note])
     _print_run(run)
 
 
@@ -371,6 +360,9 @@ def _screen() -> Iterator[Callable[[str, int, int], None]]:
     try:
         with bars:
             yield progress
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. A training run goes on with: pneumoscope train --out RUN --resume", err=True)
+        raise typer.Exit(130) from None
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

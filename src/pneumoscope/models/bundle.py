@@ -84,10 +84,11 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / _DESCRIPTION
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        checksum = values.pop("checksum", None)
-        schema = values.get("schema")
-    except (OSError, ValueError, AttributeError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise BundleError(f"{path}: damaged: {problem}. Copy the bundle again from its source.") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{path}: damaged: no mapping in it. Copy the bundle again from its source.")
+    checksum, schema = values.pop("checksum", None), values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise BundleError(
             f"{path}: schema {schema} is newer than {SCHEMA}, the newest that this version reads. Upgrade pneumoscope."

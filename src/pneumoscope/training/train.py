@@ -81,6 +81,7 @@ def train(
     overwrite: bool = False,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
+    notes: Sequence[str] = (),
     **options: Any,
 ) -> Run:
     """Train a classifier on labelled radiographs and measure it on their test split.
@@ -93,6 +94,7 @@ def train(
         overwrite: whether an earlier run in `out` may go.
         cache: keeps features between runs.
         progress: called with what is being done, how much of it is done, and how much there is.
+        notes: what the report is to say besides.
         **options: any field of `pneumoscope.training.recipes.Settings`, such as `recipe="finetune"` or `lr=1e-3`.
 
     Raises:
@@ -120,7 +122,7 @@ def train(
                 for sample in read_samples(folder / "samples.csv")
             ]
             _logger().info("Taking up %s.", folder)
-        return _Job(folder, settings, spec, samples, features, progress or (lambda *_: None)).run()
+        return _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes).run()
 
 
 class _Job:
@@ -134,6 +136,7 @@ class _Job:
         samples: Sequence[Sample],
         cache: FeatureCache,
         progress: Progress,
+        notes: Sequence[str],
     ) -> None:
         self.folder = folder
         self.cache = cache
@@ -143,7 +146,7 @@ class _Job:
         self.classes, self.positive = find_classes(samples, settings.positive)
         self.spec = spec
         self.samples = samples
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self.settings = dataclasses.replace(
             settings,
             positive=self.positive,

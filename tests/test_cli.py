@@ -1,0 +1,358 @@
+"""The whole road through the command line: what a user types, what comes back, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope import cli
+from pneumoscope.training.train import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command line in this process: the same `main`, the same exit codes."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def film(films: Path) -> Path:
+    return next((films / "test" / "NORMAL").iterdir())
+
+
+def test_train_evaluate_and_predict_agree(command: Command, films: Path, tmp_path: Path) -> None:
+    trained = command("train", films, "--out", tmp_path / "run", "--size", 64, "--epochs", 3)
+    assert trained.code == 0
+    assert "accuracy" in trained.out
+    assert str(tmp_path / "run" / "report.html") in trained.out
+    evaluated = command("evaluate", tmp_path / "run", films, "--out", tmp_path / "again")
+    assert evaluated.code == 0
+    assert _json(tmp_path / "again" / "metrics.json") == _json(tmp_path / "run" / "metrics.json")
+    predicted = command("predict", films / "test", "--model", tmp_path / "run", "--format", "csv")
+    assert predicted.code == 0
+    by_name = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(io.StringIO(predicted.out))}
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        recorded = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(file)}
+    assert by_name.keys() == recorded.keys()
+    assert all(float(by_name[name]) == pytest.approx(float(recorded[name]), abs=1e-6) for name in recorded)
+
+
+def test_evaluate_takes_the_split_it_is_told(command: Command, run: Run, films: Path, tmp_path: Path) -> None:
+    for split, n in (("val", 12), ("train", 24), ("all", 48)):
+        assert command("evaluate", run.folder, films, "--out", tmp_path / split, "--split", split).code == 0
+        assert _json(tmp_path / split / "metrics.json")["n"] == n
+    wrong = command("evaluate", run.folder, films, "--out", tmp_path / "x", "--split", "tset")
+    assert wrong.code == 3
+    assert "no split 'tset'" in wrong.err
+    assert command("evaluate", run.folder, films, "--out", tmp_path / "val").code == 2
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet", "table"])
+def test_predict_writes_every_format_in_input_order(
+    form: str, command: Command, run: Run, films: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = [*sorted((films / "test").rglob("*.png"))[:3], tmp_path / "bad.png"]
+    out = tmp_path / f"predictions.{form}"
+    result = command("predict", *files, "--model", run.bundle, "--format", form, "--out", out)
+    assert result.code == 0
+    assert "1 of 4 files could not be read" in result.err
+    assert result.out == ""
+    if form == "table":
+        text = out.read_text()
+        assert all(file.name in text for file in files)
+        return
+    if form == "parquet":
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+    elif form == "csv":
+        rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    else:
+        text = out.read_text()
+        rows = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+    assert [Path(row["path"]) for row in rows] == files
+    assert list(rows[0]) == ["path", "label", "probability", "decision", "error"]
+    assert 0 <= float(rows[0]["probability"]) <= 1
+    assert rows[0]["decision"] in ("NORMAL", "PNEUMONIA")
+    assert "bad.png" in rows[3]["error"]
+    assert not rows[3]["probability"]
+    assert command("predict", *files, "--model", run.bundle, "--format", form, "--out", out).code == 2
+
+
+def test_predict_takes_a_table_and_keeps_its_labels(command: Command, run: Run, films: Path, tmp_path: Path) -> None:
+    table = run.folder / "samples.csv"
+    result = command("predict", table, "--model", run.folder, "--format", "jsonl")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert len(rows) == 48
+    assert {row["label"] for row in rows} == {"NORMAL", "PNEUMONIA"}
+
+
+def test_predict_fails_when_nothing_can_be_read(command: Command, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    assert command("predict", tmp_path / "bad.png", "--model", run.bundle).code == 3
+    assert command("predict", tmp_path / "missing.png", "--model", run.bundle).code == 3
+
+
+def test_every_bad_film_gets_a_row_with_its_error(command: Command, run: Run, film: Path, tmp_path: Path) -> None:
+    content = film.read_bytes()
+    pixels = np.asarray(Image.open(film))
+    bad = {
+        "truncated.png": content[: len(content) // 2],
+        "empty.png": b"",
+        "text.jpg": b"this is no picture",
+        "bomb.png": content[:16] + (60_000).to_bytes(4, "big") * 2 + content[24:],
+        "float.tiff": _encode(Image.fromarray(pixels.astype(np.float32)), "TIFF"),
+    }
+    good = {
+        "sixteen.png": _encode(Image.fromarray(pixels.astype(np.uint16) * 257), "PNG"),
+        "rgba.png": _encode(Image.fromarray(pixels).convert("RGBA"), "PNG"),
+        "palette.png": _encode(Image.fromarray(pixels).convert("P"), "PNG"),
+        "rgb.bmp": _encode(Image.fromarray(pixels).convert("RGB"), "BMP"),
+        "plain.tiff": _encode(Image.fromarray(pixels), "TIFF"),
+    }
+    for name, bytes_ in {**bad, **good}.items():
+        (tmp_path / name).write_bytes(bytes_)
+    result = command("predict", tmp_path, film, "--model", run.bundle, "--format", "jsonl")
+    assert result.code == 0
+    rows = {Path(row["path"]).name: row for row in map(json.loads, result.out.splitlines())}
+    for name in bad:
+        assert name in rows[name]["error"]
+        assert rows[name]["probability"] is None
+    for name in good:
+        assert rows[name]["error"] is None
+        assert rows[name]["probability"] == pytest.approx(rows[film.name]["probability"], abs=2e-3)
+
+
+def test_a_data_set_that_cannot_be_used_ends_in_exit_code_3(command: Command, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    one = Path(shutil.copytree(films, tmp_path / "one"))
+    for extra in sorted((one / "val" / "NORMAL").iterdir()):
+        extra.unlink()
+    cases = {
+        tmp_path / "missing": "missing",
+        tmp_path / "empty": "no class folders",
+        one: "'val' has no image of class NORMAL",
+        films / "train" / "NORMAL": "no class folders",
+    }
+    for data, message in cases.items():
+        result = command("train", data, "--out", tmp_path / "run")
+        assert result.code == 3, data
+        assert message in result.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_class_with_one_image_is_named(command: Command, films: Path, tmp_path: Path) -> None:
+    for name in ("NORMAL", "PNEUMONIA"):
+        shutil.copytree(films / "train" / name, tmp_path / "data" / name)
+    for extra in sorted((tmp_path / "data" / "NORMAL").iterdir())[1:]:
+        extra.unlink()
+    result = command("train", tmp_path / "data", "--out", tmp_path / "run")
+    assert result.code == 3
+    assert "class NORMAL" in result.err
+
+
+def test_the_positive_class_has_to_be_known(command: Command, films: Path, tmp_path: Path) -> None:
+    for old, new in (("NORMAL", "clear"), ("PNEUMONIA", "sick")):
+        shutil.copytree(films / "train" / old, tmp_path / "data" / new)
+    asked = command("train", tmp_path / "data", "--out", tmp_path / "run")
+    assert asked.code == 3
+    assert "--positive" in asked.err
+    options = ("--out", tmp_path / "run", "--positive", "sick", "--size", 64, "--epochs", 1)
+    assert command("train", tmp_path / "data", *options).code == 0
+    assert _json(tmp_path / "run" / "bundle" / "bundle.json")["labels"] == ["clear", "sick"]
+    assert command("train", tmp_path / "data", "--out", tmp_path / "b", "--positive", "ill").code == 2
+
+
+def test_labels_that_the_bundle_does_not_know_are_refused(
+    command: Command, run: Run, films: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(films / "test" / "NORMAL", tmp_path / "data" / "TUBERCULOSIS")
+    result = command("evaluate", run.folder, tmp_path / "data", "--out", tmp_path / "out")
+    assert result.code == 3
+    assert "TUBERCULOSIS" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_bundle_ends_in_exit_code_4(command: Command, run: Run, film: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(run.bundle, tmp_path / "bundle"))
+    content = bytearray((bundle / "weights.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "weights.safetensors").write_bytes(content)
+    damaged = command("predict", film, "--model", bundle)
+    assert damaged.code == 4
+    assert "weights.safetensors" in damaged.err
+    assert command("predict", film, "--model", tmp_path / "nothing").code == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "No data"),
+        (["train", "films", "--epochs", "0", "--out", "r"], "epochs"),
+        (["train", "films", "--lr", "fast", "--out", "r"], "lr"),
+        (["train", "films", "--recipe", "magic", "--out", "r"], "baseline"),
+        (["train", "films", "--backbone", "resnet51", "--out", "r"], "resnet50"),
+        (["train", "films", "--rotate", "5", "--out", "r"], "--train-backbone"),
+        (["train", "films", "--config", "wrong.yaml", "--out", "r"], "leraning_rate"),
+        (["train", "films", "--device", "abacus", "--out", "r"], "cpu"),
+        (["train", "films", "--resume", "--out", "r"], "no run to resume"),
+        (["predict", "films/x.png"], "--model"),
+        (["predict", "--nonsense"], "nonsense"),
+        (["nonsense"], "nonsense"),
+        (["data", "split", "films", "--out", "s.csv", "--test-fraction", "2"], "between 0 and 1"),
+        (["data", "phantoms", "--out", "p", "--count", "2"], "at least 8"),
+    ],
+)
+def test_wrong_usage_ends_in_exit_code_2_and_says_what_to_change(
+    arguments: list[str], message: str, command: Command, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("leraning_rate: 1\n")
+    (tmp_path / "films").symlink_to(films)
+    result = command(*arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_config_file_stands_behind_the_options(command: Command, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("recipe: head\nepochs: 2\nsize: 64\nbalance: sampling\n")
+    result = command("train", films, "--out", tmp_path / "run", "--config", tmp_path / "c.yaml", "--epochs", 1)
+    assert result.code == 0
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    for line in ("recipe: head", "epochs: 1", "balance: sampling", "weight_decay: 0.01"):
+        assert f"{line}\n" in text
+
+
+def test_split_writes_a_table_that_train_reads(command: Command, films: Path, tmp_path: Path) -> None:
+    for name in ("NORMAL", "PNEUMONIA"):
+        shutil.copytree(films / "train" / name, tmp_path / "data" / name)
+    result = command("data", "split", tmp_path / "data", "--out", tmp_path / "split.csv", "--seed", 3)
+    assert result.code == 0
+    with (tmp_path / "split.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    trained = command("train", tmp_path / "split.csv", "--out", tmp_path / "run", "--size", 64, "--epochs", 1)
+    assert trained.code == 0
+    with (tmp_path / "run" / "samples.csv").open() as file:
+        assert [row["split"] for row in csv.DictReader(file)] == [row["split"] for row in rows]
+    assert command("data", "split", tmp_path / "data", "--out", tmp_path / "split.csv").code == 2
+
+
+def test_phantoms_are_a_data_set(command: Command, tmp_path: Path) -> None:
+    result = command("data", "phantoms", "--out", tmp_path / "p", "--count", 16, "--size", 64)
+    assert result.code == 0
+    assert len(list((tmp_path / "p").rglob("phantom*.png"))) == 16 + 8
+    assert command("data", "phantoms", "--out", tmp_path / "p").code == 2
+
+
+def test_the_demo_goes_the_whole_road(command: Command, tmp_path: Path) -> None:
+    result = command("demo", "--out", tmp_path / "demo", "--films", 40)
+    assert result.code == 0
+    assert "auroc" in result.out
+    assert (tmp_path / "demo" / "report.html").is_file()
+    assert "Simulated radiographs" in (tmp_path / "demo" / "report.html").read_text()
+
+
+def test_backbones_are_listed_with_their_licences(command: Command) -> None:
+    result = command("backbones")
+    assert result.code == 0
+    for word in ("efficientnet_lite0", "resnet50", "densenet121", "Apache-2.0", "BSD-3-Clause"):
+        assert word in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_help_and_version_answer_at_once_and_import_nothing_heavy() -> None:
+    code = "import sys\nfrom pneumoscope.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    for arguments in (["--help"], ["train", "--help"], ["--version"]):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert result.stdout
+        loaded = set(result.stderr.split())
+        assert loaded.isdisjoint({"torch", "timm", "torchvision", "numpy", "PIL", "matplotlib", "pyarrow", "scipy"})
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(films: Path, tmp_path: Path) -> None:
+    arguments = [
+        "train",
+        str(films),
+        "--out",
+        str(tmp_path / "run"),
+        "--size",
+        "64",
+        "--epochs",
+        "5000",
+        "--patience",
+        "5000",
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "pneumoscope.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "head.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(run: Run, films: Path) -> None:
+    arguments = ["predict", str(films), "--model", str(run.folder), "--format", "jsonl"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumoscope.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) in (0, 1)
+    assert "Traceback" not in err
+
+
+def _json(path: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads(path.read_text())
+    return content
+
+
+def _encode(image: Image.Image, form: str) -> bytes:
+    content = io.BytesIO()
+    image.save(content, form)
+    return content.getvalue()
