@@ -55,7 +55,7 @@ def main() -> None:
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     for parameter in model.parameters():
         parameter.requires_grad = False
-    model.classifier = nn.Linear(model.classifier.in_features, 1)
+    model.classifier = nn.Linear(1280, 1)
 
     loss_of = nn.BCEWithLogitsLoss()
     optimizer = torch.optim.Adam(model.classifier.parameters(), lr=1e-3)

@@ -217,17 +217,18 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Go the whole road on simulated radiographs, offline: draw them, train, measure, report."""
-    import tempfile
-
     from pneumoscope.datasets.phantom_sets import write_phantoms
-    from pneumoscope.training import train as job
+    from pneumoscope.outputs import claim_folder
 
-    with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder, _screen() as progress:
-        data = write_phantoms(
-            Path(folder) / "phantoms", count=films, seed=seed, progress=lambda done: progress("Drawing", done, films)
-        )
+    data = out.with_name(f"{out.name}-films")
+    claim_folder(out, "config.yaml", overwrite)
+    claim_folder(data, "truth.csv", overwrite)
+    with _screen() as progress:
+        from pneumoscope.training import train as job
+
+        write_phantoms(data, count=films, seed=seed, progress=lambda done: progress("Drawing", done, films))
         note = "Simulated radiographs: the figures show that the road works, and nothing about patients."
-        run = job.train(data, out, recipe="head", seed=seed, overwrite=overwrite, progress=progress, notes=[note])
+        run = job.train(data, out, recipe="head", seed=seed, progress=progress, notes=[note])
     _print_run(run)
 
 
@@ -319,7 +320,13 @@ def _cache(disabled: bool) -> Iterator[FeatureCache | None]:
         return
     from pneumoscope.inference.features import FeatureCache, default_cache_path
 
-    with FeatureCache(default_cache_path()) as cache:
+    try:
+        opened = FeatureCache(default_cache_path())
+    except UsageError as problem:
+        typer.echo(f"{problem} Going on without it.", err=True)
+        yield None
+        return
+    with opened as cache:
         yield cache
 
 

@@ -389,10 +389,12 @@ def test_a_table_leads_to_its_films_from_a_linked_folder_and_after_both_were_mov
     touch(tmp_path / "home/films", "A/1.png")
     (tmp_path / "scratch/deep/runs").mkdir(parents=True)
     (tmp_path / "home/runs").symlink_to(tmp_path / "scratch/deep/runs")
+    touch(tmp_path / "scratch/deep/more", "A/2.png")
     monkeypatch.chdir(tmp_path / "home")
     table = Path("runs/samples.csv")
-    write_samples(table, read_samples(Path("films")))
-    assert read_samples(table)[0].path.is_file()
+    for films in ("runs/../more", "films"):  # the first is where the link leads, not here
+        write_samples(table, read_samples(Path(films)))
+        assert read_samples(table)[0].path.is_file()
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for name in ("home", "scratch"):

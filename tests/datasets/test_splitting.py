@@ -181,6 +181,14 @@ def test_a_class_of_large_patients_still_reaches_every_split() -> None:
     assert [count(result)[split]["B"] for split in SPLITS] == [18, 9, 9]
 
 
+@settings(deadline=None)
+@given(seed=seeds)
+def test_where_every_patient_is_too_large_the_smallest_is_drawn(seed: int) -> None:
+    samples = films([["A"]] * 20 + [["B"] * size for size in (9, 6, 5, 7, 8)])
+    result = split_samples(samples, test_fraction=0.05, val_fraction=0.1, seed=seed)
+    assert [count(result)[split]["B"] for split in SPLITS] == [24, 6, 5]
+
+
 @pytest.mark.parametrize("rare", [1, 2])
 def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: int) -> None:
     with pytest.raises(DataError, match=rf"no image of class B \({rare} in all.*Add images of that class, or leave"):

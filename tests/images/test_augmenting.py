@@ -39,6 +39,7 @@ def centre(pixels: Pixels) -> NDArray[np.float64]:
     return np.array([np.average(rows, weights=pixels), np.average(columns, weights=pixels)])
 
 
+@settings(deadline=None)
 @given(seed=seeds)
 def test_no_amounts_leave_the_film_as_it_is_and_the_flip_mirrors_it(seed: int) -> None:
     pixels = film(seed=seed)
@@ -119,6 +120,17 @@ def test_a_rotation_turns_about_the_middle_within_its_degrees(seed: int) -> None
     right, above = np.degrees([np.arctan2(-turned[0][0], turned[0][1]), np.arctan2(-turned[1][1], -turned[1][0])])
     assert right == pytest.approx(above, abs=0.5)
     assert abs(right) <= 30.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds)
+def test_rotation_and_zoom_together_are_the_one_after_the_other(seed: int) -> None:
+    both, zoomed, turned = (
+        np.array([centre(view(dot(*place), seed, **amounts)) for place in ((50, 78), (22, 50))])
+        for amounts in ({"rotate": 40, "zoom": 0.2}, {"zoom": 0.2}, {"rotate": 40})
+    )
+    np.testing.assert_allclose(np.linalg.norm(both, axis=1), np.linalg.norm(zoomed, axis=1), rtol=0.01)
+    np.testing.assert_allclose(np.arctan2(*both.T), np.arctan2(*turned.T), atol=0.01)
 
 
 def test_rotations_go_both_ways() -> None:

@@ -12,8 +12,8 @@ import pneumoscope
 from pneumoscope.errors import UsageError
 from pneumoscope.images.preparing import prepare
 from pneumoscope.images.reading import read_pixels
-from pneumoscope.inference.engines import TorchEngine, choose_device
-from pneumoscope.inference.features import FeatureCache, extract_features
+from pneumoscope.inference.engines import Array, TorchEngine, choose_device
+from pneumoscope.inference.features import Extract, FeatureCache, extract_features
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import find_backbone, load_backbone
 from pneumoscope.models.bundle import load_bundle, load_weights
@@ -35,7 +35,7 @@ def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path])
         inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), bundle.input) for file in files]))
         expected = torch.sigmoid(network(inputs)[:, 0]).numpy()
     predictions = load(run.folder).predict(files)
-    np.testing.assert_allclose([one.probability for one in predictions], expected, atol=1e-5)
+    np.testing.assert_allclose([float(one.probability or 0) for one in predictions], expected, atol=1e-5)
     for one in predictions:
         assert one.probability is not None
         assert one.decision == bundle.labels[int(one.probability >= 0.5)]
@@ -54,7 +54,7 @@ def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path])
 
 def test_one_bad_file_never_stops_the_others(run: Run, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not an image")
-    mixed = [files[0], tmp_path / "bad.png", tmp_path / "missing.png", files[1], b"", tmp_path]
+    mixed: list[Path | bytes] = [files[0], tmp_path / "bad.png", tmp_path / "missing.png", files[1], b"", tmp_path]
     predictions = pneumoscope.load(run.folder).predict(mixed)
     assert [one.error is None for one in predictions] == [True, False, False, True, False, False]
     assert "bad.png" in str(predictions[1].error)
@@ -73,16 +73,14 @@ def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[
     spec = find_backbone("efficientnet_lite0")
     engine = TorchEngine(load_backbone(spec), spec.input.size)
     path = tmp_path / "sub" / "features.sqlite"
-    plain = [one.features for one in extract_features(files, engine, spec.input, mirror=True)]
+    plain = [_features(one) for one in extract_features(files, engine, spec.input, mirror=True)]
     for _ in range(2):
         with FeatureCache(path) as cache:
-            cached = [one.features for one in extract_features(files, engine, spec.input, mirror=True, cache=cache)]
+            cached = [_features(one) for one in extract_features(files, engine, spec.input, mirror=True, cache=cache)]
         for one, other in zip(plain, cached, strict=True):
-            assert one is not None
-            assert other is not None
             np.testing.assert_array_equal(one, other)
     mirrored = [np.ascontiguousarray(prepare(read_pixels(file), spec.input)[..., ::-1]) for file in files]
-    np.testing.assert_allclose(engine.run(np.stack(mirrored)).features, np.stack(plain)[:, 1], atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(engine.run(np.stack(mirrored)).features, np.stack(plain)[:, 1], atol=1e-5)
 
 
 def test_a_cache_is_looked_up_by_content_not_by_name(files: list[Path], tmp_path: Path) -> None:
@@ -94,9 +92,9 @@ def test_a_cache_is_looked_up_by_content_not_by_name(files: list[Path], tmp_path
         found = []
         for file in (files[0], files[1], files[0]):
             shutil.copy(file, copy)
-            found += [one.features for one in extract_features([copy], engine, look, cache=cache)]
-    assert np.array_equal(found[0], found[2])  # type: ignore[arg-type]
-    assert not np.array_equal(found[0], found[1])  # type: ignore[arg-type]
+            found += [_features(one) for one in extract_features([copy], engine, look, cache=cache)]
+    assert np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], found[1])
 
 
 def test_a_damaged_entry_is_computed_again_and_a_damaged_file_is_named(files: list[Path], tmp_path: Path) -> None:
@@ -104,7 +102,9 @@ def test_a_damaged_entry_is_computed_again_and_a_damaged_file_is_named(files: li
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     with FeatureCache(path) as cache:
         cache.put("engine", [("digest", vectors)])
-        np.testing.assert_array_equal(cache.get("digest", "engine"), vectors)  # type: ignore[arg-type]
+        kept = cache.get("digest", "engine")
+        assert kept is not None
+        np.testing.assert_array_equal(kept, vectors)
         assert cache.get("digest", "other engine") is None
     database = sqlite3.connect(path)
     database.execute("UPDATE features SET vectors = zeroblob(24)")
@@ -142,3 +142,8 @@ def test_loading_leaves_the_callers_random_state_alone(run: Run) -> None:
     torch.manual_seed(1)
     pneumoscope.load(run.folder)
     assert torch.equal(torch.rand(3), expected)
+
+
+def _features(extract: Extract) -> Array:
+    assert extract.features is not None
+    return extract.features

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ EGYPTIAN_CAT, TABBY, TIGER_CAT, ESPRESSO = 285, 281, 282, 967
 def test_packaged_weights_know_a_cat_and_an_espresso(name: str) -> None:
     skimage_data = pytest.importorskip("skimage.data")
     spec = find_backbone(name)
-    network = timm.create_model(spec.architecture, pretrained=False).eval()
+    network: Any = timm.create_model(spec.architecture, pretrained=False).eval()
     network.load_state_dict(load_backbone(spec).network.state_dict(), strict=False)
     # The package's own classifier, by name: it shares no code with the mapping under test.
     state = torch.load(next(iter(_package_file(name))), weights_only=True)
@@ -150,6 +151,7 @@ def test_an_engine_gives_the_same_features_whatever_the_batch() -> None:
 def test_a_hub_out_of_reach_ends_in_exit_code_5_and_three_ways_out(films: Path, tmp_path: Path) -> None:
     result = _train_from_hub(films, tmp_path, "http://127.0.0.1:9")
     assert result.returncode == 5
+    assert not (tmp_path / "run").exists()
     for way in ("--weights FILE", "HF_HOME", "--backbone efficientnet_lite0"):
         assert way in result.stderr
     assert "Traceback" not in result.stderr
@@ -265,7 +267,7 @@ def _train_from_hub(films: Path, tmp_path: Path, address: str) -> subprocess.Com
     )
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str) -> Any:
     """A torchvision network with random values everywhere, batch-norm statistics too."""
     generator = torch.Generator().manual_seed(7)
     network: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
@@ -285,7 +287,7 @@ def _torchvision_features(name: str, network: nn.Module, inputs: torch.Tensor) -
     if name == "densenet121":
         maps = torch.relu(maps)
     if name == "convnext_tiny":
-        maps = network.get_submodule("classifier")[0](maps)  # type: ignore[index]
+        maps = network.get_submodule("classifier.0")(maps)
     return pool(maps)
 
 

@@ -31,8 +31,8 @@ def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> Feat
     """Features of classes that overlap a little; two views each."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(classes, size=2 * n)
-    vectors = rng.standard_normal((2 * n, 2, width)) + 1.5 * np.eye(classes, width)[targets][:, None]
-    vectors = vectors.astype(np.float32)
+    centres = 1.5 * np.eye(classes, width)[targets][:, None]
+    vectors = (rng.standard_normal((2 * n, 2, width)) + centres).astype(np.float32)
     return FeatureBatches(Draw(targets[:n], 16, 0.5, False, seed), vectors[:n], vectors[n:, 0], targets[n:], CPU)
 
 

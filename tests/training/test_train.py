@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ from pneumoscope.evaluation.metrics import METRICS
 from pneumoscope.models.bundle import load_bundle
 from pneumoscope.training.train import Run, train
 
-SMALL = {"size": 64, "epochs": 3}
+SMALL: dict[str, Any] = {"size": 64, "epochs": 3}
 
 
 def digest(folder: Path) -> dict[str, str]:

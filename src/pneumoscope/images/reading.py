@@ -58,8 +58,8 @@ def read_pixels(source: str | Path | bytes, name: str | None = None) -> Pixels:
     Raises:
         ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
     """
-    name = name or ("image" if isinstance(source, bytes) else str(source))
-    content = source if isinstance(source, bytes) else read_bytes(Path(source))
+    name = name or (str(source) if isinstance(source, str | Path) else "image")
+    content = read_bytes(Path(source)) if isinstance(source, str | Path) else source
     if content[128:132] == b"DICM":
         raise ImageError(f"{name}: DICOM is not read by this version. Convert it to PNG, for instance with dcm2img.")
     if not content:
@@ -88,6 +88,8 @@ def read_pixels(source: str | Path | bytes, name: str | None = None) -> Pixels:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read. Save it smaller.") from None
+    except MemoryError:
+        raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
         raise ImageError(f"{name}: damaged or truncated ({problem}). Copy it again from its source.") from None
 

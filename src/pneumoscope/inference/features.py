@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -143,7 +144,7 @@ class FeatureCache:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute(
@@ -156,7 +157,8 @@ class FeatureCache:
 
     def get(self, digest: str, key: str) -> Array | None:
         """Features (V, D) of a content, or None where they are not known or not intact."""
-        with self._lock:
+        row = None
+        with self._lock, suppress(sqlite3.Error):  # a cache that fails costs time, never a result
             row = self._database.execute(
                 "SELECT width, vectors, sha256 FROM features WHERE key = ?", (_cache_key(digest, key),)
             ).fetchone()
@@ -171,14 +173,12 @@ class FeatureCache:
         for digest, features in entries:
             vectors = np.ascontiguousarray(features, np.float32).tobytes()
             rows.append((_cache_key(digest, key), features.shape[-1], vectors, hashlib.sha256(vectors).digest()))
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
+        with self._lock, suppress(sqlite3.Error), self._database:
             self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", rows)
-            self._database.execute("COMMIT")
 
     def close(self) -> None:
         """Bound the size and close the file."""
-        with self._lock:
+        with self._lock, closing(self._database), suppress(sqlite3.Error), self._database:
             total, count = self._database.execute(
                 "SELECT coalesce(sum(length(vectors)), 0), count(*) FROM features"
             ).fetchone()
@@ -188,7 +188,6 @@ class FeatureCache:
                     "DELETE FROM features WHERE rowid IN (SELECT rowid FROM features ORDER BY rowid LIMIT ?)",
                     (surplus,),
                 )
-            self._database.close()
 
     def __enter__(self) -> Self:
         return self

@@ -116,20 +116,16 @@ def load(bundle: str | Path, device: str = "auto", cache: FeatureCache | None = 
     Raises:
         BundleError: missing, damaged, incomplete or written by a newer version.
     """
-    import torch
-
     from pneumoscope.inference.engines import TorchEngine
     from pneumoscope.models.backbones import BackboneSpec, build_backbone
 
     folder = Path(bundle)
     description = load_bundle(folder)
     state = load_weights(folder, description)
-    with torch.random.fork_rng():  # weights are drawn and thrown away; the caller's random state stays as it was
-        backbone = build_backbone(
-            BackboneSpec(
-                description.backbone, description.architecture, "bundle", "", description.input, description.arguments
-            )
-        )
+    spec = BackboneSpec(
+        description.backbone, description.architecture, "bundle", "", description.input, description.arguments
+    )
+    backbone = build_backbone(spec)
     try:
         backbone.load_state_dict(
             {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}

@@ -170,8 +170,10 @@ def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> Input
 
 def _build(spec: BackboneSpec) -> nn.Module:
     import timm
+    import torch
 
-    network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
+    with torch.random.fork_rng():  # values are drawn and thrown away; the caller's random state stays as it was
+        network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
     return network
 
 

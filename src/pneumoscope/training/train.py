@@ -108,21 +108,23 @@ def train(
         settings = _resume_settings(folder, given)
     else:
         settings = resolve_settings(given, read_mapping(Path(config)) if config else {}, str(config))
-        spec = find_backbone(settings.backbone)  # a name that cannot be meant leaves no folder behind
+        # Whatever is wrong with the data or the weights is found before a folder is made.
         samples = _read(settings)
+        spec, backbone = _load_backbone(settings)
         claim_folder(folder, "config.yaml", overwrite)
         write_mapping(folder / "config.yaml", settings)
         write_samples(folder / "samples.csv", samples)
     with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
         if resume:
-            spec = find_backbone(settings.backbone)
+            spec, backbone = _load_backbone(settings)
             # The table's paths start from the run's folder; they are to read as they did at first.
             samples = [
                 dataclasses.replace(sample, path=Path(os.path.normpath(sample.path)))
                 for sample in read_samples(folder / "samples.csv")
             ]
             _logger().info("Taking up %s.", folder)
-        return _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes).run()
+        job = _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes)
+        return job.run(backbone)
 
 
 class _Job:
@@ -155,12 +157,12 @@ class _Job:
             device="cuda" if self.device.type == "cuda" else "cpu",
         )
 
-    def run(self) -> Run:
+    def run(self, backbone: Backbone) -> Run:
         """Train, unless that is done, and measure."""
         self._describe()
         bundle = self.folder / "bundle"
         if not (bundle / "bundle.json").is_file():
-            self._train(bundle)
+            self._train(backbone.eval(), bundle)
         test = [sample for sample in self.samples if sample.split == "test"]
         predictor = load(bundle, self.device.type, self.cache)
         evaluation = assess(
@@ -176,7 +178,7 @@ class _Job:
             progress=lambda done: self.progress("Test", done, len(test)),
         )
         shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
-        _logger().info("Report: %s", self.folder / "report.html")
+        _logger().debug("Report: %s", self.folder / "report.html")
         return Run(self.folder, self.settings, evaluation)
 
     def _describe(self) -> None:
@@ -198,10 +200,9 @@ class _Job:
                 f"{' and more' if len(shared) > 10 else ''}."
             )
 
-    def _train(self, bundle: Path) -> None:
+    def _train(self, backbone: Backbone, bundle: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(self.settings.seed)
-            backbone = load_backbone(self.spec, Path(self.settings.weights) if self.settings.weights else None).eval()
             head = build_head(backbone.width, len(self.classes))
             splits, digests = self._extract(backbone)
             for note in self.notes:
@@ -326,6 +327,11 @@ def _read(settings: Settings) -> list[Sample]:
     return split_samples(
         samples, test_fraction=settings.test_fraction, val_fraction=settings.val_fraction, seed=settings.seed
     )
+
+
+def _load_backbone(settings: Settings) -> tuple[BackboneSpec, Backbone]:
+    spec = find_backbone(settings.backbone)
+    return spec, load_backbone(spec, Path(settings.weights) if settings.weights else None)
 
 
 def _resume_settings(folder: Path, given: Mapping[str, Any]) -> Settings:
