@@ -36,7 +36,7 @@ def main() -> None:
 
     def run_ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pneumoscope.cli", "train", arguments.data, "--out", f"{folder}/run"]
+            command = [sys.executable, "-m", "pneumoscope", "train", arguments.data, "--out", f"{folder}/run"]
             command += ["--epochs", str(arguments.epochs), "--patience", str(arguments.epochs), "--no-cache"]
             ours.append(timed(command)[0])
             measured = json.loads(Path(folder, "run", "metrics.json").read_text())["metrics"]

@@ -319,7 +319,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(films: Path, tmp_path: Path) ->
         "--patience",
         "5000",
     ]
-    process = subprocess.Popen([sys.executable, "-m", "pneumoscope.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "pneumoscope", *arguments], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / "checkpoints" / "head.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -333,7 +333,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(films: Path, tmp_path: Path) ->
 def test_output_that_nobody_reads_any_more_is_no_error(run: Run, films: Path) -> None:
     arguments = ["predict", str(films), "--model", str(run.folder), "--format", "jsonl"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pneumoscope.cli", *arguments],
+        [sys.executable, "-m", "pneumoscope", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -17,6 +17,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.outputs import claim_folder, format_rows, write_bytes, write_text
 
 MARKER = "config.yaml"
+NAMES = (MARKER, "bundle", "linked")
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -25,7 +26,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 def earlier_output(folder: Path) -> Path:
     (folder / "bundle").mkdir(parents=True)
-    for name in (MARKER, "bundle/bundle.json", ".hidden"):
+    for name in (MARKER, "bundle/bundle.json", ".report.html.0a1b.part"):
         (folder / name).write_text(name)
     return folder
 
@@ -125,13 +126,13 @@ def test_a_device_or_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
     )
 )
 def test_rows_come_back_from_csv_as_they_were(rows: list[dict[str, str | None]]) -> None:
-    text = format_rows(rows)
+    text = "".join(format_rows(rows))
     back = list(csv.DictReader(io.StringIO(text, newline="")))
     assert back == [{key: value or "" for key, value in row.items()} for row in rows]
 
 
 def test_rows_are_lines_with_a_header() -> None:
-    assert format_rows([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}]) == "epoch,loss\n1,0.1\n2,\n"
+    assert "".join(format_rows([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}])) == "epoch,loss\n1,0.1\n2,\n"
 
 
 # Folders
@@ -140,7 +141,7 @@ def test_rows_are_lines_with_a_header() -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_absent_or_empty_folder_is_made(tmp_path: Path, overwrite: bool) -> None:
     for _ in range(2):
-        claim_folder(tmp_path / "deep/run", MARKER, overwrite)
+        claim_folder(tmp_path / "deep/run", NAMES, overwrite)
         assert tree(tmp_path) == {"deep": None, "deep/run": None}
 
 
@@ -148,7 +149,7 @@ def test_an_earlier_output_is_refused_and_kept(tmp_path: Path) -> None:
     earlier_output(tmp_path / "run")
     before = tree(tmp_path)
     with pytest.raises(UsageError, match=r"run: exists already\. .*--out.*--overwrite"):
-        claim_folder(tmp_path / "run", MARKER)
+        claim_folder(tmp_path / "run", NAMES)
     assert tree(tmp_path) == before
 
 
@@ -157,14 +158,14 @@ def test_an_earlier_output_is_emptied_where_that_is_allowed(tmp_path: Path) -> N
     (tmp_path / "films").mkdir()
     (tmp_path / "films/1.png").write_text("film")
     (run / "linked").symlink_to(tmp_path / "films")
-    claim_folder(run, MARKER, overwrite=True)
+    claim_folder(run, NAMES, overwrite=True)
     assert tree(tmp_path) == {"run": None, "films": None, "films/1.png": b"film"}
 
 
 def test_an_earlier_output_in_a_linked_folder_is_emptied_and_the_link_kept(tmp_path: Path) -> None:
     earlier_output(tmp_path / "scratch/run")
     (tmp_path / "run").symlink_to(tmp_path / "scratch/run")
-    claim_folder(tmp_path / "run", MARKER, overwrite=True)
+    claim_folder(tmp_path / "run", NAMES, overwrite=True)
     assert (tmp_path / "run").is_symlink()
     assert tree(tmp_path / "scratch") == {"run": None}
 
@@ -174,12 +175,15 @@ def test_an_emptying_that_was_interrupted_can_be_repeated(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            claim_folder(run, MARKER, overwrite=True)
-    claim_folder(run, MARKER, overwrite=True)
+            claim_folder(run, NAMES, overwrite=True)
+    claim_folder(run, NAMES, overwrite=True)
     assert tree(run) == {}
 
 
-@pytest.mark.parametrize("names", [["thesis.tex"], [".git"], [f"{MARKER}/nested"], [f"sub/{MARKER}"]])
+@pytest.mark.parametrize(
+    "names",
+    [["thesis.tex"], [".git"], [f"{MARKER}/nested"], [f"sub/{MARKER}"], [MARKER, "thesis.tex"], [MARKER, ".git"]],
+)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_content_is_never_emptied(tmp_path: Path, names: list[str], overwrite: bool) -> None:
     for name in names:
@@ -187,7 +191,7 @@ def test_foreign_content_is_never_emptied(tmp_path: Path, names: list[str], over
         (tmp_path / "home" / name).write_text("dear")
     before = tree(tmp_path)
     with pytest.raises(UsageError, match=r"home: .*Choose another --out"):
-        claim_folder(tmp_path / "home", MARKER, overwrite)
+        claim_folder(tmp_path / "home", NAMES, overwrite)
     assert tree(tmp_path) == before
 
 
@@ -195,7 +199,7 @@ def test_foreign_content_is_never_emptied(tmp_path: Path, names: list[str], over
 def test_a_file_in_the_place_of_the_folder_is_kept(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "run").write_text("dear")
     with pytest.raises(UsageError, match=r"run: .*Choose another --out"):
-        claim_folder(tmp_path / "run", MARKER, overwrite)
+        claim_folder(tmp_path / "run", NAMES, overwrite)
     assert tree(tmp_path) == {"run": b"dear"}
 
 
@@ -205,5 +209,5 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path, 
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     for name, why in (("file/run", "Not a directory"), ("dangling", "File exists"), ("x" * 300, "File name too long")):
         with pytest.raises(UsageError, match=rf"{name}: cannot be written: {why}\. Choose another --out"):
-            claim_folder(tmp_path / name, MARKER, overwrite)
+            claim_folder(tmp_path / name, NAMES, overwrite)
     assert (tmp_path / "file").read_text() == "dear"

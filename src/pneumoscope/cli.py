@@ -221,11 +221,11 @@ def demo(
     from pneumoscope.outputs import claim_folder
 
     data = out.with_name(f"{out.name}-films")
-    claim_folder(out, "config.yaml", overwrite)
-    claim_folder(data, "truth.csv", overwrite)
     with _screen() as progress:
         from pneumoscope.training import train as job
 
+        claim_folder(out, job.RUN_FILES, overwrite)
+        claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
         write_phantoms(data, count=films, seed=seed, progress=lambda done: progress("Drawing", done, films))
         note = "Simulated radiographs: the figures show that the road works, and nothing about patients."
         run = job.train(data, out, recipe="head", seed=seed, progress=progress, notes=[note])
@@ -280,7 +280,7 @@ def split(
         read_samples(data, patient_pattern), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed
     )
     write_samples(out, samples)
-    typer.echo(describe_counts(samples, sorted({str(sample.label) for sample in samples})))
+    typer.echo(describe_counts(samples))
 
 
 def _print_run(run: Run) -> None:
@@ -373,7 +373,3 @@ def _screen() -> Iterator[Callable[[str, int, int], None]]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-if __name__ == "__main__":
-    main()

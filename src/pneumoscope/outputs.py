@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header; None becomes an empty field."""
+def format_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of equal keys as lines of CSV with a header; None becomes an empty field."""
     lines = _Lines()
-    writer = csv.DictWriter(lines, list(rows[0]) if rows else [], lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return "".join(lines)
+    writer = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(lines, list(row), lineterminator="\r\n")
+            writer.writeheader()
+        writer.writerow(row)
+        yield from lines
+        lines.clear()
 
 
 class _Lines(list[str]):
@@ -57,12 +61,13 @@ class _Lines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-def claim_folder(folder: Path, marker: str, overwrite: bool = False) -> None:
+def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
     """Make an output folder, or empty an old one where that is allowed.
 
     Args:
         folder: what to make.
-        marker: the file by which an earlier output of the same kind is known; nothing else is ever emptied.
+        names: all that an output of this kind may hold; the first is always there. A folder with anything else in it
+            is never emptied.
         overwrite: whether an earlier output may go.
 
     Raises:
@@ -72,10 +77,18 @@ def claim_folder(folder: Path, marker: str, overwrite: bool = False) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not overwrite:
                 raise UsageError(f"{folder}: exists already. Choose another --out, or allow it with --overwrite.")
+            marker = names[0]
             if not (folder / marker).is_file():
                 raise UsageError(
                     f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
                 )
+            for each in folder.iterdir():
+                left_by_a_kill = each.name.startswith(".") and each.name.endswith(".part")
+                if each.name not in names and not left_by_a_kill:
+                    raise UsageError(
+                        f"{folder}: holds {each.name}, which is of no earlier output; nothing is overwritten. "
+                        "Choose another --out."
+                    )
             # Emptied, not removed: it may be a mount or a link. The marker goes last, so that what an interruption
             # leaves is still known.
             for each in sorted(folder.iterdir(), key=lambda each: each.name == marker):

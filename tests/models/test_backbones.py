@@ -259,7 +259,7 @@ def _train_from_hub(films: Path, tmp_path: Path, address: str) -> subprocess.Com
         "1",
     ]
     return subprocess.run(
-        [sys.executable, "-m", "pneumoscope.cli", *command],
+        [sys.executable, "-m", "pneumoscope", *command],
         env=environment,
         capture_output=True,
         text=True,

@@ -233,7 +233,7 @@ def _write_film(path: Path, seed: int, label: str) -> None:
 
 def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pneumoscope.cli", *arguments],
+        [sys.executable, "-m", "pneumoscope", *arguments],
         env=os.environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

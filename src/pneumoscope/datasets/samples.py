@@ -147,7 +147,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
         }
         for sample in samples
     ]
-    write_text(path, format_rows(rows))
+    write_text(path, "".join(format_rows(rows)))
 
 
 def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> str:
@@ -156,13 +156,18 @@ def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> st
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def describe_counts(samples: Sequence[Sample], classes: Sequence[str]) -> str:
-    """Say how many images of each class each split has."""
+def count_samples(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """How many images of each class each split has, as `{split: {class: images}}`."""
+    classes = sorted({str(sample.label) for sample in samples})
     counts = Counter((sample.split, sample.label) for sample in samples)
+    return {split: {name: counts[split, name] for name in classes} for split in SPLITS}
+
+
+def describe_counts(samples: Sequence[Sample]) -> str:
+    """Say how many images of each class each split has."""
     return " · ".join(
-        f"{split} {sum(counts[split, name] for name in classes)} "
-        f"({', '.join(f'{counts[split, name]} {name}' for name in classes)})"
-        for split in SPLITS
+        f"{split} {sum(counts.values())} ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        for split, counts in count_samples(samples).items()
     )
 
 

@@ -20,6 +20,8 @@ from pneumoscope.inference.predictions import to_row
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
+OUTPUTS = ("metrics.json", "predictions.csv", "plots", "report.html")
+
 
 def evaluate(
     bundle: str | Path,
@@ -71,7 +73,7 @@ def evaluate(
             f"{unknown[0].path}: its label {unknown[0].label!r} ({len(unknown)} such images) is none that the "
             f"bundle knows ({', '.join(labels)}). Rename the class, or take a bundle trained on it."
         )
-    claim_folder(Path(out), "metrics.json", overwrite)
+    claim_folder(Path(out), OUTPUTS, overwrite)
     facts = {
         "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
         "Bundle": str(bundle),
@@ -104,7 +106,7 @@ def assess(
     bundle = predictor.bundle
     predictions = predictor.predict([sample.path for sample in samples], progress)
     rows = [to_row(one, bundle.labels, sample.label) for one, sample in zip(predictions, samples, strict=True)]
-    write_text(out / "predictions.csv", format_rows(rows))
+    write_text(out / "predictions.csv", "".join(format_rows(rows)))
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
         raise DataError(f"None of the {len(samples)} images could be read; {out / 'predictions.csv'} says why.")

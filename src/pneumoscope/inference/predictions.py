@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
@@ -13,7 +12,7 @@ from typing import Any, TextIO
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import Prediction, Predictor
-from pneumoscope.outputs import write_bytes
+from pneumoscope.outputs import format_rows, write_bytes
 
 Row = dict[str, Any]
 
@@ -88,12 +87,7 @@ def write_predictions(
 
 
 def _write_csv(rows: Iterator[Row], stream: TextIO) -> None:
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+    stream.writelines(format_rows(rows))
 
 
 def _write_lines(rows: Iterator[Row], stream: TextIO) -> None:

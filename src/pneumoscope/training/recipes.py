@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -73,7 +72,7 @@ class Settings:
         float, Interval(ge=0, le=1), Doc("A probability from here on is called positive (two classes).")
     ] = 0.5
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples behind each interval.")] = 2000
-    seed: Annotated[int, Ge(0), Doc("Fixes every random choice.")] = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Fixes every random choice.")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Doc("Arithmetic of backbone training; auto measures which is faster.")
@@ -140,11 +139,10 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
         UsageError: an unknown key, a wrong type, a value out of range, or no data.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(Settings)}
-    if unknown := [key for key in config if key not in known]:
-        raise UsageError(f"{source}: unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(known))}.")
+    if config:  # what is wrong in the file is said of the file
+        build(Settings, {**find_recipe(str(config.get("recipe", "baseline"))), "data": "-", **config}, source)
     values = {**config, **given}
     if "data" not in values:
         raise UsageError("No data. Name a folder or a table: pneumoscope train DATA --out RUN.")
     recipe = find_recipe(str(values.get("recipe", "baseline")))
-    return build(Settings, {**recipe, **values}, source if config else "settings")
+    return build(Settings, {**recipe, **values}, "settings")

@@ -23,6 +23,7 @@ from pneumoscope.config import read_mapping, write_mapping
 from pneumoscope.datasets.samples import (
     SPLITS,
     Sample,
+    count_samples,
     describe_counts,
     find_classes,
     fingerprint_samples,
@@ -31,7 +32,7 @@ from pneumoscope.datasets.samples import (
 )
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.evaluate import assess
+from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -45,6 +46,7 @@ from pneumoscope.training.stages import Network, Split, Stages
 
 Progress = Callable[[str, int, int], None]
 _CHECKPOINTS = "checkpoints"
+RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "bundle", "log.txt", _CHECKPOINTS, *OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def train(
         # Whatever is wrong with the data or the weights is found before a folder is made.
         samples = _read(settings)
         spec, backbone = _load_backbone(settings)
-        claim_folder(folder, "config.yaml", overwrite)
+        claim_folder(folder, RUN_FILES, overwrite)
         write_mapping(folder / "config.yaml", settings)
         write_samples(folder / "samples.csv", samples)
     with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
@@ -183,7 +185,7 @@ class _Job:
 
     def _describe(self) -> None:
         log = _logger()
-        log.info("Data: %s", describe_counts(self.samples, self.classes))
+        log.info("Data: %s", describe_counts(self.samples))
         log.info("Classes: %s%s.", ", ".join(self.classes), f"; positive is {self.positive}" if self.positive else "")
         known = {sample.patient for sample in self.samples if sample.patient}
         unknown = sum(sample.patient is None for sample in self.samples)
@@ -219,7 +221,7 @@ class _Job:
         _logger().info(
             "Best epoch: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
         )
-        write_text(self.folder / "history.csv", format_rows(history))
+        write_text(self.folder / "history.csv", "".join(format_rows(history)))
         state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
         made_here = ("data", "weights", "device")
@@ -243,13 +245,7 @@ class _Job:
                 },
                 data={
                     "fingerprint": fingerprint_samples(self.samples, digests),
-                    "counts": {
-                        split: {
-                            name: sum(s.split == split and s.label == name for s in self.samples)
-                            for name in self.classes
-                        }
-                        for split in SPLITS
-                    },
+                    "counts": count_samples([s for s, digest in zip(self.samples, digests, strict=True) if digest]),
                 },
                 version=__version__,
                 weights_sha256="",
@@ -305,7 +301,7 @@ class _Job:
         settings, training = self.settings, bundle.training
         return {
             "Data": settings.data,
-            "Splits": describe_counts(self.samples, self.classes),
+            "Splits": describe_counts(self.samples),
             "Data fingerprint": bundle.data["fingerprint"],
             "Backbone": f"{bundle.backbone} (weights: {self.spec.licence}), "
             + ("all layers trained" if settings.train_backbone else "frozen, batch-norm statistics too"),
