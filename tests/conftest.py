@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch comes in; see cli.main
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.training.train import Run, train

@@ -43,8 +43,8 @@ def main() -> None:
     """Run the command line; every error of ours ends in its exit code and a message, never in a stack trace."""
     import os
 
-    # Waiting threads sleep instead of spinning: on a busy machine the spinning costs several times the work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Waiting threads soon sleep instead of spinning: on a busy machine the spinning costs several times the work.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except PneumoscopeError as problem:

@@ -1,0 +1,31 @@
+"""How hard the simulated radiographs are: test AUROC of the `baseline` recipe by seed of the films.
+
+python benchmarks/phantom_difficulty.py [--seeds 6]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.training.train import train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=6)
+    arguments = parser.parse_args()
+    print("| seed of the films | AUROC | 95 % interval | accuracy |\n| --- | --- | --- | --- |")
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            films = write_phantoms(Path(folder) / "films", seed=seed)
+            metrics = train(films, Path(folder) / "run").evaluation.metrics
+        auroc = metrics["auroc"]
+        cells = (f"{auroc.value:.3f}", f"{auroc.low:.3f} to {auroc.high:.3f}", f"{metrics['accuracy'].value:.3f}")
+        print(f"| {seed} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

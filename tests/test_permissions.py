@@ -1,0 +1,66 @@
+"""What the system does not let us read: chmod means nothing to root, so root becomes somebody else for a moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.datasets.samples import find_images, read_samples
+from pneumoscope.errors import DataError, ImageError, UsageError
+from pneumoscope.images.reading import read_pixels
+from pneumoscope.outputs import claim_folder
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked(films: Path) -> Iterator[Path]:
+    """A copy of the films that everybody may enter, outside pytest's own folder, which nobody else may."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(shutil.copytree(films, Path(folder) / "films"))
+
+
+def test_a_folder_that_may_not_be_read_is_named(locked: Path) -> None:
+    folder = locked / "train" / "NORMAL"
+    folder.chmod(0)
+    with nobody():
+        with pytest.raises(DataError, match=r"train/NORMAL: cannot be read: Permission denied\. Check"):
+            read_samples(locked)
+        with pytest.raises(DataError, match=r"train/NORMAL: cannot be read: Permission denied\. Check"):
+            find_images([locked])
+    folder.chmod(0o755)
+    (locked / "train").chmod(0)
+    with nobody(), pytest.raises(DataError, match=r"train: cannot be read: Permission denied\. Check"):
+        read_samples(locked)
+    (locked / "train").chmod(0o755)
+
+
+def test_a_file_that_may_not_be_read_is_an_error_of_that_file(locked: Path) -> None:
+    film = next((locked / "test" / "NORMAL").iterdir())
+    film.chmod(0)
+    with nobody(), pytest.raises(ImageError, match=f"{film.name}: cannot be read: Permission denied"):
+        read_pixels(film)
+
+
+def test_a_place_that_may_not_be_written_is_named(locked: Path) -> None:
+    locked.chmod(0o555)
+    with nobody(), pytest.raises(UsageError, match=r"run: cannot be written: Permission denied\. Choose another --out"):
+        claim_folder(locked / "run", ("config.yaml",))
