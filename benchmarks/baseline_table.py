@@ -39,10 +39,8 @@ def main() -> None:
             values = [run.evaluation.metrics[name].value for run in runs]
             cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
         first = runs[0].evaluation.metrics["accuracy"]
-        print(
-            f"| {backbone} | {' | '.join(cells)} |  (seed 0: accuracy interval {first.low:.3f} to {first.high:.3f})",
-            flush=True,
-        )
+        cells.append(f"{first.low:.3f} to {first.high:.3f}")
+        print(f"| {backbone} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

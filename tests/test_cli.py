@@ -122,6 +122,37 @@ def test_predict_takes_a_table_and_keeps_its_labels(command: Command, run: Run, 
     assert {row["label"] for row in rows} == {"NORMAL", "PNEUMONIA"}
 
 
+def test_a_missing_file_does_not_stop_the_others(command: Command, run: Run, film: Path, tmp_path: Path) -> None:
+    names = [film, tmp_path / "gone.png", "x" * 300, film]
+    result = command("predict", *names, "--model", run.bundle, "--format", "jsonl")
+    assert result.code == 0
+    errors = [json.loads(line)["error"] for line in result.out.splitlines()]
+    assert [error is None for error in errors] == [True, False, False, True]
+    assert "gone.png" in errors[1]
+
+
+def test_the_name_of_the_output_says_its_format(command: Command, run: Run, film: Path, tmp_path: Path) -> None:
+    assert command("predict", film, "--model", run.bundle, "--out", tmp_path / "p.json").code == 0
+    assert json.loads((tmp_path / "p.json").read_text())[0]["decision"]
+    missing = command("predict", film, "--model", run.bundle, "--out", tmp_path / "no" / "p.json")
+    assert missing.code == 2
+    assert "there is no folder" in missing.err
+
+
+def test_an_unforeseen_fault_ends_in_exit_code_1_without_a_stack_trace(
+    command: Command, run: Run, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pneumoscope.inference.predictor
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("impossible")
+
+    monkeypatch.setattr(pneumoscope.inference.predictor, "load", fail)
+    result = command("predict", film, "--model", run.bundle)
+    assert result.code == 1
+    assert "ZeroDivisionError: impossible" in result.err
+
+
 def test_predict_fails_when_nothing_can_be_read(command: Command, run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     assert command("predict", tmp_path / "bad.png", "--model", run.bundle).code == 3

@@ -50,6 +50,16 @@ def main() -> None:
     except PneumoscopeError as problem:
         typer.echo(f"error: {problem}", err=True)
         sys.exit(problem.exit_code)
+    except OSError as problem:
+        typer.echo(f"error: {problem.filename or 'file'}: {problem.strerror or problem}.", err=True)
+        sys.exit(2)
+    except Exception as problem:
+        if os.environ.get("PNEUMOSCOPE_DEBUG"):
+            raise
+        name = type(problem).__name__
+        typer.echo(f"error: a fault of ours, or too little memory: {name}: {problem}", err=True)
+        typer.echo("PNEUMOSCOPE_DEBUG=1 shows where it happened; please report it.", err=True)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -111,7 +121,8 @@ def train(
     **options: Any,
 ) -> None:
     """Train a classifier on labelled radiographs and measure it on their test split."""
-    with _screen() as progress, _cache(no_cache) as cache:
+    hint = f" The run goes on with: pneumoscope train --out {out} --resume"
+    with _screen(hint) as progress, _cache(no_cache) as cache:
         from pneumoscope.training import train as job
 
         run = job.train(
@@ -162,7 +173,7 @@ def predict(
     model: Annotated[Path | None, typer.Option(help="A bundle, or a run that holds one.")] = None,
     format: Annotated[  # noqa: A002 - the option's name
         Literal["table", "csv", "json", "jsonl", "parquet"] | None,
-        typer.Option(help="By default a table on a terminal, csv elsewhere."),
+        typer.Option(help="By default a table on a terminal, what the name of --out says, else csv."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
     device: Device = "auto",
@@ -171,17 +182,19 @@ def predict(
     """Say for each radiograph how probable the positive class is, and decide."""
     if model is None:
         raise UsageError("No model. Train one (pneumoscope train DATA --out RUN) and give it with --model RUN.")
-    if format == "parquet" and out is None:
+    chosen = format or _format_of(out)
+    if chosen == "parquet" and out is None:
         raise UsageError("--format parquet needs --out FILE.")
     if out is not None and out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Make it, or choose another --out.")
     from pneumoscope.datasets.samples import find_images
     from pneumoscope.inference.predictions import write_predictions
     from pneumoscope.inference.predictor import load
 
     samples = find_images(paths)
     predictor = load(model, device)
-    chosen = format or ("table" if out is None and sys.stdout.isatty() else "csv")
     with _screen() as progress:
         failed = write_predictions(
             predictor, samples, chosen, out, lambda done: progress("Predicting", done, len(samples))
@@ -220,7 +233,7 @@ def demo(
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.outputs import claim_folder
 
-    data = out.with_name(f"{out.name}-films")
+    data = out.parent / f"{out.name or 'demo'}-films"
     with _screen() as progress:
         from pneumoscope.training import train as job
 
@@ -283,6 +296,12 @@ def split(
     typer.echo(describe_counts(samples))
 
 
+def _format_of(out: Path | None) -> str:
+    if out is None:
+        return "table" if sys.stdout.isatty() else "csv"
+    return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
+
+
 def _print_run(run: Run) -> None:
     _print_evaluation(run.evaluation)
     typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
@@ -331,7 +350,7 @@ def _cache(disabled: bool) -> Iterator[FeatureCache | None]:
 
 
 @contextmanager
-def _screen() -> Iterator[Callable[[str, int, int], None]]:
+def _screen(hint: str = "") -> Iterator[Callable[[str, int, int], None]]:
     """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
     import logging
     import time
@@ -368,7 +387,7 @@ def _screen() -> Iterator[Callable[[str, int, int], None]]:
         with bars:
             yield progress
     except KeyboardInterrupt:
-        typer.echo("Interrupted. A training run goes on with: pneumoscope train --out RUN --resume", err=True)
+        typer.echo(f"Interrupted.{hint}", err=True)
         raise typer.Exit(130) from None
     finally:
         logger.removeHandler(handler)

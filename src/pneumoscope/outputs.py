@@ -74,7 +74,7 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
         UsageError: the folder holds something already, or cannot be made.
     """
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not all(_left_by_a_kill(each) for each in folder.iterdir())):
             if not overwrite:
                 raise UsageError(f"{folder}: exists already. Choose another --out, or allow it with --overwrite.")
             marker = names[0]
@@ -83,8 +83,7 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
                     f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
                 )
             for each in folder.iterdir():
-                left_by_a_kill = each.name.startswith(".") and each.name.endswith(".part")
-                if each.name not in names and not left_by_a_kill:
+                if each.name not in names and not _left_by_a_kill(each):
                     raise UsageError(
                         f"{folder}: holds {each.name}, which is of no earlier output; nothing is overwritten. "
                         "Choose another --out."
@@ -99,3 +98,8 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UsageError(f"{folder}: cannot be written: {problem.strerror or problem}. Choose another --out.") from None
+
+
+def _left_by_a_kill(path: Path) -> bool:
+    """Whether a file is what `write_bytes` had written when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".part")

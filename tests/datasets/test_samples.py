@@ -462,9 +462,29 @@ def test_files_folders_and_tables_expand_in_the_order_given(tmp_path: Path) -> N
 
 def test_a_path_with_nothing_to_predict_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, message in (("gone.png", "no such file or folder"), ("gone.csv", "no such"), ("empty", "no images")):
+    for name, message in (("gone.csv", "cannot be read"), ("empty", "no images")):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             find_images([tmp_path / name])
+
+
+def test_a_missing_file_among_others_is_left_to_its_row() -> None:
+    names = [Path("gone.png"), Path("x" * 300), Path("gone/too.dcm")]
+    assert [sample.path for sample in find_images(names)] == names
+
+
+def test_a_class_may_have_folders_of_its_own(tmp_path: Path) -> None:
+    for name in ("A/p1/1.png", "A/p2/1.png", "A/0.png", "B/p3/deep/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {sample.path.relative_to(tmp_path).as_posix(): sample.label for sample in read_samples(tmp_path)}
+    assert found == {"A/0.png": "A", "A/p1/1.png": "A", "A/p2/1.png": "A", "B/p3/deep/1.png": "B"}
+
+
+def test_a_test_split_alone_is_a_data_set(tmp_path: Path) -> None:
+    for name in ("test/A/1.png", "test/B/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert {(sample.split, sample.label) for sample in read_samples(tmp_path)} == {("test", "A"), ("test", "B")}
 
 
 # Fingerprints

@@ -87,7 +87,7 @@ def test_folded_batchnorms_change_nothing(spec: object) -> None:
         expected = backbone(inputs)
         torch.testing.assert_close(folded(inputs), expected, rtol=1e-3, atol=float(1e-4 * expected.abs().max()))
     assert expected.shape[1] == backbone.width
-    assert (folded is backbone) == (spec.name == "convnext_tiny")  # it has layer norms alone
+    assert folded is not backbone
 
 
 def test_any_timm_name_gives_a_square_feature_map() -> None:
@@ -108,6 +108,19 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     torch.save(_torchvision("resnet18").state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(DataError, match=r"resnet18.pth: these are not the weights of resnet50: .* needs the shape"):
         load_backbone(find_backbone("resnet50"), tmp_path / "resnet18.pth")
+
+
+def test_weights_of_a_deeper_network_of_the_same_family_are_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(DataError, match=r"not the weights of resnet18: it has nothing called layer1\.2"):
+        load_backbone(find_backbone("resnet18"), tmp_path / "resnet34.pth")
+
+
+def test_the_same_weights_in_two_architectures_are_two_engines(tmp_path: Path) -> None:
+    torch.save(timm.create_model("efficientnet_b0").state_dict(), tmp_path / "b0.pth")
+    names = ("efficientnet_b0", "tf_efficientnet_b0")  # they pad differently
+    engines = [TorchEngine(load_backbone(find_backbone(name), tmp_path / "b0.pth"), 64) for name in names]
+    assert engines[0].fingerprint != engines[1].fingerprint
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import pneumoscope
+from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import METRICS
@@ -135,8 +137,6 @@ def test_three_classes_work_like_two(tmp_path: Path) -> None:
 
 
 def test_unreadable_films_are_left_out_and_named(films: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(films, tmp_path / "films")
     broken = []
     for split in ("train", "test"):
@@ -152,8 +152,6 @@ def test_unreadable_films_are_left_out_and_named(films: Path, tmp_path: Path) ->
 
 
 def test_a_split_left_without_readable_films_is_an_error(films: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(films, tmp_path / "films")
     for path in (tmp_path / "films" / "val" / "NORMAL").iterdir():
         path.write_bytes(b"")
@@ -187,8 +185,8 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, f
     arguments = ["train", str(films), *options, "--out"]
     assert _start([*arguments, str(tmp_path / "whole")]).wait(120) == 0
     killed = tmp_path / "killed"
-    # Three different moments: before training, while a checkpoint is young, and when it has been replaced.
-    moments = [killed / "samples.csv", killed / "checkpoints" / "head.pt"]
+    # Several moments: before training, while a checkpoint is young, and when it has been replaced.
+    moments = [killed / "config.yaml", killed / "samples.csv", killed / "checkpoints" / "head.pt"]
     moments += [killed / "checkpoints" / "finetune.pt"] if recipe == "finetune" else [killed / "history.csv"]
     for number, moment in enumerate(moments):
         process = _start([*arguments, str(killed), *(["--resume"] if number else [])])
@@ -204,6 +202,58 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, f
     assert set(resumed) == set(whole)
 
 
+def test_a_run_in_a_linked_folder_is_resumed_and_keeps_its_notes(films: Path, tmp_path: Path) -> None:
+    shutil.copytree(films, tmp_path / "films")
+    next((tmp_path / "films" / "train" / "NORMAL").iterdir()).write_bytes(b"")
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "far" / "deep")
+    whole = train(tmp_path / "films", tmp_path / "runs" / "whole", **SMALL)
+    folder = tmp_path / "runs" / "killed"
+
+    class KilledError(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "Test":  # the bundle is there, the report is not
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(tmp_path / "films", folder, progress=kill, **SMALL)
+    assert not (folder / "report.html").exists()
+    train(None, folder, resume=True)
+    assert digest(folder)["predictions.csv"] == digest(whole.folder)["predictions.csv"]
+    assert "1 images could not be read" in (folder / "report.html").read_text()
+
+
+def test_data_that_changed_since_a_run_began_are_refused(films: Path, tmp_path: Path) -> None:
+    shutil.copytree(films, tmp_path / "films")
+    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
+    next((tmp_path / "films" / "train" / "NORMAL").iterdir()).unlink()
+    with pytest.raises(DataError, match="not what it was"):
+        train(None, run.folder, resume=True)
+
+
+def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(films: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": "finetune", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
+    first, second = (train(films, tmp_path / name, **options) for name in ("a", "b"))
+    assert first.settings.precision == second.settings.precision != "auto"
+    assert digest(first.bundle) == digest(second.bundle)
+
+
+def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds the settings of the recipe baseline"):
+        train(films, tmp_path / "run", config=run.folder / "config.yaml", recipe="finetune")
+    with pytest.raises(UsageError, match="leave out --config"):
+        train(films, run.folder, resume=True, config=run.folder / "config.yaml")
+
+
+def test_evaluating_films_that_were_trained_on_is_said(run: Run, films: Path, tmp_path: Path) -> None:
+    for split, known in (("test", False), ("all", True)):
+        pneumoscope.evaluate(run.folder, films, tmp_path / split, split=split)
+        report = (tmp_path / split / "report.html").read_text()
+        assert ("36 of these images were used in training" in report) == known
+
+
 def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"began with lr=0\.001, not 0\.5"):
         train(films, run.folder, resume=True, lr=0.5)
@@ -216,6 +266,11 @@ def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_
     assert run.evaluation.n == 100
     assert run.evaluation.metrics["auroc"].value > 0.9
     assert "bacteria-person336 (train and val)" in (run.folder / "report.html").read_text()
+
+
+def test_the_simulated_films_are_neither_a_toy_nor_noise(tmp_path: Path) -> None:
+    run = train(write_phantoms(tmp_path / "films"), tmp_path / "run")
+    assert 0.88 <= run.evaluation.metrics["auroc"].value <= 0.98
 
 
 def test_the_public_functions_are_the_same_jobs(run: Run, films: Path) -> None:

@@ -22,6 +22,7 @@ _SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
     "test": "test",
 }
 _IMAGE_SUFFIXES = {
@@ -82,7 +83,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None) -> list[S
     samples = [
         Sample(path, folder.name, find_patient(path.stem, patterns), split)
         for split, folder in classes
-        for path in _image_files(folder)
+        for path in _image_files(folder)  # a class may have folders of its own, one a patient for instance
     ]
     if not samples:
         raise DataError(f"{data}: class folders ({', '.join(sorted({f.name for _, f in classes}))}), but no images.")
@@ -93,21 +94,19 @@ def find_images(paths: Iterable[Path]) -> list[Sample]:
     """Expand files, folders (recursively) and tables into samples, in input order.
 
     Raises:
-        DataError: a path does not exist, or a folder or table holds no images.
+        DataError: a folder or table holds no images, or a table cannot be read.
     """
     samples: list[Sample] = []
     for path in paths:
-        if path.is_dir():
-            found = [Sample(file) for file in _image_files(path, recursive=True)]
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a name is too long or lies in a locked folder
+            found = [Sample(file) for file in _image_files(path)]
             if not found:
                 raise DataError(f"{path}: no images in this folder.")
             samples += found
-        elif path.suffix.lower() in _TABLE_SUFFIXES and path.is_file():
+        elif path.suffix.lower() in _TABLE_SUFFIXES:
             samples += _read_table(path, _compile(None), labelled=False)
-        elif path.exists():
+        else:  # what cannot be read gets a row that says so; it does not stop the others
             samples.append(Sample(_writable(path)))
-        else:
-            raise DataError(f"{path}: no such file or folder.")
     return samples
 
 
@@ -136,18 +135,23 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
     return (next(name for name in names if name != positive), positive), positive
 
 
-def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as a CSV table that `read_samples` reads again, with paths relative to it where they can be."""
+def format_samples(samples: Sequence[Sample], folder: Path) -> str:
+    """Samples as a CSV table for `folder`, which `read_samples` reads again; paths are relative where they can be."""
     rows = [
         {
-            "path": _relative(sample.path, path.parent),
+            "path": _relative(sample.path, folder),
             "label": sample.label or "",
             "patient": sample.patient or "",
             "split": sample.split or "",
         }
         for sample in samples
     ]
-    write_text(path, "".join(format_rows(rows)))
+    return "".join(format_rows(rows))
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write samples as a CSV table, whole or not at all."""
+    write_text(path, format_samples(samples, path.parent))
 
 
 def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> str:
@@ -191,13 +195,12 @@ def _compile(patient_pattern: str | None) -> list[re.Pattern[str]]:
 
 def _class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
     folders = _subfolders(root)
-    if "train" not in {_SPLIT_NAMES.get(folder.name.lower()) for folder in folders}:
+    splits = [folder for folder in folders if folder.name.lower() in _SPLIT_NAMES]
+    if not any(_SPLIT_NAMES[folder.name.lower()] == "train" or _subfolders(folder) for folder in splits):
         yield from ((None, folder) for folder in folders)
         return
-    for folder in folders:
-        split = _SPLIT_NAMES.get(folder.name.lower())
-        if split is not None:
-            yield from ((split, inner) for inner in _subfolders(folder))
+    for folder in splits:
+        yield from ((_SPLIT_NAMES[folder.name.lower()], inner) for inner in _subfolders(folder))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -207,7 +210,7 @@ def _subfolders(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: cannot be read: {problem.strerror}. Check the path and its permissions.") from None
 
 
-def _image_files(folder: Path, recursive: bool = False) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     def refuse(problem: OSError) -> None:
         raise DataError(
             f"{problem.filename}: cannot be read: {problem.strerror}. Check the path and its permissions."
@@ -215,7 +218,7 @@ def _image_files(folder: Path, recursive: bool = False) -> list[Path]:
 
     files: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [
             _writable(Path(parent, name))
             for name in sorted(names)

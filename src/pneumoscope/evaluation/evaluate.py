@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.splitting import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.intervals import Evaluation
@@ -20,6 +22,7 @@ from pneumoscope.inference.predictions import to_row
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
+SHORT = 12  # hex digits that name a file's content in a bundle
 OUTPUTS = ("metrics.json", "predictions.csv", "plots", "report.html")
 
 
@@ -78,7 +81,11 @@ def evaluate(
         "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
         "Bundle": str(bundle),
         "Data": str(data),
-        "Command": shlex.join(["pneumoscope", "evaluate", str(bundle), str(data), "--out", str(out)]),
+        "Command": shlex.join(
+            ["pneumoscope", "evaluate", str(bundle), str(data), "--out", "NEW_FOLDER", "--split", chosen]
+            + ["--seed", str(seed), "--resamples", str(resamples)]
+            + (["--patient-pattern", patient_pattern] if patient_pattern else [])
+        ),
     }
     return assess(
         predictor, samples, Path(out), split=chosen, facts=facts, resamples=resamples, seed=seed, progress=progress
@@ -110,6 +117,12 @@ def assess(
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
         raise DataError(f"None of the {len(samples)} images could be read; {out / 'predictions.csv'} says why.")
+    seen = set(bundle.data.get("seen", ()))
+    if known := sum(one.digest[:SHORT] in seen for one, _ in read):
+        notes = [*notes, f"{known} of these images were used in training: the figures are too good."]
+        logging.getLogger("pneumoscope").warning("%s", notes[-1])
+    if shared := find_shared_patients([sample for _, sample in read]):
+        notes = [*notes, f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}."]
     labels = [bundle.labels.index(str(sample.label)) for _, sample in read]
     shares = np.array([[(one.probabilities or {})[name] for name in bundle.labels] for one, _ in read])
     probabilities = shares[:, 1] if len(bundle.labels) == 2 else shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from pathlib import Path
@@ -30,8 +31,9 @@ def read_bytes(path: Path) -> bytes:
         ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
     """
     try:
-        if not path.is_file():
-            raise ImageError(f"{path}: no such file." if not path.exists() else f"{path}: not a regular file.")
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises where it has no answer, without our words
+            path.stat()  # says why, where it is not there or may not be looked at
+            raise ImageError(f"{path}: not a regular file.")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ImageError(f"{path}: {size:,} bytes, more than the {MAX_BYTES:,} that are read.")
         content = path.read_bytes()

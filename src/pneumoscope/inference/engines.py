@@ -12,7 +12,8 @@ from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+
+    from pneumoscope.models.classifier import Backbone
 
 Array = NDArray[np.float32]
 
@@ -54,7 +55,7 @@ class TorchEngine:
         device: `auto`, `cpu` or `cuda`.
     """
 
-    def __init__(self, backbone: nn.Module, size: int, device: str = "auto") -> None:
+    def __init__(self, backbone: Backbone, size: int, device: str = "auto") -> None:
         import torch
 
         from pneumoscope.models.backbones import fingerprint_state
@@ -62,11 +63,11 @@ class TorchEngine:
 
         self._device = choose_device(device)
         backbone = backbone.eval()
-        kind = f"torch float32 {self._device.type}"
+        kind = f"{backbone.architecture}, torch {torch.__version__} float32 {self._device.type}"
         self.fingerprint = f"{fingerprint_state(backbone.state_dict())} {kind}"
         folded = fold_batchnorms(backbone.cpu(), size)
         self._backbone = folded.to(self._device).to(memory_format=torch.channels_last)
-        # On a processor, small batches stay in its caches; measured in benchmarks/.
+        # On a processor, small batches stay in its caches (docs/log.md).
         self.batch_size = 64 if self._device.type == "cuda" else 8
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
@@ -75,7 +76,8 @@ class TorchEngine:
 
         from pneumoscope.models.classifier import pool
 
-        with torch.inference_mode():
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
             found = self._backbone(batch)
             features = pool(found).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ class Prediction:
         decision: a class name, or None on error.
         probabilities: of every class by name, empty on error.
         error: why the file could not be read.
+        digest: SHA-256 of the file's content, empty on error.
     """
 
     path: Path | None
@@ -32,6 +33,7 @@ class Prediction:
     decision: str | None = None
     probabilities: dict[str, float] | None = None
     error: str | None = None
+    digest: str = ""
 
 
 class Predictor:
@@ -86,7 +88,7 @@ class Predictor:
             if extract.features is None:
                 yield Prediction(path, error=extract.error)
             else:
-                yield self._decide(path, self._logits(extract.features))
+                yield replace(self._decide(path, self._logits(extract.features)), digest=extract.digest)
 
     def _logits(self, features: Array) -> NDArray[np.float64]:
         """(1, D) -> (1,) or (C,); in float64, so that the sum's order does not show."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _HALF = (0.5, 0.5, 0.5)
 _HUB_FILE = "model.safetensors"
+_CLASSIFIERS = ("fc.", "_fc.", "classifier", "head")  # what torchvision, timm and the packages call it
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ def find_backbone(name: str) -> BackboneSpec:
             f"No backbone {name!r}. `pneumoscope backbones` lists ours; any timm name works too"
             + (f", for instance {', '.join(close)}." if close else ".")
         )
-    cfg = timm.models.get_pretrained_cfg(name)
+    try:
+        cfg = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        raise UsageError(f"No backbone {name!r}: timm knows {name.partition('.')[0]}, but not with that tag.") from None
     if cfg is None:
         return BackboneSpec(name, name, "--weights FILE", "unknown", InputSpec())
     return BackboneSpec(
@@ -126,7 +130,7 @@ def build_backbone(spec: BackboneSpec) -> Backbone:
     """
     from pneumoscope.models.classifier import Backbone
 
-    return Backbone(_build(spec))
+    return Backbone(_build(spec), _describe(spec))
 
 
 def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
@@ -141,7 +145,7 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
     network = _build(spec)
     path = weights or _locate(spec)
     network.load_state_dict(_match(_read_state(path), network.state_dict(), spec, path))
-    return Backbone(network)
+    return Backbone(network, _describe(spec))
 
 
 def is_available(spec: BackboneSpec) -> bool:
@@ -168,11 +172,17 @@ def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> Input
     return replace(spec.input, **changes)  # type: ignore[arg-type]
 
 
+def _describe(spec: BackboneSpec) -> str:
+    return f"{spec.architecture} {dict(spec.arguments)}"
+
+
 def _build(spec: BackboneSpec) -> nn.Module:
     import timm
     import torch
 
-    with torch.random.fork_rng():  # values are drawn and thrown away; the caller's random state stays as it was
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # values are drawn and thrown away; the caller's random state stays as it was
         network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
     return network
 
@@ -208,7 +218,6 @@ def _locate(spec: BackboneSpec) -> Path:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    import pickle
     import warnings
 
     import safetensors.torch
@@ -222,7 +231,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such weights file.") from None
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError):
+    except Exception:  # torch's unpickler raises nearly anything on a damaged file
         raise DataError(f"{path}: cannot be read as a state dict (.pth or .safetensors).") from None
     if isinstance(state, dict):
         for key in ("state_dict", "model", "model_state_dict"):
@@ -242,15 +251,25 @@ def _match(
     """
     for old, new in spec.renamed.items():
         state = {(new + name.removeprefix(old) if name.startswith(old) else name): t for name, t in state.items()}
-    if all(name in state for name in wanted):
-        values = [state[name] for name in wanted]
-    else:
-        # Counters of seen batches change nothing at inference, and old files leave them out.
-        counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-        listed = iter(tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked"))
-        values = [tensor if name in counters else next(listed, tensor[:0]) for name, tensor in wanted.items()]
+    # Counters of seen batches change nothing at inference, and old files leave them out.
+    counter = "num_batches_tracked"
+    named = all(name in state for name in wanted)
+    listed = [name for name in state if not name.endswith(counter)]
+    sources = dict(zip([name for name in wanted if not name.endswith(counter)], listed, strict=False))
+    if named:
+        sources = {name: name for name in wanted}
+    surplus = set(listed) - set(sources.values())
+    if strange := [name for name in listed if name in surplus and not name.startswith(_CLASSIFIERS)]:
+        raise DataError(
+            f"{path}: these are not the weights of {spec.architecture}: it has nothing called {strange[0]} "
+            f"({len(strange)} such tensors)."
+        )
     matched = {}
-    for (name, target), value in zip(wanted.items(), values, strict=True):
+    for name, target in wanted.items():
+        if name.endswith(counter) and not named:
+            matched[name] = target
+            continue
+        value = state[sources[name]] if name in sources else target[:0]
         if value.numel() != target.numel() or value.squeeze().shape != target.squeeze().shape:
             raise DataError(
                 f"{path}: these are not the weights of {spec.architecture}: {name} needs the shape "

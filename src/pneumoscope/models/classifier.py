@@ -11,11 +11,17 @@ from pneumoscope.errors import UsageError
 
 
 class Backbone(nn.Module):
-    """A timm network as a map: (B, 3, S, S) -> feature map (B, D, h, w), whatever layout it uses inside."""
+    """A timm network as a map: (B, 3, S, S) -> feature map (B, D, h, w), whatever layout it uses inside.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: the timm network.
+        architecture: its name and arguments; the same weights can stand for two functions.
+    """
+
+    def __init__(self, network: nn.Module, architecture: str) -> None:
         super().__init__()
         self.network = network
+        self.architecture = architecture
 
     @property
     def width(self) -> int:
@@ -91,10 +97,10 @@ def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
     """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
 
     The pairs are found by running one input and looking at which tensor goes where; the folded network is taken only
-    where it gives the same output (to 1e-3 of its range), else the network comes back as it was.
+    where it gives the same output (to 1e-3 of its range), else a copy of the network as it was.
 
     Args:
-        backbone: in evaluation mode; a copy is folded.
+        backbone: in evaluation mode; it is left alone.
         size: side S of its input.
     """
     import copy
@@ -122,11 +128,9 @@ def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
         before = folded(probe)
         for hook in hooks:
             hook.remove()
-        if not pairs:
-            return backbone
         for conv, norm in pairs:
             if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
-                return backbone
+                return copy.deepcopy(backbone)
             weight, bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
@@ -134,7 +138,7 @@ def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
             _pass_through(norm)
         after = folded(probe)
     close = (after - before).abs().max() <= 1e-3 * before.abs().max()
-    return folded if bool(close) else backbone
+    return folded if bool(close) else copy.deepcopy(backbone)
 
 
 def _pass_through(norm: nn.BatchNorm2d) -> None:

@@ -39,7 +39,7 @@ class Draw:
 
     Attributes:
         targets: class index of every training image.
-        batch_size: images a batch; the last one may be smaller.
+        batch_size: images a batch; the last one may be smaller, or larger by one.
         flip: probability of a flip.
         sampling: draw the classes equally often, with replacement.
         seed: fixes the draw, together with the epoch.
@@ -62,8 +62,11 @@ class Draw:
         else:
             order = rng.permutation(n)
         flips = rng.random(n) < self.flip
-        for start in range(0, n, self.batch_size):
-            yield order[start : start + self.batch_size], flips[start : start + self.batch_size]
+        starts = list(range(0, n, self.batch_size))
+        if len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()  # one image alone has no batch statistics; it goes with the batch before
+        for start, stop in zip(starts, [*starts[1:], n], strict=True):
+            yield order[start:stop], flips[start:stop]
 
 
 class FeatureBatches:

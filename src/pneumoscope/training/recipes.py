@@ -141,6 +141,11 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
     given = {key: value for key, value in options.items() if value is not None}
     if config:  # what is wrong in the file is said of the file
         build(Settings, {**find_recipe(str(config.get("recipe", "baseline"))), "data": "-", **config}, source)
+    recorded = config.get("recipe")
+    if recorded is not None and given.get("recipe", recorded) != recorded:
+        raise UsageError(
+            f"--recipe {given['recipe']}: {source} holds the settings of the recipe {recorded}. Leave one of them out."
+        )
     values = {**config, **given}
     if "data" not in values:
         raise UsageError("No data. Name a folder or a table: pneumoscope train DATA --out RUN.")

@@ -69,13 +69,12 @@ class Stages:
         """Train the head, or warm it up and then train all; give the history and the row of the best epoch."""
         network = self.network
         network.head.to(network.device)
+        exact = dataclasses.replace(settings, precision="float32")  # a head on cached features gains nothing from less
         if not settings.train_backbone:
-            return self._run_stage("head", network.head, self._features(settings), settings, settings.epochs)
+            return self._run_stage("head", network.head, self._features(settings), exact, settings.epochs)
         history: list[dict[str, Any]] = []
         if settings.warmup_epochs:
-            history, _ = self._run_stage(
-                "head", network.head, self._features(settings), settings, settings.warmup_epochs
-            )
+            history, _ = self._run_stage("head", network.head, self._features(settings), exact, settings.warmup_epochs)
         later, best = self._run_stage(
             "finetune", self._classifier(settings), self._films(settings), settings, settings.epochs
         )
@@ -83,6 +82,8 @@ class Stages:
 
     def choose_precision(self, settings: Settings) -> Literal["float32", "bfloat16"]:
         """Resolve `auto` with a trial step on the first batch."""
+        if settings.precision != "auto":
+            return settings.precision
         inputs, targets = next(self._films(settings).training(1))
         return choose_precision(self._classifier(settings), inputs, targets, settings)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +27,13 @@ from pneumoscope.datasets.samples import (
     describe_counts,
     find_classes,
     fingerprint_samples,
+    format_samples,
     read_samples,
     write_samples,
 )
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
-from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.evaluate import OUTPUTS, assess
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.evaluate import OUTPUTS, SHORT, assess
 from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -106,25 +107,24 @@ def train(
     """
     folder = Path(out)
     given = {**options, "data": None if data is None else str(data)}
+    if resume and (config or overwrite):
+        raise UsageError("--resume takes a run up as it began: leave out --config and --overwrite.")
     if resume:
         settings = _resume_settings(folder, given)
     else:
         settings = resolve_settings(given, read_mapping(Path(config)) if config else {}, str(config))
-        # Whatever is wrong with the data or the weights is found before a folder is made.
-        samples = _read(settings)
-        spec, backbone = _load_backbone(settings)
+    # Whatever is wrong with the data or the weights is found before a folder is made.
+    samples = _read(settings)
+    spec = find_backbone(settings.backbone)
+    backbone = load_backbone(spec, Path(settings.weights) if settings.weights else None)
+    table = folder / "samples.csv"
+    if not resume:
         claim_folder(folder, RUN_FILES, overwrite)
         write_mapping(folder / "config.yaml", settings)
-        write_samples(folder / "samples.csv", samples)
+    if resume and table.exists() and table.read_text(encoding="utf-8") != format_samples(samples, folder):
+        raise DataError(f"{settings.data}: not what it was when {folder} began ({table}). Start another run.")
+    write_samples(table, samples)
     with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
-        if resume:
-            spec, backbone = _load_backbone(settings)
-            # The table's paths start from the run's folder; they are to read as they did at first.
-            samples = [
-                dataclasses.replace(sample, path=Path(os.path.normpath(sample.path)))
-                for sample in read_samples(folder / "samples.csv")
-            ]
-            _logger().info("Taking up %s.", folder)
         job = _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes)
         return job.run(backbone)
 
@@ -161,10 +161,13 @@ class _Job:
 
     def run(self, backbone: Backbone) -> Run:
         """Train, unless that is done, and measure."""
-        self._describe()
-        bundle = self.folder / "bundle"
-        if not (bundle / "bundle.json").is_file():
-            self._train(backbone.eval(), bundle)
+        bundle, notes = self.folder / "bundle", self.folder / _CHECKPOINTS / "notes.json"
+        if (bundle / "bundle.json").is_file() and notes.is_file():
+            self.notes = json.loads(notes.read_text(encoding="utf-8"))
+        else:
+            self._describe()
+            notes.parent.mkdir(exist_ok=True)
+            self._train(backbone.eval(), bundle, notes)
         test = [sample for sample in self.samples if sample.split == "test"]
         predictor = load(bundle, self.device.type, self.cache)
         evaluation = assess(
@@ -199,20 +202,20 @@ class _Job:
             some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
             self.notes.append(
                 f"{len(shared)} patients are in more than one split, as the data's own folders have it: {some}"
-                f"{' and more' if len(shared) > 10 else ''}."
+                f"{' and more, named in log.txt' if len(shared) > 10 else ''}."
             )
+            log.debug("Shared patients: %s", shared)
 
-    def _train(self, backbone: Backbone, bundle: Path) -> None:
-        with torch.random.fork_rng():
+    def _train(self, backbone: Backbone, bundle: Path, notes: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             head = build_head(backbone.width, len(self.classes))
             splits, digests = self._extract(backbone)
             for note in self.notes:
                 _logger().warning("%s", note)
-            checkpoints = self.folder / _CHECKPOINTS
-            checkpoints.mkdir(exist_ok=True)
+            write_text(notes, json.dumps(self.notes))
             network = Network(backbone, head, len(self.classes), self.input, self.device)
-            stages = Stages(network, splits["train"], splits["val"], checkpoints, self._tell)
+            stages = Stages(network, splits["train"], splits["val"], notes.parent, self._tell)
             if self.settings.train_backbone:
                 precision = stages.choose_precision(self.settings)
                 self.settings = dataclasses.replace(self.settings, precision=precision)
@@ -246,6 +249,9 @@ class _Job:
                 data={
                     "fingerprint": fingerprint_samples(self.samples, digests),
                     "counts": count_samples([s for s, digest in zip(self.samples, digests, strict=True) if digest]),
+                    "seen": sorted(
+                        digest[:SHORT] for s, digest in zip(self.samples, digests, strict=True) if s.split != "test"
+                    ),
                 },
                 version=__version__,
                 weights_sha256="",
@@ -325,14 +331,9 @@ def _read(settings: Settings) -> list[Sample]:
     )
 
 
-def _load_backbone(settings: Settings) -> tuple[BackboneSpec, Backbone]:
-    spec = find_backbone(settings.backbone)
-    return spec, load_backbone(spec, Path(settings.weights) if settings.weights else None)
-
-
 def _resume_settings(folder: Path, given: Mapping[str, Any]) -> Settings:
     """The settings of an interrupted run; options that contradict them are refused."""
-    if not (folder / "samples.csv").is_file():
+    if not (folder / "config.yaml").is_file():
         raise UsageError(f"{folder}: no run to resume. Start it without --resume.")
     recorded = read_mapping(folder / "config.yaml")
     for key, value in given.items():
