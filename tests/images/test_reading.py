@@ -290,7 +290,7 @@ def test_a_missing_file_and_a_dangling_link_are_errors_that_name_them(tmp_path: 
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     for name in ("film.png", "link.png", "loop.png"):
-        with pytest.raises(ImageError, match=rf"{name}: cannot be read: (No such file|Too many levels)"):
+        with pytest.raises(ImageError, match=rf"{name}: cannot be read: (No such file|Too many levels|embedded null)"):
             read_pixels(tmp_path / name)
     for name in ("x" * 300 + ".png", "nul\0.png"):
         with pytest.raises(ImageError, match=r"\.png: "):

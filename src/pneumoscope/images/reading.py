@@ -37,8 +37,8 @@ def read_bytes(path: Path) -> bytes:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ImageError(f"{path}: {size:,} bytes, more than the {MAX_BYTES:,} that are read.")
         content = path.read_bytes()
-    except OSError as problem:
-        raise ImageError(f"{path}: cannot be read: {problem.strerror or problem}.") from None
+    except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
+        raise ImageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
     if not content:
         raise ImageError(f"{path}: the file is empty. Copy it again from its source.")
     return content
