@@ -214,7 +214,7 @@ def _build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
         if parameters
     ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(described, momentum=0.9, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(described, momentum=settings.momentum, weight_decay=settings.weight_decay)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(described, weight_decay=settings.weight_decay)
 

@@ -50,6 +50,7 @@ class Settings:
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], Doc("The optimizer.")] = "adam"
     lr: Annotated[float, Gt(0), Doc("Learning rate of the head.")] = 1e-3
     backbone_lr: Annotated[float, Gt(0), Doc("Learning rate of the backbone, where it is trained.")] = 1e-4
+    momentum: Annotated[float, Interval(ge=0, lt=1), Doc("Momentum of sgd.")] = 0.9
     weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
     plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
     plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +76,20 @@ class Stages:
         if not settings.train_backbone:
             return self._run_stage("head", network.head, self._features(settings), exact, settings.epochs)
         history: list[dict[str, Any]] = []
+        warm: dict[str, Any] = {"val_loss": math.inf}
         if settings.warmup_epochs:
-            history, _ = self._run_stage("head", network.head, self._features(settings), exact, settings.warmup_epochs)
-        later, best = self._run_stage(
-            "finetune", self._classifier(settings), self._films(settings), settings, settings.epochs
-        )
+            history, warm = self._run_stage(
+                "head", network.head, self._features(settings), exact, settings.warmup_epochs
+            )
+        model = self._classifier(settings)
+        warmed_up = copy.deepcopy(model.state_dict())
+        later, best = self._run_stage("finetune", model, self._films(settings), settings, settings.epochs)
+        if warm["val_loss"] < best["val_loss"]:
+            logging.getLogger("pneumoscope").warning(
+                "Training all layers did not improve on the head alone, which is the model."
+            )
+            model.load_state_dict(warmed_up)
+            best = warm
         return history + later, best
 
     def choose_precision(self, settings: Settings) -> Literal["float32", "bfloat16"]:
