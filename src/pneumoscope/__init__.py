@@ -12,9 +12,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from pneumoscope.auditing.audit import audit
+    from pneumoscope.auditing.findings import Audit, Finding
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
     from pneumoscope.datasets.samples import Sample, read_samples
@@ -30,24 +32,28 @@ if TYPE_CHECKING:
     )
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.preparing import InputSpec, prepare
-    from pneumoscope.images.reading import read_pixels
+    from pneumoscope.images.reading import Reading, read_pixels
     from pneumoscope.inference.predictor import Prediction, Predictor, load
     from pneumoscope.training.train import Run, train
 
 __all__ = [
+    "Audit",
     "BundleError",
     "DataError",
     "DownloadError",
+    "Finding",
     "ImageError",
     "InputSpec",
     "MissingExtraError",
     "PneumoscopeError",
     "Prediction",
     "Predictor",
+    "Reading",
     "Run",
     "Sample",
     "UsageError",
     "__version__",
+    "audit",
     "draw_phantom",
     "evaluate",
     "load",
@@ -62,13 +68,15 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     homes = {
+        "auditing.audit": ("audit",),
+        "auditing.findings": ("Audit", "Finding"),
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splitting": ("split_samples",),
         "evaluation.evaluate": ("evaluate",),
         "images.preparing": ("InputSpec", "prepare"),
-        "images.reading": ("read_pixels",),
+        "images.reading": ("Reading", "read_pixels"),
         "inference.predictor": ("Prediction", "Predictor", "load"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -13,13 +13,11 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.terminal import open_console, print_audit, print_evaluation, print_run, show_progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pneumoscope.evaluation.intervals import Evaluation
+    from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.features import FeatureCache
-    from pneumoscope.training.train import Run
 
 app = typer.Typer(
     name="pneumoscope",
@@ -37,6 +35,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow an earlier o
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features on disk.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 PatientPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the patient in a file name.")]
+Invert = Annotated[bool, typer.Option("--invert", help="Films show air bright: exchange black and white.")]
+AllowModality = Annotated[
+    bool, typer.Option("--allow-modality", help="Read DICOM files that are no projection radiographs, too.")
+]
 
 
 def main() -> None:
@@ -122,13 +124,13 @@ def train(
 ) -> None:
     """Train a classifier on labelled radiographs and measure it on their test split."""
     hint = f" The run goes on with: pneumoscope train --out {out} --resume"
-    with _screen(hint) as progress, _cache(no_cache) as cache:
+    with show_progress(hint) as progress, _cache(no_cache) as cache:
         from pneumoscope.training import train as job
 
         run = job.train(
             data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **options
         )
-    _print_run(run)
+    print_run(run)
 
 
 @app.command()
@@ -140,6 +142,8 @@ def evaluate(
         str | None, typer.Option(help="train, val, test or all; by default test where there is one.")
     ] = None,
     patient_pattern: PatientPattern = None,
+    invert: Invert = False,
+    allow_modality: AllowModality = False,
     device: Device = "auto",
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples behind each interval.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Fixes them.")] = 0,
@@ -148,14 +152,16 @@ def evaluate(
 ) -> None:
     """Measure a trained bundle on labelled radiographs."""
     from pneumoscope.evaluation import evaluate as job
+    from pneumoscope.images.reading import Reading
 
-    with _screen() as progress, _cache(no_cache) as cache:
+    with show_progress() as progress, _cache(no_cache) as cache:
         evaluation = job.evaluate(
             bundle,
             data,
             out,
             split=split,
             patient_pattern=patient_pattern,
+            reading=Reading(invert, allow_modality),
             device=device,
             resamples=resamples,
             seed=seed,
@@ -163,7 +169,7 @@ def evaluate(
             overwrite=overwrite,
             progress=lambda done: progress("Reading", done, 0),
         )
-    _print_evaluation(evaluation)
+    print_evaluation(evaluation)
     typer.echo(f"\nReport: {out / 'report.html'}")
 
 
@@ -176,6 +182,8 @@ def predict(
         typer.Option(help="By default a table on a terminal, what the name of --out says, else csv."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
+    invert: Invert = False,
+    allow_modality: AllowModality = False,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that file to be replaced.")] = False,
 ) -> None:
@@ -190,12 +198,13 @@ def predict(
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Make it, or choose another --out.")
     from pneumoscope.datasets.samples import find_images
+    from pneumoscope.images.reading import Reading
     from pneumoscope.inference.predictions import write_predictions
     from pneumoscope.inference.predictor import load
 
-    samples = find_images(paths)
+    samples = find_images(paths, Reading(invert, allow_modality))
     predictor = load(model, device)
-    with _screen() as progress:
+    with show_progress() as progress:
         failed = write_predictions(
             predictor, samples, chosen, out, lambda done: progress("Predicting", done, len(samples))
         )
@@ -203,6 +212,47 @@ def predict(
         typer.echo(f"{failed} of {len(samples)} files could not be read; their rows say why.", err=True)
     if failed == len(samples):
         raise typer.Exit(3)
+
+
+@app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
+    out: Out = Path("runs/audit"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out what needs a network, such as the search for wrong labels.")
+    ] = False,
+    fail_on: Annotated[
+        Literal["error", "warning"] | None, typer.Option(help="End with exit code 3 where something as bad is found.")
+    ] = None,
+    patient_pattern: PatientPattern = None,
+    invert: Invert = False,
+    allow_modality: AllowModality = False,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Fixes every random choice.")] = 0,
+    overwrite: Overwrite = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Look for what would spoil a result: leaks, duplicates, bad films, shortcuts, wrong labels. Changes nothing."""
+    from pneumoscope.auditing import audit as job
+    from pneumoscope.images.reading import Reading
+
+    with show_progress() as progress, _cache(no_cache) as cache:
+        found = job.audit(
+            data,
+            out,
+            quick=quick,
+            seed=seed,
+            patient_pattern=patient_pattern,
+            reading=Reading(invert, allow_modality),
+            device=device,
+            cache=cache,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print_audit(found)
+    typer.echo(f"\nPage: {out / 'audit.html'}")
+    if found.count("error") or (fail_on == "warning" and found.count("warning")):
+        raise typer.Exit(3 if fail_on else 0)
 
 
 @app.command()
@@ -218,7 +268,7 @@ def backbones() -> None:
     for spec in list_backbones():
         source = "with the installation" if spec.package else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
-    _console().print(table)
+    open_console().print(table)
     typer.echo("Any other timm name works too. Where the hub is out of reach: --weights FILE.", err=True)
 
 
@@ -234,7 +284,7 @@ def demo(
     from pneumoscope.outputs import claim_folder
 
     data = out.parent / f"{out.name or 'demo'}-films"
-    with _screen() as progress:
+    with show_progress() as progress:
         from pneumoscope.training import train as job
 
         claim_folder(out, job.RUN_FILES, overwrite)
@@ -242,7 +292,7 @@ def demo(
         write_phantoms(data, count=films, seed=seed, progress=lambda done: progress("Drawing", done, films))
         note = "Simulated radiographs: the figures show that the road works, and nothing about patients."
         run = job.train(data, out, recipe="head", seed=seed, progress=progress, notes=[note])
-    _print_run(run)
+    print_run(run)
 
 
 @data_app.command()
@@ -256,7 +306,7 @@ def phantoms(
     """Draw simulated radiographs, with the opacities' masks as truth."""
     from pneumoscope.datasets.phantom_sets import write_phantoms
 
-    with _screen() as progress:
+    with show_progress() as progress:
         folder = write_phantoms(
             out,
             count=count,
@@ -271,64 +321,117 @@ def phantoms(
 @data_app.command()
 def split(
     data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
-    out: Annotated[Path, typer.Option(help="CSV table to write: path,label,patient,split.")],
+    out: Annotated[Path, typer.Option(help="CSV table to write: path,label,patient,split. With --folds, a folder.")],
     test_fraction: Annotated[float, typer.Option(help="Share of each class for a drawn test split.")] = 0.25,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share of the smallest class that a drawn validation split takes of each.")
-    ] = 1 / 3,
+    val_fraction: Annotated[float, typer.Option(help="The same of the rest for a drawn validation split.")] = 1 / 3,
+    test_count: Annotated[int | None, typer.Option(min=1, help="Number of test images, instead of a share.")] = None,
+    val_count: Annotated[int | None, typer.Option(min=1, help="Number of validation images.")] = None,
+    balanced: Annotated[
+        Literal["none", "val", "test", "both"], typer.Option(help="Which drawn splits have as many of each class.")
+    ] = "val",
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation: fold-0.csv and so on, each film tested once.")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="A published list of films and its splits, such as seed-400.")
+    ] = None,
+    by_name: Annotated[
+        bool, typer.Option("--by-name", help="Do not read the films, so that near-duplicates may be separated.")
+    ] = False,
     patient_pattern: PatientPattern = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that file to be replaced.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that output to be replaced.")] = False,
+    no_cache: NoCache = False,
 ) -> None:
-    """Draw patient-disjoint splits and write them as a table; nothing is moved."""
+    """Draw splits, keeping patients and near-duplicates together, and write them as a table; nothing is moved."""
     from pneumoscope.datasets.samples import describe_counts, read_samples, write_samples
-    from pneumoscope.datasets.splitting import split_samples
+    from pneumoscope.datasets.splitting import fold_samples, split_samples
+    from pneumoscope.outputs import claim_folder
 
-    if out.exists() and not overwrite:
+    if folds is None and out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
     for name, value in (("--test-fraction", test_fraction), ("--val-fraction", val_fraction)):
         if not 0 < value < 1:
             raise UsageError(f"{name} {value}: a share lies between 0 and 1.")
-    samples = split_samples(
-        read_samples(data, patient_pattern), test_fraction=test_fraction, val_fraction=val_fraction, seed=seed
+    if subset and folds:
+        raise UsageError("--subset has its own splits: leave out --folds.")
+    samples = read_samples(data, patient_pattern)
+    if subset is not None:
+        from pneumoscope.datasets.subsets import select_subset
+
+        chosen = select_subset(samples, subset)
+        write_samples(out, chosen)
+        typer.echo(describe_counts(chosen))
+        return
+    groups = None if by_name else _group_films(samples, no_cache)
+    even = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
+    if folds is None:
+        drawn = split_samples(
+            samples,
+            test_fraction=test_fraction,
+            val_fraction=val_fraction,
+            test_count=test_count,
+            val_count=val_count,
+            balanced=even,
+            groups=groups,
+            seed=seed,
+        )
+        write_samples(out, drawn)
+        typer.echo(describe_counts(drawn))
+        return
+    rounds = fold_samples(
+        samples, folds, val_fraction=val_fraction, val_count=val_count, balanced=even, groups=groups, seed=seed
     )
-    write_samples(out, samples)
-    typer.echo(describe_counts(samples))
+    claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
+    for number, drawn in enumerate(rounds):
+        write_samples(out / f"fold-{number}.csv", drawn)
+        typer.echo(f"fold {number}: {describe_counts(drawn)}")
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="The data set: kermany.")],
+    out: Out,
+    archive: Annotated[
+        Path | None, typer.Option(help="An archive that you have already (zip), not a download.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Another address of the archive, such as a mirror.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Checksum that the archive must have.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fetch anew what is there already.")] = False,
+) -> None:
+    """Download a public data set, check it and unpack it; taken up again where it was interrupted."""
+    from pneumoscope.datasets.sources import fetch as job
+
+    with show_progress(" The same command goes on where it stopped.") as progress:
+        folder = job(
+            name,
+            out,
+            archive=archive,
+            url=url,
+            sha256=sha256,
+            overwrite=overwrite,
+            progress=lambda done, total: progress("Downloading", done, total),
+        )
+    typer.echo(folder)
+
+
+def _group_films(samples: Sequence[Sample], no_cache: bool) -> list[int | None]:
+    """Read the films and say which look the same."""
+    from pneumoscope.auditing.duplicates import group_similar
+    from pneumoscope.auditing.films import measure_films
+    from pneumoscope.images.preparing import InputSpec
+
+    with show_progress() as progress, _cache(no_cache) as cache:
+        films = measure_films(
+            samples, InputSpec(), cache=cache, progress=lambda done: progress("Measuring", done, len(samples))
+        )
+        return group_similar(films, progress=lambda share: progress("Comparing", round(100 * share), 100))
 
 
 def _format_of(out: Path | None) -> str:
     if out is None:
         return "table" if sys.stdout.isatty() else "csv"
     return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
-
-
-def _print_run(run: Run) -> None:
-    _print_evaluation(run.evaluation)
-    typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
-
-
-def _print_evaluation(evaluation: Evaluation) -> None:
-    from rich.table import Table
-
-    patients = f" of {evaluation.patients} patients" if evaluation.patients else ""
-    typer.echo(f"{evaluation.split}: {evaluation.n} images{patients}\n")
-    table = Table(box=None, pad_edge=False)
-    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for name, interval in evaluation.metrics.items():
-        known = interval.low == interval.low
-        table.add_row(
-            name.replace("_", " "),
-            "not defined" if interval.value != interval.value else f"{interval.value:.3f}",
-            f"{interval.low:.3f} to {interval.high:.3f}" if known else "",
-        )
-    _console().print(table)
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -347,48 +450,3 @@ def _cache(disabled: bool) -> Iterator[FeatureCache | None]:
         return
     with opened as cache:
         yield cache
-
-
-@contextmanager
-def _screen(hint: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
-    import logging
-    import time
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console(stderr=True)
-
-    class Screen(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), markup=False)
-
-    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    tasks: dict[str, Any] = {}
-    spoken: dict[str, float] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if console.is_terminal:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None)
-            bars.update(tasks[what], completed=done)
-            return
-        now = time.monotonic()
-        if done == total or now - spoken.setdefault(what, now) >= 10:
-            spoken[what] = now
-            console.print(f"{what}: {done}{f' of {total}' if total else ''}", markup=False)
-
-    logger = logging.getLogger("pneumoscope")
-    handler, level = Screen(logging.INFO), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        with bars:
-            yield progress
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted.{hint}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

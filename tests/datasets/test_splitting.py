@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
+from pneumoscope.datasets.splitting import find_shared_patients, fold_samples, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -234,3 +234,139 @@ def test_samples_of_which_only_some_have_a_split_are_an_error() -> None:
 def test_a_fraction_that_is_no_share_is_wrong_usage(name: str, fraction: float) -> None:
     with pytest.raises(UsageError, match=f"{name} .*between 0 and 1"):
         split_samples(singles(A=9, B=9), **{name: fraction})  # type: ignore[arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=hospitals(), seed=seeds, data=st.data())
+def test_the_order_of_the_samples_makes_no_difference(samples: list[Sample], seed: int, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(samples))))
+    groups = data.draw(st.lists(st.none() | st.integers(0, 9), min_size=len(samples), max_size=len(samples)))
+    moved, moved_groups = [samples[i] for i in order], [groups[i] for i in order]
+    try:
+        expected = split_samples(samples, groups=groups, seed=seed)
+    except DataError:
+        with pytest.raises(DataError):
+            split_samples(moved, groups=moved_groups, seed=seed)
+        return
+    assert split_samples(moved, groups=moved_groups, seed=seed) == [expected[i] for i in order]
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=hospitals(), seed=seeds, data=st.data())
+def test_groups_and_patients_stay_together_directly_and_through_each_other(
+    samples: list[Sample], seed: int, data: st.DataObject
+) -> None:
+    groups = data.draw(st.lists(st.none() | st.integers(0, len(samples)), min_size=len(samples), max_size=len(samples)))
+    try:
+        result = split_samples(samples, groups=groups, seed=seed)
+    except DataError:  # what hangs together may be too much to be divided
+        return
+    assert find_shared_patients(result) == {}
+    assert (
+        find_shared_patients(
+            [replace(s, patient=None if g is None else str(g)) for s, g in zip(result, groups, strict=True)]
+        )
+        == {}
+    )
+    require_classes(result)
+
+
+def test_a_group_that_the_users_own_folders_divide_stays_where_it_is() -> None:
+    samples = films([["A"], ["B"]] * 8, split="train") + films([["A"], ["B"]] * 4, split="test", known=False)
+    groups = [0 if i < 2 else None for i in range(16)] + [0] + [None] * 7
+    for seed in range(10):
+        result = split_samples(samples, groups=groups, seed=seed)
+        assert [sample.split for sample in result[:2]] == ["train", "train"]
+        assert [sample.split for sample in result[16:]] == ["test"] * 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(a=st.integers(20, 60), b=st.integers(20, 60), test=st.integers(2, 15), val=st.integers(2, 15), seed=seeds)
+def test_counts_are_met_exactly_with_one_film_a_patient(a: int, b: int, test: int, val: int, seed: int) -> None:
+    samples = singles(A=a, B=b)
+    plain = count(split_samples(samples, test_count=test, val_count=val, balanced=(), seed=seed))
+    even = count(split_samples(samples, test_count=test, val_count=val, balanced=("val", "test"), seed=seed))
+    for counts in (plain, even):
+        assert sum(counts["test"].values()) == test
+        assert sum(counts["val"].values()) == val
+    assert abs(plain["test"]["A"] - test * a / (a + b)) <= 1
+    for split in ("val", "test"):
+        assert 0 <= even[split]["A"] - even[split]["B"] <= 1
+
+
+def test_counts_make_the_published_division_of_400_films() -> None:
+    counts = count(
+        split_samples(singles(NORMAL=900, PNEUMONIA=300), test_count=100, val_count=100, balanced=("test", "val"))
+    )
+    assert counts["test"] == counts["val"] == {"NORMAL": 50, "PNEUMONIA": 50}
+
+
+def test_test_can_be_balanced_and_val_stratified_by_fraction() -> None:
+    counts = count(split_samples(singles(A=80, B=40), test_fraction=0.25, val_fraction=0.5, balanced=("test",)))
+    assert counts["test"] == {"A": 10, "B": 10}
+    assert counts["val"] == {"A": 35, "B": 15}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"test_count": 30}, DataError, "30 images were asked for the split 'test', of 30 there are"),
+        ({"test_count": 20, "balanced": ("test",)}, DataError, "10 images of class B .* balanced split 'test' of 20"),
+        ({"test_count": 1}, UsageError, "test_count 1: too few for an image of each of the 2 classes"),
+        ({"val_count": -3}, UsageError, "val_count -3: too few"),
+        ({"balanced": ("train",)}, UsageError, "balanced train: only val and test are drawn"),
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error_that_says_why(
+    options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        split_samples(singles(A=20, B=10), **options)  # type: ignore[arg-type]
+
+
+@settings(max_examples=20, deadline=None)
+@given(samples=hospitals(), folds=st.integers(2, 5), seed=seeds, data=st.data())
+def test_folds_test_every_film_once_and_are_disjoint_stratified_and_repeatable(
+    samples: list[Sample], folds: int, seed: int, data: st.DataObject
+) -> None:
+    results = fold_samples(samples, folds, seed=seed)
+    assert len(results) == folds
+    for result in results:
+        assert [replace(sample, split=None) for sample in result] == samples
+        assert find_shared_patients(result) == {}
+        require_classes(result)
+    assert [sum(r[i].split == "test" for r in results) for i in range(len(samples))] == [1] * len(samples)
+    for label in {str(sample.label) for sample in samples}:
+        tested = [count(result)["test"][label] for result in results]
+        assert max(tested) - min(tested) <= 3  # films of a patient
+    order = data.draw(st.permutations(range(len(samples))))
+    moved = fold_samples([replace(samples[i], split="train") for i in order], folds, seed=seed)
+    assert moved == [[result[i] for i in order] for result in results]
+
+
+@settings(max_examples=20, deadline=None)
+@given(a=st.integers(6, 40), b=st.integers(6, 40), folds=st.integers(2, 5), seed=seeds)
+def test_folds_of_one_film_a_patient_are_as_even_as_can_be(a: int, b: int, folds: int, seed: int) -> None:
+    counts = [count(result)["test"] for result in fold_samples(singles(A=a, B=b), folds, seed=seed)]
+    for sizes in ([c["A"] for c in counts], [c["B"] for c in counts], [sum(c.values()) for c in counts]):
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_near_duplicates_stay_in_one_fold_and_seeds_draw_different_folds() -> None:
+    samples = singles(A=20, B=20)
+    groups = [i // 4 for i in range(40)]
+    drawn = set()
+    for seed in range(5):
+        results = fold_samples(samples, 5, groups=groups, val_count=8, seed=seed)
+        for result in results:
+            assert count(result)["val"] == {"A": 4, "B": 4}
+            assert all(len({s.split for s in result[i : i + 4]}) == 1 for i in range(0, 40, 4))
+        drawn.add(tuple(sample.split for sample in results[0]))
+    assert len(drawn) == 5
+
+
+def test_too_few_patients_for_the_folds_are_an_error_that_counts_them() -> None:
+    with pytest.raises(DataError, match=r"class B comes from 3 patients .* too few for 4 folds"):
+        fold_samples(films([["A"]] * 20 + [["B"] * 9] * 3), 4)
+    with pytest.raises(UsageError, match="folds 1: cross-validation needs at least 2"):
+        fold_samples(singles(A=9, B=9), 1)

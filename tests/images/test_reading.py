@@ -11,20 +11,31 @@ import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import dicom
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pneumoscope.errors import ImageError
-from pneumoscope.images.reading import MAX_BYTES, MAX_PIXELS, read_bytes, read_pixels
+from pneumoscope.images.reading import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    Reading,
+    is_image,
+    read_bytes,
+    read_pixels,
+    read_radiograph,
+)
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
+CORPUS = Path(__file__).parent / "corpus"
 FILM = np.add.outer(np.arange(24) * 6, np.arange(32) * 3).astype(np.uint8)
 
 
@@ -119,6 +130,11 @@ def test_sixteen_bits_are_kept(form: str, compression: str | None) -> None:
     np.testing.assert_allclose(pixels, levels / 65535, atol=1e-7)
 
 
+def test_sixteen_bits_of_jpeg_2000_are_kept() -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    np.testing.assert_allclose(read_pixels(encoded(levels, "JPEG2000")), levels / 65535, atol=1e-7)
+
+
 def test_sixteen_bits_of_either_byte_order_are_kept() -> None:
     levels = np.uint16([[0, 1, 258, 65535]])  # type: ignore[arg-type]
     big = tiff(4, 1, 16, levels.astype(">u2").tobytes(), order=">")
@@ -195,7 +211,7 @@ def test_the_film_is_turned_as_its_exif_says(form: str, orientation: int, quarte
     np.testing.assert_allclose(pixels * 255, expected, atol=3)
 
 
-@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP", "GIF"])
 def test_of_several_pages_the_first_is_read(form: str) -> None:
     pages = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (40, 200, 90)]
     lossless = {"lossless": True} if form == "WEBP" else {}
@@ -210,6 +226,162 @@ def test_real_radiographs_are_read_as_they_are(real_data: Path) -> None:
         pixels = read_pixels(path)
         with Image.open(path) as image:
             np.testing.assert_array_equal(pixels, np.asarray(image.convert("L"), np.float32) / 255)
+
+
+# What a radiograph knows of its file
+
+
+def colourful(red: float = 0.8, green: float = 0.5, blue: float = 0.2) -> Image.Image:
+    """A film of 64 x 96 pixels, tinted."""
+    film = np.add.outer(np.arange(64), np.arange(96)).astype(np.float32)
+    return Image.fromarray((film[..., None] * (red, green, blue)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "CMYK", "palette", "alpha", "deep", "one bit"])
+def test_mode_and_size_are_those_of_the_file(kind: str) -> None:
+    image, form, mode = {
+        "grey": (colourful().convert("L"), "JPEG", "L"),
+        "colour": (colourful(), "JPEG", "RGB"),
+        "CMYK": (colourful().convert("CMYK"), "JPEG", "CMYK"),
+        "palette": (colourful().convert("P"), "PNG", "P"),
+        "alpha": (colourful().convert("RGBA"), "PNG", "RGBA"),
+        "deep": (Image.fromarray(np.zeros((64, 96), np.uint16)), "PNG", "I;16"),
+        "one bit": (colourful().convert("1"), "TIFF", "1"),
+    }[kind]
+    for enough in (None, 16):
+        film = read_radiograph(encoded(image, form), enough=enough)
+        assert (film.format, film.mode, film.size) == (form, mode, (64, 96))
+        assert film.tags is None
+
+
+def test_the_size_of_a_turned_film_is_the_upright_one() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    film = read_radiograph(encoded(colourful(), "JPEG", exif=exif), enough=16)
+    assert film.size == (96, 64)
+    assert film.pixels.shape == (24, 16)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("quality", [30, 50, 60, 75, 85, 90, 95, 98])
+def test_the_quality_of_a_jpeg_is_found_in_its_tables(quality: int, colour: bool) -> None:
+    image = colourful() if colour else colourful().convert("L")
+    found = read_radiograph(encoded(image, "JPEG", quality=quality)).quality
+    assert found == pytest.approx(quality, abs=1)
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"JPEG"}))
+def test_other_formats_have_no_quality(form: str) -> None:
+    assert read_radiograph(encoded(colourful().convert("L"), form)).quality is None
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_colour_is_the_range_of_red_green_and_blue(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {"subsampling": 0, "quality": 98} if form == "JPEG" else {}
+    levels = np.asarray(colourful(), int)
+    expected = np.mean(levels.max(axis=-1) - levels.min(axis=-1)) / 255
+    assert expected > 0.15
+    for enough in (None, 16):
+        film = read_radiograph(encoded(colourful(), form, **options), enough=enough)
+        assert film.colour == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_grey_film_has_no_colour_however_it_is_saved(form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    for mode in ("L",) if form in ("GIF", "JPEG2000") else ("L", "RGB"):
+        assert read_radiograph(encoded(colourful().convert("L").convert(mode), form, **options)).colour == 0
+
+
+def test_pure_red_is_all_colour() -> None:
+    assert read_radiograph(encoded(np.full((4, 4, 3), (255, 0, 0), np.uint8), "PNG")).colour == 1
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "packbits"])
+def test_the_compression_of_a_tiff_is_told(compression: str) -> None:
+    assert read_radiograph(encoded(FILM, "TIFF", compression=compression)).compression == compression
+
+
+def test_a_picture_of_several_jpegs_is_a_jpeg_of_the_first() -> None:
+    pages = [Image.fromarray(np.full((32, 48), level, np.uint8)) for level in (40, 200)]
+    film = read_radiograph(encoded(pages[0], "MPO", save_all=True, append_images=pages[1:]))
+    assert (film.format, film.mode) == ("JPEG", "L")
+    np.testing.assert_allclose(film.pixels * 255, np.full((32, 48), 40), atol=1)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_film_with_air_bright_is_inverted_on_request_only(form: str) -> None:
+    content = encoded(FILM, form)
+    upright, inverted = read_pixels(content), read_pixels(content, reading=Reading(invert=True))
+    require_promise(inverted)
+    np.testing.assert_array_equal(inverted, 1 - upright)
+
+
+def test_a_dicom_film_is_inverted_on_request_and_keeps_its_tags() -> None:
+    content = dicom(np.uint16([[0, 1000], [2000, 4095]]), ViewPosition="PA")  # type: ignore[arg-type]
+    upright, inverted = (read_radiograph(content, reading=Reading(invert=invert)) for invert in (False, True))
+    np.testing.assert_array_equal(inverted.pixels, 1 - upright.pixels)
+    assert (inverted.format, inverted.mode, inverted.size) == ("DICOM", "MONOCHROME2", (2, 2))
+    assert inverted.compression == "uncompressed"
+    assert inverted.tags is not None
+    assert inverted.tags.view == "PA"
+
+
+# Reduced scale
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """A tinted film whose detail survives being halved three times."""
+    y, x = np.mgrid[:height, :width]
+    grey = 110 + 60 * np.sin(x / width * 5) * np.cos(y / height * 4)
+    return Image.fromarray(np.clip(grey[..., None] * (1.1, 1, 0.8), 0, 255).astype(np.uint8))
+
+
+def jpegs(height: int, width: int) -> dict[str, bytes]:
+    """The ways in which a JPEG may keep colour."""
+    image = smooth(height, width)
+    return {
+        "grey": encoded(image.convert("L"), "JPEG", quality=95),
+        "YCbCr": encoded(image, "JPEG", quality=95),
+        "YCbCr, colour at half the scale": encoded(image, "JPEG", quality=95, subsampling=2),
+        "progressive": encoded(image, "JPEG", quality=95, progressive=True),
+        "RGB": encoded(image, "JPEG", quality=95, keep_rgb=True),
+        "CMYK": encoded(image.convert("CMYK"), "JPEG", quality=95),
+    }
+
+
+@pytest.mark.parametrize(
+    ("enough", "scale"), [(None, 1), (161, 1), (160, 1), (81, 1), (80, 2), (41, 2), (40, 4), (21, 4), (20, 8), (1, 8)]
+)
+def test_a_jpeg_is_read_at_the_smallest_scale_that_is_enough(enough: int | None, scale: int) -> None:
+    for kind, content in jpegs(160, 240).items():
+        film, full = read_radiograph(content, enough=enough), read_pixels(content)
+        assert film.size == (160, 240), kind
+        require_promise(film.pixels)
+        blocks = full.reshape(160 // scale, scale, 240 // scale, scale).mean(axis=(1, 3))
+        assert film.pixels.shape == blocks.shape, kind
+        np.testing.assert_allclose(film.pixels, blocks, atol=0.015, err_msg=kind)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [((161, 240), 1), ((160, 241), 1), ((162, 240), 2), ((164, 242), 2), ((164, 244), 4)]
+)
+def test_a_scale_that_would_leave_a_remainder_is_not_used(size: tuple[int, int], scale: int) -> None:
+    for content in jpegs(*size).values():
+        assert read_radiograph(content, enough=20).pixels.shape == (size[0] // scale, size[1] // scale)
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"JPEG"}))
+def test_other_formats_are_read_in_full(form: str) -> None:
+    content = encoded(smooth(64, 96).convert("L"), form)
+    np.testing.assert_array_equal(read_radiograph(content, enough=8).pixels, read_pixels(content))
+
+
+def test_the_luminance_of_a_jpeg_is_the_one_it_stores() -> None:
+    for kind, content in jpegs(160, 240).items():
+        with Image.open(io.BytesIO(content)) as image:
+            converted = np.asarray(image.convert("RGB").convert("L"), np.float32)
+        np.testing.assert_allclose(read_pixels(content) * 255, converted, atol=1.01, err_msg=kind)
 
 
 # Odd metadata
@@ -321,6 +493,24 @@ def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
 
 
+def test_files_are_known_by_their_beginning() -> None:
+    for kind, content in SOURCES.items():
+        assert is_image(content[:512]), kind
+    assert is_image(dicom(FILM, 8)[:512])
+    assert is_image(dicom(FILM, 8, meta=False)[:512])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(b"", b"B", b"BM", b"BMI of the patients, 2024\n1,2,3", b"II. Methods", b"MM", b"RIFF\x10\0\0\0WAVEfmt "),
+        *(b"%PDF-1.7", b"PK\3\4", b"path,label\na.png,NORMAL\n", b"<?xml version='1.0'?>", b"\x7fELF\2", bytes(512)),
+    ],
+)
+def test_other_files_are_not_taken_for_images(head: bytes) -> None:
+    assert not is_image(head)
+
+
 # Bombs
 
 
@@ -338,6 +528,14 @@ def bomb(form: str) -> bytes:
         content = encoded(FILM, "JPEG")
         start = content.index(b"\xff\xc0") + 5
         return content[:start] + struct.pack(">HH", 65500, 65500) + content[start + 4 :]
+    if form == "GIF":
+        return b"GIF89a" + struct.pack("<HH", 30000, 30000) + bytes(3) + encoded(FILM, "GIF")[13:]
+    if form == "JPEG2000":
+        content = encoded(FILM, "JPEG2000")
+        start = content.index(b"ihdr") + 4
+        content = content[:start] + struct.pack(">II", 30000, 30000) + content[start + 8 :]
+        start = content.index(b"\xff\x4f\xff\x51") + 8
+        return content[:start] + struct.pack(">II", 30000, 30000) + content[start + 8 :]
     content = encoded(FILM, "WEBP", save_all=True, append_images=[Image.fromarray(255 - FILM)])
     start = content.index(b"VP8X") + 12
     return content[:start] + b"\xff\xff\x00\xfe\xff\x00" + content[start + 6 :]
@@ -354,6 +552,31 @@ def test_the_bound_on_pixels_is_ours_not_only_the_decoders() -> None:
         warnings.simplefilter("ignore")  # Pillow only warns here
         with pytest.raises(ImageError, match="more than the 100,000,000 pixels"):
             read_pixels(png(MAX_PIXELS // 1000 + 1, 1000, b""))
+
+
+def test_below_the_bound_no_warning_of_the_decoder_is_seen() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageError, match="truncated"):
+            read_pixels(png(MAX_PIXELS // 1000, 1000, b""))
+    assert not caught
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    """Of a few bytes each, they would take minutes: each of them visits every pixel."""
+    content = encoded(FILM, "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    read_pixels(content[:-2] + 20 * scan + content[-2:])
+    with pytest.raises(ImageError, match=r"^film: a JPEG of more than 100 scans"):
+        read_pixels(content[:-2] + 100 * scan + content[-2:], "film")
+
+
+def test_what_a_camera_appends_to_a_jpeg_does_not_count() -> None:
+    content = encoded(FILM, "JPEG")
+    appended = b"\xff\xda\0\x02" * 200
+    np.testing.assert_array_equal(read_pixels(content + appended), read_pixels(content))
+    noted = b"\xff\xfe" + struct.pack(">H", 2 + len(appended)) + appended  # a comment
+    np.testing.assert_array_equal(read_pixels(content[:2] + noted + content[2:]), read_pixels(content))
 
 
 def test_bombs_are_refused_without_the_memory_they_would_take_and_so_is_what_does_not_fit(tmp_path: Path) -> None:
@@ -391,6 +614,30 @@ def test_bombs_are_refused_without_the_memory_they_would_take_and_so_is_what_doe
     ]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
+def test_conversion_takes_little_memory_beyond_the_decoded_image_and_the_pixels(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGBA", (4000, 4000), (200, 100, 50, 128)).save(tmp_path / "film.png", exif=exif)
+    script = """if True:
+        import re, sys
+        from pathlib import Path
+        from pneumoscope.images.reading import read_pixels
+        def memory(kind):
+            return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+        read_pixels(Path(sys.argv[1]).with_name("small.png"))  # what has to be imported is
+        before = memory("VmRSS")
+        read_pixels(Path(sys.argv[1]))
+        print(memory("VmHWM") - before)
+        """
+    Image.new("RGBA", (4, 4)).save(tmp_path / "small.png")
+    # Through a shell: a child begins with the peak of its parent.
+    command = ["/bin/sh", "-c", '"$0" "$@"; exit $?', sys.executable, "-c", script, str(tmp_path / "film.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    image = pixels = 4 * 4000 * 4000 / 2**20
+    assert image + pixels - 8 < float(done.stdout) < image + pixels + 40
+
+
 def test_a_text_chunk_that_swells_is_refused() -> None:
     swelling = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000), 1))
     with pytest.raises(ImageError):
@@ -426,19 +673,29 @@ def sources() -> dict[str, bytes]:
         "WEBP": encoded(image, "WEBP", exif=exif),
         "lossless WEBP": encoded(image.convert("RGBA"), "WEBP", lossless=True),
         "animated WEBP": encoded(image, "WEBP", **frames),
+        "GIF": encoded(image, "GIF", transparency=9),
+        "animated GIF": encoded(image.convert("P"), "GIF", **frames),
+        "JPEG 2000": encoded(image, "JPEG2000"),
+        "deep JPEG 2000": encoded(deep, "JPEG2000", no_jp2=True),
     }
 
 
 SOURCES = sources()
 
 
-def require_pixels_or_image_error(content: bytes) -> None:
-    try:
-        pixels = read_pixels(content, "film")
-    except ImageError as problem:
-        assert str(problem).startswith("film: ")  # noqa: PT017 - either outcome is right
-    else:
-        require_promise(pixels)
+def require_film_or_image_error(content: bytes) -> None:
+    for reading, enough in ((Reading(), None), (Reading(invert=True, any_modality=True), 4)):
+        try:
+            film = read_radiograph(content, "film", reading, enough)
+        except ImageError as problem:
+            assert str(problem).startswith("film: ")  # noqa: PT017 - either outcome is right
+            assert str(problem).isprintable()  # noqa: PT017 - it goes to terminals
+        else:
+            require_promise(film.pixels)
+            assert min(film.size) >= 1
+            assert all(str(value).isprintable() for value in (asdict(film.tags) if film.tags else {}).values())
+            assert film.quality is None or 1 <= film.quality <= 100
+            assert 0 <= film.colour <= 1
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -446,11 +703,17 @@ def test_the_intact_files_that_are_mutated_below_are_read(kind: str) -> None:
     require_promise(read_pixels(SOURCES[kind]))
 
 
+@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
+def test_what_fuzzing_found_gives_a_film_or_an_image_error(path: Path) -> None:
+    """One input of each kind of outcome that `fuzz_reading.py` met; all grew from generated films."""
+    require_film_or_image_error(path.read_bytes())
+
+
 @settings(max_examples=100, deadline=None)
 @given(head=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM"]), rest=st.binary())
 @example(head=b"", rest=b"")
 def test_any_bytes_give_an_image_error(head: bytes, rest: bytes) -> None:
-    require_pixels_or_image_error(head + rest)
+    require_film_or_image_error(head + rest)
 
 
 @settings(max_examples=600, deadline=None)
@@ -472,4 +735,4 @@ def test_damaged_files_give_pixels_or_an_image_error(
         at = int(place * (len(content) if whole else min(len(content), 80)))
         rest = content[at:] if change == "insert" else content[at + len(some) :]
         content = content[:at] + some + rest if change != "cut" else content[:at] + content[at + 1 + len(some) :]
-    require_pixels_or_image_error(content)
+    require_film_or_image_error(content)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augmenting import Augmentation
 from pneumoscope.inference.engines import TorchEngine
@@ -67,7 +68,8 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
         cached, FeatureBatches(draw, vectors[0], vectors[1][:, 0], val_targets, CPU), chosen, stage="head", epochs=5
     )
     network = Classifier(backbone, through, frozen=True)
-    films_batches = RadiographBatches(draw, train, val, val_targets, look, Augmentation(), CPU)
+    fitted, kept = ([Sample(path) for path in paths] for paths in (train, val))
+    films_batches = RadiographBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
     slow = fit(network, films_batches, chosen, stage="head", epochs=5)
 
     for one, other in zip(quick.history, slow.history, strict=True):

@@ -8,11 +8,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, ImageError, UsageError
+from pneumoscope.images.dicom import Tags, is_dicom, read_tags
+from pneumoscope.images.reading import Reading, is_image
 from pneumoscope.outputs import format_rows, write_text
 
 SPLITS = ("train", "val", "test")
@@ -25,10 +27,14 @@ _SPLIT_NAMES = {
     "validate": "val",
     "test": "test",
 }
-_IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".dcm", ".dicom", "",
+_RASTER_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".jp2", ".j2k", ".j2c", ".jpx",
 }  # fmt: skip
+_DICOM_SUFFIXES = {".dcm", ".dicom"}
 _TABLE_SUFFIXES = {".csv", ".parquet"}
+_DEPARTURES = ("invert", "any_modality")
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # Kermany: `person23_bacteria_78`, `IM-0115-0001`, `NORMAL2-IM-0588-0001`. The numbers of bacteria and virus, and of IM
 # and NORMAL2-IM, are separate series. Phantoms: `phantom0012_1`.
 _PATIENT_PATTERNS = (
@@ -47,31 +53,39 @@ class Sample:
         label: its class, or None where unknown.
         patient: whom it shows, or None where unknown.
         split: `train`, `val` or `test`, or None before a split is drawn.
+        reading: departures from the usual way of reading it.
+        tags: what a DICOM header says of it.
     """
 
     path: Path
     label: str | None = None
     patient: str | None = None
     split: str | None = None
+    reading: Reading = Reading()
+    tags: Tags | None = None
 
 
-def read_samples(data: str | Path, patient_pattern: str | None = None) -> list[Sample]:
+def read_samples(data: str | Path, patient_pattern: str | None = None, reading: Reading = Reading()) -> list[Sample]:
     """Read `root/{train,val,test}/{CLASS}/`, `root/{CLASS}/`, or a CSV or Parquet table.
 
-    A table has the columns `path,label` and, if it likes, `patient` and `split`; its paths are relative to it.
+    A table has the columns `path,label` and, if it likes, `patient`, `split`, and `invert` and `any_modality`
+    (`true` or `false`, see `Reading`); its paths are relative to it. Files are known by their content where their
+    name tells nothing; the patient of a DICOM file is in its header.
 
     Args:
         data: folder or table.
         patient_pattern: regular expression searched in the file name; its first group (or the whole match) is the
             patient. Without it the names of the Kermany data are known.
+        reading: how to read files of which a table says nothing.
 
     Raises:
         DataError: nothing there, or nothing of that form, or a file that a table names twice.
         UsageError: the pattern is no regular expression.
+        MissingExtraError: there are DICOM files, and what reads them is not installed.
     """
     data, patterns = Path(data), _compile(patient_pattern)
     if data.is_file() and data.suffix.lower() in _TABLE_SUFFIXES:
-        return _read_table(data, patterns)
+        return _read_table(data, patterns, reading)
     if data.is_file():
         raise DataError(f"{data}: a file, but no table. Give a folder of classes, or a .csv or .parquet table.")
     classes = list(_class_folders(data))
@@ -81,7 +95,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None) -> list[S
             f"{data}/train/NORMAL and {data}/train/PNEUMONIA."
         )
     samples = [
-        Sample(path, folder.name, find_patient(path.stem, patterns), split)
+        _describe(Sample(path, folder.name, find_patient(path.stem, patterns), split, reading))
         for split, folder in classes
         for path in _image_files(folder)  # a class may have folders of its own, one a patient for instance
     ]
@@ -90,8 +104,12 @@ def read_samples(data: str | Path, patient_pattern: str | None = None) -> list[S
     return samples
 
 
-def find_images(paths: Iterable[Path]) -> list[Sample]:
+def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sample]:
     """Expand files, folders (recursively) and tables into samples, in input order.
+
+    Args:
+        paths: files, folders and tables.
+        reading: how to read files of which a table says nothing.
 
     Raises:
         DataError: a folder or table holds no images, or a table cannot be read.
@@ -99,14 +117,14 @@ def find_images(paths: Iterable[Path]) -> list[Sample]:
     samples: list[Sample] = []
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a name is too long or lies in a locked folder
-            found = [Sample(file) for file in _image_files(path)]
+            found = [Sample(file, reading=reading) for file in _image_files(path)]
             if not found:
                 raise DataError(f"{path}: no images in this folder.")
             samples += found
         elif path.suffix.lower() in _TABLE_SUFFIXES:
-            samples += _read_table(path, _compile(None), labelled=False)
+            samples += _read_table(path, _compile(None), reading, labelled=False)
         else:  # what cannot be read gets a row that says so; it does not stop the others
-            samples.append(Sample(_writable(path)))
+            samples.append(Sample(_writable(path), reading=reading))
     return samples
 
 
@@ -137,12 +155,14 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
 
 def format_samples(samples: Sequence[Sample], folder: Path) -> str:
     """Samples as a CSV table for `folder`, which `read_samples` reads again; paths are relative where they can be."""
+    departures = [name for name in _DEPARTURES if any(getattr(sample.reading, name) for sample in samples)]
     rows = [
         {
             "path": _relative(sample.path, folder),
             "label": sample.label or "",
             "patient": sample.patient or "",
             "split": sample.split or "",
+            **{name: str(getattr(sample.reading, name)).lower() for name in departures},
         }
         for sample in samples
     ]
@@ -222,9 +242,40 @@ def _image_files(folder: Path) -> list[Path]:
         files += [
             _writable(Path(parent, name))
             for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
+            if not name.startswith(".") and _may_be_image(Path(parent, name))
         ]
     return files
+
+
+def _may_be_image(path: Path) -> bool:
+    """Go by the name where it tells, else by content: what archives and modalities write has any name, or a number."""
+    if (suffix := path.suffix.lower()) in _RASTER_SUFFIXES | _DICOM_SUFFIXES:
+        return True
+    if path.name.upper() == "DICOMDIR" or suffix in _TABLE_SUFFIXES:
+        return False
+    return is_image(_head(path))
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file, or nothing where it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError:
+        return b""
+
+
+def _describe(sample: Sample) -> Sample:
+    """Add what a DICOM header says; what is damaged shows when it is read."""
+    if sample.path.suffix.lower() in _RASTER_SUFFIXES or not is_dicom(_head(sample.path)):
+        return sample
+    try:
+        tags = read_tags(sample.path)
+    except ImageError:
+        return sample
+    return replace(sample, tags=tags, patient=sample.patient or tags.patient)
 
 
 def _writable(path: Path) -> Path:
@@ -236,7 +287,9 @@ def _writable(path: Path) -> Path:
     return path
 
 
-def _read_table(table: Path, patterns: Sequence[re.Pattern[str]], labelled: bool = True) -> list[Sample]:
+def _read_table(
+    table: Path, patterns: Sequence[re.Pattern[str]], reading: Reading, labelled: bool = True
+) -> list[Sample]:
     columns, rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
     if missing := [name for name in ("path", "label")[: 1 + labelled] if name not in columns]:
         raise DataError(
@@ -252,14 +305,17 @@ def _read_table(table: Path, patterns: Sequence[re.Pattern[str]], labelled: bool
         if split is not None and split.lower() not in _SPLIT_NAMES:
             raise DataError(f"{table}: row {number} has the split {split!r}; known are {', '.join(SPLITS)}.")
         # A file's name may begin or end with a blank, and is taken as it is.
-        file = table.parent / str(row["path"])
+        file = _writable(table.parent / str(row["path"]))
         if labelled and (first := seen.setdefault(os.path.normpath(file), number)) != number:
             raise DataError(
                 f"{table}: rows {first} and {number} name the same file, {path}. Keep one of them: in two splits it "
                 "would be learnt and then tested."
             )
         patient = patient if "patient" in columns else find_patient(file.stem, patterns)
-        samples.append(Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None))
+        departures = {name: _word(row, name, table, number) for name in _DEPARTURES}
+        own = replace(reading, **{name: value for name, value in departures.items() if value is not None})
+        sample = Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None, own)
+        samples.append(_describe(sample) if labelled else sample)
     if not samples:
         raise DataError(f"{table}: no rows.")
     return samples
@@ -281,10 +337,18 @@ def _parquet_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
     try:
         with pyarrow.parquet.ParquetFile(table) as file:
             columns: list[str] = file.schema_arrow.names
-            wanted = [name for name in ("path", "label", "patient", "split") if name in columns]
+            wanted = [name for name in ("path", "label", "patient", "split", *_DEPARTURES) if name in columns]
             return columns, file.read(wanted).to_pylist()
     except (OSError, pyarrow.ArrowException) as problem:
         raise DataError(f"{table}: cannot be read as Parquet: {problem}.") from None
+
+
+def _word(row: dict[str, Any], name: str, table: Path, number: int) -> bool | None:
+    """Read a true or false; None where nothing is said."""
+    text = _text(row.get(name))
+    if text is not None and text.lower() not in _WORDS:
+        raise DataError(f"{table}: row {number} has {name} {text!r}; known are true and false.")
+    return None if text is None else _WORDS[text.lower()]
 
 
 def _text(value: object) -> str | None:

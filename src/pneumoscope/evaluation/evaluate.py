@@ -17,6 +17,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.evaluation.report import write_report
+from pneumoscope.images.reading import Reading
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictions import to_row
 from pneumoscope.inference.predictor import Predictor, load
@@ -33,6 +34,7 @@ def evaluate(
     *,
     split: str | None = None,
     patient_pattern: str | None = None,
+    reading: Reading = Reading(),
     device: str = "auto",
     resamples: int = 2000,
     seed: int = 0,
@@ -48,6 +50,7 @@ def evaluate(
         out: the folder to write.
         split: which split to take; by default `test` where there is one, else everything.
         patient_pattern: regular expression that finds the patient in a file name.
+        reading: how to read films of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
@@ -61,7 +64,7 @@ def evaluate(
         UsageError: `out` exists.
     """
     predictor = load(bundle, device, cache)
-    samples = read_samples(Path(data), patient_pattern)
+    samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
     chosen = split or ("test" if "test" in present else "all")
     if chosen != "all":
@@ -85,6 +88,8 @@ def evaluate(
             ["pneumoscope", "evaluate", str(bundle), str(data), "--out", "NEW_FOLDER", "--split", chosen]
             + ["--seed", str(seed), "--resamples", str(resamples)]
             + (["--patient-pattern", patient_pattern] if patient_pattern else [])
+            + ["--invert"] * reading.invert
+            + ["--allow-modality"] * reading.any_modality
         ),
     }
     return assess(
@@ -111,7 +116,7 @@ def assess(
         DataError: none of the images could be read.
     """
     bundle = predictor.bundle
-    predictions = predictor.predict([sample.path for sample in samples], progress)
+    predictions = predictor.predict(samples, progress)
     rows = [to_row(one, bundle.labels, sample.label) for one, sample in zip(predictions, samples, strict=True)]
     write_text(out / "predictions.csv", "".join(format_rows(rows)))
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]

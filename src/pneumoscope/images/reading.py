@@ -6,22 +6,80 @@ import io
 import os
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pneumoscope.errors import ImageError
+from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
+from pneumoscope.images.dicom_elements import printable
 from pneumoscope.images.preparing import Pixels
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 MAX_PIXELS = 100_000_000  # the largest detectors give about 20 million; beyond this a file is an attack or an accident
 MAX_BYTES = 512 * 1024 * 1024
-_ODD_METADATA = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
+_MAX_SCANS = 100  # encoders make about ten; each of them visits every pixel, be it a few bytes long
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # of those JPEG segments that have a length, and the end
+_STRIP = 2**18  # pixels that are converted at a time: it bounds the memory and stays in the cache
+_ODD_METADATA = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_TABLE_SUM = 3688  # of the 64 entries of the luminance table K.1
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is to be read, where a person has decided to depart from the usual; nothing is guessed.
+
+    Attributes:
+        invert: the scan shows air bright; black and white are exchanged.
+        any_modality: read a DICOM file that is no projection radiograph all the same.
+    """
+
+    invert: bool = False
+    any_modality: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """One file, decoded.
+
+    Attributes:
+        pixels: float32 (H, W) in [0, 1]; smaller than `size` where a reduced scale was enough.
+        format: one of `FORMATS`, or `DICOM`.
+        mode: the stored kind of pixel: Pillow's mode, or DICOM's photometric interpretation.
+        size: height and width as stored, upright.
+        compression: what the pixels are packed with, such as `JPEG lossless` in DICOM or `tiff_lzw` in TIFF; None where
+            the format says it.
+        quality: the quality, 1 to 100, that an IJG encoder would call these JPEG tables; None elsewhere.
+        colour: mean difference between the strongest and the weakest of red, green and blue, 0 (grey) to 1.
+        tags: what a DICOM header says of the film.
+    """
+
+    pixels: Pixels
+    format: str
+    mode: str
+    size: tuple[int, int]
+    compression: str | None = None
+    quality: float | None = None
+    colour: float = 0.0
+    tags: Tags | None = None
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with these 512 bytes is of a format that is read here."""
+    if is_dicom(head):
+        return True
+    marks = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
+    jpeg_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+    if head.startswith(marks + jpeg_2000) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    # Two letters are few: a bitmap also gives the size of its header, of which there are so many kinds.
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -44,8 +102,28 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_pixels(source: str | Path | bytes, name: str | None = None) -> Pixels:
+def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Reading = Reading()) -> Pixels:
     """Read a radiograph of one channel, air dark and bone bright, at the file's own size.
+
+    Args:
+        source: a path, or the file's content.
+        name: what to call the content in messages.
+        reading: departures from the usual.
+
+    Returns:
+        float32 (H, W) in [0, 1].
+
+    Raises:
+        ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
+        MissingExtraError: DICOM, and what reads it is not installed.
+    """
+    return read_radiograph(source, name, reading).pixels
+
+
+def read_radiograph(
+    source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), enough: int | None = None
+) -> Radiograph:
+    """Read a radiograph and what its file says about it.
 
     Colour is turned into luminance, transparency is laid on black, the EXIF orientation is applied, and the 16-bit
     depth of grey images is kept.
@@ -53,25 +131,36 @@ def read_pixels(source: str | Path | bytes, name: str | None = None) -> Pixels:
     Args:
         source: a path, or the file's content.
         name: what to call the content in messages.
-
-    Returns:
-        float32 (H, W) in [0, 1].
+        reading: departures from the usual.
+        enough: a JPEG may be decoded at a reduced scale, as long as its shorter side keeps this many pixels.
 
     Raises:
         ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
+        MissingExtraError: DICOM, and what reads it is not installed.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     content = read_bytes(Path(source)) if isinstance(source, str | Path) else source
-    if content[128:132] == b"DICM":
-        raise ImageError(f"{name}: DICOM is not read by this version. Convert it to PNG, for instance with dcm2img.")
     if not content:
         raise ImageError(f"{name}: the file is empty. Copy it again from its source.")
+    if is_dicom(content[:512]):
+        dicom = read_dicom(content, name, reading.any_modality)
+        film = Radiograph(
+            dicom.pixels, "DICOM", dicom.mode, dicom.pixels.shape, compression=dicom.compression, tags=dicom.tags
+        )
+    else:
+        film = _read_raster(content, name, enough)
+    if reading.invert:
+        np.subtract(1, film.pixels, out=film.pixels)
+    return film
+
+
+def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
     from PIL import Image, UnidentifiedImageError
 
-    if _ODD_METADATA not in warnings.filters[:1]:
+    if _ODD_METADATA not in warnings.filters[:2]:
         # Pillow warns of odd metadata, which is harmless. The filter stays: to take it back would race with other
         # threads that read, and could leave all warnings of the process ignored.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -79,61 +168,138 @@ def read_pixels(source: str | Path | bytes, name: str | None = None) -> Pixels:
                 raise Image.DecompressionBombError
             if min(width, height) == 0:
                 raise ImageError(f"{name}: {width} x {height} pixels. Export it again.")
+            form = {"MPO": "JPEG"}.get(str(image.format), str(image.format))  # several JPEGs in one file
+            mode, quality = image.mode, None
+            if form == "JPEG":
+                if _count_scans(content) > _MAX_SCANS:
+                    raise ImageError(f"{name}: a JPEG of more than {_MAX_SCANS} scans. Save it again.")
+                quality = _find_quality(image)
+                _ask_less(image, enough)
             image.load()
-            return _upright(_to_pixels(image, name), image)
+            orientation = _find_orientation(image)
+            return Radiograph(
+                pixels=_to_pixels(image, orientation, name),
+                format=form,
+                mode=mode,
+                size=(width, height) if orientation > 4 else (height, width),
+                compression=image.info.get("compression") if form == "TIFF" else None,
+                quality=quality,
+                colour=_measure_colour(image),
+            )
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name}: not an image of a known format ({', '.join(FORMATS)}) and pixel type. "
+            f"{name}: not an image of a known format ({', '.join(FORMATS)}, DICOM) and pixel type. "
             "Save it as PNG with 8 or 16 bits."
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read. Save it smaller.") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
-        raise ImageError(f"{name}: damaged or truncated ({problem}). Copy it again from its source.") from None
+        reason = printable(str(problem))[:200] or type(problem).__name__
+        raise ImageError(f"{name}: damaged or truncated ({reason}). Copy it again from its source.") from None
 
 
-def _to_pixels(image: Image.Image, name: str) -> Pixels:
-    if image.mode.startswith("I;16"):
-        return _deep_pixels(image)
+def _count_scans(content: bytes) -> int:
+    """How many scans a JPEG has, up to its end (ITU-T T.81, B.1); cameras append whole films to it."""
+    scans = at = 0
+    while (found := _MARKER.search(content, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def _find_quality(image: Any) -> float | None:
+    """Undo how the IJG's encoder scales the first table of the JPEG standard (ITU-T T.81, K.1) by a quality."""
+    table = image.quantization.get(0)
+    if not table:
+        return None
+    scale = 100 * sum(table) / _TABLE_SUM
+    return float(np.clip(5000 / scale if scale > 100 else (200 - scale) / 2, 1, 100))
+
+
+def _ask_less(image: Image.Image, enough: int | None) -> None:
+    """Ask the decoder for luminance as it is stored, and for 1/2, 1/4 or 1/8 of the film where that is enough.
+
+    Only where it comes out even: a remainder would shift the film by a fraction of a pixel, and that shows.
+    """
+    width, height = image.size
+    for scale in (8, 4, 2, 1):
+        if scale == 1 or (enough and min(width, height) >= scale * enough and width % scale == height % scale == 0):
+            image.draft("YCbCr" if _holds_luminance(image) else None, (width // scale, height // scale))
+            return
+
+
+def _holds_luminance(image: Any) -> bool:
+    """Whether a JPEG's three channels are luminance and two of colour, as libjpeg tells them (`jdapimin.c`)."""
+    if image.mode != "RGB":
+        return False
+    if "jfif" in image.info:
+        return True
+    if "adobe" in image.info:
+        return bool(image.info.get("adobe_transform") == 1)
+    return [layer[0] for layer in image.layer] == [1, 2, 3]
+
+
+def _find_orientation(image: Image.Image) -> int:
+    try:
+        orientation: Any = image.getexif().get(_ORIENTATION)
+    except Exception:  # metadata that cannot be read says nothing; the film is there all the same
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _to_pixels(image: Image.Image, orientation: int, name: str) -> Pixels:
+    """Convert strip by strip, straight to where each belongs in the upright film."""
     if image.mode in ("I", "F"):
         raise ImageError(f"{name}: signed, 32-bit or float pixels have no agreed range. Save it with 8 or 16 bits.")
-    if image.mode == "1":
-        image = image.convert("L")
+    width, height = image.size
+    pixels = np.empty((width, height) if orientation > 4 else (height, width), np.float32)
+    stored = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    stored = stored[::-1] if orientation in (3, 4, 7, 8) else stored
+    stored = stored.T if orientation > 4 else stored
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        if image.mode.startswith("I;16"):
+            _convert_deep(strip, image, stored[top : top + rows])
+        else:
+            np.divide(np.asarray(_lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
+    return pixels
+
+
+def _lay_on_black(image: Image.Image) -> Image.Image:
+    """The same as `L`, `RGB` or `YCbCr`, without transparency."""
     if image.has_transparency_data:
         from PIL import Image
 
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L"), np.float32) / np.float32(255)
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB", "YCbCr") else image.convert("RGB")
 
 
-def _deep_pixels(image: Image.Image) -> Pixels:
+def _convert_deep(strip: Image.Image, image: Image.Image, out: Pixels) -> None:
     """Grey of 12 or 16 bits. Pillow leaves to us what TIFF says of range and polarity, and PNG of transparency."""
     tags: Any = getattr(image, "tag_v2", {})
-    levels = np.asarray(image)
-    pixels = levels.astype(np.float32) / np.float32(2 ** tags.get(_BITS, (16,))[0] - 1)
+    levels = np.asarray(strip)
+    np.divide(levels, np.float32(2 ** tags.get(_BITS, (16,))[0] - 1), out=out)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero
-        pixels = 1 - pixels
+        np.subtract(1, out, out=out)
     if (clear := image.info.get("transparency")) is not None:
-        pixels[levels == clear] = 0
-    return pixels
+        out[levels == clear] = 0
 
 
-def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # metadata that cannot be read says nothing; the film is there all the same
-        return pixels
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.T
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+def _measure_colour(image: Image.Image) -> float:
+    """Mean range of red, green and blue, 0 to 1, over at most 256 x 256 of the pixels."""
+    from PIL import Image
+
+    if image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"):
+        return 0.0
+    width, height = (min(side, 256) for side in image.size)
+    sample = image.resize((width, height), Image.Resampling.NEAREST)
+    channels = np.asarray(_lay_on_black(sample).convert("RGB"))
+    return float(np.mean(np.ptp(channels, axis=-1))) / 255

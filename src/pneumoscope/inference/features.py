@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,12 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope import __version__
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.images.preparing import InputSpec, prepare
-from pneumoscope.images.reading import read_bytes, read_pixels
+from pneumoscope.images.reading import Radiograph, Reading, read_bytes, read_radiograph
 from pneumoscope.inference.engines import Array, Engine
 
-Source = Path | bytes
+Source = Path | bytes | Sample
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Something that is measured of each film while it is decoded, such as what an audit looks at.
+
+    Attributes:
+        name: names the function and its version, for the cache.
+        measure: (content, radiograph) -> float32 (K,); called in several threads.
+    """
+
+    name: str
+    measure: Callable[[bytes, Radiograph], Array]
 
 
 @dataclass(frozen=True)
@@ -37,95 +51,123 @@ class Extract:
         digest: SHA-256 of its content, empty where it could not be read.
         features: float32 (V, D): the film, and its mirror image where views were asked for; None on error.
         error: why it could not be read.
+        gauged: float32 (K,), what a `Gauge` measured; None on error, or where there is none.
     """
 
     index: int
     digest: str = ""
     features: Array | None = None
     error: str | None = None
+    gauged: Array | None = None
 
 
 @dataclass
 class _Load:
     index: int
     digest: str = ""
+    key: str = ""
     inputs: Array | None = None
-    cached: Array | None = None
+    features: Array | None = None
+    gauged: Array | None = None
     error: str | None = None
 
 
 def extract_features(
     sources: Iterable[Source],
-    engine: Engine,
+    engine: Engine | None,
     spec: InputSpec,
     *,
     mirror: bool = False,
+    gauge: Gauge | None = None,
     cache: FeatureCache | None = None,
 ) -> Iterator[Extract]:
     """Read, prepare and run many files; decoding overlaps with computing, memory stays bounded.
 
-    A file that cannot be read gives an `Extract` with its error; it never stops the others.
+    A file that cannot be read gives an `Extract` with its error; it never stops the others. No file is decoded twice,
+    and none of which the cache knows all that is asked.
 
     Args:
-        sources: paths or contents.
-        engine: runs the backbone.
+        sources: paths, contents or samples.
+        engine: runs the backbone; None where no features are wanted.
         spec: its input.
         mirror: also give the features of the left-right mirrored film, as a second view.
+        gauge: measures each film while it is decoded.
         cache: looked up and filled.
 
     Yields:
         One `Extract` per source, in input order.
     """
-    key = f"{engine.fingerprint} {spec} {'mirror ' if mirror else ''}{__version__}"
+    key = f"{engine.fingerprint} {spec} {'mirror ' if mirror else ''}{__version__}" if engine else ""
+    gauge_key = f"{gauge.name} {spec.enough} {__version__}" if gauge else ""
+    batch_size = engine.batch_size if engine else 8
 
     def load(index: int, source: Source) -> _Load:
+        reading = source.reading if isinstance(source, Sample) else Reading()
+        path = source.path if isinstance(source, Sample) else source
         try:
-            content = read_bytes(source) if isinstance(source, Path) else source
-            digest = hashlib.sha256(content).hexdigest()
-            if cache is not None and (cached := cache.get(digest, key)) is not None:
-                return _Load(index, digest, cached=cached)
-            return _Load(index, digest, inputs=prepare(read_pixels(content, _name(source)), spec))
+            content, name = (path, None) if isinstance(path, bytes) else (read_bytes(path), str(path))
+            one = _Load(index, hashlib.sha256(content).hexdigest())
+            one.key = f"{one.digest} {reading}" if reading != Reading() else one.digest
+            if cache is not None:
+                one.features = cache.get(one.key, key) if engine else None
+                one.gauged = cache.get(one.key, gauge_key) if gauge else None
+            if (engine and one.features is None) or (gauge and one.gauged is None):
+                film = read_radiograph(content, name, reading, spec.enough)
+                if gauge and one.gauged is None:
+                    one.gauged = gauge.measure(content, film)[None]
+                    if cache is not None:
+                        cache.put(gauge_key, [(one.key, one.gauged)])
+                if engine and one.features is None:
+                    one.inputs = prepare(film.pixels, spec)
+            return one
         except ImageError as problem:
             return _Load(index, error=str(problem))
 
     with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
         numbered = iter(enumerate(sources))
-        ahead: deque[Future[_Load]] = deque(
-            pool.submit(load, *item) for item in islice(numbered, 3 * engine.batch_size)
-        )
+        ahead: deque[Future[_Load]] = deque(pool.submit(load, *item) for item in islice(numbered, 3 * batch_size))
         waiting: list[_Load] = []
         try:
             while ahead:
                 waiting.append(ahead.popleft().result())
                 ahead.extend(pool.submit(load, *item) for item in islice(numbered, 1))
-                full = sum(one.inputs is not None for one in waiting) == engine.batch_size
-                if full or not ahead or len(waiting) == 64 * engine.batch_size:
-                    yield from _run(waiting, engine, mirror, cache, key)
+                full = sum(one.inputs is not None for one in waiting) == batch_size
+                if full or not ahead or len(waiting) == 64 * batch_size:
+                    if engine is not None:
+                        _run(waiting, engine, mirror, cache, key)
+                    for one in waiting:
+                        gauged = None if one.gauged is None else one.gauged[0]
+                        yield Extract(one.index, one.digest, one.features, one.error, gauged)
                     waiting = []
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _run(waiting: list[_Load], engine: Engine, mirror: bool, cache: FeatureCache | None, key: str) -> Iterator[Extract]:
-    """Compute what the cache did not have, remember it, and give all in order."""
+def read_input(sample: Sample, spec: InputSpec, view: Callable[[Array], Array] | None = None) -> Array:
+    """Read and prepare one film as training and prediction do, float32 (3, S, S).
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    film = read_radiograph(sample.path, reading=sample.reading, enough=spec.enough)
+    return prepare(film.pixels, spec, view)
+
+
+def _run(waiting: list[_Load], engine: Engine, mirror: bool, cache: FeatureCache | None, key: str) -> None:
+    """Compute the features that the cache did not have, and remember them."""
     new = [one for one in waiting if one.inputs is not None]
-    computed: dict[int, Array] = {}
-    if new:
-        inputs = np.stack([one.inputs for one in new if one.inputs is not None])
-        views = [engine.run(inputs).features]
-        if mirror:
-            views.append(engine.run(np.ascontiguousarray(inputs[..., ::-1])).features)
-        for one, features in zip(new, np.stack(views, axis=1), strict=True):
-            computed[one.index] = features
-        if cache is not None:
-            cache.put(key, [(one.digest, computed[one.index]) for one in new])
-    for one in waiting:
-        yield Extract(one.index, one.digest, computed.get(one.index, one.cached), one.error)
-
-
-def _name(source: Source) -> str | None:
-    return str(source) if isinstance(source, Path) else None
+    if not new:
+        return
+    inputs = np.stack([one.inputs for one in new if one.inputs is not None])
+    views = [engine.run(inputs).features]
+    if mirror:
+        views.append(engine.run(np.ascontiguousarray(inputs[..., ::-1])).features)
+    computed = np.stack(views, axis=1)
+    for one, features in zip(new, computed, strict=True):
+        one.features, one.inputs = features, None
+    if cache is not None:
+        cache.put(key, [(one.key, features) for one, features in zip(new, computed, strict=True)])
 
 
 class FeatureCache:

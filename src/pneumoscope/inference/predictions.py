@@ -62,9 +62,7 @@ def write_predictions(
 
     def rows() -> Iterator[Row]:
         nonlocal failed
-        for done, (sample, prediction) in enumerate(
-            zip(samples, predictor.stream(sample.path for sample in samples), strict=True), start=1
-        ):
+        for done, (sample, prediction) in enumerate(zip(samples, predictor.stream(samples), strict=True), start=1):
             failed += prediction.error is not None
             yield to_row(prediction, predictor.bundle.labels, sample.label)
             if progress is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import BundleError
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
@@ -62,10 +63,10 @@ class Predictor:
         """Predict files, in input order; one that cannot be read gives a prediction with its `error`.
 
         Args:
-            sources: a path, a file's content as bytes, or several of them.
+            sources: a path, a file's content as bytes, a sample (which may say how to read it), or several of them.
             progress: called with the number of files done so far.
         """
-        several = [sources] if isinstance(sources, str | bytes | Path) else sources
+        several = [sources] if isinstance(sources, str | bytes | Path | Sample) else sources
         predictions = []
         for prediction in self.stream(several):
             predictions.append(prediction)
@@ -80,7 +81,8 @@ class Predictor:
         def remember() -> Iterator[Source]:
             for index, source in enumerate(sources):
                 known = Path(source) if isinstance(source, str) else source
-                paths[index] = known if isinstance(known, Path) else None
+                path = known.path if isinstance(known, Sample) else known
+                paths[index] = path if isinstance(path, Path) else None
                 yield known
 
         for extract in extract_features(remember(), self._engine, self.bundle.input, cache=self._cache):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augmenting import Augmentation, augment
-from pneumoscope.images.preparing import InputSpec, prepare
-from pneumoscope.images.reading import read_pixels
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.inference.features import read_input
 
 Ints = NDArray[np.int64]
 
@@ -104,8 +104,8 @@ class RadiographBatches:
 
     Args:
         draw: how an epoch is drawn.
-        train: the training files, in the order of `draw.targets`.
-        val: the validation files.
+        train: the training films, in the order of `draw.targets`.
+        val: the validation films.
         val_targets: (M,) class indices.
         spec: what the network takes.
         augmentation: the random views of training.
@@ -115,8 +115,8 @@ class RadiographBatches:
     def __init__(
         self,
         draw: Draw,
-        train: Sequence[Path],
-        val: Sequence[Path],
+        train: Sequence[Sample],
+        val: Sequence[Sample],
         val_targets: Ints,
         spec: InputSpec,
         augmentation: Augmentation,
@@ -135,9 +135,7 @@ class RadiographBatches:
 
         def view(index: int, flip: bool, place: int) -> NDArray[np.float32]:
             rng = np.random.default_rng([self._draw.seed, epoch, place])
-            return prepare(
-                read_pixels(self._train[index]), self._spec, lambda film: augment(film, self._augmentation, rng, flip)
-            )
+            return read_input(self._train[index], self._spec, lambda film: augment(film, self._augmentation, rng, flip))
 
         def jobs() -> Iterator[tuple[Ints, list[tuple[int, bool, int]]]]:
             place = 0
@@ -159,7 +157,7 @@ class RadiographBatches:
         size = self._draw.batch_size
         with ThreadPoolExecutor(max_workers=2) as pool:
             for start in range(0, len(self._val), size):
-                films = pool.map(lambda path: prepare(read_pixels(path), self._spec), self._val[start : start + size])
+                films = pool.map(lambda sample: read_input(sample, self._spec), self._val[start : start + size])
                 yield (
                     self._to_device(np.stack(list(films))),
                     torch.from_numpy(self._val_targets[start : start + size]).to(self._device),

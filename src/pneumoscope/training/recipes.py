@@ -25,6 +25,10 @@ class Settings:
 
     positive: Annotated[str | None, Doc("The positive class of two; PNEUMONIA where there is one.")] = None
     patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
+    invert: Annotated[bool, Doc("Films show air bright: exchange black and white.")] = False
+    allow_modality: Annotated[bool, Doc("Read DICOM files that are no projection radiographs, too.")] = False
+    audit: Annotated[bool, Doc("Look for faults of the data first; `pneumoscope audit` looks harder.")] = True
+    strict: Annotated[bool, Doc("Refuse to train where that finds an error.")] = False
     val_fraction: Annotated[Share, Doc("Share of the smallest class that a drawn validation split takes of each.")] = (
         1 / 3
     )

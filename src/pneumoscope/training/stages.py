@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augmenting import Augmentation
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.models.classifier import Backbone, Classifier
@@ -29,12 +30,12 @@ class Split:
     """The readable films of a split.
 
     Attributes:
-        paths: N files.
+        samples: N films.
         targets: (N,) class indices.
         features: float32 (N, V, D), the film's and perhaps its mirror image's.
     """
 
-    paths: Sequence[Path]
+    samples: Sequence[Sample]
     targets: NDArray[np.int64]
     features: NDArray[np.float32]
 
@@ -131,8 +132,8 @@ class Stages:
         amounts = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)}
         return RadiographBatches(
             self._draw(settings),
-            self.train.paths,
-            self.val.paths,
+            self.train.samples,
+            self.val.samples,
             self.val.targets,
             self.network.input,
             Augmentation(**amounts),

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from pneumoscope import __version__
+from pneumoscope.auditing.audit import find_faults
+from pneumoscope.auditing.films import GAUGE, RECORD, Films, to_record
 from pneumoscope.config import read_mapping, write_mapping
 from pneumoscope.datasets.samples import (
     SPLITS,
@@ -35,6 +37,7 @@ from pneumoscope.datasets.splitting import find_shared_patients, require_classes
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, SHORT, assess
 from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.inference.predictor import load
@@ -198,7 +201,7 @@ class _Job:
                 "Name patients in a table, or with --patient-pattern."
             )
         log.info("Patients: %d known.", len(known))
-        if shared := find_shared_patients(self.samples):
+        if not self.settings.audit and (shared := find_shared_patients(self.samples)):
             some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
             self.notes.append(
                 f"{len(shared)} patients are in more than one split, as the data's own folders have it: {some}"
@@ -210,7 +213,10 @@ class _Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             head = build_head(backbone.width, len(self.classes))
-            splits, digests = self._extract(backbone)
+            splits, films = self._extract(backbone)
+            digests = films.digests
+            if self.settings.audit:
+                self._audit(films)
             for note in self.notes:
                 _logger().warning("%s", note)
             write_text(notes, json.dumps(self.notes))
@@ -259,32 +265,54 @@ class _Job:
             state,
         )
 
-    def _extract(self, backbone: Backbone) -> tuple[dict[str, Split], list[str]]:
-        """Features of every split, and every file's digest; unreadable files are left out.
+    def _audit(self, films: Films) -> None:
+        """The quick part of an audit, on what was measured when the films were read."""
+        serious = [finding for finding in find_faults(films, seed=self.settings.seed) if finding.severity != "note"]
+        for finding in serious:
+            if finding.check != "reading":  # that is said already
+                some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
+                self.notes.append(f"{finding.title}{f' ({some})' if some else ''}. {finding.advice}")
+        errors = [finding.title for finding in serious if finding.severity == "error"]
+        if self.settings.strict and errors:
+            raise DataError(
+                f"{self.settings.data}: {'; '.join(errors)}. See pneumoscope audit {shlex.quote(self.settings.data)}, "
+                "mend the data and start again with --overwrite, or leave out --strict."
+            )
+
+    def _extract(self, backbone: Backbone) -> tuple[dict[str, Split], Films]:
+        """Features of every split, and what an audit looks at; unreadable files are left out.
 
         The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
         """
         engine = TorchEngine(backbone, self.input.size, self.device.type)
         splits: dict[str, Split] = {}
         digests = [""] * len(self.samples)
+        errors: list[str | None] = [None] * len(self.samples)
+        records = np.zeros(len(self.samples), RECORD)
+        gauge = GAUGE if self.settings.audit else None
         unreadable: list[str] = []
         done = 0
         for split in SPLITS:
             chosen = [i for i, sample in enumerate(self.samples) if sample.split == split]
-            paths = [self.samples[i].path for i in chosen]
+            films = [self.samples[i] for i in chosen]
             read = []
-            for extract in extract_features(paths, engine, self.input, mirror=split == "train", cache=self.cache):
+            for extract in extract_features(
+                films, engine, self.input, mirror=split == "train", gauge=gauge, cache=self.cache
+            ):
                 done += 1
                 self.progress("Features", done, len(self.samples))
-                digests[chosen[extract.index]] = extract.digest
+                place = chosen[extract.index]
+                digests[place], errors[place] = extract.digest, extract.error
+                if extract.gauged is not None:
+                    records[place] = to_record(extract.gauged)
                 if extract.features is None:
                     unreadable.append(str(extract.error))
                 else:
-                    read.append((chosen[extract.index], extract.features))
+                    read.append((place, extract.features))
             if read:
                 targets = [self.classes.index(str(self.samples[i].label)) for i, _ in read]
                 splits[split] = Split(
-                    [self.samples[i].path for i, _ in read],
+                    [self.samples[i] for i, _ in read],
                     np.array(targets),
                     np.stack([vectors for _, vectors in read]),
                 )
@@ -294,7 +322,7 @@ class _Job:
             )
             readable = [sample for sample, digest in zip(self.samples, digests, strict=True) if digest]
             require_classes(readable, "after unreadable images were left out")
-        return splits, digests
+        return splits, Films(self.samples, digests, errors, records)
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
@@ -324,7 +352,8 @@ class _Job:
 
 def _read(settings: Settings) -> list[Sample]:
     """Read, check and split the samples; find errors of the data before anything is written."""
-    samples = read_samples(Path(settings.data), settings.patient_pattern)
+    reading = Reading(invert=settings.invert, any_modality=settings.allow_modality)
+    samples = read_samples(Path(settings.data), settings.patient_pattern, reading)
     find_classes(samples, settings.positive)
     return split_samples(
         samples, test_fraction=settings.test_fraction, val_fraction=settings.val_fraction, seed=settings.seed

@@ -1,0 +1,1 @@
+"""What would spoil a result, found before it does: duplicates, quality, shortcuts, balance, labels."""

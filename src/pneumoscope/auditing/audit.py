@@ -1,0 +1,119 @@
+"""A data set's faults, found before they become results: measure every film, run every check, write it down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoscope.auditing.balance import find_imbalance
+from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
+from pneumoscope.auditing.films import Films, measure_films
+from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding
+from pneumoscope.auditing.labels import find_label_errors
+from pneumoscope.auditing.page import write_page
+from pneumoscope.auditing.quality import find_quality_faults
+from pneumoscope.auditing.shortcuts import find_shortcuts
+from pneumoscope.datasets.samples import count_samples, fingerprint_samples, read_samples
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.images.reading import Reading
+from pneumoscope.outputs import claim_folder, write_text
+
+if TYPE_CHECKING:
+    from pneumoscope.inference.features import FeatureCache
+
+Progress = Callable[[str, int, int], None]
+OUTPUTS = ("audit.json", "audit.html")
+BACKBONE = "efficientnet_lite0"
+
+
+def audit(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    patient_pattern: str | None = None,
+    reading: Reading = Reading(),
+    device: str = "auto",
+    cache: FeatureCache | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Audit:
+    """Look for everything in labelled radiographs that would spoil a result; nothing is changed or removed.
+
+    Args:
+        data: a folder of classes, or a table.
+        out: folder for `audit.json` and `audit.html`; None writes nothing.
+        quick: leave out what needs a network: label errors, and duplicates and strangers by features.
+        seed: fixes every random choice.
+        patient_pattern: regular expression that finds the patient in a file name.
+        reading: how to read films of which a table says nothing.
+        device: `auto`, `cpu` or `cuda`.
+        cache: keeps measurements and features between calls, and shares them with training.
+        overwrite: whether an earlier audit in `out` may go.
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        DataError: the data cannot be used at all.
+        UsageError: `out` exists.
+    """
+    samples = read_samples(Path(data), patient_pattern, reading)
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
+    say = progress or (lambda *_: None)
+    engine, spec = None, InputSpec()
+    if not quick:
+        from pneumoscope.inference.engines import TorchEngine
+        from pneumoscope.models.backbones import find_backbone, load_backbone
+
+        backbone = find_backbone(BACKBONE)
+        engine, spec = TorchEngine(load_backbone(backbone), backbone.input.size, device), backbone.input
+    films = measure_films(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
+    found = Audit(
+        str(data),
+        tuple(find_faults(films, seed=seed, progress=say)),
+        len(samples),
+        count_samples(samples),
+        len({sample.patient for sample in samples if sample.patient}),
+        quick,
+        seed,
+        fingerprint_samples(samples, films.digests),
+        patient_pattern,
+        reading,
+    )
+    if out is not None:
+        write_page(Path(out) / "audit.html", found, {sample.path: sample for sample in samples})
+        write_text(Path(out) / "audit.json", json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def find_faults(films: Films, *, seed: int = 0, progress: Progress | None = None) -> list[Finding]:
+    """Run every check on a measured data set; those that need features are left out where there are none.
+
+    Args:
+        films: the measured data set.
+        seed: fixes every random choice.
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Returns:
+        The findings, the worst first.
+    """
+    say = progress or (lambda *_: None)
+    quick = films.features is None
+    readable = [sample for sample, error in zip(films.samples, films.errors, strict=True) if error is None]
+    groups = group_similar(films, crops=not quick, progress=lambda share: say("Comparing", round(100 * share), 100))
+    checks: Sequence[Callable[[], list[Finding]]] = (
+        lambda: find_shared(films.samples),
+        lambda: find_duplicates(films, groups),
+        lambda: find_quality_faults(films),
+        lambda: find_imbalance(readable) if readable else [],
+        lambda: find_shortcuts(films, seed=seed, quick=quick, groups=groups),
+        lambda: [] if quick else find_label_errors(films, seed=seed, groups=groups),
+    )
+    findings: list[Finding] = []
+    for done, check in enumerate(checks, start=1):
+        findings += check()
+        say("Checking", done, len(checks))
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -1,0 +1,210 @@
+"""Films that should not be in the data, or not like this: unreadable, blank, inverted, turned, or no radiograph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.auditing.films import THUMBNAIL, Films
+from pneumoscope.auditing.findings import Finding, Severity
+
+_SIDE = 16
+# The mean of 150 simulated normal films, left half, 0 to ff: what a frontal film looks like from afar. Against it, of
+# 5,216 real films none turned up inverted and none sideways (docs/log.md).
+_TEMPLATE = """
+    0304060d1c3c5b6a 0a16273f5b6f818c 2c4c62777d717e96 577e7e7b685e75a2
+    6589847053506ca9 5a817e5f4c5072b4 4c767252454e78bd 406a61443e4e80c4
+    3960543c3c5598d0 355a4d3c4065a8d5 3154473a4976b2d7 2d4c403a547fb4d9
+    2b483e42668db5da 2a4e5b7899b1c2db 2c61849dadbac4da 25577889949da4b6
+"""
+_TURNED = 0.17  # no upright real film of 5,216 exceeds 0.16; 90° turns are found in 99.9 %, 180° in two of three
+_INVERTED = 0.35  # upright real films reach 0.16 at most, inverted ones have 0.54 at least
+_UNLIKE = 0.2  # correlation; real films have 0.27 at least
+_FAINT = 0.1  # between the first and the 99th percentile; real films have 0.19 at least
+_STRANGE = 3.8  # robust standard deviations of the logarithm; real films have 3.5 at most
+_LATERAL = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO"}
+
+
+def find_quality_faults(films: Films) -> list[Finding]:
+    """Find films that cannot be read, say nothing, or show something else than an upright frontal film.
+
+    Args:
+        films: the measured data set.
+
+    Returns:
+        One finding for each kind of fault that is there.
+    """
+    return [
+        finding for check in (_find_unreadable, _find_poor, _find_turned, _find_by_header) for finding in check(films)
+    ]
+
+
+def correlate_orientations(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Correlate films with a frontal film in four orientations.
+
+    Args:
+        thumbnails: uint8 (N, 64, 64).
+
+    Returns:
+        (N, 4): with the template turned by 0, 90, 180 and 270 degrees counter-clockwise; negative where inverted.
+    """
+    step = THUMBNAIL // _SIDE
+    coarse = thumbnails.reshape(-1, _SIDE, step, _SIDE, step).mean((2, 4), dtype=np.float64)
+    half = np.frombuffer(bytes.fromhex(_TEMPLATE), np.uint8).reshape(_SIDE, _SIDE // 2)
+    upright = np.hstack([half, half[:, ::-1]]).astype(np.float64)
+    turned = np.stack([np.rot90(upright, turns) for turns in range(4)])
+    return np.asarray(_standardise(coarse) @ _standardise(turned).T)
+
+
+def _standardise(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    flat = pictures.reshape(len(pictures), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.asarray(flat / np.where(length > 0, length, 1))
+
+
+def _find_unreadable(films: Films) -> Iterator[Finding]:
+    bad = np.flatnonzero(~films.readable)
+    yield from _report(
+        films,
+        bad,
+        "error",
+        "cannot be read",
+        "Copy them again from their source, or take them out; training leaves them out and says so.",
+        lambda i: str(films.errors[i]).removeprefix(f"{films.samples[i].path}: "),
+        check="reading",
+    )
+
+
+def _find_poor(films: Films) -> Iterator[Finding]:
+    """Too small, blank, faint, burnt out or coloured; each film is reported for the gravest of them."""
+    records, ok = films.records, films.readable
+    height, width = records["height"], records["width"]
+    span = records["high"] - records["low"]
+    blank = ok & (records["spread"] < 0.01)
+    yield from _report(
+        films, np.flatnonzero(blank), "error", "are blank", "They show nothing. Take them out.",
+        lambda i: f"grey level {records['mean'][i]:.2f} all over",
+    )  # fmt: skip
+    tiny = ok & ~blank & (np.minimum(height, width) < 64)
+    yield from _report(
+        films, np.flatnonzero(tiny), "warning", "are tiny", "So few pixels show no infiltrate. Export them larger.",
+        lambda i: f"{width[i]:.0f} × {height[i]:.0f}",
+    )  # fmt: skip
+    faint = ok & ~blank & (span < _FAINT)
+    yield from _report(
+        films, np.flatnonzero(faint), "warning", "have next to no contrast",
+        "Check how they were exported: the window may be far too wide, or 12 bits may lie in 16.",
+        lambda i: f"grey levels {records['low'][i]:.2f} to {records['high'][i]:.2f}",
+    )  # fmt: skip
+    burnt = ok & ~blank & (records["white"] > 0.1)
+    yield from _report(
+        films, np.flatnonzero(burnt), "warning", "are burnt out",
+        "A tenth or more of the film is pure white: detail is lost. Export them with another window.",
+        lambda i: f"{records['white'][i]:.0%} white",
+    )  # fmt: skip
+    coloured = ok & (records["colour"] > 0.04)
+    yield from _report(
+        films, np.flatnonzero(coloured), "warning", "are in colour",
+        "A radiograph has none: these are photographs, screenshots or overlays. Look at them.",
+        lambda i: f"mean difference between channels {records['colour'][i]:.2f}",
+    )  # fmt: skip
+
+
+def _find_turned(films: Films) -> Iterator[Finding]:
+    """Which orientation of a frontal film fits best, and does any?"""
+    fits = correlate_orientations(films.records["thumbnail"])
+    visible = films.readable & (films.records["spread"] >= 0.01)
+    upright, best = fits[:, 0], np.abs(fits).max(1)
+    unlike = visible & (best < _UNLIKE)
+    inverted = visible & ~unlike & ((-fits).max(1) - fits.max(1) > _INVERTED)
+    rest = visible & ~unlike & ~inverted
+    turns = fits.argmax(1)
+    gain = fits.max(1) - upright
+    yield from _report(
+        films, _sorted(inverted, -upright), "error", "are inverted: air is bright",
+        "Read them right with --invert, or with a column named invert in a table where only some are so. A network "
+        "reads an inverted film without complaint, and wrongly.",
+    )  # fmt: skip
+    yield from _report(
+        films, _sorted(rest & (turns % 2 == 1) & (gain > _TURNED), gain), "warning", "lie on their side",
+        "Turn them upright; the network has seen none like that.",
+        lambda i: "turned to the left" if turns[i] == 1 else "turned to the right",
+    )  # fmt: skip
+    yield from _report(
+        films, _sorted(rest & (turns == 2) & (gain > _TURNED), gain), "warning", "are upside down",
+        "Turn them upright; the network has seen none like that.",
+    )  # fmt: skip
+    yield from _report(
+        films, _sorted(unlike, -best), "warning", "do not look like a frontal chest film",
+        "Lateral views, other body parts, photographs or documents? Look at them, and take out what does not belong.",
+        lambda i: f"likeness {best[i]:.2f}",
+    )  # fmt: skip
+
+
+def _find_strange(films: Films) -> Iterator[Finding]:
+    """Films far from all others in what a pretrained network sees: photographs, hands, documents."""
+    visible = np.flatnonzero(films.readable & (films.records["spread"] >= 0.01))
+    if films.features is None or len(visible) < 20:
+        return
+    features = films.features[visible].astype(np.float64)
+    distance = np.log(np.linalg.norm(features - np.median(features, axis=0), axis=1) + 1e-9)
+    middle = np.median(distance)
+    spread = 1.4826 * np.median(np.abs(distance - middle)) + 1e-9  # of a normal distribution: its standard deviation
+    score = np.zeros(len(films.samples))
+    score[visible] = (distance - middle) / spread
+    yield from _report(
+        films, _sorted(score > _STRANGE, score), "warning", "are unlike all others",
+        "Other body parts, lateral views, photographs or documents? Look at them, and take out what does not belong.",
+        lambda i: f"{score[i]:.1f} standard deviations from the rest",
+    )  # fmt: skip
+
+
+def _find_by_header(films: Films) -> Iterator[Finding]:
+    """What DICOM says about itself."""
+    tags = [sample.tags for sample in films.samples]
+    lateral = [i for i, tag in enumerate(tags) if tag and (tag.view or "").upper() in _LATERAL]
+    yield from _report(
+        films, np.array(lateral, int), "warning", "show a lateral view", "Take them out, or train them on their own.",
+        lambda i: f"view position {getattr(tags[i], 'view', '')}",
+    )  # fmt: skip
+    several = [i for i, tag in enumerate(tags) if tag and tag.frames > 1]
+    yield from _report(
+        films, np.array(several, int), "note", "have several frames", "Only the first frame is read.",
+        lambda i: f"{getattr(tags[i], 'frames', 1)} frames",
+    )  # fmt: skip
+
+
+def _sorted(chosen: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The chosen films, the highest score first."""
+    order: NDArray[np.intp] = np.argsort(-score, kind="stable")
+    return order[chosen[order]]
+
+
+def _report(
+    films: Films,
+    chosen: NDArray[np.intp],
+    severity: Severity,
+    what: str,
+    advice: str,
+    remark: Callable[[int], str] | None = None,
+    check: str = "quality",
+) -> Iterator[Finding]:
+    if len(chosen):
+        n = f"{len(chosen)} film{'s' * (len(chosen) > 1)}"
+        yield Finding(
+            check,
+            severity,
+            f"{n} {what if len(chosen) > 1 else _singular(what)}",
+            advice,
+            tuple(films.samples[i].path for i in chosen),
+            tuple(remark(int(i)) for i in chosen) if remark else (),
+            figures={"films": len(chosen), "share": len(chosen) / len(films.samples)},
+        )
+
+
+def _singular(what: str) -> str:
+    words = {"are": "is", "have": "has", "lie": "lies", "do": "does", "show": "shows", "their": "its"}
+    return " ".join(words.get(word, word) for word in what.split())

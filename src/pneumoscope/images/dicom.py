@@ -1,0 +1,255 @@
+"""DICOM files become pixels and the tags that matter. No file is trusted: sizes are bounded, and errors are ours."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
+from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, first, parse, printable, text, whole
+from pneumoscope.images.dicom_pixels import find_layout, read_levels, read_transformations
+from pneumoscope.images.greyscale import luminance, render
+from pneumoscope.images.preparing import Pixels
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR: of the days before DX; RG: a film that was scanned
+_SOP = "1.2.840.10008.5.1.4.1.1."
+_RADIOGRAPHS = (_SOP + "1", _SOP + "1.1", _SOP + "1.1.1")
+_CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # the modality says of what
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_KINDS = {
+    "CT": "a CT slice",
+    "DOC": "an encapsulated document",
+    "IO": "an intra-oral dental film",
+    "KO": "a key object selection",
+    "MG": "a mammogram",
+    "MR": "an MR slice",
+    "NM": "a nuclear medicine image",
+    "PR": "a presentation state",
+    "PT": "a PET slice",
+    "PX": "a panoramic dental film",
+    "RF": "a fluoroscopy image",
+    "RTDOSE": "a radiotherapy dose",
+    "RTPLAN": "a radiotherapy plan",
+    "RTSTRUCT": "a radiotherapy structure set",
+    "SC": "a secondary capture",
+    "SEG": "a segmentation",
+    "SR": "a structured report",
+    "US": "an ultrasound image",
+    "XA": "an angiogram",
+}
+_VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "LEFT LATERAL": "LL", "RIGHT LATERAL": "RL"}
+_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
+_HINTS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What a reader wants to know of a DICOM film; None where the file doesn't say.
+
+    Attributes:
+        patient: PatientID.
+        study: StudyInstanceUID.
+        instance: SOPInstanceUID.
+        modality: Modality, such as CR or DX.
+        view: ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on.
+        laterality: ImageLaterality, else Laterality.
+        age: PatientAge in years.
+        sex: PatientSex: M, F or O.
+        frames: NumberOfFrames.
+    """
+
+    patient: str | None
+    study: str | None
+    instance: str | None
+    modality: str | None
+    view: str | None
+    laterality: str | None
+    age: float | None
+    sex: str | None
+    frames: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DicomImage:
+    """A DICOM film as its maker means it to be seen.
+
+    Attributes:
+        pixels: float32 (H, W) in [0, 1], air dark, bone bright.
+        tags: whose it is and what it shows.
+        mode: PhotometricInterpretation.
+        bits: BitsStored.
+        compression: `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`.
+    """
+
+    pixels: Pixels
+    tags: Tags
+    mode: str
+    bits: int
+    compression: str
+
+
+def is_dicom(head: bytes) -> bool:
+    """Tell DICOM by a file's first 132 bytes: a preamble (PS3.10 7.1), or the first element of a file without one."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 12 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+        return False
+    order = ">" if head[0] == 0 else "<"
+    element, length = struct.unpack(order + "2xHI", head[:8])
+    if element > 0x20:  # files begin with a group length, a version, a character set, an image type or a SOP class
+        return False
+    return head[4:6] in _VRS or (order == "<" and length <= 256 and length % 2 == 0)
+
+
+def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
+    """Read what a DICOM file says of its film, without its pixels.
+
+    Raises:
+        ImageError: not a DICOM file, or damaged.
+        MissingExtraError: pydicom is not installed.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "image")
+    with _ours(name):
+        if isinstance(source, bytes):
+            _require_dicom(source[:132], name)
+            return _tags(parse(io.BytesIO(source)).elements)
+        if not source.is_file() or source.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{name}: not a file of at most {MAX_BYTES:,} bytes.")
+        with source.open("rb") as file:
+            _require_dicom(file.read(132), name)
+            file.seek(0)
+            return _tags(parse(file).elements)
+
+
+def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomImage:
+    """Read a projection radiograph as its maker means it to be seen; see `images.greyscale.render`.
+
+    The photometric interpretation alone says what is white: PresentationLUTShape repeats it (PS3.3 C.8.11.3.1.2) or is
+    wrong. Of several frames the first is read, and the log of `pneumoscope` says so.
+
+    Args:
+        content: the file.
+        name: what to call it in messages.
+        any_modality: read whatever has pixels, be it a CT slice.
+
+    Raises:
+        ImageError: not a projection radiograph, damaged, or larger than `MAX_PIXELS`.
+        MissingExtraError: pydicom, or imagecodecs for compressed pixels, is not installed.
+    """
+    with _ours(name):
+        _require_dicom(content[:132], name)
+        parsed = parse(io.BytesIO(content))
+        tags = _tags(parsed.elements)
+        if not parsed.head:
+            raise ImageError(f"{name}: {_kind(parsed, tags)}, which holds no pixels.")
+        if not (any_modality or _is_radiograph(parsed, tags)):
+            raise ImageError(
+                f"{name}: {_kind(parsed, tags)}, not a projection radiograph. --allow-modality reads it all the same."
+            )
+        layout = find_layout(parsed, name)
+        levels, lowest = read_levels(parsed, layout, name)
+        if levels.ndim == 3:
+            pixels = luminance(levels, layout.bits)
+        else:
+            pixels = render(levels, lowest, layout.bits, read_transformations(parsed, layout, lowest))
+    if tags.frames > 1:
+        logging.getLogger("pneumoscope").warning("%s: %d frames, of which the first is read.", name, tags.frames)
+    return DicomImage(pixels, tags, layout.mode, layout.bits, layout.compression)
+
+
+class _Hush(logging.Filter):
+    """Drops pydicom's log while it reads for us: what is odd in a file and matters becomes an error of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
+        return not _reading.get()
+
+
+_HUSH = _Hush()
+
+
+@contextmanager
+def _ours(name: str) -> Iterator[None]:
+    """Turn whatever reading raises into errors of ours that name the file, and keep pydicom's hints to itself."""
+    try:
+        import pydicom  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(f"{name}: DICOM needs an extra: pip install 'pneumoscope[dicom]'.") from None
+    logging.getLogger("pydicom").addFilter(_HUSH)  # once, however often it's added
+    if _HINTS not in warnings.filters[:2]:  # stays, as the one of `reading` does, for the same reason
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
+    token = _reading.set(True)
+    try:
+        yield
+    except PneumoscopeError:
+        raise
+    except MemoryError:
+        raise ImageError(f"{name}: does not fit in memory. Export it smaller.") from None
+    except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything
+        reason = printable(str(problem).strip().partition("\n")[0])[:200] or type(problem).__name__
+        raise ImageError(f"{name}: damaged or truncated DICOM ({reason}). Copy it again from its source.") from None
+    finally:
+        _reading.reset(token)
+
+
+def _require_dicom(head: bytes, name: str) -> None:
+    if not is_dicom(head):
+        raise ImageError(f"{name}: not a DICOM file.")
+
+
+def _tags(elements: Dataset) -> Tags:
+    view = text(elements, "ViewPosition").upper()
+    if not view and (code := first(elements, "ViewCodeSequence")) is not None:
+        view = text(code, "CodeMeaning").upper()
+    age = re.fullmatch(r"(\d{1,3}) *([DWMY])", text(elements, "PatientAge").upper(), re.ASCII)
+    sex = text(elements, "PatientSex").upper()
+    return Tags(
+        patient=text(elements, "PatientID") or None,
+        study=text(elements, "StudyInstanceUID") or None,
+        instance=text(elements, "SOPInstanceUID") or None,
+        modality=text(elements, "Modality").upper() or None,
+        view=_VIEWS.get(view, view) or None,
+        laterality=text(elements, "ImageLaterality") or text(elements, "Laterality") or None,
+        age=int(age[1]) * _YEARS[age[2]] if age else None,
+        sex=sex if sex in ("M", "F", "O") else None,
+        frames=max(1, whole(elements, "NumberOfFrames", 1)),
+    )
+
+
+def _sop_class(parsed: Parsed) -> str:
+    return text(parsed.elements, "SOPClassUID") or parsed.media
+
+
+def _is_radiograph(parsed: Parsed, tags: Tags) -> bool:
+    """Judge by SOP class and Modality. BodyPartExamined is wrong too often to count."""
+    sop = _sop_class(parsed)
+    if tags.modality is None:
+        return sop in _RADIOGRAPHS
+    return tags.modality in _RADIOGRAPHY and (not sop or sop in _RADIOGRAPHS + _CAPTURES)
+
+
+def _kind(parsed: Parsed, tags: Tags) -> str:
+    """What a file is, in words."""
+    from pydicom.uid import UID
+
+    sop = _sop_class(parsed)
+    if sop == _DIRECTORY:
+        return "a DICOMDIR, the index of a medium"
+    if tags.modality and tags.modality not in _RADIOGRAPHY:
+        return _KINDS.get(tags.modality, f"an image of modality {tags.modality[:16]}")
+    if sop and sop not in _RADIOGRAPHS + _CAPTURES:
+        return f"an object of class {UID(sop).name[:64].removesuffix(' Storage')}"
+    return "a radiograph" if tags.modality or sop in _RADIOGRAPHS else "an image of unknown modality"

@@ -1,0 +1,153 @@
+"""DICOM files become elements: file meta information and data set, up to the pixels (PS3.10 7.1, PS3.5 7)."""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import MutableSequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
+
+IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+PIXEL_DATA = (0x7FE00010, 0x7FE00009, 0x7FE00008)  # the last two: double and single floating point
+_KEYWORDS = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Modality", "PatientID", "PatientSex", "PatientAge"),
+    *("ViewPosition", "ViewCodeSequence", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence"),
+    *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
+    *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
+    *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
+)
+MAX_BYTES = 512 * 1024 * 1024  # as in `images.reading`
+MAX_READS = 300_000  # each element takes a few; pydicom takes far more memory for an empty item than a file does
+_LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data, whose headers have 12 bytes
+
+
+class Parsed(NamedTuple):
+    """A data set up to its pixels.
+
+    Attributes:
+        elements: those that matter, none longer than the file.
+        media: MediaStorageSOPClassUID.
+        syntax: TransferSyntaxUID; empty where the file has no meta information.
+        little: byte order.
+        stream: stands at the value of the pixel data.
+        head: the header of the pixel data; empty where there is none.
+    """
+
+    elements: Dataset
+    media: str
+    syntax: str
+    little: bool
+    stream: BinaryIO
+    head: bytes
+
+
+def parse(stream: BinaryIO) -> Parsed:
+    """Read the elements that `images.dicom` asks for, and skip the others; raises whatever pydicom raises."""
+    from pydicom.filereader import read_dataset
+
+    stream = cast(BinaryIO, _Patient(stream))
+    stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
+    meta = read_dataset(stream, False, True, stop_when=_past_meta)
+    syntax = text(meta, "TransferSyntaxUID")
+    if syntax == DEFLATED:
+        stream = cast(BinaryIO, _Patient(_inflate(stream)))
+    start = stream.read(2)
+    stream.seek(-len(start), io.SEEK_CUR)
+    little = syntax != BIG_ENDIAN and (syntax, start) != ("", b"\0\x08")
+    order: Literal["little", "big"] = "little" if little else "big"
+    implicit = syntax in ("", IMPLICIT)  # pydicom corrects this where the first element says otherwise
+    elements = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=_wanted())
+    head = stream.read(8)
+    if int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order) not in PIXEL_DATA:
+        head = b""
+    elif not elements.original_encoding[0] and head[4:6] in _LONG:
+        head += stream.read(4)
+    return Parsed(elements, text(meta, "MediaStorageSOPClassUID"), syntax, little, stream, head)
+
+
+def first(elements: Dataset, keyword: str) -> Any:
+    """An element's first value; None where it is absent, empty or not what its type says."""
+    try:
+        value = elements.get(keyword)
+        value = value[0] if isinstance(value, MutableSequence) else value
+    except Exception:  # one unreadable element needn't spoil the others
+        return None
+    return None if value == "" or isinstance(value, bytes) else value
+
+
+def text(elements: Dataset, keyword: str) -> str:
+    """An element's first value as text, else nothing."""
+    value = first(elements, keyword)
+    return "" if value is None else printable(str(value))
+
+
+def printable(words: str) -> str:
+    """What a file says, without what would control a terminal or break a line."""
+    return "".join(letter for letter in words if letter.isprintable()).strip()
+
+
+def number(elements: Dataset, keyword: str) -> float | None:
+    """An element's first value as a finite number."""
+    try:
+        value = float(first(elements, keyword))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def whole(elements: Dataset, keyword: str, otherwise: int | None = None) -> int:
+    """An element's first value as a whole number.
+
+    Raises:
+        ValueError: it has none, and nothing else is given to go by.
+    """
+    value = number(elements, keyword)
+    if value is None and otherwise is None:
+        raise ValueError(f"no {keyword}")
+    return int(otherwise or 0) if value is None else int(value)
+
+
+class _Patient:
+    """A stream that is read `MAX_READS` times and no oftener."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
+        self._left = MAX_READS
+
+    def read(self, size: int = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("elements and items without end")
+        return self._read(size)
+
+
+def _past_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's signature
+    return tag >> 16 != 2
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001
+    return tag in PIXEL_DATA
+
+
+@cache
+def _wanted() -> list[BaseTag | int]:
+    from pydicom.datadict import tag_for_keyword
+
+    return [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
+
+
+def _inflate(stream: BinaryIO) -> BinaryIO:
+    """PS3.5 A.5; no more than a file may hold."""
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), MAX_BYTES + 1)
+    if len(inflated) > MAX_BYTES:
+        raise ValueError(f"inflates to more than {MAX_BYTES:,} bytes")
+    return io.BytesIO(inflated)

@@ -1,0 +1,117 @@
+"""What commands show: tables on standard output, messages and progress on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pneumoscope.auditing.findings import Audit
+    from pneumoscope.evaluation.intervals import Evaluation
+    from pneumoscope.training.train import Run
+
+
+def print_run(run: Run) -> None:
+    """Say how a run came out and where it lies."""
+    print_evaluation(run.evaluation)
+    typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the metrics with their intervals."""
+    from rich.table import Table
+
+    patients = f" of {evaluation.patients} patients" if evaluation.patients else ""
+    typer.echo(f"{evaluation.split}: {evaluation.n} images{patients}\n")
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for name, interval in evaluation.metrics.items():
+        known = interval.low == interval.low
+        table.add_row(
+            name.replace("_", " "),
+            "not defined" if interval.value != interval.value else f"{interval.value:.3f}",
+            f"{interval.low:.3f} to {interval.high:.3f}" if known else "",
+        )
+    open_console().print(table)
+
+
+def print_audit(audit: Audit) -> None:
+    """Print the findings, the worst first, and what to do about each."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    patients = f" of {audit.patients} patients" if audit.patients else ""
+    typer.echo(f"{audit.films} films{patients}: {audit.verdict}")
+    if not audit.findings:
+        return
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(1, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+    for finding in audit.findings:
+        files = ", ".join(path.name for path in finding.files[:3])
+        more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
+        text = Text.assemble((finding.title, "bold"), "\n", finding.advice)
+        if files:
+            text.append(f"\n{files}{more}", "dim")
+        table.add_row(Text(finding.severity, styles[finding.severity]), text)
+    Console(highlight=False).print(table)
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Where tables or messages are printed; long lines are left to the terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def show_progress(hint: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
+    import logging
+    import time
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = open_console(stderr=True)
+
+    class Screen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), markup=False)
+
+    columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, Any] = {}
+    spoken: dict[str, float] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if console.is_terminal:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done)
+            return
+        now = time.monotonic()
+        if done == total or now - spoken.setdefault(what, now) >= 10:
+            spoken[what] = now
+            console.print(f"{what}: {done}{f' of {total}' if total else ''}", markup=False)
+
+    logger = logging.getLogger("pneumoscope")
+    handler, level = Screen(logging.INFO), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with bars:
+            yield progress
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted.{hint}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

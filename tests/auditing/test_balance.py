@@ -1,0 +1,73 @@
+"""Class sizes, prevalence by split, and what a test split of some size can claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest, chi2_contingency
+
+from pneumoscope.auditing.balance import compare_shares, expected_interval, find_imbalance
+from pneumoscope.auditing.findings import Finding
+from pneumoscope.datasets.samples import Sample
+
+
+def films(split: str | None, **counts: int) -> list[Sample]:
+    return [
+        Sample(Path(f"{split}-{label}-{n}.png"), label, f"{split}-{label}-{n}", split)
+        for label, count in counts.items()
+        for n in range(count)
+    ]
+
+
+def serious(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity != "note"]
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.9, 10), (0.9, 50), (0.5, 7), (1.0, 20), (0.0, 3)])
+def test_the_expected_interval_is_wilsons(rate: float, n: int) -> None:
+    limits = binomtest(round(rate * n), n).proportion_ci(method="wilson")
+    if rate * n == round(rate * n):
+        assert expected_interval(rate, n) == pytest.approx((limits.low, limits.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("counts", [[[10, 20], [30, 15]], [[5, 5, 9], [7, 1, 8], [3, 3, 3]]])
+def test_shares_are_compared_as_scipy_does(counts: list[list[int]]) -> None:
+    assert compare_shares(counts) == pytest.approx(chi2_contingency(counts, correction=False).pvalue, rel=1e-9)
+
+
+def test_even_splits_of_a_good_size_are_fine() -> None:
+    samples = films("train", A=300, B=300) + films("val", A=150, B=150) + films("test", A=150, B=150)
+    assert find_imbalance(samples) == []
+
+
+def test_a_rare_class_is_a_warning_and_an_uneven_mix_a_note() -> None:
+    assert [f.severity for f in find_imbalance(films(None, A=2000, B=180)) if "Few films" in f.title] == ["warning"]
+    assert [f.severity for f in find_imbalance(films(None, A=700, B=180)) if "Uneven" in f.title] == ["note"]
+
+
+def test_prevalence_that_differs_between_splits_is_a_warning() -> None:
+    samples = films("train", A=150, B=150) + films("test", A=50, B=150)
+    (finding,) = serious(find_imbalance(samples))
+    assert "mixed differently" in finding.title
+    assert "test 25% A, 75% B" in finding.advice
+
+
+def test_a_split_without_a_class_is_an_error() -> None:
+    found = find_imbalance(films("train", A=50, B=50) + films("test", A=20))
+    assert [finding.severity for finding in found if "No film of B in test" in finding.title] == ["error"]
+
+
+def test_a_small_test_split_says_how_wide_its_interval_would_be() -> None:
+    samples = films("train", A=50, B=50) + films("test", A=50, B=9)
+    (finding,) = [finding for finding in find_imbalance(samples) if "a rate of 0.90" in finding.title]
+    assert finding.severity == "warning"
+    assert finding.figures["n"] == 9
+    assert "0.58 to 0.98" in finding.title
+
+
+def test_films_without_a_patient_are_counted() -> None:
+    samples = [Sample(Path(f"{n}.png"), "AB"[n % 2]) for n in range(400)]
+    assert [f.title for f in find_imbalance(samples) if "patient" in f.title] == [
+        "The patient of 400 of 400 films is not known"
+    ]

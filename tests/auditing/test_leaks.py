@@ -1,0 +1,73 @@
+"""Duplicates and shared patients are judged by where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pneumoscope.auditing.duplicates import find_duplicates, find_shared
+from pneumoscope.auditing.films import RECORD, Films
+from pneumoscope.auditing.findings import Finding
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.images.dicom import Tags
+
+NOBODY = Tags(None, None, None, None, None, None, None, None)
+
+
+def films(*places: str, digests: str) -> Films:
+    """Films in such places as `train/A`, with one letter for each one's content."""
+    samples = [Sample(Path(f"{i}.png"), p.split("/")[-1], None, p.split("/")[0] or None) for i, p in enumerate(places)]
+    return Films(samples, list(digests), [None] * len(samples), np.zeros(len(samples), RECORD))
+
+
+def described(findings: list[Finding]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(each.severity, each.title, tuple(path.stem for path in each.files)) for each in findings]
+
+
+def test_identical_films_are_judged_by_split_and_class() -> None:
+    some = films("train/A", "test/A", "train/B", "train/A", "val/A", "val/A", digests="xxyyzz")
+    assert described(find_duplicates(some, [0, 0, 1, 1, 2, 2])) == [
+        ("error", "2 films in 1 group are identical across splits", ("0", "1")),
+        ("error", "2 films in 1 group are identical across classes", ("2", "3")),
+        ("note", "2 films in 1 group are identical within a split", ("4", "5")),
+    ]
+
+
+def test_films_that_only_look_alike_are_no_errors() -> None:
+    some = films("train/A", "test/A", "train/B", "train/A", digests="abcd")
+    assert described(find_duplicates(some, [0, 0, 1, 1])) == [
+        ("warning", "2 films in 1 group are nearly identical across splits", ("0", "1")),
+        ("warning", "2 films in 1 group are nearly identical across classes", ("2", "3")),
+    ]
+
+
+def test_unreadable_films_are_no_duplicates_of_each_other() -> None:
+    some = films("train/A", "test/A", digests="ab")
+    some = Films(some.samples, ["", ""], ["bad", "bad"], some.records)
+    assert find_duplicates(some, [None, None]) == []
+
+
+def test_patients_of_the_test_split_are_worse_than_those_of_train_and_val() -> None:
+    samples = [
+        Sample(Path(f"{i}.png"), "A", patient, split)
+        for i, (patient, split) in enumerate(
+            [("p", "train"), ("p", "test"), ("q", "train"), ("q", "val"), ("r", "val"), (None, "train"), (None, "test")]
+        )
+    ]
+    assert described(find_shared(samples)) == [
+        ("error", "One patient is in the test split and another", ("0", "1")),
+        ("warning", "One patient is in train and val", ("2", "3")),
+    ]
+    assert find_shared(samples)[0].remarks == ("train/A, patient p", "test/A, patient p")
+
+
+def test_a_study_tells_where_the_patient_is_not_known() -> None:
+    from dataclasses import replace
+
+    tags = replace(NOBODY, study="1.2.3")
+    samples = [Sample(Path(f"{s}.dcm"), "A", None, s, tags=tags) for s in ("train", "test")]
+    assert described(find_shared(samples)) == [
+        ("error", "One study is in the test split and another", ("train", "test"))
+    ]
+    assert find_shared([replace(sample, patient="p" + str(sample.split)) for sample in samples]) == []

@@ -1,0 +1,280 @@
+"""What gives the class away is found however weakly it is planted, and a clean set is left in peace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from sklearn.metrics import roc_auc_score
+
+from pneumoscope.auditing.films import FORMATS, MODES, RECORD, THUMBNAIL, Films, measure_films
+from pneumoscope.auditing.findings import Finding
+from pneumoscope.auditing.shortcuts import find_shortcuts, join_clusters, measure_clues
+from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.images.preparing import InputSpec
+
+N = 240
+HALF = np.arange(N) % 2  # the class of each film
+Records = NDArray[np.void]
+
+
+def make_records(seed: int = 0, n: int = N) -> Records:
+    """Greyscale PNG of one size, with looks and thumbnails that have nothing to do with the class."""
+    rng = np.random.default_rng(seed)
+    records = np.zeros(n, RECORD)
+    records["format"], records["mode"] = FORMATS.index("PNG"), MODES.index("L")
+    records["height"], records["width"], records["quality"] = 224, 224, np.nan
+    records["bytes"] = rng.integers(20_000, 40_000, n)
+    for name in ("mean", "spread", "low", "high", "black", "white", "sharpness"):
+        records[name] = rng.random(n)
+    records["border"] = rng.random((n, 4))
+    records["thumbnail"] = np.clip(rng.normal(120, 15, (n, THUMBNAIL, THUMBNAIL)), 0, 255)
+    return records
+
+
+def make_films(
+    records: Records,
+    classes: Sequence[object] = HALF.tolist(),
+    patients: Sequence[str] | None = None,
+    splits: bool = False,
+) -> Films:
+    split = [("test" if i % 4 > 1 else "train") if splits else None for i in range(len(classes))]
+    owner: Sequence[str | None] = patients or [None] * len(classes)
+    samples = [Sample(Path(f"{i}.png"), str(one), owner[i], split[i]) for i, one in enumerate(classes)]
+    return Films(samples, [""] * len(samples), [None] * len(samples), records)
+
+
+def carriers(share: float, seed: int = 0) -> NDArray[np.intp]:
+    """Some films of class 1."""
+    ones = np.flatnonzero(HALF)
+    return np.random.default_rng(seed).permutation(ones)[: round(share * len(ones))]
+
+
+def serious(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity != "note"]
+
+
+def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_above() -> None:
+    found = [find_shortcuts(make_films(make_records(seed)), seed=seed, quick=True) for seed in range(30)]
+    assert sum(map(bool, found)) <= 5  # of 30 at 5 %: more with probability 0.004
+    assert not any(map(serious, found))
+    assert not any(serious(find_shortcuts(make_films(make_records(seed)), seed=seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.25])
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("format", FORMATS.index("JPEG"), "file format"),
+        ("mode", MODES.index("RGB"), "colour mode"),
+        ("width", 256, "image size"),
+        ("quality", 75, "JPEG quality"),
+        ("border", 0, "border"),
+    ],
+)
+def test_a_property_that_part_of_one_class_has_is_found(key: str, value: float, word: str, share: float) -> None:
+    records = make_records()
+    records[key][carriers(share)] = value
+    (finding,) = serious(find_shortcuts(make_films(records), quick=True))
+    assert finding.severity == ("error" if share == 1 else "warning")
+    assert finding.title.startswith(f"The {word} alone")
+    assert (
+        0.5 + 0.42 * share < finding.figures["auroc"] < 0.6 + 0.42 * share
+    )  # what separates them perfectly: + share / 2
+    assert {int(path.stem) for path in finding.files} <= set(carriers(share) if share < 1 else range(N))
+
+
+def test_the_auroc_is_that_of_the_property_itself_where_nothing_is_to_be_learnt() -> None:
+    records = make_records(n=4000)
+    classes = np.arange(4000) % 2
+    records["mode"] = 1 + (np.random.default_rng(0).random(4000) < np.where(classes, 0.7, 0.2))
+    clues = measure_clues(records, classes, np.arange(4000), quick=True)
+    clue = next(clue for clue in clues if clue.name == "colour mode")
+    assert clue.auroc == pytest.approx(roc_auc_score(classes, records["mode"]), abs=1e-3)
+    assert clue.low < clue.auroc
+    assert 0.5 < clue.limit <= clue.limit99 < 0.56
+    assert clue.p == pytest.approx(1 / 201)
+
+
+def test_what_is_telling_in_the_middle_is_found_as_well_as_at_the_ends() -> None:
+    records = make_records()
+    records["mean"] = np.where(HALF, 0.5, np.where(np.arange(N) % 4 == 0, 0.2, 0.8))
+    clues = measure_clues(records, HALF, np.arange(N), quick=True)
+    assert clues[0].name == "brightness"
+    assert clues[0].auroc == pytest.approx(1)
+
+
+def test_more_than_two_classes_are_each_held_against_the_rest() -> None:
+    classes = np.arange(N) % 3
+    records = make_records()
+    records["format"] = np.where(classes == 2, FORMATS.index("JPEG"), FORMATS.index("PNG"))
+    clue = measure_clues(records, classes, np.arange(N), quick=True)[0]
+    shares = np.array([[0.5, 0.5, 0], [0, 0, 1]])[(classes == 2).astype(int)]
+    expected = roc_auc_score(classes, shares, multi_class="ovr")
+    assert clue.auroc == pytest.approx(expected, abs=0.02)
+    (finding,) = serious(find_shortcuts(make_films(records, [f"class {i}" for i in classes]), quick=True))
+    assert "JPEG: 80 of 80 are class 2, of all films 33%" in finding.title
+
+
+def test_a_value_that_only_one_patient_has_tells_nothing_of_others() -> None:
+    records = make_records()
+    owner = np.arange(N) // 12  # 20 patients with 12 films
+    classes = owner % 2
+    records["width"] = 200 + np.random.default_rng(0).permutation(20)[owner]
+    shared = [measure_clues(records, classes, clusters, quick=True)[0] for clusters in (owner, np.arange(N))]
+    assert shared[0].p > 0.05
+    assert shared[1].name == "image size"
+    assert shared[1].auroc == pytest.approx(1)  # as if each film were a patient
+
+
+def test_films_of_a_patient_count_once() -> None:
+    owner = np.arange(N) // 8
+    alarms = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        records = make_records(seed)
+        records["mean"] = rng.random(30)[owner] + 0.001 * rng.random(N)
+        films = make_films(records, (rng.permutation(30) % 2)[owner].tolist(), [f"p{i}" for i in owner])
+        alarms += any(finding.title.startswith("The brightness") for finding in find_shortcuts(films, quick=True))
+    assert alarms <= 3
+
+
+def test_how_a_film_looks_is_a_warning_only_where_disease_could_hardly_do_it() -> None:
+    for distance, severity in ((1.2, "note"), (4.0, "warning")):
+        records = make_records()
+        records["mean"] = (np.random.default_rng(1).normal(distance * HALF, 1) + 5) / 15
+        finding = find_shortcuts(make_films(records), quick=True)[0]
+        assert finding.title.startswith("The brightness alone tells the class")
+        assert finding.severity == severity
+
+
+def test_files_that_only_some_splits_have_are_listed() -> None:
+    records = make_records()
+    records["mode"][[0, 4, 5]] = MODES.index("RGB")
+    found = find_shortcuts(make_films(records, splits=True), quick=True)
+    stray = next(finding for finding in found if finding.check == "shifts")
+    assert stray.severity == "note"
+    assert stray.title == "3 of 240 files are RGB (2 0, 1 1): all in train, none in test"
+    assert [path.stem for path in stray.files] == ["0", "4", "5"]
+    assert not find_shortcuts(make_films(records), quick=True)  # without splits there is nothing to say
+
+
+def test_test_files_of_another_kind_are_a_warning() -> None:
+    records = make_records()
+    records["height"] = np.where(np.arange(N) % 4 > 1, 300, 224)
+    (finding,) = serious(find_shortcuts(make_films(records, splits=True), quick=True))
+    assert (finding.check, finding.severity) == ("shifts", "warning")
+    assert "image size alone tells test films from the others: AUROC 1.00" in finding.title
+
+
+def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
+    records = make_records()
+    gone = carriers(0.5)
+    records[gone] = np.zeros((), RECORD)
+    films = make_films(records)
+    errors = ["damaged" if i in set(gone.tolist()) else None for i in range(N)]
+    assert not serious(find_shortcuts(Films(films.samples, films.digests, errors, records), quick=True))
+    samples = [Sample(one.path, None if errors[i] else one.label) for i, one in enumerate(films.samples)]
+    assert not serious(find_shortcuts(Films(samples, films.digests, films.errors, records), quick=True))
+    assert find_shortcuts(make_films(records, ["one"] * N)) == []
+
+
+def test_too_few_patients_are_said_to_be_too_few() -> None:
+    patients = [f"p{i % 12}" for i in range(N)]  # six of each class
+    (finding,) = find_shortcuts(make_films(make_records(), patients=patients))
+    assert finding.severity == "note"
+    assert finding.title == "Too few patients to look for shortcuts: one class has 6, and 10 are needed"
+
+
+def test_the_seed_decides() -> None:
+    records = make_records()
+    records["mean"] += 0.4 * HALF
+    assert find_shortcuts(make_films(records), seed=3) == find_shortcuts(make_films(records), seed=3)
+    first, other = (find_shortcuts(make_films(records), seed=seed)[0].figures for seed in (3, 4))
+    assert first != other
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([None, 0, 1, 2])), min_size=1))
+def test_films_that_share_a_patient_or_a_group_are_one_cluster(films: list[tuple[str | None, int | None]]) -> None:
+    clusters = join_clusters([Sample(Path("x"), patient=who) for who, _ in films], [group for _, group in films])
+    expected = list(range(len(films)))
+    for _ in films:  # the lowest number spreads as far as it can
+        for i, (who, group) in enumerate(films):
+            for j, (whom, other) in enumerate(films):
+                if (who is not None and who == whom) or (group is not None and group == other):
+                    expected[i] = expected[j] = min(expected[i], expected[j])
+    assert np.array_equal(clusters[:, None] == clusters, np.array(expected)[:, None] == np.array(expected))
+    assert set(clusters.tolist()) == set(range(len(set(expected))))
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, Image.Image]]:
+    folder = write_phantoms(tmp_path_factory.mktemp("phantoms") / "films", count=200, seed=2, size=128)
+    return [(sample, Image.open(sample.path)) for sample in read_samples(folder)]
+
+
+def draw_marker(film: Image.Image, rng: np.random.Generator) -> None:
+    """An L in a random corner, 8 % of the film's height."""
+    size, corner = film.height // 12, rng.integers(4)
+    x = 6 if corner % 2 else film.width - 6 - size
+    y = 6 if corner < 2 else film.height - 6 - size
+    ImageDraw.Draw(film).line([(x, y), (x, y + size), (x + size // 2, y + size)], fill=255, width=2)
+
+
+def draw_border(film: Image.Image, rng: np.random.Generator) -> None:
+    ImageDraw.Draw(film).rectangle((0, 0, film.width - 1, film.height - 1), outline=128, width=3)
+
+
+def keep(film: Image.Image, rng: np.random.Generator) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("plant", "share", "word"),
+    [
+        (keep, 0, None),
+        (draw_marker, 1, "small marks"),
+        (draw_marker, 0.5, "small marks"),
+        (draw_border, 1, "border"),
+        (draw_border, 0.5, "border"),
+    ],
+)
+def test_markers_and_borders_of_one_class_are_found_in_phantoms(
+    phantoms: list[tuple[Sample, Image.Image]],
+    tmp_path: Path,
+    plant: Callable[[Image.Image, np.random.Generator], None],
+    share: float,
+    word: str | None,
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = []
+    for i, (sample, film) in enumerate(phantoms):
+        film = film.copy()
+        if sample.label == "PNEUMONIA" and rng.random() < share:
+            plant(film, rng)
+        film.save(tmp_path / f"{i}.png")
+        samples.append(Sample(tmp_path / f"{i}.png", sample.label, sample.patient, sample.split))
+    found = serious(find_shortcuts(measure_films(samples, InputSpec())))
+    if word is None:
+        assert not found
+    else:
+        assert any(word in finding.title for finding in found)
+        assert all(finding.check == "shortcuts" and 0 < finding.figures["p"] <= 0.01 for finding in found)
+
+
+def test_dark_markers_are_found_too_but_not_in_a_quick_audit() -> None:
+    records, rng = make_records(), np.random.default_rng(0)
+    for i in carriers(0.6):
+        x, y = rng.choice([2, THUMBNAIL - 5], 2)
+        records["thumbnail"][i, y : y + 3, x : x + 3] = 0
+    found = serious(find_shortcuts(make_films(records)))
+    assert found
+    assert all(finding.severity == "warning" and "lungs left out" in finding.title for finding in found)
+    assert not serious(find_shortcuts(make_films(records), quick=True))

@@ -1,0 +1,717 @@
+"""Data sets come whole, or not at all, from servers and archives of any manners; a second call finishes a first."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumoscope.datasets.downloads import Patience
+from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.sources import SOURCE_FILES, Edition, Source, fetch, find_source, list_sources
+from pneumoscope.errors import DataError, DownloadError, UsageError
+
+KERMANY = find_source("kermany")
+COUNTS = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "test/NORMAL": 1, "test/PNEUMONIA": 2}
+WITH_VAL = {"train/NORMAL": 2, "train/PNEUMONIA": 4, "val/NORMAL": 1, "test/NORMAL": 1, "test/PNEUMONIA": 2}
+QUICK = Patience(attempts=3, timeout=20, pause=0)
+
+
+def draw_images(counts: dict[str, int], size: int = 20_000) -> dict[str, bytes]:
+    rng = random.Random(0)
+    names = {"NORMAL": "IM-{:04}-0001.jpeg", "PNEUMONIA": "person{}_virus_1.jpeg"}
+    return {
+        f"{folder}/{names[folder.split('/')[1]].format(number)}": rng.randbytes(size)
+        for folder, count in counts.items()
+        for number in range(count)
+    }
+
+
+def make_zip(images: dict[str, bytes], folder: str = "chest_xray/") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in images.items():
+            archive.writestr(zipfile.ZipInfo(folder + name), content)
+    return buffer.getvalue()
+
+
+IMAGES = draw_images(COUNTS)
+ZIP = make_zip(IMAGES)
+OTHER_ZIP = make_zip(draw_images(WITH_VAL))
+
+
+def images_in(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.glob("*/*/*"))}
+
+
+def assert_complete(out: Path) -> None:
+    assert images_in(out) == IMAGES
+    assert sorted(path.name for path in out.iterdir()) == sorted([*SOURCE_FILES[:2], "train", "test"])
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file as well-kept servers do; each trick in `tricks` spoils one answer before."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.content, self.tag = ZIP, '"one"'
+        self.tricks: list[Callable[[Answer], None]] = []
+        self.ranges: list[tuple[str | None, str | None]] = []
+        self.closing = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/files/ChestXRay2017.zip"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news."""
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        pass
+
+    def do_GET(self) -> None:
+        self.server.ranges.append((self.headers["Range"], self.headers["If-Range"]))
+        if self.server.tricks:
+            self.server.tricks.pop(0)(self)
+        else:
+            self.serve()
+
+    def serve(self, *, sent: int | None = None, announced: int = 0, ranges: bool = True, **headers: str) -> None:
+        """Answer; break off after `sent` bytes; announce some more or fewer than there are."""
+        content, start = self.server.content, 0
+        if ranges and self.headers["Range"] and self.headers["If-Range"] == self.server.tag:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - start + announced))
+        for name, value in {"ETag": self.server.tag, **headers}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[start:] if sent is None else content[start : start + sent])
+
+    def wait(self) -> None:
+        self.server.closing.wait()
+
+
+def breaking_off(sent: int, **options: Any) -> Callable[[Answer], None]:
+    return lambda answer: answer.serve(sent=sent, **options)
+
+
+def status(code: int, **headers: str) -> Callable[[Answer], None]:
+    def act(answer: Answer) -> None:
+        answer.send_response(code)
+        for name, value in headers.items():
+            answer.send_header(name.replace("_", "-"), value)
+        answer.send_header("Content-Length", "0")
+        answer.end_headers()
+
+    return act
+
+
+def range_of_another_file(span: str, tag: str = "") -> Callable[[Answer], None]:
+    def act(answer: Answer) -> None:
+        came, size = int(answer.headers["Range"].removeprefix("bytes=").removesuffix("-")), len(ZIP)
+        answer.send_response(206)
+        answer.send_header("Content-Range", span.format(came=came, last=size - 1, size=size, more=size + 1))
+        answer.send_header("Content-Length", str(size - came))
+        if tag:
+            answer.send_header("ETag", tag)
+        answer.end_headers()
+        answer.wfile.write(bytes(size - came))
+
+    return act
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with Server() as serving:
+        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield serving
+        serving.closing.set()
+        serving.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def source(server: Server) -> Source:
+    return make_source(server.url)
+
+
+def make_source(url: str = "http://127.0.0.1:9/files/ChestXRay2017.zip") -> Source:
+    return replace(
+        KERMANY,
+        name="small",
+        url=url,
+        size=len(ZIP),
+        sha256=hashlib.sha256(ZIP).hexdigest(),
+        editions=(Edition("whole", COUNTS), Edition("with val", WITH_VAL)),
+    )
+
+
+# What is known
+
+
+def test_every_source_is_fit_to_be_fetched() -> None:
+    assert [source.name for source in list_sources()] == ["kermany"]
+    for source in list_sources():
+        assert source.url.startswith("https://")
+        assert source.licence
+        assert source.licence_url.startswith("https://")
+        assert "doi:" in source.citation
+        assert source.sha256 is None or len(source.sha256) == 64
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"chexpert: no data set .* Known: kermany\."):
+        find_source("chexpert")
+
+
+def test_both_editions_of_the_kermany_data_hold_the_same_number_of_each_class() -> None:
+    totals = [
+        {
+            label: sum(count for folder, count in edition.counts.items() if folder.endswith(label))
+            for label in ("NORMAL", "PNEUMONIA")
+        }
+        for edition in KERMANY.editions
+    ]
+    assert totals == [{"NORMAL": 1583, "PNEUMONIA": 4273}] * 2
+
+
+def test_the_users_own_archive_of_the_kermany_data_is_recognised_by_its_contents(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pneumoscope")
+    edition = next(edition for edition in KERMANY.editions if edition.name == "Kaggle")
+    images = draw_images(dict(edition.counts), size=30)
+    copies = {f"chest_xray/{name}": content for name, content in images.items()}
+    (tmp_path / "archive.zip").write_bytes(make_zip({**copies, **images}))
+    out = fetch("kermany", tmp_path / "out", archive=tmp_path / "archive.zip")
+    assert images_in(out) == dict(sorted(images.items()))
+    assert "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/" in caplog.text
+    assert f"5,856 images ({edition.name}). The archive's checksum could be held against nothing" in caplog.text
+    notice = (out / "SOURCE.txt").read_text(encoding="utf-8")
+    assert all(said in notice for said in ("CC BY 4.0", "10.17632/rscbjbr9sj.2", "archive.zip", edition.name))
+    assert len(read_samples(out)) == 5856
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [({"train/NORMAL": 3, "train/PNEUMONIA": 4}, "3 train/NORMAL, 4 train/PNEUMONIA; expected was"), (COUNTS, "other")],
+)
+def test_a_part_of_the_data_or_another_version_is_refused(counts: dict[str, int], said: str, tmp_path: Path) -> None:
+    images = draw_images(counts, size=9)
+    if said == "other":
+        images = {name.replace("IM-", "NORMAL-"): content for name, content in images.items()}
+        said = "names such as test/NORMAL/NORMAL-0000-0001.jpeg, which are another version's"
+    (tmp_path / "a.zip").write_bytes(make_zip(images))
+    with pytest.raises(DataError, match=said):
+        fetch(make_source(), tmp_path / "out", archive=tmp_path / "a.zip")
+    assert images_in(tmp_path / "out") == {}
+
+
+# A server of any manners
+
+
+def test_a_download_is_shown_checked_and_arranged(
+    server: Server, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pneumoscope")
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "a" / "b"
+    assert fetch(source, out, progress=lambda done, total: seen.append((done, total))) == out
+    assert_complete(out)
+    assert seen[-1] == (len(ZIP), len(ZIP))
+    assert seen == sorted(seen)
+    assert len(seen) > 2
+    assert "The archive's checksum is the published one." in caplog.text
+    assert json.loads((out / "SOURCE.json").read_text(encoding="utf-8"))["sha256"] == source.sha256
+
+
+def test_a_broken_connection_is_taken_up_where_it_ended(server: Server, source: Source, tmp_path: Path) -> None:
+    server.tricks = [breaking_off(70_000), breaking_off(50_000), status(503), breaking_off(30_000)]
+    fetch(source, tmp_path / "out", patience=replace(QUICK, attempts=5))
+    assert_complete(tmp_path / "out")
+    assert server.ranges == [
+        (None, None),
+        ("bytes=70000-", '"one"'),
+        ("bytes=120000-", '"one"'),
+        ("bytes=120000-", '"one"'),
+        ("bytes=150000-", '"one"'),
+    ]
+
+
+def test_another_call_goes_on_where_one_gave_up(server: Server, source: Source, tmp_path: Path) -> None:
+    server.tricks = [breaking_off(70_000)]
+    with pytest.raises(
+        DownloadError, match=r"broke off at 70,000 of 201,\d\d\d bytes.*\n.*goes on where this one stopped"
+    ):
+        fetch(source, tmp_path / "out", patience=replace(QUICK, attempts=1))
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[1] == ("bytes=70000-", '"one"')
+
+
+def test_attempts_that_bring_much_do_not_count(server: Server, source: Source, tmp_path: Path) -> None:
+    server.content = make_zip({**IMAGES, "more.bin": random.Random(1).randbytes(5 << 20)}, folder="")
+    server.tricks = [breaking_off(1 << 20)] * 5
+    large = replace(source, size=len(server.content), sha256=hashlib.sha256(server.content).hexdigest())
+    fetch(large, tmp_path / "out", patience=replace(QUICK, attempts=1))
+    assert_complete(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda answer: answer.serve(ranges=False),  # does not know ranges
+        range_of_another_file("bytes {came}-{last}/{size}", tag='"two"'),
+        range_of_another_file("bytes {came}-{last}/{more}"),
+        range_of_another_file("bytes 0-{last}/{size}"),
+        range_of_another_file(""),
+        status(416),
+    ],
+)
+def test_what_came_is_thrown_away_where_it_cannot_be_gone_on_with(
+    then: Callable[[Answer], None], server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tricks = [breaking_off(70_000), then]
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_a_file_that_changes_between_attempts_is_begun_anew(server: Server, source: Source, tmp_path: Path) -> None:
+    def change(answer: Answer) -> None:
+        server.content, server.tag = ZIP, '"two"'
+        answer.serve()
+
+    server.content = bytes(len(ZIP))
+    server.tricks = [breaking_off(70_000), change]
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[1] == ("bytes=70000-", '"one"')
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"weak"'])
+def test_without_a_strong_validator_no_range_is_asked_for(
+    tag: str, server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tag = tag
+    server.tricks = [breaking_off(70_000)]
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges == [(None, None), (None, None)]
+
+
+def test_a_date_is_a_validator_too(server: Server, source: Source, tmp_path: Path) -> None:
+    date = "Tue, 06 Mar 2018 07:00:00 GMT"
+    server.tricks = [breaking_off(70_000, ETag="", **{"Last-Modified": date})]
+    server.tag = date  # held against If-Range
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[1] == ("bytes=70000-", date)
+
+
+def test_another_address_never_continues_a_file(server: Server, source: Source, tmp_path: Path) -> None:
+    server.tricks = [breaking_off(70_000)]
+    with pytest.raises(DownloadError):
+        fetch(source, tmp_path / "out", patience=replace(QUICK, attempts=1))
+    fetch(source, tmp_path / "out", url=server.url.replace("/files/", "/mirror/"), patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[1] == (None, None)
+
+
+@pytest.mark.parametrize("more", [1000, -1000])
+def test_a_length_that_is_not_the_known_one_is_refused_before_anything_comes(
+    more: int, server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tricks = [lambda answer: answer.serve(announced=more)] * 9
+    with pytest.raises(DownloadError, match=r"the file there has 20\d,\d{3} bytes, expected were 201,\d{3}"):
+        fetch(source, tmp_path / "out", patience=QUICK)
+    assert len(server.ranges) == 1
+    assert images_in(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(("more", "said"), [(1000, "broke off|416|another range"), (-1000, "checksum wrong")])
+def test_a_length_that_is_a_lie_is_found_out(
+    more: int, said: str, server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tricks = [lambda answer: answer.serve(announced=more, ranges=False)] * 9
+    with pytest.raises(DownloadError, match=said):
+        fetch(replace(source, size=None), tmp_path / "out", patience=QUICK)
+    server.tricks = []
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_no_length_at_all_is_well_where_the_size_is_known(server: Server, source: Source, tmp_path: Path) -> None:
+    def serve_without(answer: Answer, sent: int | None) -> None:
+        answer.send_response(200)
+        answer.end_headers()
+        answer.wfile.write(ZIP[:sent])
+
+    server.tricks = [lambda answer: serve_without(answer, 70_000), lambda answer: serve_without(answer, None)]
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_a_wrong_checksum_is_told_and_the_file_thrown_away(server: Server, source: Source, tmp_path: Path) -> None:
+    server.content = bytes(len(ZIP))
+    with pytest.raises(
+        DownloadError, match=r"checksum wrong: SHA-256 is \w{64}, expected was \w{64}.*\n.*--archive FILE"
+    ):
+        fetch(source, tmp_path / "out", patience=QUICK)
+    assert list((tmp_path / "out").iterdir()) == []
+    server.content = ZIP
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_what_has_the_published_checksum_is_the_data_set_whatever_its_counts(
+    server: Server, source: Source, tmp_path: Path
+) -> None:
+    fetch(replace(source, editions=()), tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_a_checksum_of_ones_own_replaces_the_published_one(server: Server, source: Source, tmp_path: Path) -> None:
+    server.content = OTHER_ZIP
+    sha256 = hashlib.sha256(OTHER_ZIP).hexdigest()
+    with pytest.raises(DownloadError, match="bytes, expected were"):
+        fetch(source, tmp_path / "out", patience=QUICK)
+    fetch(source, tmp_path / "out", sha256=f" {sha256.upper()}\n", patience=QUICK)
+    assert "(with val). The archive's checksum is the one that was given" in (tmp_path / "out/SOURCE.txt").read_text()
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410, 501])
+def test_a_refusal_is_believed_at_once_and_tells_the_way_out(
+    code: int, server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tricks = [status(code)]
+    with pytest.raises(DownloadError, match=rf"refused, status {code}") as error:
+        fetch(source, tmp_path / "out", patience=QUICK)
+    assert len(server.ranges) == 1
+    assert source.homepage in str(error.value)
+    assert "--archive FILE" in str(error.value)
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
+def test_a_passing_trouble_is_waited_out(
+    code: int, server: Server, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    server.tricks = [status(code), status(code, Retry_After="7"), status(code, Retry_After="100000")]
+    fetch(source, tmp_path / "out", patience=Patience(attempts=4, timeout=20, pause=1))
+    assert_complete(tmp_path / "out")
+    assert waited == [1, 7, 60]
+
+
+def test_a_server_that_hangs_is_given_up(server: Server, source: Source, tmp_path: Path) -> None:
+    server.tricks = [Answer.wait, breaking_off(70_000), Answer.wait]
+    with pytest.raises(DownloadError, match=r"out of reach after 3 attempts: .*timed out \(70,000 bytes came\)"):
+        fetch(source, tmp_path / "out", patience=Patience(attempts=3, timeout=0.2, pause=0))
+
+
+def test_a_machine_without_a_server_is_told_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"out of reach after 2 attempts: .*[Rr]efused.*\n.*--archive FILE"):
+        fetch(make_source(), tmp_path / "out", patience=Patience(attempts=2, timeout=5, pause=0))
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "http://[", "gopher://x/"])
+def test_a_redirection_leads_to_no_other_place_than_http(
+    place: str, server: Server, source: Source, tmp_path: Path
+) -> None:
+    server.tricks = [status(302, Location=place)] * 9
+    with pytest.raises(DownloadError):
+        fetch(source, tmp_path / "out", patience=QUICK)
+    assert images_in(tmp_path / "out") == {}
+
+
+def test_a_redirection_never_leaves_encryption(
+    server: Server, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unencrypted(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(http.client.HTTPConnection, req)
+
+    monkeypatch.setattr(urllib.request, "HTTPSHandler", Unencrypted)
+    server.tricks = [status(302, Location=f"{server.url}?signature=secret")]
+    address = server.url.replace("http://", "https://")
+    with pytest.raises(DownloadError, match=r"redirects to http://.*/ChestXRay2017\.zip, which is not followed"):
+        fetch(source, tmp_path / "out", url=address, patience=QUICK)
+    fetch(source, tmp_path / "out", url=address, patience=QUICK)
+    assert_complete(tmp_path / "out")
+
+
+def test_a_redirection_is_followed_with_its_range(server: Server, source: Source, tmp_path: Path) -> None:
+    moved = status(302, Location=f"{server.url}?signature=secret")
+    server.tricks = [moved, breaking_off(70_000), moved]
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[-1] == ("bytes=70000-", '"one"')
+
+
+def test_a_secret_in_an_address_is_neither_shown_nor_kept(server: Server, source: Source, tmp_path: Path) -> None:
+    server.tricks = [breaking_off(70_000), status(403)]
+    with pytest.raises(DownloadError) as error:
+        fetch(source, tmp_path / "out", url=f"{server.url}?token=secret1", patience=QUICK)
+    assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    fetch(source, tmp_path / "out", url=f"{server.url}?token=secret2", patience=QUICK)
+    assert server.ranges[-1] == ("bytes=70000-", '"one"')
+    assert "secret" not in str(error.value) + "".join(
+        (tmp_path / "out" / name).read_text() for name in SOURCE_FILES[:2]
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://x/y", "x.zip", "http://", "http:///x", "http://a b/c", ""]
+)
+def test_an_address_that_is_none_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--url"):
+        fetch(make_source(), tmp_path / "out", url=url)
+
+
+# What lies there already
+
+
+@dataclass
+class Place:
+    """A folder that was fetched into, and the archive it came from."""
+
+    source: Source = field(default_factory=make_source)
+    out: Path = Path()
+    archive: Path = Path()
+
+    def fetch(self, **options: Any) -> Path:
+        return fetch(self.source, self.out, **{"archive": self.archive, **options})
+
+
+@pytest.fixture
+def fetched(tmp_path: Path) -> Place:
+    place = Place(out=tmp_path / "out", archive=tmp_path / "mine.zip")
+    place.archive.write_bytes(ZIP)
+    place.fetch()
+    assert_complete(place.out)
+    return place
+
+
+def test_a_second_call_does_nothing_and_says_so(fetched: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pneumoscope")
+    before = {path: path.stat() for path in fetched.out.rglob("*")}
+    fetched.archive.unlink()
+    fetched.fetch()
+    fetched.fetch(archive=None)  # the address is out of reach
+    assert {path: path.stat() for path in fetched.out.rglob("*")} == before
+    assert "complete, 10 images of small (whole). Nothing to do." in caplog.text
+    assert "Licence" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda out: (out / "train/NORMAL/IM-0001-0001.jpeg").unlink(),
+        lambda out: (out / "train/NORMAL/IM-0001-0001.jpeg").write_bytes(b"cut"),
+        lambda out: (out / "test").rename(out.parent / "elsewhere"),
+        lambda out: (out / "test/NORMAL").rename(out.parent / "elsewhere"),
+    ],
+)
+def test_missing_and_damaged_images_are_mended_and_the_others_left(
+    harm: Callable[[Path], object], fetched: Place
+) -> None:
+    kept = fetched.out / "train/NORMAL/IM-0000-0001.jpeg"
+    before = kept.stat()
+    harm(fetched.out)
+    fetched.fetch()
+    assert_complete(fetched.out)
+    assert kept.stat().st_mtime_ns == before.st_mtime_ns
+    assert kept.stat().st_ino == before.st_ino
+
+
+def test_editions_are_never_mixed(fetched: Place) -> None:
+    (fetched.out / "train/NORMAL/IM-0001-0001.jpeg").unlink()
+    (fetched.archive.with_name("other.zip")).write_bytes(OTHER_ZIP)
+    with pytest.raises(UsageError, match=r"holds other images \(whole\) than other.zip \(with val\)"):
+        fetched.fetch(archive=fetched.archive.with_name("other.zip"))
+    assert len(images_in(fetched.out)) == len(IMAGES) - 1
+    fetched.fetch(archive=fetched.archive.with_name("other.zip"), overwrite=True)
+    assert images_in(fetched.out) == dict(sorted(draw_images(WITH_VAL).items()))
+
+
+def test_images_that_are_nobodys_are_told_of_and_left_alone(fetched: Place, caplog: pytest.LogCaptureFixture) -> None:
+    (fetched.out / "train/NORMAL/mine.jpeg").write_bytes(b"mine")
+    (fetched.out / "train/NORMAL/.DS_Store").write_bytes(b"")
+    fetched.fetch()
+    assert "1 files in it are not of small, such as train/NORMAL/mine.jpeg" in caplog.text
+    assert (fetched.out / "train/NORMAL/mine.jpeg").exists()
+
+
+def test_another_checksum_or_data_set_than_is_there_is_refused(fetched: Place) -> None:
+    fetched.fetch(sha256=hashlib.sha256(ZIP).hexdigest())
+    with pytest.raises(UsageError, match=r"holds small .* allow it to go with --overwrite"):
+        fetched.fetch(sha256="0" * 64)
+    with pytest.raises(UsageError, match="holds small"):
+        fetch("kermany", fetched.out, archive=fetched.archive)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": 1}', "\xff"])
+def test_a_manifest_that_tells_nothing_is_an_error_with_a_way_out(text: str, fetched: Place) -> None:
+    (fetched.out / "SOURCE.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"SOURCE\.json"):
+        fetched.fetch()
+    fetched.fetch(overwrite=True)
+    assert_complete(fetched.out)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_anything_else_in_it_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "out/train").mkdir(parents=True)
+    (tmp_path / "out/train/mine.jpeg").write_bytes(b"mine")
+    (tmp_path / "a.zip").write_bytes(ZIP)
+    with pytest.raises(UsageError, match="another --out"):
+        fetch(make_source(), tmp_path / "out", archive=tmp_path / "a.zip", overwrite=overwrite)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["train", "mine.jpeg"]
+
+
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(ZIP)
+    for options, error, said in (
+        ({"archive": tmp_path / "none.zip"}, DataError, "none.zip: no such file"),
+        ({"archive": tmp_path}, DataError, "no such file"),
+        ({"archive": tmp_path / "a.zip", "url": "http://127.0.0.1:9/x"}, UsageError, "give one of them"),
+        ({"sha256": "12ab"}, UsageError, "64 hexadecimal digits"),
+    ):
+        with pytest.raises(error, match=said):
+            fetch(make_source(), tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_users_archive_that_is_not_what_it_should_be_is_left_alone(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(ZIP[:-40_000])
+    with pytest.raises(DataError, match="checksum wrong"):
+        fetch(make_source(), tmp_path / "out", archive=archive, sha256=make_source().sha256)
+    with pytest.raises(DataError, match="cut short"):
+        fetch(make_source(), tmp_path / "out", archive=archive)
+    assert archive.stat().st_size == len(ZIP) - 40_000
+    archive.write_bytes(ZIP)
+    fetch(make_source(), tmp_path / "out", archive=archive)
+    assert_complete(tmp_path / "out")
+
+
+# Killed
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from pneumoscope.datasets.downloads import Patience
+from pneumoscope.datasets.sources import Edition, Source, fetch
+given = json.loads(sys.argv[1])
+given["editions"] = [Edition(**each) for each in given["editions"]]
+source = Source(**given)
+"""
+
+
+def run_child(source: Source, script: str, *arguments: str) -> subprocess.Popen[str]:
+    from dataclasses import asdict
+
+    command = [sys.executable, "-W", "error", "-c", CHILD + script, json.dumps(asdict(source)), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_download_is_finished_by_a_second_call(server: Server, source: Source, tmp_path: Path) -> None:
+    out, sent = tmp_path / "out", threading.Event()
+
+    def serve_half(answer: Answer) -> None:
+        answer.serve(sent=100_000)
+        answer.wfile.flush()
+        sent.set()
+        answer.wait()
+
+    server.tricks = [serve_half]
+    with run_child(source, "fetch(source, Path(sys.argv[2]))", str(out)) as child:
+        part = out / ".fetch.part" / "ChestXRay2017.zip"
+        deadline = time.monotonic() + 60
+        while not (part.is_file() and part.stat().st_size > 60_000) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    came = part.stat().st_size
+    assert 60_000 < came <= 100_000
+    fetch(source, out, patience=QUICK)
+    assert_complete(out)
+    assert server.ranges[1] == (f"bytes={came}-", '"one"')
+
+
+KILL_AT_EVERY_STEP = """
+base, archive = Path(sys.argv[2]), Path(sys.argv[3])
+OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+def fetch_and_die(out, step):
+    count = 0
+    def watch(event, arguments):
+        nonlocal count
+        count += event in OPERATIONS
+        if event in OPERATIONS and count > step:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+    fetch(source, out, archive=archive)
+
+fetch(source, base / "warm", archive=archive)  # so that all modules are loaded
+for step in range(10_000):
+    out = base / str(step)
+    if (pid := os.fork()) == 0:
+        fetch_and_die(out, step)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    fetch(source, out, archive=archive)
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+print(step)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_file_operation_a_second_call_finishes_the_work(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(ZIP)
+    with run_child(make_source(), KILL_AT_EVERY_STEP, str(tmp_path), str(tmp_path / "a.zip")) as child:
+        printed, _ = child.communicate(timeout=200)
+    assert child.returncode == 0
+    steps = int(printed)
+    assert steps > len(IMAGES)
+    for step in range(steps + 1):
+        assert_complete(tmp_path / str(step))

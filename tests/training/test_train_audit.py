@@ -1,0 +1,70 @@
+"""Training looks at its data first: it says what is serious, and refuses where it is told to be strict."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumoscope.datasets.samples import Sample, read_samples, write_samples
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.evaluate import evaluate
+from pneumoscope.images.reading import Reading
+from pneumoscope.inference.predictor import load
+from pneumoscope.training.train import Run, train
+
+
+@pytest.fixture
+def leaky(films: Path, tmp_path: Path) -> Path:
+    """The films, and one of train in test under another name."""
+    folder = tmp_path / "leaky"
+    shutil.copytree(films, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
+    film = next((folder / "train" / "NORMAL").iterdir())
+    shutil.copy(film, folder / "test" / "NORMAL" / "phantom9000_1.png")
+    return folder
+
+
+def test_what_is_serious_is_said_and_kept(leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "pneumoscope"):
+        run = train(leaky, tmp_path / "run", epochs=1)
+    said = "2 films in 1 group are identical across splits"
+    assert said in caplog.text
+    assert said in run.report.read_text(encoding="utf-8")
+    assert said in (run.folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_strict_training_refuses_errors(leaky: Path, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"identical across splits.*pneumoscope audit"):
+        train(leaky, tmp_path / "run", epochs=1, strict=True)
+    assert not (tmp_path / "run" / "bundle").exists()
+    assert train(films, tmp_path / "clean", epochs=1, strict=True).report.is_file()
+
+
+def test_the_audit_can_be_left_out(leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "pneumoscope"):
+        train(leaky, tmp_path / "run", epochs=1, audit=False)
+    assert "identical" not in caplog.text
+
+
+def test_films_marked_as_inverted_give_the_very_same_model(films: Path, run: Run, tmp_path: Path) -> None:
+    samples, inverted = read_samples(films), []
+    for number, sample in enumerate(samples):
+        path = tmp_path / "films" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        with Image.open(sample.path) as image:
+            Image.fromarray(255 - np.asarray(image)).save(path)
+        inverted.append(Sample(path, sample.label, sample.patient, sample.split, Reading(invert=True)))
+    write_samples(tmp_path / "films.csv", inverted)
+    twin = train(tmp_path / "films.csv", tmp_path / "twin", epochs=3)
+    assert twin.evaluation.metrics["auroc"].value == run.evaluation.metrics["auroc"].value
+    again = evaluate(twin.folder, twin.folder / "samples.csv", tmp_path / "again")
+    assert again.to_json() == twin.evaluation.to_json()
+    (one,), (other,) = (load(twin.folder).predict([source]) for source in (inverted[0], samples[0].path))
+    assert one.probability == pytest.approx(other.probability, abs=1e-4)
+    turned = [Sample(sample.path, sample.label, sample.patient, sample.split) for sample in inverted]
+    (wrong,) = load(twin.folder).predict([turned[0]])
+    assert wrong.probability != pytest.approx(one.probability, abs=1e-4)
