@@ -8,11 +8,14 @@ Each fault is planted at several strengths into a fresh copy of each data set. P
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +23,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumoscope.auditing.audit import audit
-from pneumoscope.auditing.findings import Audit
+from pneumoscope.auditing.duplicates import group_similar
+from pneumoscope.auditing.films import measure_films
+from pneumoscope.auditing.findings import Finding
+from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.samples import read_samples
+from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.features import FeatureCache
 
+FIRST_SEED = 5000  # of films that nothing was chosen on
 Rng = np.random.Generator
 Plant = Callable[[Path, float, Rng], set[Path]]
 
@@ -276,11 +285,41 @@ def plant(fault: Fault, strength: float, clean: Path, folder: Path, seed: int) -
     return fault.plant(folder, strength, np.random.default_rng([seed, int(strength * 1000)]))
 
 
-def judge(fault: Fault, touched: set[Path], found: Audit) -> tuple[bool, float]:
+def look(fault: Fault, folder: Path, seed: int, cache: FeatureCache) -> Sequence[Finding]:
+    """What the audit finds; of the full one, for shortcuts, only that check is run, which takes no features."""
+    if fault.check != "shortcuts":
+        return audit(folder, seed=seed, quick=fault.quick, cache=cache).findings
+    films = measure_films(read_samples(folder), InputSpec(), cache=cache)
+    return find_shortcuts(films, seed=seed, groups=group_similar(films, crops=False))
+
+
+def judge(fault: Fault, touched: set[Path], findings: Sequence[Finding]) -> tuple[bool, float]:
     """Whether the right check said something above a note, and the share of touched files that it named."""
-    serious = [each for each in found.findings if each.check == fault.check and each.severity != "note"]
-    listed = {path for each in found.findings if each.check == fault.check for path in each.files}
+    serious = [each for each in findings if each.check == fault.check and each.severity != "note"]
+    listed = {path for each in findings if each.check == fault.check for path in each.files}
     return bool(serious), len(touched & listed) / len(touched) if touched else float("nan")
+
+
+def try_seed(
+    seed: int, count: int, size: int, only: str
+) -> tuple[list[str], dict[tuple[str, float], tuple[bool, float]]]:
+    """Audit one clean set and all that is planted into it: what the clean one raised, and what was found."""
+    with tempfile.TemporaryDirectory() as scratch, FeatureCache(Path(scratch) / "cache.sqlite") as cache:
+        clean, folder = Path(scratch) / "clean", Path(scratch) / "planted"
+        write_phantoms(clean, count=count, seed=FIRST_SEED + seed, size=size)
+        alarms = [
+            f"{each.severity}: {each.title}"
+            for each in audit(clean, seed=seed, cache=cache).findings
+            if each.severity != "note"
+        ]
+        found = {}
+        for fault in FAULTS:
+            for strength in fault.strengths if only in fault.name else ():
+                touched = plant(fault, strength, clean, folder, seed)
+                found[fault.name, strength] = judge(fault, touched, look(fault, folder, seed, cache))
+                shutil.rmtree(folder)
+    print(f"seed {seed} done; clean: {alarms or 'nothing'}", file=sys.stderr, flush=True)
+    return alarms, found
 
 
 def main() -> None:
@@ -293,31 +332,21 @@ def main() -> None:
     options = parser.parse_args()
     results: defaultdict[tuple[str, float], list[tuple[bool, float]]] = defaultdict(list)
     alarms: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as scratch, FeatureCache(Path(scratch) / "cache.sqlite") as cache:
-        for seed in range(options.seeds):
-            clean = write_phantoms(
-                Path(scratch) / f"clean-{seed}", count=options.films, seed=1000 + seed, size=options.size
-            )
-            found = audit(clean, seed=seed, cache=cache)
-            alarms.append([f"{each.severity}: {each.title}" for each in found.findings if each.severity != "note"])
-            for fault in FAULTS:
-                if options.only not in fault.name:
-                    continue
-                for strength in fault.strengths:
-                    folder = Path(scratch) / "planted"
-                    touched = plant(fault, strength, clean, folder, seed)
-                    found = audit(folder, seed=seed, quick=fault.quick, cache=cache)
-                    results[fault.name, strength].append(judge(fault, touched, found))
-                    shutil.rmtree(folder)
-            print(f"seed {seed} done; clean: {alarms[-1] or 'nothing'}", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        settings = (options.films, options.size, options.only)
+        for future in [pool.submit(try_seed, seed, *settings) for seed in range(options.seeds)]:
+            raised, found = future.result()
+            alarms.append(raised)
+            for key, judged in found.items():
+                results[key].append(judged)
     print("| planted fault | strength | found | files named |\n| --- | --- | --- | --- |")
     for fault in FAULTS:
         for strength in fault.strengths:
-            if judged := results.get((fault.name, strength)):
-                hits = sum(hit for hit, _ in judged)
-                named = float(np.mean([share for _, share in judged]))
+            if tried := results.get((fault.name, strength)):
+                hits = sum(hit for hit, _ in tried)
+                named = float(np.mean([share for _, share in tried]))
                 said = "" if np.isnan(named) else f"{named:.0%}"
-                print(f"| {fault.name} | {strength:g} ({fault.unit}) | {hits} of {len(judged)} | {said} |")
+                print(f"| {fault.name} | {strength:g} ({fault.unit}) | {hits} of {len(tried)} | {said} |")
     print(f"\nClean sets with anything above a note: {sum(map(bool, alarms))} of {len(alarms)}.")
     for messages in alarms:
         for message in messages:

@@ -13,7 +13,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.terminal import open_console, print_audit, print_evaluation, print_run, show_progress
+from pneumoscope.terminal import open_console, print_audit, print_evaluation, print_run, printable, show_progress
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
@@ -50,7 +50,7 @@ def main() -> None:
     try:
         app()
     except PneumoscopeError as problem:
-        typer.echo(f"error: {problem}", err=True)
+        typer.echo(f"error: {printable(str(problem))}", err=True)
         sys.exit(problem.exit_code)
     except OSError as problem:
         typer.echo(f"error: {problem.filename or 'file'}: {problem.strerror or problem}.", err=True)
@@ -330,7 +330,8 @@ def split(
         Literal["none", "val", "test", "both"], typer.Option(help="Which drawn splits have as many of each class.")
     ] = "val",
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Cross-validation: fold-0.csv and so on, each film tested once.")
+        int | None,
+        typer.Option(min=2, max=100, help="Cross-validation, whatever splits there are: fold-0.csv and so on."),
     ] = None,
     subset: Annotated[
         str | None, typer.Option(help="A published list of films and its splits, such as seed-400.")
@@ -339,6 +340,8 @@ def split(
         bool, typer.Option("--by-name", help="Do not read the films, so that near-duplicates may be separated.")
     ] = False,
     patient_pattern: PatientPattern = None,
+    invert: Invert = False,
+    allow_modality: AllowModality = False,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that output to be replaced.")] = False,
     no_cache: NoCache = False,
@@ -346,6 +349,7 @@ def split(
     """Draw splits, keeping patients and near-duplicates together, and write them as a table; nothing is moved."""
     from pneumoscope.datasets.samples import describe_counts, read_samples, write_samples
     from pneumoscope.datasets.splitting import fold_samples, split_samples
+    from pneumoscope.images.reading import Reading
     from pneumoscope.outputs import claim_folder
 
     if folds is None and out.exists() and not overwrite:
@@ -355,7 +359,9 @@ def split(
             raise UsageError(f"{name} {value}: a share lies between 0 and 1.")
     if subset and folds:
         raise UsageError("--subset has its own splits: leave out --folds.")
-    samples = read_samples(data, patient_pattern)
+    if folds is not None and out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+    samples = read_samples(data, patient_pattern, Reading(invert, allow_modality))
     if subset is not None:
         from pneumoscope.datasets.subsets import select_subset
 
@@ -425,6 +431,10 @@ def _group_films(samples: Sequence[Sample], no_cache: bool) -> list[int | None]:
         films = measure_films(
             samples, InputSpec(), cache=cache, progress=lambda done: progress("Measuring", done, len(samples))
         )
+        if unread := len(samples) - int(films.readable.sum()):
+            typer.echo(
+                f"{unread} films could not be read; pneumoscope audit says why. They are split by name.", err=True
+            )
         return group_similar(films, progress=lambda share: progress("Comparing", round(100 * share), 100))
 
 

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run
 
 
+def printable(words: str) -> str:
+    """Words, file names among them, without what would control a terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in words
+    )
+
+
 def print_run(run: Run) -> None:
     """Say how a run came out and where it lies."""
     print_evaluation(run.evaluation)
@@ -56,9 +63,9 @@ def print_audit(audit: Audit) -> None:
     table.add_column()
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     for finding in audit.findings:
-        files = ", ".join(path.name for path in finding.files[:3])
+        files = ", ".join(printable(path.name).replace("\n", " ") for path in finding.files[:3])
         more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
-        text = Text.assemble((finding.title, "bold"), "\n", finding.advice)
+        text = Text.assemble((printable(finding.title), "bold"), "\n", printable(finding.advice))
         if files:
             text.append(f"\n{files}{more}", "dim")
         table.add_row(Text(finding.severity, styles[finding.severity]), text)
@@ -84,7 +91,7 @@ def show_progress(hint: str = "") -> Iterator[Callable[[str, int, int], None]]:
 
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), markup=False)
+            console.print(printable(record.getMessage()), markup=False)
 
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal)

@@ -208,10 +208,10 @@ def test_a_film_is_shown_as_it_is_read(write: Write, films: list[Sample]) -> Non
 
 
 def test_the_command_repeats_the_audit(write: Write, films: list[Sample]) -> None:
-    inverted = [replace(film, reading=Reading(invert=True)) for film in films]
-    page = write([], inverted, data="two words; rm", quick=True)
-    assert "pneumoscope audit 'two words; rm' --out NEW_FOLDER --seed 7 --quick --invert" in page.words
-    assert "--invert" not in write([], [*inverted, replace(films[0], path=Path("other.png"))]).words
+    page = write([], films, data="two words; rm", quick=True, patient_pattern="p.", reading=Reading(invert=True))
+    words = "pneumoscope audit 'two words; rm' --out NEW_FOLDER --seed 7 --quick --patient-pattern p. --invert"
+    assert words in page.words
+    assert "--invert" not in write([], films).words
 
 
 def test_more_films_than_are_shown_are_counted(write: Write, films: list[Sample]) -> None:

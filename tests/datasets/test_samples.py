@@ -102,8 +102,18 @@ def test_other_folders_beside_train_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_files_of_other_kinds_are_left_alone(tmp_path: Path) -> None:
-    kept = [f"A/film{suffix}" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".TIFF", ".bmp", ".webp", ".dcm", "")]
-    touch(tmp_path, *kept, "A/.1.png", "A/._2.jpeg", "A/notes.txt", "A/Thumbs.db", "A/.hidden/3.png", ".B/4.png")
+    kept = [f"A/film{suffix}" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".TIFF", ".bmp", ".webp", ".dcm")]
+    touch(
+        tmp_path,
+        *kept,
+        "A/LICENSE",
+        "A/.1.png",
+        "A/._2.jpeg",
+        "A/notes.txt",
+        "A/Thumbs.db",
+        "A/.hidden/3.png",
+        ".B/4.png",
+    )
     assert {name for name, *_ in rows(read_samples(tmp_path), tmp_path)} == set(kept)
 
 

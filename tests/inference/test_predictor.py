@@ -47,7 +47,10 @@ def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path])
     predictor = pneumoscope.load(run.folder)
     (alone,) = predictor.predict(files[0])
     assert predictor.predict(str(files[0])) == [alone]
-    assert predictor.predict(files)[0] == alone
+    among = predictor.predict(files)[0]
+    # In a batch of another size the network's sums may be taken in another order.
+    assert among.probability == pytest.approx(alone.probability, abs=1e-6)
+    assert (among.path, among.decision, among.digest) == (alone.path, alone.decision, alone.digest)
     (from_bytes,) = predictor.predict(files[0].read_bytes())
     assert (from_bytes.path, from_bytes.probability) == (None, alone.probability)
 

@@ -50,6 +50,12 @@ def compare_shares(counts: Sequence[Sequence[int]]) -> float:
 
 def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
     counts = Counter(str(sample.label) for sample in samples)
+    if len(counts) < 2:
+        yield Finding(
+            "balance", "error", f"All films are of one class, {next(iter(counts))}",
+            "Nothing can be learnt from one class. Add films of another, or look at how the folders lie.",
+        )  # fmt: skip
+        return
     (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
     ratio = most / least
     shown = ", ".join(f"{count} {label}" for label, count in counts.most_common())
@@ -73,13 +79,14 @@ def _check_prevalence(samples: Sequence[Sample]) -> Iterator[Finding]:
     if len(table) < 2:
         return
     labels = sorted({label for counts in table.values() for label in counts})
-    for split, counts in table.items():
-        if missing := [label for label in labels if not counts[label]]:
-            yield Finding(
-                "balance", "error", f"No film of {', '.join(missing)} in {split}",
-                "Nothing can be said of a class that is not there. Divide the data again: pneumoscope data split.",
-            )  # fmt: skip
-            return
+    missing = [f"{label} in {split}" for split, counts in table.items() for label in labels if not counts[label]]
+    if missing:
+        yield Finding(
+            "balance", "error", f"No film of {', no film of '.join(missing)}",
+            "Nothing can be said of a class that is not there. Divide the data again: pneumoscope data split.",
+        )  # fmt: skip
+    if missing or len(labels) < 2:
+        return
     p = compare_shares([[counts[label] for label in labels] for counts in table.values()])
     shares = {split: {label: counts[label] / counts.total() for label in labels} for split, counts in table.items()}
     apart = max(max(s[label] for s in shares.values()) - min(s[label] for s in shares.values()) for label in labels)
@@ -105,11 +112,11 @@ def _check_sizes(samples: Sequence[Sample]) -> Iterator[Finding]:
     width = high - low
     if width <= 0.1:
         return
-    where = "The test split has" if split == "test" else "There are"
+    where = "The test split has" if split == "test" else "The data have"
     yield Finding(
         "balance",
         "warning" if width > 0.3 else "note",
-        f"{where} {n} films of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
+        f"{where} {n} film{'s' * (n > 1)} of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
         "That is the 95 % interval if films are independent; several films of a patient widen it. For ± 0.05 about 140 "
         "films of each class are needed. Claim no more than the interval allows.",
         figures={"n": n, "low": low, "high": high},
@@ -117,6 +124,14 @@ def _check_sizes(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
+    (patient, films), *_ = Counter(sample.patient for sample in samples).most_common(1)
+    if patient is not None and films > max(20, len(samples) / 2):
+        yield Finding(
+            "balance", "warning", f"{films} of {len(samples)} films are said to be of one patient, {patient}",
+            "More likely the name was removed from all of them. Name patients in a table, or with --patient-pattern: "
+            "as it is, no split can be drawn, and intervals are of one patient.",
+            figures={"films": films},
+        )  # fmt: skip
     unknown = sum(sample.patient is None for sample in samples)
     if unknown:
         yield Finding(

@@ -29,11 +29,13 @@ def group_similar(
     Returns:
         For each film its group, or None where it is alone.
     """
-    hashes = films.records["hash"].astype(np.float32)
-    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= _MANY, progress=progress)
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(films.digests) if digest]
-    return group_pairs([(pair.first, pair.second) for pair in pairs] + identical, len(films.samples))
+    single = list(first.values())  # a thousand copies of one file are compared once
+    hashes = films.records["hash"][single].astype(np.float32)
+    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= _MANY, progress=progress)
+    alike = [(single[pair.first], single[pair.second]) for pair in pairs]
+    return group_pairs(alike + identical, len(films.samples))
 
 
 def find_duplicates(films: Films, groups: Sequence[int | None]) -> list[Finding]:
@@ -58,7 +60,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
         tested = [group for group in groups if "test" in _splits(samples, group)]
         for chosen, severity, where in (
             (tested, "error", "the test split and another"),
-            ([group for group in groups if group not in tested], "warning", "train and val"),
+            ([group for group in groups if "test" not in _splits(samples, group)], "warning", "train and val"),
         ):
             if not chosen:
                 continue
@@ -69,7 +71,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
                     samples, chosen, severity, f"{number} in {where}",  # type: ignore[arg-type]
                     "What was learnt of a person is then tested on the same person. Divide the data anew by patient: "
                     "pneumoscope data split.",
-                    "leaks", lambda i, what=what: _owner(samples[i], what),  # type: ignore[misc]
+                    "leaks" if what == "patient" else "studies", lambda i, what=what: _owner(samples[i], what),  # type: ignore[misc]
                 )
             )  # fmt: skip
     return findings
@@ -79,7 +81,8 @@ def _judge(samples: Sequence[Sample], groups: Groups, how: str) -> Iterator[Find
     exact = how == "identical"
     leaks = [group for group in groups if len(_splits(samples, group)) > 1]
     torn = [group for group in groups if len({samples[i].label for i in group}) > 1]
-    rest = [group for group in groups if group not in leaks and group not in torn]
+    told = {group[0] for group in leaks + torn}
+    rest = [group for group in groups if group[0] not in told]
     caution = "" if exact else " They may also be two films that merely look alike: look at them."
     if leaks:
         yield _describe(

@@ -21,11 +21,18 @@ MODES = (
     "other", "L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "F",
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",
 )  # fmt: skip
+COMPRESSIONS = (
+    "as the format has it", "uncompressed", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K",
+    "raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4", "other",
+)  # fmt: skip
+VIEWS = ("unknown", "PA", "AP", "LL", "RL", "other")
 # A record is kept in the cache as so many float32, so its size is a multiple of four bytes.
 RECORD = np.dtype(
     [
         ("format", "<i4"),  # index into FORMATS
         ("mode", "<i4"),  # index into MODES
+        ("compression", "<i4"),  # index into COMPRESSIONS
+        ("view", "<i4"),  # index into VIEWS
         ("height", "<f4"),
         ("width", "<f4"),
         ("bytes", "<f4"),  # the file's size
@@ -109,6 +116,10 @@ def measure_film(content: bytes, film: Radiograph) -> Array:
     values = record[0]
     values["format"] = FORMATS.index(film.format) if film.format in FORMATS else 0
     values["mode"] = MODES.index(film.mode) if film.mode in MODES else 0
+    packed = film.compression or COMPRESSIONS[0]
+    values["compression"] = COMPRESSIONS.index(packed if packed in COMPRESSIONS else "other")
+    view = (film.tags.view if film.tags else None) or "unknown"
+    values["view"] = VIEWS.index(view) if view in VIEWS else VIEWS.index("other")
     values["height"], values["width"] = film.size
     values["bytes"] = len(content)
     values["quality"] = np.nan if film.quality is None else film.quality

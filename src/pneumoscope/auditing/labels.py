@@ -23,8 +23,8 @@ FOLDS = 5
 SHUFFLES = 3
 ENOUGH = 20  # films of each class
 TELLING = 0.75  # AUROC; swaps of 10 % still leave 0.8 where the features are good
-# Phantoms without a swap have 1 to 6 % of suspects, with swaps of 5 % 4 to 9 %. So fewer than MANY need a second sign.
-MANY, SOME = 1 / 16, 1 / 30
+# Phantoms without a swap have 1 to 6 % of suspects, with swaps of 5 % 4 to 11 %. So fewer than MANY need a second sign.
+MANY, SOME = 0.07, 1 / 30
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Suspicion:
     def alarming(self) -> bool:
         """Whether these are more suspects than hard films explain as a rule."""
         share = len(self.suspects) / len(self.probabilities)
-        return share >= MANY or (share >= SOME and self.p <= 0.05)
+        return share >= MANY or (share >= SOME and self.p <= 0.01)
 
 
 def find_label_errors(films: Films, *, seed: int = 0, groups: Groups | None = None) -> list[Finding]:

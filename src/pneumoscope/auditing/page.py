@@ -62,7 +62,8 @@ class Check:
 
 CHECKS: Mapping[str, Check] = {
     "reading": Check("Reading", "Files that are missing, damaged, truncated, or no image."),
-    "leaks": Check("Leaks", "Patients or studies in more than one split."),
+    "leaks": Check("Leaks", "Patients in more than one split."),
+    "studies": Check("Studies", "DICOM studies in more than one split, where patients are not known."),
     "duplicates": Check(
         "Duplicates",
         "Films that are identical or look the same: across splits, across classes, and elsewhere.",

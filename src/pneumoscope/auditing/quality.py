@@ -37,7 +37,9 @@ def find_quality_faults(films: Films) -> list[Finding]:
         One finding for each kind of fault that is there.
     """
     return [
-        finding for check in (_find_unreadable, _find_poor, _find_turned, _find_by_header) for finding in check(films)
+        finding
+        for check in (_find_unreadable, _find_poor, _find_turned, _find_strange, _find_by_header)
+        for finding in check(films)
     ]
 
 

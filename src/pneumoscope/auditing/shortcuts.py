@@ -17,12 +17,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.films import FORMATS, MODES, RECORD, THUMBNAIL, Films
+from pneumoscope.auditing.films import COMPRESSIONS, FORMATS, MODES, RECORD, THUMBNAIL, VIEWS, Films
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.evaluation.intervals import group
 
-Kind: TypeAlias = Literal["file", "border", "picture", "look"]
+Kind: TypeAlias = Literal["file", "view", "border", "picture", "look"]
 Numbers: TypeAlias = NDArray[np.float32]
 Reals: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -33,11 +33,21 @@ ENOUGH = 10  # patients of each class
 SHOWN = 12  # films listed with a finding
 NOTED, WARNED = 0.05, 0.01  # family-wise p
 BINS = 8
-TELLING: dict[Kind, float] = {"file": 0.55, "border": 0.58, "picture": 0.58, "look": 1.0}  # a warning from here on
+TELLING: dict[Kind, float] = {
+    "file": 0.55,
+    "view": 0.55,
+    "border": 0.58,
+    "picture": 0.58,
+    "look": 1.0,
+}  # a warning from here on
 _ADVICE: dict[Kind, str] = {
     "file": (
         "This is a property of the file, not of the patient, and a network can learn it instead of the disease. Make "
         "it the same in all classes: get the films from one source, or convert all of them alike."
+    ),
+    "view": (
+        "Who is filmed in bed, and so from the front, was thought to be ill: a network can learn that instead of the "
+        "disease. Train and test on one view, or show that the result holds in each."
     ),
     "border": (
         "What surrounds the patient should not know the class, and a network can learn it instead of the disease. "
@@ -80,8 +90,8 @@ class Clue:
 
     Attributes:
         name: what was looked at.
-        kind: `file` and `border`: disease has no part in it; `picture`: the film without the lungs; `look`: disease
-            changes it too.
+        kind: `file`, `view` and `border`: disease has no part in it; `picture`: the film without the lungs; `look`:
+            disease changes it too.
         auroc: cross-validated by patient; of more than two classes, each against the rest, averaged.
         low: lower limit of its 95 % interval (Hanley & McNeil 1982, counting patients).
         limit: 95th percentile of the AUROC with permuted classes.
@@ -106,7 +116,7 @@ class Clue:
 class _Trial:
     """The classes and their permutations, and the films' clusters and folds."""
 
-    labels: Ints  # (1 + P, N), the truth first
+    labels: NDArray[np.int16]  # (1 + P, N), the truth first
     clusters: Ints  # (N,)
     folds: Ints  # (N,)
 
@@ -130,7 +140,7 @@ def find_shortcuts(films: Films, *, seed: int = 0, quick: bool = False, groups: 
     labels = sorted({str(sample.label) for sample in samples})
     if len(labels) < 2:
         return []
-    records = films.records[kept]
+    records = films.records if len(kept) == len(films.samples) else films.records[kept]
     classes = np.array([labels.index(str(sample.label)) for sample in samples])
     clusters = join_clusters(samples, None if groups is None else [groups[i] for i in kept])
     findings = _find_strays(samples, records)
@@ -165,21 +175,25 @@ def measure_clues(
         clusters: (N,) from `join_clusters`.
         seed: fixes folds and permutations.
         quick: without the pictures.
-        permutations: how many; None for 200 in a quick audit and 1000 in a full one.
+        permutations: how many; None for 1000, or 200 in a quick audit and of more than 20,000 films.
 
     Returns:
         One clue for each name, the most telling first.
     """
     rng = np.random.default_rng(seed)
-    labels = _deal(classes, clusters, permutations or (200 if quick else 1000), rng)
+    few = quick or len(classes) > 20_000  # so that memory stays bounded
+    labels = _deal(classes, clusters, permutations or (200 if few else 1000), rng)
     trial = _Trial(labels, clusters, (rng.permutation(clusters.max() + 1) % FOLDS)[clusters])
     clues, heights = [], []
     for one in _list_properties(records):
-        if np.ptp(bins := _bin(one.numbers)):
+        if np.ptp(bins := _bin(one.numbers, clusters)):
             aurocs, sureness = _judge_bins(bins, trial)
             clues.append(_weigh(one.name, one.kind, aurocs, sureness, trial, one))
             heights.append(_scale(aurocs))
-    for name, pixels in () if quick else _list_pictures(records):
+    starts = () if quick else range(0, len(records), 4096)  # in blocks, so that memory stays bounded
+    blocks = [dict(_list_pictures(records[start : start + 4096])) for start in starts]
+    for name in blocks[0] if blocks else ():
+        pixels = np.vstack([block[name] for block in blocks])
         aurocs, strongest, sureness = _judge_pixels(pixels, trial)
         clues.append(_weigh(name, "picture", aurocs, sureness, trial))
         heights.append(np.maximum(_scale(aurocs), _scale(strongest)))
@@ -209,17 +223,23 @@ def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> In
     return joined
 
 
-def _deal(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Generator) -> Ints:
-    """The classes, and as dealt out anew between patients, (1 + P, N): each gets another's, repeated as needed."""
+def _deal(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Generator) -> NDArray[np.int16]:
+    """The classes, and as dealt out anew between patients, (1 + P, N).
+
+    Each gets those of another with as many films: where a class has more films a patient, that itself would tell it.
+    """
     order = np.argsort(clusters, kind="stable")
     size = np.bincount(clusters)
     start = np.cumsum(size) - size
     owner = clusters[order]
     place = np.arange(len(classes)) - start[owner]
-    ranked, dealt = classes[order], np.tile(classes, (1 + permutations, 1))
+    ranked, dealt = classes[order], np.tile(classes.astype(np.int16), (1 + permutations, 1))
+    alike = [np.flatnonzero(size == films) for films in np.unique(size)]
+    donor = np.arange(len(size))
     for row in dealt[1:]:
-        donor = rng.permutation(len(size))[owner]
-        row[order] = ranked[start[donor] + place % size[donor]]
+        for some in alike:
+            donor[some] = rng.permutation(some)
+        row[order] = ranked[start[donor][owner] + place]
     return dealt
 
 
@@ -236,6 +256,8 @@ def _list_properties(records: NDArray[np.void]) -> Iterator[Property]:
     yield Property("file format", "file", "format", numbers["format"], FORMATS)
     yield Property("colour mode", "file", "mode", numbers["mode"], MODES)
     yield Property("colour mode", "file", "colour", numbers["colour"].round(2))
+    yield Property("compression", "file", "compression", numbers["compression"], COMPRESSIONS)
+    yield Property("view position", "view", "view", numbers["view"], VIEWS)
     yield Property("image size", "file", "height", height)
     yield Property("image size", "file", "width", width)
     yield Property("image size", "file", "width / height", (width / height).round(3).astype(np.float32))
@@ -290,12 +312,13 @@ def _rim(share: float) -> NDArray[np.bool_]:
     return rim
 
 
-def _bin(numbers: Numbers) -> Ints:
-    """Bins with about equally many films; a value that many films share has its own, and so has "unknown"."""
-    levels, level, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+def _bin(numbers: Numbers, clusters: Ints) -> Ints:
+    """Bins with about equally many films; a value that many patients share has its own, and so has "unknown"."""
+    levels, level = np.unique(numbers, return_inverse=True)
     if len(levels) <= BINS:
         return level
-    common = counts >= max(5, 0.02 * len(numbers))
+    patients = np.bincount(np.unique(np.stack([level, clusters]), axis=1)[0], minlength=len(levels))
+    common = patients >= max(5, 0.02 * (clusters.max() + 1))
     others = ~common[level]
     bins = np.cumsum(common)[level]
     rest = level[others]

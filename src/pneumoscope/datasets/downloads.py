@@ -169,12 +169,12 @@ def _receive(
             ):
                 held.begin(None, None)
                 raise http.client.HTTPException(f"another range than asked for: {found!r}")
-        else:
-            held.begin(validator, total)
         if total is not None and (total != (size or total) or total > _MAX_BYTES):
-            raise DownloadError(
+            raise DownloadError(  # what is held stays: this may be the page of a network that wants a login
                 f"{show_address(url)}: the file there has {total:,} bytes, expected were {size or _MAX_BYTES:,}."
             )
+        if response.status != 206:
+            held.begin(validator, total)
         _copy(response, held, total, progress)
     if held.count != (expected := total or size or held.count):
         raise http.client.HTTPException(f"broke off at {held.count:,} of {expected:,} bytes")

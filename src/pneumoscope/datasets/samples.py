@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
 
     A table has the columns `path,label` and, if it likes, `patient`, `split`, and `invert` and `any_modality`
     (`true` or `false`, see `Reading`); its paths are relative to it. Files are known by their content where their
-    name tells nothing; the patient of a DICOM file is in its header.
+    name tells nothing. The patient is taken from the column, else from `patient_pattern` where it is given, else from a
+    DICOM header, else from a file name of the Kermany data.
 
     Args:
         data: folder or table.
@@ -85,7 +87,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
     """
     data, patterns = Path(data), _compile(patient_pattern)
     if data.is_file() and data.suffix.lower() in _TABLE_SUFFIXES:
-        return _read_table(data, patterns, reading)
+        return _read_table(data, patterns, reading, asked=patient_pattern is not None)
     if data.is_file():
         raise DataError(f"{data}: a file, but no table. Give a folder of classes, or a .csv or .parquet table.")
     classes = list(_class_folders(data))
@@ -95,7 +97,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
             f"{data}/train/NORMAL and {data}/train/PNEUMONIA."
         )
     samples = [
-        _describe(Sample(path, folder.name, find_patient(path.stem, patterns), split, reading))
+        _describe(Sample(path, folder.name, None, split, reading), patterns, patient_pattern is not None)
         for split, folder in classes
         for path in _image_files(folder)  # a class may have folders of its own, one a patient for instance
     ]
@@ -267,15 +269,19 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _describe(sample: Sample) -> Sample:
-    """Add what a DICOM header says; what is damaged shows when it is read."""
-    if sample.path.suffix.lower() in _RASTER_SUFFIXES or not is_dicom(_head(sample.path)):
-        return sample
-    try:
-        tags = read_tags(sample.path)
-    except ImageError:
-        return sample
-    return replace(sample, tags=tags, patient=sample.patient or tags.patient)
+def _describe(sample: Sample, patterns: Sequence[re.Pattern[str]], asked: bool = False) -> Sample:
+    """Add what a DICOM header says, and the patient: from a pattern that was asked for, the header, or a known name.
+
+    Headers come before known names, since viewers export `IM-0001-0001.dcm` for everybody.
+    """
+    tags = None
+    if sample.path.suffix.lower() not in _RASTER_SUFFIXES and is_dicom(_head(sample.path)):
+        with suppress(ImageError):  # what is damaged shows when it is read
+            tags = read_tags(sample.path)
+    if sample.patient is None:
+        named, written = find_patient(sample.path.stem, patterns), tags.patient if tags else None
+        sample = replace(sample, patient=(named or written) if asked else (written or named))
+    return replace(sample, tags=tags) if tags else sample
 
 
 def _writable(path: Path) -> Path:
@@ -288,7 +294,7 @@ def _writable(path: Path) -> Path:
 
 
 def _read_table(
-    table: Path, patterns: Sequence[re.Pattern[str]], reading: Reading, labelled: bool = True
+    table: Path, patterns: Sequence[re.Pattern[str]], reading: Reading, asked: bool = False, labelled: bool = True
 ) -> list[Sample]:
     columns, rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
     if missing := [name for name in ("path", "label")[: 1 + labelled] if name not in columns]:
@@ -311,11 +317,10 @@ def _read_table(
                 f"{table}: rows {first} and {number} name the same file, {path}. Keep one of them: in two splits it "
                 "would be learnt and then tested."
             )
-        patient = patient if "patient" in columns else find_patient(file.stem, patterns)
         departures = {name: _word(row, name, table, number) for name in _DEPARTURES}
         own = replace(reading, **{name: value for name, value in departures.items() if value is not None})
         sample = Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None, own)
-        samples.append(_describe(sample) if labelled else sample)
+        samples.append(_describe(sample, () if "patient" in columns else patterns, asked) if labelled else sample)
     if not samples:
         raise DataError(f"{table}: no rows.")
     return samples

@@ -139,7 +139,7 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
     """Read a projection radiograph as its maker means it to be seen; see `images.greyscale.render`.
 
     The photometric interpretation alone says what is white: PresentationLUTShape repeats it (PS3.3 C.8.11.3.1.2) or is
-    wrong. Of several frames the first is read, and the log of `pneumoscope` says so.
+    wrong. Of several frames the first is read; `Tags.frames` says how many there are.
 
     Args:
         content: the file.
@@ -166,8 +166,6 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
             pixels = luminance(levels, layout.bits)
         else:
             pixels = render(levels, lowest, layout.bits, read_transformations(parsed, layout, lowest))
-    if tags.frames > 1:
-        logging.getLogger("pneumoscope").warning("%s: %d frames, of which the first is read.", name, tags.frames)
     return DicomImage(pixels, tags, layout.mode, layout.bits, layout.compression)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 import threading
@@ -113,6 +114,10 @@ def extract_features(
                 one.gauged = cache.get(one.key, gauge_key) if gauge else None
             if (engine and one.features is None) or (gauge and one.gauged is None):
                 film = read_radiograph(content, name, reading, spec.enough)
+                if film.tags and film.tags.frames > 1:
+                    logging.getLogger("pneumoscope").warning(
+                        "%s: %d frames, of which the first is read.", name, film.tags.frames
+                    )
                 if gauge and one.gauged is None:
                     one.gauged = gauge.measure(content, film)[None]
                     if cache is not None:

@@ -22,6 +22,7 @@ from pneumoscope import __version__
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.films import GAUGE, RECORD, Films, to_record
 from pneumoscope.config import read_mapping, write_mapping
+from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import (
     SPLITS,
     Sample,
@@ -116,6 +117,8 @@ def train(
         settings = _resume_settings(folder, given)
     else:
         settings = resolve_settings(given, read_mapping(Path(config)) if config else {}, str(config))
+    if settings.strict and not settings.audit:
+        raise UsageError("--strict goes by what the audit finds: leave out --no-audit.")
     # Whatever is wrong with the data or the weights is found before a folder is made.
     samples = _read(settings)
     spec = find_backbone(settings.backbone)
@@ -201,7 +204,7 @@ class _Job:
                 "Name patients in a table, or with --patient-pattern."
             )
         log.info("Patients: %d known.", len(known))
-        if not self.settings.audit and (shared := find_shared_patients(self.samples)):
+        if shared := find_shared_patients(self.samples):
             some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
             self.notes.append(
                 f"{len(shared)} patients are in more than one split, as the data's own folders have it: {some}"
@@ -269,7 +272,7 @@ class _Job:
         """The quick part of an audit, on what was measured when the films were read."""
         serious = [finding for finding in find_faults(films, seed=self.settings.seed) if finding.severity != "note"]
         for finding in serious:
-            if finding.check != "reading":  # that is said already
+            if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
                 self.notes.append(f"{finding.title}{f' ({some})' if some else ''}. {finding.advice}")
         errors = [finding.title for finding in serious if finding.severity == "error"]
@@ -355,8 +358,13 @@ def _read(settings: Settings) -> list[Sample]:
     reading = Reading(invert=settings.invert, any_modality=settings.allow_modality)
     samples = read_samples(Path(settings.data), settings.patient_pattern, reading)
     find_classes(samples, settings.positive)
+    given = {sample.split for sample in samples}
     return split_samples(
-        samples, test_fraction=settings.test_fraction, val_fraction=settings.val_fraction, seed=settings.seed
+        samples,
+        test_fraction=settings.test_fraction,
+        val_fraction=settings.val_fraction,
+        groups=None if {"val", "test"} <= given else group_identical(samples),
+        seed=settings.seed,
     )
 
 
