@@ -32,7 +32,7 @@ from pneumoscope.datasets.samples import read_samples
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.features import FeatureCache
 
-FIRST_SEED = 5000  # of films that nothing was chosen on
+FIRST_SEED = 7000  # of films that nothing was chosen on
 Rng = np.random.Generator
 Plant = Callable[[Path, float, Rng], set[Path]]
 

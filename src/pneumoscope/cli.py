@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -219,7 +220,8 @@ def audit(
     data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
     out: Out = Path("runs/audit"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out what needs a network, such as the search for wrong labels.")
+        bool,
+        typer.Option("--quick", help="Leave out wrong labels, strangers, markers in corners, and cropped copies."),
     ] = False,
     fail_on: Annotated[
         Literal["error", "warning"] | None, typer.Option(help="End with exit code 3 where something as bad is found.")
@@ -322,8 +324,12 @@ def phantoms(
 def split(
     data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
     out: Annotated[Path, typer.Option(help="CSV table to write: path,label,patient,split. With --folds, a folder.")],
-    test_fraction: Annotated[float, typer.Option(help="Share of each class for a drawn test split.")] = 0.25,
-    val_fraction: Annotated[float, typer.Option(help="The same of the rest for a drawn validation split.")] = 1 / 3,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="Share of each class for a drawn test split. [default: 0.25]")
+    ] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="The same of the rest for a drawn validation split. [default: 0.333]")
+    ] = None,
     test_count: Annotated[int | None, typer.Option(min=1, help="Number of test images, instead of a share.")] = None,
     val_count: Annotated[int | None, typer.Option(min=1, help="Number of validation images.")] = None,
     balanced: Annotated[
@@ -331,8 +337,11 @@ def split(
     ] = "val",
     folds: Annotated[
         int | None,
-        typer.Option(min=2, max=100, help="Cross-validation, whatever splits there are: fold-0.csv and so on."),
+        typer.Option(min=2, max=100, help="Cross-validation: fold-0.csv and so on, each film tested once."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the splits that the data have, and draw only what is missing.")
+    ] = False,
     subset: Annotated[
         str | None, typer.Option(help="A published list of films and its splits, such as seed-400.")
     ] = None,
@@ -354,11 +363,16 @@ def split(
 
     if folds is None and out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
-    for name, value in (("--test-fraction", test_fraction), ("--val-fraction", val_fraction)):
-        if not 0 < value < 1:
-            raise UsageError(f"{name} {value}: a share lies between 0 and 1.")
-    if subset and folds:
-        raise UsageError("--subset has its own splits: leave out --folds.")
+    for name, value, count in (("test", test_fraction, test_count), ("val", val_fraction, val_count)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"--{name}-fraction {value}: a share lies between 0 and 1.")
+        if value is not None and count is not None:
+            raise UsageError(f"--{name}-fraction and --{name}-count: give one of them.")
+    if subset and (folds or keep or (test_fraction, val_fraction, test_count, val_count) != (None,) * 4):
+        raise UsageError("--subset has its own splits: leave out what would draw others.")
+    if folds and (keep or test_fraction or test_count):
+        raise UsageError("--folds tests every film once: leave out --keep, --test-fraction and --test-count.")
+    shares = {"val_fraction": val_fraction or 1 / 3}
     if folds is not None and out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
     samples = read_samples(data, patient_pattern, Reading(invert, allow_modality))
@@ -373,9 +387,9 @@ def split(
     even = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
     if folds is None:
         drawn = split_samples(
-            samples,
-            test_fraction=test_fraction,
-            val_fraction=val_fraction,
+            samples if keep else [replace(sample, split=None) for sample in samples],
+            test_fraction=test_fraction or 0.25,
+            **shares,
             test_count=test_count,
             val_count=val_count,
             balanced=even,
@@ -385,9 +399,7 @@ def split(
         write_samples(out, drawn)
         typer.echo(describe_counts(drawn))
         return
-    rounds = fold_samples(
-        samples, folds, val_fraction=val_fraction, val_count=val_count, balanced=even, groups=groups, seed=seed
-    )
+    rounds = fold_samples(samples, folds, **shares, val_count=val_count, balanced=even, groups=groups, seed=seed)
     claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
     for number, drawn in enumerate(rounds):
         write_samples(out / f"fold-{number}.csv", drawn)

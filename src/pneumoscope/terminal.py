@@ -63,7 +63,10 @@ def print_audit(audit: Audit) -> None:
     table.add_column()
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     for finding in audit.findings:
-        files = ", ".join(printable(path.name).replace("\n", " ") for path in finding.files[:3])
+        names = [printable(path.name).replace("\n", " ") for path in finding.files[:3]]
+        if finding.check == "reading":  # here the reason is what one wants to know
+            names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
+        files = (" " if finding.check == "reading" else ", ").join(names)
         more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
         text = Text.assemble((printable(finding.title), "bold"), "\n", printable(finding.advice))
         if files:

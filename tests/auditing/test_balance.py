@@ -71,3 +71,16 @@ def test_films_without_a_patient_are_counted() -> None:
     assert [f.title for f in find_imbalance(samples) if "patient" in f.title] == [
         "The patient of 400 of 400 films is not known"
     ]
+
+
+def test_data_of_one_class_are_an_error() -> None:
+    assert [(f.severity, f.title) for f in serious(find_imbalance(films(None, A=300)))] == [
+        ("error", "All films are of one class, A")
+    ]
+
+
+def test_one_patient_who_has_most_films_was_probably_anonymised() -> None:
+    samples = [Sample(Path(f"{n}.dcm"), "AB"[n % 2], "ANONYMOUS") for n in range(300)]
+    assert [f.title for f in serious(find_imbalance(samples))] == [
+        "300 of 300 films are said to be of one patient, ANONYMOUS"
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.auditing.duplicates import find_duplicates, find_shared
+from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
 from pneumoscope.auditing.films import RECORD, Films
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import Sample
@@ -56,7 +56,7 @@ def test_patients_of_the_test_split_are_worse_than_those_of_train_and_val() -> N
         )
     ]
     assert described(find_shared(samples)) == [
-        ("error", "One patient is in the test split and another", ("0", "1")),
+        ("error", "One patient is in test and train", ("0", "1")),
         ("warning", "One patient is in train and val", ("2", "3")),
     ]
     assert find_shared(samples)[0].remarks == ("train/A, patient p", "test/A, patient p")
@@ -67,7 +67,14 @@ def test_a_study_tells_where_the_patient_is_not_known() -> None:
 
     tags = replace(NOBODY, study="1.2.3")
     samples = [Sample(Path(f"{s}.dcm"), "A", None, s, tags=tags) for s in ("train", "test")]
-    assert described(find_shared(samples)) == [
-        ("error", "One study is in the test split and another", ("train", "test"))
-    ]
+    assert described(find_shared(samples)) == [("error", "One study is in test and train", ("train", "test"))]
     assert find_shared([replace(sample, patient="p" + str(sample.split)) for sample in samples]) == []
+
+
+def test_many_copies_of_one_file_are_one_group_in_no_time() -> None:
+    some = films(*["train/A"] * 3000, "test/A", digests="x" * 3000 + "y")
+    some.records["hash"][:] = np.random.default_rng(0).random((48, 48))
+    groups = group_similar(some)
+    assert groups == [0] * 3001
+    finding = find_duplicates(some, groups)[-1]
+    assert finding.title == "3001 films in 1 group are nearly identical across splits"

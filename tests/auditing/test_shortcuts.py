@@ -279,3 +279,20 @@ def test_dark_markers_are_found_too_but_not_in_a_quick_audit() -> None:
     assert found
     assert all(finding.severity == "warning" and "lungs left out" in finding.title for finding in found)
     assert not serious(find_shortcuts(make_films(records), quick=True))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_noise_is_no_clue_where_one_class_has_more_films_a_patient(shared: bool) -> None:
+    serious_sets = noted = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        patients = np.arange(40)
+        clusters = np.repeat(patients, np.where(patients % 2, rng.integers(1, 16, 40), 1))
+        records = make_records(seed, len(clusters))
+        for name in ("mean", "spread", "black", "sharpness"):
+            records[name] = rng.random(40)[clusters] if shared else rng.random(len(clusters))
+        clues = measure_clues(records, clusters % 2, clusters, seed=seed, quick=True)
+        noted += min(clue.p for clue in clues) <= 0.05
+        serious_sets += min(clue.p for clue in clues) <= 0.01
+    assert noted <= 4  # of 20 at 5 %: more with probability 0.003
+    assert serious_sets <= 2  # at 1 %: more with probability 0.001

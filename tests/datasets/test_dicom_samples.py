@@ -88,3 +88,12 @@ def test_dicom_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[dicom\]"):
         read_samples(tmp_path)
+
+
+def test_the_header_is_believed_before_a_name_that_viewers_give_to_everybody(tmp_path: Path) -> None:
+    for number in range(3):
+        place(tmp_path, f"A/{number}/IM-0001-0001.dcm", dicom(LEVELS, PatientID=f"P{number}"))
+    assert [sample.patient for sample in read_samples(tmp_path)] == ["P0", "P1", "P2"]
+    assert {sample.patient for sample in read_samples(tmp_path, r"IM-(\d+)")} == {"0001"}
+    place(tmp_path, "A/IM-0007-0001.dcm", dicom(LEVELS, PatientID=""))
+    assert "IM-0007" in {sample.patient for sample in read_samples(tmp_path)}

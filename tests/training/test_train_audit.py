@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.predictor import load
@@ -68,3 +68,20 @@ def test_films_marked_as_inverted_give_the_very_same_model(films: Path, run: Run
     turned = [Sample(sample.path, sample.label, sample.patient, sample.split) for sample in inverted]
     (wrong,) = load(twin.folder).predict([turned[0]])
     assert wrong.probability != pytest.approx(one.probability, abs=1e-4)
+
+
+def test_strict_without_an_audit_is_refused(films: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out --no-audit"):
+        train(films, tmp_path / "run", strict=True, audit=False)
+
+
+def test_identical_films_are_never_separated_by_a_draw_of_ours(films: Path, tmp_path: Path) -> None:
+    for number, film in enumerate(path for path in sorted(films.glob("*/*/*.png")) if path.parts[-3] != "masks"):
+        for copy in (1, 2):
+            place = tmp_path / "films" / film.parent.name / f"scan-{number}-{copy}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(film, place)
+    run = train(tmp_path / "films", tmp_path / "run", epochs=1, strict=True)
+    split = {sample.path.stem: sample.split for sample in read_samples(run.folder / "samples.csv")}
+    assert set(split.values()) == {"train", "val", "test"}
+    assert all(split[f"{name.rsplit('-', 1)[0]}-1"] == where for name, where in split.items())

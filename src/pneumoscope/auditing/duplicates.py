@@ -53,13 +53,14 @@ def find_duplicates(films: Films, groups: Sequence[int | None]) -> list[Finding]
 
 
 def find_shared(samples: Sequence[Sample]) -> list[Finding]:
-    """Find patients (or, where those are not known, studies) that are in more than one split."""
+    """Find patients (or, where not known, studies) in more than one split, and patients in more than one class."""
     findings = []
     for what, key in (("patient", _patient), ("study", _study)):
         groups = [group for group in _group(key(samples), range(len(samples))) if len(_splits(samples, group)) > 1]
         tested = [group for group in groups if "test" in _splits(samples, group)]
+        others = sorted({split for group in tested for split in _splits(samples, group)} - {"test"}, reverse=True)
         for chosen, severity, where in (
-            (tested, "error", "the test split and another"),
+            (tested, "error", f"test and {' or '.join(reversed(others))}"),
             ([group for group in groups if "test" not in _splits(samples, group)], "warning", "train and val"),
         ):
             if not chosen:
@@ -74,6 +75,20 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
                     "leaks" if what == "patient" else "studies", lambda i, what=what: _owner(samples[i], what),  # type: ignore[misc]
                 )
             )  # fmt: skip
+    torn = [
+        group
+        for group in _group(_patient(samples), range(len(samples)))
+        if len({samples[i].label for i in group if samples[i].label}) > 1
+    ]
+    if torn:
+        findings.append(
+            _describe(
+                samples, torn, "note",
+                f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} films of several classes",
+                "That may be so: people fall ill and recover. Or patients were read from names that others have, too.",
+                "patients", lambda i: _owner(samples[i], "patient"),
+            )
+        )  # fmt: skip
     return findings
 
 

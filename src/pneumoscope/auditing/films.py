@@ -25,6 +25,7 @@ COMPRESSIONS = (
     "as the format has it", "uncompressed", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K",
     "raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4", "other",
 )  # fmt: skip
+MODALITIES = ("unknown", "CR", "DX", "DR", "RG", "other")
 VIEWS = ("unknown", "PA", "AP", "LL", "RL", "other")
 # A record is kept in the cache as so many float32, so its size is a multiple of four bytes.
 RECORD = np.dtype(
@@ -32,6 +33,7 @@ RECORD = np.dtype(
         ("format", "<i4"),  # index into FORMATS
         ("mode", "<i4"),  # index into MODES
         ("compression", "<i4"),  # index into COMPRESSIONS
+        ("modality", "<i4"),  # index into MODALITIES
         ("view", "<i4"),  # index into VIEWS
         ("height", "<f4"),
         ("width", "<f4"),
@@ -118,8 +120,9 @@ def measure_film(content: bytes, film: Radiograph) -> Array:
     values["mode"] = MODES.index(film.mode) if film.mode in MODES else 0
     packed = film.compression or COMPRESSIONS[0]
     values["compression"] = COMPRESSIONS.index(packed if packed in COMPRESSIONS else "other")
-    view = (film.tags.view if film.tags else None) or "unknown"
-    values["view"] = VIEWS.index(view) if view in VIEWS else VIEWS.index("other")
+    for name, known in (("view", VIEWS), ("modality", MODALITIES)):
+        word = (getattr(film.tags, name) if film.tags else None) or "unknown"
+        values[name] = known.index(word if word in known else "other")
     values["height"], values["width"] = film.size
     values["bytes"] = len(content)
     values["quality"] = np.nan if film.quality is None else film.quality

@@ -23,8 +23,9 @@ FOLDS = 5
 SHUFFLES = 3
 ENOUGH = 20  # films of each class
 TELLING = 0.75  # AUROC; swaps of 10 % still leave 0.8 where the features are good
-# Phantoms without a swap have 1 to 6 % of suspects, with swaps of 5 % 4 to 11 %. So fewer than MANY need a second sign.
-MANY, SOME = 0.07, 1 / 30
+# 200 phantoms without a swap have 1 to 7 % of suspects, with swaps of 5 % 4 to 11 %. So fewer than MANY need a second
+# sign; and of fewer films than SURE, hard ones alone may be 13 %.
+MANY, SOME, SURE = 0.08, 1 / 30, 200
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Suspicion:
     def alarming(self) -> bool:
         """Whether these are more suspects than hard films explain as a rule."""
         share = len(self.suspects) / len(self.probabilities)
+        if len(self.probabilities) < SURE:
+            return False
         return share >= MANY or (share >= SOME and self.p <= 0.01)
 
 

@@ -63,6 +63,7 @@ class Check:
 CHECKS: Mapping[str, Check] = {
     "reading": Check("Reading", "Files that are missing, damaged, truncated, or no image."),
     "leaks": Check("Leaks", "Patients in more than one split."),
+    "patients": Check("Patients", "Patients with films of several classes."),
     "studies": Check("Studies", "DICOM studies in more than one split, where patients are not known."),
     "duplicates": Check(
         "Duplicates",

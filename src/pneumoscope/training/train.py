@@ -274,7 +274,11 @@ class _Job:
         for finding in serious:
             if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
-                self.notes.append(f"{finding.title}{f' ({some})' if some else ''}. {finding.advice}")
+                self.notes.append(
+                    f"{finding.severity.capitalize()}: {finding.title}{f' ({some})' if some else ''}. {finding.advice}"
+                )
+        if serious:
+            self.notes.append(f"More, with pictures: pneumoscope audit {shlex.quote(self.settings.data)}")
         errors = [finding.title for finding in serious if finding.severity == "error"]
         if self.settings.strict and errors:
             raise DataError(
