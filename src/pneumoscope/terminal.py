@@ -62,13 +62,17 @@ def print_audit(audit: Audit) -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+    said: set[str] = set()
     for finding in audit.findings:
         names = [printable(path.name).replace("\n", " ") for path in finding.files[:3]]
         if finding.check == "reading":  # here the reason is what one wants to know
             names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
         files = (" " if finding.check == "reading" else ", ").join(names)
         more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
-        text = Text.assemble((printable(finding.title), "bold"), "\n", printable(finding.advice))
+        text = Text(printable(finding.title), "bold")
+        if finding.advice not in said:
+            said.add(finding.advice)
+            text.append(f"\n{printable(finding.advice)}", "not bold")
         if files:
             text.append(f"\n{files}{more}", "dim")
         table.add_row(Text(finding.severity, styles[finding.severity]), text)

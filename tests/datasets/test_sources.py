@@ -715,3 +715,20 @@ def test_killed_at_any_file_operation_a_second_call_finishes_the_work(tmp_path: 
     assert steps > len(IMAGES)
     for step in range(steps + 1):
         assert_complete(tmp_path / str(step))
+
+
+def test_a_page_that_comes_in_place_of_the_file_costs_nothing_that_has_come(
+    server: Server, source: Source, tmp_path: Path
+) -> None:
+    def ask_to_log_in(answer: Answer) -> None:
+        answer.send_response(200)
+        answer.send_header("Content-Length", "18")
+        answer.end_headers()
+        answer.wfile.write(b"<html>login</html>")
+
+    server.tricks = [breaking_off(100_000), ask_to_log_in]
+    with pytest.raises(DownloadError, match="the file there has 18 bytes"):
+        fetch(source, tmp_path / "out", patience=QUICK)
+    fetch(source, tmp_path / "out", patience=QUICK)
+    assert_complete(tmp_path / "out")
+    assert server.ranges[-1][0] == "bytes=100000-"

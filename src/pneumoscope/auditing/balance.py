@@ -117,7 +117,7 @@ def _check_sizes(samples: Sequence[Sample]) -> Iterator[Finding]:
         "balance",
         "warning" if width > 0.3 else "note",
         f"{where} {n} film{'s' * (n > 1)} of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
-        "That is the 95 % interval if films are independent; several films of a patient widen it. For ± 0.05 about 140 "
+        "That is the 95 % interval if films are independent; several films of a patient widen it. For ±0.05 about 140 "
         "films of each class are needed. Claim no more than the interval allows.",
         figures={"n": n, "low": low, "high": high},
     )
