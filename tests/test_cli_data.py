@@ -46,7 +46,7 @@ def leaky(films: Path, tmp_path: Path) -> Path:
 def test_an_audit_prints_the_worst_first_and_ends_as_it_is_told(run: Runner, leaky: Path, tmp_path: Path) -> None:
     code, out, _ = run("audit", leaky, "--quick", "--out", tmp_path / "first")
     assert code == 0
-    assert out.index("error  ") < out.index("note  ")
+    assert out.index("error  ") < out.index("warning  ")
     assert "One patient is in test and train" in out
     assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
     assert {path.name for path in (tmp_path / "first").iterdir()} == {"audit.html", "audit.json"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.terminal import open_console, print_audit, print_evaluation, print_run, printable, show_progress
 
 if TYPE_CHECKING:
-    from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.features import FeatureCache
 
 app = typer.Typer(
@@ -383,7 +382,12 @@ def split(
         write_samples(out, chosen)
         typer.echo(describe_counts(chosen))
         return
-    groups = None if by_name else _group_films(samples, no_cache)
+    groups = None
+    if not by_name:
+        from pneumoscope.auditing.duplicates import group_films
+
+        with show_progress() as progress, _cache(no_cache) as cache:
+            groups = group_films(samples, cache, progress)
     even = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
     if folds is None:
         drawn = split_samples(
@@ -431,23 +435,6 @@ def fetch(
             progress=lambda done, total: progress("Downloading", done, total),
         )
     typer.echo(folder)
-
-
-def _group_films(samples: Sequence[Sample], no_cache: bool) -> list[int | None]:
-    """Read the films and say which look the same."""
-    from pneumoscope.auditing.duplicates import group_similar
-    from pneumoscope.auditing.films import measure_films
-    from pneumoscope.images.preparing import InputSpec
-
-    with show_progress() as progress, _cache(no_cache) as cache:
-        films = measure_films(
-            samples, InputSpec(), cache=cache, progress=lambda done: progress("Measuring", done, len(samples))
-        )
-        if unread := len(samples) - int(films.readable.sum()):
-            typer.echo(
-                f"{unread} films could not be read; pneumoscope audit says why. They are split by name.", err=True
-            )
-        return group_similar(films, progress=lambda share: progress("Comparing", round(100 * share), 100))
 
 
 def _format_of(out: Path | None) -> str:

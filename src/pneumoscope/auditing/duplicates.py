@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 
-from pneumoscope.auditing.films import Films
+from pneumoscope.auditing.films import Films, measure_films
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.inference.features import FeatureCache
 
 Groups = list[list[int]]
 _MANY = 20_000
+
+
+def group_films(
+    samples: Sequence[Sample],
+    cache: FeatureCache | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[int | None]:
+    """Read films and number the groups that look the same, for a split that keeps them together.
+
+    Args:
+        samples: the films; those that cannot be read are alone, and the log says how many they are.
+        cache: keeps measurements between calls.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+    say = progress or (lambda *_: None)
+    films = measure_films(samples, InputSpec(), cache=cache, progress=lambda done: say("Measuring", done, len(samples)))
+    if unread := len(samples) - int(films.readable.sum()):
+        logging.getLogger("pneumoscope").warning(
+            "%d films could not be read; pneumoscope audit says why. They are divided without a look at them.", unread
+        )
+    return group_similar(films, progress=lambda share: say("Comparing", round(100 * share), 100))
 
 
 def group_similar(
