@@ -45,9 +45,13 @@ def test_a_planted_fault_is_found_and_its_films_are_named(
     serious, named = judge(fault, touched, findings)
     assert serious, [f"{finding.severity}: {finding.title}" for finding in findings]
     if touched:
-        assert named >= {"swapped labels": 0.33, "films upside down": 0.6, "photographs among the films": 0.6}.get(
-            fault.name, 1
-        )
+        hard = {  # a share of them is enough
+            "smaller, brighter, compressed copies": 0.6,
+            "swapped labels": 0.33,
+            "films upside down": 0.6,
+            "photographs among the films": 0.6,
+        }
+        assert named >= hard.get(fault.name, 1)
 
 
 def test_what_is_written_says_what_was_found(clean: Path, cache: FeatureCache, tmp_path: Path) -> None:
