@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.intervals import Evaluation, roc_band
+from pneumoscope.evaluation.intervals import Evaluation, precision_recall_band, roc_band
 from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
+from pneumoscope.evaluation.operating_points import limit_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.ticker import Locator
+
+    from pneumoscope.evaluation.decision_curve import DecisionCurve
+    from pneumoscope.evaluation.selective import SelectiveCurve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,12 +75,14 @@ def roc(
 
 
 def has_band(evaluation: Evaluation, patients: Sequence[str | None] | None) -> bool:
-    """Say whether the ROC curve gets its band: not where patients matter but were not given, it would be too narrow."""
+    """Say whether a curve gets its band: not where patients matter but were not given, it would be too narrow."""
     return evaluation.positive is not None and (evaluation.patients is None or patients is not None)
 
 
-def precision_recall(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> str:
-    """Draw precision against recall, with the prevalence that chance would reach for two classes."""
+def precision_recall(
+    evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None = None
+) -> str:
+    """Draw precision against recall, for two classes with its band and the prevalence that chance would reach."""
 
     def draw(axes: Axes) -> None:
         for name, colour, style, truth, stated in _one_vs_rest(evaluation, labels, probabilities):
@@ -85,6 +91,11 @@ def precision_recall(evaluation: Evaluation, labels: Ints, probabilities: Floats
                 continue
             steps = _thin(recall, precision)
             axes.step(*steps, where="post", color=colour, ls=style, lw=1.8, label=name, clip_on=False)
+            if has_band(evaluation, patients):
+                grid, low, high = precision_recall_band(
+                    truth, stated, patients=patients, confidence=evaluation.confidence, seed=evaluation.seed
+                )
+                axes.fill_between(grid, low, high, color=colour, alpha=0.18, lw=0)
             if evaluation.positive:
                 axes.axhline(evaluation.prevalence, color=INK, alpha=0.35, lw=0.8)
                 called = stated >= evaluation.threshold
@@ -126,18 +137,30 @@ def confusion_matrix(evaluation: Evaluation) -> str:
     return _svg("confusion", draw)
 
 
-def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> str:
-    """Draw observed against stated frequencies with the interval of Wilson (1927), points growing with their images."""
+def reliability(
+    evaluation: Evaluation, labels: Ints, probabilities: Floats, before: Floats | None = None
+) -> str:
+    """Draw observed against stated frequencies with the interval of Wilson (1927), points growing with their images.
+
+    `before` are the probabilities before calibration, which are drawn behind.
+    """
     predicted, observed, counts = reliability_curve(labels, probabilities)
     z = NormalDist().inv_cdf((1 + evaluation.confidence) / 2)
-    centre = (observed + z**2 / (2 * counts)) / (1 + z**2 / counts)
-    reach = z * np.sqrt(observed * (1 - observed) / counts + (z / (2 * counts)) ** 2) / (1 + z**2 / counts)
+    limits = np.array([limit_share(k, n, z) for k, n in zip(observed * counts, counts, strict=True)])
     two = evaluation.positive is not None
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=INK, alpha=0.35, lw=0.8)
-        axes.vlines(predicted, centre - reach, centre + reach, color=BLUE, alpha=0.4, lw=1.4)
-        axes.plot(predicted, observed, color=BLUE, lw=1.4, clip_on=False)
+        if before is not None:
+            raw, share, _ = reliability_curve(labels, before)
+            axes.plot(
+                raw, share, color=ORANGE, lw=1.2, ls="--", marker="s", ms=4.5, mfc="none", label="before calibration",
+                clip_on=False,
+            )  # fmt: skip
+        axes.vlines(predicted, *limits.T, color=BLUE, alpha=0.4, lw=1.4)
+        axes.plot(
+            predicted, observed, color=BLUE, lw=1.4, clip_on=False, label="" if before is None else "after"
+        )
         axes.scatter(predicted, observed, s=12 + 160 * counts / counts.sum(), color=BLUE, clip_on=False, zorder=3)
         _square(
             axes,
@@ -146,6 +169,46 @@ def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> 
         )
 
     return _svg("reliability", draw)
+
+
+def risk_coverage(curve: SelectiveCurve, point: tuple[float, float] | None = None) -> str:
+    """Draw accuracy among the answered against the share answered; `point` is where the decisions stand."""
+
+    def draw(axes: Axes) -> None:
+        axes.fill_between(curve.grid, curve.low, curve.high, color=BLUE, alpha=0.18, lw=0)
+        coverage, accuracy = _thin(curve.coverage, curve.accuracy)
+        axes.plot(coverage, accuracy, color=BLUE, lw=1.8, clip_on=False)
+        lowest = min(float(curve.low[9:].min()), float(accuracy[coverage >= 0.1].min()), *(point or (1.0,))[1:])
+        if point is not None:
+            axes.plot(*point, "D", color=ORANGE, ms=7, clip_on=False, zorder=5)
+            side, shift = ("right", -9) if point[0] > 0.45 else ("left", 9)
+            axes.annotate(
+                f"{point[1]:.3f} of {point[0]:.0%}", point, (shift, -13), textcoords="offset points", ha=side,
+                fontsize=8.5,
+            )  # fmt: skip
+        axes.axhline(accuracy[-1], color=INK, alpha=0.35, lw=0.8)
+        axes.set(xlim=(0, 1), xlabel="Share answered, the surest first", ylabel="Accuracy among them")
+        axes.set_ylim(max(0.0, math.floor((lowest - 0.02) * 20) / 20), 1)
+        axes.set_box_aspect(1)
+
+    return _svg("risk-coverage", draw)
+
+
+def net_benefit(evaluation: Evaluation, curve: DecisionCurve) -> str:
+    """Draw the decision curve against treating everybody and nobody (Vickers & Elkin 2006)."""
+    top = max(evaluation.prevalence, float(curve.model.max()), 0.02)
+
+    def draw(axes: Axes) -> None:
+        axes.fill_between(curve.thresholds, curve.low, curve.high, color=BLUE, alpha=0.18, lw=0)
+        axes.plot(curve.thresholds, curve.everybody, color=ORANGE, lw=1.4, ls="--", label="all")
+        axes.plot([0, 1], [0, 0], color=INK, lw=1, alpha=0.6, ls=":", label="none")
+        axes.plot(curve.thresholds, curve.model, color=BLUE, lw=1.8, label="by the model")
+        axes.axvline(evaluation.threshold, color=INK, lw=1, alpha=0.7, ls=(0, (3, 2)))
+        axes.set(xlim=(0, 1), xlabel="Threshold probability", ylabel="Net benefit")
+        axes.set_ylim(-0.12 * top, 1.08 * top)
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.2)
+
+    return _svg("decision-curve", draw)
 
 
 def histogram(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> str:

@@ -1,29 +1,41 @@
 """One page that says how good a model is, how sure that is, and where it fails: report.html and plots/.
 
-The page needs no script, no network and no other file, and its content-security policy says so.
+The page needs no network and no other file, and its content-security policy says so. One small script moves the
+threshold; whatever it shows at first stands in a table, too.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation import plots
-from pneumoscope.evaluation.metrics import checked, decide
+from pneumoscope.evaluation.cases import ABSTENTIONS, Case, index_labels, stack_probabilities
+from pneumoscope.evaluation.figures import draw_figures, draw_learning, find_standing
+from pneumoscope.evaluation.gallery import Draw, hang
+from pneumoscope.evaluation.intervals import Evaluation, Interval
+from pneumoscope.evaluation.metrics import checked
+from pneumoscope.evaluation.operating_points import (
+    FEW,
+    OperatingPoints,
+    count_points,
+    limit_share,
+    predictive_values,
+)
+from pneumoscope.evaluation.subgroups import by_kind, measure_subgroups
+from pneumoscope.outputs import write_text
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from pneumoscope.evaluation.intervals import Evaluation, Interval
-
-HEADLINE = ("accuracy", "f1", "auroc", "sensitivity", "specificity")
+HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1")
 NAMES = {
     "accuracy": "Accuracy", "f1": "F1", "sensitivity": "Sensitivity", "specificity": "Specificity",
     "ppv": "PPV", "npv": "NPV", "mcc": "MCC", "auroc": "AUROC", "average_precision": "Average precision",
@@ -60,113 +72,240 @@ MEANINGS_OF_MORE = {
     "brier": "Squared distance of probabilities and truth, summed over the classes; from 0 to 2.",
     "ece": "Mean gap between the highest probability and the share of right decisions, over 10 bins.",
 }
+DECISIONS = {"uncertain": "uncertain", "neither": "neither", "foreign": "unlike training"}
+SEVERITIES = ("error", "warning", "note")
+PREVALENCES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)))  # the second slider's stops
 SHOWN_ERRORS = 50
 
 
 @dataclass(frozen=True)
-class ReportCase:
-    """One image: its true label, and the probability behind the decision it got."""
+class Policy:
+    """How probabilities become decisions.
 
-    path: str
-    label: str
-    probability: float
-    decision: str
+    Attributes:
+        threshold_rule: what chose the threshold on validation data, such as `youden`.
+        calibration: the method's name, such as `platt`; empty for none.
+        error_rate: what conformal label sets promise to miss at most, of each class; None without them.
+    """
+
+    threshold_rule: str = ""
+    calibration: str = ""
+    error_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class ReportFinding:
+    """What an audit found: `severity` is `error`, `warning` or `note`."""
+
+    severity: str
+    title: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a result came about, and what a reader has to know of it.
+
+    Attributes:
+        history: a row for each epoch, with `train_loss`, `val_loss` and `stage` where there are.
+        findings: of the audit.
+        notes: other warnings.
+        errors: path and reason of each file that could not be read.
+        facts: what it takes to know and repeat the run, in order: data, fingerprint, command and so on.
+        environment: versions and machine, see `environment.describe_environment`.
+    """
+
+    history: Sequence[Mapping[str, Any]] = ()
+    findings: Sequence[ReportFinding] = ()
+    notes: Sequence[str] = ()
+    errors: Sequence[tuple[str, str]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What restating the probabilities for the prevalence of the data at hand changes (Saerens et al. 2002).
+
+    Attributes:
+        trained: the classes' shares that the probabilities were made for.
+        estimated: their shares in the data at hand, estimated without its labels.
+        without: metrics as trained.
+        adapted: metrics of the restated probabilities.
+    """
+
+    trained: Mapping[str, float]
+    estimated: Mapping[str, float]
+    without: Evaluation
+    adapted: Evaluation
 
 
 def write_report(
     folder: Path,
     evaluation: Evaluation,
+    cases: Sequence[Case],
     *,
     title: str,
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    paths: Sequence[str],
-    patients: Sequence[str | None] | None = None,
-    history: Sequence[Mapping[str, float | str | None]] = (),
-    facts: Mapping[str, str] = {},
-    notes: Sequence[str] = (),
-    errors: Sequence[tuple[str, str]] = (),
+    policy: Policy = Policy(),
+    record: Record = Record(),
+    adaptation: Adaptation | None = None,
+    draw: Draw | None = None,
 ) -> Path:
     """Write `folder`/report.html, complete in itself, and its plots as `folder`/plots/*.svg.
 
     Args:
         folder: where to write; made if need be.
-        evaluation: of these labels and probabilities.
+        evaluation: of these cases.
+        cases: the images that could be read.
         title: heading of the page.
-        labels: (N,) indices into `evaluation.classes`.
-        probabilities: (N,) of the positive class, or (N, C) with C > 2.
-        paths: (N,) names of the images.
-        patients: (N,) as given to `evaluate`; needed for the band of the ROC curve where patients are known.
-        history: a row for each epoch, with `train_loss`, `val_loss` and `stage` where there are.
-        facts: what it takes to know and repeat the run, in order.
-        notes: warnings a reader has to know.
-        errors: path and reason of each file that could not be read.
+        policy: how their probabilities became decisions.
+        record: how all this came about.
+        adaptation: what another prevalence changes, where that was asked for.
+        draw: draws the picture of a case, by index, for the gallery.
 
     Returns:
         The path of report.html.
 
     Raises:
-        DataError: labels, probabilities and paths that do not fit each other or the evaluation.
+        DataError: cases that do not fit the evaluation.
+        UsageError: the page cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    y, p = checked(labels, probabilities)
-    if not len(y) == len(paths) == evaluation.n:
-        raise DataError(f"a report on {evaluation.n} images got {len(y)} labels and {len(paths)} paths")
-    drawn = _figures(evaluation, y, p, patients, history)
+    if len(cases) != evaluation.n:
+        raise DataError(f"a report on {evaluation.n} images got {len(cases)} cases")
+    y, p = checked(index_labels(cases, evaluation.classes), stack_probabilities(cases))
+    two = evaluation.positive is not None
+    threshold = evaluation.threshold if two else 0.5
+    figures = draw_figures(evaluation, cases, y, p, policy.calibration)
+    if record.history:
+        figures["learning"] = draw_learning(record.history)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for plot in drawn:
-        (folder / "plots" / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
+    for figure in figures.values():
+        write_text(folder / "plots" / f"{figure.name}.svg", figure.svg)
+    both = two and 0 < evaluation.prevalence < 1
+    points = count_points(y, p, threshold, evaluation.confidence) if both else None
+    script = (Path(__file__).parent / "templates" / "explorer.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("pneumoscope.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"figure": _figure, "span": _span}
-    two = evaluation.positive is not None
+    environment.filters |= {"figure": _figure, "span": _span, "percent": _percent, "breakable": _break, "name": _name}
     negative, positive = evaluation.classes[:2]
-    meanings = MEANINGS_OF_TWO if two else MEANINGS_OF_MORE
     chance = no_skill(evaluation)
     page = environment.get_template("report.html").render(
         title=title,
         evaluation=evaluation,
         level=f"{100 * evaluation.confidence:g} %",
-        headline=[(NAMES[name], evaluation.metrics[name]) for name in HEADLINE],
+        headline=HEADLINE,
         groups=GROUPS,
         names=NAMES,
         # str.format would take a brace in a class's name for one of its own
         meanings={
             name: meaning.replace("{positive}", positive).replace("{negative}", negative)
-            for name, meaning in meanings.items()
+            for name, meaning in (MEANINGS_OF_TWO if two else MEANINGS_OF_MORE).items()
         },
         no_skill=chance,
-        strip={name: _strip(name, interval, chance.get(name), two) for name, interval in evaluation.metrics.items()},
-        figures=[(plot, Markup(plot.svg)) for plot in drawn],  # noqa: S704 (matplotlib has escaped the names in it)
-        mistakes=mistakes(evaluation, y, p, paths),
-        wrong=int((decide(p, evaluation.threshold) != y).sum()),
-        facts=facts,
-        notes=notes,
-        errors=errors[:SHOWN_ERRORS],
-        more_errors=len(errors) - SHOWN_ERRORS,
+        place=lambda name, interval, tick=None: _place(name, interval, tick, two),
+        figures={  # matplotlib has escaped the names in it
+            name: (figure, Markup(figure.svg)) for name, figure in figures.items()  # noqa: S704
+        },
+        policy=policy,
+        decisions=count_decisions(cases, evaluation, policy),
+        points=points,
+        start=_describe_start(points, evaluation),
+        rows=tabulate_points(points, evaluation.prevalence) if points else [],
+        script=Markup(script) if points else None,  # noqa: S704
+        digest=digest,
+        subgroups=by_kind(measure_subgroups(cases, evaluation)),
+        walls=hang(cases, threshold, draw),
+        adaptation=adaptation,
+        record=record,
+        findings=sorted(record.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
+        errors=record.errors[:SHOWN_ERRORS],
+        more_errors=len(record.errors) - SHOWN_ERRORS,
     )  # fmt: skip
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
     return path
 
 
-def mistakes(
-    evaluation: Evaluation, labels: ArrayLike, probabilities: ArrayLike, paths: Sequence[str], limit: int = 10
-) -> list[ReportCase]:
-    """List the wrong decisions, the surest first: by distance from the threshold, or by the highest probability."""
-    y, p = checked(labels, probabilities)
-    decided = decide(p, evaluation.threshold)
-    stated, sureness = (p, np.abs(p - evaluation.threshold)) if p.ndim == 1 else (p.max(1), p.max(1))
-    wrong = np.flatnonzero(decided != y)
-    return [
-        ReportCase(paths[i], evaluation.classes[y[i]], float(stated[i]), evaluation.classes[decided[i]])
-        for i in wrong[np.argsort(-sureness[wrong], kind="stable")][:limit]
-    ]
+@dataclass(frozen=True)
+class DecisionCounts:
+    """How the images of each class were decided.
+
+    Attributes:
+        columns: decisions that can occur, classes first.
+        rows: for each true class its count of each decision.
+        answered: share that got a class, and `accuracy` among them.
+        coverage: for each class how often its label sets held it, with limits, foreign images aside; empty without
+            label sets.
+    """
+
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[int, ...]]
+    answered: float
+    accuracy: float
+    totals: Mapping[str, int]
+    coverage: Mapping[str, Interval]
+
+
+def count_decisions(cases: Sequence[Case], evaluation: Evaluation, policy: Policy) -> DecisionCounts | None:
+    """Count decisions by true class; None where neither label sets nor a guard could leave one out."""
+    sets = policy.error_rate is not None
+    guard = any(case.novelty is not None for case in cases)
+    found = {case.decision for case in cases}
+    shown = tuple(
+        name for name, due in zip(ABSTENTIONS, (sets, False, guard), strict=True) if due or name in found
+    )
+    if not shown:
+        return None
+    columns = (*evaluation.classes, *shown)
+    rows = {
+        label: tuple(sum(case.label == label and case.decision == one for case in cases) for one in columns)
+        for label in evaluation.classes
+    }
+    z = NormalDist().inv_cdf((1 + evaluation.confidence) / 2)
+    coverage = {}
+    for label in evaluation.classes if sets else ():
+        known = [label in case.label_set for case in cases if case.label == label and case.decision != "foreign"]
+        if known:
+            coverage[label] = Interval(float(np.mean(known)), *limit_share(sum(known), len(known), z))
+    answered = [case.decision == case.label for case in cases if case.answered]
+    return DecisionCounts(
+        columns, rows, len(answered) / len(cases), float(np.mean(answered)) if answered else math.nan,
+        {name: sum(case.decision == name for case in cases) for name in shown}, coverage,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """Rates at one threshold; `own` marks the model's."""
+
+    threshold: float
+    sensitivity: Interval
+    specificity: Interval
+    ppv: float
+    npv: float
+    own: bool
+
+
+def tabulate_points(points: OperatingPoints, prevalence: float) -> list[PointRow]:
+    """Say what a few thresholds would give, the model's among them, with Wilson's limits."""
+    rows = []
+    for i, threshold in enumerate(points.thresholds):
+        if i == points.start or threshold in FEW:
+            right, rejected = points.tp[i], points.negatives - points.fp[i]
+            rates = [
+                Interval(count / n, *limit_share(count, n, points.z))
+                for count, n in ((right, points.positives), (rejected, points.negatives))
+            ]
+            values = predictive_values(rates[0].value, rates[1].value, prevalence)
+            rows.append(PointRow(threshold, *rates, *values, own=i == points.start))
+    return rows
 
 
 def no_skill(evaluation: Evaluation) -> dict[str, float]:
@@ -182,76 +321,27 @@ def no_skill(evaluation: Evaluation) -> dict[str, float]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """One plot of the page: `told` is what a reader who can't see it needs, `caption` what all do."""
-
-    name: str
-    svg: str
-    told: str
-    caption: str
-
-
-def _figures(
-    evaluation: Evaluation,
-    y: NDArray[np.int64],
-    p: NDArray[np.float64],
-    patients: Sequence[str | None] | None,
-    history: Sequence[Mapping[str, float | str | None]],
-) -> list[_Figure]:
-    two = evaluation.positive is not None
-    level = f"{100 * evaluation.confidence:g} %"
-    band = f" Band: {level} of the bootstrap, rate by rate." if plots.has_band(evaluation, patients) else ""
-    of_each = "" if two else " One curve a class, against all others."
-    point = " Dot: the threshold in use." if two else ""
-    counts = plots.matrix(evaluation)
-    told = "; ".join(
-        f"{truth} called {decision}: {counts[i, j]}"
-        for i, truth in enumerate(evaluation.classes)
-        for j, decision in enumerate(evaluation.classes)
-    )
-    area, precision, error = (
-        f"{NAMES[name]} {_figure(evaluation.metrics[name].value)}" for name in ("auroc", "average_precision", "ece")
-    )
-    figures = [
-        _Figure(
-            "confusion", plots.confusion_matrix(evaluation), f"Confusion matrix. {told}.",
-            "Confusion matrix. A row is a true class; shade and percentage are shares of the row.",
+def _describe_start(points: OperatingPoints | None, evaluation: Evaluation) -> dict[str, Any]:
+    """What the page's script needs."""
+    if points is None:
+        return {}
+    stops = sorted({*PREVALENCES, evaluation.prevalence})
+    return {
+        "data": json.dumps(
+            {**points.to_json(), "prevalences": stops, "positive": evaluation.positive}, separators=(",", ":")
         ),
-        _Figure(
-            "roc", plots.roc(evaluation, y, p, patients), f"ROC curve, {area}.",
-            f"ROC curve.{band}{of_each}{point} Line: chance.",
-        ),
-        _Figure(
-            "precision-recall", plots.precision_recall(evaluation, y, p), f"Precision-recall curve, {precision}.",
-            f"Precision and recall.{of_each}{point}{' Line: chance, which is the prevalence.' if two else ''}",
-        ),
-        _Figure(
-            "reliability", plots.reliability(evaluation, y, p), f"Reliability diagram, {error}.",
-            "Reliability. On the line, probability and observed share agree. Larger dots hold more images; bars are "
-            f"{level} intervals that leave patients aside.",
-        ),
-        _Figure(
-            "probabilities", plots.histogram(evaluation, y, p), "Histogram of the probabilities.",
-            "Spread of the probabilities, by true class. Dashed: the threshold." if two
-            else "Spread of the highest probability, by whether the decision was right.",
-        ),
-    ]  # fmt: skip
-    if history:
-        figures.append(
-            _Figure(
-                "learning", plots.learning(history), f"Loss over {len(history)} epochs.",
-                "Learning curve. Dot: the lowest validation loss; an upright line: a new stage.",
-            )
-        )  # fmt: skip
-    return figures
+        "stop": stops.index(evaluation.prevalence),
+        "stops": len(stops),
+        "threshold": evaluation.threshold,
+        "prevalence": evaluation.prevalence,
+    }
 
 
-def _strip(name: str, interval: Interval, chance: float | None, two: bool) -> dict[str, float]:
-    """Place value, limits and chance, as far as there are any, in percent of the metric's range."""
+def _place(name: str, interval: Interval, tick: float | None, two: bool) -> dict[str, float]:
+    """Place value, limits and a tick, as far as there are any, in percent of the metric's range."""
     start, end = {"mcc": (-1, 1), "brier": (0, 1 if two else 2)}.get(name, (0, 1))
     places = {"value": interval.value, "low": interval.low, "high": interval.high}
-    places["chance"] = math.nan if chance is None else chance
+    places["tick"] = math.nan if tick is None else tick
     return {
         key: round(100 * (place - start) / (end - start), 2) for key, place in places.items() if not math.isnan(place)
     }
@@ -261,7 +351,22 @@ def _figure(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.3g} %"
+
+
 def _span(interval: Interval) -> str:
     if math.isnan(interval.value):
         return "not defined"
     return "no interval" if math.isnan(interval.low) else f"{_figure(interval.low)} to {_figure(interval.high)}"
+
+
+def _name(path: str) -> str:
+    """A file's name without its folder; its middle is left out where it is long."""
+    name = PurePath(path).name
+    return name if len(name) <= 40 else f"{name[:20]}…{name[-19:]}"
+
+
+def _break(name: str) -> list[str]:
+    """The parts of a name between which a line may be broken."""
+    return re.findall(r"[^_…-]*[_…-]|[^_…-]+", name)

@@ -1,0 +1,76 @@
+"""What a report knows of each image: its truth, and what the classifier said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import DataError
+from pneumoscope.images.dicom import Tags
+
+ABSTENTIONS = ("uncertain", "neither", "foreign")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One labelled image and what the classifier said of it.
+
+    Attributes:
+        path: the image's name.
+        label: its true class.
+        probabilities: (C,) calibrated, in the order of the classes.
+        call: the class that the threshold alone gives, or the likeliest of more than two.
+        decision: a class, `uncertain`, `neither` or `foreign`.
+        label_set: the classes that cannot be ruled out; empty without conformal sets, too.
+        uncalibrated: (C,) before calibration, where known.
+        patient: whom it shows, where known.
+        novelty: distance from the training images divided by its limit, where there is a guard.
+        tags: what a DICOM header says of it.
+    """
+
+    path: str
+    label: str
+    probabilities: tuple[float, ...]
+    call: str
+    decision: str
+    label_set: tuple[str, ...] = ()
+    uncalibrated: tuple[float, ...] | None = None
+    patient: str | None = None
+    novelty: float | None = None
+    tags: Tags | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the decision is a class."""
+        return self.decision not in ABSTENTIONS
+
+
+def index_labels(cases: Sequence[Case], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the true classes (N,) as indices.
+
+    Raises:
+        DataError: a label is no class.
+    """
+    places = {name: i for i, name in enumerate(classes)}
+    if unknown := next((case for case in cases if case.label not in places), None):
+        raise DataError(f"{unknown.path}: its label {unknown.label!r} is none of {', '.join(classes)}.")
+    return np.array([places[case.label] for case in cases], dtype=np.int64)
+
+
+def stack_probabilities(cases: Sequence[Case]) -> NDArray[np.float64]:
+    """Return probabilities as metrics take them: (N,) of the second of two classes, (N, C) of more."""
+    return _stack([case.probabilities for case in cases])
+
+
+def stack_uncalibrated(cases: Sequence[Case]) -> NDArray[np.float64] | None:
+    """Return the probabilities before calibration in the same form, or None where not all are known."""
+    known = [case.uncalibrated for case in cases if case.uncalibrated is not None]
+    return _stack(known) if len(known) == len(cases) else None
+
+
+def _stack(rows: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
+    stacked = np.array(rows, dtype=np.float64)
+    return stacked[:, 1] if stacked.ndim == 2 and stacked.shape[1] == 2 else stacked

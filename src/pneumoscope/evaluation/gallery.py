@@ -1,0 +1,105 @@
+"""Films worth looking at: the surest mistakes, the most doubtful, and those unlike any seen in training."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.evaluation.cases import Case, stack_probabilities
+from pneumoscope.evaluation.selective import confidence_of
+from pneumoscope.images.reading import read_radiograph
+
+SIDE = 420  # pixels of a picture's longer side: enough for a closer look
+LARGEST = 60_000  # bytes of a picture; with the number of films they bound the page
+_QUALITIES = (82, 60, 35, 10)
+
+Draw = Callable[[int], bytes | None]  # index of a case -> JPEG, or None where it cannot be drawn
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One film of the gallery, with its picture as a data URI, or nothing."""
+
+    case: Case
+    picture: str
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Films that are shown for one reason; `total` is how many there would be."""
+
+    title: str
+    meaning: str
+    exhibits: tuple[Exhibit, ...]
+    total: int
+
+
+def choose_mistakes(cases: Sequence[Case], threshold: float) -> list[int]:
+    """List wrong calls of films that were not refused as foreign, the surest first."""
+    sure = confidence_of(stack_probabilities(cases), threshold)
+    wrong = [i for i, case in enumerate(cases) if case.call != case.label and case.decision != "foreign"]
+    return sorted(wrong, key=lambda i: -sure[i])
+
+
+def choose_doubtful(cases: Sequence[Case], threshold: float) -> list[int]:
+    """List films that were not refused as foreign, the one nearest to the threshold first."""
+    sure = confidence_of(stack_probabilities(cases), threshold)
+    return sorted((i for i, case in enumerate(cases) if case.decision != "foreign"), key=lambda i: sure[i])
+
+
+def choose_foreign(cases: Sequence[Case]) -> list[int]:
+    """List films that were refused as foreign, the strangest first."""
+    return sorted((i for i, case in enumerate(cases) if case.decision == "foreign"), key=lambda i: -(cases[i].novelty or 0))
+
+
+def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = 8) -> list[Wall]:
+    """Choose films and draw them; nothing hangs twice.
+
+    Args:
+        cases: all there are.
+        threshold: the decision's.
+        draw: draws the case of that index as JPEG.
+        most: films for each reason.
+    """
+    mistakes = choose_mistakes(cases, threshold)
+    doubtful = [i for i in choose_doubtful(cases, threshold) if i not in set(mistakes[:most])]
+    walls = (
+        ("Surest mistakes", "Look: the label may be the error.", mistakes, len(mistakes)),
+        ("Most doubtful", "Nearest to the threshold, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
+        ("Unlike the training radiographs", "Refused as foreign, the strangest first.", foreign := choose_foreign(cases), len(foreign)),
+    )  # fmt: skip
+    return [
+        Wall(title, meaning, tuple(Exhibit(cases[i], _uri(draw, i)) for i in chosen[:most]), total)
+        for title, meaning, chosen, total in walls
+        if chosen
+    ]
+
+
+def draw_film(sample: Sample, side: int = SIDE) -> bytes | None:
+    """Draw a film alone as JPEG, or None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        pixels = read_radiograph(sample.path, reading=sample.reading, enough=side).pixels
+    except PneumoscopeError:
+        return None
+    step = max(1, min(pixels.shape) // (4 * side))  # enough, of a large film
+    image = Image.fromarray(np.rint(pixels[::step, ::step] * 255).astype(np.uint8))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    for quality in _QUALITIES:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() <= LARGEST:
+            break
+    return file.getvalue()
+
+
+def _uri(draw: Draw | None, index: int) -> str:
+    content = draw(index) if draw else None
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" if content else ""

@@ -1,0 +1,119 @@
+"""Does a classifier serve some worse than others? Metrics for the parts of a test split that can be told apart."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import PurePath
+
+from pneumoscope.evaluation import intervals
+from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
+from pneumoscope.evaluation.intervals import Evaluation, Interval
+
+SMALL = 30  # films below which one more mistake moves a rate by over 3 points
+_NAMED = (
+    ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+"), {}),
+    ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)-\d+-\d+"), {"NORMAL2-IM": "NORMAL2-IM", "IM": "IM"}),
+)
+_SEXES = {"F": "female", "M": "male", "O": "other"}
+_AGES = ((1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"))
+_OLDEST = "65 years and over"
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """A part of the images, and the metrics that it defines.
+
+    Attributes:
+        kind: what the images were told apart by, such as `Sex`.
+        name: which of the parts.
+        n: its images.
+        counts: how many of each class.
+        metrics: by name; no sensitivity without a positive image, no AUROC without both classes.
+    """
+
+    kind: str
+    name: str
+    n: int
+    counts: Mapping[str, int]
+    metrics: Mapping[str, Interval] = field(default_factory=dict)
+
+    @property
+    def small(self) -> bool:
+        """Whether a class that it holds has so few images that its interval says more than its value."""
+        return any(0 < count < SMALL for count in self.counts.values())
+
+
+def find_kinds(case: Case) -> dict[str, str]:
+    """Say to which part an image belongs, by kind: from a file name of the Kermany data, and from DICOM tags."""
+    kinds: dict[str, str] = {}
+    for kind, pattern, names in _NAMED:
+        if match := pattern.fullmatch(PurePath(case.path).stem):
+            kinds[kind] = names.get(match[1], match[1])
+    if (tags := case.tags) is not None:
+        if tags.sex in _SEXES:
+            kinds["Sex"] = _SEXES[tags.sex]
+        if tags.age is not None:
+            kinds["Age"] = next((name for end, name in _AGES if tags.age < end), _OLDEST)
+        if tags.view:
+            kinds["View"] = tags.view
+    return kinds
+
+
+def measure_subgroups(
+    cases: Sequence[Case], evaluation: Evaluation, *, resamples: int | None = None, most: int = 8
+) -> list[Subgroup]:
+    """Measure every part of every kind that has two parts or more.
+
+    Args:
+        cases: what the evaluation is of.
+        evaluation: gives classes, threshold, confidence and seed.
+        resamples: bootstrap resamples; by default those of the evaluation.
+        most: parts of a kind at most; the smallest are left out.
+    """
+    found = [find_kinds(case) for case in cases]
+    order = [kind for kind, _, _ in _NAMED] + ["Sex", "Age", "View"]
+    ages = [name for _, name in _AGES] + [_OLDEST]
+    subgroups = []
+    for kind in order:
+        sizes = Counter(kinds[kind] for kinds in found if kind in kinds)
+        names = [name for name, _ in sizes.most_common(most)]
+        if len(sizes) > 1:
+            for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
+                members = [case for case, kinds in zip(cases, found, strict=True) if kinds.get(kind) == name]
+                subgroups.append(_measure(kind, name, members, evaluation, resamples or evaluation.resamples))
+    return subgroups
+
+
+def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
+    """Gather neighbours of one kind."""
+    return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
+
+
+def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluation, resamples: int) -> Subgroup:
+    classes = evaluation.classes
+    labels = index_labels(members, classes)
+    part = intervals.evaluate(
+        labels,
+        stack_probabilities(members),
+        classes=classes,
+        positive=evaluation.positive,
+        split=evaluation.split,
+        threshold=evaluation.threshold if evaluation.positive else 0.5,
+        patients=[case.patient for case in members],
+        resamples=resamples,
+        confidence=evaluation.confidence,
+        seed=evaluation.seed,
+    )
+    wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
+    counts = Counter(case.label for case in members)
+    return Subgroup(
+        kind,
+        name,
+        len(members),
+        {label: counts[label] for label in classes},
+        {metric: part.metrics[metric] for metric in wanted if part.metrics[metric].value == part.metrics[metric].value},
+    )

@@ -1,0 +1,78 @@
+"use strict";
+(() => {
+  const root = document.getElementById("explorer");
+  const data = JSON.parse(root.dataset.points);
+  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const [threshold, stop, percent] = ["threshold", "stop", "percent"].map(part);
+  const start = { point: data.start, stop: Number(stop.value), prevalence: data.prevalences[stop.value] };
+  let prevalence = start.prevalence;
+
+  const figure = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
+  const plain = (value) => String(Number(value.toFixed(4)));
+  const show = (name, text) => { part(name).textContent = text; };
+
+  // Wilson (1927)
+  const limits = (count, n) => {
+    const z = data.z, share = count / n, under = 1 + z * z / n;
+    const centre = share + z * z / (2 * n);
+    const reach = z * Math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2);
+    return `${figure(Math.max(0, (centre - reach) / under))} to ${figure(Math.min(1, (centre + reach) / under))}`;
+  };
+
+  const update = () => {
+    const i = Number(threshold.value);
+    const hits = data.tp[i], spared = data.negatives - data.fp[i];
+    const sensitivity = hits / data.positives, specificity = spared / data.negatives;
+    const tp = sensitivity * prevalence, fp = (1 - specificity) * (1 - prevalence);
+    const fn = (1 - sensitivity) * prevalence, tn = specificity * (1 - prevalence);
+    const own = i === data.start ? ", the model’s" : "";
+    const stated = plain(data.thresholds[i]), share = `${plain(100 * prevalence)} %`;
+    show("sensitivity", figure(sensitivity));
+    show("sensitivity-limits", limits(hits, data.positives));
+    show("specificity", figure(specificity));
+    show("specificity-limits", limits(spared, data.negatives));
+    show("ppv", figure(tp / (tp + fp)));
+    show("npv", figure(tn / (tn + fn)));
+    show("threshold-value", stated + own);
+    show("prevalence-value", share);
+    threshold.setAttribute("aria-valuetext", stated + own);
+    stop.setAttribute("aria-valuetext", share);
+
+    const sick = Math.round(1000 * prevalence), found = Math.round(sick * sensitivity);
+    const alarms = Math.round((1000 - sick) * (1 - specificity));
+    const counts = { found, missed: sick - found, alarms, cleared: 1000 - sick - alarms };
+    for (const [name, count] of Object.entries(counts)) {
+      part(`bar-${name}`).style.flexGrow = count;
+      show(name, count);
+    }
+    part("reset").disabled = i === start.point && prevalence === start.prevalence;
+  };
+
+  const nearest = () => data.prevalences.reduce(
+    (best, each, i) => (Math.abs(each - prevalence) < Math.abs(data.prevalences[best] - prevalence) ? i : best), 0);
+
+  threshold.addEventListener("input", update);
+  stop.addEventListener("input", () => {
+    prevalence = data.prevalences[stop.value];
+    percent.value = plain(100 * prevalence);
+    update();
+  });
+  percent.addEventListener("input", () => {
+    const typed = Number(percent.value) / 100;
+    if (!(typed > 0 && typed < 1)) return;
+    prevalence = typed;
+    stop.value = nearest();
+    update();
+  });
+  percent.addEventListener("change", () => { percent.value = plain(100 * prevalence); });
+  part("reset").addEventListener("click", () => {
+    threshold.value = start.point;
+    stop.value = start.stop;
+    prevalence = start.prevalence;
+    percent.value = plain(100 * prevalence);
+    update();
+    threshold.focus();
+  });
+  document.documentElement.classList.add("live");
+  update();
+})();
