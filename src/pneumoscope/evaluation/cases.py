@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import Tags
-
-ABSTENTIONS = ("uncertain", "neither", "foreign")
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, calibrate
+from pneumoscope.inference.predictor import Prediction
+from pneumoscope.models.bundle import Bundle, Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,25 @@ class Case:
     @property
     def answered(self) -> bool:
         """Whether the decision is a class."""
-        return self.decision not in ABSTENTIONS
+        return self.decision not in (UNCERTAIN, NEITHER, FOREIGN)
+
+
+def to_case(prediction: Prediction, sample: Sample, bundle: Bundle) -> Case:
+    """Join a readable image's prediction with what is known of it."""
+    shares = prediction.probabilities or {}
+    raw = np.exp(calibrate([prediction.logits], Calibration()))[0]
+    return Case(
+        path=sample.path.as_posix(),
+        label=str(sample.label),
+        probabilities=tuple(shares[name] for name in bundle.labels),
+        call=str(prediction.call),
+        decision=str(prediction.decision),
+        label_set=prediction.label_set,
+        uncalibrated=None if bundle.calibration.method == "none" else tuple(raw.tolist()),
+        patient=sample.patient,
+        novelty=prediction.novelty,
+        tags=sample.tags,
+    )
 
 
 def index_labels(cases: Sequence[Case], classes: Sequence[str]) -> NDArray[np.int64]:

@@ -70,8 +70,7 @@ def decision_curve(
     odds = at / (1 - at)
     worth = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): what calling an image positive brings
     brings = np.where(p >= at[:, None], worth, 0.0).T
-    drawn = np.concatenate(
-        [weights @ brings / weights.sum(1, keepdims=True) for weights in resample(group(patients, len(y)), resamples, seed)]
-    )  # fmt: skip
+    weights = resample(group(patients, len(y)), resamples, seed)
+    drawn = np.concatenate([some @ brings / some.sum(1, keepdims=True) for some in weights])
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return DecisionCurve(at, brings.mean(0), worth.mean(1), low, high)

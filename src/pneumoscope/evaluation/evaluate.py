@@ -17,10 +17,13 @@ from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.datasets.splitting import find_shared_patients
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals
+from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.conformal import summarise_decisions
+from pneumoscope.evaluation.environment import describe_environment
+from pneumoscope.evaluation.gallery import draw_film
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
-from pneumoscope.evaluation.report import write_report
+from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.decisions import calibrate, parse_rule, restate, restate_threshold
 from pneumoscope.inference.features import FeatureCache
@@ -142,6 +145,7 @@ def assess(
     split: str,
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
+    findings: Sequence[ReportFinding] = (),
     history: Sequence[Mapping[str, Any]] = (),
     adapt_prior: bool = False,
     resamples: int = 2000,
@@ -205,15 +209,20 @@ def assess(
     write_report(
         out,
         evaluation,
+        [to_case(one, sample, bundle) for one, sample in read],
         title="Chest radiograph classifier: " + " or ".join(bundle.labels),
-        labels=labels,
-        probabilities=shares[:, 1] if shares.shape[1] == 2 else shares,
-        paths=[sample.path.as_posix() for _, sample in read],
-        patients=patients,
-        history=history,
-        facts=facts,
-        notes=notes,
-        errors=[(str(one.path), one.error) for one in predictions if one.error],
+        policy=Policy(
+            bundle.threshold_rule, bundle.calibration.method, bundle.conformal.error_rate if bundle.conformal else None
+        ),
+        record=Record(
+            history=history,
+            findings=findings,
+            notes=notes,
+            errors=[(str(one.path), one.error) for one in predictions if one.error],
+            facts=facts,
+            environment=describe_environment(),
+        ),
+        draw=lambda i: draw_film(read[i][1]),
     )
     return evaluation
 

@@ -22,9 +22,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot: `told` is what a reader who can't see it needs, `caption` what all do."""
+    """One plot: `told` is what a reader who can't see it needs, `title` and `caption` what all do."""
 
     name: str
+    title: str
     svg: str
     told: str
     caption: str
@@ -40,7 +41,7 @@ def draw_figures(
         cases: (N,) what the classifier said.
         labels: (N,) their classes.
         probabilities: (N,) or (N, C), as in the cases.
-        calibration: the method's name, for the caption.
+        calibration: what the method is called, for the caption.
     """
     two = evaluation.positive is not None
     patients = [case.patient for case in cases]
@@ -49,9 +50,10 @@ def draw_figures(
         _draw_confusion(evaluation),
         *_draw_curves(evaluation, labels, probabilities, given),
         Figure(
-            "probabilities", plots.histogram(evaluation, labels, probabilities), "Histogram of the probabilities.",
-            "Spread of the probabilities, by true class. Dashed: the threshold." if two
-            else "Spread of the highest probability, by whether the decision was right.",
+            "probabilities", "Spread", plots.histogram(evaluation, labels, probabilities),
+            "Histogram of the probabilities.",
+            "Of the probabilities, by true class. Dashed: the threshold." if two
+            else "Of the highest probability, by whether the call was right.",
         ),
         _draw_reliability(evaluation, labels, probabilities, stack_uncalibrated(cases), calibration),
         _draw_selection(evaluation, cases, probabilities, given),
@@ -64,13 +66,13 @@ def draw_figures(
 def draw_learning(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the losses of training."""
     return Figure(
-        "learning", plots.learning(history), f"Loss over {len(history)} epochs.",
+        "learning", "Learning curve", plots.learning(history), f"Loss over {len(history)} epochs.",
         "Dot: the lowest validation loss, whose weights are the model. An upright line: a new stage.",
     )  # fmt: skip
 
 
 def find_standing(cases: Sequence[Case]) -> tuple[float, float] | None:
-    """Return the share that the decisions answer and the accuracy among it; None where they leave nothing or no one out."""
+    """Return the share that the decisions answer and the accuracy among it; None where they answer all or nothing."""
     answered = [case for case in cases if case.answered]
     if not answered or len(answered) == len(cases):
         return None
@@ -85,8 +87,8 @@ def _draw_confusion(evaluation: Evaluation) -> Figure:
         for j, decision in enumerate(evaluation.classes)
     )
     return Figure(
-        "confusion", plots.confusion_matrix(evaluation), f"Confusion matrix. {told}.",
-        "Confusion matrix. A row is a true class; shade and percentage are shares of the row.",
+        "confusion", "Confusion matrix", plots.confusion_matrix(evaluation), f"Confusion matrix. {told}.",
+        "A row is a true class; shade and percentage are shares of the row.",
     )  # fmt: skip
 
 
@@ -100,13 +102,15 @@ def _draw_curves(
     level = _level(evaluation)
     return [
         Figure(
-            "roc", plots.roc(evaluation, labels, probabilities, patients), f"ROC curve, AUROC {_value(evaluation, 'auroc')}.",
-            f"ROC curve.{band.format(level=level, by='rate by rate')}{of_each}{point} Thin line: chance.",
+            "roc", "ROC curve", plots.roc(evaluation, labels, probabilities, patients),
+            f"ROC curve, AUROC {_value(evaluation, 'auroc')}.",
+            f"{band.format(level=level, by='rate by rate')}{of_each}{point} Thin line: chance.".strip(),
         ),
         Figure(
-            "precision-recall", plots.precision_recall(evaluation, labels, probabilities, patients),
+            "precision-recall", "Precision and recall",
+            plots.precision_recall(evaluation, labels, probabilities, patients),
             f"Precision-recall curve, average precision {_value(evaluation, 'average_precision')}.",
-            f"Precision and recall.{band.format(level=level, by='recall by recall')}{of_each}{point}"
+            f"{band.format(level=level, by='recall by recall')}{of_each}{point}"
             f"{' Thin line: chance, which is the prevalence.' if two else ''}",
         ),
     ]  # fmt: skip
@@ -121,15 +125,15 @@ def _draw_reliability(
         raw = measure(labels, before, threshold=threshold)
         by = f" by {calibration}" if calibration else ""
         moved = (
-            f" Calibration{by} took the calibration error from {raw['ece'][0]:.3f} to {_value(evaluation, 'ece')} and the "
-            f"Brier score from {raw['brier'][0]:.3f} to {_value(evaluation, 'brier')} on these images."
+            f" Calibration{by} took the calibration error from {raw['ece'][0]:.3f} to {_value(evaluation, 'ece')} and "
+            f"the Brier score from {raw['brier'][0]:.3f} to {_value(evaluation, 'brier')} on these images."
         )
     else:
         moved = ""
     return Figure(
-        "reliability", plots.reliability(evaluation, labels, probabilities, before if changed else None),
+        "reliability", "Reliability", plots.reliability(evaluation, labels, probabilities, before if changed else None),
         f"Reliability diagram, calibration error {_value(evaluation, 'ece')}.",
-        f"Reliability. On the line, probability and observed share agree.{moved} Larger dots hold more images; bars are "
+        f"On the line, probability and observed share agree.{moved} Larger dots hold more images; bars are "
         f"{_level(evaluation)} intervals that leave patients aside.",
     )  # fmt: skip
 
@@ -145,8 +149,9 @@ def _draw_selection(
     standing = find_standing(cases)
     mark = " Diamond: the decisions, which leave out the uncertain and the foreign." if standing else ""
     return Figure(
-        "risk-coverage", plots.risk_coverage(curve, standing), f"Risk-coverage curve, area {curve.area:.3f}.",
-        f"Risk and coverage: accuracy if only the surest calls are answered. Mean risk over all shares (AURC): "
+        "risk-coverage", "Risk and coverage", plots.risk_coverage(curve, standing),
+        f"Risk-coverage curve, area {curve.area:.3f}.",
+        f"Accuracy if only the surest calls are answered. Mean risk over all shares (AURC): "
         f"{curve.area:.3f}.{mark} Thin line: all answered. Band: {_level(evaluation)} of the bootstrap.",
     )  # fmt: skip
 
@@ -161,16 +166,16 @@ def _draw_benefit(
     said = f"from {curve.thresholds[best[0]]:.2f} to {curve.thresholds[best[-1]]:.2f}" if len(best) else "nowhere"
     gaps = len(best) and len(best) < best[-1] - best[0] + 1
     return Figure(
-        "decision-curve", plots.net_benefit(evaluation, curve),
+        "decision-curve", "Decision curve", plots.net_benefit(evaluation, curve),
         f"Decision curve: the model is worth more than calling all or none positive {said}.",
-        f"Decision curve. Net benefit (true positives an image, less false alarms at the threshold’s odds) is above both "
+        f"Net benefit (true positives an image, less false alarms at the threshold’s odds) is above both "
         f"calling all {evaluation.positive} and calling none so {'in most places ' if gaps else ''}{said}. It is that "
         f"of a clinic with this prevalence. Band: {_level(evaluation)} of the bootstrap.",
     )  # fmt: skip
 
 
 def _level(evaluation: Evaluation) -> str:
-    return f"{100 * evaluation.confidence:g} %"
+    return f"{100 * evaluation.confidence:g}\u00a0%"
 
 
 def _value(evaluation: Evaluation, name: str) -> str:

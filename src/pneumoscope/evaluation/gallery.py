@@ -55,10 +55,12 @@ def choose_doubtful(cases: Sequence[Case], threshold: float) -> list[int]:
 
 def choose_foreign(cases: Sequence[Case]) -> list[int]:
     """List films that were refused as foreign, the strangest first."""
-    return sorted((i for i, case in enumerate(cases) if case.decision == "foreign"), key=lambda i: -(cases[i].novelty or 0))
+    return sorted(
+        (i for i, case in enumerate(cases) if case.decision == "foreign"), key=lambda i: -(cases[i].novelty or 0)
+    )
 
 
-def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = 8) -> list[Wall]:
+def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = 6) -> list[Wall]:
     """Choose films and draw them; nothing hangs twice.
 
     Args:
@@ -69,10 +71,11 @@ def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most
     """
     mistakes = choose_mistakes(cases, threshold)
     doubtful = [i for i in choose_doubtful(cases, threshold) if i not in set(mistakes[:most])]
+    foreign = choose_foreign(cases)
     walls = (
         ("Surest mistakes", "Look: the label may be the error.", mistakes, len(mistakes)),
         ("Most doubtful", "Nearest to the threshold, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
-        ("Unlike the training radiographs", "Refused as foreign, the strangest first.", foreign := choose_foreign(cases), len(foreign)),
+        ("Unlike the training radiographs", "Refused as foreign, the strangest first.", foreign, len(foreign)),
     )  # fmt: skip
     return [
         Wall(title, meaning, tuple(Exhibit(cases[i], _uri(draw, i)) for i in chosen[:most]), total)

@@ -137,9 +137,7 @@ def confusion_matrix(evaluation: Evaluation) -> str:
     return _svg("confusion", draw)
 
 
-def reliability(
-    evaluation: Evaluation, labels: Ints, probabilities: Floats, before: Floats | None = None
-) -> str:
+def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats, before: Floats | None = None) -> str:
     """Draw observed against stated frequencies with the interval of Wilson (1927), points growing with their images.
 
     `before` are the probabilities before calibration, which are drawn behind.
@@ -158,9 +156,7 @@ def reliability(
                 clip_on=False,
             )  # fmt: skip
         axes.vlines(predicted, *limits.T, color=BLUE, alpha=0.4, lw=1.4)
-        axes.plot(
-            predicted, observed, color=BLUE, lw=1.4, clip_on=False, label="" if before is None else "after"
-        )
+        axes.plot(predicted, observed, color=BLUE, lw=1.4, clip_on=False, label="" if before is None else "after")
         axes.scatter(predicted, observed, s=12 + 160 * counts / counts.sum(), color=BLUE, clip_on=False, zorder=3)
         _square(
             axes,

@@ -14,14 +14,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.cases import ABSTENTIONS, Case, index_labels, stack_probabilities
-from pneumoscope.evaluation.figures import draw_figures, draw_learning, find_standing
+from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
+from pneumoscope.evaluation.conformal import summarise_decisions
+from pneumoscope.evaluation.figures import draw_figures, draw_learning
 from pneumoscope.evaluation.gallery import Draw, hang
 from pneumoscope.evaluation.intervals import Evaluation, Interval
 from pneumoscope.evaluation.metrics import checked
@@ -33,6 +31,7 @@ from pneumoscope.evaluation.operating_points import (
     predictive_values,
 )
 from pneumoscope.evaluation.subgroups import by_kind, measure_subgroups
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, parse_rule
 from pneumoscope.outputs import write_text
 
 HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1")
@@ -72,7 +71,7 @@ MEANINGS_OF_MORE = {
     "brier": "Squared distance of probabilities and truth, summed over the classes; from 0 to 2.",
     "ece": "Mean gap between the highest probability and the share of right decisions, over 10 bins.",
 }
-DECISIONS = {"uncertain": "uncertain", "neither": "neither", "foreign": "unlike training"}
+CALIBRATIONS = {"temperature": "temperature scaling", "platt": "Platt scaling", "isotonic": "isotonic regression"}
 SEVERITIES = ("error", "warning", "note")
 PREVALENCES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)))  # the second slider's stops
 SHOWN_ERRORS = 50
@@ -84,7 +83,7 @@ class Policy:
 
     Attributes:
         threshold_rule: what chose the threshold on validation data, such as `youden`.
-        calibration: the method's name, such as `platt`; empty for none.
+        calibration: `temperature`, `platt`, `isotonic`; empty or `none` for none.
         error_rate: what conformal label sets promise to miss at most, of each class; None without them.
     """
 
@@ -123,23 +122,6 @@ class Record:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """What restating the probabilities for the prevalence of the data at hand changes (Saerens et al. 2002).
-
-    Attributes:
-        trained: the classes' shares that the probabilities were made for.
-        estimated: their shares in the data at hand, estimated without its labels.
-        without: metrics as trained.
-        adapted: metrics of the restated probabilities.
-    """
-
-    trained: Mapping[str, float]
-    estimated: Mapping[str, float]
-    without: Evaluation
-    adapted: Evaluation
-
-
 def write_report(
     folder: Path,
     evaluation: Evaluation,
@@ -148,7 +130,6 @@ def write_report(
     title: str,
     policy: Policy = Policy(),
     record: Record = Record(),
-    adaptation: Adaptation | None = None,
     draw: Draw | None = None,
 ) -> Path:
     """Write `folder`/report.html, complete in itself, and its plots as `folder`/plots/*.svg.
@@ -160,7 +141,6 @@ def write_report(
         title: heading of the page.
         policy: how their probabilities became decisions.
         record: how all this came about.
-        adaptation: what another prevalence changes, where that was asked for.
         draw: draws the picture of a case, by index, for the gallery.
 
     Returns:
@@ -178,7 +158,7 @@ def write_report(
     y, p = checked(index_labels(cases, evaluation.classes), stack_probabilities(cases))
     two = evaluation.positive is not None
     threshold = evaluation.threshold if two else 0.5
-    figures = draw_figures(evaluation, cases, y, p, policy.calibration)
+    figures = draw_figures(evaluation, cases, y, p, CALIBRATIONS.get(policy.calibration, ""))
     if record.history:
         figures["learning"] = draw_learning(record.history)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
@@ -199,7 +179,7 @@ def write_report(
     page = environment.get_template("report.html").render(
         title=title,
         evaluation=evaluation,
-        level=f"{100 * evaluation.confidence:g} %",
+        level=f"{100 * evaluation.confidence:g}\u00a0%",
         headline=HEADLINE,
         groups=GROUPS,
         names=NAMES,
@@ -214,6 +194,8 @@ def write_report(
             name: (figure, Markup(figure.svg)) for name, figure in figures.items()  # noqa: S704
         },
         policy=policy,
+        rule=describe_rule(policy.threshold_rule),
+        calibration=CALIBRATIONS.get(policy.calibration, ""),
         decisions=count_decisions(cases, evaluation, policy),
         points=points,
         start=_describe_start(points, evaluation),
@@ -222,7 +204,6 @@ def write_report(
         digest=digest,
         subgroups=by_kind(measure_subgroups(cases, evaluation)),
         walls=hang(cases, threshold, draw),
-        adaptation=adaptation,
         record=record,
         findings=sorted(record.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
         errors=record.errors[:SHOWN_ERRORS],
@@ -234,51 +215,66 @@ def write_report(
 
 
 @dataclass(frozen=True)
-class DecisionCounts:
+class Decisions:
     """How the images of each class were decided.
 
     Attributes:
         columns: decisions that can occur, classes first.
         rows: for each true class its count of each decision.
-        answered: share that got a class, and `accuracy` among them.
-        coverage: for each class how often its label sets held it, with limits, foreign images aside; empty without
-            label sets.
+        totals: how many are not answered, by why.
+        answered: share that got a class.
+        accuracy: of them.
+        coverage: how often label sets held the truth, by class; empty without label sets.
     """
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[int, ...]]
-    answered: float
-    accuracy: float
     totals: Mapping[str, int]
+    answered: Interval
+    accuracy: Interval
     coverage: Mapping[str, Interval]
 
 
-def count_decisions(cases: Sequence[Case], evaluation: Evaluation, policy: Policy) -> DecisionCounts | None:
+def count_decisions(cases: Sequence[Case], evaluation: Evaluation, policy: Policy) -> Decisions | None:
     """Count decisions by true class; None where neither label sets nor a guard could leave one out."""
-    sets = policy.error_rate is not None
     guard = any(case.novelty is not None for case in cases)
     found = {case.decision for case in cases}
-    shown = tuple(
-        name for name, due in zip(ABSTENTIONS, (sets, False, guard), strict=True) if due or name in found
-    )
+    due = {UNCERTAIN: policy.error_rate is not None, NEITHER: False, FOREIGN: guard}
+    shown = tuple(name for name in due if due[name] or name in found)
     if not shown:
         return None
+    summary = evaluation.decisions or summarise_decisions(
+        [case.label for case in cases],
+        [case.decision for case in cases],
+        [case.label_set for case in cases],
+        evaluation.classes,
+        evaluation.confidence,
+    )
     columns = (*evaluation.classes, *shown)
     rows = {
         label: tuple(sum(case.label == label and case.decision == one for case in cases) for one in columns)
         for label in evaluation.classes
     }
-    z = NormalDist().inv_cdf((1 + evaluation.confidence) / 2)
-    coverage = {}
-    for label in evaluation.classes if sets else ():
-        known = [label in case.label_set for case in cases if case.label == label and case.decision != "foreign"]
-        if known:
-            coverage[label] = Interval(float(np.mean(known)), *limit_share(sum(known), len(known), z))
-    answered = [case.decision == case.label for case in cases if case.answered]
-    return DecisionCounts(
-        columns, rows, len(answered) / len(cases), float(np.mean(answered)) if answered else math.nan,
-        {name: sum(case.decision == name for case in cases) for name in shown}, coverage,
+    return Decisions(
+        columns, rows, {name: summary["counts"][name] for name in shown}, _interval(summary["answered"]),
+        _interval(summary["accuracy_of_answered"]),
+        {label: _interval(rate) for label, rate in summary["coverage"].items() if policy.error_rate and rate["n"]},
     )  # fmt: skip
+
+
+def describe_rule(rule: str) -> str:
+    """Say in words how a threshold was chosen."""
+    if not rule:
+        return ""
+    goal = parse_rule(rule)
+    return {
+        "youden": "the highest sum of sensitivity and specificity on validation data",
+        "f1": "the highest F1 on validation data",
+        "sensitivity": f"a sensitivity of at least {goal.value:g} on validation data",
+        "specificity": f"a specificity of at least {goal.value:g} on validation data",
+        "cost": f"a miss costs as much as {goal.value:g} false alarms",
+        "fixed": "fixed beforehand",
+    }[goal.kind]
 
 
 @dataclass(frozen=True)
@@ -303,8 +299,8 @@ def tabulate_points(points: OperatingPoints, prevalence: float) -> list[PointRow
                 Interval(count / n, *limit_share(count, n, points.z))
                 for count, n in ((right, points.positives), (rejected, points.negatives))
             ]
-            values = predictive_values(rates[0].value, rates[1].value, prevalence)
-            rows.append(PointRow(threshold, *rates, *values, own=i == points.start))
+            ppv, npv = predictive_values(rates[0].value, rates[1].value, prevalence)
+            rows.append(PointRow(threshold, rates[0], rates[1], ppv, npv, own=i == points.start))
     return rows
 
 
@@ -347,12 +343,16 @@ def _place(name: str, interval: Interval, tick: float | None, two: bool) -> dict
     }
 
 
+def _interval(rate: Mapping[str, float | int | None]) -> Interval:
+    return Interval(*(math.nan if (one := rate[key]) is None else one for key in ("value", "low", "high")))
+
+
 def _figure(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.3g} %"
+    return "–" if math.isnan(value) else f"{100 * value:.3g}\u00a0%"
 
 
 def _span(interval: Interval) -> str:

@@ -15,11 +15,17 @@ from pneumoscope.evaluation.intervals import Evaluation, Interval
 
 SMALL = 30  # films below which one more mistake moves a rate by over 3 points
 _NAMED = (
-    ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+"), {}),
-    ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)-\d+-\d+"), {"NORMAL2-IM": "NORMAL2-IM", "IM": "IM"}),
+    ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
+    ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)-\d+-\d+")),
 )
 _SEXES = {"F": "female", "M": "male", "O": "other"}
-_AGES = ((1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"))
+_AGES = (
+    (1, "under 1 year"),
+    (6, "1 to 5 years"),
+    (18, "6 to 17 years"),
+    (40, "18 to 39 years"),
+    (65, "40 to 64 years"),
+)
 _OLDEST = "65 years and over"
 
 
@@ -50,11 +56,11 @@ class Subgroup:
 def find_kinds(case: Case) -> dict[str, str]:
     """Say to which part an image belongs, by kind: from a file name of the Kermany data, and from DICOM tags."""
     kinds: dict[str, str] = {}
-    for kind, pattern, names in _NAMED:
+    for kind, pattern in _NAMED:
         if match := pattern.fullmatch(PurePath(case.path).stem):
-            kinds[kind] = names.get(match[1], match[1])
+            kinds[kind] = match[1]
     if (tags := case.tags) is not None:
-        if tags.sex in _SEXES:
+        if tags.sex and tags.sex in _SEXES:
             kinds["Sex"] = _SEXES[tags.sex]
         if tags.age is not None:
             kinds["Age"] = next((name for end, name in _AGES if tags.age < end), _OLDEST)
@@ -75,7 +81,7 @@ def measure_subgroups(
         most: parts of a kind at most; the smallest are left out.
     """
     found = [find_kinds(case) for case in cases]
-    order = [kind for kind, _, _ in _NAMED] + ["Sex", "Age", "View"]
+    order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]
     ages = [name for _, name in _AGES] + [_OLDEST]
     subgroups = []
     for kind in order:

@@ -38,6 +38,7 @@ from pneumoscope.datasets.splitting import find_shared_patients, require_classes
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.evaluation.report import ReportFinding
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -159,6 +160,7 @@ class _Job:
         self.spec = spec
         self.samples = samples
         self.notes = list(notes)
+        self.findings: list[ReportFinding] = []
         self.settings = dataclasses.replace(
             settings,
             positive=self.positive,
@@ -171,7 +173,9 @@ class _Job:
         """Train, unless that is done, and measure."""
         bundle, notes = self.folder / "bundle", self.folder / _CHECKPOINTS / "notes.json"
         if (bundle / "bundle.json").is_file() and notes.is_file():
-            self.notes = json.loads(notes.read_text(encoding="utf-8"))
+            told = json.loads(notes.read_text(encoding="utf-8"))
+            self.notes = told["notes"]
+            self.findings = [ReportFinding(**finding) for finding in told["findings"]]
         else:
             self._describe()
             notes.parent.mkdir(exist_ok=True)
@@ -185,6 +189,7 @@ class _Job:
             split="test",
             facts=self._facts(predictor.bundle),
             notes=self.notes,
+            findings=self.findings,
             history=_read_history(self.folder / "history.csv"),
             resamples=self.settings.resamples,
             seed=self.settings.seed,
@@ -224,7 +229,8 @@ class _Job:
                 self._audit(films)
             for note in self.notes:
                 _logger().warning("%s", note)
-            write_text(notes, json.dumps(self.notes))
+            told = {"notes": self.notes, "findings": [dataclasses.asdict(finding) for finding in self.findings]}
+            write_text(notes, json.dumps(told))
             network = Network(backbone, head, len(self.classes), self.input, self.device)
             stages = Stages(network, splits["train"], splits["val"], notes.parent, self._tell)
             if self.settings.train_backbone:
@@ -285,9 +291,9 @@ class _Job:
         for finding in serious:
             if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
-                self.notes.append(
-                    f"{finding.severity.capitalize()}: {finding.title}{f' ({some})' if some else ''}. {finding.advice}"
-                )
+                told = ReportFinding(finding.severity, f"{finding.title}{f' ({some})' if some else ''}", finding.advice)
+                self.findings.append(told)
+                _logger().warning("%s: %s. %s", told.severity.capitalize(), told.title, told.advice)
         if serious:
             self.notes.append(f"More, with pictures: pneumoscope audit {shlex.quote(self.settings.data)}")
         errors = [finding.title for finding in serious if finding.severity == "error"]
