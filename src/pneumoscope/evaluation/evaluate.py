@@ -212,7 +212,10 @@ def assess(
         [to_case(one, sample, bundle) for one, sample in read],
         title="Chest radiograph classifier: " + " or ".join(bundle.labels),
         policy=Policy(
-            bundle.threshold_rule, bundle.calibration.method, bundle.conformal.error_rate if bundle.conformal else None
+            bundle.threshold_rule,
+            bundle.calibration.method,
+            bundle.calibration.films,
+            bundle.conformal.error_rate if bundle.conformal else None,
         ),
         record=Record(
             history=history,

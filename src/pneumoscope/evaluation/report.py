@@ -84,11 +84,13 @@ class Policy:
     Attributes:
         threshold_rule: what chose the threshold on validation data, such as `youden`.
         calibration: `temperature`, `platt`, `isotonic`; empty or `none` for none.
+        films: how many validation films that was fitted on.
         error_rate: what conformal label sets promise to miss at most, of each class; None without them.
     """
 
     threshold_rule: str = ""
     calibration: str = ""
+    films: int = 0
     error_rate: float | None = None
 
 

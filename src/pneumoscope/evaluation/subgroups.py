@@ -16,7 +16,7 @@ from pneumoscope.evaluation.intervals import Evaluation, Interval
 SMALL = 30  # films below which one more mistake moves a rate by over 3 points
 _NAMED = (
     ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
-    ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)-\d+-\d+")),
+    ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)(?:-\d+)+")),
 )
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +290,13 @@ class _Job:
         for finding in serious:
             if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
-                told = ReportFinding(finding.severity, f"{finding.title}{f' ({some})' if some else ''}", finding.advice)
-                self.findings.append(told)
-                _logger().warning("%s: %s. %s", told.severity.capitalize(), told.title, told.advice)
+                files = f" For instance: {some}" if some else ""
+                self.findings.append(ReportFinding(finding.severity, finding.title, finding.advice + files))
+                _logger().warning("%s: %s. %s%s", finding.severity.capitalize(), finding.title, finding.advice, files)
         if serious:
-            self.notes.append(f"More, with pictures: pneumoscope audit {shlex.quote(self.settings.data)}")
+            more = f"pneumoscope audit {shlex.quote(self.settings.data)}"
+            self.findings.append(ReportFinding("note", "There is more, with pictures", more))
+            _logger().warning("More, with pictures: %s", more)
         errors = [finding.title for finding in serious if finding.severity == "error"]
         if self.settings.strict and errors:
             raise DataError(
@@ -374,13 +375,10 @@ class _Job:
             "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
             "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best']['epoch']}",
             "Class balance": settings.balance,
-            "Calibration": f"{bundle.calibration.method}, on {bundle.calibration.films} validation films",
-            "Threshold": bundle.threshold_rule,
             "Seed": str(settings.seed),
             "Command": shlex.join(
                 ["pneumoscope", "train", "--config", str(self.folder / "config.yaml"), "--out", "NEW_RUN"]
             ),
-            "Versions": ", ".join(f"{name} {version(name)}" for name in ("pneumoscope", "torch", "timm", "numpy")),
         }
 
 

@@ -1,0 +1,55 @@
+"""Which films a report shows, and how they are drawn."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.evaluation.cases import Case
+from pneumoscope.evaluation.gallery import LARGEST, SIDE, draw_film, hang
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+
+
+def case(name: str, label: int, p: float, threshold: float = 0.4, novelty: float = 0.5) -> Case:
+    call = CLASSES[int(p >= threshold)]
+    return Case(
+        name, CLASSES[label], (1 - p, p), call, "foreign" if novelty > 1 else call, novelty=novelty
+    )  # fmt: skip
+
+
+def test_the_surest_mistakes_come_first_and_nothing_hangs_twice() -> None:
+    cases = [
+        case("a", 0, 0.7), case("b", 1, 0.02), case("c", 1, 0.9), case("d", 0, 0.45), case("e", 1, 0.6),
+        case("f", 0, 0.99, novelty=1.5), case("g", 0, 0.39), case("h", 1, 0.8, novelty=2.5),
+    ]  # fmt: skip
+    walls = {wall.title: [exhibit.case.path for exhibit in wall.exhibits] for wall in hang(cases, 0.4, most=2)}
+    # sureness counts from the threshold: (0.7 - 0.4) / 0.6 for a, (0.4 - 0.02) / 0.4 for b, 0.083 for d
+    assert walls["Surest mistakes"] == ["b", "a"]
+    assert walls["Most doubtful"] == ["g", "d"]
+    assert walls["Unlike the training radiographs"] == ["h", "f"]
+    assert [wall.total for wall in hang(cases, 0.4)] == [3, 0, 2]
+    assert [wall.title for wall in hang([case("c", 1, 0.9)], 0.4)] == ["Most doubtful"]
+
+
+def test_pictures_are_small_and_what_cannot_be_read_has_none(tmp_path: Path) -> None:
+    film = tmp_path / "film.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 1900), dtype=np.uint8)).save(film)
+    content = draw_film(Sample(film))
+    assert content
+    assert len(content) < LARGEST
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.format, max(image.size)) == ("JPEG", SIDE)
+        assert abs(image.width / image.height - 1900 / 700) < 0.05
+    assert draw_film(Sample(tmp_path / "missing.png")) is None
+    (wall,) = hang([case("c", 1, 0.9)], 0.4, draw=lambda _: content)
+    assert wall.exhibits[0].picture.startswith("data:image/jpeg;base64,")
+    (wall,) = hang([case("c", 1, 0.9)], 0.4, draw=lambda _: None)
+    assert wall.exhibits[0].picture == ""
