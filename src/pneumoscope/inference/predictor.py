@@ -52,9 +52,9 @@ class Predictor:
         self, bundle: Bundle, weight: Array, bias: Array, engine: Engine, cache: FeatureCache | None = None
     ) -> None:
         self.bundle = bundle
-        self._weight = weight
-        self._bias = bias
-        self._engine = engine
+        self.weight = weight
+        self.bias = bias
+        self.engine = engine
         self._cache = cache
 
     def predict(
@@ -85,7 +85,7 @@ class Predictor:
                 paths[index] = path if isinstance(path, Path) else None
                 yield known
 
-        for extract in extract_features(remember(), self._engine, self.bundle.input, cache=self._cache):
+        for extract in extract_features(remember(), self.engine, self.bundle.input, cache=self._cache):
             path = paths.pop(extract.index)
             if extract.features is None:
                 yield Prediction(path, error=extract.error)
@@ -94,7 +94,7 @@ class Predictor:
 
     def _logits(self, features: Array) -> NDArray[np.float64]:
         """(1, D) -> (1,) or (C,); in float64, so that the sum's order does not show."""
-        logits: NDArray[np.float64] = features[0].astype(np.float64) @ self._weight.T.astype(np.float64) + self._bias
+        logits: NDArray[np.float64] = features[0].astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
         return logits
 
     def _decide(self, path: Path | None, logits: NDArray[np.float64]) -> Prediction:
