@@ -66,7 +66,9 @@ class Explanation:
         return found
 
 
-def explain(predictor: Predictor, source: Source | str, label: str | None = None, method: Method = "auto") -> Explanation:
+def explain(
+    predictor: Predictor, source: Source | str, label: str | None = None, method: Method = "auto"
+) -> Explanation:
     """Say where on a film the evidence for a class lies.
 
     The network ends in a global average and one linear layer, so that its class-activation map (Zhou et al. 2016,
@@ -83,7 +85,9 @@ def explain(predictor: Predictor, source: Source | str, label: str | None = None
         UsageError: the classifier has no such class.
     """
     spec = predictor.bundle.input
-    sample = source if isinstance(source, Sample) else Sample(Path()) if isinstance(source, bytes) else Sample(Path(source))
+    sample = (
+        source if isinstance(source, Sample) else Sample(Path()) if isinstance(source, bytes) else Sample(Path(source))
+    )
     content = source if isinstance(source, bytes) else sample.path
     film = read_radiograph(content, reading=sample.reading, enough=spec.enough)
     found = predictor.engine.run(prepare(film.pixels, spec)[None], maps=True)
