@@ -10,10 +10,13 @@ from PIL import Image
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.evaluation.cases import Case
-from pneumoscope.evaluation.gallery import LARGEST, SIDE, draw_film, hang
+from pneumoscope.evaluation.gallery import LARGEST, draw_explained, hang
+from pneumoscope.inference.predictor import load
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
@@ -39,17 +42,22 @@ def test_the_surest_mistakes_come_first_and_nothing_hangs_twice() -> None:
     assert [wall.title for wall in hang([case("c", 1, 0.9)], 0.4)] == ["Most doubtful"]
 
 
-def test_pictures_are_small_and_what_cannot_be_read_has_none(tmp_path: Path) -> None:
-    film = tmp_path / "film.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 1900), dtype=np.uint8)).save(film)
-    content = draw_film(Sample(film))
+def test_pictures_are_film_and_map_of_bounded_size(run: Run, tmp_path: Path) -> None:
+    predictor = load(run.bundle, "cpu")
+    noise = tmp_path / "noise.png"  # nothing compresses worse
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700), dtype=np.uint8)).save(noise)
+    content = draw_explained(predictor, Sample(noise))
     assert content
-    assert len(content) < LARGEST
+    assert len(content) <= LARGEST
     with Image.open(io.BytesIO(content)) as image:
-        assert (image.format, max(image.size)) == ("JPEG", SIDE)
-        assert abs(image.width / image.height - 1900 / 700) < 0.05
-    assert draw_film(Sample(tmp_path / "missing.png")) is None
-    (wall,) = hang([case("c", 1, 0.9)], 0.4, draw=lambda _: content)
-    assert wall.exhibits[0].picture.startswith("data:image/jpeg;base64,")
+        assert (image.format, image.width) == ("JPEG", 2 * image.height)
+        colour = np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2).mean(0)
+    assert colour[: image.width // 2].mean() < 3 < colour[image.width // 2 :].mean()
+    assert draw_explained(predictor, Sample(tmp_path / "missing.png")) is None
+
+
+def test_what_cannot_be_drawn_hangs_without_a_picture() -> None:
+    (wall,) = hang([case("c", 1, 0.9)], 0.4, draw=lambda _: b"content")
+    assert wall.exhibits[0].picture == "data:image/jpeg;base64,Y29udGVudA=="
     (wall,) = hang([case("c", 1, 0.9)], 0.4, draw=lambda _: None)
     assert wall.exhibits[0].picture == ""

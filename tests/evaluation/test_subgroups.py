@@ -69,11 +69,11 @@ def test_each_part_is_measured_by_what_it_defines() -> None:
     ]  # fmt: skip
     for part in groups["Sex"]:
         members = [one for one in cases if one.tags and one.tags.sex == {"male": "M", "female": "F"}[part.name]]
-        y, p = index_labels(members, CLASSES), stack_probabilities(members)
+        y, stated = index_labels(members, CLASSES), stack_probabilities(members)
         assert part.n == len(members) == sum(part.counts.values())
-        assert part.metrics["auroc"].value == pytest.approx(roc_auc_score(y, p))
-        assert part.metrics["sensitivity"].value == pytest.approx(recall_score(y, p >= 0.5))
-        assert part.metrics["specificity"].value == pytest.approx(recall_score(y, p >= 0.5, pos_label=0))
+        assert part.metrics["auroc"].value == pytest.approx(roc_auc_score(y, stated))
+        assert part.metrics["sensitivity"].value == pytest.approx(recall_score(y, stated >= 0.5))
+        assert part.metrics["specificity"].value == pytest.approx(recall_score(y, stated >= 0.5, pos_label=0))
         assert part.metrics["auroc"].low < part.metrics["auroc"].value < part.metrics["auroc"].high
         assert part.small == (part.name == "female")
     assert {tuple(part.metrics) for part in groups["Cause, by file name"]} == {("sensitivity",)}

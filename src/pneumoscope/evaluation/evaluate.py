@@ -20,7 +20,7 @@ from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.conformal import summarise_decisions
 from pneumoscope.evaluation.environment import describe_environment
-from pneumoscope.evaluation.gallery import draw_film
+from pneumoscope.evaluation.gallery import draw_explained
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
@@ -225,7 +225,7 @@ def assess(
             facts=facts,
             environment=describe_environment(),
         ),
-        draw=lambda i: draw_film(read[i][1]),
+        draw=lambda i: draw_explained(predictor, read[i][1], bundle.positive or read[i][0].call),
     )
     return evaluation
 

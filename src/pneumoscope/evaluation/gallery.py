@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.evaluation.cases import Case, stack_probabilities
 from pneumoscope.evaluation.selective import confidence_of
-from pneumoscope.images.reading import read_radiograph
+from pneumoscope.inference.explaining import explain
+from pneumoscope.inference.overlays import render_thumbnail
+from pneumoscope.inference.predictor import Predictor
 
-SIDE = 420  # pixels of a picture's longer side: enough for a closer look
-LARGEST = 60_000  # bytes of a picture; with the number of films they bound the page
-_QUALITIES = (82, 60, 35, 10)
+LARGEST = 80_000  # bytes of a picture; with the number of films they bound the page
+_SIDES = (320, 200, 100)  # pixels of a film's longer side; the first is enough for a closer look
 
 Draw = Callable[[int], bytes | None]  # index of a case -> JPEG, or None where it cannot be drawn
 
@@ -84,23 +82,23 @@ def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most
     ]
 
 
-def draw_film(sample: Sample, side: int = SIDE) -> bytes | None:
-    """Draw a film alone as JPEG, or None where it cannot be read."""
-    from PIL import Image
+def draw_explained(predictor: Predictor, sample: Sample, label: str | None = None) -> bytes | None:
+    """Draw a film beside itself under its map as JPEG, or return None where that can't be done.
 
+    Args:
+        predictor: the classifier.
+        sample: the film.
+        label: the class that the map is of; by default the positive one of two, the likeliest of more.
+    """
     try:
-        pixels = read_radiograph(sample.path, reading=sample.reading, enough=side).pixels
+        explanation = explain(predictor, sample, label)
     except PneumoscopeError:
         return None
-    step = max(1, min(pixels.shape) // (4 * side))  # enough, of a large film
-    image = Image.fromarray(np.rint(pixels[::step, ::step] * 255).astype(np.uint8))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    for quality in _QUALITIES:
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=quality, optimize=True)
-        if file.tell() <= LARGEST:
-            break
-    return file.getvalue()
+    for side in _SIDES:
+        content = render_thumbnail(explanation, side)
+        if len(content) <= LARGEST:
+            return content
+    return None
 
 
 def _uri(draw: Draw | None, index: int) -> str:

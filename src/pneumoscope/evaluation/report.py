@@ -206,6 +206,8 @@ def write_report(
         digest=digest,
         subgroups=by_kind(measure_subgroups(cases, evaluation)),
         walls=hang(cases, threshold, draw),
+        drawn=draw is not None,
+        methods=_group_methods(evaluation),
         record=record,
         findings=sorted(record.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
         errors=record.errors[:SHOWN_ERRORS],
@@ -317,6 +319,15 @@ def no_skill(evaluation: Evaluation) -> dict[str, float]:
         "f1": 2 * share / (1 + share), "ppv": share, "npv": 1 - share, "average_precision": share,
         "brier": share * (1 - share),
     }  # fmt: skip
+
+
+def _group_methods(evaluation: Evaluation) -> dict[str, list[str]]:
+    """What limits come from, with the metrics whose they are."""
+    grouped: dict[str, list[str]] = {}
+    for name in NAMES:
+        if (method := evaluation.methods.get(name, "none")) != "none":
+            grouped.setdefault(method, []).append(NAMES[name])
+    return grouped
 
 
 def _describe_start(points: OperatingPoints | None, evaluation: Evaluation) -> dict[str, Any]:
