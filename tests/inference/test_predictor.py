@@ -30,15 +30,18 @@ def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path])
     bundle = load_bundle(run.bundle)
     backbone = load_backbone(find_backbone(bundle.backbone))
     network = Classifier(backbone, build_head(backbone.width, 2)).eval()
-    network.load_state_dict(load_weights(run.bundle, bundle))
+    state = load_weights(run.bundle, bundle)
+    network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("novelty.")})
     with torch.inference_mode():
         inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), bundle.input) for file in files]))
-        expected = torch.sigmoid(network(inputs)[:, 0]).numpy()
+        logits = network(inputs)[:, 0]
     predictions = load(run.folder).predict(files)
-    np.testing.assert_allclose([float(one.probability or 0) for one in predictions], expected, atol=1e-5)
-    for one in predictions:
-        assert one.probability is not None
-        assert one.decision == bundle.labels[int(one.probability >= 0.5)]
+    np.testing.assert_allclose([one.logits[0] for one in predictions], logits.numpy(), atol=1e-5)
+    assert bundle.calibration.method == "temperature"
+    expected = torch.sigmoid(bundle.calibration.slope * logits).numpy()
+    np.testing.assert_allclose([one.unguarded for one in predictions], expected, atol=1e-5)  # type: ignore[arg-type]
+    for one, logit in zip(predictions, logits, strict=True):
+        assert one.call == bundle.labels[int(logit >= 0)]
         assert one.probabilities is not None
         assert sum(one.probabilities.values()) == pytest.approx(1)
 
