@@ -82,18 +82,31 @@ def extract(data: Path) -> Films:
     return Films(np.stack(features), targets, [sample.patient for sample in samples], classes)
 
 
+def divide(films: Films, train: int, val: int, seed: int) -> list[NDArray[np.int64]]:
+    """Indices of training, validation and test films; the films of a patient stand together in the order drawn from."""
+    clusters = group(films.patients, len(films.targets))
+    order = np.argsort(np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters], kind="stable")
+    edges = [1 + int(np.flatnonzero(np.diff(clusters[order[: n + 1]]))[-1]) for n in (train, train + val)]
+    return np.split(order, edges)
+
+
+def fit_logits(films: Films, fitted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Logits (N, 1) of all films by a logistic regression on the features of some."""
+    from sklearn.linear_model import LogisticRegression
+
+    scale = np.abs(films.features[fitted]).mean()
+    model = LogisticRegression(C=0.1, max_iter=200).fit(films.features[fitted] / scale, films.targets[fitted])
+    logits: NDArray[np.float64] = model.decision_function(films.features / scale)[:, None]
+    return logits
+
+
 def split_once(films: Films, train: int, val: int, seed: int) -> dict[float, dict[str, float]]:
     """Coverage of each class, whether it lies where it should, and what the certain are worth, by error rate."""
     from scipy.stats import betabinom
-    from sklearn.linear_model import LogisticRegression
 
-    clusters = group(films.patients, len(films.targets))
-    order = np.argsort(np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters], kind="stable")
-    fitted, held, tested = order[:train], order[train : train + val], order[train + val :]
-    scale = np.abs(films.features[fitted]).mean()
-    model = LogisticRegression(C=0.1, max_iter=200).fit(films.features[fitted] / scale, films.targets[fitted])
-    logits = model.decision_function(films.features / scale)[:, None]
-    shares = np.bincount(films.targets[fitted]) / train
+    fitted, held, tested = divide(films, train, val, seed)
+    logits = fit_logits(films, fitted)
+    shares = np.bincount(films.targets[fitted]) / len(fitted)
     calibration = fit_calibration(logits[held], films.targets[held], shares=shares.tolist())
     p = np.exp(calibrate(logits, calibration))
     threshold = choose_threshold("youden", films.targets[held], p[held, 1])

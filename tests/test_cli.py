@@ -427,8 +427,8 @@ def test_output_that_nobody_reads_any_more_is_no_error(run: Run, films: Path) ->
     assert "Traceback" not in err
 
 
-def _json(path: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads(path.read_text())
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 
