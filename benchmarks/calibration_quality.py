@@ -1,8 +1,8 @@
 """What calibration, threshold rules and an estimated prevalence are worth on films that were not used for them.
 
-Each split draws training, validation and test films by patient from real films; a logistic regression on frozen features
-is fitted on the first, calibration and threshold on the second, and both are judged on the third. For the prevalence,
-test films of one class are left out until the other has the share that is to be estimated.
+Each split draws training, validation and test films by patient from real films; a logistic regression on frozen
+features is fitted on the first, calibration and threshold on the second, and both are judged on the third. For the
+prevalence, test films of one class are left out until the other has the share that is to be estimated.
 """
 
 from __future__ import annotations
