@@ -70,9 +70,12 @@ def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most
     mistakes = choose_mistakes(cases, threshold)
     doubtful = [i for i in choose_doubtful(cases, threshold) if i not in set(mistakes[:most])]
     foreign = choose_foreign(cases)
+    nearest = (
+        "Nearest to the threshold" if len(cases[0].probabilities) == 2 else "Lowest probabilities of what was called"
+    )
     walls = (
         ("Surest mistakes", "Look: the label may be the error.", mistakes, len(mistakes)),
-        ("Most doubtful", "Nearest to the threshold, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
+        ("Most doubtful", f"{nearest}, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
         ("Unlike the training radiographs", "Refused as foreign, the strangest first.", foreign, len(foreign)),
     )  # fmt: skip
     return [

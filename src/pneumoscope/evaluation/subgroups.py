@@ -69,15 +69,12 @@ def find_kinds(case: Case) -> dict[str, str]:
     return kinds
 
 
-def measure_subgroups(
-    cases: Sequence[Case], evaluation: Evaluation, *, resamples: int | None = None, most: int = 8
-) -> list[Subgroup]:
+def measure_subgroups(cases: Sequence[Case], evaluation: Evaluation, *, most: int = 8) -> list[Subgroup]:
     """Measure every part of every kind that has two parts or more.
 
     Args:
         cases: what the evaluation is of.
-        evaluation: gives classes, threshold, confidence and seed.
-        resamples: bootstrap resamples; by default those of the evaluation.
+        evaluation: gives classes, threshold and confidence.
         most: parts of a kind at most; the smallest are left out.
     """
     found = [find_kinds(case) for case in cases]
@@ -90,7 +87,7 @@ def measure_subgroups(
         if len(sizes) > 1:
             for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
                 members = [case for case, kinds in zip(cases, found, strict=True) if kinds.get(kind) == name]
-                subgroups.append(_measure(kind, name, members, evaluation, resamples or evaluation.resamples))
+                subgroups.append(_measure(kind, name, members, evaluation))
     return subgroups
 
 
@@ -99,7 +96,7 @@ def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
     return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
 
 
-def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluation, resamples: int) -> Subgroup:
+def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluation) -> Subgroup:
     classes = evaluation.classes
     labels = index_labels(members, classes)
     part = intervals.evaluate(
@@ -110,9 +107,8 @@ def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluati
         split=evaluation.split,
         threshold=evaluation.threshold if evaluation.positive else 0.5,
         patients=[case.patient for case in members],
-        resamples=resamples,
+        resamples=2,  # the limits of rates and areas need none
         confidence=evaluation.confidence,
-        seed=evaluation.seed,
     )
     wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
     counts = Counter(case.label for case in members)
