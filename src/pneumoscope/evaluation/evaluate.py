@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.samples import Sample, fingerprint_samples, read_samples
 from pneumoscope.datasets.splitting import find_shared_patients
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals
@@ -103,6 +103,7 @@ def evaluate(
     facts = {
         "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
         "Bundle": str(bundle),
+        "Fingerprint of its data": str(predictor.bundle.data.get("fingerprint", "not known")),
         "Data": str(data),
         "Command": shlex.join(
             ["pneumoscope", "evaluate", str(bundle), str(data), "--out", "NEW_FOLDER", "--split", chosen]
@@ -202,6 +203,7 @@ def assess(
     notes = [*notes, *broken]
     evaluation = dataclasses.replace(evaluation, decisions=decisions, uncalibrated=uncalibrated, restated=restated)
     write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+    fingerprint = fingerprint_samples([sample for _, sample in read], [one.digest for one, _ in read])
     write_report(
         out,
         evaluation,
@@ -218,7 +220,7 @@ def assess(
             findings=findings,
             notes=notes,
             errors=[(str(one.path), one.error) for one in predictions if one.error],
-            facts=facts,
+            facts={**facts, "Fingerprint of what was measured": fingerprint},
             environment=describe_environment(),
         ),
         draw=lambda i: draw_explained(predictor, read[i][1], bundle.positive or read[i][0].call),

@@ -156,8 +156,12 @@ def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats, bef
                 clip_on=False,
             )  # fmt: skip
         axes.vlines(predicted, *limits.T, color=BLUE, alpha=0.4, lw=1.4)
-        axes.plot(predicted, observed, color=BLUE, lw=1.4, clip_on=False, label="" if before is None else "after")
+        axes.plot(
+            predicted, observed, color=BLUE, lw=1.4, clip_on=False, label="" if before is None else "after calibration"
+        )
         axes.scatter(predicted, observed, s=12 + 160 * counts / counts.sum(), color=BLUE, clip_on=False, zorder=3)
+        if before is not None:
+            axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0.2, columnspacing=1.2)
         _square(
             axes,
             "Mean probability in the bin",
@@ -301,6 +305,8 @@ def _whole() -> Locator:
 def _square(axes: Axes, across: str, up: str, empty: str = "") -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=across, ylabel=up)
     axes.set_box_aspect(1)
+    if axes.get_legend():
+        return
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", handlelength=2.4)
     elif empty and len(axes.lines) <= 1:
