@@ -182,7 +182,12 @@ def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
     [
         ([1], [0.9], CLASSES, None),
         ([0], [0.0], CLASSES, "foreign"),
-        ([1, 1, 1], [0.2, 0.5, 1.0], CLASSES, "neither"),
+        (
+            [1, 1, 1],
+            [0.2, 0.5, 1.0],
+            ("a_rather_long_name_of_a_class_for_a_plot", "and_another_that_is_longer_still"),
+            "neither",
+        ),
         ([0, 1], [0.5, 0.5], CLASSES, None),
         ([0, 1] * 40, [0.0, 1.0] * 40, CLASSES, "foreign"),
         ([0], [[1.0, 0.0, 0.0]], ("a", "b", "c"), "uncertain"),

@@ -129,7 +129,7 @@ def confusion_matrix(evaluation: Evaluation) -> str:
         upright = classes > 3 or max(map(len, names)) > 14
         axes.set_xticks(range(classes), names, rotation=35 if upright else 0, ha="right" if upright else "center")
         axes.set_yticks(range(classes), names, rotation=0 if classes > 2 else 90, va="center")
-        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="Decision", ylabel="Truth")
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="Call", ylabel="Truth")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_box_aspect(1)
@@ -165,7 +165,7 @@ def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats, bef
         _square(
             axes,
             "Mean probability in the bin",
-            f"Share that is {_short(str(evaluation.positive), 18)}" if two else "Share of right decisions",
+            f"Share that is {_short(str(evaluation.positive), 18)}" if two else "Share of right calls",
         )
 
     return _svg("reliability", draw)
@@ -215,7 +215,7 @@ def histogram(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> st
     """Draw how probabilities are spread: by class with the threshold, or by right and wrong for more than two."""
     if evaluation.positive:
         values, groups = probabilities, labels
-        names, meaning = evaluation.classes, f"Probability of {_short(evaluation.positive, 22)}"
+        names, meaning = evaluation.classes, f"Probability of {_short(evaluation.positive, 18)}"
     else:
         values, groups = probabilities.max(1), (probabilities.argmax(1) != labels).astype(np.int64)
         names, meaning = ("right", "wrong"), "Highest probability"
@@ -226,13 +226,15 @@ def histogram(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> st
             counts = np.histogram(values[groups == i], edges)[0].astype(float)
             counts[counts == 0] = np.nan  # nothing is drawn, rather than a line on the axis
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.3)
-            axes.stairs(counts, edges, color=colour, lw=1.6, ls=STYLES[i], label=_short(name, 22))
+            axes.stairs(counts, edges, color=colour, lw=1.6, ls=STYLES[i], label=_short(name, 30))
         if evaluation.positive:
             axes.axvline(evaluation.threshold, color=INK, lw=1, alpha=0.7, ls=(0, (3, 2)))
         axes.set(xlim=(0, 1), xlabel=meaning, ylabel="Images")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(_whole())
-        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        axes.legend(
+            ncols=1 if sum(map(len, names)) > 26 else 2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
+        )
 
     return _svg("probabilities", draw)
 

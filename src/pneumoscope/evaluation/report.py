@@ -41,35 +41,35 @@ NAMES = {
     "brier": "Brier score", "ece": "Calibration error",
 }  # fmt: skip
 GROUPS = (
-    ("Decisions", ("accuracy", "f1", "sensitivity", "specificity", "ppv", "npv", "mcc")),
+    ("Calls", ("accuracy", "f1", "sensitivity", "specificity", "ppv", "npv", "mcc")),
     ("Ranking", ("auroc", "average_precision")),
     ("Probabilities: lower is better", ("brier", "ece")),
 )
 MEANINGS_OF_TWO = {
-    "accuracy": "Share of images decided rightly.",
+    "accuracy": "Share of images called rightly.",
     "f1": "Harmonic mean of sensitivity and PPV; blind to true negatives.",
     "sensitivity": "Of the images that are {positive}, the share called so.",
     "specificity": "Of the images that are {negative}, the share called so.",
     "ppv": "Share of {positive} among the images called so; moves with the prevalence.",
     "npv": "Share of {negative} among the images called so; moves with the prevalence.",
-    "mcc": "Correlation of decision and truth, from −1 to 1; fair to both classes.",
+    "mcc": "Correlation of call and truth, from −1 to 1; fair to both classes.",
     "auroc": "Chance that a random {positive} image scores above a random {negative} one; needs no threshold.",
     "average_precision": "PPV averaged over all sensitivities: the area under the precision-recall steps.",
     "brier": "Mean squared distance of probability and truth; rewards ranking and calibration together.",
     "ece": "Mean gap between stated probability and observed share, over 10 bins. Small samples inflate it.",
 }
 MEANINGS_OF_MORE = {
-    "accuracy": "Share of images decided rightly.",
+    "accuracy": "Share of images called rightly.",
     "f1": "Harmonic mean of sensitivity and PPV, averaged over the classes.",
     "sensitivity": "Of the images of a class, the share called so, averaged over the classes.",
     "specificity": "Of the images not of a class, the share not called so, averaged over the classes.",
     "ppv": "Of the images called a class, the share that are of it, averaged over the classes.",
     "npv": "Of the images not called a class, the share that are not of it, averaged over the classes.",
-    "mcc": "Correlation of decision and truth, up to 1; fair to all classes.",
+    "mcc": "Correlation of call and truth, up to 1; fair to all classes.",
     "auroc": "Chance that an image of a class scores above one that is not, averaged over the classes.",
     "average_precision": "Area under the precision-recall steps, averaged over the classes.",
     "brier": "Squared distance of probabilities and truth, summed over the classes; from 0 to 2.",
-    "ece": "Mean gap between the highest probability and the share of right decisions, over 10 bins.",
+    "ece": "Mean gap between the highest probability and the share of right calls, over 10 bins.",
 }
 CALIBRATIONS = {"temperature": "temperature scaling", "platt": "Platt scaling", "isotonic": "isotonic regression"}
 SEVERITIES = ("error", "warning", "note")
