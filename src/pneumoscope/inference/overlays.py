@@ -166,7 +166,7 @@ def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32],
 
 
 def _limit(explanation: Explanation) -> float:
-    """The strongest evidence either way; at least one logit, so that next to nothing is not drawn as if it were much."""
+    """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
     return max(1.0, float(np.abs(explanation.cells).max()))
 
 
