@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
@@ -67,21 +67,24 @@ def pointing(predictor: Predictor, films: Path, methods: tuple[Method, ...], mos
     spec = predictor.bundle.input
     masks = [fit(mask.astype(np.float32), replace(spec, size=56)) for _, mask in diseased(films, "train")]
     baselines = {"Gaussian at the centre": gaussian(56), "mean training mask": np.mean(masks, 0)}
-    scores: dict[str, list[tuple[float, float, bool]]] = {}
+    scores: dict[str, list[tuple[float, ...]]] = {}
     for path, mask in list(diseased(films, "test"))[:most]:
         maps: dict[str, Explanation] = {method: explain(predictor, path, method=method) for method in methods}
         first = maps[methods[0]]
         maps |= {key: replace(first, cells=cells) for key, cells in baselines.items()}
         maps["chance (uniform)"] = replace(first, cells=np.ones((1, 1), np.float32))
+        cell = (first.box[2] - first.box[0]) / first.cells.shape[1]
         for key, found in maps.items():
             drawn = found.map()
-            area = float(mask[~np.isnan(drawn)].mean())
-            hit = area if key.startswith("chance") else float(points_inside(drawn, mask))
-            scores.setdefault(key, []).append((hit, share_inside(drawn, mask), first.logit > 0))
+            hits = [float(points_inside(drawn, mask, reach)) for reach in (0.0, cell)]
+            if key.startswith("chance"):
+                seen, away = ~np.isnan(drawn), distance_transform_edt(~mask)
+                hits = [float((away[seen] <= reach).mean()) for reach in (0.0, cell)]
+            scores.setdefault(key, []).append((*hits, share_inside(drawn, mask), first.logit > 0))
     for key, rows in scores.items():
-        hits, shares, found_ = np.array(rows, float).T
-        cells = [interval(each) for each in (hits, shares, hits[found_ > 0], shares[found_ > 0])]
-        print(f"| {name} | {key} | {len(rows)} | {' | '.join(cells)} |", flush=True)
+        table = np.array(rows, float)
+        for group, part in (("all", table), ("found", table[table[:, 3] > 0])):
+            print(f"| {name} | {key} | {group} {len(part)} | {' | '.join(map(interval, part.T[:3]))} |", flush=True)
 
 
 def randomise(predictor: Predictor, stages: int, seed: int) -> Predictor:
@@ -91,9 +94,9 @@ def randomise(predictor: Predictor, stages: int, seed: int) -> Predictor:
     network = backbone.network
     parts = [network.conv_head, *reversed(network.blocks), network.conv_stem]
     for part in parts[:stages]:
-        for value in part.parameters():
+        for value in (each.detach() for each in part.parameters()):
             spread = float(value.std()) if value.numel() > 1 else 0.0
-            value.data.copy_(
+            value.copy_(
                 torch.randn(value.shape, generator=rng) * spread + (float(value.mean()) if value.ndim == 1 else 0)
             )
     weight = torch.randn(predictor.weight.shape, generator=rng).numpy() * predictor.weight.std()
@@ -170,7 +173,7 @@ def main() -> None:
         return folder if folder.exists() else write_phantoms(folder, seed=seed)
 
     if {"pointing", "ig", "fits"} & set(parts):
-        print("| network | map | films | hits | share inside | hits, found | share, found |\n" + "| --- " * 7 + "|")
+        print("| network | map | films | hits | within a cell | share inside |\n" + "| --- " * 6 + "|")
     if "pointing" in parts:
         for seed in range(arguments.seeds):
             predictor = ready(work, f"run{seed}", films(seed), seed)

@@ -9,14 +9,17 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def points_inside(map_: Array, mask: Mask) -> bool:
-    """Whether the strongest evidence lies inside the mask: the pointing game of Zhang et al. 2018, without tolerance.
+def points_inside(map_: Array, mask: Mask, tolerance: float = 0.0) -> bool:
+    """Whether the strongest evidence lies inside the mask, or near it: the pointing game of Zhang et al. 2018.
 
     Args:
         map_: float (H, W); nan where the network saw nothing.
-        mask: bool (H, W).
+        mask: bool (H, W), not empty.
+        tolerance: how far away still counts, in pixels; a map of coarse cells cannot point closer than one of them.
     """
-    return bool(mask.flat[int(np.nanargmax(map_))])
+    peak = np.unravel_index(int(np.nanargmax(map_)), map_.shape)
+    away = np.argwhere(mask) - np.array(peak)
+    return bool(np.hypot(*away.T).min() <= tolerance)
 
 
 def share_inside(map_: Array, mask: Mask) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.images.preparing import Box, InputSpec, Pixels, find_box, prepare
-from pneumoscope.images.reading import read_radiograph
+from pneumoscope.images.reading import Reading, read_radiograph
 from pneumoscope.inference.engines import Array
 from pneumoscope.inference.features import Source
 from pneumoscope.inference.predictor import Predictor
@@ -93,11 +93,9 @@ def explain(
         MissingExtraError: captum, which integrates the gradients, is not installed.
     """
     spec = predictor.bundle.input
-    sample = (
-        source if isinstance(source, Sample) else Sample(Path()) if isinstance(source, bytes) else Sample(Path(source))
-    )
-    content = source if isinstance(source, bytes) else sample.path
-    film = read_radiograph(content, reading=sample.reading, enough=spec.enough)
+    sample = source if isinstance(source, Sample) else None
+    content = source if not isinstance(source, Sample) else source.path
+    film = read_radiograph(content, reading=sample.reading if sample else Reading(), enough=spec.enough)
     inputs = prepare(film.pixels, spec)[None]
     found = predictor.engine.run(inputs, maps=True)
     maps = cast("Array", found.maps)[0]
@@ -113,7 +111,7 @@ def explain(
         cells = _integrate_gradients(predictor, inputs, weight, maps.shape[1:])
         bias = logit - float(cells.mean(dtype=np.float64))
     return Explanation(
-        path=None if isinstance(source, bytes) else sample.path,
+        path=None if isinstance(content, bytes) else Path(content),
         label=name,
         method=method,
         logit=logit,
@@ -135,7 +133,7 @@ def _mixes_places(predictor: Predictor) -> bool:
 def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, grid: tuple[int, ...]) -> Array:
     """Integrated gradients of weight · features from a black film to this one, float32 (h, w), in logits."""
     try:
-        from captum.attr import IntegratedGradients  # type: ignore[import-untyped]
+        from captum.attr import IntegratedGradients
     except ImportError:
         raise MissingExtraError("Integrated gradients need captum: pip install captum. Or take --method cam.") from None
     import torch
