@@ -179,7 +179,7 @@ def main() -> None:
             predictor = ready(work, f"run{seed}", films(seed), seed)
             pointing(predictor, films(seed), ("cam",), arguments.films, f"crop 224, seed {seed}")
     if "ig" in parts:
-        pointing(ready(work, "run0", films(0), 0), films(0), ("cam", "ig"), 30, "crop 224, seed 0")
+        pointing(ready(work, "run0", films(0), 0), films(0), ("cam", "ig"), 40, "crop 224, seed 0")
     if "fits" in parts:
         fits: dict[str, dict[str, Any]] = {"pad0": {"fit": "pad"}, "c320_0": {"size": 320}}
         for name, options in fits.items():

@@ -471,3 +471,4 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
     assert command("explain", run.folder, *files, "--out", tmp_path / "maps").code == 2
     assert command("explain", run.folder, files[2], "--out", tmp_path / "none").code == 3
     assert command("explain", run.folder, *files, "--out", tmp_path / "x", "--label", "TUMOUR").code == 2
+    assert not (tmp_path / "x").exists()

@@ -20,6 +20,7 @@ from pneumoscope.inference.predictor import Predictor
 
 Indices: TypeAlias = NDArray[np.intp]
 _STEPS = 16  # of the integral
+_BLUR = 0.09  # standard deviation, as a share of the input's side: what is left shows no opacity
 Method: TypeAlias = Literal["auto", "cam", "ig"]
 
 
@@ -83,9 +84,9 @@ def explain(
         predictor: the classifier.
         source: a path, a file's content, or a sample.
         label: the class to explain; by default the positive one of two, the likeliest of more.
-        method: `cam`: the class-activation map. `ig`: integrated gradients from a black film (Sundararajan et al. 2017,
-            "Axiomatic Attribution for Deep Networks"), summed by cell; the bias is then the black film's logit, with
-            what the numerical integral leaves over. `auto`: `ig` where the network has attention, else `cam`.
+        method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
+            Attribution for Deep Networks") from the blurred film to the film, summed by cells of 16 pixels of the
+            input; the bias is then the blurred film's logit, with what the numerical integral leaves over. `auto`: `ig` where the network has attention, else `cam`.
 
     Raises:
         ImageError: the file cannot be read.
@@ -108,7 +109,7 @@ def explain(
         cells = np.tensordot(weight, maps, 1).astype(np.float32)
         bias = sign * float(predictor.bias[row])
     else:
-        cells = _integrate_gradients(predictor, inputs, weight, maps.shape[1:])
+        cells = _integrate_gradients(predictor, inputs, weight, max(maps.shape[1], spec.size // 16))
         bias = logit - float(cells.mean(dtype=np.float64))
     return Explanation(
         path=None if isinstance(content, bytes) else Path(content),
@@ -123,6 +124,16 @@ def explain(
     )
 
 
+def check_label(labels: tuple[str, ...], label: str | None) -> None:
+    """Refuse to explain a class that a classifier does not know.
+
+    Raises:
+        UsageError: it is none of the labels.
+    """
+    if label is not None and label not in labels:
+        raise UsageError(f"--label {label}: no such class. This classifier knows {', '.join(labels)}.")
+
+
 def _mixes_places(predictor: Predictor) -> bool:
     """Whether layers of attention, or of mixing tokens, stand between a place and its cell."""
     backbone = getattr(predictor.engine, "backbone", None)
@@ -130,34 +141,35 @@ def _mixes_places(predictor: Predictor) -> bool:
     return any(re.search("attention|attn|mixer", kind, re.IGNORECASE) for kind in kinds)
 
 
-def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, grid: tuple[int, ...]) -> Array:
-    """Integrated gradients of weight · features from a black film to this one, float32 (h, w), in logits."""
+def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, side: int) -> Array:
+    """Integrated gradients of weight · features, from the blurred film to the film: float32 (side, side), in logits."""
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
         raise MissingExtraError("Integrated gradients need captum: pip install captum. Or take --method cam.") from None
     import torch
+    from scipy.ndimage import gaussian_filter
 
     backbone = getattr(predictor.engine, "backbone", None)
     if backbone is None:
         raise UsageError("Integrated gradients need PyTorch to run the network. Take --method cam.")
     device = next(backbone.parameters()).device
     head = torch.from_numpy(weight.astype(np.float32)).to(device)
-    black = prepare(np.zeros((1, 1), np.float32), predictor.bundle.input)[None]
-    film, base = (torch.from_numpy(each).to(device) for each in (inputs, black))
+    # Black as a base would leave what is black without a share, and hides opacities less well (docs/results.md).
+    blurred = gaussian_filter(inputs, _BLUR * inputs.shape[-1], axes=(2, 3))
+    film, base = (torch.from_numpy(each).to(device) for each in (inputs, blurred))
     method = IntegratedGradients(lambda batch: backbone(batch).mean((2, 3)) @ head)
     parts = method.attribute(film, base, n_steps=_STEPS, internal_batch_size=8)
     shares = parts[0].sum(0).double().cpu().numpy()
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip(shares.shape, grid, strict=True))
-    cells = np.zeros(grid)
-    np.add.at(cells, (rows[:, None], columns), shares)
+    place = np.arange(len(shares)) * side // len(shares)
+    cells = np.zeros((side, side))
+    np.add.at(cells, (place[:, None], place), shares)
     return np.asarray(cells * cells.size, np.float32)
 
 
 def _find_output(labels: tuple[str, ...], label: str | None, logits: Array) -> tuple[int, int, str]:
     """The head's output for a class, its sign there, and the class's name."""
-    if label is not None and label not in labels:
-        raise UsageError(f"--label {label}: no such class. This classifier knows {', '.join(labels)}.")
+    check_label(labels, label)
     if len(labels) == 2:
         index = labels.index(label) if label is not None else 1
         return 0, 2 * index - 1, labels[index]
