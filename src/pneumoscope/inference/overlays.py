@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError
-from pneumoscope.inference.explaining import Explanation, Method, explain
+from pneumoscope.inference.explaining import Explanation, Method, check_label, explain
 from pneumoscope.inference.predictor import Prediction, Predictor
 from pneumoscope.outputs import claim_folder, format_rows, write_bytes, write_text
 
@@ -30,7 +30,7 @@ _OPACITY = 0.6  # of the strongest evidence; letters on the film stay readable t
 def write_overlay(explanation: Explanation, path: Path, prediction: Prediction | None = None) -> None:
     """Write a PNG: the film, beside it the film under its map, with a scale in logits and a title.
 
-    Orange speaks for the class and blue against it; the stronger, the less of the film shows through. What the network
+    Yellow speaks for the class and blue against it; the stronger, the less of the film shows through. What the network
     did not see is hatched.
 
     Args:
@@ -127,6 +127,7 @@ def write_explanations(
     Raises:
         UsageError: the folder holds something already, or the classifier has no such class.
     """
+    check_label(predictor.bundle.labels, label)
     claim_folder(folder, (_TABLE, _PICTURES), overwrite)
     write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # so that what an interruption leaves is known
     (folder / _PICTURES).mkdir()
@@ -166,12 +167,12 @@ def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32],
 
 
 def _limit(explanation: Explanation) -> float:
-    """The strongest evidence either way; at least one logit, so that next to nothing is not drawn as if it were much."""
+    """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
     return max(1.0, float(np.abs(explanation.cells).max()))
 
 
 def _colours() -> Colormap:
-    """Blue to orange, perceptually uniform and readable by colour-blind people (Crameri et al. 2020, Nat Commun 11)."""
+    """Blue to yellow, perceptually uniform and readable by colour-blind people (Crameri et al. 2020, Nat Commun 11)."""
     from matplotlib import colormaps
 
     return colormaps["managua_r"]
