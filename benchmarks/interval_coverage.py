@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 CLASSES = ("NORMAL", "PNEUMONIA")
 TRUTH = 4_000_000
 GRID = np.linspace(0, 1, 101)
+PLACES = (2, 5, 10, 20, 50, 80, 95)  # on it, for --bands
 
 
 @dataclass(frozen=True)
@@ -98,25 +99,25 @@ SETTINGS = (
 
 
 def bootstrap(y: Ints, p: Floats, patients: Sequence[str] | None, resamples: int, seed: int) -> dict[str, Floats]:
-    """Percentile limits (2,) of every metric, drawing patients."""
+    """Percentile limits (2,) of every metric, drawing patients; those of `ece` are reflected at its value."""
     draws = [measure(y, p, weights=weights) for weights in resample(group(patients, len(y)), resamples, seed)]
-    return {name: np.nanquantile(np.concatenate([draw[name] for draw in draws]), [0.025, 0.975]) for name in METRICS}
+    limits = {name: np.nanquantile(np.concatenate([draw[name] for draw in draws]), [0.025, 0.975]) for name in METRICS}
+    limits["ece"] = np.clip(2 * measure(y, p)["ece"] - limits["ece"][::-1], 0, 1)
+    return limits
 
 
-def study(task: tuple[Setting, int, int, dict[str, float], int, bool]) -> list[list[tuple[bool, bool]]]:
-    """Whether the truth lies below and above the limits: for our intervals and the bootstrap's, metric by metric."""
+def study(task: tuple[Setting, int, int, dict[str, float], int, bool]) -> list[tuple[bool, bool]]:
+    """Whether the truth lies below and above the limits, metric by metric: of ours, and of the bootstrap if asked."""
     setting, n, seed, truth, resamples, plain = task
     y, p, patients = setting.draw(n, np.random.default_rng([seed, n]))
-    ours = evaluate(
-        y, p, classes=CLASSES, positive=CLASSES[1], patients=patients, resamples=resamples, seed=seed
-    ).metrics  # fmt: skip
-    missed = [[(truth[name] < ours[name].low, truth[name] > ours[name].high) for name in METRICS]]
-    lost = [(np.isnan(ours[name].low), False) for name in METRICS]
-    missed[0] = [(bool(a or c), bool(b)) for (a, b), (c, _) in zip(missed[0], lost, strict=True)]
     if plain:
         limits = bootstrap(y, p, patients, resamples, seed)
-        missed.append([(bool(truth[name] < limits[name][0]), bool(truth[name] > limits[name][1])) for name in METRICS])
-    return missed
+    else:
+        found = evaluate(
+            y, p, classes=CLASSES, positive=CLASSES[1], patients=patients, resamples=resamples, seed=seed
+        ).metrics  # fmt: skip
+        limits = {name: np.array([interval.low, interval.high]) for name, interval in found.items()}
+    return [(not truth[name] >= limits[name][0], bool(truth[name] > limits[name][1])) for name in METRICS]
 
 
 def bands(task: tuple[Setting, int, int, Floats, Floats, int]) -> list[NDArray[np.bool_]]:
@@ -132,33 +133,27 @@ def bands(task: tuple[Setting, int, int, Floats, Floats, int]) -> list[NDArray[n
 
 def rows(arguments: argparse.Namespace) -> Iterator[str]:
     """Rows of the table, setting by setting."""
-    chosen = [setting for setting in SETTINGS if arguments.only in setting.name]
+    named = [setting for setting in SETTINGS if arguments.only == setting.name]
+    chosen = named or [setting for setting in SETTINGS if arguments.only in setting.name]
     with multiprocessing.Pool(min(arguments.jobs, os.cpu_count() or 1)) as pool:
         for setting, n in ((setting, n) for setting in chosen for n in arguments.sizes):
             values, sensitivity, precision = setting.truth()
             if arguments.bands:
-                spots = {"0.05": 5, "0.1": 10, "0.2": 20, "0.5": 50, "0.8": 80}
                 tasks: Any = [
                     (setting, n, i, sensitivity, precision, arguments.resamples) for i in range(arguments.studies)
                 ]
                 held = np.mean(pool.map(bands, tasks, chunksize=10), axis=0)
                 for name, part in zip(("ROC", "precision-recall"), held, strict=True):
-                    yield (
-                        " | ".join(
-                            [f"| {setting.name}", str(n), name, *(f"{100 * part[i]:.1f}" for i in spots.values())]
-                        )
-                        + " |"
-                    )
+                    cells = [f"{100 * part[place]:.1f}" for place in PLACES]
+                    yield " | ".join([f"| {setting.name}", str(n), name, *cells]) + " |"
                 continue
-            tasks = [(setting, n, i, values, arguments.resamples, not arguments.ours) for i in range(arguments.studies)]
-            missed = np.mean(pool.map(study, tasks, chunksize=10), axis=0)  # (methods, metrics, 2)
-            for name, part in zip(("ours", "bootstrap"), missed, strict=False):
-                cells = [
-                    f"{100 * (1 - low - high):.1f}"
-                    + (f" ({100 * low:.1f}, {100 * high:.1f})" if arguments.sides else "")
-                    for low, high in part
-                ]
-                yield " | ".join([f"| {setting.name}", str(n), name, *cells]) + " |"
+            for name, plain, studies in (("ours", False, arguments.studies), ("bootstrap", True, arguments.bootstrap)):
+                if studies:
+                    tasks = [(setting, n, i, values, arguments.resamples, plain) for i in range(studies)]
+                    missed = np.mean(pool.map(study, tasks, chunksize=10), axis=0)  # (metrics, 2)
+                    sides = [f" ({100 * below:.1f}, {100 * above:.1f})" * arguments.sides for below, above in missed]
+                    cells = [f"{100 * (1 - sum(miss)):.1f}{side}" for miss, side in zip(missed, sides, strict=True)]
+                    yield " | ".join([f"| {setting.name}", str(n), name, *cells]) + " |"
 
 
 def main() -> None:
@@ -169,15 +164,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="settings whose name holds this")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--bands", action="store_true", help="of the curves, at some places, instead of the metrics")
-    parser.add_argument("--ours", action="store_true", help="leave out the bootstrap")
+    parser.add_argument("--bootstrap", type=int, default=300, help="studies in which the bootstrap is tried")
     parser.add_argument(
         "--sides", action="store_true", help="besides, how often the truth is below and above the limits"
     )
     parser.add_argument("--quick", action="store_true", help="100 studies of 100 films")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.studies, arguments.sizes = 100, [100]
-    columns = ["at 0.05", "0.1", "0.2", "0.5", "0.8"] if arguments.bands else list(METRICS)
+        arguments.studies, arguments.bootstrap, arguments.sizes = 100, 100, [100]
+    columns = [f"at {GRID[place]:.2f}" for place in PLACES] if arguments.bands else list(METRICS)
     print("| " + " | ".join(["setting", "n", "band" if arguments.bands else "limits", *columns]) + " |")
     print("|" + " --- |" * (3 + len(columns)))
     for row in rows(arguments):
