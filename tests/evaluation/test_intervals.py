@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from pneumoscope.errors import DataError, UsageError
@@ -250,3 +252,29 @@ def test_precision_recall_band_holds_the_curve() -> None:
     assert ((low <= precision) & (precision <= high)).all()
     assert np.isnan(precision_recall_band([0, 0], [0.2, 0.3])[1]).all()
     assert precision_recall_band([1, 1], [0.2, 0.3])[2].tolist() == [1] * 101
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.1, 0.5, 0.8, 1.0]), st.integers(0, 4)),
+        min_size=1, max_size=14,
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_whatever_is_measured_lies_within_its_limits(rows: list[tuple[int, float, int]], two: bool) -> None:
+    y, p, patients = (np.array(column) for column in zip(*rows, strict=True))
+    names = [str(patient) for patient in patients]
+    if two:
+        evaluation = evaluate(
+            np.minimum(y, 1), p, classes=CLASSES, positive="PNEUMONIA", patients=names, resamples=20
+        )  # fmt: skip
+    else:
+        shares = np.stack([p, (1 - p) / 2, (1 - p) / 2], axis=1)
+        evaluation = evaluate(y, shares, classes=("a", "b", "c"), positive=None, patients=names, resamples=20)
+    for name, interval in evaluation.metrics.items():
+        bounds = {"mcc": (-1, 1), "brier": (0, 2)}.get(name, (0, 1))
+        known = not math.isnan(interval.low)
+        assert known == (not math.isnan(interval.high)) == (evaluation.methods[name] != "none")
+        if known:
+            assert bounds[0] <= interval.low <= interval.value <= interval.high <= bounds[1], name
