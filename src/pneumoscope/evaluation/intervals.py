@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 Found = tuple[Limits, str]  # and what they come from
 
 CHUNK = 1 << 20  # weights held at once: bounds the memory, and keeps what is worked on near the processor
-GROUPS = 2000  # of patients that the jackknife leaves out at once, at most: more change nothing and take long
+STEP = 1e-3  # of a patient's weight, in derivatives
+GROUPS = 2000  # of patients whose weight the jackknife changes, at most: more say no more and take long
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def evaluate(
       positive or called so, is a rate.
     - AUROC: DeLong et al. (1988), by patient Obuchowski (1997), on the logit scale, with Student's t for the class of
       fewer patients. An AUROC of 1: the exact chance that so many separate pairs are all in order.
-    - average precision and Matthews' coefficient: the jackknife's standard error, on the logit scale and by Wilson's
-      formula.
+    - average precision and Matthews' coefficient: the infinitesimal jackknife's standard error, on the logit scale and
+      by Wilson's formula.
     - Brier: bootstrap-t. ECE: inverted tests with labels drawn anew.
 
     With more than two classes, accuracy, Brier and ECE have the same; all others the jackknife, on the logit scale
@@ -218,16 +219,22 @@ def roc_band(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Floats, Floats, Floats]:
-    """Return false-positive rates (101,) and the bootstrap limits of sensitivity at each; nan with one class only."""
+    """Return false-positive rates (101,) and limits of sensitivity at each; nan with one class only.
+
+    Limits are Wilson's, of as many positives as would have the bootstrap's variance: percentiles end where no resample
+    can make a mistake. They hold rate by rate, not for the whole curve at once.
+    """
     y, p = checked(labels, probabilities)
-    grid = np.linspace(0, 1, 101)
-    heights = []
-    for weights in resample(group(patients, len(y)), resamples, seed):
+    clusters, grid = group(patients, len(y)), np.linspace(0, 1, 101)
+
+    def trace(weights: Floats) -> list[Floats]:
         fpr, tpr, _ = roc_curve(y, p, weights)
-        heights += [np.interp(grid, *rates) for rates in zip(fpr, tpr, strict=True) if np.isfinite(rates).all()]
-    if not heights:
-        return grid, np.full_like(grid, np.nan), np.full_like(grid, np.nan)
-    low, high = np.quantile(heights, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return [np.interp(grid, *rates) for rates in zip(fpr, tpr, strict=True) if np.isfinite(rates).all()]
+
+    drawn = [height for weights in resample(clusters, resamples, seed) for height in trace(weights)]
+    most = np.full(len(grid), limits.effective_count(clusters, y == 1))
+    low, high = _band(trace(np.ones((1, len(y)))), drawn, most, confidence)
+    low[-1:] = high[-1:]  # all called positive: 1 by definition
     return grid, low, high
 
 
@@ -240,42 +247,64 @@ def precision_recall_band(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Floats, Floats, Floats]:
-    """Return recalls (101,) and the bootstrap limits of precision at each; nan without positives.
+    """Return recalls (101,) and limits of precision at each, as in `roc_band`; nan without positives.
 
     Precision at a recall is that of the strictest threshold which reaches it, as average precision has it.
     """
     y, p = checked(labels, probabilities)
-    grid = np.linspace(0, 1, 101)
-    heights = []
-    for weights in resample(group(patients, len(y)), resamples, seed):
+    clusters, grid = group(patients, len(y)), np.linspace(0, 1, 101)
+
+    def trace(weights: Floats) -> list[tuple[Floats, Floats]]:
+        """Precision, and the number of calls it is a share of."""
         fpr, tpr, _ = roc_curve(y, p, weights)
         positive = weights @ y
         hits, alarms = tpr * positive[:, None], np.nan_to_num(fpr) * (weights.sum(1) - positive)[:, None]
+        traced = []
         for i in np.flatnonzero(positive > 0):
             reached = np.maximum(np.searchsorted(tpr[i], grid - 1e-9), np.argmax(hits[i] + alarms[i] > 0))
-            heights.append(hits[i, reached] / (hits[i, reached] + alarms[i, reached]))
-    if not heights:
-        return grid, np.full_like(grid, np.nan), np.full_like(grid, np.nan)
-    low, high = np.quantile(heights, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+            calls = hits[i, reached] + alarms[i, reached]
+            traced.append((hits[i, reached] / calls, calls))
+        return traced
+
+    drawn = [precision for weights in resample(clusters, resamples, seed) for precision, _ in trace(weights)]
+    curve = trace(np.ones((1, len(y))))
+    share = limits.effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y)
+    most = share * curve[0][1] if curve else grid
+    low, high = _band([precision for precision, _ in curve], drawn, most, confidence)
     return grid, low, high
+
+
+def _band(curve: Sequence[Floats], drawn: Sequence[Floats], most: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """Limits at each place of a curve, of `most` trials or as many fewer as the spread of the drawn curves says."""
+    if not curve or not drawn:
+        return np.full(len(most), np.nan), np.full(len(most), np.nan)
+    spread = curve[0] * (1 - curve[0])
+    variance = np.var(drawn, axis=0)
+    sizes = np.minimum(most, np.divide(spread, variance, out=most.copy(), where=(variance > 0) & (spread > 0)))
+    ends = [limits.score_limits(value, size, confidence) for value, size in zip(curve[0], sizes, strict=True)]
+    low, high = np.array(ends).T
+    return low, high
 
 
 def jackknife(
     labels: ArrayLike, probabilities: ArrayLike, clusters: NDArray[np.int64], *, threshold: float = 0.5
 ) -> dict[str, float]:
-    """Estimate each metric's standard error by leaving out one patient after the other (Efron & Tibshirani 1993).
+    """Estimate each metric's standard error from what each patient's weight changes (infinitesimal: Jaeckel 1972).
 
     Returns:
-        For each metric of `METRICS` its error; nan where it is undefined without one of the patients.
+        For each metric of `METRICS` its error; nan where it is undefined or there is one patient only.
     """
     count = min(int(clusters.max()) + 1, GROUPS)
     rows = max(1, CHUNK // len(clusters))
     left = [np.arange(start, min(start + rows, count))[:, None] for start in range(0, count, rows)]
-    values = [measure(labels, probabilities, threshold=threshold, weights=clusters % count != out) for out in left]
+    values = [
+        measure(labels, probabilities, threshold=threshold, weights=1 - STEP * (clusters % count == out))
+        for out in left
+    ]
     errors = {}
     for name in METRICS:
-        without = np.concatenate([value[name] for value in values])
-        errors[name] = float(np.sqrt((count - 1) * without.var())) if count > 1 else math.nan
+        slopes = np.concatenate([value[name] for value in values]) / STEP
+        errors[name] = float(count / np.sqrt(count - 1) * slopes.std()) if count > 1 else math.nan
     return errors
 
 
@@ -294,7 +323,8 @@ def _limits_of_losses(
     columns[np.unique(clusters, return_index=True)[1], BINS:] = moments  # once a patient
     drawn = np.concatenate([weights @ columns for weights in resample(clusters, resamples, seed)])
     shares = drawn[:, :BINS] / drawn[:, :BINS].sum(1, keepdims=True)
-    mean = limits.mean_limits(moments.sum(0), drawn[:, BINS:], len(moments), confidence)
+    low, high = limits.mean_limits(moments.sum(0), drawn[:, BINS:], len(moments), confidence)
+    mean = low, min(high, 1.0 if p.ndim == 1 else 2.0)
     error = limits.calibration_limits(right, stated, bins, clusters, shares, confidence, seed)
     rate = limits.rate_limits(right, np.ones_like(right), clusters, confidence)
     return {

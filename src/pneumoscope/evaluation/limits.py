@@ -30,7 +30,7 @@ def score_limits(value: float, size: float, confidence: float, degrees: float = 
     z = quantile(confidence, degrees)
     centre = (value + z**2 / (2 * size)) / (1 + z**2 / size)
     reach = z * np.sqrt(value * (1 - value) / size + (z / (2 * size)) ** 2) / (1 + z**2 / size)
-    return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
+    return min(value, max(0.0, float(centre - reach))), max(value, min(1.0, float(centre + reach)))  # despite rounding
 
 
 def share_limits(
@@ -73,7 +73,7 @@ def rate_limits(hit: Bools, among: Bools, clusters: Ints, confidence: float) -> 
     """Wilson's limits for the share of hits among some images, whose number is divided by the patients' design effect.
 
     The design effect is the variance by patient over that of independent images, 1 at least. Few rare outcomes say
-    little about it, so it is shrunk as if one more had been seen in patients whose images are all alike.
+    little about it, so it is drawn towards that of patients whose images are all alike, with the weight of one.
 
     Args:
         hit: (N,) which images count for the rate; only those in `among` do.
@@ -118,7 +118,7 @@ def moments(losses: Floats, clusters: Ints) -> Floats:
 
 
 def mean_limits(totals: Floats, drawn: Floats, count: int, confidence: float) -> Limits:
-    """Bootstrap-t limits (Efron 1981; Hall 1988) of a mean of losses >= 0, on the scale of its square root.
+    """Bootstrap-t limits (Efron 1981; Hall 1988) of a mean of losses >= 0, on the scale of its logarithm.
 
     Each resample is measured by its own standard error: where a few large losses decide, a sample that happens to lack
     them has both too low a mean and too low an error, and the distribution of t knows it.
@@ -130,21 +130,20 @@ def mean_limits(totals: Floats, drawn: Floats, count: int, confidence: float) ->
         confidence: in (0, 1).
     """
 
-    def root(total: Floats) -> tuple[Floats, Floats]:
-        """The square root of the mean, and its standard error; nan for means of 0."""
-        mean = total[:, 0] / total[:, 1]
+    def logarithm(total: Floats) -> tuple[Floats, Floats]:
+        """The logarithm of the mean, and its standard error."""
+        mean = np.maximum(total[:, 0] / total[:, 1], 1e-300)
         spread = np.maximum(total[:, 2] - 2 * mean * total[:, 3] + mean**2 * total[:, 4], 0)
-        squared = np.divide(spread, mean, out=np.full(len(mean), np.nan), where=mean > 0)
-        return np.sqrt(mean), np.sqrt(squared * count / max(count - 1, 1)) / total[:, 1] / 2
+        return np.log(mean), np.sqrt(spread * count / max(count - 1, 1)) / total[:, 1] / mean
 
-    (centre,), (error,) = root(totals[None])
+    (centre,), (error,) = logarithm(totals[None])
     if count < 2 or not error > 1e-12:
         return NONE
-    centres, errors = root(drawn)
-    # a resample of equal losses, or of none, has no error of its own
-    t = (centres - centre) / np.fmax(errors, error / 10)
+    centres, errors = logarithm(drawn)
+    # a resample of equal losses, or of none, has no error of its own and may lie anywhere
+    t = np.clip((centres - centre) / np.maximum(errors, error / 10), -10, 10)
     reach = np.quantile(t, [(1 + confidence) / 2, (1 - confidence) / 2]) * error
-    low, high = (np.maximum(centre - reach, 0) ** 2).tolist()
+    low, high = np.exp(centre - reach).tolist()
     return low, high
 
 
@@ -154,10 +153,11 @@ def calibration_limits(
     """Limits of a binned calibration error: the true errors under which the one seen would not surprise.
 
     Labels are drawn anew, from the stated probabilities for an error of 0 (consistency resampling, Bröcker & Smith
-    2007), from shifted ones for others: each bin's gap is what was seen, moved towards 0 or away from it by as many of
-    its standard errors as give the total. The labels of a patient's images are drawn alike as much as the residuals
-    are. Below 0 there is nothing to miss, so an error near 0 gets all of the chance of error on its upper side, as in
-    Feldman & Cousins (1998): the lower limit is 0 unless a test of that level finds the model miscalibrated.
+    2007), from shifted ones for others. Each bin's gap is then the one seen, moved towards 0 or away from it by as much
+    of it and of its standard error as gives the total; small gaps, mostly noise, vanish first. The labels of a
+    patient's images are drawn as much alike as the residuals are. Nothing lies below 0, so near it an error too large
+    may have all of the chance to miss, as in Feldman & Cousins (1998): the lower limit is 0 unless a test of that
+    level finds the model miscalibrated.
 
     Args:
         right: (N,) whether what was stated came true.
@@ -180,15 +180,16 @@ def calibration_limits(
     seen = float(np.abs(gap).sum())
     shift = np.divide(gap, share, out=np.zeros(count), where=share > 0)
     fitted = np.clip(stated + shift[bins], 0, 1)
-    error = np.sqrt(total(np.maximum(stated * (1 - stated), fitted * (1 - fitted))) / n)
-    if not error.any():
+    error = np.sqrt(total(stated * (1 - stated)) / n)
+    if not (error.any() or (fitted * (1 - fitted)).any()):
         return NONE
+    unit = error + np.abs(gap)
     shares = shares[: max(100, CELLS // n)]
     drawn = draw_uniform(right - fitted, np.sqrt(fitted * (1 - fitted)), clusters, len(shares), seed)
 
     def simulate(move: float) -> tuple[float, Floats]:
-        """The true error, and those seen (B,), when the gaps are so many standard errors nearer to 0."""
-        gaps = np.sign(gap) * np.maximum(np.abs(gap) - move * error, 0)
+        """The true error, and those seen (B,), when the gaps are so many units nearer to 0."""
+        gaps = np.sign(gap) * np.maximum(np.abs(gap) - move * unit, 0)
         shifted = np.divide(gaps, share, out=np.zeros(count), where=share > 0)
         labels = drawn < np.clip(stated + shifted[bins], 0, 1)
         gaps_seen = shifted * (shares - share)
@@ -196,8 +197,7 @@ def calibration_limits(
         return float(np.abs(gaps).sum()), np.abs(gaps_seen).sum(1)
 
     miss = 1 - confidence
-    nearest = float((np.abs(gap[filled]) / np.maximum(error[filled], 1e-12)).max())
-    calibrated = simulate(nearest)[1]
+    calibrated = simulate(1.0)[1]  # a unit is more than any gap
 
     def above(true: float) -> float:
         """The chance that an error too large may have: all of it at 0, half from two standard errors on."""
@@ -214,7 +214,7 @@ def calibration_limits(
             inner, outer = (middle, outer) if explained else (inner, middle)
         return simulate((inner + outer) / 2)[0]
 
-    low = 0.0 if (calibrated >= seen).mean() >= miss else search(0.0, nearest, upper=False)
+    low = 0.0 if (calibrated >= seen).mean() >= miss else search(0.0, 1.0, upper=False)
     high = search(0.0, -10.0, upper=True)
     return min(low, seen), min(1.0, max(high, seen))
 
