@@ -6,11 +6,13 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import MissingExtraError
 from pneumoscope.evaluation.cases import Case
-from pneumoscope.evaluation.gallery import LARGEST, draw_explained, hang
+from pneumoscope.evaluation.gallery import LARGEST, draw_explained, draw_film, hang
 from pneumoscope.inference.predictor import load
 
 if TYPE_CHECKING:
@@ -54,6 +56,17 @@ def test_pictures_are_film_and_map_of_bounded_size(run: Run, tmp_path: Path) -> 
         colour = np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2).mean(0)
     assert colour[: image.width // 2].mean() < 3 < colour[image.width // 2 :].mean()
     assert draw_explained(predictor, Sample(tmp_path / "missing.png")) is None
+
+    def refuse(*_: object) -> None:
+        raise MissingExtraError("not installed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumoscope.evaluation.gallery.explain", refuse)
+        alone = draw_explained(predictor, Sample(noise))
+    assert alone
+    with Image.open(io.BytesIO(alone)) as image:
+        assert (image.format, image.size) == ("JPEG", (320, 320))
+    assert draw_film(Sample(tmp_path / "missing.png")) is None
 
 
 def test_what_cannot_be_drawn_hangs_without_a_picture() -> None:

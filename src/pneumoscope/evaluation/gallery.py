@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.evaluation.cases import Case, stack_probabilities
 from pneumoscope.evaluation.selective import confidence_of
+from pneumoscope.images.reading import read_radiograph
 from pneumoscope.inference.explaining import explain
 from pneumoscope.inference.overlays import render_thumbnail
 from pneumoscope.inference.predictor import Predictor
@@ -86,7 +90,7 @@ def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most
 
 
 def draw_explained(predictor: Predictor, sample: Sample, label: str | None = None) -> bytes | None:
-    """Draw a film beside itself under its map as JPEG, or return None where that can't be done.
+    """Draw a film beside itself under its map as JPEG; alone where it cannot be explained, None where not even read.
 
     Args:
         predictor: the classifier.
@@ -95,12 +99,32 @@ def draw_explained(predictor: Predictor, sample: Sample, label: str | None = Non
     """
     try:
         explanation = explain(predictor, sample, label)
-    except PneumoscopeError:
+    except ImageError:
         return None
+    except PneumoscopeError:  # such as an extra that is not installed
+        return draw_film(sample)
     for side in _SIDES:
         content = render_thumbnail(explanation, side)
         if len(content) <= LARGEST:
             return content
+    return draw_film(sample)
+
+
+def draw_film(sample: Sample) -> bytes | None:
+    """Draw a film as JPEG, or return None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        pixels = read_radiograph(sample.path, reading=sample.reading, enough=_SIDES[0]).pixels
+    except ImageError:
+        return None
+    image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    for side in _SIDES:
+        file = io.BytesIO()
+        image.thumbnail((side, side))
+        image.save(file, "JPEG", quality=80)
+        if file.tell() <= LARGEST:
+            return file.getvalue()
     return None
 
 
