@@ -22,9 +22,12 @@ from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.gallery import LARGEST
 from pneumoscope.evaluation.intervals import Interval, Restated, evaluate
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, no_skill, write_report
+from pneumoscope.models.bundle import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 HISTORY = [
@@ -266,6 +269,20 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         written(tmp_path, [0, 1], [0.1, 0.9], cases=cases_of([0], [0.1]))
     with pytest.raises(DataError, match="none of NORMAL, PNEUMONIA"):
         written(tmp_path, [0], [0.1], cases=cases_of([0], [0.1], ("a", "b")))
+
+
+def test_a_run_fills_its_report(run: Run) -> None:
+    page = run.report.read_text(encoding="utf-8")
+    text = Outline(page).text
+    fingerprint = load_bundle(run.bundle).data["fingerprint"]
+    for said in (
+        fingerprint, "Fingerprint of what was measured", "pneumoscope train --config", "Processor", "Threads", "torch ",
+        "fitted on 12 validation films", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
+        "orange speaks for PNEUMONIA", "not like the training radiographs", "Decision curve", "score (Wilson)",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "data:image/jpeg;base64," in page
+    assert "no picture" not in text
 
 
 def test_importing_the_report_imports_nothing_heavy() -> None:
