@@ -1,0 +1,238 @@
+"""Two models on the same images: a metric's difference, its interval, and the p value of no difference.
+
+Images are paired, so that what makes an image hard for both models cancels out, and patients are kept together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.evaluation.intervals import resample
+from pneumoscope.evaluation.metrics import measure
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much a metric of one model exceeds the first model's; nan where undefined.
+
+    Attributes:
+        first: the first model's value.
+        other: the other model's value.
+        value: other minus first.
+        low: lower limit of the difference.
+        high: upper limit.
+        p: two-sided p value of no difference.
+        adjusted: p after Holm's correction for the number of models compared with the first.
+        bootstrap: limits by the plain bootstrap of patients, for comparison; None where none was drawn.
+    """
+
+    first: float
+    other: float
+    value: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+    bootstrap: tuple[float, float] | None = None
+
+
+def compare_rates(
+    first: NDArray[np.bool_], other: NDArray[np.bool_], clusters: Ints, *, resamples: int = 2000, seed: int = 0
+) -> Difference:
+    """Compare two shares of right decisions (N,) on the same images.
+
+    The interval is Tango's score interval (Stat Med 1998), with the sample size divided by the design effect of the
+    patients; the plain bootstrap covers too little where few images tell two models apart. The p value is that of
+    `mcnemar`.
+    """
+    if not len(first):
+        return Difference(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
+    gain = other.astype(np.int64) - first
+    effect = _design_effect(gain, clusters)
+    n = len(gain) / effect
+    wins, losses = float((gain > 0).sum() / effect), float((gain < 0).sum() / effect)
+    low, high = score_interval(wins, losses, n)
+    p = mcnemar(gain, clusters)
+    one, two = float(first.mean()), float(other.mean())
+    drawn = _resample_means(gain, clusters, resamples, seed)[0]
+    return Difference(one, two, two - one, low, high, p, p, _percentiles(drawn))
+
+
+def compare_means(first: Floats, other: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0) -> Difference:
+    """Compare the means of two figures (N,) measured on each image, such as squared errors.
+
+    Patients are drawn with replacement; interval and p value come from the studentised mean of each resample
+    (bootstrap t: Efron & Tibshirani 1993, sections 12.5 and 16.4), which covers better than plain percentiles.
+    """
+    gain = other - first
+    value = float(gain.mean())
+    drawn, errors = _resample_means(gain, clusters, resamples, seed)
+    error = math.sqrt(_cluster_variance(gain, clusters))
+    ends = float(first.mean()), float(other.mean())
+    if not error > 1e-12:  # no patient differs from another: nothing to judge chance by
+        p = 1.0 if value == 0 else math.nan
+        return Difference(*ends, value, math.nan, math.nan, p, p)
+    usable = errors > 1e-12
+    pivots = (drawn[usable] - value) / errors[usable]
+    tails = np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]) if usable.any() else [math.nan] * 2
+    low, high = (float(value - tail * error) for tail in tails)
+    p = float((1 + (np.abs(pivots) >= abs(value) / error).sum()) / (1 + len(pivots)))
+    return Difference(*ends, value, low, high, p, p, _percentiles(drawn))
+
+
+def compare_macro_auroc(
+    labels: Ints, probabilities: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0
+) -> Difference:
+    """Compare the mean one-vs-rest AUROC of two models, probabilities (2, N, C), by a bootstrap of patients."""
+    one, other = (float(measure(labels, p)["auroc"][0]) for p in probabilities)
+    draws = [
+        measure(labels, probabilities[1], weights=weights)["auroc"]
+        - measure(labels, probabilities[0], weights=weights)["auroc"]
+        for weights in resample(clusters, resamples, seed)
+    ]
+    drawn = np.concatenate(draws)
+    drawn = drawn[np.isfinite(drawn)]
+    if math.isnan(other - one) or not len(drawn):
+        return Difference(one, other, other - one, math.nan, math.nan, math.nan, math.nan)
+    fewer, more = 1 + (drawn <= 0).sum(), 1 + (drawn >= 0).sum()
+    p = min(1.0, float(2 * min(fewer, more) / (1 + len(drawn))))
+    limits = _percentiles(drawn)
+    if np.ptp(drawn) < 1e-12:
+        limits = (math.nan, math.nan)
+    return Difference(one, other, other - one, *limits, p, p, limits)
+
+
+def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
+    """Exact two-sided p value that wins and losses are equally likely, patients being exchanged as a whole.
+
+    If two models are equally good, they may be exchanged in every patient. All exchanges are counted, by convolution,
+    that make the sum at least as uneven. With one image a patient this is McNemar's exact test.
+
+    Args:
+        gain: (N,) of 1 where only the other model was right, -1 where only the first was, 0 elsewhere.
+        clusters: (N,) numbers of the patients.
+    """
+    sums = np.bincount(np.asarray(clusters), weights=np.asarray(gain)).round().astype(np.int64)
+    likelihood = np.ones(1)  # of each total from -T to T in steps of 1
+    for size in np.abs(sums[sums != 0]):
+        both = np.zeros(len(likelihood) + 2 * size)
+        both[: len(likelihood)] += likelihood / 2
+        both[2 * size :] += likelihood / 2
+        likelihood = both
+    reach = len(likelihood) // 2
+    as_uneven = np.abs(np.arange(-reach, reach + 1)) >= abs(sums.sum())
+    return min(1.0, float(likelihood[as_uneven].sum()))
+
+
+def score_interval(wins: float, losses: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Limits of a difference of paired rates: Tango's score interval (Stat Med 17:891-908, 1998).
+
+    Args:
+        wins: images that only the other model got right; a number of effective images need not be whole.
+        losses: images that only the first got right.
+        n: all images.
+        confidence: of the interval.
+    """
+    from scipy.optimize import brentq
+
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def excess(difference: float) -> float:
+        """The score statistic, with the losing share at its most likely value for this difference."""
+        b = -wins - losses + (2 * n - wins + losses) * difference
+        share = (math.sqrt(max(0.0, b * b + 8 * n * losses * difference * (1 - difference))) - b) / (4 * n)
+        variance = n * (2 * share + difference * (1 - difference))
+        over = wins - losses - n * difference
+        return over / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, over) if over else 0.0
+
+    middle, edge = (wins - losses) / n, 1 - 1e-12
+
+    def solve(start: float, target: float) -> float:
+        def bounded(difference: float) -> float:
+            return max(-1e9, min(1e9, excess(difference))) - target
+
+        if bounded(start) * bounded(middle) > 0:
+            return math.copysign(1.0, start)
+        return float(brentq(bounded, start, middle, xtol=1e-10))
+
+    return solve(-edge, z), solve(edge, -z)
+
+
+def adjust_holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scand J Stat 1979) of p values for their number; nan stays nan."""
+    adjusted = [math.nan] * len(p)
+    defined = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    highest = 0.0
+    for rank, (value, i) in enumerate(defined):
+        highest = max(highest, min(1.0, (len(defined) - rank) * value))
+        adjusted[i] = highest
+    return adjusted
+
+
+def compare_normally(first: float, other: float, variance: float) -> Difference:
+    """Compare two figures by the variance of their difference; without any, there is nothing to judge chance by."""
+    value = other - first
+    if not variance > 1e-12:
+        p = 1.0 if value == 0 and not math.isnan(variance) else math.nan
+        return Difference(first, other, value, math.nan, math.nan, p, p)
+    error = math.sqrt(variance)
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
+    p = 2 * NormalDist().cdf(-abs(value) / error)
+    return Difference(first, other, value, max(-1.0, value - reach), min(1.0, value + reach), p, p)
+
+
+def _sum_by_cluster(values: NDArray[Any], clusters: Ints) -> tuple[Floats, Floats]:
+    """Sums and counts (K,) of the clusters that have an image."""
+    counts = np.bincount(clusters).astype(np.float64)
+    sums = np.bincount(clusters, weights=values).astype(np.float64)
+    return sums[counts > 0], counts[counts > 0]
+
+
+def _cluster_variance(values: NDArray[Any], clusters: Ints) -> float:
+    """Variance of a mean, allowing for patients (Williams, Biometrics 2000); nan with one patient alone."""
+    sums, counts = _sum_by_cluster(values, clusters)
+    if len(sums) < 2:
+        return math.nan
+    spread = ((sums - values.mean() * counts) ** 2).sum()
+    return float(len(sums) / (len(sums) - 1) * spread / len(values) ** 2)
+
+
+def _design_effect(values: NDArray[Any], clusters: Ints) -> float:
+    """How many images of patients tell as much as one of independent images; at least 1."""
+    counts = np.unique(clusters, return_counts=True)[1]
+    if counts.max() == 1:
+        return 1.0
+    plain = float(values.var()) / len(values)
+    if plain == 0 or len(counts) < 2:
+        return len(values) / len(counts)  # nothing is known of the likeness within patients: assume the most
+    return min(max(1.0, _cluster_variance(values, clusters) / plain), float(counts.max()))
+
+
+def _resample_means(values: NDArray[Any], clusters: Ints, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Means of bootstrap resamples of patients and their standard errors, (B,) each."""
+    sums, counts = _sum_by_cluster(values, clusters)
+    means, errors = [], []
+    for weights in resample(np.arange(len(sums)), resamples, seed):
+        total = weights @ counts
+        mean = weights @ sums / total
+        spread = weights @ sums**2 - 2 * mean * (weights @ (sums * counts)) + mean**2 * (weights @ counts**2)
+        means.append(mean)
+        errors.append(np.sqrt(np.maximum(spread, 0) * len(sums) / max(1, len(sums) - 1)) / total)
+    return np.concatenate(means), np.concatenate(errors)
+
+
+def _percentiles(drawn: Floats) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
+    return low, high
