@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PneumoscopeError,
         UsageError,
     )
+    from pneumoscope.evaluation.comparing import Comparison, compare
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.preparing import InputSpec, prepare
     from pneumoscope.images.reading import Reading, read_pixels
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "BundleError",
+    "Comparison",
     "DataError",
     "DownloadError",
     "Finding",
@@ -54,6 +56,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "compare",
     "draw_phantom",
     "evaluate",
     "load",
@@ -74,6 +77,7 @@ def __getattr__(name: str) -> object:
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splitting": ("split_samples",),
+        "evaluation.comparing": ("Comparison", "compare"),
         "evaluation.evaluate": ("evaluate",),
         "images.preparing": ("InputSpec", "prepare"),
         "images.reading": ("Reading", "read_pixels"),

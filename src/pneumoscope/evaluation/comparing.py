@@ -179,6 +179,16 @@ def compare_pairing(pairing: Pairing, names: Sequence[str], *, resamples: int = 
     )
 
 
+def to_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A row for each run but the first and each metric."""
+    return [
+        {"run": contrast.run, "against": comparison.runs[0], "metric": name}
+        | {key: value for key, value in _without_nan(asdict(one)).items() if key != "bootstrap"}
+        for contrast in comparison.contrasts
+        for name, one in contrast.differences.items()
+    ]
+
+
 def _adjust(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:
     corrected = {
         name: adjust_holm([contrast.differences[name].p for contrast in contrasts]) for name in contrasts[0].differences
