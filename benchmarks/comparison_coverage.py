@@ -105,6 +105,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     settings: list[tuple[int, Any, tuple[float, float], str, tuple[str, ...]]] = [
         (2, draw_two, (0.9, 0.9), "equal, AUROC 0.90", two),
+        (2, draw_two, (0.97, 0.97), "equal, AUROC 0.97", two),
         (2, draw_two, (0.93, 0.97), "AUROC 0.93, 0.97", two),
         (3, draw_three, (1.5, 1.5), "equal", ("auroc",)),
         (3, draw_three, (1.5, 2.0), "different", ("auroc",)),

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.delong import auroc_covariance
 from pneumoscope.evaluation.differences import (
     CONFIDENCE,
     Difference,
     adjust_holm,
+    compare_aurocs,
     compare_macro_auroc,
     compare_means,
-    compare_normally,
     compare_rates,
 )
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
@@ -133,22 +132,20 @@ def compare_pairing(pairing: Pairing, names: Sequence[str], *, resamples: int = 
     """Measure the differences between the first and each other model of a pairing."""
     labels, clusters = pairing.labels, pairing.clusters
     two = len(pairing.classes) == 2
-    aurocs, covariance = auroc_covariance(labels, pairing.probabilities, clusters) if two else (None, None)
     right = pairing.calls == labels
     contrasts = []
     for i in range(1, len(names)):
         gain = right[i].astype(np.int64) - right[0]
         found = {"accuracy": compare_rates(right[0], right[i], clusters, resamples=resamples, seed=seed)}
-        if two and aurocs is not None and covariance is not None:
+        pair = pairing.probabilities[[0, i]]
+        if two:
             for name, side in (("sensitivity", labels == 1), ("specificity", labels == 0)):
                 one, other = right[0, side], right[i, side]
                 found[name] = compare_rates(one, other, clusters[side], resamples=resamples, seed=seed)
-            variance = covariance[0, 0] + covariance[i, i] - 2 * covariance[0, i]
-            found["auroc"] = compare_normally(float(aurocs[0]), float(aurocs[i]), float(variance))
-            errors = (pairing.probabilities[[0, i]] - labels) ** 2
-            found["brier"] = compare_means(errors[0], errors[1], clusters, resamples=resamples, seed=seed)
+            found["auroc"] = compare_aurocs(labels, pair, clusters)
+            one, other = (pair - labels) ** 2
+            found["brier"] = compare_means(one, other, clusters, resamples=resamples, seed=seed)
         else:
-            pair = pairing.probabilities[[0, i]]
             found["auroc"] = compare_macro_auroc(labels, pair, clusters, resamples=resamples, seed=seed)
         contrasts.append(
             Contrast(
@@ -206,11 +203,16 @@ def _adjust(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:
 
 
 def _describe_methods(contrast: Contrast, two: bool) -> dict[str, str]:
-    rate = "Tango's score interval, allowing for patients; McNemar's exact test, patients exchanged as a whole"
-    auroc = (
-        "DeLong, with patients as clusters" if two else "percentile bootstrap of patients, of the mean over the classes"
+    rate = (
+        "Interval: Tango's score interval, the number of images reduced to allow for patients. "
+        "p: McNemar's exact test, patients exchanged as a whole."
     )
-    methods = {"auroc": auroc, "brier": "bootstrap t of patients"}
+    methods = {
+        "auroc": "Interval: MOVER, from DeLong's covariance by patient and logit limits of each area. p: DeLong."
+        if two
+        else "Mean over the classes, each against the rest. Interval and p: percentiles of a bootstrap of patients.",
+        "brier": "Interval and p: paired t test, with a standard error that allows for patients.",
+    }
     return {name: methods.get(name, rate) for name in contrast.differences}
 
 

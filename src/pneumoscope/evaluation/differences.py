@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.evaluation.delong import auroc_covariance
 from pneumoscope.evaluation.intervals import resample
 from pneumoscope.evaluation.metrics import measure
 
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CONFIDENCE = 0.95
+SMALLEST = 1e-12  # a standard error below it is one of rounding
 
 
 @dataclass(frozen=True)
@@ -66,30 +68,76 @@ def compare_rates(
     low, high = score_interval(wins, losses, n)
     p = mcnemar(gain, clusters)
     one, two = float(first.mean()), float(other.mean())
-    drawn = _resample_means(gain, clusters, resamples, seed)[0]
+    drawn = _resample_means(gain, clusters, resamples, seed)
     return Difference(one, two, two - one, low, high, p, p, _percentiles(drawn))
 
 
 def compare_means(first: Floats, other: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0) -> Difference:
     """Compare the means of two figures (N,) measured on each image, such as squared errors.
 
-    Patients are drawn with replacement; interval and p value come from the studentised mean of each resample
-    (bootstrap t: Efron & Tibshirani 1993, sections 12.5 and 16.4), which covers better than plain percentiles.
+    Interval and p value are those of a paired t test whose standard error allows for patients (Williams, Biometrics
+    2000). In simulations it covers better than percentile and studentised bootstraps.
     """
+    from scipy.stats import t
+
     gain = other - first
     value = float(gain.mean())
-    drawn, errors = _resample_means(gain, clusters, resamples, seed)
+    patients = len(np.unique(clusters))
     error = math.sqrt(_cluster_variance(gain, clusters))
     ends = float(first.mean()), float(other.mean())
-    if not error > 1e-12:  # no patient differs from another: nothing to judge chance by
-        p = 1.0 if value == 0 else math.nan
-        return Difference(*ends, value, math.nan, math.nan, p, p)
-    usable = errors > 1e-12
-    pivots = (drawn[usable] - value) / errors[usable]
-    tails = np.quantile(pivots, [(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2]) if usable.any() else [math.nan] * 2
-    low, high = (float(value - tail * error) for tail in tails)
-    p = float((1 + (np.abs(pivots) >= abs(value) / error).sum()) / (1 + len(pivots)))
-    return Difference(*ends, value, low, high, p, p, _percentiles(drawn))
+    if not error > SMALLEST:
+        return _without_spread(*ends)
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, patients - 1)) * error
+    p = float(2 * t.sf(abs(value) / error, patients - 1))
+    drawn = _resample_means(gain, clusters, resamples, seed)
+    return Difference(*ends, value, value - reach, value + reach, p, p, _percentiles(drawn))
+
+
+def compare_aurocs(labels: Ints, probabilities: Floats, clusters: Ints) -> Difference:
+    """Compare the AUROCs of two models, probabilities (2, N), on the same images.
+
+    The p value is that of DeLong et al. (1988) by patient. A normal interval for the difference covers too little
+    where the areas are near 1, so the limits of each area, on the logit scale and with Student's t for the patients of
+    the smaller class, are combined as Zou & Donner do (MOVER: Stat Med 2008), with DeLong's correlation.
+    """
+    from scipy.stats import t
+
+    (first, other), covariance = (array.tolist() for array in auroc_covariance(labels, probabilities, clusters))
+    (own, shared), (_, others) = covariance
+    patients = min(len(np.unique(clusters[labels == side])) for side in (0, 1))
+    variance = own + others - 2 * shared
+    if math.isnan(variance) or patients < 2:
+        return Difference(first, other, other - first, math.nan, math.nan, math.nan, math.nan)
+    perfect = {first, other} & {0.0, 1.0}
+    if not variance > SMALLEST**2 and not perfect:
+        return _without_spread(first, other)
+    z = float(t.ppf((1 + CONFIDENCE) / 2, patients - 1))
+    (low, high), (low_other, high_other) = (
+        _limit_auroc(area, spread, z, patients) for area, spread in ((first, own), (other, others))
+    )
+    together = max(-1.0, min(1.0, shared / math.sqrt(own * others))) if own * others > 0 else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a + b * b - 2 * together * a * b))
+
+    value = other - first
+    below, above = reach(other - low_other, high - first), reach(high_other - other, first - low)
+    p = 2 * NormalDist().cdf(-abs(value) / math.sqrt(variance)) if variance > SMALLEST**2 else float(value == 0)
+    return Difference(first, other, value, value - below, value + above, p, p)
+
+
+def _limit_auroc(area: float, variance: float, z: float, patients: int) -> tuple[float, float]:
+    """Limits of one AUROC on the logit scale.
+
+    An area of 1 has no spread. But it means that `patients` independent pairs were in the right order, which is no
+    likelier than area ** patients: that bounds it (Clopper & Pearson 1934).
+    """
+    if area in (0.0, 1.0):
+        bound = ((1 - CONFIDENCE) / 2) ** (1 / patients)
+        return (bound, 1.0) if area else (0.0, 1 - bound)
+    middle, reach = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))
+    low, high = (1 / (1 + math.exp(-max(-700.0, min(700.0, end)))) for end in (middle - reach, middle + reach))
+    return low, high
 
 
 def compare_macro_auroc(
@@ -108,9 +156,9 @@ def compare_macro_auroc(
         return Difference(one, other, other - one, math.nan, math.nan, math.nan, math.nan)
     fewer, more = 1 + (drawn <= 0).sum(), 1 + (drawn >= 0).sum()
     p = min(1.0, float(2 * min(fewer, more) / (1 + len(drawn))))
+    if np.ptp(drawn) < SMALLEST:
+        return _without_spread(one, other)
     limits = _percentiles(drawn)
-    if np.ptp(drawn) < 1e-12:
-        limits = (math.nan, math.nan)
     return Difference(one, other, other - one, *limits, p, p, limits)
 
 
@@ -181,16 +229,10 @@ def adjust_holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_normally(first: float, other: float, variance: float) -> Difference:
-    """Compare two figures by the variance of their difference; without any, there is nothing to judge chance by."""
-    value = other - first
-    if not variance > 1e-12:
-        p = 1.0 if value == 0 and not math.isnan(variance) else math.nan
-        return Difference(first, other, value, math.nan, math.nan, p, p)
-    error = math.sqrt(variance)
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
-    p = 2 * NormalDist().cdf(-abs(value) / error)
-    return Difference(first, other, value, max(-1.0, value - reach), min(1.0, value + reach), p, p)
+def _without_spread(first: float, other: float) -> Difference:
+    """Where all images agree there is nothing to judge chance by."""
+    p = 1.0 if first == other else math.nan
+    return Difference(first, other, other - first, math.nan, math.nan, p, p)
 
 
 def _sum_by_cluster(values: NDArray[Any], clusters: Ints) -> tuple[Floats, Floats]:
@@ -220,17 +262,11 @@ def _design_effect(values: NDArray[Any], clusters: Ints) -> float:
     return min(max(1.0, _cluster_variance(values, clusters) / plain), float(counts.max()))
 
 
-def _resample_means(values: NDArray[Any], clusters: Ints, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Means of bootstrap resamples of patients and their standard errors, (B,) each."""
+def _resample_means(values: NDArray[Any], clusters: Ints, resamples: int, seed: int) -> Floats:
+    """Means (B,) of bootstrap resamples of patients."""
     sums, counts = _sum_by_cluster(values, clusters)
-    means, errors = [], []
-    for weights in resample(np.arange(len(sums)), resamples, seed):
-        total = weights @ counts
-        mean = weights @ sums / total
-        spread = weights @ sums**2 - 2 * mean * (weights @ (sums * counts)) + mean**2 * (weights @ counts**2)
-        means.append(mean)
-        errors.append(np.sqrt(np.maximum(spread, 0) * len(sums) / max(1, len(sums) - 1)) / total)
-    return np.concatenate(means), np.concatenate(errors)
+    draws = resample(np.arange(len(sums)), resamples, seed)
+    return np.concatenate([weights @ sums / (weights @ counts) for weights in draws])
 
 
 def _percentiles(drawn: Floats) -> tuple[float, float]:
