@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.comparing import compare_pairing
+from pneumoscope.evaluation.contrasts import compare_pairing
 from pneumoscope.evaluation.differences import Difference, compare_macro_auroc
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.pairing import Pairing, Predictions

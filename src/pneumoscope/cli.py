@@ -236,14 +236,15 @@ def compare(
     """Say by how much runs differ on the same images, and whether that may be chance; all against the first."""
     import json
 
-    from pneumoscope.evaluation import comparing as job
+    from pneumoscope.evaluation.comparing import compare as job
+    from pneumoscope.evaluation.contrasts import to_rows
     from pneumoscope.outputs import format_rows
 
-    comparison = job.compare(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
+    comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if format == "json":
         typer.echo(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
     elif format == "csv":
-        typer.echo("".join(format_rows(job.to_rows(comparison))), nl=False)
+        typer.echo("".join(format_rows(to_rows(comparison))), nl=False)
     else:
         print_comparison(comparison)
     if out is not None:

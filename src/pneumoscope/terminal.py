@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pneumoscope.auditing.findings import Audit
-    from pneumoscope.evaluation.comparing import Comparison
+    from pneumoscope.evaluation.contrasts import Comparison
     from pneumoscope.evaluation.intervals import Evaluation
     from pneumoscope.training.train import Run
 

@@ -6,6 +6,7 @@ The page needs no script, no network and no other file, and its content-security
 from __future__ import annotations
 
 import math
+import posixpath
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.evaluation import plots
-from pneumoscope.evaluation.comparing import Comparison
+from pneumoscope.evaluation.contrasts import Comparison
 from pneumoscope.evaluation.differences import Difference
 from pneumoscope.evaluation.pairing import Pairing
 from pneumoscope.outputs import write_text
@@ -25,7 +26,7 @@ NAMES = {
     "brier": "Brier score",
 }  # fmt: skip
 SHOWN = 12  # images that are decided differently
-REACHES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the scale that differences are drawn on
+REACHES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the scale that differences are drawn on
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
         },
         roc=Markup(drawn),  # noqa: S704 (matplotlib has escaped the names in it)
         told="; ".join(f"{run}: AUROC {_figure(area)}" for run, area in areas.items()),
+        methods={
+            method: ", ".join(NAMES[name] for name, other in comparison.methods.items() if other == method)
+            for method in comparison.methods.values()
+        },
         cases=cases,
         differing=differing,
         command=_repeat(comparison),
@@ -105,9 +110,12 @@ def _find_cases(comparison: Comparison, pairing: Pairing) -> tuple[list[_Case], 
                 gap, pair = gap[calls[i, j]] - gap[calls[0, j]], (stated[0, j, calls[0, j]], stated[i, j, calls[i, j]])
             apart.append((-abs(float(gap)), i, int(j), pair))
     name = pairing.classes.__getitem__
+    start = 0
+    if len({path.startswith("/") for path in pairing.paths}) == 1:  # the folder that all images are in is left out
+        start = len(posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in pairing.paths]), ""))
     return [
         _Case(
-            pairing.paths[j], name(pairing.labels[j]), comparison.runs[i], name(calls[0, j]), float(pair[0]),
+            pairing.paths[j][start:], name(pairing.labels[j]), comparison.runs[i], name(calls[0, j]), float(pair[0]),
             name(calls[i, j]), float(pair[1]),
         )
         for _, i, j, pair in sorted(apart, key=lambda each: each[:3])[:SHOWN]
@@ -142,7 +150,9 @@ def _figure(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+    if math.isnan(value):
+        return "–"
+    return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
 
 
 def _span(one: Difference) -> str:
