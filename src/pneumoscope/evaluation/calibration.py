@@ -35,9 +35,10 @@ def fit_calibration(
 ) -> Calibration:
     """Fit how logits become probabilities, and measure what that changes.
 
-    `auto` takes `isotonic` from 500 films of the rarer class on, else `platt` from 20 on, else `temperature`, and
-    `temperature` for more than two classes. Targets are those of Platt (1999, section 2.2), (n + 1) / (n + 2) instead
-    of 1: films that are told apart without a mistake do not make probabilities of 0 and 1.
+    `auto` tries `temperature`, `platt` (from 20 films of the rarer class on) and `isotonic` (from 500 on), and takes
+    the one with the smallest log loss where each film is judged by a fit on others; for more than two classes it takes
+    `temperature`. Targets are those of Platt (1999, section 2.2), (n + 1) / (n + 2) instead of 1: films that are told
+    apart without a mistake do not make probabilities of 0 and 1.
 
     Args:
         logits: (N, 1), the positive class's of two, or (N, C), of films that were not trained on.
@@ -58,15 +59,16 @@ def fit_calibration(
     counts = np.bincount(y, minlength=classes)
     wanted = counts / counts.sum() if shares is None else np.asarray(shares, np.float64)
     weights = (wanted / np.maximum(counts, 1))[y]
-    chosen = _choose(int(counts.min()), classes) if method == "auto" else method
-    fitted = _fit(chosen, z, y, weights)
-    held_out = _cross_fit(chosen, z, y, weights, group(patients, len(y)), seed)
+    candidates = _candidates(int(counts.min()), classes) if method == "auto" else (method,)
+    clusters = group(patients, len(y))
+    held_out = {name: judge(_cross_fit(name, z, y, weights, clusters, seed), y, weights) for name in candidates}
+    chosen = min(candidates, key=lambda name: held_out[name]["log_loss"])
     return replace(
-        fitted,
+        _fit(chosen, z, y, weights),
         shares=tuple(wanted.tolist()),
         films=len(y),
         before=judge(calibrate(z, Calibration()), y, weights),
-        after=judge(held_out, y, weights),
+        after=held_out[chosen],
     )
 
 
@@ -83,10 +85,10 @@ def judge(log_shares: Floats, labels: Ints, weights: Floats) -> dict[str, float]
     }
 
 
-def _choose(rarest: int, classes: int) -> Literal["temperature", "platt", "isotonic"]:
+def _candidates(rarest: int, classes: int) -> tuple[Method, ...]:
     if classes > 2 or rarest < PLATT_FROM:
-        return "temperature"
-    return "isotonic" if rarest >= ISOTONIC_FROM else "platt"
+        return ("temperature",)
+    return ("temperature", "platt", "isotonic") if rarest >= ISOTONIC_FROM else ("temperature", "platt")
 
 
 def _fit(method: Method, z: Floats, y: Ints, weights: Floats) -> Calibration:

@@ -61,6 +61,34 @@ def summarise_decisions(
     }
 
 
+def find_broken_promises(
+    decisions: Mapping[str, Any], error_rate: float | None, false_alarms: float | None
+) -> list[str]:
+    """Say where films with labels show that what was promised on validation films does not hold for them.
+
+    Args:
+        decisions: from `summarise_decisions`.
+        error_rate: promised of label sets; None where there is no promise.
+        false_alarms: promised of the novelty guard, likewise.
+    """
+    notes = []
+    n = sum(decisions["counts"].values())
+    for name, rate in decisions["coverage"].items():
+        if error_rate is not None and rate["n"] and rate["high"] < 1 - error_rate:
+            notes.append(
+                f"Label sets hold the truth for {rate['value']:.0%} of the {rate['n']} {name} films; "
+                f"{1 - error_rate:.0%} was promised for films like those of validation. These are not like them: "
+                "neither probabilities nor threshold can be relied upon without films of this source to set them by."
+            )
+    foreign = _rate(np.arange(n) < decisions["counts"][FOREIGN], 0.95)
+    if false_alarms is not None and foreign["low"] is not None and foreign["low"] > false_alarms:
+        notes.append(
+            f"{foreign['value']:.1%} of the films are called foreign, {false_alarms:.1%} was allowed for ordinary "
+            "ones: many of them are unlike the training radiographs."
+        )
+    return notes
+
+
 def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}

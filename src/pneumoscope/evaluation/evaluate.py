@@ -17,16 +17,16 @@ from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.datasets.splitting import find_shared_patients
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals
-from pneumoscope.evaluation.conformal import summarise_decisions
+from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.evaluation.report import write_report
 from pneumoscope.images.reading import Reading
-from pneumoscope.inference.decisions import calibrate, parse_rule, restate, restate_threshold
+from pneumoscope.inference.decisions import calibrate, move_threshold, require_shares, restate
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictions import SHORT, to_measured_row
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.bundle import Calibration
+from pneumoscope.models.bundle import Bundle, Calibration
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
 OUTPUTS = ("metrics.json", "predictions.csv", "plots", "report.html")
@@ -61,7 +61,7 @@ def evaluate(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read films of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
-        prevalence: state probabilities for this share of the positive class, and measure besides as if it were so.
+        prevalence: measure besides as if the positive class had this share, with probabilities restated for it.
         adapt_prior: estimate the classes' shares from the films without their labels, and measure besides with
             probabilities restated for them.
         error_rate: of label sets, instead of the bundle's.
@@ -79,9 +79,8 @@ def evaluate(
     """
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
-    predictor = load(bundle, device, cache, prevalence=prevalence, error_rate=error_rate, false_alarms=false_alarms)
-    if adapt_prior and not predictor.bundle.calibration.shares:
-        raise UsageError("--adapt-prior: this bundle does not know what its probabilities are stated for; train anew.")
+    predictor = load(bundle, device, cache, error_rate=error_rate, false_alarms=false_alarms)
+    require_shares(predictor.bundle, prevalence, adapt_prior)
     samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
     chosen = split or ("test" if "test" in present else "all")
@@ -109,16 +108,7 @@ def evaluate(
             + ["--invert"] * reading.invert
             + ["--allow-modality"] * reading.any_modality
             + ["--adapt-prior"] * adapt_prior
-            + [
-                word
-                for name, value in (
-                    ("prevalence", prevalence),
-                    ("error-rate", error_rate),
-                    ("false-alarms", false_alarms),
-                )
-                if value is not None
-                for word in (f"--{name}", str(value))
-            ]
+            + _options({"prevalence": prevalence, "error-rate": error_rate, "false-alarms": false_alarms})
         ),
     }
     return assess(
@@ -127,6 +117,7 @@ def evaluate(
         Path(out),
         split=chosen,
         facts=facts,
+        prevalence=prevalence,
         adapt_prior=adapt_prior,
         resamples=resamples,
         seed=seed,
@@ -143,6 +134,7 @@ def assess(
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
     history: Sequence[Mapping[str, Any]] = (),
+    prevalence: float | None = None,
     adapt_prior: bool = False,
     resamples: int = 2000,
     seed: int = 0,
@@ -190,16 +182,20 @@ def assess(
         before = measured(np.exp(calibrate([one.logits for one, _ in read], Calibration())), predictor.threshold)
         uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
     restated = None
-    if predictor.prevalence is not None:
-        restated = restate_evaluation(evaluation, predictor.prevalence, labels, shares[:, 1], patients)
+    if prevalence is not None:
+        restated = restate_evaluation(evaluation, bundle, labels, log_shares, prevalence, patients)
     elif adapt_prior:
-        restated = _adapt(predictor, log_shares, patients, measured)
+        restated = _adapt(bundle, log_shares, patients, measured)
     decisions = summarise_decisions(
         [str(sample.label) for _, sample in read],
         [str(one.decision) for one, _ in read],
         [one.label_set for one, _ in read],
         bundle.labels,
     )
+    broken = find_broken_promises(decisions, predictor.error_rate, predictor.false_alarms)
+    for note in broken:
+        logging.getLogger("pneumoscope").warning("%s", note)
+    notes = [*notes, *broken]
     evaluation = dataclasses.replace(evaluation, decisions=decisions, uncalibrated=uncalibrated, restated=restated)
     write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     write_report(
@@ -219,21 +215,22 @@ def assess(
 
 
 def _adapt(
-    predictor: Predictor,
+    bundle: Bundle,
     log_shares: NDArray[np.float64],
     patients: Sequence[str | None],
     measured: Callable[[NDArray[np.float64], float], Evaluation],
 ) -> Restated:
     """Estimate the classes' shares without looking at labels, restate for them and measure."""
-    bundle = predictor.bundle
     stated = bundle.calibration.shares
     wanted = estimate_shares(log_shares, stated)
-    threshold = predictor.threshold
-    interval = None
+    interval, threshold = None, bundle.thresholds["decision"]
     if len(bundle.labels) == 2:
         interval = estimate_prevalence(log_shares, stated, patients=patients)
-        if parse_rule(bundle.threshold_rule).moves:
-            threshold = restate_threshold(threshold, stated[1], interval.value)
+        threshold = move_threshold(bundle, interval.value)
     evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
     shares = dict(zip(bundle.labels, wanted.tolist(), strict=True))
-    return Restated(shares, interval, estimated=True, threshold=evaluation.threshold, metrics=evaluation.metrics)
+    return Restated(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
+
+
+def _options(values: Mapping[str, float | None]) -> list[str]:
+    return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]

@@ -79,9 +79,7 @@ class DataStatement:
         if source is None:
             return cls()
         licence = f"{source.licence}, {source.licence_url}"
-        return cls(
-            source.title, licence, source.citation, source.homepage, source.population, recognised=True
-        )
+        return cls(source.title, licence, source.citation, source.homepage, source.population, recognised=True)
 
 
 def write_model_card(

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated, group, resample
 from pneumoscope.evaluation.metrics import METRICS, checked, measure
+from pneumoscope.inference.decisions import move_threshold, restate
+from pneumoscope.models.bundle import Bundle
 
 Floats = NDArray[np.float64]
 
@@ -75,24 +77,29 @@ def estimate_prevalence(
 
 def restate_evaluation(
     evaluation: Evaluation,
-    prevalence: float,
+    bundle: Bundle,
     labels: ArrayLike,
-    probabilities: ArrayLike,
+    log_shares: ArrayLike,
+    prevalence: float,
     patients: Sequence[str | None] | None = None,
 ) -> Restated:
     """Measure as if the positive class of two had this share: each class's films count by it.
 
     Args:
-        evaluation: of the same films; its threshold, resamples, confidence and seed are taken.
-        prevalence: in (0, 1).
+        evaluation: of the same films; its resamples, confidence and seed are taken.
+        bundle: what the probabilities are stated for, and how the threshold came about.
         labels: (N,) of 0 and 1.
-        probabilities: (N,) of class 1, stated for that prevalence.
+        log_shares: (N, 2) logarithms of probabilities, as calibrated.
+        prevalence: in (0, 1).
         patients: (N,), drawn whole; limits are percentiles of the bootstrap.
 
     Raises:
         DataError: films of one class only.
     """
-    y, p = checked(labels, probabilities)
+    wanted = (1 - prevalence, prevalence)
+    restated = np.exp(restate(np.asarray(log_shares, np.float64), bundle.calibration.shares, wanted))[:, 1]
+    threshold = move_threshold(bundle, prevalence)
+    y, p = checked(labels, restated)
     if len(np.unique(y)) < 2:
         raise DataError("To measure for another prevalence takes films of both classes; there are films of one.")
     edges = [(1 - evaluation.confidence) / 2, (1 + evaluation.confidence) / 2]
@@ -107,9 +114,9 @@ def restate_evaluation(
         balanced: Floats = w * factors * len(y)
         return balanced
 
-    once = measure(y, p, threshold=evaluation.threshold, weights=reweighted(np.ones((1, len(y)))))
+    once = measure(y, p, threshold=threshold, weights=reweighted(np.ones((1, len(y)))))
     draws = [
-        measure(y, p, threshold=evaluation.threshold, weights=reweighted(weights))
+        measure(y, p, threshold=threshold, weights=reweighted(weights))
         for weights in resample(group(patients, len(y)), evaluation.resamples, evaluation.seed)
     ]
     metrics = {}
@@ -121,6 +128,6 @@ def restate_evaluation(
         if not np.isnan(value) and len(drawn) and np.ptp(drawn) > 1e-12:
             low, high = np.quantile(drawn, edges).tolist()
         metrics[name] = Interval(value, min(low, value), max(high, value))
-    shares = dict(zip(evaluation.classes, (1 - prevalence, prevalence), strict=True))
+    shares = dict(zip(evaluation.classes, wanted, strict=True))
     certain = Interval(prevalence, np.nan, np.nan)
-    return Restated(shares, certain, estimated=False, threshold=evaluation.threshold, metrics=metrics)
+    return Restated(shares, certain, estimated=False, threshold=threshold, metrics=metrics)

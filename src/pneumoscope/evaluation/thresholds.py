@@ -47,6 +47,8 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
     else:
         reached, other = (sensitivity, specificity) if goal.kind == "sensitivity" else (specificity, sensitivity)
         worth = np.where(reached >= goal.value - 1e-12, other, -1.0)
+    if p.max() >= 1:
+        worth[0] = -np.inf  # no threshold in [0, 1] lies above a probability of 1
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     widest = best[np.argmax((above - below)[best])]
     return float((above[widest] + below[widest]) / 2)

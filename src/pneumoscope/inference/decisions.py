@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import UsageError
-from pneumoscope.models.bundle import Calibration, Conformal
+from pneumoscope.models.bundle import Bundle, Calibration, Conformal
 
 Floats = NDArray[np.float64]
 
@@ -59,9 +59,34 @@ def restate(log_shares: Floats, stated: Sequence[float], wanted: Sequence[float]
         return normalise(log_shares + np.log(wanted) - np.log(stated))
 
 
-def restate_threshold(threshold: float, stated: float, wanted: float) -> float:
-    """The threshold on probabilities restated for the prevalence `wanted` that gives the same calls as before."""
-    hit, miss = threshold * wanted / stated, (1 - threshold) * (1 - wanted) / (1 - stated)
+def require_shares(bundle: Bundle, prevalence: float | None, adapt: bool = False) -> None:
+    """Refuse a prevalence, or its estimation, that a bundle can't be asked for.
+
+    Raises:
+        UsageError: no share, more than two classes, or a bundle that does not know its own prevalence.
+    """
+    if prevalence is None and not adapt:
+        return
+    asked = "--adapt-prior" if prevalence is None else f"--prevalence {prevalence}"
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise UsageError(f"{asked}: a share lies between 0 and 1.")
+    if prevalence is not None and len(bundle.labels) > 2:
+        raise UsageError(f"{asked}: only two classes have a prevalence; this bundle has {len(bundle.labels)}.")
+    if not bundle.calibration.shares:
+        raise UsageError(f"{asked}: this bundle is of an older version and does not know its own; train it anew.")
+
+
+def move_threshold(bundle: Bundle, prevalence: float) -> float:
+    """The threshold of two classes for probabilities restated for another prevalence.
+
+    An operating point (`youden`, `sensitivity>=0.95` and so on) moves along, so that calls stay the same. A number that
+    was meant as a probability, or follows from costs, stays, and calls change.
+    """
+    threshold = bundle.thresholds["decision"]
+    if not parse_rule(bundle.threshold_rule).moves:
+        return threshold
+    negative, positive = bundle.calibration.shares
+    hit, miss = threshold * prevalence / positive, (1 - threshold) * (1 - prevalence) / negative
     return hit / (hit + miss)
 
 
@@ -88,10 +113,7 @@ class Rule:
 
     @property
     def moves(self) -> bool:
-        """Whether the threshold follows the probabilities to another prevalence, so that calls stay the same.
-
-        An operating point does; a number that was meant as a probability does not.
-        """
+        """Whether it is an operating point, which follows the probabilities to another prevalence."""
         return self.kind not in ("cost", "fixed")
 
 
@@ -125,18 +147,17 @@ def parse_rule(text: str) -> Rule:
     )
 
 
-def find_limits(conformal: Conformal, labels: Sequence[str], error_rate: float | None = None) -> Floats:
+def find_limits(conformal: Conformal, labels: Sequence[str], error_rate: float) -> Floats:
     """For each class the probability that it needs to be in a label set (C,).
 
     The k-th smallest of the class's n scores with k = floor(rate * (n + 1)); with k = 0 there are too few films for
     that rate, and the class is always in. Then a film of the class is missed with at most that probability, whatever
     the model, if it is drawn as the validation films were (Vovk 2012).
     """
-    rate = conformal.error_rate if error_rate is None else error_rate
     limits = []
     for label in labels:
         scores = conformal.scores.get(label, ())
-        k = math.floor(rate * (len(scores) + 1) + 1e-9)
+        k = math.floor(error_rate * (len(scores) + 1) + 1e-9)
         limits.append(scores[k - 1] if k else 0.0)
     return np.array(limits)
 

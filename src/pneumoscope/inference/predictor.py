@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.inference.decisions import calibrate, decide, find_limits, parse_rule, restate, restate_threshold
+from pneumoscope.inference.decisions import calibrate, decide, find_limits, move_threshold, require_shares, restate
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
 from pneumoscope.inference.novelty import Guard, choose_limit
@@ -68,6 +68,11 @@ class Predictor:
         error_rate: of label sets, instead of the bundle's.
         false_alarms: of the guard, instead of the bundle's.
 
+    Attributes:
+        threshold: from which probability on the positive class of two is called, as restated.
+        error_rate: of label sets, None where the bundle has none.
+        false_alarms: of the guard, likewise.
+
     Raises:
         UsageError: a prevalence is asked of a bundle that has none, or of more than two classes.
     """
@@ -95,21 +100,17 @@ class Predictor:
         self.threshold = bundle.thresholds["decision"]
         self._stated = bundle.calibration.shares
         self._wanted = self._stated
+        require_shares(bundle, prevalence)
         if prevalence is not None:
-            if len(bundle.labels) != 2 or not self._stated:
-                raise UsageError(
-                    f"--prevalence {prevalence}: this bundle "
-                    + ("has more than two classes." if len(bundle.labels) > 2 else "knows no prevalence; train anew.")
-                )
             self._wanted = (1 - prevalence, prevalence)
-            if parse_rule(bundle.threshold_rule).moves:
-                self.threshold = restate_threshold(self.threshold, self._stated[1], prevalence)
-        conformal = bundle.conformal
-        self._limits = None if conformal is None else find_limits(conformal, bundle.labels, error_rate)
-        self._foreign_from = None
-        if guard is not None and bundle.novelty is not None:
-            novelty = bundle.novelty
-            self._foreign_from = choose_limit(np.array(novelty.distances), false_alarms or novelty.false_alarms)
+            self.threshold = move_threshold(bundle, prevalence)
+        self.error_rate = self.false_alarms = self._limits = self._foreign_from = None
+        if (conformal := bundle.conformal) is not None:
+            self.error_rate = error_rate or conformal.error_rate
+            self._limits = find_limits(conformal, bundle.labels, self.error_rate)
+        if guard is not None and (novelty := bundle.novelty) is not None:
+            self.false_alarms = false_alarms or novelty.false_alarms
+            self._foreign_from = choose_limit(np.array(novelty.distances), self.false_alarms)
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None
@@ -207,7 +208,7 @@ def load(
     from pneumoscope.inference.engines import TorchEngine
     from pneumoscope.models.backbones import BackboneSpec, build_backbone
 
-    for name, share in (("prevalence", prevalence), ("error-rate", error_rate), ("false-alarms", false_alarms)):
+    for name, share in (("error-rate", error_rate), ("false-alarms", false_alarms)):
         if share is not None and not 0 < share < 1:
             raise UsageError(f"--{name} {share}: a share lies between 0 and 1.")
     folder = Path(bundle)
