@@ -3,7 +3,7 @@
 Two models see the same simulated images; their scores are normal, correlated, and alike within a patient. The true
 differences are those of two million independent images. Prints a table in Markdown.
 
-    python benchmarks/comparison_coverage.py [--studies 1000]
+    python benchmarks/comparison_coverage.py [--studies 1000] [--resamples 1000] [--classes 2|3]
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--classes", type=int, choices=(2, 3), help="by default both")
     options = parser.parse_args()
     two = ("auroc", "accuracy", "sensitivity", "specificity", "brier")
     print("| classes | images | a patient | models | metric | coverage | plain bootstrap | p < 0.05 |")
@@ -111,6 +112,8 @@ def main() -> None:
         (3, draw_three, (1.5, 2.0), "different", ("auroc",)),
     ]
     for (classes, draw, qualities, said, names), (n, films) in product(settings, product((100, 624), (1, 2))):
+        if options.classes not in (None, classes):
+            continue
         truth = dict.fromkeys(names, 0.0) if qualities[0] == qualities[1] else find_truth(draw, qualities, names)
         found: dict[str, list[Difference]] = {name: [] for name in names}
         for seed in range(options.studies):

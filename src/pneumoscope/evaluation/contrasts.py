@@ -165,10 +165,9 @@ def _describe_methods(contrast: Contrast, two: bool) -> dict[str, str]:
         "Interval: Tango's score interval, the number of images reduced to allow for patients. "
         "p: McNemar's exact test, patients exchanged as a whole."
     )
+    area = "Interval: MOVER, from DeLong's covariance by patient and logit limits of each area. p: DeLong."
     methods = {
-        "auroc": "Interval: MOVER, from DeLong's covariance by patient and logit limits of each area. p: DeLong."
-        if two
-        else "Mean over the classes, each against the rest. Interval and p: percentiles of a bootstrap of patients.",
+        "auroc": area if two else f"Mean over the classes, each against the rest. {area}",
         "brier": "Interval and p: paired t test, with a standard error that allows for patients.",
     }
     return {name: methods.get(name, rate) for name in contrast.differences}

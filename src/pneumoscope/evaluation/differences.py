@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.evaluation.delong import auroc_covariance
+from pneumoscope.evaluation.delong import auroc_covariance, place
 from pneumoscope.evaluation.intervals import resample
 from pneumoscope.evaluation.metrics import measure
 
@@ -100,13 +100,51 @@ def compare_aurocs(labels: Ints, probabilities: Floats, clusters: Ints) -> Diffe
     where the areas are near 1, so the limits of each area, on the logit scale and with Student's t for the patients of
     the smaller class, are combined as Zou & Donner do (MOVER: Stat Med 2008), with DeLong's correlation.
     """
+    return _compare_areas(*auroc_covariance(labels, probabilities, clusters), _count_patients(labels, clusters))
+
+
+def compare_macro_auroc(
+    labels: Ints, probabilities: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0
+) -> Difference:
+    """Compare the mean one-vs-rest AUROC of two models, probabilities (2, N, C), like `compare_aurocs`.
+
+    What an image adds to the mean is the mean of what it adds to each class's area (DeLong's placements), and the
+    spread of that between patients gives the covariance.
+    """
+    present = np.unique(labels)
+    areas, added = np.full((2, len(present)), np.nan), np.zeros((2, len(labels)))
+    if len(present) > 1:
+        for i, label in enumerate(present):
+            positive = labels == label
+            placements = place(positive, probabilities[:, :, label])
+            areas[:, i] = placements[:, positive].mean(1)
+            added += (placements - areas[:, [i]]) / np.where(positive, positive.sum(), (~positive).sum())
+    patients = len(np.unique(clusters))
+    sums = np.array([_sum_by_cluster(row, clusters)[0] for row in added]) / len(present)
+    covariance = patients / max(1, patients - 1) * sums @ sums.T
+    found = _compare_areas(areas.mean(1), covariance, _count_patients(labels, clusters))
+    draws = [
+        np.subtract(*(measure(labels, p, weights=weights)["auroc"] for p in probabilities[::-1]))
+        for weights in resample(clusters, resamples, seed)
+    ]
+    drawn = np.concatenate(draws)
+    drawn = drawn[np.isfinite(drawn)]
+    return replace(found, bootstrap=_percentiles(drawn)) if len(drawn) else found
+
+
+def _count_patients(labels: Ints, clusters: Ints) -> int:
+    """Patients of the class that has the fewest, among those that have any."""
+    return min(len(np.unique(clusters[labels == label])) for label in np.unique(labels))
+
+
+def _compare_areas(aurocs: Floats, covariance: Floats, patients: int) -> Difference:
+    """MOVER, from two areas, their covariance (2, 2), and the patients of the smallest class."""
     from scipy.stats import t
 
-    (first, other), covariance = (array.tolist() for array in auroc_covariance(labels, probabilities, clusters))
-    (own, shared), (_, others) = covariance
-    patients = min(len(np.unique(clusters[labels == side])) for side in (0, 1))
+    first, other = aurocs.tolist()
+    (own, shared), (_, others) = covariance.tolist()
     variance = own + others - 2 * shared
-    if math.isnan(variance) or patients < 2:
+    if math.isnan(first) or math.isnan(variance) or patients < 2:
         return Difference(first, other, other - first, math.nan, math.nan, math.nan, math.nan)
     perfect = {first, other} & {0.0, 1.0}
     if not variance > SMALLEST**2 and not perfect:
@@ -138,28 +176,6 @@ def _limit_auroc(area: float, variance: float, z: float, patients: int) -> tuple
     middle, reach = math.log(area / (1 - area)), z * math.sqrt(variance) / (area * (1 - area))
     low, high = (1 / (1 + math.exp(-max(-700.0, min(700.0, end)))) for end in (middle - reach, middle + reach))
     return low, high
-
-
-def compare_macro_auroc(
-    labels: Ints, probabilities: Floats, clusters: Ints, *, resamples: int = 2000, seed: int = 0
-) -> Difference:
-    """Compare the mean one-vs-rest AUROC of two models, probabilities (2, N, C), by a bootstrap of patients."""
-    one, other = (float(measure(labels, p)["auroc"][0]) for p in probabilities)
-    draws = [
-        measure(labels, probabilities[1], weights=weights)["auroc"]
-        - measure(labels, probabilities[0], weights=weights)["auroc"]
-        for weights in resample(clusters, resamples, seed)
-    ]
-    drawn = np.concatenate(draws)
-    drawn = drawn[np.isfinite(drawn)]
-    if math.isnan(other - one) or not len(drawn):
-        return Difference(one, other, other - one, math.nan, math.nan, math.nan, math.nan)
-    fewer, more = 1 + (drawn <= 0).sum(), 1 + (drawn >= 0).sum()
-    p = min(1.0, float(2 * min(fewer, more) / (1 + len(drawn))))
-    if np.ptp(drawn) < SMALLEST:
-        return _without_spread(one, other)
-    limits = _percentiles(drawn)
-    return Difference(one, other, other - one, *limits, p, p, limits)
 
 
 def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
