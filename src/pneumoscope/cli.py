@@ -259,7 +259,7 @@ def compare(
 
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if format == "json":
-        typer.echo(json.dumps(comparison.to_json(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
     elif format == "csv":
         typer.echo("".join(format_rows(to_rows(comparison))), nl=False)
     else:

@@ -239,7 +239,7 @@ def test_the_page_says_what_was_found_and_lets_no_name_do_harm(tmp_path: Path) -
     rows = make_rows(seed=1)
     for row in rows:
         row["path"] = f"<script>alert({row['path']})</script>"
-    runs = [write_run(tmp_path / "<b>", make_rows()), write_run(tmp_path / "tuned", rows)]
+    runs = [write_run(tmp_path / "<b>", make_rows()), write_run(tmp_path / "_\udcff", rows)]
     found = compare(runs, tmp_path / "out", resamples=50)
     page = (tmp_path / "out" / "comparison.html").read_text()
     outline = Outline(page)

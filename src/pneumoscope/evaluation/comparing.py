@@ -44,6 +44,6 @@ def compare(
     comparison = compare_pairing(pairing, [str(run) for run in runs], resamples=resamples, seed=seed)
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)
-        write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
         write_page(Path(out) / OUTPUTS[1], comparison, pairing)
     return comparison

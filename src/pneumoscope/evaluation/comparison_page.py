@@ -67,7 +67,8 @@ def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
     areas = {comparison.runs[0]: comparison.contrasts[0].differences["auroc"].first} | {
         contrast.run: contrast.differences["auroc"].other for contrast in comparison.contrasts
     }
-    drawn = plots.compare_roc(comparison.runs, pairing.labels, pairing.probabilities, pairing.calls) if two else ""
+    shown = [_printable(run) for run in comparison.runs]
+    drawn = plots.compare_roc(shown, pairing.labels, pairing.probabilities, pairing.calls) if two else ""
     page = environment.get_template("comparison.html").render(
         title=f"Comparison of {len(comparison.runs)} classifiers",
         comparison=comparison,
@@ -90,7 +91,12 @@ def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
         command=_repeat(comparison),
         version=__version__,
     )
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))  # a folder's name may not be UTF-8
+    write_text(path, _printable(page))
+
+
+def _printable(words: str) -> str:
+    """Words that may hold a folder's name, which need not be UTF-8."""
+    return words.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def format_chance(p: float) -> str:

@@ -93,6 +93,7 @@ def compare_roc(names: Sequence[str], labels: Ints, probabilities: Floats, calls
                 continue
             colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
             label = name if len(name) <= 30 else f"…{name[-29:]}"
+            label = label if not label.startswith("_") else f" {label}"  # which matplotlib would leave out
             axes.plot(*_thin(fpr, tpr), color=colour, ls=style, lw=1.8, label=label, clip_on=False)
             axes.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=colour, ms=6, clip_on=False)
         _square(axes, "False-positive rate", "Sensitivity", empty="needs both classes")
