@@ -84,12 +84,11 @@ def fit_guard(features: NDArray[np.floating[Any]], components: int = COMPONENTS)
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
     centred = x - mean
-    n, width = centred.shape
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    values = singular**2 / n
+    width = centred.shape[1]
+    values, directions = _principal(centred)
     level = values.sum() / width
     shrinkage = _shrinkage(centred, values, level)
-    keep = min(components, n - 1, width)
+    keep = min(components, len(directions))
     kept = np.maximum((1 - shrinkage) * values[:keep] + shrinkage * level, _TINY)
     others = (1 - shrinkage) * values[keep:].sum() / max(1, width - keep) + shrinkage * level
     return Guard(
@@ -109,6 +108,17 @@ def choose_limit(distances: NDArray[np.floating[Any]], rate: float) -> float:
     """
     rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
     return max(float(np.sort(distances)[min(rank, len(distances)) - 1]), _TINY)
+
+
+def _principal(centred: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues of the covariance, largest first, and those directions (K, D) that have any variance."""
+    n, width = centred.shape
+    values, vectors = np.linalg.eigh((centred @ centred.T if n < width else centred.T @ centred) / n)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    some = values > 1e-10 * values[0]
+    if n >= width:
+        return values, vectors.T[some]
+    return values, vectors.T[some] @ centred / np.sqrt(n * values[some])[:, None]
 
 
 def _shrinkage(centred: Floats, values: Floats, level: float) -> float:
