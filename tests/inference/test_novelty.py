@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from pneumoscope.errors import BundleError
+from pneumoscope.inference.engines import TorchEngine
+from pneumoscope.inference.features import extract_features
 from pneumoscope.inference.novelty import Guard, choose_limit, fit_guard
+from pneumoscope.models.backbones import find_backbone, load_backbone
 
 Features = NDArray[np.float32]
 
@@ -104,3 +109,19 @@ def test_false_alarms_are_as_promised(count: int, rate: float) -> None:
     alarms = (distances[:, -1] > limits).mean()
     error = math.sqrt(promised / 20_000)
     assert promised - 1 / (count + 1) - 4 * error < alarms < promised + 4 * error
+
+
+def test_photographs_are_foreign_to_simulated_films_and_other_simulated_films_are_not(films: Path) -> None:
+    spec = find_backbone("efficientnet_lite0")
+    engine = TorchEngine(load_backbone(spec).eval(), spec.input.size)
+
+    def extract(sources: list[Path]) -> Features:
+        found = [each.features for each in extract_features(sources, engine, spec.input)]
+        return np.concatenate([features for features in found if features is not None])
+
+    train, val, test = (extract(sorted((films / split).rglob("*.png"))) for split in ("train", "val", "test"))
+    photographs = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in ("astronaut", "brick", "coffee")]
+    guard = fit_guard(train)
+    limit = choose_limit(guard.distance(val), 0.05)
+    assert (guard.distance(extract(photographs)) > 2 * limit).all()
+    assert (guard.distance(test) <= limit).mean() > 0.6
