@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.covariance import LedoitWolf, ShrunkCovariance
 from sklearn.metrics import roc_auc_score
 
 from foreign_images import CHANGED, SPOILED, Pixels, blank, drawn, hand, limb, noise, page, pattern, photographs
@@ -126,6 +127,13 @@ def methods() -> dict[str, Callable[[Films], Measure]]:
     def ours(**options: int) -> Callable[[Films], Measure]:
         return lambda films: fit_guard(films.features, **options).distance
 
+    def fixed(shrinkage: float) -> Callable[[Films], Measure]:
+        def fit(films: Films) -> Measure:
+            found = ShrunkCovariance(shrinkage=shrinkage).fit(films.features.astype(np.float64))
+            return lambda x: np.asarray(found.mahalanobis(x.astype(np.float64)))
+
+        return fit
+
     def standardised(films: Films) -> Measure:
         scale = films.features.std(0) + 1e-6
         guard = fit_guard(films.features / scale)
@@ -169,6 +177,9 @@ def methods() -> dict[str, Callable[[Films], Measure]]:
         "64 components": ours(components=64),
         "128 components": ours(components=128),
         "all components": ours(components=1280),
+        "shrinkage 0.001, all": fixed(0.001),
+        "shrinkage 0.1, all": fixed(0.1),
+        "shrinkage 0.5, all": fixed(0.5),
         "standardised": standardised,
         "tied, by class (Lee 2018)": by_class(relative=False),
         "relative (Ren 2021)": by_class(relative=True),
@@ -238,24 +249,30 @@ def tables(rest: Films, home: Films, kinds: Mapping[str, Features], made_of: lis
         ("200 films fitted, 100 for the limit", 200, 100, True),
         ("1,600 and 800", 1600, 800, False),
     ):
-        outcomes, first = [], None
+        outcomes, first, by_label = [], None, []
         for seed in range(seeds):
             train, limit = draw(rest, seed, fit, val, even)
             guard = fit_guard(train.features)
             first = first or guard
+            far = guard.distance(home.features) > choose_limit(guard.distance(limit.features), RATES[0])
+            by_label.append([far[home.labels == label].mean() for label in np.unique(home.labels)])
             outcomes.append(judge(guard.distance, limit.features, home.features, kinds))
         assert first is not None
-        print(f"\n{title}: false alarms on {len(home.features)} held-out films {spread(outcomes)}\n")
+        shares = zip(np.unique(home.labels), np.mean(by_label, axis=0), strict=True)
+        print(f"\n{title}: false alarms on {len(home.features)} held-out films {spread(outcomes)}")
+        print(f"of each class at 5 %: {', '.join(f'{label} {100 * share:.1f} %' for label, share in shares)}\n")
         print("| kind | AUROC | 95 % interval | flagged at 5 % | at 1 % |\n| --- | --- | --- | --- | --- |")
         own = first.distance(home.features)
         for name, features in kinds.items():
             of = made_of if name in {*SPOILED, *CHANGED} else [None] * len(features)
             low, high = interval(own, first.distance(features), [*home.patients.tolist(), *of])
-            shares = " | ".join(
-                f"{100 * np.mean([o.flagged[name][k] for o in outcomes]):.0f} %" for k in range(len(RATES))
-            )
             value = np.mean([o.auroc[name] for o in outcomes])
-            print(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} | {shares} |", flush=True)
+            print(f"| {name} | {value:.3f} | {low:.3f} to {high:.3f} | {flags(outcomes, name)} |", flush=True)
+
+
+def flags(outcomes: Sequence[Outcome], kind: str) -> str:
+    """Mean shares flagged, as cells of a table."""
+    return " | ".join(f"{100 * np.mean([o.flagged[kind][k] for o in outcomes]):.0f} %" for k in range(len(RATES)))
 
 
 def spread(outcomes: Sequence[Outcome]) -> str:
@@ -309,15 +326,22 @@ def shifts(kermany: dict[str, Films], seed400: dict[str, Films], phantoms: Featu
 
 
 def _print_shift(one: str, other: str, outcomes: Sequence[Outcome]) -> None:
-    shares = " | ".join(f"{100 * np.mean([o.flagged[other][k] for o in outcomes]):.0f} %" for k in range(len(RATES)))
     value = np.mean([o.auroc[other] for o in outcomes])
-    print(f"| {one} | {other} | {value:.3f} | {shares} | {spread(outcomes)} |", flush=True)
+    print(f"| {one} | {other} | {value:.3f} | {flags(outcomes, other)} | {spread(outcomes)} |", flush=True)
 
 
 def compare_methods(kermany: dict[str, Films], kinds: Mapping[str, Features], seeds: int) -> None:
     """Mean AUROC and shares flagged at 5 % by distance, over the kinds, and the worst kinds."""
     spoiled = [name for name in kinds if name not in CHANGED]
+    home = kermany["held out"].features
     for fit, val, even in ((200, 100, True), (1600, 800, False)):
+        train = draw(kermany["rest"], 0, fit, val, even)[0].features
+        exact = LedoitWolf().fit(train.astype(np.float64))
+        ratio = fit_guard(train).distance(home) / np.sqrt(exact.mahalanobis(home.astype(np.float64)) / home.shape[1])
+        print(
+            f"\nshrinkage {exact.shrinkage_:.4f}; "
+            f"the guard's distances over exact ones: {ratio.min():.4f} to {ratio.max():.4f}"
+        )
         print(
             f"\n{fit} films fitted\n\n| distance | mean AUROC | lowest | flagged at 5 %, mean | lowest | at 1 %, mean |"
         )
@@ -325,8 +349,8 @@ def compare_methods(kermany: dict[str, Films], kinds: Mapping[str, Features], se
         for name, make in methods().items():
             outcomes = []
             for seed in range(seeds):
-                train, limit = draw(kermany["rest"], seed, fit, val, even)
-                outcomes.append(judge(make(train), limit.features, kermany["held out"].features, kinds))
+                films, limit = draw(kermany["rest"], seed, fit, val, even)
+                outcomes.append(judge(make(films), limit.features, home, kinds))
             value = {kind: np.mean([o.auroc[kind] for o in outcomes]) for kind in spoiled}
             share = {kind: np.mean([o.flagged[kind] for o in outcomes], axis=0) for kind in spoiled}
             low, least = min(value, key=lambda k: value[k]), min(share, key=lambda k: share[k][0])
