@@ -84,8 +84,8 @@ def encode(levels: NDArray[np.uint8], quality: int, colour: bool) -> bytes:
 
 
 def predict(predictor: Predictor, pixels: NDArray[np.float32], spec: InputSpec) -> float:
-    features = predictor._engine.run(prepare(pixels, spec)[None]).features
-    probability = predictor._decide(None, predictor._logits(features)).probability
+    features = predictor.engine.run(prepare(pixels, spec)[None]).features
+    probability = predictor.judge(features).unguarded
     assert probability is not None
     return probability
 

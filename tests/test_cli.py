@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_train_evaluate_and_predict_agree(command: Command, films: Path, tmp_pat
     evaluated = command("evaluate", tmp_path / "run", films, "--out", tmp_path / "again")
     assert evaluated.code == 0
     assert _json(tmp_path / "again" / "metrics.json") == _json(tmp_path / "run" / "metrics.json")
-    predicted = command("predict", films / "test", "--model", tmp_path / "run", "--format", "csv")
+    predicted = command("predict", films / "test", "--model", tmp_path / "run", "--format", "csv", "--no-guard")
     assert predicted.code == 0
     by_name = {Path(row["path"]).name: row["probability"] for row in csv.DictReader(io.StringIO(predicted.out))}
     with (tmp_path / "run" / "predictions.csv").open() as file:
@@ -88,7 +89,7 @@ def test_predict_writes_every_format_in_input_order(
     (tmp_path / "bad.png").write_bytes(b"no image")
     files = [*sorted((films / "test").rglob("*.png"))[:3], tmp_path / "bad.png"]
     out = tmp_path / f"predictions.{form}"
-    result = command("predict", *files, "--model", run.bundle, "--format", form, "--out", out)
+    result = command("predict", *files, "--model", run.bundle, "--format", form, "--out", out, "--no-guard")
     assert result.code == 0
     assert "1 of 4 files could not be read" in result.err
     assert result.out == ""
@@ -106,9 +107,10 @@ def test_predict_writes_every_format_in_input_order(
         text = out.read_text()
         rows = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
     assert [Path(row["path"]) for row in rows] == files
-    assert list(rows[0]) == ["path", "label", "probability", "decision", "error"]
+    assert list(rows[0]) == ["path", "label", "probability", "call", "decision", "label_set", "novelty", "error"]
     assert 0 <= float(rows[0]["probability"]) <= 1
-    assert rows[0]["decision"] in ("NORMAL", "PNEUMONIA")
+    assert rows[0]["call"] in ("NORMAL", "PNEUMONIA")
+    assert rows[0]["decision"] in ("NORMAL", "PNEUMONIA", "uncertain", "neither")
     assert "bad.png" in rows[3]["error"]
     assert not rows[3]["probability"]
     assert command("predict", *files, "--model", run.bundle, "--format", form, "--out", out).code == 2
@@ -120,6 +122,52 @@ def test_predict_takes_a_table_and_keeps_its_labels(command: Command, run: Run, 
     rows = [json.loads(line) for line in result.out.splitlines()]
     assert len(rows) == 48
     assert {row["label"] for row in rows} == {"NORMAL", "PNEUMONIA"}
+
+
+def test_a_foreign_film_gets_no_probability(command: Command, run: Run, tmp_path: Path) -> None:
+    stripes = np.tile(np.repeat([0, 255], 8), (200, 13)).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    (row,) = _predict(command, tmp_path / "stripes.png", "--model", run.bundle)
+    assert (row["decision"], row["probability"], row["call"]) == ("foreign", None, None)
+    assert row["novelty"] > 1
+    (row,) = _predict(command, tmp_path / "stripes.png", "--model", run.bundle, "--no-guard")
+    assert (row["decision"] != "foreign", row["novelty"], 0 <= row["probability"] <= 1) == (True, None, True)
+    table = command("predict", tmp_path / "stripes.png", "--model", run.bundle, "--format", "table")
+    assert "not like the training radiographs" in table.out
+
+
+def test_predict_restates_probabilities_for_a_prevalence(command: Command, run: Run, films: Path) -> None:
+    options = (films / "test", "--model", run.bundle, "--no-guard")
+    plain, rare = _predict(command, *options), _predict(command, *options, "--prevalence", 0.02)
+    assert _json(run.bundle / "bundle.json")["calibration"]["shares"] == [0.5, 0.5]
+    for before, after in zip(plain, rare, strict=True):
+        odds = before["probability"] / (1 - before["probability"]) * 0.02 / 0.98
+        assert after["probability"] == pytest.approx(odds / (1 + odds))
+        assert after["label_set"] == before["label_set"]
+    wide = _predict(command, *options, "--error-rate", 0.5)
+    assert sum(len(row["label_set"]) for row in wide) < sum(len(row["label_set"]) for row in plain)
+    for option, value in (("--prevalence", 1.5), ("--error-rate", 0), ("--false-alarms", -1)):
+        assert command("predict", *options, option, value).code == 2
+
+
+def test_evaluate_measures_for_another_prevalence_and_for_an_estimated_one(
+    command: Command, run: Run, films: Path, tmp_path: Path
+) -> None:
+    options = ("--split", "all", "--resamples", 50)
+    result = command("evaluate", run.folder, films, "--out", tmp_path / "rare", *options, "--prevalence", 0.05)
+    assert result.code == 0
+    assert "as if the prevalence were 0.05" in result.out
+    assert max(map(len, result.out.split("\n\n")[1].splitlines())) <= 80
+    rare = _json(tmp_path / "rare" / "metrics.json")
+    assert rare["restated"]["metrics"]["ppv"]["value"] < rare["metrics"]["ppv"]["value"]
+    result = command("evaluate", run.folder, films, "--out", tmp_path / "adapted", *options, "--adapt-prior")
+    assert "estimated without labels" in result.out
+    adapted = _json(tmp_path / "adapted" / "metrics.json")["restated"]
+    assert adapted["estimated"]
+    assert adapted["prevalence"]["low"] <= adapted["prevalence"]["value"] <= adapted["prevalence"]["high"]
+    assert sum(adapted["shares"].values()) == pytest.approx(1)
+    both = command("evaluate", run.folder, films, "--out", tmp_path / "x", "--adapt-prior", "--prevalence", 0.1)
+    assert both.code == 2
 
 
 def test_a_missing_file_does_not_stop_the_others(command: Command, run: Run, film: Path, tmp_path: Path) -> None:
@@ -178,7 +226,7 @@ def test_every_bad_film_gets_a_row_with_its_error(command: Command, run: Run, fi
     }
     for name, bytes_ in {**bad, **good}.items():
         (tmp_path / name).write_bytes(bytes_)
-    result = command("predict", tmp_path, film, "--model", run.bundle, "--format", "jsonl")
+    result = command("predict", tmp_path, film, "--model", run.bundle, "--format", "jsonl", "--no-guard")
     assert result.code == 0
     rows = {Path(row["path"]).name: row for row in map(json.loads, result.out.splitlines())}
     for name in bad:
@@ -256,6 +304,7 @@ def test_a_damaged_bundle_ends_in_exit_code_4(command: Command, run: Run, film: 
         (["train"], "No data"),
         (["train", "films", "--epochs", "0", "--out", "r"], "epochs"),
         (["train", "films", "--lr", "fast", "--out", "r"], "lr"),
+        (["train", "films", "--threshold", "best", "--out", "r"], "sensitivity>=0.95"),
         (["train", "films", "--recipe", "magic", "--out", "r"], "baseline"),
         (["train", "films", "--backbone", "resnet51", "--out", "r"], "resnet50"),
         (["train", "films", "--rotate", "5", "--out", "r"], "--train-backbone"),
@@ -378,8 +427,8 @@ def test_output_that_nobody_reads_any_more_is_no_error(run: Run, films: Path) ->
     assert "Traceback" not in err
 
 
-def _json(path: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads(path.read_text())
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
 
 
@@ -387,3 +436,9 @@ def _encode(image: Image.Image, form: str) -> bytes:
     content = io.BytesIO()
     image.save(content, form)
     return content.getvalue()
+
+
+def _predict(command: Command, *arguments: object) -> list[dict[str, Any]]:
+    result = command("predict", *arguments, "--format", "jsonl")
+    assert result.code == 0
+    return [json.loads(line) for line in result.out.splitlines()]

@@ -21,7 +21,7 @@ SOURCE = Path(pneumoscope.__file__).parent
 FLOORS = (
     {"errors", "outputs", "config"},
     *({room} for room in ("images", "datasets", "models", "inference", "evaluation", "auditing", "training", "deploy")),
-    {"terminal", "cli", "__main__"},
+    {"terminal", "cli", "cli_data", "cli_options", "__main__"},
 )
 LIGHT_ROOMS = ("images", "datasets", "inference", "evaluation", "auditing")  # they work where torch is not installed
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "pyarrow", "scipy", "PIL", "numpy", "sklearn", "onnxruntime"}
@@ -96,7 +96,8 @@ def test_importing_the_package_loads_nothing_heavy(module: str) -> None:
 def test_help_loads_nothing_heavy() -> None:
     script = """if True:
         import json, sys
-        from pneumoscope.cli import app, data_app, main
+        from pneumoscope.cli import app, main
+        from pneumoscope.cli_data import data_app
         names = lambda of: [command.name or command.callback.__name__ for command in of.registered_commands]
         calls = [[], *([name] for name in names(app)), ["data"], *(["data", name] for name in names(data_app))]
         codes = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pneumoscope.auditing.findings import Audit
-    from pneumoscope.evaluation.intervals import Evaluation
+    from pneumoscope.evaluation.intervals import Evaluation, Interval
     from pneumoscope.training.train import Run
 
 
@@ -30,22 +30,48 @@ def print_run(run: Run) -> None:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the metrics with their intervals."""
+    """Print the metrics with their intervals, with those for another prevalence beside them, and the decisions."""
     from rich.table import Table
 
     patients = f" of {evaluation.patients} patients" if evaluation.patients else ""
     typer.echo(f"{evaluation.split}: {evaluation.n} images{patients}\n")
+    restated = evaluation.restated
     table = Table(box=None, pad_edge=False)
-    for column, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    columns = ["metric", "value", "95 % interval"]
+    if restated is not None:
+        columns += ["adapted" if restated.estimated else "restated", "95 % interval"]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name, interval in evaluation.metrics.items():
-        known = interval.low == interval.low
-        table.add_row(
-            name.replace("_", " "),
-            "not defined" if interval.value != interval.value else f"{interval.value:.3f}",
-            f"{interval.low:.3f} to {interval.high:.3f}" if known else "",
-        )
+        both = [interval] if restated is None else [interval, restated.metrics[name]]
+        cells = [cell for each in both for cell in (_show_value(each), _show_limits(each))]
+        table.add_row(name.replace("_", " "), *cells)
     open_console().print(table)
+    if restated is not None and restated.prevalence is not None:
+        share = restated.prevalence
+        typer.echo(
+            f"\nPrevalence {evaluation.prevalence:.3f}, estimated without labels: {share.value:.3f} "
+            f"({_show_limits(share)}). Adapted: with probabilities restated for that."
+            if restated.estimated
+            else f"\nRestated: as if the prevalence were {share.value:g}, not {evaluation.prevalence:.3f}."
+        )
+    if decisions := evaluation.decisions:
+        counts = " · ".join(f"{count} {name}" for name, count in decisions["counts"].items() if count)
+        typer.echo(f"\nDecisions: {counts}")
+        right = decisions["accuracy_of_answered"]
+        if right["n"]:
+            typer.echo(
+                f"{decisions['answered']['value']:.0%} answered with a label, {right['value']:.1%} of these rightly "
+                f"({right['low']:.3f} to {right['high']:.3f})."
+            )
+
+
+def _show_value(interval: Interval) -> str:
+    return "not defined" if interval.value != interval.value else f"{interval.value:.3f}"
+
+
+def _show_limits(interval: Interval) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else ""
 
 
 def print_audit(audit: Audit) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pneumoscope
 from pneumoscope.errors import UsageError
@@ -30,15 +34,18 @@ def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path])
     bundle = load_bundle(run.bundle)
     backbone = load_backbone(find_backbone(bundle.backbone))
     network = Classifier(backbone, build_head(backbone.width, 2)).eval()
-    network.load_state_dict(load_weights(run.bundle, bundle))
+    state = load_weights(run.bundle, bundle)
+    network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("novelty.")})
     with torch.inference_mode():
         inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), bundle.input) for file in files]))
-        expected = torch.sigmoid(network(inputs)[:, 0]).numpy()
+        logits = network(inputs)[:, 0]
     predictions = load(run.folder).predict(files)
-    np.testing.assert_allclose([float(one.probability or 0) for one in predictions], expected, atol=1e-5)
-    for one in predictions:
-        assert one.probability is not None
-        assert one.decision == bundle.labels[int(one.probability >= 0.5)]
+    np.testing.assert_allclose([one.logits[0] for one in predictions], logits.numpy(), atol=1e-5)
+    assert bundle.calibration.method == "temperature"
+    expected = torch.sigmoid(bundle.calibration.slope * logits).numpy()
+    np.testing.assert_allclose([one.unguarded for one in predictions], expected, atol=1e-5)  # type: ignore[arg-type]
+    for one, logit in zip(predictions, logits, strict=True):
+        assert one.call == bundle.labels[int(logit >= 0)]
         assert one.probabilities is not None
         assert sum(one.probabilities.values()) == pytest.approx(1)
 
@@ -49,7 +56,7 @@ def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path])
     assert predictor.predict(str(files[0])) == [alone]
     among = predictor.predict(files)[0]
     # In a batch of another size the network's sums may be taken in another order.
-    assert among.probability == pytest.approx(alone.probability, abs=1e-6)
+    assert among.unguarded == pytest.approx(alone.unguarded, abs=1e-6)
     assert (among.path, among.decision, among.digest) == (alone.path, alone.decision, alone.digest)
     (from_bytes,) = predictor.predict(files[0].read_bytes())
     assert (from_bytes.path, from_bytes.probability) == (None, alone.probability)
@@ -69,7 +76,7 @@ def test_order_is_kept_over_many_batches(run: Run, files: list[Path]) -> None:
     many = [files[i % len(files)] for i in range(50)]
     predictions = pneumoscope.load(run.folder).predict(many)
     assert [one.path for one in predictions] == many
-    assert predictions[0].probability == predictions[len(files)].probability
+    assert predictions[0].unguarded == predictions[len(files)].unguarded
 
 
 def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[Path], tmp_path: Path) -> None:
@@ -129,6 +136,39 @@ def test_a_cache_stays_within_its_bounds_and_the_oldest_go(tmp_path: Path) -> No
         known = [number for number in range(50) if cache.get(str(number), "engine") is not None]
     assert 10 <= len(known) <= 20
     assert known == list(range(50 - len(known), 50))
+
+
+def test_a_film_unlike_those_trained_on_is_foreign(run: Run, files: list[Path]) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)).save(content, "PNG")
+    (noise,) = load(run.folder).predict(content.getvalue())
+    assert (noise.decision, noise.probability) == ("foreign", None)
+    assert noise.novelty is not None
+    assert noise.novelty > 1
+    (unguarded,) = load(run.folder, guarded=False).predict(content.getvalue())
+    assert unguarded.probability == noise.unguarded
+    assert (unguarded.novelty, unguarded.call) == (None, noise.call)
+    known = [one.novelty for one in load(run.folder).predict(files)]
+    assert float(np.median(known)) < 1  # type: ignore[arg-type]
+
+
+def test_a_bundle_of_the_first_schema_decides_as_it_did(run: Run, files: list[Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.bundle, tmp_path / "old"))
+    values = json.loads((folder / "bundle.json").read_text())
+    for name in ("checksum", "threshold_rule", "conformal", "novelty"):
+        del values[name]
+    values |= {"schema": 1, "calibration": {"method": "none"}, "thresholds": {"decision": 0.25}}
+    values["checksum"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(values))
+    old = load(folder)
+    assert old.bundle.threshold_rule == "0.25"
+    for one in old.predict(files):
+        assert one.probability is not None
+        assert one.probability == pytest.approx(1 / (1 + np.exp(-one.logits[0])))
+        assert one.decision == one.call == old.bundle.labels[int(one.probability >= 0.25)]
+        assert one.label_set == (one.call,)
+    with pytest.raises(UsageError, match="older version"):
+        load(folder, prevalence=0.1)
 
 
 def test_cuda_is_refused_where_there_is_none() -> None:

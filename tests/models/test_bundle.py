@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import pneumoscope
 from pneumoscope.errors import BundleError
 from pneumoscope.images.preparing import InputSpec
-from pneumoscope.models.bundle import Bundle, load_bundle, load_weights, save_bundle
+from pneumoscope.models.bundle import Bundle, Calibration, Conformal, Novelty, load_bundle, load_weights, save_bundle
 from pneumoscope.training.train import Run
 
 
@@ -31,11 +31,14 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         positive="Ä b",
         input=InputSpec(320, "pad"),
         thresholds={"decision": 0.3},
-        calibration={"method": "none"},
+        calibration=Calibration("platt", 1.5, -0.25, (), (0.25, 0.75), 40, {"ece": 0.2}, {"ece": 0.1}),
         training={"recipe": "head", "best": {"epoch": 3}},
         data={"fingerprint": "ab"},
         version="0",
         weights_sha256="",
+        threshold_rule="sensitivity>=0.95",
+        conformal=Conformal(0.1, {"A": (0.25, 0.5), "Ä b": ()}),
+        novelty=Novelty(0.05, (0.5, 1.25)),
     )
     state = {"head.weight": torch.randn(1, 3), "head.bias": torch.zeros(1)}
     saved = save_bundle(tmp_path / "b", made, state)

@@ -132,7 +132,9 @@ def test_three_classes_work_like_two(tmp_path: Path) -> None:
     row = rows(run.folder / "predictions.csv")[0]
     shares = {name: float(row[f"probability_{name}"]) for name in ("BACTERIA", "NORMAL", "VIRUS")}
     assert sum(shares.values()) == pytest.approx(1)
-    assert row["decision"] == max(shares, key=lambda name: shares[name])
+    assert row["call"] == max(shares, key=lambda name: shares[name])
+    assert row["decision"] in ("BACTERIA", "NORMAL", "VIRUS", "uncertain", "neither", "foreign")
+    assert set(metrics["decisions"]["coverage"]) == {"BACTERIA", "NORMAL", "VIRUS"}
     assert "PNEUMONIA" not in (run.folder / "report.html").read_text()
 
 

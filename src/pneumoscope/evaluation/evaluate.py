@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shlex
@@ -10,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.datasets.splitting import find_shared_patients
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals
-from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
+from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
+from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.evaluation.report import write_report
 from pneumoscope.images.reading import Reading
+from pneumoscope.inference.decisions import calibrate, move_threshold, require_shares, restate
 from pneumoscope.inference.features import FeatureCache
-from pneumoscope.inference.predictions import to_row
+from pneumoscope.inference.predictions import SHORT, to_measured_row
 from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.bundle import Bundle, Calibration
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
-SHORT = 12  # hex digits that name a file's content in a bundle
 OUTPUTS = ("metrics.json", "predictions.csv", "plots", "report.html")
 
 
@@ -36,6 +41,10 @@ def evaluate(
     patient_pattern: str | None = None,
     reading: Reading = Reading(),
     device: str = "auto",
+    prevalence: float | None = None,
+    adapt_prior: bool = False,
+    error_rate: float | None = None,
+    false_alarms: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
     cache: FeatureCache | None = None,
@@ -52,6 +61,11 @@ def evaluate(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read films of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
+        prevalence: measure besides as if the positive class had this share, with probabilities restated for it.
+        adapt_prior: estimate the classes' shares from the films without their labels, and measure besides with
+            probabilities restated for them.
+        error_rate: of label sets, instead of the bundle's.
+        false_alarms: of the novelty guard, instead of the bundle's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls.
@@ -61,9 +75,12 @@ def evaluate(
     Raises:
         BundleError: the bundle cannot be used.
         DataError: no such split, labels that the bundle does not know, or no readable image.
-        UsageError: `out` exists.
+        UsageError: `out` exists, or an option that this bundle can't be asked for.
     """
-    predictor = load(bundle, device, cache)
+    if adapt_prior and prevalence is not None:
+        raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
+    predictor = load(bundle, device, cache, error_rate=error_rate, false_alarms=false_alarms)
+    require_shares(predictor.bundle, prevalence, adapt_prior)
     samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
     chosen = split or ("test" if "test" in present else "all")
@@ -90,10 +107,21 @@ def evaluate(
             + (["--patient-pattern", patient_pattern] if patient_pattern else [])
             + ["--invert"] * reading.invert
             + ["--allow-modality"] * reading.any_modality
+            + ["--adapt-prior"] * adapt_prior
+            + _options({"prevalence": prevalence, "error-rate": error_rate, "false-alarms": false_alarms})
         ),
     }
     return assess(
-        predictor, samples, Path(out), split=chosen, facts=facts, resamples=resamples, seed=seed, progress=progress
+        predictor,
+        samples,
+        Path(out),
+        split=chosen,
+        facts=facts,
+        prevalence=prevalence,
+        adapt_prior=adapt_prior,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
     )
 
 
@@ -106,6 +134,8 @@ def assess(
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
     history: Sequence[Mapping[str, Any]] = (),
+    prevalence: float | None = None,
+    adapt_prior: bool = False,
     resamples: int = 2000,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -117,7 +147,7 @@ def assess(
     """
     bundle = predictor.bundle
     predictions = predictor.predict(samples, progress)
-    rows = [to_row(one, bundle.labels, sample.label) for one, sample in zip(predictions, samples, strict=True)]
+    rows = [to_measured_row(one, bundle.labels, sample) for one, sample in zip(predictions, samples, strict=True)]
     write_text(out / "predictions.csv", "".join(format_rows(rows)))
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
@@ -128,28 +158,52 @@ def assess(
         logging.getLogger("pneumoscope").warning("%s", notes[-1])
     if shared := find_shared_patients([sample for _, sample in read]):
         notes = [*notes, f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}."]
-    labels = [bundle.labels.index(str(sample.label)) for _, sample in read]
-    shares = np.array([[(one.probabilities or {})[name] for name in bundle.labels] for one, _ in read])
-    probabilities = shares[:, 1] if len(bundle.labels) == 2 else shares
+    labels = np.array([bundle.labels.index(str(sample.label)) for _, sample in read])
     patients = [sample.patient for _, sample in read]
-    evaluation = intervals.evaluate(
-        labels,
-        probabilities,
-        classes=bundle.labels,
-        positive=bundle.positive,
-        split=split,
-        threshold=bundle.thresholds["decision"],
-        patients=patients,
-        resamples=resamples,
-        seed=seed,
+    shares = np.array([[(one.probabilities or {})[name] for name in bundle.labels] for one, _ in read])
+    log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
+
+    def measured(shares: NDArray[np.float64], threshold: float) -> Evaluation:
+        return intervals.evaluate(
+            labels,
+            shares[:, 1] if shares.shape[1] == 2 else shares,
+            classes=bundle.labels,
+            positive=bundle.positive,
+            split=split,
+            threshold=threshold,
+            patients=patients,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    evaluation = measured(shares, predictor.threshold)
+    uncalibrated: Mapping[str, Interval] = {}
+    if bundle.calibration.method != "none":
+        before = measured(np.exp(calibrate([one.logits for one, _ in read], Calibration())), predictor.threshold)
+        uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
+    restated = None
+    if prevalence is not None:
+        restated = restate_evaluation(evaluation, bundle, labels, log_shares, prevalence, patients)
+    elif adapt_prior:
+        restated = _adapt(bundle, log_shares, patients, measured)
+    decisions = summarise_decisions(
+        [str(sample.label) for _, sample in read],
+        [str(one.decision) for one, _ in read],
+        [one.label_set for one, _ in read],
+        bundle.labels,
     )
+    broken = find_broken_promises(decisions, predictor.error_rate, predictor.false_alarms)
+    for note in broken:
+        logging.getLogger("pneumoscope").warning("%s", note)
+    notes = [*notes, *broken]
+    evaluation = dataclasses.replace(evaluation, decisions=decisions, uncalibrated=uncalibrated, restated=restated)
     write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     write_report(
         out,
         evaluation,
         title="Chest radiograph classifier: " + " or ".join(bundle.labels),
         labels=labels,
-        probabilities=probabilities,
+        probabilities=shares[:, 1] if shares.shape[1] == 2 else shares,
         paths=[sample.path.as_posix() for _, sample in read],
         patients=patients,
         history=history,
@@ -158,3 +212,25 @@ def assess(
         errors=[(str(one.path), one.error) for one in predictions if one.error],
     )
     return evaluation
+
+
+def _adapt(
+    bundle: Bundle,
+    log_shares: NDArray[np.float64],
+    patients: Sequence[str | None],
+    measured: Callable[[NDArray[np.float64], float], Evaluation],
+) -> Restated:
+    """Estimate the classes' shares without looking at labels, restate for them and measure."""
+    stated = bundle.calibration.shares
+    wanted = estimate_shares(log_shares, stated)
+    interval, threshold = None, bundle.thresholds["decision"]
+    if len(bundle.labels) == 2:
+        interval = estimate_prevalence(log_shares, stated, patients=patients)
+        threshold = move_threshold(bundle, interval.value)
+    evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
+    shares = dict(zip(bundle.labels, wanted.tolist(), strict=True))
+    return Restated(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
+
+
+def _options(values: Mapping[str, float | None]) -> list[str]:
+    return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]

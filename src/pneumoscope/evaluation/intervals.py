@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,33 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Restated:
+    """The same films judged for other shares of the classes.
+
+    Attributes:
+        shares: of the classes, by name.
+        prevalence: the positive class's of two; limits where it was estimated.
+        estimated: from the films, without their labels; then `metrics` are of the films as they are. Else the shares
+            were given, and `metrics` are of films weighted by them.
+        threshold: on the restated probabilities.
+        metrics: with their limits.
+    """
+
+    shares: Mapping[str, float]
+    prevalence: Interval | None
+    estimated: bool
+    threshold: float
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one model did on one split.
 
     `patients` is how many distinct ones are known, None if none is. `positive`, and `prevalence` and `threshold` other
-    than nan, are for two classes only. `shares` are the classes' shares of the images.
+    than nan, are for two classes only. `shares` are the classes' shares of the images. `decisions` count what was
+    decided and how often label sets held the truth (`conformal.summarise_decisions`); `uncalibrated` are Brier score
+    and calibration error as they would be without calibration; `restated` is there where it was asked for.
     """
 
     split: str
@@ -51,6 +73,9 @@ class Evaluation:
     resamples: int
     confidence: float
     seed: int
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+    uncalibrated: Mapping[str, Interval] = field(default_factory=dict)
+    restated: Restated | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json; what is undefined is None, as JSON has no nan."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
 from pneumoscope.inference.predictor import Prediction, Predictor
 from pneumoscope.outputs import format_rows, write_bytes
 
 Row = dict[str, Any]
+SHORT = 12  # hex digits that name a file's content in tables and bundles
 
 
 def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = None) -> Row:
@@ -25,15 +27,49 @@ def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = No
         labels: the classes it knows.
         label: the true class, where known.
     """
-    shares = prediction.probabilities or {}
+    foreign = prediction.probability is None
     return {
-        "path": "" if prediction.path is None else prediction.path.as_posix(),
+        "path": _name(prediction),
         "label": label,
         "probability": prediction.probability,
+        "call": None if foreign else prediction.call,
         "decision": prediction.decision,
+        "label_set": "|".join(prediction.label_set),
+        "novelty": prediction.novelty,
         "error": prediction.error,
-        **({f"probability_{name}": shares.get(name) for name in labels} if len(labels) > 2 else {}),
+        **_shares(labels, None if foreign else prediction.probabilities),
     }
+
+
+def to_measured_row(prediction: Prediction, labels: Sequence[str], sample: Sample) -> Row:
+    """A prediction of a labelled film as a row, for those who measure: foreign films keep their probability and call.
+
+    Args:
+        prediction: what the classifier says.
+        labels: the classes it knows.
+        sample: the film.
+    """
+    return {
+        "path": _name(prediction),
+        "label": sample.label,
+        "patient": sample.patient,
+        "probability": prediction.unguarded,
+        "call": prediction.call,
+        "decision": prediction.decision,
+        "label_set": "|".join(prediction.label_set),
+        "novelty": prediction.novelty,
+        "digest": prediction.digest[:SHORT],
+        "error": prediction.error,
+        **_shares(labels, prediction.probabilities),
+    }
+
+
+def _name(prediction: Prediction) -> str:
+    return "" if prediction.path is None else prediction.path.as_posix()
+
+
+def _shares(labels: Sequence[str], shares: Mapping[str, float] | None) -> Row:
+    return {f"probability_{name}": (shares or {}).get(name) for name in labels} if len(labels) > 2 else {}
 
 
 def write_predictions(
@@ -100,13 +136,19 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    meanings = {
+        UNCERTAIN: "uncertain: may be either",
+        NEITHER: "uncertain: typical of no class",
+        FOREIGN: "not like the training radiographs",
+    }
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("probability", justify="right", no_wrap=True)
     table.add_column("decision")
     for row in rows:
         probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
-        table.add_row(Path(row["path"]).name, probability, row["decision"] or f"error: {row['error']}")
+        meaning = meanings.get(row["decision"], row["decision"])
+        table.add_row(Path(row["path"]).name, probability, meaning or f"error: {row['error']}")
     Console(file=stream, highlight=False, markup=False).print(table)
 
 
@@ -114,7 +156,7 @@ def _to_parquet(rows: Sequence[Row]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    texts = {"path", "label", "decision", "error"}
+    texts = {"path", "label", "call", "decision", "label_set", "error"}
     schema = pyarrow.schema(
         [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
     )

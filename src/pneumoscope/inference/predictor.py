@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import BundleError
+from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.inference.decisions import calibrate, decide, find_limits, move_threshold, require_shares, restate
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
+from pneumoscope.inference.novelty import Guard, choose_limit
 from pneumoscope.models.bundle import Bundle, load_bundle, load_weights
 
 
@@ -22,9 +24,14 @@ class Prediction:
 
     Attributes:
         path: the file, or None where bytes were given.
-        probability: of the positive class; of the decided class where there are more than two; None on error.
-        decision: a class name, or None on error.
-        probabilities: of every class by name, empty on error.
+        probability: of the positive class; of the likeliest where there are more than two. None on error, and for a
+            film unlike those trained on: the network has a number for it all the same, but knows nothing.
+        decision: a label, `uncertain`, `neither`, `foreign` (see `inference.decisions.decide`), or None on error.
+        call: the label that the threshold (or the highest probability) alone gives, whatever the guard says.
+        label_set: the classes it may belong to; the truth is missed with the bundle's error rate at most.
+        novelty: how unlike the training films it is; above 1 is foreign. None where the bundle can't tell.
+        probabilities: of every class by name, whatever the guard says: for those who measure. None on error.
+        logits: what the head gives, (1,) or (C,), before calibration.
         error: why the file could not be read.
         digest: SHA-256 of the file's content, empty on error.
     """
@@ -32,9 +39,19 @@ class Prediction:
     path: Path | None
     probability: float | None = None
     decision: str | None = None
+    call: str | None = None
+    label_set: tuple[str, ...] = ()
+    novelty: float | None = None
     probabilities: dict[str, float] | None = None
+    logits: tuple[float, ...] = ()
     error: str | None = None
     digest: str = ""
+
+    @property
+    def unguarded(self) -> float | None:
+        """The probability as it would be if no film were foreign."""
+        shares = list((self.probabilities or {}).values())
+        return None if not shares else shares[1] if len(shares) == 2 else max(shares)
 
 
 class Predictor:
@@ -46,16 +63,54 @@ class Predictor:
         bias: float32 (1,) or (C,), the head's.
         engine: runs its backbone.
         cache: keeps features between calls.
+        guard: tells films unlike those trained on.
+        prevalence: state probabilities for this share of the positive class (two classes), not the training films'.
+        error_rate: of label sets, instead of the bundle's.
+        false_alarms: of the guard, instead of the bundle's.
+
+    Attributes:
+        threshold: from which probability on the positive class of two is called, as restated.
+        error_rate: of label sets, None where the bundle has none.
+        false_alarms: of the guard, likewise.
+
+    Raises:
+        UsageError: a prevalence is asked of a bundle that has none, or of more than two classes.
     """
 
     def __init__(
-        self, bundle: Bundle, weight: Array, bias: Array, engine: Engine, cache: FeatureCache | None = None
+        self,
+        bundle: Bundle,
+        weight: Array,
+        bias: Array,
+        engine: Engine,
+        cache: FeatureCache | None = None,
+        *,
+        guard: Guard | None = None,
+        prevalence: float | None = None,
+        error_rate: float | None = None,
+        false_alarms: float | None = None,
     ) -> None:
         self.bundle = bundle
-        self._weight = weight
-        self._bias = bias
-        self._engine = engine
-        self._cache = cache
+        self.weight = weight
+        self.bias = bias
+        self.engine = engine
+        self.cache = cache
+        self.guard = guard
+        self.prevalence = prevalence
+        self.threshold = bundle.thresholds["decision"]
+        self._stated = bundle.calibration.shares
+        self._wanted = self._stated
+        require_shares(bundle, prevalence)
+        if prevalence is not None:
+            self._wanted = (1 - prevalence, prevalence)
+            self.threshold = move_threshold(bundle, prevalence)
+        self.error_rate = self.false_alarms = self._limits = self._foreign_from = None
+        if (conformal := bundle.conformal) is not None:
+            self.error_rate = error_rate or conformal.error_rate
+            self._limits = find_limits(conformal, bundle.labels, self.error_rate)
+        if guard is not None and (novelty := bundle.novelty) is not None:
+            self.false_alarms = false_alarms or novelty.false_alarms
+            self._foreign_from = choose_limit(np.array(novelty.distances), self.false_alarms)
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None
@@ -85,44 +140,77 @@ class Predictor:
                 paths[index] = path if isinstance(path, Path) else None
                 yield known
 
-        for extract in extract_features(remember(), self._engine, self.bundle.input, cache=self._cache):
+        for extract in extract_features(remember(), self.engine, self.bundle.input, cache=self.cache):
             path = paths.pop(extract.index)
             if extract.features is None:
                 yield Prediction(path, error=extract.error)
             else:
-                yield replace(self._decide(path, self._logits(extract.features)), digest=extract.digest)
+                yield replace(self.judge(extract.features[:1]), path=path, digest=extract.digest)
 
-    def _logits(self, features: Array) -> NDArray[np.float64]:
-        """(1, D) -> (1,) or (C,); in float64, so that the sum's order does not show."""
-        logits: NDArray[np.float64] = features[0].astype(np.float64) @ self._weight.T.astype(np.float64) + self._bias
-        return logits
-
-    def _decide(self, path: Path | None, logits: NDArray[np.float64]) -> Prediction:
+    def judge(self, features: Array) -> Prediction:
+        """Decide on one film by its features, float32 (1, D)."""
         labels = self.bundle.labels
-        if len(labels) == 2:
-            positive = float(1 / (1 + np.exp(-np.clip(logits[0], -500, 500))))
-            decision = labels[int(positive >= self.bundle.thresholds["decision"])]
-            return Prediction(path, positive, decision, {labels[0]: 1 - positive, labels[1]: positive})
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        best = int(shares.argmax())
-        return Prediction(path, float(shares[best]), labels[best], dict(zip(labels, shares.tolist(), strict=True)))
+        logits = score(features, self.weight, self.bias)
+        reference = calibrate(logits, self.bundle.calibration)
+        chances = np.exp(restate(reference, self._stated, self._wanted) if self.prevalence else reference)[0]
+        # Label sets are drawn by class, so that another prevalence does not touch them.
+        fits = None if self._limits is None else np.exp(reference[0]) >= self._limits
+        novelty = None
+        if self.guard is not None and self._foreign_from is not None:
+            novelty = float(self.guard.distance(features)[0] / self._foreign_from)
+        best = int(chances.argmax()) if len(labels) > 2 else int(chances[1] >= self.threshold)
+        call, probability = labels[best], float(chances[best if len(labels) > 2 else 1])
+        label_set = (call,) if fits is None else tuple(name for name, fit in zip(labels, fits, strict=True) if fit)
+        foreign = novelty is not None and novelty > 1
+        return Prediction(
+            None,
+            probability=None if foreign else probability,
+            decision=decide(label_set, call, foreign),
+            call=call,
+            label_set=label_set,
+            novelty=novelty,
+            probabilities=dict(zip(labels, chances.tolist(), strict=True)),
+            logits=tuple(logits[0].tolist()),
+        )
 
 
-def load(bundle: str | Path, device: str = "auto", cache: FeatureCache | None = None) -> Predictor:
+def score(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
+    """Features (N, D) -> logits (N, 1) or (N, C); in float64, so that the sum's order does not show."""
+    logits: NDArray[np.float64] = features.astype(np.float64) @ weight.T.astype(np.float64) + bias
+    return logits
+
+
+def load(
+    bundle: str | Path,
+    device: str = "auto",
+    cache: FeatureCache | None = None,
+    *,
+    guarded: bool = True,
+    prevalence: float | None = None,
+    error_rate: float | None = None,
+    false_alarms: float | None = None,
+) -> Predictor:
     """Load a trained bundle, or the bundle of a run.
 
     Args:
         bundle: its folder.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
+        guarded: whether films unlike those trained on are told, and get no probability.
+        prevalence: state probabilities for this share of the positive class, such as that of your clinic.
+        error_rate: of label sets, instead of the bundle's.
+        false_alarms: of the guard, instead of the bundle's.
 
     Raises:
         BundleError: missing, damaged, incomplete or written by a newer version.
+        UsageError: a rate or a prevalence that is none, or that the bundle can't be asked for.
     """
     from pneumoscope.inference.engines import TorchEngine
     from pneumoscope.models.backbones import BackboneSpec, build_backbone
 
+    for name, share in (("error-rate", error_rate), ("false-alarms", false_alarms)):
+        if share is not None and not 0 < share < 1:
+            raise UsageError(f"--{name} {share}: a share lies between 0 and 1.")
     folder = Path(bundle)
     description = load_bundle(folder)
     state = load_weights(folder, description)
@@ -135,8 +223,22 @@ def load(bundle: str | Path, device: str = "auto", cache: FeatureCache | None = 
             {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
         )
         weight, bias = state["head.weight"].numpy(), state["head.bias"].numpy()
+        guard = None
+        if guarded and description.novelty is not None:
+            arrays = {k.removeprefix("novelty."): v.numpy() for k, v in state.items() if k.startswith("novelty.")}
+            guard = Guard.from_arrays(arrays)
     except (RuntimeError, KeyError) as problem:
         raise BundleError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the bundle again from its source."
         ) from None
-    return Predictor(description, weight, bias, TorchEngine(backbone, description.input.size, device), cache)
+    return Predictor(
+        description,
+        weight,
+        bias,
+        TorchEngine(backbone, description.input.size, device),
+        cache,
+        guard=guard,
+        prevalence=prevalence,
+        error_rate=error_rate,
+        false_alarms=false_alarms,
+    )

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Interval, Len
+from annotated_types import Ge, Gt, Interval, Len
 
 from pneumoscope.config import build
 from pneumoscope.errors import BundleError
@@ -20,9 +20,66 @@ from pneumoscope.outputs import write_bytes, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = 1
+SCHEMA = 2
 _DESCRIPTION = "bundle.json"
 _WEIGHTS = "weights.safetensors"
+
+
+Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the head's logits become probabilities, fitted on validation films.
+
+    Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
+
+    Attributes:
+        method: `none`, `temperature` (Guo et al. 2017), `platt` (Platt 1999) or `isotonic` (Zadrozny & Elkan 2002).
+        slope: multiplies the logits; 1 / temperature.
+        intercept: added, of `platt` alone.
+        knots: (logit, probability) pairs of `isotonic`, rising.
+        shares: shares of the classes that the probabilities are stated for, in the order of the labels.
+        films: how many it was fitted on.
+        before: log loss, Brier score and calibration error on them without it.
+        after: the same with it, each film judged by a fit on the others (by patient).
+    """
+
+    method: Literal["none", "temperature", "platt", "isotonic"] = "none"
+    slope: Annotated[float, Gt(0)] = 1.0
+    intercept: float = 0.0
+    knots: tuple[tuple[float, Share], ...] = ()
+    shares: tuple[Share, ...] = ()
+    films: Annotated[int, Ge(0)] = 0
+    before: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """What label sets are drawn from (Vovk 2012: split-conformal, by class).
+
+    Attributes:
+        error_rate: how often, in each class, the set may miss the truth.
+        scores: for each class the probabilities that its validation films got for it, rising.
+    """
+
+    error_rate: Rate
+    scores: dict[str, tuple[Share, ...]]
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What tells films unlike those trained on; the guard's arrays lie among the weights, as `novelty.…`.
+
+    Attributes:
+        false_alarms: which share of ordinary films may be called foreign.
+        distances: of the validation films, rising.
+    """
+
+    false_alarms: Rate
+    distances: tuple[Annotated[float, Ge(0)], ...]
 
 
 @dataclass(frozen=True)
@@ -37,12 +94,15 @@ class Bundle:
         positive: the positive class of two, None of more.
         input: what the network takes.
         thresholds: `decision`: a probability from here on is called positive (two classes).
-        calibration: how logits become probabilities; `none` is the sigmoid (or softmax) alone.
+        calibration: how logits become probabilities.
         training: recipe, settings and the best epoch's figures.
         data: fingerprint and counts of the samples trained on.
         version: of the pneumoscope that made it.
         weights_sha256: of `weights.safetensors`.
-        schema: version of this layout.
+        threshold_rule: how the threshold was chosen on validation films.
+        conformal: what label sets are drawn from, if anything.
+        novelty: what tells foreign films, if anything.
+        schema: version of this layout; 1 had neither rule, nor conformal, nor novelty.
     """
 
     backbone: str
@@ -51,12 +111,15 @@ class Bundle:
     labels: Annotated[tuple[str, ...], Len(2)]
     positive: str | None
     input: InputSpec
-    thresholds: dict[str, Annotated[float, Interval(ge=0, le=1)]]
-    calibration: dict[str, Any]
+    thresholds: dict[str, Share]
+    calibration: Calibration
     training: dict[str, Any]
     data: dict[str, Any]
     version: str
     weights_sha256: str
+    threshold_rule: str = "0.5"
+    conformal: Conformal | None = None
+    novelty: Novelty | None = None
     schema: int = SCHEMA
 
 
@@ -95,6 +158,8 @@ def load_bundle(folder: Path) -> Bundle:
         )
     if checksum != _checksum(values):
         raise BundleError(f"{path}: damaged: its checksum does not fit. Copy the bundle again from its source.")
+    if schema == 1 and isinstance(thresholds := values.get("thresholds"), dict):
+        values["threshold_rule"] = str(thresholds.get("decision"))
     return build(Bundle, values, str(path), BundleError)
 
 

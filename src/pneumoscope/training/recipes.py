@@ -73,9 +73,23 @@ class Settings:
     contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
     gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
 
+    calibration: Annotated[
+        Literal["auto", "none", "temperature", "platt", "isotonic"],
+        Doc("How logits become probabilities, fitted on validation films; auto goes by their number."),
+    ] = "temperature"  # which leaves the published calls as they are
     threshold: Annotated[
-        float, Interval(ge=0, le=1), Doc("A probability from here on is called positive (two classes).")
-    ] = 0.5
+        str,
+        Doc(
+            "From which probability on a film is called positive (two classes): a number, or a rule for the validation "
+            "films: youden, f1, sensitivity>=0.95, specificity>=0.95, cost=5 (a miss is as bad as five false alarms)."
+        ),
+    ] = "0.5"
+    prevalence: Annotated[
+        Share | None,
+        Doc("Share of the positive class that probabilities are stated for; the training films' by default."),
+    ] = None
+    error_rate: Annotated[Share, Doc("How often a label set may miss the truth, in each class.")] = 0.1
+    false_alarms: Annotated[Share, Doc("Share of ordinary films that may be called foreign.")] = 0.01
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples behind each interval.")] = 2000
     seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Fixes every random choice.")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
@@ -90,6 +104,9 @@ class Settings:
                 f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "
                 "Add --train-backbone, or take --recipe finetune."
             )
+        from pneumoscope.inference.decisions import parse_rule  # which needs NumPy, and --help is to be light
+
+        parse_rule(self.threshold)
 
 
 def find_recipe(name: str) -> dict[str, Any]:
@@ -108,6 +125,8 @@ def find_recipe(name: str) -> dict[str, Any]:
             "plateau_patience": 10,
             "patience": 30,
             "balance": "weights",
+            "calibration": "auto",
+            "threshold": "youden",
         },
         "finetune": {
             "train_backbone": True,
@@ -125,11 +144,18 @@ def find_recipe(name: str) -> dict[str, Any]:
             "brightness": 0.1,
             "contrast": 0.2,
             "gamma": 0.2,
+            "calibration": "auto",
+            "threshold": "youden",
         },
     }
     if name not in recipes:
         raise UsageError(f"--recipe {name}: no such recipe. There are {', '.join(recipes)}.")
     return recipes[name]
+
+
+def _as_rule(threshold: object) -> dict[str, str]:
+    """A threshold written as a number is a rule, too."""
+    return {"threshold": str(threshold)} if isinstance(threshold, int | float) else {}
 
 
 def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], source: str = "--config") -> Settings:
@@ -144,6 +170,7 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
         UsageError: an unknown key, a wrong type, a value out of range, or no data.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    given, config = ({**each, **_as_rule(each.get("threshold"))} for each in (given, config))
     if config:  # what is wrong in the file is said of the file
         build(Settings, {**find_recipe(str(config.get("recipe", "baseline"))), "data": "-", **config}, source)
     recorded = config.get("recipe")

@@ -36,16 +36,18 @@ from pneumoscope.datasets.samples import (
 )
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.evaluate import OUTPUTS, SHORT, assess
+from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
+from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input
 from pneumoscope.models.bundle import Bundle, save_bundle
 from pneumoscope.models.classifier import Backbone, build_head
 from pneumoscope.outputs import claim_folder, format_rows, write_text
+from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
 from pneumoscope.training.stages import Network, Split, Stages
 
@@ -234,8 +236,14 @@ class _Job:
             "Best epoch: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
         )
         write_text(self.folder / "history.csv", "".join(format_rows(history)))
+        if self.settings.train_backbone:  # features of the network as it has become
+            engine = TorchEngine(backbone, self.input.size, self.device.type)
+            splits = {name: self._refresh(splits[name], engine) for name in ("train", "val")}
+        weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
+        decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
         state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        state |= decisions.arrays
         made_here = ("data", "weights", "device")
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in made_here}
         save_bundle(
@@ -247,8 +255,8 @@ class _Job:
                 labels=self.classes,
                 positive=self.positive,
                 input=self.input,
-                thresholds={"decision": self.settings.threshold},
-                calibration={"method": "none"},
+                thresholds={"decision": decisions.threshold},
+                calibration=decisions.calibration,
                 training={
                     "recipe": self.settings.recipe,
                     "epochs": history[-1]["epoch"],
@@ -264,6 +272,9 @@ class _Job:
                 },
                 version=__version__,
                 weights_sha256="",
+                threshold_rule=self.settings.threshold,
+                conformal=decisions.conformal,
+                novelty=decisions.novelty,
             ),
             state,
         )
@@ -331,6 +342,14 @@ class _Job:
             require_classes(readable, "after unreadable images were left out")
         return splits, Films(self.samples, digests, errors, records)
 
+    def _refresh(self, split: Split, engine: TorchEngine) -> Split:
+        """The same films with the features that an engine gives them now."""
+        found = extract_features(split.samples, engine, self.input, cache=self.cache)
+        read = [extract.features for extract in found]
+        if any(features is None for features in read):
+            raise DataError(f"{self.settings.data}: a film that was read before cannot be read any more. Start again.")
+        return dataclasses.replace(split, features=np.stack([features for features in read if features is not None]))
+
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
         _logger().debug(
@@ -349,6 +368,8 @@ class _Job:
             "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
             "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best']['epoch']}",
             "Class balance": settings.balance,
+            "Calibration": f"{bundle.calibration.method}, on {bundle.calibration.films} validation films",
+            "Threshold": bundle.threshold_rule,
             "Seed": str(settings.seed),
             "Command": shlex.join(
                 ["pneumoscope", "train", "--config", str(self.folder / "config.yaml"), "--out", "NEW_RUN"]
@@ -357,11 +378,21 @@ class _Job:
         }
 
 
+def _refuse_for_more(settings: Settings) -> None:
+    """Refuse what only two classes have."""
+    if settings.calibration in ("platt", "isotonic"):
+        raise UsageError(f"--calibration {settings.calibration}: for two classes only; take temperature.")
+    if settings.prevalence is not None:
+        raise UsageError("--prevalence: only two classes have one.")
+
+
 def _read(settings: Settings) -> list[Sample]:
     """Read, check and split the samples; find errors of the data before anything is written."""
     reading = Reading(invert=settings.invert, any_modality=settings.allow_modality)
     samples = read_samples(Path(settings.data), settings.patient_pattern, reading)
-    find_classes(samples, settings.positive)
+    classes, _ = find_classes(samples, settings.positive)
+    if len(classes) > 2:
+        _refuse_for_more(settings)
     given = {sample.split for sample in samples}
     return split_samples(
         samples,

@@ -1,0 +1,98 @@
+"""Label sets with a promise: fitted on validation films, and counted on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
+from pneumoscope.models.bundle import Conformal
+
+
+def fit_conformal(labels: ArrayLike, shares: ArrayLike, classes: Sequence[str], error_rate: float) -> Conformal:
+    """Keep what label sets are drawn from: the probability that each validation film got for its own class.
+
+    Class by class (Vovk 2012, "label-conditional"): the promise then holds for each class, however many films it has,
+    and whatever the prevalence where the model is used.
+
+    Args:
+        labels: (N,) class indices.
+        shares: (N, C) probabilities.
+        classes: (C,) names.
+        error_rate: how often a set may miss the truth, in (0, 1).
+    """
+    y, p = np.asarray(labels), np.asarray(shares, np.float64)
+    return Conformal(error_rate, {name: tuple(np.sort(p[y == i, i]).tolist()) for i, name in enumerate(classes)})
+
+
+def summarise_decisions(
+    labels: Sequence[str],
+    decisions: Sequence[str],
+    label_sets: Sequence[Sequence[str]],
+    classes: Sequence[str],
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Count what was decided, how often label sets held the truth, and how often the certain were right.
+
+    Args:
+        labels: (N,) true classes.
+        decisions: (N,) as `inference.decisions.decide` gives them.
+        label_sets: (N,) classes that each film may belong to.
+        classes: (C,) names.
+        confidence: of the intervals (Wilson 1927, images one by one).
+
+    Returns:
+        `counts` of each decision, `answered` and `accuracy_of_answered` with limits, `coverage` with limits by class,
+        and the mean `set_size`.
+    """
+    truth, decided = np.array(labels), np.array(decisions)
+    held = np.array([label in fits for label, fits in zip(labels, label_sets, strict=True)])
+    answered = np.isin(decided, classes)
+    names = [*classes, UNCERTAIN, NEITHER, FOREIGN]
+    return {
+        "counts": {name: int((decided == name).sum()) for name in names},
+        "answered": _rate(answered, confidence),
+        "accuracy_of_answered": _rate((decided == truth)[answered], confidence),
+        "coverage": {name: _rate(held[truth == name], confidence) for name in classes},
+        "set_size": float(np.mean([len(fits) for fits in label_sets])),
+    }
+
+
+def find_broken_promises(
+    decisions: Mapping[str, Any], error_rate: float | None, false_alarms: float | None
+) -> list[str]:
+    """Say where films with labels show that what was promised on validation films does not hold for them.
+
+    Args:
+        decisions: from `summarise_decisions`.
+        error_rate: promised of label sets; None where there is no promise.
+        false_alarms: promised of the novelty guard, likewise.
+    """
+    notes = []
+    n = sum(decisions["counts"].values())
+    for name, rate in decisions["coverage"].items():
+        if error_rate is not None and rate["n"] and rate["high"] < 1 - error_rate:
+            notes.append(
+                f"Label sets hold the truth for {rate['value']:.0%} of the {rate['n']} {name} films; "
+                f"{1 - error_rate:.0%} was promised for films like those of validation. These are not like them: "
+                "neither probabilities nor threshold can be relied upon without films of this source to set them by."
+            )
+    foreign = _rate(np.arange(n) < decisions["counts"][FOREIGN], 0.95)
+    if false_alarms is not None and foreign["low"] is not None and foreign["low"] > false_alarms:
+        notes.append(
+            f"{foreign['value']:.1%} of the films are called foreign, {false_alarms:.1%} was allowed for ordinary "
+            "ones: many of them are unlike the training radiographs."
+        )
+    return notes
+
+
+def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:
+    if not len(hits):
+        return {"value": None, "low": None, "high": None, "n": 0}
+    from scipy.stats import binomtest
+
+    limits = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="wilson")
+    return {"value": float(hits.mean()), "low": float(limits.low), "high": float(limits.high), "n": len(hits)}

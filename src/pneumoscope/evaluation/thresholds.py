@@ -1,0 +1,54 @@
+"""From which probability on a film is called positive; chosen on validation films, never on test films."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumoscope.evaluation.metrics import checked, roc_curve
+from pneumoscope.inference.decisions import parse_rule
+
+
+def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Choose the threshold of two classes by a stated rule.
+
+    `youden` maximises sensitivity + specificity (Youden 1950), `f1` maximises F1; `sensitivity>=0.95` takes the best
+    specificity among thresholds that reach it on these films, `specificity>=0.95` the best sensitivity. `cost=R`, a
+    miss being as bad as R false alarms, is 1 / (1 + R) whatever the films (Elkan 2001, eq. 2), and a number is itself.
+    Between two films' probabilities the middle is taken; among equally good thresholds the one in the widest gap.
+
+    Args:
+        rule: one of these.
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1, calibrated.
+        weights: (N,) how much each film counts.
+
+    Raises:
+        UsageError: no such rule.
+        DataError: labels or probabilities that cannot be used.
+    """
+    goal = parse_rule(rule)
+    if goal.kind == "fixed":
+        return goal.value
+    if goal.kind == "cost":
+        return 1 / (1 + goal.value)
+    y, p = checked(labels, probabilities)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    fpr, tpr, cuts = roc_curve(y, p, w[None])
+    specificity, sensitivity = 1 - fpr[0], tpr[0]
+    # A cut takes in all films from its own probability on: the threshold lies between it and the next lower one.
+    above = np.minimum(cuts, 1.0)
+    below = np.append(cuts[1:], 0.0)
+    if goal.kind == "youden":
+        worth = sensitivity + specificity
+    elif goal.kind == "f1":
+        hits, alarms = sensitivity * w[y == 1].sum(), (1 - specificity) * w[y == 0].sum()
+        worth = 2 * hits / (hits + alarms + w[y == 1].sum())
+    else:
+        reached, other = (sensitivity, specificity) if goal.kind == "sensitivity" else (specificity, sensitivity)
+        worth = np.where(reached >= goal.value - 1e-12, other, -1.0)
+    if p.max() >= 1:
+        worth[0] = -np.inf  # no threshold in [0, 1] lies above a probability of 1
+    best = np.flatnonzero(worth >= worth.max() - 1e-12)
+    widest = best[np.argmax((above - below)[best])]
+    return float((above[widest] + below[widest]) / 2)

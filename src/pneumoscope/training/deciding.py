@@ -1,0 +1,85 @@
+"""A trained network learns from its validation films how to decide: calibration, threshold, label sets, guard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumoscope.evaluation.calibration import fit_calibration
+from pneumoscope.evaluation.conformal import fit_conformal
+from pneumoscope.evaluation.thresholds import choose_threshold
+from pneumoscope.inference.decisions import calibrate
+from pneumoscope.inference.novelty import fit_guard
+from pneumoscope.inference.predictor import score
+from pneumoscope.models.bundle import Calibration, Conformal, Novelty
+from pneumoscope.training.recipes import Settings
+from pneumoscope.training.stages import Split
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a bundle needs to decide, besides its network.
+
+    Attributes:
+        calibration: logits to probabilities.
+        threshold: from which probability on the positive class of two is called.
+        conformal: label sets.
+        novelty: distances of ordinary films.
+        arrays: the guard's, by the names that they have among the weights.
+    """
+
+    calibration: Calibration
+    threshold: float
+    conformal: Conformal
+    novelty: Novelty
+    arrays: dict[str, torch.Tensor]
+
+
+def fit_decisions(
+    train: Split, val: Split, weight: NDArray[np.float32], bias: NDArray[np.float32], classes: Sequence[str],
+    settings: Settings,
+) -> Decisions:  # fmt: skip
+    """Fit all of it: the guard on training films, everything else on validation films.
+
+    Probabilities are stated for the training films' shares of the classes (validation films are often drawn in equal
+    numbers), or for `settings.prevalence`.
+
+    Args:
+        train: with the features (N, V, D) of the trained backbone; the first view is the film as it is.
+        val: likewise.
+        weight: (1, D) or (C, D), the head's.
+        bias: (1,) or (C,).
+        classes: their names.
+        settings: methods, rule and rates.
+    """
+    shares = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
+    if settings.prevalence is not None:
+        shares = np.array([1 - settings.prevalence, settings.prevalence])
+    logits = score(val.features[:, 0], weight, bias)
+    calibration = fit_calibration(
+        logits,
+        val.targets,
+        method=settings.calibration,
+        shares=shares.tolist(),
+        patients=[sample.patient for sample in val.samples],
+        seed=settings.seed,
+    )
+    probabilities = np.exp(calibrate(logits, calibration))
+    weights = (shares / np.maximum(np.bincount(val.targets, minlength=len(classes)), 1))[val.targets]
+    threshold = (
+        choose_threshold(settings.threshold, val.targets, probabilities[:, 1], weights * len(weights))
+        if len(classes) == 2
+        else 0.5
+    )
+    guard = fit_guard(train.features[:, 0])
+    return Decisions(
+        calibration,
+        threshold,
+        fit_conformal(val.targets, probabilities, classes, settings.error_rate),
+        Novelty(settings.false_alarms, tuple(np.sort(guard.distance(val.features[:, 0])).tolist())),
+        {f"novelty.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in guard.arrays().items()},
+    )

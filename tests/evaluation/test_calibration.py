@@ -1,0 +1,118 @@
+"""Calibration: against independent fits, on data whose true probabilities are known, and where there is little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.calibration import Method, fit_calibration
+from pneumoscope.inference.decisions import calibrate
+
+Floats = NDArray[np.float64]
+
+
+def overconfident(n: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Logits three times too large and shifted, labels, and the true probabilities."""
+    rng = np.random.default_rng(seed)
+    true = rng.normal(0.5, 1.5, n)
+    return 3 * true[:, None] + 1, (rng.random(n) < expit(true)).astype(np.int64), expit(true)
+
+
+def test_platt_is_a_logistic_regression_on_smoothed_targets() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    z, y, _ = overconfident(300)
+    shares = (0.9, 0.1)
+    fitted = fit_calibration(z, y, method="platt", shares=shares)
+    counts = np.bincount(y)
+    own = (counts + 1) / (counts + 2)
+    weights = (np.array(shares) / counts)[y] * len(y)
+    target = np.where(y == 1, own[1], 1 - own[0])
+    twice = LogisticRegression(C=1e8, tol=1e-10, max_iter=1000).fit(
+        np.vstack([z, z]), [1] * 300 + [0] * 300, np.concatenate([weights * target, weights * (1 - target)])
+    )
+    assert (fitted.slope, fitted.intercept) == pytest.approx((twice.coef_[0, 0], twice.intercept_[0]), abs=1e-4)
+    assert fitted.shares == shares
+
+
+def test_temperature_is_the_best_of_a_grid() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(0, 4, (200, 3))
+    y = np.array([rng.choice(3, p=softmax(row / 2.5)) for row in z])
+    fitted = fit_calibration(z, y)
+    assert fitted.method == "temperature"
+    counts = np.bincount(y, minlength=3)
+    own = (counts + 1) / (counts + 3)
+
+    def loss(slope: float) -> float:
+        logs = np.log(softmax(slope * z, axis=1))
+        return -float(
+            np.mean([own[k] * row[k] + (1 - own[k]) / 2 * (row.sum() - row[k]) for row, k in zip(logs, y, strict=True)])
+        )
+
+    assert fitted.slope == pytest.approx(min(np.geomspace(0.1, 2, 4000), key=loss), rel=2e-3)
+    assert fitted.slope == pytest.approx(0.4, rel=0.25)
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic", "auto"])
+def test_probabilities_come_close_to_the_true_ones(method: Method) -> None:
+    z, y, _ = overconfident(4000)
+    fitted = fit_calibration(z, y, method=method)
+    z, y, true = overconfident(4000, seed=1)
+    before, after = expit(z[:, 0]), np.exp(calibrate(z, fitted))[:, 1]
+    assert np.abs(after - true).mean() < 0.02
+    assert np.abs(before - true).mean() > 0.1
+    assert fitted.after["log_loss"] < fitted.before["log_loss"]
+    assert fitted.after["ece"] < 0.04 < fitted.before["ece"]
+
+
+def test_what_it_changed_is_judged_on_films_it_was_not_fitted_on() -> None:
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(0, 1, (60, 1)), rng.integers(0, 2, 60)  # noise: isotonic fits it, and gains nothing
+    fitted = fit_calibration(z, y, method="isotonic")
+    p = np.exp(calibrate(z, fitted))
+    in_sample = -np.log(p[np.arange(60), y]).mean()
+    assert in_sample < np.log(2) < fitted.after["log_loss"]
+
+
+def test_auto_goes_by_number_and_by_what_helps() -> None:
+    z, y, _ = overconfident(30)
+    assert fit_calibration(z, y).method == "temperature"
+    z, y, _ = overconfident(400)
+    assert fit_calibration(z, y).method == "platt"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["temperature", "platt", "isotonic"]), st.integers(2, 40), st.integers(0, 10**6), st.booleans())
+def test_order_is_kept_and_nothing_is_certain(method: Method, n: int, seed: int, separable: bool) -> None:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 3, n)
+    y = (z > np.median(z)).astype(int) if separable else rng.integers(0, 2, n)
+    y[np.argmin(z)], y[np.argmax(z)] = 0, 1
+    fitted = fit_calibration(z[:, None], y, method=method, shares=(0.25, 0.75))
+    p = np.exp(calibrate(np.sort(np.append(z, [-50, 50]))[:, None], fitted))
+    assert (np.diff(p[:, 1]) >= -1e-12).all()
+    assert np.isfinite([fitted.slope, fitted.intercept, *fitted.after.values()]).all()
+    within = np.exp(calibrate(z[:, None], fitted))[:, 1]
+    assert ((within > 0) & (within < 1)).all()
+
+
+def test_none_leaves_the_sigmoid_and_is_measured_too() -> None:
+    z, y, _ = overconfident(50)
+    fitted = fit_calibration(z, y, method="none")
+    np.testing.assert_allclose(np.exp(calibrate(z, fitted))[:, 1], expit(z[:, 0]))
+    assert fitted.before == fitted.after
+    assert fitted.before["brier"] == pytest.approx(np.mean((expit(z[:, 0]) - y) ** 2))
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_some_methods_are_for_two_classes(method: Any) -> None:
+    with pytest.raises(UsageError, match="two classes only"):
+        fit_calibration(np.zeros((6, 3)), [0, 1, 2] * 2, method=method)

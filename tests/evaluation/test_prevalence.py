@@ -1,0 +1,107 @@
+"""Another prevalence: restated probabilities, estimated shares, and metrics as if it were so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.intervals import evaluate
+from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
+from pneumoscope.inference.decisions import move_threshold, normalise, require_shares, restate
+from pneumoscope.models.bundle import Bundle, load_bundle
+from pneumoscope.training.train import Run
+
+SHARE = st.floats(0.01, 0.99)
+
+
+def simulated(n: int, prevalence: float, stated: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels at a prevalence, and logarithms of probabilities that are right for another."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < prevalence).astype(int)
+    x = rng.normal(2 * y - 1, 1)  # log likelihood ratio: 2 x
+    z = 2 * x + np.log(stated / (1 - stated))
+    return y, normalise(np.stack([np.zeros(n), z], axis=1))
+
+
+@pytest.fixture
+def bundle(run: Run) -> Bundle:
+    known = load_bundle(run.bundle)
+    calibration = replace(known.calibration, shares=(0.5, 0.5))
+    return replace(known, thresholds={"decision": 0.5}, threshold_rule="youden", calibration=calibration)
+
+
+@given(st.floats(-9, 9), SHARE, SHARE)
+def test_restating_is_bayes_rule_and_can_be_taken_back(z: float, stated: float, wanted: float) -> None:
+    logs = normalise(np.array([[0.0, z]]))
+    there = restate(logs, (1 - stated, stated), (1 - wanted, wanted))
+    odds = np.exp(z) * (wanted / (1 - wanted)) / (stated / (1 - stated))
+    assert np.exp(there[0, 1]) == pytest.approx(odds / (1 + odds))
+    assert restate(there, (1 - wanted, wanted), (1 - stated, stated)) == pytest.approx(logs)
+
+
+def test_restated_probabilities_are_right_where_the_films_come_from() -> None:
+    y, logs = simulated(100_000, 0.1)
+    p = np.exp(restate(logs, (0.5, 0.5), (0.9, 0.1)))[:, 1]
+    for low in (0.1, 0.3, 0.6):
+        chosen = (p > low) & (p < low + 0.1)
+        assert y[chosen].mean() == pytest.approx(p[chosen].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize("prevalence", [0.05, 0.3, 0.8])
+def test_shares_are_those_of_the_greatest_likelihood(prevalence: float) -> None:
+    y, logs = simulated(3000, prevalence, stated=0.6)
+    found = estimate_shares(logs, (0.4, 0.6))
+    likelihoods = np.exp(logs) / (0.4, 0.6)
+    best = minimize_scalar(
+        lambda share: -np.log(likelihoods @ (1 - share, share)).sum(), bounds=(0, 1), method="bounded"
+    )
+    assert found[1] == pytest.approx(best.x, abs=1e-4)
+    assert found[1] == pytest.approx(y.mean(), abs=0.03)
+    interval = estimate_prevalence(logs, (0.4, 0.6), resamples=100)
+    assert interval.low < found[1] < interval.high
+    assert interval.high - interval.low < 0.1
+    assert estimate_prevalence(logs, (0.4, 0.6), resamples=100) == interval
+
+
+def test_an_operating_point_moves_along_and_a_probability_stays(bundle: Bundle) -> None:
+    _, logs = simulated(200, 0.5)
+    for prevalence in (0.02, 0.5, 0.9):
+        threshold = move_threshold(bundle, prevalence)
+        restated = np.exp(restate(logs, (0.5, 0.5), (1 - prevalence, prevalence)))[:, 1]
+        np.testing.assert_array_equal(restated >= threshold, np.exp(logs[:, 1]) >= 0.5)
+    assert move_threshold(replace(bundle, threshold_rule="cost=1"), 0.02) == 0.5
+
+
+def test_predictive_values_are_those_of_the_formula(bundle: Bundle) -> None:
+    y, logs = simulated(300, 0.5)
+    evaluation = evaluate(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
+    sensitivity, specificity = (evaluation.metrics[name].value for name in ("sensitivity", "specificity"))
+    restated = restate_evaluation(evaluation, bundle, y, logs, 0.05)
+    ppv = sensitivity * 0.05 / (sensitivity * 0.05 + (1 - specificity) * 0.95)
+    npv = specificity * 0.95 / (specificity * 0.95 + (1 - sensitivity) * 0.05)
+    assert restated.metrics["ppv"].value == pytest.approx(ppv)
+    assert restated.metrics["npv"].value == pytest.approx(npv)
+    assert restated.metrics["sensitivity"].value == pytest.approx(sensitivity)
+    assert restated.metrics["ppv"].low < ppv < restated.metrics["ppv"].high
+    assert restated.metrics["brier"].value < evaluation.metrics["brier"].value
+    with pytest.raises(DataError, match="both classes"):
+        restate_evaluation(evaluation, bundle, y[y == 1], logs[y == 1], 0.05)
+
+
+def test_a_bundle_that_knows_no_prevalence_is_not_asked(bundle: Bundle) -> None:
+    require_shares(bundle, 0.2, adapt=True)
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        require_shares(bundle, 1.0)
+    old = replace(bundle, calibration=replace(bundle.calibration, shares=()))
+    require_shares(old, None)
+    for prevalence, adapt in ((0.2, False), (None, True)):
+        with pytest.raises(UsageError, match="older version"):
+            require_shares(old, prevalence, adapt)
+    with pytest.raises(UsageError, match="only two classes"):
+        require_shares(replace(bundle, labels=("a", "b", "c")), 0.2)

@@ -1,0 +1,87 @@
+"""Thresholds by rule: each is the best among all there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.thresholds import choose_threshold
+from pneumoscope.inference.decisions import parse_rule
+
+FILMS = st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30)
+
+
+def rates(y: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, float, float]:
+    called = p >= threshold
+    hits, alarms = (called & (y == 1)).sum(), (called & (y == 0)).sum()
+    return hits / (y == 1).sum(), 1 - alarms / (y == 0).sum(), 2 * hits / (hits + alarms + (y == 1).sum())
+
+
+@given(FILMS)
+def test_no_other_threshold_is_better(films: list[tuple[bool, int]]) -> None:
+    y, p = np.array([int(label) for label, _ in films]), np.array([grade / 20 for _, grade in films])
+    assume(0 < y.sum() < len(y))
+    every = [rates(y, p, cut) for cut in (*p, 0.0, 1.0)]
+    sensitivity, specificity, _ = rates(y, p, choose_threshold("youden", y, p))
+    assert sensitivity + specificity == pytest.approx(max(each[0] + each[1] for each in every))
+    assert rates(y, p, choose_threshold("f1", y, p))[2] == pytest.approx(max(each[2] for each in every))
+    sensitivity, specificity, _ = rates(y, p, choose_threshold("sensitivity>=0.8", y, p))
+    assert sensitivity >= 0.8
+    assert specificity == pytest.approx(max(each[1] for each in every if each[0] >= 0.8))
+
+
+@given(FILMS)
+def test_specificity_is_reached_unless_the_highest_probability_is_1(films: list[tuple[bool, int]]) -> None:
+    y, p = np.array([int(label) for label, _ in films]), np.array([grade / 25 for _, grade in films])
+    assume(0 < y.sum() < len(y))
+    every = [rates(y, p, cut) for cut in (*p, 1.0)]
+    sensitivity, specificity, _ = rates(y, p, choose_threshold("specificity>=0.9", y, p))
+    assert specificity >= 0.9
+    assert sensitivity == pytest.approx(max(each[0] for each in every if each[1] >= 0.9))
+
+
+def test_a_threshold_lies_between_films() -> None:
+    y, p = [0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]
+    for rule in ("youden", "f1", "sensitivity>=1", "specificity>=1"):
+        assert choose_threshold(rule, y, p) == pytest.approx(0.4)
+
+
+def test_weights_count_films_several_times() -> None:
+    y, p = [0, 1, 0, 1], [0.2, 0.4, 0.6, 0.8]
+    assert choose_threshold("f1", y, p, [1, 1, 50, 1]) == pytest.approx(
+        choose_threshold("f1", [0, 1, *[0] * 50, 1], [0.2, 0.4, *[0.6] * 50, 0.8])
+    )
+
+
+def test_costs_and_numbers_need_no_films() -> None:
+    assert choose_threshold("cost=4", [0, 1], [0.5, 0.5]) == pytest.approx(0.2)
+    assert choose_threshold("0.3", [0, 1], [0.5, 0.5]) == 0.3
+    # Elkan (2001): at that probability a miss and a false alarm are expected to cost the same.
+    assert pytest.approx(0.8 * 1) == 0.2 * 4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "best", "1.5", "-0.1", "nan", "cost=0", "cost", "sensitivity>=2", "youden=3", "f1>=1"]
+)
+def test_what_is_no_rule_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no such rule"):
+        parse_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "moves"),
+    [
+        ("youden", "youden", True),
+        ("F1", "f1", True),
+        ("sensitivity>=0.95", "sensitivity", True),
+        (" specificity >= 0.9 ", "specificity", True),
+        ("cost=2", "cost", False),
+        ("0.5", "fixed", False),
+        ("1", "fixed", False),
+    ],
+)
+def test_rules_are_read_as_one_writes_them(text: str, kind: str, moves: bool) -> None:
+    assert (parse_rule(text).kind, parse_rule(text).moves) == (kind, moves)
