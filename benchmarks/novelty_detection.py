@@ -2,6 +2,7 @@
 
     python benchmarks/novelty_detection.py [--data ../shared/data] [--cache FILE] [--films 3500] [--seeds 5]
     python benchmarks/novelty_detection.py --methods       # and other distances on the same features
+    python benchmarks/novelty_detection.py --final         # the features of the last stage alone
     python benchmarks/novelty_detection.py --bundle RUN    # features of a trained network instead of the frozen one
 
 A quarter of the patients is held out: their films are those that must not be flagged, and what the altered films are
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=3500, help="of kermany-train-224, whole patients at random")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--bundle", type=Path, help="a run or bundle whose backbone gives the features")
+    parser.add_argument("--final", action="store_true", help="the final features, not the averages of all stages")
     parser.add_argument("--methods", action="store_true")
     options = parser.parse_args()
     with FeatureCache(options.cache) as cache:
@@ -216,13 +218,15 @@ def gather(
     if options.bundle:
         from pneumoscope.inference.predictor import load
 
-        engine = getattr(load(options.bundle), "engine", None) or load(options.bundle)._engine
+        engine = load(options.bundle).engine
     else:
         engine = TorchEngine(load_backbone(spec).eval(), spec.input.size)
 
     def extract(sources: Sequence[Source]) -> Features:
-        found = [each.features for each in extract_features(sources, engine, spec.input, cache=cache)]
-        return np.concatenate([features for features in found if features is not None])
+        found = list(extract_features(sources, engine, spec.input, cache=cache))
+        if options.final:
+            return np.concatenate([each.features for each in found if each.features is not None])
+        return np.stack([each.stages for each in found if each.stages is not None])
 
     def describe(samples: Sequence[Sample]) -> Films:
         columns = [(s.patient or s.path.stem, s.label or "", s.path.name) for s in samples]
@@ -244,9 +248,10 @@ def gather(
 
 
 def tables(rest: Films, home: Films, kinds: Mapping[str, Features], made_of: list[str], seeds: int) -> None:
+    large = len(rest.features) * 4 // 7  # 1,600 of the default's 2,800
     for title, fit, val, even in (
         ("200 films fitted, 100 for the limit", 200, 100, True),
-        ("1,600 and 800", 1600, 800, False),
+        (f"{large:,} and {large // 2:,}", large, large // 2, False),
     ):
         outcomes, first, by_label = [], None, []
         for seed in range(seeds):
@@ -333,7 +338,8 @@ def compare_methods(kermany: dict[str, Films], kinds: Mapping[str, Features], se
     """Mean AUROC and shares flagged at 5 % by distance, over the kinds, and the worst kinds."""
     spoiled = [name for name in kinds if name not in CHANGED]
     home = kermany["held out"].features
-    for fit, val, even in ((200, 100, True), (1600, 800, False)):
+    large = len(kermany["rest"].features) * 4 // 7
+    for fit, val, even in ((200, 100, True), (large, large // 2, False)):
         train = draw(kermany["rest"], 0, fit, val, even)[0].features
         exact = LedoitWolf().fit(train.astype(np.float64))
         ratio = fit_guard(train).distance(home) / np.sqrt(exact.mahalanobis(home.astype(np.float64)) / home.shape[1])

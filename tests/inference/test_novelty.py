@@ -116,8 +116,8 @@ def test_photographs_are_foreign_to_simulated_films_and_other_simulated_films_ar
     engine = TorchEngine(load_backbone(spec).eval(), spec.input.size)
 
     def extract(sources: list[Path]) -> Features:
-        found = [each.features for each in extract_features(sources, engine, spec.input)]
-        return np.concatenate([features for features in found if features is not None])
+        found = [each.stages for each in extract_features(sources, engine, spec.input)]
+        return np.stack([stages for stages in found if stages is not None])
 
     train, val, test = (extract(sorted((films / split).rglob("*.png"))) for split in ("train", "val", "test"))
     photographs = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in ("astronaut", "brick", "coffee")]

@@ -323,16 +323,17 @@ class _Job:
                 digests[place], errors[place] = extract.digest, extract.error
                 if extract.gauged is not None:
                     records[place] = to_record(extract.gauged)
-                if extract.features is None:
+                if extract.features is None or extract.stages is None:
                     unreadable.append(str(extract.error))
                 else:
-                    read.append((place, extract.features))
+                    read.append((place, extract.features, extract.stages))
             if read:
-                targets = [self.classes.index(str(self.samples[i].label)) for i, _ in read]
+                targets = [self.classes.index(str(self.samples[i].label)) for i, *_ in read]
                 splits[split] = Split(
-                    [self.samples[i] for i, _ in read],
+                    [self.samples[i] for i, *_ in read],
                     np.array(targets),
-                    np.stack([vectors for _, vectors in read]),
+                    np.stack([vectors for _, vectors, _ in read]),
+                    np.stack([stages for *_, stages in read]),
                 )
         if unreadable:
             self.notes.append(
@@ -345,10 +346,11 @@ class _Job:
     def _refresh(self, split: Split, engine: TorchEngine) -> Split:
         """The same films with the features that an engine gives them now."""
         found = extract_features(split.samples, engine, self.input, cache=self.cache)
-        read = [extract.features for extract in found]
-        if any(features is None for features in read):
+        read = [(one.features, one.stages) for one in found if one.features is not None and one.stages is not None]
+        if len(read) < len(split.samples):
             raise DataError(f"{self.settings.data}: a film that was read before cannot be read any more. Start again.")
-        return dataclasses.replace(split, features=np.stack([features for features in read if features is not None]))
+        features, stages = (np.stack(column) for column in zip(*read, strict=True))
+        return dataclasses.replace(split, features=features, stages=stages)
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
