@@ -167,8 +167,9 @@ def test_stages_come_with_the_same_feature_map(name: str) -> None:
     backbone = build_backbone(spec).eval()
     inputs = torch.randn(2, 3, spec.input.size, spec.input.size, generator=torch.Generator().manual_seed(0))
     stages: list[torch.Tensor] = []
-    for stage in backbone.network.feature_info.module_name():  # type: ignore[operator,union-attr]
-        backbone.network.get_submodule(stage).register_forward_hook(lambda *found: stages.append(found[-1]))
+    described: Any = backbone.network.feature_info
+    for stage in described:
+        backbone.network.get_submodule(stage["module"]).register_forward_hook(lambda *found: stages.append(found[-1]))
     with torch.inference_mode():
         maps, averages = backbone.describe(inputs)
         widths = [stage.mean((2, 3)) for stage in stages if stage.ndim == 4]
