@@ -154,12 +154,14 @@ def test_evaluate_measures_for_another_prevalence_and_for_an_estimated_one(
     command: Command, run: Run, films: Path, tmp_path: Path
 ) -> None:
     options = ("--split", "all", "--resamples", 50)
-    result = command("evaluate", run.folder, films, "--out", tmp_path / "rare", *options, "--prevalence", 0.05)
+    result = command("evaluate", run.folder, films, "--out", tmp_path / "common", *options, "--prevalence", 0.9)
     assert result.code == 0
-    assert "as if the prevalence were 0.05" in result.out
+    assert "as if the prevalence were 0.9" in result.out
     assert max(map(len, result.out.split("\n\n")[1].splitlines())) <= 80
-    rare = _json(tmp_path / "rare" / "metrics.json")
-    assert rare["restated"]["metrics"]["ppv"]["value"] < rare["metrics"]["ppv"]["value"]
+    common = _json(tmp_path / "common" / "metrics.json")
+    assert common["prevalence"] == 0.5
+    assert common["restated"]["metrics"]["ppv"]["value"] > common["metrics"]["ppv"]["value"]
+    assert common["restated"]["metrics"]["auroc"]["value"] == pytest.approx(common["metrics"]["auroc"]["value"])
     result = command("evaluate", run.folder, films, "--out", tmp_path / "adapted", *options, "--adapt-prior")
     assert "estimated without labels" in result.out
     adapted = _json(tmp_path / "adapted" / "metrics.json")["restated"]

@@ -34,10 +34,12 @@ from pneumoscope.datasets.samples import (
     read_samples,
     write_samples,
 )
+from pneumoscope.datasets.sources import recognise_source
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.evaluation.model_card import DataStatement, write_model_card
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -189,6 +191,14 @@ class _Job:
             resamples=self.settings.resamples,
             seed=self.settings.seed,
             progress=lambda done: self.progress("Test", done, len(test)),
+        )
+        write_model_card(
+            bundle,
+            predictor.bundle,
+            evaluation,
+            notes=self.notes,
+            data=DataStatement.of(recognise_source(self.samples)),
+            backbone_licence=self.spec.licence,
         )
         shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
         _logger().debug("Report: %s", self.folder / "report.html")
