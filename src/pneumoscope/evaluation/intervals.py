@@ -362,7 +362,7 @@ def _limits_of_two(
         pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
         low, high = limits.perfect_limits(min(pairs, (int(clusters.max()) + 1) // 2), confidence)
         ratio = (1 - low) * (len(y) - truth.sum()) / truth.sum()  # of false to true alarms, if errors are spread evenly
-        found["auroc"] = (low, high) if area else (0.0, 1 - low), "exact, of separate pairs"
+        found["auroc"] = (low, high) if area else (1 - high, 1 - low), "exact, of separate pairs"
         found["average_precision"] = (
             (1 - ratio * math.log1p(1 / ratio), 1.0) if area else NONE,
             "exact, of separate pairs",
