@@ -66,9 +66,15 @@ class Outcome:
     alarms: tuple[float, ...]
 
 
-def judge(measure: Measure, val: Features, home: Features, kinds: Mapping[str, Features]) -> Outcome:
-    """Limits from `val`, false alarms on `home`, shares flagged of each kind."""
-    own, limits = measure(home), [choose_limit(measure(val), rate) for rate in RATES]
+def judge(
+    measure: Measure,
+    val: Features,
+    home: Features,
+    kinds: Mapping[str, Features],
+    labels: NDArray[np.str_] | None = None,
+) -> Outcome:
+    """Limits from `val`, by class where there are labels, false alarms on `home`, shares flagged of each kind."""
+    own, limits = measure(home), [choose_limit(measure(val), rate, labels) for rate in RATES]
     far = {name: measure(features) for name, features in kinds.items()}
     return Outcome(
         {name: auroc(own, distances) for name, distances in far.items()},
@@ -258,9 +264,10 @@ def tables(rest: Films, home: Films, kinds: Mapping[str, Features], made_of: lis
             train, limit = draw(rest, seed, fit, val, even)
             guard = fit_guard(train.features)
             first = first or guard
-            far = guard.distance(home.features) > choose_limit(guard.distance(limit.features), RATES[0])
+            limits = choose_limit(guard.distance(limit.features), RATES[0], limit.labels)
+            far = guard.distance(home.features) > limits
             by_label.append([far[home.labels == label].mean() for label in np.unique(home.labels)])
-            outcomes.append(judge(guard.distance, limit.features, home.features, kinds))
+            outcomes.append(judge(guard.distance, limit.features, home.features, kinds, limit.labels))
         assert first is not None
         shares = zip(np.unique(home.labels), np.mean(by_label, axis=0), strict=True)
         print(f"\n{title}: false alarms on {len(home.features)} held-out films {spread(outcomes)}")
@@ -313,7 +320,7 @@ def shifts(kermany: dict[str, Films], seed400: dict[str, Films], phantoms: Featu
             limit, own = draw(left, seed, len(left.features) // 2, len(left.features) // 2, even=False)
             others = every.take(series[other] & ~np.isin(every.patients, train.patients))
             measure = fit_guard(train.features).distance
-            outcomes.append(judge(measure, limit.features, own.features, {other: others.features}))
+            outcomes.append(judge(measure, limit.features, own.features, {other: others.features}, limit.labels))
         _print_shift(f"{one} ({n // 2})", other, outcomes)
     rng = np.random.default_rng(0)
     outcomes = []
@@ -324,7 +331,8 @@ def shifts(kermany: dict[str, Films], seed400: dict[str, Films], phantoms: Featu
     _print_shift("phantoms (100)", "real films", outcomes)
     measure = fit_guard(seed400["train"].features).distance
     foreign = {"the same hospital's films, squashed instead of cropped": every.features, "phantoms": phantoms}
-    outcome = judge(measure, seed400["val"].features, seed400["test"].features, foreign)
+    val, test = seed400["val"], seed400["test"]
+    outcome = judge(measure, val.features, test.features, foreign, val.labels)
     for name in foreign:
         _print_shift("seed-400/train (200)", name, [outcome])
 
@@ -355,7 +363,7 @@ def compare_methods(kermany: dict[str, Films], kinds: Mapping[str, Features], se
             outcomes = []
             for seed in range(seeds):
                 films, limit = draw(kermany["rest"], seed, fit, val, even)
-                outcomes.append(judge(make(films), limit.features, home, kinds))
+                outcomes.append(judge(make(films), limit.features, home, kinds, limit.labels))
             value = {kind: np.mean([o.auroc[kind] for o in outcomes]) for kind in spoiled}
             share = {kind: np.mean([o.flagged[kind] for o in outcomes], axis=0) for kind in spoiled}
             low, least = min(value, key=lambda k: value[k]), min(share, key=lambda k: share[k][0])

@@ -111,6 +111,21 @@ def test_false_alarms_are_as_promised(count: int, rate: float) -> None:
     assert promised - 1 / (count + 1) - 4 * error < alarms < promised + 4 * error
 
 
+def test_the_promise_holds_for_the_class_that_lies_farther_out() -> None:
+    """Validation films half and half, a class that scatters twice as far: by class it is not called foreign more often."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["near", "far"], 100)
+    scale = np.where(labels == "far", 2.0, 1.0)
+    alarms = []
+    for _ in range(500):
+        distances, new = np.abs(rng.normal(0, scale)), np.abs(rng.normal(0, 2.0, 100))
+        limits = choose_limit(distances, 0.05), choose_limit(distances, 0.05, labels)
+        alarms.append([(new > limit).mean() for limit in limits])
+    pooled, by_class = np.mean(alarms, axis=0)
+    assert by_class == pytest.approx(0.05, abs=0.005)
+    assert pooled > 0.08
+
+
 def test_photographs_are_foreign_to_simulated_films_and_other_simulated_films_are_not(films: Path) -> None:
     spec = find_backbone("efficientnet_lite0")
     engine = TorchEngine(load_backbone(spec).eval(), spec.input.size)

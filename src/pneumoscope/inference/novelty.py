@@ -95,16 +95,20 @@ def fit_guard(features: NDArray[np.floating[Any]], components: int = COMPONENTS)
     return Guard(mean.astype(np.float32), half, kept.astype(np.float32), max(others, _TINY))
 
 
-def choose_limit(distances: NDArray[np.floating[Any]], rate: float) -> float:
+def choose_limit(distances: NDArray[np.floating[Any]], rate: float, labels: NDArray[Any] | None = None) -> float:
     """Distance beyond which a film is foreign: films like these exceed it with a probability of at most `rate`.
 
     The conformal quantile, the ceil((M + 1)(1 - rate))-th smallest (Laxhammar & Falkman 2010; Vovk et al. 2005). With
-    fewer than 1 / rate - 1 films there is none: the largest distance is taken, and the promise is 1 / (M + 1).
+    fewer than 1 / rate - 1 films there is none: the largest distance is taken, and the promise is 1 / (M + 1). With
+    labels it is the largest of the classes' limits, so that the promise holds for each class whatever its share.
 
     Args:
         distances: (M,) of films that the guard was not fitted on, M at least 1.
         rate: of false alarms, in (0, 1).
+        labels: (M,) the films' classes.
     """
+    if labels is not None:
+        return max(choose_limit(distances[labels == label], rate) for label in np.unique(labels))
     rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
     return max(float(np.sort(distances)[min(rank, len(distances)) - 1]), _TINY)
 

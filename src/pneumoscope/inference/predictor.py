@@ -110,7 +110,9 @@ class Predictor:
             self._limits = find_limits(conformal, bundle.labels, self.error_rate)
         if guard is not None and (novelty := bundle.novelty) is not None:
             self.false_alarms = false_alarms or novelty.false_alarms
-            self._foreign_from = choose_limit(np.array(novelty.distances), self.false_alarms)
+            films = [(far, label) for label, each in novelty.distances.items() for far in each]
+            distances, of_class = (np.array(column) for column in zip(*films, strict=True))
+            self._foreign_from = choose_limit(distances, self.false_alarms, of_class)
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None
