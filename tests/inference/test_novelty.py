@@ -112,7 +112,7 @@ def test_false_alarms_are_as_promised(count: int, rate: float) -> None:
 
 
 def test_the_promise_holds_for_the_class_that_lies_farther_out() -> None:
-    """Validation films half and half, a class that scatters twice as far: by class it is not called foreign more often."""
+    """Of a class that scatters twice as far, films are not called foreign more often than was promised."""
     rng = np.random.default_rng(0)
     labels = np.repeat(["near", "far"], 100)
     scale = np.where(labels == "far", 2.0, 1.0)
