@@ -192,7 +192,7 @@ def main() -> None:
         predictor = ready(work, "real", arguments.data, 0)
         paths = [one.path for one in read_samples(arguments.data) if one.split == "val" and one.label == "PNEUMONIA"]
         print("\n| films | order | n | deletion (low is good) | insertion (high is good) |\n" + "| --- " * 5 + "|")
-        curves(predictor, paths[:: max(1, len(paths) // 20)], ("cam",), "real")
+        curves(predictor, paths[:: max(1, len(paths) // 16)], ("cam", "ig"), "real")
 
 
 if __name__ == "__main__":
