@@ -181,10 +181,8 @@ def main() -> None:
     if "ig" in parts:
         pointing(ready(work, "run0", films(0), 0), films(0), ("cam", "ig"), 40, "crop 224, seed 0")
     if "fits" in parts:
-        fits: dict[str, dict[str, Any]] = {"pad0": {"fit": "pad"}, "c320_0": {"size": 320}}
-        for name, options in fits.items():
-            predictor = ready(work, name, films(0), 0, **options)
-            pointing(predictor, films(0), ("cam",), arguments.films, f"{options}, seed 0")
+        predictor = ready(work, "pad0", films(0), 0, fit="pad")
+        pointing(predictor, films(0), ("cam",), arguments.films, "pad 224, seed 0")
     if "sanity" in parts:
         print("\n| films | random | rank correlation | SSIM |\n" + "| --- " * 4 + "|")
         sanity(ready(work, "run0", films(0), 0), [path for path, _ in diseased(films(0), "test")][:12], "simulated")
