@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         PneumoscopeError,
         UsageError,
     )
+    from pneumoscope.evaluation.comparing import compare
+    from pneumoscope.evaluation.contrasts import Comparison
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.preparing import InputSpec, prepare
     from pneumoscope.images.reading import Reading, read_pixels
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "BundleError",
+    "Comparison",
     "DataError",
     "DownloadError",
     "Explanation",
@@ -56,6 +59,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "compare",
     "draw_phantom",
     "evaluate",
     "explain",
@@ -77,6 +81,8 @@ def __getattr__(name: str) -> object:
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splitting": ("split_samples",),
+        "evaluation.comparing": ("compare",),
+        "evaluation.contrasts": ("Comparison",),
         "evaluation.evaluate": ("evaluate",),
         "images.preparing": ("InputSpec", "prepare"),
         "images.reading": ("Reading", "read_pixels"),

@@ -26,7 +26,15 @@ from pneumoscope.cli_options import (
     open_cache,
 )
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.terminal import open_console, print_audit, print_evaluation, print_run, printable, show_progress
+from pneumoscope.terminal import (
+    open_console,
+    print_audit,
+    print_comparison,
+    print_evaluation,
+    print_run,
+    printable,
+    show_progress,
+)
 
 app = typer.Typer(
     name="pneumoscope",
@@ -288,6 +296,35 @@ def _report_failed(failed: int, files: int) -> None:
         typer.echo(f"{failed} of {files} files could not be read; their rows say why.", err=True)
     if failed == files:
         raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more runs or evaluations of the same images.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for a page and comparison.json.")] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["table", "csv", "json"], typer.Option(help="Of what is printed.")
+    ] = "table",
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes them.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say by how much runs differ on the same images, and whether that may be chance; all against the first."""
+    import json
+
+    from pneumoscope.evaluation.comparing import compare as job
+    from pneumoscope.evaluation.contrasts import to_rows
+    from pneumoscope.outputs import format_rows
+
+    comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
+    if format == "json":
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
+    elif format == "csv":
+        typer.echo("".join(format_rows(to_rows(comparison))), nl=False)
+    else:
+        print_comparison(comparison)
+    if out is not None:
+        typer.echo(f"{chr(10) if format == 'table' else ''}Page: {out / 'comparison.html'}", err=format != "table")
 
 
 @app.command()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pneumoscope.auditing.findings import Audit
+    from pneumoscope.evaluation.contrasts import Comparison
     from pneumoscope.evaluation.intervals import Evaluation, Interval
     from pneumoscope.training.train import Run
 
@@ -72,6 +73,34 @@ def _show_value(interval: Interval) -> str:
 
 def _show_limits(interval: Interval) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else ""
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print by how much each run differs from the first, with intervals and p values."""
+    from rich.table import Table
+
+    from pneumoscope.evaluation.comparison_page import format_chance
+
+    patients = f" of {comparison.patients} patients" if comparison.patients else ""
+    typer.echo(f"{comparison.n} images{patients}, paired by {comparison.paired_by}")
+    several = len(comparison.contrasts) > 1
+    for contrast in comparison.contrasts:
+        typer.echo(f"\n{printable(contrast.run)} (other) against {printable(comparison.runs[0])} (first)\n")
+        table = Table(box=None, pad_edge=False)
+        for column in ("metric", "first", "other", "difference", "95 % interval", "p", *["p, Holm"] * several):
+            table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+        for name, one in contrast.differences.items():
+            cells = [f"{value:.3f}" if value == value else "–" for value in (one.first, one.other)]
+            cells.append(f"{one.value:+.3f}" if one.value == one.value else "not defined")
+            cells.append(f"{one.low:+.3f} to {one.high:+.3f}" if one.low == one.low else "")
+            table.add_row(name, *cells, format_chance(one.p), *[format_chance(one.adjusted)] * several)
+        open_console().print(table)
+        typer.echo(
+            f"\nRight were both {contrast.both} times, only the first {contrast.only_first}, only the other "
+            f"{contrast.only_other}, neither {contrast.neither}."
+        )
+    for note in comparison.notes:
+        typer.echo(printable(note), err=True)
 
 
 def print_audit(audit: Audit) -> None:

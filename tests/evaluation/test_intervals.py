@@ -12,7 +12,7 @@ import pytest
 
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation import intervals
-from pneumoscope.evaluation.intervals import evaluate, group, resample, roc_band
+from pneumoscope.evaluation.intervals import evaluate, group, precision_recall_band, resample, roc_band
 from pneumoscope.evaluation.metrics import METRICS, measure
 
 if TYPE_CHECKING:
@@ -179,3 +179,15 @@ def test_roc_band_holds_the_curve() -> None:
     sensitivity = np.array([(p[y == 1] >= np.quantile(p[y == 0], 1 - rate)).mean() for rate in grid])
     assert ((low <= sensitivity + 0.03) & (sensitivity <= high + 0.03)).all()
     assert np.isnan(roc_band([1, 1], [0.2, 0.3])[1]).all()
+
+
+def test_precision_recall_band_holds_the_curve() -> None:
+    y, p = simulated(150)
+    grid, low, high = precision_recall_band(y, p)
+    assert grid.shape == low.shape == high.shape == (101,)
+    assert (low <= high).all()
+    cuts = [np.sort(p[y == 1])[::-1][max(0, math.ceil(recall * y.sum() - 1e-9) - 1)] for recall in grid]
+    precision = np.array([y[p >= cut].mean() for cut in cuts])
+    assert ((low <= precision) & (precision <= high)).all()
+    assert np.isnan(precision_recall_band([0, 0], [0.2, 0.3])[1]).all()
+    assert precision_recall_band([1, 1], [0.2, 0.3])[1].tolist() == [1] * 101

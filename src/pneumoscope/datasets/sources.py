@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 from pneumoscope import config
 from pneumoscope.datasets.archives import ImageArchive, hash_archive
 from pneumoscope.datasets.downloads import Patience, download, show_address
-from pneumoscope.datasets.samples import SPLITS
+from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.outputs import claim_folder, write_text
 
@@ -58,6 +58,7 @@ class Source:
         labels: its class folders.
         names: regular expression that begins every image's name.
         editions: all ways in which it is handed out.
+        population: whom its films show.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Source:
     labels: tuple[str, ...]
     names: str
     editions: tuple[Edition, ...]
+    population: str = ""
 
 
 def list_sources() -> tuple[Source, ...]:
@@ -114,6 +116,7 @@ def list_sources() -> tuple[Source, ...]:
                     },
                 ),
             ),
+            population="children of one to five years in one hospital (Guangzhou, China), anterior-posterior films",
         ),
     )
 
@@ -128,6 +131,16 @@ def find_source(name: str) -> Source:
     if name not in known:
         raise UsageError(f"{name}: no data set known by that name. Known: {', '.join(known)}.")
     return known[name]
+
+
+def recognise_source(samples: Sequence[Sample]) -> Source | None:
+    """The public data set that samples are from, if all of their names and labels are such as it has."""
+    for source in list_sources():
+        if samples and all(
+            sample.label in source.labels and re.match(source.names, sample.path.name) for sample in samples
+        ):
+            return source
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,35 @@ def roc_band(
     return grid, low, high
 
 
+def precision_recall_band(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    patients: Sequence[str | None] | None = None,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Floats, Floats, Floats]:
+    """Return recalls (101,) and the bootstrap limits of precision at each; nan without positives.
+
+    Precision at a recall is that of the strictest threshold which reaches it, as average precision has it.
+    """
+    y, p = checked(labels, probabilities)
+    grid = np.linspace(0, 1, 101)
+    heights = []
+    for weights in resample(group(patients, len(y)), resamples, seed):
+        fpr, tpr, _ = roc_curve(y, p, weights)
+        positive = weights @ y
+        hits, alarms = tpr * positive[:, None], np.nan_to_num(fpr) * (weights.sum(1) - positive)[:, None]
+        for i in np.flatnonzero(positive > 0):
+            reached = np.maximum(np.searchsorted(tpr[i], grid - 1e-9), np.argmax(hits[i] + alarms[i] > 0))
+            heights.append(hits[i, reached] / (hits[i, reached] + alarms[i, reached]))
+    if not heights:
+        return grid, np.full_like(grid, np.nan), np.full_like(grid, np.nan)
+    low, high = np.quantile(heights, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return grid, low, high
+
+
 def _interval(name: str, value: float, drawn: Floats, confidence: float) -> Interval:
     if math.isnan(value) or not len(drawn) or np.ptp(drawn) < 1e-12:
         return Interval(value, math.nan, math.nan)

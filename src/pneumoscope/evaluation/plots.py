@@ -75,6 +75,32 @@ def has_band(evaluation: Evaluation, patients: Sequence[str | None] | None) -> b
     return evaluation.positive is not None and (evaluation.patients is None or patients is not None)
 
 
+def compare_roc(names: Sequence[str], labels: Ints, probabilities: Floats, calls: Ints) -> str:
+    """Draw the ROC curves of several models on the same images, and where each decides.
+
+    Args:
+        names: (M,) of the models.
+        labels: (N,) of 0 and 1.
+        probabilities: (M, N) of class 1.
+        calls: (M, N) of 0 and 1.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.35, lw=0.8)
+        for i, (name, stated, called) in enumerate(zip(names, probabilities, calls, strict=True)):
+            fpr, tpr, _ = roc_curve(labels, stated)
+            if not np.isfinite([fpr, tpr]).all():
+                continue
+            colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+            label = name if len(name) <= 30 else f"…{name[-29:]}"
+            label = label if not label.startswith("_") else f" {label}"  # which matplotlib would leave out
+            axes.plot(*_thin(fpr, tpr), color=colour, ls=style, lw=1.8, label=label, clip_on=False)
+            axes.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=colour, ms=6, clip_on=False)
+        _square(axes, "False-positive rate", "Sensitivity", empty="needs both classes")
+
+    return _svg("compared", draw)
+
+
 def precision_recall(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> str:
     """Draw precision against recall, with the prevalence that chance would reach for two classes."""
 

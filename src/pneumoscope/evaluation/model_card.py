@@ -1,0 +1,254 @@
+"""What a reader has to know of a trained model, beside it: the bundle's README.md.
+
+After Mitchell et al., Model Cards for Model Reporting (FAT* 2019): their sections, filled in from the run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pneumoscope.datasets.sources import Source
+from pneumoscope.evaluation.intervals import Evaluation, Interval
+from pneumoscope.inference.decisions import FOREIGN, parse_rule
+from pneumoscope.models.bundle import Bundle
+from pneumoscope.outputs import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FILE = "README.md"
+FEW = 200  # images of a class, below which a rate's interval is more than about 0.1 wide
+NAMES = {
+    "accuracy": "Accuracy", "f1": "F1", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "ppv": "PPV", "npv": "NPV", "mcc": "MCC", "auroc": "AUROC", "average_precision": "Average precision",
+    "brier": "Brier score", "ece": "Calibration error",
+}  # fmt: skip
+_WITHIN = {"brier": "Brier score", "ece": "calibration error"}  # a sentence
+_OF_GROUPS = ("sensitivity", "specificity", "auroc")
+_ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hugging Face calls them
+
+
+class Part(Protocol):
+    """A part of the test films that was measured alone."""
+
+    @property
+    def kind(self) -> str:
+        """What told the parts apart, such as `Sex`."""
+
+    @property
+    def name(self) -> str:
+        """Which part."""
+
+    @property
+    def n(self) -> int:
+        """Its images."""
+
+    @property
+    def metrics(self) -> Mapping[str, Interval]:
+        """Those that it defines."""
+
+
+@dataclass(frozen=True)
+class DataStatement:
+    """What is stated of the data; empty where nothing is.
+
+    Attributes:
+        title: the data set's name.
+        licence: its licence.
+        citation: what to cite.
+        homepage: where it is to be had.
+        population: whom it shows, where, and how.
+        recognised: whether file names told, and nobody stated it.
+    """
+
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    homepage: str = ""
+    population: str = ""
+    recognised: bool = False
+
+    @classmethod
+    def of(cls, source: Source | None) -> DataStatement:
+        """What is known of a public data set that was recognised."""
+        if source is None:
+            return cls()
+        licence = f"{source.licence}, {source.licence_url}"
+        return cls(source.title, licence, source.citation, source.homepage, source.population, recognised=True)
+
+
+def write_model_card(
+    folder: Path,
+    bundle: Bundle,
+    evaluation: Evaluation,
+    *,
+    notes: Sequence[str] = (),
+    subgroups: Sequence[Part] = (),
+    data: DataStatement = DataStatement(),
+    backbone_licence: str = "",
+    licence: str = "",
+) -> Path:
+    """Write the model card of a bundle.
+
+    Args:
+        folder: the bundle's.
+        bundle: its description.
+        evaluation: on its test split.
+        notes: warnings of the run; names of files and patients in them are left out, since a card is passed on.
+        subgroups: parts of the test films that were measured alone.
+        data: what is stated of the training data.
+        backbone_licence: of the pretrained weights.
+        licence: of the model, if its owner states one: an identifier such as `apache-2.0`.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 (Markdown has escapes of its own: `md`)
+        loader=PackageLoader("pneumoscope.evaluation"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"md": escape, "figure": _figure, "span": _span, "brief": _brief, "share": _share}
+    two = bundle.positive is not None
+    decisions = evaluation.decisions
+    card = environment.get_template("model_card.md").render(
+        front_matter=_write_front_matter(bundle, evaluation, licence, data),
+        title=escape(f"{' or '.join(bundle.labels)}: a classifier of chest radiographs"),
+        bundle=bundle,
+        settings={"seed": "not stated", "train_backbone": False, **bundle.training.get("settings", {})},
+        evaluation=evaluation,
+        classes=escape(", ".join(bundle.labels)),
+        shares=escape(", ".join(f"{_share(share)} {name}" for name, share in evaluation.shares.items())),
+        two=two,
+        threshold=f"{bundle.thresholds['decision']:.3g}" if two else "",
+        fixed=parse_rule(bundle.threshold_rule).kind in ("fixed", "cost"),
+        level=f"{100 * evaluation.confidence:g} %",
+        names=NAMES,
+        shown=_OF_GROUPS,
+        calibration=_describe_calibration(bundle, evaluation),
+        answered=decisions.get("answered"),
+        certain=decisions.get("accuracy_of_answered"),
+        coverage=decisions.get("coverage", {}),
+        foreign=decisions.get("counts", {}).get(FOREIGN),
+        subgroups=subgroups,
+        data=data,
+        backbone_licence=backbone_licence,
+        licence=licence,
+        caveats=_list_caveats(bundle, evaluation, notes),
+        **(dict(evaluation.confusion) if two else dict.fromkeys(("tp", "fp", "tn", "fn"), 0)),
+    )
+    path = folder / FILE
+    # a class's name may be no UTF-8, and empty parts of the template leave lines
+    text = re.sub(r"\n{3,}", "\n\n", card).rstrip() + "\n"
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return path
+
+
+def escape(words: str) -> str:
+    """Words as Markdown shows them: on one line, with nothing in them that would be markup."""
+    plain = " ".join(words.split())
+    marked = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", plain)
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _write_front_matter(bundle: Bundle, evaluation: Evaluation, licence: str, data: DataStatement) -> str:
+    """What Hugging Face's model cards begin with."""
+    import yaml
+
+    values: dict[str, Any] = {"license": licence} if licence else {}
+    values |= {
+        "library_name": "pneumoscope",
+        "pipeline_tag": "image-classification",
+        "tags": ["chest-x-ray", "radiology", *sorted(label.lower() for label in bundle.labels), "not-for-clinical-use"],
+        "metrics": list(_ON_THE_HUB.values()),
+        "model-index": [
+            {
+                "name": f"pneumoscope {bundle.backbone}",
+                "results": [
+                    {
+                        "task": {"type": "image-classification"},
+                        "dataset": {
+                            "name": data.title or "not stated",
+                            "type": "not-stated",
+                            "split": evaluation.split,
+                        },
+                        "metrics": [
+                            {"type": name, "value": round(evaluation.metrics[ours].value, 4)}
+                            for ours, name in _ON_THE_HUB.items()
+                            if not math.isnan(evaluation.metrics[ours].value)
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _describe_calibration(bundle: Bundle, evaluation: Evaluation) -> str:
+    fitted = bundle.calibration
+    if fitted.method == "none":
+        return "none: probabilities are those of the network as it was trained."
+    said = f"{fitted.method}, fitted on {fitted.films} validation films."
+    changes = [
+        f"the {_WITHIN[name]} from {_brief(before)} to {_brief(evaluation.metrics[name])}"
+        for name, before in evaluation.uncalibrated.items()
+    ]
+    return f"{said} On the test films it changed {' and '.join(changes)}." if changes else said
+
+
+def _list_caveats(bundle: Bundle, evaluation: Evaluation, notes: Sequence[str]) -> list[str]:
+    caveats = [short for note in notes if (short := _leave_names_out(note))]
+    few = {
+        name: images
+        for name, share in evaluation.shares.items()
+        if (images := round(share * evaluation.n)) < FEW and not math.isnan(share)
+    }
+    if few:
+        counts = " and ".join(f"{images} images of {name}" for name, images in few.items())
+        caveats.append(f"The test split is small ({counts}): read the intervals, not the values.")
+    for name, one in evaluation.decisions.get("coverage", {}).items():
+        if bundle.conformal and one["high"] is not None and one["high"] < 1 - bundle.conformal.error_rate:
+            caveats.append(
+                f"Label sets held the truth of only {_share(one['value'])} of {name}, less than promised: the test "
+                "films differ from the validation films."
+            )
+    if bundle.positive is not None:
+        caveats.append(
+            f"{_share(evaluation.prevalence)} of the test films are {bundle.positive}. Where it is rarer, PPV is lower "
+            "and NPV higher than here; --prevalence restates the probabilities."
+        )
+    return caveats
+
+
+def _leave_names_out(note: str) -> str:
+    """A note without lists of files and patients, which only those who have the data need."""
+    if note.startswith("More, with pictures"):
+        return ""
+    plain = re.sub(r" \([^()]*\.\w{2,5}\b[^()]*\)", "", note)
+    start, colon, _ = plain.partition(": ")
+    return f"{start}." if colon and start.count(" ") >= 3 else plain
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.3g} %"
+
+
+def _figure(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _span(interval: Interval) -> str:
+    return "–" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _brief(interval: Interval) -> str:
+    return _figure(interval.value) + ("" if math.isnan(interval.low) else f" ({_span(interval)})")

@@ -1,0 +1,167 @@
+"""The model card: Mitchell's sections, valid Markdown, true figures, and nobody's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.sources import find_source, recognise_source
+from pneumoscope.evaluation.intervals import Evaluation, evaluate
+from pneumoscope.evaluation.model_card import DataStatement, write_model_card
+from pneumoscope.inference.predictor import load
+from pneumoscope.models.bundle import Bundle, Calibration, Conformal, load_bundle
+from pneumoscope.training.train import Run
+
+SECTIONS = [
+    "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+    "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    kind: str
+    name: str
+    n: int
+    metrics: dict[str, Any]
+
+
+def make_bundle(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) -> Bundle:
+    from pneumoscope.images.preparing import InputSpec
+
+    two = len(classes) == 2
+    values = {
+        "backbone": "efficientnet_lite0", "architecture": "tf_efficientnet_lite0", "arguments": {}, "labels": classes,
+        "positive": classes[1] if two else None, "input": InputSpec(), "thresholds": {"decision": 0.25} if two else {},
+        "calibration": Calibration(), "training": {"recipe": "head", "epochs": 9, "best": {"epoch": 7}},
+        "data": {"fingerprint": "f00", "counts": {"train": dict.fromkeys(classes, 11)}}, "version": "1",
+        "weights_sha256": "abc",
+    }  # fmt: skip
+    return Bundle(**{**values, **more})
+
+
+def make_evaluation(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) -> Evaluation:
+    rng = np.random.default_rng(0)
+    labels, shares = rng.integers(0, len(classes), 60), rng.dirichlet(np.ones(len(classes)), 60)
+    two = len(classes) == 2
+    found = evaluate(
+        labels, shares[:, 1] if two else shares, classes=classes, positive=classes[1] if two else None, resamples=20
+    )
+    return dataclasses.replace(found, **more)
+
+
+def written(folder: Path, bundle: Bundle, evaluation: Evaluation, **more: Any) -> tuple[dict[str, Any], str, str]:
+    """Front matter, Markdown, and the HTML that it becomes."""
+    path = write_model_card(folder, bundle, evaluation, **more)
+    assert path == folder / "README.md"
+    _, front, card = path.read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), card, MarkdownIt("commonmark").enable("table").render(card)
+
+
+def test_the_card_of_a_run_has_every_section_and_the_runs_figures(run: Run, tmp_path: Path) -> None:
+    front, card, page = written(tmp_path, load_bundle(run.bundle), run.evaluation, backbone_licence="Apache-2.0")
+    assert [line[3:] for line in card.splitlines() if line.startswith("## ")][:9] == SECTIONS
+    auroc = run.evaluation.metrics["auroc"]
+    assert f'<td>AUROC</td>\n<td style="text-align:right">{auroc.value:.3f}</td>' in page
+    assert page.count("<table>") == 2
+    assert "not stated" in card
+    assert "Apache-2.0" in card
+    assert front["metrics"] == ["accuracy", "f1", "roc_auc"]
+    assert "license" not in front
+    assert "\n\n\n" not in card
+    assert not [line for line in card.splitlines() if "{{" in line or "{%" in line]
+
+
+def test_a_bundle_loads_the_same_with_and_without_its_card(run: Run, films: Path) -> None:
+    film = min((films / "test").rglob("*.png"))
+    card = run.bundle / "README.md"
+    before = card.read_bytes() if card.exists() else None
+    card.unlink(missing_ok=True)
+    without = load(run.bundle).predict(film)
+    write_model_card(run.bundle, load_bundle(run.bundle), run.evaluation)
+    assert load(run.bundle).predict(film) == without
+    card.unlink() if before is None else card.write_bytes(before)
+
+
+def test_names_of_files_and_patients_stay_out(tmp_path: Path) -> None:
+    notes = [
+        "2 patients are in more than one split, as the data's own folders have it: Smith (train and test).",
+        "Warning: the format tells the class (smith.png, jones.jpeg…). Convert all films.",
+        "Simulated radiographs: the figures say nothing about patients.",
+        "More, with pictures: pneumoscope audit /home/smith",
+    ]
+    _, card, _ = written(tmp_path, make_bundle(), make_evaluation(), notes=notes)
+    assert "mith" not in card
+    assert "2 patients are in more than one split" in card
+    assert "the format tells the class. Convert all films." in card
+    assert "say nothing about patients" in card
+
+
+def test_hostile_class_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    classes = ("a|b *x*", "<script>\n# [y](z) `q`")
+    _, card, page = written(tmp_path, make_bundle(classes), make_evaluation(classes))
+    assert "<script" not in page
+    assert '<a href="z"' not in page
+    assert "<em>x</em>" not in page
+    assert page.count("<h1>") == 1
+    row = next(line for line in card.splitlines() if line.startswith("| train"))
+    assert row == "| train | 11 | 11 | 22 |"
+    assert "a|b *x*" in page
+
+
+@pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("A", "B", "C")])
+def test_what_a_bundle_lacks_is_said_to_lack(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    metrics = {name: dataclasses.replace(one, value=math.nan, low=math.nan, high=math.nan)
+               for name, one in make_evaluation(classes).metrics.items()}  # fmt: skip
+    front, card, _ = written(tmp_path, make_bundle(classes), make_evaluation(classes, metrics=metrics))
+    assert "no guard" in card
+    assert "no label sets" in card
+    assert "**Calibration**: none" in card
+    assert "not told apart" in card
+    assert ("PPV is lower" in card) == (len(classes) == 2)
+    assert front["model-index"][0]["results"][0]["metrics"] == []
+
+
+def test_calibration_label_sets_and_groups_are_told_with_their_intervals(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    one = evaluation.metrics["brier"]
+    coverage = {"NORMAL": {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30}}
+    evaluation = dataclasses.replace(
+        evaluation, uncalibrated={"brier": dataclasses.replace(one, value=0.777)},
+        decisions={"coverage": coverage, "counts": {"foreign": 4}},
+    )  # fmt: skip
+    bundle = make_bundle(
+        calibration=Calibration("platt", films=50), threshold_rule="youden",
+        conformal=Conformal(0.1, {"NORMAL": (0.2,), "PNEUMONIA": (0.3,)}),
+    )  # fmt: skip
+    groups = [Group("Sex", name, 30, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male")]
+    _, card, page = written(tmp_path, bundle, evaluation, subgroups=groups, licence="mit")
+    assert "platt, fitted on 50 validation films. On the test films it changed the Brier score from 0.777" in card
+    assert "only 60 % of NORMAL, less than promised" in card
+    assert "rule: `youden`, applied to validation films" in card
+    assert page.count("<table>") == 3
+    assert "Sex: female" in page
+
+
+def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path) -> None:
+    names = (("IM-0001-0001.jpeg", "NORMAL"), ("person1_virus_6.jpeg", "PNEUMONIA"))
+    samples = [Sample(Path("x") / name, label=label) for name, label in names]
+    source = recognise_source(samples)
+    assert source == find_source("kermany")
+    _, card, _ = written(tmp_path, make_bundle(), make_evaluation(), data=DataStatement.of(source))
+    assert "CC BY 4.0" in card
+    assert "children" in card
+    assert "recognised by file names" in card
+    assert "10.17632/rscbjbr9sj.2" in card
+    assert recognise_source([*samples, Sample(Path("scan.png"), label="NORMAL")]) is None
+    assert recognise_source([Sample(Path("IM-0001-0001.jpeg"), label="TB")]) is None
+    assert recognise_source([]) is None
+    assert DataStatement.of(None) == DataStatement()
