@@ -70,7 +70,7 @@ def measure(
         squared, confidence, correct = (y - p) ** 2, p, y == 1
     else:
         squared, confidence, correct = ((truth - p) ** 2).sum(1), p.max(1), decided == y
-    gaps = np.eye(BINS)[_bins(confidence)] * (correct - confidence)[:, None]
+    gaps = np.eye(BINS)[find_bins(confidence)] * (correct - confidence)[:, None]
 
     columns = (
         truth, called, truth * called, 1 - truth, 1 - called, (1 - truth) * (1 - called), squared[:, None], gaps
@@ -174,11 +174,17 @@ def reliability_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floa
     """
     y, p = checked(labels, probabilities)
     stated, right = (p, y == 1) if p.ndim == 1 else (p.max(1), p.argmax(1) == y)
-    bins = _bins(stated)
+    bins = find_bins(stated)
     counts = np.bincount(bins, minlength=BINS)
     filled = counts > 0
     predicted, observed = (np.bincount(bins, v, BINS)[filled] / counts[filled] for v in (stated, right))
     return predicted, observed, counts[filled]
+
+
+def find_bins(probabilities: Floats) -> Ints:
+    """Bins (0, 0.1], (0.1, 0.2], … with 0 in the first, as in Guo et al. and scikit-learn."""
+    bins: Ints = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities)
+    return bins
 
 
 def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:
@@ -217,12 +223,6 @@ def _ratio(over: NDArray[Any], under: NDArray[Any]) -> Floats:
     """Divide, with nan for 0/0."""
     quotient: Floats = np.divide(over, under, out=np.full(np.broadcast(over, under).shape, np.nan), where=under > 0)
     return quotient
-
-
-def _bins(probabilities: Floats) -> Ints:
-    """Bins (0, 0.1], (0.1, 0.2], … with 0 in the first, as in Guo et al. and scikit-learn."""
-    bins: Ints = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities)
-    return bins
 
 
 def _cumulate(positive: NDArray[Any], score: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:

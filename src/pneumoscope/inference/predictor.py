@@ -145,10 +145,10 @@ class Predictor:
             if extract.features is None:
                 yield Prediction(path, error=extract.error)
             else:
-                yield replace(self.judge(extract.features[:1]), path=path, digest=extract.digest)
+                yield replace(self.judge(extract.features[:1], extract.stages), path=path, digest=extract.digest)
 
-    def judge(self, features: Array) -> Prediction:
-        """Decide on one film by its features, float32 (1, D)."""
+    def judge(self, features: Array, stages: Array | None = None) -> Prediction:
+        """Decide on one film by its features, float32 (1, D), and what the guard looks at, `Extract.stages` (E,)."""
         labels = self.bundle.labels
         logits = score(features, self.weight, self.bias)
         reference = calibrate(logits, self.bundle.calibration)
@@ -156,8 +156,8 @@ class Predictor:
         # Label sets are drawn by class, so that another prevalence does not touch them.
         fits = None if self._limits is None else np.exp(reference[0]) >= self._limits
         novelty = None
-        if self.guard is not None and self._foreign_from is not None:
-            novelty = float(self.guard.distance(features)[0] / self._foreign_from)
+        if self.guard is not None and self._foreign_from is not None and stages is not None:
+            novelty = float(self.guard.distance(stages[None])[0] / self._foreign_from)
         best = int(chances.argmax()) if len(labels) > 2 else int(chances[1] >= self.threshold)
         call, probability = labels[best], float(chances[best if len(labels) > 2 else 1])
         label_set = (call,) if fits is None else tuple(name for name, fit in zip(labels, fits, strict=True) if fit)
