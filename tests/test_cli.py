@@ -444,3 +444,33 @@ def _predict(command: Command, *arguments: object) -> list[dict[str, Any]]:
     result = command("predict", *arguments, "--format", "jsonl")
     assert result.code == 0
     return [json.loads(line) for line in result.out.splitlines()]
+
+
+def test_explain_and_heatmaps_write_pictures_and_a_table(
+    command: Command, run: Run, films: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = [*sorted((films / "test" / "PNEUMONIA").iterdir())[:2], tmp_path / "bad.png"]
+    explained = command("explain", run.folder, *files, "--out", tmp_path / "maps", "--label", "NORMAL")
+    assert explained.code == 0
+    assert "1 of 3 files could not be read" in explained.err
+    predicted = command("predict", *files, "--model", run.folder, "--format", "csv", "--heatmaps", tmp_path / "heat")
+    assert predicted.code == 0
+    assert len(predicted.out.splitlines()) == 4
+    tables = []
+    for name in ("maps", "heat"):
+        with (tmp_path / name / "explanations.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [bool(row["error"]) for row in rows] == [False, False, True]
+        for row in rows[:2]:
+            with Image.open(tmp_path / name / row["overlay"]) as picture:
+                assert picture.format == "PNG"
+        tables.append(rows)
+    for against, towards in zip(*tables, strict=True):
+        if not against["error"]:
+            assert (against["label"], towards["label"]) == ("NORMAL", "PNEUMONIA")
+            assert float(against["logit"]) == pytest.approx(-float(towards["logit"]), abs=1e-5)
+    assert command("explain", run.folder, *files, "--out", tmp_path / "maps").code == 2
+    assert command("explain", run.folder, files[2], "--out", tmp_path / "none").code == 3
+    assert command("explain", run.folder, *files, "--out", tmp_path / "x", "--label", "TUMOUR").code == 2
+    assert not (tmp_path / "x").exists()

@@ -208,7 +208,10 @@ def predict(
     invert: Invert = False,
     allow_modality: AllowModality = False,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that file to be replaced.")] = False,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Folder to write, too: a picture of each film with the evidence laid over it.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow earlier output to be replaced.")] = False,
 ) -> None:
     """Say for each radiograph how probable the positive class is, and decide."""
     if model is None:
@@ -230,12 +233,68 @@ def predict(
         model, device, guarded=not no_guard, prevalence=prevalence, error_rate=error_rate, false_alarms=false_alarms
     )
     with show_progress() as progress:
+        if heatmaps is not None:
+            from pneumoscope.inference.overlays import write_explanations
+
+            write_explanations(
+                predictor,
+                samples,
+                heatmaps,
+                overwrite=overwrite,
+                progress=lambda done: progress("Explaining", done, len(samples)),
+            )
         failed = write_predictions(
             predictor, samples, chosen, out, lambda done: progress("Predicting", done, len(samples))
         )
+    _report_failed(failed, len(samples))
+
+
+@app.command()
+def explain(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run that holds one.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders (with all in them) and tables.")],
+    out: Out,
+    label: Annotated[
+        str | None, typer.Option(help="The class to explain; by default the positive one, or the likeliest of more.")
+    ] = None,
+    method: Annotated[
+        Literal["auto", "cam", "ig"],
+        typer.Option(
+            help="cam: class-activation map; ig: integrated gradients (needs captum, slow); auto: what suits."
+        ),
+    ] = "auto",
+    invert: Invert = False,
+    allow_modality: AllowModality = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Show where on each radiograph the evidence for a class lies: pictures, and a table of their logits."""
+    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.images.reading import Reading
+    from pneumoscope.inference.overlays import write_explanations
+    from pneumoscope.inference.predictor import load
+
+    samples = find_images(paths, Reading(invert, allow_modality))
+    predictor = load(bundle, device)
+    with show_progress() as progress:
+        failed = write_explanations(
+            predictor,
+            samples,
+            out,
+            label=label,
+            method=method,
+            overwrite=overwrite,
+            progress=lambda done: progress("Explaining", done, len(samples)),
+        )
+    _report_failed(failed, len(samples))
+    typer.echo(out)
+
+
+def _report_failed(failed: int, files: int) -> None:
+    """Say how many files could not be read; where that is all of them, the command has failed."""
     if failed:
-        typer.echo(f"{failed} of {len(samples)} files could not be read; their rows say why.", err=True)
-    if failed == len(samples):
+        typer.echo(f"{failed} of {files} files could not be read; their rows say why.", err=True)
+    if failed == files:
         raise typer.Exit(3)
 
 

@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
 from pneumoscope.errors import DataError
-from pneumoscope.images.preparing import InputSpec, Pixels, fit, prepare
+from pneumoscope.images.preparing import InputSpec, Pixels, find_box, fit, prepare
 from pneumoscope.images.reading import read_pixels
 
 Fit = Literal["crop", "pad", "squash"]
@@ -240,3 +240,49 @@ def test_pixels_of_another_kind_are_refused_not_guessed(pixels: Pixels) -> None:
         warnings.simplefilter("error")
         with pytest.raises(DataError, match=r"float32 \(H, W\) in \[0, 1\].* found "):
             prepare(pixels, InputSpec())
+
+
+# Where the input lies on the film
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(40, 500),
+    width=st.integers(40, 500),
+    size=sizes,
+    fit_=st.sampled_from(FITS),
+    down=st.floats(0.1, 0.9),
+    across=st.floats(0.1, 0.9),
+)
+@example(height=229, width=224, size=224, fit_="crop", down=0.5, across=0.5)
+@example(height=40, width=500, size=260, fit_="pad", down=0.9, across=0.1)
+def test_a_bright_dot_lands_where_the_box_says(
+    height: int, width: int, size: int, fit_: Fit, down: float, across: float
+) -> None:
+    spec = InputSpec(size=size, fit=fit_)
+    left, top, right, bottom = find_box((height, width), spec)
+    # A dot wide enough to be seen at any scale, where the network sees it whole.
+    reach = 3 * max(1, (right - left) / size, (bottom - top) / size)
+    low, high = max(0, top) + reach, min(height, bottom) - reach
+    first, last = max(0, left) + reach, min(width, right) - reach
+    assume(low < high and first < last)
+    y, x = low + down * (high - low), first + across * (last - first)
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    pixels = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * (reach / 3) ** 2)).astype(np.float32)
+    square = fit(pixels, spec).astype(np.float64)
+    middles = np.arange(size) + 0.5
+    found = (square.sum(0) @ middles / square.sum(), square.sum(1) @ middles / square.sum())
+    said = ((x - left) / (right - left) * size, (y - top) / (bottom - top) * size)
+    assert found == pytest.approx(said, abs=0.35)
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=st.integers(1, 3000), width=st.integers(1, 3000), size=sizes)
+def test_a_crop_lies_inside_the_film_and_a_pad_around_it(height: int, width: int, size: int) -> None:
+    for fit_ in FITS:
+        left, top, right, bottom = find_box((height, width), InputSpec(size=size, fit=fit_))
+        if fit_ == "squash":
+            assert (left, top, right, bottom) == (0, 0, width, height)
+        inside = left >= 0 and top >= 0 and right <= width + 1e-9 and bottom <= height + 1e-9
+        around = left <= 0 and top <= 0 and right >= width - 1e-9 and bottom >= height - 1e-9
+        assert inside if fit_ == "crop" else around

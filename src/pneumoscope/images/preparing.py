@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pneumoscope.errors import DataError
 
 Pixels: TypeAlias = NDArray[np.float32]
+Box: TypeAlias = tuple[float, float, float, float]
 Triple: TypeAlias = tuple[float, float, float]
 PositiveTriple: TypeAlias = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
 
@@ -78,34 +79,53 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
     `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
     """
     size = spec.size
-    if spec.fit == "crop":
-        return _crop(pixels, spec)
+    if spec.fit == "crop":  # only what is kept is resized: all of a long strip would fill the memory
+        height, width = pixels.shape
+        return _resize(pixels, (size, size), spec, find_box((height, width), spec))
     if spec.fit == "squash":
         return _resize(pixels, (size, size), spec)
-    sides = np.array(pixels.shape)
-    film = _resize(pixels, np.maximum(1, np.rint(size * sides / sides.max()).astype(int)), spec)
+    sides = _padded_sides(pixels.shape, size)
+    film = _resize(pixels, sides, spec)
     square = np.zeros((size, size), np.float32)
-    top, left = ((size - side) // 2 for side in film.shape)
-    square[top : top + film.shape[0], left : left + film.shape[1]] = film
+    top, left = ((size - side) // 2 for side in sides)
+    square[top : top + sides[0], left : left + sides[1]] = film
     return square
 
 
-def _crop(pixels: Pixels, spec: InputSpec) -> Pixels:
-    """Resize only what the crop keeps: of a long strip, all of it would fill the memory."""
-    size, starts, ends = spec.size, [], []
-    for side in pixels.shape:
-        whole = size * side // min(pixels.shape)
-        start = round((whole - size) / 2)
-        starts.append(start * side / whole)
-        ends.append((start + size) * side / whole)
-    return _resize(pixels, (size, size), spec, (starts[1], starts[0], ends[1], ends[0]))
+def find_box(shape: tuple[int, int], spec: InputSpec) -> Box:
+    """Say which box of a film `fit` turns into the network's square input.
+
+    Args:
+        shape: height and width of the film.
+        spec: size and fit.
+
+    Returns:
+        Left, top, right and bottom in pixels of the film, counted from its upper left corner, so that the middle of the
+        first pixel lies at (0.5, 0.5). With `crop` the box lies inside the film, with `pad` it reaches beyond.
+    """
+    size, edges = spec.size, []
+    for side, padded in zip(shape, _padded_sides(shape, size), strict=True):
+        # The side's length after resizing, and where the square starts in it.
+        whole, start = size, 0
+        if spec.fit == "pad":
+            whole, start = padded, -((size - padded) // 2)
+        elif spec.fit == "crop":
+            whole = size * side // min(shape)
+            start = round((whole - size) / 2)
+        edges.append((start * side / whole, (start + size) * side / whole))
+    (top, bottom), (left, right) = edges
+    return left, top, right, bottom
 
 
-def _resize(
-    pixels: Pixels, sides: Iterable[int], spec: InputSpec, box: tuple[float, float, float, float] | None = None
-) -> Pixels:
+def _padded_sides(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of a whole film in a square of that size."""
+    height, width = (max(1, round(size * side / max(shape))) for side in shape)
+    return height, width
+
+
+def _resize(pixels: Pixels, sides: tuple[int, int], spec: InputSpec, box: Box | None = None) -> Pixels:
     """Resize the film, or a box (left, top, right, bottom) of it, to (height, width)."""
-    height, width = (int(side) for side in sides)
+    height, width = sides
     if pixels.shape == (height, width):
         return pixels
     from PIL import Image

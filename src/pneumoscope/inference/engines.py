@@ -69,7 +69,7 @@ class TorchEngine:
         kind = f"{backbone.architecture}, torch {torch.__version__} float32 {self._device.type}"
         self.fingerprint = f"{fingerprint_state(backbone.state_dict())} {kind}"
         folded = fold_batchnorms(backbone.cpu(), size)
-        self._backbone = folded.to(self._device).to(memory_format=torch.channels_last)
+        self.backbone = folded.to(self._device).to(memory_format=torch.channels_last)
         # On a processor, small batches stay in its caches (docs/log.md).
         self.batch_size = 64 if self._device.type == "cuda" else 8
 
@@ -82,7 +82,7 @@ class TorchEngine:
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
-            found, stages = self._backbone.describe(batch)  # type: ignore[operator]
+            found, stages = self.backbone.describe(batch)  # type: ignore[operator]
             features = pool(found).cpu().numpy()
             return Activations(
                 features, found.contiguous().cpu().numpy() if maps else None, stages.float().cpu().numpy()

@@ -1,0 +1,218 @@
+"""Maps laid over films, as pictures, and whole folders of them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import ImageError
+from pneumoscope.inference.explaining import Explanation, Method, check_label, explain
+from pneumoscope.inference.predictor import Prediction, Predictor
+from pneumoscope.outputs import claim_folder, format_rows, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+_TABLE, _PICTURES = "explanations.csv", "overlays"
+_COLUMNS = ("path", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
+_LONGEST = 900  # pixels of a film's longer side in an overlay
+_OPACITY = 0.6  # of the strongest evidence; letters on the film stay readable through it
+
+
+def write_overlay(explanation: Explanation, path: Path, prediction: Prediction | None = None) -> None:
+    """Write a PNG: the film, beside it the film under its map, with a scale in logits and a title.
+
+    Yellow speaks for the class and blue against it; the stronger, the less of the film shows through. What the network
+    did not see is hatched.
+
+    Args:
+        explanation: what to draw.
+        path: the file.
+        prediction: adds the probability and the decision to the title.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    film, map_ = _scale(explanation, _LONGEST)
+    height, width = film.shape
+    # At 100 dots an inch a film's pixel is one of the picture; narrow films leave room for the title and the scale.
+    high, wide = max(height / 100, 2.0), max(width / 100, 3.2)
+    figure = Figure((2 * wide + 1.5, high + 0.9), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    whole = 2 * wide + 1.5, high + 0.9
+    axes = []
+    for left, picture in ((0.1, film), (wide + 0.2, blend(film, map_, _limit(explanation)))):
+        place = (left / whole[0], 0.1 / whole[1], wide / whole[0], high / whole[1])
+        panel = figure.add_axes(place)
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.set_axis_off()
+        axes.append(panel)
+    _hatch_unseen(axes[1], explanation, (height, width))
+    limit = _limit(explanation)
+    bar = figure.add_axes(((2 * wide + 0.35) / whole[0], 0.3 / whole[1], 0.18 / whole[0], (high - 0.4) / whole[1]))
+    scale = ScalarMappable(Normalize(-limit, limit), _bar_colours())
+    figure.colorbar(scale, cax=bar).set_label(f"logits for {_shorten(explanation.label, 24)}", fontsize=10)
+    figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], _title(explanation, prediction), va="top", fontsize=11)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    write_bytes(path, stream.getvalue())
+
+
+def render_thumbnail(explanation: Explanation, side: int) -> bytes:
+    """Draw a film, and beside it the film under its map, as a small JPEG; each is `side` pixels at its longer side."""
+    from PIL import Image
+
+    film, map_ = _scale(explanation, side)
+    both = np.hstack([np.repeat(film[..., None], 3, 2), blend(film, map_, _limit(explanation))])
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(both * 255).astype(np.uint8)).save(stream, "JPEG", quality=80)
+    return stream.getvalue()
+
+
+def blend(film: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
+    """Lay a map over a film: the colour tells the sign, its opacity the strength.
+
+    Args:
+        film: float32 (H, W) in [0, 1].
+        map_: float32 (H, W), in logits; nan leaves the film as it is.
+        limit: the strength of full opacity, in logits.
+
+    Returns:
+        float32 (H, W, 3) in [0, 1].
+    """
+    strength = np.clip(np.nan_to_num(map_) / limit, -1, 1)
+    # The dark middle of the colours is left out: there the film itself is to be seen.
+    colours = _colours()((strength + np.sign(strength)) / 4 + 0.5)[..., :3]
+    opacity = _OPACITY * np.abs(strength)[..., None]
+    return np.asarray(film[..., None] * (1 - opacity) + colours * opacity, np.float32)
+
+
+def write_explanations(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    label: str | None = None,
+    method: Method = "auto",
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Explain files: `folder/explanations.csv` has a row for each, `folder/overlays/` a picture for each that is read.
+
+    Args:
+        predictor: the classifier.
+        samples: the files.
+        folder: what to write.
+        label: the class to explain, as in `explain`.
+        method: how, as in `explain`.
+        overwrite: whether an earlier output may go.
+        progress: called with the number of files done.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        UsageError: the folder holds something already, or the classifier has no such class.
+    """
+    check_label(predictor.bundle.labels, label)
+    claim_folder(folder, (_TABLE, _PICTURES), overwrite)
+    write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # so that what an interruption leaves is known
+    (folder / _PICTURES).mkdir()
+    failed = 0
+
+    def rows() -> Iterator[dict[str, object]]:
+        nonlocal failed
+        for number, (sample, prediction) in enumerate(zip(samples, predictor.stream(samples), strict=True), start=1):
+            row = dict.fromkeys(_COLUMNS) | {"path": sample.path.as_posix()}
+            try:
+                found = explain(predictor, sample, label, method)
+                stem = re.sub(r"[^\w.-]+", "_", sample.path.stem)[:60]
+                # The number keeps files of one name apart.
+                name = f"{number:0{len(str(len(samples)))}}-{stem}.png"
+                write_overlay(found, folder / _PICTURES / name, prediction)
+                row |= {key: getattr(found, key) for key in ("label", "method", "logit", "bias")}
+                row |= {"minimum": float(found.cells.min()), "maximum": float(found.cells.max())}
+                row["overlay"] = f"{_PICTURES}/{name}"
+            except ImageError as problem:
+                failed += 1
+                row["error"] = str(problem)
+            yield row
+            if progress is not None:
+                progress(number)
+
+    write_text(folder / _TABLE, "".join(format_rows(rows())))
+    return failed
+
+
+def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The film and its map with a longer side of that many pixels."""
+    from PIL import Image
+
+    height, width = (max(1, round(longest * side / max(explanation.shape))) for side in explanation.shape)
+    film = Image.fromarray(explanation.pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(film, np.float32), 0, 1), explanation.map((height, width))
+
+
+def _limit(explanation: Explanation) -> float:
+    """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
+    return max(1.0, float(np.abs(explanation.cells).max()))
+
+
+def _colours() -> Colormap:
+    """Blue to yellow, perceptually uniform and readable by colour-blind people (Crameri et al. 2020, Nat Commun 11)."""
+    from matplotlib import colormaps
+
+    return colormaps["managua_r"]
+
+
+def _bar_colours() -> Colormap:
+    """The colours as they look on mid-grey."""
+    from matplotlib.colors import ListedColormap
+
+    line = np.linspace(-1, 1, 255, dtype=np.float32)[None]
+    return ListedColormap(blend(np.full_like(line, 0.4), line, 1.0)[0])
+
+
+def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) -> None:
+    """Hatch the margins that a crop leaves out."""
+    from matplotlib.patches import Rectangle
+
+    height, width = shape
+    across, down = width / explanation.shape[1], height / explanation.shape[0]
+    left, top, right, bottom = (edge * scale for edge, scale in zip(explanation.box, (across, down) * 2, strict=True))
+    margins = ((0, 0, left, height), (right, 0, width, height), (0, 0, width, top), (0, bottom, width, height))
+    for x0, y0, x1, y1 in margins:
+        if x1 - x0 >= 1 and y1 - y0 >= 1:
+            axes.add_patch(
+                Rectangle(
+                    (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, hatch="///", lw=0, ec="#bbbbbb", alpha=0.6
+                )
+            )
+
+
+def _title(explanation: Explanation, prediction: Prediction | None) -> str:
+    lines = [
+        _shorten(explanation.path.name if explanation.path else "film", 70),
+        f"logit for {_shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
+    ]
+    if prediction is not None and prediction.decision is not None:
+        stated = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
+        lines.append(f"decision {_shorten(prediction.decision, 30)}{stated}")
+    return "\n".join(lines).replace("$", r"\$")  # a dollar sign would begin a formula
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
