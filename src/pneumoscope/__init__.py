@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.preparing import InputSpec, prepare
     from pneumoscope.images.reading import Reading, read_pixels
+    from pneumoscope.inference.explaining import Explanation, explain
     from pneumoscope.inference.predictor import Prediction, Predictor, load
     from pneumoscope.training.train import Run, train
 
@@ -44,6 +45,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "DownloadError",
+    "Explanation",
     "Finding",
     "ImageError",
     "InputSpec",
@@ -60,6 +62,7 @@ __all__ = [
     "compare",
     "draw_phantom",
     "evaluate",
+    "explain",
     "load",
     "prepare",
     "read_pixels",
@@ -83,6 +86,7 @@ def __getattr__(name: str) -> object:
         "evaluation.evaluate": ("evaluate",),
         "images.preparing": ("InputSpec", "prepare"),
         "images.reading": ("Reading", "read_pixels"),
+        "inference.explaining": ("Explanation", "explain"),
         "inference.predictor": ("Prediction", "Predictor", "load"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -255,6 +255,8 @@ def test_precision_recall_band_holds_the_curve() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example([(0, 0.1, 0), (1, 0.0, 0)], True)  # one patient, all wrong
+@example([(0, 0.0, 0), (0, 0.1, 1), *[(1, 0.0, 0)] * 5, (1, 0.0, 1)], True)  # limits that are 0 and 1
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.1, 0.5, 0.8, 1.0]), st.integers(0, 4)),

@@ -179,6 +179,35 @@ def test_cuda_is_refused_where_there_is_none() -> None:
             choose_device("cuda")
 
 
+def test_stages_are_kept_with_the_features(run: Run, films: Path, files: list[Path], tmp_path: Path) -> None:
+    predictor = load(run.bundle)
+    with FeatureCache(tmp_path / "features.sqlite") as cache:
+        first, again = (
+            list(extract_features(files[:3], predictor.engine, predictor.bundle.input, cache=cache)) for _ in range(2)
+        )
+    expected = predictor.engine.run(
+        np.stack([prepare(read_pixels(file), predictor.bundle.input) for file in files[:3]])
+    ).stages
+    assert expected is not None
+    assert expected.shape[1] == 16 + 24 + 40 + 112 + 320
+    for before, after, stages in zip(first, again, expected, strict=True):
+        assert before.stages is not None
+        assert after.stages is not None
+        np.testing.assert_array_equal(before.stages, after.stages)
+        np.testing.assert_allclose(before.stages, stages, atol=1e-5)
+
+
+def test_a_photograph_is_foreign_to_a_trained_classifier(run: Run, files: list[Path]) -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    content = io.BytesIO()
+    Image.fromarray(skimage_data.coffee()).save(content, "PNG")
+    photograph, *others = load(run.folder).predict([content.getvalue(), *files])
+    assert photograph.novelty is not None
+    assert photograph.novelty > 2
+    assert (photograph.decision, photograph.probability) == ("foreign", None)
+    assert sum(one.decision == "foreign" for one in others) < len(others) / 2
+
+
 def test_loading_leaves_the_callers_random_state_alone(run: Run) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

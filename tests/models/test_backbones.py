@@ -22,7 +22,7 @@ from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.models.backbones import build_backbone, find_backbone, list_backbones, load_backbone, resize_input
-from pneumoscope.models.classifier import fold_batchnorms, pool
+from pneumoscope.models.classifier import Backbone, fold_batchnorms, pool
 
 TORCHVISION = ("resnet50", "resnet18", "densenet121", "efficientnet_b0", "convnext_tiny")
 EGYPTIAN_CAT, TABBY, TIGER_CAT, ESPRESSO = 285, 281, 282, 967
@@ -159,6 +159,35 @@ def test_an_engine_gives_the_same_features_whatever_the_batch() -> None:
     np.testing.assert_allclose(alone, together.features, atol=1e-6)
     assert together.maps is not None
     np.testing.assert_allclose(together.maps.mean((2, 3)), together.features, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "convnext_tiny", "vit_tiny_patch16_224"])
+def test_stages_come_with_the_same_feature_map(name: str) -> None:
+    spec = find_backbone(name)
+    backbone = build_backbone(spec).eval()
+    inputs = torch.randn(2, 3, spec.input.size, spec.input.size, generator=torch.Generator().manual_seed(0))
+    stages: list[torch.Tensor] = []
+    described: Any = backbone.network.feature_info
+    for stage in described:
+        backbone.network.get_submodule(stage["module"]).register_forward_hook(lambda *found: stages.append(found[-1]))
+    with torch.inference_mode():
+        maps, averages = backbone.describe(inputs)
+        widths = [stage.mean((2, 3)) for stage in stages if stage.ndim == 4]
+        torch.testing.assert_close(maps, backbone(inputs))
+    assert len(averages) == 2
+    if widths:
+        torch.testing.assert_close(averages, torch.cat(widths, 1))
+
+
+def test_a_network_that_does_not_tell_its_stages_has_one() -> None:
+    backbone = Backbone(_Plain(), "plain")
+    maps, stages = backbone.describe(torch.ones(2, 3, 8, 8))
+    torch.testing.assert_close(stages, pool(maps))
+
+
+class _Plain(nn.Module):
+    def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * 2
 
 
 def test_a_hub_out_of_reach_ends_in_exit_code_5_and_three_ways_out(films: Path, tmp_path: Path) -> None:

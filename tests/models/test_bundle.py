@@ -38,7 +38,7 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         weights_sha256="",
         threshold_rule="sensitivity>=0.95",
         conformal=Conformal(0.1, {"A": (0.25, 0.5), "Ä b": ()}),
-        novelty=Novelty(0.05, (0.5, 1.25)),
+        novelty=Novelty(0.05, {"A": (0.5, 1.25), "Ä b": ()}),
     )
     state = {"head.weight": torch.randn(1, 3), "head.bias": torch.zeros(1)}
     saved = save_bundle(tmp_path / "b", made, state)

@@ -106,8 +106,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure every metric and its interval, by patient where patients are known.
 
-    The plain percentile bootstrap covers 95 % of the truths in few of these metrics (docs/results.md), so with two
-    classes each has its own method:
+    Limits of 95 % hold the truth in 93 to 97 % of simulated studies of 100 and of 624 images (docs/results.md), which
+    those of the plain bootstrap do not (80 to 97 %, and 40 to 93 % for the calibration error). With two classes:
 
     - accuracy, sensitivity, specificity, PPV, NPV: Wilson's score limits (1927), the number of images divided by the
       patients' design effect (Korn & Graubard 1998). F1 is 2J / (1 + J), where J, the share of hits among all images
@@ -120,6 +120,9 @@ def evaluate(
 
     With more than two classes, accuracy, Brier and ECE have the same; all others the jackknife, on the logit scale
     (AUROC, average precision) or by Wilson's formula. Where nothing varies there are no limits (nan).
+
+    Known to be too wide: rates near 1 of few patients with several images each (98 % for the NPV of 40 patients), and
+    the calibration error of a badly calibrated model on 100 images (97.4 %).
 
     Args:
         labels: (N,) indices into `classes`.
@@ -359,7 +362,7 @@ def _limits_of_two(
         pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
         low, high = limits.perfect_limits(min(pairs, (int(clusters.max()) + 1) // 2), confidence)
         ratio = (1 - low) * (len(y) - truth.sum()) / truth.sum()  # of false to true alarms, if errors are spread evenly
-        found["auroc"] = (low, high) if area else (0.0, 1 - low), "exact, of separate pairs"
+        found["auroc"] = (low, high) if area else (1 - high, 1 - low), "exact, of separate pairs"
         found["average_precision"] = (
             (1 - ratio * math.log1p(1 / ratio), 1.0) if area else NONE,
             "exact, of separate pairs",

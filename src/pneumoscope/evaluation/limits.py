@@ -55,8 +55,8 @@ def logit_limits(value: float, error: float, confidence: float, degrees: float =
     if not 0 < value < 1 or not error > 0 or not degrees > 0:
         return NONE
     reach = quantile(confidence, degrees) * error / (value * (1 - value))
-    odds = value / (1 - value) * np.exp([-reach, reach])
-    low, high = (odds / (1 + odds)).tolist()
+    ends = np.log(value / (1 - value)) + np.array([-reach, reach])
+    low, high = (1 / (1 + np.exp(-np.clip(ends, -700, 700)))).tolist()
     return low, high
 
 

@@ -25,10 +25,13 @@ class Activations:
     Attributes:
         features: float32 (B, D), the global average of the feature map.
         maps: float32 (B, D, h, w), the feature map, where it was asked for.
+        stages: float32 (B, E), the averages of all stages' maps, which the novelty guard looks at; None where the
+            engine cannot tell.
     """
 
     features: Array
     maps: Array | None = None
+    stages: Array | None = None
 
 
 class Engine(Protocol):
@@ -79,9 +82,11 @@ class TorchEngine:
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
-            found = self.backbone(batch)
+            found, stages = self.backbone.describe(batch)  # type: ignore[operator]
             features = pool(found).cpu().numpy()
-            return Activations(features, found.contiguous().cpu().numpy() if maps else None)
+            return Activations(
+                features, found.contiguous().cpu().numpy() if maps else None, stages.float().cpu().numpy()
+            )
 
 
 def choose_device(name: str) -> torch.device:

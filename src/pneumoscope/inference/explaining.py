@@ -86,7 +86,8 @@ def explain(
         label: the class to explain; by default the positive one of two, the likeliest of more.
         method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
             Attribution for Deep Networks") from the blurred film to the film, summed by cells of 16 pixels of the
-            input; the bias is then the blurred film's logit, with what the numerical integral leaves over. `auto`: `ig` where the network has attention, else `cam`.
+            input; the bias is then the blurred film's logit, with what the numerical integral leaves over. `auto`: `ig`
+            where the network has attention, else `cam`.
 
     Raises:
         ImageError: the file cannot be read.

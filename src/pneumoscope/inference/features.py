@@ -52,6 +52,7 @@ class Extract:
         digest: SHA-256 of its content, empty where it could not be read.
         features: float32 (V, D): the film, and its mirror image where views were asked for; None on error.
         error: why it could not be read.
+        stages: float32 (E,), the film's `Activations.stages`, its features where the engine gives none; None on error.
         gauged: float32 (K,), what a `Gauge` measured; None on error, or where there is none.
     """
 
@@ -60,6 +61,7 @@ class Extract:
     features: Array | None = None
     error: str | None = None
     gauged: Array | None = None
+    stages: Array | None = None
 
 
 @dataclass
@@ -69,6 +71,7 @@ class _Load:
     key: str = ""
     inputs: Array | None = None
     features: Array | None = None
+    stages: Array | None = None
     gauged: Array | None = None
     error: str | None = None
 
@@ -111,7 +114,10 @@ def extract_features(
             one.key = f"{one.digest} {reading}" if reading != Reading() else one.digest
             if cache is not None:
                 one.features = cache.get(one.key, key) if engine else None
+                one.stages = cache.get(one.key, f"{key} stages") if engine else None
                 one.gauged = cache.get(one.key, gauge_key) if gauge else None
+            if one.features is None or one.stages is None:
+                one.features = one.stages = None
             if (engine and one.features is None) or (gauge and one.gauged is None):
                 film = read_radiograph(content, name, reading, spec.enough)
                 if film.tags and film.tags.frames > 1:
@@ -142,7 +148,8 @@ def extract_features(
                         _run(waiting, engine, mirror, cache, key)
                     for one in waiting:
                         gauged = None if one.gauged is None else one.gauged[0]
-                        yield Extract(one.index, one.digest, one.features, one.error, gauged)
+                        stages = None if one.stages is None else one.stages[0]
+                        yield Extract(one.index, one.digest, one.features, one.error, gauged, stages)
                     waiting = []
         finally:
             for future in ahead:
@@ -165,13 +172,15 @@ def _run(waiting: list[_Load], engine: Engine, mirror: bool, cache: FeatureCache
     if not new:
         return
     inputs = np.stack([one.inputs for one in new if one.inputs is not None])
-    views = [engine.run(inputs).features]
+    first = engine.run(inputs)
+    views, described = [first.features], first.features if first.stages is None else first.stages
     if mirror:
         views.append(engine.run(np.ascontiguousarray(inputs[..., ::-1])).features)
     computed = np.stack(views, axis=1)
-    for one, features in zip(new, computed, strict=True):
-        one.features, one.inputs = features, None
+    for one, features, stages in zip(new, computed, described, strict=True):
+        one.features, one.stages, one.inputs = features, stages[None], None
     if cache is not None:
+        cache.put(f"{key} stages", [(one.key, stages[None]) for one, stages in zip(new, described, strict=True)])
         cache.put(key, [(one.key, features) for one, features in zip(new, computed, strict=True)])
 
 

@@ -24,20 +24,20 @@ class Guard:
 
     Attributes:
         mean: float32 (D,).
-        directions: float16 (K, D), orthonormal rows.
+        directions: float64 (K, D), orthonormal rows, rounded to half precision, in which they are stored.
         variances: float32 (K,), along them.
         rest: variance along every other direction.
     """
 
     mean: NDArray[np.float32]
-    directions: NDArray[np.float16]
+    directions: Floats
     variances: NDArray[np.float32]
     rest: float
 
     def distance(self, features: NDArray[np.floating[Any]]) -> Floats:
         """How far features (N, D) are from those it was fitted on: (N,), about 1 for such films, whatever D is."""
         centred = np.asarray(features, np.float64) - self.mean
-        along = centred @ self.directions.astype(np.float64).T
+        along = centred @ self.directions.T
         across = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)
         squares = (along**2 / self.variances.astype(np.float64)).sum(1) + across / self.rest
         distances: Floats = np.sqrt(squares / len(self.mean))
@@ -47,7 +47,7 @@ class Guard:
         """What it consists of, for a file."""
         return {
             "mean": self.mean,
-            "directions": self.directions,
+            "directions": self.directions.astype(np.float16),
             "variances": self.variances,
             "rest": np.array([self.rest]),
         }
@@ -71,7 +71,7 @@ class Guard:
             raise BundleError(
                 f"The novelty guard's arrays do not fit each other: {shapes}. Copy the bundle again from its source."
             )
-        return cls(mean.astype(np.float32), directions.astype(np.float16), variances.astype(np.float32), float(rest[0]))
+        return cls(mean.astype(np.float32), directions.astype(np.float64), variances.astype(np.float32), float(rest[0]))
 
 
 def fit_guard(features: NDArray[np.floating[Any]], components: int = COMPONENTS) -> Guard:
@@ -84,31 +84,44 @@ def fit_guard(features: NDArray[np.floating[Any]], components: int = COMPONENTS)
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
     centred = x - mean
-    n, width = centred.shape
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    values = singular**2 / n
+    width = centred.shape[1]
+    values, directions = _principal(centred)
     level = values.sum() / width
     shrinkage = _shrinkage(centred, values, level)
-    keep = min(components, n - 1, width)
+    keep = min(components, len(directions))
     kept = np.maximum((1 - shrinkage) * values[:keep] + shrinkage * level, _TINY)
     others = (1 - shrinkage) * values[keep:].sum() / max(1, width - keep) + shrinkage * level
-    return Guard(
-        mean.astype(np.float32), directions[:keep].astype(np.float16), kept.astype(np.float32), max(others, _TINY)
-    )
+    half = directions[:keep].astype(np.float16).astype(np.float64)
+    return Guard(mean.astype(np.float32), half, kept.astype(np.float32), max(others, _TINY))
 
 
-def choose_limit(distances: NDArray[np.floating[Any]], rate: float) -> float:
+def choose_limit(distances: NDArray[np.floating[Any]], rate: float, labels: NDArray[Any] | None = None) -> float:
     """Distance beyond which a film is foreign: films like these exceed it with a probability of at most `rate`.
 
     The conformal quantile, the ceil((M + 1)(1 - rate))-th smallest (Laxhammar & Falkman 2010; Vovk et al. 2005). With
-    fewer than 1 / rate - 1 films there is none: the largest distance is taken, and the promise is 1 / (M + 1).
+    fewer than 1 / rate - 1 films there is none: the largest distance is taken, and the promise is 1 / (M + 1). With
+    labels it is the largest of the classes' limits, so that the promise holds for each class whatever its share.
 
     Args:
         distances: (M,) of films that the guard was not fitted on, M at least 1.
         rate: of false alarms, in (0, 1).
+        labels: (M,) the films' classes.
     """
+    if labels is not None:
+        return max(choose_limit(distances[labels == label], rate) for label in np.unique(labels))
     rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
     return max(float(np.sort(distances)[min(rank, len(distances)) - 1]), _TINY)
+
+
+def _principal(centred: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues of the covariance, largest first, and those directions (K, D) that have any variance."""
+    n, width = centred.shape
+    values, vectors = np.linalg.eigh((centred @ centred.T if n < width else centred.T @ centred) / n)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    some = values > 1e-10 * values[0]
+    if n >= width:
+        return values, vectors.T[some]
+    return values, vectors.T[some] @ centred / np.sqrt(n * values[some])[:, None]
 
 
 def _shrinkage(centred: Floats, values: Floats, level: float) -> float:

@@ -48,8 +48,8 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
 
     film, map_ = _scale(explanation, _LONGEST)
     height, width = film.shape
-    # At 100 dots an inch a film's pixel is one of the picture; narrow films leave room for the title.
-    high, wide = height / 100, max(width / 100, 3.2)
+    # At 100 dots an inch a film's pixel is one of the picture; narrow films leave room for the title and the scale.
+    high, wide = max(height / 100, 2.0), max(width / 100, 3.2)
     figure = Figure((2 * wide + 1.5, high + 0.9), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     whole = 2 * wide + 1.5, high + 0.9
@@ -204,16 +204,14 @@ def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) 
 
 
 def _title(explanation: Explanation, prediction: Prediction | None) -> str:
-    name = explanation.path.name if explanation.path else "film"
-    said = [
-        f"logit for {_shorten(explanation.label, 30)} {explanation.logit:+.2f} (of it bias {explanation.bias:+.2f})"
+    lines = [
+        _shorten(explanation.path.name if explanation.path else "film", 70),
+        f"logit for {_shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
     ]
     if prediction is not None and prediction.decision is not None:
-        said.append(f"decision {_shorten(prediction.decision, 30)}")
-        if prediction.probability is not None:
-            said.append(f"probability {prediction.probability:.3f}")
-    # A dollar sign would begin a formula.
-    return f"{_shorten(name, 70)}\n{' · '.join(said)}".replace("$", r"\$")
+        stated = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
+        lines.append(f"decision {_shorten(prediction.decision, 30)}{stated}")
+    return "\n".join(lines).replace("$", r"\$")  # a dollar sign would begin a formula
 
 
 def _shorten(text: str, most: int) -> str:

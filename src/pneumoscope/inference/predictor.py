@@ -110,7 +110,9 @@ class Predictor:
             self._limits = find_limits(conformal, bundle.labels, self.error_rate)
         if guard is not None and (novelty := bundle.novelty) is not None:
             self.false_alarms = false_alarms or novelty.false_alarms
-            self._foreign_from = choose_limit(np.array(novelty.distances), self.false_alarms)
+            films = [(far, label) for label, each in novelty.distances.items() for far in each]
+            distances, of_class = (np.array(column) for column in zip(*films, strict=True))
+            self._foreign_from = choose_limit(distances, self.false_alarms, of_class)
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None
@@ -145,10 +147,10 @@ class Predictor:
             if extract.features is None:
                 yield Prediction(path, error=extract.error)
             else:
-                yield replace(self.judge(extract.features[:1]), path=path, digest=extract.digest)
+                yield replace(self.judge(extract.features[:1], extract.stages), path=path, digest=extract.digest)
 
-    def judge(self, features: Array) -> Prediction:
-        """Decide on one film by its features, float32 (1, D)."""
+    def judge(self, features: Array, stages: Array | None = None) -> Prediction:
+        """Decide on one film by its features, float32 (1, D), and what the guard looks at, `Extract.stages` (E,)."""
         labels = self.bundle.labels
         logits = score(features, self.weight, self.bias)
         reference = calibrate(logits, self.bundle.calibration)
@@ -156,8 +158,8 @@ class Predictor:
         # Label sets are drawn by class, so that another prevalence does not touch them.
         fits = None if self._limits is None else np.exp(reference[0]) >= self._limits
         novelty = None
-        if self.guard is not None and self._foreign_from is not None:
-            novelty = float(self.guard.distance(features)[0] / self._foreign_from)
+        if self.guard is not None and self._foreign_from is not None and stages is not None:
+            novelty = float(self.guard.distance(stages[None])[0] / self._foreign_from)
         best = int(chances.argmax()) if len(labels) > 2 else int(chances[1] >= self.threshold)
         call, probability = labels[best], float(chances[best if len(labels) > 2 else 1])
         label_set = (call,) if fits is None else tuple(name for name, fit in zip(labels, fits, strict=True) if fit)

@@ -74,12 +74,12 @@ class Novelty:
     """What tells films unlike those trained on; the guard's arrays lie among the weights, as `novelty.…`.
 
     Attributes:
-        false_alarms: which share of ordinary films may be called foreign.
-        distances: of the validation films, rising.
+        false_alarms: which share of ordinary films of each class may be called foreign.
+        distances: of each class's validation films, rising.
     """
 
     false_alarms: Rate
-    distances: tuple[Annotated[float, Ge(0)], ...]
+    distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,20 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, D, h, w)."""
-        maps: Tensor = self.network.forward_features(inputs)  # type: ignore[operator]
+        return self._lay_out(self.network.forward_features(inputs))  # type: ignore[operator]
+
+    def describe(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) -> feature map (B, D, h, w), and the averages of all stages' maps (B, E), early ones first.
+
+        A network whose stages timm does not tell has one.
+        """
+        if not hasattr(self.network, "forward_intermediates"):
+            maps = self(inputs)
+            return maps, pool(maps)
+        maps, stages = self.network.forward_intermediates(inputs)  # type: ignore[operator]
+        return self._lay_out(maps), torch.cat([pool(stage) for stage in stages], 1)
+
+    def _lay_out(self, maps: Tensor) -> Tensor:
         if maps.ndim == 3:  # tokens of a transformer: leave out class and register tokens, lay the rest on its grid
             maps = maps[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
             side = int(maps.shape[1] ** 0.5)

@@ -75,11 +75,13 @@ def fit_decisions(
         if len(classes) == 2
         else 0.5
     )
-    guard = fit_guard(train.features[:, 0])
+    guard = fit_guard(train.stages)
+    far = guard.distance(val.stages)
+    distances = {name: tuple(np.sort(far[val.targets == i]).tolist()) for i, name in enumerate(classes)}
     return Decisions(
         calibration,
         threshold,
         fit_conformal(val.targets, probabilities, classes, settings.error_rate),
-        Novelty(settings.false_alarms, tuple(np.sort(guard.distance(val.features[:, 0])).tolist())),
+        Novelty(settings.false_alarms, distances),
         {f"novelty.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in guard.arrays().items()},
     )

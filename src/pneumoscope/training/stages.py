@@ -33,11 +33,13 @@ class Split:
         samples: N films.
         targets: (N,) class indices.
         features: float32 (N, V, D), the film's and perhaps its mirror image's.
+        stages: float32 (N, E), what the novelty guard looks at.
     """
 
     samples: Sequence[Sample]
     targets: NDArray[np.int64]
     features: NDArray[np.float32]
+    stages: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

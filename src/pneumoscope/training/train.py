@@ -33,10 +33,12 @@ from pneumoscope.datasets.samples import (
     read_samples,
     write_samples,
 )
+from pneumoscope.datasets.sources import recognise_source
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.intervals import Evaluation
+from pneumoscope.evaluation.model_card import DataStatement, write_model_card
 from pneumoscope.evaluation.report import ReportFinding
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
@@ -194,6 +196,14 @@ class _Job:
             seed=self.settings.seed,
             progress=lambda done: self.progress("Test", done, len(test)),
         )
+        write_model_card(
+            bundle,
+            predictor.bundle,
+            evaluation,
+            notes=self.notes,
+            data=DataStatement.of(recognise_source(self.samples)),
+            backbone_licence=self.spec.licence,
+        )
         shutil.rmtree(self.folder / _CHECKPOINTS, ignore_errors=True)
         _logger().debug("Report: %s", self.folder / "report.html")
         return Run(self.folder, self.settings, evaluation)
@@ -330,16 +340,17 @@ class _Job:
                 digests[place], errors[place] = extract.digest, extract.error
                 if extract.gauged is not None:
                     records[place] = to_record(extract.gauged)
-                if extract.features is None:
+                if extract.features is None or extract.stages is None:
                     unreadable.append(str(extract.error))
                 else:
-                    read.append((place, extract.features))
+                    read.append((place, extract.features, extract.stages))
             if read:
-                targets = [self.classes.index(str(self.samples[i].label)) for i, _ in read]
+                targets = [self.classes.index(str(self.samples[i].label)) for i, *_ in read]
                 splits[split] = Split(
-                    [self.samples[i] for i, _ in read],
+                    [self.samples[i] for i, *_ in read],
                     np.array(targets),
-                    np.stack([vectors for _, vectors in read]),
+                    np.stack([vectors for _, vectors, _ in read]),
+                    np.stack([stages for *_, stages in read]),
                 )
         if unreadable:
             self.notes.append(
@@ -352,10 +363,11 @@ class _Job:
     def _refresh(self, split: Split, engine: TorchEngine) -> Split:
         """The same films with the features that an engine gives them now."""
         found = extract_features(split.samples, engine, self.input, cache=self.cache)
-        read = [extract.features for extract in found]
-        if any(features is None for features in read):
+        read = [(one.features, one.stages) for one in found if one.features is not None and one.stages is not None]
+        if len(read) < len(split.samples):
             raise DataError(f"{self.settings.data}: a film that was read before cannot be read any more. Start again.")
-        return dataclasses.replace(split, features=np.stack([features for features in read if features is not None]))
+        features, stages = (np.stack(column) for column in zip(*read, strict=True))
+        return dataclasses.replace(split, features=features, stages=stages)
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
