@@ -276,7 +276,7 @@ def test_a_run_fills_its_report(run: Run) -> None:
     text = Outline(page).text
     fingerprint = load_bundle(run.bundle).data["fingerprint"]
     for said in (
-        fingerprint, "Fingerprint of what was measured", "pneumoscope train --config", "Processor", "Threads", "torch ",
+        fingerprint, "Test fingerprint", "pneumoscope train --config", "Processor", "Threads", "torch ",
         "fitted on 12 validation films", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
         "orange speaks for PNEUMONIA", "not like the training radiographs", "Decision curve", "score (Wilson)",
     ):  # fmt: skip

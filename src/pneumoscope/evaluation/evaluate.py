@@ -103,7 +103,7 @@ def evaluate(
     facts = {
         "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
         "Bundle": str(bundle),
-        "Fingerprint of its data": str(predictor.bundle.data.get("fingerprint", "not known")),
+        "Training fingerprint": str(predictor.bundle.data.get("fingerprint", "not known")),
         "Data": str(data),
         "Command": shlex.join(
             ["pneumoscope", "evaluate", str(bundle), str(data), "--out", "NEW_FOLDER", "--split", chosen]
@@ -220,7 +220,7 @@ def assess(
             findings=findings,
             notes=notes,
             errors=[(str(one.path), one.error) for one in predictions if one.error],
-            facts={**facts, "Fingerprint of what was measured": fingerprint},
+            facts={**facts, "Test fingerprint": fingerprint},
             environment=describe_environment(),
         ),
         draw=lambda i: draw_explained(predictor, read[i][1], bundle.positive or read[i][0].call),
