@@ -194,7 +194,7 @@ def test_an_unforeseen_fault_ends_in_exit_code_1_without_a_stack_trace(
 ) -> None:
     import pneumoscope.inference.predictor
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("impossible")
 
     monkeypatch.setattr(pneumoscope.inference.predictor, "load", fail)
