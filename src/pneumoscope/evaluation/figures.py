@@ -96,7 +96,7 @@ def _draw_curves(
     evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None
 ) -> list[Figure]:
     two = evaluation.positive is not None
-    band = " Band: {level} of the bootstrap, {by}." if plots.has_band(evaluation, patients) else ""
+    band = " Band: {level}, {by}." if plots.has_band(evaluation, patients) else ""
     of_each = "" if two else " One curve a class, against all others."
     point = " Dot: the threshold in use." if two else ""
     level = _level(evaluation)
