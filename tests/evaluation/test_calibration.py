@@ -25,21 +25,32 @@ def overconfident(n: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64], Flo
     return 3 * true[:, None] + 1, (rng.random(n) < expit(true)).astype(np.int64), expit(true)
 
 
-def test_platt_is_a_logistic_regression_on_smoothed_targets() -> None:
+def test_platt_is_a_weighted_logistic_regression_where_films_are_many() -> None:
     from sklearn.linear_model import LogisticRegression
 
-    z, y, _ = overconfident(300)
+    z, y, _ = overconfident(20_000)
     shares = (0.9, 0.1)
-    fitted = fit_calibration(z, y, method="platt", shares=shares)
-    counts = np.bincount(y)
-    own = (counts + 1) / (counts + 2)
-    weights = (np.array(shares) / counts)[y] * len(y)
-    target = np.where(y == 1, own[1], 1 - own[0])
-    twice = LogisticRegression(C=1e8, tol=1e-10, max_iter=1000).fit(
-        np.vstack([z, z]), [1] * 300 + [0] * 300, np.concatenate([weights * target, weights * (1 - target)])
-    )
-    assert (fitted.slope, fitted.intercept) == pytest.approx((twice.coef_[0, 0], twice.intercept_[0]), abs=1e-4)
+    fitted = fit_calibration(z, y, method="platt", shares=shares, trained=np.bincount(y) / len(y))  # type: ignore[arg-type]
+    weights = (np.array(shares) / np.bincount(y))[y] * len(y)
+    plain = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(z, y, weights)
+    intercept = fitted.intercept + fitted.offset[1] - fitted.offset[0]
+    assert (fitted.slope, intercept) == pytest.approx((plain.coef_[0, 0], plain.intercept_[0]), abs=0.01)
     assert fitted.shares == shares
+
+
+def test_the_fit_is_the_most_probable_of_a_grid_and_few_films_change_little() -> None:
+    for n in (6, 60):
+        z, y, _ = overconfident(n, seed=3)
+        fitted = fit_calibration(z, y, method="platt")
+        slopes, intercepts = np.linspace(-3, 3, 301)[:, None, None], np.linspace(-2, 2, 201)[None, :, None]
+        t = np.exp(slopes) * z[:, 0] + intercepts
+        posterior = -np.logaddexp(0, np.where(y == 1, -t, t)).sum(2) - 2 * (slopes**2 + intercepts**2)[..., 0]
+        i, j = np.unravel_index(posterior.argmax(), posterior.shape)
+        best = slopes[i, 0, 0], intercepts[0, j, 0]
+        assert (np.log(fitted.slope), fitted.intercept) == pytest.approx(best, abs=0.03)
+    few = fit_calibration(*overconfident(6, seed=3)[:2], method="platt")
+    many = fit_calibration(*overconfident(2000, seed=3)[:2], method="platt")
+    assert abs(np.log(few.slope)) < abs(np.log(many.slope)) == pytest.approx(np.log(3), abs=0.2)
 
 
 def test_temperature_is_the_best_of_a_grid() -> None:
@@ -48,14 +59,9 @@ def test_temperature_is_the_best_of_a_grid() -> None:
     y = np.array([rng.choice(3, p=softmax(row / 2.5)) for row in z])
     fitted = fit_calibration(z, y)
     assert fitted.method == "temperature"
-    counts = np.bincount(y, minlength=3)
-    own = (counts + 1) / (counts + 3)
 
     def loss(slope: float) -> float:
-        logs = np.log(softmax(slope * z, axis=1))
-        return -float(
-            np.mean([own[k] * row[k] + (1 - own[k]) / 2 * (row.sum() - row[k]) for row, k in zip(logs, y, strict=True)])
-        )
+        return float(2 * np.log(slope) ** 2 - np.log(softmax(slope * z, axis=1))[np.arange(200), y].sum())
 
     assert fitted.slope == pytest.approx(min(np.geomspace(0.1, 2, 4000), key=loss), rel=2e-3)
     assert fitted.slope == pytest.approx(0.4, rel=0.25)
@@ -71,6 +77,20 @@ def test_probabilities_come_close_to_the_true_ones(method: Method) -> None:
     assert np.abs(before - true).mean() > 0.1
     assert fitted.after["log_loss"] < fitted.before["log_loss"]
     assert fitted.after["ece"] < 0.04 < fitted.before["ece"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_network_of_equal_classes_is_stated_for_unequal_ones(classes: int) -> None:
+    rng = np.random.default_rng(5)
+    shares = np.array([0.7, 0.2, 0.1][:classes]) / sum([0.7, 0.2, 0.1][:classes])
+    y = rng.choice(classes, 6000, p=shares)
+    x = rng.normal(0, 1, (6000, classes)) + 1.5 * np.eye(classes)[y]  # log likelihood ratios: 1.5 times differences
+    z = 1.5 * (x[:, 1:] - x[:, :1]) if classes == 2 else 1.5 * x
+    fitted = fit_calibration(z, y, method="temperature", shares=shares.tolist(), trained=[1 / classes] * classes)
+    p = np.exp(calibrate(z, fitted))
+    assert fitted.slope == pytest.approx(1, abs=0.1)
+    assert p.mean(0) == pytest.approx(shares, abs=0.02)
+    assert np.exp(calibrate(z, fit_calibration(z, y, method="temperature"))).mean(0) != pytest.approx(shares, abs=0.05)
 
 
 def test_what_it_changed_is_judged_on_films_it_was_not_fitted_on() -> None:

@@ -31,7 +31,7 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         positive="Ä b",
         input=InputSpec(320, "pad"),
         thresholds={"decision": 0.3},
-        calibration=Calibration("platt", 1.5, -0.25, (), (0.25, 0.75), 40, {"ece": 0.2}, {"ece": 0.1}),
+        calibration=Calibration("platt", 1.5, -0.25, (0.5, -0.5), (), (0.25, 0.75), 40, {"ece": 0.2}, {"ece": 0.1}),
         training={"recipe": "head", "best": {"epoch": 3}},
         data={"fingerprint": "ab"},
         version="0",

@@ -42,7 +42,7 @@ def calibrate(logits: ArrayLike, calibration: Calibration) -> Floats:
         z = np.hstack([np.zeros_like(z), calibration.slope * z + calibration.intercept])
     else:
         z = calibration.slope * z
-    return normalise(z)
+    return normalise(z + np.array(calibration.offset) if calibration.offset else z)
 
 
 def restate(log_shares: Floats, stated: Sequence[float], wanted: Sequence[float]) -> Floats:

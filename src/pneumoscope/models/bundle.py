@@ -34,11 +34,15 @@ class Calibration:
     """How the head's logits become probabilities, fitted on validation films.
 
     Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
+    Before either, `offset` is added.
 
     Attributes:
-        method: `none`, `temperature` (Guo et al. 2017), `platt` (Platt 1999) or `isotonic` (Zadrozny & Elkan 2002).
+        method: `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan
+            2002).
         slope: multiplies the logits; 1 / temperature.
         intercept: added, of `platt` alone.
+        offset: for each class the logarithm of its share in `shares` to that which the network was trained for; empty
+            where they are the same.
         knots: (logit, probability) pairs of `isotonic`, rising.
         shares: shares of the classes that the probabilities are stated for, in the order of the labels.
         films: how many it was fitted on.
@@ -49,6 +53,7 @@ class Calibration:
     method: Literal["none", "temperature", "platt", "isotonic"] = "none"
     slope: Annotated[float, Gt(0)] = 1.0
     intercept: float = 0.0
+    offset: tuple[float, ...] = ()
     knots: tuple[tuple[float, Share], ...] = ()
     shares: tuple[Share, ...] = ()
     films: Annotated[int, Ge(0)] = 0

@@ -57,6 +57,7 @@ def fit_decisions(
         settings: methods, rule and rates.
     """
     shares = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
+    trained = shares if settings.balance == "none" else np.full(len(classes), 1 / len(classes))
     if settings.prevalence is not None:
         shares = np.array([1 - settings.prevalence, settings.prevalence])
     logits = score(val.features[:, 0], weight, bias)
@@ -65,6 +66,7 @@ def fit_decisions(
         val.targets,
         method=settings.calibration,
         shares=shares.tolist(),
+        trained=trained.tolist(),
         patients=[sample.patient for sample in val.samples],
         seed=settings.seed,
     )
