@@ -207,6 +207,12 @@ SPOILED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
 # The same chest, treated otherwise: to be told from strength to strength.
 CHANGED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
     "mirrored": _alter(lambda film, _: film[:, ::-1]),
+    "turned by 3°": _alter(lambda film, _: ndimage.rotate(film, 3, reshape=False, order=1, mode="nearest")),
+    "5 % cut off": _alter(lambda film, rng: _zoom(film, 0.95, rng)),
+    "JPEG quality 75": _alter(lambda film, _: _compress(film, 75)),
+    "JPEG quality 50": _alter(lambda film, _: _compress(film, 50)),
+    "blurred, half a pixel": _alter(lambda film, _: ndimage.gaussian_filter(film, 0.5)),
+    "sharpened": _alter(lambda film, _: film + 0.5 * (film - ndimage.gaussian_filter(film, 1))),
     "gamma 0.5": _alter(lambda film, _: film**0.5),
     "gamma 2": _alter(lambda film, _: film**2),
     "contrast halved": _alter(lambda film, _: 0.5 * film + 0.25),
