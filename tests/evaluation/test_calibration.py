@@ -25,17 +25,20 @@ def overconfident(n: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64], Flo
     return 3 * true[:, None] + 1, (rng.random(n) < expit(true)).astype(np.int64), expit(true)
 
 
-def test_platt_is_a_weighted_logistic_regression_where_films_are_many() -> None:
+def test_platt_is_a_logistic_regression_where_films_are_many_and_other_shares_are_added() -> None:
     from sklearn.linear_model import LogisticRegression
 
     z, y, _ = overconfident(20_000)
-    shares = (0.9, 0.1)
-    fitted = fit_calibration(z, y, method="platt", shares=shares, trained=np.bincount(y) / len(y))  # type: ignore[arg-type]
-    weights = (np.array(shares) / np.bincount(y))[y] * len(y)
-    plain = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(z, y, weights)
-    intercept = fitted.intercept + fitted.offset[1] - fitted.offset[0]
-    assert (fitted.slope, intercept) == pytest.approx((plain.coef_[0, 0], plain.intercept_[0]), abs=0.01)
-    assert fitted.shares == shares
+    trained = np.bincount(y) / len(y)
+    fitted = fit_calibration(z, y, method="platt", shares=(0.9, 0.1), trained=trained.tolist())
+    plain = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(z, y)
+    assert (fitted.slope, fitted.intercept) == pytest.approx((plain.coef_[0, 0], plain.intercept_[0]), abs=0.005)
+    assert fitted.offset == pytest.approx(np.log([0.9, 0.1] / trained))
+    assert fitted.shares == (0.9, 0.1)
+    odds = np.exp(calibrate(z, fitted)[:, 1] - calibrate(z, fitted)[:, 0])
+    as_trained = plain.predict_proba(z)
+    expected = as_trained[:, 1] / as_trained[:, 0] * (0.1 / trained[1]) / (0.9 / trained[0])
+    np.testing.assert_allclose(odds, expected, rtol=0.02)
 
 
 def test_the_fit_is_the_most_probable_of_a_grid_and_few_films_change_little() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import betabinom, binomtest
 
 from pneumoscope.evaluation.conformal import find_broken_promises, fit_conformal, summarise_decisions
 from pneumoscope.inference.decisions import decide, find_limits
+from pneumoscope.models.bundle import Bundle, Conformal, Novelty, load_bundle
+from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
@@ -81,13 +85,40 @@ def test_decisions_are_counted() -> None:
     assert nothing["accuracy_of_answered"]["value"] is nothing["coverage"]["PNEUMONIA"]["value"] is None
 
 
-def test_a_broken_promise_is_said() -> None:
+@pytest.fixture
+def bundle(run: Run) -> Bundle:
+    scores = tuple(np.linspace(0.1, 1, 50).tolist())
+    known = load_bundle(run.bundle)
+    return replace(
+        known,
+        conformal=Conformal(0.1, dict.fromkeys(CLASSES, scores)),
+        novelty=Novelty(0.01, dict.fromkeys(CLASSES, scores)),
+    )
+
+
+def test_a_broken_promise_is_said(bundle: Bundle) -> None:
     truth = ["NORMAL"] * 50 + ["PNEUMONIA"] * 50
     right = summarise_decisions(truth, truth, [(one,) for one in truth], CLASSES)
-    assert find_broken_promises(right, 0.1, 0.01) == []
+    assert find_broken_promises(right, bundle, 0.1, 0.01) == []
     wrong = ["PNEUMONIA"] * 30 + ["foreign"] * 20 + ["PNEUMONIA"] * 50
     found = summarise_decisions(truth, wrong, [("PNEUMONIA",)] * 100, CLASSES)
-    coverage, foreign = find_broken_promises(found, 0.1, 0.01)
+    coverage, foreign = find_broken_promises(found, bundle, 0.1, 0.01)
     assert "0% of the 50 NORMAL films" in coverage
-    assert "20.0% of the films are called foreign, 1.0% was allowed" in foreign
-    assert find_broken_promises(found, None, None) == []
+    assert "20 of the 50 NORMAL films are called foreign" in foreign
+    assert find_broken_promises(found, bundle, None, None) == []
+    assert bundle.novelty is not None
+    assert bundle.novelty.promise() == pytest.approx(1 / 51)  # 50 films know no 1 %
+
+
+@pytest.mark.parametrize("count", [50, 312])
+def test_films_like_those_of_validation_seldom_break_a_promise(count: int, bundle: Bundle) -> None:
+    rng = np.random.default_rng(count)
+    warned = 0
+    for _ in range(400):
+        scores, new = rng.random(50), rng.random(count)
+        conformal = Conformal(0.1, {"NORMAL": tuple(np.sort(scores).tolist()), "PNEUMONIA": ()})
+        held = new >= find_limits(conformal, CLASSES, 0.1)[0]
+        sets = [("NORMAL",) if each else () for each in held]
+        found = summarise_decisions(["NORMAL"] * count, ["NORMAL"] * count, sets, CLASSES)
+        warned += bool(find_broken_promises(found, replace(bundle, conformal=conformal), 0.1, None))
+    assert binomtest(warned, 400, 0.025, "greater").pvalue > 0.01

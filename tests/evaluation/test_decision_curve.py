@@ -14,7 +14,7 @@ def test_net_benefit_is_that_of_the_formula_on_scikit_learns_counts() -> None:
     rng = np.random.default_rng(1)
     y = rng.integers(0, 2, 200)
     p = np.round(np.clip(0.5 * y + 0.5 * rng.random(200), 0, 1), 2)  # some lie on a threshold
-    curve = decision_curve(y, p, resamples=10)
+    curve = decision_curve(y, p)
     assert curve.thresholds == pytest.approx(np.arange(1, 100) / 100)
     for i in (0, 9, 24, 49, 80, 98):
         t = curve.thresholds[i]
@@ -29,12 +29,12 @@ def test_net_benefit_is_that_of_the_formula_on_scikit_learns_counts() -> None:
 
 def test_what_is_known_of_every_decision_curve() -> None:
     y = np.array([1] * 30 + [0] * 70)
-    perfect = decision_curve(y, y.astype(float), resamples=200)
+    perfect = decision_curve(y, y.astype(float))
     assert perfect.model == pytest.approx(0.3)
     assert perfect.everybody[29] == pytest.approx(0)  # at the prevalence
-    blind = decision_curve(y, np.full(100, 0.3), resamples=10)
+    blind = decision_curve(y, np.full(100, 0.3))
     assert blind.model == pytest.approx(np.where(blind.thresholds <= 0.3, blind.everybody, 0))
-    # the bootstrap of a perfect model is that of the prevalence
+    # what is unsure of a perfect model is the prevalence
     reach = 1.96 * np.sqrt(0.3 * 0.7 / 100)
     assert perfect.low[50] == pytest.approx(0.3 - reach, abs=0.02)
     assert perfect.high[50] == pytest.approx(0.3 + reach, abs=0.02)

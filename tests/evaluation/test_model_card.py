@@ -16,6 +16,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.datasets.sources import find_source, recognise_source
 from pneumoscope.evaluation.intervals import Evaluation, evaluate
 from pneumoscope.evaluation.model_card import DataStatement, write_model_card
+from pneumoscope.evaluation.subgroups import Subgroup
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.bundle import Bundle, Calibration, Conformal, load_bundle
 from pneumoscope.training.train import Run
@@ -24,14 +25,6 @@ SECTIONS = [
     "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
     "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
 ]  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    kind: str
-    name: str
-    n: int
-    metrics: dict[str, Any]
 
 
 def make_bundle(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) -> Bundle:
@@ -142,10 +135,15 @@ def test_calibration_label_sets_and_groups_are_told_with_their_intervals(tmp_pat
         calibration=Calibration("platt", films=50), threshold_rule="youden",
         conformal=Conformal(0.1, {"NORMAL": (0.2,), "PNEUMONIA": (0.3,)}),
     )  # fmt: skip
-    groups = [Group("Sex", name, 30, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male")]
-    _, card, page = written(tmp_path, bundle, evaluation, subgroups=groups, licence="mit")
+    groups = tuple(Subgroup("Sex", name, 30, {}, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male"))
+    evaluation = dataclasses.replace(evaluation, subgroups=groups)
+    _, card, page = written(tmp_path, bundle, evaluation, licence="mit")
     assert "platt, fitted on 50 validation films. On the test films it changed the Brier score from 0.777" in card
-    assert "only 60 % of NORMAL, less than promised" in card
+    assert "Of 30 NORMAL, 60 % had the truth in their set" in card
+    assert "None is a copy of a film that was used to train" in card
+    _, card, _ = written(tmp_path, bundle, dataclasses.replace(evaluation, seen=3))
+    assert "3 of them were used in training" in card
+    assert "None is a copy" not in card
     assert "rule: `youden`, applied to validation films" in card
     assert page.count("<table>") == 3
     assert "Sex: female" in page

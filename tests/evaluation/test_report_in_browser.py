@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.intervals import Interval, Restated, evaluate
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
+from pneumoscope.evaluation.subgroups import measure_subgroups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,7 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     Image.effect_noise((400, 200), 60).save(picture, "JPEG")
     return write_report(
         tmp_path_factory.mktemp("report"),
-        replace(evaluation, restated=restated),
+        replace(evaluation, restated=restated, subgroups=tuple(measure_subgroups(cases, evaluation))),
         cases,
         title="Chest radiograph classifier: NORMAL or PNEUMONIA",
         policy=Policy("youden", "platt", 80, 0.1),

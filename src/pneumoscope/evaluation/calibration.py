@@ -41,16 +41,15 @@ def fit_calibration(
     `auto` tries `temperature`, `platt` (from 20 films of the rarer class on) and `isotonic` (from 500 on), and takes
     the one with the smallest log loss where each film is judged by a fit on others; for more than two classes it takes
     `temperature`. Slope and intercept have a prior that leaves logits as they are: the logarithm of the slope and the
-    intercept are normal with a standard deviation of 0.5 around 0. So a few films cannot change much, and films that
-    are told apart without a mistake do not make probabilities of 0 and 1; Platt's smoothed targets do worse with up to
-    100 films (docs/log.md). For `isotonic` targets are his (1999, section 2.2), (n + 1) / (n + 2) instead of 1.
+    intercept are normal with a standard deviation of 0.5 around 0, so that a few films cannot change much; Platt's
+    smoothed targets do worse with up to 100 films (docs/log.md). For `isotonic` targets are his (1999, section 2.2),
+    (n + 1) / (n + 2) instead of 1.
 
     Args:
         logits: (N, 1), the positive class's of two, or (N, C), of films that were not trained on.
         labels: (N,) class indices.
-        method: `none` changes nothing, but is measured too.
-        shares: (C,) of the classes, which the probabilities are to be stated for; those of the labels by default. Films
-            are weighted accordingly.
+        method: `none` fits nothing, and is measured too.
+        shares: (C,) of the classes, which the probabilities are to be stated for; those of the labels by default.
         trained: (C,) shares that the network was trained for, `shares` by default; equal ones where classes of unequal
             size were weighted. What lies between the two is known, and not left to be fitted.
         patients: (N,), kept together where a fit is judged on other films.
@@ -66,18 +65,19 @@ def fit_calibration(
     counts = np.bincount(y, minlength=classes)
     wanted = counts / counts.sum() if shares is None else np.asarray(shares, np.float64)
     weights = (wanted / np.maximum(counts, 1))[y]
+    as_trained = (np.asarray(wanted if trained is None else trained) / np.maximum(counts, 1))[y]
     start = Calibration()
     if trained is not None and not np.allclose(wanted, trained):
         start = replace(start, offset=tuple((np.log(wanted) - np.log(trained)).tolist()))
     candidates: tuple[Fitted, ...] = _candidates(int(counts.min()), classes) if method == "auto" else (method,)
     clusters = group(patients, len(y))
-    held_out = {
-        name: judge(_cross_fit(replace(start, method=name), z, y, weights, clusters, seed), y, weights)
-        for name in candidates
-    }
+    held_out = {}
+    for name in candidates:
+        begun, counting = replace(start, method=name), weights if name == "isotonic" else as_trained
+        held_out[name] = judge(_cross_fit(begun, z, y, counting, clusters, seed), y, weights)
     chosen = min(candidates, key=lambda name: held_out[name]["log_loss"])
     return replace(
-        _fit(replace(start, method=chosen), z, y, weights),
+        _fit(replace(start, method=chosen), z, y, weights if chosen == "isotonic" else as_trained),
         shares=tuple(wanted.tolist()),
         films=len(y),
         before=judge(calibrate(z, Calibration()), y, weights),
@@ -116,8 +116,8 @@ def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration
 def _fit_temperature(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
     from scipy.optimize import minimize_scalar
 
-    def loss(log_slope: float) -> float:
-        log_shares = calibrate(z, replace(start, slope=float(np.exp(log_slope))))
+    def loss(log_slope: float) -> float:  # films weighted as the network was trained: the offset comes afterwards
+        log_shares = calibrate(z, replace(start, slope=float(np.exp(log_slope)), offset=()))
         return _surprise(log_shares, y, weights) + float(log_slope) ** 2 / (2 * PRIOR**2)
 
     best = minimize_scalar(loss, bounds=(-7, 7), method="bounded", options={"xatol": 1e-7})
@@ -132,7 +132,7 @@ def _fit_platt(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calib
 
     def loss(parameters: Floats) -> float:
         away = float((parameters**2).sum()) / (2 * PRIOR**2)
-        return _surprise(calibrate(z, step(parameters)), y, weights) + away
+        return _surprise(calibrate(z, replace(step(parameters), offset=())), y, weights) + away
 
     return step(minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}).x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
-from pneumoscope.models.bundle import Conformal
+from pneumoscope.models.bundle import Bundle, Conformal
 
 
 def fit_conformal(labels: ArrayLike, shares: ArrayLike, classes: Sequence[str], error_rate: float) -> Conformal:
@@ -45,8 +46,8 @@ def summarise_decisions(
         confidence: of the intervals (Wilson 1927, images one by one).
 
     Returns:
-        `counts` of each decision, `answered` and `accuracy_of_answered` with limits, `coverage` with limits by class,
-        and the mean `set_size`.
+        `counts` of each decision; how many `films` of each class there are, and how many of these are `foreign`;
+        `answered` and `accuracy_of_answered` with limits; `coverage` with limits by class; the mean `set_size`.
     """
     truth, decided = np.array(labels), np.array(decisions)
     held = np.array([label in fits for label, fits in zip(labels, label_sets, strict=True)])
@@ -54,6 +55,8 @@ def summarise_decisions(
     names = [*classes, UNCERTAIN, NEITHER, FOREIGN]
     return {
         "counts": {name: int((decided == name).sum()) for name in names},
+        "films": {name: int((truth == name).sum()) for name in classes},
+        "foreign": {name: int((decided[truth == name] == FOREIGN).sum()) for name in classes},
         "answered": _rate(answered, confidence),
         "accuracy_of_answered": _rate((decided == truth)[answered], confidence),
         "coverage": {name: _rate(held[truth == name], confidence) for name in classes},
@@ -62,31 +65,51 @@ def summarise_decisions(
 
 
 def find_broken_promises(
-    decisions: Mapping[str, Any], error_rate: float | None, false_alarms: float | None
+    decisions: Mapping[str, Any], bundle: Bundle, error_rate: float | None, false_alarms: float | None
 ) -> list[str]:
-    """Say where films with labels show that what was promised on validation films does not hold for them.
+    """Say where labelled films show that they are not like the validation films, of which the promises were made.
+
+    Given the validation films, the rate of misses is itself random: with n of them, of which k set the limit, it is
+    Beta(k, n + 1 - k) distributed (Vovk 2012), so that misses among new films are beta-binomial. So many that they had
+    a chance of 2.5 % are said. Films of one patient count as if they were of several.
 
     Args:
         decisions: from `summarise_decisions`.
+        bundle: what the promises rest on.
         error_rate: promised of label sets; None where there is no promise.
         false_alarms: promised of the novelty guard, likewise.
     """
     notes = []
-    n = sum(decisions["counts"].values())
-    for name, rate in decisions["coverage"].items():
-        if error_rate is not None and rate["n"] and rate["high"] < 1 - error_rate:
+    for name, rate in decisions.get("coverage", {}).items():
+        if error_rate is None or bundle.conformal is None or not rate["n"]:
+            continue
+        count = len(bundle.conformal.scores.get(name, ()))
+        missed = round(rate["n"] * (1 - rate["value"]))
+        if _too_many(missed, rate["n"], math.floor(error_rate * (count + 1) + 1e-9), count):
             notes.append(
                 f"Label sets hold the truth for {rate['value']:.0%} of the {rate['n']} {name} films; "
                 f"{1 - error_rate:.0%} was promised for films like those of validation. These are not like them: "
                 "neither probabilities nor threshold can be relied upon without films of this source to set them by."
             )
-    foreign = _rate(np.arange(n) < decisions["counts"][FOREIGN], 0.95)
-    if false_alarms is not None and foreign["low"] is not None and foreign["low"] > false_alarms:
-        notes.append(
-            f"{foreign['value']:.1%} of the films are called foreign, {false_alarms:.1%} was allowed for ordinary "
-            "ones: many of them are unlike the training radiographs."
-        )
+    for name, foreign in decisions["foreign"].items():
+        if false_alarms is None or bundle.novelty is None:
+            continue
+        count, n = len(bundle.novelty.distances.get(name, ())), decisions["films"][name]
+        if _too_many(foreign, n, max(1, math.floor(false_alarms * (count + 1) + 1e-9)), count):
+            notes.append(
+                f"{foreign} of the {n} {name} films are called foreign, more than chance allows for films like those "
+                "of validation: many of them are unlike the training radiographs."
+            )
     return notes
+
+
+def _too_many(events: int, films: int, rank: int, count: int) -> bool:
+    """Whether so many events among films have a chance of 2.5 % at most, where `rank` of `count` set the limit."""
+    from scipy.stats import betabinom
+
+    if not count or not rank:
+        return events > 0 and rank == 0 and count > 0
+    return bool(betabinom.sf(events - 1, films, rank, count + 1 - rank) <= 0.025)
 
 
 def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import group, resample
+from pneumoscope.evaluation.intervals import group
+from pneumoscope.evaluation.limits import rate_limits
 from pneumoscope.evaluation.metrics import checked
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DecisionCurve:
         thresholds: (K,) in (0, 1).
         model: (K,) of calling positive from the threshold on.
         everybody: (K,) of calling all positive.
-        low, high: (K,) bootstrap limits of `model`.
+        low, high: (K,) limits of `model`.
     """
 
     thresholds: Floats
@@ -39,9 +41,7 @@ def decision_curve(
     *,
     thresholds: ArrayLike | None = None,
     patients: Sequence[str | None] | None = None,
-    resamples: int = 500,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> DecisionCurve:
     """Weigh true positives against false ones: TP/n - FP/n * t/(1 - t) (Vickers & Elkin 2006).
 
@@ -52,10 +52,8 @@ def decision_curve(
         labels: (N,) of 0 and 1.
         probabilities: (N,) of class 1.
         thresholds: (K,) in (0, 1); by default 0.01, 0.02 to 0.99.
-        patients: (N,) for the band, which draws whole patients.
-        resamples: bootstrap resamples behind the band.
+        patients: (N,) for the band, whose films count together.
         confidence: probability that the band is to hold at each threshold.
-        seed: the same seed gives the same band.
 
     Raises:
         DataError: labels or probabilities that cannot be used.
@@ -70,7 +68,28 @@ def decision_curve(
     odds = at / (1 - at)
     worth = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): what calling an image positive brings
     brings = np.where(p >= at[:, None], worth, 0.0).T
-    weights = resample(group(patients, len(y)), resamples, seed)
-    drawn = np.concatenate([some @ brings / some.sum(1, keepdims=True) for some in weights])
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    clusters, everything = group(patients, len(y)), np.ones(len(y), dtype=bool)
+    low, high = np.array(
+        [
+            _limit(p >= one, y == 1, weight, clusters, everything, confidence)
+            for one, weight in zip(at, odds, strict=True)
+        ]
+    ).T
     return DecisionCurve(at, brings.mean(0), worth.mean(1), low, high)
+
+
+def _limit(
+    called: Bools, truth: Bools, weight: float, clusters: NDArray[np.int64], everything: Bools, confidence: float
+) -> tuple[float, float]:
+    """Limits of TP/n - weight * FP/n from Wilson's of both shares, which exclude each other (MOVER: Newcombe 1998)."""
+    hit, alarm = called & truth, called & ~truth
+    a, b = hit.mean(), alarm.mean()
+    (low_a, high_a), (low_b, high_b) = (rate_limits(each, everything, clusters, confidence) for each in (hit, alarm))
+    shared = -np.sqrt(a * b / ((1 - a) * (1 - b))) if a < 1 and b < 1 else 0.0
+
+    def reach(first: float, second: float) -> float:
+        return float(np.sqrt(first**2 + second**2 - 2 * shared * first * second))
+
+    value = a - weight * b
+    below, above = reach(a - low_a, weight * (high_b - b)), reach(high_a - a, weight * (b - low_b))
+    return float(value - below), float(value + above)

@@ -58,7 +58,9 @@ def auroc_covariance(labels: ArrayLike, scores: ArrayLike, clusters: ArrayLike |
             return aurocs, np.full_like(covariance, np.nan)
         covariance += shown / (shown - 1) / counts[side] ** 2 * sums[side] @ sums[side].T
     across = len(patients) / (len(patients) - 1) / (counts[0] * counts[1]) * sums[0] @ sums[1].T
-    return aurocs, covariance + across + across.T
+    covariance = covariance + across + across.T
+    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0))  # rounding may leave less than nothing
+    return aurocs, covariance
 
 
 def place(positive: NDArray[np.bool_], scores: Floats) -> Floats:

@@ -160,7 +160,13 @@ def _compare_areas(aurocs: Floats, covariance: Floats, patients: int) -> Differe
 
     value = other - first
     below, above = reach(other - low_other, high - first), reach(high_other - other, first - low)
-    p = 2 * NormalDist().cdf(-abs(value) / math.sqrt(variance)) if variance > SMALLEST**2 else float(value == 0)
+    p = (
+        2 * NormalDist().cdf(-abs(value) / math.sqrt(variance))
+        if variance > SMALLEST**2
+        else 1.0
+        if value == 0
+        else math.nan
+    )
     return Difference(first, other, value, value - below, value + above, p, p)
 
 

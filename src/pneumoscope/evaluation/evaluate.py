@@ -24,6 +24,7 @@ from pneumoscope.evaluation.gallery import draw_explained
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
+from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.decisions import calibrate, move_threshold, require_shares, restate
 from pneumoscope.inference.features import FeatureCache
@@ -99,6 +100,8 @@ def evaluate(
             f"{unknown[0].path}: its label {unknown[0].label!r} ({len(unknown)} such images) is none that the "
             f"bundle knows ({', '.join(labels)}). Rename the class, or take a bundle trained on it."
         )
+    if prevalence is not None and len({sample.label for sample in samples}) < 2:
+        raise DataError("--prevalence: to measure for another one takes films of both classes; there are films of one.")
     claim_folder(Path(out), OUTPUTS, overwrite)
     facts = {
         "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
@@ -197,17 +200,28 @@ def assess(
         [one.label_set for one, _ in read],
         bundle.labels,
     )
-    broken = find_broken_promises(decisions, predictor.error_rate, predictor.false_alarms)
+    if bundle.conformal is None:  # every call is its own label set, which promises nothing
+        decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
+    broken = find_broken_promises(decisions, bundle, predictor.error_rate, predictor.false_alarms)
     for note in broken:
         logging.getLogger("pneumoscope").warning("%s", note)
     notes = [*notes, *broken]
-    evaluation = dataclasses.replace(evaluation, decisions=decisions, uncalibrated=uncalibrated, restated=restated)
+    cases = [to_case(one, sample, bundle) for one, sample in read]
+    evaluation = dataclasses.replace(
+        evaluation,
+        decisions=decisions,
+        uncalibrated=uncalibrated,
+        restated=restated,
+        notes=tuple(notes),
+        seen=known,
+        subgroups=tuple(measure_subgroups(cases, evaluation)),
+    )
     write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     fingerprint = fingerprint_samples([sample for _, sample in read], [one.digest for one, _ in read])
     write_report(
         out,
         evaluation,
-        [to_case(one, sample, bundle) for one, sample in read],
+        cases,
         title="Chest radiograph classifier: " + " or ".join(bundle.labels),
         policy=Policy(
             bundle.threshold_rule,

@@ -152,16 +152,14 @@ def _draw_selection(
         "risk-coverage", "Risk and coverage", plots.risk_coverage(curve, standing),
         f"Risk-coverage curve, area {curve.area:.3f}.",
         f"Accuracy if only the surest calls are answered. Mean risk over all shares (AURC): "
-        f"{curve.area:.3f}.{mark} Thin line: all answered. Band: {_level(evaluation)} of the bootstrap.",
+        f"{curve.area:.3f}.{mark} Thin line: all answered. Band: {_level(evaluation)}.",
     )  # fmt: skip
 
 
 def _draw_benefit(
     evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None
 ) -> Figure:
-    curve = decision_curve(
-        labels, probabilities, patients=patients, confidence=evaluation.confidence, seed=evaluation.seed
-    )
+    curve = decision_curve(labels, probabilities, patients=patients, confidence=evaluation.confidence)
     best = np.flatnonzero(curve.model > np.maximum(curve.everybody, 0))
     said = f"from {curve.thresholds[best[0]]:.2f} to {curve.thresholds[best[-1]]:.2f}" if len(best) else "nowhere"
     gaps = len(best) and len(best) < best[-1] - best[0] + 1
@@ -170,7 +168,7 @@ def _draw_benefit(
         f"Decision curve: the model is worth more than calling all or none positive {said}.",
         f"Net benefit (true positives an image, less false alarms at the threshold’s odds) is above both "
         f"calling all {evaluation.positive} and calling none so {'in most places ' if gaps else ''}{said}. It is that "
-        f"of a clinic with this prevalence. Band: {_level(evaluation)} of the bootstrap.",
+        f"of a clinic with this prevalence. Band: {_level(evaluation)}.",
     )  # fmt: skip
 
 

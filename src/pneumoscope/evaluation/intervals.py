@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from pneumoscope.evaluation import limits
 from pneumoscope.evaluation.delong import auroc_covariance
 from pneumoscope.evaluation.limits import NONE, Limits
 from pneumoscope.evaluation.metrics import BINS, METRICS, checked, confusion, decide, find_bins, measure, roc_curve
+
+if TYPE_CHECKING:
+    from pneumoscope.evaluation.subgroups import Subgroup
 
 Floats = NDArray[np.float64]
 Found = tuple[Limits, str]  # and what they come from
@@ -64,7 +67,8 @@ class Evaluation:
     than nan, are for two classes only. `shares` are the classes' shares of the images. `methods` names what each
     metric's limits come from. `decisions` count what was decided and how often label sets held the truth
     (`conformal.summarise_decisions`); `uncalibrated` are Brier score and calibration error as they would be without
-    calibration; `restated` is there where it was asked for.
+    calibration; `restated` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
+    how many of the images were used in training, `subgroups` are parts of them, measured alone.
     """
 
     split: str
@@ -84,6 +88,9 @@ class Evaluation:
     decisions: Mapping[str, Any] = field(default_factory=dict)
     uncalibrated: Mapping[str, Interval] = field(default_factory=dict)
     restated: Restated | None = None
+    notes: tuple[str, ...] = ()
+    seen: int = 0
+    subgroups: tuple[Subgroup, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json; what is undefined is None, as JSON has no nan."""
@@ -236,7 +243,7 @@ def roc_band(
 
     drawn = [height for weights in resample(clusters, resamples, seed) for height in trace(weights)]
     most = np.full(len(grid), limits.effective_count(clusters, y == 1))
-    low, high = _band(trace(np.ones((1, len(y)))), drawn, most, confidence)
+    low, high = band_limits(trace(np.ones((1, len(y)))), drawn, most, confidence)
     low[-1:] = high[-1:]  # all called positive: 1 by definition
     return grid, low, high
 
@@ -273,11 +280,13 @@ def precision_recall_band(
     curve = trace(np.ones((1, len(y))))
     share = limits.effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y)
     most = share * curve[0][1] if curve else grid
-    low, high = _band([precision for precision, _ in curve], drawn, most, confidence)
+    low, high = band_limits([precision for precision, _ in curve], drawn, most, confidence)
     return grid, low, high
 
 
-def _band(curve: Sequence[Floats], drawn: Sequence[Floats], most: Floats, confidence: float) -> tuple[Floats, Floats]:
+def band_limits(
+    curve: Sequence[Floats], drawn: Sequence[Floats], most: Floats, confidence: float
+) -> tuple[Floats, Floats]:
     """Limits at each place of a curve, of `most` trials or as many fewer as the spread of the drawn curves says."""
     if not curve or not drawn:
         return np.full(len(most), np.nan), np.full(len(most), np.nan)
@@ -298,6 +307,8 @@ def jackknife(
         For each metric of `METRICS` its error; nan where it is undefined or there is one patient only.
     """
     count = min(int(clusters.max()) + 1, GROUPS)
+    # Groups of patients are drawn at random: films come sorted by class, and each group would have the same mix.
+    clusters = np.random.default_rng(0).permutation(int(clusters.max()) + 1)[clusters]
     rows = max(1, CHUNK // len(clusters))
     left = [np.arange(start, min(start + rows, count))[:, None] for start in range(0, count, rows)]
     values = [
@@ -400,4 +411,6 @@ def _limits_of_more(
 def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pneumoscope.datasets.sources import Source
 from pneumoscope.evaluation.intervals import Evaluation, Interval
@@ -19,7 +19,7 @@ from pneumoscope.models.bundle import Bundle
 from pneumoscope.outputs import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 FILE = "README.md"
 FEW = 200  # images of a class, below which a rate's interval is more than about 0.1 wide
@@ -31,26 +31,6 @@ NAMES = {
 _WITHIN = {"brier": "Brier score", "ece": "calibration error"}  # a sentence
 _OF_GROUPS = ("sensitivity", "specificity", "auroc")
 _ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hugging Face calls them
-
-
-class Part(Protocol):
-    """A part of the test films that was measured alone."""
-
-    @property
-    def kind(self) -> str:
-        """What told the parts apart, such as `Sex`."""
-
-    @property
-    def name(self) -> str:
-        """Which part."""
-
-    @property
-    def n(self) -> int:
-        """Its images."""
-
-    @property
-    def metrics(self) -> Mapping[str, Interval]:
-        """Those that it defines."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,6 @@ def write_model_card(
     evaluation: Evaluation,
     *,
     notes: Sequence[str] = (),
-    subgroups: Sequence[Part] = (),
     data: DataStatement = DataStatement(),
     backbone_licence: str = "",
     licence: str = "",
@@ -100,7 +79,6 @@ def write_model_card(
         bundle: its description.
         evaluation: on its test split.
         notes: warnings of the run; names of files and patients in them are left out, since a card is passed on.
-        subgroups: parts of the test films that were measured alone.
         data: what is stated of the training data.
         backbone_licence: of the pretrained weights.
         licence: of the model, if its owner states one: an identifier such as `apache-2.0`.
@@ -138,7 +116,7 @@ def write_model_card(
         certain=decisions.get("accuracy_of_answered"),
         coverage=decisions.get("coverage", {}),
         foreign=decisions.get("counts", {}).get(FOREIGN),
-        subgroups=subgroups,
+        subgroups=evaluation.subgroups,
         data=data,
         backbone_licence=backbone_licence,
         licence=licence,
@@ -196,7 +174,8 @@ def _write_front_matter(bundle: Bundle, evaluation: Evaluation, licence: str, da
 def _describe_calibration(bundle: Bundle, evaluation: Evaluation) -> str:
     fitted = bundle.calibration
     if fitted.method == "none":
-        return "none: probabilities are those of the network as it was trained."
+        moved = ", restated for other shares of the classes than it was trained for" if fitted.offset else ""
+        return f"none: probabilities are those of the network as it was trained{moved}."
     said = f"{fitted.method}, fitted on {fitted.films} validation films."
     changes = [
         f"the {_WITHIN[name]} from {_brief(before)} to {_brief(evaluation.metrics[name])}"
@@ -215,12 +194,6 @@ def _list_caveats(bundle: Bundle, evaluation: Evaluation, notes: Sequence[str]) 
     if few:
         counts = " and ".join(f"{images} images of {name}" for name, images in few.items())
         caveats.append(f"The test split is small ({counts}): read the intervals, not the values.")
-    for name, one in evaluation.decisions.get("coverage", {}).items():
-        if bundle.conformal and one["high"] is not None and one["high"] < 1 - bundle.conformal.error_rate:
-            caveats.append(
-                f"Label sets held the truth of only {_share(one['value'])} of {name}, less than promised: the test "
-                "films differ from the validation films."
-            )
     if bundle.positive is not None:
         caveats.append(
             f"{_share(evaluation.prevalence)} of the test films are {bundle.positive}. Where it is rarer, PPV is lower "

@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated, group, resample
-from pneumoscope.evaluation.metrics import METRICS, checked, measure
+from pneumoscope.evaluation.limits import rate_limits
+from pneumoscope.evaluation.metrics import checked, measure
 from pneumoscope.inference.decisions import move_threshold, restate
 from pneumoscope.models.bundle import Bundle
 
@@ -85,13 +86,17 @@ def restate_evaluation(
 ) -> Restated:
     """Measure as if the positive class of two had this share: each class's films count by it.
 
+    Sensitivity, specificity and AUROC do not depend on it, and have their limits as elsewhere. Those of accuracy, PPV
+    and NPV follow from the limits of the first two (MOVER: Zou & Donner 2008; PPV and NPV by likelihood ratios). The
+    other metrics have none.
+
     Args:
-        evaluation: of the same films; its resamples, confidence and seed are taken.
+        evaluation: of the same films; its AUROC and confidence are taken.
         bundle: what the probabilities are stated for, and how the threshold came about.
         labels: (N,) of 0 and 1.
         log_shares: (N, 2) logarithms of probabilities, as calibrated.
         prevalence: in (0, 1).
-        patients: (N,), drawn whole; limits are percentiles of the bootstrap.
+        patients: (N,), whose films count together.
 
     Raises:
         DataError: films of one class only.
@@ -102,32 +107,49 @@ def restate_evaluation(
     y, p = checked(labels, restated)
     if len(np.unique(y)) < 2:
         raise DataError("To measure for another prevalence takes films of both classes; there are films of one.")
-    edges = [(1 - evaluation.confidence) / 2, (1 + evaluation.confidence) / 2]
-
-    def reweighted(weights: Floats) -> Floats:
-        positive, negative = weights[:, y == 1].sum(1), weights[:, y == 0].sum(1)
-        usable = (positive > 0) & (negative > 0)
-        w = weights[usable]
-        factors = np.where(
-            y == 1, (prevalence / positive[usable])[:, None], ((1 - prevalence) / negative[usable])[:, None]
-        )
-        balanced: Floats = w * factors * len(y)
-        return balanced
-
-    once = measure(y, p, threshold=threshold, weights=reweighted(np.ones((1, len(y)))))
-    draws = [
-        measure(y, p, threshold=threshold, weights=reweighted(weights))
-        for weights in resample(group(patients, len(y)), evaluation.resamples, evaluation.seed)
-    ]
-    metrics = {}
-    for name in METRICS:
-        value = float(once[name][0])
-        drawn = np.concatenate([draw[name] for draw in draws])
-        drawn = drawn[np.isfinite(drawn)]
-        low = high = np.nan
-        if not np.isnan(value) and len(drawn) and np.ptp(drawn) > 1e-12:
-            low, high = np.quantile(drawn, edges).tolist()
-        metrics[name] = Interval(value, min(low, value), max(high, value))
+    weights = np.where(y == 1, prevalence / (y == 1).sum(), (1 - prevalence) / (y == 0).sum())
+    metrics = {
+        name: Interval(float(value[0]), np.nan, np.nan)
+        for name, value in measure(y, p, threshold=threshold, weights=weights[None] * len(y)).items()
+    }
+    clusters, called = group(patients, len(y)), p >= threshold
+    sensitivity, specificity = (
+        Interval(metrics[name].value, *rate_limits(hit, among, clusters, evaluation.confidence))
+        for name, hit, among in (("sensitivity", called, y == 1), ("specificity", ~called, y == 0))
+    )
+    metrics |= {"sensitivity": sensitivity, "specificity": specificity, "auroc": evaluation.metrics["auroc"]}
+    metrics["accuracy"] = _mix(sensitivity, specificity, prevalence)
+    metrics["ppv"] = _predict(sensitivity, specificity, prevalence)
+    metrics["npv"] = _predict(specificity, sensitivity, 1 - prevalence)
     shares = dict(zip(evaluation.classes, wanted, strict=True))
     certain = Interval(prevalence, np.nan, np.nan)
     return Restated(shares, certain, estimated=False, threshold=threshold, metrics=metrics)
+
+
+def _mix(sensitivity: Interval, specificity: Interval, share: float) -> Interval:
+    """Accuracy, share * sensitivity + (1 - share) * specificity, and its limits."""
+    parts = (share, sensitivity), (1 - share, specificity)
+    value = sum(weight * one.value for weight, one in parts)
+    below = np.sqrt(sum((weight * (one.value - one.low)) ** 2 for weight, one in parts))
+    above = np.sqrt(sum((weight * (one.high - one.value)) ** 2 for weight, one in parts))
+    return Interval(float(value), float(max(0, value - below)), float(min(1, value + above)))
+
+
+def _predict(own: Interval, other: Interval, share: float) -> Interval:
+    """PPV from sensitivity, specificity and prevalence; NPV from specificity, sensitivity and what is left to 1."""
+    alarms = Interval(1 - other.value, 1 - other.high, 1 - other.low)
+    if own.value == alarms.value == 0:
+        return Interval(np.nan, np.nan, np.nan)
+
+    def share_right(log_ratio: float) -> float:
+        return float(1 / (1 + (1 - share) / share * np.exp(-log_ratio)))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = {name: np.log([getattr(one, name) for one in (own, alarms)]) for name in ("low", "value", "high")}
+        hit, alarm = logs["value"]
+        below = np.hypot(hit - logs["low"][0], logs["high"][1] - alarm)
+        above = np.hypot(logs["high"][0] - hit, alarm - logs["low"][1])
+        low = logs["low"][0] - logs["high"][1] if not np.isfinite(hit - alarm) else hit - alarm - below
+        high = logs["high"][0] - logs["low"][1] if not np.isfinite(hit - alarm) else hit - alarm + above
+        value, ends = share_right(hit - alarm), (share_right(low), share_right(high))
+    return Interval(value, min(ends[0], value), max(ends[1], value))

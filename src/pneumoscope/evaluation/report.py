@@ -30,7 +30,7 @@ from pneumoscope.evaluation.operating_points import (
     limit_share,
     predictive_values,
 )
-from pneumoscope.evaluation.subgroups import by_kind, measure_subgroups
+from pneumoscope.evaluation.subgroups import by_kind
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, parse_rule
 from pneumoscope.outputs import write_text
 
@@ -204,7 +204,7 @@ def write_report(
         rows=tabulate_points(points, evaluation.prevalence) if points else [],
         script=Markup(script) if points else None,  # noqa: S704
         digest=digest,
-        subgroups=by_kind(measure_subgroups(cases, evaluation)),
+        subgroups=by_kind(evaluation.subgroups),
         walls=hang(cases, threshold, draw),
         drawn=draw is not None,
         methods=_group_methods(evaluation),
@@ -262,7 +262,11 @@ def count_decisions(cases: Sequence[Case], evaluation: Evaluation, policy: Polic
     return Decisions(
         columns, rows, {name: summary["counts"][name] for name in shown}, _interval(summary["answered"]),
         _interval(summary["accuracy_of_answered"]),
-        {label: _interval(rate) for label, rate in summary["coverage"].items() if policy.error_rate and rate["n"]},
+        {
+            label: _interval(rate)
+            for label, rate in summary.get("coverage", {}).items()
+            if policy.error_rate and rate["n"]
+        },
     )  # fmt: skip
 
 

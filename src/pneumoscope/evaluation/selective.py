@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import group, resample
+from pneumoscope.evaluation.intervals import band_limits, group, resample
+from pneumoscope.evaluation.limits import effective_count
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +66,8 @@ def selective_curve(
 ) -> SelectiveCurve:
     """Trace how accuracy changes when the least confident calls are withheld.
 
-    Equal confidences are answered together; between them the area takes an order drawn at random.
+    Equal confidences are answered together; between them the area takes an order drawn at random. Limits are Wilson's,
+    of as many images as would have the bootstrap's variance: percentiles end where no resample can make a mistake.
 
     Args:
         right: (N,) whether each call is right.
@@ -95,7 +97,11 @@ def selective_curve(
         for drawn, gained in zip(answered, winning, strict=True):
             at = grid * drawn[-1]
             heights.append(np.interp(at, np.insert(drawn, 0, 0), np.insert(gained, 0, 0)) / at)
-    low, high = np.quantile(heights, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    clusters = group(patients, len(hits))
+    most = np.maximum(1, grid * effective_count(clusters, np.ones(len(hits), dtype=bool)))
+    at = grid * len(hits)
+    curve = np.interp(at, np.insert(counts, 0, 0), np.insert(won, 0, 0)) / at
+    low, high = band_limits([np.clip(curve, 0, 1)], heights, most, level)
     return SelectiveCurve(
         counts / len(hits), won / counts, float(np.mean(1 - expected / ranks)), grid, low, high
     )  # fmt: skip

@@ -49,6 +49,8 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
         worth = np.where(reached >= goal.value - 1e-12, other, -1.0)
     if p.max() >= 1:
         worth[0] = -np.inf  # no threshold in [0, 1] lies above a probability of 1
+    if worth.max() < 0:
+        return 1.0  # too many negatives have a probability of 1: as few calls as there can be
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     widest = best[np.argmax((above - below)[best])]
     return float((above[widest] + below[widest]) / 2)

@@ -71,7 +71,7 @@ class Predictor:
     Attributes:
         threshold: from which probability on the positive class of two is called, as restated.
         error_rate: of label sets, None where the bundle has none.
-        false_alarms: of the guard, likewise.
+        false_alarms: that the guard can promise, likewise.
 
     Raises:
         UsageError: a prevalence is asked of a bundle that has none, or of more than two classes.
@@ -109,10 +109,11 @@ class Predictor:
             self.error_rate = error_rate or conformal.error_rate
             self._limits = find_limits(conformal, bundle.labels, self.error_rate)
         if guard is not None and (novelty := bundle.novelty) is not None:
-            self.false_alarms = false_alarms or novelty.false_alarms
+            rate = false_alarms or novelty.false_alarms
             films = [(far, label) for label, each in novelty.distances.items() for far in each]
             distances, of_class = (np.array(column) for column in zip(*films, strict=True))
-            self._foreign_from = choose_limit(distances, self.false_alarms, of_class)
+            self._foreign_from = choose_limit(distances, rate, of_class)
+            self.false_alarms = novelty.promise(rate)
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None

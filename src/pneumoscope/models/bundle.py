@@ -34,7 +34,7 @@ class Calibration:
     """How the head's logits become probabilities, fitted on validation films.
 
     Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
-    Before either, `offset` is added.
+    Then `offset` is added to the logarithms of the classes' probabilities (but for `knots`, which need none).
 
     Attributes:
         method: `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan
@@ -85,6 +85,11 @@ class Novelty:
 
     false_alarms: Rate
     distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
+
+    def promise(self, rate: float | None = None) -> float:
+        """The share of ordinary films of each class that may be called foreign, as few films as there are allow it."""
+        fewest = min(len(each) for each in self.distances.values() if each)
+        return max(rate or self.false_alarms, 1 / (fewest + 1))
 
 
 @dataclass(frozen=True)

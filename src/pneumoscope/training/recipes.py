@@ -76,7 +76,7 @@ class Settings:
     calibration: Annotated[
         Literal["auto", "none", "temperature", "platt", "isotonic"],
         Doc("How logits become probabilities, fitted on validation films; auto goes by their number."),
-    ] = "temperature"  # which leaves the published calls as they are
+    ] = "temperature"  # which leaves the published calls, at 0.5, as they are
     threshold: Annotated[
         str,
         Doc(

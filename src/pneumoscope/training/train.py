@@ -200,7 +200,14 @@ class _Job:
             bundle,
             predictor.bundle,
             evaluation,
-            notes=self.notes,
+            notes=[
+                *evaluation.notes,
+                *(
+                    f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
+                    for finding in self.findings
+                    if finding.severity != "note"
+                ),
+            ],
             data=DataStatement.of(recognise_source(self.samples)),
             backbone_licence=self.spec.licence,
         )
@@ -274,7 +281,8 @@ class _Job:
                 calibration=decisions.calibration,
                 training={
                     "recipe": self.settings.recipe,
-                    "epochs": history[-1]["epoch"],
+                    "epochs": len(history),
+                    "best_epoch": history.index(best) + 1,
                     "best": best,
                     "settings": settings,
                 },
@@ -383,9 +391,11 @@ class _Job:
             "Splits": describe_counts(self.samples),
             "Data fingerprint": bundle.data["fingerprint"],
             "Backbone": f"{bundle.backbone} (weights: {self.spec.licence}), "
-            + ("all layers trained" if settings.train_backbone else "frozen, batch-norm statistics too"),
+            + (
+                "all layers trained" if training["best"]["stage"] == "finetune" else "frozen, batch-norm statistics too"
+            ),
             "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
-            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best']['epoch']}",
+            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best_epoch']}",
             "Class balance": settings.balance,
             "Seed": str(settings.seed),
             "Command": shlex.join(
