@@ -58,7 +58,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         )
     if decisions := evaluation.decisions:
         counts = " · ".join(f"{count} {name}" for name, count in decisions["counts"].items() if count)
-        typer.echo(f"\nDecisions: {counts}")
+        typer.echo(f"\nDecisions: {printable(counts)}")
         right = decisions["accuracy_of_answered"]
         if right["n"]:
             typer.echo(

@@ -440,6 +440,7 @@ def test_classes_are_in_order_and_the_positive_one_is_last_of_two(
         (("sick", "healthy"), None, DataError, "Which class is positive, healthy or sick?.*--positive"),
         (("A", "A"), None, DataError, r"Found 1 class \(A\)"),
         ((), None, DataError, "no labels"),
+        (("A", "foreign"), "A", DataError, "named foreign.*Rename it"),
         (("A", "B"), "C", UsageError, "--positive C: no such class. The data has A, B"),
         (("A", "B", "C"), "A", UsageError, "only two classes have a positive one"),
     ],

@@ -224,6 +224,8 @@ def test_films_of_any_shape_are_drawn(shape: tuple[int, int], tmp_path: Path) ->
     found = stand_in(shape, (0, 0, shape[1], shape[0]), np.ones((7, 7)))
     named = replace(found, path=Path("$x_{$.png"), label="a class of a very long name indeed, which nobody would type")
     write_overlay(named, tmp_path / "overlay.png", Prediction(named.path, 0.5, "uncertain"))
+    odd = replace(named, label="A$_$B 肺炎\x1b")  # would be a formula, has no glyphs, and cannot be printed
+    write_overlay(odd, tmp_path / "overlay.png", Prediction(named.path, 0.5, odd.label))
     with Image.open(tmp_path / "overlay.png") as picture:
         assert max(picture.size) < 2100
     with Image.open(io.BytesIO(render_thumbnail(found, 160))) as image:

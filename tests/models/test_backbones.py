@@ -21,7 +21,14 @@ from torch import nn
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.models.backbones import build_backbone, find_backbone, list_backbones, load_backbone, resize_input
+from pneumoscope.models.backbones import (
+    build_backbone,
+    find_backbone,
+    list_backbones,
+    load_backbone,
+    resize_input,
+    try_backbone,
+)
 from pneumoscope.models.classifier import Backbone, fold_batchnorms, pool
 
 TORCHVISION = ("resnet50", "resnet18", "densenet121", "efficientnet_b0", "convnext_tiny")
@@ -175,8 +182,16 @@ def test_stages_come_with_the_same_feature_map(name: str) -> None:
         widths = [stage.mean((2, 3)) for stage in stages if stage.ndim == 4]
         torch.testing.assert_close(maps, backbone(inputs))
     assert len(averages) == 2
+    assert widths or name.startswith("vit")  # whose stages are tokens
     if widths:
         torch.testing.assert_close(averages, torch.cat(widths, 1))
+
+
+def test_a_backbone_that_cannot_take_the_input_is_refused_before_a_run_begins() -> None:
+    backbone = build_backbone(find_backbone("vit_tiny_patch16_224"))
+    try_backbone(backbone, 224)
+    with pytest.raises(UsageError, match=r"an input of 96 pixels.*--size"):
+        try_backbone(backbone, 96)
 
 
 def test_a_network_that_does_not_tell_its_stages_has_one() -> None:

@@ -35,6 +35,11 @@ def test_what_is_serious_is_said_and_kept(leaky: Path, tmp_path: Path, caplog: p
     assert said in caplog.text
     assert said in run.report.read_text(encoding="utf-8")
     assert said in (run.folder / "log.txt").read_text(encoding="utf-8")
+    card = (run.bundle / "README.md").read_text(encoding="utf-8")
+    assert said in card
+    assert "1 of them were used in training, too" in card
+    assert "phantom9000" not in card
+    assert ".png" not in card
 
 
 def test_strict_training_refuses_errors(leaky: Path, films: Path, tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_films_marked_as_inverted_give_the_very_same_model(films: Path, run: Run
     twin = train(tmp_path / "films.csv", tmp_path / "twin", epochs=3)
     assert twin.evaluation.metrics["auroc"].value == run.evaluation.metrics["auroc"].value
     again = evaluate(twin.folder, twin.folder / "samples.csv", tmp_path / "again")
-    assert again.to_json() == twin.evaluation.to_json()
+    assert again.to_json() | {"notes": []} == twin.evaluation.to_json() | {"notes": []}
     (one,), (other,) = (load(twin.folder).predict([source]) for source in (inverted[0], samples[0].path))
     assert one.probability == pytest.approx(other.probability, abs=1e-4)
     turned = [Sample(sample.path, sample.label, sample.patient, sample.split) for sample in inverted]

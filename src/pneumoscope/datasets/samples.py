@@ -141,6 +141,8 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
         UsageError: `positive` is no class of the data.
     """
     names = sorted({sample.label for sample in samples if sample.label is not None})
+    if taken := sorted({"uncertain", "neither", "foreign"} & set(names)):
+        raise DataError(f"A class is named {taken[0]}, which is what a decision without a label is called. Rename it.")
     if len(names) < 2:
         raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); two or more are needed.")
     if positive is not None and positive not in names:

@@ -134,11 +134,16 @@ def find_source(name: str) -> Source:
 
 
 def recognise_source(samples: Sequence[Sample]) -> Source | None:
-    """The public data set that samples are from, if all of their names and labels are such as it has."""
+    """The public data set that samples are from, if all of their names and labels are such as it alone has.
+
+    Viewers export DICOM as `IM-0001-0001` for everybody, so names of the other class have to be there too.
+    """
     for source in list_sources():
-        if samples and all(
-            sample.label in source.labels and re.match(source.names, sample.path.name) for sample in samples
-        ):
+        fits = all(
+            sample.label in source.labels and sample.tags is None and re.match(source.names, sample.path.name)
+            for sample in samples
+        )
+        if fits and any(re.match(r"person\d+_(bacteria|virus)_\d", sample.path.name) for sample in samples):
             return source
     return None
 

@@ -33,7 +33,7 @@ from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.bundle import Bundle, Calibration
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
-OUTPUTS = ("metrics.json", "predictions.csv", "plots", "report.html")
+OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
 def evaluate(

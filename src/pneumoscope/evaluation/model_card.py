@@ -10,16 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pneumoscope.datasets.sources import Source
 from pneumoscope.evaluation.intervals import Evaluation, Interval
 from pneumoscope.inference.decisions import FOREIGN, parse_rule
 from pneumoscope.models.bundle import Bundle
 from pneumoscope.outputs import write_text
-
-if TYPE_CHECKING:
-    pass
 
 FILE = "README.md"
 FEW = 200  # images of a class, below which a rate's interval is more than about 0.1 wide

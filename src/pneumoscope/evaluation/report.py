@@ -96,11 +96,12 @@ class Policy:
 
 @dataclass(frozen=True)
 class ReportFinding:
-    """What an audit found: `severity` is `error`, `warning` or `note`."""
+    """What an audit found: `severity` is `error`, `warning` or `note`; `files` names some of those concerned."""
 
     severity: str
     title: str
     advice: str = ""
+    files: str = ""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,31 @@ def restate(log_shares: Floats, stated: Sequence[float], wanted: Sequence[float]
         return normalise(log_shares + np.log(wanted) - np.log(stated))
 
 
+def check_decisions(bundle: Bundle, weight: NDArray[np.float32], bias: NDArray[np.float32], width: int) -> None:
+    """Check that a bundle's parts fit each other, as far as its description alone does not tell.
+
+    Raises:
+        ValueError: saying what does not.
+    """
+    outputs = 1 if len(bundle.labels) == 2 else len(bundle.labels)
+    if weight.shape != (outputs, width) or bias.shape != (outputs,):
+        raise ValueError(f"the head is {weight.shape} and {bias.shape}, not ({outputs}, {width}) and ({outputs},)")
+    if bundle.calibration.method == "isotonic" and (outputs > 1 or not bundle.calibration.knots):
+        raise ValueError("isotonic calibration without knots")
+    if len(bundle.calibration.offset) not in (0, len(bundle.labels)):
+        raise ValueError("an offset for other classes")
+    if len(bundle.calibration.shares) not in (0, len(bundle.labels)):
+        raise ValueError("shares of other classes")
+    if outputs == 1 and "decision" not in bundle.thresholds:
+        raise ValueError("no threshold")
+    if bundle.novelty is not None and not any(bundle.novelty.distances.values()):
+        raise ValueError("a novelty guard without distances")
+    try:
+        parse_rule(bundle.threshold_rule)
+    except UsageError:
+        raise ValueError(f"the rule {bundle.threshold_rule!r} of its threshold") from None
+
+
 def require_shares(bundle: Bundle, prevalence: float | None, adapt: bool = False) -> None:
     """Refuse a prevalence, or its estimation, that a bundle can't be asked for.
 

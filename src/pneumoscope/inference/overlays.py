@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,10 +65,12 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
     limit = _limit(explanation)
     bar = figure.add_axes(((2 * wide + 0.35) / whole[0], 0.3 / whole[1], 0.18 / whole[0], (high - 0.4) / whole[1]))
     scale = ScalarMappable(Normalize(-limit, limit), _bar_colours())
-    figure.colorbar(scale, cax=bar).set_label(f"logits for {_shorten(explanation.label, 24)}", fontsize=10)
+    figure.colorbar(scale, cax=bar).set_label(_plain(f"logits for {_shorten(explanation.label, 24)}"), fontsize=10)
     figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], _title(explanation, prediction), va="top", fontsize=11)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box
+        figure.savefig(stream, format="png", metadata={"Software": None})
     write_bytes(path, stream.getvalue())
 
 
@@ -211,7 +214,12 @@ def _title(explanation: Explanation, prediction: Prediction | None) -> str:
     if prediction is not None and prediction.decision is not None:
         stated = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
         lines.append(f"decision {_shorten(prediction.decision, 30)}{stated}")
-    return "\n".join(lines).replace("$", r"\$")  # a dollar sign would begin a formula
+    return "\n".join(_plain(line) for line in lines)
+
+
+def _plain(line: str) -> str:
+    """A line as it stands: without what cannot be printed, and no dollar sign that would begin a formula."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line).replace("$", r"\$")
 
 
 def _shorten(text: str, most: int) -> str:

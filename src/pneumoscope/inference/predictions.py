@@ -137,8 +137,8 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
     from rich.table import Table
 
     meanings = {
-        UNCERTAIN: "uncertain: may be either",
-        NEITHER: "uncertain: typical of no class",
+        UNCERTAIN: "uncertain",
+        NEITHER: "neither: typical of no class",
         FOREIGN: "not like the training radiographs",
     }
     table = Table(box=None, pad_edge=False)
@@ -148,6 +148,9 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
     for row in rows:
         probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
         meaning = meanings.get(row["decision"], row["decision"])
+        if row["decision"] == UNCERTAIN:
+            fits = row["label_set"].replace("|", " or ")
+            meaning = f"uncertain: {fits}" if "|" in row["label_set"] else f"uncertain: {fits}, near the threshold"
         table.add_row(Path(row["path"]).name, probability, meaning or f"error: {row['error']}")
     Console(file=stream, highlight=False, markup=False).print(table)
 

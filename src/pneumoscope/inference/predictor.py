@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import BundleError, UsageError
-from pneumoscope.inference.decisions import calibrate, decide, find_limits, move_threshold, require_shares, restate
+from pneumoscope.inference.decisions import (
+    calibrate,
+    check_decisions,
+    decide,
+    find_limits,
+    move_threshold,
+    require_shares,
+    restate,
+)
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
 from pneumoscope.inference.novelty import Guard, choose_limit
@@ -97,7 +105,7 @@ class Predictor:
         self.cache = cache
         self.guard = guard
         self.prevalence = prevalence
-        self.threshold = bundle.thresholds["decision"]
+        self.threshold = bundle.thresholds.get("decision", 0.5)
         self._stated = bundle.calibration.shares
         self._wanted = self._stated
         require_shares(bundle, prevalence)
@@ -230,7 +238,8 @@ def load(
         if guarded and description.novelty is not None:
             arrays = {k.removeprefix("novelty."): v.numpy() for k, v in state.items() if k.startswith("novelty.")}
             guard = Guard.from_arrays(arrays)
-    except (RuntimeError, KeyError) as problem:
+        check_decisions(description, weight, bias, backbone.width)
+    except (RuntimeError, KeyError, ValueError) as problem:
         raise BundleError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the bundle again from its source."
         ) from None

@@ -148,6 +148,29 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
     return Backbone(network, _describe(spec))
 
 
+def try_backbone(backbone: Backbone, size: int) -> None:
+    """Run a black film through a backbone, so that one that cannot take it is found before a run begins.
+
+    Raises:
+        UsageError: it takes no input of that size, or has no feature map.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            maps = backbone.eval()(torch.zeros(1, 3, size, size))
+        fault = "" if maps.ndim == 4 and maps.shape[1] == backbone.width else f"its output is {tuple(maps.shape)}"
+    except UsageError:
+        raise
+    except Exception as problem:  # every architecture has refusals of its own
+        fault = str(problem) or type(problem).__name__
+    if fault:
+        raise UsageError(
+            f"--backbone {backbone.architecture}: cannot be used with an input of {size} pixels ({fault}). Choose "
+            "another --size or another backbone."
+        )
+
+
 def is_available(spec: BackboneSpec) -> bool:
     """Whether the weights are on this machine already."""
     if spec.package:

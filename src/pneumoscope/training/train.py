@@ -45,7 +45,7 @@ from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
-from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input
+from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.bundle import Bundle, save_bundle
 from pneumoscope.models.classifier import Backbone, build_head
 from pneumoscope.outputs import claim_folder, format_rows, write_text
@@ -127,6 +127,8 @@ def train(
     samples = _read(settings)
     spec = find_backbone(settings.backbone)
     backbone = load_backbone(spec, Path(settings.weights) if settings.weights else None)
+    try_backbone(backbone, resize_input(spec, settings.size, settings.fit).size)
+    choose_device(settings.device)
     table = folder / "samples.csv"
     if not resume:
         claim_folder(folder, RUN_FILES, overwrite)
@@ -175,6 +177,7 @@ class _Job:
         bundle, notes = self.folder / "bundle", self.folder / _CHECKPOINTS / "notes.json"
         if (bundle / "bundle.json").is_file() and notes.is_file():
             told = json.loads(notes.read_text(encoding="utf-8"))
+            told = {"notes": told, "findings": []} if isinstance(told, list) else told  # as 0.2 wrote it
             self.notes = told["notes"]
             self.findings = [ReportFinding(**finding) for finding in told["findings"]]
         else:
@@ -227,6 +230,10 @@ class _Job:
                 "Name patients in a table, or with --patient-pattern."
             )
         log.info("Patients: %d known.", len(known))
+        if known and all(patient.startswith("phantom") for patient in known) and not self.notes:
+            self.notes.append(
+                "Simulated radiographs: the figures show that the road works, and nothing about patients."
+            )
         if shared := find_shared_patients(self.samples):
             some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
             self.notes.append(
@@ -308,9 +315,14 @@ class _Job:
         for finding in serious:
             if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
-                files = f" For instance: {some}" if some else ""
-                self.findings.append(ReportFinding(finding.severity, finding.title, finding.advice + files))
-                _logger().warning("%s: %s. %s%s", finding.severity.capitalize(), finding.title, finding.advice, files)
+                self.findings.append(ReportFinding(finding.severity, finding.title, finding.advice, some))
+                _logger().warning(
+                    "%s: %s. %s%s",
+                    finding.severity.capitalize(),
+                    finding.title,
+                    finding.advice,
+                    f" For instance: {some}" if some else "",
+                )
         if serious:
             more = f"pneumoscope audit {shlex.quote(self.settings.data)}"
             self.findings.append(ReportFinding("note", "There is more, with pictures", more))
@@ -386,6 +398,7 @@ class _Job:
 
     def _facts(self, bundle: Bundle) -> dict[str, str]:
         settings, training = self.settings, bundle.training
+        number = training.get("best_epoch", training["best"]["epoch"])
         return {
             "Data": settings.data,
             "Splits": describe_counts(self.samples),
@@ -395,7 +408,7 @@ class _Job:
                 "all layers trained" if training["best"]["stage"] == "finetune" else "frozen, batch-norm statistics too"
             ),
             "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
-            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {training['best_epoch']}",
+            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {number}",
             "Class balance": settings.balance,
             "Seed": str(settings.seed),
             "Command": shlex.join(
