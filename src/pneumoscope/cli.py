@@ -151,7 +151,10 @@ def evaluate(
     invert: Invert = False,
     allow_modality: AllowModality = False,
     device: Device = "auto",
-    prevalence: Prevalence = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(help="Measure besides as if the positive class had this share, with probabilities restated."),
+    ] = None,
     adapt_prior: Annotated[
         bool,
         typer.Option("--adapt-prior", help="Estimate the prevalence without labels, and measure with and without it."),
@@ -200,6 +203,9 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
     prevalence: Prevalence = None,
+    adapt_prior: Annotated[
+        bool, typer.Option("--adapt-prior", help="Estimate the prevalence from these very films, and state for that.")
+    ] = False,
     error_rate: ErrorRate = None,
     false_alarms: FalseAlarms = None,
     no_guard: Annotated[
@@ -229,10 +235,17 @@ def predict(
     from pneumoscope.inference.predictor import load
 
     samples = find_images(paths, Reading(invert, allow_modality))
+    if adapt_prior and prevalence is not None:
+        raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
     predictor = load(
         model, device, guarded=not no_guard, prevalence=prevalence, error_rate=error_rate, false_alarms=false_alarms
     )
     with show_progress() as progress:
+        if adapt_prior:
+            from pneumoscope.evaluation.prevalence import adapt
+
+            predictor, share = adapt(predictor, samples, lambda done: progress("Estimating", done, len(samples)))
+            typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f}).", err=True)
         if heatmaps is not None:
             from pneumoscope.inference.overlays import write_explanations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pneumoscope.auditing.findings import Audit
     from pneumoscope.evaluation.contrasts import Comparison
-    from pneumoscope.evaluation.intervals import Evaluation, Interval
+    from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.training.train import Run
 
 

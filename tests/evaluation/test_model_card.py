@@ -15,9 +15,9 @@ from markdown_it import MarkdownIt
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.datasets.sources import find_source, recognise_source
-from pneumoscope.evaluation.intervals import Evaluation, evaluate
+from pneumoscope.evaluation.intervals import evaluate
 from pneumoscope.evaluation.model_card import DataStatement, write_model_card
-from pneumoscope.evaluation.subgroups import Subgroup
+from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.bundle import Bundle, Calibration, Conformal, load_bundle
 from pneumoscope.training.train import Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from pneumoscope.datasets.samples import find_images
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals import evaluate
-from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
+from pneumoscope.evaluation.prevalence import adapt, estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.inference.decisions import move_threshold, normalise, require_shares, restate
+from pneumoscope.inference.predictor import load
 from pneumoscope.models.bundle import Bundle, load_bundle
-from pneumoscope.training.train import Run
+from pneumoscope.training.train import Run, train
 
 SHARE = st.floats(0.01, 0.99)
 
@@ -100,8 +103,33 @@ def test_a_bundle_that_knows_no_prevalence_is_not_asked(bundle: Bundle) -> None:
         require_shares(bundle, 1.0)
     old = replace(bundle, calibration=replace(bundle.calibration, shares=()))
     require_shares(old, None)
-    for prevalence, adapt in ((0.2, False), (None, True)):
+    for prevalence, estimated in ((0.2, False), (None, True)):
         with pytest.raises(UsageError, match="older version"):
-            require_shares(old, prevalence, adapt)
+            require_shares(old, prevalence, estimated)
     with pytest.raises(UsageError, match="only two classes"):
         require_shares(replace(bundle, labels=("a", "b", "c")), 0.2)
+
+
+def test_prevalence_is_estimated_from_the_very_films_that_are_predicted(run: Run, films: Path) -> None:
+    predictor = load(run.bundle)
+    samples = find_images([films / "test", films / "val", films / "nothing.png"])
+    adapted, share = adapt(predictor, samples)
+    assert share.low <= share.value <= share.high
+    assert adapted.prevalence == pytest.approx(share.value, abs=1e-4)
+    assert predictor.prevalence is None
+    for before, after in zip(predictor.predict(samples), adapted.predict(samples), strict=True):
+        if before.unguarded is not None and after.unguarded is not None and adapted.prevalence is not None:
+            odds = adapted.prevalence / (1 - adapted.prevalence)  # the network's own prevalence is 0.5
+            expected = before.unguarded / (1 - before.unguarded) * odds
+            assert after.unguarded == pytest.approx(expected / (1 + expected))
+    with pytest.raises(DataError, match="none of the films"):
+        adapt(predictor, samples[-1:])
+
+
+def test_a_prevalence_that_films_do_not_have_is_said(run: Run, films: Path, tmp_path: Path) -> None:
+    rare = train(films, tmp_path / "rare", epochs=1, size=64, prevalence=0.05)
+    (note,) = [note for note in rare.evaluation.notes if "are stated for" in note]
+    assert "stated for 5.0% PNEUMONIA; 50.0% of these films" in note
+    assert load_bundle(rare.bundle).calibration.shares == pytest.approx((0.95, 0.05))
+    assert not [note for note in run.evaluation.notes if "are stated for" in note]
+    assert [note for note in run.evaluation.notes if "6 of a class" in note]  # too few films for the guard's promise

@@ -20,8 +20,9 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation import plots
 from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.gallery import LARGEST
-from pneumoscope.evaluation.intervals import Interval, Restated, evaluate
+from pneumoscope.evaluation.intervals import evaluate
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, no_skill, write_report
+from pneumoscope.evaluation.results import Interval, Restated
 from pneumoscope.models.bundle import load_bundle
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def test_a_run_fills_its_report(run: Run) -> None:
     for said in (
         fingerprint, "Test fingerprint", "pneumoscope train --config", "Processor", "Threads", "torch ",
         "fitted on 12 validation films", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
-        "orange speaks for PNEUMONIA", "not like the training radiographs", "Decision curve", "score (Wilson)",
+        "yellow and orange speak for PNEUMONIA", "not like the training radiographs", "Decision curve", "score (Wilson)",
     ):  # fmt: skip
         assert said in text, said
     assert "data:image/jpeg;base64," in page

@@ -14,8 +14,9 @@ import pytest
 from scipy.stats import binomtest
 
 from pneumoscope.evaluation.cases import Case
-from pneumoscope.evaluation.intervals import Interval, Restated, evaluate
+from pneumoscope.evaluation.intervals import evaluate
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
+from pneumoscope.evaluation.results import Interval, Restated
 from pneumoscope.evaluation.subgroups import measure_subgroups
 
 if TYPE_CHECKING:

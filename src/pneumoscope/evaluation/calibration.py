@@ -80,7 +80,7 @@ def fit_calibration(
         _fit(replace(start, method=chosen), z, y, weights if chosen == "isotonic" else as_trained),
         shares=tuple(wanted.tolist()),
         films=len(y),
-        before=judge(calibrate(z, Calibration()), y, weights),
+        before=judge(calibrate(z, start), y, weights),
         after=held_out[chosen],
     )
 
@@ -107,7 +107,7 @@ def _candidates(rarest: int, classes: int) -> tuple[Fitted, ...]:
 def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
     """Fit the method that `start` names, beginning from it."""
     if start.method == "isotonic":
-        return _fit_isotonic(z[:, 0], y, weights)
+        return replace(_fit_isotonic(z[:, 0], y, weights), offset=start.offset)
     if start.method == "temperature":
         return _fit_temperature(start, z, y, weights)
     return _fit_platt(start, z, y, weights) if start.method == "platt" else start

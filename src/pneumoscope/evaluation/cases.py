@@ -13,7 +13,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import Tags
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, calibrate
 from pneumoscope.inference.predictor import Prediction
-from pneumoscope.models.bundle import Bundle, Calibration
+from pneumoscope.models.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Case:
 def to_case(prediction: Prediction, sample: Sample, bundle: Bundle) -> Case:
     """Join a readable image's prediction with what is known of it."""
     shares = prediction.probabilities or {}
-    raw = np.exp(calibrate([prediction.logits], Calibration()))[0]
+    raw = np.exp(calibrate([prediction.logits], bundle.calibration.without_fit()))[0]
     return Case(
         path=sample.path.as_posix(),
         label=str(sample.label),

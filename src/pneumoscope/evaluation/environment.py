@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pneumoscope import __version__
+
 PACKAGES = ("pneumoscope", "torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "pydicom")
 
 
@@ -23,6 +25,8 @@ def describe_environment() -> dict[str, str]:
 
 
 def _version(package: str) -> str | None:
+    if package == "pneumoscope":  # what runs, whatever is installed
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

@@ -21,16 +21,16 @@ from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.environment import describe_environment
 from pneumoscope.evaluation.gallery import draw_explained
-from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
 from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
+from pneumoscope.evaluation.results import Evaluation, Interval, Restated
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.images.reading import Reading
-from pneumoscope.inference.decisions import calibrate, move_threshold, require_shares, restate
+from pneumoscope.inference.decisions import FOREIGN, calibrate, move_threshold, require_shares, restate
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictions import SHORT, to_measured_row
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.bundle import Bundle, Calibration
+from pneumoscope.models.bundle import Bundle
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 
 OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
@@ -187,13 +187,18 @@ def assess(
     evaluation = measured(shares, predictor.threshold)
     uncalibrated: Mapping[str, Interval] = {}
     if bundle.calibration.method != "none":
-        before = measured(np.exp(calibrate([one.logits for one, _ in read], Calibration())), predictor.threshold)
+        before = measured(
+            np.exp(calibrate([one.logits for one, _ in read], bundle.calibration.without_fit())), predictor.threshold
+        )
         uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
     restated = None
     if prevalence is not None:
         restated = restate_evaluation(evaluation, bundle, labels, log_shares, prevalence, patients)
     elif adapt_prior:
-        restated = _adapt(bundle, log_shares, patients, measured)
+        ordinary = np.array([one.decision != FOREIGN for one, _ in read])
+        restated = _adapt(bundle, log_shares, ordinary, patients, measured)
+        if (share := restated.prevalence) and not share.low <= evaluation.prevalence <= share.high:
+            notes = [*notes, _describe_miss(bundle, evaluation, share)]
     decisions = summarise_decisions(
         [str(sample.label) for _, sample in read],
         [str(one.decision) for one, _ in read],
@@ -202,6 +207,7 @@ def assess(
     )
     if bundle.conformal is None:  # every call is its own label set, which promises nothing
         decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
+    notes = [*notes, *_find_mismatches(bundle, evaluation)]
     broken = find_broken_promises(decisions, bundle, predictor.error_rate, predictor.false_alarms)
     for note in broken:
         logging.getLogger("pneumoscope").warning("%s", note)
@@ -242,22 +248,47 @@ def assess(
     return evaluation
 
 
+def _find_mismatches(bundle: Bundle, evaluation: Evaluation) -> list[str]:
+    """Say where probabilities are stated for quite another prevalence than these films have."""
+    if bundle.positive is None or not bundle.calibration.shares or not 0 < evaluation.prevalence < 1:
+        return []
+    stated, found = bundle.calibration.shares[1], evaluation.prevalence
+    if 0.5 < stated / (1 - stated) * (1 - found) / found < 2:
+        return []
+    return [
+        f"Probabilities are stated for {stated:.1%} {bundle.positive}; {found:.1%} of these films are so. Brier score "
+        "and calibration error suffer from that, and PPV and NPV are those of these films. --prevalence "
+        f"{stated:.3g} measures as if {bundle.positive} were as {'rare' if stated < found else 'common'} as stated."
+    ]
+
+
 def _adapt(
     bundle: Bundle,
     log_shares: NDArray[np.float64],
+    ordinary: NDArray[np.bool_],
     patients: Sequence[str | None],
     measured: Callable[[NDArray[np.float64], float], Evaluation],
 ) -> Restated:
     """Estimate the classes' shares without looking at labels, restate for them and measure."""
     stated = bundle.calibration.shares
-    wanted = estimate_shares(log_shares, stated)
+    asked = log_shares[ordinary] if ordinary.any() else log_shares  # foreign films are of neither class
+    wanted = estimate_shares(asked, stated)
     interval, threshold = None, bundle.thresholds["decision"]
     if len(bundle.labels) == 2:
-        interval = estimate_prevalence(log_shares, stated, patients=patients)
+        of = [patient for patient, plain in zip(patients, ordinary, strict=True) if plain or not ordinary.any()]
+        interval = estimate_prevalence(asked, stated, patients=of)
         threshold = move_threshold(bundle, interval.value)
     evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
     shares = dict(zip(bundle.labels, wanted.tolist(), strict=True))
     return Restated(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
+
+
+def _describe_miss(bundle: Bundle, evaluation: Evaluation, share: Interval) -> str:
+    return (
+        f"The prevalence estimated without labels, {share.value:.3f} ({share.low:.3f} to {share.high:.3f}), misses the "
+        f"truth, {evaluation.prevalence:.3f}: {bundle.positive} or its absence looks otherwise in these films than in "
+        "those of validation. Do not adapt to such films."
+    )
 
 
 def _options(values: Mapping[str, float | None]) -> list[str]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pneumoscope.evaluation import plots
 from pneumoscope.evaluation.cases import Case, stack_uncalibrated
 from pneumoscope.evaluation.decision_curve import decision_curve
-from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.evaluation.metrics import measure
+from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.selective import confidence_of, selective_curve
 
 Floats = NDArray[np.float64]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +16,7 @@ from pneumoscope.evaluation import limits
 from pneumoscope.evaluation.delong import auroc_covariance
 from pneumoscope.evaluation.limits import NONE, Limits
 from pneumoscope.evaluation.metrics import BINS, METRICS, checked, confusion, decide, find_bins, measure, roc_curve
-
-if TYPE_CHECKING:
-    from pneumoscope.evaluation.subgroups import Subgroup
+from pneumoscope.evaluation.results import Evaluation, Interval
 
 Floats = NDArray[np.float64]
 Found = tuple[Limits, str]  # and what they come from
@@ -28,74 +24,6 @@ Found = tuple[Limits, str]  # and what they come from
 CHUNK = 1 << 20  # weights held at once: bounds the memory, and keeps what is worked on near the processor
 STEP = 1e-3  # of a patient's weight, in derivatives
 GROUPS = 2000  # of patients whose weight the jackknife changes, at most: more say no more and take long
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its limits; nan where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Restated:
-    """The same films judged for other shares of the classes.
-
-    Attributes:
-        shares: of the classes, by name.
-        prevalence: the positive class's of two; limits where it was estimated.
-        estimated: from the films, without their labels; then `metrics` are of the films as they are. Else the shares
-            were given, and `metrics` are of films weighted by them.
-        threshold: on the restated probabilities.
-        metrics: with their limits.
-    """
-
-    shares: Mapping[str, float]
-    prevalence: Interval | None
-    estimated: bool
-    threshold: float
-    metrics: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one model did on one split.
-
-    `patients` is how many distinct ones are known, None if none is. `positive`, and `prevalence` and `threshold` other
-    than nan, are for two classes only. `shares` are the classes' shares of the images. `methods` names what each
-    metric's limits come from. `decisions` count what was decided and how often label sets held the truth
-    (`conformal.summarise_decisions`); `uncalibrated` are Brier score and calibration error as they would be without
-    calibration; `restated` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
-    how many of the images were used in training, `subgroups` are parts of them, measured alone.
-    """
-
-    split: str
-    n: int
-    patients: int | None
-    classes: tuple[str, ...]
-    positive: str | None
-    prevalence: float
-    shares: Mapping[str, float]
-    threshold: float
-    metrics: Mapping[str, Interval]
-    confusion: Mapping[str, Any]
-    resamples: int
-    confidence: float
-    seed: int
-    methods: Mapping[str, str] = field(default_factory=dict)
-    decisions: Mapping[str, Any] = field(default_factory=dict)
-    uncalibrated: Mapping[str, Interval] = field(default_factory=dict)
-    restated: Restated | None = None
-    notes: tuple[str, ...] = ()
-    seen: int = 0
-    subgroups: tuple[Subgroup, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of metrics.json; what is undefined is None, as JSON has no nan."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
-        return plain
 
 
 def evaluate(
@@ -406,11 +334,3 @@ def _limits_of_more(
         found[name] = limits.logit_limits(values[name], errors[name], confidence), "logit, jackknife"
     low, high = limits.share_limits((1 + values["mcc"]) / 2, errors["mcc"] / 2, confidence)
     return found | {"mcc": ((2 * low - 1, 2 * high - 1), "score, jackknife")}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.datasets.sources import Source
-from pneumoscope.evaluation.intervals import Evaluation, Interval
+from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.inference.decisions import FOREIGN, parse_rule
 from pneumoscope.models.bundle import Bundle
 from pneumoscope.outputs import write_text

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.intervals import Evaluation, precision_recall_band, roc_band
+from pneumoscope.evaluation.intervals import precision_recall_band, roc_band
 from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
 from pneumoscope.evaluation.operating_points import limit_share
+from pneumoscope.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import Evaluation, Interval, Restated, group, resample
+from pneumoscope.evaluation.intervals import group, resample
 from pneumoscope.evaluation.limits import rate_limits
 from pneumoscope.evaluation.metrics import checked, measure
-from pneumoscope.inference.decisions import move_threshold, restate
+from pneumoscope.evaluation.results import Evaluation, Interval, Restated
+from pneumoscope.inference.decisions import FOREIGN, calibrate, move_threshold, require_shares, restate
+from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.models.bundle import Bundle
 
 Floats = NDArray[np.float64]
@@ -74,6 +80,42 @@ def estimate_prevalence(
     )
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Interval(value, min(low, value), max(high, value))
+
+
+def adapt(
+    predictor: Predictor, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
+) -> tuple[Predictor, Interval]:
+    """Estimate the positive class's share among films without labels, and state probabilities for it.
+
+    Films that cannot be read, or are foreign, have no part in it. Features are kept meanwhile, so that predicting the
+    same films afterwards takes no second look.
+
+    Args:
+        predictor: of two classes, without a prevalence of its own.
+        samples: the films.
+        progress: called with the number of films done.
+
+    Returns:
+        The classifier for that prevalence, and the prevalence with its limits.
+
+    Raises:
+        UsageError: more than two classes, or a bundle that does not know its own prevalence.
+        DataError: no film to estimate it from.
+    """
+    bundle = predictor.bundle
+    require_shares(bundle, 0.5, adapt=True)
+    keeping = copy.copy(predictor)
+    keeping.cache = predictor.cache or FeatureCache(Path(":memory:"))
+    found = keeping.predict(samples, progress)
+    read = [
+        (one, film) for one, film in zip(found, samples, strict=True) if one.error is None and one.decision != FOREIGN
+    ]
+    if not read:
+        raise DataError("--adapt-prior: none of the films can be read and is like the training radiographs.")
+    log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
+    patients = [film.patient for _, film in read]
+    share = estimate_prevalence(log_shares, bundle.calibration.shares, patients=patients)
+    return keeping.at_prevalence(min(max(share.value, 1e-4), 1 - 1e-4)), share
 
 
 def restate_evaluation(

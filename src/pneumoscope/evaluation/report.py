@@ -21,7 +21,6 @@ from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
 from pneumoscope.evaluation.conformal import summarise_decisions
 from pneumoscope.evaluation.figures import draw_figures, draw_learning
 from pneumoscope.evaluation.gallery import Draw, hang
-from pneumoscope.evaluation.intervals import Evaluation, Interval
 from pneumoscope.evaluation.metrics import checked
 from pneumoscope.evaluation.operating_points import (
     FEW,
@@ -30,6 +29,7 @@ from pneumoscope.evaluation.operating_points import (
     limit_share,
     predictive_values,
 )
+from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.evaluation.subgroups import by_kind
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, parse_rule
 from pneumoscope.outputs import write_text
@@ -370,6 +370,8 @@ def _figure(value: float) -> str:
 
 
 def _percent(value: float) -> str:
+    if 0 < value < 5e-4 or 1 - 5e-4 < value < 1:  # no digits beyond what is known
+        return "under 0.1\u00a0%" if value < 0.5 else "over 99.9\u00a0%"
     return "–" if math.isnan(value) else f"{100 * value:.3g}\u00a0%"
 
 

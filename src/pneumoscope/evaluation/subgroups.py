@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePath
 
 from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
-from pneumoscope.evaluation.intervals import Evaluation, Interval
+from pneumoscope.evaluation.results import Evaluation, Subgroup
 
-SMALL = 30  # films below which one more mistake moves a rate by over 3 points
 _NAMED = (
     ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
     ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)(?:-\d+)+")),
@@ -27,30 +25,6 @@ _AGES = (
     (65, "40 to 64 years"),
 )
 _OLDEST = "65 years and over"
-
-
-@dataclass(frozen=True)
-class Subgroup:
-    """A part of the images, and the metrics that it defines.
-
-    Attributes:
-        kind: what the images were told apart by, such as `Sex`.
-        name: which of the parts.
-        n: its images.
-        counts: how many of each class.
-        metrics: by name; no sensitivity without a positive image, no AUROC without both classes.
-    """
-
-    kind: str
-    name: str
-    n: int
-    counts: Mapping[str, int]
-    metrics: Mapping[str, Interval] = field(default_factory=dict)
-
-    @property
-    def small(self) -> bool:
-        """Whether a class that it holds has so few images that its interval says more than its value."""
-        return any(0 < count < SMALL for count in self.counts.values())
 
 
 def find_kinds(case: Case) -> dict[str, str]:

@@ -167,8 +167,8 @@ def parse_rule(text: str) -> Rule:
     if separator and kind == "cost" and 0 < value < math.inf:
         return Rule("cost", value)
     raise UsageError(
-        f"--threshold {text}: no such rule. There are youden, f1, sensitivity>=0.95, specificity>=0.95, cost=5 (a miss "
-        "is as bad as five false alarms), or a number from 0 to 1."
+        f"--threshold {text}: no such rule. There are youden, f1, 'sensitivity>=0.95', 'specificity>=0.95', "
+        "cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote what has > in it."
     )
 
 

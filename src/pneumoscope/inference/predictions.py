@@ -34,7 +34,7 @@ def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = No
         "probability": prediction.probability,
         "call": None if foreign else prediction.call,
         "decision": prediction.decision,
-        "label_set": "|".join(prediction.label_set),
+        "label_set": None if foreign else "|".join(prediction.label_set),
         "novelty": prediction.novelty,
         "error": prediction.error,
         **_shares(labels, None if foreign else prediction.probabilities),

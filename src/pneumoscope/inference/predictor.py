@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,14 +105,7 @@ class Predictor:
         self.engine = engine
         self.cache = cache
         self.guard = guard
-        self.prevalence = prevalence
-        self.threshold = bundle.thresholds.get("decision", 0.5)
-        self._stated = bundle.calibration.shares
-        self._wanted = self._stated
-        require_shares(bundle, prevalence)
-        if prevalence is not None:
-            self._wanted = (1 - prevalence, prevalence)
-            self.threshold = move_threshold(bundle, prevalence)
+        self._state_for(prevalence)
         self.error_rate = self.false_alarms = self._limits = self._foreign_from = None
         if (conformal := bundle.conformal) is not None:
             self.error_rate = error_rate or conformal.error_rate
@@ -122,6 +116,25 @@ class Predictor:
             distances, of_class = (np.array(column) for column in zip(*films, strict=True))
             self._foreign_from = choose_limit(distances, rate, of_class)
             self.false_alarms = novelty.promise(rate)
+
+    def _state_for(self, prevalence: float | None) -> None:
+        require_shares(self.bundle, prevalence)
+        self.prevalence = prevalence
+        self.threshold = self.bundle.thresholds.get("decision", 0.5)
+        self._stated = self._wanted = self.bundle.calibration.shares
+        if prevalence is not None:
+            self._wanted = (1 - prevalence, prevalence)
+            self.threshold = move_threshold(self.bundle, prevalence)
+
+    def at_prevalence(self, prevalence: float) -> Predictor:
+        """The same classifier, stating probabilities for another share of the positive class.
+
+        Raises:
+            UsageError: no share, or a bundle that can't be asked for one.
+        """
+        other = copy.copy(self)
+        other._state_for(prevalence)
+        return other
 
     def predict(
         self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None

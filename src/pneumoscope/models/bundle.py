@@ -60,6 +60,10 @@ class Calibration:
     before: dict[str, float] = dataclasses.field(default_factory=dict)
     after: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def without_fit(self) -> Calibration:
+        """The network's own probabilities, stated for the same shares of the classes."""
+        return Calibration(offset=self.offset, shares=self.shares)
+
 
 @dataclass(frozen=True)
 class Conformal:

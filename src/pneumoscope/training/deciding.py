@@ -30,6 +30,7 @@ class Decisions:
         conformal: label sets.
         novelty: distances of ordinary films.
         arrays: the guard's, by the names that they have among the weights.
+        notes: what too few validation films keep from being promised.
     """
 
     calibration: Calibration
@@ -37,6 +38,7 @@ class Decisions:
     conformal: Conformal
     novelty: Novelty
     arrays: dict[str, torch.Tensor]
+    notes: tuple[str, ...]
 
 
 def fit_decisions(
@@ -80,10 +82,24 @@ def fit_decisions(
     guard = fit_guard(train.stages)
     far = guard.distance(val.stages)
     distances = {name: tuple(np.sort(far[val.targets == i]).tolist()) for i, name in enumerate(classes)}
+    novelty = Novelty(settings.false_alarms, distances)
+    counts = np.bincount(val.targets, minlength=len(classes))
+    notes = [
+        f"{counts[i]} validation films of {name} cannot promise an error rate of {settings.error_rate:g}: every label "
+        f"set holds {name}. It takes {int(np.ceil(1 / settings.error_rate - 1))} films, or a larger --error-rate."
+        for i, name in enumerate(classes)
+        if settings.error_rate * (counts[i] + 1) < 1
+    ]
+    if novelty.promise() > 2.5 * settings.false_alarms:
+        notes.append(
+            f"So few validation films ({counts.min()} of a class) let the guard promise {novelty.promise():.1%} false "
+            f"alarms at best, not {settings.false_alarms:.1%}: that many ordinary films may be called foreign."
+        )
     return Decisions(
         calibration,
         threshold,
         fit_conformal(val.targets, probabilities, classes, settings.error_rate),
-        Novelty(settings.false_alarms, distances),
+        novelty,
         {f"novelty.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in guard.arrays().items()},
+        tuple(notes),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import logging
@@ -37,9 +36,9 @@ from pneumoscope.datasets.sources import recognise_source
 from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
-from pneumoscope.evaluation.intervals import Evaluation
 from pneumoscope.evaluation.model_card import DataStatement, write_model_card
 from pneumoscope.evaluation.report import ReportFinding
+from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.images.reading import Reading
 from pneumoscope.inference.engines import TorchEngine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -51,6 +50,7 @@ from pneumoscope.models.classifier import Backbone, build_head
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
+from pneumoscope.training.records import log_to, read_history, resume_settings
 from pneumoscope.training.stages import Network, Split, Stages
 
 Progress = Callable[[str, int, int], None]
@@ -118,7 +118,7 @@ def train(
     if resume and (config or overwrite):
         raise UsageError("--resume takes a run up as it began: leave out --config and --overwrite.")
     if resume:
-        settings = _resume_settings(folder, given)
+        settings = resume_settings(folder, given)
     else:
         settings = resolve_settings(given, read_mapping(Path(config)) if config else {}, str(config))
     if settings.strict and not settings.audit:
@@ -136,7 +136,7 @@ def train(
     if resume and table.exists() and table.read_text(encoding="utf-8") != format_samples(samples, folder):
         raise DataError(f"{settings.data}: not what it was when {folder} began ({table}). Start another run.")
     write_samples(table, samples)
-    with _log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
+    with log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
         job = _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes)
         return job.run(backbone)
 
@@ -194,7 +194,7 @@ class _Job:
             facts=self._facts(predictor.bundle),
             notes=self.notes,
             findings=self.findings,
-            history=_read_history(self.folder / "history.csv"),
+            history=read_history(self.folder / "history.csv"),
             resamples=self.settings.resamples,
             seed=self.settings.seed,
             progress=lambda done: self.progress("Test", done, len(test)),
@@ -270,6 +270,18 @@ class _Job:
             splits = {name: self._refresh(splits[name], engine) for name in ("train", "val")}
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
+        for note in decisions.notes:
+            _logger().warning("%s", note)
+        self.notes += decisions.notes
+        told["notes"] = self.notes
+        write_text(notes, json.dumps(told))
+        fitted = decisions.calibration
+        _logger().info(
+            "Calibration: %s; log loss of validation films held out of it %.4f, without it %.4f.",
+            fitted.method,
+            fitted.after["log_loss"],
+            fitted.before["log_loss"],
+        )
         state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
         state |= decisions.arrays
@@ -442,49 +454,8 @@ def _read(settings: Settings) -> list[Sample]:
     )
 
 
-def _resume_settings(folder: Path, given: Mapping[str, Any]) -> Settings:
-    """The settings of an interrupted run; options that contradict them are refused."""
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder}: no run to resume. Start it without --resume.")
-    recorded = read_mapping(folder / "config.yaml")
-    for key, value in given.items():
-        if value is not None and value != "auto" and recorded.get(key) != value:
-            raise UsageError(
-                f"{folder}: began with {key}={recorded.get(key)!r}, not {value!r}. Resume it without that option, or "
-                "start another run."
-            )
-    return resolve_settings({}, recorded, str(folder / "config.yaml"))
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    return [
-        {"stage": row["stage"], "epoch": int(row["epoch"])}
-        | {key: float(value) for key, value in row.items() if key not in ("stage", "epoch")}
-        for row in rows
-    ]
-
-
 def _logger() -> logging.Logger:
     return logging.getLogger("pneumoscope")
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Append what is logged to a run's log file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = _logger()
-    level = logger.level
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()
 
 
 @contextmanager
