@@ -279,7 +279,8 @@ def test_a_run_fills_its_report(run: Run) -> None:
     for said in (
         fingerprint, "Test fingerprint", "pneumoscope train --config", "Processor", "Threads", "torch ",
         "fitted on 12 validation films", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
-        "yellow and orange speak for PNEUMONIA", "not like the training radiographs", "Decision curve", "score (Wilson)",
+        "yellow and orange speak for PNEUMONIA", "not like the training radiographs", "Decision curve",
+        "score (Wilson)",
     ):  # fmt: skip
         assert said in text, said
     assert "data:image/jpeg;base64," in page
