@@ -160,12 +160,12 @@ def assess(
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
         raise DataError(f"None of the {len(samples)} images could be read; {out / 'predictions.csv'} says why.")
+    found: list[str] = []
     seen = set(bundle.data.get("seen", ()))
     if known := sum(one.digest[:SHORT] in seen for one, _ in read):
-        notes = [*notes, f"{known} of these images were used in training: the figures are too good."]
-        logging.getLogger("pneumoscope").warning("%s", notes[-1])
+        found.append(f"{known} of these images were used in training: the figures are too good.")
     if shared := find_shared_patients([sample for _, sample in read]):
-        notes = [*notes, f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}."]
+        found.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
     labels = np.array([bundle.labels.index(str(sample.label)) for _, sample in read])
     patients = [sample.patient for _, sample in read]
     shares = np.array([[(one.probabilities or {})[name] for name in bundle.labels] for one, _ in read])
@@ -198,7 +198,7 @@ def assess(
         ordinary = np.array([one.decision != FOREIGN for one, _ in read])
         restated = _adapt(bundle, log_shares, ordinary, patients, measured)
         if (share := restated.prevalence) and not share.low <= evaluation.prevalence <= share.high:
-            notes = [*notes, _describe_miss(bundle, evaluation, share)]
+            found.append(_describe_miss(bundle, evaluation, share))
     decisions = summarise_decisions(
         [str(sample.label) for _, sample in read],
         [str(one.decision) for one, _ in read],
@@ -207,11 +207,11 @@ def assess(
     )
     if bundle.conformal is None:  # every call is its own label set, which promises nothing
         decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
-    notes = [*notes, *_find_mismatches(bundle, evaluation)]
-    broken = find_broken_promises(decisions, bundle, predictor.error_rate, predictor.false_alarms)
-    for note in broken:
+    found += _find_mismatches(bundle, evaluation)
+    found += find_broken_promises(decisions, bundle, predictor.error_rate, predictor.false_alarms)
+    for note in found:
         logging.getLogger("pneumoscope").warning("%s", note)
-    notes = [*notes, *broken]
+    notes = [*notes, *found]
     cases = [to_case(one, sample, bundle) for one, sample in read]
     evaluation = dataclasses.replace(
         evaluation,
