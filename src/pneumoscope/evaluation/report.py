@@ -198,6 +198,7 @@ def write_report(
         },
         policy=policy,
         rule=describe_rule(policy.threshold_rule),
+        moves=bool(policy.threshold_rule) and parse_rule(policy.threshold_rule).moves,
         calibration=CALIBRATIONS.get(policy.calibration, ""),
         decisions=count_decisions(cases, evaluation, policy),
         points=points,
