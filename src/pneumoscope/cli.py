@@ -247,8 +247,10 @@ def predict(
             predictor, share = adapt(predictor, samples, lambda done: progress("Estimating", done, len(samples)))
             typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f}).", err=True)
         if heatmaps is not None:
+            from pneumoscope.inference.features import FeatureCache
             from pneumoscope.inference.overlays import write_explanations
 
+            predictor.cache = predictor.cache or FeatureCache(Path(":memory:"))  # the rows take no second computation
             write_explanations(
                 predictor,
                 samples,
