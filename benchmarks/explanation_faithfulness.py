@@ -185,6 +185,9 @@ def main() -> None:
     if "fits" in parts:
         predictor = ready(work, "pad0", films(0), 0, fit="pad")
         pointing(predictor, films(0), ("cam",), arguments.films, "pad 224, seed 0")
+        for size in (320, 448):
+            predictor = ready(work, f"crop{size}", films(0), 0, size=size)
+            pointing(predictor, films(0), ("cam",), arguments.films, f"crop {size}, seed 0")
     if "sanity" in parts:
         print("\n| films | random | rank correlation | SSIM |\n" + "| --- " * 4 + "|")
         sanity(ready(work, "run0", films(0), 0), [path for path, _ in diseased(films(0), "test")][:12], "simulated")
