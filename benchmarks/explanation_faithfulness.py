@@ -90,8 +90,9 @@ def pointing(predictor: Predictor, films: Path, methods: tuple[Method, ...], mos
 def randomise(predictor: Predictor, stages: int, seed: int) -> Predictor:
     """Draw the weights of the last stages of the backbone anew, from the head down (Adebayo et al. 2018, section 3)."""
     rng = torch.Generator().manual_seed(seed)
-    backbone = copy.deepcopy(predictor.engine.backbone)  # type: ignore[attr-defined]
-    network = backbone.network
+    assert isinstance(predictor.engine, TorchEngine)
+    backbone = copy.deepcopy(predictor.engine.backbone)
+    network: Any = backbone.network
     parts = [network.conv_head, *reversed(network.blocks), network.conv_stem]
     for part in parts[:stages]:
         for value in (each.detach() for each in part.parameters()):

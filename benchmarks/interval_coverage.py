@@ -9,7 +9,6 @@ part. The truth is that of a million films. Each row is printed when it is done,
 from __future__ import annotations
 
 import argparse
-import functools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -71,7 +70,6 @@ class Setting:
         p = 1 / (1 + np.exp(-(self.slope * logit + self.shift)))
         return y, p, [str(number) for number in patient] if self.alike else None
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (settings live as long as the program)
     def truth(self) -> tuple[dict[str, float], Floats, Floats]:
         """Every metric, sensitivity at each false-positive rate of `GRID` and precision at each recall of it."""
         rng = np.random.default_rng(0)
@@ -138,8 +136,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
     named = [setting for setting in SETTINGS if arguments.only == setting.name]
     chosen = named or [setting for setting in SETTINGS if arguments.only in setting.name]
     with multiprocessing.Pool(min(arguments.jobs, os.cpu_count() or 1)) as pool:
-        for setting, n in ((setting, n) for setting in chosen for n in arguments.sizes):
-            values, sensitivity, precision = setting.truth()
+        known = ((setting, setting.truth()) for setting in chosen)
+        for (setting, (values, sensitivity, precision)), n in ((each, n) for each in known for n in arguments.sizes):
             if arguments.bands:
                 tasks: Any = [
                     (setting, n, i, sensitivity, precision, arguments.resamples) for i in range(arguments.studies)

@@ -82,7 +82,7 @@ class TorchEngine:
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
-            found, stages = self.backbone.describe(batch)  # type: ignore[operator]
+            found, stages = self.backbone.describe(batch)
             features = pool(found).cpu().numpy()
             return Activations(
                 features, found.contiguous().cpu().numpy() if maps else None, stages.float().cpu().numpy()

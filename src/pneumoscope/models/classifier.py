@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pneumoscope.errors import UsageError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Backbone(nn.Module):
@@ -106,7 +109,7 @@ def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
     return (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
 
 
-def fold_batchnorms(backbone: nn.Module, size: int) -> nn.Module:
+def fold_batchnorms(backbone: Network, size: int) -> Network:
     """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
 
     The pairs are found by running one input and looking at which tensor goes where; the folded network is taken only
