@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from pneumoscope.evaluation.limits import score_limits
 from pneumoscope.evaluation.metrics import measure
-from pneumoscope.evaluation.operating_points import count_points, limit_share, predictive_values
+from pneumoscope.evaluation.operating_points import count_points, predictive_values
 
 
 @settings(deadline=None, max_examples=25)
@@ -43,7 +44,7 @@ def test_limits_are_those_of_wilson(count: int, more: int) -> None:
     n = count + more - 1
     if n:
         expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
-        assert limit_share(count, n, 1.959963984540054) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert score_limits(count / n, n, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_a_published_example_of_bayes_theorem() -> None:
@@ -52,4 +53,4 @@ def test_a_published_example_of_bayes_theorem() -> None:
     assert predictive_values(sensitivity, specificity, 0.75) == pytest.approx((0.88, 0.67), abs=0.005)
     assert predictive_values(sensitivity, specificity, 0.25) == pytest.approx((0.45, 0.95), abs=0.005)
     assert math.isnan(predictive_values(0, 1, 0.5)[0])
-    assert math.isnan(limit_share(0, 0, 1.96)[0])
+    assert math.isnan(score_limits(0, 0, 0.95)[0])

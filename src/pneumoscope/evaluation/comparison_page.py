@@ -18,13 +18,10 @@ from pneumoscope import __version__
 from pneumoscope.evaluation import plots
 from pneumoscope.evaluation.contrasts import Comparison
 from pneumoscope.evaluation.differences import Difference
+from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.pairing import Pairing
 from pneumoscope.outputs import write_text
 
-NAMES = {
-    "accuracy": "Accuracy", "sensitivity": "Sensitivity", "specificity": "Specificity", "auroc": "AUROC",
-    "brier": "Brier score",
-}  # fmt: skip
 SHOWN = 12  # images that are decided differently
 REACHES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the scale that differences are drawn on
 

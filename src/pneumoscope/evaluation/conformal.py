@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.evaluation.limits import score_limits
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
 from pneumoscope.models.bundle import Bundle, Conformal
 
@@ -115,7 +116,5 @@ def _too_many(events: int, films: int, rank: int, count: int) -> bool:
 def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}
-    from scipy.stats import binomtest
-
-    limits = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="wilson")
-    return {"value": float(hits.mean()), "low": float(limits.low), "high": float(limits.high), "n": len(hits)}
+    low, high = score_limits(float(hits.mean()), len(hits), confidence)
+    return {"value": float(hits.mean()), "low": low, "high": high, "n": len(hits)}

@@ -19,6 +19,7 @@ from pneumoscope.evaluation.differences import (
     compare_rates,
 )
 from pneumoscope.evaluation.pairing import Pairing
+from pneumoscope.evaluation.results import without_nan
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of comparison.json; what is undefined is None, as JSON has no nan."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
+        plain: dict[str, Any] = without_nan(asdict(self))
         return plain
 
 
@@ -138,7 +139,7 @@ def to_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """A row for each run but the first and each metric."""
     return [
         {"run": contrast.run, "against": comparison.runs[0], "metric": name}
-        | {key: value for key, value in _without_nan(asdict(one)).items() if key != "bootstrap"}
+        | {key: value for key, value in without_nan(asdict(one)).items() if key != "bootstrap"}
         for contrast in comparison.contrasts
         for name, one in contrast.differences.items()
     ]
@@ -188,11 +189,3 @@ def _find_notes(pairing: Pairing) -> tuple[str, ...]:
             notes.append("Runs decide at thresholds of their own, each as its bundle has it.")
             break
     return tuple(notes)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -168,7 +168,6 @@ def assess(
         found.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
     labels = np.array([bundle.labels.index(str(sample.label)) for _, sample in read])
     patients = [sample.patient for _, sample in read]
-    shares = np.array([[(one.probabilities or {})[name] for name in bundle.labels] for one, _ in read])
     log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
 
     def measured(shares: NDArray[np.float64], threshold: float) -> Evaluation:
@@ -184,7 +183,7 @@ def assess(
             seed=seed,
         )
 
-    evaluation = measured(shares, predictor.threshold)
+    evaluation = measured(np.exp(log_shares), predictor.threshold)
     uncalibrated: Mapping[str, Interval] = {}
     if bundle.calibration.method != "none":
         before = measured(

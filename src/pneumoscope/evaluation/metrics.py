@@ -34,6 +34,11 @@ METRICS: tuple[str, ...] = (
     "brier",
     "ece",
 )
+NAMES = {
+    "accuracy": "Accuracy", "f1": "F1", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "ppv": "PPV", "npv": "NPV", "mcc": "MCC", "auroc": "AUROC", "average_precision": "Average precision",
+    "brier": "Brier score", "ece": "Calibration error",
+}  # fmt: skip
 BINS = 10
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.datasets.sources import Source
+from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.inference.decisions import FOREIGN, parse_rule
 from pneumoscope.models.bundle import Bundle
@@ -20,11 +21,6 @@ from pneumoscope.outputs import write_text
 
 FILE = "README.md"
 FEW = 200  # images of a class, below which a rate's interval is more than about 0.1 wide
-NAMES = {
-    "accuracy": "Accuracy", "f1": "F1", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "ppv": "PPV", "npv": "NPV", "mcc": "MCC", "auroc": "AUROC", "average_precision": "Average precision",
-    "brier": "Brier score", "ece": "Calibration error",
-}  # fmt: skip
 _WITHIN = {"brier": "Brier score", "ece": "calibration error"}  # a sentence
 _OF_GROUPS = ("sensitivity", "specificity", "auroc")
 _ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hugging Face calls them

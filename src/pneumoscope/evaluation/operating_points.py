@@ -71,15 +71,6 @@ def count_from(probabilities: NDArray[np.float64], thresholds: NDArray[np.float6
     return np.asarray(len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds, side="left"))
 
 
-def limit_share(count: float, n: float, z: float) -> tuple[float, float]:
-    """Limits of a binomial share by Wilson (1927); nan without trials."""
-    if not n:
-        return math.nan, math.nan
-    share = count / n
-    centre, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return max(0.0, (centre - reach) / (1 + z**2 / n)), min(1.0, (centre + reach) / (1 + z**2 / n))
-
-
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
     """PPV and NPV by Bayes' theorem; nan where nothing is called so."""
     tp, fp = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)

@@ -11,15 +11,14 @@ import io
 import math
 import re
 import warnings
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.evaluation.intervals import precision_recall_band, roc_band
+from pneumoscope.evaluation.limits import score_limits
 from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
-from pneumoscope.evaluation.operating_points import limit_share
 from pneumoscope.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
@@ -170,8 +169,9 @@ def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats, bef
     `before` are the probabilities before calibration, which are drawn behind.
     """
     predicted, observed, counts = reliability_curve(labels, probabilities)
-    z = NormalDist().inv_cdf((1 + evaluation.confidence) / 2)
-    limits = np.array([limit_share(k, n, z) for k, n in zip(observed * counts, counts, strict=True)])
+    limits = np.array(
+        [score_limits(share, n, evaluation.confidence) for share, n in zip(observed, counts, strict=True)]
+    )
     two = evaluation.positive is not None
 
     def draw(axes: Axes) -> None:

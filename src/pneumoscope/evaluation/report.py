@@ -21,12 +21,12 @@ from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
 from pneumoscope.evaluation.conformal import summarise_decisions
 from pneumoscope.evaluation.figures import draw_figures, draw_learning
 from pneumoscope.evaluation.gallery import Draw, hang
-from pneumoscope.evaluation.metrics import checked
+from pneumoscope.evaluation.limits import score_limits
+from pneumoscope.evaluation.metrics import NAMES, checked
 from pneumoscope.evaluation.operating_points import (
     FEW,
     OperatingPoints,
     count_points,
-    limit_share,
     predictive_values,
 )
 from pneumoscope.evaluation.results import Evaluation, Interval
@@ -35,11 +35,6 @@ from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, parse_r
 from pneumoscope.outputs import write_text
 
 HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1")
-NAMES = {
-    "accuracy": "Accuracy", "f1": "F1", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "ppv": "PPV", "npv": "NPV", "mcc": "MCC", "auroc": "AUROC", "average_precision": "Average precision",
-    "brier": "Brier score", "ece": "Calibration error",
-}  # fmt: skip
 GROUPS = (
     ("Calls", ("accuracy", "f1", "sensitivity", "specificity", "ppv", "npv", "mcc")),
     ("Ranking", ("auroc", "average_precision")),
@@ -203,7 +198,7 @@ def write_report(
         decisions=count_decisions(cases, evaluation, policy),
         points=points,
         start=_describe_start(points, evaluation),
-        rows=tabulate_points(points, evaluation.prevalence) if points else [],
+        rows=tabulate_points(points, evaluation.prevalence, evaluation.confidence) if points else [],
         script=Markup(script) if points else None,  # noqa: S704
         digest=digest,
         subgroups=by_kind(evaluation.subgroups),
@@ -299,14 +294,14 @@ class PointRow:
     own: bool
 
 
-def tabulate_points(points: OperatingPoints, prevalence: float) -> list[PointRow]:
+def tabulate_points(points: OperatingPoints, prevalence: float, confidence: float) -> list[PointRow]:
     """Say what a few thresholds would give, the model's among them, with Wilson's limits."""
     rows = []
     for i, threshold in enumerate(points.thresholds):
         if i == points.start or threshold in FEW:
             right, rejected = points.tp[i], points.negatives - points.fp[i]
             rates = [
-                Interval(count / n, *limit_share(count, n, points.z))
+                Interval(count / n, *score_limits(count / n, n, confidence))
                 for count, n in ((right, points.positives), (rejected, points.negatives))
             ]
             ppv, npv = predictive_values(rates[0].value, rates[1].value, prevalence)
