@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from pneumoscope.images.augmenting import Augmentation, augment
 from pneumoscope.images.preparing import Pixels
 
-EVERYTHING = Augmentation(rotate=15, shift=0.1, zoom=0.2, brightness=0.3, contrast=0.5, gamma=0.7)
+EVERYTHING = Augmentation(
+    rotate=15, shift=0.1, zoom=0.2, stretch=0.3, brightness=0.3, contrast=0.5, gamma=0.7, blur=0.9, noise=0.1
+)
 AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
 seeds = st.integers(0, 2**32 - 1)
 
@@ -57,6 +59,9 @@ def test_no_amounts_leave_the_film_as_it_is_and_the_flip_mirrors_it(seed: int) -
             "rotate": st.floats(0, 180),
             "shift": st.floats(0, 1),
             "zoom": st.floats(0, 0.99),
+            "stretch": st.floats(0, 0.99),
+            "blur": st.floats(0, 0.99),
+            "noise": st.floats(0, 1),
             "brightness": st.floats(0, 1),
             "contrast": st.floats(0, 0.99),
             "gamma": st.floats(0, 3),
@@ -170,3 +175,22 @@ def test_grey_levels_keep_their_order_and_their_bounds(seed: int) -> None:
     contrasted = view(0.4 + ramp * 0.2, seed, contrast=0.3)
     assert contrasted.mean() == pytest.approx(0.5, abs=1e-3)
     assert contrasted.std() == pytest.approx(0.2 * ramp.std(), rel=0.3001)
+
+
+def test_stretching_changes_width_against_height_and_keeps_the_middle() -> None:
+    ratios = []
+    for seed in range(40):
+        seen = view(dot(50, 50), seed, stretch=0.4)
+        rows, columns = np.indices(seen.shape) - 50.0
+        ratios.append(np.sqrt(np.average(columns**2, weights=seen) / np.average(rows**2, weights=seen)))
+        np.testing.assert_allclose(centre(seen), 0, atol=0.6)
+    assert 0.58 < min(ratios) < 0.85
+    assert 1.15 < max(ratios) < 1.42
+
+
+def test_blur_takes_detail_and_keeps_the_brightness() -> None:
+    pixels = film()
+    for seed in range(20):
+        seen = view(pixels, seed, blur=0.5)
+        assert seen.std() <= pixels.std() + 1e-6
+        assert seen.mean() == pytest.approx(pixels.mean(), abs=0.02)

@@ -29,7 +29,7 @@ from pneumoscope.models.backbones import (
     resize_input,
     try_backbone,
 )
-from pneumoscope.models.classifier import Backbone, fold_batchnorms, pool
+from pneumoscope.models.classifier import Backbone, fold_batchnorms, pool, unfold_batchnorms
 
 TORCHVISION = ("resnet50", "resnet18", "densenet121", "efficientnet_b0", "convnext_tiny")
 EGYPTIAN_CAT, TABBY, TIGER_CAT, ESPRESSO = 285, 281, 282, 967
@@ -95,6 +95,23 @@ def test_folded_batchnorms_change_nothing(spec: object) -> None:
         torch.testing.assert_close(folded(inputs), expected, rtol=1e-3, atol=float(1e-4 * expected.abs().max()))
     assert expected.shape[1] == backbone.width
     assert folded is not backbone
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "densenet121", "convnext_tiny"])
+def test_what_a_folded_network_learned_goes_back_into_the_network_it_came_from(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(find_backbone(name)).eval()
+    folded = fold_batchnorms(backbone, 64).requires_grad_(True)
+    inputs = torch.randn(2, 3, 64, 64)
+    before = backbone(inputs).detach()
+    optimizer = torch.optim.Adam(folded.parameters(), 1e-3)
+    folded(inputs).square().mean().backward()
+    optimizer.step()
+    unfold_batchnorms(folded, backbone, 64)
+    with torch.inference_mode():
+        learned, back = folded(inputs), backbone(inputs)
+    torch.testing.assert_close(back, learned, rtol=1e-3, atol=float(1e-4 * learned.abs().max()))
+    assert (back - before).abs().max() > 1e-3 * before.abs().max()
 
 
 def test_any_timm_name_gives_a_square_feature_map() -> None:

@@ -130,6 +130,33 @@ def test_resuming_after_any_epoch_ends_as_if_nothing_had_happened(optimizer: str
         assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
 
 
+def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says() -> None:
+    result = fit(head(), clouds(), settings(schedule="cosine", lr=0.01, patience=20), stage="head", epochs=20)
+    rates = [row["lr"] for row in result.history]
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert rates[0] < 0.002
+    assert rates[-1] < 0.001
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_resuming_under_a_cosine_schedule_goes_on_where_it_was(tmp_path: Path) -> None:
+    chosen = settings(schedule="cosine", lr=0.01, patience=20)
+    whole = fit(head(), clouds(), chosen, stage="head", epochs=6)
+
+    class StopError(Exception):
+        pass
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["epoch"] == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        fit(head(), clouds(), chosen, stage="head", epochs=6, checkpoint=tmp_path / "c.pt", on_epoch=stop)
+    resumed = fit(head(), clouds(), chosen, stage="head", epochs=6, checkpoint=tmp_path / "c.pt")
+    assert resumed.history == whole.history
+    assert all(torch.equal(tensor, whole.state[name]) for name, tensor in resumed.state.items())
+
+
 def test_a_damaged_checkpoint_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "head.pt").write_bytes(b"damaged")
     with pytest.raises(UsageError, match=r"head\.pt: damaged.* --overwrite"):

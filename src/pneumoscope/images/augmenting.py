@@ -18,18 +18,24 @@ class Augmentation:
         rotate: degrees.
         shift: share of the side.
         zoom: share of the scale.
+        stretch: share by which width and height change against each other.
         brightness: added, of the range 0 to 1.
         contrast: share, around the film's mean.
         gamma: logarithm of the exponent.
+        blur: share of the resolution that is lost, between nothing and this.
+        noise: standard deviation of Gaussian noise, of the range 0 to 1, between nothing and this.
     """
 
     flip: float = 0.5
     rotate: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
+    stretch: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
 
 def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, flip: bool) -> Pixels:
@@ -45,28 +51,50 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
         float32 (S, S) in [0, 1].
     """
     a = augmentation
-    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma = rng.uniform(-1, 1, 7).astype(np.float32)
-    if a.rotate or a.shift or a.zoom:
-        film = _move(film, np.deg2rad(a.rotate * rotate), 1 + a.zoom * zoom, a.shift * shift_x, a.shift * shift_y)
+    drawn, grain = rng.uniform(-1, 1, 10).astype(np.float32), int(rng.integers(2**32))
+    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise = drawn
+    if a.rotate or a.shift or a.zoom or a.stretch:
+        scale = 1 + a.zoom * zoom
+        ratio = np.sqrt(1 + a.stretch * stretch)
+        film = _move(
+            film, np.deg2rad(a.rotate * rotate), (scale * ratio, scale / ratio), (a.shift * shift_x, a.shift * shift_y)
+        )
+    if a.blur:
+        film = _coarsen(film, 1 - a.blur * abs(blur))
     if a.gamma:
         film = film ** np.exp(a.gamma * gamma)
     if a.contrast or a.brightness:
         mean = film.mean()
         film = (film - mean) * (1 + a.contrast * contrast) + mean + a.brightness * brightness
+    if a.noise:
+        film = film + a.noise * abs(noise) * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
     film = np.clip(film, 0.0, 1.0)
     return film[:, ::-1] if flip else film
 
 
-def _move(film: Pixels, angle: float, zoom: float, shift_x: float, shift_y: float) -> Pixels:
-    """Rotate and zoom about the centre, then shift; what comes from outside is black."""
+def _move(film: Pixels, angle: float, zoom: tuple[float, float], shift: tuple[float, float]) -> Pixels:
+    """Zoom along width and height and rotate about the centre, then shift; what comes from outside is black."""
     from PIL import Image
 
     size = film.shape[0]
     centre = size / 2
-    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-    x, y = centre + shift_x * size, centre + shift_y * size
-    matrix = (cos, sin, centre - cos * x - sin * y, -sin, cos, centre + sin * x - cos * y)
+    cos, sin = np.cos(angle), np.sin(angle)
+    xx, xy, yx, yy = cos / zoom[0], sin / zoom[0], -sin / zoom[1], cos / zoom[1]
+    x, y = (centre + part * size for part in shift)
+    matrix = (xx, xy, centre - xx * x - xy * y, yx, yy, centre - yx * x - yy * y)
     moved = Image.fromarray(film).transform(
         (size, size), Image.Transform.AFFINE, tuple(float(value) for value in matrix), Image.Resampling.BILINEAR
     )
     return np.asarray(moved, np.float32)
+
+
+def _coarsen(film: Pixels, share: float) -> Pixels:
+    """Leave a share of the resolution."""
+    from PIL import Image
+
+    size = film.shape[0]
+    small = max(8, round(size * share))
+    if small >= size:
+        return film
+    coarse = Image.fromarray(film).resize((small, small), Image.Resampling.BOX)
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32)

@@ -112,8 +112,8 @@ def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 def fold_batchnorms(backbone: Network, size: int) -> Network:
     """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
 
-    The pairs are found by running one input and looking at which tensor goes where; the folded network is taken only
-    where it gives the same output (to 1e-3 of its range), else a copy of the network as it was.
+    The folded network is taken only where it gives the same output (to 1e-3 of its range), else a copy of the network
+    as it was.
 
     Args:
         backbone: in evaluation mode; it is left alone.
@@ -124,27 +124,11 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
     folded = copy.deepcopy(backbone)
-    made_by: dict[int, nn.Conv2d] = {}
-    alive: list[Tensor] = []  # keeps every tensor, so that no id is given twice
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-
-    def note_conv(layer: nn.Module, _: object, output: Tensor) -> None:
-        if isinstance(layer, nn.Conv2d):
-            made_by[id(output)] = layer
-            alive.append(output)
-
-    def note_norm(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(layer, nn.BatchNorm2d) and id(inputs[0]) in made_by:
-            pairs.append((made_by[id(inputs[0])], layer))
-
-    hooks = [layer.register_forward_hook(note_conv) for layer in folded.modules() if isinstance(layer, nn.Conv2d)]
-    hooks += [layer.register_forward_pre_hook(note_norm) for layer in batchnorms(folded)]
     with torch.no_grad():
-        probe = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
-        before = folded(probe)
-        for hook in hooks:
-            hook.remove()
-        for conv, norm in pairs:
+        pairs, before = _find_pairs(folded, size)
+        for conv, norm in ((folded.get_submodule(one), folded.get_submodule(other)) for one, other in pairs):
+            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                continue
             if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
                 return copy.deepcopy(backbone)
             weight, bias = fuse_conv_bn_weights(
@@ -152,9 +136,70 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
             )
             conv.weight, conv.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
             _pass_through(norm)
-        after = folded(probe)
+        after = folded(_probe(size))
     close = (after - before).abs().max() <= 1e-3 * before.abs().max()
     return folded if bool(close) else copy.deepcopy(backbone)
+
+
+def unfold_batchnorms(folded: nn.Module, backbone: nn.Module, size: int) -> None:
+    """Give a backbone the weights that its folded copy has by now.
+
+    A batch norm that was folded is left to add its convolution's bias, and does nothing else.
+
+    Args:
+        folded: what `fold_batchnorms` made of the backbone, trained since.
+        backbone: in evaluation mode; its weights are replaced.
+        size: side S of its input.
+    """
+    state = folded.state_dict()
+    with torch.no_grad():
+        pairs, _ = _find_pairs(backbone, size)
+    for conv, norm in pairs:
+        layer = backbone.get_submodule(norm)
+        if not _is_passed_through(folded.get_submodule(norm)) or not isinstance(layer, nn.BatchNorm2d):
+            continue
+        bias = state.pop(f"{conv}.bias")
+        if getattr(backbone.get_submodule(conv), "bias", None) is not None:
+            state[f"{conv}.bias"] = torch.zeros_like(bias)
+        state[f"{norm}.bias"] = bias
+        state[f"{norm}.weight"] = torch.ones_like(bias)
+        state[f"{norm}.running_mean"] = torch.zeros_like(bias)
+        state[f"{norm}.running_var"] = torch.full_like(bias, 1 - layer.eps)
+    backbone.load_state_dict(state)
+
+
+def _probe(size: int) -> Tensor:
+    return torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size)
+
+
+def _find_pairs(network: nn.Module, size: int) -> tuple[list[tuple[str, str]], Tensor]:
+    """Names of convolutions and of the batch norms that take their output, and the network's output.
+
+    One input is run to see which tensor goes where.
+    """
+    made_by: dict[int, str] = {}
+    alive: list[Tensor] = []  # keeps every tensor, so that no id is given twice
+    pairs: list[tuple[str, str]] = []
+
+    def note_conv(name: str, output: Tensor) -> None:
+        made_by[id(output)] = name
+        alive.append(output)
+
+    def note_norm(name: str, taken: Tensor) -> None:
+        if id(taken) in made_by:
+            pairs.append((made_by[id(taken)], name))
+
+    hooks = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            hooks.append(layer.register_forward_hook(lambda _, __, output, name=name: note_conv(name, output)))
+        elif isinstance(layer, nn.BatchNorm2d):
+            hooks.append(layer.register_forward_pre_hook(lambda _, inputs, name=name: note_norm(name, inputs[0])))
+    device = next(network.parameters()).device
+    output = network(_probe(size).to(device))
+    for hook in hooks:
+        hook.remove()
+    return pairs, output
 
 
 def _pass_through(norm: nn.BatchNorm2d) -> None:
@@ -166,3 +211,7 @@ def _pass_through(norm: nn.BatchNorm2d) -> None:
         return act(outputs) if isinstance(act, nn.Module) else outputs
 
     norm.forward = forward  # type: ignore[method-assign,assignment]
+
+
+def _is_passed_through(norm: nn.Module) -> bool:
+    return "forward" in vars(norm)

@@ -26,6 +26,10 @@ Ints = NDArray[np.int64]
 class Batches(Protocol):
     """Training batches by epoch, and validation batches that are always the same."""
 
+    @property
+    def steps(self) -> int:
+        """How many batches an epoch has."""
+
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (inputs, class indices) of one epoch, numbered from 1."""
 
@@ -51,6 +55,17 @@ class Draw:
     sampling: bool
     seed: int
 
+    @property
+    def steps(self) -> int:
+        """How many batches an epoch has."""
+        return len(self._starts())
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, len(self.targets), self.batch_size))
+        if len(starts) > 1 and len(self.targets) - starts[-1] == 1:
+            starts.pop()  # one image alone has no batch statistics; it goes with the batch before
+        return starts
+
     def epoch(self, number: int) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
         """Indices and flips of each batch of an epoch."""
         rng = np.random.default_rng([self.seed, number])
@@ -62,9 +77,7 @@ class Draw:
         else:
             order = rng.permutation(n)
         flips = rng.random(n) < self.flip
-        starts = list(range(0, n, self.batch_size))
-        if len(starts) > 1 and n - starts[-1] == 1:
-            starts.pop()  # one image alone has no batch statistics; it goes with the batch before
+        starts = self._starts()
         for start, stop in zip(starts, [*starts[1:], n], strict=True):
             yield order[start:stop], flips[start:stop]
 
@@ -87,6 +100,11 @@ class FeatureBatches:
         self._train = torch.from_numpy(train).to(device)
         self._targets = torch.from_numpy(draw.targets).to(device)
         self._val = torch.from_numpy(val).to(device), torch.from_numpy(val_targets).to(device)
+
+    @property
+    def steps(self) -> int:
+        """How many batches an epoch has."""
+        return self._draw.steps
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of features (B, D) and class indices."""
@@ -129,6 +147,11 @@ class RadiographBatches:
         self._spec = spec
         self._augmentation = augmentation
         self._device = device
+
+    @property
+    def steps(self) -> int:
+        """How many batches an epoch has."""
+        return self._draw.steps
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of random views (B, 3, S, S) and class indices."""

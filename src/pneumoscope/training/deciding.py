@@ -47,11 +47,14 @@ def fit_decisions(
 ) -> Decisions:  # fmt: skip
     """Fit all of it: the guard on training films, everything else on validation films.
 
+    Where there are random views of them, calibration and threshold go by all views, and what has a promise to keep by
+    one view a film, drawn at random: it is to hold for films taken, scanned and cut a little differently.
+
     Probabilities are stated for the training films' shares of the classes (validation films are often drawn in equal
     numbers), or for `settings.prevalence`.
 
     Args:
-        train: with the features (N, V, D) of the trained backbone; the first view is the film as it is.
+        train: with what the trained backbone makes of the films.
         val: likewise.
         weight: (1, D) or (C, D), the head's.
         bias: (1,) or (C,).
@@ -62,25 +65,28 @@ def fit_decisions(
     trained = shares if settings.balance == "none" else np.full(len(classes), 1 / len(classes))
     if settings.prevalence is not None:
         shares = np.array([1 - settings.prevalence, settings.prevalence])
-    logits = score(val.features[:, 0], weight, bias)
+    films, views = val.stages.shape[:2]
+    logits = score(val.features[:, :views].reshape(films * views, -1), weight, bias)
+    targets = np.repeat(val.targets, views)
+    one_each = np.arange(films) * views + np.random.default_rng(settings.seed).integers(views, size=films)
     calibration = fit_calibration(
         logits,
-        val.targets,
+        targets,
         method=settings.calibration,
         shares=shares.tolist(),
         trained=trained.tolist(),
-        patients=[sample.patient for sample in val.samples],
+        patients=[sample.patient or f"film {i}" for i, sample in enumerate(val.samples) for _ in range(views)],
         seed=settings.seed,
     )
     probabilities = np.exp(calibrate(logits, calibration))
-    weights = (shares / np.maximum(np.bincount(val.targets, minlength=len(classes)), 1))[val.targets]
+    weights = (shares / np.maximum(np.bincount(targets, minlength=len(classes)), 1))[targets]
     threshold = (
-        choose_threshold(settings.threshold, val.targets, probabilities[:, 1], weights * len(weights))
+        choose_threshold(settings.threshold, targets, probabilities[:, 1], weights * len(weights))
         if len(classes) == 2
         else 0.5
     )
-    guard = fit_guard(train.stages)
-    far = guard.distance(val.stages)
+    guard = fit_guard(train.stages.reshape(-1, train.stages.shape[-1]))
+    far = guard.distance(val.stages.reshape(films * views, -1)[one_each])
     distances = {name: tuple(np.sort(far[val.targets == i]).tolist()) for i, name in enumerate(classes)}
     novelty = Novelty(settings.false_alarms, distances)
     counts = np.bincount(val.targets, minlength=len(classes))
@@ -98,7 +104,7 @@ def fit_decisions(
     return Decisions(
         calibration,
         threshold,
-        fit_conformal(val.targets, probabilities, classes, settings.error_rate),
+        fit_conformal(val.targets, probabilities[one_each], classes, settings.error_rate),
         novelty,
         {f"novelty.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in guard.arrays().items()},
         tuple(notes),

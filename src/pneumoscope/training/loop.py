@@ -75,6 +75,7 @@ def fit(
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
     )
+    peaks = [group["lr"] for group in optimizer.param_groups]
     averaged = _average(model, settings.ema) if settings.ema else None
     judged = averaged.module if averaged is not None else model
     moving: dict[str, Any] = {"model": model, "optimizer": optimizer, "plateau": plateau}
@@ -82,17 +83,27 @@ def fit(
         moving["averaged"] = averaged
     progress = _resume(checkpoint, moving) if checkpoint is not None and checkpoint.exists() else Fit()
 
+    def set_rates(epoch: int, step: int) -> None:
+        if settings.schedule == "cosine":
+            factor = _cosine((epoch - 1 + step / batches.steps) / epochs)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
     for epoch in range(len(progress.history) + 1, epochs + 1):
         if progress.finished:
             break
         torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout, where a backbone has it
+        set_rates(epoch, 0)
         row: dict[str, Any] = {"stage": stage, "epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-            row["train_loss"] = _train_epoch(model, batches, epoch, optimizer, averaged, class_weights, settings)
+            row["train_loss"] = _train_epoch(
+                model, batches, epoch, optimizer, averaged, class_weights, settings, set_rates
+            )
             row["val_loss"], row["val_accuracy"] = _validate(judged, batches, val_class_weights, settings)
         if not math.isfinite(row["train_loss"] + row["val_loss"]):
             raise DataError(f"{stage}, epoch {epoch}: the loss is no longer finite. Lower the learning rate with --lr.")
-        plateau.step(row["val_loss"])
+        if settings.schedule == "plateau":
+            plateau.step(row["val_loss"])
         progress.history.append(row)
         if row["val_loss"] < progress.best_loss:
             progress.best_loss, progress.best_epoch = row["val_loss"], epoch
@@ -168,10 +179,12 @@ def _train_epoch(
     averaged: torch.optim.swa_utils.AveragedModel | None,
     class_weights: Tensor | None,
     settings: Settings,
+    set_rates: Callable[[int, int], None],
 ) -> float:
     model.train()
     total, count = 0.0, 0
-    for inputs, targets in batches.training(epoch):
+    for step, (inputs, targets) in enumerate(batches.training(epoch)):
+        set_rates(epoch, step)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             logits = model(inputs)
         loss = compute_loss(logits.float(), targets, class_weights)
@@ -217,6 +230,11 @@ def _build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimi
         return torch.optim.SGD(described, momentum=settings.momentum, weight_decay=settings.weight_decay)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(described, weight_decay=settings.weight_decay)
+
+
+def _cosine(share: float) -> float:
+    """Factor of the learning rate after a share of training: a tenth of warming up, then half a cosine down to 0."""
+    return min(1.0, 0.01 + share / 0.1) if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
 def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:

@@ -21,7 +21,7 @@ class Settings:
     """All that fixes a run. Each field is an option of `train` and a key of its YAML file."""
 
     data: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
-    recipe: Annotated[str, Doc("What the other settings start from: baseline, head or finetune.")] = "baseline"
+    recipe: Annotated[str, Doc("What the other settings start from: baseline, head, finetune or best.")] = "baseline"
 
     positive: Annotated[str | None, Doc("The positive class of two; PNEUMONIA where there is one.")] = None
     patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
@@ -56,6 +56,11 @@ class Settings:
     backbone_lr: Annotated[float, Gt(0), Doc("Learning rate of the backbone, where it is trained.")] = 1e-4
     momentum: Annotated[float, Interval(ge=0, lt=1), Doc("Momentum of sgd.")] = 0.9
     weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
+    schedule: Annotated[
+        Literal["plateau", "cosine"],
+        Doc("How learning rates fall: when validation stalls, or steadily to nothing after a short rise (backbone)."),
+    ] = "plateau"
+    min_steps: Annotated[int, Ge(0), Doc("Epochs are added until so many batches are made (backbone).")] = 0
     plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
     plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2
     patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops.")] = 5
@@ -69,9 +74,17 @@ class Settings:
     rotate: Annotated[Amount, Doc("Random rotation, up to this many degrees (with --train-backbone).")] = 0.0
     shift: Annotated[Amount, Doc("Random shift, up to this share of the side (with --train-backbone).")] = 0.0
     zoom: Annotated[float, Interval(ge=0, lt=1), Doc("Random zoom, up to this share (with --train-backbone).")] = 0.0
+    stretch: Annotated[
+        float, Interval(ge=0, lt=1), Doc("Random change of width against height, up to this share (likewise).")
+    ] = 0.0
     brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
     contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
     gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
+    blur: Annotated[float, Interval(ge=0, lt=1), Doc("Random loss of resolution, up to this share (likewise).")] = 0.0
+    noise: Annotated[Amount, Doc("Random noise, up to this standard deviation of the range (likewise).")] = 0.0
+    views: Annotated[
+        int, Interval(ge=0, le=100), Doc("Fit decisions on so many random views of each film, too (--train-backbone).")
+    ] = 0
 
     calibration: Annotated[
         Literal["auto", "none", "temperature", "platt", "isotonic"],
@@ -98,7 +111,7 @@ class Settings:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        still = ("rotate", "shift", "zoom", "brightness", "contrast", "gamma")
+        still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise")
         if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
             raise UsageError(
                 f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "
@@ -146,6 +159,33 @@ def find_recipe(name: str) -> dict[str, Any]:
             "gamma": 0.2,
             "calibration": "auto",
             "threshold": "youden",
+        },
+        "best": {
+            "fit": "squash",
+            "train_backbone": True,
+            "freeze_batchnorm": True,
+            "warmup_epochs": 50,
+            "epochs": 6,
+            "min_steps": 250,
+            "schedule": "cosine",
+            "patience": 1000,
+            "optimizer": "adamw",
+            "weight_decay": 2e-2,
+            "lr": 1e-3,
+            "backbone_lr": 3e-4,
+            "ema": 0.97,
+            "balance": "sampling",
+            "rotate": 7.0,
+            "shift": 0.05,
+            "zoom": 0.1,
+            "stretch": 0.1,
+            "brightness": 0.1,
+            "contrast": 0.3,
+            "gamma": 0.3,
+            "blur": 0.5,
+            "views": 4,
+            "calibration": "auto",
+            "threshold": "sensitivity>=0.97",
         },
     }
     if name not in recipes:

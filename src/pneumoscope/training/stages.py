@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augmenting import Augmentation
 from pneumoscope.images.preparing import InputSpec
-from pneumoscope.models.classifier import Backbone, Classifier
+from pneumoscope.models.classifier import Backbone, Classifier, fold_batchnorms, unfold_batchnorms
 from pneumoscope.training.batches import Batches, Draw, FeatureBatches, RadiographBatches
 from pneumoscope.training.loop import choose_precision, fit
 from pneumoscope.training.recipes import Settings
@@ -32,8 +32,8 @@ class Split:
     Attributes:
         samples: N films.
         targets: (N,) class indices.
-        features: float32 (N, V, D), the film's and perhaps its mirror image's.
-        stages: float32 (N, E), what the novelty guard looks at.
+        features: float32 (N, V, D), of the film as it is and perhaps of its mirror image or of random views.
+        stages: float32 (N, W, E), what the novelty guard looks at, of the film and of the same random views.
     """
 
     samples: Sequence[Sample]
@@ -75,7 +75,8 @@ class Stages:
         """Train the head, or warm it up and then train all; give the history and the row of the best epoch."""
         network = self.network
         network.head.to(network.device)
-        exact = dataclasses.replace(settings, precision="float32")  # a head on cached features gains nothing from less
+        # A head on cached features gains nothing from less precision, and knows best itself when it is done.
+        exact = dataclasses.replace(settings, precision="float32", schedule="plateau")
         if not settings.train_backbone:
             return self._run_stage("head", network.head, self._features(settings), exact, settings.epochs)
         history: list[dict[str, Any]] = []
@@ -86,13 +87,17 @@ class Stages:
             )
         model = self._classifier(settings)
         warmed_up = copy.deepcopy(model.state_dict())
-        later, best = self._run_stage("finetune", model, self._films(settings), settings, settings.epochs)
+        films = self._films(settings)
+        epochs = max(settings.epochs, math.ceil(settings.min_steps / films.steps))
+        later, best = self._run_stage("finetune", model, films, settings, epochs)
         if warm["val_loss"] < best["val_loss"]:
             logging.getLogger("pneumoscope").warning(
                 "Training all layers did not improve on the head alone, which is the model."
             )
             model.load_state_dict(warmed_up)
             best = warm
+        if model.backbone is not network.backbone:
+            unfold_batchnorms(model.backbone.cpu(), network.backbone.cpu().eval(), network.input.size)
         return history + later, best
 
     def choose_precision(self, settings: Settings) -> Literal["float32", "bfloat16"]:
@@ -131,21 +136,24 @@ class Stages:
         )
 
     def _films(self, settings: Settings) -> RadiographBatches:
-        amounts = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)}
         return RadiographBatches(
             self._draw(settings),
             self.train.samples,
             self.val.samples,
             self.val.targets,
             self.network.input,
-            Augmentation(**amounts),
+            find_augmentation(settings),
             self.network.device,
         )
 
     def _classifier(self, settings: Settings) -> Classifier:
+        """The network as it is trained; batch norms that keep their statistics are folded, which halves the time."""
         network = self.network
+        backbone = network.backbone
+        if settings.train_backbone and settings.freeze_batchnorm:
+            backbone = fold_batchnorms(backbone.cpu().eval(), network.input.size)
         model = Classifier(
-            network.backbone,
+            backbone,
             network.head,
             frozen=not settings.train_backbone,
             freeze_batchnorm=settings.freeze_batchnorm,
@@ -157,3 +165,8 @@ class Stages:
         counts = np.bincount(self.train.targets, minlength=self.network.classes)
         weights = len(self.train.targets) / (self.network.classes * counts)
         return torch.from_numpy(weights.astype(np.float32)).to(self.network.device)
+
+
+def find_augmentation(settings: Settings) -> Augmentation:
+    """The random views that settings ask for."""
+    return Augmentation(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import shlex
@@ -51,7 +52,8 @@ from pneumoscope.outputs import claim_folder, format_rows, write_text
 from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
 from pneumoscope.training.records import log_to, read_history, resume_settings
-from pneumoscope.training.stages import Network, Split, Stages
+from pneumoscope.training.stages import Network, Split, Stages, find_augmentation
+from pneumoscope.training.views import add_views, describe
 
 Progress = Callable[[str, int, int], None]
 _CHECKPOINTS = "checkpoints"
@@ -266,8 +268,7 @@ class _Job:
         )
         write_text(self.folder / "history.csv", "".join(format_rows(history)))
         if self.settings.train_backbone:  # features of the network as it has become
-            engine = TorchEngine(backbone, self.input.size, self.device.type)
-            splits = {name: self._refresh(splits[name], engine) for name in ("train", "val")}
+            splits = self._see_again(splits, TorchEngine(backbone, self.input.size, self.device.type))
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
         for note in decisions.notes:
@@ -375,7 +376,7 @@ class _Job:
                 if extract.features is None or extract.stages is None:
                     unreadable.append(str(extract.error))
                 else:
-                    read.append((place, extract.features, extract.stages))
+                    read.append((place, extract.features, extract.stages[None]))
             if read:
                 targets = [self.classes.index(str(self.samples[i].label)) for i, *_ in read]
                 splits[split] = Split(
@@ -392,14 +393,18 @@ class _Job:
             require_classes(readable, "after unreadable images were left out")
         return splits, Films(self.samples, digests, errors, records)
 
-    def _refresh(self, split: Split, engine: TorchEngine) -> Split:
-        """The same films with the features that an engine gives them now."""
-        found = extract_features(split.samples, engine, self.input, cache=self.cache)
-        read = [(one.features, one.stages) for one in found if one.features is not None and one.stages is not None]
-        if len(read) < len(split.samples):
-            raise DataError(f"{self.settings.data}: a film that was read before cannot be read any more. Start again.")
-        features, stages = (np.stack(column) for column in zip(*read, strict=True))
-        return dataclasses.replace(split, features=features, stages=stages)
+    def _see_again(self, splits: Mapping[str, Split], engine: TorchEngine) -> dict[str, Split]:
+        """What the trained backbone makes of the films that decisions are fitted on, and of random views of them."""
+        settings, seen = self.settings, {}
+        augmentation = find_augmentation(settings)
+        for name in ("train", "val"):
+            split = describe(splits[name], engine, self.input, self.cache)
+            if settings.views:
+                count = settings.views if name == "val" else 1  # the guard looks at many training films
+                tell = functools.partial(self.progress, "Random views")
+                split = add_views(split, engine, self.input, augmentation, count, settings.seed, tell)
+            seen[name] = split
+        return seen
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)

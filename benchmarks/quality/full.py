@@ -1,0 +1,46 @@
+"""The full task: cross-validation by patient on the 5,216 training films."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+
+import numpy as np
+from protocol import METRICS, Result, arguments, complete, draw_folds, print_table, read_kermany, summarise
+
+from pneumoscope.evaluation.intervals import group
+from pneumoscope.evaluation.limits import rate_limits
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--recipes", default="baseline,head,best")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1, help="divisions into folds")
+    options = parser.parse_args()
+    samples = read_kermany(options.data)
+    rows = []
+    for recipe in options.recipes.split(","):
+        results = [
+            complete(films, options.runs / f"full-{recipe}-{seed}-{fold}", recipe=recipe, seed=seed)
+            for seed in range(options.seeds)
+            for fold, films in enumerate(draw_folds(samples, options.folds, seed))
+        ]
+        rows.append([recipe, *summarise(results), pool_accuracy(results[: options.folds])])
+    print_table(["recipe", *METRICS, "a fold", "accuracy of all films, 95 % interval"], rows)
+
+
+def pool_accuracy(results: Sequence[Result]) -> str:
+    """Share of all films, each tested in its fold, that were called right; with an interval by patient."""
+    rows = []
+    for result in results:
+        with (result.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["call"]]
+    right = np.array([row["call"] == row["label"] for row in rows])
+    clusters = group([row["patient"] or None for row in rows], len(rows))
+    low, high = rate_limits(right, np.ones(len(rows), bool), clusters, 0.95)
+    return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the quality benchmarks share: patient-disjoint draws of the Kermany films, and runs that are made once.
+
+Every run is an ordinary `pneumoscope.train` on a table of films. A run that is finished is taken as it is, so that a
+benchmark that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumoscope.datasets.duplicates import group_identical
+from pneumoscope.datasets.samples import Sample, read_samples, write_samples
+from pneumoscope.datasets.splitting import fold_samples, split_samples
+from pneumoscope.inference.features import FeatureCache, default_cache_path
+from pneumoscope.training.train import train
+
+METRICS = ("accuracy", "f1", "sensitivity", "specificity", "auroc")
+TRANSFERS = (("NORMAL2-IM", "bacteria"), ("NORMAL2-IM", "virus"), ("IM", "virus"), ("IM", "bacteria"))
+_SERIES = re.compile(r"(NORMAL2-IM|IM)-|person\d+_(bacteria|virus)_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run: its folder, metrics on its test films, seconds it took."""
+
+    folder: Path
+    metrics: dict[str, dict[str, float]]
+    seconds: float
+
+    def value(self, metric: str) -> float:
+        """A metric without its interval."""
+        return self.metrics[metric]["value"]
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments that every script takes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where the runs are kept")
+    return parser
+
+
+def read_kermany(data: Path) -> list[Sample]:
+    """All 5,216 films, without splits."""
+    return [dataclasses.replace(sample, split=None) for sample in read_samples(data / "kermany-train-224")]
+
+
+def draw_small(samples: Sequence[Sample], seed: int, train_count: int = 200, val_count: int = 100) -> list[Sample]:
+    """As many films of each class for training and validation as in seed-400, by patient; all others are the test."""
+    drawn = split_samples(
+        samples,
+        test_count=val_count,
+        val_count=train_count,
+        balanced=("val", "test"),
+        groups=group_identical(samples),
+        seed=seed,
+    )
+    roles = {"test": "val", "val": "train", "train": "test"}
+    return [dataclasses.replace(sample, split=roles[str(sample.split)]) for sample in drawn]
+
+
+def draw_folds(samples: Sequence[Sample], folds: int, seed: int) -> list[list[Sample]]:
+    """Cross-validation by patient; each fold's validation films are drawn from what it does not test."""
+    return fold_samples(samples, folds, groups=group_identical(samples), seed=seed)
+
+
+def draw_transfer(samples: Sequence[Sample], tested: tuple[str, str], seed: int) -> list[Sample]:
+    """Test films from one series of normal and one of pneumonia films, everything else from the other two."""
+    split = [
+        dataclasses.replace(sample, split="test" if series_of(sample) in tested else "train") for sample in samples
+    ]
+    return split_samples(split, groups=group_identical(samples), seed=seed)
+
+
+def series_of(sample: Sample) -> str:
+    """IM, NORMAL2-IM, bacteria or virus."""
+    found = _SERIES.match(sample.path.name)
+    if found is None:
+        raise SystemExit(f"{sample.path}: not named like a film of the Kermany data.")
+    return str(found.group(1) or found.group(2))
+
+
+def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
+    """Train and test, unless that was done before with the same settings.
+
+    Args:
+        samples: with splits, or a folder that has them.
+        folder: of the run.
+        **settings: as of `pneumoscope.train`.
+    """
+    mark = folder / "benchmark.json"
+    if mark.exists():
+        done = json.loads(mark.read_text(encoding="utf-8"))
+        if done["settings"] == json.loads(json.dumps(settings)):
+            return Result(folder, done["metrics"], done["seconds"])
+    data = samples
+    if not isinstance(samples, Path):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        data = folder.parent / f"{folder.name}.csv"
+        write_samples(data, samples)
+    start = time.perf_counter()
+    with FeatureCache(default_cache_path()) as cache:
+        run = train(str(data), folder, overwrite=folder.exists(), cache=cache, audit=False, **settings)
+    seconds = time.perf_counter() - start
+    metrics = {name: dataclasses.asdict(run.evaluation.metrics[name]) for name in METRICS}
+    mark.write_text(json.dumps({"settings": settings, "metrics": metrics, "seconds": seconds}), encoding="utf-8")
+    print(f"{folder}: {seconds:.0f} s, " + ", ".join(f"{m} {metrics[m]['value']:.4f}" for m in METRICS), flush=True)
+    return Result(folder, metrics, seconds)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as a cell of a table."""
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table in Markdown."""
+    print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(str(cell) for cell in row)} |")
+
+
+def summarise(results: Sequence[Result]) -> list[str]:
+    """Each metric's mean and standard deviation, and the seconds a run took."""
+    return [spread([result.value(metric) for result in results]) for metric in METRICS] + [
+        f"{np.mean([result.seconds for result in results]):.0f} s"
+    ]

@@ -1,0 +1,95 @@
+"""Films as a trained network sees them: as they are, and in random views as another day could have given."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import DataError
+from pneumoscope.images.augmenting import Augmentation, augment
+from pneumoscope.images.preparing import InputSpec
+from pneumoscope.inference.engines import Engine
+from pneumoscope.inference.features import FeatureCache, extract_features, read_input
+from pneumoscope.training.stages import Split
+
+Floats = NDArray[np.float32]
+
+
+def describe(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache | None = None) -> Split:
+    """The same films with what an engine makes of them now.
+
+    Raises:
+        DataError: a film cannot be read any more.
+    """
+    found = extract_features(split.samples, engine, spec, cache=cache)
+    read = [(one.features, one.stages[None]) for one in found if one.features is not None and one.stages is not None]
+    if len(read) < len(split.samples):
+        raise DataError("A film that was read before cannot be read any more. Start again.")
+    features, stages = (np.stack(column) for column in zip(*read, strict=True))
+    return dataclasses.replace(split, features=features, stages=stages)
+
+
+def add_views(
+    split: Split,
+    engine: Engine,
+    spec: InputSpec,
+    augmentation: Augmentation,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Split:
+    """Add what an engine makes of `count` random views of each film, as training draws them.
+
+    Args:
+        split: with features and stages of the films as they are.
+        engine: runs the trained backbone.
+        spec: its input.
+        augmentation: how far a view may be from its film.
+        count: views a film.
+        seed: fixes them.
+        progress: called with the number of films done, and of all.
+    """
+    features, stages = [], []
+    for done, inputs in enumerate(_draw(split.samples, spec, augmentation, count, seed), 1):
+        seen = engine.run(inputs)
+        features.append(seen.features)
+        stages.append(seen.features if seen.stages is None else seen.stages)
+        progress(done, len(split.samples))
+    return dataclasses.replace(
+        split,
+        features=np.concatenate([split.features[:, :1], np.stack(features)], axis=1),
+        stages=np.concatenate([split.stages[:, :1], np.stack(stages)], axis=1),
+    )
+
+
+def _draw(
+    samples: Sequence[Sample], spec: InputSpec, augmentation: Augmentation, count: int, seed: int
+) -> Iterator[Floats]:
+    """Views (count, 3, S, S) of one film after the other, read ahead by a few threads."""
+
+    def views(place: int) -> Floats:
+        rng = np.random.default_rng([seed, 0, place])  # epochs of training are numbered from 1
+        flips = rng.random(count) < augmentation.flip
+        drawn = iter(flips.tolist())
+        return np.stack(
+            [
+                read_input(samples[place], spec, lambda film: augment(film, augmentation, rng, next(drawn)))
+                for _ in range(count)
+            ]
+        )
+
+    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
+        ahead: deque[Future[Floats]] = deque()
+        for place in range(len(samples)):
+            ahead.append(pool.submit(views, place))
+            if len(ahead) > 16:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
