@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.models import shipped
 from pneumoscope.training.train import Run, train
 
 
@@ -45,3 +46,19 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `films`; tests read it and change nothing."""
     return train(films, tmp_path_factory.mktemp("runs") / "run", epochs=3)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation that no model ships with; what is put there ships."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    monkeypatch.setattr(shipped, "zoo", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def simulated_model(zoo: Path, run: Run) -> str:
+    """The name of the default model, as if `run` had made it."""
+    (zoo / shipped.DEFAULT).symlink_to(run.bundle)
+    return shipped.DEFAULT

@@ -314,7 +314,6 @@ def test_a_damaged_bundle_ends_in_exit_code_4(command: Command, run: Run, film: 
         (["train", "films", "--config", "wrong.yaml", "--out", "r"], "leraning_rate"),
         (["train", "films", "--device", "abacus", "--out", "r"], "cpu"),
         (["train", "films", "--resume", "--out", "r"], "no run to resume"),
-        (["predict", "films/x.png"], "--model"),
         (["predict", "--nonsense"], "nonsense"),
         (["nonsense"], "nonsense"),
         (["data", "split", "films", "--out", "s.csv", "--test-fraction", "2"], "between 0 and 1"),

@@ -12,6 +12,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli_data import data_app
+from pneumoscope.cli_models import Model, backbones, introduce, models
 from pneumoscope.cli_options import (
     AllowModality,
     Device,
@@ -26,8 +27,8 @@ from pneumoscope.cli_options import (
     open_cache,
 )
 from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.models.shipped import find_shipped
 from pneumoscope.terminal import (
-    open_console,
     print_audit,
     print_comparison,
     print_evaluation,
@@ -141,7 +142,7 @@ def train(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, a run that holds one, or the name of a model that ships.")],
     data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
     out: Out,
     split: Annotated[
@@ -196,7 +197,7 @@ def evaluate(
 @app.command()
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="Files, folders (with all in them) and tables.")],
-    model: Annotated[Path | None, typer.Option(help="A bundle, or a run that holds one.")] = None,
+    model: Model = None,
     format: Annotated[  # noqa: A002 - the option's name
         Literal["table", "csv", "json", "jsonl", "parquet"] | None,
         typer.Option(help="By default a table on a terminal, what the name of --out says, else csv."),
@@ -220,8 +221,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow earlier output to be replaced.")] = False,
 ) -> None:
     """Say for each radiograph how probable the positive class is, and decide."""
-    if model is None:
-        raise UsageError("No model. Train one (pneumoscope train DATA --out RUN) and give it with --model RUN.")
+    shipped = find_shipped() if model is None else None
     chosen = format or _format_of(out)
     if chosen == "parquet" and out is None:
         raise UsageError("--format parquet needs --out FILE.")
@@ -238,8 +238,15 @@ def predict(
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
     predictor = load(
-        model, device, guarded=not no_guard, prevalence=prevalence, error_rate=error_rate, false_alarms=false_alarms
+        shipped or model,
+        device,
+        guarded=not no_guard,
+        prevalence=prevalence,
+        error_rate=error_rate,
+        false_alarms=false_alarms,
     )
+    if shipped is not None:
+        typer.echo(introduce(shipped.name, predictor.bundle), err=True)
     with show_progress() as progress:
         if adapt_prior:
             from pneumoscope.evaluation.prevalence import adapt
@@ -266,7 +273,7 @@ def predict(
 
 @app.command()
 def explain(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, a run that holds one, or the name of a model that ships.")],
     paths: Annotated[list[Path], typer.Argument(help="Files, folders (with all in them) and tables.")],
     out: Out,
     label: Annotated[
@@ -384,21 +391,8 @@ def audit(
         raise typer.Exit(3 if fail_on else 0)
 
 
-@app.command()
-def backbones() -> None:
-    """List the pretrained networks known by name: where their weights are, and under which licence."""
-    from rich.table import Table
-
-    from pneumoscope.models.backbones import is_available, list_backbones
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("backbone", "input", "weights", "here", "licence"):
-        table.add_column(column, no_wrap=True)
-    for spec in list_backbones():
-        source = "with the installation" if spec.package else spec.source
-        table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
-    open_console().print(table)
-    typer.echo("Any other timm name works too. Where the hub is out of reach: --weights FILE.", err=True)
+app.command()(backbones)
+app.command()(models)
 
 
 @app.command()

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 import pneumoscope
 from pneumoscope.errors import BundleError
 from pneumoscope.images.preparing import InputSpec
+from pneumoscope.models.backbones import BackboneSpec, build_backbone
 from pneumoscope.models.bundle import Bundle, Calibration, Conformal, Novelty, load_bundle, load_weights, save_bundle
+from pneumoscope.models.classifier import Classifier, build_head, round_to_half
 from pneumoscope.training.train import Run
 
 
@@ -46,6 +48,39 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded == saved
     weights = load_weights(tmp_path / "b", loaded)
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
+
+
+def test_half_a_bundle_gives_the_logits_of_the_rounded_network_to_the_last_bit(run: Run, tmp_path: Path) -> None:
+    bundle = load_bundle(run.bundle)
+    spec = BackboneSpec(bundle.backbone, bundle.architecture, "bundle", "", bundle.input, bundle.arguments)
+    states = {"before": load_weights(run.bundle, bundle)}
+    saved = save_bundle(tmp_path / "half", bundle, states["before"], half=True)
+    states["stored"] = load_weights(tmp_path / "half", saved)
+    networks = {}
+    for name, state in states.items():
+        network = Classifier(build_backbone(spec), build_head(1280, 2)).eval()
+        network.load_state_dict({key: tensor for key, tensor in state.items() if not key.startswith("novelty.")})
+        networks[name] = network
+    inputs = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, stored = (network(inputs) for network in networks.values())
+        round_to_half(networks["before"])
+        rounded = networks["before"](inputs)
+    assert torch.equal(stored, rounded)
+    assert not torch.equal(stored, before)
+    for key, tensor in states["before"].items():
+        assert states["stored"][key].dtype == tensor.dtype
+        if tensor.ndim < 2 or key.startswith("novelty."):
+            assert torch.equal(states["stored"][key], tensor)
+    sizes = [(folder / "weights.safetensors").stat().st_size for folder in (tmp_path / "half", run.bundle)]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+@pytest.mark.parametrize("value", [1e5, float("nan")])
+def test_what_half_precision_cannot_hold_is_refused(value: float, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="half precision"):
+        save_bundle(tmp_path / "b", load_bundle(run.bundle), {"head.weight": torch.full((1, 3), value)}, half=True)
+    assert not (tmp_path / "b" / "weights.safetensors").exists()
 
 
 def test_a_run_stands_for_its_bundle(run: Run) -> None:

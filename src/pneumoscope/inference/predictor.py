@@ -25,6 +25,7 @@ from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
 from pneumoscope.inference.novelty import Guard, choose_limit
 from pneumoscope.models.bundle import Bundle, load_bundle, load_weights
+from pneumoscope.models.shipped import find_shipped
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def score(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
 
 
 def load(
-    bundle: str | Path,
+    bundle: str | Path | None = None,
     device: str = "auto",
     cache: FeatureCache | None = None,
     *,
@@ -217,7 +218,7 @@ def load(
     """Load a trained bundle, or the bundle of a run.
 
     Args:
-        bundle: its folder.
+        bundle: its folder, or the name of one that ships; by default `models.shipped.DEFAULT`.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
         guarded: whether films unlike those trained on are told, and get no probability.
@@ -227,7 +228,8 @@ def load(
 
     Raises:
         BundleError: missing, damaged, incomplete or written by a newer version.
-        UsageError: a rate or a prevalence that is none, or that the bundle can't be asked for.
+        UsageError: a rate or a prevalence that is none, or that the bundle can't be asked for; no bundle is given, and
+            none ships.
     """
     from pneumoscope.inference.engines import TorchEngine
     from pneumoscope.models.backbones import BackboneSpec, build_backbone
@@ -235,7 +237,7 @@ def load(
     for name, share in (("error-rate", error_rate), ("false-alarms", false_alarms)):
         if share is not None and not 0 < share < 1:
             raise UsageError(f"--{name} {share}: a share lies between 0 and 1.")
-    folder = Path(bundle)
+    folder = find_shipped() if bundle is None else Path(bundle)
     description = load_bundle(folder)
     state = load_weights(folder, description)
     spec = BackboneSpec(

@@ -15,14 +15,15 @@ from annotated_types import Ge, Gt, Interval, Len
 from pneumoscope.config import build
 from pneumoscope.errors import BundleError
 from pneumoscope.images.preparing import InputSpec
+from pneumoscope.models.shipped import DESCRIPTION, find_shipped, list_shipped
 from pneumoscope.outputs import write_bytes, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 2
-_DESCRIPTION = "bundle.json"
 _WEIGHTS = "weights.safetensors"
+_GUARD = "novelty."
 
 
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
@@ -137,17 +138,37 @@ class Bundle:
     schema: int = SCHEMA
 
 
-def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor]) -> Bundle:
-    """Write a bundle; its folder is made. Returns it with the weights' checksum filled in."""
+def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor], half: bool = False) -> Bundle:
+    """Write a bundle; its folder is made.
+
+    Args:
+        folder: where to.
+        bundle: its description.
+        state: the tensors of the network (`backbone.…`, `head.…`) and of the guard (`novelty.…`).
+        half: store the network's weights in half precision, as `classifier.round_to_half` rounds them; its biases and
+            batch norms stay as they are.
+
+    Returns:
+        The description with the weights' checksum filled in.
+
+    Raises:
+        BundleError: a weight does not fit half precision.
+    """
     import safetensors.torch
 
+    from pneumoscope.models.classifier import to_half
+
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    stored = {
+        name: (tensor if not half or name.startswith(_GUARD) else to_half(tensor)).detach().cpu().contiguous()
+        for name, tensor in state.items()
+    }
+    content = safetensors.torch.save(stored)
     bundle = dataclasses.replace(bundle, weights_sha256=hashlib.sha256(content).hexdigest())
     values = dataclasses.asdict(bundle)
     values["checksum"] = _checksum(values)
     write_bytes(folder / _WEIGHTS, content)
-    write_text(folder / _DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return bundle
 
 
@@ -158,7 +179,7 @@ def load_bundle(folder: Path) -> Bundle:
         BundleError: missing, damaged, incomplete or written by a newer version.
     """
     folder = find_bundle(folder)
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
@@ -178,7 +199,7 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def load_weights(folder: Path, bundle: Bundle) -> dict[str, Tensor]:
-    """Read a bundle's weights and check them against its description.
+    """Read a bundle's weights and check them against its description; the network's are float32, however stored.
 
     Raises:
         BundleError: missing or damaged.
@@ -193,19 +214,28 @@ def load_weights(folder: Path, bundle: Bundle) -> dict[str, Tensor]:
     if hashlib.sha256(content).hexdigest() != bundle.weights_sha256:
         raise BundleError(f"{path}: damaged: its checksum does not fit. Copy the bundle again from its source.")
     state: dict[str, Tensor] = safetensors.torch.load(content)
-    return state
+    return {
+        name: tensor if name.startswith(_GUARD) or not tensor.is_floating_point() else tensor.float()
+        for name, tensor in state.items()
+    }
 
 
 def find_bundle(folder: Path) -> Path:
     """The folder that holds `bundle.json`: the given one, or `bundle/` inside a run.
 
+    A name that is no path on disk stands for the bundle of that name that ships.
+
     Raises:
         BundleError: neither has one.
     """
     for candidate in (folder, folder / "bundle"):
-        if (candidate / _DESCRIPTION).is_file():
+        if (candidate / DESCRIPTION).is_file():
             return candidate
-    raise BundleError(f"{folder}: no bundle here ({_DESCRIPTION} is missing). Give a bundle or a finished run.")
+    names = list_shipped()
+    if str(folder) in names and not folder.exists():
+        return find_shipped(str(folder))
+    known = f", or the name of one that ships ({', '.join(names)})" if names else ""
+    raise BundleError(f"{folder}: no bundle here ({DESCRIPTION} is missing). Give a bundle, a finished run{known}.")
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import BundleError, UsageError
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -107,6 +107,35 @@ def pool(maps: Tensor) -> Tensor:
 def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
     """Every batch-norm layer of a network."""
     return (layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d))
+
+
+def to_half(tensor: Tensor) -> Tensor:
+    """Weights of convolutions and linear layers in float16; whatever has one dimension or whole numbers as it is.
+
+    Raises:
+        BundleError: a number does not fit.
+    """
+    if tensor.ndim < 2 or not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not bool(half.isfinite().all()):
+        raise BundleError(
+            "A weight is beyond half precision (65504), or no number: keep this network in full precision."
+        )
+    return half
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round a network's weights in place to those that `bundle.save_bundle(half=True)` stores.
+
+    What is decided with them then holds for what is loaded, to the last bit.
+
+    Raises:
+        BundleError: a weight does not fit.
+    """
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.copy_(to_half(tensor))
 
 
 def fold_batchnorms(backbone: Network, size: int) -> Network:

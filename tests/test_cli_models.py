@@ -1,0 +1,104 @@
+"""Using and listing the models that ship, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pneumoscope import cli
+from pneumoscope.models.bundle import load_bundle, load_weights, save_bundle
+from pneumoscope.training.train import Run
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def film(films: Path) -> Path:
+    return next((films / "test" / "PNEUMONIA").iterdir())
+
+
+@pytest.fixture
+def noted(zoo: Path, run: Run) -> None:
+    """A model that ships and says where its films are from, and how good it was."""
+    bundle = load_bundle(run.bundle)
+    figures = {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in ("accuracy", "auroc")}
+    noted = replace(
+        bundle,
+        data={**bundle.data, "source": "kermany"},
+        training={**bundle.training, "test": {"split": "test", "n": 1234, "metrics": figures}},
+    )
+    save_bundle(zoo / "pneumonia-lite0", noted, load_weights(run.bundle, bundle), half=True)
+
+
+def test_predict_takes_the_model_that_ships_and_says_which(
+    noted: None, run: Run, film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(monkeypatch, "predict", film, "--format", "csv") == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "Model: pneumonia-lite0, trained on 36 films (children of one to five years in one hospital (Guangzhou, "
+        "China), anterior-posterior films). For research; not a medical device."
+    ]
+    (row,) = csv.DictReader(io.StringIO(said.out))
+    assert typed(monkeypatch, "predict", film, "--format", "csv", "--model", run.folder) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    (other,) = csv.DictReader(io.StringIO(said.out))
+    assert float(row["novelty"]) == pytest.approx(float(other["novelty"]), abs=0.02)
+
+
+def test_its_name_stands_for_it_in_every_command(
+    simulated_model: str,
+    films: Path,
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, "evaluate", simulated_model, films / "test", "--out", "e", "--resamples", 10) == 0
+    assert typed(monkeypatch, "explain", simulated_model, film, "--out", "x") == 0
+    assert typed(monkeypatch, "predict", film, "--model", simulated_model, "--format", "csv") == 0
+    assert typed(monkeypatch, "predict", film, "--model", "pneumonia-light", "--format", "csv") == 4
+    assert "pneumonia-light: no bundle here" in (said := capsys.readouterr().err)
+    assert f"({simulated_model})" in said
+
+
+def test_models_lists_what_ships_within_80_columns(
+    noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert typed(monkeypatch, "models") == 0
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert said.out.startswith("pneumonia-lite0 (default)\n")
+    words = " ".join(said.out.split())
+    for expected in (
+        "NORMAL, PNEUMONIA (positive)",
+        "224 × 224 pixels, crop",
+        "24 films to train (12 NORMAL, 12 PNEUMONIA); 12 films to decide on",
+        "accuracy 0.900 (0.800 to 0.950), AUROC 0.900 (0.800 to 0.950); 1,234 films",
+        "MB",
+        "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",
+    ):
+        assert expected in words
+
+
+def test_where_nothing_ships_it_is_said(
+    zoo: Path, film: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(monkeypatch, "predict", film) == 2
+    assert "--model RUN" in capsys.readouterr().err
+    assert typed(monkeypatch, "models") == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "No model ships with this installation.\n")
