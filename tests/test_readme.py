@@ -11,20 +11,28 @@ from pathlib import Path
 import pytest
 
 from pneumoscope import cli
+from pneumoscope.models.shipped import list_shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_examples_of_the_readme_work(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest,
+    films: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if not list_shipped():
+        request.getfixturevalue("simulated_model")
     shutil.copytree(films, tmp_path / "films")
-    shutil.copy(next((films / "test" / "NORMAL").iterdir()), tmp_path / "scan.png")
+    for name in ("scan.png", "scan.jpg"):
+        shutil.copy(next((films / "test" / "NORMAL").iterdir()), tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    (shell,) = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    shell = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("pneumoscope ")]
     commands += re.findall(r"`(pneumoscope [^`]*)`", README)
-    assert len(commands) >= 6
+    assert len(commands) >= 9
     for line in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(line))
         with pytest.raises(SystemExit) as ended:

@@ -15,7 +15,7 @@ import pneumoscope
 from pneumoscope.datasets.sources import find_source
 from pneumoscope.errors import BundleError, DataError, UsageError
 from pneumoscope.models import shipped
-from pneumoscope.models.bundle import load_bundle, load_weights, save_bundle
+from pneumoscope.models.bundle import Bundle, load_bundle, load_weights, save_bundle
 from pneumoscope.models.classifier import to_half
 from pneumoscope.training.train import Run
 
@@ -34,14 +34,18 @@ def recognised(run: Run, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(run.folder, tmp_path / "recognised"))
     card = folder / "bundle" / "README.md"
     text = card.read_text().replace("**Source**: not stated", f"**Source**: {find_source('kermany').title}")
+    card.write_text(text)
     bundle = load_bundle(folder)
-    state = {
-        name: tensor if "novelty" in name else to_half(tensor).to(tensor.dtype)
-        for name, tensor in load_weights(folder, bundle).items()
-    }
-    saved = save_bundle(folder / "bundle", bundle, state)
-    card.write_text(text.replace(bundle.weights_sha256, saved.weights_sha256))
+    state = load_weights(folder, bundle)
+    store(folder, bundle, {k: v if "novelty" in k else to_half(v).to(v.dtype) for k, v in state.items()})
     return folder
+
+
+def store(folder: Path, bundle: Bundle, state: dict[str, Any]) -> None:
+    """Write another bundle into a run, its checksum into the card, too."""
+    card = folder / "bundle" / "README.md"
+    before = load_bundle(folder).weights_sha256
+    card.write_text(card.read_text().replace(before, save_bundle(folder / "bundle", bundle, state).weights_sha256))
 
 
 def test_a_name_stands_for_the_bundle_that_ships(simulated_model: str, run: Run, films: Path) -> None:
@@ -116,9 +120,9 @@ def test_nothing_ships_that_decides_otherwise(
     bundle = load_bundle(recognised)
     state = load_weights(recognised, bundle)
     state["head.weight"] += state["head.weight"].abs() * 2**-13  # too little to be kept; no feature is negative
-    save_bundle(recognised / "bundle", bundle, state)
+    store(recognised, bundle, state)
     highest = max(one.unguarded or 0 for one in pneumoscope.load(recognised).predict((films / "test").rglob("*.png")))
-    save_bundle(recognised / "bundle", replace(bundle, thresholds={"decision": highest}), state)
+    store(recognised, replace(bundle, thresholds={"decision": highest}), state)
     with pytest.raises(DataError, match="decided otherwise in half precision"):
         ship(recognised, films / "test")
     assert not list(zoo.iterdir())
@@ -131,7 +135,7 @@ def test_nothing_ships_that_names_a_film_or_a_place(
     word = next((films / "train" / "NORMAL").iterdir()).name if trace == "film" else str(Path.home())
     bundle = load_bundle(recognised)
     noted = replace(bundle, training={**bundle.training, "note": f"see {word}"})
-    save_bundle(recognised / "bundle", noted, load_weights(recognised, bundle))
+    store(recognised, noted, load_weights(recognised, bundle))
     with pytest.raises(UsageError, match=rf"bundle\.json: holds .*{word.split('.')[0]}"):
         ship(recognised, films / "test")
     assert not list(zoo.iterdir())
