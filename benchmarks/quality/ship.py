@@ -19,7 +19,7 @@ import numpy as np
 
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.datasets.sources import Source, list_sources
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.evaluation.model_card import escape
 from pneumoscope.inference.predictor import load
 from pneumoscope.models import shipped
@@ -178,7 +178,10 @@ def main() -> None:
     parser.add_argument("--name", default=shipped.DEFAULT)
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args()
-    done = ship(options.run, options.data, options.name, options.overwrite)
+    try:
+        done = ship(options.run, options.data, options.name, options.overwrite)
+    except PneumoscopeError as problem:
+        parser.exit(problem.exit_code, f"error: {problem}\n")
     print(f"{done.folder}: {done.size / 1e6:.1f} MB")
     print(f"{done.films} films: no decision changes; the largest difference of a probability is {done.difference:.2g}")
 

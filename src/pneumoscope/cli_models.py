@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.sources import Source
     from pneumoscope.models.bundle import Bundle
 
+_USES = {"train": "to train", "val": "to decide on"}
+_NAMES = {"accuracy": "accuracy", "auroc": "AUROC"}
+
 Model = Annotated[
     Path | None,
     typer.Option(help=f"A bundle, a run that holds one, or the name of a model that ships. [default: {DEFAULT}]"),
@@ -43,10 +46,10 @@ def models() -> None:
     from rich.text import Text
 
     from pneumoscope.models.bundle import load_bundle
-    from pneumoscope.models.shipped import find_shipped, list_shipped
+    from pneumoscope.models.shipped import find_shipped, list_shipped, zoo
 
-    console = Console(highlight=False)
-    for name in list_shipped():
+    console, names = Console(highlight=False), list_shipped()
+    for name in names:
         folder = find_shipped(name)
         bundle = load_bundle(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
@@ -57,12 +60,8 @@ def models() -> None:
             table.add_row(Text(f"  {key}"), Text(printable(value)))
         console.print(Text(name, "bold") + Text(" (default)" if name == DEFAULT else "", "not bold"))
         console.print(table)
-    typer.echo(
-        "For research; not a medical device. More is in each model's card."
-        if list_shipped()
-        else "No model ships with this installation.",
-        err=True,
-    )
+    said = f"For research; not a medical device. Model cards: {zoo() / 'NAME' / 'README.md'}"
+    typer.echo(said if names else "No model ships with this installation.", err=True)
 
 
 def introduce(name: str, bundle: Bundle) -> str:
@@ -90,10 +89,6 @@ def _describe(bundle: Bundle) -> dict[str, str]:
     if source is not None:
         said["data"] = f"{source.licence} ({source.licence_url}): {source.citation.partition(' With: ')[0]}"
     return said
-
-
-_USES = {"train": "to train", "val": "to decide on"}
-_NAMES = {"accuracy": "accuracy", "auroc": "AUROC"}
 
 
 def _count(counts: dict[str, int], use: str) -> str:

@@ -144,3 +144,12 @@ def test_nothing_ships_that_names_a_film_or_a_place(
 def test_nothing_ships_that_cannot_be_attributed(ship: Callable[..., Any], run: Run, films: Path, zoo: Path) -> None:
     with pytest.raises(UsageError, match="no public data set"):
         ship(run.folder, films)
+
+
+def test_nothing_ships_that_is_too_big(
+    ship: Any, recognised: Path, films: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ship.__globals__, "MOST", 1_000_000)
+    with pytest.raises(UsageError, match=r"MB in half precision; 1 MB may ship"):
+        ship(recognised, films / "test")
+    assert not list(zoo.iterdir())
