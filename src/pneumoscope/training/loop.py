@@ -54,6 +54,8 @@ def fit(
 ) -> Fit:
     """Train until the epochs are over or the validation loss has not improved for `settings.patience` epochs.
 
+    The model is the epoch with the lowest validation loss; under a cosine schedule it is the last one.
+
     Only parameters that require gradients are trained. Everything random is drawn from the seed and the epoch, so
     that training resumed from the checkpoint of an epoch goes on as it would have.
 
@@ -105,7 +107,9 @@ def fit(
         if settings.schedule == "plateau":
             plateau.step(row["val_loss"])
         progress.history.append(row)
-        if row["val_loss"] < progress.best_loss:
+        # A network that fits its films becomes surer than it should be, which calibration mends and the validation loss
+        # punishes: where the rates fall to nothing, the last epoch is the model.
+        if row["val_loss"] < progress.best_loss or settings.schedule == "cosine":
             progress.best_loss, progress.best_epoch = row["val_loss"], epoch
             progress.state = {name: tensor.detach().clone() for name, tensor in judged.state_dict().items()}
         progress.finished = epoch == epochs or epoch - progress.best_epoch >= settings.patience

@@ -58,7 +58,7 @@ class Settings:
     weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
     schedule: Annotated[
         Literal["plateau", "cosine"],
-        Doc("How learning rates fall: when validation stalls, or steadily to nothing after a short rise (backbone)."),
+        Doc("How learning rates fall: when validation stalls; or steadily to nothing, the last epoch being the model."),
     ] = "plateau"
     min_steps: Annotated[int, Ge(0), Doc("Epochs are added until so many batches are made (backbone).")] = 0
     plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
@@ -103,6 +103,9 @@ class Settings:
     ] = None
     error_rate: Annotated[Share, Doc("How often a label set may miss the truth, in each class.")] = 0.1
     false_alarms: Annotated[Share, Doc("Share of ordinary films that may be called foreign.")] = 0.01
+    half: Annotated[bool, Doc("Keep the weights in half precision; decisions are fitted on them as they are kept.")] = (
+        False
+    )
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples behind each interval.")] = 2000
     seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Fixes every random choice.")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
@@ -165,27 +168,27 @@ def find_recipe(name: str) -> dict[str, Any]:
             "train_backbone": True,
             "freeze_batchnorm": True,
             "warmup_epochs": 50,
-            "epochs": 6,
-            "min_steps": 250,
+            "epochs": 4,
+            "min_steps": 150,
             "schedule": "cosine",
-            "patience": 1000,
             "optimizer": "adamw",
             "weight_decay": 2e-2,
             "lr": 1e-3,
             "backbone_lr": 3e-4,
             "ema": 0.97,
             "balance": "sampling",
-            "rotate": 7.0,
+            "rotate": 5.0,
             "shift": 0.05,
             "zoom": 0.1,
             "stretch": 0.1,
-            "brightness": 0.1,
+            "brightness": 0.15,
             "contrast": 0.3,
             "gamma": 0.3,
-            "blur": 0.5,
+            "blur": 0.3,
             "views": 4,
             "calibration": "auto",
-            "threshold": "sensitivity>=0.97",
+            "threshold": "sensitivity>=0.95",
+            "half": True,
         },
     }
     if name not in recipes:

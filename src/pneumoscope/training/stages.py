@@ -90,7 +90,7 @@ class Stages:
         films = self._films(settings)
         epochs = max(settings.epochs, math.ceil(settings.min_steps / films.steps))
         later, best = self._run_stage("finetune", model, films, settings, epochs)
-        if warm["val_loss"] < best["val_loss"]:
+        if settings.schedule == "plateau" and warm["val_loss"] < best["val_loss"]:
             logging.getLogger("pneumoscope").warning(
                 "Training all layers did not improve on the head alone, which is the model."
             )

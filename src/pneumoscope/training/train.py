@@ -47,7 +47,7 @@ from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.bundle import Bundle, save_bundle
-from pneumoscope.models.classifier import Backbone, build_head
+from pneumoscope.models.classifier import Backbone, build_head, round_to_half
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
@@ -267,7 +267,10 @@ class _Job:
             "Best epoch: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
         )
         write_text(self.folder / "history.csv", "".join(format_rows(history)))
-        if self.settings.train_backbone:  # features of the network as it has become
+        if self.settings.half:
+            round_to_half(backbone)
+            round_to_half(head)
+        if self.settings.train_backbone or self.settings.half:  # features of the network as it has become
             splits = self._see_again(splits, TorchEngine(backbone, self.input.size, self.device.type))
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
@@ -320,6 +323,7 @@ class _Job:
                 novelty=decisions.novelty,
             ),
             state,
+            half=self.settings.half,
         )
 
     def _audit(self, films: Films) -> None:
