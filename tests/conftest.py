@@ -45,7 +45,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `films`; tests read it and change nothing."""
-    return train(films, tmp_path_factory.mktemp("runs") / "run", epochs=3)
+    return train(films, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3)
 
 
 @pytest.fixture

@@ -96,7 +96,8 @@ def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_d
 
 
 def test_the_baseline_is_the_defaults() -> None:
-    assert resolve_settings({"data": "films"}, {}) == Settings("films")
+    assert resolve_settings({"data": "films", "recipe": "baseline"}, {}) == Settings("films")
+    assert resolve_settings({"data": "films"}, {}) == resolve_settings({"data": "films", "recipe": "head"}, {})
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "epoch", "Epochs", "data ", 7, None])
@@ -162,8 +163,8 @@ def test_a_missing_value_is_named_without_repeating_everything_else() -> None:
 def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"No data\. Name a folder or a table"):
         resolve_settings({}, {"epochs": 3})
-    with pytest.raises(UsageError, match=r"best: no such recipe\. There are baseline, head, finetune"):
-        resolve_settings({"data": "films", "recipe": "best"}, {})
+    with pytest.raises(UsageError, match=r"magic: no such recipe\. There are baseline, head, finetune, best"):
+        resolve_settings({"data": "films", "recipe": "magic"}, {})
 
 
 @pytest.mark.parametrize("found", ["list", "str", "int", "NoneType"])

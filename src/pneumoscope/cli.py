@@ -89,7 +89,7 @@ def _plain(hint: Any) -> Any:
 
 def settings_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every field of `Settings` in place of its `**options`."""
-    from pneumoscope.training.recipes import Settings
+    from pneumoscope.training.recipes import DEFAULT, Settings
 
     hints = get_type_hints(Settings, include_extras=True)
     parameters = [
@@ -101,7 +101,7 @@ def settings_options(function: Callable[..., None]) -> Callable[..., None]:
         if name == "data":
             continue
         kind = _plain(hint)
-        default = Settings.__dataclass_fields__[name].default
+        default = DEFAULT if name == "recipe" else Settings.__dataclass_fields__[name].default
         shown = "" if default in (None, "") else f" [default: {f'{default:.3g}' if kind is float else default}]"
         flag = f"--{name.replace('_', '-')}"
         option = typer.Option(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
 import pneumoscope
@@ -23,7 +25,7 @@ from pneumoscope.evaluation.metrics import METRICS
 from pneumoscope.models.bundle import load_bundle
 from pneumoscope.training.train import Run, train
 
-SMALL: dict[str, Any] = {"size": 64, "epochs": 3}
+SMALL: dict[str, Any] = {"recipe": "baseline", "size": 64, "epochs": 3}
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -79,7 +81,7 @@ def test_another_seed_gives_another_model(films: Path, tmp_path: Path) -> None:
 
 
 def test_the_config_of_a_run_reproduces_it(films: Path, tmp_path: Path) -> None:
-    first = train(films, tmp_path / "a", seed=5, balance="sampling", lr=3e-3, recipe="head", fit="pad", **SMALL)
+    first = train(films, tmp_path / "a", seed=5, balance="sampling", lr=3e-3, fit="pad", **{**SMALL, "recipe": "head"})
     again = train(None, tmp_path / "b", config=first.folder / "config.yaml")
     assert again.settings == first.settings
     assert digest(first.bundle) == digest(again.bundle)
@@ -162,9 +164,6 @@ def test_a_split_left_without_readable_films_is_an_error(films: Path, tmp_path: 
 
 
 def test_finetuning_changes_the_backbone_and_the_baseline_does_not(films: Path, run: Run, tmp_path: Path) -> None:
-    import safetensors.torch
-    import torch
-
     from pneumoscope.models.backbones import find_backbone, load_backbone
 
     tuned = train(films, tmp_path / "run", recipe="finetune", size=64, epochs=1, warmup_epochs=0, batch_size=12)
@@ -180,9 +179,11 @@ def test_finetuning_changes_the_backbone_and_the_baseline_does_not(films: Path, 
 
 def test_the_best_checkpoint_of_all_stages_is_the_model(films: Path, tmp_path: Path) -> None:
     # A rate this high ruins the backbone, so the best epoch is one of the warm-up.
-    options: dict[str, Any] = {"size": 64, "epochs": 1, "warmup_epochs": 3, "batch_size": 12, "precision": "float32"}
-    run = train(films, tmp_path / "run", recipe="finetune", backbone_lr=1.0, ema=0.0, **options)
-    head = train(films, tmp_path / "head", size=64, epochs=3, batch_size=12, optimizer="adamw", weight_decay=0.01)
+    shared: dict[str, Any] = {"recipe": "baseline", "size": 64, "batch_size": 12, "precision": "float32"}
+    run = train(
+        films, tmp_path / "run", train_backbone=True, epochs=1, warmup_epochs=3, backbone_lr=1.0, ema=0.0, **shared
+    )
+    head = train(films, tmp_path / "head", epochs=3, **shared)
     history = rows(run.folder / "history.csv")
     assert [row["stage"] for row in history] == ["head"] * 3 + ["finetune"]
     best = load_bundle(run.bundle).training["best"]
@@ -256,6 +257,30 @@ def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(films
     assert digest(first.bundle) == digest(second.bundle)
 
 
+def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_kept(films: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": "best", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
+    run = train(films, tmp_path / "run", **options)
+    plain = train(films, tmp_path / "plain", views=0, **options)
+    bundle, other = load_bundle(run.bundle), load_bundle(plain.bundle)
+    val = sum(bundle.data["counts"]["val"].values())
+    assert bundle.calibration.films == other.calibration.films == val
+    assert bundle.calibration.before != other.calibration.before
+    assert [len(each.conformal.scores["NORMAL"]) for each in (bundle, other) if each.conformal] == [val // 2] * 2
+    assert bundle.conformal != other.conformal
+    stored, rounded = (safetensors.torch.load_file(each.bundle / "weights.safetensors") for each in (run, plain))
+    assert stored["backbone.network.conv_stem.weight"].dtype == torch.float16
+    assert all(torch.equal(stored[name], rounded[name]) for name in stored if not name.startswith("novelty."))
+
+
+def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(films: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": "finetune", "size": 64, "warmup_epochs": 0, "batch_size": 12, "views": 0}
+    few = train(films, tmp_path / "few", epochs=2, **options)
+    assert len(rows(few.folder / "history.csv")) == 2
+    many = train(films, tmp_path / "many", min_steps=9, **options)
+    steps = -(-sum(load_bundle(many.bundle).data["counts"]["train"].values()) // 12)
+    assert len(rows(many.folder / "history.csv")) == -(-9 // steps)
+
+
 def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds the settings of the recipe baseline"):
         train(films, tmp_path / "run", config=run.folder / "config.yaml", recipe="finetune")
@@ -278,14 +303,14 @@ def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, 
 
 
 def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_path: Path) -> None:
-    run = train(real_data / "seed-400", tmp_path / "run")
+    run = train(real_data / "seed-400", tmp_path / "run", recipe="baseline")
     assert run.evaluation.n == 100
     assert run.evaluation.metrics["auroc"].value > 0.9
     assert "bacteria-person336 (train and val)" in (run.folder / "report.html").read_text()
 
 
 def test_the_simulated_films_are_neither_a_toy_nor_noise(tmp_path: Path) -> None:
-    run = train(write_phantoms(tmp_path / "films"), tmp_path / "run")
+    run = train(write_phantoms(tmp_path / "films"), tmp_path / "run", recipe="baseline")
     assert 0.88 <= run.evaluation.metrics["auroc"].value <= 0.98
 
 

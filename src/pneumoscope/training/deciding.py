@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ def fit_decisions(
         patients=[sample.patient or f"film {i}" for i, sample in enumerate(val.samples) for _ in range(views)],
         seed=settings.seed,
     )
+    calibration = replace(calibration, films=films)
     probabilities = np.exp(calibrate(logits, calibration))
     weights = (shares / np.maximum(np.bincount(targets, minlength=len(classes)), 1))[targets]
     threshold = (

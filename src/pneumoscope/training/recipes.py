@@ -13,6 +13,7 @@ from pneumoscope.config import build
 from pneumoscope.errors import UsageError
 
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+DEFAULT = "head"
 Amount: TypeAlias = Annotated[float, Ge(0)]
 
 
@@ -126,11 +127,35 @@ class Settings:
 
 
 def find_recipe(name: str) -> dict[str, Any]:
-    """What a recipe changes from the defaults, which are the published procedure.
+    """What a recipe changes from the defaults of `Settings`, which are the published procedure.
 
     Raises:
         UsageError: no such recipe.
     """
+    finetune: dict[str, Any] = {
+        "fit": "squash",
+        "train_backbone": True,
+        "freeze_batchnorm": True,
+        "warmup_epochs": 50,
+        "schedule": "cosine",
+        "optimizer": "adamw",
+        "weight_decay": 2e-2,
+        "lr": 1e-3,
+        "backbone_lr": 3e-4,
+        "ema": 0.97,
+        "balance": "sampling",
+        "rotate": 5.0,
+        "shift": 0.05,
+        "zoom": 0.1,
+        "stretch": 0.1,
+        "brightness": 0.15,
+        "contrast": 0.3,
+        "gamma": 0.3,
+        "blur": 0.3,
+        "calibration": "auto",
+        "threshold": "sensitivity>=0.95",
+        "half": True,
+    }
     recipes: dict[str, dict[str, Any]] = {
         "baseline": {},
         "head": {
@@ -144,61 +169,22 @@ def find_recipe(name: str) -> dict[str, Any]:
             "calibration": "auto",
             "threshold": "youden",
         },
-        "finetune": {
-            "train_backbone": True,
-            "epochs": 12,
-            "warmup_epochs": 20,
-            "optimizer": "adamw",
-            "weight_decay": 1e-2,
-            "lr": 1e-3,
-            "backbone_lr": 2e-4,
-            "ema": 0.95,
-            "balance": "weights",
-            "rotate": 7.0,
-            "shift": 0.05,
-            "zoom": 0.1,
-            "brightness": 0.1,
-            "contrast": 0.2,
-            "gamma": 0.2,
-            "calibration": "auto",
-            "threshold": "youden",
-        },
-        "best": {
-            "fit": "squash",
-            "train_backbone": True,
-            "freeze_batchnorm": True,
-            "warmup_epochs": 50,
-            "epochs": 4,
-            "min_steps": 150,
-            "schedule": "cosine",
-            "optimizer": "adamw",
-            "weight_decay": 2e-2,
-            "lr": 1e-3,
-            "backbone_lr": 3e-4,
-            "ema": 0.97,
-            "balance": "sampling",
-            "rotate": 5.0,
-            "shift": 0.05,
-            "zoom": 0.1,
-            "stretch": 0.1,
-            "brightness": 0.15,
-            "contrast": 0.3,
-            "gamma": 0.3,
-            "blur": 0.3,
-            "views": 4,
-            "calibration": "auto",
-            "threshold": "sensitivity>=0.95",
-            "half": True,
-        },
+        "finetune": {**finetune, "epochs": 1, "min_steps": 50, "views": 2},
+        "best": {**finetune, "epochs": 4, "min_steps": 150, "views": 4},
     }
     if name not in recipes:
         raise UsageError(f"--recipe {name}: no such recipe. There are {', '.join(recipes)}.")
     return recipes[name]
 
 
-def _as_rule(threshold: object) -> dict[str, str]:
-    """A threshold written as a number is a rule, too."""
-    return {"threshold": str(threshold)} if isinstance(threshold, int | float) else {}
+def _read_plainly(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Take settings as they are meant: a threshold may be a number, and who gives epochs wants so many."""
+    changes: dict[str, Any] = {}
+    if isinstance(values.get("threshold"), int | float):
+        changes["threshold"] = str(values["threshold"])
+    if "epochs" in values and "min_steps" not in values:
+        changes["min_steps"] = 0
+    return {**values, **changes}
 
 
 def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], source: str = "--config") -> Settings:
@@ -213,9 +199,9 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
         UsageError: an unknown key, a wrong type, a value out of range, or no data.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    given, config = ({**each, **_as_rule(each.get("threshold"))} for each in (given, config))
+    given, config = _read_plainly(given), _read_plainly(config)
     if config:  # what is wrong in the file is said of the file
-        build(Settings, {**find_recipe(str(config.get("recipe", "baseline"))), "data": "-", **config}, source)
+        build(Settings, {**find_recipe(str(config.get("recipe", DEFAULT))), "data": "-", **config}, source)
     recorded = config.get("recipe")
     if recorded is not None and given.get("recipe", recorded) != recorded:
         raise UsageError(
@@ -224,5 +210,5 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
     values = {**config, **given}
     if "data" not in values:
         raise UsageError("No data. Name a folder or a table: pneumoscope train DATA --out RUN.")
-    recipe = find_recipe(str(values.get("recipe", "baseline")))
-    return build(Settings, {**recipe, **values}, "settings")
+    values.setdefault("recipe", DEFAULT)
+    return build(Settings, {**find_recipe(str(values["recipe"])), **values}, "settings")
