@@ -89,8 +89,9 @@ def _plain(hint: Any) -> Any:
 
 def settings_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every field of `Settings` in place of its `**options`."""
-    from pneumoscope.training.recipes import DEFAULT, Settings
+    from pneumoscope.training.recipes import DEFAULT, Settings, find_recipe
 
+    usual = {"recipe": DEFAULT, **find_recipe(DEFAULT)}
     hints = get_type_hints(Settings, include_extras=True)
     parameters = [
         parameter
@@ -101,7 +102,7 @@ def settings_options(function: Callable[..., None]) -> Callable[..., None]:
         if name == "data":
             continue
         kind = _plain(hint)
-        default = DEFAULT if name == "recipe" else Settings.__dataclass_fields__[name].default
+        default = usual.get(name, Settings.__dataclass_fields__[name].default)
         shown = "" if default in (None, "") else f" [default: {f'{default:.3g}' if kind is float else default}]"
         flag = f"--{name.replace('_', '-')}"
         option = typer.Option(

@@ -22,7 +22,13 @@ class Settings:
     """All that fixes a run. Each field is an option of `train` and a key of its YAML file."""
 
     data: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
-    recipe: Annotated[str, Doc("What the other settings start from: baseline, head, finetune or best.")] = "baseline"
+    recipe: Annotated[
+        str,
+        Doc(
+            "What the other settings start from: baseline (as published), head (seconds), finetune (all layers, "
+            "minutes) or best (the same for longer)."
+        ),
+    ] = "baseline"
 
     positive: Annotated[str | None, Doc("The positive class of two; PNEUMONIA where there is one.")] = None
     patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
