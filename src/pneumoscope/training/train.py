@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import shlex
@@ -52,8 +51,8 @@ from pneumoscope.outputs import claim_folder, format_rows, write_text
 from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
 from pneumoscope.training.records import log_to, read_history, resume_settings
-from pneumoscope.training.stages import Network, Split, Stages, find_augmentation
-from pneumoscope.training.views import add_views, describe
+from pneumoscope.training.stages import Network, Split, Stages
+from pneumoscope.training.views import see_again
 
 Progress = Callable[[str, int, int], None]
 _CHECKPOINTS = "checkpoints"
@@ -271,7 +270,8 @@ class _Job:
             round_to_half(backbone)
             round_to_half(head)
         if self.settings.train_backbone or self.settings.half:  # features of the network as it has become
-            splits = self._see_again(splits, TorchEngine(backbone, self.input.size, self.device.type))
+            engine = TorchEngine(backbone, self.input.size, self.device.type)
+            splits = see_again(splits, engine, self.input, self.settings, self.cache, self.progress)
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
         for note in decisions.notes:
@@ -396,19 +396,6 @@ class _Job:
             readable = [sample for sample, digest in zip(self.samples, digests, strict=True) if digest]
             require_classes(readable, "after unreadable images were left out")
         return splits, Films(self.samples, digests, errors, records)
-
-    def _see_again(self, splits: Mapping[str, Split], engine: TorchEngine) -> dict[str, Split]:
-        """What the trained backbone makes of the films that decisions are fitted on, and of random views of them."""
-        settings, seen = self.settings, {}
-        augmentation = find_augmentation(settings)
-        for name in ("train", "val"):
-            split = describe(splits[name], engine, self.input, self.cache)
-            if settings.views:
-                count = settings.views if name == "val" else 1  # the guard looks at many training films
-                tell = functools.partial(self.progress, "Random views")
-                split = add_views(split, engine, self.input, augmentation, count, settings.seed, tell)
-            seen[name] = split
-        return seen
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,9 +18,37 @@ from pneumoscope.images.augmenting import Augmentation, augment
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.engines import Engine
 from pneumoscope.inference.features import FeatureCache, extract_features, read_input
-from pneumoscope.training.stages import Split
+from pneumoscope.training.recipes import Settings
+from pneumoscope.training.stages import Split, find_augmentation
 
 Floats = NDArray[np.float32]
+
+
+def see_again(
+    splits: Mapping[str, Split],
+    engine: Engine,
+    spec: InputSpec,
+    settings: Settings,
+    cache: FeatureCache | None,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Split]:
+    """What a trained backbone makes of the films that decisions are fitted on, and of random views of them.
+
+    Args:
+        splits: `train` and `val`.
+        engine: runs the backbone.
+        spec: its input.
+        settings: say how many views, how far they may be from the film, and the seed.
+        cache: keeps what is made of the films as they are.
+        progress: called with what is being done, the number of films done, and of all.
+    """
+    seen = {}
+    for name, views in (("train", min(settings.views, 1)), ("val", settings.views)):  # there are many films to train on
+        seen[name] = describe(splits[name], engine, spec, cache)
+        if views:
+            tell = functools.partial(progress, "Random views")
+            seen[name] = add_views(seen[name], engine, spec, find_augmentation(settings), views, settings.seed, tell)
+    return seen
 
 
 def describe(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache | None = None) -> Split:
