@@ -73,12 +73,16 @@ def draw_folds(samples: Sequence[Sample], folds: int, seed: int) -> list[list[Sa
     return fold_samples(samples, folds, groups=group_identical(samples), seed=seed)
 
 
-def draw_transfer(samples: Sequence[Sample], tested: tuple[str, str], seed: int) -> list[Sample]:
-    """Test films from one series of normal and one of pneumonia films, everything else from the other two."""
-    split = [
-        dataclasses.replace(sample, split="test" if series_of(sample) in tested else "train") for sample in samples
-    ]
-    return split_samples(split, groups=group_identical(samples), seed=seed)
+def draw_transfer(samples: Sequence[Sample], tested: tuple[str, str], seed: int, count: int = 400) -> list[Sample]:
+    """Train on two series, test on so many films of each class from the other two."""
+    rng = np.random.default_rng(seed)
+    away = [sample for sample in samples if series_of(sample) in tested]
+    test = []
+    for label in sorted({str(sample.label) for sample in away}):
+        films = [sample for sample in away if sample.label == label]
+        test += [dataclasses.replace(films[i], split="test") for i in rng.permutation(len(films))[:count]]
+    home = [dataclasses.replace(sample, split="train") for sample in samples if series_of(sample) not in tested]
+    return split_samples(home + test, groups=group_identical(home + test), seed=seed)
 
 
 def series_of(sample: Sample) -> str:
