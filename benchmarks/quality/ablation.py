@@ -30,7 +30,7 @@ def variants() -> dict[str, dict[str, Any]]:
     """What is changed from `best`, by name."""
     return {
         "best": {},
-        "head alone": {"train_backbone": False, **NO_VIEWS, "views": 0, "half": False},
+        "head alone": {"train_backbone": False, "epochs": 50, **NO_VIEWS, "views": 0, "half": False},
         "batch norms trained": {"freeze_batchnorm": False},
         "flips alone": NO_VIEWS,
         "weak views": {**NO_VIEWS, "rotate": 5.0, "shift": 0.05, "zoom": 0.1, "brightness": 0.1, "contrast": 0.2},
