@@ -159,7 +159,7 @@ def find_recipe(name: str) -> dict[str, Any]:
         "gamma": 0.3,
         "blur": 0.3,
         "calibration": "auto",
-        "threshold": "sensitivity>=0.95",
+        "threshold": "youden",
         "error_rate": 0.05,  # at 0.1 a network that is right more often leaves every tenth film without a label
         "half": True,
     }
