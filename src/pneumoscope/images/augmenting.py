@@ -18,7 +18,7 @@ class Augmentation:
         rotate: degrees.
         shift: share of the side.
         zoom: share of the scale.
-        stretch: share by which width and height change against each other.
+        stretch: logarithm of the change of width against height.
         brightness: added, of the range 0 to 1.
         contrast: share, around the film's mean.
         gamma: logarithm of the exponent.
@@ -55,7 +55,7 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
     rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise = drawn
     if a.rotate or a.shift or a.zoom or a.stretch:
         scale = 1 + a.zoom * zoom
-        ratio = np.sqrt(1 + a.stretch * stretch)
+        ratio = np.exp(a.stretch * stretch / 2)
         film = _move(
             film, np.deg2rad(a.rotate * rotate), (scale * ratio, scale / ratio), (a.shift * shift_x, a.shift * shift_y)
         )

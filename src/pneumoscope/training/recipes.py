@@ -82,7 +82,7 @@ class Settings:
     shift: Annotated[Amount, Doc("Random shift, up to this share of the side (with --train-backbone).")] = 0.0
     zoom: Annotated[float, Interval(ge=0, lt=1), Doc("Random zoom, up to this share (with --train-backbone).")] = 0.0
     stretch: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Random change of width against height, up to this share (likewise).")
+        Amount, Doc("Random change of width against height, up to this logarithm of their ratio (likewise).")
     ] = 0.0
     brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
     contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
@@ -150,10 +150,10 @@ def find_recipe(name: str) -> dict[str, Any]:
         "backbone_lr": 3e-4,
         "ema": 0.97,
         "balance": "sampling",
-        "rotate": 5.0,
-        "shift": 0.05,
-        "zoom": 0.1,
-        "stretch": 0.1,
+        "rotate": 8.0,
+        "shift": 0.12,
+        "zoom": 0.3,
+        "stretch": 1.0,  # squashed films tell their proportions, which go with the class (docs/log.md)
         "brightness": 0.15,
         "contrast": 0.3,
         "gamma": 0.3,
