@@ -37,7 +37,8 @@ def corruptions() -> dict[str, Corruption]:
         "noise": Corruption(_add_noise, (0, 0.02, 0.04, 0.08, 0.12), "standard deviation"),
         "crop": Corruption(lambda film, by: _crop(film, by, by), (0, 0.05, 0.1, 0.15, 0.2), "of each side"),
         "padding": Corruption(_letterbox, (1, 0.9, 0.8, 0.7, 0.6), "height of the film"),
-        "centre crop": Corruption(lambda film, by: _crop(film, by, 0), (0, 0.05, 0.1, 0.15, 0.2), "of left and right"),
+        "crop across": Corruption(lambda film, by: _crop(film, by, 0), (0, 0.05, 0.1, 0.15, 0.2), "of left and right"),
+        "crop down": Corruption(lambda film, by: _crop(film, 0, by), (0, 0.05, 0.1, 0.15, 0.2), "of top and bottom"),
         "rotation": Corruption(_rotate, (0, 3, 6, 10, 15), "degrees"),
     }
 

@@ -66,7 +66,7 @@ def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path)
     import matplotlib.pyplot as plt
 
     units = {name: kind.unit for name, kind in corruptions().items()}
-    figure, axes = plt.subplots(3, 4, figsize=(12, 8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(3, 5, figsize=(14, 8), sharey=True, layout="constrained")
     for panel, (name, points) in zip(axes.flat, curves.items(), strict=False):
         ordered = np.array(sorted(points))
         panel.plot(ordered[:, 0], ordered[:, 1], "o-", color="#0b6e99", label="AUROC")
