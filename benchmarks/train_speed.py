@@ -36,8 +36,16 @@ def main() -> None:
 
     def run_ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pneumoscope", "train", arguments.data, "--out", f"{folder}/run"]
-            command += ["--epochs", str(arguments.epochs), "--patience", str(arguments.epochs), "--no-cache"]
+            command = [sys.executable, "-m", "pneumoscope", "train", arguments.data, "--recipe", "baseline"]
+            command += [
+                "--out",
+                f"{folder}/run",
+                "--epochs",
+                str(arguments.epochs),
+                "--patience",
+                str(arguments.epochs),
+                "--no-cache",
+            ]
             ours.append(timed(command)[0])
             measured = json.loads(Path(folder, "run", "metrics.json").read_text())["metrics"]
             metrics["pneumoscope"] = {name: measured[name]["value"] for name in ("accuracy", "f1", "auroc")}

@@ -14,7 +14,7 @@ from pneumoscope.evaluation.limits import rate_limits
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--recipes", default="baseline,head,best")
+    parser.add_argument("--recipes", default="baseline,head,finetune,best")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1, help="divisions into folds")
     options = parser.parse_args()
@@ -27,7 +27,7 @@ def main() -> None:
             for fold, films in enumerate(draw_folds(samples, options.folds, seed))
         ]
         rows.append([recipe, *summarise(results), pool_accuracy(results[: options.folds])])
-    print_table(["recipe", *METRICS, "a fold", "accuracy of all films, 95 % interval"], rows)
+    print_table(["recipe", *METRICS, "training and test", "accuracy of all films, first division, 95 % interval"], rows)
 
 
 def pool_accuracy(results: Sequence[Result]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
 import time
@@ -17,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
 from pneumoscope.datasets.splitting import fold_samples, split_samples
 from pneumoscope.inference.features import FeatureCache, default_cache_path
+from pneumoscope.training.recipes import resolve_settings
 from pneumoscope.training.train import train
 
 METRICS = ("accuracy", "f1", "sensitivity", "specificity", "auroc")
@@ -30,7 +33,10 @@ _SERIES = re.compile(r"(NORMAL2-IM|IM)-|person\d+_(bacteria|virus)_")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run: its folder, metrics on its test films, seconds it took."""
+    """A finished run: its folder, metrics on its test films, seconds of training and testing.
+
+    Features of frozen networks may come from the cache, so that the seconds of another run are not in them.
+    """
 
     folder: Path
     metrics: dict[str, dict[str, float]]
@@ -94,17 +100,20 @@ def series_of(sample: Sample) -> str:
 
 
 def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
-    """Train and test, unless that was done before with the same settings.
+    """Train and test, unless that was done before with the same settings on the same films by the same version.
 
     Args:
         samples: with splits, or a folder that has them.
         folder: of the run.
         **settings: as of `pneumoscope.train`.
     """
-    mark = folder / "benchmark.json"
+    mark = folder.parent / f"{folder.name}.json"
+    resolved = dataclasses.asdict(resolve_settings({**settings, "data": "-"}, {}))
+    films = [] if isinstance(samples, Path) else [[str(film.path), film.split] for film in samples]
+    digest = hashlib.sha256(json.dumps([__version__, resolved, films]).encode()).hexdigest()
     if mark.exists():
         done = json.loads(mark.read_text(encoding="utf-8"))
-        if done["settings"] == json.loads(json.dumps(settings)):
+        if done["digest"] == digest:
             return Result(folder, done["metrics"], done["seconds"])
     data = samples
     if not isinstance(samples, Path):
@@ -116,7 +125,7 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
         run = train(str(data), folder, overwrite=folder.exists(), cache=cache, audit=False, **settings)
     seconds = time.perf_counter() - start
     metrics = {name: dataclasses.asdict(run.evaluation.metrics[name]) for name in METRICS}
-    mark.write_text(json.dumps({"settings": settings, "metrics": metrics, "seconds": seconds}), encoding="utf-8")
+    mark.write_text(json.dumps({"digest": digest, "metrics": metrics, "seconds": seconds}), encoding="utf-8")
     print(f"{folder}: {seconds:.0f} s, " + ", ".join(f"{m} {metrics[m]['value']:.4f}" for m in METRICS), flush=True)
     return Result(folder, metrics, seconds)
 

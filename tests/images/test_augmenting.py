@@ -192,5 +192,5 @@ def test_blur_takes_detail_and_keeps_the_brightness() -> None:
     pixels = film()
     for seed in range(20):
         seen = view(pixels, seed, blur=0.5)
-        assert seen.std() <= pixels.std() + 1e-6
+        assert seen.std() < 0.95 * pixels.std()
         assert seen.mean() == pytest.approx(pixels.mean(), abs=0.02)

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> Settings:
-    return resolve_settings({"data": "films", **changes}, {})
+    return resolve_settings({"data": "films", "recipe": "baseline", **changes}, {})
 
 
 def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> FeatureBatches:
@@ -131,11 +131,16 @@ def test_resuming_after_any_epoch_ends_as_if_nothing_had_happened(optimizer: str
 
 
 def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says() -> None:
-    result = fit(head(), clouds(), settings(schedule="cosine", lr=0.01, patience=20), stage="head", epochs=20)
+    model = head()
+    result = fit(model, clouds(), settings(schedule="cosine", lr=0.5, patience=1), stage="head", epochs=20)
+    losses = [row["val_loss"] for row in result.history]
+    assert len(losses) == result.best_epoch == 20
+    assert losses != sorted(losses, reverse=True)  # an epoch did not improve, and nothing came of it
+    assert all(torch.equal(tensor, result.state[name]) for name, tensor in model.state_dict().items())
     rates = [row["lr"] for row in result.history]
-    assert max(rates) == pytest.approx(0.01, rel=0.05)
-    assert rates[0] < 0.002
-    assert rates[-1] < 0.001
+    assert max(rates) == pytest.approx(0.5, rel=0.05)
+    assert rates[0] < 0.1
+    assert rates[-1] < 0.05
     assert rates[3:] == sorted(rates[3:], reverse=True)
 
 

@@ -110,7 +110,7 @@ class Bundle:
         input: what the network takes.
         thresholds: `decision`: a probability from here on is called positive (two classes).
         calibration: how logits become probabilities.
-        training: recipe, settings and the best epoch's figures.
+        training: recipe, settings and the figures of the epoch that was kept.
         data: fingerprint and counts of the samples trained on.
         version: of the pneumoscope that made it.
         weights_sha256: of `weights.safetensors`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MethodType
 from typing import TypeVar
 
 import torch
@@ -234,12 +235,12 @@ def _find_pairs(network: nn.Module, size: int) -> tuple[list[tuple[str, str]], T
 def _pass_through(norm: nn.BatchNorm2d) -> None:
     """Leave of a batch norm only what timm hangs behind it: dropout and activation."""
 
-    def forward(inputs: Tensor) -> Tensor:
+    def forward(norm: nn.BatchNorm2d, inputs: Tensor) -> Tensor:  # a method, so that a copy runs its own layers
         drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
         outputs: Tensor = drop(inputs) if isinstance(drop, nn.Module) else inputs
         return act(outputs) if isinstance(act, nn.Module) else outputs
 
-    norm.forward = forward  # type: ignore[method-assign,assignment]
+    norm.forward = MethodType(forward, norm)  # type: ignore[method-assign]
 
 
 def _is_passed_through(norm: nn.Module) -> bool:

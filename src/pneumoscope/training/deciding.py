@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ def fit_decisions(
 ) -> Decisions:  # fmt: skip
     """Fit all of it: the guard on training films, everything else on validation films.
 
-    Where there are random views of them, calibration and threshold go by all views, and what has a promise to keep by
-    one view a film, drawn at random: it is to hold for films taken, scanned and cut a little differently.
+    Where there are random views of them, the threshold goes by all views, and all else by one view a film, drawn at
+    random, so that a film counts once: decisions are to hold for films taken, scanned and cut a little differently.
 
     Probabilities are stated for the training films' shares of the classes (validation films are often drawn in equal
     numbers), or for `settings.prevalence`.
@@ -70,15 +70,14 @@ def fit_decisions(
     targets = np.repeat(val.targets, views)
     one_each = np.arange(films) * views + np.random.default_rng(settings.seed).integers(views, size=films)
     calibration = fit_calibration(
-        logits,
-        targets,
+        logits[one_each],
+        val.targets,
         method=settings.calibration,
         shares=shares.tolist(),
         trained=trained.tolist(),
-        patients=[sample.patient or f"film {i}" for i, sample in enumerate(val.samples) for _ in range(views)],
+        patients=[sample.patient for sample in val.samples],
         seed=settings.seed,
     )
-    calibration = replace(calibration, films=films)
     probabilities = np.exp(calibrate(logits, calibration))
     weights = (shares / np.maximum(np.bincount(targets, minlength=len(classes)), 1))[targets]
     threshold = (

@@ -28,7 +28,7 @@ class Fit:
     Attributes:
         history: a row an epoch: stage, epoch, lr, train_loss, val_loss, val_accuracy.
         state: the weights with the best validation loss.
-        best_epoch: when that was.
+        best_epoch: when that was; under a cosine schedule the last.
         best_loss: what it was.
         finished: whether there is nothing left to do.
     """

@@ -71,7 +71,9 @@ class Settings:
     plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
     plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2
     patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops.")] = 5
-    warmup_epochs: Annotated[int, Ge(0), Doc("Epochs of the head alone before the backbone is trained.")] = 0
+    warmup_epochs: Annotated[
+        int, Ge(0), Doc("Epochs of the head alone before the backbone is trained, under a plateau.")
+    ] = 0
     ema: Annotated[
         float, Interval(ge=0, lt=1), Doc("Decay of the moving average of the weights that becomes the model; 0: none.")
     ] = 0.0
@@ -122,6 +124,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise")
+        if self.views and not self.train_backbone:
+            raise UsageError("views: random views are of a network that was trained on such; add --train-backbone.")
         if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
             raise UsageError(
                 f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "

@@ -72,7 +72,7 @@ class Stages:
     on_epoch: Callable[[Mapping[str, Any], int], None]
 
     def run(self, settings: Settings) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Train the head, or warm it up and then train all; give the history and the row of the best epoch."""
+        """Train the head, or warm it up and then train all; give the history and the row of the epoch kept."""
         network = self.network
         network.head.to(network.device)
         # A head on cached features gains nothing from less precision, and knows best itself when it is done.
@@ -147,7 +147,7 @@ class Stages:
         )
 
     def _classifier(self, settings: Settings) -> Classifier:
-        """The network as it is trained; batch norms that keep their statistics are folded, which halves the time."""
+        """The network as it is trained: batch norms that keep their statistics are folded, which saves time."""
         network = self.network
         backbone = network.backbone
         if settings.train_backbone and settings.freeze_batchnorm:

@@ -263,7 +263,7 @@ class _Job:
             write_mapping(self.folder / "config.yaml", self.settings)
             history, best = stages.run(self.settings)
         _logger().info(
-            "Best epoch: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
+            "Epoch kept: %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"]
         )
         write_text(self.folder / "history.csv", "".join(format_rows(history)))
         if self.settings.half:
@@ -416,7 +416,7 @@ class _Job:
                 "all layers trained" if training["best"]["stage"] == "finetune" else "frozen, batch-norm statistics too"
             ),
             "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
-            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, the best was {number}",
+            "Recipe": f"{settings.recipe}; {training['epochs']} epochs, of which number {number} was kept",
             "Class balance": settings.balance,
             "Seed": str(settings.seed),
             "Command": shlex.join(

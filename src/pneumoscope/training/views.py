@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.augmenting import Augmentation, augment
-from pneumoscope.images.preparing import InputSpec
+from pneumoscope.images.preparing import InputSpec, prepare
+from pneumoscope.images.reading import read_radiograph
 from pneumoscope.inference.engines import Engine
-from pneumoscope.inference.features import FeatureCache, extract_features, read_input
+from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.training.recipes import Settings
 from pneumoscope.training.stages import Split, find_augmentation
 
@@ -34,6 +35,8 @@ def see_again(
 ) -> dict[str, Split]:
     """What a trained backbone makes of the films that decisions are fitted on, and of random views of them.
 
+    These views go half as far as those of training, which are meant to be harder than anything that will come.
+
     Args:
         splits: `train` and `val`.
         engine: runs the backbone.
@@ -42,12 +45,17 @@ def see_again(
         cache: keeps what is made of the films as they are.
         progress: called with what is being done, the number of films done, and of all.
     """
+    whole = find_augmentation(settings)
+    amounts = {
+        field.name: getattr(whole, field.name) / 2 for field in dataclasses.fields(whole) if field.name != "flip"
+    }
+    mild = dataclasses.replace(whole, **amounts)
     seen = {}
     for name, views in (("train", min(settings.views, 1)), ("val", settings.views)):  # there are many films to train on
         seen[name] = describe(splits[name], engine, spec, cache)
         if views:
             tell = functools.partial(progress, "Random views")
-            seen[name] = add_views(seen[name], engine, spec, find_augmentation(settings), views, settings.seed, tell)
+            seen[name] = add_views(seen[name], engine, spec, mild, views, settings.seed, tell)
     return seen
 
 
@@ -57,10 +65,10 @@ def describe(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache 
     Raises:
         DataError: a film cannot be read any more.
     """
-    found = extract_features(split.samples, engine, spec, cache=cache)
+    found = list(extract_features(split.samples, engine, spec, cache=cache))
+    if faults := [str(one.error) for one in found if one.error]:
+        raise DataError(f"{faults[0]} It was read before: put it back, and start again.")
     read = [(one.features, one.stages[None]) for one in found if one.features is not None and one.stages is not None]
-    if len(read) < len(split.samples):
-        raise DataError("A film that was read before cannot be read any more. Start again.")
     features, stages = (np.stack(column) for column in zip(*read, strict=True))
     return dataclasses.replace(split, features=features, stages=stages)
 
@@ -106,12 +114,10 @@ def _draw(
     def views(place: int) -> Floats:
         rng = np.random.default_rng([seed, 0, place])  # epochs of training are numbered from 1
         flips = rng.random(count) < augmentation.flip
+        film = read_radiograph(samples[place].path, reading=samples[place].reading, enough=spec.enough)
         drawn = iter(flips.tolist())
         return np.stack(
-            [
-                read_input(samples[place], spec, lambda film: augment(film, augmentation, rng, next(drawn)))
-                for _ in range(count)
-            ]
+            [prepare(film.pixels, spec, lambda fitted: augment(fitted, augmentation, rng, next(drawn))) for _ in flips]
         )
 
     with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
