@@ -46,7 +46,7 @@ def test_predict_takes_the_model_that_ships_and_says_which(
     assert typed(monkeypatch, "predict", film, "--format", "csv") == 0
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == (
-        "Model: pneumonia-lite0, trained on 36 films: children of one to five years in one hospital (Guangzhou, "
+        "Model: pneumonia-lite0, trained on 24 films: children of one to five years in one hospital (Guangzhou, "
         "China), anterior-posterior films. For research; not a medical device."
     )
     assert said.err.count("pneumonia-lite0") == 1

@@ -67,7 +67,7 @@ def models() -> None:
 def introduce(name: str, bundle: Bundle) -> str:
     """Say in a line which model it is, what it knows, and what it is not for."""
     source = _find_source(bundle)
-    films = sum(sum(bundle.data["counts"].get(split, {}).values()) for split in ("train", "val"))
+    films = sum(bundle.data["counts"].get("train", {}).values())
     shown = f": {source.population}" if source else ""
     return f"Model: {name}, trained on {films:,} films{shown}. For research; not a medical device."
 

@@ -111,7 +111,7 @@ def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 
 def to_half(tensor: Tensor) -> Tensor:
-    """Weights of convolutions and linear layers in float16; whatever has one dimension or whole numbers as it is.
+    """Tensors of two or more dimensions, which weights are, in float16; one dimension or whole numbers as they are.
 
     Raises:
         BundleError: a number does not fit.
@@ -121,7 +121,7 @@ def to_half(tensor: Tensor) -> Tensor:
     half = tensor.half()
     if not bool(half.isfinite().all()):
         raise BundleError(
-            "A weight is beyond half precision (65504), or no number: keep this network in full precision."
+            "A weight is beyond half precision (65504), or no number: train and keep this network in full precision (--no-half)."
         )
     return half
 
