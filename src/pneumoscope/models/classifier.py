@@ -121,7 +121,7 @@ def to_half(tensor: Tensor) -> Tensor:
     half = tensor.half()
     if not bool(half.isfinite().all()):
         raise BundleError(
-            "A weight is beyond half precision (65504), or no number: train and keep this network in full precision (--no-half)."
+            "A weight is beyond half precision (65504), or no number: keep this network in full precision (--no-half)."
         )
     return half
 
