@@ -1,13 +1,12 @@
-"""Does a bundle lean on what goes with the class by accident? Films of one class are changed, all others are not.
+"""Does a network lean on what goes with the class by accident? Films of one class are changed, all others are not.
 
 A change that both classes undergo alike moves a threshold; one that hits a single class shows whether the network takes
-it for the class. The films are test films of the bundle's run, so many of each class.
+it for the class. The films are test films of a run, so many of each class.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ import numpy as np
 from corruptions import corruptions
 from numpy.typing import NDArray
 from PIL import Image
-from protocol import print_table
+from protocol import draw_films, encode, print_table
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.samples import read_samples
 from pneumoscope.inference.predictor import Predictor, load
 
 Floats = NDArray[np.float64]
@@ -52,15 +51,15 @@ def main() -> None:
 def judge(run: Path, count: int) -> tuple[float, list[Change]]:
     """AUROC of films as they are, and what every change does at its two middling amounts."""
     predictor = load(run, guarded=False)
-    samples = [film for film in read_samples(run / "samples.csv") if film.split == "test"]
-    rng = np.random.default_rng(0)
-    classes = [[film for film in samples if film.label == label] for label in predictor.bundle.labels]
-    drawn = [[films[i] for i in rng.permutation(len(films))[:count]] for films in classes]
+    drawn = [
+        [Image.open(film.path).convert("L") for film in films]
+        for films in draw_films(read_samples(run / "samples.csv"), predictor.bundle.labels, count)
+    ]
     normal, ill = (score(predictor, films) for films in drawn)
     changes = []
     for name, kind in corruptions().items():
         for amount in kind.amounts[2:4]:
-            changed = [score(predictor, films, lambda film, k=kind, a=amount: k.change(film, a)) for films in drawn]
+            changed = [score(predictor, [kind.change(film, amount) for film in films]) for films in drawn]
             changes.append(
                 Change(
                     f"{name}, {amount:g}",
@@ -71,15 +70,9 @@ def judge(run: Path, count: int) -> tuple[float, list[Change]]:
     return auroc(normal, ill), changes
 
 
-def score(predictor: Predictor, films: Sequence[Sample], change: object = None) -> Floats:
-    """Logits of films, changed or not."""
-    contents = []
-    for film in films:
-        image = Image.open(film.path).convert("L")
-        content = io.BytesIO()
-        (change(image) if callable(change) else image).save(content, "PNG", compress_level=1)
-        contents.append(content.getvalue())
-    return np.array([found.logits[0] for found in predictor.predict(contents)])
+def score(predictor: Predictor, films: Sequence[Image.Image]) -> Floats:
+    """Logits of films."""
+    return np.array([found.logits[0] for found in predictor.predict([encode(film) for film in films])])
 
 
 def auroc(normal: Floats, ill: Floats) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
@@ -128,6 +130,20 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
     mark.write_text(json.dumps({"digest": digest, "metrics": metrics, "seconds": seconds}), encoding="utf-8")
     print(f"{folder}: {seconds:.0f} s, " + ", ".join(f"{m} {metrics[m]['value']:.4f}" for m in METRICS), flush=True)
     return Result(folder, metrics, seconds)
+
+
+def draw_films(samples: Sequence[Sample], labels: Sequence[str], count: int) -> list[list[Sample]]:
+    """So many test films of each class, at random."""
+    rng = np.random.default_rng(0)
+    classes = [[film for film in samples if film.split == "test" and film.label == label] for label in labels]
+    return [[films[i] for i in rng.permutation(len(films))[:count]] for films in classes]
+
+
+def encode(image: Image.Image) -> bytes:
+    """A file with that image."""
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=1)
+    return content.getvalue()
 
 
 def spread(values: Sequence[float]) -> str:

@@ -6,13 +6,12 @@ The films are the test films of its run (`samples.csv`), or of `--table`, so man
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
 from corruptions import corruptions
 from PIL import Image
-from protocol import print_table
+from protocol import draw_films, encode, print_table
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.datasets.samples import read_samples
@@ -29,24 +28,15 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     options = parser.parse_args()
     predictor = load(options.run)
-    samples = [s for s in read_samples(options.table or options.run / "samples.csv") if s.split == "test"]
-    rng = np.random.default_rng(0)
-    chosen = []
-    for label in predictor.bundle.labels:
-        films = [s for s in samples if s.label == label]
-        chosen += [films[i] for i in rng.permutation(len(films))[: options.films]]
+    samples = read_samples(options.table or options.run / "samples.csv")
+    chosen = [film for films in draw_films(samples, predictor.bundle.labels, options.films) for film in films]
     truth = np.array([s.label == predictor.bundle.positive for s in chosen])
     images = [Image.open(s.path).convert("L") for s in chosen]
     rows: list[list[str]] = []
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, kind in corruptions().items():
         for amount in kind.amounts:
-            contents = []
-            for image in images:
-                content = io.BytesIO()
-                kind.change(image, amount).save(content, "PNG", compress_level=1)
-                contents.append(content.getvalue())
-            found = predictor.predict(contents)
+            found = predictor.predict([encode(kind.change(image, amount)) for image in images])
             scores = np.array([one.unguarded for one in found], float)
             right = np.mean([one.call == sample.label for one, sample in zip(found, chosen, strict=True)])
             foreign = np.mean([one.decision == "foreign" for one in found])

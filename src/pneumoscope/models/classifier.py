@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from types import MethodType
 from typing import TypeVar
 
 import torch
@@ -156,7 +156,7 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
     folded = copy.deepcopy(backbone)
     with torch.no_grad():
         pairs, before = _find_pairs(folded, size)
-        for conv, norm in ((folded.get_submodule(one), folded.get_submodule(other)) for one, other in pairs):
+        for conv, norm, name in ((folded.get_submodule(c), folded.get_submodule(n), n) for c, n in pairs):
             if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
                 continue
             if norm.running_mean is None or norm.running_var is None or norm.weight is None or norm.bias is None:
@@ -165,7 +165,7 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
             conv.weight, conv.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
-            _pass_through(norm)
+            folded.set_submodule(name, _leave_activation(norm))
         after = folded(_probe(size))
     close = (after - before).abs().max() <= 1e-3 * before.abs().max()
     return folded if bool(close) else copy.deepcopy(backbone)
@@ -186,7 +186,7 @@ def unfold_batchnorms(folded: nn.Module, backbone: nn.Module, size: int) -> None
         pairs, _ = _find_pairs(backbone, size)
     for conv, norm in pairs:
         layer = backbone.get_submodule(norm)
-        if not _is_passed_through(folded.get_submodule(norm)) or not isinstance(layer, nn.BatchNorm2d):
+        if isinstance(folded.get_submodule(norm), nn.BatchNorm2d) or not isinstance(layer, nn.BatchNorm2d):
             continue
         bias = state.pop(f"{conv}.bias")
         if getattr(backbone.get_submodule(conv), "bias", None) is not None:
@@ -195,6 +195,7 @@ def unfold_batchnorms(folded: nn.Module, backbone: nn.Module, size: int) -> None
         state[f"{norm}.weight"] = torch.ones_like(bias)
         state[f"{norm}.running_mean"] = torch.zeros_like(bias)
         state[f"{norm}.running_var"] = torch.full_like(bias, 1 - layer.eps)
+        state |= {f"{norm}.num_batches_tracked": count for count in [layer.num_batches_tracked] if count is not None}
     backbone.load_state_dict(state)
 
 
@@ -232,16 +233,7 @@ def _find_pairs(network: nn.Module, size: int) -> tuple[list[tuple[str, str]], T
     return pairs, output
 
 
-def _pass_through(norm: nn.BatchNorm2d) -> None:
-    """Leave of a batch norm only what timm hangs behind it: dropout and activation."""
-
-    def forward(norm: nn.BatchNorm2d, inputs: Tensor) -> Tensor:  # a method, so that a copy runs its own layers
-        drop, act = getattr(norm, "drop", None), getattr(norm, "act", None)
-        outputs: Tensor = drop(inputs) if isinstance(drop, nn.Module) else inputs
-        return act(outputs) if isinstance(act, nn.Module) else outputs
-
-    norm.forward = MethodType(forward, norm)  # type: ignore[method-assign]
-
-
-def _is_passed_through(norm: nn.Module) -> bool:
-    return "forward" in vars(norm)
+def _leave_activation(norm: nn.BatchNorm2d) -> nn.Sequential:
+    """What timm hangs behind a batch norm, by the names that it has there: dropout and activation, or nothing."""
+    layers = ((name, getattr(norm, name, None)) for name in ("drop", "act"))
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers if isinstance(layer, nn.Module)))

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,16 +94,18 @@ def add_views(
         seed: fixes them.
         progress: called with the number of films done, and of all.
     """
-    features, stages = [], []
-    for done, inputs in enumerate(_draw(split.samples, spec, augmentation, count, seed), 1):
-        seen = engine.run(inputs)
+    features, stages, done, n = [], [], 0, len(split.samples)
+    drawn = _draw(split.samples, spec, augmentation, count, seed)
+    while films := list(islice(drawn, max(1, engine.batch_size // count))):
+        seen = engine.run(np.concatenate(films))
         features.append(seen.features)
         stages.append(seen.features if seen.stages is None else seen.stages)
-        progress(done, len(split.samples))
+        done += len(films)
+        progress(done, n)
     return dataclasses.replace(
         split,
-        features=np.concatenate([split.features[:, :1], np.stack(features)], axis=1),
-        stages=np.concatenate([split.stages[:, :1], np.stack(stages)], axis=1),
+        features=np.concatenate([split.features[:, :1], np.concatenate(features).reshape(n, count, -1)], axis=1),
+        stages=np.concatenate([split.stages[:, :1], np.concatenate(stages).reshape(n, count, -1)], axis=1),
     )
 
 

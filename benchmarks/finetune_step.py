@@ -1,0 +1,53 @@
+"""Milliseconds an image of a step of fine-tuning: batch norms trained, kept as they are, and folded; fp32 and bf16.
+
+python benchmarks/finetune_step.py [--size 224] [--batch 32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+
+import torch
+
+from pneumoscope.models.backbones import find_backbone, load_backbone
+from pneumoscope.models.classifier import Classifier, build_head, fold_batchnorms
+from pneumoscope.training.loop import compute_loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    backbone = load_backbone(find_backbone(options.backbone)).eval()
+    kinds = {"trained": backbone, "kept": backbone, "folded": fold_batchnorms(backbone, options.size)}
+    models = {
+        name: Classifier(
+            copy.deepcopy(each), build_head(each.width, 2), frozen=False, freeze_batchnorm=name != "trained"
+        ).to(memory_format=torch.channels_last)
+        for name, each in kinds.items()
+    }
+    inputs = torch.randn(options.batch, 3, options.size, options.size).to(memory_format=torch.channels_last)
+    targets = torch.randint(0, 2, (options.batch,))
+    fastest: dict[tuple[str, bool], float] = {}
+    for _ in range(options.rounds):  # all take turns, so that other work on the machine hits them alike
+        for name, model in models.items():
+            for half in (False, True):
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    logits = model.train()(inputs)
+                torch.autograd.backward(compute_loss(logits.float(), targets))
+                taken = (time.perf_counter() - start) / options.batch * 1000
+                fastest[name, half] = min(taken, fastest.get((name, half), taken))
+    print("| batch norms | fp32 | bf16 | fp32, times the trained |\n| --- | --- | --- | --- |")
+    for name in models:
+        ratio = fastest[name, False] / fastest["trained", False]
+        print(f"| {name} | {fastest[name, False]:.1f} ms | {fastest[name, True]:.1f} ms | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
