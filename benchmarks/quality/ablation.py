@@ -12,9 +12,9 @@ from typing import Any
 from one_sided import judge
 from protocol import TRANSFERS, arguments, complete, draw_folds, draw_transfer, print_table, read_kermany, spread
 
-NO_VIEWS = dict.fromkeys(
-    ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise"), 0.0
-)
+ACQUISITION = dict.fromkeys(("blur", "noise", "sharpen", "compress"), 0.0)
+GREY = dict.fromkeys(("brightness", "contrast", "gamma"), 0.0)
+NO_VIEWS = {**dict.fromkeys(("rotate", "shift", "zoom", "stretch"), 0.0), **GREY, **ACQUISITION}
 FILMS = 120  # of each class, that are changed
 
 
@@ -27,7 +27,8 @@ def variants() -> dict[str, dict[str, Any]]:
         "flips alone": NO_VIEWS,
         "proportions kept": {"stretch": 0.0},
         "weak views": {"rotate": 5.0, "shift": 0.05, "zoom": 0.1, "stretch": 0.1},
-        "no change of grey": {"brightness": 0.0, "contrast": 0.0, "gamma": 0.0, "blur": 0.0},
+        "no change of grey": GREY,
+        "no other acquisition": ACQUISITION,
         "no warmed-up head": {"warmup_epochs": 0},
         "no moving average": {"ema": 0.0},
         "rate of the backbone x 3": {"backbone_lr": 1e-3},

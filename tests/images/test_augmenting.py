@@ -15,8 +15,9 @@ from pneumoscope.images.augmenting import Augmentation, augment
 from pneumoscope.images.preparing import Pixels
 
 EVERYTHING = Augmentation(
-    rotate=15, shift=0.1, zoom=0.2, stretch=0.3, brightness=0.3, contrast=0.5, gamma=0.7, blur=0.9, noise=0.1
-)
+    rotate=15, shift=0.1, zoom=0.2, stretch=0.3, brightness=0.3, contrast=0.5, gamma=0.7, blur=0.9, noise=0.1, sharpen=1,
+    compress=0.9,
+)  # fmt: skip
 AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
 seeds = st.integers(0, 2**32 - 1)
 
@@ -62,6 +63,8 @@ def test_no_amounts_leave_the_film_as_it_is_and_the_flip_mirrors_it(seed: int) -
             "stretch": st.floats(0, 1),
             "blur": st.floats(0, 0.99),
             "noise": st.floats(0, 1),
+            "sharpen": st.floats(0, 3),
+            "compress": st.floats(0, 0.99),
             "brightness": st.floats(0, 1),
             "contrast": st.floats(0, 0.99),
             "gamma": st.floats(0, 3),

@@ -8,6 +8,8 @@ import numpy as np
 
 from pneumoscope.images.preparing import Pixels
 
+GEOMETRY = ("rotate", "shift", "zoom", "stretch")
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -24,6 +26,8 @@ class Augmentation:
         gamma: logarithm of the exponent.
         blur: share of the resolution that is lost, between nothing and this.
         noise: standard deviation of Gaussian noise, of the range 0 to 1, between nothing and this.
+        sharpen: how many times the difference from a blurred film (1 pixel) is added, between nothing and this.
+        compress: share of JPEG's quality that is lost, between nothing and this; then 8 bits are left.
     """
 
     flip: float = 0.5
@@ -36,6 +40,8 @@ class Augmentation:
     gamma: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
+    sharpen: float = 0.0
+    compress: float = 0.0
 
 
 def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, flip: bool) -> Pixels:
@@ -51,9 +57,9 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
         float32 (S, S) in [0, 1].
     """
     a = augmentation
-    drawn, grain = rng.uniform(-1, 1, 10).astype(np.float32), int(rng.integers(2**32))
-    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise = drawn
-    if a.rotate or a.shift or a.zoom or a.stretch:
+    drawn, grain = rng.uniform(-1, 1, 12).astype(np.float32), int(rng.integers(2**32))
+    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise, sharpen, compress = drawn
+    if any(getattr(a, name) for name in GEOMETRY):
         scale = 1 + a.zoom * zoom
         ratio = np.exp(a.stretch * stretch / 2)
         film = _move(
@@ -61,6 +67,8 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
         )
     if a.blur:
         film = _coarsen(film, 1 - a.blur * abs(blur))
+    if a.sharpen:
+        film = np.clip(film + a.sharpen * abs(sharpen) * (film - _soften(film)), 0.0, 1.0)
     if a.gamma:
         film = film ** np.exp(a.gamma * gamma)
     if a.contrast or a.brightness:
@@ -69,6 +77,8 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
     if a.noise:
         film = film + a.noise * abs(noise) * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
     film = np.clip(film, 0.0, 1.0)
+    if a.compress:
+        film = _compress(film, round(100 * (1 - a.compress * abs(compress))))
     return film[:, ::-1] if flip else film
 
 
@@ -98,3 +108,22 @@ def _coarsen(film: Pixels, share: float) -> Pixels:
         return film
     coarse = Image.fromarray(film).resize((small, small), Image.Resampling.BOX)
     return np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32)
+
+
+def _soften(film: Pixels) -> Pixels:
+    """Blur by a Gaussian of one pixel."""
+    from scipy import ndimage
+
+    soft: Pixels = ndimage.gaussian_filter(film, 1.0)
+    return soft
+
+
+def _compress(film: Pixels, quality: int) -> Pixels:
+    """Save as JPEG and read again."""
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.rint(film * 255).astype(np.uint8)).save(file, "JPEG", quality=max(1, quality))
+    return np.asarray(Image.open(file), np.float32) / 255

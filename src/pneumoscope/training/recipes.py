@@ -91,6 +91,10 @@ class Settings:
     gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
     blur: Annotated[float, Interval(ge=0, lt=1), Doc("Random loss of resolution, up to this share (likewise).")] = 0.0
     noise: Annotated[Amount, Doc("Random noise, up to this standard deviation of the range (likewise).")] = 0.0
+    sharpen: Annotated[Amount, Doc("Random sharpening, up to this many times the fine detail (likewise).")] = 0.0
+    compress: Annotated[
+        float, Interval(ge=0, lt=1), Doc("Random JPEG compression, up to this share of its quality (likewise).")
+    ] = 0.0
     views: Annotated[
         int, Interval(ge=0, le=100), Doc("Fit decisions on so many random views of each film, too (--train-backbone).")
     ] = 0
@@ -123,7 +127,8 @@ class Settings:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise")
+        still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise", "sharpen",
+                 "compress")  # fmt: skip
         if self.views and not self.train_backbone:
             raise UsageError("views: random views are of a network that was trained on such; add --train-backbone.")
         if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
@@ -161,7 +166,10 @@ def find_recipe(name: str) -> dict[str, Any]:
         "brightness": 0.15,
         "contrast": 0.3,
         "gamma": 0.3,
-        "blur": 0.3,
+        "blur": 0.4,
+        "noise": 0.04,
+        "sharpen": 1.0,
+        "compress": 0.8,
         "calibration": "auto",
         "threshold": "youden",
         "error_rate": 0.05,  # at 0.1 a network that is right more often leaves every tenth film without a label

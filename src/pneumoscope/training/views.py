@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
-from pneumoscope.images.augmenting import Augmentation, augment
+from pneumoscope.images.augmenting import GEOMETRY, Augmentation, augment
 from pneumoscope.images.preparing import InputSpec, prepare
 from pneumoscope.images.reading import read_radiograph
 from pneumoscope.inference.engines import Engine
@@ -36,7 +36,8 @@ def see_again(
 ) -> dict[str, Split]:
     """What a trained backbone makes of the films that decisions are fitted on, and of random views of them.
 
-    These views go half as far as those of training, which are meant to be harder than anything that will come.
+    In geometry these views go half as far as those of training, which are meant to be harder than anything that will
+    come.
 
     Args:
         splits: `train` and `val`.
@@ -47,10 +48,7 @@ def see_again(
         progress: called with what is being done, the number of films done, and of all.
     """
     whole = find_augmentation(settings)
-    amounts = {
-        field.name: getattr(whole, field.name) / 2 for field in dataclasses.fields(whole) if field.name != "flip"
-    }
-    mild = dataclasses.replace(whole, **amounts)
+    mild = dataclasses.replace(whole, **{name: getattr(whole, name) / 2 for name in GEOMETRY})
     seen = {}
     for name, views in (("train", min(settings.views, 1)), ("val", settings.views)):  # there are many films to train on
         seen[name] = describe(splits[name], engine, spec, cache)
