@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import fields
 from typing import Any
 
@@ -10,14 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from pneumoscope.images.augmenting import Augmentation, augment
 from pneumoscope.images.preparing import Pixels
 
 EVERYTHING = Augmentation(
-    rotate=15, shift=0.1, zoom=0.2, stretch=0.3, brightness=0.3, contrast=0.5, gamma=0.7, blur=0.9, noise=0.1, sharpen=1,
+    rotate=15,
+    shift=0.1,
+    zoom=0.2,
+    stretch=0.3,
+    brightness=0.3,
+    contrast=0.5,
+    gamma=0.7,
+    blur=0.9,
+    noise=0.1,
+    sharpen=1.0,
     compress=0.9,
-)  # fmt: skip
+)
 AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
 seeds = st.integers(0, 2**32 - 1)
 
@@ -197,3 +208,29 @@ def test_blur_takes_detail_and_keeps_the_brightness() -> None:
         seen = view(pixels, seed, blur=0.5)
         assert seen.std() < 0.95 * pixels.std()
         assert seen.mean() == pytest.approx(pixels.mean(), abs=0.02)
+
+
+def test_sharpening_adds_detail_and_keeps_the_brightness() -> None:
+    pixels = 0.3 + 0.4 * film()
+    sharp = [view(pixels, seed, sharpen=0.5) for seed in range(20)]
+    gains = np.array([seen.std() / pixels.std() for seen in sharp])
+    assert (gains >= 1).all()
+    assert 1.2 < gains.max() < 1.5
+    assert [seen.mean() for seen in sharp] == pytest.approx([pixels.mean()] * 20, abs=0.02)
+    flat = np.full((32, 32), 0.5, np.float32)
+    np.testing.assert_allclose(view(flat, sharpen=2), flat, atol=1e-6)
+
+
+def test_compression_is_that_of_jpeg_at_a_quality_between_all_and_what_is_left() -> None:
+    pixels = film()
+    qualities = []
+    for seed in range(20):
+        seen = view(pixels, seed, compress=0.8)
+        files = {}
+        for quality in range(20, 101):
+            file = io.BytesIO()
+            Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+            files[np.asarray(Image.open(file)).tobytes()] = quality
+        qualities.append(files[np.rint(seen * 255).astype(np.uint8).tobytes()])
+    assert min(qualities) < 45
+    assert max(qualities) > 80
