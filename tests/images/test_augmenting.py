@@ -28,6 +28,7 @@ EVERYTHING = Augmentation(
     noise=0.1,
     sharpen=1.0,
     compress=0.9,
+    crop=0.2,
 )
 AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
 seeds = st.integers(0, 2**32 - 1)
@@ -76,6 +77,7 @@ def test_no_amounts_leave_the_film_as_it_is_and_the_flip_mirrors_it(seed: int) -
             "noise": st.floats(0, 1),
             "sharpen": st.floats(0, 3),
             "compress": st.floats(0, 0.99),
+            "crop": st.floats(0, 0.49),
             "brightness": st.floats(0, 1),
             "contrast": st.floats(0, 0.99),
             "gamma": st.floats(0, 3),
@@ -234,3 +236,17 @@ def test_compression_is_that_of_jpeg_at_a_quality_between_all_and_what_is_left()
         qualities.append(files[np.rint(seen * 255).astype(np.uint8).tobytes()])
     assert min(qualities) < 45
     assert max(qualities) > 80
+
+
+def test_a_crop_cuts_each_edge_and_fills_the_view_with_the_rest() -> None:
+    rows, columns = np.indices((101, 101), np.float32)
+    for seed in range(20):
+        across, down = (
+            view((ramp / 200 + 0.25).astype(np.float32), seed, crop=0.2) * 200 - 50 for ramp in (columns, rows)
+        )
+        for edges in (across[50], down[:, 50]):
+            assert -0.6 <= edges[1] <= 20.8
+            assert 79.2 <= edges[-2] <= 100.6
+            assert np.diff(edges[1:-1]).std() < 0.02
+        assert across[:, 50].std() < 0.1
+    assert len({float(view(film(), seed, crop=0.2).sum()) for seed in range(20)}) == 20

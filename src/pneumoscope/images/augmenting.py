@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumoscope.images.preparing import Pixels
 
-GEOMETRY = ("rotate", "shift", "zoom", "stretch")
+GEOMETRY = ("rotate", "shift", "zoom", "stretch", "crop")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Augmentation:
         blur: share of the resolution that is lost, between nothing and this.
         noise: standard deviation of Gaussian noise, of the range 0 to 1, between nothing and this.
         sharpen: how many times the difference from a blurred film (1 pixel) is added, between nothing and this.
+        crop: share of the side that is cut off at each edge, between nothing and this; the rest fills the view.
         compress: share of JPEG's quality that is lost, between nothing and this; then 8 bits are left.
     """
 
@@ -41,6 +42,7 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     sharpen: float = 0.0
+    crop: float = 0.0
     compress: float = 0.0
 
 
@@ -57,13 +59,18 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
         float32 (S, S) in [0, 1].
     """
     a = augmentation
-    drawn, grain = rng.uniform(-1, 1, 12).astype(np.float32), int(rng.integers(2**32))
-    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise, sharpen, compress = drawn
+    drawn, grain = rng.uniform(-1, 1, 16).astype(np.float32), int(rng.integers(2**32))
+    rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise, sharpen, compress, *edges = drawn
     if any(getattr(a, name) for name in GEOMETRY):
+        left, right, top, bottom = (a.crop * abs(edge) for edge in edges)
         scale = 1 + a.zoom * zoom
         ratio = np.exp(a.stretch * stretch / 2)
         film = _move(
-            film, np.deg2rad(a.rotate * rotate), (scale * ratio, scale / ratio), (a.shift * shift_x, a.shift * shift_y)
+            film,
+            np.deg2rad(a.rotate * rotate),
+            (scale * ratio / (1 - left - right), scale / ratio / (1 - top - bottom)),
+            (a.shift * shift_x, a.shift * shift_y),
+            ((left - right) / 2, (top - bottom) / 2),
         )
     if a.blur:
         film = _coarsen(film, 1 - a.blur * abs(blur))
@@ -82,8 +89,13 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
     return film[:, ::-1] if flip else film
 
 
-def _move(film: Pixels, angle: float, zoom: tuple[float, float], shift: tuple[float, float]) -> Pixels:
-    """Zoom along width and height and rotate about the centre, then shift; what comes from outside is black."""
+def _move(
+    film: Pixels, angle: float, zoom: tuple[float, float], shift: tuple[float, float], middle: tuple[float, float]
+) -> Pixels:
+    """Zoom along width and height about a point so far from the centre, rotate, bring it to the centre, then shift.
+
+    What comes from outside is black.
+    """
     from PIL import Image
 
     size = film.shape[0]
@@ -91,7 +103,8 @@ def _move(film: Pixels, angle: float, zoom: tuple[float, float], shift: tuple[fl
     cos, sin = np.cos(angle), np.sin(angle)
     xx, xy, yx, yy = cos / zoom[0], sin / zoom[0], -sin / zoom[1], cos / zoom[1]
     x, y = (centre + part * size for part in shift)
-    matrix = (xx, xy, centre - xx * x - xy * y, yx, yy, centre - yx * x - yy * y)
+    x0, y0 = (centre + part * size for part in middle)
+    matrix = (xx, xy, x0 - xx * x - xy * y, yx, yy, y0 - yx * x - yy * y)
     moved = Image.fromarray(film).transform(
         (size, size), Image.Transform.AFFINE, tuple(float(value) for value in matrix), Image.Resampling.BILINEAR
     )

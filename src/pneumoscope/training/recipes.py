@@ -86,6 +86,9 @@ class Settings:
     stretch: Annotated[
         Amount, Doc("Random change of width against height, up to this logarithm of their ratio (likewise).")
     ] = 0.0
+    crop: Annotated[
+        float, Interval(ge=0, lt=0.5), Doc("Random cut at each edge, up to this share of the side (likewise).")
+    ] = 0.0
     brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
     contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
     gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
@@ -128,7 +131,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise", "sharpen",
-                 "compress")  # fmt: skip
+                 "compress", "crop")  # fmt: skip
         if self.views and not self.train_backbone:
             raise UsageError("views: random views are of a network that was trained on such; add --train-backbone.")
         if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
@@ -163,6 +166,7 @@ def find_recipe(name: str) -> dict[str, Any]:
         "shift": 0.12,
         "zoom": 0.3,
         "stretch": 1.0,  # squashed films tell their proportions, which go with the class (docs/log.md)
+        "crop": 0.2,
         "brightness": 0.15,
         "contrast": 0.3,
         "gamma": 0.3,
