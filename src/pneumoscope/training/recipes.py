@@ -164,8 +164,8 @@ def find_recipe(name: str) -> dict[str, Any]:
         "balance": "sampling",
         "rotate": 8.0,
         "shift": 0.12,
-        "zoom": 0.3,
-        "stretch": 1.0,  # squashed films tell their proportions, which go with the class (docs/log.md)
+        "zoom": 0.2,
+        "stretch": 0.7,  # squashed films tell their proportions, which go with the class (docs/log.md)
         "crop": 0.2,
         "brightness": 0.15,
         "contrast": 0.3,
@@ -193,7 +193,7 @@ def find_recipe(name: str) -> dict[str, Any]:
             "threshold": "youden",
         },
         "finetune": {**finetune, "epochs": 1, "min_steps": 50, "views": 2},
-        "best": {**finetune, "epochs": 4, "min_steps": 150, "views": 4},
+        "best": {**finetune, "epochs": 8, "min_steps": 150, "views": 4},
     }
     if name not in recipes:
         raise UsageError(f"--recipe {name}: no such recipe. There are {', '.join(recipes)}.")
