@@ -139,4 +139,4 @@ def _compress(film: Pixels, quality: int) -> Pixels:
 
     file = io.BytesIO()
     Image.fromarray(np.rint(film * 255).astype(np.uint8)).save(file, "JPEG", quality=max(1, quality))
-    return np.asarray(Image.open(file), np.float32) / 255
+    return np.asarray(Image.open(file), np.float32) / np.float32(255)
