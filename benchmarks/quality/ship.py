@@ -49,7 +49,7 @@ class Shipment:
     difference: float
 
 
-def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = False) -> Shipment:
+def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = False, note: str = "") -> Shipment:
     """Store a run's bundle in half precision in the zoo, and see that it decides as before.
 
     Args:
@@ -57,6 +57,7 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
         data: films to decide on, such as those of validation.
         name: which the bundle ships by.
         overwrite: whether an earlier bundle of that name may go.
+        note: what its card is to say besides, such as how far its test is one.
 
     Raises:
         DataError: a call, a decision or a label set changes, or no film can be read.
@@ -76,7 +77,7 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
             data={**bundle.data, "source": source.name},
         )
         saved = save_bundle(draft, noted, load_weights(run, bundle), half=True)
-        write_text(draft / "README.md", _complete_card(card, bundle, saved, source, name))
+        write_text(draft / "README.md", _complete_card(card, bundle, saved, source, name, note))
         _refuse_traces(draft, run, data)
         if (size := sum(path.stat().st_size for path in draft.iterdir())) >= MOST:
             raise UsageError(f"{run}: {size / 1e6:.1f} MB in half precision; {MOST / 1e6:g} MB may ship.")
@@ -97,8 +98,8 @@ def _read_figures(run: Path) -> dict[str, object]:
     }
 
 
-def _complete_card(card: str, bundle: Bundle, saved: Bundle, source: Source, name: str) -> str:
-    """The run's card with the stored weights' checksum, the model's licence and what CC BY asks for."""
+def _complete_card(card: str, bundle: Bundle, saved: Bundle, source: Source, name: str, note: str) -> str:
+    """The run's card with the stored weights' checksum, the model's licence, what CC BY asks for, and a note."""
     for pattern, text in (
         (re.escape(bundle.weights_sha256), saved.weights_sha256),
         (r"(?<=\*\*Licence of this model\*\*: ).*", f"{LICENCE}; the data's licence asks for the attribution below."),
@@ -112,7 +113,8 @@ def _complete_card(card: str, bundle: Bundle, saved: Bundle, source: Source, nam
         for split, use in (("train", "train"), ("val", "decide on"))
     )
     weights = "The weights of convolutions and of the last layer are stored in half precision."
-    return f"""{card.rstrip()}
+    more = f"\n\n## About the test\n\n{escape(note)}" if note else ""
+    return f"""{card.rstrip()}{more}
 
 ## Attribution
 
@@ -176,10 +178,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="labelled films, to decide on with both bundles")
     parser.add_argument("--name", default=shipped.DEFAULT)
+    parser.add_argument("--note", default="", help="what the card is to say besides")
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args()
     try:
-        done = ship(options.run, options.data, options.name, options.overwrite)
+        done = ship(options.run, options.data, options.name, options.overwrite, options.note)
     except PneumoscopeError as problem:
         parser.exit(problem.exit_code, f"error: {problem}\n")
     print(f"{done.folder}: {done.size / 1e6:.1f} MB")

@@ -153,3 +153,14 @@ def test_nothing_ships_that_is_too_big(
     with pytest.raises(UsageError, match=r"MB in half precision; 1 MB may ship"):
         ship(recognised, films / "test")
     assert not list(zoo.iterdir())
+
+
+def test_a_note_stands_in_the_card(
+    recognised: Path, ship: Callable[..., Any], films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "zoo", lambda: tmp_path / "zoo")
+    ship(recognised, films, note="Its test films were looked at before.")
+    card = (tmp_path / "zoo" / shipped.DEFAULT / "README.md").read_text()
+    assert "## About the test\n\nIts test films were looked at before." in card
+    ship(recognised, films, overwrite=True)
+    assert "About the test" not in (tmp_path / "zoo" / shipped.DEFAULT / "README.md").read_text()
