@@ -108,8 +108,8 @@ def test_other_seeds_give_other_views_and_the_flip_mirrors_the_same_view() -> No
 def test_each_amount_alone_changes_the_film_and_not_what_the_others_draw(amount: str) -> None:
     pixels = film()
     value = getattr(EVERYTHING, amount)
-    seen = view(pixels, 3, **{amount: value})
-    assert np.abs(seen - pixels).max() > 0.01
+    changes = [np.abs(view(pixels, seed, **{amount: value}) - pixels).max() for seed in range(12)]
+    assert max(changes) > 0.01
     one, other = np.random.default_rng(3), np.random.default_rng(3)
     augment(pixels, Augmentation(), one, False)
     augment(pixels, Augmentation(**{amount: value}), other, False)
@@ -204,12 +204,15 @@ def test_stretching_changes_width_against_height_and_keeps_the_middle() -> None:
     assert 1.15 < max(ratios) < np.exp(0.41)
 
 
-def test_blur_takes_detail_and_keeps_the_brightness() -> None:
+def test_blur_takes_detail_in_half_the_views_and_keeps_the_brightness() -> None:
     pixels = film()
-    for seed in range(20):
-        seen = view(pixels, seed, blur=0.5)
-        assert seen.std() < 0.95 * pixels.std()
-        assert seen.mean() == pytest.approx(pixels.mean(), abs=0.02)
+    seen = [view(pixels, seed, blur=0.5) for seed in range(40)]
+    changed = [each for each in seen if (each != pixels).any()]
+    assert 10 <= len(changed) <= 30
+    for each in changed:
+        assert each.std() < 0.99 * pixels.std()
+        assert each.mean() == pytest.approx(pixels.mean(), abs=0.02)
+    assert min(each.std() for each in changed) < 0.7 * pixels.std()
 
 
 def test_sharpening_adds_detail_and_keeps_the_brightness() -> None:
@@ -225,15 +228,15 @@ def test_sharpening_adds_detail_and_keeps_the_brightness() -> None:
 
 def test_compression_is_that_of_jpeg_at_a_quality_between_all_and_what_is_left() -> None:
     pixels = film()
-    qualities = []
-    for seed in range(20):
-        seen = view(pixels, seed, compress=0.8)
-        files = {}
-        for quality in range(20, 101):
-            file = io.BytesIO()
-            Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
-            files[np.asarray(Image.open(file)).tobytes()] = quality
-        qualities.append(files[np.rint(seen * 255).astype(np.uint8).tobytes()])
+    files = {}
+    for quality in range(20, 101):
+        file = io.BytesIO()
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+        files[np.asarray(Image.open(file)).tobytes()] = quality
+    seen = [view(pixels, seed, compress=0.8) for seed in range(40)]
+    changed = [each for each in seen if (each != pixels).any()]
+    assert 10 <= len(changed) <= 30
+    qualities = [files[np.rint(each * 255).astype(np.uint8).tobytes()] for each in changed]
     assert min(qualities) < 45
     assert max(qualities) > 80
 
@@ -245,8 +248,8 @@ def test_a_crop_cuts_each_edge_and_fills_the_view_with_the_rest() -> None:
             view((ramp / 200 + 0.25).astype(np.float32), seed, crop=0.2) * 200 - 50 for ramp in (columns, rows)
         )
         for edges in (across[50], down[:, 50]):
-            assert -0.6 <= edges[1] <= 20.8
-            assert 79.2 <= edges[-2] <= 100.6
+            assert -0.6 <= edges[1] <= 21.5
+            assert 78.5 <= edges[-2] <= 100.6
             assert np.diff(edges[1:-1]).std() < 0.02
         assert across[:, 50].std() < 0.1
     assert len({float(view(film(), seed, crop=0.2).sum()) for seed in range(20)}) == 20

@@ -15,6 +15,9 @@ GEOMETRY = ("rotate", "shift", "zoom", "stretch", "crop")
 class Augmentation:
     """How far a random view may be from its film; every amount is drawn uniformly in plus or minus its value.
 
+    What can only be added or taken away (blur, noise, sharpening, compression, crops) is left alone in half the views,
+    so that films as they are stay among them.
+
     Attributes:
         flip: probability of a left-right flip.
         rotate: degrees.
@@ -62,7 +65,7 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
     drawn, grain = rng.uniform(-1, 1, 16).astype(np.float32), int(rng.integers(2**32))
     rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise, sharpen, compress, *edges = drawn
     if any(getattr(a, name) for name in GEOMETRY):
-        left, right, top, bottom = (a.crop * abs(edge) for edge in edges)
+        left, right, top, bottom = (a.crop * max(0, edge) for edge in edges)
         scale = 1 + a.zoom * zoom
         ratio = np.exp(a.stretch * stretch / 2)
         film = _move(
@@ -73,19 +76,19 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
             ((left - right) / 2, (top - bottom) / 2),
         )
     if a.blur:
-        film = _coarsen(film, 1 - a.blur * abs(blur))
+        film = _coarsen(film, 1 - a.blur * max(0, blur))
     if a.sharpen:
-        film = np.clip(film + a.sharpen * abs(sharpen) * (film - _soften(film)), 0.0, 1.0)
+        film = np.clip(film + a.sharpen * max(0, sharpen) * (film - _soften(film)), 0.0, 1.0)
     if a.gamma:
         film = film ** np.exp(a.gamma * gamma)
     if a.contrast or a.brightness:
         mean = film.mean()
         film = (film - mean) * (1 + a.contrast * contrast) + mean + a.brightness * brightness
     if a.noise:
-        film = film + a.noise * abs(noise) * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
+        film = film + a.noise * max(0, noise) * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
     film = np.clip(film, 0.0, 1.0)
-    if a.compress:
-        film = _compress(film, round(100 * (1 - a.compress * abs(compress))))
+    if a.compress and compress > 0:
+        film = _compress(film, round(100 * (1 - a.compress * compress)))
     return film[:, ::-1] if flip else film
 
 
