@@ -12,9 +12,11 @@ from typing import Any
 from one_sided import judge
 from protocol import TRANSFERS, arguments, complete, draw_folds, draw_transfer, print_table, read_kermany, spread
 
+from pneumoscope.images.augmenting import GEOMETRY
+
 ACQUISITION = dict.fromkeys(("blur", "noise", "sharpen", "compress"), 0.0)
 GREY = dict.fromkeys(("brightness", "contrast", "gamma"), 0.0)
-NO_VIEWS = {**dict.fromkeys(("rotate", "shift", "zoom", "stretch"), 0.0), **GREY, **ACQUISITION}
+NO_VIEWS = {**dict.fromkeys(GEOMETRY, 0.0), **GREY, **ACQUISITION}
 FILMS = 120  # of each class, that are changed
 
 
@@ -26,7 +28,8 @@ def variants() -> dict[str, dict[str, Any]]:
         "batch norms trained": {"freeze_batchnorm": False},
         "flips alone": NO_VIEWS,
         "proportions kept": {"stretch": 0.0},
-        "weak views": {"rotate": 5.0, "shift": 0.05, "zoom": 0.1, "stretch": 0.1},
+        "frames kept": {"crop": 0.0},
+        "weak views": {"rotate": 5.0, "shift": 0.05, "zoom": 0.1, "stretch": 0.1, "crop": 0.05},
         "no change of grey": GREY,
         "no other acquisition": ACQUISITION,
         "no warmed-up head": {"warmup_epochs": 0},

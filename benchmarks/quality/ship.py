@@ -57,7 +57,7 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
         data: films to decide on, such as those of validation.
         name: which the bundle ships by.
         overwrite: whether an earlier bundle of that name may go.
-        note: what its card is to say besides, such as how far its test is one.
+        note: what its card is to say about the test.
 
     Raises:
         DataError: a call, a decision or a label set changes, or no film can be read.
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="labelled films, to decide on with both bundles")
     parser.add_argument("--name", default=shipped.DEFAULT)
-    parser.add_argument("--note", default="", help="what the card is to say besides")
+    parser.add_argument("--note", default="", help="what its card is to say about the test")
     parser.add_argument("--overwrite", action="store_true")
     options = parser.parse_args()
     try:

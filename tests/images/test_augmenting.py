@@ -31,6 +31,7 @@ EVERYTHING = Augmentation(
     crop=0.2,
 )
 AMOUNTS = [field.name for field in fields(Augmentation) if field.name != "flip"]
+HALF_THE_VIEWS = ("blur", "noise", "sharpen", "compress", "crop")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -110,6 +111,7 @@ def test_each_amount_alone_changes_the_film_and_not_what_the_others_draw(amount:
     value = getattr(EVERYTHING, amount)
     changes = [np.abs(view(pixels, seed, **{amount: value}) - pixels).max() for seed in range(12)]
     assert max(changes) > 0.01
+    assert min(changes) > 0 or amount in HALF_THE_VIEWS
     one, other = np.random.default_rng(3), np.random.default_rng(3)
     augment(pixels, Augmentation(), one, False)
     augment(pixels, Augmentation(**{amount: value}), other, False)
@@ -210,7 +212,7 @@ def test_blur_takes_detail_in_half_the_views_and_keeps_the_brightness() -> None:
     changed = [each for each in seen if (each != pixels).any()]
     assert 10 <= len(changed) <= 30
     for each in changed:
-        assert each.std() < 0.99 * pixels.std()
+        assert each.std() < 0.95 * pixels.std()
         assert each.mean() == pytest.approx(pixels.mean(), abs=0.02)
     assert min(each.std() for each in changed) < 0.7 * pixels.std()
 

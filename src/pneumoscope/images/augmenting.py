@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,8 @@ GEOMETRY = ("rotate", "shift", "zoom", "stretch", "crop")
 class Augmentation:
     """How far a random view may be from its film; every amount is drawn uniformly in plus or minus its value.
 
-    What can only be added or taken away (blur, noise, sharpening, compression, crops) is left alone in half the views,
-    so that films as they are stay among them.
+    What can only be added or taken away (blur, noise, sharpening, compression, a crop at one edge) is left alone in half the
+    views, so that films as they are stay among them.
 
     Attributes:
         flip: probability of a left-right flip.
@@ -75,17 +76,17 @@ def augment(film: Pixels, augmentation: Augmentation, rng: np.random.Generator, 
             (a.shift * shift_x, a.shift * shift_y),
             ((left - right) / 2, (top - bottom) / 2),
         )
-    if a.blur:
-        film = _coarsen(film, 1 - a.blur * max(0, blur))
-    if a.sharpen:
-        film = np.clip(film + a.sharpen * max(0, sharpen) * (film - _soften(film)), 0.0, 1.0)
+    if a.blur and blur > 0:
+        film = _coarsen(film, 1 - a.blur * blur)
+    if a.sharpen and sharpen > 0:
+        film = _sharpen(film, a.sharpen * sharpen)
     if a.gamma:
         film = film ** np.exp(a.gamma * gamma)
     if a.contrast or a.brightness:
         mean = film.mean()
         film = (film - mean) * (1 + a.contrast * contrast) + mean + a.brightness * brightness
-    if a.noise:
-        film = film + a.noise * max(0, noise) * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
+    if a.noise and noise > 0:
+        film = film + a.noise * noise * np.random.default_rng(grain).standard_normal(film.shape, np.float32)
     film = np.clip(film, 0.0, 1.0)
     if a.compress and compress > 0:
         film = _compress(film, round(100 * (1 - a.compress * compress)))
@@ -126,18 +127,16 @@ def _coarsen(film: Pixels, share: float) -> Pixels:
     return np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32)
 
 
-def _soften(film: Pixels) -> Pixels:
-    """Blur by a Gaussian of one pixel."""
+def _sharpen(film: Pixels, amount: float) -> Pixels:
+    """Add so many times the difference from the film blurred by a Gaussian of one pixel."""
     from scipy import ndimage
 
-    soft: Pixels = ndimage.gaussian_filter(film, 1.0)
-    return soft
+    sharp: Pixels = np.clip(film + amount * (film - ndimage.gaussian_filter(film, 1.0)), 0.0, 1.0)
+    return sharp
 
 
 def _compress(film: Pixels, quality: int) -> Pixels:
     """Save as JPEG and read again."""
-    import io
-
     from PIL import Image
 
     file = io.BytesIO()
