@@ -21,7 +21,7 @@ from pneumoscope.evaluation.prevalence import estimate_shares
 from pneumoscope.evaluation.thresholds import choose_threshold
 from pneumoscope.inference.decisions import calibrate, restate
 
-RULES = ("0.5", "youden", "f1", "sensitivity>=0.95", "specificity>=0.95", "cost=5")
+RULES = ("0.5", "likelihood", "youden", "f1", "sensitivity>=0.95", "specificity>=0.95", "cost=5")
 PREVALENCES = (0.05, 0.2, 0.5, 0.9)
 Table = dict[tuple[str, ...], list[tuple[float, ...]]]
 

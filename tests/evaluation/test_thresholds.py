@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.thresholds import choose_threshold
@@ -56,6 +57,37 @@ def test_weights_count_films_several_times() -> None:
     )
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 3), st.floats(-2, 2))
+@settings(max_examples=30, deadline=None)
+def test_likelihood_is_where_a_logistic_curve_with_equal_classes_passes_one_half(
+    seed: int, distance: float, moved: float
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    y = (np.arange(400) < rng.integers(50, 350)).astype(int)
+    z = distance * (y - 0.5) + rng.normal(size=400) + moved
+    independent = LogisticRegression(C=1e6, class_weight="balanced").fit(z[:, None], y)
+    there = float(-independent.intercept_[0] / independent.coef_[0, 0])
+    assert logit(choose_threshold("likelihood", y, expit(z))) == pytest.approx(there, abs=0.1)
+
+
+def test_likelihood_lies_between_classes_that_do_not_overlap_and_goes_by_all_films() -> None:
+    y, p = np.repeat([0, 1], 20), np.r_[np.linspace(0.01, 0.2, 20), np.linspace(0.6, 0.99, 20)]
+    apart = choose_threshold("likelihood", y, p)
+    assert 0.2 < apart < 0.6
+    stray = p.copy()
+    stray[19] = 0.7
+    assert choose_threshold("youden", y, stray) > 0.7 or choose_threshold("youden", y, stray) < 0.6
+    assert apart < choose_threshold("likelihood", y, stray) < 0.6
+
+
+def test_likelihood_does_not_depend_on_the_prevalence_that_films_are_weighted_for() -> None:
+    y, p = np.array([0, 0, 1, 0, 1, 1]), np.array([0.1, 0.3, 0.35, 0.6, 0.7, 0.9])
+    weights = np.where(y == 1, 9.0, 1.0)
+    assert choose_threshold("likelihood", y, p, weights) == pytest.approx(choose_threshold("likelihood", y, p))
+
+
 def test_costs_and_numbers_need_no_films() -> None:
     assert choose_threshold("cost=4", [0, 1], [0.5, 0.5]) == pytest.approx(0.2)
     assert choose_threshold("0.3", [0, 1], [0.5, 0.5]) == 0.3
@@ -75,6 +107,7 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
     ("text", "kind", "moves"),
     [
         ("youden", "youden", True),
+        ("Likelihood", "likelihood", True),
         ("F1", "f1", True),
         ("sensitivity>=0.95", "sensitivity", True),
         (" specificity >= 0.9 ", "specificity", True),

@@ -274,6 +274,7 @@ def describe_rule(rule: str) -> str:
     goal = parse_rule(rule)
     return {
         "youden": "the highest sum of sensitivity and specificity on validation data",
+        "likelihood": "where a film is as likely under either class, by a logistic curve through validation data",
         "f1": "the highest F1 on validation data",
         "sensitivity": f"a sensitivity of at least {goal.value:g} on validation data",
         "specificity": f"a specificity of at least {goal.value:g} on validation data",

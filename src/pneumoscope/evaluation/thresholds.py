@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.evaluation.calibration import PRIOR
 from pneumoscope.evaluation.metrics import checked, roc_curve
 from pneumoscope.inference.decisions import parse_rule
 
@@ -13,9 +14,11 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
     """Choose the threshold of two classes by a stated rule.
 
     `youden` maximises sensitivity + specificity (Youden 1950), `f1` maximises F1; `sensitivity>=0.95` takes the best
-    specificity among thresholds that reach it on these films, `specificity>=0.95` the best sensitivity. `cost=R`, a
-    miss being as bad as R false alarms, is 1 / (1 + R) whatever the films (Elkan 2001, eq. 2), and a number is itself.
-    Between two films' probabilities the middle is taken; among equally good thresholds the one in the widest gap.
+    specificity among thresholds that reach it on these films, `specificity>=0.95` the best sensitivity. `likelihood` is
+    where a film is as likely under either class, by a logistic curve through all films with classes of equal weight:
+    what Youden's index seeks, but less at the mercy of the few films that lie there. `cost=R`, a miss being as bad as R
+    false alarms, is 1 / (1 + R) whatever the films (Elkan 2001, eq. 2), and a number is itself. The rules that count
+    films take the middle between two films' probabilities; among equally good thresholds the one in the widest gap.
 
     Args:
         rule: one of these.
@@ -34,6 +37,8 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
         return 1 / (1 + goal.value)
     y, p = checked(labels, probabilities)
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    if goal.kind == "likelihood":
+        return _find_even_odds(y, p, w)
     fpr, tpr, cuts = roc_curve(y, p, w[None])
     specificity, sensitivity = 1 - fpr[0], tpr[0]
     # A cut takes in all films from its own probability on: the threshold lies between it and the next lower one.
@@ -54,3 +59,23 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     widest = best[np.argmax((above - below)[best])]
     return float((above[widest] + below[widest]) / 2)
+
+
+def _find_even_odds(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
+    """Where a logistic curve through the films' logits, with both classes of equal weight, passes one half."""
+    from scipy.optimize import minimize
+    from scipy.special import expit, logit
+
+    z = logit(np.clip(p, 1e-9, 1 - 1e-9))
+    shares = np.bincount(y, w)
+    weight = (w / shares[y]) * len(y) / 2
+    middle = float((weight * z).sum() / weight.sum())
+    sign = 2 * y - 1
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        slope = np.exp(parameters[0])
+        misfit = (weight * np.logaddexp(0, -sign * slope * (z - parameters[1]))).sum()
+        return float(misfit + parameters[0] ** 2 / (2 * PRIOR**2))  # or it is infinite where films overlap nowhere
+
+    found = minimize(loss, np.array([0.0, middle]), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9})
+    return float(expit(found.x[1]))

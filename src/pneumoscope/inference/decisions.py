@@ -128,12 +128,13 @@ class Rule:
     """How a threshold is chosen.
 
     Attributes:
-        kind: `youden` and `f1` maximise, `sensitivity` and `specificity` are to be reached, `cost` says how many
-            false alarms a miss is worth, `fixed` is the threshold itself.
+        kind: `youden` and `f1` maximise, `likelihood` is where a film is as likely under either class, `sensitivity`
+            and `specificity` are to be reached, `cost` says how many false alarms a miss is worth, `fixed` is the
+            threshold itself.
         value: the goal, the ratio or the threshold.
     """
 
-    kind: Literal["youden", "f1", "sensitivity", "specificity", "cost", "fixed"]
+    kind: Literal["youden", "likelihood", "f1", "sensitivity", "specificity", "cost", "fixed"]
     value: float = math.nan
 
     @property
@@ -143,16 +144,14 @@ class Rule:
 
 
 def parse_rule(text: str) -> Rule:
-    """Read `youden`, `f1`, `sensitivity>=0.95`, `specificity>=0.95`, `cost=5` or a number.
+    """Read `youden`, `likelihood`, `f1`, `sensitivity>=0.95`, `specificity>=0.95`, `cost=5` or a number.
 
     Raises:
         UsageError: none of these.
     """
     plain = text.replace(" ", "").lower()
-    if plain == "youden":
-        return Rule("youden")
-    if plain == "f1":
-        return Rule("f1")
+    if plain in ("youden", "likelihood", "f1"):
+        return Rule(plain)
     kind, separator, number = plain.replace(">=", "=").partition("=")
     try:
         value = float(number if separator else plain)
@@ -167,8 +166,8 @@ def parse_rule(text: str) -> Rule:
     if separator and kind == "cost" and 0 < value < math.inf:
         return Rule("cost", value)
     raise UsageError(
-        f"--threshold {text}: no such rule. There are youden, f1, 'sensitivity>=0.95', 'specificity>=0.95', "
-        "cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote what has > in it."
+        f"--threshold {text}: no such rule. There are likelihood, youden, f1, 'sensitivity>=0.95', "
+        "'specificity>=0.95', cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote what has > in it."
     )
 
 
