@@ -150,8 +150,12 @@ def parse_rule(text: str) -> Rule:
         UsageError: none of these.
     """
     plain = text.replace(" ", "").lower()
-    if plain in ("youden", "likelihood", "f1"):
-        return Rule(plain)
+    if plain == "youden":
+        return Rule("youden")
+    if plain == "likelihood":
+        return Rule("likelihood")
+    if plain == "f1":
+        return Rule("f1")
     kind, separator, number = plain.replace(">=", "=").partition("=")
     try:
         value = float(number if separator else plain)
@@ -167,7 +171,8 @@ def parse_rule(text: str) -> Rule:
         return Rule("cost", value)
     raise UsageError(
         f"--threshold {text}: no such rule. There are likelihood, youden, f1, 'sensitivity>=0.95', "
-        "'specificity>=0.95', cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote what has > in it."
+        "'specificity>=0.95', cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. "
+        "Quote what has > in it."
     )
 
 
