@@ -35,7 +35,10 @@ def noted(zoo: Path, run: Run) -> None:
     noted = replace(
         bundle,
         data={**bundle.data, "source": "kermany"},
-        training={**bundle.training, "test": {"split": "test", "n": 1234, "metrics": figures}},
+        training={
+            **bundle.training,
+            "test": {"split": "test", "n": 1234, "metrics": figures, "note": "They were looked at before."},
+        },
     )
     save_bundle(zoo / "pneumonia-lite0", noted, load_weights(run.bundle, bundle), half=True)
 
@@ -79,6 +82,8 @@ def test_models_lists_what_ships_within_80_columns(
     noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert typed(monkeypatch, "models") == 0
     said = capsys.readouterr()
     assert max(map(len, said.out.splitlines())) <= 80
@@ -88,11 +93,24 @@ def test_models_lists_what_ships_within_80_columns(
         "NORMAL, PNEUMONIA (positive)",
         "224 × 224 pixels, crop",
         "24 films to train (12 NORMAL, 12 PNEUMONIA); 12 films to decide on",
-        "accuracy 0.900 (0.800 to 0.950), AUROC 0.900 (0.800 to 0.950); 1,234 films",
+        "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 films",
+        "about the test They were looked at before.",
         "MB",
         "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",
     ):
         assert expected in words
+
+
+def test_models_gives_a_pipe_whole_lines(
+    noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert typed(monkeypatch, "models") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("NORMAL, PNEUMONIA (positive)" in line for line in lines)
+    (cited,) = [line for line in lines if "CC BY 4.0" in line]
+    assert "Kermany D" in cited
+    assert not any(line.endswith(" ") for line in lines)
 
 
 def test_where_nothing_ships_it_is_said(

@@ -95,6 +95,13 @@ def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_d
     assert found.plateau_factor == Settings("films").plateau_factor
 
 
+@pytest.mark.parametrize("idle", [{"schedule": "cosine"}, {"min_steps": 100}, {"views": 2}, {"zoom": 0.1}])
+def test_what_only_a_trained_backbone_heeds_is_refused_without_one(idle: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(idle))}.*--train-backbone"):
+        resolve_settings({"data": "films", **idle}, {})
+    assert resolve_settings({"data": "films", "train_backbone": True, **idle}, {}).train_backbone
+
+
 def test_the_baseline_is_the_defaults() -> None:
     assert resolve_settings({"data": "films", "recipe": "baseline"}, {}) == Settings("films")
     assert resolve_settings({"data": "films"}, {}) == resolve_settings({"data": "films", "recipe": "head"}, {})

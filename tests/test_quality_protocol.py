@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from corruptions import corruptions
+from learning_curve import draw
 from PIL import Image
-from protocol import TRANSFERS, draw_folds, draw_small, draw_transfer, series_of
+from protocol import TRANSFERS, complete, draw_folds, draw_small, draw_transfer, series_of
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.datasets.splitting import find_shared_patients
+from pneumoscope.errors import UsageError
 
 
 @pytest.fixture
@@ -61,6 +64,47 @@ def test_a_transfer_tests_series_that_were_not_trained_on(tested: tuple[str, str
         tested
     )
     assert Counter(film.label for film in films if film.split == "test") == {"NORMAL": 50, "PNEUMONIA": 50}
+    assert not find_shared_patients(films)
+
+
+def test_a_learning_curve_tests_the_same_films_with_ever_more_to_train_on(named_films: list[Sample]) -> None:
+    home = draw_folds(named_films, 5, 0)[0]
+    drawn = [draw(home, count, 0) for count in (60, 200, 0)]
+    tested = [{film.path for film in films if film.split == "test"} for films in drawn]
+    assert tested[0] == tested[1] == tested[2]
+    counts = [sum(film.split != "test" for film in films) for films in drawn]
+    assert counts == [pytest.approx(60, abs=4), pytest.approx(200, abs=4), len(named_films) - len(tested[0])]
+    assert not any(find_shared_patients(films) for films in drawn)
+
+
+def test_a_run_is_made_once_and_again_when_its_settings_or_films_change(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
+    options = {"recipe": "head", "size": 64, "epochs": 2, "resamples": 20}
+    first = complete(films, tmp_path / "run", **options)
+    assert complete(films, tmp_path / "run", **options) == first
+    assert "other source code" not in capsys.readouterr().err
+    mark = tmp_path / "run.json"
+    mark.write_text(mark.read_text().replace('"code": "', '"code": "0'))
+    assert complete(films, tmp_path / "run", **options) == first
+    assert "made by other source code" in capsys.readouterr().err
+    changed = complete(films, tmp_path / "run", **{**options, "seed": 1})
+    assert changed.metrics != first.metrics or changed.seconds != first.seconds
+    copied = Path(shutil.copytree(films, tmp_path / "copied"))
+    next((copied / "train" / "NORMAL").iterdir()).unlink()
+    assert complete(copied, tmp_path / "run", **{**options, "seed": 1}).seconds != changed.seconds
+
+
+def test_no_result_is_left_of_a_run_that_was_replaced_and_not_finished(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
+    options = {"recipe": "head", "size": 64, "epochs": 2, "resamples": 20}
+    complete(films, tmp_path / "run", **options)
+    with pytest.raises(UsageError):
+        complete(films, tmp_path / "run", **{**options, "positive": "OTHER"})
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_the_first_amount_of_a_corruption_leaves_the_film_as_it_is_and_the_others_do_not() -> None:

@@ -11,20 +11,16 @@ from pathlib import Path
 import pytest
 
 from pneumoscope import cli
-from pneumoscope.models.shipped import list_shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_examples_of_the_readme_work(
-    request: pytest.FixtureRequest,
     films: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if not list_shipped():
-        request.getfixturevalue("simulated_model")
     shutil.copytree(films, tmp_path / "films")
     for name in ("scan.png", "scan.jpg"):
         shutil.copy(next((films / "test" / "NORMAL").iterdir()), tmp_path / name)

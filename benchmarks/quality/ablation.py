@@ -24,7 +24,7 @@ def variants() -> dict[str, dict[str, Any]]:
     """What is changed from `best`, by name."""
     return {
         "best": {},
-        "recipe head": {"recipe": "head", "epochs": 300},
+        "recipe head": {"recipe": "head", "epochs": 300, "min_steps": 0, "fit": "squash"},
         "batch norms trained": {"freeze_batchnorm": False},
         "flips alone": NO_VIEWS,
         "proportions kept": {"stretch": 0.0},

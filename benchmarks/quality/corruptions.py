@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def _compress(film: Image.Image, quality: float) -> Image.Image:
 
 
 def _add_noise(film: Image.Image, deviation: float) -> Image.Image:
-    noise = np.random.default_rng(0).standard_normal(film.size[::-1])
+    noise = np.random.default_rng(_number(film)).standard_normal(film.size[::-1])
     return _grey(film, lambda x: x + deviation * noise)
 
 
@@ -80,4 +81,9 @@ def _letterbox(film: Image.Image, height: float) -> Image.Image:
 
 
 def _rotate(film: Image.Image, degrees: float) -> Image.Image:
-    return film.rotate(degrees, Image.Resampling.BILINEAR)
+    return film.rotate(degrees if _number(film) % 2 else -degrees, Image.Resampling.BILINEAR)
+
+
+def _number(film: Image.Image) -> int:
+    """A number that goes with the film: noise and direction differ between films, and are the same again."""
+    return zlib.crc32(film.tobytes())

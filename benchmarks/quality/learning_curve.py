@@ -29,7 +29,7 @@ def main() -> None:
                 results.append(
                     complete(films, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
                 )
-            rows.append([recipe, count or sum(film.split != "test" for film in home), *summarise(results)])
+            rows.append([recipe, sum(film.split != "test" for film in films), *summarise(results)])
     print_table(["recipe", "films", *METRICS, "a run"], rows)
 
 

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import pneumoscope
 from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
@@ -104,6 +106,8 @@ def series_of(sample: Sample) -> str:
 def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
     """Train and test, unless that was done before with the same settings on the same films by the same version.
 
+    It is said where the source code has changed since: most changes leave a run as it is, and one took an hour.
+
     Args:
         samples: with splits, or a folder that has them.
         folder: of the run.
@@ -111,12 +115,16 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
     """
     mark = folder.parent / f"{folder.name}.json"
     resolved = dataclasses.asdict(resolve_settings({**settings, "data": "-"}, {}))
-    films = [] if isinstance(samples, Path) else [[str(film.path), film.split] for film in samples]
-    digest = hashlib.sha256(json.dumps([__version__, resolved, films]).encode()).hexdigest()
+    known = read_samples(samples) if isinstance(samples, Path) else samples
+    films = [[str(film.path), film.label, film.split, film.path.stat().st_size] for film in known]
+    digest, code = _hash([__version__, resolved, films]), _hash_code()
     if mark.exists():
         done = json.loads(mark.read_text(encoding="utf-8"))
         if done["digest"] == digest:
+            if done.get("code") != code:
+                print(f"{folder}: made by other source code; delete {mark} to make it anew.", file=sys.stderr)
             return Result(folder, done["metrics"], done["seconds"])
+        mark.unlink()
     data = samples
     if not isinstance(samples, Path):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +135,21 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
         run = train(str(data), folder, overwrite=folder.exists(), cache=cache, audit=False, **settings)
     seconds = time.perf_counter() - start
     metrics = {name: dataclasses.asdict(run.evaluation.metrics[name]) for name in METRICS}
-    mark.write_text(json.dumps({"digest": digest, "metrics": metrics, "seconds": seconds}), encoding="utf-8")
+    mark.write_text(
+        json.dumps({"digest": digest, "code": code, "metrics": metrics, "seconds": seconds}), encoding="utf-8"
+    )
     print(f"{folder}: {seconds:.0f} s, " + ", ".join(f"{m} {metrics[m]['value']:.4f}" for m in METRICS), flush=True)
     return Result(folder, metrics, seconds)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _hash_code() -> str:
+    """The package's source, by which a run may come out otherwise."""
+    house = Path(pneumoscope.__file__).parent
+    return _hash([path.read_text(encoding="utf-8") for path in sorted(house.rglob("*.py"))])
 
 
 def draw_films(samples: Sequence[Sample], labels: Sequence[str], count: int) -> list[list[Sample]]:

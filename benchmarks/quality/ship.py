@@ -73,7 +73,7 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
         draft = Path(place) / name
         noted = replace(
             bundle,
-            training={**bundle.training, "test": _read_figures(run)},
+            training={**bundle.training, "test": {**_read_figures(run), "note": note}},
             data={**bundle.data, "source": source.name},
         )
         saved = save_bundle(draft, noted, load_weights(run, bundle), half=True)

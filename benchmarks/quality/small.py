@@ -1,7 +1,8 @@
 """The small task: 200 films to train, 100 to validate, several draws by patient; tested on all other films.
 
 `--published` trains on the published 200 + 100 films and tests on their 100 instead, once for each seed: for the table
-only, since what is chosen by it is no longer measured by it. (A first bundle was looked at on these 100: docs/log.md.)
+only, since what is chosen by it is no longer measured by it. These 100 have been looked at while the recipe was made:
+docs/results.md says how often.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.bundle import Bundle
 
 _USES = {"train": "to train", "val": "to decide on"}
-_NAMES = {"accuracy": "accuracy", "auroc": "AUROC"}
+_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 Model = Annotated[
     Path | None,
@@ -48,17 +49,22 @@ def models() -> None:
     from pneumoscope.models.bundle import load_bundle
     from pneumoscope.models.shipped import find_shipped, list_shipped, zoo
 
-    console, names = Console(highlight=False), list_shipped()
+    names = list_shipped()
     for name in names:
         folder = find_shipped(name)
-        bundle = load_bundle(folder)
         size = sum(path.stat().st_size for path in folder.iterdir())
+        facts = {**_describe(load_bundle(folder)), "size": f"{size / 1e6:.1f} MB"}
+        title = Text(name, "bold") + Text(" (default)" if name == DEFAULT else "", "not bold")
+        if not sys.stdout.isatty():  # a pipe gets whole lines
+            typer.echo("\n".join([title.plain, *(f"  {key}: {printable(value)}" for key, value in facts.items())]))
+            continue
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column()
-        for key, value in {**_describe(bundle), "size": f"{size / 1e6:.1f} MB"}.items():
+        for key, value in facts.items():
             table.add_row(Text(f"  {key}"), Text(printable(value)))
-        console.print(Text(name, "bold") + Text(" (default)" if name == DEFAULT else "", "not bold"))
+        console = Console(highlight=False)
+        console.print(title)
         console.print(table)
     said = f"For research; not a medical device. Model cards: {zoo() / 'NAME' / 'README.md'}"
     typer.echo(said if names else "No model ships with this installation.", err=True)
@@ -84,8 +90,12 @@ def _describe(bundle: Bundle) -> dict[str, str]:
     if source is not None:
         said["films"] = source.population
     if test := bundle.training.get("test"):
-        figures = ", ".join(f"{_NAMES[name]} {_show(test['metrics'][name])}" for name in _NAMES)
+        figures = ", ".join(
+            f"{_NAMES[name]} {_show(test['metrics'][name])}" for name in _NAMES if name in test["metrics"]
+        )
         said["test"] = f"{figures}; {test['n']:,} films"
+        if test.get("note"):
+            said["about the test"] = test["note"]
     if source is not None:
         said["data"] = f"{source.licence} ({source.licence_url}): {source.citation.partition(' With: ')[0]}"
     return said

@@ -148,6 +148,24 @@ def test_calibration_label_sets_and_groups_are_told_with_their_intervals(tmp_pat
     assert "Sex: female" in page
 
 
+def test_what_validation_films_had_a_part_in_is_told(tmp_path: Path) -> None:
+    def card(**settings: object) -> str:
+        bundle = make_bundle()
+        return written(
+            tmp_path, dataclasses.replace(bundle, training={**bundle.training, "settings": settings}), make_evaluation()
+        )[1]
+
+    tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, views=4)
+    assert "validation films ended the warm-up of its head and had no other part in that" in tuned
+    assert "the validation films and 4 random views of each" in tuned
+    assert "of which the last one was kept" in tuned
+    assert "validation films had no part in that" in card(train_backbone=True, schedule="cosine", warmup_epochs=0)
+    plain = card(train_backbone=False, schedule="plateau", views=0)
+    assert "validation films ended the training" in plain
+    assert "random views" not in plain
+    assert "the best on validation films was kept" in plain
+
+
 def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path) -> None:
     names = (("IM-0001-0001.jpeg", "NORMAL"), ("person1_virus_6.jpeg", "PNEUMONIA"))
     samples = [Sample(Path("x") / name, label=label) for name, label in names]

@@ -78,8 +78,15 @@ def test_likelihood_lies_between_classes_that_do_not_overlap_and_goes_by_all_fil
     assert 0.2 < apart < 0.6
     stray = p.copy()
     stray[19] = 0.7
-    assert choose_threshold("youden", y, stray) > 0.7 or choose_threshold("youden", y, stray) < 0.6
     assert apart < choose_threshold("likelihood", y, stray) < 0.6
+
+
+def test_likelihood_varies_less_than_youden_from_sample_to_sample() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 50)
+    drawn = [expit(2.5 * (2 * y - 1) + 2 * rng.normal(size=100)) for _ in range(40)]
+    spread = {rule: np.std([logit(choose_threshold(rule, y, p)) for p in drawn]) for rule in ("likelihood", "youden")}
+    assert spread["likelihood"] < 0.7 * spread["youden"]
 
 
 def test_likelihood_does_not_depend_on_the_prevalence_that_films_are_weighted_for() -> None:

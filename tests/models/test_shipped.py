@@ -83,6 +83,7 @@ def test_what_ships_is_installed_whole() -> None:
     installed = {path for pattern in patterns for path in house.glob(pattern)}
     assert {path for path in shipped.zoo().rglob("*") if path.is_file()} <= installed
     assert "models/zoo/*/*" in patterns
+    assert shipped.DEFAULT in shipped.list_shipped()
     for name in shipped.list_shipped():
         folder = shipped.find_shipped(name)
         assert {path.name for path in folder.iterdir()} == {"bundle.json", "weights.safetensors", "README.md"}
@@ -162,5 +163,7 @@ def test_a_note_stands_in_the_card(
     ship(recognised, films, note="Its test films were looked at before.")
     card = (tmp_path / "zoo" / shipped.DEFAULT / "README.md").read_text()
     assert "## About the test\n\nIts test films were looked at before." in card
+    training = load_bundle(tmp_path / "zoo" / shipped.DEFAULT).training
+    assert training["test"]["note"] == "Its test films were looked at before."
     ship(recognised, films, overwrite=True)
     assert "About the test" not in (tmp_path / "zoo" / shipped.DEFAULT / "README.md").read_text()

@@ -312,6 +312,14 @@ def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, 
         train(films, tmp_path / "nothing", resume=True)
 
 
+def test_a_run_of_a_version_with_other_settings_is_not_resumed(run: Run, films: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(run.folder, tmp_path / "older"))
+    config = [line for line in (older / "config.yaml").read_text().splitlines() if not line.startswith("crop:")]
+    (older / "config.yaml").write_text("\n".join(config) + "\n")
+    with pytest.raises(UsageError, match=r"another version, which had no crop.*Start another run"):
+        train(films, older, resume=True)
+
+
 def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_path: Path) -> None:
     run = train(real_data / "seed-400", tmp_path / "run", recipe="baseline")
     assert run.evaluation.n == 100

@@ -233,6 +233,7 @@ def assess(
             bundle.calibration.method,
             bundle.calibration.films,
             predictor.error_rate,
+            bundle.training.get("settings", {}).get("views", 0),
         ),
         record=Record(
             history=history,

@@ -81,12 +81,14 @@ class Policy:
         calibration: `temperature`, `platt`, `isotonic`; empty or `none` for none.
         films: how many validation films that was fitted on.
         error_rate: what conformal label sets promise to miss at most, of each class; None without them.
+        views: how many random views of each validation film took part in all of this.
     """
 
     threshold_rule: str = ""
     calibration: str = ""
     films: int = 0
     error_rate: float | None = None
+    views: int = 0
 
 
 @dataclass(frozen=True)

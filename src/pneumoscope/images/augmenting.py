@@ -17,7 +17,7 @@ class Augmentation:
     """How far a random view may be from its film; every amount is drawn uniformly in plus or minus its value.
 
     What can only be added or taken away (blur, noise, sharpening, compression, a crop at one edge) is left alone in
-    half the views, so that films as they are stay among them.
+    half the views, each by itself, so that a network still sees much of what a film is like without it.
 
     Attributes:
         flip: probability of a left-right flip.

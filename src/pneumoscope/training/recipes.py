@@ -65,12 +65,17 @@ class Settings:
     weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
     schedule: Annotated[
         Literal["plateau", "cosine"],
-        Doc("How learning rates fall: when validation stalls; or steadily to nothing, the last epoch being the model."),
+        Doc(
+            "How learning rates fall: when validation stalls; or steadily to nothing, the last epoch being the model "
+            "(with --train-backbone)."
+        ),
     ] = "plateau"
-    min_steps: Annotated[int, Ge(0), Doc("Epochs are added until so many batches are made (backbone).")] = 0
+    min_steps: Annotated[
+        int, Ge(0), Doc("Epochs are added until so many batches are made (with --train-backbone).")
+    ] = 0
     plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
     plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2
-    patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops.")] = 5
+    patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops (plateau).")] = 5
     warmup_epochs: Annotated[
         int, Ge(0), Doc("Epochs of the head alone before the backbone is trained, under a plateau.")
     ] = 0
@@ -139,6 +144,11 @@ class Settings:
             raise UsageError(
                 f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "
                 "Add --train-backbone, or take --recipe finetune."
+            )
+        if not self.train_backbone and (self.schedule == "cosine" or self.min_steps):
+            raise UsageError(
+                "schedule, min_steps: a head alone is trained until validation says that it is done. "
+                "Leave them out, or add --train-backbone."
             )
         from pneumoscope.inference.decisions import parse_rule  # which needs NumPy, and --help is to be light
 

@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def resume_settings(folder: Path, given: Mapping[str, Any]) -> Settings:
     if not (folder / "config.yaml").is_file():
         raise UsageError(f"{folder}: no run to resume. Start it without --resume.")
     recorded = read_mapping(folder / "config.yaml")
+    if missing := sorted({field.name for field in fields(Settings)} - set(recorded)):
+        raise UsageError(
+            f"{folder}: began with another version, which had no {', '.join(missing)}: it cannot go on as it would "
+            "have. Start another run."
+        )
     for key, value in given.items():
         if value is not None and value != "auto" and recorded.get(key) != value:
             raise UsageError(
