@@ -49,25 +49,29 @@ def main() -> None:
 
 
 def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path) -> None:
-    """A panel for each corruption."""
+    """A panel for each corruption: AUROC and accuracy as lines, the share called foreign as an area."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     units = {name: kind.unit for name, kind in corruptions().items()}
-    figure, axes = plt.subplots(3, 5, figsize=(14, 8), sharey=True, layout="constrained")
-    for panel, (name, points) in zip(axes.flat, curves.items(), strict=False):
-        ordered = np.array(sorted(points))
-        panel.plot(ordered[:, 0], ordered[:, 1], "o-", color="#0b6e99", label="AUROC")
-        panel.plot(ordered[:, 0], ordered[:, 2], "s-", color="#c8553d", label="accuracy")
-        panel.plot(ordered[:, 0], ordered[:, 3], ":", color="#666666", label="share called foreign")
-        panel.axvline(points[0][0], color="#bbbbbb", linewidth=1, zorder=0)
-        panel.set(title=name, xlabel=units[name], ylim=(0, 1.02))
+    figure, axes = plt.subplots(3, 4, figsize=(12, 8), layout="constrained")
+    for place, (panel, (name, points)) in enumerate(zip(axes.flat, curves.items(), strict=True)):
+        amounts, auroc, accuracy, foreign = np.array(sorted(points)).T
+        panel.plot(amounts, auroc, "o-", color="#0b6e99", label="AUROC")
+        panel.plot(amounts, accuracy, "s-", color="#c8553d", label="accuracy")
+        panel.axvline(points[0][0], color="#999999", linewidth=1, linestyle=":", label="the film as it is")
+        panel.set(title=name, xlabel=units[name], ylim=(0.8, 1.005))
         panel.spines[["top", "right"]].set_visible(False)
-    for panel in axes.flat[len(curves) :]:
-        panel.set_axis_off()
-    axes.flat[0].legend(loc="lower right", frameon=False)
+        shares = panel.twinx()
+        shares.fill_between(amounts, foreign, color="#dddddd", label="called foreign (right)")
+        shares.set(ylim=(0, 1.025), yticks=(0, 0.5, 1), yticklabels=("0 %", "50 %", "100 %") if place % 4 == 3 else ())
+        shares.spines[["top", "left"]].set_visible(False)
+        panel.set_zorder(shares.get_zorder() + 1)
+        panel.patch.set_visible(False)
+    lines, area = panel.get_legend_handles_labels(), shares.get_legend_handles_labels()
+    figure.legend(lines[0] + area[0], lines[1] + area[1], loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=100)
 
 
