@@ -132,7 +132,9 @@ def test_resuming_after_any_epoch_ends_as_if_nothing_had_happened(optimizer: str
 
 def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says() -> None:
     model = head()
-    result = fit(model, clouds(), settings(schedule="cosine", lr=0.5, patience=1), stage="head", epochs=20)
+    result = fit(
+        model, clouds(), settings(schedule="cosine", train_backbone=True, lr=0.5, patience=1), stage="head", epochs=20
+    )
     losses = [row["val_loss"] for row in result.history]
     assert len(losses) == result.best_epoch == 20
     assert losses != sorted(losses, reverse=True)  # an epoch did not improve, and nothing came of it
@@ -145,7 +147,7 @@ def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says()
 
 
 def test_resuming_under_a_cosine_schedule_goes_on_where_it_was(tmp_path: Path) -> None:
-    chosen = settings(schedule="cosine", lr=0.01, patience=20)
+    chosen = settings(schedule="cosine", train_backbone=True, lr=0.01, patience=20)
     whole = fit(head(), clouds(), chosen, stage="head", epochs=6)
 
     class StopError(Exception):
