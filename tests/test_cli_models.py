@@ -94,6 +94,7 @@ def test_models_lists_what_ships_within_80_columns(
         "224 × 224 pixels, crop",
         "24 films to train (12 NORMAL, 12 PNEUMONIA); 12 films to decide on",
         "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 films",
+        "called PNEUMONIA from a probability of 0.5 on",
         "about the test They were looked at before.",
         "MB",
         "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",

@@ -95,7 +95,18 @@ def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_d
     assert found.plateau_factor == Settings("films").plateau_factor
 
 
-@pytest.mark.parametrize("idle", [{"schedule": "cosine"}, {"min_steps": 100}, {"views": 2}, {"zoom": 0.1}])
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"schedule": "cosine"},
+        {"min_steps": 100},
+        {"views": 2},
+        {"zoom": 0.1},
+        {"backbone_lr": 0.1},
+        {"warmup_epochs": 3},
+        {"freeze_batchnorm": True},
+    ],
+)
 def test_what_only_a_trained_backbone_heeds_is_refused_without_one(idle: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(idle))}.*--train-backbone"):
         resolve_settings({"data": "films", **idle}, {})
@@ -138,7 +149,7 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -
         ({"seed": -1}, "seed: .*greater than or equal to 0, found -1"),
         ({"lr": math.inf}, "lr: a finite number is needed, found inf"),
         ({"weight_decay": math.nan}, "weight_decay: a finite number is needed, found nan"),
-        ({"rotate": 5.0}, "rotate: with a frozen backbone.*--train-backbone"),
+        ({"rotate": 5.0}, "rotate: a frozen backbone.*--train-backbone"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values: dict[str, Any], message: str) -> None:

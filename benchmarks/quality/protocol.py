@@ -106,7 +106,7 @@ def series_of(sample: Sample) -> str:
 def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
     """Train and test, unless that was done before with the same settings on the same films by the same version.
 
-    It is said where the source code has changed since: most changes leave a run as it is, and one took an hour.
+    It is said where the source code has changed since: most changes leave a run as it is, and some take half an hour.
 
     Args:
         samples: with splits, or a folder that has them.

@@ -87,6 +87,8 @@ def _describe(bundle: Bundle) -> dict[str, str]:
         "input": f"{bundle.input.size} × {bundle.input.size} pixels, {bundle.input.fit}",
         "trained": "; ".join(trained),
     }
+    if bundle.positive is not None:
+        said["called"] = f"{bundle.positive} from a probability of {bundle.thresholds['decision']:.3g} on"
     if source is not None:
         said["films"] = source.population
     if test := bundle.training.get("test"):

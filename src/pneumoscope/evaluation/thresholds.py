@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.evaluation.calibration import PRIOR
 from pneumoscope.evaluation.metrics import checked, roc_curve
 from pneumoscope.inference.decisions import parse_rule
 
@@ -63,19 +62,9 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
 
 def _find_even_odds(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
     """Where a logistic curve through the films' logits, with both classes of equal weight, passes one half."""
-    from scipy.optimize import minimize
     from scipy.special import expit, logit
+    from sklearn.linear_model import LogisticRegression
 
-    z = logit(np.clip(p, 1e-9, 1 - 1e-9))
-    shares = np.bincount(y, w)
-    weight = (w / shares[y]) * len(y) / 2
-    middle = float((weight * z).sum() / weight.sum())
-    sign = 2 * y - 1
-
-    def loss(parameters: NDArray[np.float64]) -> float:
-        slope = np.exp(parameters[0])
-        misfit = (weight * np.logaddexp(0, -sign * slope * (z - parameters[1]))).sum()
-        return float(misfit + parameters[0] ** 2 / (2 * PRIOR**2))  # or it is infinite where films overlap nowhere
-
-    found = minimize(loss, np.array([0.0, middle]), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9})
-    return float(expit(found.x[1]))
+    weights = w / np.bincount(y, w)[y] * len(y) / 2
+    curve = LogisticRegression().fit(logit(np.clip(p, 1e-9, 1 - 1e-9))[:, None], y, sample_weight=weights)
+    return float(expit(-curve.intercept_[0] / curve.coef_[0, 0]))

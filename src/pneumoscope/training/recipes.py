@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_doc import Doc
@@ -15,6 +15,10 @@ from pneumoscope.errors import UsageError
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 DEFAULT = "head"
 Amount: TypeAlias = Annotated[float, Ge(0)]
+_BACKBONE = (
+    "backbone_lr", "schedule", "min_steps", "warmup_epochs", "freeze_batchnorm", "rotate", "shift", "zoom", "stretch",
+    "crop", "brightness", "contrast", "gamma", "blur", "noise", "sharpen", "compress", "views",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,19 +140,12 @@ class Settings:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        still = ("rotate", "shift", "zoom", "stretch", "brightness", "contrast", "gamma", "blur", "noise", "sharpen",
-                 "compress", "crop")  # fmt: skip
-        if self.views and not self.train_backbone:
-            raise UsageError("views: random views are of a network that was trained on such; add --train-backbone.")
-        if not self.train_backbone and (given := [name for name in still if getattr(self, name)]):
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        idle = [] if self.train_backbone else [name for name in changed if name in _BACKBONE]
+        if idle:
             raise UsageError(
-                f"{', '.join(given)}: with a frozen backbone the only augmentation is the flip. "
-                "Add --train-backbone, or take --recipe finetune."
-            )
-        if not self.train_backbone and (self.schedule == "cosine" or self.min_steps):
-            raise UsageError(
-                "schedule, min_steps: a head alone is trained until validation says that it is done. "
-                "Leave them out, or add --train-backbone."
+                f"{', '.join(idle)}: a frozen backbone does not heed that; its films are only flipped, and its head is "
+                "trained until validation says that it is done. Add --train-backbone, or take --recipe finetune."
             )
         from pneumoscope.inference.decisions import parse_rule  # which needs NumPy, and --help is to be light
 
