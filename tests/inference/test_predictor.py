@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[
             np.testing.assert_array_equal(one, other)
     mirrored = [np.ascontiguousarray(prepare(read_pixels(file), spec.input)[..., ::-1]) for file in files]
     np.testing.assert_allclose(engine.run(np.stack(mirrored)).features, np.stack(plain)[:, 1], atol=1e-5)
+
+
+def test_programs_that_make_a_new_cache_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    def remember(place: int) -> Array | None:
+        with FeatureCache(tmp_path / f"{place // 4}.sqlite") as cache:
+            cache.put("network", [(str(place), np.full((1, 2), place, np.float32))])
+            return cache.get(str(place), "network")
+
+    with ThreadPoolExecutor(8) as pool:
+        for place, found in enumerate(pool.map(remember, range(80))):
+            np.testing.assert_array_equal(found, np.full((1, 2), place, np.float32))
 
 
 def test_a_cache_is_looked_up_by_content_not_by_name(files: list[Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
-from pneumoscope.images.augmenting import Augmentation
+from pneumoscope.images.augmenting import GEOMETRY, Augmentation
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.inference.engines import Activations
 from pneumoscope.training.recipes import Settings, resolve_settings
-from pneumoscope.training.stages import Split
+from pneumoscope.training.stages import Split, find_augmentation
 from pneumoscope.training.views import add_views, describe, see_again
 
 LOOK = InputSpec(32, mean=(0.0,) * 3, std=(1.0,) * 3, fit="squash")
@@ -46,7 +47,7 @@ def paths(films: Path) -> list[Path]:
 
 def test_views_of_nothing_are_the_film_beside_which_they_stand(paths: list[Path]) -> None:
     plain = describe(split_of(paths), Eye(), LOOK)
-    seen = add_views(plain, Eye(), LOOK, Augmentation(flip=0), 3, seed=1)
+    seen = add_views(plain, Eye(), LOOK, [Augmentation(flip=0)] * 3, seed=1)
     assert seen.features.shape == (9, 4, 16)
     np.testing.assert_array_equal(seen.features, np.repeat(plain.features[:, :1], 4, axis=1))
     np.testing.assert_array_equal(seen.stages, np.repeat(plain.stages[:, :1], 4, axis=1))
@@ -56,17 +57,17 @@ def test_views_of_nothing_are_the_film_beside_which_they_stand(paths: list[Path]
 def test_a_view_comes_from_the_seed_and_the_film_s_place(paths: list[Path]) -> None:
     plain = describe(split_of(paths), Eye(), LOOK)
     one, same, other = (
-        add_views(plain, Eye(), LOOK, Augmentation(flip=0, brightness=0.2), 2, seed).features for seed in (1, 1, 2)
+        add_views(plain, Eye(), LOOK, [Augmentation(flip=0, brightness=0.2)] * 2, seed).features for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one[:, 1:], other[:, 1:])
     assert not np.allclose(one[:, 1], one[:, 2])
 
 
-def test_training_films_get_one_view_and_validation_films_as_many_as_are_asked_for(paths: list[Path]) -> None:
+def test_training_films_get_two_views_and_validation_films_as_many_as_are_asked_for(paths: list[Path]) -> None:
     splits = {"train": split_of(paths[:5]), "val": split_of(paths[5:])}
     seen = see_again(splits, Eye(), LOOK, settings(views=3), None, lambda *_: None)
-    assert (seen["train"].features.shape[1], seen["val"].features.shape[1]) == (2, 4)
+    assert (seen["train"].features.shape[1], seen["val"].features.shape[1]) == (3, 4)
     plain = see_again(splits, Eye(), LOOK, settings(views=0), None, lambda *_: None)
     assert (plain["train"].features.shape[1], plain["val"].features.shape[1]) == (1, 1)
 
@@ -75,13 +76,29 @@ def test_decisions_are_made_on_half_the_geometry_and_all_the_rest(paths: list[Pa
     still = {"rotate", "shift", "zoom", "stretch", "crop", "brightness", "contrast", "gamma", "blur", "noise",
              "sharpen", "compress"}  # fmt: skip
     for name, amount, half in (("crop", 0.3, True), ("stretch", 0.7, True), ("gamma", 0.3, False)):
-        chosen = settings(views=4, **{**dict.fromkeys(still, 0.0), name: amount})
+        chosen = settings(views=4, crop_films=0, **{**dict.fromkeys(still, 0.0), name: amount})
         splits = {"train": split_of(paths[:1]), "val": split_of(paths)}
         seen = see_again(splits, Eye(), LOOK, chosen, None, lambda *_: None)["val"]
         expected = Augmentation(flip=0, **{name: amount / 2 if half else amount})
-        by_hand = add_views(describe(split_of(paths), Eye(), LOOK), Eye(), LOOK, expected, 4, chosen.seed)
+        by_hand = add_views(describe(split_of(paths), Eye(), LOOK), Eye(), LOOK, [expected] * 4, chosen.seed)
         np.testing.assert_array_equal(seen.features, by_hand.features)
         assert not np.allclose(seen.features[:, 1:], seen.features[:, :1])
+
+
+def test_the_guard_learns_from_a_mild_view_and_from_one_as_far_as_those_of_training(paths: list[Path]) -> None:
+    chosen = settings(gamma=0, rotate=10.0)
+    splits = {"train": split_of(paths), "val": split_of(paths[:1])}
+    seen = see_again(splits, Eye(), LOOK, chosen, None, lambda *_: None)["train"]
+    whole = find_augmentation(chosen, len(paths))
+    mild = dataclasses.replace(whole, **{name: getattr(whole, name) / 2 for name in GEOMETRY})
+    by_hand = add_views(describe(split_of(paths), Eye(), LOOK), Eye(), LOOK, [mild, whole], chosen.seed)
+    np.testing.assert_array_equal(seen.features, by_hand.features)
+
+
+@pytest.mark.parametrize(("films", "crop"), [(1, 0.00015), (200, 0.03), (2000, 0.3), (5000, 0.3)])
+def test_few_films_are_cropped_less(films: int, crop: float) -> None:
+    assert find_augmentation(settings(crop_films=2000), films).crop == pytest.approx(crop)
+    assert find_augmentation(settings(crop_films=0), films).crop == 0.3
 
 
 def test_a_film_that_cannot_be_read_any_more_is_named(paths: list[Path], tmp_path: Path) -> None:

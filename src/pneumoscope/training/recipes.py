@@ -17,7 +17,7 @@ DEFAULT = "head"
 Amount: TypeAlias = Annotated[float, Ge(0)]
 _BACKBONE = (
     "backbone_lr", "schedule", "min_steps", "warmup_epochs", "freeze_batchnorm", "rotate", "shift", "zoom", "stretch",
-    "crop", "brightness", "contrast", "gamma", "blur", "noise", "sharpen", "compress", "views",
+    "crop", "crop_films", "brightness", "contrast", "gamma", "blur", "noise", "sharpen", "compress", "views",
 )  # fmt: skip
 
 
@@ -98,6 +98,9 @@ class Settings:
     crop: Annotated[
         float, Interval(ge=0, lt=0.5), Doc("Random cut at each edge, up to this share of the side (likewise).")
     ] = 0.0
+    crop_films: Annotated[
+        int, Ge(0), Doc("With fewer training films than this, that share is smaller in proportion (likewise).")
+    ] = 0
     brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
     contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
     gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
@@ -175,6 +178,7 @@ def find_recipe(name: str) -> dict[str, Any]:
         "zoom": 0.2,
         "stretch": 0.7,  # squashed films tell their proportions, which go with the class (docs/log.md)
         "crop": 0.3,
+        "crop_films": 2000,  # few films do not teach a network to look away from a frame (docs/log.md)
         "brightness": 0.15,
         "contrast": 0.3,
         "gamma": 0.3,

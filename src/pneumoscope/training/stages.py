@@ -142,7 +142,7 @@ class Stages:
             self.val.samples,
             self.val.targets,
             self.network.input,
-            find_augmentation(settings),
+            find_augmentation(settings, len(self.train.samples)),
             self.network.device,
         )
 
@@ -167,6 +167,7 @@ class Stages:
         return torch.from_numpy(weights.astype(np.float32)).to(self.network.device)
 
 
-def find_augmentation(settings: Settings) -> Augmentation:
-    """The random views that settings ask for."""
-    return Augmentation(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)})
+def find_augmentation(settings: Settings, films: int) -> Augmentation:
+    """The random views that settings ask for with so many training films."""
+    asked = Augmentation(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)})
+    return dataclasses.replace(asked, crop=asked.crop * min(1, films / max(settings.crop_films, 1)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.augmenting import GEOMETRY, Augmentation, augment
-from pneumoscope.images.preparing import InputSpec, prepare
+from pneumoscope.images.preparing import InputSpec, Pixels, prepare
 from pneumoscope.images.reading import read_radiograph
 from pneumoscope.inference.engines import Engine
 from pneumoscope.inference.features import FeatureCache, extract_features
@@ -37,7 +37,7 @@ def see_again(
     """What a trained backbone makes of the films that decisions are fitted on, and of random views of them.
 
     In geometry these views go half as far as those of training, which are meant to be harder than anything that will
-    come.
+    come. A training film, from which the guard learns what is ordinary, is seen both ways.
 
     Args:
         splits: `train` and `val`.
@@ -47,14 +47,14 @@ def see_again(
         cache: keeps what is made of the films as they are.
         progress: called with what is being done, the number of films done, and of all.
     """
-    whole = find_augmentation(settings)
+    whole = find_augmentation(settings, len(splits["train"].samples))
     mild = dataclasses.replace(whole, **{name: getattr(whole, name) / 2 for name in GEOMETRY})
     seen = {}
-    for name, views in (("train", min(settings.views, 1)), ("val", settings.views)):  # there are many films to train on
+    for name, views in (("train", [mild, whole]), ("val", [mild] * settings.views)):
         seen[name] = describe(splits[name], engine, spec, cache)
-        if views:
+        if settings.views:
             tell = functools.partial(progress, "Random views")
-            seen[name] = add_views(seen[name], engine, spec, mild, views, settings.seed, tell)
+            seen[name] = add_views(seen[name], engine, spec, views, settings.seed, tell)
     return seen
 
 
@@ -76,24 +76,22 @@ def add_views(
     split: Split,
     engine: Engine,
     spec: InputSpec,
-    augmentation: Augmentation,
-    count: int,
+    augmentations: Sequence[Augmentation],
     seed: int,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Split:
-    """Add what an engine makes of `count` random views of each film, as training draws them.
+    """Add what an engine makes of random views of each film, as training draws them.
 
     Args:
         split: with features and stages of the films as they are.
         engine: runs the trained backbone.
         spec: its input.
-        augmentation: how far a view may be from its film.
-        count: views a film.
+        augmentations: how far each view of a film may be from it.
         seed: fixes them.
         progress: called with the number of films done, and of all.
     """
-    features, stages, done, n = [], [], 0, len(split.samples)
-    drawn = _draw(split.samples, spec, augmentation, count, seed)
+    features, stages, done, n, count = [], [], 0, len(split.samples), len(augmentations)
+    drawn = _draw(split.samples, spec, augmentations, seed)
     while films := list(islice(drawn, max(1, engine.batch_size // count))):
         seen = engine.run(np.concatenate(films))
         features.append(seen.features)
@@ -108,18 +106,21 @@ def add_views(
 
 
 def _draw(
-    samples: Sequence[Sample], spec: InputSpec, augmentation: Augmentation, count: int, seed: int
+    samples: Sequence[Sample], spec: InputSpec, augmentations: Sequence[Augmentation], seed: int
 ) -> Iterator[Floats]:
-    """Views (count, 3, S, S) of one film after the other, read ahead by a few threads."""
+    """Views (V, 3, S, S) of one film after the other, read ahead by a few threads."""
 
     def views(place: int) -> Floats:
         rng = np.random.default_rng([seed, 0, place])  # epochs of training are numbered from 1
-        flips = rng.random(count) < augmentation.flip
+        flips = [rng.random() < one.flip for one in augmentations]
         film = read_radiograph(samples[place].path, reading=samples[place].reading, enough=spec.enough)
-        drawn = iter(flips.tolist())
-        return np.stack(
-            [prepare(film.pixels, spec, lambda fitted: augment(fitted, augmentation, rng, next(drawn))) for _ in flips]
-        )
+        drawn = zip(augmentations, flips, strict=True)
+
+        def view(fitted: Pixels) -> Pixels:
+            augmentation, flip = next(drawn)
+            return augment(fitted, augmentation, rng, flip)
+
+        return np.stack([prepare(film.pixels, spec, view) for _ in augmentations])
 
     with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
         ahead: deque[Future[Floats]] = deque()
