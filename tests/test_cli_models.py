@@ -37,7 +37,17 @@ def noted(zoo: Path, run: Run) -> None:
         data={**bundle.data, "source": "kermany"},
         training={
             **bundle.training,
-            "test": {"split": "test", "n": 1234, "metrics": figures, "note": "They were looked at before."},
+            "test": {
+                "split": "test",
+                "n": 1234,
+                "metrics": figures,
+                "decisions": {
+                    "foreign": {"NORMAL": 20, "PNEUMONIA": 3},
+                    "answered": {"value": 0.625},
+                    "coverage": {"NORMAL": {"value": 0.7, "low": 0.6, "high": 0.8}},
+                },
+                "note": "They were looked at before.",
+            },
         },
     )
     save_bundle(zoo / "pneumonia-lite0", noted, load_weights(run.bundle, bundle), half=True)
@@ -95,6 +105,7 @@ def test_models_lists_what_ships_within_80_columns(
         "24 films to train (12 NORMAL, 12 PNEUMONIA); 12 films to decide on",
         "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 films",
         "called PNEUMONIA from a probability of 0.5 on",
+        "decided 62% of them; 23 called foreign; NORMAL in its label set 0.700 (0.600 to 0.800)",
         "about the test They were looked at before.",
         "MB",
         "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",

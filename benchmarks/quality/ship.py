@@ -29,6 +29,7 @@ from pneumoscope.outputs import claim_folder, write_bytes, write_text
 MOST = 20_000_000  # bytes
 FILES = ("bundle.json", "weights.safetensors", "README.md")
 FIGURES = ("accuracy", "auroc", "sensitivity", "specificity")
+DECISIONS = ("films", "foreign", "answered", "coverage")
 LICENCE = "apache-2.0"
 
 
@@ -94,6 +95,7 @@ def _read_figures(run: Path) -> dict[str, object]:
     return {
         "split": found["split"],
         "n": found["n"],
+        "decisions": {key: found["decisions"][key] for key in DECISIONS if key in found["decisions"]},
         "metrics": {name: {key: found["metrics"][name][key] for key in ("value", "low", "high")} for name in FIGURES},
     }
 
@@ -108,6 +110,9 @@ def _complete_card(card: str, bundle: Bundle, saved: Bundle, source: Source, nam
         card, count = re.subn(pattern, text, card)
         if count != 1:
             raise UsageError(f"The run's card has {count} places like {pattern}, not one: it was changed.")
+    card = re.sub(r"(?<=--model )BUNDLE|(?<=pneumoscope evaluate )BUNDLE", name, card).replace(
+        "`BUNDLE` is the folder of this file. Nothing", "Nothing"
+    )
     counts = " and ".join(
         f"{sum(bundle.data['counts'].get(split, {}).values()):,} to {use}"
         for split, use in (("train", "train"), ("val", "decide on"))

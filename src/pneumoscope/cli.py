@@ -24,6 +24,7 @@ from pneumoscope.cli_options import (
     Overwrite,
     PatientPattern,
     Prevalence,
+    Threshold,
     open_cache,
 )
 from pneumoscope.errors import PneumoscopeError, UsageError
@@ -161,6 +162,7 @@ def evaluate(
         bool,
         typer.Option("--adapt-prior", help="Estimate the prevalence without labels, and measure with and without it."),
     ] = False,
+    threshold: Threshold = None,
     error_rate: ErrorRate = None,
     false_alarms: FalseAlarms = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples behind each interval.")] = 2000,
@@ -183,6 +185,7 @@ def evaluate(
             device=device,
             prevalence=prevalence,
             adapt_prior=adapt_prior,
+            threshold=threshold,
             error_rate=error_rate,
             false_alarms=false_alarms,
             resamples=resamples,
@@ -208,6 +211,7 @@ def predict(
     adapt_prior: Annotated[
         bool, typer.Option("--adapt-prior", help="Estimate the prevalence from these very films, and state for that.")
     ] = False,
+    threshold: Threshold = None,
     error_rate: ErrorRate = None,
     false_alarms: FalseAlarms = None,
     no_guard: Annotated[
@@ -243,6 +247,7 @@ def predict(
         device,
         guarded=not no_guard,
         prevalence=prevalence,
+        threshold=threshold,
         error_rate=error_rate,
         false_alarms=false_alarms,
     )
@@ -254,6 +259,9 @@ def predict(
 
             predictor, share = adapt(predictor, samples, lambda done: progress("Estimating", done, len(samples)))
             typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f}).", err=True)
+        if predictor.bundle.positive is not None:
+            said = f"{predictor.bundle.positive} is called from a probability of {predictor.threshold:.3g} on."
+            typer.echo(printable(said), err=True)
         if heatmaps is not None:
             from pneumoscope.inference.features import FeatureCache
             from pneumoscope.inference.overlays import write_explanations

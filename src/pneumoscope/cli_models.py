@@ -96,6 +96,11 @@ def _describe(bundle: Bundle) -> dict[str, str]:
             f"{_NAMES[name]} {_show(test['metrics'][name])}" for name in _NAMES if name in test["metrics"]
         )
         said["test"] = f"{figures}; {test['n']:,} films"
+        if decisions := test.get("decisions"):
+            answered, foreign = decisions["answered"], sum(decisions["foreign"].values())
+            said["decided"] = f"{answered['value']:.0%} of them; {foreign} called foreign" + "".join(
+                f"; {label} in its label set {_show(one)}" for label, one in decisions.get("coverage", {}).items()
+            )
         if test.get("note"):
             said["about the test"] = test["note"]
     if source is not None:

@@ -27,6 +27,10 @@ Prevalence = Annotated[
     float | None,
     typer.Option(help="State probabilities for this share of the positive class, such as your clinic's."),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Call the positive class from this probability on, instead of the model's own threshold."),
+]
 ErrorRate = Annotated[
     float | None, typer.Option(help="How often label sets may miss the truth, instead of the bundle's rate.")
 ]

@@ -95,6 +95,21 @@ def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[
     np.testing.assert_allclose(engine.run(np.stack(mirrored)).features, np.stack(plain)[:, 1], atol=1e-5)
 
 
+def test_a_threshold_of_one_s_own_moves_calls_and_nothing_else(run: Run, files: list[Path]) -> None:
+    own = load(run.bundle, guarded=False)
+    before = own.predict(files)
+    cut = sorted(one.unguarded or 0.0 for one in before)[1]
+    other = load(run.bundle, guarded=False, threshold=cut)
+    after = other.predict(files)
+    assert [one.unguarded for one in after] == [one.unguarded for one in before]
+    assert [one.label_set for one in after] == [one.label_set for one in before]
+    assert [one.call for one in after] == [own.bundle.labels[(one.unguarded or 0.0) >= cut] for one in before]
+    assert other.at_prevalence(0.01).threshold == cut  # a number is meant as a probability
+    for wrong in (0.0, 1.0, 2.0):
+        with pytest.raises(UsageError, match="--threshold"):
+            load(run.bundle, threshold=wrong)
+
+
 def test_a_new_cache_that_another_program_is_making_is_waited_for(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "new.sqlite", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")  # under which SQLite refuses a change of journal at once, whatever its timeout

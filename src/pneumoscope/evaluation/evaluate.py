@@ -47,6 +47,7 @@ def evaluate(
     device: str = "auto",
     prevalence: float | None = None,
     adapt_prior: bool = False,
+    threshold: float | None = None,
     error_rate: float | None = None,
     false_alarms: float | None = None,
     resamples: int = 2000,
@@ -68,6 +69,7 @@ def evaluate(
         prevalence: measure besides as if the positive class had this share, with probabilities restated for it.
         adapt_prior: estimate the classes' shares from the films without their labels, and measure besides with
             probabilities restated for them.
+        threshold: the positive class is called from this probability on, instead of the bundle's.
         error_rate: of label sets, instead of the bundle's.
         false_alarms: of the novelty guard, instead of the bundle's.
         resamples: bootstrap resamples behind each interval.
@@ -83,7 +85,7 @@ def evaluate(
     """
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
-    predictor = load(bundle, device, cache, error_rate=error_rate, false_alarms=false_alarms)
+    predictor = load(bundle, device, cache, threshold=threshold, error_rate=error_rate, false_alarms=false_alarms)
     require_shares(predictor.bundle, prevalence, adapt_prior)
     samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
@@ -115,7 +117,8 @@ def evaluate(
             + ["--invert"] * reading.invert
             + ["--allow-modality"] * reading.any_modality
             + ["--adapt-prior"] * adapt_prior
-            + _options({"prevalence": prevalence, "error-rate": error_rate, "false-alarms": false_alarms})
+            + _options({"prevalence": prevalence, "threshold": threshold})
+            + _options({"error-rate": error_rate, "false-alarms": false_alarms})
         ),
     }
     return assess(

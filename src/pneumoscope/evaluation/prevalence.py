@@ -21,6 +21,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.models.bundle import Bundle
 
 Floats = NDArray[np.float64]
+FEWEST = 10  # films; from fewer the estimate is often 0 or 1, and so are its limits
 
 
 def estimate_shares(
@@ -100,7 +101,7 @@ def adapt(
 
     Raises:
         UsageError: more than two classes, or a bundle that does not know its own prevalence.
-        DataError: no film to estimate it from.
+        DataError: too few films to estimate it from.
     """
     bundle = predictor.bundle
     require_shares(bundle, 0.5, adapt=True)
@@ -110,8 +111,11 @@ def adapt(
     read = [
         (one, film) for one, film in zip(found, samples, strict=True) if one.error is None and one.decision != FOREIGN
     ]
-    if not read:
-        raise DataError("--adapt-prior: none of the films can be read and is like the training radiographs.")
+    if len(read) < FEWEST:
+        raise DataError(
+            f"--adapt-prior: {len(read)} of these films can be read and are like the training radiographs; it takes "
+            f"{FEWEST} to estimate a prevalence. Give --prevalence instead."
+        )
     log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
     patients = [film.patient for _, film in read]
     share = estimate_prevalence(log_shares, bundle.calibration.shares, patients=patients)

@@ -212,6 +212,7 @@ def load(
     *,
     guarded: bool = True,
     prevalence: float | None = None,
+    threshold: float | None = None,
     error_rate: float | None = None,
     false_alarms: float | None = None,
 ) -> Predictor:
@@ -223,22 +224,27 @@ def load(
         cache: keeps features between calls, and shares them with training.
         guarded: whether films unlike those trained on are told, and get no probability.
         prevalence: state probabilities for this share of the positive class, such as that of your clinic.
+        threshold: the positive class of two is called from this probability on, instead of the bundle's; as stated.
         error_rate: of label sets, instead of the bundle's.
         false_alarms: of the guard, instead of the bundle's.
 
     Raises:
         BundleError: missing, damaged, incomplete or written by a newer version.
-        UsageError: a rate or a prevalence that is none, or that the bundle can't be asked for; no bundle is given, and
-            none ships.
+        UsageError: a rate, threshold or prevalence that is none, or that the bundle can't be asked for; no bundle is
+            given, and none ships.
     """
     from pneumoscope.inference.engines import TorchEngine
     from pneumoscope.models.backbones import BackboneSpec, build_backbone
 
-    for name, share in (("error-rate", error_rate), ("false-alarms", false_alarms)):
+    for name, share in (("threshold", threshold), ("error-rate", error_rate), ("false-alarms", false_alarms)):
         if share is not None and not 0 < share < 1:
-            raise UsageError(f"--{name} {share}: a share lies between 0 and 1.")
+            raise UsageError(f"--{name} {share}: it has to lie between 0 and 1.")
     folder = find_shipped() if bundle is None else Path(bundle)
     description = load_bundle(folder)
+    if threshold is not None:
+        if description.positive is None:
+            raise UsageError("--threshold: this model knows more than two classes, and calls the likeliest.")
+        description = replace(description, thresholds={"decision": threshold}, threshold_rule=str(threshold))
     state = load_weights(folder, description)
     spec = BackboneSpec(
         description.backbone, description.architecture, "bundle", "", description.input, description.arguments

@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -305,6 +306,7 @@ class _Job:
                 training={
                     "recipe": self.settings.recipe,
                     "epochs": len(history),
+                    "stages": dict(Counter(row["stage"] for row in history)),
                     "best_epoch": history.index(best) + 1,
                     "best": best,
                     "settings": settings,
