@@ -25,9 +25,9 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
-	$(INSTALL) .
+	$(INSTALL) ".[train]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) ".[dev]"
+	$(INSTALL) ".[train,dev]"
 	touch $@

@@ -40,6 +40,7 @@ class Idle:
 
     fingerprint = "idle"
     batch_size = 8
+    width = 1
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:  # noqa: ARG002
         """Features of one zero each."""

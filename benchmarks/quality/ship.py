@@ -23,11 +23,13 @@ from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.evaluation.model_card import escape
 from pneumoscope.inference.predictor import load
 from pneumoscope.models import shipped
-from pneumoscope.models.bundle import Bundle, find_bundle, load_bundle, load_weights, save_bundle
+from pneumoscope.models.backbones import rebuild_backbone
+from pneumoscope.models.bundle import GRAPH, Bundle, find_bundle, load_bundle, load_weights, save_bundle
+from pneumoscope.models.graphs import try_graph
 from pneumoscope.outputs import claim_folder, write_bytes, write_text
 
 MOST = 20_000_000  # bytes
-FILES = ("bundle.json", "weights.safetensors", "README.md")
+FILES = ("bundle.json", "weights.safetensors", "README.md", GRAPH)
 FIGURES = ("accuracy", "auroc", "sensitivity", "specificity")
 DECISIONS = ("films", "foreign", "answered", "coverage")
 LICENCE = "apache-2.0"
@@ -77,7 +79,9 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
             training={**bundle.training, "test": {**_read_figures(run), "note": note}},
             data={**bundle.data, "source": source.name},
         )
-        saved = save_bundle(draft, noted, load_weights(run, bundle), half=True)
+        state = load_weights(run, bundle)
+        graph = try_graph(rebuild_backbone(bundle, state), bundle.input.size)
+        saved = save_bundle(draft, noted, state, half=True, graph=graph)
         write_text(draft / "README.md", _complete_card(card, bundle, saved, source, name, note))
         _refuse_traces(draft, run, data)
         if (size := sum(path.stat().st_size for path in draft.iterdir())) >= MOST:
@@ -85,8 +89,8 @@ def ship(run: Path, data: Path, name: str = shipped.DEFAULT, overwrite: bool = F
         difference = _compare(run, draft, samples)
         folder = shipped.zoo() / name
         claim_folder(folder, FILES, overwrite)
-        for file in FILES:
-            write_bytes(folder / file, (draft / file).read_bytes())
+        for path in sorted(draft.iterdir()):
+            write_bytes(folder / path.name, path.read_bytes())
     return Shipment(folder, size, len(samples), difference)
 
 

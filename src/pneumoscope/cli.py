@@ -27,16 +27,19 @@ from pneumoscope.cli_options import (
     Threshold,
     open_cache,
 )
-from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.errors import MissingExtraError, PneumoscopeError, UsageError
 from pneumoscope.models.shipped import find_shipped
 from pneumoscope.terminal import (
     print_audit,
     print_comparison,
     print_evaluation,
+    print_export,
     print_run,
     printable,
     show_progress,
 )
+
+_TRAINING = {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"}  # what [train] brings
 
 app = typer.Typer(
     name="pneumoscope",
@@ -63,6 +66,13 @@ def main() -> None:
     except OSError as problem:
         typer.echo(f"error: {problem.filename or 'file'}: {problem.strerror or problem}.", err=True)
         sys.exit(2)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").partition(".")[0] not in _TRAINING:
+            raise
+        typer.echo(
+            f'error: this needs {problem.name}, which is not installed: pip install "pneumoscope[train]".', err=True
+        )
+        sys.exit(MissingExtraError.exit_code)
     except Exception as problem:
         if os.environ.get("PNEUMOSCOPE_DEBUG"):
             raise
@@ -319,6 +329,28 @@ def explain(
         )
     _report_failed(failed, len(samples))
     typer.echo(out)
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, a run that holds one, or the name of a model that ships.")],
+    out: Out,
+    to: Annotated[
+        Literal["onnx", "openvino", "int8", "torch"],
+        typer.Option(help="ONNX, OpenVINO, ONNX in eight bits, or a program of torch.export."),
+    ] = "onnx",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Films to check it on, and to find the ranges of eight bits; by default those of the run."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a bundle for another runtime, and see on films that it decides as before; else nothing is written."""
+    from pneumoscope.deploy import exporting as job
+
+    with show_progress() as progress:
+        done = job.export(bundle, to, out, data, overwrite=overwrite, progress=progress)
+    print_export(done)
 
 
 def _report_failed(failed: int, files: int) -> None:

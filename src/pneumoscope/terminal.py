@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pneumoscope.auditing.findings import Audit
+    from pneumoscope.deploy.exporting import Export
     from pneumoscope.evaluation.contrasts import Comparison
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.training.train import Run
@@ -28,6 +29,16 @@ def print_run(run: Run) -> None:
     """Say how a run came out and where it lies."""
     print_evaluation(run.evaluation)
     typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
+
+
+def print_export(done: Export) -> None:
+    """Say where an export lies and how it stands to its bundle."""
+    check = done.check
+    typer.echo(
+        f"{done.folder}: {done.size / 1e6:.1f} MB\n{check.films} films, run from both files: probabilities differ by "
+        f"at most {check.difference:.2g}, {check.changed} decisions change"
+        + ("." if check.auroc is None else f", AUROC {check.auroc[0]:.4f} and {check.auroc[1]:.4f}.")
+    )
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

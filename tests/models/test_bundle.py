@@ -14,7 +14,16 @@ import pneumoscope
 from pneumoscope.errors import BundleError
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.models.backbones import BackboneSpec, build_backbone
-from pneumoscope.models.bundle import Bundle, Calibration, Conformal, Novelty, load_bundle, load_weights, save_bundle
+from pneumoscope.models.bundle import (
+    Bundle,
+    Calibration,
+    Conformal,
+    Novelty,
+    find_file,
+    load_bundle,
+    load_weights,
+    save_bundle,
+)
 from pneumoscope.models.classifier import Classifier, build_head, round_to_half
 from pneumoscope.training.train import Run
 
@@ -88,7 +97,10 @@ def test_a_run_stands_for_its_bundle(run: Run) -> None:
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), file=st.sampled_from(["bundle.json", "weights.safetensors"]))
+@given(
+    place=st.floats(0, 1, exclude_max=True),
+    file=st.sampled_from(["bundle.json", "weights.safetensors", "network.onnx"]),
+)
 def test_any_flipped_byte_is_found(place: float, file: str, run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "flipped"
     shutil.copytree(run.bundle, folder, dirs_exist_ok=True)
@@ -98,12 +110,13 @@ def test_any_flipped_byte_is_found(place: float, file: str, run: Run, tmp_path: 
     with contextlib.suppress(BundleError):
         loaded = load_bundle(folder)
         load_weights(folder, loaded)
+        find_file(folder, loaded, "network.onnx")
         # White space between the values of the description means nothing; any other flip has to be found.
         assert file == "bundle.json"
         assert loaded == load_bundle(run.bundle)
 
 
-@pytest.mark.parametrize("file", ["bundle.json", "weights.safetensors"])
+@pytest.mark.parametrize("file", ["bundle.json", "weights.safetensors", "network.onnx"])
 def test_a_missing_file_is_named(file: str, bundle: Path) -> None:
     (bundle / file).unlink()
     with pytest.raises(BundleError, match=file):

@@ -47,7 +47,12 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
         "config.yaml", "samples.csv", "history.csv", "bundle", "metrics.json", "predictions.csv", "plots",
         "report.html", "log.txt",
     }  # fmt: skip
-    assert {path.name for path in run.bundle.iterdir()} == {"README.md", "bundle.json", "weights.safetensors"}
+    assert {path.name for path in run.bundle.iterdir()} == {
+        "README.md",
+        "bundle.json",
+        "network.onnx",
+        "weights.safetensors",
+    }
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert set(metrics) >= {"split", "n", "prevalence", "threshold", "metrics", "confusion"}
     assert tuple(metrics["metrics"]) == METRICS

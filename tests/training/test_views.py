@@ -25,6 +25,7 @@ class Eye:
 
     fingerprint = "eye"
     batch_size = 4
+    width = 16
 
     def run(self, inputs: NDArray[np.float32], maps: bool = False) -> Activations:
         seen = inputs[:, 0, ::8, ::8].reshape(len(inputs), -1)

@@ -65,11 +65,11 @@ def audit(
     say = progress or (lambda *_: None)
     engine, spec = None, InputSpec()
     if not quick:
-        from pneumoscope.inference.engines import TorchEngine
+        from pneumoscope.inference.engines import build_engine
         from pneumoscope.models.backbones import find_backbone, load_backbone
 
         backbone = find_backbone(BACKBONE)
-        engine, spec = TorchEngine(load_backbone(backbone), backbone.input.size, device), backbone.input
+        engine, spec = build_engine(load_backbone(backbone), backbone.input.size, device), backbone.input
     films = measure_films(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
     found = Audit(
         str(data),

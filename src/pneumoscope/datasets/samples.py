@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.errors import DataError, ImageError, UsageError
+from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.reading import Reading, is_image
 from pneumoscope.outputs import format_rows, write_text
@@ -338,9 +338,13 @@ def _csv_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
 
 
 def _parquet_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError(
+            f'{table}: Parquet needs pyarrow: pip install "pneumoscope[train]". Or use CSV.'
+        ) from None
     try:
         with pyarrow.parquet.ParquetFile(table) as file:
             columns: list[str] = file.schema_arrow.names

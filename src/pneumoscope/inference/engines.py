@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import BundleError, MissingExtraError, UsageError
+from pneumoscope.models.bundle import GRAPH, IR, MODEL, PROGRAM, Bundle, find_file
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
 
 Array = NDArray[np.float32]
+Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,10 @@ class Engine(Protocol):
     def batch_size(self) -> int:
         """How many inputs are best run at a time."""
 
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
 
@@ -68,6 +79,7 @@ class TorchEngine:
         backbone = backbone.eval()
         kind = f"{backbone.architecture}, torch {torch.__version__} float32 {self._device.type}"
         self.fingerprint = f"{fingerprint_state(backbone.state_dict())} {kind}"
+        self.width = backbone.width
         folded = fold_batchnorms(backbone.cpu(), size)
         self.backbone = folded.to(self._device).to(memory_format=torch.channels_last)
         # On a processor, small batches stay in its caches (docs/log.md).
@@ -89,6 +101,198 @@ class TorchEngine:
             )
 
 
+class ProgramEngine:
+    """Runs a program that `torch.export` wrote, in float32, on the processor.
+
+    Args:
+        program: its file.
+        fingerprint: names its weights and architecture.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+
+    def __init__(self, program: Path, fingerprint: str) -> None:
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtraError('PyTorch is not installed: pip install "pneumoscope[train]".') from None
+        loaded = torch.export.load(program)
+        self._run = loaded.module()
+        self.width = int(loaded.state_dict["head.weight"].shape[1])
+        self.fingerprint = f"{fingerprint}, program, torch {torch.__version__} float32 cpu"
+        self.batch_size = 8
+
+    def run(self, inputs: Array, maps: bool = False) -> Activations:
+        """Run a batch of prepared input, float32 (B, 3, S, S)."""
+        import torch
+
+        with torch.inference_mode():
+            _, features, found, stages = (each.numpy() for each in self._run(torch.from_numpy(inputs)))
+        return Activations(features, found if maps else None, stages)
+
+
+class OnnxEngine:
+    """Runs a graph from `models.graphs` with ONNX Runtime, in float32, on the processor.
+
+    Args:
+        graph: its content, or its file, beside which its weights may lie.
+        fingerprint: names its weights and architecture.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        BundleError: no such graph.
+    """
+
+    def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("ONNX Runtime is not installed: pip install onnxruntime.") from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = count_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as problem:
+            raise BundleError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
+        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+        if not {"features", "map", "stages"} <= shapes.keys():
+            raise BundleError(f"{_name(graph)}: no graph of ours: it gives {', '.join(shapes)}.")
+        self.width = int(shapes["features"][1])
+        self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
+        self.batch_size = 8
+
+    def run(self, inputs: Array, maps: bool = False) -> Activations:
+        """Run a batch of prepared input, float32 (B, 3, S, S)."""
+        names = ["features", "stages", *(["map"] if maps else [])]
+        found = self._session.run(names, {"input": np.ascontiguousarray(inputs)})
+        return Activations(found[0], found[2] if maps else None, found[1])
+
+
+class OpenVinoEngine:
+    """Runs a graph from `models.graphs` with OpenVINO, in float32, on the processor.
+
+    Args:
+        graph: ONNX or OpenVINO's own (.xml), beside which its weights lie.
+        fingerprint: names its weights and architecture.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        BundleError: no such graph.
+    """
+
+    def __init__(self, graph: Path, fingerprint: str) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingExtraError("OpenVINO is not installed: pip install openvino.") from None
+        # Elsewhere the processor's own arithmetic would be taken, where it has a shorter one.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": count_threads()}
+        try:
+            core = openvino.Core()
+            self._model = core.compile_model(core.read_model(graph), "CPU", options)
+            self._outputs = {name: self._model.output(name) for name in ("features", "map", "stages")}
+        except RuntimeError as problem:
+            raise BundleError(f"{graph}: OpenVINO cannot open it: {problem}") from None
+        self.width = self._outputs["features"].partial_shape[1].get_length()
+        self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
+        self.batch_size = 8
+
+    def run(self, inputs: Array, maps: bool = False) -> Activations:
+        """Run a batch of prepared input, float32 (B, 3, S, S)."""
+        found = self._model.create_infer_request().infer({0: np.ascontiguousarray(inputs)})
+        features, map_, stages = (np.array(found[self._outputs[name]]) for name in ("features", "map", "stages"))
+        return Activations(features, map_ if maps else None, stages)
+
+
+def build_engine(backbone: Backbone, size: int, device: str = "auto") -> Engine:
+    """The fastest engine for a network at hand: on a processor ONNX Runtime, where the network can be written as such.
+
+    Args:
+        backbone: (B, 3, S, S) -> (B, D, h, w).
+        size: side S of the input.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    if choose_device(device).type != "cpu" or not _installed("onnxruntime"):
+        return TorchEngine(backbone, size, device)
+    import torch
+
+    from pneumoscope.models.backbones import fingerprint_state
+    from pneumoscope.models.graphs import try_graph
+
+    backbone = backbone.cpu().eval()
+    if (graph := try_graph(backbone, size)) is None:
+        return TorchEngine(backbone, size, device)
+    engine = OnnxEngine(graph, f"{fingerprint_state(backbone.state_dict())} {backbone.architecture}")
+    probe = np.linspace(-2, 2, 3 * size * size, dtype=np.float32).reshape(1, 3, size, size)
+    with torch.inference_mode():
+        maps, stages = (tensor.numpy() for tensor in backbone.describe(torch.from_numpy(probe)))
+    found = engine.run(probe, maps=True)
+    pairs = ((found.maps, maps), (found.stages, stages))
+    close = all(ours is not None and np.allclose(ours, own, 1e-3, 1e-4 * np.abs(own).max()) for ours, own in pairs)
+    return engine if close else TorchEngine(backbone, size, device)
+
+
+def open_engine(
+    folder: Path, bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str = "auto", kind: Kind = "auto"
+) -> Engine:
+    """What runs a bundle's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
+
+    Args:
+        folder: of the bundle.
+        bundle: its description.
+        arrays: its weights.
+        device: `auto`, `cpu` or `cuda`.
+        kind: insist on one.
+
+    Raises:
+        BundleError: nothing in the bundle can be run, or a file of it is damaged.
+        MissingExtraError: what would run it is not installed.
+        UsageError: it holds nothing that the engine insisted on can run.
+    """
+    from pneumoscope.models.backbones import fingerprint_state
+
+    weights = {name.removeprefix("backbone."): a for name, a in arrays.items() if name.startswith("backbone.")}
+    graph = next((name for name in (GRAPH, MODEL) if name in bundle.files), None)
+    name = f"{fingerprint_state(weights)} {bundle.architecture} {dict(bundle.arguments)}"
+    name += "".join(f" {digest}" for file, digest in bundle.files.items() if file != GRAPH)
+    torch_runs = bool(weights) and _installed("torch")
+    if kind == "auto":
+        on_gpu = device == "cuda" or (device == "auto" and torch_runs and shutil.which("nvidia-smi") is not None)
+        if on_gpu and torch_runs and choose_device(device).type == "cuda":
+            kind = "torch"
+        elif device == "cuda":
+            raise UsageError("--device cuda: this bundle, or this installation, has nothing that runs on a GPU.")
+        elif graph is not None and _installed("onnxruntime"):
+            kind = "onnx"
+        elif IR in bundle.files or (graph is not None and _installed("openvino")):
+            kind = "openvino"
+        else:
+            kind = "torch"
+    if kind == "onnx" and graph is not None:
+        return OnnxEngine(find_file(folder, bundle, graph), name)
+    if kind == "openvino" and (IR in bundle.files or graph is not None):
+        if IR in bundle.files:
+            find_file(folder, bundle, Path(IR).with_suffix(".bin").name)
+        return OpenVinoEngine(find_file(folder, bundle, IR if IR in bundle.files else str(graph)), name)
+    if kind == "torch" and weights:
+        return _open_torch(bundle, arrays, device)
+    if kind == "torch" and PROGRAM in bundle.files:
+        return ProgramEngine(find_file(folder, bundle, PROGRAM), name)
+    raise UsageError(f"{folder}: this bundle holds nothing that {kind} could run; it holds {', '.join(bundle.files)}.")
+
+
+def count_threads() -> int:
+    """How many threads to compute with: as many as this process may use cores, or as OMP_NUM_THREADS says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_device(name: str) -> torch.device:
     """Resolve `auto`, `cpu` or `cuda`.
 
@@ -102,3 +306,26 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def _open_torch(bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str) -> TorchEngine:
+    try:
+        import torch
+
+        from pneumoscope.models.backbones import rebuild_backbone
+
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return TorchEngine(rebuild_backbone(bundle, state), bundle.input.size, device)
+    except ImportError:
+        raise MissingExtraError(
+            'This bundle needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the bundle '
+            "(pneumoscope export BUNDLE --to onnx)."
+        ) from None
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _name(graph: bytes | Path) -> str:
+    return str(graph) if isinstance(graph, Path) else "graph"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
@@ -136,10 +135,12 @@ def check_label(labels: tuple[str, ...], label: str | None) -> None:
 
 
 def _mixes_places(predictor: Predictor) -> bool:
-    """Whether layers of attention, or of mixing tokens, stand between a place and its cell."""
     backbone = getattr(predictor.engine, "backbone", None)
-    kinds = {type(layer).__name__ for layer in backbone.modules()} if backbone is not None else set()
-    return any(re.search("attention|attn|mixer", kind, re.IGNORECASE) for kind in kinds)
+    if backbone is None:
+        return False
+    from pneumoscope.models.classifier import mixes_places
+
+    return mixes_places(backbone)
 
 
 def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, side: int) -> Array:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
 from pneumoscope.inference.predictor import Prediction, Predictor
 from pneumoscope.outputs import format_rows, write_bytes
@@ -156,8 +156,13 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
 
 
 def _to_parquet(rows: Sequence[Row]) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError(
+            'Parquet needs pyarrow: pip install "pneumoscope[train]". Or take another --format.'
+        ) from None
 
     texts = {"path", "label", "call", "decision", "label_set", "error"}
     schema = pyarrow.schema(

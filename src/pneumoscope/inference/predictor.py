@@ -21,10 +21,10 @@ from pneumoscope.inference.decisions import (
     require_shares,
     restate,
 )
-from pneumoscope.inference.engines import Array, Engine
+from pneumoscope.inference.engines import Array, Engine, Kind, open_engine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
 from pneumoscope.inference.novelty import Guard, choose_limit
-from pneumoscope.models.bundle import Bundle, load_bundle, load_weights
+from pneumoscope.models.bundle import Bundle, load_arrays, load_bundle
 from pneumoscope.models.shipped import find_shipped
 
 
@@ -210,6 +210,7 @@ def load(
     device: str = "auto",
     cache: FeatureCache | None = None,
     *,
+    engine: Kind = "auto",
     guarded: bool = True,
     prevalence: float | None = None,
     threshold: float | None = None,
@@ -222,6 +223,7 @@ def load(
         bundle: its folder, or the name of one that ships; by default `models.shipped.DEFAULT`.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
+        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or what is fastest here.
         guarded: whether films unlike those trained on are told, and get no probability.
         prevalence: state probabilities for this share of the positive class, such as that of your clinic.
         threshold: the positive class of two is called from this probability on, instead of the bundle's; as stated.
@@ -230,12 +232,10 @@ def load(
 
     Raises:
         BundleError: missing, damaged, incomplete or written by a newer version.
+        MissingExtraError: what runs it is not installed.
         UsageError: a rate, threshold or prevalence that is none, or that the bundle can't be asked for; no bundle is
             given, and none ships.
     """
-    from pneumoscope.inference.engines import TorchEngine
-    from pneumoscope.models.backbones import BackboneSpec, build_backbone
-
     for name, share in (("threshold", threshold), ("error-rate", error_rate), ("false-alarms", false_alarms)):
         if share is not None and not 0 < share < 1:
             raise UsageError(f"--{name} {share}: it has to lie between 0 and 1.")
@@ -245,21 +245,16 @@ def load(
         if description.positive is None:
             raise UsageError("--threshold: this model knows more than two classes, and calls the likeliest.")
         description = replace(description, thresholds={"decision": threshold}, threshold_rule=str(threshold))
-    state = load_weights(folder, description)
-    spec = BackboneSpec(
-        description.backbone, description.architecture, "bundle", "", description.input, description.arguments
-    )
-    backbone = build_backbone(spec)
+    arrays = load_arrays(folder, description)
     try:
-        backbone.load_state_dict(
-            {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        )
-        weight, bias = state["head.weight"].numpy(), state["head.bias"].numpy()
+        running = open_engine(folder, description, arrays, device, engine)
+        weight, bias = arrays["head.weight"], arrays["head.bias"]
         guard = None
         if guarded and description.novelty is not None:
-            arrays = {k.removeprefix("novelty."): v.numpy() for k, v in state.items() if k.startswith("novelty.")}
-            guard = Guard.from_arrays(arrays)
-        check_decisions(description, weight, bias, backbone.width)
+            guard = Guard.from_arrays(
+                {k.removeprefix("novelty."): v for k, v in arrays.items() if k.startswith("novelty.")}
+            )
+        check_decisions(description, weight, bias, running.width)
     except (RuntimeError, KeyError, ValueError) as problem:
         raise BundleError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the bundle again from its source."
@@ -268,7 +263,7 @@ def load(
         description,
         weight,
         bias,
-        TorchEngine(backbone, description.input.size, device),
+        running,
         cache,
         guard=guard,
         prevalence=prevalence,

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.images.preparing import InputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pneumoscope.models.bundle import Bundle
     from pneumoscope.models.classifier import Backbone
 
 _HALF = (0.5, 0.5, 0.5)
@@ -180,12 +184,29 @@ def is_available(spec: BackboneSpec) -> bool:
     return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, _HUB_FILE), str)
 
 
-def fingerprint_state(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, shapes and values of a state dict."""
+def rebuild_backbone(bundle: Bundle, state: Mapping[str, Tensor]) -> Backbone:
+    """The backbone of a bundle, in evaluation mode.
+
+    Args:
+        bundle: its description.
+        state: its weights.
+
+    Raises:
+        RuntimeError: they are not of that network.
+    """
+    spec = BackboneSpec(bundle.backbone, bundle.architecture, "bundle", "", bundle.input, bundle.arguments)
+    backbone = build_backbone(spec)
+    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    return backbone.eval()
+
+
+def fingerprint_state(state: Mapping[str, Tensor | NDArray[Any]]) -> str:
+    """SHA-256 over the names, shapes and values of a state dict, of tensors or arrays, in any order."""
     digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted(state.items()):
+        array = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
+        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

@@ -19,9 +19,12 @@ from pneumoscope.models.shipped import DESCRIPTION, find_shipped, list_shipped
 from pneumoscope.outputs import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
-SCHEMA = 2
+SCHEMA = 3
+GRAPH = "network.onnx"  # reads its weights from beside it
+MODEL, IR, PROGRAM = "model.onnx", "model.xml", "model.pt2"  # exports, each with its own weights
 _WEIGHTS = "weights.safetensors"
 _GUARD = "novelty."
 
@@ -117,7 +120,9 @@ class Bundle:
         threshold_rule: how the threshold was chosen on validation films.
         conformal: what label sets are drawn from, if anything.
         novelty: what tells foreign films, if anything.
-        schema: version of this layout; 1 had neither rule, nor conformal, nor novelty.
+        files: SHA-256 of all that runs the network besides PyTorch, by its name in the folder: `network.onnx`, which
+            reads `weights.safetensors`, or what `export` wrote.
+        schema: version of this layout; 1 had neither rule, nor conformal, nor novelty, 2 no files.
     """
 
     backbone: str
@@ -135,10 +140,13 @@ class Bundle:
     threshold_rule: str = "0.5"
     conformal: Conformal | None = None
     novelty: Novelty | None = None
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
 
 
-def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor], half: bool = False) -> Bundle:
+def save_bundle(
+    folder: Path, bundle: Bundle, state: Mapping[str, Tensor], half: bool = False, graph: bytes | None = None
+) -> Bundle:
     """Write a bundle; its folder is made.
 
     Args:
@@ -147,6 +155,8 @@ def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor], half:
         state: the tensors of the network (`backbone.…`, `head.…`) and of the guard (`novelty.…`).
         half: store the network's weights in half precision, as `classifier.round_to_half` rounds them; its biases and
             batch norms stay as they are.
+        graph: the backbone as ONNX (`models.graphs.trace_graph`); it is made to read its weights from the bundle's.
+            Without one, PyTorch alone runs the bundle.
 
     Returns:
         The description with the weights' checksum filled in.
@@ -164,7 +174,14 @@ def save_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor], half:
         for name, tensor in state.items()
     }
     content = safetensors.torch.save(stored)
-    bundle = dataclasses.replace(bundle, weights_sha256=hashlib.sha256(content).hexdigest())
+    files = {name: digest for name, digest in bundle.files.items() if name != GRAPH}
+    if graph is not None:
+        from pneumoscope.models.graphs import link_graph
+
+        linked = link_graph(graph, content, _WEIGHTS)
+        files[GRAPH] = hashlib.sha256(linked).hexdigest()
+        write_bytes(folder / GRAPH, linked)
+    bundle = dataclasses.replace(bundle, weights_sha256=hashlib.sha256(content).hexdigest(), files=files, schema=SCHEMA)
     values = dataclasses.asdict(bundle)
     values["checksum"] = _checksum(values)
     write_bytes(folder / _WEIGHTS, content)
@@ -198,26 +215,52 @@ def load_bundle(folder: Path) -> Bundle:
     return build(Bundle, values, str(path), BundleError)
 
 
-def load_weights(folder: Path, bundle: Bundle) -> dict[str, Tensor]:
+def load_arrays(folder: Path, bundle: Bundle) -> dict[str, NDArray[Any]]:
     """Read a bundle's weights and check them against its description; the network's are float32, however stored.
 
     Raises:
         BundleError: missing or damaged.
     """
-    import safetensors.torch
+    import numpy as np
+    import safetensors.numpy
 
-    path = find_bundle(folder) / _WEIGHTS
+    content = _read(find_bundle(folder) / _WEIGHTS, bundle.weights_sha256)
+    return {
+        name: array.copy() if name.startswith(_GUARD) or array.dtype.kind != "f" else array.astype(np.float32)
+        for name, array in safetensors.numpy.load(content).items()
+    }
+
+
+def load_weights(folder: Path, bundle: Bundle) -> dict[str, Tensor]:
+    """The same as tensors.
+
+    Raises:
+        BundleError: missing or damaged.
+    """
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in load_arrays(folder, bundle).items()}
+
+
+def find_file(folder: Path, bundle: Bundle, name: str) -> Path:
+    """A file of the bundle besides its weights, whose content is as its description says.
+
+    Raises:
+        BundleError: missing or damaged.
+    """
+    path = find_bundle(folder) / name
+    _read(path, bundle.files[name])
+    return path
+
+
+def _read(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as problem:
         raise BundleError(f"{path}: {problem.strerror}. Copy the bundle again from its source.") from None
-    if hashlib.sha256(content).hexdigest() != bundle.weights_sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(f"{path}: damaged: its checksum does not fit. Copy the bundle again from its source.")
-    state: dict[str, Tensor] = safetensors.torch.load(content)
-    return {
-        name: tensor if name.startswith(_GUARD) or not tensor.is_floating_point() else tensor.float()
-        for name, tensor in state.items()
-    }
+    return content
 
 
 def find_bundle(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TypeVar
@@ -53,7 +54,7 @@ class Backbone(nn.Module):
             side = int(maps.shape[1] ** 0.5)
             if side * side != maps.shape[1]:
                 raise UsageError(f"{type(self.network).__name__}: its {maps.shape[1]} tokens form no square map.")
-            maps = maps.transpose(1, 2).reshape(len(maps), -1, side, side)
+            maps = torch.unflatten(maps.transpose(1, 2), 2, (side, side))
         elif getattr(self.network, "output_fmt", "NCHW") == "NHWC":
             maps = maps.permute(0, 3, 1, 2)
         return maps
@@ -93,6 +94,12 @@ class Classifier(nn.Module):
             for norm in batchnorms(self.backbone):
                 norm.eval()
         return self
+
+
+def mixes_places(backbone: nn.Module) -> bool:
+    """Whether layers of attention, or of mixing tokens, stand between a place and its cell of the map."""
+    kinds = {type(layer).__name__ for layer in backbone.modules()}
+    return any(re.search("attention|attn|mixer", kind, re.IGNORECASE) for kind in kinds)
 
 
 def build_head(width: int, classes: int) -> nn.Linear:

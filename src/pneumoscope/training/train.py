@@ -41,13 +41,14 @@ from pneumoscope.evaluation.model_card import DataStatement, write_model_card
 from pneumoscope.evaluation.report import ReportFinding
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.images.reading import Reading
-from pneumoscope.inference.engines import TorchEngine, choose_device
+from pneumoscope.inference.engines import build_engine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.bundle import Bundle, save_bundle
 from pneumoscope.models.classifier import Backbone, build_head, round_to_half
+from pneumoscope.models.graphs import try_graph
 from pneumoscope.outputs import claim_folder, format_rows, write_text
 from pneumoscope.training.deciding import fit_decisions
 from pneumoscope.training.recipes import Settings, resolve_settings
@@ -271,7 +272,7 @@ class _Job:
             round_to_half(backbone)
             round_to_half(head)
         if self.settings.train_backbone or self.settings.half:  # features of the network as it has become
-            engine = TorchEngine(backbone, self.input.size, self.device.type)
+            engine = build_engine(backbone, self.input.size, self.device.type)
             splits = see_again(splits, engine, self.input, self.settings, self.cache, self.progress)
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
@@ -326,6 +327,7 @@ class _Job:
             ),
             state,
             half=self.settings.half,
+            graph=try_graph(backbone.cpu().eval(), self.input.size),
         )
 
     def _audit(self, films: Films) -> None:
@@ -358,7 +360,7 @@ class _Job:
 
         The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
         """
-        engine = TorchEngine(backbone, self.input.size, self.device.type)
+        engine = build_engine(backbone, self.input.size, self.device.type)
         splits: dict[str, Split] = {}
         digests = [""] * len(self.samples)
         errors: list[str | None] = [None] * len(self.samples)

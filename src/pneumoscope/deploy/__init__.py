@@ -1,0 +1,1 @@
+"""A trained model goes where it is used."""

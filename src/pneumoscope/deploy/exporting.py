@@ -1,0 +1,321 @@
+"""A bundle in the formats of other runtimes, each held against the bundle on real films before it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.inference.features import read_input
+from pneumoscope.inference.predictor import Prediction, load
+from pneumoscope.models.bundle import IR, MODEL, PROGRAM, Bundle, find_bundle, load_bundle, load_weights, save_bundle
+from pneumoscope.outputs import claim_folder, write_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pneumoscope.models.classifier import Backbone
+
+Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch"]
+REPORT = "export.json"
+FILES = ("bundle.json", "weights.safetensors", "README.md", MODEL, IR, "model.bin", PROGRAM, REPORT)
+_FAR = 0.01  # in probability
+_AUROC_LOSS, _CHANGED = 0.002, 0.005  # what eight bits may cost
+_CALIBRATION = 200  # films whose activations give the ranges of eight bits
+_EXACT = (0.0, 0.25, 0.5, 0.75)  # share of the layers that stays in float32, the first ones
+_PERCENTILE = 99.99  # of activations that eight bits span
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an export stands to its bundle, both run from their files on the same films.
+
+    Attributes:
+        films: how many could be read.
+        difference: the largest of a probability.
+        changed: how many decisions are others.
+        auroc: of the bundle and of the export, where films of both classes are labelled.
+    """
+
+    films: int
+    difference: float
+    changed: int
+    auroc: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written where.
+
+    Attributes:
+        folder: a bundle that every command takes.
+        size: bytes of the network's files.
+        check: how it stands to the bundle.
+    """
+
+    folder: Path
+    size: int
+    check: Check
+
+
+def export(
+    bundle: Path,
+    to: Format,
+    out: Path,
+    data: Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Export:
+    """Write a bundle for another runtime, and see on real films that it decides as before.
+
+    Args:
+        bundle: a bundle, a run, or the name of a model that ships.
+        to: `onnx` or `openvino`, for their runtimes; `int8`: ONNX with weights and activations of eight bits, whose
+            ranges are taken from training films; `torch`: a program of `torch.export`.
+        out: the folder to write: a bundle without PyTorch's weights.
+        data: films to check on (the test split, where there is one) and to take ranges from (the training split); by
+            default those of the run (`samples.csv`).
+        overwrite: whether an earlier export in `out` may go.
+        progress: called with what is being done, the number of films done, and of all.
+
+    Raises:
+        DataError: the export does not decide as the bundle does, or there is no film to see that on.
+        MissingExtraError: what writes or runs it is not installed.
+        UsageError: `out` exists, or no films are given.
+    """
+    description, home = load_bundle(bundle), find_bundle(bundle)
+    samples = _find_films(bundle, data)
+    # Validation films lie on the very limits that were drawn through them, where a last bit decides.
+    seen = [sample for sample in samples if sample.split == "test"] or samples
+    claim_folder(out, FILES, overwrite)
+    backbone, head = _rebuild(bundle, description)
+    kept = {k: v for k, v in load_weights(bundle, description).items() if not k.startswith("backbone.")}
+    with tempfile.TemporaryDirectory(dir=out) as place:
+        draft = Path(place)
+
+        def finish() -> Check:
+            files = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in _list_models(draft)}
+            save_bundle(draft, replace(description, files=files), kept)
+            return compare(bundle, draft, seen, progress)
+
+        if to == "torch":
+            _write_program(draft / PROGRAM, backbone, head, description.input.size)
+        else:
+            _write_onnx(draft / MODEL, backbone, head, description)
+        if to == "openvino":
+            _write_ir(draft)
+        if to == "int8":
+            ranges = [sample for sample in samples if sample.split == "train"] or samples
+            chosen = [ranges[i] for i in _spread(len(ranges), _CALIBRATION)]
+            plain = (draft / MODEL).read_bytes()
+            for exact in _EXACT:  # early layers in float32, until few enough decisions change
+                progress(f"{1 - exact:.0%} in eight bits", 0, 1)
+                (draft / MODEL).write_bytes(plain)
+                _quantise(draft / MODEL, chosen, description, exact)
+                check = finish()
+                if _find_fault(check, to) is None:
+                    break
+        else:
+            check = finish()
+        if (fault := _find_fault(check, to)) is not None:
+            raise DataError(f"--to {to}: {fault} Nothing was written.")
+        size = sum((draft / name).stat().st_size for name in _list_models(draft))
+        if (home / "README.md").is_file():
+            shutil.copyfile(home / "README.md", draft / "README.md")
+        told = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
+        write_text(draft / REPORT, json.dumps(told, indent=2) + "\n")
+        for path in sorted(draft.iterdir()):
+            path.replace(out / path.name)
+    return Export(out, size, check)
+
+
+def compare(
+    bundle: Path, other: Path, samples: Sequence[Sample], progress: Callable[[str, int, int], None] = lambda *_: None
+) -> Check:
+    """Predict films with two bundles, the first by PyTorch.
+
+    Raises:
+        DataError: none of the films can be read.
+    """
+    found: list[list[Prediction]] = []
+    for name, predictor in (("Bundle", load(bundle, "cpu", engine="torch")), ("Export", load(other, "cpu"))):
+        found.append(predictor.predict(samples, lambda done, name=name: progress(name, done, len(samples))))  # type: ignore[misc]
+    pairs = [
+        (*pair, sample) for *pair, sample in zip(*found, samples, strict=True) if pair[0].probabilities is not None
+    ]
+    if not pairs:
+        raise DataError(f"None of the {len(samples)} films can be read: nothing to check the export on.")
+    before, after = (
+        np.array([list((pair[side].probabilities or {}).values()) for pair in pairs], np.float64) for side in (0, 1)
+    )
+    labels = load_bundle(bundle).labels
+    truth = np.array([labels.index(s.label) if s.label in labels else -1 for _, _, s in pairs])
+    auroc = None
+    if len(labels) == 2 and (truth >= 0).all() and 0 < truth.mean() < 1:
+        from pneumoscope.evaluation.metrics import measure
+
+        first, second = (float(measure(truth, shares[:, 1])["auroc"][0]) for shares in (before, after))
+        auroc = (first, second)
+    return Check(
+        len(pairs),
+        float(np.abs(before - after).max()),
+        sum(one.decision != same.decision for one, same, _ in pairs),
+        auroc,
+    )
+
+
+def _find_fault(check: Check, to: Format) -> str | None:
+    """What an export may not do that this one does."""
+    if to != "int8":
+        if check.difference <= _FAR and not check.changed:
+            return None
+        return (
+            f"probabilities differ by up to {check.difference:.2g}, and {check.changed} of {check.films} decisions "
+            f"change; {_FAR} and none are allowed."
+        )
+    loss = 0.0 if check.auroc is None else check.auroc[0] - check.auroc[1]
+    if loss <= _AUROC_LOSS and check.changed <= _CHANGED * check.films:
+        return None
+    return (
+        f"with three quarters of the layers left in float32, AUROC falls by {loss:.4f}, and {check.changed} of "
+        f"{check.films} decisions change; {_AUROC_LOSS} and {_CHANGED:.1%} are allowed. Take onnx or openvino."
+    )
+
+
+def _list_models(folder: Path) -> list[str]:
+    return [name for name in (MODEL, IR, "model.bin", PROGRAM) if (folder / name).is_file()]
+
+
+def _find_films(bundle: Path, data: Path | None) -> list[Sample]:
+    table = data or next((p for p in (bundle / "samples.csv", bundle.parent / "samples.csv") if p.is_file()), None)
+    if table is None:
+        raise UsageError(
+            f"{bundle}: an export is checked on films, and this bundle has none beside it. Give a folder or a table "
+            "of films like those it was trained on: --data FILMS."
+        )
+    return [sample for sample in read_samples(table) if sample.path.is_file()] or _refuse(table)
+
+
+def _refuse(table: Path) -> list[Sample]:
+    raise DataError(f"{table}: none of its films is there. Give others: --data FILMS.")
+
+
+def _rebuild(bundle: Path, description: Bundle) -> tuple[Backbone, nn.Linear]:
+    try:
+        from pneumoscope.models.backbones import rebuild_backbone
+        from pneumoscope.models.classifier import build_head
+
+        state = load_weights(bundle, description)
+        if not any(name.startswith("backbone.") for name in state):
+            raise UsageError(f"{bundle}: an export itself. Give the bundle that it was made from.")
+        head = build_head(state["head.weight"].shape[1], len(description.labels))
+        head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+        return rebuild_backbone(description, state), head.eval()
+    except ImportError:
+        raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train,export]".') from None
+
+
+def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, bundle: Bundle) -> None:
+    """The whole classifier up to its logits, and in its metadata all that a program needs to prepare and to decide."""
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtraError('Exporting needs more: pip install "pneumoscope[export]".') from None
+    from pneumoscope.models.graphs import trace_graph
+
+    model = onnx.load_from_string(trace_graph(backbone, bundle.input.size, head))
+    told = {
+        "input": asdict(bundle.input),
+        "labels": bundle.labels,
+        "positive": bundle.positive,
+        "thresholds": bundle.thresholds,
+        "calibration": asdict(bundle.calibration),
+        "version": bundle.version,
+    }
+    onnx.helper.set_model_props(model, {f"pneumoscope.{name}": json.dumps(value) for name, value in told.items()})
+    model.doc_string = "Chest radiograph classifier. For research; not a medical device."
+    onnx.save(model, path)
+
+
+def _write_ir(folder: Path) -> None:
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[export]".') from None
+    openvino.save_model(openvino.convert_model(folder / MODEL), folder / IR, compress_to_fp16=False)
+    (folder / MODEL).unlink()
+
+
+def _write_program(path: Path, backbone: Backbone, head: nn.Linear, size: int) -> None:
+    import torch
+
+    from pneumoscope.models.graphs import Description
+
+    shape = {0: torch.export.Dim("batch")}
+    with torch.no_grad():
+        program = torch.export.export(
+            Description(backbone, head).eval(), (torch.zeros(2, 3, size, size),), dynamic_shapes=(shape,)
+        )
+    torch.export.save(program, path)
+
+
+def _quantise(path: Path, samples: Sequence[Sample], bundle: Bundle, exact: float) -> None:
+    """Replace an ONNX model by one whose convolutions have eight bits (QDQ, by channel), ranges from these films.
+
+    Convolutions of single channels stay as they are, for they gain little and lose much (docs/log.md), as do the first
+    one and a share of those that follow.
+    """
+    try:
+        import onnx
+        from onnxruntime import quantization
+        from onnxruntime.quantization import shape_inference
+    except ImportError:
+        raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[export]".') from None
+
+    class Films(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._films = self._read()
+
+        def _read(self) -> Iterator[dict[str, Any]]:
+            for sample in samples:
+                yield {"input": read_input(sample, bundle.input)[None]}
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._films, None)
+
+    prepared = path.with_name("prepared.onnx")
+    shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
+    grouped = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    early = [node.name for node in convolutions[: max(1, round(exact * len(convolutions)))]]
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress is printed
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            Films(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            op_types_to_quantize=["Conv"],
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": _PERCENTILE},
+            nodes_to_exclude=[*grouped, *early],
+        )
+    prepared.unlink()
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

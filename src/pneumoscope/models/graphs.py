@@ -1,0 +1,115 @@
+"""A network as an ONNX graph: what runs it where PyTorch is not, and faster than PyTorch does on a processor."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pneumoscope.models.classifier import mixes_places, pool
+
+if TYPE_CHECKING:
+    from pneumoscope.models.classifier import Backbone
+
+_OPSET = 17
+
+
+class Description(nn.Module):
+    """A backbone whose outputs are an engine's: features (B, D), map (B, D, h, w) and stages (B, E).
+
+    Args:
+        backbone: gives map and stages.
+        head: if given, its logits come first.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) -> (logits,) features, map, stages."""
+        maps, stages = self.backbone.describe(inputs)
+        features = pool(maps)
+        return (*(() if self.head is None else (self.head(features),)), features, maps, stages)
+
+
+def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) -> bytes:
+    """Write a backbone, in evaluation mode, as an ONNX graph for batches of any size; tensors keep their names.
+
+    Args:
+        backbone: in evaluation mode, on the processor.
+        size: side S of its input.
+        head: if given, its logits are the first output.
+    """
+    outputs = [*([] if head is None else ["logits"]), "features", "map", "stages"]
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that there is a newer exporter: it takes ten times as long for the same graph
+        torch.onnx.export(
+            Description(backbone, head).eval(),
+            (torch.zeros(2, 3, size, size),),
+            path := Path(place) / "network.onnx",
+            dynamo=False,
+            training=torch.onnx.TrainingMode.PRESERVE,  # in evaluation mode weights would be changed and renamed
+            do_constant_folding=False,
+            opset_version=_OPSET,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in ("input", *outputs)},
+        )
+        return path.read_bytes()
+
+
+def try_graph(backbone: Backbone, size: int) -> bytes | None:
+    """The same, or None where a network cannot be written so, or mixes places before its map.
+
+    Networks with attention are left to PyTorch, for what they see is explained by gradients.
+    """
+    if mixes_places(backbone):
+        return None
+    try:
+        return trace_graph(backbone, size)
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def link_graph(graph: bytes, weights: bytes, location: str) -> bytes:
+    """Let a graph read its weights from a safetensors file beside it, at the places where they lie there.
+
+    Any reader of ONNX can then open it (ONNX, external data). What is stored in half precision is cast.
+
+    Args:
+        graph: from `trace_graph`.
+        weights: content of the file.
+        location: its name.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    model, start = onnx.load_from_string(graph), 8 + int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8:start])
+    kinds = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16}
+    casts = []
+    for tensor in model.graph.initializer:
+        stored = header.get(tensor.name)
+        if stored is None or stored["dtype"] not in kinds or tensor.data_type != TensorProto.FLOAT:
+            continue
+        begin, end = stored["data_offsets"]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.data_type = kinds[stored["dtype"]]
+        for key, value in (("location", location), ("offset", start + begin), ("length", end - begin)):
+            tensor.external_data.add(key=key, value=str(value))
+        if tensor.data_type == TensorProto.FLOAT16:
+            name, tensor.name = tensor.name, f"{tensor.name}.half"
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    linked: bytes = model.SerializeToString(deterministic=True)
+    return linked

@@ -1,0 +1,184 @@
+"""Exports through the public door, each run from its files on films that it has not seen."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pneumoscope
+from pneumoscope.deploy.exporting import Format, export
+from pneumoscope.errors import BundleError, DataError, UsageError
+from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
+from pneumoscope.inference.features import read_input
+from pneumoscope.inference.predictor import load
+from pneumoscope.models.bundle import GRAPH, load_bundle
+from pneumoscope.training.train import Run, train
+
+KINDS: tuple[tuple[Format, type], ...] = (
+    ("onnx", OnnxEngine),
+    ("openvino", OpenVinoEngine),
+    ("torch", ProgramEngine),
+)
+
+
+@pytest.fixture(scope="module")
+def exports(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    for to, _ in KINDS:
+        export(run.folder, to, folder / to)
+    return folder
+
+
+@pytest.mark.parametrize(("to", "kind"), KINDS)
+def test_an_export_says_what_the_bundle_says(to: Format, kind: type, exports: Path, run: Run, films: Path) -> None:
+    files = sorted((films / "test").rglob("*.png"))
+    own, other = load(run.bundle, engine="torch"), load(exports / to)
+    assert isinstance(other.engine, kind)
+    assert not any(path.name == "weights.safetensors" and path.stat().st_size > 2e6 for path in exports.rglob("*"))
+    for one, same in zip(own.predict(files), other.predict(files), strict=True):
+        assert (one.decision, one.label_set) == (same.decision, same.label_set)
+        assert one.unguarded == pytest.approx(same.unguarded, abs=1e-5)
+        assert one.novelty == pytest.approx(same.novelty, rel=1e-4)
+    told = json.loads((exports / to / "export.json").read_text())
+    assert (told["to"], told["changed"], told["films"]) == (to, 0, 12)
+    assert told["auroc"][0] == pytest.approx(told["auroc"][1])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: Run, films: Path) -> None:
+    files = sorted((films / "test").rglob("*.png"))[:4]
+    plain, fast = load(run.bundle, engine="torch"), load(run.bundle, engine=engine)  # type: ignore[arg-type]
+    for file in files:
+        one, same = pneumoscope.explain(plain, file), pneumoscope.explain(fast, file)
+        np.testing.assert_allclose(one.cells, same.cells, atol=1e-4)
+        assert same.cells.mean() + same.bias == pytest.approx(same.logit, abs=1e-5)
+
+
+def test_a_processor_takes_the_graph_where_there_is_one(run: Run, tmp_path: Path) -> None:
+    assert isinstance(load(run.bundle, "cpu").engine, OnnxEngine)
+    assert isinstance(load(run.bundle, "cpu", engine="torch").engine, TorchEngine)
+    assert (run.bundle / GRAPH).stat().st_size < 300_000  # its weights are the bundle's
+
+
+def test_a_graph_alone_tells_how_to_prepare_and_to_decide(exports: Path, films: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exports / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    told = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    bundle = load_bundle(exports / "onnx")
+    assert told["pneumoscope.labels"] == list(bundle.labels)
+    assert told["pneumoscope.input"]["size"] == bundle.input.size
+    film = pneumoscope.load(exports / "onnx").predict(file := next((films / "test" / "NORMAL").iterdir()))[0]
+    from pneumoscope.datasets.samples import Sample
+
+    (logits,) = session.run(["logits"], {"input": read_input(Sample(file, "NORMAL"), bundle.input)[None]})
+    assert logits[0, 0] == pytest.approx(film.logits[0], abs=1e-4)
+
+
+def test_eight_bits_are_kept_or_refused_by_what_they_change(run: Run, tmp_path: Path) -> None:
+    try:
+        done = export(run.folder, "int8", tmp_path / "int8")
+    except DataError as problem:
+        assert "Nothing was written" in str(problem)  # noqa: PT017 - either is right
+        assert not list((tmp_path / "int8").iterdir())
+    else:
+        assert done.check.changed <= 0.005 * done.check.films
+        assert done.check.auroc is not None
+        assert done.check.auroc[0] - done.check.auroc[1] <= 0.002
+        assert isinstance(load(tmp_path / "int8").engine, OnnxEngine)
+
+
+def test_an_export_that_decides_otherwise_is_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.models import graphs
+
+    own = graphs.Description.forward
+    monkeypatch.setattr(graphs.Description, "forward", lambda self, inputs: own(self, inputs * 0.5))
+    with pytest.raises(DataError, match=r"decisions change.*Nothing was written"):
+        export(run.folder, "onnx", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_export_needs_films_and_a_bundle(run: Run, exports: Path, films: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(run.bundle, tmp_path / "alone"))
+    with pytest.raises(UsageError, match="--data FILMS"):
+        export(alone, "onnx", tmp_path / "a")
+    assert export(alone, "onnx", tmp_path / "a", films).check.films == 12
+    with pytest.raises(UsageError, match="an export itself"):
+        export(exports / "onnx", "openvino", tmp_path / "b", films)
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(alone, "onnx", tmp_path / "a", films)
+
+
+def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: Run, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(exports / "onnx", tmp_path / "broken"))
+    (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"model\.onnx: damaged"):
+        load(broken)
+    with pytest.raises(BundleError, match="cannot open"):
+        OnnxEngine(b"no graph", "x")
+    with pytest.raises(UsageError, match="nothing that openvino could run"):
+        load(exports / "torch", engine="openvino")
+
+
+def test_networks_with_attention_are_left_to_pytorch(films: Path, tmp_path: Path) -> None:
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    run = train(films, tmp_path / "run", backbone="vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"),
+                epochs=1, audit=False, resamples=10)  # fmt: skip
+    assert isinstance(load(run.bundle, "cpu").engine, TorchEngine)
+    assert export(run.folder, "onnx", tmp_path / "out").check.changed == 0
+
+
+def test_a_trained_model_runs_where_torch_cannot_be_imported(run: Run, exports: Path, films: Path) -> None:
+    film = next((films / "test" / "PNEUMONIA").iterdir())
+    script = f"""if True:
+        import sys
+        for name in ("torch", "timm", "torchvision", "captum"):
+            sys.modules[name] = None
+        import pneumoscope
+        for folder in {[str(run.bundle), str(exports / "onnx"), str(exports / "openvino")]}:
+            predictor = pneumoscope.load(folder)
+            print(*predictor.predict({str(film)!r})[0].logits, pneumoscope.explain(predictor, {str(film)!r}).logit)
+        """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (expected,) = load(run.bundle, engine="torch").predict(film)
+    for line in done.stdout.splitlines():
+        assert [float(word) for word in line.split()] == pytest.approx([expected.logits[0]] * 2, abs=1e-4)
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_what_needs_torch_says_how_to_get_it(films: Path, tmp_path: Path) -> None:
+    script = f"""if True:
+        import sys
+        sys.modules["torch"] = None
+        from pneumoscope.cli import main
+        sys.argv = ["pneumoscope", "train", {str(films)!r}, "--out", {str(tmp_path / "run")!r}]
+        main()
+        """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert 'pip install "pneumoscope[train]"' in done.stderr
+
+
+def test_batches_of_any_size_are_run(run: Run) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(content, "PNG")
+    alone = load(run.bundle, "cpu").predict([content.getvalue()])
+    many = load(run.bundle, "cpu").predict([content.getvalue()] * 19)
+    assert len(many) == 19
+    for one in many:
+        assert one.logits == pytest.approx(alone[0].logits, abs=1e-5)
