@@ -66,14 +66,12 @@ def main() -> None:
     except OSError as problem:
         typer.echo(f"error: {problem.filename or 'file'}: {problem.strerror or problem}.", err=True)
         sys.exit(2)
-    except ModuleNotFoundError as problem:
-        if (problem.name or "").partition(".")[0] not in _TRAINING:
-            raise
-        typer.echo(
-            f'error: this needs {problem.name}, which is not installed: pip install "pneumoscope[train]".', err=True
-        )
-        sys.exit(MissingExtraError.exit_code)
     except Exception as problem:
+        missing = (problem.name or "") if isinstance(problem, ModuleNotFoundError) else ""
+        if missing.partition(".")[0] in _TRAINING:
+            said = f'this needs {missing}, which is not installed: pip install "pneumoscope[train]".'
+            typer.echo(f"error: {said}", err=True)
+            sys.exit(MissingExtraError.exit_code)
         if os.environ.get("PNEUMOSCOPE_DEBUG"):
             raise
         name = type(problem).__name__
