@@ -14,12 +14,14 @@ import pytest
 from PIL import Image
 
 import pneumoscope
+from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.deploy.exporting import Format, export
 from pneumoscope.errors import BundleError, DataError, UsageError
 from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.bundle import GRAPH, load_bundle
+from pneumoscope.models.shipped import find_shipped
 from pneumoscope.training.train import Run, train
 
 KINDS: tuple[tuple[Format, type], ...] = (
@@ -62,6 +64,20 @@ def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: R
         assert same.cells.mean() + same.bias == pytest.approx(same.logit, abs=1e-5)
 
 
+def test_real_films_get_the_same_answer_from_every_engine_and_export(real_data: Path, tmp_path: Path) -> None:
+    films = [film for film in read_samples(real_data / "seed-400") if film.split == "test"][::5]
+    own = load(engine="torch").predict(films)
+    others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}  # type: ignore[arg-type]
+    for to, _ in KINDS:
+        export(find_shipped(), to, tmp_path / to, real_data / "seed-400")
+        others[f"exported, {to}"] = load(tmp_path / to)
+    for name, predictor in others.items():
+        for one, same in zip(own, predictor.predict(films), strict=True):
+            assert (one.decision, one.label_set) == (same.decision, same.label_set), name
+            assert one.unguarded == pytest.approx(same.unguarded, abs=1e-4), name
+            assert one.novelty == pytest.approx(same.novelty, rel=1e-4), name
+
+
 def test_a_processor_takes_the_graph_where_there_is_one(run: Run, tmp_path: Path) -> None:
     assert isinstance(load(run.bundle, "cpu").engine, OnnxEngine)
     assert isinstance(load(run.bundle, "cpu", engine="torch").engine, TorchEngine)
@@ -77,8 +93,6 @@ def test_a_graph_alone_tells_how_to_prepare_and_to_decide(exports: Path, films: 
     assert told["pneumoscope.labels"] == list(bundle.labels)
     assert told["pneumoscope.input"]["size"] == bundle.input.size
     film = pneumoscope.load(exports / "onnx").predict(file := next((films / "test" / "NORMAL").iterdir()))[0]
-    from pneumoscope.datasets.samples import Sample
-
     (logits,) = session.run(["logits"], {"input": read_input(Sample(file, "NORMAL"), bundle.input)[None]})
     assert logits[0, 0] == pytest.approx(film.logits[0], abs=1e-4)
 
