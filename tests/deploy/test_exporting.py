@@ -67,7 +67,7 @@ def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: R
 def test_real_films_get_the_same_answer_from_every_engine_and_export(real_data: Path, tmp_path: Path) -> None:
     films = [film for film in read_samples(real_data / "seed-400") if film.split == "test"][::5]
     own = load(engine="torch").predict(films)
-    others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}  # type: ignore[arg-type]
+    others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
     for to, _ in KINDS:
         export(find_shipped(), to, tmp_path / to, real_data / "seed-400")
         others[f"exported, {to}"] = load(tmp_path / to)
