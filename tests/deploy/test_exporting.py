@@ -19,7 +19,7 @@ from pneumoscope.deploy.exporting import Format, export
 from pneumoscope.errors import BundleError, DataError, UsageError
 from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_input
-from pneumoscope.inference.predictor import load
+from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.bundle import GRAPH, load_bundle
 from pneumoscope.models.shipped import find_shipped
 from pneumoscope.training.train import Run, train
@@ -29,6 +29,10 @@ KINDS: tuple[tuple[Format, type], ...] = (
     ("openvino", OpenVinoEngine),
     ("torch", ProgramEngine),
 )
+
+
+def open_export(folder: Path, to: Format) -> Predictor:
+    return load(folder / to, engine="program" if to == "torch" else "auto")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def exports(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("to", "kind"), KINDS)
 def test_an_export_says_what_the_bundle_says(to: Format, kind: type, exports: Path, run: Run, films: Path) -> None:
     files = sorted((films / "test").rglob("*.png"))
-    own, other = load(run.bundle, engine="torch"), load(exports / to)
+    own, other = load(run.bundle, engine="torch"), open_export(exports, to)
     assert isinstance(other.engine, kind)
     assert not any(path.name == "weights.safetensors" and path.stat().st_size > 2e6 for path in exports.rglob("*"))
     for one, same in zip(own.predict(files), other.predict(files), strict=True):
@@ -70,7 +74,7 @@ def test_real_films_get_the_same_answer_from_every_engine_and_export(real_data: 
     others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
     for to, _ in KINDS:
         export(find_shipped(), to, tmp_path / to, real_data / "seed-400")
-        others[f"exported, {to}"] = load(tmp_path / to)
+        others[f"exported, {to}"] = open_export(tmp_path, to)
     for name, predictor in others.items():
         for one, same in zip(own, predictor.predict(films), strict=True):
             assert (one.decision, one.label_set) == (same.decision, same.label_set), name
@@ -140,8 +144,31 @@ def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: 
         load(broken)
     with pytest.raises(BundleError, match="cannot open"):
         OnnxEngine(b"no graph", "x")
-    with pytest.raises(UsageError, match="nothing that openvino could run"):
-        load(exports / "torch", engine="openvino")
+    with pytest.raises(UsageError, match="nothing that torch could run"):
+        load(exports / "onnx", engine="torch")
+
+
+def test_a_program_that_could_run_any_code_is_not_loaded_unasked(exports: Path) -> None:
+    for engine in ("auto", "torch", "onnx"):
+        with pytest.raises(UsageError, match="can run any code"):
+            load(exports / "torch", engine=engine)
+
+
+def test_a_graph_cannot_read_beyond_its_bundle(run: Run, tmp_path: Path) -> None:
+    import onnx
+
+    (tmp_path / "secret").write_bytes(bytes(5_000_000))
+    folder = Path(shutil.copytree(run.bundle, tmp_path / "crafted"))
+    model = onnx.load(folder / GRAPH, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../secret"
+            elif entry.key == "offset":
+                entry.value = "0"
+    (folder / GRAPH).write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="cannot open"):
+        OnnxEngine(folder / GRAPH, "x")
 
 
 def test_networks_with_attention_are_left_to_pytorch(films: Path, tmp_path: Path) -> None:

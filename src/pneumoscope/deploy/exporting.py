@@ -17,6 +17,7 @@ import numpy as np
 
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.inference.engines import Kind
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Prediction, load
 from pneumoscope.models.bundle import IR, MODEL, PROGRAM, Bundle, find_bundle, load_bundle, load_weights, save_bundle
@@ -108,7 +109,7 @@ def export(
         def finish() -> Check:
             files = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in _list_models(draft)}
             save_bundle(draft, replace(description, files=files), kept)
-            return compare(bundle, draft, seen, progress)
+            return compare(bundle, draft, seen, "program" if to == "torch" else "auto", progress)
 
         if to == "torch":
             _write_program(draft / PROGRAM, backbone, head, description.input.size)
@@ -142,15 +143,22 @@ def export(
 
 
 def compare(
-    bundle: Path, other: Path, samples: Sequence[Sample], progress: Callable[[str, int, int], None] = lambda *_: None
+    bundle: Path,
+    other: Path,
+    samples: Sequence[Sample],
+    engine: Kind = "auto",
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Check:
-    """Predict films with two bundles, the first by PyTorch.
+    """Predict films with two bundles, the first by PyTorch, the other by an engine.
 
     Raises:
         DataError: none of the films can be read.
     """
     found: list[list[Prediction]] = []
-    for name, predictor in (("Bundle", load(bundle, "cpu", engine="torch")), ("Export", load(other, "cpu"))):
+    for name, predictor in (
+        ("Bundle", load(bundle, "cpu", engine="torch")),
+        ("Export", load(other, "cpu", engine=engine)),
+    ):
         found.append(predictor.predict(samples, lambda done, name=name: progress(name, done, len(samples))))  # type: ignore[misc]
     pairs = [
         (*pair, sample) for *pair, sample in zip(*found, samples, strict=True) if pair[0].probabilities is not None

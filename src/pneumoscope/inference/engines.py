@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
 
 Array = NDArray[np.float32]
-Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
+Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino", "program"]
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def open_engine(
         bundle: its description.
         arrays: its weights.
         device: `auto`, `cpu` or `cuda`.
-        kind: insist on one.
+        kind: insist on one. `program`, which can run any code, is never taken by itself.
 
     Raises:
         BundleError: nothing in the bundle can be run, or a file of it is damaged.
@@ -280,8 +280,13 @@ def open_engine(
         return OpenVinoEngine(find_file(folder, bundle, IR if IR in bundle.files else str(graph)), name)
     if kind == "torch" and weights:
         return _open_torch(bundle, arrays, device)
-    if kind == "torch" and PROGRAM in bundle.files:
-        return ProgramEngine(find_file(folder, bundle, PROGRAM), name)
+    if PROGRAM in bundle.files:
+        if kind == "program":
+            return ProgramEngine(find_file(folder, bundle, PROGRAM), name)
+        raise UsageError(
+            f"{folder}: a program of torch.export, which can run any code when it is loaded. If you trust its source: "
+            'pneumoscope.load(FOLDER, engine="program").'
+        )
     raise UsageError(f"{folder}: this bundle holds nothing that {kind} could run; it holds {', '.join(bundle.files)}.")
 
 
