@@ -223,8 +223,8 @@ def load(
         bundle: its folder, or the name of one that ships; by default `models.shipped.DEFAULT`.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
-        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or what is fastest here; `program`, of
-            `torch.export`, can run any code and is for files whose source you trust.
+        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or what is fastest here; `program`,
+            of `torch.export`, can run any code and is for files whose source you trust.
         guarded: whether films unlike those trained on are told, and get no probability.
         prevalence: state probabilities for this share of the positive class, such as that of your clinic.
         threshold: the positive class of two is called from this probability on, instead of the bundle's; as stated.
