@@ -1,7 +1,7 @@
-"""How fast each engine runs a network on this processor, and how far that is from what its arithmetic allows.
+"""How fast each engine runs a network on this processor, beside the rate that large matrix products reach.
 
-All engines take turns in one run; a figure is the fastest of several rounds. The roofline is the rate of a large matrix
-product in the same precision: no network reaches it, for its layers are small or move more numbers than they multiply.
+All engines take turns in one run; a figure is the fastest of several rounds. Operations are counted as if every
+convolution were computed term by term.
 
     python benchmarks/engine_speed.py [--backbones efficientnet_lite0,resnet50] [--rounds 5]
 """
@@ -37,16 +37,14 @@ def main() -> None:
     print(
         f"{count_threads()} threads. Matrix product:", ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rates.items())
     )
-    print(
-        "\n| backbone | engine | ms a film | films a second | of the fp32 roofline |\n| --- | --- | --- | --- | --- |"
-    )
+    print("\n| backbone | engine | ms a film | films a second | GFLOP/s |\n| --- | --- | --- | --- | --- |")
     for name in options.backbones.split(","):
-        for engine, seconds, share in race(find_backbone(name), options.rounds, rates[str(torch.float32)]):
-            print(f"| {name} | {engine} | {seconds * 1e3:.1f} | {1 / seconds:.0f} | {share:.0%} |", flush=True)
+        for engine, seconds, rate in race(find_backbone(name), options.rounds):
+            print(f"| {name} | {engine} | {seconds * 1e3:.1f} | {1 / seconds:.0f} | {rate / 1e9:.0f} |", flush=True)
 
 
-def race(spec: BackboneSpec, rounds: int, rate: float) -> list[tuple[str, float, float]]:
-    """Engine, seconds a film, and the share of the roofline; weights are random, which changes no time."""
+def race(spec: BackboneSpec, rounds: int) -> list[tuple[str, float, float]]:
+    """Engine, seconds a film, and operations a second; weights are random, which changes no time."""
     size = spec.input.size
     network = timm.create_model(spec.architecture, num_classes=0, **spec.arguments)
     backbone = Backbone(network.eval(), spec.architecture)
@@ -71,7 +69,7 @@ def race(spec: BackboneSpec, rounds: int, rate: float) -> list[tuple[str, float,
                 for _ in range(4):
                     run()
                 best[name] = min(best[name], (time.perf_counter() - start) / 4 / BATCH)
-    return [(name, seconds, work / seconds / rate) for name, seconds in best.items()]
+    return [(name, seconds, work / seconds) for name, seconds in best.items()]
 
 
 def measure_products(kind: torch.dtype, side: int = 2048) -> float:
