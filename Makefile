@@ -16,8 +16,8 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed-dev ## train against the plain loop, on ../shared/data/seed-400
-	$(BIN)/python benchmarks/train_speed.py
+bench: .venv/installed-dev ## all figures of speed beside those committed last; half an hour, on ../shared/data
+	$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """How long a command takes from process start to answer: medians of several processes.
 
-python benchmarks/cold_start.py --model runs/demo --film runs/demo-films/test/NORMAL/SOME.png
+python benchmarks/cold_start.py --film SOME.jpg [--model pneumonia-lite0]
 """
 
 from __future__ import annotations
@@ -14,24 +14,29 @@ import time
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="pneumonia-lite0")
     parser.add_argument("--film", required=True)
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    print("| command | seconds |\n| --- | --- |")
+    for name, seconds in measure(options.model, options.film, options.rounds).items():
+        print(f"| {name} | {seconds:.2f} |")
+
+
+def measure(model: str, film: str, rounds: int) -> dict[str, float]:
+    """Median seconds of each command."""
     commands = {
         "`--help`": ["--help"],
         "`train --help`": ["train", "--help"],
-        "`predict` of one film": ["predict", arguments.film, "--model", arguments.model],
+        "`predict` of one film": ["predict", film, "--model", model],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(arguments.rounds):
+    for _ in range(rounds):
         for name, command in commands.items():
             start = time.perf_counter()
             subprocess.run([sys.executable, "-m", "pneumoscope", *command], capture_output=True, check=True)
             seconds[name].append(time.perf_counter() - start)
-    print("| command | seconds |\n| --- | --- |")
-    for name, found in seconds.items():
-        print(f"| {name} | {statistics.median(found):.2f} |")
+    return {name: statistics.median(found) for name, found in seconds.items()}
 
 
 if __name__ == "__main__":

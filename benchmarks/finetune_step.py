@@ -23,30 +23,36 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
-    backbone = load_backbone(find_backbone(options.backbone)).eval()
-    kinds = {"trained": backbone, "kept": backbone, "folded": fold_batchnorms(backbone, options.size)}
+    fastest = measure(options.backbone, options.size, options.batch, options.rounds)
+    print("| batch norms | fp32 | bf16 | fp32, times the trained |\n| --- | --- | --- | --- |")
+    for name in dict.fromkeys(name for name, _ in fastest):
+        ratio = fastest[name, False] / fastest["trained", False]
+        print(f"| {name} | {fastest[name, False]:.1f} ms | {fastest[name, True]:.1f} ms | {ratio:.2f} |")
+
+
+def measure(name: str, size: int = 224, batch: int = 32, rounds: int = 6) -> dict[tuple[str, bool], float]:
+    """Milliseconds an image of a step, by what becomes of the batch norms, and whether in bf16."""
+    backbone = load_backbone(find_backbone(name)).eval()
+    kinds = {"trained": backbone, "kept": backbone, "folded": fold_batchnorms(backbone, size)}
     models = {
         name: Classifier(
             copy.deepcopy(each), build_head(each.width, 2), frozen=False, freeze_batchnorm=name != "trained"
         ).to(memory_format=torch.channels_last)
         for name, each in kinds.items()
     }
-    inputs = torch.randn(options.batch, 3, options.size, options.size).to(memory_format=torch.channels_last)
-    targets = torch.randint(0, 2, (options.batch,))
+    inputs = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+    targets = torch.randint(0, 2, (batch,))
     fastest: dict[tuple[str, bool], float] = {}
-    for _ in range(options.rounds):  # all take turns, so that other work on the machine hits them alike
+    for _ in range(rounds):  # all take turns, so that other work on the machine hits them alike
         for name, model in models.items():
             for half in (False, True):
                 start = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     logits = model.train()(inputs)
                 torch.autograd.backward(compute_loss(logits.float(), targets))
-                taken = (time.perf_counter() - start) / options.batch * 1000
+                taken = (time.perf_counter() - start) / batch * 1000
                 fastest[name, half] = min(taken, fastest.get((name, half), taken))
-    print("| batch norms | fp32 | bf16 | fp32, times the trained |\n| --- | --- | --- | --- |")
-    for name in models:
-        ratio = fastest[name, False] / fastest["trained", False]
-        print(f"| {name} | {fastest[name, False]:.1f} ms | {fastest[name, True]:.1f} ms | {ratio:.2f} |")
+    return fastest
 
 
 if __name__ == "__main__":

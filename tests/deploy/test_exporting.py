@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pneumoscope
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.deploy.exporting import Format, export
 from pneumoscope.errors import BundleError, DataError, UsageError
-from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
+from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.bundle import GRAPH, load_bundle
@@ -82,10 +83,27 @@ def test_real_films_get_the_same_answer_from_every_engine_and_export(real_data: 
             assert one.novelty == pytest.approx(same.novelty, rel=1e-4), name
 
 
-def test_a_processor_takes_the_graph_where_there_is_one(run: Run, tmp_path: Path) -> None:
-    assert isinstance(load(run.bundle, "cpu").engine, OnnxEngine)
+def test_a_processor_takes_the_graph_where_there_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(load(run.bundle, "cpu").engine, OpenVinoEngine)  # it runs this network faster
     assert isinstance(load(run.bundle, "cpu", engine="torch").engine, TorchEngine)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert isinstance(load(run.bundle, "cpu").engine, OnnxEngine)
     assert (run.bundle / GRAPH).stat().st_size < 300_000  # its weights are the bundle's
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_threads_share_a_batch_and_keep_its_order(run: Run, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    engine = load(run.bundle, "cpu", engine=kind).engine
+    size = load_bundle(run.bundle).input.size
+    inputs = np.random.default_rng(0).normal(size=(7, 3, size, size)).astype(np.float32)
+    alone = [engine.run(each[None], maps=True) for each in inputs]
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda maps: engine.run(inputs, maps), [True, False] * 4):
+            for name in ("features", "stages", *(["maps"] if found.maps is not None else [])):
+                whole = getattr(found, name)
+                parts = np.concatenate([getattr(one, name) for one in alone])
+                np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5 * float(np.abs(parts).max()))
 
 
 def test_a_graph_alone_tells_how_to_prepare_and_to_decide(exports: Path, films: Path) -> None:

@@ -232,7 +232,7 @@ def _rebuild(bundle: Path, description: Bundle) -> tuple[Backbone, nn.Linear]:
         head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
         return rebuild_backbone(description, state), head.eval()
     except ImportError:
-        raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train,export]".') from None
+        raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".') from None
 
 
 def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, bundle: Bundle) -> None:
@@ -240,7 +240,7 @@ def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, bundle: Bundle)
     try:
         import onnx
     except ImportError:
-        raise MissingExtraError('Exporting needs more: pip install "pneumoscope[export]".') from None
+        raise MissingExtraError('Exporting needs more: pip install "pneumoscope[train]".') from None
     from pneumoscope.models.graphs import trace_graph
 
     model = onnx.load_from_string(trace_graph(backbone, bundle.input.size, head))
@@ -261,7 +261,7 @@ def _write_ir(folder: Path) -> None:
     try:
         import openvino
     except ImportError:
-        raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[export]".') from None
+        raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[train]".') from None
     openvino.save_model(openvino.convert_model(folder / MODEL), folder / IR, compress_to_fp16=False)
     (folder / MODEL).unlink()
 
@@ -290,7 +290,7 @@ def _quantise(path: Path, samples: Sequence[Sample], bundle: Bundle, exact: floa
         from onnxruntime import quantization
         from onnxruntime.quantization import shape_inference
     except ImportError:
-        raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[export]".') from None
+        raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[train]".') from None
 
     class Films(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

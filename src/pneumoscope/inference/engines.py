@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -132,6 +135,21 @@ class ProgramEngine:
         return Activations(features, found if maps else None, stages)
 
 
+class _Crew:
+    """Shares a batch among threads, each of which runs its part alone: that wastes less than to share each layer."""
+
+    def __init__(self, run: Callable[[Array], tuple[Array, ...]]) -> None:
+        self.size = count_threads()
+        self._run = run
+        self._pool = ThreadPoolExecutor(self.size, "engine")
+
+    def run(self, inputs: Array) -> list[Array]:
+        """Outputs of a whole batch, in its order."""
+        parts = np.array_split(np.ascontiguousarray(inputs), min(self.size, len(inputs)))
+        found = [self._run(parts[0])] if len(parts) == 1 else list(self._pool.map(self._run, parts))
+        return [np.concatenate(column) for column in zip(*found, strict=True)]
+
+
 class OnnxEngine:
     """Runs a graph from `models.graphs` with ONNX Runtime, in float32, on the processor.
 
@@ -151,7 +169,7 @@ class OnnxEngine:
             raise MissingExtraError("ONNX Runtime is not installed: pip install onnxruntime.") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = count_threads()
+        options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
                 str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
@@ -163,20 +181,23 @@ class OnnxEngine:
             raise BundleError(f"{_name(graph)}: no graph of ours: it gives {', '.join(shapes)}.")
         self.width = int(shapes["features"][1])
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
-        self.batch_size = 8
+        self._bare, self._whole = (
+            _Crew(lambda inputs, names=names: tuple(self._session.run(names, {"input": inputs})))  # type: ignore[misc]
+            for names in (["features", "stages"], ["features", "stages", "map"])
+        )
+        self.batch_size = 8 * self._bare.size
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        names = ["features", "stages", *(["map"] if maps else [])]
-        found = self._session.run(names, {"input": np.ascontiguousarray(inputs)})
-        return Activations(found[0], found[2] if maps else None, found[1])
+        features, stages, *rest = (self._whole if maps else self._bare).run(inputs)
+        return Activations(features, rest[0] if maps else None, stages)
 
 
 class OpenVinoEngine:
     """Runs a graph from `models.graphs` with OpenVINO, in float32, on the processor.
 
     Args:
-        graph: ONNX or OpenVINO's own (.xml), beside which its weights lie.
+        graph: the content of an ONNX file, or the file, or one of OpenVINO's own (.xml); its weights lie beside it.
         fingerprint: names its weights and architecture.
 
     Raises:
@@ -184,37 +205,50 @@ class OpenVinoEngine:
         BundleError: no such graph.
     """
 
-    def __init__(self, graph: Path, fingerprint: str) -> None:
+    def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
         try:
             import openvino
         except ImportError:
             raise MissingExtraError("OpenVINO is not installed: pip install openvino.") from None
         # Elsewhere the processor's own arithmetic would be taken, where it has a shorter one.
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": count_threads()}
+        threads = count_threads()
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
         try:
             core = openvino.Core()
-            self._model = core.compile_model(core.read_model(graph), "CPU", options)
+            model = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
+            self._model = core.compile_model(model, "CPU", options)
             self._outputs = {name: self._model.output(name) for name in ("features", "map", "stages")}
         except RuntimeError as problem:
-            raise BundleError(f"{graph}: OpenVINO cannot open it: {problem}") from None
+            raise BundleError(f"{_name(graph)}: OpenVINO cannot open it: {problem}") from None
         self.width = self._outputs["features"].partial_shape[1].get_length()
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
-        self.batch_size = 8
+        self._own = threading.local()
+        self._bare, self._whole = (
+            _Crew(lambda inputs, names=names: self._infer(inputs, names))  # type: ignore[misc]
+            for names in (("features", "stages"), ("features", "stages", "map"))
+        )
+        self.batch_size = 8 * threads
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        found = self._model.create_infer_request().infer({0: np.ascontiguousarray(inputs)})
-        features, map_, stages = (np.array(found[self._outputs[name]]) for name in ("features", "map", "stages"))
-        return Activations(features, map_ if maps else None, stages)
+        features, stages, *rest = (self._whole if maps else self._bare).run(inputs)
+        return Activations(features, rest[0] if maps else None, stages)
+
+    def _infer(self, inputs: Array, names: Iterable[str]) -> tuple[Array, ...]:
+        if not hasattr(self._own, "request"):
+            self._own.request = self._model.create_infer_request()
+        found = self._own.request.infer({0: inputs}, share_inputs=True)
+        return tuple(np.array(found[self._outputs[name]]) for name in names)
 
 
-def build_engine(backbone: Backbone, size: int, device: str = "auto") -> Engine:
-    """The fastest engine for a network at hand: on a processor ONNX Runtime, where the network can be written as such.
+def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
+    """The fastest engine for a network at hand: on a processor a runtime, where the network can be written as a graph.
 
     Args:
         backbone: (B, 3, S, S) -> (B, D, h, w).
         size: side S of the input.
         device: `auto`, `cpu` or `cuda`.
+        graph: the same backbone as `models.graphs.try_graph` writes it, if that is at hand.
     """
     if choose_device(device).type != "cpu" or not _installed("onnxruntime"):
         return TorchEngine(backbone, size, device)
@@ -224,9 +258,11 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto") -> Engine:
     from pneumoscope.models.graphs import try_graph
 
     backbone = backbone.cpu().eval()
-    if (graph := try_graph(backbone, size)) is None:
+    if (graph := graph or try_graph(backbone, size)) is None:
         return TorchEngine(backbone, size, device)
-    engine = OnnxEngine(graph, f"{fingerprint_state(backbone.state_dict())} {backbone.architecture}")
+    state = backbone.state_dict()
+    runtime = OpenVinoEngine if _suits_openvino(state) else OnnxEngine
+    engine = runtime(graph, f"{fingerprint_state(state)} {backbone.architecture}")
     probe = np.linspace(-2, 2, 3 * size * size, dtype=np.float32).reshape(1, 3, size, size)
     with torch.inference_mode():
         maps, stages = (tensor.numpy() for tensor in backbone.describe(torch.from_numpy(probe)))
@@ -266,6 +302,8 @@ def open_engine(
             kind = "torch"
         elif device == "cuda":
             raise UsageError("--device cuda: this bundle, or this installation, has nothing that runs on a GPU.")
+        elif graph is not None and _suits_openvino(weights):
+            kind = "openvino"
         elif graph is not None and _installed("onnxruntime"):
             kind = "onnx"
         elif IR in bundle.files or (graph is not None and _installed("openvino")):
@@ -326,6 +364,16 @@ def _open_torch(bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str)
             'This bundle needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the bundle '
             "(pneumoscope export BUNDLE --to onnx)."
         ) from None
+
+
+def _suits_openvino(weights: Mapping[str, Any]) -> bool:
+    """Whether OpenVINO is here, and the network one of those that it runs faster (docs/performance.md).
+
+    These are networks whose convolutions look at single channels. To go by a measurement instead would let a busy
+    minute decide, and the last digits of a run's numbers with it.
+    """
+    single = any(len(array.shape) == 4 and array.shape[1] == 1 < array.shape[0] for array in weights.values())
+    return single and _installed("openvino")
 
 
 def _installed(package: str) -> bool:

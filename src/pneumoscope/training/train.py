@@ -249,7 +249,8 @@ class _Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             head = build_head(backbone.width, len(self.classes))
-            splits, films = self._extract(backbone)
+            graph = try_graph(backbone, self.input.size) if self.device.type == "cpu" else None
+            splits, films = self._extract(backbone, graph)
             digests = films.digests
             if self.settings.audit:
                 self._audit(films)
@@ -271,8 +272,11 @@ class _Job:
         if self.settings.half:
             round_to_half(backbone)
             round_to_half(head)
-        if self.settings.train_backbone or self.settings.half:  # features of the network as it has become
-            engine = build_engine(backbone, self.input.size, self.device.type)
+        changed = self.settings.train_backbone or self.settings.half
+        if changed or graph is None:
+            graph = try_graph(backbone.cpu().eval(), self.input.size)
+        if changed:  # features of the network as it has become
+            engine = build_engine(backbone, self.input.size, self.device.type, graph)
             splits = see_again(splits, engine, self.input, self.settings, self.cache, self.progress)
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
         decisions = fit_decisions(splits["train"], splits["val"], weight, bias, self.classes, self.settings)
@@ -327,7 +331,7 @@ class _Job:
             ),
             state,
             half=self.settings.half,
-            graph=try_graph(backbone.cpu().eval(), self.input.size),
+            graph=graph,
         )
 
     def _audit(self, films: Films) -> None:
@@ -355,12 +359,12 @@ class _Job:
                 "mend the data and start again with --overwrite, or leave out --strict."
             )
 
-    def _extract(self, backbone: Backbone) -> tuple[dict[str, Split], Films]:
+    def _extract(self, backbone: Backbone, graph: bytes | None) -> tuple[dict[str, Split], Films]:
         """Features of every split, and what an audit looks at; unreadable files are left out.
 
         The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
         """
-        engine = build_engine(backbone, self.input.size, self.device.type)
+        engine = build_engine(backbone, self.input.size, self.device.type, graph)
         splits: dict[str, Split] = {}
         digests = [""] * len(self.samples)
         errors: list[str | None] = [None] * len(self.samples)

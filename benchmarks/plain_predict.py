@@ -1,0 +1,72 @@
+"""Prediction as it is usually written, with a DataLoader, torchvision and timm: what `predict` is measured by.
+
+    python benchmarks/plain_predict.py FOLDER BUNDLE [--workers 2]
+
+The network and its head are those of a bundle of ours, run by PyTorch as it comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+
+class Films(Dataset[tuple[Tensor, str]]):
+    """Prepared films and their paths."""
+
+    def __init__(self, folder: Path, look: transforms.Compose) -> None:
+        self.paths = sorted(str(path) for path in folder.iterdir())
+        self.look = look
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        with Image.open(self.paths[index]) as image:
+            return self.look(image.convert("RGB")), self.paths[index]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    told = json.loads((options.bundle / "bundle.json").read_text())
+    state = {name: tensor.float() for name, tensor in load_file(options.bundle / "weights.safetensors").items()}
+    network = timm.create_model(told["architecture"], num_classes=0, **told["arguments"])
+    network.load_state_dict(
+        {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}, strict=False
+    )
+    classes, width = state["head.weight"].shape
+    head = torch.nn.Linear(width, classes)
+    head.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
+    size = told["input"]["size"]
+    look = transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(told["input"]["mean"], told["input"]["std"]),
+        ]
+    )
+    model = torch.nn.Sequential(network, head).eval()
+    table = csv.writer(sys.stdout)
+    with torch.no_grad():
+        for inputs, paths in DataLoader(Films(options.folder, look), 32, num_workers=options.workers):
+            table.writerows(zip(paths, torch.sigmoid(model(inputs))[:, -1].tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    main()
