@@ -81,7 +81,9 @@ def measure_memory(data: Path, count: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as place:
         lay_out(find_films(data), Path(place, "films"), count)
         start = time.perf_counter()
-        child = subprocess.Popen(predict(Path(place, "films"), Path(place, "all.csv")), stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            predict(Path(place, "films"), Path(place, "all.csv")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         peak = 0
         while child.poll() is None:
             try:
