@@ -151,6 +151,7 @@ def test_an_export_needs_films_and_a_bundle(run: Run, exports: Path, films: Path
     assert export(alone, "onnx", tmp_path / "a", films).check.films == 12
     with pytest.raises(UsageError, match="an export itself"):
         export(exports / "onnx", "openvino", tmp_path / "b", films)
+    assert not (tmp_path / "b").exists()
     with pytest.raises(UsageError, match="--overwrite"):
         export(alone, "onnx", tmp_path / "a", films)
 

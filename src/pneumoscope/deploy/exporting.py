@@ -100,8 +100,8 @@ def export(
     samples = _find_films(bundle, data)
     # Validation films lie on the very limits that were drawn through them, where a last bit decides.
     seen = [sample for sample in samples if sample.split == "test"] or samples
-    claim_folder(out, FILES, overwrite)
     backbone, head = _rebuild(bundle, description)
+    claim_folder(out, FILES, overwrite)
     kept = {k: v for k, v in load_weights(bundle, description).items() if not k.startswith("backbone.")}
     with tempfile.TemporaryDirectory(dir=out) as place:
         draft = Path(place)

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,15 +138,14 @@ class ProgramEngine:
 class _Crew:
     """Shares a batch among threads, each of which runs its part alone: that wastes less than to share each layer."""
 
-    def __init__(self, run: Callable[[Array], tuple[Array, ...]]) -> None:
+    def __init__(self) -> None:
         self.size = count_threads()
-        self._run = run
         self._pool = ThreadPoolExecutor(self.size, "engine")
 
-    def run(self, inputs: Array) -> list[Array]:
+    def share(self, inputs: Array, run: Callable[[Array], Sequence[Array]]) -> list[Array]:
         """Outputs of a whole batch, in its order."""
         parts = np.array_split(np.ascontiguousarray(inputs), min(self.size, len(inputs)))
-        found = [self._run(parts[0])] if len(parts) == 1 else list(self._pool.map(self._run, parts))
+        found = [run(parts[0])] if len(parts) == 1 else list(self._pool.map(run, parts))
         return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
@@ -181,15 +180,13 @@ class OnnxEngine:
             raise BundleError(f"{_name(graph)}: no graph of ours: it gives {', '.join(shapes)}.")
         self.width = int(shapes["features"][1])
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
-        self._bare, self._whole = (
-            _Crew(lambda inputs, names=names: tuple(self._session.run(names, {"input": inputs})))  # type: ignore[misc]
-            for names in (["features", "stages"], ["features", "stages", "map"])
-        )
-        self.batch_size = 8 * self._bare.size
+        self._crew = _Crew()
+        self.batch_size = 8 * self._crew.size
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        features, stages, *rest = (self._whole if maps else self._bare).run(inputs)
+        names = ["features", "stages", *(["map"] if maps else [])]
+        features, stages, *rest = self._crew.share(inputs, lambda part: self._session.run(names, {"input": part}))
         return Activations(features, rest[0] if maps else None, stages)
 
 
@@ -211,7 +208,8 @@ class OpenVinoEngine:
         except ImportError:
             raise MissingExtraError("OpenVINO is not installed: pip install openvino.") from None
         # Elsewhere the processor's own arithmetic would be taken, where it has a shorter one.
-        threads = count_threads()
+        self._crew = _Crew()
+        threads = self._crew.size
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
         try:
             core = openvino.Core()
@@ -223,22 +221,18 @@ class OpenVinoEngine:
         self.width = self._outputs["features"].partial_shape[1].get_length()
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
         self._own = threading.local()
-        self._bare, self._whole = (
-            _Crew(lambda inputs, names=names: self._infer(inputs, names))  # type: ignore[misc]
-            for names in (("features", "stages"), ("features", "stages", "map"))
-        )
         self.batch_size = 8 * threads
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        features, stages, *rest = (self._whole if maps else self._bare).run(inputs)
+        features, stages, *rest = self._crew.share(inputs, lambda part: self._infer(part, maps))
         return Activations(features, rest[0] if maps else None, stages)
 
-    def _infer(self, inputs: Array, names: Iterable[str]) -> tuple[Array, ...]:
+    def _infer(self, inputs: Array, maps: bool) -> list[Array]:
         if not hasattr(self._own, "request"):
             self._own.request = self._model.create_infer_request()
         found = self._own.request.infer({0: inputs}, share_inputs=True)
-        return tuple(np.array(found[self._outputs[name]]) for name in names)
+        return [np.array(found[self._outputs[name]]) for name in ("features", "stages", *(["map"] if maps else []))]
 
 
 def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
