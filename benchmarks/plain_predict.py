@@ -47,7 +47,7 @@ def main() -> None:
     state = {name: tensor.float() for name, tensor in load_file(options.bundle / "weights.safetensors").items()}
     network = timm.create_model(told["architecture"], num_classes=0, **told["arguments"])
     network.load_state_dict(
-        {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}, strict=False
+        {k.removeprefix("backbone.network."): v for k, v in state.items() if k.startswith("backbone.network.")}
     )
     classes, width = state["head.weight"].shape
     head = torch.nn.Linear(width, classes)
