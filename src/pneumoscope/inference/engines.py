@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -67,10 +68,12 @@ class TorchEngine:
     """Runs a backbone with PyTorch, in float32, batch norms folded into their convolutions.
 
     Args:
-        backbone: (B, 3, S, S) -> (B, D, h, w); it is copied.
+        backbone: (B, 3, S, S) -> (B, D, h, w); it is put into evaluation mode, on the processor, and copied.
         size: side S of the input.
         device: `auto`, `cpu` or `cuda`.
     """
+
+    _flags = threading.Lock()  # cuDNN's are the process's
 
     def __init__(self, backbone: Backbone, size: int, device: str = "auto") -> None:
         import torch
@@ -94,8 +97,13 @@ class TorchEngine:
 
         from pneumoscope.models.classifier import pool
 
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self._device.type == "cuda":
+                stack.enter_context(self._flags)
+                stack.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                )
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
             found, stages = self.backbone.describe(batch)
             features = pool(found).cpu().numpy()
@@ -144,7 +152,7 @@ class _Crew:
 
     def share(self, inputs: Array, run: Callable[[Array], Sequence[Array]]) -> list[Array]:
         """Outputs of a whole batch, in its order."""
-        parts = np.array_split(np.ascontiguousarray(inputs), min(self.size, len(inputs)))
+        parts = np.array_split(np.ascontiguousarray(inputs), min(self.size, len(inputs)) or 1)
         found = [run(parts[0])] if len(parts) == 1 else list(self._pool.map(run, parts))
         return [np.concatenate(column) for column in zip(*found, strict=True)]
 
@@ -175,10 +183,15 @@ class OnnxEngine:
             )
         except Exception as problem:
             raise BundleError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
-        shapes = {output.name: output.shape for output in self._session.get_outputs()}
-        if not {"features", "map", "stages"} <= shapes.keys():
-            raise BundleError(f"{_name(graph)}: no graph of ours: it gives {', '.join(shapes)}.")
-        self.width = int(shapes["features"][1])
+        takes = {each.name: each.shape for each in self._session.get_inputs()}
+        gives = {each.name: each.shape for each in self._session.get_outputs()}
+        ours = [len(shape) for shape in takes.values()] == [4] and {"input", "features", "map", "stages"} <= {
+            *takes,
+            *gives,
+        }
+        if not ours or len(gives["features"]) != 2 or not isinstance(gives["features"][1], int):
+            raise BundleError(f"{_name(graph)}: no graph of ours: it takes {takes} and gives {gives}.")
+        self.width = gives["features"][1]
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
         self._crew = _Crew()
         self.batch_size = 8 * self._crew.size
@@ -191,7 +204,7 @@ class OnnxEngine:
 
 
 class OpenVinoEngine:
-    """Runs a graph from `models.graphs` with OpenVINO, in float32, on the processor.
+    """Runs a graph from `models.graphs` with OpenVINO, in float32, on the processor, whose streams share a batch.
 
     Args:
         graph: the content of an ONNX file, or the file, or one of OpenVINO's own (.xml); its weights lie beside it.
@@ -202,37 +215,52 @@ class OpenVinoEngine:
         BundleError: no such graph.
     """
 
+    _precision = "f32"  # elsewhere the processor's own arithmetic would be taken, where it has a shorter one
+    _first = threading.Lock()
+
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
         try:
             import openvino
         except ImportError:
-            raise MissingExtraError("OpenVINO is not installed: pip install openvino.") from None
-        # Elsewhere the processor's own arithmetic would be taken, where it has a shorter one.
-        self._crew = _Crew()
-        threads = self._crew.size
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
+            raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[export]".') from None
+        threads = count_threads()
+        options = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+        }
         try:
             core = openvino.Core()
-            model = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
-            self._model = core.compile_model(model, "CPU", options)
-            self._outputs = {name: self._model.output(name) for name in ("features", "map", "stages")}
+            found = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
+            model = core.compile_model(found, "CPU", options)
+            self._outputs = {name: model.output(name) for name in ("features", "map", "stages")}
+            self._requests = [model.create_infer_request() for _ in range(threads)]
+            shape = model.input(0).partial_shape.get_max_shape()
         except RuntimeError as problem:
             raise BundleError(f"{_name(graph)}: OpenVINO cannot open it: {problem}") from None
         self.width = self._outputs["features"].partial_shape[1].get_length()
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
-        self._own = threading.local()
         self.batch_size = 8 * threads
+        self._lock = threading.Lock()
+        # Its Python part sets itself up at the first call; two threads that do so at once can wait for each other for
+        # ever, so that the first call is made alone, and all later ones of an engine one after the other.
+        with self._first:
+            self.run(np.zeros((1, *shape[1:]), np.float32))
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        features, stages, *rest = self._crew.share(inputs, lambda part: self._infer(part, maps))
+        parts = np.array_split(np.ascontiguousarray(inputs), min(len(self._requests), len(inputs)) or 1)
+        with self._lock:
+            working = self._requests[: len(parts)]
+            for request, part in zip(working, parts, strict=True):
+                request.start_async({0: part}, share_inputs=True)
+            for request in working:
+                request.wait()
+            features, stages, *rest = (
+                np.concatenate([request.get_tensor(self._outputs[name]).data for request in working])
+                for name in ("features", "stages", *(["map"] if maps else []))
+            )
         return Activations(features, rest[0] if maps else None, stages)
-
-    def _infer(self, inputs: Array, maps: bool) -> list[Array]:
-        if not hasattr(self._own, "request"):
-            self._own.request = self._model.create_infer_request()
-        found = self._own.request.infer({0: inputs}, share_inputs=True)
-        return [np.array(found[self._outputs[name]]) for name in ("features", "stages", *(["map"] if maps else []))]
 
 
 def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
@@ -281,14 +309,18 @@ def open_engine(
     Raises:
         BundleError: nothing in the bundle can be run, or a file of it is damaged.
         MissingExtraError: what would run it is not installed.
-        UsageError: it holds nothing that the engine insisted on can run.
+        UsageError: it holds nothing that the engine insisted on can run, or not on that device.
     """
+    _check_device(device)
+    if device == "cuda" and kind not in ("auto", "torch"):
+        raise UsageError(f"--device cuda: {kind} runs on the processor alone.")
     from pneumoscope.models.backbones import fingerprint_state
 
     weights = {name.removeprefix("backbone."): a for name, a in arrays.items() if name.startswith("backbone.")}
     graph = next((name for name in (GRAPH, MODEL) if name in bundle.files), None)
     name = f"{fingerprint_state(weights)} {bundle.architecture} {dict(bundle.arguments)}"
-    name += "".join(f" {digest}" for file, digest in bundle.files.items() if file != GRAPH)
+    # Nothing says that a graph computes what the weights beside it would: what it makes is its own.
+    name += "".join(f" {digest}" for digest in bundle.files.values())
     torch_runs = bool(weights) and _installed("torch")
     if kind == "auto":
         on_gpu = device == "cuda" or (device == "auto" and torch_runs and shutil.which("nvidia-smi") is not None)
@@ -334,8 +366,9 @@ def choose_device(name: str) -> torch.device:
     """Resolve `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: CUDA is asked for where there is none.
+        UsageError: CUDA is asked for where there is none, or something else.
     """
+    _check_device(name)
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -343,6 +376,11 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def _check_device(name: str) -> None:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {name}: auto, cpu or cuda.")
 
 
 def _open_torch(bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str) -> TorchEngine:
