@@ -61,6 +61,29 @@ class _Lines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
+def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse what `claim_folder` would refuse, and touch nothing: for work that takes long before it writes.
+
+    Raises:
+        UsageError: the folder holds something already.
+    """
+    if not folder.exists() or (folder.is_dir() and all(_left_by_a_kill(each) for each in folder.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(f"{folder}: exists already. Choose another --out, or allow it with --overwrite.")
+    marker = names[0]
+    if not (folder / marker).is_file():
+        raise UsageError(
+            f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
+        )
+    for each in folder.iterdir():
+        if each.name not in names and not _left_by_a_kill(each):
+            raise UsageError(
+                f"{folder}: holds {each.name}, which is of no earlier output; nothing is overwritten. "
+                "Choose another --out."
+            )
+
+
 def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
     """Make an output folder, or empty an old one where that is allowed.
 
@@ -74,23 +97,11 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
         UsageError: the folder holds something already, or cannot be made.
     """
     try:
-        if folder.exists() and (not folder.is_dir() or not all(_left_by_a_kill(each) for each in folder.iterdir())):
-            if not overwrite:
-                raise UsageError(f"{folder}: exists already. Choose another --out, or allow it with --overwrite.")
-            marker = names[0]
-            if not (folder / marker).is_file():
-                raise UsageError(
-                    f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
-                )
-            for each in folder.iterdir():
-                if each.name not in names and not _left_by_a_kill(each):
-                    raise UsageError(
-                        f"{folder}: holds {each.name}, which is of no earlier output; nothing is overwritten. "
-                        "Choose another --out."
-                    )
+        check_folder(folder, names, overwrite)
+        if folder.exists() and not all(_left_by_a_kill(each) for each in folder.iterdir()):
             # Emptied, not removed: it may be a mount or a link. The marker goes last, so that what an interruption
             # leaves is still known.
-            for each in sorted(folder.iterdir(), key=lambda each: each.name == marker):
+            for each in sorted(folder.iterdir(), key=lambda each: each.name == names[0]):
                 if each.is_dir() and not each.is_symlink():
                     shutil.rmtree(each)
                 else:

@@ -33,12 +33,9 @@ def print_run(run: Run) -> None:
 
 def print_export(done: Export) -> None:
     """Say where an export lies and how it stands to its bundle."""
-    check = done.check
-    typer.echo(
-        f"{done.folder}: {done.size / 1e6:.1f} MB\n{check.films} films, run from both files: probabilities differ by "
-        f"at most {check.difference:.2g}, {check.changed} decisions change"
-        + ("." if check.auroc is None else f", AUROC {check.auroc[0]:.4f} and {check.auroc[1]:.4f}.")
-    )
+    from pneumoscope.deploy.exporting import describe_check
+
+    typer.echo(f"{done.folder}: {done.size / 1e6:.1f} MB\n{describe_check(done.check)}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -18,7 +18,7 @@ from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.samples import count_samples, fingerprint_samples, read_samples
 from pneumoscope.images.preparing import InputSpec
 from pneumoscope.images.reading import Reading
-from pneumoscope.outputs import claim_folder, write_text
+from pneumoscope.outputs import check_folder, claim_folder, write_text
 
 if TYPE_CHECKING:
     from pneumoscope.inference.features import FeatureCache
@@ -61,7 +61,7 @@ def audit(
     """
     samples = read_samples(Path(data), patient_pattern, reading)
     if out is not None:
-        claim_folder(Path(out), OUTPUTS, overwrite)
+        check_folder(Path(out), OUTPUTS, overwrite)
     say = progress or (lambda *_: None)
     engine, spec = None, InputSpec()
     if not quick:
@@ -70,6 +70,8 @@ def audit(
 
         backbone = find_backbone(BACKBONE)
         engine, spec = build_engine(load_backbone(backbone), backbone.input.size, device), backbone.input
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
     films = measure_films(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
     found = Audit(
         str(data),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -16,24 +17,26 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from pneumoscope.datasets.samples import Sample, read_samples
-from pneumoscope.errors import DataError, MissingExtraError, UsageError
-from pneumoscope.inference.engines import Kind
+from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
+from pneumoscope.inference.engines import Array, Kind
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Prediction, load
 from pneumoscope.models.bundle import IR, MODEL, PROGRAM, Bundle, find_bundle, load_bundle, load_weights, save_bundle
-from pneumoscope.outputs import claim_folder, write_text
+from pneumoscope.models.shipped import DESCRIPTION
+from pneumoscope.outputs import check_folder, claim_folder, write_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pneumoscope.models.classifier import Backbone
 
 Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch"]
 REPORT = "export.json"
-FILES = ("bundle.json", "weights.safetensors", "README.md", MODEL, IR, "model.bin", PROGRAM, REPORT)
+FILES = (REPORT, "weights.safetensors", "README.md", MODEL, IR, "model.bin", PROGRAM, DESCRIPTION)
 _FAR = 0.01  # in probability
 _AUROC_LOSS, _CHANGED = 0.002, 0.005  # what eight bits may cost
 _CALIBRATION = 200  # films whose activations give the ranges of eight bits
+_STRIDE = 8  # of them whose activations are in memory at a time
 _EXACT = (0.0, 0.25, 0.5, 0.75)  # share of the layers that stays in float32, the first ones
 _PERCENTILE = 99.99  # of activations that eight bits span
 
@@ -97,19 +100,30 @@ def export(
         UsageError: `out` exists, or no films are given.
     """
     description, home = load_bundle(bundle), find_bundle(bundle)
+    if set(description.files) & {MODEL, IR, PROGRAM}:
+        raise UsageError(f"{bundle}: an export itself. Give the bundle that it was made from.")
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
+    check_folder(out, FILES, overwrite)
     samples = _find_films(bundle, data)
     # Validation films lie on the very limits that were drawn through them, where a last bit decides.
     seen = [sample for sample in samples if sample.split == "test"] or samples
-    backbone, head = _rebuild(bundle, description)
-    claim_folder(out, FILES, overwrite)
-    kept = {k: v for k, v in load_weights(bundle, description).items() if not k.startswith("backbone.")}
-    with tempfile.TemporaryDirectory(dir=out) as place:
+    from pneumoscope.models.classifier import mixes_places
+
+    state = load_weights(bundle, description)
+    backbone, head = _rebuild(description, state)
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
+    before = _predict(bundle, "torch", seen, "Bundle", progress)
+    # Elsewhere, so that an earlier export stays until there is a better one.
+    with tempfile.TemporaryDirectory() as place:
         draft = Path(place)
 
-        def finish() -> Check:
+        def finish(title: str = "Export") -> Check:
             files = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in _list_models(draft)}
-            save_bundle(draft, replace(description, files=files), kept)
-            return compare(bundle, draft, seen, "program" if to == "torch" else "auto", progress)
+            made = replace(description, files=files, attention=mixes_places(backbone))
+            save_bundle(draft, made, kept)
+            after = _predict(draft, "program" if to == "torch" else "auto", seen, title, progress)
+            return compare(before, after, seen, description.labels)
 
         if to == "torch":
             _write_program(draft / PROGRAM, backbone, head, description.input.size)
@@ -119,13 +133,12 @@ def export(
             _write_ir(draft)
         if to == "int8":
             ranges = [sample for sample in samples if sample.split == "train"] or samples
-            chosen = [ranges[i] for i in _spread(len(ranges), _CALIBRATION)]
+            inputs = _read_inputs([ranges[i] for i in _spread(len(ranges), _CALIBRATION)], description)
             plain = (draft / MODEL).read_bytes()
             for exact in _EXACT:  # early layers in float32, until few enough decisions change
-                progress(f"{1 - exact:.0%} in eight bits", 0, 1)
                 (draft / MODEL).write_bytes(plain)
-                _quantise(draft / MODEL, chosen, description, exact)
-                check = finish()
+                _quantise(draft / MODEL, inputs, exact)
+                check = finish(f"{1 - exact:.0%} in eight bits")
                 if _find_fault(check, to) is None:
                     break
         else:
@@ -133,55 +146,64 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"--to {to}: {fault} Nothing was written.")
         size = sum((draft / name).stat().st_size for name in _list_models(draft))
-        if (home / "README.md").is_file():
-            shutil.copyfile(home / "README.md", draft / "README.md")
+        card = (home / "README.md").read_text(encoding="utf-8") if (home / "README.md").is_file() else ""
+        write_text(draft / "README.md", f"{card}\n## Export\n\nFormat: {to}. {describe_check(check)}\n".lstrip())
         told = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
         write_text(draft / REPORT, json.dumps(told, indent=2) + "\n")
-        for path in sorted(draft.iterdir()):
-            path.replace(out / path.name)
+        claim_folder(out, FILES, overwrite)
+        # What an interruption leaves is known by the report, and is no bundle before its description is there.
+        for name in sorted(each.name for each in draft.iterdir() if each.name in FILES[:-1]):
+            shutil.move(draft / name, out / name)
+        shutil.move(draft / FILES[-1], out / FILES[-1])
     return Export(out, size, check)
 
 
 def compare(
-    bundle: Path,
-    other: Path,
-    samples: Sequence[Sample],
-    engine: Kind = "auto",
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    before: Sequence[Prediction], after: Sequence[Prediction], samples: Sequence[Sample], labels: Sequence[str]
 ) -> Check:
-    """Predict films with two bundles, the first by PyTorch, the other by an engine.
+    """Say how far two classifiers are apart on the same films.
 
     Raises:
-        DataError: none of the films can be read.
+        DataError: none of the films could be read.
     """
-    found: list[list[Prediction]] = []
-    for name, predictor in (
-        ("Bundle", load(bundle, "cpu", engine="torch")),
-        ("Export", load(other, "cpu", engine=engine)),
-    ):
-        found.append(predictor.predict(samples, lambda done, name=name: progress(name, done, len(samples))))  # type: ignore[misc]
     pairs = [
-        (*pair, sample) for *pair, sample in zip(*found, samples, strict=True) if pair[0].probabilities is not None
+        (one, other, sample) for one, other, sample in zip(before, after, samples, strict=True) if one.error is None
     ]
     if not pairs:
         raise DataError(f"None of the {len(samples)} films can be read: nothing to check the export on.")
-    before, after = (
-        np.array([list((pair[side].probabilities or {}).values()) for pair in pairs], np.float64) for side in (0, 1)
+    first, second = (
+        np.array([list((told.probabilities or {}).values()) for told in column], np.float64)
+        for column in ([one for one, *_ in pairs], [other for _, other, _ in pairs])
     )
-    labels = load_bundle(bundle).labels
-    truth = np.array([labels.index(s.label) if s.label in labels else -1 for _, _, s in pairs])
+    truth = np.array([labels.index(s.label) if s.label in labels else -1 for *_, s in pairs])
     auroc = None
     if len(labels) == 2 and (truth >= 0).all() and 0 < truth.mean() < 1:
         from pneumoscope.evaluation.metrics import measure
 
-        first, second = (float(measure(truth, shares[:, 1])["auroc"][0]) for shares in (before, after))
-        auroc = (first, second)
+        one, other = (float(measure(truth, shares[:, 1])["auroc"][0]) for shares in (first, second))
+        auroc = (one, other)
     return Check(
         len(pairs),
-        float(np.abs(before - after).max()),
+        float(np.abs(first - second).max()),
         sum(one.decision != same.decision for one, same, _ in pairs),
         auroc,
     )
+
+
+def describe_check(check: Check) -> str:
+    """A check in a sentence."""
+    changed = f"{check.changed} decision{' changes' if check.changed == 1 else 's change'}"
+    auroc = "" if check.auroc is None else f", AUROC {check.auroc[0]:.4f} and {check.auroc[1]:.4f}"
+    return (
+        f"{check.films:,} films, run from both files: probabilities differ by at most {check.difference:.2g}, "
+        f"{changed}{auroc}."
+    )
+
+
+def _predict(
+    folder: Path, engine: Kind, samples: Sequence[Sample], name: str, progress: Callable[[str, int, int], None]
+) -> list[Prediction]:
+    return load(folder, "cpu", engine=engine).predict(samples, lambda done: progress(name, done, len(samples)))
 
 
 def _find_fault(check: Check, to: Format) -> str | None:
@@ -220,19 +242,13 @@ def _refuse(table: Path) -> list[Sample]:
     raise DataError(f"{table}: none of its films is there. Give others: --data FILMS.")
 
 
-def _rebuild(bundle: Path, description: Bundle) -> tuple[Backbone, nn.Linear]:
-    try:
-        from pneumoscope.models.backbones import rebuild_backbone
-        from pneumoscope.models.classifier import build_head
+def _rebuild(description: Bundle, state: Mapping[str, Tensor]) -> tuple[Backbone, nn.Linear]:
+    from pneumoscope.models.backbones import rebuild_backbone
+    from pneumoscope.models.classifier import build_head
 
-        state = load_weights(bundle, description)
-        if not any(name.startswith("backbone.") for name in state):
-            raise UsageError(f"{bundle}: an export itself. Give the bundle that it was made from.")
-        head = build_head(state["head.weight"].shape[1], len(description.labels))
-        head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
-        return rebuild_backbone(description, state), head.eval()
-    except ImportError:
-        raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".') from None
+    head = build_head(state["head.weight"].shape[1], len(description.labels))
+    head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+    return rebuild_backbone(description, state), head.eval()
 
 
 def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, bundle: Bundle) -> None:
@@ -279,7 +295,18 @@ def _write_program(path: Path, backbone: Backbone, head: nn.Linear, size: int) -
     torch.export.save(program, path)
 
 
-def _quantise(path: Path, samples: Sequence[Sample], bundle: Bundle, exact: float) -> None:
+def _read_inputs(samples: Sequence[Sample], bundle: Bundle) -> list[Array]:
+    """Prepared films, without those that cannot be read."""
+    inputs = []
+    for sample in samples:
+        with contextlib.suppress(ImageError):
+            inputs.append(read_input(sample, bundle.input))
+    if not inputs:
+        raise DataError(f"None of {len(samples)} films can be read: nothing to take the ranges of eight bits from.")
+    return inputs
+
+
+def _quantise(path: Path, films: Sequence[Array], exact: float) -> None:
     """Replace an ONNX model by one whose convolutions have eight bits (QDQ, by channel), ranges from these films.
 
     Convolutions of single channels stay as they are, for they gain little and lose much (docs/log.md), as do the first
@@ -293,16 +320,22 @@ def _quantise(path: Path, samples: Sequence[Sample], bundle: Bundle, exact: floa
         raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[train]".') from None
 
     class Films(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._films = self._read()
+        """Films in strides: ONNX Runtime keeps what every layer makes of all films of a stride."""
 
-        def _read(self) -> Iterator[dict[str, Any]]:
-            for sample in samples:
-                yield {"input": read_input(sample, bundle.input)[None]}
+        def __init__(self) -> None:
+            self.set_range(0, len(films))
+
+        def __len__(self) -> int:
+            return len(films)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self._films = iter(films[start_index:end_index])
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(self._films, None)
+            film = next(self._films, None)
+            return None if film is None else {"input": film[None]}
 
+    stride = next(each for each in range(_STRIDE, 0, -1) if len(films) % each == 0)  # it has to come out even
     prepared = path.with_name("prepared.onnx")
     shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
@@ -319,7 +352,7 @@ def _quantise(path: Path, samples: Sequence[Sample], bundle: Bundle, exact: floa
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": _PERCENTILE},
+            extra_options={"CalibPercentile": _PERCENTILE, "CalibStridedMinMax": stride},
             nodes_to_exclude=[*grouped, *early],
         )
     prepared.unlink()
