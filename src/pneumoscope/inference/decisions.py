@@ -65,6 +65,8 @@ def check_decisions(bundle: Bundle, weight: NDArray[np.float32], bias: NDArray[n
     Raises:
         ValueError: saying what does not.
     """
+    if len(set(bundle.labels)) < len(bundle.labels):
+        raise ValueError(f"labels twice: {', '.join(bundle.labels)}")
     outputs = 1 if len(bundle.labels) == 2 else len(bundle.labels)
     if weight.shape != (outputs, width) or bias.shape != (outputs,):
         raise ValueError(f"the head is {weight.shape} and {bias.shape}, not ({outputs}, {width}) and ({outputs},)")

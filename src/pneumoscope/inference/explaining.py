@@ -137,7 +137,7 @@ def check_label(labels: tuple[str, ...], label: str | None) -> None:
 def _mixes_places(predictor: Predictor) -> bool:
     backbone = getattr(predictor.engine, "backbone", None)
     if backbone is None:
-        return False
+        return predictor.bundle.attention
     from pneumoscope.models.classifier import mixes_places
 
     return mixes_places(backbone)

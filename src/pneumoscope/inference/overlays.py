@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 _TABLE, _PICTURES = "explanations.csv", "overlays"
-_COLUMNS = ("path", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
+_COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
 _LONGEST = 900  # pixels of a film's longer side in an overlay
 _OPACITY = 0.6  # of the strongest evidence; letters on the film stay readable through it
 
@@ -139,7 +139,7 @@ def write_explanations(
     def rows() -> Iterator[dict[str, object]]:
         nonlocal failed
         for number, (sample, prediction) in enumerate(zip(samples, predictor.stream(samples), strict=True), start=1):
-            row = dict.fromkeys(_COLUMNS) | {"path": sample.path.as_posix()}
+            row = dict.fromkeys(_COLUMNS) | {"path": sample.path.as_posix(), "decision": prediction.decision}
             try:
                 found = explain(predictor, sample, label, method)
                 stem = re.sub(r"[^\w.-]+", "_", sample.path.stem)[:60]

@@ -210,7 +210,7 @@ def load(
     device: str = "auto",
     cache: FeatureCache | None = None,
     *,
-    engine: Kind = "auto",
+    engine: Kind | Engine = "auto",
     guarded: bool = True,
     prevalence: float | None = None,
     threshold: float | None = None,
@@ -224,7 +224,8 @@ def load(
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
         engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or what is fastest here; `program`,
-            of `torch.export`, can run any code and is for files whose source you trust.
+            of `torch.export`, can run any code and is for files whose source you trust. Or an engine at hand that
+            runs the same network.
         guarded: whether films unlike those trained on are told, and get no probability.
         prevalence: state probabilities for this share of the positive class, such as that of your clinic.
         threshold: the positive class of two is called from this probability on, instead of the bundle's; as stated.
@@ -248,7 +249,7 @@ def load(
         description = replace(description, thresholds={"decision": threshold}, threshold_rule=str(threshold))
     arrays = load_arrays(folder, description)
     try:
-        running = open_engine(folder, description, arrays, device, engine)
+        running = open_engine(folder, description, arrays, device, engine) if isinstance(engine, str) else engine
         weight, bias = arrays["head.weight"], arrays["head.bias"]
         guard = None
         if guarded and description.novelty is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError, DownloadError, UsageError
+from pneumoscope.errors import BundleError, DataError, DownloadError, UsageError
 from pneumoscope.images.preparing import InputSpec
 
 if TYPE_CHECKING:
@@ -192,10 +192,23 @@ def rebuild_backbone(bundle: Bundle, state: Mapping[str, Tensor]) -> Backbone:
         state: its weights.
 
     Raises:
-        RuntimeError: they are not of that network.
+        BundleError: it names an architecture that timm does not have, or arguments that ours do not take.
+        RuntimeError: the weights are not of that network.
     """
+    import timm
+
+    # timm would take addresses on the hub, and arguments that name files, from whoever wrote the bundle.
+    known = {name for spec in list_backbones() for name in spec.arguments}
+    if not timm.is_model(bundle.architecture) or not bundle.arguments.keys() <= known:
+        raise BundleError(
+            f"This bundle's network is {bundle.architecture!r} with {dict(bundle.arguments)}, which is none that is "
+            "built here. Upgrade pneumoscope and timm, or copy the bundle again from its source."
+        )
     spec = BackboneSpec(bundle.backbone, bundle.architecture, "bundle", "", bundle.input, bundle.arguments)
-    backbone = build_backbone(spec)
+    try:
+        backbone = build_backbone(spec)
+    except TypeError as problem:
+        raise BundleError(f"{bundle.architecture} cannot be built as this bundle says: {problem}.") from None
     backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     return backbone.eval()
 

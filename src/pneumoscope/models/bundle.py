@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Ge, Gt, Interval, Len
+from annotated_types import Ge, Gt, Interval, Len, Predicate
 
 from pneumoscope.config import build
 from pneumoscope.errors import BundleError
@@ -29,6 +30,7 @@ _WEIGHTS = "weights.safetensors"
 _GUARD = "novelty."
 
 
+Finite: TypeAlias = Annotated[float, Predicate(math.isfinite)]
 Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 
@@ -55,10 +57,10 @@ class Calibration:
     """
 
     method: Literal["none", "temperature", "platt", "isotonic"] = "none"
-    slope: Annotated[float, Gt(0)] = 1.0
-    intercept: float = 0.0
-    offset: tuple[float, ...] = ()
-    knots: tuple[tuple[float, Share], ...] = ()
+    slope: Annotated[float, Gt(0), Predicate(math.isfinite)] = 1.0
+    intercept: Finite = 0.0
+    offset: tuple[Finite, ...] = ()
+    knots: tuple[tuple[Finite, Share], ...] = ()
     shares: tuple[Share, ...] = ()
     films: Annotated[int, Ge(0)] = 0
     before: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -122,6 +124,8 @@ class Bundle:
         novelty: what tells foreign films, if anything.
         files: SHA-256 of all that runs the network besides PyTorch, by its name in the folder: `network.onnx`, which
             reads `weights.safetensors`, or what `export` wrote.
+        attention: an export whose layers of attention stand between a place and its cell of the map, so that the map
+            does not explain; where PyTorch runs the network, it tells by itself.
         schema: version of this layout; 1 had neither rule, nor conformal, nor novelty, 2 no files.
     """
 
@@ -141,6 +145,7 @@ class Bundle:
     conformal: Conformal | None = None
     novelty: Novelty | None = None
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    attention: bool = False
     schema: int = SCHEMA
 
 
@@ -224,10 +229,15 @@ def load_arrays(folder: Path, bundle: Bundle) -> dict[str, NDArray[Any]]:
     import numpy as np
     import safetensors.numpy
 
-    content = _read(find_bundle(folder) / _WEIGHTS, bundle.weights_sha256)
+    path = find_bundle(folder) / _WEIGHTS
+    content = _read(path, bundle.weights_sha256)
+    try:
+        arrays = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError) as problem:  # a KeyError where NumPy lacks the kind of number
+        raise BundleError(f"{path}: damaged: {problem!r}. Copy the bundle again from its source.") from None
     return {
         name: array.copy() if name.startswith(_GUARD) or array.dtype.kind != "f" else array.astype(np.float32)
-        for name, array in safetensors.numpy.load(content).items()
+        for name, array in arrays.items()
     }
 
 

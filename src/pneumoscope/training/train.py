@@ -41,7 +41,7 @@ from pneumoscope.evaluation.model_card import DataStatement, write_model_card
 from pneumoscope.evaluation.report import ReportFinding
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.images.reading import Reading
-from pneumoscope.inference.engines import build_engine, choose_device
+from pneumoscope.inference.engines import Engine, build_engine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
@@ -167,6 +167,7 @@ class _Job:
         self.samples = samples
         self.notes = list(notes)
         self.findings: list[ReportFinding] = []
+        self.engine: Engine | None = None  # of the backbone as it stays, if that is frozen: its features are cached
         self.settings = dataclasses.replace(
             settings,
             positive=self.positive,
@@ -188,7 +189,7 @@ class _Job:
             notes.parent.mkdir(exist_ok=True)
             self._train(backbone.eval(), bundle, notes)
         test = [sample for sample in self.samples if sample.split == "test"]
-        predictor = load(bundle, self.device.type, self.cache)
+        predictor = load(bundle, self.device.type, self.cache, engine=self.engine or "auto")
         evaluation = assess(
             predictor,
             test,
@@ -276,6 +277,7 @@ class _Job:
         if changed or graph is None:
             graph = try_graph(backbone.cpu().eval(), self.input.size)
         if changed:  # features of the network as it has become
+            self.engine = None
             engine = build_engine(backbone, self.input.size, self.device.type, graph)
             splits = see_again(splits, engine, self.input, self.settings, self.cache, self.progress)
         weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
@@ -364,7 +366,7 @@ class _Job:
 
         The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
         """
-        engine = build_engine(backbone, self.input.size, self.device.type, graph)
+        engine = self.engine = build_engine(backbone, self.input.size, self.device.type, graph)
         splits: dict[str, Split] = {}
         digests = [""] * len(self.samples)
         errors: list[str | None] = [None] * len(self.samples)
