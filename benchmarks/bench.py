@@ -16,7 +16,7 @@ import platform
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,6 +46,7 @@ class Figure:
         unit: of the value.
         aim: the bound it should keep, such as `≥ 3`; empty where there is none.
         told: what it was made of.
+        machine: where.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Figure:
     unit: str
     aim: str = ""
     told: str = ""
+    machine: str = ""
 
 
 def main() -> None:
@@ -65,11 +67,11 @@ def main() -> None:
     options = parser.parse_args()
     committed = read_record()
     figures: dict[str, Figure] = {}
-    console = Console(width=110)
-    table = Table("figure", "now", "committed", "change", "aim", box=None, title=describe_machine())
+    console, machine = Console(width=110), describe_machine()
+    table = Table("figure", "now", "committed", "change", "aim", box=None, title=machine)
     for section in options.only.split(","):
         for figure in SECTIONS[section](options):
-            figures[figure.name] = figure
+            figures[figure.name] = replace(figure, machine=machine)
             known = committed.get(figure.name)
             before = "" if known is None else f"{known.value:.3g} {known.unit}"
             change = "" if known is None else f"{figure.value / known.value - 1:+.0%}"
@@ -157,19 +159,25 @@ def read_record() -> dict[str, Figure]:
     """Figures that were committed, by name."""
     if not RECORD.is_file():
         return {}
-    return {one["name"]: Figure(**one) for one in json.loads(RECORD.read_text(encoding="utf-8"))["figures"]}
+    return {one["name"]: Figure(**one) for one in json.loads(RECORD.read_text(encoding="utf-8"))}
 
 
 def write_record(figures: dict[str, Figure]) -> None:
     """Keep figures, and lay them out in the page."""
-    machine = describe_machine()
-    told = {"machine": machine, "figures": [asdict(figure) for figure in figures.values()]}
-    RECORD.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    rows = [
-        f"| {one.name} | {one.value:.3g} {one.unit} | {one.aim} | {one.told} |".replace("  ", " ")
-        for one in figures.values()
-    ]
-    table = "\n".join([f"{machine}.\n", "| figure | measured | aim | |", "| --- | --- | --- | --- |", *rows])
+    RECORD.write_text(
+        json.dumps([asdict(figure) for figure in figures.values()], indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    parts = []
+    for machine in dict.fromkeys(one.machine for one in figures.values()):
+        parts += [f"{machine}.\n", "| figure | measured | aim | |", "| --- | --- | --- | --- |"]
+        parts += [
+            f"| {one.name} | {one.value:.3g} {one.unit} | {one.aim} | {one.told} |".replace("  ", " ")
+            for one in figures.values()
+            if one.machine == machine
+        ]
+        parts.append("")
+    table = "\n".join(parts)
     page = PAGE.read_text(encoding="utf-8")
     page = re.sub(r"(<!-- bench -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", page, flags=re.DOTALL)
     PAGE.write_text(page, encoding="utf-8")

@@ -250,7 +250,8 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_a_film(run: Run, film:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]) for row in rows] == paths
     assert "bad.png" in rows[1]["error"]
-    assert rows[1]["overlay"] == rows[1]["logit"] == ""
+    assert rows[1]["overlay"] == rows[1]["logit"] == rows[1]["decision"] == ""
+    assert rows[0]["decision"] == predictor.predict(film)[0].decision
     pictures = [row["overlay"] for row in rows if row["overlay"]]
     assert len(set(pictures)) == 3
     assert sorted(path.name for path in (out / "overlays").iterdir()) == sorted(Path(name).name for name in pictures)
