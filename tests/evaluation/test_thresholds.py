@@ -126,3 +126,8 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
 )
 def test_rules_are_read_as_one_writes_them(text: str, kind: str, moves: bool) -> None:
     assert (parse_rule(text).kind, parse_rule(text).moves) == (kind, moves)
+
+
+def test_equal_probabilities_leave_the_threshold_at_one_half() -> None:
+    """As after a network that learned nothing: no curve has a slope then, and 0 / 0 was written into the bundle."""
+    assert choose_threshold("likelihood", [0, 1, 0, 1], [0.3] * 4) == 0.5

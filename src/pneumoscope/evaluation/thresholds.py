@@ -67,4 +67,5 @@ def _find_even_odds(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.
 
     weights = w / np.bincount(y, w)[y] * len(y) / 2
     curve = LogisticRegression().fit(logit(np.clip(p, 1e-9, 1 - 1e-9))[:, None], y, sample_weight=weights)
-    return float(expit(-curve.intercept_[0] / curve.coef_[0, 0]))
+    slope = curve.coef_[0, 0]
+    return float(expit(-curve.intercept_[0] / slope)) if slope else 0.5  # equal probabilities tell nothing

@@ -8,8 +8,8 @@ import logging
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def train(
     if resume and table.exists() and table.read_text(encoding="utf-8") != format_samples(samples, folder):
         raise DataError(f"{settings.data}: not what it was when {folder} began ({table}). Start another run.")
     write_samples(table, samples)
-    with log_to(folder / "log.txt"), FeatureCache(Path(":memory:")) if cache is None else _borrow(cache) as features:
+    own = FeatureCache(Path(":memory:")) if cache is None else nullcontext(cache)
+    with log_to(folder / "log.txt"), own as features:
         job = _Job(folder, settings, spec, samples, features, progress or (lambda *_: None), notes)
         return job.run(backbone)
 
@@ -462,9 +463,3 @@ def _read(settings: Settings) -> list[Sample]:
 
 def _logger() -> logging.Logger:
     return logging.getLogger("pneumoscope")
-
-
-@contextmanager
-def _borrow(cache: FeatureCache) -> Iterator[FeatureCache]:
-    """A cache that somebody else closes."""
-    yield cache
