@@ -29,5 +29,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(INSTALL) ".[train,dev]"
+	$(INSTALL) ".[train,serve,dev]"
 	touch $@

@@ -14,6 +14,8 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.models import shipped
 from pneumoscope.training.train import Run, train
 
+pytest_plugins = ["room_fixtures"]  # of tests/deploy/server
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

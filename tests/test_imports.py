@@ -21,7 +21,7 @@ SOURCE = Path(pneumoscope.__file__).parent
 FLOORS = (
     {"errors", "outputs", "config"},
     *({room} for room in ("images", "datasets", "models", "inference", "evaluation", "auditing", "training", "deploy")),
-    {"terminal", "cli", "cli_data", "cli_models", "cli_options", "__main__"},
+    {"terminal", "cli", "cli_data", "cli_models", "cli_options", "cli_serve", "__main__"},
 )
 LIGHT_ROOMS = ("images", "datasets", "inference", "evaluation", "auditing")  # they work where torch is not installed
 HEAVY = {"torch", "torchvision", "timm", "matplotlib", "pyarrow", "scipy", "PIL", "numpy", "sklearn", "onnxruntime"}

@@ -27,6 +27,7 @@ from pneumoscope.cli_options import (
     Threshold,
     open_cache,
 )
+from pneumoscope.cli_serve import reviews_app, serve
 from pneumoscope.errors import MissingExtraError, PneumoscopeError, UsageError
 from pneumoscope.models.shipped import find_shipped
 from pneumoscope.terminal import (
@@ -50,6 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(reviews_app, name="reviews")
 
 
 def main() -> None:
@@ -430,6 +432,7 @@ def audit(
         raise typer.Exit(3 if fail_on else 0)
 
 
+app.command()(serve)
 app.command()(backbones)
 app.command()(models)
 

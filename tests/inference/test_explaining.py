@@ -53,7 +53,17 @@ def random_predictor(run: Run, architecture: str, labels: tuple[str, ...] = ("NO
 
 def stand_in(shape: tuple[int, int], box: tuple[float, float, float, float], cells: object) -> Explanation:
     pixels = np.full(shape, 0.5, np.float32)
-    return Explanation(Path("film.png"), "PNEUMONIA", "cam", 2.0, 0.5, np.array(cells, np.float32), box, shape, pixels)
+    return Explanation(
+        path=Path("film.png"),
+        label="PNEUMONIA",
+        method="cam",
+        logit=2.0,
+        bias=0.5,
+        cells=np.array(cells, np.float32),
+        box=box,
+        shape=shape,
+        pixels=pixels,
+    )
 
 
 @pytest.fixture

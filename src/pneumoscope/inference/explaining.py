@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
@@ -23,12 +23,11 @@ _BLUR = 0.09  # standard deviation, as a share of the input's side: what is left
 Method: TypeAlias = Literal["auto", "cam", "ig"]
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evidence:
     """Where on a film the evidence for a class lies.
 
     Attributes:
-        path: the file, or None where its content was given.
         label: the class explained.
         method: how the map was made.
         logit: the class's logit; of two classes, the other one's is its negative.
@@ -36,10 +35,8 @@ class Explanation:
         cells: float32 (h, w), in logits: positive where the film speaks for the class. mean(cells) + bias = logit.
         box: left, top, right and bottom of what the network saw, in pixels of the film.
         shape: height and width of the film, as the file has it.
-        pixels: float32 in [0, 1], the film as it was read: of a large JPEG at a reduced scale.
     """
 
-    path: Path | None
     label: str
     method: str
     logit: float
@@ -47,7 +44,6 @@ class Explanation:
     cells: Array
     box: Box
     shape: tuple[int, int]
-    pixels: Pixels
 
     def map(self, shape: tuple[int, int] | None = None) -> Array:
         """The cells on the film, interpolated between their middles; nan where the network saw nothing.
@@ -68,6 +64,24 @@ class Explanation:
         found: Array = before + (after - before) * fraction_x
         found[unseen_y], found[:, unseen_x] = np.nan, np.nan
         return found
+
+    @property
+    def limit(self) -> float:
+        """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
+        return max(1.0, float(np.abs(self.cells).max()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation(Evidence):
+    """The same, with the film.
+
+    Attributes:
+        path: the file, or None where its content was given.
+        pixels: float32 in [0, 1], the film as it was read: of a large JPEG at a reduced scale.
+    """
+
+    path: Path | None
+    pixels: Pixels
 
 
 def explain(
@@ -100,27 +114,48 @@ def explain(
     inputs = prepare(film.pixels, spec)[None]
     found = predictor.engine.run(inputs, maps=True)
     maps = cast("Array", found.maps)[0]
-    logits = predictor.weight.astype(np.float64) @ found.features[0] + predictor.bias
-    row, sign, name = _find_output(predictor.bundle.labels, label, logits)
-    weight, logit = sign * predictor.weight[row].astype(np.float64), sign * float(logits[row])
-    if method == "auto":
-        method = "ig" if _mixes_places(predictor) else "cam"
-    if method == "cam":
-        cells = np.tensordot(weight, maps, 1).astype(np.float32)
-        bias = sign * float(predictor.bias[row])
-    else:
+    shown = find_evidence(
+        predictor, found.features[0], maps, locate_input(film.pixels.shape, film.size, spec), film.size, label
+    )
+    if method == "ig" or (method == "auto" and mixes_places(predictor)):
+        row, sign, _ = _find_output(predictor.bundle.labels, shown.label, 0)
+        weight = sign * predictor.weight[row].astype(np.float64)
         cells = _integrate_gradients(predictor, inputs, weight, max(maps.shape[1], spec.size // 16))
-        bias = logit - float(cells.mean(dtype=np.float64))
-    return Explanation(
-        path=None if isinstance(content, bytes) else Path(content),
+        shown = replace(shown, method="ig", cells=cells, bias=shown.logit - float(cells.mean(dtype=np.float64)))
+    return Explanation(path=None if isinstance(content, bytes) else Path(content), pixels=film.pixels, **vars(shown))
+
+
+def find_evidence(
+    predictor: Predictor,
+    features: Array,
+    maps: Array,
+    box: Box,
+    shape: tuple[int, int],
+    label: str | None = None,
+) -> Evidence:
+    """The class-activation map of a film that the network has seen already.
+
+    Args:
+        predictor: the classifier.
+        features: float32 (D,), the film's.
+        maps: float32 (D, h, w), its feature map.
+        box: what the network saw of it, `locate_input`.
+        shape: height and width of the film.
+        label: the class, as in `explain`.
+
+    Raises:
+        UsageError: the classifier has no such class.
+    """
+    logits = predictor.weight.astype(np.float64) @ features + predictor.bias
+    row, sign, name = _find_output(predictor.bundle.labels, label, int(logits.argmax()))
+    return Evidence(
         label=name,
-        method=method,
-        logit=logit,
-        bias=bias,
-        cells=cells,
-        box=_on_film(film.pixels.shape, film.size, spec),
-        shape=film.size,
-        pixels=film.pixels,
+        method="cam",
+        logit=sign * float(logits[row]),
+        bias=sign * float(predictor.bias[row]),
+        cells=np.tensordot(sign * predictor.weight[row].astype(np.float64), maps, 1).astype(np.float32),
+        box=box,
+        shape=shape,
     )
 
 
@@ -134,13 +169,14 @@ def check_label(labels: tuple[str, ...], label: str | None) -> None:
         raise UsageError(f"--label {label}: no such class. This classifier knows {', '.join(labels)}.")
 
 
-def _mixes_places(predictor: Predictor) -> bool:
+def mixes_places(predictor: Predictor) -> bool:
+    """Whether the network has attention, so that a cell of its map need not speak of its own place."""
     backbone = getattr(predictor.engine, "backbone", None)
     if backbone is None:
         return predictor.bundle.attention
-    from pneumoscope.models.classifier import mixes_places
+    from pneumoscope.models import classifier
 
-    return mixes_places(backbone)
+    return classifier.mixes_places(backbone)
 
 
 def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, side: int) -> Array:
@@ -169,17 +205,17 @@ def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, sid
     return np.asarray(cells * cells.size, np.float32)
 
 
-def _find_output(labels: tuple[str, ...], label: str | None, logits: Array) -> tuple[int, int, str]:
+def _find_output(labels: tuple[str, ...], label: str | None, likeliest: int) -> tuple[int, int, str]:
     """The head's output for a class, its sign there, and the class's name."""
     check_label(labels, label)
     if len(labels) == 2:
         index = labels.index(label) if label is not None else 1
         return 0, 2 * index - 1, labels[index]
-    index = labels.index(label) if label is not None else int(logits.argmax())
+    index = labels.index(label) if label is not None else likeliest
     return index, 1, labels[index]
 
 
-def _on_film(read: tuple[int, ...], own: tuple[int, int], spec: InputSpec) -> Box:
+def locate_input(read: tuple[int, ...], own: tuple[int, int], spec: InputSpec) -> Box:
     """The box that the network sees, in pixels of the film's own size, of which `read` may be a reduced scale."""
     height, width = read
     left, top, right, bottom = find_box((height, width), spec)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError
-from pneumoscope.inference.explaining import Explanation, Method, check_label, explain
+from pneumoscope.inference.explaining import Evidence, Explanation, Method, check_label, explain
 from pneumoscope.inference.predictor import Prediction, Predictor
 from pneumoscope.outputs import claim_folder, format_rows, write_bytes, write_text
 
@@ -55,14 +55,14 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
     FigureCanvasAgg(figure)
     whole = 2 * wide + 1.5, high + 0.9
     axes = []
-    for left, picture in ((0.1, film), (wide + 0.2, blend(film, map_, _limit(explanation)))):
+    for left, picture in ((0.1, film), (wide + 0.2, blend(film, map_, explanation.limit))):
         place = (left / whole[0], 0.1 / whole[1], wide / whole[0], high / whole[1])
         panel = figure.add_axes(place)
         panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set_axis_off()
         axes.append(panel)
     _hatch_unseen(axes[1], explanation, (height, width))
-    limit = _limit(explanation)
+    limit = explanation.limit
     bar = figure.add_axes(((2 * wide + 0.35) / whole[0], 0.3 / whole[1], 0.18 / whole[0], (high - 0.4) / whole[1]))
     scale = ScalarMappable(Normalize(-limit, limit), _bar_colours())
     figure.colorbar(scale, cax=bar).set_label(_plain(f"logits for {_shorten(explanation.label, 24)}"), fontsize=10)
@@ -79,10 +79,35 @@ def render_thumbnail(explanation: Explanation, side: int) -> bytes:
     from PIL import Image
 
     film, map_ = _scale(explanation, side)
-    both = np.hstack([np.repeat(film[..., None], 3, 2), blend(film, map_, _limit(explanation))])
+    both = np.hstack([np.repeat(film[..., None], 3, 2), blend(film, map_, explanation.limit)])
     stream = io.BytesIO()
     Image.fromarray(np.rint(both * 255).astype(np.uint8)).save(stream, "JPEG", quality=80)
     return stream.getvalue()
+
+
+def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
+    """Draw a map alone as a PNG to be laid over its film: the colour tells the sign, the opacity the strength.
+
+    It has the film's proportions, with `longest` pixels at its longer side; what the network did not see is clear.
+    """
+    from PIL import Image
+
+    height, width = (max(1, round(longest * side / max(evidence.shape))) for side in evidence.shape)
+    colours, strength = _paint(evidence.map((height, width)), evidence.limit)
+    stream = io.BytesIO()
+    picture = np.dstack([colours, strength])
+    Image.fromarray(np.rint(picture * 255).astype(np.uint8), "RGBA").save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def list_colours(count: int = 15) -> list[str]:
+    """The colours of `render_heatmap`, from the strongest evidence against to the strongest for, as #rrggbbaa."""
+    from matplotlib.colors import to_hex
+
+    colours, strength = _paint(np.linspace(-1, 1, count, dtype=np.float32)[None], 1.0)
+    return [
+        to_hex((*colour, opacity), keep_alpha=True) for colour, opacity in zip(colours[0], strength[0], strict=True)
+    ]
 
 
 def blend(film: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
@@ -96,10 +121,8 @@ def blend(film: NDArray[np.float32], map_: NDArray[np.float32], limit: float) ->
     Returns:
         float32 (H, W, 3) in [0, 1].
     """
-    strength = np.clip(np.nan_to_num(map_) / limit, -1, 1)
-    # The dark middle of the colours is left out: there the film itself is to be seen.
-    colours = _colours()((strength + np.sign(strength)) / 4 + 0.5)[..., :3]
-    opacity = _OPACITY * np.abs(strength)[..., None]
+    colours, strength = _paint(map_, limit)
+    opacity = _OPACITY * strength[..., None]
     return np.asarray(film[..., None] * (1 - opacity) + colours * opacity, np.float32)
 
 
@@ -169,9 +192,12 @@ def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32],
     return np.clip(np.asarray(film, np.float32), 0, 1), explanation.map((height, width))
 
 
-def _limit(explanation: Explanation) -> float:
-    """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
-    return max(1.0, float(np.abs(explanation.cells).max()))
+def _paint(map_: NDArray[np.float32], limit: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colours (H, W, 3) and how strong the evidence is, (H, W), both in [0, 1]."""
+    strength = np.clip(np.nan_to_num(map_) / limit, -1, 1)
+    # The dark middle of the colours is left out: there the film itself is to be seen.
+    colours = _colours()((strength + np.sign(strength)) / 4 + 0.5)[..., :3]
+    return colours, np.abs(strength)
 
 
 def _colours() -> Colormap:

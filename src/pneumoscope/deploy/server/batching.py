@@ -1,0 +1,239 @@
+"""Films of many requests become batches: decoded in threads, computed together, never on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pneumoscope.deploy.server.problems import too_busy
+from pneumoscope.deploy.server.views import render_view
+from pneumoscope.images.preparing import prepare
+from pneumoscope.images.reading import Reading, read_radiograph
+from pneumoscope.inference.explaining import Evidence, find_evidence, locate_input
+from pneumoscope.inference.overlays import render_heatmap
+
+if TYPE_CHECKING:
+    from pneumoscope.images.preparing import Box
+    from pneumoscope.inference.engines import Array
+    from pneumoscope.inference.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted of one film.
+
+    Attributes:
+        content: of the file.
+        name: of the file, for messages.
+        reading: departures from the usual.
+        heatmap: where the evidence lies, as a PNG.
+        view: the film itself, as a PNG for a browser.
+    """
+
+    content: bytes
+    name: str = "image"
+    reading: Reading = Reading()
+    heatmap: bool = False
+    view: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What became of one film.
+
+    Attributes:
+        order: what was wanted.
+        prediction: what the classifier says, with the content's digest.
+        shape: height and width of the film.
+        format: of the file.
+        patient: PatientID, where the file is DICOM and says it.
+        evidence: where it lies, if that was wanted.
+        heatmap: the same as a PNG.
+        view: the film as a PNG.
+        number: what the batch's `keep` gave for it.
+    """
+
+    order: Order
+    prediction: Prediction
+    shape: tuple[int, int]
+    format: str
+    patient: str | None = None
+    evidence: Evidence | None = None
+    heatmap: bytes | None = None
+    view: bytes | None = None
+    number: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Film:
+    order: Order
+    digest: str
+    inputs: Array
+    box: Box
+    shape: tuple[int, int]
+    format: str
+    patient: str | None
+    view: bytes | None
+
+
+class Batcher:
+    """Reads films for many callers at once.
+
+    A film waits for others only while some are being decoded, and no longer than `wait`: alone it is answered at once.
+
+    Args:
+        predictor: the classifier.
+        wait: seconds.
+        capacity: films that may be under way.
+        keep: called with a batch's results, in the computing thread; gives a number for each. What it raises is raised
+            to all callers of the batch.
+        observe: called with the size of each batch and the seconds that it took.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        wait: float = 0.005,
+        capacity: int = 256,
+        keep: Callable[[Sequence[Result]], Sequence[str]] | None = None,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.under_way = 0
+        self._wait = wait
+        self._capacity = capacity
+        self._keep = keep
+        self._observe = observe
+        self._decoding = 0
+        self._waiting: asyncio.Queue[tuple[_Film, asyncio.Future[Result]]] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._decoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), "decode")
+        self._computer = ThreadPoolExecutor(1, "compute")
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Begin, and run the network once, so that the first film is answered as fast as all others."""
+        spec = self.predictor.bundle.input
+        blank = np.zeros((1, 3, spec.size, spec.size), np.float32)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._computer, lambda: self.predictor.engine.run(blank, maps=True))
+        self._task = asyncio.create_task(self._serve())
+
+    async def close(self) -> None:
+        """End; films that were taken are answered by then, as the server waits for its requests."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._decoders.shutdown(cancel_futures=True)
+        self._computer.shutdown(cancel_futures=True)
+
+    def require_room(self, films: int) -> None:
+        """Refuse films for which there is no room.
+
+        Raises:
+            RequestError: 429.
+        """
+        if self.under_way + films > self._capacity:
+            raise too_busy(f"{self.under_way} films are being read, and no more than {self._capacity} are taken.")
+
+    async def read(self, order: Order) -> Result:
+        """Read one film.
+
+        Raises:
+            ImageError: it cannot be read.
+            MissingExtraError: what reads it is not installed.
+            RequestError: 429, there is no room for it.
+        """
+        self.require_room(1)
+        loop = asyncio.get_running_loop()
+        self.under_way += 1
+        self._decoding += 1
+        try:
+            try:
+                film = await loop.run_in_executor(self._decoders, self._decode, order)
+            finally:
+                self._decoding -= 1
+                self._changed.set()
+            future: asyncio.Future[Result] = loop.create_future()
+            self._waiting.put_nowait((film, future))
+            return await future
+        finally:
+            self.under_way -= 1
+
+    def _decode(self, order: Order) -> _Film:
+        spec = self.predictor.bundle.input
+        film = read_radiograph(order.content, order.name, order.reading, spec.enough)
+        return _Film(
+            order=order,
+            digest=hashlib.sha256(order.content).hexdigest(),
+            inputs=prepare(film.pixels, spec),
+            box=locate_input(film.pixels.shape, film.size, spec),
+            shape=film.size,
+            format=film.format,
+            patient=film.tags.patient if film.tags else None,
+            view=render_view(film.pixels) if order.view else None,
+        )
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._waiting.get()]
+            end = loop.time() + self._wait
+            while len(batch) < self.predictor.engine.batch_size:
+                if not self._waiting.empty():
+                    batch.append(self._waiting.get_nowait())
+                    continue
+                left = end - loop.time()
+                if left <= 0 or not self._decoding:
+                    break
+                self._changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), left)
+            begun = loop.time()
+            try:
+                results = await loop.run_in_executor(self._computer, self._compute, [film for film, _ in batch])
+            except Exception as problem:  # goes to those who asked; the next batch may do better
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(problem)
+                continue
+            if self._observe is not None:
+                self._observe(len(batch), loop.time() - begun)
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    def _compute(self, films: Sequence[_Film]) -> list[Result]:
+        mapped = any(film.order.heatmap for film in films)
+        found = self.predictor.engine.run(np.stack([film.inputs for film in films]), maps=mapped)
+        results = []
+        for i, film in enumerate(films):
+            stages = found.features[i] if found.stages is None else found.stages[i]
+            prediction = self.predictor.judge(found.features[i : i + 1], stages)
+            evidence = None
+            if film.order.heatmap and found.maps is not None:
+                evidence = find_evidence(self.predictor, found.features[i], found.maps[i], film.box, film.shape)
+            results.append(
+                Result(
+                    film.order,
+                    replace(prediction, digest=film.digest),
+                    film.shape,
+                    film.format,
+                    film.patient,
+                    evidence,
+                    None if evidence is None else render_heatmap(evidence),
+                    film.view,
+                )
+            )
+        if self._keep is None:
+            return results
+        return [replace(result, number=one) for result, one in zip(results, self._keep(results), strict=True)]

@@ -1,0 +1,121 @@
+"""Whether a model in use still sees what it was made for: volume, decisions, drift, and what reviewers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.evaluation.limits import score_limits
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
+
+if TYPE_CHECKING:
+    from pneumoscope.deploy.server.memory import Read, Verdict
+    from pneumoscope.models.bundle import Bundle
+
+BINS = 10
+ENOUGH = 50  # films; below that a distribution tells little
+_FLOOR = 0.5  # of a film in an empty bin, so that a logarithm can be taken
+
+
+def summarise(
+    reads: Sequence[Read], verdicts: Mapping[str, Sequence[Verdict]], bundle: Bundle, fingerprint: str
+) -> dict[str, Any]:
+    """Figures for the monitoring page.
+
+    Drift is told by the population stability index of the scores against the validation films' (below 0.1 is called
+    stable, above 0.25 changed; Siddiqi 2006, Credit Risk Scorecards, ch. 9) and by the largest distance of the two
+    distributions (Kolmogorov-Smirnov). Another prevalence than the validation films' shows as drift, too.
+
+    Args:
+        reads: of the time looked at.
+        verdicts: on them, by read.
+        bundle: the model that is served.
+        fingerprint: its own.
+    """
+    days: dict[str, int] = {}
+    for read in reads:
+        day = read.at.date().isoformat()
+        days[day] = days.get(day, 0) + 1
+    own = [read for read in reads if read.fingerprint == fingerprint]
+    latest = [(read, verdicts[read.id][-1]) for read in reads if verdicts.get(read.id)]
+    return {
+        "films": len(reads),
+        "of_this_model": len(own),
+        "volume": dict(sorted(days.items())),
+        "shares": {
+            "positive": _share([read.call == bundle.positive for read in own if read.decision != FOREIGN]),
+            "uncertain": _share([read.decision in (UNCERTAIN, NEITHER) for read in own]),
+            "foreign": _share([read.decision == FOREIGN for read in own]),
+        },
+        "novelty": _novelty([read.novelty for read in own if read.novelty is not None]),
+        "scores": _compare_scores(own, bundle),
+        "agreement": {
+            "all": _share([verdict.agrees for _, verdict in latest]),
+            **{
+                call: _share([verdict.agrees for read, verdict in latest if read.decision == call])
+                for call in (*bundle.labels, UNCERTAIN, NEITHER, FOREIGN)
+                if any(read.decision == call for read, _ in latest)
+            },
+        },
+    }
+
+
+def measure_drift(scores: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
+    """Population stability index over tenths of the reference, and the Kolmogorov-Smirnov distance.
+
+    Args:
+        scores: (N,) in [0, 1].
+        reference: (M,) in [0, 1].
+    """
+    edges = np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1])
+    parts = [
+        np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _FLOOR) for each in (scores, reference)
+    ]
+    new, old = (part / part.sum() for part in parts)
+    places = np.concatenate([scores, reference])
+    reached = [np.searchsorted(np.sort(each), places, side="right") / len(each) for each in (scores, reference)]
+    return float(np.sum((new - old) * np.log(new / old))), float(np.abs(reached[0] - reached[1]).max())
+
+
+def find_reference(bundle: Bundle) -> NDArray[np.float64]:
+    """The positive class's probabilities of the validation films, of two classes; empty where a bundle has none."""
+    if bundle.conformal is None or bundle.positive is None:
+        return np.zeros(0)
+    scores = bundle.conformal.scores
+    negative = next(label for label in bundle.labels if label != bundle.positive)
+    return np.concatenate([1 - np.array(scores.get(negative, ())), np.array(scores.get(bundle.positive, ()))])
+
+
+def _compare_scores(reads: Sequence[Read], bundle: Bundle) -> dict[str, Any] | None:
+    reference = find_reference(bundle)
+    if not len(reference):
+        return None
+    scores = np.array([read.score for read in reads if read.decision != FOREIGN])
+    bins = np.linspace(0, 1, BINS + 1)
+    stability, distance = measure_drift(scores, reference) if len(scores) >= ENOUGH else (None, None)
+    return {
+        "now": np.histogram(scores, bins)[0].tolist(),
+        "validation": np.histogram(reference, bins)[0].tolist(),
+        "films": len(scores),
+        "enough": ENOUGH,
+        "stability_index": stability,
+        "largest_distance": distance,
+    }
+
+
+def _novelty(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    return {"p05": low, "median": middle, "p95": high}
+
+
+def _share(hits: Sequence[bool]) -> dict[str, float | int | None]:
+    if not hits:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    value = sum(hits) / len(hits)
+    low, high = score_limits(value, len(hits), 0.95)
+    return {"value": value, "low": low, "high": high, "n": len(hits)}

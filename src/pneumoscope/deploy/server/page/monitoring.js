@@ -1,0 +1,89 @@
+// Whether the model in use still sees what it was made for.
+
+import { call } from "/page/service.js";
+
+const $ = (id) => document.getElementById(id);
+const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`);
+const limits = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
+
+function make(tag, attributes = {}, words = "") {
+  const made = tag === "svg" || make.drawn.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (words) made.textContent = words;
+  return made;
+}
+make.drawn = new Set(["rect", "text", "path", "line", "title"]);
+
+function card(name, value, below) {
+  const made = make("section", { class: "card" });
+  made.append(make("h2", {}, name), make("strong", {}, value), make("p", { class: "quiet" }, below));
+  return made;
+}
+
+function draw(bars, outline, labels, what) {
+  const [wide, high, left, bottom] = [720, 180, 34, 22];
+  const chart = make("svg", { class: "chart", viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": what });
+  const most = Math.max(...bars, ...(outline ?? [0]), 1e-9);
+  const step = (wide - left) / bars.length;
+  const y = (value) => high - bottom - (value / most) * (high - bottom - 14);
+  bars.forEach((value, i) => {
+    const bar = make("rect", { class: "bars", x: left + i * step + 1, y: y(value), width: Math.max(1, step - 2), height: high - bottom - y(value) });
+    bar.append(make("title", {}, `${labels[i]}: ${outline ? percent(value) : value}`));
+    chart.append(bar);
+  });
+  if (outline) chart.append(make("path", { class: "outline", d: outline.map((value, i) => `${i ? "L" : "M"}${left + i * step} ${y(value)} h${step}`).join(" ") }));
+  chart.append(make("line", { class: "axis", x1: left, x2: wide, y1: high - bottom, y2: high - bottom }));
+  chart.append(make("text", { x: left - 4, y: 16, "text-anchor": "end" }, outline ? percent(most) : String(most)));
+  const every = Math.ceil(bars.length / 10);
+  labels.forEach((label, i) => { if (i % every === 0) chart.append(make("text", { x: left + (i + 0.5) * step, y: high - 6, "text-anchor": "middle" }, label)); });
+  return chart;
+}
+
+function days(volume, count) {
+  const list = [];
+  for (let i = Math.min(count, 92) - 1; i >= 0; i--) {
+    const day = new Date(Date.now() - i * 86400000).toISOString().slice(0, 10);
+    list.push([day, volume[day] ?? 0]);
+  }
+  return list;
+}
+
+async function show() {
+  let found;
+  try {
+    const model = (await (await call("/v1/models")).json())[0];
+    $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
+    found = await (await call(`/v1/monitoring?days=${$("days").value}`)).json();
+  } catch (problem) {
+    $("state").textContent = problem.message;
+    return;
+  }
+  const { shares, novelty, scores, agreement } = found;
+  const others = found.films - found.of_this_model;
+  $("state").textContent = `${found.films} films${others ? `, ${others} of them read by another model and left out below` : ""}`;
+  $("cards").replaceChildren(
+    card("Films", String(found.films), `in the last ${found.days} day${found.days > 1 ? "s" : ""}`),
+    card("Positive", percent(shares.positive.value), limits(shares.positive)),
+    card("Uncertain", percent(shares.uncertain.value), limits(shares.uncertain)),
+    card("Unlike training", percent(shares.foreign.value), limits(shares.foreign)),
+    card("Novelty", novelty ? novelty.median.toFixed(2) : "–", novelty ? `median; 95th percentile ${novelty.p95.toFixed(2)}, above 1 is foreign` : ""),
+    card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${limits(agreement.all)}` : "nothing reviewed"),
+  );
+  const volume = days(found.volume, found.days);
+  $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Films a day; ${found.films} in all`));
+  if (scores) {
+    const share = (counts) => { const total = counts.reduce((a, b) => a + b, 0) || 1; return counts.map((count) => count / total); };
+    $("scores").replaceChildren(draw(share(scores.now), share(scores.validation), scores.now.map((_, i) => `${i / 10}–${(i + 1) / 10}`), "Distribution of scores now and on validation films"));
+    $("drift").textContent = scores.stability_index === null
+      ? `${scores.films} films: fewer than ${scores.enough} tell little of a distribution.`
+      : `Population stability index ${scores.stability_index.toFixed(2)} (below 0.1 is called stable, above 0.25 changed); largest distance of the two distributions ${scores.largest_distance.toFixed(2)}. Another share of ill patients than among the validation films shows here, too.`;
+  } else $("drift").textContent = "This model brings no scores of its validation films.";
+  $("agreement").replaceChildren(...Object.entries(agreement).map(([name, one]) => {
+    const row = make("tr");
+    row.append(make("th", { scope: "row" }, name), make("td", { class: "number" }, String(one.n)), make("td", { class: "number" }, percent(one.value)), make("td", { class: "number" }, limits(one)));
+    return row;
+  }));
+}
+
+$("days").addEventListener("change", show);
+show();

@@ -1,0 +1,388 @@
+// The reading room: films come in, are read by the service, and are looked at and judged here.
+
+import { call, Lost, readFilm, toBlob } from "/page/service.js";
+import { Viewer } from "/page/viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const AT_ONCE = 4;
+const SHOWN = { uncertain: "uncertain", neither: "neither class", foreign: "unlike training films" };
+
+let model = null;
+let films = [];
+let current = null;
+let order = { by: "probability", down: true };
+let working = 0;
+let lost = false;
+
+const viewer = new Viewer($("film"));
+
+// ---- the service ----
+
+async function begin() {
+  $("reviewer").value = localStorage.getItem("reviewer") ?? "";
+  try {
+    model = (await (await call("/v1/models")).json())[0];
+    found();
+  } catch (problem) {
+    if (problem instanceof Lost) return lose(begin);
+    return say($("outage"), problem.message);
+  }
+  readFilm.heatmaps = model.heatmaps;
+  $("model").textContent = `Model ${model.name}: ${model.labels.join(" or ")}, trained on ${model.training_films.toLocaleString("en")} films`;
+  $("label").replaceChildren(new Option("choose", ""), ...model.labels.map((label) => new Option(label, label)));
+  for (const option of $("filter").options) {
+    if (option.value === "positive") option.textContent = model.positive ?? "";
+    if (option.value === "negative") option.textContent = model.labels.find((label) => label !== model.positive);
+    option.hidden = !model.positive && ["positive", "negative"].includes(option.value);
+  }
+  $("scale").style.background = `linear-gradient(to right, ${model.colours.join(", ")}), linear-gradient(#666, #666)`;
+  listEarlier();
+  work();
+}
+
+function lose(again) {
+  if (lost) return;
+  lost = true;
+  say($("outage"), "The service does not answer. Films that wait are kept here and read as soon as it is back.");
+  const look = async () => {
+    try {
+      await fetch("/healthz");
+    } catch {
+      return setTimeout(look, 2000);
+    }
+    found();
+    again();
+  };
+  setTimeout(look, 2000);
+}
+
+function found() {
+  lost = false;
+  $("outage").hidden = true;
+}
+
+function say(place, words) {
+  place.textContent = words;
+  place.hidden = false;
+}
+
+// ---- films come in ----
+
+function take(files) {
+  const chosen = [...files].filter((file) => file.size && !/^(\.|DICOMDIR$|Thumbs\.db$)/i.test(file.name));
+  if (!chosen.length) return;
+  for (const file of chosen) films.push({ key: films.length, file, name: file.name, invert: $("air-bright").checked, state: "waiting" });
+  list();
+  work();
+}
+
+function work() {
+  while (model && !lost && working < AT_ONCE) {
+    const next = films.find((film) => film.state === "waiting");
+    if (!next) break;
+    next.state = "reading";
+    working++;
+    read(next).finally(() => { working--; work(); });
+  }
+  report();
+}
+
+async function read(film) {
+  try {
+    const answer = await readFilm(film.file, film.invert);
+    const { view, heatmap, ...rest } = answer;
+    Object.assign(film, rest, { name: film.file.name, state: "read", view: toBlob(view), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
+    film.file = null;
+    if (!current) select(film);
+  } catch (problem) {
+    if (problem instanceof Lost) {
+      film.state = "waiting";
+      lose(work);
+    } else {
+      Object.assign(film, { state: "error", error: problem.message, file: null });
+      if (!current) select(film);
+    }
+  }
+  list();
+  if (current === film) select(film);
+}
+
+function report() {
+  const left = films.filter((film) => film.state === "waiting" || film.state === "reading").length;
+  const failed = films.filter((film) => film.state === "error").length;
+  const done = films.length - left;
+  if (!films.length) return;
+  const words = `${done} of ${films.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}`;
+  if ($("progress").textContent !== words) $("progress").textContent = words;
+  $("export").disabled = !films.some((film) => film.state === "read");
+}
+
+async function entries(items) {
+  const files = [];
+  const walk = async (entry) => {
+    if (entry.isFile) files.push(await new Promise((done, fail) => entry.file(done, fail)));
+    else {
+      const reader = entry.createReader();
+      for (;;) {
+        const some = await new Promise((done, fail) => reader.readEntries(done, fail));
+        if (!some.length) break;
+        for (const each of some) await walk(each);
+      }
+    }
+  };
+  for (const entry of items.map((item) => item.webkitGetAsEntry?.()).filter(Boolean)) await walk(entry);
+  return files;
+}
+
+for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
+document.addEventListener("drop", async (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const plain = [...event.dataTransfer.files];
+  const walked = await entries(items);
+  take(walked.length ? walked : plain);
+});
+for (const id of ["files", "folder"]) $(id).addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
+$("examples").addEventListener("click", async () => {
+  $("examples").disabled = true;
+  try {
+    for (const { number, label } of await (await call("/v1/examples")).json()) {
+      const picture = await (await call(`/v1/examples/${number}`)).blob();
+      take([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })]);
+    }
+  } catch (problem) {
+    $("examples").disabled = false;
+    if (problem instanceof Lost) lose(work);
+    else $("progress").textContent = problem.message;
+  }
+});
+
+// ---- the worklist ----
+
+const chance = (film) => film.probability ?? null;
+const wording = (film) => film.state === "read" ? SHOWN[film.decision] ?? film.decision : film.state === "error" ? "not readable" : "";
+
+function chosen() {
+  const kind = $("filter").value;
+  const words = $("find").value.trim().toLowerCase();
+  const fits = {
+    "": () => true,
+    positive: (film) => film.decision === model.positive,
+    negative: (film) => model.labels.includes(film.decision) && film.decision !== model.positive,
+    uncertain: (film) => ["uncertain", "neither"].includes(film.decision),
+    foreign: (film) => film.decision === "foreign",
+    error: (film) => film.state === "error",
+    open: (film) => film.state === "read" && !film.verdict,
+  }[kind];
+  const value = { name: (film) => film.name, probability: chance, decision: wording }[order.by];
+  const compare = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || a.key - b.key; // without a probability: last
+    const way = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
+    return (order.down ? -way : way) || a.key - b.key;
+  };
+  return films.filter((film) => fits(film) && film.name.toLowerCase().includes(words)).sort(compare);
+}
+
+function cell(words, kind) {
+  const made = document.createElement("td");
+  made.textContent = words;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function list() {
+  const focused = document.activeElement?.dataset?.key;
+  $("worklist").tBodies[0].replaceChildren(...chosen().map((film) => {
+    const row = document.createElement("tr");
+    const name = document.createElement("td");
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: film.name });
+    button.dataset.key = film.key;
+    button.addEventListener("click", () => pick(film));
+    name.append(button);
+    if (film === current) row.setAttribute("aria-current", "true");
+    row.addEventListener("click", (event) => { if (event.target !== button) pick(film); });
+    const mark = cell(film.verdict ? (film.verdict === "agree" ? "✓" : "✗") : "");
+    if (film.verdict) mark.setAttribute("aria-label", film.verdict === "agree" ? "agreed" : "disagreed");
+    const waits = { waiting: "waits", reading: "…" }[film.state];
+    row.append(name, cell(waits ?? (chance(film) === null ? "–" : chance(film).toFixed(3)), "number"), cell(wording(film), film.state === "error" ? "error" : ""), mark);
+    return row;
+  }));
+  if (focused !== undefined) document.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
+  report();
+}
+
+for (const button of document.querySelectorAll("[data-sort]")) {
+  button.addEventListener("click", () => {
+    const by = button.dataset.sort;
+    order = { by, down: order.by === by ? !order.down : by === "probability" };
+    for (const other of document.querySelectorAll("[data-sort]")) other.closest("th").removeAttribute("aria-sort");
+    button.closest("th").setAttribute("aria-sort", order.down ? "descending" : "ascending");
+    list();
+  });
+}
+for (const [id, event] of [["filter", "change"], ["find", "input"]]) $(id).addEventListener(event, list);
+
+function step(by) {
+  const shown = chosen().filter((film) => film.state === "read" || film.state === "error");
+  const at = shown.indexOf(current);
+  const next = shown[at < 0 ? 0 : Math.min(shown.length - 1, Math.max(0, at + by))];
+  if (next) select(next);
+}
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+  if (event.key.toLowerCase() === "n") step(1);
+  if (event.key.toLowerCase() === "p") step(-1);
+});
+
+$("export").addEventListener("click", () => {
+  const columns = ["path", "probability", "decision", "call", "label_set", "novelty", "verdict", "reviewed_label", "note", "digest", "id", "model", "error"];
+  const quote = (value) => {
+    let words = value === null || value === undefined ? "" : String(value);
+    if (/^[=+@\t\r]/.test(words) || (/^-/.test(words) && Number.isNaN(Number(words)))) words = `'${words}`; // no formula in a spreadsheet
+    return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words;
+  };
+  const rows = chosen().filter((film) => film.state === "read" || film.state === "error").map((film) => [
+    film.name, film.probability, film.decision, film.decision === "foreign" ? "" : film.call, film.label_set?.join("|"), film.novelty, film.verdict, film.label, film.note, film.digest, film.id, model.name, film.error]);
+  const text = [columns, ...rows].map((row) => row.map(quote).join(",")).join("\r\n");
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text, "\r\n"], { type: "text/csv" })), download: "worklist.csv" });
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+
+// ---- one film ----
+
+function pick(film) {
+  select(film);
+  if (matchMedia("(max-width: 46rem)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
+}
+
+function select(film) {
+  const other = current !== film;
+  current = film;
+  for (const row of $("worklist").tBodies[0].rows) {
+    const here = row.querySelector("[data-key]").dataset.key === String(film.key);
+    if (here) { row.setAttribute("aria-current", "true"); row.scrollIntoView({ block: "nearest" }); } else row.removeAttribute("aria-current");
+  }
+  const read = film.state === "read";
+  $("reading").hidden = !read;
+  $("no-reading").hidden = read;
+  $("nothing").hidden = read;
+  if (!read) {
+    const words = film.state === "error" ? `${film.name} cannot be read. ${film.error}` : `${film.name} waits to be read.`;
+    $("no-reading").textContent = $("nothing").textContent = words;
+    $("film").setAttribute("aria-label", words);
+    viewer.clear();
+    return;
+  }
+  viewer.show(film.view, film.heatmap?.png);
+  const words = SHOWN[film.decision] ?? film.decision;
+  $("decision").textContent = film.decision === "foreign" ? "Not like the training radiographs" : words[0].toUpperCase() + words.slice(1);
+  $("words").textContent = film.words;
+  $("chance").hidden = film.probability === null;
+  if (film.probability !== null) {
+    $("chance-label").textContent = `Probability of ${model.positive ?? film.call}`;
+    $("probability").textContent = film.probability.toFixed(3);
+    $("fill").style.width = `${100 * film.probability}%`;
+    $("threshold").hidden = model.threshold === null;
+    $("threshold-label").textContent = model.threshold === null ? "" : `Mark: ${model.positive} is called from ${model.threshold.toFixed(3)} on.`;
+    $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
+  }
+  const facts = [["Film", film.name], ["Size", `${film.width} × ${film.height}, ${film.format}`]];
+  if (film.label_set.length && film.decision !== "foreign") facts.push(["Label set", film.label_set.join(" or ")]);
+  if (film.novelty !== null) facts.push(["Novelty", `${film.novelty.toFixed(2)} (above 1: unlike training films)`]);
+  $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
+    Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value })]));
+  $("evidence").hidden = !film.heatmap;
+  if (film.heatmap) {
+    const { label, limit, logit, bias } = film.heatmap;
+    $("against").textContent = (-limit).toFixed(1).replace("-", "−");
+    $("for").textContent = `+${limit.toFixed(1)}`;
+    $("legend-label").textContent = `Logits: yellow speaks for ${label}, blue against it. Their mean over what the network saw, and the bias of ${signed(bias)}, make the logit, ${signed(logit)}.`;
+  }
+  if (other) {
+    $("review").reset();
+    $("reviewer").value = localStorage.getItem("reviewer") ?? "";
+    $("kept").textContent = film.verdict ? `Kept: ${film.verdict}${film.label ? `, ${film.label}` : ""}.` : "";
+    needLabel();
+  }
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+
+function describeView() {
+  const { film, level, window: width, scale } = viewer;
+  $("level").value = 100 * level;
+  $("window").value = 100 * width;
+  $("invert").setAttribute("aria-pressed", String(viewer.inverted));
+  if (!film || current?.state !== "read") { $("caption").textContent = ""; return; }
+  const zoom = Math.round((100 * scale * film.width) / current.width / (window.devicePixelRatio || 1));
+  $("caption").textContent = `${current.name} · level ${Math.round(100 * level)} % · window ${Math.round(100 * width)} % · zoom ${zoom} %${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · evidence off" : ""}`;
+  $("film").setAttribute("aria-label", `Film ${current.name}, ${current.words ?? ""}${viewer.inverted ? " Shown inverted." : ""}`);
+}
+
+$("zoom-in").addEventListener("click", () => viewer.zoom(1.25));
+$("zoom-out").addEventListener("click", () => viewer.zoom(0.8));
+$("fit").addEventListener("click", () => viewer.fit());
+$("reset").addEventListener("click", () => { viewer.reset(); viewer.fit(); });
+$("invert").addEventListener("click", () => viewer.set({ inverted: !viewer.inverted }));
+$("drag").addEventListener("click", () => {
+  viewer.dragWindows = !viewer.dragWindows;
+  $("drag").setAttribute("aria-pressed", String(viewer.dragWindows));
+  $("drag").textContent = viewer.dragWindows ? "Drag: window" : "Drag: move";
+});
+$("level").addEventListener("input", (event) => viewer.set({ level: event.target.value / 100 }));
+$("window").addEventListener("input", (event) => viewer.set({ window: event.target.value / 100 }));
+$("opacity").addEventListener("input", (event) => { viewer.opacity = event.target.value / 100; viewer.evidence = true; viewer.draw(); });
+
+// ---- verdicts ----
+
+function needLabel() {
+  const verdict = new FormData($("review")).get("verdict");
+  const decided = model?.labels.includes(current?.decision);
+  const needed = verdict === "disagree" && !(decided && model.labels.length === 2);
+  $("label-row").hidden = !needed && !(verdict === "agree" && !decided);
+  $("label").required = needed;
+}
+$("review").addEventListener("change", needLabel);
+$("review").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const film = current;
+  const verdict = new FormData($("review")).get("verdict");
+  localStorage.setItem("reviewer", $("reviewer").value);
+  $("kept").textContent = "…";
+  try {
+    const body = JSON.stringify({ verdict, label: ($("label-row").hidden ? "" : $("label").value) || null, note: $("note").value, reviewer: $("reviewer").value });
+    const kept = await (await call(`/v1/reads/${film.id}/verdicts`, { method: "POST", headers: { "Content-Type": "application/json" }, body })).json();
+    Object.assign(film, { verdict: kept.verdict, label: kept.label, note: kept.note });
+    if (film === current) $("kept").textContent = `Kept: ${kept.verdict}${kept.label ? `, ${kept.label}` : ""}.`;
+    list();
+  } catch (problem) {
+    $("kept").textContent = problem instanceof Lost ? "Not kept: the service does not answer. Try again when it is back." : `Not kept: ${problem.message}`;
+    if (problem instanceof Lost) lose(work);
+  }
+});
+
+// ---- earlier reads ----
+
+async function listEarlier() {
+  if (!$("earlier").open) return;
+  try {
+    const { reads } = await (await call("/v1/reads?limit=100")).json();
+    $("earlier").querySelector("tbody").replaceChildren(...reads.map((read) => {
+      const row = document.createElement("tr");
+      const reviews = read.verdicts.map((one) => `${one.verdict}${one.label ? `, ${one.label}` : ""}`).join("; ");
+      row.append(cell(new Date(read.at).toLocaleString()), cell(read.name || read.digest.slice(0, 12)), cell(read.probability === null ? "–" : read.probability.toFixed(3), "number"), cell(SHOWN[read.decision] ?? read.decision), cell(reviews));
+      return row;
+    }));
+  } catch (problem) {
+    if (problem instanceof Lost) lose(work);
+  }
+}
+$("earlier").addEventListener("toggle", listEarlier);
+
+viewer.changed = describeView;
+begin();

@@ -1,0 +1,61 @@
+// Talks to the service: a token where one is needed, patience where it is busy.
+
+export class Refused extends Error {
+  constructor(status, detail) { super(detail); this.status = status; }
+}
+export class Lost extends Error {}
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function askForToken(why) {
+  const dialog = document.getElementById("ask");
+  if (!dialog) return false;
+  document.getElementById("ask-why").textContent = why;
+  const field = document.getElementById("token");
+  field.value = "";
+  if (!dialog.open) dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  if (!field.value) return false;
+  sessionStorage.setItem("token", field.value);
+  return true;
+}
+
+let asking = null;
+
+export async function call(path, options = {}) {
+  for (let tries = 0; ; tries++) {
+    const token = sessionStorage.getItem("token");
+    const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+    let answer;
+    try {
+      answer = await fetch(path, { ...options, headers });
+    } catch {
+      throw new Lost("The service does not answer.");
+    }
+    if (answer.ok) return answer;
+    const problem = await answer.json().catch(() => ({ detail: `It answered ${answer.status}.` }));
+    if (answer.status === 401) {
+      if (sessionStorage.getItem("token") === token) {
+        asking ??= askForToken(token ? "That token was not the right one." : document.getElementById("ask-why").textContent).finally(() => { asking = null; });
+        if (await asking) continue;
+      } else continue;
+    }
+    if ((answer.status === 429 || answer.status === 503) && tries < 20) {
+      await pause(Number(answer.headers.get("retry-after")) || 1);
+      continue;
+    }
+    throw new Refused(answer.status, problem.detail);
+  }
+}
+
+export async function readFilm(file, invert) {
+  const form = new FormData();
+  form.append("files", file, file.name);
+  const answer = await call(`/v1/predictions?heatmap=${readFilm.heatmaps}&view=true&invert=${invert}`, { method: "POST", body: form });
+  return (await answer.json()).predictions[0];
+}
+readFilm.heatmaps = true;
+
+export function toBlob(base64) {
+  return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type: "image/png" });
+}

@@ -1,0 +1,92 @@
+"""Reviewers' verdicts become labelled samples, which `train` and `evaluate` accept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscope.datasets.samples import find_images
+from pneumoscope.deploy.server.memory import Memory, Read, Verdict
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.reading import read_bytes
+from pneumoscope.outputs import format_rows, write_text
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of the verdicts.
+
+    Attributes:
+        films: that the table names.
+        disagreeing: of them, those whose label is not what the model decided.
+        missing: films with a label whose file was not found.
+        unlabelled: films of which no verdict names a class.
+        conflicting: films to which verdicts give several labels; the latest counts.
+    """
+
+    films: int
+    disagreeing: int
+    missing: int
+    unlabelled: int
+    conflicting: int
+
+
+def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Exported:
+    """Write a table of the films that reviewers gave a class, one row a film, the latest verdict counting.
+
+    Files are found by their content, whatever they are called by now.
+
+    Args:
+        memory: of the reading room.
+        out: the table, with the columns path, label, patient and what else is known.
+        folders: where the films are: the folder of kept images, or where they came from.
+        overwrite: whether an earlier table may go.
+
+    Raises:
+        UsageError: the table exists already or cannot be written.
+        DataError: nothing was reviewed, or the folders hold no images.
+    """
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+    reviewed = memory.list_reviewed()
+    if not reviewed:
+        raise DataError(f"{memory.shown}: no verdict in it yet.")
+    latest: dict[str, tuple[Read, Verdict]] = {}
+    labels: dict[str, set[str]] = {}
+    for read, verdict in reviewed:
+        if verdict.label is not None:
+            latest[read.digest] = (read, verdict)
+            labels.setdefault(read.digest, set()).add(verdict.label)
+    places: dict[str, Path] = {}
+    for sample in find_images(folders):
+        places.setdefault(hashlib.sha256(read_bytes(sample.path)).hexdigest(), sample.path)
+    rows = [
+        {
+            "path": places[digest].absolute().as_posix(),
+            "label": verdict.label,
+            "patient": read.patient or None,
+            "decision": read.decision,
+            "probability": read.probability,
+            "reviewer": verdict.reviewer,
+            "note": verdict.note,
+            "reviewed": verdict.at.isoformat(timespec="seconds"),
+            "digest": digest,
+        }
+        for digest, (read, verdict) in latest.items()
+        if digest in places
+    ]
+    if not rows:
+        raise DataError(
+            f"None of the {len(latest)} films with a label is in {', '.join(map(str, folders))}. Give the folder of "
+            "--keep-images, or that which the films came from, with --films."
+        )
+    write_text(out, "".join(format_rows(rows)))
+    return Exported(
+        films=len(rows),
+        disagreeing=sum(row["label"] != row["decision"] for row in rows),
+        missing=len(latest) - len(rows),
+        unlabelled=len({read.digest for read, _ in reviewed} - set(latest)),
+        conflicting=sum(len(each) > 1 for each in labels.values()),
+    )

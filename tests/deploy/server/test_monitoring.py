@@ -1,0 +1,107 @@
+"""Monitoring: shares with intervals, and drift against the validation films."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rooms import draw, run_thread
+from scipy.stats import binomtest, ks_2samp
+from test_memory import make_read
+
+from pneumoscope.deploy.server.memory import Verdict, now
+from pneumoscope.deploy.server.monitoring import ENOUGH, find_reference, measure_drift, summarise
+from pneumoscope.models.bundle import load_bundle
+
+if TYPE_CHECKING:
+    from pneumoscope.deploy.server.settings import Settings
+    from pneumoscope.training.train import Run
+
+
+def test_drift_is_nothing_between_equals_and_much_between_opposites() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.beta(0.5, 0.5, 2000)
+    stability, distance = measure_drift(rng.beta(0.5, 0.5, 2000), reference)
+    assert stability < 0.05
+    assert distance < 0.06
+    scores = rng.beta(5, 1, 2000)
+    stability, distance = measure_drift(scores, reference)
+    assert distance == pytest.approx(ks_2samp(scores, reference).statistic)
+    assert stability > 0.25
+    assert distance > 0.3
+
+
+def test_drift_is_what_its_definition_says() -> None:
+    """Siddiqi 2006: the sum over bins of (new - old) ln(new / old), with bins that halve the reference here."""
+    reference = np.linspace(0.05, 0.95, 10)  # a film in each tenth
+    scores = np.array([0.0] * 6 + [1.0] * 4)
+    new = np.array([6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 4])
+    old = np.ones(10)
+    new, old = new / new.sum(), old / old.sum()
+    assert measure_drift(scores, reference)[0] == pytest.approx(np.sum((new - old) * np.log(new / old)))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_drift_is_finite_and_never_negative(scores: list[float], reference: list[float]) -> None:
+    stability, distance = measure_drift(np.array(scores), np.array(reference))
+    assert 0 <= stability < np.inf
+    assert 0 <= distance <= 1
+
+
+def test_shares_are_counted_over_the_films_they_are_about(run: Run) -> None:
+    bundle = load_bundle(run.bundle)
+    normal = make_read(decision="NORMAL", call="NORMAL", score=0.1)
+    foreign = make_read(decision="foreign", call="PNEUMONIA", probability=None)
+    unsure = make_read(decision="uncertain", call="NORMAL", score=0.4)
+    other = make_read(fingerprint="another")
+    reads = [make_read(), normal, normal, foreign, unsure, other]
+    reads = [replace(read, id=str(i)) for i, read in enumerate(reads)]
+    verdicts = {
+        "0": [Verdict("0", now(), "", False, "NORMAL", ""), Verdict("0", now(), "", True, "PNEUMONIA", "")],
+        "1": [Verdict("1", now(), "", False, "PNEUMONIA", "")],
+    }
+    found = summarise(reads, verdicts, bundle, "f" * 64)
+    assert (found["films"], found["of_this_model"]) == (6, 5)
+    assert found["volume"] == {reads[0].at.date().isoformat(): 6}
+    assert found["shares"]["positive"]["value"] == 1 / 4  # of those that are not foreign
+    assert found["shares"]["foreign"] == {"value": 1 / 5, "n": 5, **limits(1, 5)}
+    assert found["shares"]["uncertain"]["value"] == 1 / 5
+    assert found["agreement"]["all"]["value"] == 1 / 2  # the latest verdict counts
+    assert found["agreement"]["PNEUMONIA"]["value"] == 1
+    assert found["agreement"]["NORMAL"]["value"] == 0
+    assert found["scores"]["stability_index"] is None  # too few films
+    assert sum(found["scores"]["now"]) == 4
+
+
+def limits(hits: int, n: int) -> dict[str, Any]:
+    wilson = binomtest(hits, n).proportion_ci(method="wilson")
+    return {"low": pytest.approx(wilson.low), "high": pytest.approx(wilson.high)}
+
+
+def test_the_reference_is_the_validation_films_of_the_bundle(run: Run) -> None:
+    bundle = load_bundle(run.bundle)
+    assert bundle.conformal is not None
+    scores = find_reference(bundle)
+    assert len(scores) == sum(len(each) for each in bundle.conformal.scores.values())
+    positive = bundle.conformal.scores["PNEUMONIA"]
+    assert sorted(scores[-len(positive) :]) == pytest.approx(list(positive))
+    assert len(find_reference(replace(bundle, conformal=None))) == 0
+
+
+def test_the_service_tells_what_it_saw_in_the_days_asked_for(settings: Settings) -> None:
+    with run_thread(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        files = [("files", (f"{seed}.png", draw(seed))) for seed in range(ENOUGH + 10)]
+        assert client.get("/v1/monitoring").json()["films"] == 0
+        client.post("/v1/predictions", files=files)
+        found = client.get("/v1/monitoring", params={"days": 7}).json()
+        assert found["films"] == ENOUGH + 10
+        assert list(found["volume"]) == [datetime.datetime.now(datetime.UTC).date().isoformat()]
+        shown = found["scores"]
+        assert (shown["stability_index"] is None) == (shown["films"] < ENOUGH)
+        assert client.get("/v1/monitoring", params={"days": 0}).status_code == 422

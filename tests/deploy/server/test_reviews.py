@@ -1,0 +1,101 @@
+"""Verdicts become labelled samples, which train and evaluate accept."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from rooms import draw, run_thread
+
+if TYPE_CHECKING:
+    from pneumoscope.deploy.server.settings import Settings
+    from pneumoscope.training.train import Run
+
+
+def pneumoscope(*arguments: object) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "pneumoscope", *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, env=os.environ, timeout=200)
+
+
+@pytest.fixture
+def reviewed(settings: Settings, tmp_path: Path) -> tuple[Settings, dict[str, str]]:
+    """A room in which 24 films were given their true labels, and these by digest."""
+    settings = replace(settings, keep_images=tmp_path / "kept")
+    truth = {}
+    with run_thread(settings) as url, httpx.Client(base_url=url) as client:
+        for seed in range(24):
+            answer = client.post("/v1/predictions", files={"files": (f"{seed}.png", draw(seed))})
+            (one,) = answer.json()["predictions"]
+            label = truth[one["digest"]] = "PNEUMONIA" if seed % 2 else "NORMAL"
+            verdict = {"verdict": "agree" if one["decision"] == label else "disagree", "label": label}
+            assert client.post(f"/v1/reads/{one['id']}/verdicts", json=verdict).status_code == 201
+    return settings, truth
+
+
+def test_exported_reviews_are_measured_and_trained_on(
+    reviewed: tuple[Settings, dict[str, str]], run: Run, tmp_path: Path
+) -> None:
+    settings, truth = reviewed
+    table = tmp_path / "reviews.csv"
+    done = pneumoscope(
+        "reviews", "export", "--database", settings.database, "--films", settings.keep_images, "--out", table
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert {row["digest"]: row["label"] for row in rows} == truth
+    wrong = sum(row["label"] != row["decision"] for row in rows)
+    assert f"{len(truth)} films, of which {wrong} are not what the model decided" in done.stdout
+    measured = pneumoscope("evaluate", run.bundle, table, "--out", tmp_path / "measured", "--resamples", 20)
+    assert measured.returncode == 0, measured.stderr
+    assert "24 images" in measured.stdout
+    trained = pneumoscope(
+        "train", table, "--out", tmp_path / "run", "--recipe", "head", "--epochs", 2, "--resamples", 20
+    )
+    assert trained.returncode == 0, trained.stderr
+    again = pneumoscope(
+        "reviews", "export", "--database", settings.database, "--films", settings.keep_images, "--out", table
+    )
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_the_latest_verdict_counts_and_what_is_missing_is_said(
+    reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
+) -> None:
+    settings, truth = reviewed
+    assert settings.keep_images is not None
+    with run_thread(settings) as url, httpx.Client(base_url=url) as client:
+        read = client.get("/v1/reads").json()["reads"][0]
+        other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[truth[read["digest"]]]
+        verdict = {"verdict": "agree" if read["decision"] == other else "disagree", "label": other}
+        client.post(f"/v1/reads/{read['id']}/verdicts", json=verdict)
+        new = client.post("/v1/predictions", files={"files": ("new.png", draw(99))}).json()["predictions"][0]
+        if new["decision"] not in ("NORMAL", "PNEUMONIA"):
+            client.post(f"/v1/reads/{new['id']}/verdicts", json={"verdict": "agree"})
+    gone = next(path for path in settings.keep_images.iterdir() if path.stem not in (read["digest"], new["digest"]))
+    gone.unlink()
+    table = tmp_path / "reviews.csv"
+    done = pneumoscope(
+        "reviews", "export", "--database", settings.database, "--films", settings.keep_images, "--out", table
+    )
+    labels = {row["digest"]: row["label"] for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())}
+    assert labels[read["digest"]] == other
+    assert gone.stem not in labels
+    assert "1 film has a label, but its file is not there" in done.stderr
+    assert "1 film was given several labels; the latest counts" in done.stderr
+
+
+def test_nothing_reviewed_is_said(settings: Settings, tmp_path: Path) -> None:
+    done = pneumoscope(
+        "reviews", "export", "--database", tmp_path / "empty.sqlite", "--films", tmp_path, "--out", tmp_path / "a.csv"
+    )
+    assert done.returncode == 3
+    assert "no verdict" in done.stderr
+    assert not (tmp_path / "a.csv").exists()
