@@ -1,6 +1,6 @@
 """All figures of speed in one table, beside those that were committed last.
 
-    make bench   # or: python benchmarks/bench.py [--only train,predict,engines,start,memory,finetune] [--commit]
+    make bench   # or: python benchmarks/bench.py [--only train,predict,engines,start,memory,finetune,serve] [--commit]
 
 What is compared takes turns in one run, and ratios are of medians. `--commit` writes docs/performance.json and the
 table in docs/performance.md; figures that were not measured stay as they were. All takes about half an hour, and with
@@ -27,6 +27,7 @@ import cold_start
 import engine_speed
 import finetune_step
 import predict_speed
+import service_load
 import train_speed
 from pneumoscope.inference.engines import count_threads
 from pneumoscope.models.backbones import find_backbone
@@ -134,6 +135,21 @@ def measure_finetune(options: argparse.Namespace) -> Iterator[Figure]:
     yield Figure("finetune against trained batch norms", usual / ours, "×", "", f"{usual:.1f} and {ours:.1f} ms a film")
 
 
+def measure_serve(options: argparse.Namespace) -> Iterator[Figure]:
+    """The reading room under load, against a plain FastAPI service, whichever kind of it is faster."""
+    found = service_load.race(options.shared, [1, 8, 64], options.rounds, 8)
+    for clients in (1, 8, 64):
+        ours, *plain = (service_load.summarise(found[name, clients]) for name in service_load.NAMES)
+        best = max(plain, key=lambda one: one["rate"])
+        told = f"{ours['rate']:.0f} films/s against {best['rate']:.0f}"
+        aim = "≥ 3" if clients == 64 else ""
+        yield Figure(f"serve, {clients} client{'s' * (clients > 1)}", ours["rate"] / best["rate"], "×", aim, told)
+        tail = f"p95 {ours['p95']:.0f}, p99 {ours['p99']:.0f}; plain p50 {best['p50']:.0f}, p99 {best['p99']:.0f}"
+        yield Figure(f"serve, {clients}: p50", ours["p50"], "ms", "", tail)
+    errors = sum(each["errors"] for clients in (1, 8, 64) for each in found[service_load.NAMES[0], clients])
+    yield Figure("serve, errors", errors, "", "0")
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {
     "start": measure_start,
     "engines": measure_engines,
@@ -141,6 +157,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {
     "predict": measure_predict,
     "train": measure_train,
     "memory": measure_memory,
+    "serve": measure_serve,
 }
 
 

@@ -43,8 +43,17 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    told = json.loads((options.bundle / "bundle.json").read_text())
-    state = {name: tensor.float() for name, tensor in load_file(options.bundle / "weights.safetensors").items()}
+    model, look = open_model(options.bundle)
+    table = csv.writer(sys.stdout)
+    with torch.no_grad():
+        for inputs, paths in DataLoader(Films(options.folder, look), 32, num_workers=options.workers):
+            table.writerows(zip(paths, torch.sigmoid(model(inputs))[:, -1].tolist(), strict=True))
+
+
+def open_model(bundle: Path) -> tuple[torch.nn.Module, transforms.Compose]:
+    """A bundle's network with its head, and the transforms before it."""
+    told = json.loads((bundle / "bundle.json").read_text())
+    state = {name: tensor.float() for name, tensor in load_file(bundle / "weights.safetensors").items()}
     network = timm.create_model(told["architecture"], num_classes=0, **told["arguments"])
     network.load_state_dict(
         {k.removeprefix("backbone.network."): v for k, v in state.items() if k.startswith("backbone.network.")}
@@ -61,11 +70,7 @@ def main() -> None:
             transforms.Normalize(told["input"]["mean"], told["input"]["std"]),
         ]
     )
-    model = torch.nn.Sequential(network, head).eval()
-    table = csv.writer(sys.stdout)
-    with torch.no_grad():
-        for inputs, paths in DataLoader(Films(options.folder, look), 32, num_workers=options.workers):
-            table.writerows(zip(paths, torch.sigmoid(model(inputs))[:, -1].tolist(), strict=True))
+    return torch.nn.Sequential(network, head).eval(), look
 
 
 if __name__ == "__main__":

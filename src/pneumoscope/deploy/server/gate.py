@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import socket
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,8 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection begins; its first request is due."""
         super().connection_made(transport)
+        # asyncio does so itself only for sockets that say TCP, which inherited ones don't: 40 ms an answer otherwise.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expect()
 
     def data_received(self, data: bytes) -> None:
