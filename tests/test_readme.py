@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from dicom_files import dicom
+from dicom_files import film as levels
+from rooms import run_process
 
 from pneumoscope import cli
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+if TYPE_CHECKING:
+    from pneumoscope.training.train import Run
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_examples_of_the_readme_work(
@@ -29,7 +38,17 @@ def test_the_examples_of_the_readme_work(
     commands = [line for line in shell.splitlines() if line.startswith("pneumoscope ")]
     commands += re.findall(r"`(pneumoscope [^`]*)`", README)
     assert len(commands) >= 9
+    monkeypatch.setenv("PNEUMOSCOPE_DATABASE", str(tmp_path / "reads.sqlite"))
     for line in commands:
+        if line.startswith("pneumoscope serve"):
+            with run_process(None, None, *shlex.split(line)[2:]) as room, room.client() as client:
+                (one,) = client.post("/v1/predictions", files={"files": Path("scan.png").read_bytes()}).json()[
+                    "predictions"
+                ]
+                verdict = {"verdict": "agree" if one["decision"] == "NORMAL" else "disagree", "label": "NORMAL"}
+                assert client.post(f"/v1/reads/{one['id']}/verdicts", json=verdict).status_code == 201
+                assert room.end() == 0
+            continue
         monkeypatch.setattr(sys, "argv", shlex.split(line))
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -39,6 +58,24 @@ def test_the_examples_of_the_readme_work(
     assert "Interval(value=" in capsys.readouterr().out
 
 
+def test_the_examples_of_the_reading_room_work(run: Run, films: Path, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl on this machine")
+    page = (ROOT / "docs" / "reading_room.md").read_text(encoding="utf-8")
+    film = next((films / "test" / "NORMAL").iterdir())
+    shutil.copy(film, tmp_path / "scan.png")
+    (tmp_path / "scan.dcm").write_bytes(dicom(levels()))
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    calls = [line for line in lines if line.startswith("curl ")]
+    assert len(calls) >= 8
+    with run_process(run.bundle, str(tmp_path / "reads.sqlite")) as room:
+        for line in calls:
+            call = shlex.split(line.replace("http://127.0.0.1:8000", room.url))
+            done = subprocess.run(call, cwd=tmp_path, capture_output=True)
+            assert done.returncode == 0, (line, done.stderr)
+            assert done.stdout
+
+
 def test_the_commands_of_the_readme_are_those_of_the_makefile_and_ci() -> None:
     root = Path(__file__).parents[1]
     targets = set(re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE))
@@ -46,6 +83,8 @@ def test_the_commands_of_the_readme_are_those_of_the_makefile_and_ci() -> None:
     assert "make test" in (root / ".ci" / "run").read_text()
 
 
-def test_what_the_readme_links_to_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).stat().st_size > 200, target
+@pytest.mark.parametrize("name", ["README.md", "docs/reading_room.md"])
+def test_what_the_pages_link_to_is_there(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).stat().st_size > 200, target

@@ -48,8 +48,11 @@ class Process:
 
 
 @contextmanager
-def run_process(bundle: Path, database: str, *options: str, **environment: str) -> Iterator[Process]:
-    call = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(bundle), "--port", "0", "--database", database]
+def run_process(bundle: Path | None, database: str | None, *options: str, **environment: str) -> Iterator[Process]:
+    """A reading room in a process; without a bundle or a database, with the default one."""
+    call = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0"]
+    call += ["--model", str(bundle)] if bundle else []
+    call += ["--database", database] if database else []
     process = subprocess.Popen([*call, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     assert process.stderr is not None
     first = process.stderr.readline()
@@ -57,7 +60,7 @@ def run_process(bundle: Path, database: str, *options: str, **environment: str) 
     lines = [first]
     reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
     reader.start()
-    room = Process(first.split()[2].rstrip("/"), process, database, lines)
+    room = Process(first.split()[2].rstrip("/"), process, database or "", lines)
     try:
         wait_until(lambda: answers(room.url))
         yield room

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,13 @@ def test_a_killed_service_has_lost_no_verdict_that_it_acknowledged(run: Run, url
                     if kept.status_code == 201:
                         acknowledged.append(note)
 
+        def read(worker: int) -> None:
+            with httpx.Client(base_url=process.url) as client, suppress(httpx.TransportError):
+                while True:
+                    client.post("/v1/predictions", files={"files": ("a.png", draw(worker))})
+
         threads = [threading.Thread(target=judge, args=(worker,)) for worker in range(8)]
+        threads += [threading.Thread(target=read, args=(worker,)) for worker in range(2)]
         for thread in threads:
             thread.start()
         while len(acknowledged) < 100:

@@ -16,7 +16,7 @@ from scipy.stats import binomtest, ks_2samp
 from test_memory import make_read
 
 from pneumoscope.deploy.server.memory import Verdict, now
-from pneumoscope.deploy.server.monitoring import ENOUGH, find_reference, measure_drift, summarise
+from pneumoscope.deploy.server.monitoring import ENOUGH, bound_by_chance, find_reference, measure_drift, summarise
 from pneumoscope.models.bundle import load_bundle
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ def test_drift_is_what_its_definition_says() -> None:
     old = np.ones(10)
     new, old = new / new.sum(), old / old.sum()
     assert measure_drift(scores, reference)[0] == pytest.approx(np.sum((new - old) * np.log(new / old)))
+
+
+def test_where_nothing_has_changed_the_index_stays_below_its_bound_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1)
+    bound = bound_by_chance(400, 900)
+    drawn = [measure_drift(rng.beta(0.5, 0.5, 400), rng.beta(0.5, 0.5, 900))[0] for _ in range(1000)]
+    assert 0.92 < np.mean(np.array(drawn) < bound) < 0.98
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.lists(st.floats(0, 1), min_size=1, max_size=50))

@@ -25,9 +25,10 @@ def summarise(
 ) -> dict[str, Any]:
     """Figures for the monitoring page.
 
-    Drift is told by the population stability index of the scores against the validation films' (below 0.1 is called
-    stable, above 0.25 changed; Siddiqi 2006, Credit Risk Scorecards, ch. 9) and by the largest distance of the two
-    distributions (Kolmogorov-Smirnov). Another prevalence than the validation films' shows as drift, too.
+    Drift is told by the population stability index of the scores against the validation films' (above 0.25 is called a
+    change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), by what it would reach by chance alone, and by the largest
+    distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than the validation films' shows as
+    drift, too.
 
     Args:
         reads: of the time looked at.
@@ -80,6 +81,17 @@ def measure_drift(scores: NDArray[np.float64], reference: NDArray[np.float64]) -
     return float(np.sum((new - old) * np.log(new / old))), float(np.abs(reached[0] - reached[1]).max())
 
 
+def bound_by_chance(films: int, others: int) -> float:
+    """What the population stability index stays below 95 times in 100 where nothing has changed.
+
+    It is distributed about as (1 / n + 1 / m) chi-squared with one degree of freedom less than there are bins (Yurdakul
+    & Naranjo 2020, "Statistical properties of the population stability index", J Risk Model Valid 14).
+    """
+    from scipy.stats import chi2
+
+    return float(chi2.ppf(0.95, BINS - 1) * (1 / films + 1 / others))
+
+
 def find_reference(bundle: Bundle) -> NDArray[np.float64]:
     """The positive class's probabilities of the validation films, of two classes; empty where a bundle has none."""
     if bundle.conformal is None or bundle.positive is None:
@@ -102,6 +114,7 @@ def _compare_scores(reads: Sequence[Read], bundle: Bundle) -> dict[str, Any] | N
         "films": len(scores),
         "enough": ENOUGH,
         "stability_index": stability,
+        "stability_by_chance": None if stability is None else bound_by_chance(len(scores), len(reference)),
         "largest_distance": distance,
     }
 

@@ -74,7 +74,7 @@ class Room:
         self.explains = not mixes_places(self.predictor)
         if (images := settings.keep_images) is not None:
             try:
-                images.mkdir(parents=True, exist_ok=True)
+                images.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as problem:
                 raise UsageError(f"--keep-images {images}: cannot be made: {problem.strerror}.") from None
 

@@ -34,4 +34,4 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
     if bundle.positive is None:
         return f"{prediction.call} is the likeliest of {len(bundle.labels)} classes."
     side = "reaches" if prediction.call == bundle.positive else "stays below"
-    return f"The probability of {bundle.positive} {side} the threshold of {predictor.threshold:.2f}."
+    return f"The probability of {bundle.positive} {side} the threshold of {predictor.threshold:.3f}."

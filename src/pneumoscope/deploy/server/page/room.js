@@ -103,7 +103,7 @@ async function read(film) {
       if (!current) select(film);
     }
   }
-  list();
+  listSoon();
   if (current === film) select(film);
 }
 
@@ -213,6 +213,13 @@ function list() {
   }));
   if (focused !== undefined) document.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
   report();
+}
+
+let due = false;
+function listSoon() { // many films may be read within one frame
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => { due = false; list(); });
 }
 
 for (const button of document.querySelectorAll("[data-sort]")) {
