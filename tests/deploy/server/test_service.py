@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -179,8 +180,6 @@ def test_more_films_than_there_is_room_for_are_answered_429_and_the_others_read(
 
 
 def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, film: bytes) -> None:
-    import socket
-
     with run_thread(replace(settings, limits=Limits(silence=0.5, sending=1.0))) as url:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
@@ -206,6 +205,35 @@ def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, film: b
                 except TimeoutError:
                     continue
             assert b"408" in found
+
+
+def test_who_does_not_take_the_answer_is_let_go_and_holds_nobody_up(settings: Settings, film: bytes) -> None:
+    noise = np.random.default_rng(0).integers(0, 65536, (1800, 1800), np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG", compress_level=0)
+    body = stream.getvalue()
+    with run_thread(replace(settings, limits=Limits(requests=2, silence=1.0))) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        head = f"POST /v1/predictions?view=true HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
+        takers = []
+        for _ in range(2):
+            taker = socket.socket()
+            taker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            taker.connect(address)
+            taker.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            takers.append(taker)
+        refused = False
+
+        def served() -> bool:
+            nonlocal refused
+            answer = post(url, film)
+            refused |= answer.status_code == 503
+            return answer.status_code == 200
+
+        wait_until(served)
+        assert refused  # both places were taken, until patience ended
+        for taker in takers:
+            taker.close()
 
 
 def test_without_its_token_nothing_is_told(settings: Settings, film: bytes) -> None:

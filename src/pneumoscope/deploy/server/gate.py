@@ -119,10 +119,11 @@ class Gate:
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP, with patience for a request's head that ends: a sender that dribbles it does not keep a connection."""
+    """HTTP, with patience that ends: for a request's head that dribbles in, and for an answer that nobody takes."""
 
     silence = 10.0
     _due: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection begins; its first request is due."""
@@ -140,10 +141,22 @@ class PatientProtocol(H11Protocol):
             self._due.cancel()
             self._due = None
 
+    def pause_writing(self) -> None:
+        """The other side does not take what it is sent."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.silence, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ends."""
-        if self._due is not None:
-            self._due.cancel()
+        for timer in (self._due, self._stuck):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     @property

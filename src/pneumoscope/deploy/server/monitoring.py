@@ -47,7 +47,9 @@ def summarise(
         "of_this_model": len(own),
         "volume": dict(sorted(days.items())),
         "shares": {
-            "positive": _share([read.call == bundle.positive for read in own if read.decision != FOREIGN]),
+            "positive": _share(
+                [read.call == bundle.positive for read in own if bundle.positive and read.decision != FOREIGN]
+            ),
             "uncertain": _share([read.decision in (UNCERTAIN, NEITHER) for read in own]),
             "foreign": _share([read.decision == FOREIGN for read in own]),
         },

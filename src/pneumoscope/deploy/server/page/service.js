@@ -7,17 +7,22 @@ export class Lost extends Error {}
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-async function askForToken(why) {
-  const dialog = document.getElementById("ask");
-  if (!dialog) return false;
+function askForToken(why) {
+  const dialog = document.createElement("dialog");
+  dialog.id = "ask";
+  dialog.setAttribute("aria-labelledby", "ask-title");
+  dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">A token is needed</h2><p id="ask-why"></p>
+    <label>Token <input id="token" type="password" autocomplete="off" required></label>
+    <p class="row"><button type="submit" class="strong">Go on</button></p></form>`;
+  document.body.append(dialog);
   document.getElementById("ask-why").textContent = why;
-  const field = document.getElementById("token");
-  field.value = "";
-  if (!dialog.open) dialog.showModal();
-  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-  if (!field.value) return false;
-  sessionStorage.setItem("token", field.value);
-  return true;
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => {
+    const token = document.getElementById("token").value;
+    dialog.remove();
+    if (token) sessionStorage.setItem("token", token);
+    done(Boolean(token));
+  }, { once: true }));
 }
 
 let asking = null;
@@ -36,7 +41,7 @@ export async function call(path, options = {}) {
     const problem = await answer.json().catch(() => ({ detail: `It answered ${answer.status}.` }));
     if (answer.status === 401) {
       if (sessionStorage.getItem("token") === token) {
-        asking ??= askForToken(token ? "That token was not the right one." : document.getElementById("ask-why").textContent).finally(() => { asking = null; });
+        asking ??= askForToken(token ? "That token was not the right one." : "Whoever runs this service has one. It is forgotten when this tab is closed.").finally(() => { asking = null; });
         if (await asking) continue;
       } else continue;
     }
