@@ -91,6 +91,8 @@ def export(
         _note(done.unlabelled, "was", "were", "reviewed without naming a class: left out.")
     if done.conflicting:
         _note(done.conflicting, "was", "were", "given several labels; the latest counts.")
+    if done.unreadable:
+        _note(done.unreadable, "could", "could", "not be opened.")
 
 
 def _note(count: int, one: str, several: str, rest: str) -> None:
@@ -99,13 +101,13 @@ def _note(count: int, one: str, several: str, rest: str) -> None:
 
 def _read_token(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get("PNEUMOSCOPE_TOKEN") or None
+        return os.environ.get("PNEUMOSCOPE_TOKEN", "").strip() or None
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
         raise UsageError(
             f"--token-file {file}: cannot be read: {getattr(problem, 'strerror', None) or problem}."
         ) from None
-    if not token or not token.isascii() or not token.isprintable():
-        raise UsageError(f"--token-file {file}: holds no token, which is a line of plain letters and digits.")
+    if not token:
+        raise UsageError(f"--token-file {file}: empty. Put a token into it, such as: openssl rand -hex 32.")
     return token

@@ -567,8 +567,16 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     content = encoded(FILM, "JPEG", progressive=True)
     scan = content[content.rindex(b"\xff\xda") : -2]
     read_pixels(content[:-2] + 20 * scan + content[-2:])
-    with pytest.raises(ImageError, match=r"^film: a JPEG of more than 100 scans"):
+    with pytest.raises(ImageError, match=r"^film: a JPEG of \d{3} scans, too many"):
         read_pixels(content[:-2] + 100 * scan + content[-2:], "film")
+
+
+def test_a_large_jpeg_may_have_fewer_scans_than_a_small_one() -> None:
+    content = encoded(np.zeros((7000, 7000), np.uint8), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    assert read_pixels(content).shape == (7000, 7000)
+    with pytest.raises(ImageError, match="too many for its size"):
+        read_pixels(content[:-2] + 50 * scan + content[-2:])
 
 
 def test_what_a_camera_appends_to_a_jpeg_does_not_count() -> None:

@@ -199,9 +199,9 @@ def describe_counts(samples: Sequence[Sample]) -> str:
     )
 
 
-def find_patient(stem: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
-    """Read the patient from a file name, or None where no pattern fits."""
-    for pattern in patterns:
+def find_patient(stem: str, patterns: Sequence[re.Pattern[str]] | None = None) -> str | None:
+    """Read the patient from a file name, or None where no pattern fits; by default, those of the Kermany data."""
+    for pattern in _compile(None) if patterns is None else patterns:
         if match := pattern.search(stem):
             named = match.groupdict()
             if "number" in named:

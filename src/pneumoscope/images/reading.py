@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 MAX_PIXELS = 100_000_000  # the largest detectors give about 20 million; beyond this a file is an attack or an accident
 MAX_BYTES = 512 * 1024 * 1024
 _MAX_SCANS = 100  # encoders make about ten; each of them visits every pixel, be it a few bytes long
+_MAX_VISITS = 2_000_000_000  # scans times pixels, about a second
 _MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # of those JPEG segments that have a length, and the end
 _STRIP = 2**18  # pixels that are converted at a time: it bounds the memory and stays in the cache
 _ODD_METADATA = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -171,8 +172,8 @@ def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
             form = {"MPO": "JPEG"}.get(str(image.format), str(image.format))  # several JPEGs in one file
             mode, quality = image.mode, None
             if form == "JPEG":
-                if _count_scans(content) > _MAX_SCANS:
-                    raise ImageError(f"{name}: a JPEG of more than {_MAX_SCANS} scans. Save it again.")
+                if (scans := _count_scans(content)) > min(_MAX_SCANS, _MAX_VISITS // (width * height)):
+                    raise ImageError(f"{name}: a JPEG of {scans} scans, too many for its size. Save it again.")
                 quality = _find_quality(image)
                 _ask_less(image, enough)
             image.load()

@@ -63,6 +63,7 @@ def test_reads_and_verdicts_come_back_as_they_were(url: str) -> None:
         assert {read.id for read in memory.list_reads(10)} == {read.id for read in reads}
         assert len(memory.list_reads(1)) == 1
         assert memory.list_reads(10, since=now()) == []
+        assert memory.count_days(foreign.at) == {foreign.at.date().isoformat(): 2}
         assert memory.list_verdicts([foreign.id])[foreign.id][0] == verdict
         assert [read.id for read, _ in memory.list_reviewed()] == [foreign.id] * 2
 
@@ -97,13 +98,21 @@ def test_a_pseudonym_tells_nothing_elsewhere(tmp_path: Path) -> None:
         assert one.name_patient(None) == ""
 
 
-def test_a_database_file_is_its_owners_alone(tmp_path: Path) -> None:
-    with Memory(str(tmp_path / "reads.sqlite")):
+@pytest.mark.parametrize("start", ["", "sqlite:///"])
+def test_a_database_file_is_its_owners_alone(tmp_path: Path, start: str) -> None:
+    with Memory(f"{start}{tmp_path / 'reads.sqlite'}"):
         assert stat.S_IMODE((tmp_path / "reads.sqlite").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://a@b/c", "nothing://", "postgresql://a@127.0.0.1:1/none", "/proc/no/reads.sqlite"]
+    "url",
+    [
+        "mysql://a@b/c",
+        "nothing://",
+        "postgresql://a@127.0.0.1:1/none",
+        "postgresql://a@b/c?ssl=x&y=z",
+        "/proc/no/reads.sqlite",
+    ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_a_password(url: str) -> None:
     with pytest.raises((UsageError, DataError)) as found:

@@ -69,21 +69,39 @@ def test_shares_are_counted_over_the_films_they_are_about(run: Run) -> None:
     other = make_read(fingerprint="another")
     reads = [make_read(), normal, normal, foreign, unsure, other]
     reads = [replace(read, id=str(i)) for i, read in enumerate(reads)]
+    reads[2] = replace(reads[2], digest="e" * 64)
+    reads[1] = replace(reads[1], digest="e" * 64)
     verdicts = {
         "0": [Verdict("0", now(), "", False, "NORMAL", ""), Verdict("0", now(), "", True, "PNEUMONIA", "")],
         "1": [Verdict("1", now(), "", False, "PNEUMONIA", "")],
+        "2": [Verdict("2", later(1), "", False, "PNEUMONIA", ""), Verdict("2", later(2), "", True, "NORMAL", "")],
+        "5": [Verdict("5", now(), "", False, "NORMAL", "")],  # on another model's read
     }
     found = summarise(reads, verdicts, bundle, "f" * 64)
-    assert (found["films"], found["of_this_model"]) == (6, 5)
-    assert found["volume"] == {reads[0].at.date().isoformat(): 6}
+    assert found["of_this_model"] == 5
     assert found["shares"]["positive"]["value"] == 1 / 4  # of those that are not foreign
     assert found["shares"]["foreign"] == {"value": 1 / 5, "n": 5, **limits(1, 5)}
     assert found["shares"]["uncertain"]["value"] == 1 / 5
-    assert found["agreement"]["all"]["value"] == 1 / 2  # the latest verdict counts
+    assert found["agreement"]["all"] == {"value": 1.0, "n": 2, **limits(2, 2)}  # the latest verdict on a film counts
     assert found["agreement"]["PNEUMONIA"]["value"] == 1
-    assert found["agreement"]["NORMAL"]["value"] == 0
+    assert found["agreement"]["NORMAL"]["n"] == 1
     assert found["scores"]["stability_index"] is None  # too few films
     assert sum(found["scores"]["now"]) == 4
+
+
+def test_drift_is_told_from_enough_films_on(run: Run) -> None:
+    bundle = load_bundle(run.bundle)
+    reads = [make_read(id=str(i), score=i / ENOUGH) for i in range(ENOUGH)]
+    assert summarise(reads[1:], {}, bundle, "f" * 64)["scores"]["stability_index"] is None
+    found = summarise(reads, {}, bundle, "f" * 64)["scores"]
+    index, distance = measure_drift(np.arange(ENOUGH) / ENOUGH, find_reference(bundle))
+    assert found["stability_index"] == pytest.approx(index)
+    assert found["largest_distance"] == pytest.approx(distance)
+    assert found["stability_by_chance"] == bound_by_chance(ENOUGH, len(find_reference(bundle)))
+
+
+def later(seconds: int) -> datetime.datetime:
+    return now() + datetime.timedelta(seconds=seconds)
 
 
 def limits(hits: int, n: int) -> dict[str, Any]:
@@ -103,12 +121,11 @@ def test_the_reference_is_the_validation_films_of_the_bundle(run: Run) -> None:
 
 def test_the_service_tells_what_it_saw_in_the_days_asked_for(settings: Settings) -> None:
     with run_thread(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
-        files = [("files", (f"{seed}.png", draw(seed))) for seed in range(ENOUGH + 10)]
+        files = [("files", (f"{seed}.png", draw(seed))) for seed in range(30)]
         assert client.get("/v1/monitoring").json()["films"] == 0
         client.post("/v1/predictions", files=files)
         found = client.get("/v1/monitoring", params={"days": 7}).json()
-        assert found["films"] == ENOUGH + 10
-        assert list(found["volume"]) == [datetime.datetime.now(datetime.UTC).date().isoformat()]
-        shown = found["scores"]
-        assert (shown["stability_index"] is None) == (shown["films"] < ENOUGH)
+        assert (found["films"], found["looked_at"]) == (30, 30)
+        assert found["volume"] == {datetime.datetime.now(datetime.UTC).date().isoformat(): 30}
+        assert found["scores"]["stability_index"] is None
         assert client.get("/v1/monitoring", params={"days": 0}).status_code == 422

@@ -249,6 +249,34 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_are_read(room: Proce
     playwright.expect(page.locator("#no-reading")).to_contain_text("not an image of a known format")
 
 
+def test_a_file_that_is_gone_by_its_turn_says_so_and_the_others_are_read(
+    room: Process, open_page: Any, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{seed:02}.png" for seed in range(16)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(draw(seed))
+    page = open_page(f"{room.url}/")
+    page.route("**/v1/predictions*", lambda route: (page.wait_for_timeout(20), route.continue_()))
+    page.set_input_files("#files", [str(path) for path in paths])
+    paths[-1].unlink()
+    playwright.expect(page.locator("#progress")).to_have_text("16 of 16 read, 1 not readable.", timeout=30_000)
+    playwright.expect(page.locator("#outage")).to_be_hidden()
+
+
+def test_no_film_is_shown_under_the_words_of_another(room: Process, open_page: Any) -> None:
+    page = open_page(f"{room.url}/")
+    upload(page, files_of(range(3)))
+    page.evaluate(
+        "() => { const own = createImageBitmap; window.createImageBitmap = () => Promise.reject(new Error()); }"
+    )
+    names = page.locator("#worklist tbody button").all_inner_texts()
+    page.get_by_role("button", name=names[2]).click()
+    playwright.expect(page.locator("#facts")).to_contain_text(names[2])
+    playwright.expect(page.locator("#nothing")).to_contain_text("cannot be drawn")
+    playwright.expect(page.locator("#caption")).to_have_text("")
+    assert pixels_of(page)[100:300, 50:-50].max() < 230  # nothing but the words
+
+
 def test_a_server_that_is_lost_is_told_and_what_waits_is_read_when_it_is_back(
     run: Run, open_page: Any, tmp_path: Path
 ) -> None:

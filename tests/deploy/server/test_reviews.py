@@ -79,7 +79,10 @@ def test_the_latest_verdict_counts_and_what_is_missing_is_said(
         new = client.post("/v1/predictions", files={"files": ("new.png", draw(99))}).json()["predictions"][0]
         if new["decision"] not in ("NORMAL", "PNEUMONIA"):
             client.post(f"/v1/reads/{new['id']}/verdicts", json={"verdict": "agree"})
-    gone = next(path for path in settings.keep_images.iterdir() if path.stem not in (read["digest"], new["digest"]))
+    (settings.keep_images / "empty.png").touch()
+    gone = next(
+        path for path in settings.keep_images.iterdir() if path.stem not in (read["digest"], new["digest"], "empty")
+    )
     gone.unlink()
     table = tmp_path / "reviews.csv"
     done = pneumoscope(
@@ -90,6 +93,7 @@ def test_the_latest_verdict_counts_and_what_is_missing_is_said(
     assert gone.stem not in labels
     assert "1 film has a label, but its file is not there" in done.stderr
     assert "1 film was given several labels; the latest counts" in done.stderr
+    assert "1 film could not be opened" in done.stderr
 
 
 def test_nothing_reviewed_is_said(settings: Settings, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from PIL import Image
 from rooms import Process, draw, run_process, run_thread, wait_until
 
 import pneumoscope
+from pneumoscope.deploy.server.memory import Memory
 from pneumoscope.deploy.server.settings import Limits, Settings
 from pneumoscope.errors import UsageError
 from pneumoscope.images.reading import read_pixels
@@ -108,10 +111,13 @@ def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(room: Process) -> Non
     assert answer.status_code == 200, answer.text
     assert answer.json()["predictions"][0]["format"] == "DICOM"
     with sqlite3.connect(room.database) as database:
-        patients = {row[0] for row in database.execute("SELECT patient FROM reads WHERE patient != ''")}
+        patients = set(database.execute("SELECT patient FROM reads WHERE name = 'image' AND patient != ''"))
     assert len(patients) == 1
+    (pseudonym,) = patients.pop()
     database.close()
-    assert "4711" not in Path(room.database).read_bytes().decode("latin-1")
+    kept = b"".join(path.read_bytes() for path in Path(room.database).parent.glob("reads.sqlite*"))
+    assert pseudonym.encode() in kept  # in the file or in its log
+    assert b"4711" not in kept
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,63 @@ def test_more_films_than_there_is_room_for_are_answered_429_and_the_others_read(
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) > 0
         assert post(url, contents[0]).status_code == 200
+
+
+def test_a_request_is_read_whole_or_not_at_all(settings: Settings) -> None:
+    files = [("files", (f"{seed}.png", draw(seed, 512))) for seed in range(6)]
+    with run_thread(replace(settings, limits=Limits(films=8))) as url:
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert len(httpx.get(f"{url}/v1/reads").json()["reads"]) == 6
+
+
+def test_pictures_of_many_films_are_asked_for_in_several_requests(settings: Settings) -> None:
+    files = [("files", (f"{seed}.png", draw(seed))) for seed in range(4)]
+    with run_thread(replace(settings, limits=Limits(pictured_files=3))) as url:
+        for query in ({"view": True}, {"heatmap": True}):
+            answer = httpx.post(f"{url}/v1/predictions", params=query, files=files)
+            assert answer.status_code == 422
+            assert "3 films" in answer.json()["detail"]
+            assert httpx.post(f"{url}/v1/predictions", params=query, files=files[:3]).status_code == 200
+        assert httpx.post(f"{url}/v1/predictions", files=files).status_code == 200
+
+
+def test_a_verdict_of_megabytes_or_that_dribbles_is_refused(settings: Settings) -> None:
+    json_ = {"content-type": "application/json"}
+    with run_thread(replace(settings, limits=Limits(silence=0.5))) as url:
+        where = f"{url}/v1/reads/x/verdicts"
+        for body in (b" " * 1_000_000, iter([b" " * 100_000] * 10)):
+            answer = httpx.post(where, content=body, headers=json_)
+            assert answer.status_code == 413
+            assert answer.headers["content-type"] == "application/problem+json"
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address) as sender:
+            sender.settimeout(10)
+            head = f"POST /v1/reads/x/verdicts HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n"
+            sender.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
+            assert b"408" in sender.recv(4096)
+
+
+def test_uploads_stay_in_memory_however_large(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[object] = []
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", moved.append)
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1600, 1600), np.uint8)).save(stream, "PNG")
+    assert len(stream.getvalue()) > 2 * 1024**2
+    with run_thread(settings) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", stream.getvalue())})
+        assert answer.status_code == 200
+    assert moved == []
+
+
+def test_a_charset_that_is_none_is_refused(room: Process) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--x--\r\n'
+    for charset in ("undefined", "nothing"):
+        headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        assert httpx.post(f"{room.url}/v1/predictions", content=body, headers=headers).status_code in (415, 422)
 
 
 def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, film: bytes) -> None:
@@ -250,6 +313,8 @@ def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settin
         replace(settings, host="0.0.0.0").check()
     with pytest.raises(UsageError, match="16 characters"):
         replace(settings, host="0.0.0.0", token="short").check()
+    with pytest.raises(UsageError, match="plain word"):
+        replace(settings, token="two words, though long enough").check()
     replace(settings, host="0.0.0.0", token="long-enough-to-be-safe").check()
     for host in ("localhost", "127.0.0.1", "::1"):
         replace(settings, host=host).check()
@@ -265,9 +330,12 @@ def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settin
     ],
 )
 def test_pages_of_other_sites_cannot_use_it(room: Process, film: bytes, headers: dict[str, str]) -> None:
-    answer = httpx.post(f"{room.url}/v1/predictions", content=film, headers={**PNG, **headers})
-    assert answer.status_code == 403
-    assert "access-control-allow-origin" not in answer.headers
+    for answer in (
+        httpx.post(f"{room.url}/v1/predictions", content=film, headers={**PNG, **headers}),
+        httpx.get(f"{room.url}/v1/monitoring", headers=headers),
+    ):
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
 
 
 def test_every_answer_carries_the_security_headers(room: Process) -> None:
@@ -414,5 +482,28 @@ def test_images_are_kept_only_where_that_is_asked_for(settings: Settings, film: 
         answer = httpx.post(f"{url}/v1/predictions", content=film, headers=headers).json()["predictions"][0]
         assert answer["name"] == "escaped.png"
         assert [read["name"] for read in httpx.get(f"{url}/v1/reads").json()["reads"]] == ["", "image"]
-    assert [path.name for path in folder.iterdir()] == [f"{answer['digest']}.png"]
-    assert next(folder.iterdir()).read_bytes() == film
+    (kept,) = folder.iterdir()
+    assert kept.name == f"{answer['digest']}.png"
+    assert kept.read_bytes() == film
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, kept)] == [0o700, 0o600]
+
+
+def test_a_folder_of_kept_images_that_is_gone_is_told(settings: Settings, film: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with run_thread(replace(settings, keep_images=folder)) as url:
+        folder.rmdir()
+        assert post(url, film).status_code == 503
+        folder.mkdir()
+        assert post(url, film).status_code == 200
+
+
+def test_a_film_keeps_its_patient_and_its_polarity(settings: Settings) -> None:
+    with run_thread(replace(settings, keep_names=False)) as url:
+        for name in ("person7_bacteria_25.jpeg", "person7_bacteria_26.jpeg", "person8_virus_1.jpeg", "unknown.png"):
+            httpx.post(f"{url}/v1/predictions", params={"invert": True}, files={"files": (name, draw(len(name)))})
+    with Memory(settings.database) as memory:
+        patients = [read.patient for read in reversed(memory.list_reads(10))]
+        assert all(read.invert for read in memory.list_reads(10))
+    assert patients[0] == patients[1] != patients[2]
+    assert patients[2] != ""
+    assert patients[3] == ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import logging
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,11 +118,25 @@ def serve(settings: Settings, ready: Callable[[str], None] | None = None) -> Non
         if ready is not None:
             ready(f"http://{host}:{listener.getsockname()[1]}/")
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        _allow_connections(4 * settings.limits.requests)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         try:
             uvicorn.Server(configure(app, settings)).run(sockets=[listener])
         except KeyboardInterrupt:
             return
+
+
+def _allow_connections(count: int) -> None:
+    """Ask the system for as many open files, so that idle connections do not use up those that work needs."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def configure(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -166,7 +179,10 @@ def _add_answers(app: FastAPI, room: Room) -> None:
     ) -> Response:
         """Read one or many files: as parts of a form, or one as the body itself."""
         async with room.desk.receive(request) as uploads:
-            return _to_json(await room.read(uploads, heatmap, view, invert))
+            answer = await room.read(uploads, heatmap, view, invert)
+        if heatmap or view:  # megabytes, in text
+            return room.desk.hand_out(await asyncio.to_thread(lambda: answer.model_dump_json().encode()))
+        return _to_json(answer)
 
     @app.get("/v1/models", response_model=list[ModelMessage], responses=_problems(401, 403), tags=["reading"])
     async def models() -> list[ModelMessage]:
@@ -212,8 +228,7 @@ def _add_watching(app: FastAPI, room: Room) -> None:
     @app.get("/v1/monitoring", responses=_problems(401, 403, 422, 503), tags=["watching"])
     async def monitoring(days: Annotated[int, Query(ge=1, le=3650)] = 30) -> dict[str, Any]:
         """Volume, decisions, drift of the scores against validation, and agreement with reviewers."""
-        since = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - datetime.timedelta(days=days)
-        return {"days": days, **await asyncio.to_thread(room.summarise, since)}
+        return await room.summarise(days)
 
     @app.get("/healthz", responses=_problems(403), tags=["watching"])
     async def healthz() -> dict[str, str]:
@@ -222,8 +237,8 @@ def _add_watching(app: FastAPI, room: Room) -> None:
 
     @app.get("/readyz", responses=_problems(403, 503), tags=["watching"])
     async def readyz() -> dict[str, str]:
-        """Whether it can read films: the database answers."""
-        await asyncio.to_thread(room.memory.ping)
+        """Whether it can read films, and the database answers."""
+        await room.require_ready()
         return {"status": "ready", "model": room.name}
 
     @app.get(
@@ -275,7 +290,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(DataError)
     async def unavailable(_: Request, found: DataError) -> Response:
         logging.getLogger("pneumoscope.server").error("%s", found)
-        return RequestError(503, "The database does not answer. Try again later.", {"retry-after": "5"}).to_response()
+        said = "What was read cannot be kept, or looked up. Try again later; the service's log says why."
+        return RequestError(503, said, {"retry-after": "5"}).to_response()
 
     @app.exception_handler(Exception)
     async def fault(_: Request, found: Exception) -> Response:

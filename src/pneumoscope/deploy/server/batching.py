@@ -115,7 +115,9 @@ class Batcher:
         self._decoding = 0
         self._waiting: asyncio.Queue[tuple[_Film, asyncio.Future[Result]]] = asyncio.Queue()
         self._changed = asyncio.Event()
-        self._decoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), "decode")
+        self._decoders = ThreadPoolExecutor(
+            min(4, max(2, (os.cpu_count() or 2) // 2)), "decode"
+        )  # each may take 900 MB
         self._computer = ThreadPoolExecutor(1, "compute")
         self._task: asyncio.Task[None] | None = None
 
@@ -136,26 +138,28 @@ class Batcher:
         self._decoders.shutdown(cancel_futures=True)
         self._computer.shutdown(cancel_futures=True)
 
-    def require_room(self, films: int) -> None:
-        """Refuse films for which there is no room.
+    @property
+    def alive(self) -> bool:
+        """Whether films that are taken will be computed."""
+        return self._task is not None and not self._task.done()
+
+    async def read(self, orders: Sequence[Order]) -> list[Result | BaseException]:
+        """Read films: there is room for all, or none is taken.
+
+        Returns:
+            For each its result, or why there is none: an `ImageError`, a `MissingExtraError` where what reads it is
+            not installed, or what `keep` raised.
 
         Raises:
-            RequestError: 429.
+            RequestError: 429, there is no room for them.
         """
-        if self.under_way + films > self._capacity:
+        if self.under_way + len(orders) > self._capacity:
             raise too_busy(f"{self.under_way} films are being read, and no more than {self._capacity} are taken.")
+        self.under_way += len(orders)
+        return await asyncio.gather(*map(self._read, orders), return_exceptions=True)
 
-    async def read(self, order: Order) -> Result:
-        """Read one film.
-
-        Raises:
-            ImageError: it cannot be read.
-            MissingExtraError: what reads it is not installed.
-            RequestError: 429, there is no room for it.
-        """
-        self.require_room(1)
+    async def _read(self, order: Order) -> Result:
         loop = asyncio.get_running_loop()
-        self.under_way += 1
         self._decoding += 1
         try:
             try:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pneumoscope.deploy.server.measures import Measures
     from pneumoscope.deploy.server.settings import Settings
 
+READING = "/v1/predictions"  # whose bodies are films, and bounded where they are taken
 _GUARDED = ("/v1/", "/metrics")
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "content-security-policy": (
@@ -72,6 +74,8 @@ class Gate:
         self._under_way += 1
         try:
             self._check(scope)
+            if scope["path"] != READING and scope["method"] not in _SAFE:
+                receive = await self._take(receive)
             await self._app(scope, receive, answer)
         except RequestError as problem:
             await problem.to_response()(scope, receive, answer)
@@ -98,15 +102,15 @@ class Gate:
             )
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if settings.token is None and _strip_port(host) not in _LOCAL:
+        if settings.token is None and _strip_port(host) not in (*_LOCAL, settings.host):
             raise RequestError(
                 403, f"This service answers to {', '.join(_LOCAL)} alone. Run it with a token for any other."
             )
-        unsafe = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if unsafe and headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise RequestError(403, "A page of another site may not send anything to this service.")
-        if unsafe and (origin := headers.get(b"origin")) is not None and origin.partition("://")[2] != host:
-            raise RequestError(403, "A page of another site may not send anything to this service.")
+        guarded = scope["method"] not in _SAFE or scope["path"].startswith(_GUARDED)
+        if guarded and headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            raise RequestError(403, "A page of another site may not call this service.")
+        if guarded and (origin := headers.get(b"origin")) is not None and origin.partition("://")[2] != host:
+            raise RequestError(403, "A page of another site may not call this service.")
         if settings.token is not None and scope["path"].startswith(_GUARDED):
             scheme, _, given = headers.get(b"authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode(), settings.token.encode())
@@ -116,6 +120,27 @@ class Gate:
                     "A token is needed: send Authorization: Bearer TOKEN, with the one that the service was given.",
                     {"www-authenticate": "Bearer"},
                 )
+
+    async def _take(self, receive: Receive) -> Receive:
+        """Read a small body whole, and give it to the service as if it had come at once."""
+        limits, body, more = self._settings.limits, b"", True
+        try:
+            async with asyncio.timeout(limits.silence):
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message["type"] == "http.request" and message.get("more_body", False)
+                    if len(body) > limits.message_bytes:
+                        raise RequestError(413, f"More than {limits.message_bytes // 1024} KiB. Send less.")
+        except TimeoutError:
+            raise RequestError(408, "The body came too slowly. Send it again.") from None
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        rest = iter([whole])
+
+        async def give() -> Message:
+            return next(rest, None) or await receive()
+
+        return give
 
 
 class PatientProtocol(H11Protocol):

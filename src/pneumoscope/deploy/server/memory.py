@@ -44,6 +44,7 @@ _READS = sql.Table(
     sql.Column("probability", sql.Double),
     sql.Column("score", sql.Double, nullable=False),
     sql.Column("novelty", sql.Double),
+    sql.Column("invert", sql.Boolean, nullable=False),
     sql.Column("kept", sql.Text, nullable=False),
 )
 _VERDICTS = sql.Table(
@@ -68,7 +69,7 @@ class Read:
         at: when, UTC.
         digest: SHA-256 of its file.
         name: of its file, without folders; empty where names are not kept.
-        patient: a pseudonym that only this database gives to a DICOM PatientID; empty where none is known.
+        patient: a pseudonym that only this database gives to a patient; empty where none is known.
         model: name of the model.
         fingerprint: of the model.
         decision: as `Prediction` has it.
@@ -77,6 +78,7 @@ class Read:
         probability: likewise; None where the film is foreign.
         score: the probability whatever the guard says, for monitoring.
         novelty: as `Prediction` has it.
+        invert: whether black and white were exchanged when it was read.
         kept: name of the file in the folder of kept images; empty where it is not kept.
     """
 
@@ -93,6 +95,7 @@ class Read:
     probability: float | None
     score: float
     novelty: float | None
+    invert: bool = False
     kept: str = ""
 
 
@@ -133,7 +136,7 @@ class Memory(AbstractContextManager["Memory"]):
         address, file = _to_url(url)
         self.shown = str(file) if file else address.render_as_string(hide_password=True)
         try:
-            if file is not None:
+            if file is not None and str(file) != ":memory:":
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not file.exists():
                     os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # names of films are nobody else's business
@@ -142,7 +145,7 @@ class Memory(AbstractContextManager["Memory"]):
                 sql.event.listen(self._engine, "connect", _set_up_sqlite)
             self._make_tables()
             self._secret = self._agree()
-        except (ArgumentError, NoSuchModuleError) as problem:
+        except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
             raise UsageError(f"--database {self.shown}: {problem}") from None
         except ModuleNotFoundError as problem:
             raise MissingExtraError(
@@ -180,7 +183,7 @@ class Memory(AbstractContextManager["Memory"]):
         return bytes.fromhex(known["secret"])
 
     def name_patient(self, patient: str | None) -> str:
-        """A pseudonym for a PatientID: the same for the same patient, and of no use without this database."""
+        """A pseudonym for a patient: always the same for one, and of no use without this database."""
         if not patient:
             return ""
         return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:16]
@@ -227,6 +230,14 @@ class Memory(AbstractContextManager["Memory"]):
             query = query.where(_READS.c.at >= since)
         with self._begin() as connection:
             return [_to_read(row) for row in connection.execute(query)]
+
+    def count_days(self, since: datetime.datetime) -> dict[str, int]:
+        """How many films were read on each day (UTC) since a moment."""
+        day = sql.func.substr(sql.cast(_READS.c.at, sql.Text), 1, 10).label("day")
+        each = sql.select(day).where(_READS.c.at >= since).subquery()
+        query = sql.select(each.c.day, sql.func.count()).group_by(each.c.day).order_by(each.c.day)
+        with self._begin() as connection:
+            return {str(name): int(count) for name, count in connection.execute(query)}
 
     def list_verdicts(self, reads: Sequence[str]) -> dict[str, list[Verdict]]:
         """The verdicts on some reads, by read, the oldest first."""
@@ -296,7 +307,7 @@ def _to_url(url: str | None) -> tuple[sql.URL, Path | None]:
         address = address.set(drivername="postgresql+pg8000")  # the driver that comes with the extra
     if address.get_backend_name() not in ("sqlite", "postgresql"):
         raise UsageError(f"--database {address.drivername}: SQLite and PostgreSQL are known.")
-    return address, None
+    return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
 
 
 def _options(address: sql.URL) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.bundle import Bundle
 
 BINS = 10
-ENOUGH = 50  # films; below that a distribution tells little
+ENOUGH = 200  # films; below that the index moves by chance nearly as far as by what is called a change
 _FLOOR = 0.5  # of a film in an empty bin, so that a logarithm can be taken
 
 
@@ -36,16 +36,12 @@ def summarise(
         bundle: the model that is served.
         fingerprint: its own.
     """
-    days: dict[str, int] = {}
-    for read in reads:
-        day = read.at.date().isoformat()
-        days[day] = days.get(day, 0) + 1
     own = [read for read in reads if read.fingerprint == fingerprint]
-    latest = [(read, verdicts[read.id][-1]) for read in reads if verdicts.get(read.id)]
+    given = [(verdict, read) for read in own for verdict in verdicts.get(read.id, ())]
+    last = {read.digest: (read, verdict) for verdict, read in sorted(given, key=lambda pair: pair[0].at)}
+    latest = list(last.values())
     return {
-        "films": len(reads),
         "of_this_model": len(own),
-        "volume": dict(sorted(days.items())),
         "shares": {
             "positive": _share(
                 [read.call == bundle.positive for read in own if bundle.positive and read.decision != FOREIGN]

@@ -1,4 +1,7 @@
-"""Every answer that is no success is a problem document (RFC 9457) that says what to change."""
+"""Answers that are no success are problem documents (RFC 9457) that say what to change.
+
+Only what is no HTTP at all, and a connection too many, is answered before the service sees it, in a line of text.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pneumoscope.datasets.samples import find_images
 from pneumoscope.deploy.server.memory import Memory, Read, Verdict
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.images.reading import read_bytes
 from pneumoscope.outputs import format_rows, write_text
 
@@ -24,6 +24,7 @@ class Exported:
         missing: films with a label whose file was not found.
         unlabelled: films of which no verdict names a class.
         conflicting: films to which verdicts give several labels; the latest counts.
+        unreadable: files in the folders that could not be opened.
     """
 
     films: int
@@ -31,6 +32,7 @@ class Exported:
     missing: int
     unlabelled: int
     conflicting: int
+    unreadable: int
 
 
 def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Exported:
@@ -60,18 +62,23 @@ def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite
             latest[read.digest] = (read, verdict)
             labels.setdefault(read.digest, set()).add(verdict.label)
     places: dict[str, Path] = {}
+    unreadable = 0
     for sample in find_images(folders):
-        places.setdefault(hashlib.sha256(read_bytes(sample.path)).hexdigest(), sample.path)
+        try:
+            places.setdefault(hashlib.sha256(read_bytes(sample.path)).hexdigest(), sample.path)
+        except ImageError:
+            unreadable += 1
     rows = [
         {
             "path": places[digest].absolute().as_posix(),
             "label": verdict.label,
             "patient": read.patient or None,
+            "invert": str(read.invert).lower(),
             "decision": read.decision,
             "probability": read.probability,
-            "reviewer": verdict.reviewer,
-            "note": verdict.note,
-            "reviewed": verdict.at.isoformat(timespec="seconds"),
+            "reviewer": _defuse(verdict.reviewer),
+            "note": _defuse(verdict.note),
+            "reviewed": f"{verdict.at.isoformat(timespec='seconds')}Z",
             "digest": digest,
         }
         for digest, (read, verdict) in latest.items()
@@ -89,4 +96,10 @@ def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite
         missing=len(latest) - len(rows),
         unlabelled=len({read.digest for read, _ in reviewed} - set(latest)),
         conflicting=sum(len(each) > 1 for each in labels.values()),
+        unreadable=unreadable,
     )
+
+
+def _defuse(words: str) -> str:
+    """Words that a spreadsheet does not take for a formula."""
+    return f"'{words}" if words.startswith(("=", "+", "-", "@", "\t", "\r")) else words

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pneumoscope import __version__
+from pneumoscope.datasets.samples import find_patient
 from pneumoscope.deploy.server.batching import Batcher, Order, Result
 from pneumoscope.deploy.server.measures import Measures
 from pneumoscope.deploy.server.memory import Memory, Read, Verdict, new_id, now
@@ -26,7 +30,7 @@ from pneumoscope.deploy.server.monitoring import summarise
 from pneumoscope.deploy.server.problems import RequestError
 from pneumoscope.deploy.server.uploads import Desk, Upload
 from pneumoscope.deploy.server.wording import explain_decision
-from pneumoscope.errors import ImageError, MissingExtraError, UsageError
+from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.images.reading import Reading, is_image
 from pneumoscope.inference.explaining import mixes_places
 from pneumoscope.inference.overlays import list_colours
@@ -36,10 +40,9 @@ from pneumoscope.models.shipped import DESCRIPTION, find_shipped
 from pneumoscope.outputs import write_bytes
 
 if TYPE_CHECKING:
-    import datetime
-
     from pneumoscope.deploy.server.settings import Settings
 
+T = TypeVar("T")
 USE = "Research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
@@ -72,6 +75,8 @@ class Room:
         )
         self.measures.watch(lambda: self.batcher.under_way, lambda: self.desk.held)
         self.explains = not mixes_places(self.predictor)
+        self._remembering = ThreadPoolExecutor(4, "remember")
+        self._summarising = ThreadPoolExecutor(1, "summarise")  # a long look at the database holds up nothing else
         if (images := settings.keep_images) is not None:
             try:
                 images.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +90,23 @@ class Room:
     async def close(self) -> None:
         """End."""
         await self.batcher.close()
+        for pool in (self._remembering, self._summarising):
+            pool.shutdown(cancel_futures=True)
         self.memory.close()
+
+    async def require_ready(self) -> None:
+        """See whether films can be read.
+
+        Raises:
+            RequestError: 503, they can't.
+            DataError: the database does not answer.
+        """
+        if not self.batcher.alive:
+            raise RequestError(503, "No films are computed any more. Start the service again.")
+        await self._remember(self.memory.ping)
+
+    async def _remember(self, job: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._remembering, job, *arguments)
 
     def describe(self) -> ModelMessage:
         """The model that is served."""
@@ -121,9 +142,10 @@ class Room:
                 422, "This model's network has attention: its maps do not explain. Ask without heatmap=true, and see "
                 "pneumoscope explain."
             )  # fmt: skip
-        self.batcher.require_room(len(uploads))
+        if (heatmap or view) and len(uploads) > (most := self.settings.limits.pictured_files):
+            raise RequestError(422, f"Pictures are drawn of {most} films a request at most. Send fewer at a time.")
         orders = [Order(one.content, one.name, Reading(invert), heatmap, view) for one in uploads]
-        found = await asyncio.gather(*map(self.batcher.read, orders), return_exceptions=True)
+        found = await self.batcher.read(orders)
         answers, errors = [], []
         for order, one in zip(orders, found, strict=True):
             if isinstance(one, ImageError | MissingExtraError):
@@ -151,19 +173,19 @@ class Room:
                 has to.
             DataError: the database does not take it.
         """
-        read = await asyncio.to_thread(self.memory.find_read, number)
+        read = await self._remember(self.memory.find_read, number)
         if read is None:
             raise RequestError(404, "No film was read under this id here.")
         label = _settle(read, message, self.predictor.bundle.labels)
         verdict = Verdict(read.id, now(), message.reviewer, message.verdict == "agree", label, message.note)
-        await asyncio.to_thread(self.memory.add_verdict, verdict)
+        await self._remember(self.memory.add_verdict, verdict)
         self.measures.count_verdict(message.verdict)
         return _to_kept(verdict)
 
     async def list_reads(self, limit: int) -> Reads:
         """The latest reads with their verdicts."""
-        reads = await asyncio.to_thread(self.memory.list_reads, limit)
-        verdicts = await asyncio.to_thread(self.memory.list_verdicts, [read.id for read in reads])
+        reads = await self._remember(self.memory.list_reads, limit)
+        verdicts = await self._remember(self.memory.list_verdicts, [read.id for read in reads])
         return Reads(
             reads=[
                 ReadMessage(
@@ -180,19 +202,34 @@ class Room:
             ]
         )
 
-    def summarise(self, since: datetime.datetime) -> dict[str, Any]:
-        """Figures of the reads since a moment."""
+    async def summarise(self, days: int) -> dict[str, Any]:
+        """Figures of the reads of today (UTC) and the days before it."""
+        since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
+        return await asyncio.get_running_loop().run_in_executor(self._summarising, self._summarise, days, since)
+
+    def _summarise(self, days: int, since: datetime.datetime) -> dict[str, Any]:
+        volume = self.memory.count_days(since)
         reads = self.memory.list_reads(_MOST_READS, since)
         verdicts = self.memory.list_verdicts([read.id for read in reads])
-        return summarise(reads, verdicts, self.predictor.bundle, self.fingerprint)
+        return {
+            "days": days,
+            "films": sum(volume.values()),
+            "looked_at": len(reads),
+            "volume": volume,
+            **summarise(reads, verdicts, self.predictor.bundle, self.fingerprint),
+        }
 
     def _keep(self, results: Sequence[Result]) -> list[str]:
         """Remember a batch; runs in the computing thread."""
         reads = [self._to_read(result) for result in results]
         if (folder := self.settings.keep_images) is not None:
-            for read, result in zip(reads, results, strict=True):
-                if not (path := folder / read.kept).exists():
-                    write_bytes(path, result.order.content)
+            try:
+                for read, result in zip(reads, results, strict=True):
+                    if not (path := folder / read.kept).exists():
+                        write_bytes(path, result.order.content)
+                        path.chmod(0o600)
+            except (OSError, UsageError) as problem:
+                raise DataError(f"--keep-images: {problem}") from None
         self.memory.add_reads(reads)
         return [read.id for read in reads]
 
@@ -203,7 +240,7 @@ class Room:
             at=now(),
             digest=prediction.digest,
             name=result.order.name if self.settings.keep_names else "",
-            patient=self.memory.name_patient(result.patient),
+            patient=self.memory.name_patient(result.patient or find_patient(Path(result.order.name).stem)),
             model=self.name,
             fingerprint=self.fingerprint,
             decision=str(prediction.decision),
@@ -212,6 +249,7 @@ class Room:
             probability=prediction.probability,
             score=prediction.unguarded or 0.0,
             novelty=prediction.novelty,
+            invert=result.order.reading.invert,
             kept="" if self.settings.keep_images is None else prediction.digest + _SUFFIXES[result.format],
         )
 

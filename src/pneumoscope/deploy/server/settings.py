@@ -18,6 +18,8 @@ class Limits:
         request_bytes: of one request.
         waiting_bytes: of all requests together that have not been answered.
         request_files: in one request.
+        pictured_files: in one request that asks for pictures.
+        message_bytes: of a request that brings no films.
         films: that may wait or be computed at a time; beyond that, the answer is 429.
         requests: that may be under way at a time; beyond that, the answer is 503.
         silence: seconds that a sender may pause, and that a request's head may take.
@@ -28,6 +30,8 @@ class Limits:
     request_bytes: int = 256 * 1024**2
     waiting_bytes: int = 512 * 1024**2
     request_files: int = 64
+    pictured_files: int = 8
+    message_bytes: int = 64 * 1024
     films: int = 256
     requests: int = 512
     silence: float = 10.0
@@ -68,6 +72,8 @@ class Settings:
         Raises:
             UsageError: another address without a token, a token that is easily guessed, or a wait that is none.
         """
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise UsageError("The token is no plain word. Take letters and digits, such as: openssl rand -hex 32.")
         if self.token is not None and len(self.token) < 16:
             raise UsageError("The token is shorter than 16 characters, and can be guessed. Take a longer one.")
         if self.token is None and not self.is_loopback:

@@ -12,11 +12,13 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 
 from pneumoscope.deploy.server.problems import RequestError, too_busy
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from pneumoscope.deploy.server.settings import Limits
 
@@ -25,6 +27,7 @@ RAW_TYPES = (
     "image/tiff", "image/webp",
 )  # fmt: skip
 _FIELDS = 16  # parts of a form that are no files
+_PIECE = 256 * 1024  # of an answer, after which it waits for the other side
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Desk:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.held = 0
+
+    def hand_out(self, content: bytes) -> Response:
+        """An answer of JSON whose bytes count as held until the other side has taken all but the last of them."""
+        return _Handout(self, content)
 
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[list[Upload]]:
@@ -123,11 +130,29 @@ class Desk:
             if "Too many fields" in problem.message:
                 raise RequestError(413, f"More than {_FIELDS} fields without a file. Send files alone.") from None
             raise RequestError(422, f"The form cannot be read: {problem.message[:200]}") from None
+        except (LookupError, UnicodeError):
+            raise RequestError(422, "The form names a charset that is none. Leave it out.") from None
         try:
             found = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             return [Upload(_plain(one.filename or ""), await one.read()) for one in found]
         finally:
             await form.close()
+
+
+class _Handout(StreamingResponse):
+    def __init__(self, desk: Desk, content: bytes) -> None:
+        self._desk = desk
+        self._content = content
+        headers = {"content-length": str(len(content))}
+        super().__init__(self._cut(), media_type="application/json", headers=headers)
+
+    async def _cut(self) -> AsyncIterator[bytes]:
+        self._desk.held += len(self._content)
+        try:
+            for start in range(0, len(self._content), _PIECE):
+                yield self._content[start : start + _PIECE]
+        finally:
+            self._desk.held -= len(self._content)
 
 
 class _Body:

@@ -41,7 +41,7 @@ function draw(bars, outline, labels, what) {
 
 function days(volume, count) {
   const list = [];
-  for (let i = Math.min(count, 92) - 1; i >= 0; i--) {
+  for (let i = count - 1; i >= 0; i--) {
     const day = new Date(Date.now() - i * 86400000).toISOString().slice(0, 10);
     list.push([day, volume[day] ?? 0]);
   }
@@ -59,10 +59,10 @@ async function show() {
     return;
   }
   const { shares, novelty, scores, agreement } = found;
-  const others = found.films - found.of_this_model;
-  $("state").textContent = `${found.films} films${others ? `, ${others} of them read by another model and left out below` : ""}`;
+  const others = found.looked_at - found.of_this_model;
+  $("state").textContent = `${found.films} films${found.films > found.looked_at ? `; what is below is about the latest ${found.looked_at} of them` : ""}${others ? `, ${others} of them read by another model and left out below` : ""}`;
   $("cards").replaceChildren(
-    card("Films", String(found.films), `in the last ${found.days} day${found.days > 1 ? "s" : ""}`),
+    card("Films", String(found.films), found.days > 1 ? `in ${found.days} days, UTC` : "today, UTC"),
     card("Positive", percent(shares.positive.value), limits(shares.positive)),
     card("Uncertain", percent(shares.uncertain.value), limits(shares.uncertain)),
     card("Unlike training", percent(shares.foreign.value), limits(shares.foreign)),

@@ -285,7 +285,9 @@ function select(film) {
     viewer.clear();
     return;
   }
-  viewer.show(film.view, film.heatmap?.png);
+  viewer.show(film.view, film.heatmap?.png).catch(() => {
+    if (film === current) say($("nothing"), `${film.name} cannot be drawn by this browser.`);
+  });
   const words = SHOWN[film.decision] ?? film.decision;
   $("decision").textContent = film.decision === "foreign" ? "Not like the training radiographs" : words[0].toUpperCase() + words.slice(1);
   $("words").textContent = film.words;

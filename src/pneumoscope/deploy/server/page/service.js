@@ -54,8 +54,14 @@ export async function call(path, options = {}) {
 }
 
 export async function readFilm(file, invert) {
+  let content;
+  try {
+    content = await file.arrayBuffer();
+  } catch {
+    throw new Refused(0, "The file cannot be opened any more. Choose it again.");
+  }
   const form = new FormData();
-  form.append("files", file, file.name);
+  form.append("files", new Blob([content]), file.name);
   const answer = await call(`/v1/predictions?heatmap=${readFilm.heatmaps}&view=true&invert=${invert}`, { method: "POST", body: form });
   return (await answer.json()).predictions[0];
 }

@@ -25,7 +25,8 @@ export class Viewer {
   }
 
   async show(view, heatmap) {
-    const turn = (this.turn = (this.turn ?? 0) + 1);
+    this.clear(); // no film is shown under the words of another
+    const turn = this.turn;
     const [film, map] = await Promise.all([createImageBitmap(view, exact), heatmap ? createImageBitmap(heatmap) : null]);
     if (turn !== this.turn) return;
     const { width, height } = film;
@@ -47,6 +48,7 @@ export class Viewer {
     this.turn = (this.turn ?? 0) + 1;
     this.film = this.map = null;
     this.draw();
+    this.changed?.();
   }
 
   reset(draw = true) {
