@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pneumoscope.cli_models import Model
 from pneumoscope.cli_options import Device
 from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.terminal import printable
+
+if TYPE_CHECKING:
+    from pneumoscope.deploy.server.room import Room
 
 Database = Annotated[
     str | None,
     typer.Option(
-        help="Where reads are kept: a SQLite file, or postgresql://USER@HOST/NAME; else $PNEUMOSCOPE_DATABASE, else a "
-        "file of yours."
+        help="Where reads are kept: a SQLite file, or postgresql://USER@HOST/NAME; else $PNEUMOSCOPE_DATABASE, else "
+        "reads.sqlite among your own data."
     ),
 ]
 
@@ -64,7 +68,13 @@ def serve(
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    app.serve(settings, lambda address: typer.echo(f"Reading room: {address} (Ctrl-C ends it)", err=True))
+
+    def tell(address: str, room: Room) -> None:
+        films = f"kept in {keep_images}" if keep_images else "not kept"
+        said = f"Model: {room.name}. Reads and verdicts: {room.memory.shown}. Films: {films}."
+        typer.echo(f"{printable(said)}\nReading room: {address} (Ctrl-C ends it)", err=True)
+
+    app.serve(settings, tell)
 
 
 @reviews_app.command()
@@ -82,9 +92,10 @@ def export(
         from pneumoscope.deploy.server.reviews import export_reviews
     except ModuleNotFoundError as problem:
         raise MissingExtraError(f'This needs {problem.name}: pip install "pneumoscope[serve]".') from None
-    with Memory(database) as memory:
+    with Memory(database, create=False) as memory:
         done = export_reviews(memory, out, films, overwrite)
-    typer.echo(f"{out}: {done.films} films, of which {done.disagreeing} are not what the model decided.")
+    several = "" if done.films == 1 else "s"
+    typer.echo(f"{out}: {done.films} film{several}; the model had decided otherwise on {done.disagreeing}.")
     if done.missing:
         _note(done.missing, "has a label, but its file is", "have a label, but their files are", "not there.")
     if done.unlabelled:

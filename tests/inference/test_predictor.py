@@ -3,8 +3,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -248,3 +251,13 @@ def test_loading_leaves_the_callers_random_state_alone(run: Run) -> None:
 def _features(extract: Extract) -> Array:
     assert extract.features is not None
     return extract.features
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_runtimes_tell_their_makers_nothing(run: Run, files: list[Path], tmp_path: Path, engine: str) -> None:
+    """Both keep a number of the device or the user, for a server of their makers', unless they are kept from it."""
+    script = f"import pneumoscope; pneumoscope.load({str(run.bundle)!r}, engine={engine!r}).predict({str(files[0])!r})"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "matplotlib" not in path.parts] == []

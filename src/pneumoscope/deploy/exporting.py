@@ -21,6 +21,7 @@ from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageEr
 from pneumoscope.inference.engines import Array, Kind
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Prediction, load
+from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
 from pneumoscope.models.bundle import IR, MODEL, PROGRAM, Bundle, find_bundle, load_bundle, load_weights, save_bundle
 from pneumoscope.models.shipped import DESCRIPTION
 from pneumoscope.outputs import check_folder, claim_folder, write_text
@@ -275,7 +276,7 @@ def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, bundle: Bundle)
 
 def _write_ir(folder: Path) -> None:
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError:
         raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[train]".') from None
     openvino.save_model(openvino.convert_model(folder / MODEL), folder / IR, compress_to_fp16=False)
@@ -314,6 +315,8 @@ def _quantise(path: Path, films: Sequence[Array], exact: float) -> None:
     """
     try:
         import onnx
+
+        import_onnxruntime()
         from onnxruntime import quantization
         from onnxruntime.quantization import shape_inference
     except ImportError:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import BundleError, MissingExtraError, UsageError
+from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
 from pneumoscope.models.bundle import GRAPH, IR, MODEL, PROGRAM, Bundle, find_file
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class OnnxEngine:
 
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError:
             raise MissingExtraError("ONNX Runtime is not installed: pip install onnxruntime.") from None
         options = onnxruntime.SessionOptions()
@@ -220,7 +221,7 @@ class OpenVinoEngine:
 
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError:
             raise MissingExtraError('OpenVINO is not installed: pip install "pneumoscope[export]".') from None
         threads = count_threads()

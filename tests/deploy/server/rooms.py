@@ -24,6 +24,7 @@ from PIL import Image
 
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.deploy.server.app import build_app, configure
+from pneumoscope.deploy.server.room import Room
 from pneumoscope.deploy.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def run_process(bundle: Path | None, database: str | None, *options: str, **envi
     call += ["--database", database] if database else []
     process = subprocess.Popen([*call, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
     assert process.stderr is not None
-    first = process.stderr.readline()
+    lines = [process.stderr.readline()]
+    if lines[0].startswith("Model: "):
+        lines.append(process.stderr.readline())
+    first = lines[-1]
     assert "http://" in first, first + process.stderr.read()
-    lines = [first]
     reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
     reader.start()
     room = Process(first.split()[2].rstrip("/"), process, database or "", lines)
@@ -90,7 +93,8 @@ def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
 def run_thread(settings: Settings) -> Iterator[str]:
     """A reading room in this process; gives its address."""
     settings = replace(settings, port=0)
-    app = build_app(settings)
+    settings.check()
+    app = build_app(settings, Room(settings))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = uvicorn.Server(configure(app, settings))
     with socket.create_server(("127.0.0.1", 0)) as listener:

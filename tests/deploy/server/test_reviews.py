@@ -14,6 +14,9 @@ import httpx
 import pytest
 from rooms import draw, run_thread
 
+from pneumoscope.deploy.server.memory import Memory, now
+from pneumoscope.deploy.server.reviews import export_reviews
+
 if TYPE_CHECKING:
     from pneumoscope.deploy.server.settings import Settings
     from pneumoscope.training.train import Run
@@ -51,7 +54,7 @@ def test_exported_reviews_are_measured_and_trained_on(
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert {row["digest"]: row["label"] for row in rows} == truth
     wrong = sum(row["label"] != row["decision"] for row in rows)
-    assert f"{len(truth)} films, of which {wrong} are not what the model decided" in done.stdout
+    assert f"{len(truth)} films; the model had decided otherwise on {wrong}." in done.stdout
     measured = pneumoscope("evaluate", run.bundle, table, "--out", tmp_path / "measured", "--resamples", 20)
     assert measured.returncode == 0, measured.stderr
     assert "24 images" in measured.stdout
@@ -96,10 +99,37 @@ def test_the_latest_verdict_counts_and_what_is_missing_is_said(
     assert "1 film could not be opened" in done.stderr
 
 
-def test_nothing_reviewed_is_said(settings: Settings, tmp_path: Path) -> None:
-    done = pneumoscope(
-        "reviews", "export", "--database", tmp_path / "empty.sqlite", "--films", tmp_path, "--out", tmp_path / "a.csv"
-    )
+def test_nothing_reviewed_is_said_and_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.sqlite"
+    call = ("reviews", "export", "--database", empty, "--films", tmp_path, "--out", tmp_path / "a.csv")
+    done = pneumoscope(*call)
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+    assert not empty.exists()
+    Memory(str(empty)).close()
+    done = pneumoscope(*call)
     assert done.returncode == 3
     assert "no verdict" in done.stderr
     assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_later_verdict_without_a_class_takes_a_label_back(
+    reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
+) -> None:
+    settings, _ = reviewed
+    with Memory(settings.database) as memory:
+        read, verdict = memory.list_reviewed()[0]
+        memory.add_verdict(replace(verdict, at=now(), agrees=True, label=None))
+        done = export_reviews(memory, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
+    assert (done.films, done.unlabelled) == (23, 1)
+    assert read.digest not in (tmp_path / "reviews.csv").read_text(encoding="utf-8").replace(f"{read.digest}.png", "")
+
+
+def test_words_of_reviewers_are_no_formulas(reviewed: tuple[Settings, dict[str, str]], tmp_path: Path) -> None:
+    settings, _ = reviewed
+    with Memory(settings.database) as memory:
+        _, verdict = memory.list_reviewed()[0]
+        memory.add_verdict(replace(verdict, at=now(), note="=HYPERLINK(1)", reviewer="@me"))
+        export_reviews(memory, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
+    rows = list(csv.DictReader((tmp_path / "reviews.csv").read_text(encoding="utf-8").splitlines()))
+    assert ("'=HYPERLINK(1)", "'@me") in {(row["note"], row["reviewer"]) for row in rows}

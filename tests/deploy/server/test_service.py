@@ -143,6 +143,33 @@ def test_what_cannot_be_read_is_a_problem_that_says_what_to_change(
     assert {"type", "title"} <= set(problem)
 
 
+def test_of_a_foreign_film_nothing_is_said_that_the_network_would_say(room: Process) -> None:
+    blank = io.BytesIO()
+    Image.new("L", (128, 128), 255).save(blank, "PNG")
+    (one,) = post(room.url, blank.getvalue(), heatmap=True).json()["predictions"]
+    assert one["decision"] == "foreign"
+    assert (one["probability"], one["call"], one["probabilities"], one["label_set"]) == (None, None, {}, [])
+    assert one["heatmap"] is None
+    (read,) = httpx.get(f"{room.url}/v1/reads?limit=1").json()["reads"]
+    assert (read["probability"], read["call"], read["label_set"]) == (None, None, [])
+
+
+def test_of_several_frames_the_first_is_read_and_that_is_said(room: Process) -> None:
+    headers = {"content-type": "application/dicom"}
+    answer = httpx.post(f"{room.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
+    assert "3 frames; the first was read" in answer.json()["predictions"][0]["words"]
+
+
+def test_what_is_no_chest_film_is_read_where_the_caller_insists(room: Process) -> None:
+    headers, content = {"content-type": "application/dicom"}, dicom(levels(), Modality="CT")
+    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers=headers)
+    assert answer.status_code == 422
+    assert "allow_modality=true" in answer.json()["detail"]
+    query = {"allow_modality": True}
+    answer = httpx.post(f"{room.url}/v1/predictions", params=query, content=content, headers=headers)
+    assert answer.status_code == 200
+
+
 def test_other_addresses_methods_and_parameters_are_problems_too(room: Process) -> None:
     with room.client() as client:
         for answer, status in (
@@ -152,6 +179,8 @@ def test_other_addresses_methods_and_parameters_are_problems_too(room: Process) 
             (client.delete("/v1/predictions"), 405),
             (client.get("/v1/reads", params={"limit": "many"}), 422),
             (client.get("/v1/examples/99"), 422),
+            (client.post("/v1/predictions?heatmaps=true", content=b"x", headers=PNG), 422),
+            (client.get("/v1/monitoring?month=1"), 422),
             (client.post("/v1/reads/none/verdicts", json={"verdict": "agree"}), 404),
             (client.post("/v1/reads/none/verdicts", content=b"{", headers={"content-type": "application/json"}), 422),
         ):
@@ -349,6 +378,14 @@ def test_every_answer_carries_the_security_headers(room: Process) -> None:
         assert client.get("/v1/models").headers["cache-control"] == "no-store"
 
 
+def test_head_is_answered_as_get_without_the_body(room: Process) -> None:
+    with room.client() as client:
+        for path in ("/", "/healthz", "/v1/models"):
+            answer = client.head(path)
+            assert answer.status_code == 200
+            assert answer.content == b""
+
+
 def test_a_page_that_has_not_changed_is_not_sent_again(room: Process) -> None:
     with room.client() as client:
         tag = client.get("/").headers["etag"]
@@ -459,7 +496,7 @@ def test_a_port_that_is_taken_is_a_usage_error(room: Process, run: Run) -> None:
     call = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(run.bundle), "--port", port]
     done = subprocess.run(call, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "Choose another --port" in done.stderr
+    assert "cannot be listened on" in done.stderr
 
 
 def test_examples_are_simulated_films(room: Process) -> None:

@@ -23,11 +23,14 @@ from pneumoscope.deploy.server.api_page import render_api
 from pneumoscope.deploy.server.gate import Gate, PatientProtocol
 from pneumoscope.deploy.server.messages import (
     KeptVerdict,
+    Lately,
+    Latest,
     ModelMessage,
     Predictions,
     ProblemMessage,
     Reads,
     VerdictMessage,
+    Wanted,
 )
 from pneumoscope.deploy.server.problems import MEDIA_TYPE, RequestError
 from pneumoscope.deploy.server.room import USE, Room
@@ -61,14 +64,13 @@ _BODY = {
 }
 
 
-def build_app(settings: Settings) -> ASGIApp:
+def build_app(settings: Settings, room: Room) -> ASGIApp:
     """The service as an ASGI application.
 
-    Raises:
-        PneumoscopeError: settings that cannot be meant, or a model or database that cannot be used.
+    Args:
+        settings: who may come in.
+        room: what does the work; it is closed with the application.
     """
-    settings.check()
-    room = Room(settings)
 
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
@@ -92,12 +94,12 @@ def build_app(settings: Settings) -> ASGIApp:
     return Gate(app, settings, room.measures)
 
 
-def serve(settings: Settings, ready: Callable[[str], None] | None = None) -> None:
+def serve(settings: Settings, ready: Callable[[str, Room], None] | None = None) -> None:
     """Run the service until it is told to end; what it took is finished first.
 
     Args:
         settings: how.
-        ready: called with the service's address before the first request is taken.
+        ready: called with the service's address, and what it serves, before the first request is taken.
 
     Raises:
         PneumoscopeError: settings that cannot be meant, an address that is taken, or a model or database that cannot be
@@ -108,15 +110,16 @@ def serve(settings: Settings, ready: Callable[[str], None] | None = None) -> Non
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=512)
     except (OSError, OverflowError) as problem:
-        why = getattr(problem, "strerror", None) or problem
+        why = str(getattr(problem, "strerror", None) or problem).partition(" (while")[0]
         raise UsageError(
-            f"--host {settings.host} --port {settings.port}: cannot be listened on: {why}. Choose another --port."
+            f"--host {settings.host} --port {settings.port}: cannot be listened on: {why}. Choose another."
         ) from None
     with listener:
-        app = build_app(settings)
+        room = Room(settings)
+        app = build_app(settings, room)
         host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
         if ready is not None:
-            ready(f"http://{host}:{listener.getsockname()[1]}/")
+            ready(f"http://{host}:{listener.getsockname()[1]}/", room)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         _allow_connections(4 * settings.limits.requests)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
@@ -173,14 +176,12 @@ def _add_answers(app: FastAPI, room: Room) -> None:
     )
     async def predict(
         request: Request,
-        heatmap: Annotated[bool, Query(description="Add where the evidence lies, as a PNG.")] = False,
-        view: Annotated[bool, Query(description="Add the film as a PNG for a browser.")] = False,
-        invert: Annotated[bool, Query(description="The films show air bright: exchange black and white.")] = False,
+        wanted: Annotated[Wanted, Query()],
     ) -> Response:
         """Read one or many files: as parts of a form, or one as the body itself."""
         async with room.desk.receive(request) as uploads:
-            answer = await room.read(uploads, heatmap, view, invert)
-        if heatmap or view:  # megabytes, in text
+            answer = await room.read(uploads, wanted)
+        if wanted.heatmap or wanted.view:  # megabytes, in text
             return room.desk.hand_out(await asyncio.to_thread(lambda: answer.model_dump_json().encode()))
         return _to_json(answer)
 
@@ -190,9 +191,9 @@ def _add_answers(app: FastAPI, room: Room) -> None:
         return [room.describe()]
 
     @app.get("/v1/reads", response_model=Reads, responses=_problems(401, 403, 422, 503), tags=["reviewing"])
-    async def reads(limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> Response:
+    async def reads(latest: Annotated[Latest, Query()]) -> Response:
         """The latest films that were read, with reviewers' verdicts."""
-        return _to_json(await room.list_reads(limit))
+        return _to_json(await room.list_reads(latest.limit))
 
     @app.post(
         "/v1/reads/{id}/verdicts",
@@ -226,9 +227,9 @@ def _add_answers(app: FastAPI, room: Room) -> None:
 
 def _add_watching(app: FastAPI, room: Room) -> None:
     @app.get("/v1/monitoring", responses=_problems(401, 403, 422, 503), tags=["watching"])
-    async def monitoring(days: Annotated[int, Query(ge=1, le=3650)] = 30) -> dict[str, Any]:
+    async def monitoring(lately: Annotated[Lately, Query()]) -> dict[str, Any]:
         """Volume, decisions, drift of the scores against validation, and agreement with reviewers."""
-        return await room.summarise(days)
+        return await room.summarise(lately.days)
 
     @app.get("/healthz", responses=_problems(403), tags=["watching"])
     async def healthz() -> dict[str, str]:

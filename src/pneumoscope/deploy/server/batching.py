@@ -17,6 +17,7 @@ from pneumoscope.deploy.server.problems import too_busy
 from pneumoscope.deploy.server.views import render_view
 from pneumoscope.images.preparing import prepare
 from pneumoscope.images.reading import Reading, read_radiograph
+from pneumoscope.inference.decisions import FOREIGN
 from pneumoscope.inference.explaining import Evidence, find_evidence, locate_input
 from pneumoscope.inference.overlays import render_heatmap
 
@@ -55,9 +56,10 @@ class Result:
         shape: height and width of the film.
         format: of the file.
         patient: PatientID, where the file is DICOM and says it.
-        evidence: where it lies, if that was wanted.
+        evidence: where it lies, if that was wanted and the film is not foreign.
         heatmap: the same as a PNG.
         view: the film as a PNG.
+        frames: that the file has; the first is read.
         number: what the batch's `keep` gave for it.
     """
 
@@ -69,6 +71,7 @@ class Result:
     evidence: Evidence | None = None
     heatmap: bytes | None = None
     view: bytes | None = None
+    frames: int = 1
     number: str = ""
 
 
@@ -82,6 +85,7 @@ class _Film:
     format: str
     patient: str | None
     view: bytes | None
+    frames: int
 
 
 class Batcher:
@@ -185,6 +189,7 @@ class Batcher:
             format=film.format,
             patient=film.tags.patient if film.tags else None,
             view=render_view(film.pixels) if order.view else None,
+            frames=film.tags.frames if film.tags else 1,
         )
 
     async def _serve(self) -> None:
@@ -224,7 +229,7 @@ class Batcher:
             stages = found.features[i] if found.stages is None else found.stages[i]
             prediction = self.predictor.judge(found.features[i : i + 1], stages)
             evidence = None
-            if film.order.heatmap and found.maps is not None:
+            if film.order.heatmap and found.maps is not None and prediction.decision != FOREIGN:
                 evidence = find_evidence(self.predictor, found.features[i], found.maps[i], film.box, film.shape)
             results.append(
                 Result(
@@ -236,6 +241,7 @@ class Batcher:
                     evidence,
                     None if evidence is None else render_heatmap(evidence),
                     film.view,
+                    film.frames,
                 )
             )
         if self._keep is None:

@@ -62,6 +62,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         begun, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:
@@ -92,7 +94,8 @@ class Gate:
             seconds = time.perf_counter() - begun
             route = getattr(scope.get("route"), "path", "other")
             self._measures.count_request(scope["method"], route, status, seconds)
-            _logger().info("%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000)
+            caller = f" from {scope['client'][0]}" if status in (401, 403) and scope["client"] else ""
+            _logger().info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller)
 
     def _check(self, scope: Scope) -> None:
         limits, settings = self._settings.limits, self._settings

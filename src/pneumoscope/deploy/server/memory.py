@@ -125,15 +125,18 @@ class Memory(AbstractContextManager["Memory"]):
 
     Args:
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
+        create: whether a SQLite file that is not there is made.
 
     Raises:
-        UsageError: it cannot be reached, or is none of ours.
+        UsageError: it is not there, cannot be reached, or is none of ours.
         DataError: it was written by a newer version.
         MissingExtraError: what talks to it is not installed.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, create: bool = True) -> None:
         address, file = _to_url(url)
+        if not create and file is not None and not file.is_file():
+            raise UsageError(f"--database {file}: there is no such file.")
         self.shown = str(file) if file else address.render_as_string(hide_password=True)
         try:
             if file is not None and str(file) != ":memory:":
@@ -264,13 +267,22 @@ class Memory(AbstractContextManager["Memory"]):
     def __exit__(self, *problem: object) -> None:
         self.close()
 
+    def _connect(self) -> sql.Connection:
+        try:
+            return self._engine.connect()
+        except OSError:  # pg8000 lets it through where a connection was cut; then the others in the pool are cut, too
+            self._engine.dispose()
+            return self._engine.connect()
+
     @contextmanager
     def _begin(self) -> Iterator[sql.Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._connect() as connection, connection.begin():
                 yield connection
         except IntegrityError:
             raise
+        except OSError as problem:
+            raise DataError(f"{self.shown}: the database is out of reach: {_say(problem)}.") from None
         except DBAPIError as problem:
             raise DataError(f"{self.shown}: the database does not answer as it should: {_say(problem)}.") from None
         except SQLAlchemyError as problem:  # a pool without a free connection, for instance

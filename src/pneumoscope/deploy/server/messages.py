@@ -13,6 +13,27 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Wanted(_Message):
+    """What is asked about films."""
+
+    heatmap: bool = Field(default=False, description="Add where the evidence lies, as a PNG.")
+    view: bool = Field(default=False, description="Add the film as a PNG for a browser.")
+    invert: bool = Field(default=False, description="The films show air bright: exchange black and white.")
+    allow_modality: bool = Field(default=False, description="Read DICOM that is no projection radiograph, too.")
+
+
+class Lately(_Message):
+    """How far back to look."""
+
+    days: int = Field(default=30, ge=1, le=3650)
+
+
+class Latest(_Message):
+    """How many to list."""
+
+    limit: int = Field(default=200, ge=1, le=1000)
+
+
 class Heatmap(_Message):
     """Where the evidence for a class lies."""
 
@@ -30,17 +51,21 @@ class PredictionMessage(_Message):
     name: str = Field(description="The file's name, without folders.")
     digest: str | None = Field(description="SHA-256 of the file.")
     decision: str | None = Field(description="A label, `uncertain`, `neither` or `foreign`.")
-    call: str | None = Field(description="The label that the threshold alone gives.")
+    call: str | None = Field(description="The label that the threshold alone gives; null for a foreign film.")
     probability: float | None = Field(description="Of the positive class, calibrated; null for a foreign film.")
-    probabilities: dict[str, float] = Field(description="Of every class, whatever the guard says.")
-    label_set: list[str] = Field(description="The classes it may belong to, at the model's error rate.")
+    probabilities: dict[str, float] = Field(description="Of every class; empty for a foreign film.")
+    label_set: list[str] = Field(
+        description="The classes it may belong to, at the model's error rate; empty for a foreign film."
+    )
     novelty: float | None = Field(description="How unlike the training films it is; above 1 is foreign.")
     words: str | None = Field(description="The decision in plain words.")
     width: int | None = Field(description="Of the film, in pixels.")
     height: int | None = Field(description="Of the film, in pixels.")
     format: str | None = Field(description="Of the file.")
     error: str | None = Field(description="Why the file could not be read, and what to do about it.")
-    heatmap: Heatmap | None = Field(default=None, description="Where it was asked for.")
+    heatmap: Heatmap | None = Field(
+        default=None, description="Where it was asked for, and the film is not foreign: then it would mean nothing."
+    )
     view: str | None = Field(default=None, description="Base64: the film as a PNG, where it was asked for.")
 
 
@@ -104,7 +129,7 @@ class ReadMessage(_Message):
     model: str
     fingerprint: str
     decision: str
-    call: str
+    call: str | None
     label_set: list[str]
     probability: float | None
     novelty: float | None

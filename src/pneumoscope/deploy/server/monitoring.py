@@ -23,7 +23,7 @@ _FLOOR = 0.5  # of a film in an empty bin, so that a logarithm can be taken
 def summarise(
     reads: Sequence[Read], verdicts: Mapping[str, Sequence[Verdict]], bundle: Bundle, fingerprint: str
 ) -> dict[str, Any]:
-    """Figures for the monitoring page.
+    """Figures for the monitoring page; a film that was read several times counts once, as it was read last.
 
     Drift is told by the population stability index of the scores against the validation films' (above 0.25 is called a
     change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), by what it would reach by chance alone, and by the largest
@@ -36,12 +36,14 @@ def summarise(
         bundle: the model that is served.
         fingerprint: its own.
     """
-    own = [read for read in reads if read.fingerprint == fingerprint]
-    given = [(verdict, read) for read in own for verdict in verdicts.get(read.id, ())]
+    of_model = [read for read in reads if read.fingerprint == fingerprint]
+    own = list({read.digest: read for read in sorted(of_model, key=lambda read: read.at)}.values())  # each film once
+    given = [(verdict, read) for read in of_model for verdict in verdicts.get(read.id, ())]
     last = {read.digest: (read, verdict) for verdict, read in sorted(given, key=lambda pair: pair[0].at)}
     latest = list(last.values())
     return {
-        "of_this_model": len(own),
+        "of_this_model": len(of_model),
+        "films": len(own),
         "shares": {
             "positive": _share(
                 [read.call == bundle.positive for read in own if bundle.positive and read.decision != FOREIGN]

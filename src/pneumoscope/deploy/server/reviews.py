@@ -22,7 +22,7 @@ class Exported:
         films: that the table names.
         disagreeing: of them, those whose label is not what the model decided.
         missing: films with a label whose file was not found.
-        unlabelled: films of which no verdict names a class.
+        unlabelled: films whose latest verdict names no class.
         conflicting: films to which verdicts give several labels; the latest counts.
         unreadable: files in the folders that could not be opened.
     """
@@ -58,9 +58,10 @@ def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite
     latest: dict[str, tuple[Read, Verdict]] = {}
     labels: dict[str, set[str]] = {}
     for read, verdict in reviewed:
+        latest[read.digest] = (read, verdict)
         if verdict.label is not None:
-            latest[read.digest] = (read, verdict)
             labels.setdefault(read.digest, set()).add(verdict.label)
+    named = {digest: pair for digest, pair in latest.items() if pair[1].label is not None}
     places: dict[str, Path] = {}
     unreadable = 0
     for sample in find_images(folders):
@@ -81,20 +82,20 @@ def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite
             "reviewed": f"{verdict.at.isoformat(timespec='seconds')}Z",
             "digest": digest,
         }
-        for digest, (read, verdict) in latest.items()
+        for digest, (read, verdict) in named.items()
         if digest in places
     ]
     if not rows:
         raise DataError(
-            f"None of the {len(latest)} films with a label is in {', '.join(map(str, folders))}. Give the folder of "
+            f"None of the {len(named)} films with a label is in {', '.join(map(str, folders))}. Give the folder of "
             "--keep-images, or that which the films came from, with --films."
         )
     write_text(out, "".join(format_rows(rows)))
     return Exported(
         films=len(rows),
         disagreeing=sum(row["label"] != row["decision"] for row in rows),
-        missing=len(latest) - len(rows),
-        unlabelled=len({read.digest for read, _ in reviewed} - set(latest)),
+        missing=len(named) - len(rows),
+        unlabelled=len(latest) - len(named),
         conflicting=sum(len(each) > 1 for each in labels.values()),
         unreadable=unreadable,
     )

@@ -25,6 +25,7 @@ from pneumoscope.deploy.server.messages import (
     ReadMessage,
     Reads,
     VerdictMessage,
+    Wanted,
 )
 from pneumoscope.deploy.server.monitoring import summarise
 from pneumoscope.deploy.server.problems import RequestError
@@ -32,6 +33,7 @@ from pneumoscope.deploy.server.uploads import Desk, Upload
 from pneumoscope.deploy.server.wording import explain_decision
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.images.reading import Reading, is_image
+from pneumoscope.inference.decisions import FOREIGN
 from pneumoscope.inference.explaining import mixes_places
 from pneumoscope.inference.overlays import list_colours
 from pneumoscope.inference.predictor import load
@@ -129,7 +131,7 @@ class Room:
             intended_use=USE,
         )
 
-    async def read(self, uploads: Sequence[Upload], heatmap: bool, view: bool, invert: bool) -> Predictions:
+    async def read(self, uploads: Sequence[Upload], wanted: Wanted) -> Predictions:
         """Read files; one that cannot be read says why, unless none can.
 
         Raises:
@@ -137,6 +139,7 @@ class Room:
                 model.
             DataError: the database does not take them.
         """
+        heatmap, view = wanted.heatmap, wanted.view
         if heatmap and not self.explains:
             raise RequestError(
                 422, "This model's network has attention: its maps do not explain. Ask without heatmap=true, and see "
@@ -144,13 +147,14 @@ class Room:
             )  # fmt: skip
         if (heatmap or view) and len(uploads) > (most := self.settings.limits.pictured_files):
             raise RequestError(422, f"Pictures are drawn of {most} films a request at most. Send fewer at a time.")
-        orders = [Order(one.content, one.name, Reading(invert), heatmap, view) for one in uploads]
+        reading = Reading(wanted.invert, wanted.allow_modality)
+        orders = [Order(one.content, one.name, reading, heatmap, view) for one in uploads]
         found = await self.batcher.read(orders)
         answers, errors = [], []
         for order, one in zip(orders, found, strict=True):
             if isinstance(one, ImageError | MissingExtraError):
-                errors.append(str(one))
-                answers.append(_to_error(order.name, str(one)))
+                errors.append(str(one).replace("--allow-modality", "allow_modality=true"))
+                answers.append(_to_error(order.name, errors[-1]))
                 self.measures.count_film("error")
             elif isinstance(one, BaseException):
                 raise one
@@ -192,10 +196,11 @@ class Room:
                     **{
                         name: getattr(read, name)
                         for name in ReadMessage.model_fields
-                        if name not in ("at", "label_set", "verdicts")
+                        if name not in ("at", "call", "label_set", "verdicts")
                     },
                     at=_to_text(read.at),
-                    label_set=list(read.label_set),
+                    call=None if read.decision == FOREIGN else read.call,
+                    label_set=[] if read.decision == FOREIGN else list(read.label_set),
                     verdicts=[_to_kept(verdict) for verdict in verdicts.get(read.id, ())],
                 )
                 for read in reads
@@ -213,7 +218,7 @@ class Room:
         verdicts = self.memory.list_verdicts([read.id for read in reads])
         return {
             "days": days,
-            "films": sum(volume.values()),
+            "reads": sum(volume.values()),
             "looked_at": len(reads),
             "volume": volume,
             **summarise(reads, verdicts, self.predictor.bundle, self.fingerprint),
@@ -255,6 +260,10 @@ class Room:
 
     def _to_message(self, result: Result) -> PredictionMessage:
         prediction, evidence = result.prediction, result.evidence
+        foreign = prediction.decision == FOREIGN
+        words = explain_decision(prediction, self.predictor)
+        if result.frames > 1:
+            words += f" The file has {result.frames} frames; the first was read."
         heatmap = None
         if evidence is not None and result.heatmap is not None:
             heatmap = Heatmap(
@@ -269,12 +278,12 @@ class Room:
             name=result.order.name,
             digest=prediction.digest,
             decision=prediction.decision,
-            call=prediction.call,
+            call=None if foreign else prediction.call,
             probability=prediction.probability,
-            probabilities=prediction.probabilities or {},
-            label_set=list(prediction.label_set),
+            probabilities={} if foreign else prediction.probabilities or {},
+            label_set=[] if foreign else list(prediction.label_set),
             novelty=prediction.novelty,
-            words=explain_decision(prediction, self.predictor),
+            words=words,
             width=result.shape[1],
             height=result.shape[0],
             format=result.format,

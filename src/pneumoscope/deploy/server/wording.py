@@ -15,7 +15,7 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
     bundle = predictor.bundle
     if prediction.decision == FOREIGN:
         return (
-            f"Not like the training radiographs: {prediction.novelty:.1f} times as far from them as ordinary films may "
+            f"Not like the training radiographs: {prediction.novelty:.2f} times as far from them as ordinary films may "
             "be. What the network would say of it means nothing, so no probability is given."
         )
     if prediction.decision == NEITHER:

@@ -21,7 +21,7 @@ function card(name, value, below) {
 }
 
 function draw(bars, outline, labels, what) {
-  const [wide, high, left, bottom] = [720, 180, 34, 22];
+  const [wide, high, left, bottom] = [Math.max(260, Math.min(1000, $("volume").clientWidth)), 180, 38, 22];
   const chart = make("svg", { class: "chart", viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": what });
   const most = Math.max(...bars, ...(outline ?? [0]), 1e-9);
   const step = (wide - left) / bars.length;
@@ -34,7 +34,7 @@ function draw(bars, outline, labels, what) {
   if (outline) chart.append(make("path", { class: "outline", d: outline.map((value, i) => `${i ? "L" : "M"}${left + i * step} ${y(value)} h${step}`).join(" ") }));
   chart.append(make("line", { class: "axis", x1: left, x2: wide, y1: high - bottom, y2: high - bottom }));
   chart.append(make("text", { x: left - 4, y: 16, "text-anchor": "end" }, outline ? percent(most) : String(most)));
-  const every = Math.ceil(bars.length / 10);
+  const every = Math.ceil(bars.length / (wide / 68));
   labels.forEach((label, i) => { if (i % every === 0) chart.append(make("text", { x: left + (i + 0.5) * step, y: high - 6, "text-anchor": "middle" }, label)); });
   return chart;
 }
@@ -60,17 +60,18 @@ async function show() {
   }
   const { shares, novelty, scores, agreement } = found;
   const others = found.looked_at - found.of_this_model;
-  $("state").textContent = `${found.films} films${found.films > found.looked_at ? `; what is below is about the latest ${found.looked_at} of them` : ""}${others ? `, ${others} of them read by another model and left out below` : ""}`;
+  const times = found.reads === found.films ? "" : `; ${found.reads} reads`;
+  $("state").textContent = `${found.reads} reads${found.reads > found.looked_at ? `; what is below is about the latest ${found.looked_at} of them` : ""}${others ? `; ${others} of them by another model, left out below` : ""}`;
   $("cards").replaceChildren(
-    card("Films", String(found.films), found.days > 1 ? `in ${found.days} days, UTC` : "today, UTC"),
-    card("Positive", percent(shares.positive.value), limits(shares.positive)),
+    card("Films", String(found.films), `${found.days > 1 ? `in ${found.days} days, UTC` : "today, UTC"}${times}`),
+    card("Positive", percent(shares.positive.value), shares.positive.n ? `of ${shares.positive.n} like training films; ${limits(shares.positive)}` : ""),
     card("Uncertain", percent(shares.uncertain.value), limits(shares.uncertain)),
     card("Unlike training", percent(shares.foreign.value), limits(shares.foreign)),
     card("Novelty", novelty ? novelty.median.toFixed(2) : "–", novelty ? `median; 95th percentile ${novelty.p95.toFixed(2)}, above 1 is foreign` : ""),
     card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${limits(agreement.all)}` : "nothing reviewed"),
   );
   const volume = days(found.volume, found.days);
-  $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Films a day; ${found.films} in all`));
+  $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Reads a day; ${found.reads} in all`));
   if (scores) {
     const share = (counts) => { const total = counts.reduce((a, b) => a + b, 0) || 1; return counts.map((count) => count / total); };
     $("scores").replaceChildren(draw(share(scores.now), share(scores.validation), scores.now.map((_, i) => `${i / 10}–${(i + 1) / 10}`), "Distribution of scores now and on validation films"));

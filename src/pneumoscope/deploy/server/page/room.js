@@ -11,6 +11,7 @@ let model = null;
 let films = [];
 let current = null;
 let order = { by: "probability", down: true };
+let taken = 0;
 let working = 0;
 let lost = false;
 
@@ -69,9 +70,12 @@ function say(place, words) {
 // ---- films come in ----
 
 function take(files) {
-  const chosen = [...files].filter((file) => file.size && !/^(\.|DICOMDIR$|Thumbs\.db$)/i.test(file.name));
+  const chosen = [...files].filter((file) => !/^(\.|DICOMDIR$|Thumbs\.db$)/i.test(file.name));
   if (!chosen.length) return;
-  for (const file of chosen) films.push({ key: films.length, file, name: file.name, invert: $("air-bright").checked, state: "waiting" });
+  for (const file of chosen) {
+    const film = { key: taken++, file, name: file.path ?? (file.webkitRelativePath || file.name), invert: $("air-bright").checked, state: "waiting" };
+    films.push(file.size ? film : { ...film, file: null, state: "error", error: "The file is empty." });
+  }
   list();
   work();
 }
@@ -91,7 +95,7 @@ async function read(film) {
   try {
     const answer = await readFilm(film.file, film.invert);
     const { view, heatmap, ...rest } = answer;
-    Object.assign(film, rest, { name: film.file.name, state: "read", view: toBlob(view), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
+    Object.assign(film, rest, { name: film.name, state: "read", view: toBlob(view), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
     film.file = null;
     if (!current) select(film);
   } catch (problem) {
@@ -111,8 +115,11 @@ function report() {
   const left = films.filter((film) => film.state === "waiting" || film.state === "reading").length;
   const failed = films.filter((film) => film.state === "error").length;
   const done = films.length - left;
-  if (!films.length) return;
-  const words = `${done} of ${films.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}`;
+  $("clear").disabled = !films.length || left > 0;
+  if (!films.length) { $("progress").textContent = ""; return; }
+  const unlike = films.filter((film) => film.simulated && film.decision === "foreign").length;
+  const hint = !left && unlike ? " Simulated films are unlike real ones: a model trained on those should say so." : "";
+  const words = `${done - failed} of ${films.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}`;
   if ($("progress").textContent !== words) $("progress").textContent = words;
   $("export").disabled = !films.some((film) => film.state === "read");
 }
@@ -120,7 +127,10 @@ function report() {
 async function entries(items) {
   const files = [];
   const walk = async (entry) => {
-    if (entry.isFile) files.push(await new Promise((done, fail) => entry.file(done, fail)));
+    if (entry.isFile) {
+      const file = await new Promise((done, fail) => entry.file(done, fail));
+      files.push(Object.assign(file, { path: entry.fullPath.replace(/^\//, "") })); // films of a study share their names
+    }
     else {
       const reader = entry.createReader();
       for (;;) {
@@ -146,12 +156,25 @@ document.addEventListener("drop", async (event) => {
 });
 for (const id of ["files", "folder"]) $(id).addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
+$("clear").addEventListener("click", () => {
+  if (unkept().length && !confirm("There are verdicts or notes that are not kept. Clear the list all the same?")) return;
+  films = [];
+  current = null;
+  $("examples").disabled = false;
+  $("reading").hidden = true;
+  $("no-reading").hidden = $("nothing").hidden = false;
+  $("no-reading").textContent = "What the model says of a film is shown here.";
+  $("nothing").textContent = "No film yet. Drop one, or try a simulated film.";
+  viewer.clear();
+  list();
+});
 $("examples").addEventListener("click", async () => {
   $("examples").disabled = true;
   try {
     for (const { number, label } of await (await call("/v1/examples")).json()) {
       const picture = await (await call(`/v1/examples/${number}`)).blob();
       take([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })]);
+      films.at(-1).simulated = true;
     }
   } catch (problem) {
     $("examples").disabled = false;
@@ -196,7 +219,14 @@ function cell(words, kind) {
 
 function list() {
   const focused = document.activeElement?.dataset?.key;
-  $("worklist").tBodies[0].replaceChildren(...chosen().map((film) => {
+  const shown = chosen();
+  if (films.length && !shown.length) {
+    const row = document.createElement("tr");
+    row.append(Object.assign(cell("No film fits."), { colSpan: 4 }));
+    $("worklist").tBodies[0].replaceChildren(row);
+    return report();
+  }
+  $("worklist").tBodies[0].replaceChildren(...shown.map((film) => {
     const row = document.createElement("tr");
     const name = document.createElement("td");
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: film.name });
@@ -240,7 +270,7 @@ function step(by) {
   if (next) select(next);
 }
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("textarea, select, dialog *, input:not([type=radio], [type=range], [type=checkbox], [type=file])")) return;
   if (event.key.toLowerCase() === "n") step(1);
   if (event.key.toLowerCase() === "p") step(-1);
 });
@@ -253,7 +283,7 @@ $("export").addEventListener("click", () => {
     return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words;
   };
   const rows = chosen().filter((film) => film.state === "read" || film.state === "error").map((film) => [
-    film.name, film.probability, film.decision, film.decision === "foreign" ? "" : film.call, film.label_set?.join("|"), film.novelty, film.verdict, film.label, film.note, film.digest, film.id, model.name, film.error]);
+    film.name, film.probability, film.decision, film.call, film.label_set?.join("|"), film.novelty, film.verdict, film.label, film.note, film.digest, film.id, model.name, film.error]);
   const text = [columns, ...rows].map((row) => row.map(quote).join(",")).join("\r\n");
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text, "\r\n"], { type: "text/csv" })), download: "worklist.csv" });
   link.click();
@@ -267,12 +297,21 @@ function pick(film) {
   if (matchMedia("(max-width: 46rem)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
 }
 
+function reveal(row) { // within its list; the page itself stays where it is
+  const box = row.closest(".scroll");
+  const head = box.querySelector("thead").offsetHeight;
+  const [above, below] = [row.offsetTop - head - box.scrollTop, row.offsetTop + row.offsetHeight - box.clientHeight - box.scrollTop];
+  if (above < 0) box.scrollTop += above;
+  else if (below > 0) box.scrollTop += below;
+}
+
 function select(film) {
   const other = current !== film;
+  if (other) keepDraft();
   current = film;
   for (const row of $("worklist").tBodies[0].rows) {
-    const here = row.querySelector("[data-key]").dataset.key === String(film.key);
-    if (here) { row.setAttribute("aria-current", "true"); row.scrollIntoView({ block: "nearest" }); } else row.removeAttribute("aria-current");
+    const here = row.querySelector("[data-key]")?.dataset.key === String(film.key);
+    if (here) { row.setAttribute("aria-current", "true"); reveal(row); } else row.removeAttribute("aria-current");
   }
   const read = film.state === "read";
   $("reading").hidden = !read;
@@ -316,6 +355,10 @@ function select(film) {
     $("review").reset();
     $("reviewer").value = localStorage.getItem("reviewer") ?? "";
     $("kept").textContent = film.verdict ? `Kept: ${film.verdict}${film.label ? `, ${film.label}` : ""}.` : "";
+    const { verdict, note, label } = film.draft ?? film;
+    if (verdict) document.querySelector(`[name=verdict][value=${verdict}]`).checked = true;
+    $("note").value = note ?? "";
+    $("label").value = label ?? "";
     needLabel();
   }
 }
@@ -327,6 +370,8 @@ function describeView() {
   $("level").value = 100 * level;
   $("window").value = 100 * width;
   $("invert").setAttribute("aria-pressed", String(viewer.inverted));
+  $("evidence-shown").setAttribute("aria-pressed", String(viewer.evidence));
+  $("evidence-shown").textContent = viewer.evidence ? "Shown" : "Hidden";
   if (!film || current?.state !== "read") { $("caption").textContent = ""; return; }
   const zoom = Math.round((100 * scale * film.width) / current.width / (window.devicePixelRatio || 1));
   $("caption").textContent = `${current.name} · level ${Math.round(100 * level)} % · window ${Math.round(100 * width)} % · zoom ${zoom} %${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · evidence off" : ""}`;
@@ -345,9 +390,23 @@ $("drag").addEventListener("click", () => {
 });
 $("level").addEventListener("input", (event) => viewer.set({ level: event.target.value / 100 }));
 $("window").addEventListener("input", (event) => viewer.set({ window: event.target.value / 100 }));
-$("opacity").addEventListener("input", (event) => { viewer.opacity = event.target.value / 100; viewer.evidence = true; viewer.draw(); });
+$("opacity").addEventListener("input", (event) => { viewer.opacity = event.target.value / 100; viewer.evidence = true; viewer.draw(); describeView(); });
+$("evidence-shown").addEventListener("click", () => { viewer.evidence = !viewer.evidence; viewer.draw(); describeView(); });
 
 // ---- verdicts ----
+
+function keepDraft() {
+  if (current?.state !== "read") return;
+  const draft = { verdict: new FormData($("review")).get("verdict") ?? undefined, note: $("note").value, label: $("label").value };
+  const changed = draft.verdict !== current.verdict || draft.note !== (current.note ?? "");
+  current.draft = changed ? draft : undefined;
+}
+
+function unkept() {
+  keepDraft();
+  return films.filter((film) => film.draft);
+}
+addEventListener("beforeunload", (event) => { if (unkept().length || films.some((film) => film.file)) event.preventDefault(); });
 
 function needLabel() {
   const verdict = new FormData($("review")).get("verdict");
@@ -366,7 +425,7 @@ $("review").addEventListener("submit", async (event) => {
   try {
     const body = JSON.stringify({ verdict, label: ($("label-row").hidden ? "" : $("label").value) || null, note: $("note").value, reviewer: $("reviewer").value });
     const kept = await (await call(`/v1/reads/${film.id}/verdicts`, { method: "POST", headers: { "Content-Type": "application/json" }, body })).json();
-    Object.assign(film, { verdict: kept.verdict, label: kept.label, note: kept.note });
+    Object.assign(film, { verdict: kept.verdict, label: kept.label, note: kept.note, draft: undefined });
     if (film === current) $("kept").textContent = `Kept: ${kept.verdict}${kept.label ? `, ${kept.label}` : ""}.`;
     list();
   } catch (problem) {
