@@ -223,6 +223,24 @@ def test_a_verdict_is_given_kept_and_seen_in_monitoring(room: Process, open_page
     playwright.expect(page.locator("#volume svg")).to_be_visible()
 
 
+def test_an_earlier_read_is_opened_and_judged(room: Process, open_page: Any) -> None:
+    page = open_page(f"{room.url}/")
+    upload(page, files_of(range(80, 82)))
+    page.goto(f"{room.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.get_by_text("Earlier reads").click()
+    page.locator("#earlier tbody button").filter(has_text="film-81").first.click()
+    playwright.expect(page.locator("#nothing")).to_contain_text("Drop the file again")
+    playwright.expect(page.locator("#facts")).to_contain_text("film-81.png")
+    page.get_by_label("I agree").check()
+    page.get_by_label("Note").fill("seen before")
+    page.get_by_role("button", name="Keep verdict").click()
+    playwright.expect(page.locator("#kept")).to_contain_text("Kept: agree")
+    with room.client() as client:
+        (read,) = [read for read in client.get("/v1/reads?limit=5").json()["reads"] if read["name"] == "film-81.png"]
+    assert [verdict["note"] for verdict in read["verdicts"]] == ["seen before"]
+
+
 def test_who_disagrees_with_an_uncertain_film_names_a_class(room: Process, open_page: Any) -> None:
     page = open_page(f"{room.url}/")
     upload(page, files_of(range(60)))
@@ -293,6 +311,21 @@ def test_a_server_that_is_lost_is_told_and_what_waits_is_read_when_it_is_back(
     with run_process(run.bundle, database, "--port", port):
         playwright.expect(page.locator("#outage")).to_be_hidden(timeout=30_000)
         playwright.expect(page.locator("#progress")).to_have_text("6 of 6 read.", timeout=30_000)
+
+
+def test_a_service_that_cannot_keep_what_it_reads_says_so_until_it_can(
+    settings: Settings, open_page: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept"
+    with run_thread(replace(settings, keep_images=folder)) as url:
+        page = open_page(f"{url}/", quiet=False)
+        playwright.expect(page.locator("#model")).to_contain_text("Model")
+        folder.rmdir()
+        page.set_input_files("#files", files_of(range(1)))
+        playwright.expect(page.locator("#outage")).to_contain_text("cannot be kept")
+        folder.mkdir()
+        playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=30_000)
+        playwright.expect(page.locator("#outage")).to_be_hidden()
 
 
 def test_a_folder_is_dropped_with_all_that_is_in_it(room: Process, open_page: Any, tmp_path: Path) -> None:

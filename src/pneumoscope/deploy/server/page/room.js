@@ -57,6 +57,9 @@ function lose(again) {
   setTimeout(look, 2000);
 }
 
+document.addEventListener("troubled", (event) => say($("outage"), `${event.detail} Trying again.`));
+document.addEventListener("recovered", found);
+
 function found() {
   lost = false;
   $("outage").hidden = true;
@@ -324,9 +327,14 @@ function select(film) {
     viewer.clear();
     return;
   }
-  viewer.show(film.view, film.heatmap?.png).catch(() => {
-    if (film === current) say($("nothing"), `${film.name} cannot be drawn by this browser.`);
-  });
+  if (film.view) {
+    viewer.show(film.view, film.heatmap?.png).catch(() => {
+      if (film === current) say($("nothing"), `${film.name} cannot be drawn by this browser.`);
+    });
+  } else {
+    viewer.clear();
+    say($("nothing"), "The picture of an earlier read is not here any more. Drop the file again to see it.");
+  }
   const words = SHOWN[film.decision] ?? film.decision;
   $("decision").textContent = film.decision === "foreign" ? "Not like the training radiographs" : words[0].toUpperCase() + words.slice(1);
   $("words").textContent = film.words;
@@ -339,7 +347,8 @@ function select(film) {
     $("threshold-label").textContent = model.threshold === null ? "" : `Mark: ${model.positive} is called from ${model.threshold.toFixed(3)} on.`;
     $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
   }
-  const facts = [["Film", film.name], ["Size", `${film.width} × ${film.height}, ${film.format}`]];
+  const facts = [["Film", film.name]];
+  if (film.width) facts.push(["Size", `${film.width} × ${film.height}, ${film.format}`]);
   if (film.label_set.length && film.decision !== "foreign") facts.push(["Label set", film.label_set.join(" or ")]);
   if (film.novelty !== null) facts.push(["Novelty", `${film.novelty.toFixed(2)} (above 1: unlike training films)`]);
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
@@ -443,7 +452,11 @@ async function listEarlier() {
     $("earlier").querySelector("tbody").replaceChildren(...reads.map((read) => {
       const row = document.createElement("tr");
       const reviews = read.verdicts.map((one) => `${one.verdict}${one.label ? `, ${one.label}` : ""}`).join("; ");
-      row.append(cell(new Date(read.at).toLocaleString()), cell(read.name || read.digest.slice(0, 12)), cell(read.probability === null ? "–" : read.probability.toFixed(3), "number"), cell(SHOWN[read.decision] ?? read.decision), cell(reviews));
+      const name = document.createElement("td");
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: read.name || read.digest.slice(0, 12) });
+      button.addEventListener("click", () => reopen(read));
+      name.append(button);
+      row.append(cell(new Date(read.at).toLocaleString()), name, cell(read.probability === null ? "–" : read.probability.toFixed(3), "number"), cell(SHOWN[read.decision] ?? read.decision), cell(reviews));
       return row;
     }));
   } catch (problem) {
@@ -451,6 +464,19 @@ async function listEarlier() {
   }
 }
 $("earlier").addEventListener("toggle", listEarlier);
+
+function reopen(read) {
+  let film = films.find((one) => one.id === read.id);
+  if (!film) {
+    const last = read.verdicts.at(-1) ?? {};
+    const words = `Read on ${new Date(read.at).toLocaleString()} by the model ${read.model}.`;
+    const name = read.name || read.digest.slice(0, 12);
+    film = { ...read, key: taken++, state: "read", name, words, view: null, heatmap: null, verdict: last.verdict, label: last.label, note: last.note };
+    films.push(film);
+    list();
+  }
+  pick(film);
+}
 
 viewer.changed = describeView;
 begin();

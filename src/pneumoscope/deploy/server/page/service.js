@@ -26,6 +26,7 @@ function askForToken(why) {
 }
 
 let asking = null;
+let troubled = false;
 
 export async function call(path, options = {}) {
   for (let tries = 0; ; tries++) {
@@ -37,7 +38,11 @@ export async function call(path, options = {}) {
     } catch {
       throw new Lost("The service does not answer.");
     }
-    if (answer.ok) return answer;
+    if (answer.ok) {
+      if (troubled) document.dispatchEvent(new Event("recovered"));
+      troubled = false;
+      return answer;
+    }
     const problem = await answer.json().catch(() => ({ detail: `It answered ${answer.status}.` }));
     if (answer.status === 401) {
       if (sessionStorage.getItem("token") === token) {
@@ -46,6 +51,10 @@ export async function call(path, options = {}) {
       } else continue;
     }
     if ((answer.status === 429 || answer.status === 503) && tries < 20) {
+      if (answer.status === 503) {
+        troubled = true;
+        document.dispatchEvent(new CustomEvent("troubled", { detail: problem.detail }));
+      }
       await pause(Number(answer.headers.get("retry-after")) || 1);
       continue;
     }
