@@ -469,10 +469,13 @@ def test_films_of_one_name_are_told_apart_by_their_folders(room: Process, open_p
 
 def test_evidence_is_switched_off_and_on_and_not_drawn_for_foreign_films(room: Process, open_page: Any) -> None:
     page = open_page(f"{room.url}/")
-    upload(page, files_of(range(60)))
+    white = io.BytesIO()
+    Image.new("L", (128, 128), 255).save(white, "PNG")
+    blank = {"name": "blank.png", "mimeType": "image/png", "buffer": white.getvalue()}
+    upload(page, [*files_of(range(60)), blank])
     shown = page.locator("#evidence-shown")
     with room.client() as client:
-        reads = client.get("/v1/reads?limit=60").json()["reads"]
+        reads = client.get("/v1/reads?limit=61").json()["reads"]
     ordinary = next(read["name"] for read in reads if read["decision"] != "foreign")
     page.get_by_role("button", name=ordinary, exact=True).click()
     page.wait_for_timeout(300)
@@ -482,8 +485,43 @@ def test_evidence_is_switched_off_and_on_and_not_drawn_for_foreign_films(room: P
     assert np.ptp(pixels_of(page)[100:500, 150:550], axis=2).max() == 0
     page.locator("#opacity").fill("90")
     playwright.expect(shown).to_have_attribute("aria-pressed", "true")
-    foreign = [read["name"] for read in reads if read["decision"] == "foreign"]
-    if foreign:
-        page.get_by_role("button", name=foreign[0], exact=True).click()
-        playwright.expect(page.locator("#evidence")).to_be_hidden()
-        playwright.expect(page.locator("#decision")).to_have_text("Not like the training radiographs")
+    page.get_by_role("button", name="blank.png", exact=True).click()
+    playwright.expect(page.locator("#decision")).to_have_text("Not like the training radiographs")
+    playwright.expect(page.locator("#evidence")).to_be_hidden()
+
+
+def test_a_verdict_stays_with_the_film_it_was_given_on(room: Process, open_page: Any) -> None:
+    page = open_page(f"{room.url}/")
+    upload(page, files_of(range(90, 91)))
+    hold: list[Any] = []
+    page.route("**/v1/predictions*", lambda route: hold.append(route))
+    page.set_input_files("#files", files_of(range(91, 92)))
+    page.get_by_label("Note").fill("about the first")
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="film-91.png").click()  # which waits, and is read while it is chosen
+    playwright.expect(page.locator("#no-reading")).to_contain_text("waits to be read")
+    while not hold:
+        page.wait_for_timeout(20)
+    hold[0].continue_()
+    playwright.expect(page.locator("#facts")).to_contain_text("film-91.png")
+    playwright.expect(page.get_by_label("Note")).to_have_value("")
+    playwright.expect(page.get_by_label("I agree")).not_to_be_checked()
+    page.get_by_role("button", name="film-90.png").click()
+    playwright.expect(page.get_by_label("Note")).to_have_value("about the first")
+    playwright.expect(page.get_by_label("I agree")).to_be_checked()
+
+
+def test_a_token_that_fits_no_header_and_a_question_let_go_do_not_lock_the_page(
+    settings: Settings, open_page: Any
+) -> None:
+    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+        page = open_page(f"{url}/", quiet=False)
+        page.locator("#token").fill("“correct-horse-battery”")
+        page.get_by_role("button", name="Go on").click()
+        playwright.expect(page.locator("#ask-why")).to_contain_text("not the right one")
+        page.locator("#token").press("Escape")
+        playwright.expect(page.locator("#token")).to_have_count(0)
+        page.set_input_files("#files", files_of(range(1)))
+        page.locator("#token").fill("correct-horse-battery")
+        page.get_by_role("button", name="Go on").click()
+        playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=20_000)

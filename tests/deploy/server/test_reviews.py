@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from rooms import draw, run_thread
+from test_memory import make_read
 
 from pneumoscope.deploy.server.memory import Memory, now
 from pneumoscope.deploy.server.reviews import export_reviews
@@ -123,6 +124,17 @@ def test_a_later_verdict_without_a_class_takes_a_label_back(
         done = export_reviews(memory, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
     assert (done.films, done.unlabelled) == (23, 1)
     assert read.digest not in (tmp_path / "reviews.csv").read_text(encoding="utf-8").replace(f"{read.digest}.png", "")
+
+
+def test_a_read_of_another_model_is_judged_by_its_own_words(settings: Settings) -> None:
+    other = make_read(decision="TUBERCULOSIS", call="TUBERCULOSIS", fingerprint="another")
+    with run_thread(settings) as url:
+        with Memory(settings.database) as memory:
+            memory.add_reads([other])
+        where = f"{url}/v1/reads/{other.id}/verdicts"
+        assert httpx.post(where, json={"verdict": "agree"}).json()["label"] == "TUBERCULOSIS"
+        assert httpx.post(where, json={"verdict": "disagree"}).status_code == 422
+        assert httpx.post(where, json={"verdict": "disagree", "label": "NORMAL"}).json()["label"] == "NORMAL"
 
 
 def test_words_of_reviewers_are_no_formulas(reviewed: tuple[Settings, dict[str, str]], tmp_path: Path) -> None:

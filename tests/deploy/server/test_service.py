@@ -315,7 +315,10 @@ def test_who_does_not_take_the_answer_is_let_go(settings: Settings) -> None:
         first = taker.recv(2048)
         promised = int(re.findall(rb"content-length: (\d+)", first)[0])
         assert promised > 8 * 1024**2  # more than the sockets' own buffers hold
+        held = [value for name, value in read_metrics_at(url).items() if name == "pneumoscope_held_bytes"]
+        assert held == [promised]
         time.sleep(1.5)
+        assert read_metrics_at(url)["pneumoscope_held_bytes"] == 0
         taken = len(first)
         with suppress(ConnectionResetError):
             while part := taker.recv(1024**2):
@@ -437,6 +440,11 @@ def test_metrics_count_requests_films_and_batches(room: Process, film: bytes) ->
     assert gained("pneumoscope_batch_films_count") == 1
     assert after["pneumoscope_held_bytes"] == 0
     assert after["pneumoscope_films_under_way"] == 0
+
+
+def read_metrics_at(url: str) -> dict[str, float]:
+    with httpx.Client(base_url=url) as client:
+        return read_metrics(client)
 
 
 def count_taken(client: httpx.Client) -> float:

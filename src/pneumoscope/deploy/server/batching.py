@@ -160,22 +160,25 @@ class Batcher:
         if self.under_way + len(orders) > self._capacity:
             raise too_busy(f"{self.under_way} films are being read, and no more than {self._capacity} are taken.")
         self.under_way += len(orders)
-        return await asyncio.gather(*map(self._read, orders), return_exceptions=True)
+        tasks = [asyncio.create_task(self._read(order)) for order in orders]
+        for task in tasks:
+            task.add_done_callback(self._release)  # also of a task that never began
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _release(self, _: object) -> None:
+        self.under_way -= 1
 
     async def _read(self, order: Order) -> Result:
         loop = asyncio.get_running_loop()
         self._decoding += 1
         try:
-            try:
-                film = await loop.run_in_executor(self._decoders, self._decode, order)
-            finally:
-                self._decoding -= 1
-                self._changed.set()
-            future: asyncio.Future[Result] = loop.create_future()
-            self._waiting.put_nowait((film, future))
-            return await future
+            film = await loop.run_in_executor(self._decoders, self._decode, order)
         finally:
-            self.under_way -= 1
+            self._decoding -= 1
+            self._changed.set()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.put_nowait((film, future))
+        return await future
 
     def _decode(self, order: Order) -> _Film:
         spec = self.predictor.bundle.input

@@ -36,7 +36,9 @@ class Measures:
     def watch(self, films: Callable[[], int], held: Callable[[], int]) -> None:
         """Show how many films are under way, and how many bytes are held."""
         Gauge("pneumoscope_films_under_way", "Films being read.", registry=self._registry).set_function(films)
-        Gauge("pneumoscope_held_bytes", "Of uploads, in memory.", registry=self._registry).set_function(held)
+        Gauge(
+            "pneumoscope_held_bytes", "Of uploads and of answers with pictures, in memory.", registry=self._registry
+        ).set_function(held)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""

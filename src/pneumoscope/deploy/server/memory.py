@@ -45,6 +45,7 @@ _READS = sql.Table(
     sql.Column("score", sql.Double, nullable=False),
     sql.Column("novelty", sql.Double),
     sql.Column("invert", sql.Boolean, nullable=False),
+    sql.Column("any_modality", sql.Boolean, nullable=False),
     sql.Column("kept", sql.Text, nullable=False),
 )
 _VERDICTS = sql.Table(
@@ -79,6 +80,7 @@ class Read:
         score: the probability whatever the guard says, for monitoring.
         novelty: as `Prediction` has it.
         invert: whether black and white were exchanged when it was read.
+        any_modality: whether it was read though it is no projection radiograph.
         kept: name of the file in the folder of kept images; empty where it is not kept.
     """
 
@@ -96,6 +98,7 @@ class Read:
     score: float
     novelty: float | None
     invert: bool = False
+    any_modality: bool = False
     kept: str = ""
 
 

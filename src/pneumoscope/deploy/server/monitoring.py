@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pneumoscope.models.bundle import Bundle
 
 BINS = 10
-ENOUGH = 200  # films; below that the index moves by chance nearly as far as by what is called a change
+ENOUGH = 200  # films; with fewer, chance alone moves the index by more than a tenth
 _FLOOR = 0.5  # of a film in an empty bin, so that a logarithm can be taken
 
 
@@ -82,7 +82,7 @@ def measure_drift(scores: NDArray[np.float64], reference: NDArray[np.float64]) -
 
 
 def bound_by_chance(films: int, others: int) -> float:
-    """What the population stability index stays below 95 times in 100 where nothing has changed.
+    """What the index stays below 95 times in 100 where nothing has changed and each film is another patient's.
 
     It is distributed about as (1 / n + 1 / m) chi-squared with one degree of freedom less than there are bins (Yurdakul
     & Naranjo 2020, "Statistical properties of the population stability index", J Risk Model Valid 14).

@@ -75,6 +75,7 @@ def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite
             "label": verdict.label,
             "patient": read.patient or None,
             "invert": str(read.invert).lower(),
+            "any_modality": str(read.any_modality).lower(),
             "decision": read.decision,
             "probability": read.probability,
             "reviewer": _defuse(verdict.reviewer),

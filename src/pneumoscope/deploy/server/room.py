@@ -33,7 +33,7 @@ from pneumoscope.deploy.server.uploads import Desk, Upload
 from pneumoscope.deploy.server.wording import explain_decision
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.images.reading import Reading, is_image
-from pneumoscope.inference.decisions import FOREIGN
+from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
 from pneumoscope.inference.explaining import mixes_places
 from pneumoscope.inference.overlays import list_colours
 from pneumoscope.inference.predictor import load
@@ -245,7 +245,7 @@ class Room:
             at=now(),
             digest=prediction.digest,
             name=result.order.name if self.settings.keep_names else "",
-            patient=self.memory.name_patient(result.patient or find_patient(Path(result.order.name).stem)),
+            patient=self.memory.name_patient(result.patient or _name_patient(result)),
             model=self.name,
             fingerprint=self.fingerprint,
             decision=str(prediction.decision),
@@ -255,6 +255,7 @@ class Room:
             score=prediction.unguarded or 0.0,
             novelty=prediction.novelty,
             invert=result.order.reading.invert,
+            any_modality=result.order.reading.any_modality,
             kept="" if self.settings.keep_images is None else prediction.digest + _SUFFIXES[result.format],
         )
 
@@ -293,10 +294,15 @@ class Room:
         )
 
 
+def _name_patient(result: Result) -> str | None:
+    """The patient that a file's name tells; names of DICOM files are numbers that every study begins anew."""
+    return None if result.format == "DICOM" else find_patient(Path(result.order.name).stem)
+
+
 def _settle(read: Read, message: VerdictMessage, labels: Sequence[str]) -> str | None:
-    """The class that a verdict names, said or implied."""
-    decided = read.decision in labels
-    if message.label is not None and message.label not in labels:
+    """The class that a verdict names, said or implied; the read may be another model's."""
+    decided = read.decision not in (UNCERTAIN, NEITHER, FOREIGN)
+    if message.label is not None and message.label not in (*labels, read.decision if decided else None):
         raise RequestError(422, f"label {message.label!r}: no such class. This model knows {', '.join(labels)}.")
     if message.verdict == "agree":
         if decided and message.label not in (None, read.decision):
@@ -304,7 +310,7 @@ def _settle(read: Read, message: VerdictMessage, labels: Sequence[str]) -> str |
         return read.decision if decided else message.label
     if decided and message.label == read.decision:
         raise RequestError(422, f"The film was called {read.decision}; who sees that agrees.")
-    if message.label is None and len(labels) == 2 and decided:
+    if message.label is None and len(labels) == 2 and read.decision in labels:
         return next(label for label in labels if label != read.decision)
     if message.label is None:
         raise RequestError(422, f"Which class is it? Give label: {', '.join(labels)}.")

@@ -16,7 +16,7 @@ class Limits:
     Attributes:
         file_bytes: of one file.
         request_bytes: of one request.
-        waiting_bytes: of all requests together that have not been answered.
+        waiting_bytes: of all uploads and answers with pictures that are held; beyond that, uploads are answered 429.
         request_files: in one request.
         pictured_files: in one request that asks for pictures.
         message_bytes: of a request that brings no films.

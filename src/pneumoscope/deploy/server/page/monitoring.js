@@ -77,7 +77,7 @@ async function show() {
     $("scores").replaceChildren(draw(share(scores.now), share(scores.validation), scores.now.map((_, i) => `${i / 10}–${(i + 1) / 10}`), "Distribution of scores now and on validation films"));
     $("drift").textContent = scores.stability_index === null
       ? `${scores.films} films: fewer than ${scores.enough} tell little of a distribution.`
-      : `Population stability index ${scores.stability_index.toFixed(2)}: with so many films it stays below ${scores.stability_by_chance.toFixed(2)} 95 times in 100 where nothing has changed; above 0.25 is called a change. Largest distance of the two distributions: ${scores.largest_distance.toFixed(2)}. Another share of ill patients than among the validation films shows here, too.`;
+      : `Population stability index ${scores.stability_index.toFixed(2)}: with so many films, each of another patient, it stays below ${scores.stability_by_chance.toFixed(2)} 95 times in 100 where nothing has changed; above 0.25 is called a change. Largest distance of the two distributions: ${scores.largest_distance.toFixed(2)}. Another share of ill patients than among the validation films shows here, too.`;
   } else $("drift").textContent = "This model brings no scores of its validation films.";
   $("agreement").replaceChildren(...Object.entries(agreement).map(([name, one]) => {
     const row = make("tr");

@@ -10,6 +10,7 @@ const SHOWN = { uncertain: "uncertain", neither: "neither class", foreign: "unli
 let model = null;
 let films = [];
 let current = null;
+let filled = null; // whose verdict stands in the form
 let order = { by: "probability", down: true };
 let taken = 0;
 let working = 0;
@@ -80,7 +81,8 @@ function take(files) {
     films.push(file.size ? film : { ...film, file: null, state: "error", error: "The file is empty." });
   }
   list();
-  work();
+  if (model) work();
+  else if (!lost) begin(); // whoever let the token's question go is asked again
 }
 
 function work() {
@@ -118,13 +120,13 @@ function report() {
   const left = films.filter((film) => film.state === "waiting" || film.state === "reading").length;
   const failed = films.filter((film) => film.state === "error").length;
   const done = films.length - left;
-  $("clear").disabled = !films.length || left > 0;
+  $("clear").disabled = !films.length || (left > 0 && model !== null);
+  $("export").disabled = !films.some((film) => film.state === "read");
   if (!films.length) { $("progress").textContent = ""; return; }
   const unlike = films.filter((film) => film.simulated && film.decision === "foreign").length;
   const hint = !left && unlike ? " Simulated films are unlike real ones: a model trained on those should say so." : "";
   const words = `${done - failed} of ${films.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}`;
   if ($("progress").textContent !== words) $("progress").textContent = words;
-  $("export").disabled = !films.some((film) => film.state === "read");
 }
 
 async function entries(items) {
@@ -162,7 +164,7 @@ document.addEventListener("paste", (event) => take(event.clipboardData.files));
 $("clear").addEventListener("click", () => {
   if (unkept().length && !confirm("There are verdicts or notes that are not kept. Clear the list all the same?")) return;
   films = [];
-  current = null;
+  current = filled = null;
   $("examples").disabled = false;
   $("reading").hidden = true;
   $("no-reading").hidden = $("nothing").hidden = false;
@@ -286,7 +288,7 @@ $("export").addEventListener("click", () => {
     return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words;
   };
   const rows = chosen().filter((film) => film.state === "read" || film.state === "error").map((film) => [
-    film.name, film.probability, film.decision, film.call, film.label_set?.join("|"), film.novelty, film.verdict, film.label, film.note, film.digest, film.id, model.name, film.error]);
+    film.name, film.probability, film.decision, film.call, film.label_set?.join("|"), film.novelty, film.verdict, film.label, film.note, film.digest, film.id, film.model ?? model.name, film.error]);
   const text = [columns, ...rows].map((row) => row.map(quote).join(",")).join("\r\n");
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text, "\r\n"], { type: "text/csv" })), download: "worklist.csv" });
   link.click();
@@ -309,8 +311,7 @@ function reveal(row) { // within its list; the page itself stays where it is
 }
 
 function select(film) {
-  const other = current !== film;
-  if (other) keepDraft();
+  if (filled !== film) keepDraft();
   current = film;
   for (const row of $("worklist").tBodies[0].rows) {
     const here = row.querySelector("[data-key]")?.dataset.key === String(film.key);
@@ -332,8 +333,8 @@ function select(film) {
       if (film === current) say($("nothing"), `${film.name} cannot be drawn by this browser.`);
     });
   } else {
-    viewer.clear();
     say($("nothing"), "The picture of an earlier read is not here any more. Drop the file again to see it.");
+    viewer.clear();
   }
   const words = SHOWN[film.decision] ?? film.decision;
   $("decision").textContent = film.decision === "foreign" ? "Not like the training radiographs" : words[0].toUpperCase() + words.slice(1);
@@ -343,8 +344,9 @@ function select(film) {
     $("chance-label").textContent = `Probability of ${model.positive ?? film.call}`;
     $("probability").textContent = film.probability.toFixed(3);
     $("fill").style.width = `${100 * film.probability}%`;
-    $("threshold").hidden = model.threshold === null;
-    $("threshold-label").textContent = model.threshold === null ? "" : `Mark: ${model.positive} is called from ${model.threshold.toFixed(3)} on.`;
+    const marked = model.threshold !== null && (film.fingerprint ?? model.fingerprint) === model.fingerprint;
+    $("threshold").hidden = !marked;
+    $("threshold-label").textContent = !marked ? "" : `Mark: ${model.positive} is called from ${model.threshold.toFixed(3)} on.`;
     $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
   }
   const facts = [["Film", film.name]];
@@ -360,7 +362,8 @@ function select(film) {
     $("for").textContent = `+${limit.toFixed(1)}`;
     $("legend-label").textContent = `Logits: yellow speaks for ${label}, blue against it. Their mean over what the network saw, and the bias of ${signed(bias)}, make the logit, ${signed(logit)}.`;
   }
-  if (other) {
+  if (filled !== film) {
+    filled = film;
     $("review").reset();
     $("reviewer").value = localStorage.getItem("reviewer") ?? "";
     $("kept").textContent = film.verdict ? `Kept: ${film.verdict}${film.label ? `, ${film.label}` : ""}.` : "";
@@ -381,7 +384,11 @@ function describeView() {
   $("invert").setAttribute("aria-pressed", String(viewer.inverted));
   $("evidence-shown").setAttribute("aria-pressed", String(viewer.evidence));
   $("evidence-shown").textContent = viewer.evidence ? "Shown" : "Hidden";
-  if (!film || current?.state !== "read") { $("caption").textContent = ""; return; }
+  if (!film || current?.state !== "read") {
+    $("caption").textContent = "";
+    $("film").setAttribute("aria-label", $("nothing").hidden ? "No film is shown." : $("nothing").textContent);
+    return;
+  }
   const zoom = Math.round((100 * scale * film.width) / current.width / (window.devicePixelRatio || 1));
   $("caption").textContent = `${current.name} · level ${Math.round(100 * level)} % · window ${Math.round(100 * width)} % · zoom ${zoom} %${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · evidence off" : ""}`;
   $("film").setAttribute("aria-label", `Film ${current.name}, ${current.words ?? ""}${viewer.inverted ? " Shown inverted." : ""}`);
@@ -405,10 +412,10 @@ $("evidence-shown").addEventListener("click", () => { viewer.evidence = !viewer.
 // ---- verdicts ----
 
 function keepDraft() {
-  if (current?.state !== "read") return;
+  if (!filled) return;
   const draft = { verdict: new FormData($("review")).get("verdict") ?? undefined, note: $("note").value, label: $("label").value };
-  const changed = draft.verdict !== current.verdict || draft.note !== (current.note ?? "");
-  current.draft = changed ? draft : undefined;
+  const changed = draft.verdict !== filled.verdict || draft.note !== (filled.note ?? "") || draft.label !== (filled.label ?? "");
+  filled.draft = changed ? draft : undefined;
 }
 
 function unkept() {
@@ -419,15 +426,18 @@ addEventListener("beforeunload", (event) => { if (unkept().length || films.some(
 
 function needLabel() {
   const verdict = new FormData($("review")).get("verdict");
-  const decided = model?.labels.includes(current?.decision);
-  const needed = verdict === "disagree" && !(decided && model.labels.length === 2);
+  const decided = current && !(current.decision in SHOWN);
+  const implied = model?.labels.length === 2 && model.labels.includes(current?.decision);
+  const needed = verdict === "disagree" && !implied;
   $("label-row").hidden = !needed && !(verdict === "agree" && !decided);
   $("label").required = needed;
 }
 $("review").addEventListener("change", needLabel);
 $("review").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const film = current;
+  const film = filled;
+  const button = event.submitter ?? $("review").querySelector("[type=submit]");
+  button.disabled = true;
   const verdict = new FormData($("review")).get("verdict");
   localStorage.setItem("reviewer", $("reviewer").value);
   $("kept").textContent = "…";
@@ -435,11 +445,19 @@ $("review").addEventListener("submit", async (event) => {
     const body = JSON.stringify({ verdict, label: ($("label-row").hidden ? "" : $("label").value) || null, note: $("note").value, reviewer: $("reviewer").value });
     const kept = await (await call(`/v1/reads/${film.id}/verdicts`, { method: "POST", headers: { "Content-Type": "application/json" }, body })).json();
     Object.assign(film, { verdict: kept.verdict, label: kept.label, note: kept.note, draft: undefined });
-    if (film === current) $("kept").textContent = `Kept: ${kept.verdict}${kept.label ? `, ${kept.label}` : ""}.`;
+    if (film === filled) {
+      $("label").value = kept.label ?? "";
+      $("kept").textContent = `Kept: ${kept.verdict}${kept.label ? `, ${kept.label}` : ""}.`;
+    }
     list();
+    listEarlier();
   } catch (problem) {
-    $("kept").textContent = problem instanceof Lost ? "Not kept: the service does not answer. Try again when it is back." : `Not kept: ${problem.message}`;
+    const why = problem instanceof Lost ? "the service does not answer. Try again when it is back." : problem.message;
+    if (film === filled) $("kept").textContent = `Not kept: ${why}`;
+    else say($("outage"), `The verdict on ${film.name} is not kept: ${why}`);
     if (problem instanceof Lost) lose(work);
+  } finally {
+    button.disabled = false;
   }
 });
 

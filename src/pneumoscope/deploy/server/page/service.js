@@ -13,15 +13,16 @@ function askForToken(why) {
   dialog.setAttribute("aria-labelledby", "ask-title");
   dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">A token is needed</h2><p id="ask-why"></p>
     <label>Token <input id="token" type="password" autocomplete="off" required></label>
-    <p class="row"><button type="submit" class="strong">Go on</button></p></form>`;
+    <p class="row"><button type="submit" class="strong" value="given">Go on</button></p></form>`;
   document.body.append(dialog);
   document.getElementById("ask-why").textContent = why;
   dialog.showModal();
   return new Promise((done) => dialog.addEventListener("close", () => {
-    const token = document.getElementById("token").value;
+    const token = document.getElementById("token").value.trim();
+    const given = dialog.returnValue === "given" && /^[\x21-\x7e]+$/.test(token); // nothing else fits a header
     dialog.remove();
-    if (token) sessionStorage.setItem("token", token);
-    done(Boolean(token));
+    if (given) sessionStorage.setItem("token", token);
+    done(given || (dialog.returnValue === "given" && askForToken("That token was not the right one.")));
   }, { once: true }));
 }
 
