@@ -111,9 +111,9 @@ def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(room: Process) -> Non
     assert answer.status_code == 200, answer.text
     assert answer.json()["predictions"][0]["format"] == "DICOM"
     with sqlite3.connect(room.database) as database:
-        patients = set(database.execute("SELECT patient FROM reads WHERE name = 'image' AND patient != ''"))
-    assert len(patients) == 1
-    (pseudonym,) = patients.pop()
+        digest = answer.json()["predictions"][0]["digest"]
+        (pseudonym,) = database.execute("SELECT patient FROM reads WHERE digest = ?", (digest,)).fetchone()
+    assert len(pseudonym) == 16
     database.close()
     kept = b"".join(path.read_bytes() for path in Path(room.database).parent.glob("reads.sqlite*"))
     assert pseudonym.encode() in kept  # in the file or in its log
