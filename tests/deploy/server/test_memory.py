@@ -184,18 +184,21 @@ def test_a_killed_service_has_lost_no_verdict_that_it_acknowledged(run: Run, url
 
 def test_a_database_that_is_gone_is_told_and_found_again(settings: Settings, tmp_path: Path) -> None:
     with run_thread(settings) as url:
-        send = {"content": draw(3), "headers": {"content-type": "image/png"}}
-        assert httpx.post(f"{url}/v1/predictions", **send).status_code == 200  # type: ignore[arg-type]
+
+        def send() -> httpx.Response:
+            return httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))})
+
+        assert send().status_code == 200
         with sql.create_engine(f"sqlite:///{settings.database}").connect() as connection:
             connection.execute(sql.text("ALTER TABLE reads RENAME TO elsewhere"))
             connection.commit()
-            answer = httpx.post(f"{url}/v1/predictions", **send)  # type: ignore[arg-type]
+            answer = send()
             assert answer.status_code == 503
             assert "retry-after" in answer.headers
             assert "reads" not in answer.text
             connection.execute(sql.text("ALTER TABLE elsewhere RENAME TO reads"))
             connection.commit()
-        assert httpx.post(f"{url}/v1/predictions", **send).status_code == 200  # type: ignore[arg-type]
+        assert send().status_code == 200
 
 
 def test_postgresql_that_restarts_is_found_again(postgresql: str) -> None:

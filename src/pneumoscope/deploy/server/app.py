@@ -19,7 +19,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
-from pneumoscope.deploy.server.api_page import render_api
 from pneumoscope.deploy.server.gate import Gate, PatientProtocol
 from pneumoscope.deploy.server.messages import (
     KeptVerdict,
@@ -32,7 +31,8 @@ from pneumoscope.deploy.server.messages import (
     VerdictMessage,
     Wanted,
 )
-from pneumoscope.deploy.server.problems import MEDIA_TYPE, RequestError
+from pneumoscope.deploy.server.pages import render_pages
+from pneumoscope.deploy.server.problems import MEDIA_TYPE, RequestError, to_fault
 from pneumoscope.deploy.server.room import USE, Room
 from pneumoscope.deploy.server.uploads import RAW_TYPES
 from pneumoscope.deploy.server.views import EXAMPLES, render_example
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from pneumoscope.deploy.server.settings import Settings
 
 _KINDS = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_PAGES = {"": "index.html", "monitoring": "monitoring.html"}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -188,7 +187,7 @@ def _add_answers(app: FastAPI, room: Room) -> None:
     @app.get("/v1/models", response_model=list[ModelMessage], responses=_problems(401, 403), tags=["reading"])
     async def models() -> list[ModelMessage]:
         """The model that is served."""
-        return [room.describe()]
+        return [room.model]
 
     @app.get("/v1/reads", response_model=Reads, responses=_problems(401, 403, 422, 503), tags=["reviewing"])
     async def reads(latest: Annotated[Latest, Query()]) -> Response:
@@ -196,15 +195,15 @@ def _add_answers(app: FastAPI, room: Room) -> None:
         return _to_json(await room.list_reads(latest.limit))
 
     @app.post(
-        "/v1/reads/{id}/verdicts",
+        "/v1/reads/{read_id}/verdicts",
         response_model=KeptVerdict,
         status_code=201,
         responses=_problems(400, 401, 403, 404, 422, 503),
         tags=["reviewing"],
     )
-    async def judge(id: Annotated[str, Path(max_length=64)], verdict: VerdictMessage) -> Response:  # noqa: A002
+    async def judge(read_id: Annotated[str, Path(max_length=64)], verdict: VerdictMessage) -> Response:
         """Agree or disagree; once answered, the verdict is on disk."""
-        return _to_json(await room.judge(id, verdict), 201)
+        return _to_json(await room.judge(read_id, verdict), 201)
 
     @app.get("/v1/examples", responses=_problems(401, 403), tags=["reading"])
     async def examples() -> list[dict[str, Any]]:
@@ -256,7 +255,6 @@ def _add_watching(app: FastAPI, room: Room) -> None:
 def _add_pages(app: FastAPI) -> None:
     folder = files("pneumoscope.deploy.server") / "page"
     parts = {part.name: part.read_bytes() for part in folder.iterdir() if "." in part.name}
-    api = render_api(app.openapi()).encode()
 
     def answer(request: Request, content: bytes, suffix: str) -> Response:
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
@@ -265,13 +263,12 @@ def _add_pages(app: FastAPI) -> None:
             return Response(status_code=304, headers=headers)
         return Response(content, media_type=_KINDS[suffix], headers=headers)
 
-    for path, name in _PAGES.items():
-        app.add_api_route(f"/{path}", _to_page(answer, parts[name]), include_in_schema=False)
-    app.add_api_route("/docs", _to_page(answer, api), include_in_schema=False)
+    for path, content in render_pages(app.openapi()).items():
+        app.add_api_route(path, _to_page(answer, content), include_in_schema=False)
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
-        if name not in parts or name.endswith(".html"):
+        if name not in parts:
             raise RequestError(404, "There is no such part of the page.")
         return answer(request, parts[name], f".{name.rpartition('.')[2]}")
 
@@ -296,7 +293,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(_: Request, found: Exception) -> Response:
-        return RequestError(500, f"A fault of ours: {type(found).__name__}. Please report it.").to_response()
+        return to_fault(found).to_response()
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, found: HTTPException) -> Response:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pneumoscope.deploy.server.problems import RequestError
+from pneumoscope.deploy.server.problems import RequestError, to_fault
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -87,8 +87,7 @@ class Gate:
             where = "".join(traceback.format_tb(problem.__traceback__)[-4:])
             _logger().error("A fault of ours: %s\n%s", type(problem).__name__, where)
             if not status:
-                fault = RequestError(500, f"A fault of ours: {type(problem).__name__}. Please report it.")
-                await fault.to_response()(scope, receive, answer)
+                await to_fault(problem).to_response()(scope, receive, answer)
         finally:
             self._under_way -= 1
             seconds = time.perf_counter() - begun
@@ -153,7 +152,7 @@ class PatientProtocol(H11Protocol):
     _due: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """A connection begins; its first request is due."""
         super().connection_made(transport)
         # asyncio does so itself only for sockets that say TCP, which inherited ones don't: 40 ms an answer otherwise.

@@ -331,7 +331,7 @@ def _options(address: sql.URL) -> dict[str, Any]:
     return {"connect_args": {"timeout": 10}} if address.drivername == "postgresql+pg8000" else {}
 
 
-def _set_up_sqlite(connection: Any, record: Any) -> None:  # noqa: ARG001 - SQLAlchemy gives both
+def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Readers beside a writer, every commit on disk before it is acknowledged, and references that hold."""
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):

@@ -45,6 +45,11 @@ class RequestError(Exception):
         )
 
 
+def to_fault(problem: Exception) -> RequestError:
+    """What nobody foresaw: 500, without what it said, which could be a patient's name."""
+    return RequestError(500, f"A fault of ours: {type(problem).__name__}. Please report it.")
+
+
 def too_busy(detail: str, seconds: int = 1) -> RequestError:
     """Too many films are waiting: 429, with a time to try again."""
     return RequestError(

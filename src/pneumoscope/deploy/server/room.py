@@ -77,6 +77,7 @@ class Room:
         )
         self.measures.watch(lambda: self.batcher.under_way, lambda: self.desk.held)
         self.explains = not mixes_places(self.predictor)
+        self.model = self._describe()
         self._remembering = ThreadPoolExecutor(4, "remember")
         self._summarising = ThreadPoolExecutor(1, "summarise")  # a long look at the database holds up nothing else
         if (images := settings.keep_images) is not None:
@@ -110,8 +111,7 @@ class Room:
     async def _remember(self, job: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._remembering, job, *arguments)
 
-    def describe(self) -> ModelMessage:
-        """The model that is served."""
+    def _describe(self) -> ModelMessage:
         bundle = self.predictor.bundle
         return ModelMessage(
             name=self.name,

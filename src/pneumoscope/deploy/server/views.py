@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 
@@ -47,8 +48,9 @@ def render_view(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
+@cache
 def render_example(number: int) -> bytes:
-    """Draw a simulated film as a PNG; `number` counts from 0."""
+    """Draw a simulated film as a PNG, once; `number` counts from 0."""
     from PIL import Image
 
     from pneumoscope.datasets.phantoms import draw_phantom
