@@ -4,7 +4,7 @@
 
 What is compared takes turns in one run, and ratios are of medians. `--commit` writes docs/performance.json and the
 table in docs/performance.md; figures that were not measured stay as they were. All takes about half an hour, and with
-`--films 100000` half as much again.
+`--images 100000` half as much again.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SECTIONS))
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real films are")
-    parser.add_argument("--films", type=int, default=10_000, help="how many the peak of memory is measured with")
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images are")
+    parser.add_argument("--images", type=int, default=10_000, help="how many the peak of memory is measured with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--commit", action="store_true")
     options = parser.parse_args()
@@ -91,7 +91,7 @@ def measure_train(options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def measure_predict(options: argparse.Namespace) -> Iterator[Figure]:
-    """(b) Prediction of 2,000 films against the plain script."""
+    """(b) Prediction of 2,000 images against the plain script."""
     for large in (False, True):
         plain, ours = predict_speed.race(options.shared / "kermany-train-224", 2000, options.rounds, large)
         slow, fast = statistics.median(plain), statistics.median(ours)
@@ -108,22 +108,22 @@ def measure_engines(options: argparse.Namespace) -> Iterator[Figure]:
     for name in BACKBONES:
         for engine, seconds, rate in engine_speed.race(find_backbone(name), options.rounds + 2):
             share = rate / roofs["bf16" if "bf16" in engine else "fp32"]
-            yield Figure(f"{name}, {engine}", 1 / seconds, "films/s", "", f"{share:.0%} of the product's rate")
+            yield Figure(f"{name}, {engine}", 1 / seconds, "images/s", "", f"{share:.0%} of the product's rate")
 
 
 def measure_start(options: argparse.Namespace) -> Iterator[Figure]:
     """(d) From process start to answer."""
-    film = predict_speed.find_films(options.shared / "seed-400")[0]
-    for name, seconds in cold_start.measure(predict_speed.MODEL, str(film), options.rounds + 4).items():
-        aim = {"`--help`": "≤ 0.15", "`predict` of one film": "≤ 1.5"}.get(name, "")
+    image = predict_speed.find_images(options.shared / "seed-400")[0]
+    for name, seconds in cold_start.measure(predict_speed.ONNX_MODEL, str(image), options.rounds + 4).items():
+        aim = {"`--help`": "≤ 0.15", "`predict` of one image": "≤ 1.5"}.get(name, "")
         yield Figure(name.replace("`", ""), seconds, "s", aim)
 
 
 def measure_memory(options: argparse.Namespace) -> Iterator[Figure]:
-    """(e) The peak of memory with few films and with many."""
-    for count in (1000, options.films):
+    """(e) The peak of memory with few images and with many."""
+    for count in (1000, options.images):
         peak, seconds = predict_speed.measure_memory(options.shared / "kermany-train-224", count)
-        yield Figure(f"memory, {count:,} films", peak, "MB", "flat", f"in {seconds:.0f} s")
+        yield Figure(f"memory, {count:,} images", peak, "MB", "flat", f"in {seconds:.0f} s")
 
 
 def measure_finetune(options: argparse.Namespace) -> Iterator[Figure]:
@@ -132,7 +132,9 @@ def measure_finetune(options: argparse.Namespace) -> Iterator[Figure]:
     ours = min(fastest["folded", False], fastest["folded", True])
     usual = fastest["trained", False]
     yield Figure("finetune, batches of 32", 1000 / 32 / ours, "steps/s")
-    yield Figure("finetune against trained batch norms", usual / ours, "×", "", f"{usual:.1f} and {ours:.1f} ms a film")
+    yield Figure(
+        "finetune against trained batch norms", usual / ours, "×", "", f"{usual:.1f} and {ours:.1f} ms an image"
+    )
 
 
 def measure_serve(options: argparse.Namespace) -> Iterator[Figure]:
@@ -141,7 +143,7 @@ def measure_serve(options: argparse.Namespace) -> Iterator[Figure]:
     for clients in (1, 8, 64):
         ours, *plain = (service_load.summarise(found[name, clients]) for name in service_load.NAMES)
         best = max(plain, key=lambda one: one["rate"])
-        told = f"{ours['rate']:.0f} films/s against {best['rate']:.0f}"
+        told = f"{ours['rate']:.0f} images/s against {best['rate']:.0f}"
         aim = "≥ 3" if clients == 64 else ""
         yield Figure(f"serve, {clients} client{'s' * (clients > 1)}", ours["rate"] / best["rate"], "×", aim, told)
         tail = f"p95 {ours['p95']:.0f}, p99 {ours['p99']:.0f}; plain p50 {best['p50']:.0f}, p99 {best['p99']:.0f}"

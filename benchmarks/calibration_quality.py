@@ -1,8 +1,8 @@
-"""What calibration, threshold rules and an estimated prevalence are worth on films that were not used for them.
+"""What calibration, threshold rules and an estimated prevalence are worth on images that were not used for them.
 
-Each split draws training, validation and test films by patient from real films; a logistic regression on frozen
+Each split draws training, validation and test images by patient from real images; a logistic regression on frozen
 features is fitted on the first, calibration and threshold on the second, and both are judged on the third. For the
-prevalence, test films of one class are left out until the other has the share that is to be estimated.
+prevalence, test images of one class are left out until the other has the share that is to be estimated.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from conformal_coverage import Films, divide, extract, fit_logits
-from pneumoscope.evaluation.calibration import Method, fit_calibration, judge
+from conformal_coverage import Images, divide, extract, fit_logits
+from pneumoscope.decisions.calibration import Method, fit_calibration, judge
+from pneumoscope.decisions.decide import calibrate, restate
+from pneumoscope.decisions.threshold import choose_threshold
 from pneumoscope.evaluation.prevalence import estimate_shares
-from pneumoscope.evaluation.thresholds import choose_threshold
-from pneumoscope.inference.decisions import calibrate, restate
 
 RULES = ("0.5", "likelihood", "youden", "f1", "sensitivity>=0.95", "specificity>=0.95", "cost=5")
 PREVALENCES = (0.05, 0.2, 0.5, 0.9)
@@ -31,25 +31,25 @@ def main() -> None:
     options.add_argument("--data", type=Path, default=Path("../shared/data/kermany-train-224"))
     options.add_argument("--splits", type=int, default=50)
     given = options.parse_args()
-    films = extract(given.data)
+    images = extract(given.data)
     methods: Table = defaultdict(list)
     rules: Table = defaultdict(list)
     priors: Table = defaultdict(list)
     for train, val in ((200, 100), (1000, 1000)):
         for seed in range(given.splits):
-            measure_split(films, train, val, seed, methods, rules, priors)
-    print_table("| films: train, validation | method | log loss | Brier | calibration error |", methods, 4)
-    print_table("| films: train, validation | threshold | sensitivity | specificity | accuracy |", rules, 3)
+            measure_split(images, train, val, seed, methods, rules, priors)
+    print_table("| images: train, validation | method | log loss | Brier | calibration error |", methods, 4)
+    print_table("| images: train, validation | threshold | sensitivity | specificity | accuracy |", rules, 3)
     print_table(
-        "| films: train, validation | true prevalence | estimated | log loss as it is | adapted | with the true one |",
+        "| images: train, validation | true prevalence | estimated | log loss as it is | adapted | with the true one |",
         priors, 3,
     )  # fmt: skip
 
 
-def measure_split(films: Films, train: int, val: int, seed: int, methods: Table, rules: Table, priors: Table) -> None:
-    fitted, held, tested = divide(films, train, val, seed)
-    logits = fit_logits(films, fitted)
-    y, size = films.targets, f"{train}, {val}"
+def measure_split(images: Images, train: int, val: int, seed: int, methods: Table, rules: Table, priors: Table) -> None:
+    fitted, held, tested = divide(images, train, val, seed)
+    logits = fit_logits(images, fitted)
+    y, size = images.targets, f"{train}, {val}"
     shares = (np.bincount(y[fitted]) / len(fitted)).tolist()
     alike = np.ones(len(tested))
     for method in get_args(Method):
@@ -77,7 +77,7 @@ def measure_split(films: Films, train: int, val: int, seed: int, methods: Table,
 
 
 def thin(indices: NDArray[np.int64], y: NDArray[np.int64], prevalence: float, seed: int) -> NDArray[np.int64]:
-    """As many films as there can be with that share of the positive class."""
+    """As many images as there can be with that share of the positive class."""
     rng = np.random.default_rng(seed)
     positive, negative = (rng.permutation(indices[y[indices] == label]) for label in (1, 0))
     n = int(min(len(positive) / prevalence, len(negative) / (1 - prevalence)))

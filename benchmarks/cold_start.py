@@ -1,6 +1,6 @@
 """How long a command takes from process start to answer: medians of several processes.
 
-python benchmarks/cold_start.py --film SOME.jpg [--model pneumonia-lite0]
+python benchmarks/cold_start.py --image SOME.jpg [--model pneumonia-lite0]
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import time
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="pneumonia-lite0")
-    parser.add_argument("--film", required=True)
+    parser.add_argument("--image", required=True)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     print("| command | seconds |\n| --- | --- |")
-    for name, seconds in measure(options.model, options.film, options.rounds).items():
+    for name, seconds in measure(options.model, options.image, options.rounds).items():
         print(f"| {name} | {seconds:.2f} |")
 
 
-def measure(model: str, film: str, rounds: int) -> dict[str, float]:
+def measure(model: str, image: str, rounds: int) -> dict[str, float]:
     """Median seconds of each command."""
     commands = {
         "`--help`": ["--help"],
         "`train --help`": ["train", "--help"],
-        "`predict` of one film": ["predict", film, "--model", model],
+        "`predict` of one image": ["predict", image, "--model", model],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):

@@ -29,11 +29,11 @@ WITHIN = 0.5  # of a model's scores of one patient's images
 CLASSES = ("NORMAL", "PNEUMONIA")
 
 
-def number_patients(rng: np.random.Generator, n: int, films: float) -> NDArray[np.int64]:
-    """(n,) numbers of patients with `films` images each on average."""
-    if films == 1:
+def number_patients(rng: np.random.Generator, n: int, images: float) -> NDArray[np.int64]:
+    """(n,) numbers of patients with `images` images each on average."""
+    if images == 1:
         return np.arange(n)
-    return np.repeat(np.arange(n), 1 + rng.poisson(films - 1, n))[:n]
+    return np.repeat(np.arange(n), 1 + rng.poisson(images - 1, n))[:n]
 
 
 def draw_noise(rng: np.random.Generator, clusters: NDArray[np.int64], count: int = 1) -> NDArray[np.float64]:
@@ -111,14 +111,14 @@ def main() -> None:
         (3, draw_three, (1.5, 1.5), "equal", ("auroc",)),
         (3, draw_three, (1.5, 2.0), "different", ("auroc",)),
     ]
-    for (classes, draw, qualities, said, names), (n, films) in product(settings, product((100, 624), (1, 2))):
+    for (classes, draw, qualities, said, names), (n, images) in product(settings, product((100, 624), (1, 2))):
         if options.classes not in (None, classes):
             continue
         truth = dict.fromkeys(names, 0.0) if qualities[0] == qualities[1] else find_truth(draw, qualities, names)
         found: dict[str, list[Difference]] = {name: [] for name in names}
         for seed in range(options.studies):
-            rng = np.random.default_rng([n, films, seed])
-            clusters = number_patients(rng, n, films)
+            rng = np.random.default_rng([n, images, seed])
+            clusters = number_patients(rng, n, images)
             labels, probabilities = draw(rng, clusters, qualities)
             if classes == 2:
                 differences = compare_two(labels, probabilities, clusters, seed, options.resamples)
@@ -136,7 +136,7 @@ def main() -> None:
             plain = [one.bootstrap[0] <= truth[name] <= one.bootstrap[1] for one in each if one.bootstrap]
             apart = np.mean([one.p < 0.05 for one in found[name]])
             print(
-                f"| {classes} | {n} | {films} | {said} | {name} | {covered:.3f} | "
+                f"| {classes} | {n} | {images} | {said} | {name} | {covered:.3f} | "
                 f"{f'{np.mean(plain):.3f}' if plain else ''} | {apart:.3f} |",
                 flush=True,
             )

@@ -1,6 +1,6 @@
 """How often the limits of risk-coverage and decision curves, and those for another prevalence, hold the truth.
 
-    python benchmarks/curve_coverage.py [--studies 250] [--films 100]
+    python benchmarks/curve_coverage.py [--studies 250] [--images 100]
 
 Logits are normal in both classes, probabilities are calibrated at a prevalence of 0.5, and 0.1 is asked about.
 """
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from pneumoscope.decisions.decide import normalise
 from pneumoscope.evaluation.decision_curve import decision_curve
-from pneumoscope.evaluation.intervals import evaluate
+from pneumoscope.evaluation.intervals.bootstrap import evaluate
 from pneumoscope.evaluation.prevalence import restate_evaluation
 from pneumoscope.evaluation.selective import confidence_of, selective_curve
-from pneumoscope.images.preparing import InputSpec
-from pneumoscope.inference.decisions import normalise
-from pneumoscope.models.bundle import Bundle, Calibration
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.models.model_folder import Calibration, Model
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 ASKED = 0.1
@@ -31,9 +31,9 @@ THRESHOLDS = (0.05, 0.2, 0.5, 0.8, 0.9, 0.95)
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--studies", type=int, default=250)
-    options.add_argument("--films", type=int, default=100)
+    options.add_argument("--images", type=int, default=100)
     given = options.parse_args()
-    bundle = Bundle(
+    model = Model(
         "", "", {}, CLASSES, CLASSES[1], InputSpec(), {"decision": 0.5}, Calibration(shares=(0.5, 0.5)), {}, {}, "", "",
         threshold_rule="youden",
     )  # fmt: skip
@@ -43,22 +43,22 @@ def main() -> None:
         truth = find_truth(gap)
         for seed in range(given.studies):
             rng = np.random.default_rng((1, seed))
-            y, logits = draw(rng, given.films, gap)
+            y, logits = draw(rng, given.images, gap)
             if len(np.unique(y)) == 2:
-                for name, (low, high) in find_limits(bundle, y, logits).items():
+                for name, (low, high) in find_limits(model, y, logits).items():
                     held[name].append(low - 1e-12 <= truth[name] <= high + 1e-12)
-        print(f"\n| AUROC {area}, {given.films} films | covered |\n| --- | --- |")
+        print(f"\n| AUROC {area}, {given.images} images | covered |\n| --- | --- |")
         for name, values in held.items():
             print(f"| {name} | {100 * np.mean(values):.1f} |", flush=True)
 
 
-def draw(rng: np.random.Generator, films: int, gap: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    y = (rng.random(films) < 0.5).astype(np.int64)
+def draw(rng: np.random.Generator, images: int, gap: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    y = (rng.random(images) < 0.5).astype(np.int64)
     return y, gap * rng.normal(gap * (y - 0.5), 1)
 
 
 def find_truth(gap: float) -> dict[str, float]:
-    """Of half a million films, and by formula."""
+    """Of half a million images, and by formula."""
     y, logits = draw(np.random.default_rng(0), 500_000, gap)
     p = 1 / (1 + np.exp(-logits))
     order = np.argsort(-confidence_of(p, 0.5))
@@ -76,11 +76,11 @@ def find_truth(gap: float) -> dict[str, float]:
     return truth
 
 
-def find_limits(bundle: Bundle, y: NDArray[np.int64], logits: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+def find_limits(model: Model, y: NDArray[np.int64], logits: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
     log_shares = normalise(np.stack([np.zeros_like(logits), logits], axis=1))
     p = np.exp(log_shares[:, 1])
     evaluation = evaluate(y, p, classes=CLASSES, positive=CLASSES[1], resamples=20)
-    restated = restate_evaluation(evaluation, bundle, y, log_shares, ASKED).metrics
+    restated = restate_evaluation(evaluation, model, y, log_shares, ASKED).metrics
     limits = {
         f"{shown}, restated": (restated[name].low, restated[name].high)
         for name, shown in (("accuracy", "accuracy"), ("ppv", "PPV"), ("npv", "NPV"))

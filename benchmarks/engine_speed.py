@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, TorchEngine, count_threads
 from pneumoscope.models.backbones import BackboneSpec, find_backbone
 from pneumoscope.models.classifier import Backbone
-from pneumoscope.models.graphs import trace_graph
+from pneumoscope.models.onnx_graphs import trace_graph
 from short_arithmetic import ShortEngine
 
 BATCH = 16
@@ -41,7 +41,7 @@ def main() -> None:
     print(
         f"{count_threads()} threads. Matrix product:", ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in roofs.items())
     )
-    print("\n| backbone | engine | ms a film | films a second | GFLOP/s | of the product's |")
+    print("\n| backbone | engine | ms an image | images a second | GFLOP/s | of the product's |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in options.backbones.split(","):
         for engine, seconds, rate in race(find_backbone(name), options.rounds, options.compile):
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[str, float, float]]:
-    """Engine, seconds a film, and operations a second; weights are random, which changes no time."""
+    """Engine, seconds an image, and operations a second; weights are random, which changes no time."""
     size = spec.input.size
     network = timm.create_model(spec.architecture, num_classes=0, **spec.arguments)
     backbone = Backbone(network.eval(), spec.architecture)
-    films = np.random.default_rng(0).normal(size=(BATCH, 3, size, size)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(BATCH, 3, size, size)).astype(np.float32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone(torch.from_numpy(films))
+        backbone(torch.from_numpy(images))
     work = counter.get_total_flops() / BATCH
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "network.onnx"
@@ -69,8 +69,8 @@ def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[
             ("OpenVINO", OpenVinoEngine(graph, "")),
             ("OpenVINO bf16", ShortEngine(graph, "")),
         ):
-            engines[name] = lambda engine=engine: engine.run(films)  # type: ignore[misc]
-        batch = torch.from_numpy(films).to(memory_format=torch.channels_last)
+            engines[name] = lambda engine=engine: engine.run(images)  # type: ignore[misc]
+        batch = torch.from_numpy(images).to(memory_format=torch.channels_last)
         folded = TorchEngine(backbone, size, "cpu").backbone
         engines["PyTorch bf16"] = lambda: run_bf16(folded, batch)
         if compiled:

@@ -1,8 +1,8 @@
-"""Do maps point right? On simulated films with known opacities, after randomisation, and by deletion on real films.
+"""Do maps point right? On simulated images with known opacities, after randomisation, and by deletion on real images.
 
 python benchmarks/explanation_faithfulness.py --work /tmp/maps --data ../shared/data/seed-400 [--seeds 2]
 
-Films and runs are kept in --work and found there again.
+Images and runs are kept in --work and found there again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from skimage.metrics import structural_similarity
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples
 from pneumoscope.evaluation.faithfulness import delete_evidence, points_inside, share_inside
-from pneumoscope.images.preparing import InputSpec, fit, prepare
-from pneumoscope.images.reading import read_pixels
+from pneumoscope.images.prepare import InputSpec, fit, prepare
+from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.inference.explaining import Explanation, Method, explain
+from pneumoscope.inference.explain import Explanation, Method, explain
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.training.train import train
 
@@ -38,17 +38,17 @@ Floats = NDArray[np.float64]
 
 
 def interval(values: Floats, seed: int = 0) -> str:
-    """Mean and 95 % bootstrap interval over films (each patient's films are few)."""
+    """Mean and 95 % bootstrap interval over images (each patient's images are few)."""
     draws = np.random.default_rng(seed).choice(values, (2000, len(values))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
-def diseased(films: Path, split: str) -> Iterator[tuple[Path, NDArray[np.bool_]]]:
-    with (films / "truth.csv").open() as file:
+def diseased(images: Path, split: str) -> Iterator[tuple[Path, NDArray[np.bool_]]]:
+    with (images / "truth.csv").open() as file:
         for row in csv.DictReader(file):
             if row["split"] == split and row["mask"]:
-                yield films / row["path"], np.asarray(Image.open(films / row["mask"])) > 127
+                yield images / row["path"], np.asarray(Image.open(images / row["mask"])) > 127
 
 
 def ready(work: Path, name: str, data: Path, seed: int, **options: Any) -> Predictor:
@@ -62,13 +62,13 @@ def gaussian(side: int) -> NDArray[np.float32]:
     return np.exp(-(away[:, None] + away)).astype(np.float32)
 
 
-def pointing(predictor: Predictor, films: Path, methods: tuple[Method, ...], most: int, name: str) -> None:
+def pointing(predictor: Predictor, images: Path, methods: tuple[Method, ...], most: int, name: str) -> None:
     """One row a method and baseline: the pointing game and the share of positive evidence inside the mask."""
-    spec = predictor.bundle.input
-    masks = [fit(mask.astype(np.float32), replace(spec, size=56)) for _, mask in diseased(films, "train")]
+    spec = predictor.model.input
+    masks = [fit(mask.astype(np.float32), replace(spec, size=56)) for _, mask in diseased(images, "train")]
     baselines = {"Gaussian at the centre": gaussian(56), "mean training mask": np.mean(masks, 0)}
     scores: dict[str, list[tuple[float, ...]]] = {}
-    for path, mask in list(diseased(films, "test"))[:most]:
+    for path, mask in list(diseased(images, "test"))[:most]:
         maps: dict[str, Explanation] = {method: explain(predictor, path, method=method) for method in methods}
         first = maps[methods[0]]
         maps |= {key: replace(first, cells=cells) for key, cells in baselines.items()}
@@ -101,8 +101,8 @@ def randomise(predictor: Predictor, stages: int, seed: int) -> Predictor:
                 torch.randn(value.shape, generator=rng) * spread + (float(value.mean()) if value.ndim == 1 else 0)
             )
     weight = torch.randn(predictor.weight.shape, generator=rng).numpy() * predictor.weight.std()
-    bundle = predictor.bundle
-    return Predictor(bundle, weight.astype(np.float32), predictor.bias, TorchEngine(backbone, bundle.input.size))
+    model = predictor.model
+    return Predictor(model, weight.astype(np.float32), predictor.bias, TorchEngine(backbone, model.input.size))
 
 
 def sanity(predictor: Predictor, paths: list[Path], name: str) -> None:
@@ -120,12 +120,12 @@ def sanity(predictor: Predictor, paths: list[Path], name: str) -> None:
                 alike.append(structural_similarity(ours, theirs, data_range=1.0, win_size=3))  # type: ignore[no-untyped-call]
         print(f"| {name} | {key} | {np.mean(ranks):+.3f} ± {np.std(ranks):.3f} | {np.mean(alike):.3f} |", flush=True)
     swapped = [spearmanr(one.cells, two.cells, axis=None).statistic for one, two in pairwise(before)]
-    print(f"| {name} | nothing, but another film | {np.mean(swapped):+.3f} ± {np.std(swapped):.3f} | |", flush=True)
+    print(f"| {name} | nothing, but another image | {np.mean(swapped):+.3f} ± {np.std(swapped):.3f} | |", flush=True)
 
 
 def curves(predictor: Predictor, paths: list[Path], methods: tuple[Method, ...], name: str) -> None:
-    """Areas under the curves: the mean probability while a film becomes grey, or comes out of a blur."""
-    spec: InputSpec = predictor.bundle.input
+    """Areas under the curves: the mean probability while an image becomes grey, or comes out of a blur."""
+    spec: InputSpec = predictor.model.input
     rng = np.random.default_rng(0)
 
     def probabilities(inputs: NDArray[np.float32]) -> Floats:
@@ -156,7 +156,7 @@ def curves(predictor: Predictor, paths: list[Path], methods: tuple[Method, ...],
             inserted = probabilities(delete_evidence(base, inputs, drawn, 14)).mean()
             areas.setdefault(key, []).append((deleted, inserted))
     for key, rows in areas.items():
-        # Each film is its own control: what an order gains over chance on the same film.
+        # Each image is its own control: what an order gains over chance on the same image.
         columns = [*np.array(rows).T, *(np.array(rows) - np.array(areas["random"])).T]
         print(f"| {name} | {key} | {len(rows)} | {' | '.join(map(interval, columns))} |", flush=True)
 
@@ -166,37 +166,37 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--films", type=int, default=75, help="diseased test films a seed")
+    parser.add_argument("--images", type=int, default=75, help="diseased test images a seed")
     parser.add_argument("--part", choices=["pointing", "ig", "fits", "sanity", "curves"], nargs="*")
     parts = (arguments := parser.parse_args()).part or ["pointing", "ig", "fits", "sanity", "curves"]
     work: Path = arguments.work
 
-    def films(seed: int) -> Path:
-        folder = work / f"films{seed}"
+    def images(seed: int) -> Path:
+        folder = work / f"images{seed}"
         return folder if folder.exists() else write_phantoms(folder, seed=seed)
 
     if {"pointing", "ig", "fits"} & set(parts):
-        print("| network | map | films | hits | within a cell | share inside |\n" + "| --- " * 6 + "|")
+        print("| network | map | images | hits | within a cell | share inside |\n" + "| --- " * 6 + "|")
     if "pointing" in parts:
         for seed in range(arguments.seeds):
-            predictor = ready(work, f"run{seed}", films(seed), seed)
-            pointing(predictor, films(seed), ("cam",), arguments.films, f"crop 224, seed {seed}")
+            predictor = ready(work, f"run{seed}", images(seed), seed)
+            pointing(predictor, images(seed), ("cam",), arguments.images, f"crop 224, seed {seed}")
     if "ig" in parts:
-        pointing(ready(work, "run0", films(0), 0), films(0), ("cam", "ig"), 40, "crop 224, seed 0")
+        pointing(ready(work, "run0", images(0), 0), images(0), ("cam", "ig"), 40, "crop 224, seed 0")
     if "fits" in parts:
-        predictor = ready(work, "pad0", films(0), 0, fit="pad")
-        pointing(predictor, films(0), ("cam",), arguments.films, "pad 224, seed 0")
+        predictor = ready(work, "pad0", images(0), 0, fit="pad")
+        pointing(predictor, images(0), ("cam",), arguments.images, "pad 224, seed 0")
         for size in (320, 448):
-            predictor = ready(work, f"crop{size}", films(0), 0, size=size)
-            pointing(predictor, films(0), ("cam",), arguments.films, f"crop {size}, seed 0")
+            predictor = ready(work, f"crop{size}", images(0), 0, size=size)
+            pointing(predictor, images(0), ("cam",), arguments.images, f"crop {size}, seed 0")
     if "sanity" in parts:
-        print("\n| films | random | rank correlation | SSIM |\n" + "| --- " * 4 + "|")
-        sanity(ready(work, "run0", films(0), 0), [path for path, _ in diseased(films(0), "test")][:12], "simulated")
+        print("\n| images | random | rank correlation | SSIM |\n" + "| --- " * 4 + "|")
+        sanity(ready(work, "run0", images(0), 0), [path for path, _ in diseased(images(0), "test")][:12], "simulated")
     if "curves" in parts and arguments.data:
         predictor = ready(work, "real", arguments.data, 0)
         paths = [one.path for one in read_samples(arguments.data) if one.split == "val" and one.label == "PNEUMONIA"]
         print(
-            "\n| films | order | n | deletion | insertion | deletion - random | insertion - random |\n"
+            "\n| images | order | n | deletion | insertion | deletion - random | insertion - random |\n"
             + "| --- " * 7
             + "|"
         )

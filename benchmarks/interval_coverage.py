@@ -2,8 +2,8 @@
 
     python benchmarks/interval_coverage.py [--studies 1000] [--sizes 100 624] [--only TEXT] [--bands] [--quick]
 
-A study draws films whose logits are normal in each class, or films of patients that have one to four each, alike in
-part. The truth is that of a million films. Each row is printed when it is done, as a row of a Markdown table.
+A study draws images whose logits are normal in each class, or images of patients that have one to four each, alike in
+part. The truth is that of a million images. Each row is printed when it is done, as a row of a Markdown table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.intervals import evaluate, group, precision_recall_band, resample, roc_band
+from pneumoscope.evaluation.intervals.bootstrap import evaluate, group, precision_recall_band, resample, roc_band
 from pneumoscope.evaluation.metrics import METRICS, measure, roc_curve
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ PLACES = (2, 5, 10, 20, 50, 80, 95)  # on it, for --bands
 
 @dataclass(frozen=True)
 class Setting:
-    """What the films of a study are like.
+    """What the images of a study are like.
 
     Attributes:
         name: in the tables.
@@ -40,7 +40,7 @@ class Setting:
         prevalence: of class 1.
         slope: of the stated logits on the true ones: above 1 is overconfident.
         shift: added to the stated logits.
-        alike: correlation of the scores of a patient's films; 0: films are independent.
+        alike: correlation of the scores of a patient's images; 0: images are independent.
         hidden: share of the positives that look like negatives, so that scores are not binormal.
     """
 
@@ -53,7 +53,7 @@ class Setting:
     hidden: float = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ints, Floats, list[str] | None]:
-        """Labels, probabilities and patients of n films."""
+        """Labels, probabilities and patients of n images."""
         sizes = np.ones(n, dtype=np.int64)
         if self.alike:
             sizes = np.resize([1, 2, 3, 4], n)
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument(
         "--sides", action="store_true", help="besides, how often the truth is below and above the limits"
     )
-    parser.add_argument("--quick", action="store_true", help="100 studies of 100 films")
+    parser.add_argument("--quick", action="store_true", help="100 studies of 100 images")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.studies, arguments.bootstrap, arguments.sizes = 100, 100, [100]

@@ -1,4 +1,4 @@
-"""How hard the simulated radiographs are: test AUROC of the `baseline` recipe by seed of the films.
+"""How hard the simulated radiographs are: test AUROC of the `baseline` recipe by seed of the images.
 
 python benchmarks/phantom_difficulty.py [--seeds 6]
 """
@@ -17,11 +17,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=6)
     arguments = parser.parse_args()
-    print("| seed of the films | AUROC | 95 % interval | accuracy |\n| --- | --- | --- | --- |")
+    print("| seed of the images | AUROC | 95 % interval | accuracy |\n| --- | --- | --- | --- |")
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            films = write_phantoms(Path(folder) / "films", seed=seed)
-            metrics = train(films, Path(folder) / "run", recipe="baseline").evaluation.metrics
+            images = write_phantoms(Path(folder) / "images", seed=seed)
+            metrics = train(images, Path(folder) / "run", recipe="baseline").evaluation.metrics
         auroc = metrics["auroc"]
         cells = (f"{auroc.value:.3f}", f"{auroc.low:.3f} to {auroc.high:.3f}", f"{metrics['accuracy'].value:.3f}")
         print(f"| {seed} | {' | '.join(cells)} |", flush=True)

@@ -1,8 +1,8 @@
 """Prediction as it is usually written, with a DataLoader, torchvision and timm: what `predict` is measured by.
 
-    python benchmarks/plain_predict.py FOLDER BUNDLE [--workers 2]
+    python benchmarks/plain_predict.py FOLDER MODEL [--workers 2]
 
-The network and its head are those of a bundle of ours, run by PyTorch as it comes.
+The network and its head are those of a model of ours, run by PyTorch as it comes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 
-class Films(Dataset[tuple[Tensor, str]]):
-    """Prepared films and their paths."""
+class Images(Dataset[tuple[Tensor, str]]):
+    """Prepared images and their paths."""
 
     def __init__(self, folder: Path, look: transforms.Compose) -> None:
         self.paths = sorted(str(path) for path in folder.iterdir())
@@ -40,20 +40,20 @@ class Films(Dataset[tuple[Tensor, str]]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    model, look = open_model(options.bundle)
+    network, look = open_model(options.model)
     table = csv.writer(sys.stdout)
     with torch.no_grad():
-        for inputs, paths in DataLoader(Films(options.folder, look), 32, num_workers=options.workers):
-            table.writerows(zip(paths, torch.sigmoid(model(inputs))[:, -1].tolist(), strict=True))
+        for inputs, paths in DataLoader(Images(options.folder, look), 32, num_workers=options.workers):
+            table.writerows(zip(paths, torch.sigmoid(network(inputs))[:, -1].tolist(), strict=True))
 
 
-def open_model(bundle: Path) -> tuple[torch.nn.Module, transforms.Compose]:
-    """A bundle's network with its head, and the transforms before it."""
-    told = json.loads((bundle / "bundle.json").read_text())
-    state = {name: tensor.float() for name, tensor in load_file(bundle / "weights.safetensors").items()}
+def open_model(model: Path) -> tuple[torch.nn.Module, transforms.Compose]:
+    """A model's network with its head, and the transforms before it."""
+    told = json.loads((model / "model.json").read_text())
+    state = {name: tensor.float() for name, tensor in load_file(model / "weights.safetensors").items()}
     network = timm.create_model(told["architecture"], num_classes=0, **told["arguments"])
     network.load_state_dict(
         {k.removeprefix("backbone.network."): v for k, v in state.items() if k.startswith("backbone.network.")}

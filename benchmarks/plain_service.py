@@ -1,9 +1,9 @@
 """A service as it is usually written: FastAPI calls the model once a request. What `serve` is measured by.
 
-    PLAIN_BUNDLE=FOLDER uvicorn plain_service:app   # the function runs in FastAPI's threads
-    PLAIN_BUNDLE=FOLDER uvicorn plain_service:awaited   # it runs on the event loop
+    PLAIN_MODEL=FOLDER uvicorn plain_service:app   # the function runs in FastAPI's threads
+    PLAIN_MODEL=FOLDER uvicorn plain_service:awaited   # it runs on the event loop
 
-The network and its head are those of a bundle of ours, run by PyTorch as it comes.
+The network and its head are those of a model of ours, run by PyTorch as it comes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from plain_predict import open_model
 
-MODEL, LOOK = open_model(Path(os.environ["PLAIN_BUNDLE"]))
+ONNX_MODEL, LOOK = open_model(Path(os.environ["PLAIN_MODEL"]))
 app, awaited = FastAPI(), FastAPI()
 
 
@@ -34,4 +34,4 @@ async def predict_awaited(files: UploadFile) -> dict[str, float]:
 def judge(files: UploadFile) -> dict[str, float]:
     inputs = LOOK(Image.open(files.file).convert("RGB"))[None]
     with torch.no_grad():
-        return {"probability": float(torch.sigmoid(MODEL(inputs))[0, -1])}
+        return {"probability": float(torch.sigmoid(ONNX_MODEL(inputs))[0, -1])}

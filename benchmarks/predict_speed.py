@@ -1,9 +1,9 @@
-"""How much faster `pneumoscope predict` is than the plain script, and how much memory it takes for many films.
+"""How much faster `pneumoscope predict` is than the plain script, and how much memory it takes for many images.
 
-    python benchmarks/predict_speed.py [--films 2000] [--rounds 3] [--data ../shared/data/kermany-train-224]
+    python benchmarks/predict_speed.py [--images 2000] [--rounds 3] [--data ../shared/data/kermany-train-224]
     python benchmarks/predict_speed.py --memory 1000,100000
 
-Whole processes, which take turns. The large films are real ones enlarged to 2000 x 1500, with noise, 50
+Whole processes, which take turns. The large images are real ones enlarged to 2000 x 1500, with noise, 50
 of them under many names, as the small ones are where there are too few.
 """
 
@@ -21,32 +21,32 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pneumoscope.models.bundle import find_bundle
+from pneumoscope.models.model_folder import find_model
 
-MODEL = "pneumonia-lite0"
+ONNX_MODEL = "pneumonia-lite0"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/kermany-train-224"))
-    parser.add_argument("--films", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", help="numbers of films whose peaks are measured instead")
+    parser.add_argument("--memory", help="numbers of images whose peaks are measured instead")
     options = parser.parse_args()
     if options.memory:
-        print("| films | peak memory | seconds |\n| --- | --- | --- |")
+        print("| images | peak memory | seconds |\n| --- | --- | --- |")
         for count in map(int, options.memory.split(",")):
             peak, seconds = measure_memory(options.data, count)
             print(f"| {count:,} | {peak:.0f} MB | {seconds:.0f} |", flush=True)
         return
-    print("| films | plain script | pneumoscope | ratio | rounds of ours |\n| --- | --- | --- | --- | --- |")
+    print("| images | plain script | pneumoscope | ratio | rounds of ours |\n| --- | --- | --- | --- | --- |")
     for large in (False, True):
-        plain, ours = race(options.data, options.films, options.rounds, large)
+        plain, ours = race(options.data, options.images, options.rounds, large)
         slow, fast = statistics.median(plain), statistics.median(ours)
         name = "JPEG 2000 × 1500" if large else "JPEG 224 × 224"
         every = ", ".join(f"{each:.1f}" for each in ours)
         print(
-            f"| {options.films:,} {name} | {slow:.1f} s | {fast:.1f} s | {slow / fast:.2f} | {every} |",
+            f"| {options.images:,} {name} | {slow:.1f} s | {fast:.1f} s | {slow / fast:.2f} | {every} |",
             flush=True,
         )
 
@@ -55,34 +55,34 @@ def race(data: Path, count: int, rounds: int, large: bool) -> tuple[list[float],
     """Seconds of the plain script and of ours."""
     plain, ours = [], []
     with tempfile.TemporaryDirectory() as place:
-        films, table = Path(place, "films"), Path(place, "predictions.csv")
-        lay_out(find_films(data), films, count, enlarge_into=Path(place, "large") if large else None)
+        images, table = Path(place, "images"), Path(place, "predictions.csv")
+        lay_out(find_images(data), images, count, enlarge_into=Path(place, "large") if large else None)
         usual = [
             sys.executable,
             str(Path(__file__).with_name("plain_predict.py")),
-            str(films),
-            str(find_bundle(Path(MODEL))),
+            str(images),
+            str(find_model(Path(ONNX_MODEL))),
         ]
         for _ in range(rounds):
             start = time.perf_counter()
             answer = subprocess.run(usual, capture_output=True, text=True, check=True).stdout
             plain.append(time.perf_counter() - start)
             start = time.perf_counter()
-            subprocess.run(predict(films, table), capture_output=True, check=True)
+            subprocess.run(predict(images, table), capture_output=True, check=True)
             ours.append(time.perf_counter() - start)
         told = len(table.read_text(encoding="utf-8").splitlines()) - 1
     if not len(answer.splitlines()) == told == count:
-        raise SystemExit(f"{count} films, of which the plain script tells {len(answer.splitlines())} and ours {told}")
+        raise SystemExit(f"{count} images, of which the plain script tells {len(answer.splitlines())} and ours {told}")
     return plain, ours
 
 
 def measure_memory(data: Path, count: int) -> tuple[float, float]:
-    """Peak memory in MB and seconds of a process that predicts so many films."""
+    """Peak memory in MB and seconds of a process that predicts so many images."""
     with tempfile.TemporaryDirectory() as place:
-        lay_out(find_films(data), Path(place, "films"), count)
+        lay_out(find_images(data), Path(place, "images"), count)
         start = time.perf_counter()
         child = subprocess.Popen(
-            predict(Path(place, "films"), Path(place, "all.csv")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            predict(Path(place, "images"), Path(place, "all.csv")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         peak = 0
         while child.poll() is None:
@@ -97,25 +97,25 @@ def measure_memory(data: Path, count: int) -> tuple[float, float]:
         return max(peak, 0) / 1024, time.perf_counter() - start
 
 
-def predict(films: Path, table: Path) -> list[str]:
-    command = [sys.executable, "-m", "pneumoscope", "predict", str(films), "--model", MODEL]
+def predict(images: Path, table: Path) -> list[str]:
+    command = [sys.executable, "-m", "pneumoscope", "predict", str(images), "--model", ONNX_MODEL]
     return [*command, "--out", str(table), "--overwrite"]
 
 
-def find_films(data: Path) -> list[Path]:
+def find_images(data: Path) -> list[Path]:
     return sorted(path for path in data.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg"))
 
 
 def lay_out(sources: list[Path], folder: Path, count: int, enlarge_into: Path | None = None) -> None:
-    """Fill a folder with links to films, so many that some have several names."""
+    """Fill a folder with links to images, so many that some have several names."""
     if enlarge_into is not None:
         enlarge_into.mkdir()
         rng = np.random.default_rng(0)
         step = max(1, len(sources) // 50)
         large = []
         for source in sources[::step][:50]:
-            film = Image.open(source).convert("L").resize((2000, 1500), Image.Resampling.BICUBIC)
-            noisy = np.asarray(film, np.float32) + rng.normal(0, 3, (1500, 2000))
+            image = Image.open(source).convert("L").resize((2000, 1500), Image.Resampling.BICUBIC)
+            noisy = np.asarray(image, np.float32) + rng.normal(0, 3, (1500, 2000))
             large.append(enlarge_into / f"{source.stem}.jpg")
             Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(large[-1], quality=90)
         sources = large

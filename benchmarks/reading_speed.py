@@ -1,10 +1,10 @@
-"""How many films a second are read and prepared, against the obvious Pillow, pydicom and torchvision way.
+"""How many images a second are read and prepared, against the obvious Pillow, pydicom and torchvision way.
 
     python benchmarks/reading_speed.py [--rounds 15]
 
 Both ways take turns in one run, so that what else the machine does meets both; the ratio of medians is what counts.
 `pool` is the loading of `extract_features` with a network that does nothing; the obvious way has as many threads.
-Simulated films; the usual way scales 16-bit PNG wrongly (Pillow's `convert("RGB")` clips), but that is how it's done.
+Simulated images; the usual way scales 16-bit PNG wrongly (Pillow's `convert("RGB")` clips), but that is how it's done.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from PIL import Image
 from torchvision import transforms
 
 from pneumoscope.datasets.phantoms import draw_phantom
-from pneumoscope.images.preparing import prepare
-from pneumoscope.images.reading import read_radiograph
+from pneumoscope.images.prepare import prepare
+from pneumoscope.images.read import read_radiograph
 from pneumoscope.inference.engines import Activations, Array, TorchEngine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone
 
 Way = Callable[[bytes], Any]
-POOL = 32  # films that are read at a time
+POOL = 32  # images that are read at a time
 
 
 class Idle:
@@ -73,11 +73,11 @@ def main() -> None:
         return tensor
 
     workers = max(2, (os.cpu_count() or 2) // 2)
-    print(f"Films a second, medians of {rounds} rounds. Load of the machine at the start: {os.getloadavg()[0]:.1f}.\n")
-    print("| film | MB | usual | ours | ratio | usual, pool | ours, pool | ratio |")
+    print(f"Images a second, medians of {rounds} rounds. Load of the machine at the start: {os.getloadavg()[0]:.1f}.\n")
+    print("| image | MB | usual | ours | ratio | usual, pool | ours, pool | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with ThreadPoolExecutor(workers) as threads:
-        for kind, content in films().items():
+        for kind, content in images().items():
             alone = race(rounds, partial(usual, content), partial(ours, content))
             many = [content] * POOL
             pooled = race(
@@ -96,7 +96,9 @@ def main() -> None:
     for count in (1, torch.multiprocessing.cpu_count()):
         torch.set_num_threads(count)
         (seconds,) = race(rounds, lambda: engine.run(batch))
-        print(f"\nThe network (efficientnet_lite0, {count} threads): {engine.batch_size / seconds:.1f} films a second.")
+        print(
+            f"\nThe network (efficientnet_lite0, {count} threads): {engine.batch_size / seconds:.1f} images a second."
+        )
 
 
 def consume(items: Iterable[Any]) -> None:
@@ -127,7 +129,7 @@ def read_dicom_as_usual(content: bytes) -> Image.Image:
     return Image.fromarray((255 * (levels / levels.max())).astype(np.uint8))
 
 
-def films() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     phantom = Image.fromarray(draw_phantom(0, pneumonia=True, size=320).pixels)
     large = np.asarray(phantom.resize((2000, 1500), Image.Resampling.BICUBIC)) + rng.normal(0, 0.01, (1500, 2000))

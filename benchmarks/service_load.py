@@ -2,7 +2,7 @@
 
     python benchmarks/service_load.py [--rounds 3] [--seconds 8] [--clients 1,8,64]
 
-Needs wrk, which sends real films (JPEG of 224 x 224, one a request, as a form) over loopback and takes next to nothing
+Needs wrk, which sends real images (JPEG of 224 x 224, one a request, as a form) over loopback and takes next to nothing
 of the processor. All services run on all cores; ours keeps every read in its database, the plain ones nothing.
 """
 
@@ -23,14 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import predict_speed
-from pneumoscope.models.bundle import find_bundle
+from pneumoscope.models.model_folder import find_model
 
 SCRIPT = """
 local bodies = {}
 function init(args)
   for line in io.lines(args[1]) do
     local file = io.open(line, "rb")
-    table.insert(bodies, '--frontier\\r\\nContent-Disposition: form-data; name="files"; filename="film.jpeg"\\r\\n' ..
+    table.insert(bodies, '--frontier\\r\\nContent-Disposition: form-data; name="files"; filename="image.jpeg"\\r\\n' ..
       'Content-Type: image/jpeg\\r\\n\\r\\n' .. file:read("*a") .. '\\r\\n--frontier--\\r\\n')
     file:close()
   end
@@ -53,14 +53,14 @@ NAMES = ("pneumoscope serve", "FastAPI, in threads", "FastAPI, on the event loop
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real films are")
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="where the real images are")
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     options = parser.parse_args()
     clients = [int(count) for count in options.clients.split(",")]
     found = race(options.shared, clients, options.rounds, options.seconds)
-    columns = ("service", "clients", "films/s", "p50 ms", "p95 ms", "p99 ms", "errors")
+    columns = ("service", "clients", "images/s", "p50 ms", "p95 ms", "p99 ms", "errors")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for count in clients:
         for name in NAMES:
@@ -73,16 +73,18 @@ def race(shared: Path, clients: list[int], rounds: int, seconds: int) -> dict[tu
     """What each service did in each round, by its name and the number of clients."""
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        films = Path(folder) / "films.txt"
-        films.write_text("\n".join(str(path.absolute()) for path in predict_speed.find_films(shared / "seed-400")[::4]))
+        images = Path(folder) / "images.txt"
+        images.write_text(
+            "\n".join(str(path.absolute()) for path in predict_speed.find_images(shared / "seed-400")[::4])
+        )
         script = Path(folder) / "send.lua"
         script.write_text(SCRIPT)
         for _ in range(rounds):
             for name in NAMES:
                 with run_service(name, Path(folder)) as url:
-                    send(url, script, films, 8, 2)  # warm
+                    send(url, script, images, 8, 2)  # warm
                     for count in clients:
-                        told = send(url, script, films, count, seconds)
+                        told = send(url, script, images, count, seconds)
                         found.setdefault((name, count), []).append(told)
                         print(f"{name}, {count} clients: {told}", file=sys.stderr, flush=True)
     return found
@@ -98,7 +100,7 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
     """A service in a process of its own; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    bundle = find_bundle(Path(predict_speed.MODEL))
+    model = find_model(Path(predict_speed.ONNX_MODEL))
     if name == NAMES[0]:
         call = ["-m", "pneumoscope", "serve", "--port", str(port), "--database", str(folder / "reads.sqlite")]
     else:
@@ -106,7 +108,7 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
         call = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--app-dir", str(Path(__file__).parent)]
     process = subprocess.Popen(
         [sys.executable, *call],
-        env={**os.environ, "PLAIN_BUNDLE": str(bundle)},
+        env={**os.environ, "PLAIN_MODEL": str(model)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -124,10 +126,10 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def send(url: str, script: Path, films: Path, clients: int, seconds: int) -> dict[str, float]:
+def send(url: str, script: Path, images: Path, clients: int, seconds: int) -> dict[str, float]:
     """What wrk measures."""
     call = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--timeout", "60s", "-s", str(script), url]
-    done = subprocess.run([*call, "--", str(films)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*call, "--", str(images)], capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     told: dict[str, float] = json.loads(line.removeprefix("RESULT "))
     return told

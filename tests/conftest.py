@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.models import shipped
+from pneumoscope.models import pretrained
 from pneumoscope.training.train import Run, train
 
 pytest_plugins = ["room_fixtures"]  # of tests/deploy/server
@@ -39,28 +39,28 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 48 small simulated radiographs in train, val and test."""
     return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", count=48, seed=1, size=128)
 
 
 @pytest.fixture(scope="session")
-def run(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run trained on `films`; tests read it and change nothing."""
-    return train(films, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3)
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run trained on `images`; tests read it and change nothing."""
+    return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3)
 
 
 @pytest.fixture
-def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pretrained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation that no model ships with; what is put there ships."""
-    folder = tmp_path / "zoo"
+    folder = tmp_path / "pretrained_models"
     folder.mkdir()
-    monkeypatch.setattr(shipped, "zoo", lambda: folder)
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
     return folder
 
 
 @pytest.fixture
-def simulated_model(zoo: Path, run: Run) -> str:
+def simulated_model(pretrained_models: Path, run: Run) -> str:
     """The name of the default model, as if `run` had made it."""
-    (zoo / shipped.DEFAULT).symlink_to(run.bundle)
-    return shipped.DEFAULT
+    (pretrained_models / pretrained.DEFAULT).symlink_to(run.model)
+    return pretrained.DEFAULT

@@ -13,14 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.config import build, read_mapping, write_mapping
-from pneumoscope.errors import BundleError, PneumoscopeError, UsageError
-from pneumoscope.images.preparing import InputSpec
-from pneumoscope.training.recipes import Settings, find_recipe, resolve_settings
+from pneumoscope.errors import ModelError, PneumoscopeError, UsageError
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.training.settings import Settings, find_recipe, resolve_settings
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
 amounts = st.floats(0, 1e6)
-WORDS = ["no", "null", "1e-3", "~", "07", "2026-13-45", "a: b", "# x", "- y", "\x85\u2028", "=", "<<", "C:\\films\\1"]
+WORDS = ["no", "null", "1e-3", "~", "07", "2026-13-45", "a: b", "# x", "- y", "\x85\u2028", "=", "<<", "C:\\images\\1"]
 
 
 def yaml_file(folder: Path, text: str | bytes) -> Path:
@@ -52,7 +52,7 @@ def yaml_file(folder: Path, text: str | bytes) -> Path:
     ),
     views=st.fixed_dictionaries({}, optional={"rotate": amounts, "gamma": amounts, "zoom": shares}),
 )
-@example(values={"data": "films", "lr": 1e-05, "positive": "no"}, views={})
+@example(values={"data": "images", "lr": 1e-05, "positive": "no"}, views={})
 def test_settings_come_back_from_their_file_as_they_were(
     values: dict[str, Any], views: dict[str, float], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -85,14 +85,14 @@ def test_the_input_of_a_network_comes_back_from_its_file_as_it_was(
 
 
 def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_default() -> None:
-    config = {"data": "films", "recipe": "head", "epochs": 7}
+    config = {"data": "images", "recipe": "head", "epochs": 7}
     found = resolve_settings({"data": None, "batch_size": 5, "lr": None}, config)
     recipe = find_recipe("head")
-    assert (found.data, found.batch_size, found.epochs) == ("films", 5, 7)
+    assert (found.data, found.batch_size, found.epochs) == ("images", 5, 7)
     assert recipe["epochs"] != 7
     assert recipe["batch_size"] != 5
-    assert found.optimizer == recipe["optimizer"] != Settings("films").optimizer
-    assert found.plateau_factor == Settings("films").plateau_factor
+    assert found.optimizer == recipe["optimizer"] != Settings("images").optimizer
+    assert found.plateau_factor == Settings("images").plateau_factor
 
 
 @pytest.mark.parametrize(
@@ -109,21 +109,21 @@ def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_d
 )
 def test_what_only_a_trained_backbone_heeds_is_refused_without_one(idle: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(idle))}.*--train-backbone"):
-        resolve_settings({"data": "films", **idle}, {})
-    assert resolve_settings({"data": "films", "train_backbone": True, **idle}, {}).train_backbone
+        resolve_settings({"data": "images", **idle}, {})
+    assert resolve_settings({"data": "images", "train_backbone": True, **idle}, {}).train_backbone
 
 
 def test_the_baseline_is_the_defaults() -> None:
-    assert resolve_settings({"data": "films", "recipe": "baseline"}, {}) == Settings("films")
-    assert resolve_settings({"data": "films"}, {}) == resolve_settings({"data": "films", "recipe": "head"}, {})
+    assert resolve_settings({"data": "images", "recipe": "baseline"}, {}) == Settings("images")
+    assert resolve_settings({"data": "images"}, {}) == resolve_settings({"data": "images", "recipe": "head"}, {})
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "epoch", "Epochs", "data ", 7, None])
 def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -> None:
     with pytest.raises(UsageError, match=rf"^my\.yaml: unknown key {key!r}\. Known keys: .*epochs.*lr"):
-        resolve_settings({}, {"data": "films", key: 1}, "my.yaml")
-    with pytest.raises(BundleError, match=rf"^bundle\.json: unknown key {key!r}\. Known keys: size, fit"):
-        build(InputSpec, {key: 1}, "bundle.json", BundleError)
+        resolve_settings({}, {"data": "images", key: 1}, "my.yaml")
+    with pytest.raises(ModelError, match=rf"^model\.json: unknown key {key!r}\. Known keys: size, fit"):
+        build(InputSpec, {key: 1}, "model.json", ModelError)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -
 def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
     source = "" if "rotate" in values else r"my\.yaml: "
     with pytest.raises(UsageError, match=f"^{source}{message}"):
-        resolve_settings({}, {"data": "films", **values}, "my.yaml")
+        resolve_settings({}, {"data": "images", **values}, "my.yaml")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values
     ],
 )
 def test_the_error_is_of_the_kind_asked_for(values: dict[str, Any], message: str) -> None:
-    for error in (UsageError, BundleError):
+    for error in (UsageError, ModelError):
         with pytest.raises(error, match=rf"^source: {message}"):
             build(InputSpec, values, "source", error)
 
@@ -182,7 +182,7 @@ def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"No data\. Name a folder or a table"):
         resolve_settings({}, {"epochs": 3})
     with pytest.raises(UsageError, match=r"magic: no such recipe\. There are baseline, head, finetune, best"):
-        resolve_settings({"data": "films", "recipe": "magic"}, {})
+        resolve_settings({"data": "images", "recipe": "magic"}, {})
 
 
 @pytest.mark.parametrize("found", ["list", "str", "int", "NoneType"])
@@ -195,8 +195,8 @@ def test_a_file_that_holds_no_mapping_is_an_error_that_names_it(tmp_path: Path, 
 @pytest.mark.parametrize(
     "text",
     [
-        b"data: [films\n",
-        b"data: films\n  lr: 1\n",
+        b"data: [images\n",
+        b"data: images\n  lr: 1\n",
         b"\tlr: 1\n",
         b"data: f\xfcr\n",
         b"data: \0\n",

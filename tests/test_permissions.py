@@ -12,8 +12,8 @@ import pytest
 
 from pneumoscope.datasets.samples import find_images, read_samples
 from pneumoscope.errors import DataError, ImageError, UsageError
-from pneumoscope.images.reading import read_pixels
-from pneumoscope.outputs import claim_folder
+from pneumoscope.files import claim_folder
+from pneumoscope.images.read import read_pixels
 
 
 @contextmanager
@@ -29,13 +29,13 @@ def nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def locked(films: Path) -> Iterator[Path]:
-    """A copy of the films that everybody may enter, outside pytest's own folder, which nobody else may."""
+def locked(images: Path) -> Iterator[Path]:
+    """A copy of the images that everybody may enter, outside pytest's own folder, which nobody else may."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        yield Path(shutil.copytree(films, Path(folder) / "films"))
+        yield Path(shutil.copytree(images, Path(folder) / "images"))
 
 
 def test_a_folder_that_may_not_be_read_is_named(locked: Path) -> None:
@@ -54,10 +54,10 @@ def test_a_folder_that_may_not_be_read_is_named(locked: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_an_error_of_that_file(locked: Path) -> None:
-    film = next((locked / "test" / "NORMAL").iterdir())
-    film.chmod(0)
-    with nobody(), pytest.raises(ImageError, match=f"{film.name}: cannot be read: Permission denied"):
-        read_pixels(film)
+    image = next((locked / "test" / "NORMAL").iterdir())
+    image.chmod(0)
+    with nobody(), pytest.raises(ImageError, match=f"{image.name}: cannot be read: Permission denied"):
+        read_pixels(image)
 
 
 def test_a_place_that_may_not_be_written_is_named(locked: Path) -> None:

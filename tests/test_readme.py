@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dicom_files import dicom
-from dicom_files import film as levels
+from dicom_files import image as levels
 from rooms import run_process
 
-from pneumoscope import cli
+from pneumoscope.cli import main as cli
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run
@@ -25,14 +25,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_examples_of_the_readme_work(
-    films: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(films, tmp_path / "films")
+    shutil.copytree(images, tmp_path / "images")
     for name in ("scan.png", "scan.jpg"):
-        shutil.copy(next((films / "test" / "NORMAL").iterdir()), tmp_path / name)
+        shutil.copy(next((images / "test" / "NORMAL").iterdir()), tmp_path / name)
     monkeypatch.chdir(tmp_path)
     shell = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
     commands = [line for line in shell.splitlines() if line.startswith("pneumoscope ")]
@@ -58,17 +58,17 @@ def test_the_examples_of_the_readme_work(
     assert "Interval(value=" in capsys.readouterr().out
 
 
-def test_the_examples_of_the_reading_room_work(run: Run, films: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_reading_room_work(run: Run, images: Path, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
     page = (ROOT / "docs" / "reading_room.md").read_text(encoding="utf-8")
-    film = next((films / "test" / "NORMAL").iterdir())
-    shutil.copy(film, tmp_path / "scan.png")
+    image = next((images / "test" / "NORMAL").iterdir())
+    shutil.copy(image, tmp_path / "scan.png")
     (tmp_path / "scan.dcm").write_bytes(dicom(levels()))
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     calls = [line for line in lines if line.startswith("curl ")]
     assert len(calls) >= 8
-    with run_process(run.bundle, str(tmp_path / "reads.sqlite")) as room:
+    with run_process(run.model, str(tmp_path / "reads.sqlite")) as room:
         for line in calls:
             call = shlex.split(line.replace("http://127.0.0.1:8000", room.url))
             done = subprocess.run(call, cwd=tmp_path, capture_output=True)

@@ -1,8 +1,8 @@
-"""What each part of the recipe `best` is worth: on films of the same series, and where one class of them is changed.
+"""What each part of the recipe `best` is worth: on images of the same series, and where one class of them is changed.
 
-All variants but the recipe `head` are trained for the same, short time, on fewer films and at a smaller size than
+All variants but the recipe `head` are trained for the same, short time, on fewer images and at a smaller size than
 usual; all are tested on the same fold of cross-validation, as they are and with the changes of one_sided.py.
-`--transfers` tests them on series that were not trained on, too (the Kermany data's normal films come from IM and
+`--transfers` tests them on series that were not trained on, too (the Kermany data's normal images come from IM and
 NORMAL2-IM, the others show bacterial or viral pneumonia).
 """
 
@@ -15,12 +15,12 @@ from learning_curve import draw
 from one_sided import judge
 from protocol import TRANSFERS, arguments, complete, draw_folds, draw_transfer, print_table, read_kermany, spread
 
-from pneumoscope.images.augmenting import GEOMETRY
+from pneumoscope.images.augment import GEOMETRY
 
 ACQUISITION = dict.fromkeys(("blur", "noise", "sharpen", "compress"), 0.0)
 GREY = dict.fromkeys(("brightness", "contrast", "gamma"), 0.0)
 NO_VIEWS = {**dict.fromkeys(GEOMETRY, 0.0), **GREY, **ACQUISITION}
-FILMS = 120  # of each class, that are changed
+IMAGES = 120  # of each class, that are changed
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -46,7 +46,7 @@ def variants() -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--variants", default=",".join(variants()))
-    parser.add_argument("--films", type=int, default=800, help="to train and validate on, together")
+    parser.add_argument("--images", type=int, default=800, help="to train and validate on, together")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--transfers", type=int, default=0, help=f"the first of {len(TRANSFERS)}")
     parser.add_argument("--steps", type=int, default=100)
@@ -61,8 +61,8 @@ def main() -> None:
         kept = "ablation-" + name.replace(" ", "-").replace("/", "by")
         cells: dict[str, list[float]] = {}
         for seed in range(options.seeds):
-            run = complete(draw(home, options.films, seed), options.runs / f"{kept}-{seed}", seed=seed, **settings)
-            _, changes = judge(run.folder, FILMS)
+            run = complete(draw(home, options.images, seed), options.runs / f"{kept}-{seed}", seed=seed, **settings)
+            _, changes = judge(run.folder, IMAGES)
             found = {"AUROC": run.value("auroc"), "mean": (run.value("sensitivity") + run.value("specificity")) / 2}
             for side, label in enumerate(("normal", "pneumonia")):
                 found[f"{label} mean"] = float(np.mean([one.auroc[side] for one in changes]))

@@ -1,4 +1,4 @@
-"""What other machines, scanners, archives and hands do to a film, in steps from nothing to hardly readable."""
+"""What other machines, scanners, archives and hands do to an image, in steps from nothing to hardly readable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Change = Callable[[Image.Image, float], Image.Image]
 
 @dataclass(frozen=True)
 class Corruption:
-    """A change of a film (8-bit grey, square) and the amounts at which it is tried; the first leaves it as it is."""
+    """A change of an image (8-bit grey, square) and the amounts at which it is tried; the first leaves it as it is."""
 
     change: Change
     amounts: Sequence[float]
@@ -25,65 +25,71 @@ class Corruption:
 def corruptions() -> dict[str, Corruption]:
     """All of them by name."""
     return {
-        "brightness": Corruption(lambda film, by: _grey(film, lambda x: x + by), (0, -0.3, -0.15, 0.15, 0.3), "added"),
-        "contrast": Corruption(
-            lambda film, by: _grey(film, lambda x: (x - x.mean()) * by + x.mean()), (1, 0.4, 0.7, 1.4, 2), "times"
+        "brightness": Corruption(
+            lambda image, by: _grey(image, lambda x: x + by), (0, -0.3, -0.15, 0.15, 0.3), "added"
         ),
-        "gamma": Corruption(lambda film, by: _grey(film, lambda x: x**by), (1, 0.5, 0.75, 1.33, 2), "exponent"),
+        "contrast": Corruption(
+            lambda image, by: _grey(image, lambda x: (x - x.mean()) * by + x.mean()), (1, 0.4, 0.7, 1.4, 2), "times"
+        ),
+        "gamma": Corruption(lambda image, by: _grey(image, lambda x: x**by), (1, 0.5, 0.75, 1.33, 2), "exponent"),
         "resolution": Corruption(_coarsen, (1, 0.75, 0.5, 0.33, 0.25), "share of the pixels a side"),
         "blur": Corruption(
-            lambda film, by: film.filter(ImageFilter.GaussianBlur(by)), (0, 0.5, 1, 2, 3), "pixels, standard deviation"
+            lambda image, by: image.filter(ImageFilter.GaussianBlur(by)),
+            (0, 0.5, 1, 2, 3),
+            "pixels, standard deviation",
         ),
         "JPEG": Corruption(_compress, (100, 50, 25, 10, 5), "quality"),
         "noise": Corruption(_add_noise, (0, 0.02, 0.04, 0.08, 0.12), "standard deviation"),
-        "crop": Corruption(lambda film, by: _crop(film, by, by), (0, 0.05, 0.1, 0.15, 0.2), "of each side"),
-        "padding": Corruption(_letterbox, (1, 0.9, 0.8, 0.7, 0.6), "height of the film"),
-        "crop across": Corruption(lambda film, by: _crop(film, by, 0), (0, 0.05, 0.1, 0.15, 0.2), "of left and right"),
-        "crop down": Corruption(lambda film, by: _crop(film, 0, by), (0, 0.05, 0.1, 0.15, 0.2), "of top and bottom"),
+        "crop": Corruption(lambda image, by: _crop(image, by, by), (0, 0.05, 0.1, 0.15, 0.2), "of each side"),
+        "padding": Corruption(_letterbox, (1, 0.9, 0.8, 0.7, 0.6), "height of the image"),
+        "crop across": Corruption(
+            lambda image, by: _crop(image, by, 0), (0, 0.05, 0.1, 0.15, 0.2), "of left and right"
+        ),
+        "crop down": Corruption(lambda image, by: _crop(image, 0, by), (0, 0.05, 0.1, 0.15, 0.2), "of top and bottom"),
         "rotation": Corruption(_rotate, (0, 3, 6, 10, 15), "degrees"),
     }
 
 
-def _grey(film: Image.Image, change: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    pixels = np.asarray(film, np.float32) / 255
+def _grey(image: Image.Image, change: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
+    pixels = np.asarray(image, np.float32) / 255
     return Image.fromarray(np.rint(np.clip(change(pixels), 0, 1) * 255).astype(np.uint8))
 
 
-def _coarsen(film: Image.Image, share: float) -> Image.Image:
-    small = [round(side * share) for side in film.size]
-    return film.resize((small[0], small[1]), Image.Resampling.BOX)
+def _coarsen(image: Image.Image, share: float) -> Image.Image:
+    small = [round(side * share) for side in image.size]
+    return image.resize((small[0], small[1]), Image.Resampling.BOX)
 
 
-def _compress(film: Image.Image, quality: float) -> Image.Image:
+def _compress(image: Image.Image, quality: float) -> Image.Image:
     content = io.BytesIO()
-    film.save(content, "JPEG", quality=int(quality))
+    image.save(content, "JPEG", quality=int(quality))
     return Image.open(content).convert("L")
 
 
-def _add_noise(film: Image.Image, deviation: float) -> Image.Image:
-    noise = np.random.default_rng(_number(film)).standard_normal(film.size[::-1])
-    return _grey(film, lambda x: x + deviation * noise)
+def _add_noise(image: Image.Image, deviation: float) -> Image.Image:
+    noise = np.random.default_rng(_number(image)).standard_normal(image.size[::-1])
+    return _grey(image, lambda x: x + deviation * noise)
 
 
-def _crop(film: Image.Image, across: float, down: float) -> Image.Image:
-    width, height = film.size
-    return film.crop(
+def _crop(image: Image.Image, across: float, down: float) -> Image.Image:
+    width, height = image.size
+    return image.crop(
         (round(width * across), round(height * down), round(width * (1 - across)), round(height * (1 - down)))
     )
 
 
-def _letterbox(film: Image.Image, height: float) -> Image.Image:
-    """What padding makes of a film that is wider than high, where training squashed it."""
-    flat = film.resize((film.width, round(film.height * height)), Image.Resampling.BICUBIC)
-    black = Image.new("L", film.size)
-    black.paste(flat, (0, (film.height - flat.height) // 2))
+def _letterbox(image: Image.Image, height: float) -> Image.Image:
+    """What padding makes of an image that is wider than high, where training squashed it."""
+    flat = image.resize((image.width, round(image.height * height)), Image.Resampling.BICUBIC)
+    black = Image.new("L", image.size)
+    black.paste(flat, (0, (image.height - flat.height) // 2))
     return black
 
 
-def _rotate(film: Image.Image, degrees: float) -> Image.Image:
-    return film.rotate(degrees if _number(film) % 2 else -degrees, Image.Resampling.BILINEAR)
+def _rotate(image: Image.Image, degrees: float) -> Image.Image:
+    return image.rotate(degrees if _number(image) % 2 else -degrees, Image.Resampling.BILINEAR)
 
 
-def _number(film: Image.Image) -> int:
-    """A number that goes with the film: noise and direction differ between films, and are the same again."""
-    return zlib.crc32(film.tobytes())
+def _number(image: Image.Image) -> int:
+    """A number that goes with the image: noise and direction differ between images, and are the same again."""
+    return zlib.crc32(image.tobytes())

@@ -1,4 +1,4 @@
-"""The full task: cross-validation by patient on the 5,216 training films."""
+"""The full task: cross-validation by patient on the 5,216 training images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from protocol import METRICS, Result, arguments, complete, draw_folds, print_table, read_kermany, summarise
 
-from pneumoscope.evaluation.intervals import group
-from pneumoscope.evaluation.limits import rate_limits
+from pneumoscope.evaluation.intervals.bootstrap import group
+from pneumoscope.evaluation.intervals.proportions import rate_limits
 
 
 def main() -> None:
@@ -22,21 +22,23 @@ def main() -> None:
     rows = []
     for recipe in options.recipes.split(","):
         results = [
-            complete(films, options.runs / f"full-{recipe}-{seed}-{fold}", recipe=recipe, seed=seed)
+            complete(images, options.runs / f"full-{recipe}-{seed}-{fold}", recipe=recipe, seed=seed)
             for seed in range(options.seeds)
-            for fold, films in enumerate(draw_folds(samples, options.folds, seed))
+            for fold, images in enumerate(draw_folds(samples, options.folds, seed))
         ]
         rows.append([recipe, *summarise(results), pool_accuracy(results[: options.folds])])
-    print_table(["recipe", *METRICS, "training and test", "accuracy of all films, first division, 95 % interval"], rows)
+    print_table(
+        ["recipe", *METRICS, "training and test", "accuracy of all images, first division, 95 % interval"], rows
+    )
 
 
 def pool_accuracy(results: Sequence[Result]) -> str:
-    """Share of all films, each tested in its fold, that were called right; with an interval by patient."""
+    """Share of all images, each tested in its fold, that were called right; with an interval by patient."""
     rows = []
     for result in results:
         with (result.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            rows += [row for row in csv.DictReader(file) if row["call"]]
-    right = np.array([row["call"] == row["label"] for row in rows])
+            rows += [row for row in csv.DictReader(file) if row["predicted_label"]]
+    right = np.array([row["predicted_label"] == row["label"] for row in rows])
     clusters = group([row["patient"] or None for row in rows], len(rows))
     low, high = rate_limits(right, np.ones(len(rows), bool), clusters, 0.95)
     return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"

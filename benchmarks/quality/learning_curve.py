@@ -1,4 +1,4 @@
-"""Accuracy against the number of films, training and validation together; tested on the same held-out fifth."""
+"""Accuracy against the number of images, training and validation together; tested on the same held-out fifth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from protocol import METRICS, arguments, complete, draw_folds, print_table, read
 
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.splitting import split_samples
+from pneumoscope.datasets.splits import split_samples
 
 
 def main() -> None:
@@ -25,22 +25,22 @@ def main() -> None:
         for count in map(int, options.counts.split(",")):
             results = []
             for seed in range(options.seeds):
-                films = draw(home, count, seed)
+                images = draw(home, count, seed)
                 results.append(
-                    complete(films, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
+                    complete(images, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
                 )
-            rows.append([recipe, sum(film.split != "test" for film in films), *summarise(results)])
-    print_table(["recipe", "films", *METRICS, "a run"], rows)
+            rows.append([recipe, sum(image.split != "test" for image in images), *summarise(results)])
+    print_table(["recipe", "images", *METRICS, "a run"], rows)
 
 
 def draw(home: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """So many films of whole patients, stratified, of what is not tested; a third of the smaller class validates."""
-    test = [film for film in home if film.split == "test"]
-    rest = [dataclasses.replace(film, split=None) for film in home if film.split != "test"]
+    """So many images of whole patients, stratified, of what is not tested; a third of the smaller class validates."""
+    test = [image for image in home if image.split == "test"]
+    rest = [dataclasses.replace(image, split=None) for image in home if image.split != "test"]
     if count:
         drawn = split_samples(rest, test_count=count, val_count=2, groups=group_identical(rest), seed=seed)
-        rest = [film for film in drawn if film.split == "test"]
-    chosen = [dataclasses.replace(film, split="train") for film in rest] + test
+        rest = [image for image in drawn if image.split == "test"]
+    chosen = [dataclasses.replace(image, split="train") for image in rest] + test
     return split_samples(chosen, groups=group_identical(chosen), seed=seed)
 
 

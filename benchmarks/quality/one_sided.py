@@ -1,7 +1,7 @@
-"""Does a network lean on what goes with the class by accident? Films of one class are changed, all others are not.
+"""Does a network lean on what goes with the class by accident? Images of one class are changed, all others are not.
 
 A change that both classes undergo alike moves a threshold; one that hits a single class shows whether the network takes
-it for the class. The films are test films of a run, so many of each class.
+it for the class. The images are test images of a run, so many of each class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from corruptions import corruptions
 from numpy.typing import NDArray
 from PIL import Image
-from protocol import draw_films, encode, print_table
+from protocol import draw_images, encode, print_table
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.datasets.samples import read_samples
@@ -36,30 +36,30 @@ class Change:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="+")
-    parser.add_argument("--films", type=int, default=120, help="of each class")
+    parser.add_argument("--images", type=int, default=120, help="of each class")
     options = parser.parse_args()
     for run in options.run:
-        plain, changes = judge(run, options.films)
+        plain, changes = judge(run, options.images)
         rows = [
             [one.name, *(f"{value:.3f}" for value in one.auroc), *(f"{value:+.1f}" for value in one.moved)]
             for one in changes
         ]
-        print(f"\n{run}: AUROC of films as they are {plain:.3f}; {summarise(changes)}")
+        print(f"\n{run}: AUROC of images as they are {plain:.3f}; {summarise(changes)}")
         print_table(["change", "AUROC, normal changed", "pneumonia changed", "normal moves by", "pneumonia by"], rows)
 
 
 def judge(run: Path, count: int) -> tuple[float, list[Change]]:
-    """AUROC of films as they are, and what every change does at its two middling amounts."""
-    predictor = load(run, guarded=False)
+    """AUROC of images as they are, and what every change does at its two middling amounts."""
+    predictor = load(run, detect_ood=False)
     drawn = [
-        [Image.open(film.path).convert("L") for film in films]
-        for films in draw_films(read_samples(run / "samples.csv"), predictor.bundle.labels, count)
+        [Image.open(image.path).convert("L") for image in images]
+        for images in draw_images(read_samples(run / "samples.csv"), predictor.model.labels, count)
     ]
-    normal, ill = (score(predictor, films) for films in drawn)
+    normal, ill = (score(predictor, images) for images in drawn)
     changes = []
     for name, kind in corruptions().items():
         for amount in kind.amounts[2:4]:
-            changed = [score(predictor, [kind.change(film, amount) for film in films]) for films in drawn]
+            changed = [score(predictor, [kind.change(image, amount) for image in images]) for images in drawn]
             changes.append(
                 Change(
                     f"{name}, {amount:g}",
@@ -70,9 +70,9 @@ def judge(run: Path, count: int) -> tuple[float, list[Change]]:
     return auroc(normal, ill), changes
 
 
-def score(predictor: Predictor, films: Sequence[Image.Image]) -> Floats:
-    """Logits of films."""
-    return np.array([found.logits[0] for found in predictor.predict([encode(film) for film in films])])
+def score(predictor: Predictor, images: Sequence[Image.Image]) -> Floats:
+    """Logits of images."""
+    return np.array([found.logits[0] for found in predictor.predict([encode(image) for image in images])])
 
 
 def auroc(normal: Floats, ill: Floats) -> float:
@@ -84,7 +84,7 @@ def summarise(changes: Sequence[Change]) -> str:
     """Mean and lowest over all changes, by class."""
     normal, ill = (np.array([one.auroc[side] for one in changes]) for side in (0, 1))
     return (
-        f"normal films changed {normal.mean():.3f} (lowest {normal.min():.3f}), "
+        f"normal images changed {normal.mean():.3f} (lowest {normal.min():.3f}), "
         f"pneumonia changed {ill.mean():.3f} (lowest {ill.min():.3f})"
     )
 

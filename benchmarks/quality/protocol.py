@@ -1,6 +1,6 @@
-"""What the quality benchmarks share: patient-disjoint draws of the Kermany films, and runs that are made once.
+"""What the quality benchmarks share: patient-disjoint draws of the Kermany images, and runs that are made once.
 
-Every run is an ordinary `pneumoscope.train` on a table of films. A run that is finished is taken as it is, so that a
+Every run is an ordinary `pneumoscope.train` on a table of images. A run that is finished is taken as it is, so that a
 benchmark that was interrupted goes on where it was.
 """
 
@@ -25,9 +25,9 @@ import pneumoscope
 from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
-from pneumoscope.datasets.splitting import fold_samples, split_samples
+from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.inference.features import FeatureCache, default_cache_path
-from pneumoscope.training.recipes import resolve_settings
+from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import train
 
 METRICS = ("accuracy", "f1", "sensitivity", "specificity", "auroc")
@@ -37,7 +37,7 @@ _SERIES = re.compile(r"(NORMAL2-IM|IM)-|person\d+_(bacteria|virus)_")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run: its folder, metrics on its test films, seconds of training and testing.
+    """A finished run: its folder, metrics on its test images, seconds of training and testing.
 
     Features of frozen networks may come from the cache, so that the seconds of another run are not in them.
     """
@@ -60,12 +60,12 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def read_kermany(data: Path) -> list[Sample]:
-    """All 5,216 films, without splits."""
+    """All 5,216 images, without splits."""
     return [dataclasses.replace(sample, split=None) for sample in read_samples(data / "kermany-train-224")]
 
 
 def draw_small(samples: Sequence[Sample], seed: int, train_count: int = 200, val_count: int = 100) -> list[Sample]:
-    """As many films of each class for training and validation as in seed-400, by patient; all others are the test."""
+    """As many images of each class for training and validation as in seed-400, by patient; all others are the test."""
     drawn = split_samples(
         samples,
         test_count=val_count,
@@ -79,18 +79,18 @@ def draw_small(samples: Sequence[Sample], seed: int, train_count: int = 200, val
 
 
 def draw_folds(samples: Sequence[Sample], folds: int, seed: int) -> list[list[Sample]]:
-    """Cross-validation by patient; each fold's validation films are drawn from what it does not test."""
+    """Cross-validation by patient; each fold's validation images are drawn from what it does not test."""
     return fold_samples(samples, folds, groups=group_identical(samples), seed=seed)
 
 
 def draw_transfer(samples: Sequence[Sample], tested: tuple[str, str], seed: int, count: int = 400) -> list[Sample]:
-    """Train on two series, test on so many films of each class from the other two."""
+    """Train on two series, test on so many images of each class from the other two."""
     rng = np.random.default_rng(seed)
     away = [sample for sample in samples if series_of(sample) in tested]
     test = []
     for label in sorted({str(sample.label) for sample in away}):
-        films = [sample for sample in away if sample.label == label]
-        test += [dataclasses.replace(films[i], split="test") for i in rng.permutation(len(films))[:count]]
+        images = [sample for sample in away if sample.label == label]
+        test += [dataclasses.replace(images[i], split="test") for i in rng.permutation(len(images))[:count]]
     home = [dataclasses.replace(sample, split="train") for sample in samples if series_of(sample) not in tested]
     return split_samples(home + test, groups=group_identical(home + test), seed=seed)
 
@@ -99,12 +99,12 @@ def series_of(sample: Sample) -> str:
     """IM, NORMAL2-IM, bacteria or virus."""
     found = _SERIES.match(sample.path.name)
     if found is None:
-        raise SystemExit(f"{sample.path}: not named like a film of the Kermany data.")
+        raise SystemExit(f"{sample.path}: not named like an image of the Kermany data.")
     return str(found.group(1) or found.group(2))
 
 
 def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
-    """Train and test, unless that was done before with the same settings on the same films by the same version.
+    """Train and test, unless that was done before with the same settings on the same images by the same version.
 
     It is said where the source code has changed since: most changes leave a run as it is, and some take half an hour.
 
@@ -116,8 +116,8 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
     mark = folder.parent / f"{folder.name}.json"
     resolved = dataclasses.asdict(resolve_settings({**settings, "data": "-"}, {}))
     known = read_samples(samples) if isinstance(samples, Path) else samples
-    films = [[str(film.path), film.label, film.split, film.path.stat().st_size] for film in known]
-    digest, code = _hash([__version__, resolved, films]), _hash_code()
+    images = [[str(image.path), image.label, image.split, image.path.stat().st_size] for image in known]
+    digest, code = _hash([__version__, resolved, images]), _hash_code()
     if mark.exists():
         done = json.loads(mark.read_text(encoding="utf-8"))
         if done["digest"] == digest:
@@ -152,17 +152,17 @@ def _hash_code() -> str:
     return _hash([path.read_text(encoding="utf-8") for path in sorted(house.rglob("*.py"))])
 
 
-def draw_films(samples: Sequence[Sample], labels: Sequence[str], count: int) -> list[list[Sample]]:
-    """So many test films of each class, at random."""
+def draw_images(samples: Sequence[Sample], labels: Sequence[str], count: int) -> list[list[Sample]]:
+    """So many test images of each class, at random."""
     rng = np.random.default_rng(0)
-    classes = [[film for film in samples if film.split == "test" and film.label == label] for label in labels]
-    return [[films[i] for i in rng.permutation(len(films))[:count]] for films in classes]
+    classes = [[image for image in samples if image.split == "test" and image.label == label] for label in labels]
+    return [[images[i] for i in rng.permutation(len(images))[:count]] for images in classes]
 
 
-def encode(image: Image.Image) -> bytes:
+def encode(picture: Image.Image) -> bytes:
     """A file with that image."""
     content = io.BytesIO()
-    image.save(content, "PNG", compress_level=1)
+    picture.save(content, "PNG", compress_level=1)
     return content.getvalue()
 
 

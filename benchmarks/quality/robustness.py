@@ -1,6 +1,6 @@
-"""How a bundle bears each corruption, in steps: AUROC, accuracy, and the share that the guard calls foreign.
+"""How a model bears each corruption, in steps: AUROC, accuracy, and the share that the detector calls ood.
 
-The films are the test films of its run (`samples.csv`), or of `--table`, so many of each class.
+The images are the test images of its run (`samples.csv`), or of `--table`, so many of each class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from corruptions import corruptions
 from PIL import Image
-from protocol import draw_films, encode, print_table
+from protocol import draw_images, encode, print_table
 from sklearn.metrics import roc_auc_score
 
 from pneumoscope.datasets.samples import read_samples
@@ -22,34 +22,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument(
-        "--table", type=Path, help="other films than the run's test films: the test split of this table"
+        "--table", type=Path, help="other images than the run's test images: the test split of this table"
     )
-    parser.add_argument("--films", type=int, default=150, help="of each class")
+    parser.add_argument("--images", type=int, default=150, help="of each class")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     options = parser.parse_args()
     predictor = load(options.run)
     samples = read_samples(options.table or options.run / "samples.csv")
-    chosen = [film for films in draw_films(samples, predictor.bundle.labels, options.films) for film in films]
-    truth = np.array([s.label == predictor.bundle.positive for s in chosen])
-    images = [Image.open(s.path).convert("L") for s in chosen]
+    chosen = [image for images in draw_images(samples, predictor.model.labels, options.images) for image in images]
+    truth = np.array([s.label == predictor.model.positive for s in chosen])
+    pictures = [Image.open(s.path).convert("L") for s in chosen]
     rows: list[list[str]] = []
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, kind in corruptions().items():
         for amount in kind.amounts:
-            found = predictor.predict([encode(kind.change(image, amount)) for image in images])
-            scores = np.array([one.unguarded for one in found], float)
-            right = np.mean([one.call == sample.label for one, sample in zip(found, chosen, strict=True)])
-            foreign = np.mean([one.decision == "foreign" for one in found])
+            found = predictor.predict([encode(kind.change(picture, amount)) for picture in pictures])
+            scores = np.array([one.raw_probability for one in found], float)
+            right = np.mean([one.predicted_label == sample.label for one, sample in zip(found, chosen, strict=True)])
+            ood = np.mean([one.decision == "out_of_distribution" for one in found])
             auroc = float(roc_auc_score(truth, scores))
-            curves.setdefault(name, []).append((amount, auroc, float(right), float(foreign)))
-            rows.append([name, f"{amount:g} {kind.unit}", f"{auroc:.3f}", f"{right:.3f}", f"{foreign:.1%}"])
-    print_table(["corruption", "amount", "AUROC", "accuracy", "foreign"], rows)
+            curves.setdefault(name, []).append((amount, auroc, float(right), float(ood)))
+            rows.append([name, f"{amount:g} {kind.unit}", f"{auroc:.3f}", f"{right:.3f}", f"{ood:.1%}"])
+    print_table(["corruption", "amount", "AUROC", "accuracy", "out_of_distribution"], rows)
     if options.plot:
         draw(curves, options.plot)
 
 
 def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path) -> None:
-    """A panel for each corruption: AUROC and accuracy as lines, the share called foreign as an area."""
+    """A panel for each corruption: AUROC and accuracy as lines, the share called out-of-distribution as an area."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -58,14 +58,14 @@ def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path)
     units = {name: kind.unit for name, kind in corruptions().items()}
     figure, axes = plt.subplots(3, 4, figsize=(12, 8), layout="constrained")
     for place, (panel, (name, points)) in enumerate(zip(axes.flat, curves.items(), strict=True)):
-        amounts, auroc, accuracy, foreign = np.array(sorted(points)).T
+        amounts, auroc, accuracy, ood = np.array(sorted(points)).T
         panel.plot(amounts, auroc, "o-", color="#0b6e99", label="AUROC")
         panel.plot(amounts, accuracy, "s-", color="#c8553d", label="accuracy")
-        panel.axvline(points[0][0], color="#999999", linewidth=1, linestyle=":", label="the film as it is")
+        panel.axvline(points[0][0], color="#999999", linewidth=1, linestyle=":", label="the image as it is")
         panel.set(title=name, xlabel=units[name], ylim=(0.8, 1.005))
         panel.spines[["top", "right"]].set_visible(False)
         shares = panel.twinx()
-        shares.fill_between(amounts, foreign, color="#dddddd", label="called foreign (right)")
+        shares.fill_between(amounts, ood, color="#dddddd", label="called out-of-distribution (right)")
         shares.set(ylim=(0, 1.025), yticks=(0, 0.5, 1), yticklabels=("0 %", "50 %", "100 %") if place % 4 == 3 else ())
         shares.spines[["top", "left"]].set_visible(False)
         panel.set_zorder(shares.get_zorder() + 1)

@@ -1,6 +1,6 @@
-"""The small task: 200 films to train, 100 to validate, several draws by patient; tested on all other films.
+"""The small task: 200 images to train, 100 to validate, several draws by patient; tested on all other images.
 
-`--published` trains on the published 200 + 100 films and tests on their 100 instead, once for each seed: for the table
+`--published` trains on the published 200 + 100 images and tests on their 100 instead, once for each seed: for the table
 only, since what is chosen by it is no longer measured by it. These 100 have been looked at while the recipe was made:
 docs/results.md says how often.
 """
@@ -22,8 +22,8 @@ def main() -> None:
         results = []
         for seed in range(options.seeds):
             name = f"{'published' if options.published else 'small'}-{recipe}-{seed}"
-            films = options.data / "seed-400" if options.published else draw_small(samples, seed)
-            results.append(complete(films, options.runs / name, recipe=recipe, seed=seed))
+            images = options.data / "seed-400" if options.published else draw_small(samples, seed)
+            results.append(complete(images, options.runs / name, recipe=recipe, seed=seed))
         low, high = results[0].metrics["accuracy"]["low"], results[0].metrics["accuracy"]["high"]
         rows.append([recipe, *summarise(results), f"{low:.3f} to {high:.3f}"])
     print_table(["recipe", *METRICS, "training and test", "95 % interval of accuracy, seed 0"], rows)

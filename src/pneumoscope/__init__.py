@@ -2,7 +2,7 @@
 
 The public names are loaded when they are first used, so that importing the package costs nothing:
 
-    run = pneumoscope.train("films", "runs/first")
+    run = pneumoscope.train("images", "runs/first")
     for prediction in pneumoscope.load("runs/first").predict(["scan.png"]):
         print(prediction.probability, prediction.decision)
 """
@@ -20,28 +20,27 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
     from pneumoscope.datasets.samples import Sample, read_samples
-    from pneumoscope.datasets.splitting import split_samples
+    from pneumoscope.datasets.splits import split_samples
     from pneumoscope.errors import (
-        BundleError,
         DataError,
         DownloadError,
         ImageError,
         MissingExtraError,
+        ModelError,
         PneumoscopeError,
         UsageError,
     )
     from pneumoscope.evaluation.comparing import compare
     from pneumoscope.evaluation.contrasts import Comparison
     from pneumoscope.evaluation.evaluate import evaluate
-    from pneumoscope.images.preparing import InputSpec, prepare
-    from pneumoscope.images.reading import Reading, read_pixels
-    from pneumoscope.inference.explaining import Explanation, explain
+    from pneumoscope.images.prepare import InputSpec, prepare
+    from pneumoscope.images.read import Reading, read_pixels
+    from pneumoscope.inference.explain import Explanation, explain
     from pneumoscope.inference.predictor import Prediction, Predictor, load
     from pneumoscope.training.train import Run, train
 
 __all__ = [
     "Audit",
-    "BundleError",
     "Comparison",
     "DataError",
     "DownloadError",
@@ -50,6 +49,7 @@ __all__ = [
     "ImageError",
     "InputSpec",
     "MissingExtraError",
+    "ModelError",
     "PneumoscopeError",
     "Prediction",
     "Predictor",
@@ -80,13 +80,13 @@ def __getattr__(name: str) -> object:
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
-        "datasets.splitting": ("split_samples",),
+        "datasets.splits": ("split_samples",),
         "evaluation.comparing": ("compare",),
         "evaluation.contrasts": ("Comparison",),
         "evaluation.evaluate": ("evaluate",),
-        "images.preparing": ("InputSpec", "prepare"),
-        "images.reading": ("Reading", "read_pixels"),
-        "inference.explaining": ("Explanation", "explain"),
+        "images.prepare": ("InputSpec", "prepare"),
+        "images.read": ("Reading", "read_pixels"),
+        "inference.explain": ("Explanation", "explain"),
         "inference.predictor": ("Prediction", "Predictor", "load"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

@@ -1,6 +1,6 @@
 """`python -m pneumoscope` is the command line."""
 
-from pneumoscope.cli import main
+from pneumoscope.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.outputs import write_text
+from pneumoscope.files import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

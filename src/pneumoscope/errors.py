@@ -4,7 +4,7 @@ PneumoscopeError            1  a fault of ours
 ├── UsageError              2  an option, a name or a setting that cannot be meant
 ├── DataError               3  input data that cannot be used
 │   └── ImageError          3  one image file that cannot be read
-├── BundleError             4  a bundle that is damaged, incomplete or too new
+├── ModelError             4  a model that is damaged, incomplete or too new
 ├── DownloadError           5  something that has to be downloaded is out of reach
 └── MissingExtraError       6  an optional dependency is not installed
 
@@ -38,8 +38,8 @@ class ImageError(DataError):
     """One image file that cannot be read."""
 
 
-class BundleError(PneumoscopeError):
-    """A bundle that is damaged, incomplete or too new."""
+class ModelError(PneumoscopeError):
+    """A model that is damaged, incomplete or too new."""
 
     exit_code = 4
 

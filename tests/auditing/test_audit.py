@@ -1,4 +1,4 @@
-"""The audit as a whole: planted faults are found, clean films raise no alarm, and what it writes can be used."""
+"""The audit as a whole: planted faults are found, clean images raise no alarm, and what it writes can be used."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit_detection import FAULTS, Fault, find_films, judge, look, plant
+from audit_detection import FAULTS, Fault, find_images, judge, look, plant
 from pneumoscope.auditing.audit import audit
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples, write_samples
 from pneumoscope.errors import UsageError
-from pneumoscope.images.reading import Reading
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.features import FeatureCache
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_phantoms(tmp_path_factory.mktemp("films") / "clean", count=200, seed=31, size=128)
+    return write_phantoms(tmp_path_factory.mktemp("images") / "clean", count=200, seed=31, size=128)
 
 
 @pytest.fixture(scope="module")
@@ -30,36 +30,36 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureCache]:
         yield opened
 
 
-def test_clean_films_raise_nothing_above_a_note(clean: Path, cache: FeatureCache) -> None:
+def test_clean_images_raise_nothing_above_a_note(clean: Path, cache: FeatureCache) -> None:
     found = audit(clean, cache=cache)
     assert [finding.title for finding in found.findings if finding.severity != "note"] == []
-    assert found.films == 200
+    assert found.images == 200
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
-def test_a_planted_fault_is_found_and_its_films_are_named(
+def test_a_planted_fault_is_found_and_its_images_are_named(
     fault: Fault, clean: Path, cache: FeatureCache, tmp_path: Path
 ) -> None:
-    touched = plant(fault, fault.strengths[-1], clean, tmp_path / "films", seed=5)
-    findings = look(fault, tmp_path / "films", 0, cache)
+    touched = plant(fault, fault.strengths[-1], clean, tmp_path / "images", seed=5)
+    findings = look(fault, tmp_path / "images", 0, cache)
     serious, named = judge(fault, touched, findings)
     assert serious, [f"{finding.severity}: {finding.title}" for finding in findings]
     if touched:
         hard = {  # a share of them is enough
             "smaller, brighter, compressed copies": 0.6,
             "swapped labels": 0.33,
-            "films upside down": 0.6,
-            "photographs among the films": 0.6,
+            "images upside down": 0.6,
+            "photographs among the images": 0.6,
         }
         assert named >= hard.get(fault.name, 1)
 
 
 def test_what_is_written_says_what_was_found(clean: Path, cache: FeatureCache, tmp_path: Path) -> None:
-    shutil.copytree(clean, tmp_path / "films")
-    leaked, *_ = find_films(tmp_path / "films", "train")
-    copy = tmp_path / "films" / "test" / leaked.parent.name / leaked.name
+    shutil.copytree(clean, tmp_path / "images")
+    leaked, *_ = find_images(tmp_path / "images", "train")
+    copy = tmp_path / "images" / "test" / leaked.parent.name / leaked.name
     shutil.copy(leaked, copy)
-    found = audit(tmp_path / "films", tmp_path / "out", quick=True, cache=cache)
+    found = audit(tmp_path / "images", tmp_path / "out", quick=True, cache=cache)
     written = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert written["findings"][0]["severity"] == "error"
     named = {path for finding in written["findings"] for path in finding["files"]}
@@ -67,23 +67,23 @@ def test_what_is_written_says_what_was_found(clean: Path, cache: FeatureCache, t
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert all(finding.title.split(":")[0][:20] in page for finding in found.findings)
     with pytest.raises(UsageError, match="--overwrite"):
-        audit(tmp_path / "films", tmp_path / "out", quick=True)
-    audit(tmp_path / "films", tmp_path / "out", quick=True, overwrite=True, cache=cache)
+        audit(tmp_path / "images", tmp_path / "out", quick=True)
+    audit(tmp_path / "images", tmp_path / "out", quick=True, overwrite=True, cache=cache)
 
 
-def test_the_same_films_and_seed_give_the_same_words(films: Path, cache: FeatureCache, tmp_path: Path) -> None:
-    audit(films, seed=3, cache=cache)
+def test_the_same_images_and_seed_give_the_same_words(images: Path, cache: FeatureCache, tmp_path: Path) -> None:
+    audit(images, seed=3, cache=cache)
     for name, kept in (("first", cache), ("second", None)):
-        audit(films, tmp_path / name, seed=3, cache=kept)
+        audit(images, tmp_path / name, seed=3, cache=kept)
     first, second = ((tmp_path / name / "audit.json").read_bytes() for name in ("first", "second"))
     assert first == second
 
 
-def test_an_inverted_film_that_is_read_inverted_is_no_fault(clean: Path, tmp_path: Path) -> None:
-    fault = next(fault for fault in FAULTS if fault.name == "inverted films")
-    inverted = plant(fault, 0.1, clean, tmp_path / "films", seed=1)
-    samples = read_samples(tmp_path / "films")
-    table = tmp_path / "films.csv"
+def test_an_inverted_image_that_is_read_inverted_is_no_fault(clean: Path, tmp_path: Path) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "inverted images")
+    inverted = plant(fault, 0.1, clean, tmp_path / "images", seed=1)
+    samples = read_samples(tmp_path / "images")
+    table = tmp_path / "images.csv"
     marked = [
         type(sample)(sample.path, sample.label, sample.patient, sample.split, Reading(invert=sample.path in inverted))
         for sample in samples
@@ -91,15 +91,15 @@ def test_an_inverted_film_that_is_read_inverted_is_no_fault(clean: Path, tmp_pat
     write_samples(table, marked)
     assert read_samples(table)[0].split is not None
     assert not [finding for finding in audit(table, quick=True).findings if "inverted" in finding.title]
-    assert [finding for finding in audit(tmp_path / "films", quick=True).findings if "inverted" in finding.title]
+    assert [finding for finding in audit(tmp_path / "images", quick=True).findings if "inverted" in finding.title]
 
 
-def test_films_without_splits_are_audited_too(clean: Path, tmp_path: Path) -> None:
-    for film in find_films(clean):
-        place = tmp_path / "films" / film.parent.name / film.name
+def test_images_without_splits_are_audited_too(clean: Path, tmp_path: Path) -> None:
+    for image in find_images(clean):
+        place = tmp_path / "images" / image.parent.name / image.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(film, place)
-    found = audit(tmp_path / "films", quick=True)
+        shutil.copy(image, place)
+    found = audit(tmp_path / "images", quick=True)
     assert {finding.severity for finding in found.findings} <= {"note"}
 
 
@@ -113,11 +113,11 @@ def test_nothing_is_changed(clean: Path, cache: FeatureCache) -> None:
     }
 
 
-def test_a_film_none_of_whose_neighbours_can_be_read_does_not_stop_it(tmp_path: Path) -> None:
+def test_an_image_none_of_whose_neighbours_can_be_read_does_not_stop_it(tmp_path: Path) -> None:
     for number in range(6):
-        place = tmp_path / "films" / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.png"
+        place = tmp_path / "images" / ("NORMAL", "PNEUMONIA")[number % 2] / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(np.random.default_rng(number).bytes(200))
-    found = audit(tmp_path / "films")
+    found = audit(tmp_path / "images")
     assert found.findings[0].check == "reading"
     assert len(found.findings[0].files) == 6

@@ -12,7 +12,7 @@ from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import Sample
 
 
-def films(split: str | None, **counts: int) -> list[Sample]:
+def images(split: str | None, **counts: int) -> list[Sample]:
     return [
         Sample(Path(f"{split}-{label}-{n}.png"), label, f"{split}-{label}-{n}", split)
         for label, count in counts.items()
@@ -37,50 +37,50 @@ def test_shares_are_compared_as_scipy_does(counts: list[list[int]]) -> None:
 
 
 def test_even_splits_of_a_good_size_are_fine() -> None:
-    samples = films("train", A=300, B=300) + films("val", A=150, B=150) + films("test", A=150, B=150)
+    samples = images("train", A=300, B=300) + images("val", A=150, B=150) + images("test", A=150, B=150)
     assert find_imbalance(samples) == []
 
 
 def test_a_rare_class_is_a_warning_and_an_uneven_mix_a_note() -> None:
-    assert [f.severity for f in find_imbalance(films(None, A=2000, B=180)) if "Few films" in f.title] == ["warning"]
-    assert [f.severity for f in find_imbalance(films(None, A=700, B=180)) if "Uneven" in f.title] == ["note"]
+    assert [f.severity for f in find_imbalance(images(None, A=2000, B=180)) if "Few images" in f.title] == ["warning"]
+    assert [f.severity for f in find_imbalance(images(None, A=700, B=180)) if "Uneven" in f.title] == ["note"]
 
 
 def test_prevalence_that_differs_between_splits_is_a_warning() -> None:
-    samples = films("train", A=150, B=150) + films("test", A=50, B=150)
+    samples = images("train", A=150, B=150) + images("test", A=50, B=150)
     (finding,) = serious(find_imbalance(samples))
     assert "mixed differently" in finding.title
     assert "test 25% A, 75% B" in finding.advice
 
 
 def test_a_split_without_a_class_is_an_error() -> None:
-    found = find_imbalance(films("train", A=50, B=50) + films("test", A=20))
-    assert [finding.severity for finding in found if "No film of B in test" in finding.title] == ["error"]
+    found = find_imbalance(images("train", A=50, B=50) + images("test", A=20))
+    assert [finding.severity for finding in found if "No image of B in test" in finding.title] == ["error"]
 
 
 def test_a_small_test_split_says_how_wide_its_interval_would_be() -> None:
-    samples = films("train", A=50, B=50) + films("test", A=50, B=9)
+    samples = images("train", A=50, B=50) + images("test", A=50, B=9)
     (finding,) = [finding for finding in find_imbalance(samples) if "a rate of 0.90" in finding.title]
     assert finding.severity == "warning"
     assert finding.figures["n"] == 9
     assert "0.58 to 0.98" in finding.title
 
 
-def test_films_without_a_patient_are_counted() -> None:
+def test_images_without_a_patient_are_counted() -> None:
     samples = [Sample(Path(f"{n}.png"), "AB"[n % 2]) for n in range(400)]
     assert [f.title for f in find_imbalance(samples) if "patient" in f.title] == [
-        "The patient of 400 of 400 films is not known"
+        "The patient of 400 of 400 images is not known"
     ]
 
 
 def test_data_of_one_class_are_an_error() -> None:
-    assert [(f.severity, f.title) for f in serious(find_imbalance(films(None, A=300)))] == [
-        ("error", "All films are of one class, A")
+    assert [(f.severity, f.title) for f in serious(find_imbalance(images(None, A=300)))] == [
+        ("error", "All images are of one class, A")
     ]
 
 
-def test_one_patient_who_has_most_films_was_probably_anonymised() -> None:
+def test_one_patient_who_has_most_images_was_probably_anonymised() -> None:
     samples = [Sample(Path(f"{n}.dcm"), "AB"[n % 2], "ANONYMOUS") for n in range(300)]
     assert [f.title for f in serious(find_imbalance(samples))] == [
-        "300 of 300 films are said to be of one patient, ANONYMOUS"
+        "300 of 300 images are said to be of one patient, ANONYMOUS"
     ]

@@ -1,4 +1,4 @@
-"""Swapped labels are found and counted, hard films are not cried over, and nothing is ever removed."""
+"""Swapped labels are found and counted, hard images are not cried over, and nothing is ever removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.films import RECORD, Films
+from pneumoscope.auditing.intake import RECORD, Images
 from pneumoscope.auditing.labels import find_label_errors, suspect_labels
 from pneumoscope.datasets.samples import Sample
 
@@ -24,14 +24,14 @@ def make_features(classes: NDArray[np.int64], distance: float = 6, seed: int = 0
     return features
 
 
-def make_films(features: Features | None, classes: NDArray[np.int64], patients: int = 10**6) -> Films:
+def make_images(features: Features | None, classes: NDArray[np.int64], patients: int = 10**6) -> Images:
     samples = [Sample(Path(f"{i}.png"), "ABC"[one], f"p{i % patients}") for i, one in enumerate(classes)]
     n = len(samples)
-    return Films(samples, [""] * n, [None] * n, np.zeros(n, RECORD), features)
+    return Images(samples, [""] * n, [None] * n, np.zeros(n, RECORD), features)
 
 
 def swap(classes: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[np.int64], set[int]]:
-    """Move some films to the next class; also say which."""
+    """Move some images to the next class; also say which."""
     moved = np.random.default_rng(seed).permutation(len(classes))[: round(share * len(classes))]
     swapped = classes.copy()
     swapped[moved] = (swapped[moved] + 1) % (classes.max() + 1)
@@ -43,12 +43,12 @@ def swap(classes: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArr
 def test_a_clean_set_raises_no_warning_and_swaps_do(count: int, seed: int) -> None:
     truth = np.arange(N) % count
     features = make_features(truth, seed=seed)
-    assert all(finding.severity == "note" for finding in find_label_errors(make_films(features, truth), seed=seed))
+    assert all(finding.severity == "note" for finding in find_label_errors(make_images(features, truth), seed=seed))
     for share in (0.05, 0.1):
         classes, moved = swap(truth, share, seed)
-        (finding,) = find_label_errors(make_films(features, classes), seed=seed)
+        (finding,) = find_label_errors(make_images(features, classes), seed=seed)
         listed = [int(path.stem) for path in finding.files]
-        assert finding.severity == "warning" or share < 0.1 or count == 3  # fewer may pass for hard films
+        assert finding.severity == "warning" or share < 0.1 or count == 3  # fewer may pass for hard images
         assert len(moved & set(listed)) >= 0.6 * len(moved)  # recall: of those that are as typical as most
         assert len(moved & set(listed)) >= 0.8 * len(listed)  # precision
         assert set(listed[:10]) <= moved  # the clearest first
@@ -59,15 +59,15 @@ def test_a_suspect_is_shown_with_what_it_looks_like() -> None:
     truth = np.arange(N) % 2
     classes = truth.copy()
     classes[6] = 1
-    (finding,) = find_label_errors(make_films(make_features(truth, distance=8), classes))
+    (finding,) = find_label_errors(make_images(make_features(truth, distance=8), classes))
     assert (finding.check, finding.severity, finding.files) == ("labels", "note", (Path("6.png"),))
-    assert finding.title == "1 of 600 films are likely mislabelled or hard (1 labelled B)"
+    assert finding.title == "1 of 600 images are likely mislabelled or hard (1 labelled B)"
     assert finding.remarks[0].startswith("labelled B, looks like A (")
 
 
 def test_a_set_without_a_doubt_has_nothing_to_say() -> None:
     truth = np.arange(N) % 2
-    assert find_label_errors(make_films(make_features(truth, distance=12), truth)) == []
+    assert find_label_errors(make_images(make_features(truth, distance=12), truth)) == []
 
 
 def test_a_rare_class_is_not_suspected_for_being_rare() -> None:
@@ -80,23 +80,23 @@ def test_a_rare_class_is_not_suspected_for_being_rare() -> None:
 
 def test_features_that_know_nothing_accuse_nobody() -> None:
     truth = np.arange(N) % 2
-    (finding,) = find_label_errors(make_films(make_features(truth, distance=0), truth))
+    (finding,) = find_label_errors(make_images(make_features(truth, distance=0), truth))
     assert finding.severity == "note"
     assert finding.title.startswith("Too hard to look for label errors")
     assert not finding.files
 
 
-def test_a_wrong_label_that_all_films_of_a_patient_share_is_found() -> None:
-    # 80 patients with 5 nearly identical films: were they divided, each would vouch for the others' label.
+def test_a_wrong_label_that_all_images_of_a_patient_share_is_found() -> None:
+    # 80 patients with 5 nearly identical images: were they divided, each would vouch for the others' label.
     owner = np.arange(N) % 80
     truth = (np.arange(80) % 2)[owner]
     rng = np.random.default_rng(0)
     features = (make_features(np.arange(80) % 2, distance=6)[owner] + rng.normal(0, 0.01, (N, 24))).astype(np.float32)
     classes = np.where(owner < 4, 1 - truth, truth)
-    (finding,) = find_label_errors(make_films(features, classes, patients=80))
+    (finding,) = find_label_errors(make_images(features, classes, patients=80))
     assert {int(path.stem) % 80 for path in finding.files} >= {0, 1, 2, 3}
     grouped = find_label_errors(
-        Films([Sample(Path(f"{i}.png"), "AB"[one]) for i, one in enumerate(classes)], [""] * N, [None] * N,
+        Images([Sample(Path(f"{i}.png"), "AB"[one]) for i, one in enumerate(classes)], [""] * N, [None] * N,
               np.zeros(N, RECORD), features), groups=owner.tolist(),
     )  # fmt: skip
     assert grouped == [finding]
@@ -104,23 +104,23 @@ def test_a_wrong_label_that_all_films_of_a_patient_share_is_found() -> None:
 
 def test_too_few_patients_are_said_to_be_too_few() -> None:
     truth = np.arange(N) % 2
-    (finding,) = find_label_errors(make_films(make_features(truth), truth, patients=30))
+    (finding,) = find_label_errors(make_images(make_features(truth), truth, patients=30))
     assert finding.severity == "note"
-    assert finding.title == "Too few films to look for label errors: A has 15 patients, and 20 are needed"
+    assert finding.title == "Too few images to look for label errors: A has 15 patients, and 20 are needed"
 
 
 def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
     truth = np.arange(N) % 2
     features = make_features(truth, distance=12)
     features[:50] = 0  # as where a file cannot be read
-    films = make_films(features, truth)
+    images = make_images(features, truth)
     errors = ["damaged" if i < 50 else None for i in range(N)]
-    assert find_label_errors(Films(films.samples, films.digests, errors, films.records, features)) == []
-    samples = [Sample(one.path, None if i < 50 else one.label) for i, one in enumerate(films.samples)]
-    assert find_label_errors(Films(samples, films.digests, films.errors, films.records, features)) == []
+    assert find_label_errors(Images(images.samples, images.digests, errors, images.records, features)) == []
+    samples = [Sample(one.path, None if i < 50 else one.label) for i, one in enumerate(images.samples)]
+    assert find_label_errors(Images(samples, images.digests, images.errors, images.records, features)) == []
 
 
 def test_without_features_or_a_second_class_nothing_is_said() -> None:
     truth = np.arange(N) % 2
-    assert find_label_errors(make_films(None, truth)) == []
-    assert find_label_errors(make_films(make_features(truth), np.zeros(N, np.int64))) == []
+    assert find_label_errors(make_images(None, truth)) == []
+    assert find_label_errors(make_images(make_features(truth), np.zeros(N, np.int64))) == []

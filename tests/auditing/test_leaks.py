@@ -7,44 +7,44 @@ from pathlib import Path
 import numpy as np
 
 from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
-from pneumoscope.auditing.films import RECORD, Films
 from pneumoscope.auditing.findings import Finding
+from pneumoscope.auditing.intake import RECORD, Images
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.dicom import Tags
 
 NOBODY = Tags(None, None, None, None, None, None, None, None)
 
 
-def films(*places: str, digests: str) -> Films:
-    """Films in such places as `train/A`, with one letter for each one's content."""
+def images(*places: str, digests: str) -> Images:
+    """Images in such places as `train/A`, with one letter for each one's content."""
     samples = [Sample(Path(f"{i}.png"), p.split("/")[-1], None, p.split("/")[0] or None) for i, p in enumerate(places)]
-    return Films(samples, list(digests), [None] * len(samples), np.zeros(len(samples), RECORD))
+    return Images(samples, list(digests), [None] * len(samples), np.zeros(len(samples), RECORD))
 
 
 def described(findings: list[Finding]) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(each.severity, each.title, tuple(path.stem for path in each.files)) for each in findings]
 
 
-def test_identical_films_are_judged_by_split_and_class() -> None:
-    some = films("train/A", "test/A", "train/B", "train/A", "val/A", "val/A", digests="xxyyzz")
+def test_identical_images_are_judged_by_split_and_class() -> None:
+    some = images("train/A", "test/A", "train/B", "train/A", "val/A", "val/A", digests="xxyyzz")
     assert described(find_duplicates(some, [0, 0, 1, 1, 2, 2])) == [
-        ("error", "2 films in 1 group are identical across splits", ("0", "1")),
-        ("error", "2 films in 1 group are identical across classes", ("2", "3")),
-        ("note", "2 films in 1 group are identical within a split", ("4", "5")),
+        ("error", "2 images in 1 group are identical across splits", ("0", "1")),
+        ("error", "2 images in 1 group are identical across classes", ("2", "3")),
+        ("note", "2 images in 1 group are identical within a split", ("4", "5")),
     ]
 
 
-def test_films_that_only_look_alike_are_no_errors() -> None:
-    some = films("train/A", "test/A", "train/B", "train/A", digests="abcd")
+def test_images_that_only_look_alike_are_no_errors() -> None:
+    some = images("train/A", "test/A", "train/B", "train/A", digests="abcd")
     assert described(find_duplicates(some, [0, 0, 1, 1])) == [
-        ("warning", "2 films in 1 group are nearly identical across splits", ("0", "1")),
-        ("warning", "2 films in 1 group are nearly identical across classes", ("2", "3")),
+        ("warning", "2 images in 1 group are nearly identical across splits", ("0", "1")),
+        ("warning", "2 images in 1 group are nearly identical across classes", ("2", "3")),
     ]
 
 
-def test_unreadable_films_are_no_duplicates_of_each_other() -> None:
-    some = films("train/A", "test/A", digests="ab")
-    some = Films(some.samples, ["", ""], ["bad", "bad"], some.records)
+def test_unreadable_images_are_no_duplicates_of_each_other() -> None:
+    some = images("train/A", "test/A", digests="ab")
+    some = Images(some.samples, ["", ""], ["bad", "bad"], some.records)
     assert find_duplicates(some, [None, None]) == []
 
 
@@ -72,9 +72,9 @@ def test_a_study_tells_where_the_patient_is_not_known() -> None:
 
 
 def test_many_copies_of_one_file_are_one_group_in_no_time() -> None:
-    some = films(*["train/A"] * 3000, "test/A", digests="x" * 3000 + "y")
+    some = images(*["train/A"] * 3000, "test/A", digests="x" * 3000 + "y")
     some.records["hash"][:] = np.random.default_rng(0).random((48, 48))
     groups = group_similar(some)
     assert groups == [0] * 3001
     finding = find_duplicates(some, groups)[-1]
-    assert finding.title == "3001 films in 1 group are nearly identical across splits"
+    assert finding.title == "3001 images in 1 group are nearly identical across splits"

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.auditing.films import FORMATS, MODES, RECORD, THUMBNAIL, VIEWS, Films, measure_films
 from pneumoscope.auditing.findings import Finding
+from pneumoscope.auditing.intake import FORMATS, MODES, RECORD, THUMBNAIL, VIEWS, Images, measure_images
 from pneumoscope.auditing.shortcuts import find_shortcuts, join_clusters, measure_clues
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import Sample, read_samples
-from pneumoscope.images.preparing import InputSpec
+from pneumoscope.images.prepare import InputSpec
 
 N = 240
-HALF = np.arange(N) % 2  # the class of each film
+HALF = np.arange(N) % 2  # the class of each image
 Records = NDArray[np.void]
 
 
@@ -39,20 +39,20 @@ def make_records(seed: int = 0, n: int = N) -> Records:
     return records
 
 
-def make_films(
+def make_images(
     records: Records,
     classes: Sequence[object] = HALF.tolist(),
     patients: Sequence[str] | None = None,
     splits: bool = False,
-) -> Films:
+) -> Images:
     split = [("test" if i % 4 > 1 else "train") if splits else None for i in range(len(classes))]
     owner: Sequence[str | None] = patients or [None] * len(classes)
     samples = [Sample(Path(f"{i}.png"), str(one), owner[i], split[i]) for i, one in enumerate(classes)]
-    return Films(samples, [""] * len(samples), [None] * len(samples), records)
+    return Images(samples, [""] * len(samples), [None] * len(samples), records)
 
 
 def carriers(share: float, seed: int = 0) -> NDArray[np.intp]:
-    """Some films of class 1."""
+    """Some images of class 1."""
     ones = np.flatnonzero(HALF)
     return np.random.default_rng(seed).permutation(ones)[: round(share * len(ones))]
 
@@ -62,10 +62,10 @@ def serious(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_above() -> None:
-    found = [find_shortcuts(make_films(make_records(seed)), seed=seed, quick=True) for seed in range(30)]
+    found = [find_shortcuts(make_images(make_records(seed)), seed=seed, quick=True) for seed in range(30)]
     assert sum(map(bool, found)) <= 5  # of 30 at 5 %: more with probability 0.004
     assert not any(map(serious, found))
-    assert not any(serious(find_shortcuts(make_films(make_records(seed)), seed=seed)) for seed in range(4))
+    assert not any(serious(find_shortcuts(make_images(make_records(seed)), seed=seed)) for seed in range(4))
 
 
 @pytest.mark.parametrize("share", [1, 0.5, 0.25])
@@ -83,7 +83,7 @@ def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_abov
 def test_a_property_that_part_of_one_class_has_is_found(key: str, value: float, word: str, share: float) -> None:
     records = make_records()
     records[key][carriers(share)] = value
-    (finding,) = serious(find_shortcuts(make_films(records), quick=True))
+    (finding,) = serious(find_shortcuts(make_images(records), quick=True))
     assert finding.severity == ("error" if share == 1 and key != "view" else "warning")
     assert finding.title.startswith(f"The {word} alone")
     assert (
@@ -120,38 +120,38 @@ def test_more_than_two_classes_are_each_held_against_the_rest() -> None:
     shares = np.array([[0.5, 0.5, 0], [0, 0, 1]])[(classes == 2).astype(int)]
     expected = roc_auc_score(classes, shares, multi_class="ovr")
     assert clue.auroc == pytest.approx(expected, abs=0.02)
-    (finding,) = serious(find_shortcuts(make_films(records, [f"class {i}" for i in classes]), quick=True))
-    assert "JPEG: 80 of 80 are class 2, of all films 33%" in finding.title
+    (finding,) = serious(find_shortcuts(make_images(records, [f"class {i}" for i in classes]), quick=True))
+    assert "JPEG: 80 of 80 are class 2, of all images 33%" in finding.title
 
 
 def test_a_value_that_only_one_patient_has_tells_nothing_of_others() -> None:
     records = make_records()
-    owner = np.arange(N) // 12  # 20 patients with 12 films
+    owner = np.arange(N) // 12  # 20 patients with 12 images
     classes = owner % 2
     records["width"] = 200 + np.random.default_rng(0).permutation(20)[owner]
     shared = [measure_clues(records, classes, clusters, quick=True)[0] for clusters in (owner, np.arange(N))]
     assert shared[0].p > 0.05
     assert shared[1].name == "image size"
-    assert shared[1].auroc == pytest.approx(1)  # as if each film were a patient
+    assert shared[1].auroc == pytest.approx(1)  # as if each image were a patient
 
 
-def test_films_of_a_patient_count_once() -> None:
+def test_images_of_a_patient_count_once() -> None:
     owner = np.arange(N) // 8
     alarms = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         records = make_records(seed)
         records["mean"] = rng.random(30)[owner] + 0.001 * rng.random(N)
-        films = make_films(records, (rng.permutation(30) % 2)[owner].tolist(), [f"p{i}" for i in owner])
-        alarms += any(finding.title.startswith("The brightness") for finding in find_shortcuts(films, quick=True))
+        images = make_images(records, (rng.permutation(30) % 2)[owner].tolist(), [f"p{i}" for i in owner])
+        alarms += any(finding.title.startswith("The brightness") for finding in find_shortcuts(images, quick=True))
     assert alarms <= 3
 
 
-def test_how_a_film_looks_is_a_warning_only_where_disease_could_hardly_do_it() -> None:
+def test_how_an_image_looks_is_a_warning_only_where_disease_could_hardly_do_it() -> None:
     for distance, severity in ((1.2, "note"), (4.0, "warning")):
         records = make_records()
         records["mean"] = (np.random.default_rng(1).normal(distance * HALF, 1) + 5) / 15
-        finding = find_shortcuts(make_films(records), quick=True)[0]
+        finding = find_shortcuts(make_images(records), quick=True)[0]
         assert finding.title.startswith("The brightness alone tells the class")
         assert finding.severity == severity
 
@@ -159,37 +159,37 @@ def test_how_a_film_looks_is_a_warning_only_where_disease_could_hardly_do_it() -
 def test_files_that_only_some_splits_have_are_listed() -> None:
     records = make_records()
     records["mode"][[0, 4, 5]] = MODES.index("RGB")
-    found = find_shortcuts(make_films(records, splits=True), quick=True)
+    found = find_shortcuts(make_images(records, splits=True), quick=True)
     stray = next(finding for finding in found if finding.check == "shifts")
     assert stray.severity == "note"
     assert stray.title == "3 of 240 files are RGB (2 0, 1 1): all in train, none in test"
     assert [path.stem for path in stray.files] == ["0", "4", "5"]
-    assert not find_shortcuts(make_films(records), quick=True)  # without splits there is nothing to say
+    assert not find_shortcuts(make_images(records), quick=True)  # without splits there is nothing to say
 
 
 def test_test_files_of_another_kind_are_a_warning() -> None:
     records = make_records()
     records["height"] = np.where(np.arange(N) % 4 > 1, 300, 224)
-    (finding,) = serious(find_shortcuts(make_films(records, splits=True), quick=True))
+    (finding,) = serious(find_shortcuts(make_images(records, splits=True), quick=True))
     assert (finding.check, finding.severity) == ("shifts", "warning")
-    assert "image size alone tells test films from the others: AUROC 1.00" in finding.title
+    assert "image size alone tells test images from the others: AUROC 1.00" in finding.title
 
 
 def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
     records = make_records()
     gone = carriers(0.5)
     records[gone] = np.zeros((), RECORD)
-    films = make_films(records)
+    images = make_images(records)
     errors = ["damaged" if i in set(gone.tolist()) else None for i in range(N)]
-    assert not serious(find_shortcuts(Films(films.samples, films.digests, errors, records), quick=True))
-    samples = [Sample(one.path, None if errors[i] else one.label) for i, one in enumerate(films.samples)]
-    assert not serious(find_shortcuts(Films(samples, films.digests, films.errors, records), quick=True))
-    assert find_shortcuts(make_films(records, ["one"] * N)) == []
+    assert not serious(find_shortcuts(Images(images.samples, images.digests, errors, records), quick=True))
+    samples = [Sample(one.path, None if errors[i] else one.label) for i, one in enumerate(images.samples)]
+    assert not serious(find_shortcuts(Images(samples, images.digests, images.errors, records), quick=True))
+    assert find_shortcuts(make_images(records, ["one"] * N)) == []
 
 
 def test_too_few_patients_are_said_to_be_too_few() -> None:
     patients = [f"p{i % 12}" for i in range(N)]  # six of each class
-    (finding,) = find_shortcuts(make_films(make_records(), patients=patients))
+    (finding,) = find_shortcuts(make_images(make_records(), patients=patients))
     assert finding.severity == "note"
     assert finding.title == "Too few patients to look for shortcuts: one class has 6, and 10 are needed"
 
@@ -197,18 +197,18 @@ def test_too_few_patients_are_said_to_be_too_few() -> None:
 def test_the_seed_decides() -> None:
     records = make_records()
     records["mean"] += 0.4 * HALF
-    assert find_shortcuts(make_films(records), seed=3) == find_shortcuts(make_films(records), seed=3)
-    first, other = (find_shortcuts(make_films(records), seed=seed)[0].figures for seed in (3, 4))
+    assert find_shortcuts(make_images(records), seed=3) == find_shortcuts(make_images(records), seed=3)
+    first, other = (find_shortcuts(make_images(records), seed=seed)[0].figures for seed in (3, 4))
     assert first != other
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([None, 0, 1, 2])), min_size=1))
-def test_films_that_share_a_patient_or_a_group_are_one_cluster(films: list[tuple[str | None, int | None]]) -> None:
-    clusters = join_clusters([Sample(Path("x"), patient=who) for who, _ in films], [group for _, group in films])
-    expected = list(range(len(films)))
-    for _ in films:  # the lowest number spreads as far as it can
-        for i, (who, group) in enumerate(films):
-            for j, (whom, other) in enumerate(films):
+def test_images_that_share_a_patient_or_a_group_are_one_cluster(images: list[tuple[str | None, int | None]]) -> None:
+    clusters = join_clusters([Sample(Path("x"), patient=who) for who, _ in images], [group for _, group in images])
+    expected = list(range(len(images)))
+    for _ in images:  # the lowest number spreads as far as it can
+        for i, (who, group) in enumerate(images):
+            for j, (whom, other) in enumerate(images):
                 if (who is not None and who == whom) or (group is not None and group == other):
                     expected[i] = expected[j] = min(expected[i], expected[j])
     assert np.array_equal(clusters[:, None] == clusters, np.array(expected)[:, None] == np.array(expected))
@@ -217,23 +217,23 @@ def test_films_that_share_a_patient_or_a_group_are_one_cluster(films: list[tuple
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, Image.Image]]:
-    folder = write_phantoms(tmp_path_factory.mktemp("phantoms") / "films", count=200, seed=2, size=128)
+    folder = write_phantoms(tmp_path_factory.mktemp("phantoms") / "images", count=200, seed=2, size=128)
     return [(sample, Image.open(sample.path)) for sample in read_samples(folder)]
 
 
-def draw_marker(film: Image.Image, rng: np.random.Generator) -> None:
-    """An L in a random corner, 8 % of the film's height."""
-    size, corner = film.height // 12, rng.integers(4)
-    x = 6 if corner % 2 else film.width - 6 - size
-    y = 6 if corner < 2 else film.height - 6 - size
-    ImageDraw.Draw(film).line([(x, y), (x, y + size), (x + size // 2, y + size)], fill=255, width=2)
+def draw_marker(image: Image.Image, rng: np.random.Generator) -> None:
+    """An L in a random corner, 8 % of the image's height."""
+    size, corner = image.height // 12, rng.integers(4)
+    x = 6 if corner % 2 else image.width - 6 - size
+    y = 6 if corner < 2 else image.height - 6 - size
+    ImageDraw.Draw(image).line([(x, y), (x, y + size), (x + size // 2, y + size)], fill=255, width=2)
 
 
-def draw_border(film: Image.Image, rng: np.random.Generator) -> None:
-    ImageDraw.Draw(film).rectangle((0, 0, film.width - 1, film.height - 1), outline=128, width=3)
+def draw_border(image: Image.Image, rng: np.random.Generator) -> None:
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=128, width=3)
 
 
-def keep(film: Image.Image, rng: np.random.Generator) -> None:
+def keep(image: Image.Image, rng: np.random.Generator) -> None:
     pass
 
 
@@ -256,13 +256,13 @@ def test_markers_and_borders_of_one_class_are_found_in_phantoms(
 ) -> None:
     rng = np.random.default_rng(0)
     samples = []
-    for i, (sample, film) in enumerate(phantoms):
-        film = film.copy()
+    for i, (sample, image) in enumerate(phantoms):
+        image = image.copy()
         if sample.label == "PNEUMONIA" and rng.random() < share:
-            plant(film, rng)
-        film.save(tmp_path / f"{i}.png")
+            plant(image, rng)
+        image.save(tmp_path / f"{i}.png")
         samples.append(Sample(tmp_path / f"{i}.png", sample.label, sample.patient, sample.split))
-    found = serious(find_shortcuts(measure_films(samples, InputSpec())))
+    found = serious(find_shortcuts(measure_images(samples, InputSpec())))
     if word is None:
         assert not found
     else:
@@ -275,14 +275,14 @@ def test_dark_markers_are_found_too_but_not_in_a_quick_audit() -> None:
     for i in carriers(0.6):
         x, y = rng.choice([2, THUMBNAIL - 5], 2)
         records["thumbnail"][i, y : y + 3, x : x + 3] = 0
-    found = serious(find_shortcuts(make_films(records)))
+    found = serious(find_shortcuts(make_images(records)))
     assert found
     assert all(finding.severity == "warning" and "lungs left out" in finding.title for finding in found)
-    assert not serious(find_shortcuts(make_films(records), quick=True))
+    assert not serious(find_shortcuts(make_images(records), quick=True))
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_noise_is_no_clue_where_one_class_has_more_films_a_patient(shared: bool) -> None:
+def test_noise_is_no_clue_where_one_class_has_more_images_a_patient(shared: bool) -> None:
     serious_sets = noted = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)

@@ -20,9 +20,9 @@ from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 
 LABELS = ("NORMAL", "PNEUMONIA")
 IMAGES = {
-    "train/NORMAL/IM-0001-0001.jpeg": b"a normal film",
-    "train/PNEUMONIA/person1_virus_1.jpeg": b"a film with pneumonia",
-    "test/NORMAL/IM-0002-0001.jpeg": b"another normal film",
+    "train/NORMAL/IM-0001-0001.jpeg": b"a normal image",
+    "train/PNEUMONIA/person1_virus_1.jpeg": b"an image with pneumonia",
+    "test/NORMAL/IM-0002-0001.jpeg": b"another normal image",
     "test/PNEUMONIA/person2_bacteria_2.jpeg": b"another with pneumonia",
 }
 
@@ -151,7 +151,7 @@ FLAGS, METHOD, SIZE = 6, 8, 22  # APPNOTE 4.3.7
 
 def flip_content(path: Path) -> Path:
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"a normal film", b"A normal film"))
+    path.write_bytes(content.replace(b"a normal image", b"A normal image"))
     return path
 
 

@@ -1,4 +1,4 @@
-"""DICOM films in folders and tables: known by content, with the patient from the header."""
+"""DICOM images in folders and tables: known by content, with the patient from the header."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import dicom, film
+from dicom_files import dicom, image
 from PIL import Image
 
 from pneumoscope.datasets.samples import Sample, find_images, read_samples, write_samples
 from pneumoscope.errors import DataError, MissingExtraError
-from pneumoscope.images.reading import Reading
+from pneumoscope.images.read import Reading
 
-LEVELS = film()
+LEVELS = image()
 
 
 def place(folder: Path, name: str, content: bytes) -> Path:
@@ -27,22 +27,22 @@ def place(folder: Path, name: str, content: bytes) -> Path:
 def test_a_folder_of_dicom_is_known_by_content_and_patients_by_their_headers(tmp_path: Path) -> None:
     place(tmp_path, "A/1.2.840.113619.2.1", dicom(LEVELS, PatientID="P7", ViewPosition="PA", PatientAge="006M"))
     place(tmp_path, "A/IM000001", dicom(LEVELS, PatientID="P8", meta=False))
-    place(tmp_path, "B/film.dcm", dicom(LEVELS, PatientID="P9", PatientSex="F"))
-    place(tmp_path, "B/notes.txt", b"not a film at all")
+    place(tmp_path, "B/image.dcm", dicom(LEVELS, PatientID="P9", PatientSex="F"))
+    place(tmp_path, "B/notes.txt", b"not an image at all")
     place(tmp_path, "B/DICOMDIR", dicom(LEVELS))
     place(tmp_path, "B/README", b"")
     samples = read_samples(tmp_path)
     assert [(s.path.name, s.label, s.patient) for s in samples] == [
         ("1.2.840.113619.2.1", "A", "P7"),
         ("IM000001", "A", "P8"),
-        ("film.dcm", "B", "P9"),
+        ("image.dcm", "B", "P9"),
     ]
     first, _, last = (sample.tags for sample in samples)
     assert first is not None
     assert (first.view, first.age) == ("PA", 0.5)
     assert last is not None
     assert last.sex == "F"
-    assert [sample.path.name for sample in find_images([tmp_path])] == ["1.2.840.113619.2.1", "IM000001", "film.dcm"]
+    assert [sample.path.name for sample in find_images([tmp_path])] == ["1.2.840.113619.2.1", "IM000001", "image.dcm"]
 
 
 def test_rasters_with_odd_names_are_known_by_content(tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_rasters_with_odd_names_are_known_by_content(tmp_path: Path) -> None:
     assert [sample.path.name for sample in read_samples(tmp_path)] == ["scan.001", "scan.002"]
 
 
-def test_a_table_may_say_how_to_read_a_film(tmp_path: Path) -> None:
+def test_a_table_may_say_how_to_read_an_image(tmp_path: Path) -> None:
     for name in "abc":
         place(tmp_path, name + ".dcm", dicom(LEVELS, PatientID=name))
-    table = tmp_path / "films.csv"
+    table = tmp_path / "images.csv"
     table.write_text("path,label,invert,any_modality\na.dcm,A,yes,\nb.dcm,B,false,TRUE\nc.dcm,B,,\n")
     samples = read_samples(table, reading=Reading(invert=True))
     assert [sample.reading for sample in samples] == [Reading(True), Reading(False, True), Reading(True)]
@@ -67,9 +67,9 @@ def test_a_table_may_say_how_to_read_a_film(tmp_path: Path) -> None:
         read_samples(table)
 
 
-def test_nothing_is_added_to_a_table_of_ordinary_films(tmp_path: Path) -> None:
-    write_samples(tmp_path / "films.csv", [Sample(tmp_path / "a.png", "A")])
-    assert (tmp_path / "films.csv").read_text(encoding="utf-8").splitlines()[0] == "path,label,patient,split"
+def test_nothing_is_added_to_a_table_of_ordinary_images(tmp_path: Path) -> None:
+    write_samples(tmp_path / "images.csv", [Sample(tmp_path / "a.png", "A")])
+    assert (tmp_path / "images.csv").read_text(encoding="utf-8").splitlines()[0] == "path,label,patient,split"
 
 
 def test_a_damaged_header_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_header_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_dicom_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place(tmp_path, "A/film.dcm", dicom(LEVELS))
+    place(tmp_path, "A/image.dcm", dicom(LEVELS))
     for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)

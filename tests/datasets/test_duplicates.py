@@ -1,4 +1,4 @@
-"""Near-duplicates: copies are found whatever was done to them, other films are not, and pairs become groups."""
+"""Near-duplicates: copies are found whatever was done to them, other images are not, and pairs become groups."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image
 from pneumoscope.datasets.duplicates import Pair, find_near_duplicates, group_pairs
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.errors import UsageError
-from pneumoscope.images.hashing import SIDE, Vectors, hash_pixels
-from pneumoscope.images.preparing import Pixels
-from pneumoscope.images.reading import read_pixels
+from pneumoscope.images.hash import SIDE, Vectors, hash_pixels
+from pneumoscope.images.prepare import Pixels
+from pneumoscope.images.read import read_pixels
 
-FILMS = 24  # of 12 simulated patients, who have two films each
+IMAGES = 24  # of 12 simulated patients, who have two images each
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Pixels]:
-    return [draw_phantom(i, pneumonia=i % 3 == 0, patient=i // 2, size=192).pixels for i in range(FILMS)]
+    return [draw_phantom(i, pneumonia=i % 3 == 0, patient=i // 2, size=192).pixels for i in range(IMAGES)]
 
 
 @pytest.fixture(scope="module")
@@ -53,46 +53,48 @@ def crop(pixels: Pixels, top: float, bottom: float, left: float, right: float) -
 
 
 COPIES: dict[str, Callable[[Pixels], Pixels]] = {
-    "saved again": lambda film: film.copy(),
-    "16 bits": lambda film: (np.rint(film * 65535) / 65535).astype(np.float32),
-    "JPEG 95": lambda film: save_as_jpeg(film, 95),
-    "JPEG 50": lambda film: save_as_jpeg(film, 50),
-    "70 %": lambda film: resize(film, 0.7, 0.7),
-    "twice as large": lambda film: resize(film, 2, 2),
-    "squashed": lambda film: resize(film, 0.6, 1),
-    "brighter": lambda film: np.clip(film + np.float32(0.1), 0, 1),
-    "less contrast": lambda film: film * np.float32(0.6) + np.float32(0.2),
-    "gamma 0.8": lambda film: film ** np.float32(0.8),
-    "gamma 1.25": lambda film: film ** np.float32(1.25),
-    "cropped by 3 %": lambda film: crop(film, 0.03, 0.03, 0.03, 0.03),
-    "centre crop": lambda film: crop(film, 0.0625, 0.0625, 0.2, 0.2),
-    "letterboxed": lambda film: np.pad(film, ((40, 40), (0, 0))),
+    "saved again": lambda image: image.copy(),
+    "16 bits": lambda image: (np.rint(image * 65535) / 65535).astype(np.float32),
+    "JPEG 95": lambda image: save_as_jpeg(image, 95),
+    "JPEG 50": lambda image: save_as_jpeg(image, 50),
+    "70 %": lambda image: resize(image, 0.7, 0.7),
+    "twice as large": lambda image: resize(image, 2, 2),
+    "squashed": lambda image: resize(image, 0.6, 1),
+    "brighter": lambda image: np.clip(image + np.float32(0.1), 0, 1),
+    "less contrast": lambda image: image * np.float32(0.6) + np.float32(0.2),
+    "gamma 0.8": lambda image: image ** np.float32(0.8),
+    "gamma 1.25": lambda image: image ** np.float32(1.25),
+    "cropped by 3 %": lambda image: crop(image, 0.03, 0.03, 0.03, 0.03),
+    "centre crop": lambda image: crop(image, 0.0625, 0.0625, 0.2, 0.2),
+    "letterboxed": lambda image: np.pad(image, ((40, 40), (0, 0))),
 }
 
 
 @pytest.mark.parametrize("change", COPIES)
-def test_a_copy_is_paired_with_its_film_and_with_no_other(change: str, pictures: list[Pixels], hashes: Vectors) -> None:
-    copies = np.stack([hash_pixels(COPIES[change](film)) for film in pictures])
+def test_a_copy_is_paired_with_its_image_and_with_no_other(
+    change: str, pictures: list[Pixels], hashes: Vectors
+) -> None:
+    copies = np.stack([hash_pixels(COPIES[change](image)) for image in pictures])
     pairs = find_near_duplicates(np.concatenate([hashes, copies]))
-    assert [(pair.first, pair.second) for pair in pairs] == [(i, i + FILMS) for i in range(FILMS)]
+    assert [(pair.first, pair.second) for pair in pairs] == [(i, i + IMAGES) for i in range(IMAGES)]
     assert all(0.96 <= pair.similarity <= 1 for pair in pairs)
 
 
 def test_a_crop_of_one_side_is_nearly_always_found(pictures: list[Pixels], hashes: Vectors) -> None:
-    copies = np.stack([hash_pixels(crop(film, 0, 0, 0.03, 0)) for film in pictures])
+    copies = np.stack([hash_pixels(crop(image, 0, 0, 0.03, 0)) for image in pictures])
     pairs = {(pair.first, pair.second) for pair in find_near_duplicates(np.concatenate([hashes, copies]))}
-    assert pairs <= {(i, i + FILMS) for i in range(FILMS)}
-    assert len(pairs) >= FILMS - 2
+    assert pairs <= {(i, i + IMAGES) for i in range(IMAGES)}
+    assert len(pairs) >= IMAGES - 2
 
 
-def test_other_films_of_a_patient_and_mirror_images_are_no_duplicates(hashes: Vectors) -> None:
+def test_other_images_of_a_patient_and_mirror_images_are_no_duplicates(hashes: Vectors) -> None:
     assert find_near_duplicates(np.concatenate([hashes, hashes[:, :, ::-1]])) == []
 
 
-def test_without_crops_whole_films_are_found_and_crops_are_not(pictures: list[Pixels], hashes: Vectors) -> None:
+def test_without_crops_whole_images_are_found_and_crops_are_not(pictures: list[Pixels], hashes: Vectors) -> None:
     copies = np.stack([hash_pixels(COPIES["JPEG 95"](pictures[0])), hash_pixels(COPIES["centre crop"](pictures[1]))])
     pairs = find_near_duplicates(np.concatenate([hashes, copies]), crops=False)
-    assert [(pair.first, pair.second) for pair in pairs] == [(0, FILMS)]
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, IMAGES)]
 
 
 def test_the_search_goes_on_across_its_blocks(hashes: Vectors) -> None:
@@ -104,20 +106,20 @@ def test_the_search_goes_on_across_its_blocks(hashes: Vectors) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_the_order_of_the_films_makes_no_difference(hashes: Vectors, data: st.DataObject) -> None:
-    films = np.concatenate([hashes[:6], hashes[:3] * np.float32(0.9)])
-    order = data.draw(st.permutations(range(len(films))))
-    pairs = find_near_duplicates(films[order], crops=False)
+def test_the_order_of_the_images_makes_no_difference(hashes: Vectors, data: st.DataObject) -> None:
+    images = np.concatenate([hashes[:6], hashes[:3] * np.float32(0.9)])
+    order = data.draw(st.permutations(range(len(images))))
+    pairs = find_near_duplicates(images[order], crops=False)
     assert {frozenset((order[p.first], order[p.second])) for p in pairs} == {frozenset((i, i + 6)) for i in range(3)}
     assert all(p.first < p.second for p in pairs)
     assert pairs == sorted(pairs)
 
 
-def test_blank_films_resemble_nothing() -> None:
+def test_blank_images_resemble_nothing() -> None:
     assert find_near_duplicates(np.full((5, SIDE, SIDE), 0.5, np.float32)) == []
 
 
-def test_no_films_have_no_duplicates() -> None:
+def test_no_images_have_no_duplicates() -> None:
     assert find_near_duplicates(np.zeros((0, SIDE, SIDE), np.float32)) == []
 
 
@@ -129,8 +131,8 @@ def test_a_pair_can_be_refused_and_progress_be_followed(hashes: Vectors) -> None
         asked.append((first, second))
         return first == 0
 
-    films = np.concatenate([hashes[:2], hashes[:2]])
-    pairs = find_near_duplicates(films, confirm=confirm, progress=shares.append)
+    images = np.concatenate([hashes[:2], hashes[:2]])
+    pairs = find_near_duplicates(images, confirm=confirm, progress=shares.append)
     assert pairs == [Pair(0, 2, 1.0)]
     assert asked == [(0, 2), (1, 3)]
     assert shares == sorted(shares)
@@ -173,7 +175,7 @@ def test_groups_are_the_connected_components(count: int, data: st.DataObject) ->
     assert sorted({g for g in groups if g is not None}) == list(range(len(set(expected[~alone].tolist()))))
 
 
-def test_the_published_crops_are_found_among_the_squashed_films(real_data: Path) -> None:
+def test_the_published_crops_are_found_among_the_squashed_images(real_data: Path) -> None:
     if not (real_data / "kermany-train-224").is_dir():
         pytest.skip("no kermany-train-224 beside seed-400")
     crops = sorted((real_data / "seed-400" / "val").rglob("*.jpeg"))[::4]

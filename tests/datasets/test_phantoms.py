@@ -17,26 +17,26 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import Phantom, draw_phantom
 from pneumoscope.errors import UsageError
 
-SIZE = 96  # small films are drawn quickly
+SIZE = 96  # small images are drawn quickly
 seeds = st.integers(min_value=0, max_value=2**63)
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """The mask and its neighbourhood."""
-    image = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(image.filter(ImageFilter.MaxFilter(2 * pixels + 1))) > 0
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.filter(ImageFilter.MaxFilter(2 * pixels + 1))) > 0
 
 
 def likeness(one: Phantom, other: Phantom) -> float:
-    """Correlation of two films, both brought to one size."""
+    """Correlation of two images, both brought to one size."""
     first, second = (np.asarray(Image.fromarray(p.pixels).resize((64, 64))).ravel() for p in (one, other))
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def average_film() -> NDArray[np.float32]:
-    """Twenty normal films laid over each other, 100 x 100."""
-    films = [draw_phantom(seed, pneumonia=False, size=SIZE).pixels for seed in range(20)]
-    return np.asarray(np.mean([np.asarray(Image.fromarray(film).resize((100, 100))) for film in films], axis=0))
+def average_image() -> NDArray[np.float32]:
+    """Twenty normal images laid over each other, 100 x 100."""
+    images = [draw_phantom(seed, pneumonia=False, size=SIZE).pixels for seed in range(20)]
+    return np.asarray(np.mean([np.asarray(Image.fromarray(image).resize((100, 100))) for image in images], axis=0))
 
 
 def read_truth(folder: Path) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, size=st.integers(64, 200), pneumonia=st.booleans())
-def test_a_film_is_a_grey_image_of_the_height_asked_for(seed: int, size: int, pneumonia: bool) -> None:
+def test_an_image_is_a_grey_image_of_the_height_asked_for(seed: int, size: int, pneumonia: bool) -> None:
     phantom = draw_phantom(seed, pneumonia=pneumonia, size=size)
     height, width = phantom.pixels.shape
     assert height == size
@@ -79,17 +79,17 @@ def test_there_is_a_mask_exactly_where_there_is_pneumonia(seed: int, pneumonia: 
 
 @settings(max_examples=8, deadline=None)
 @given(seed=seeds, patient=st.none() | seeds, pneumonia=st.booleans())
-def test_the_same_seed_gives_the_same_film(seed: int, patient: int | None, pneumonia: bool) -> None:
+def test_the_same_seed_gives_the_same_image(seed: int, patient: int | None, pneumonia: bool) -> None:
     one, other = (draw_phantom(seed, pneumonia=pneumonia, patient=patient, size=SIZE) for _ in range(2))
     assert one.pixels.tobytes() == other.pixels.tobytes()
     assert one.mask.tobytes() == other.mask.tobytes()
 
 
-def test_films_of_different_seeds_differ_in_pose_exposure_and_width() -> None:
-    films = [draw_phantom(seed, pneumonia=False, size=SIZE).pixels for seed in range(12)]
-    assert len({film.tobytes() for film in films}) == 12
-    assert len({film.shape[1] for film in films}) > 6
-    assert np.ptp([film.mean() for film in films]) > 0.05
+def test_images_of_different_seeds_differ_in_pose_exposure_and_width() -> None:
+    images = [draw_phantom(seed, pneumonia=False, size=SIZE).pixels for seed in range(12)]
+    assert len({image.tobytes() for image in images}) == 12
+    assert len({image.shape[1] for image in images}) > 6
+    assert np.ptp([image.mean() for image in images]) > 0.05
 
 
 def test_a_patient_is_the_seed_unless_said_otherwise() -> None:
@@ -99,18 +99,18 @@ def test_a_patient_is_the_seed_unless_said_otherwise() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds)
-def test_an_opacity_brightens_the_film_inside_its_mask_and_nowhere_else(seed: int) -> None:
+def test_an_opacity_brightens_the_image_inside_its_mask_and_nowhere_else(seed: int) -> None:
     ill, well = (draw_phantom(seed, pneumonia=pneumonia, size=SIZE) for pneumonia in (True, False))
     brighter = ill.pixels - well.pixels
     far = ~grown(ill.mask, 12)
     assert brighter[ill.mask].mean() > 0.03
     assert brighter[ill.mask].mean() > brighter[far].mean() + 0.05
-    assert brighter[far].max() < 0.12  # the film's automatic brightness and its noise, no more
+    assert brighter[far].max() < 0.12  # the image's automatic brightness and its noise, no more
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds)
-def test_an_opacity_lies_where_the_film_of_the_healthy_patient_is_dark(seed: int) -> None:
+def test_an_opacity_lies_where_the_image_of_the_healthy_patient_is_dark(seed: int) -> None:
     ill, well = (draw_phantom(seed, pneumonia=pneumonia, size=SIZE) for pneumonia in (True, False))
     height, width = well.pixels.shape
     spine = well.pixels[height // 4 : -height // 4, width // 2 - 3 : width // 2 + 3]
@@ -118,20 +118,20 @@ def test_an_opacity_lies_where_the_film_of_the_healthy_patient_is_dark(seed: int
 
 
 def test_air_is_dark_and_bone_is_bright() -> None:
-    squares = average_film()
+    squares = average_image()
     lungs, spine, abdomen = squares[35:55, 18:32], squares[35:75, 47:53], squares[82:90, 25:40]
     assert lungs.mean() < spine.mean() - 0.25
     assert lungs.mean() < abdomen.mean() - 0.15
 
 
 def test_the_heart_bulges_to_the_image_s_right_and_the_right_dome_stands_higher() -> None:
-    squares = average_film()
+    squares = average_image()
     assert squares[60:68, 60:68].mean() > squares[60:68, 32:40].mean() + 0.1
     right, left = (60 + np.diff(squares[60:95, part].mean(axis=1)).argmax() for part in (np.s_[22:28], np.s_[72:78]))
     assert right < left  # y points down
 
 
-def test_films_of_one_patient_look_more_alike_than_those_of_two() -> None:
+def test_images_of_one_patient_look_more_alike_than_those_of_two() -> None:
     same, different = [], []
     for patient in range(15):
         first = draw_phantom(1000 + patient, pneumonia=False, patient=patient, size=SIZE)
@@ -147,7 +147,7 @@ def test_overall_brightness_hardly_tells_the_label() -> None:
 
 
 @pytest.mark.parametrize("size", [63, 0, -1, 2049])
-def test_a_film_of_impossible_size_is_refused(size: int, tmp_path: Path) -> None:
+def test_an_image_of_impossible_size_is_refused(size: int, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"{size}.*64"):
         draw_phantom(0, pneumonia=True, size=size)
     with pytest.raises(UsageError, match=f"{size}.*64"):
@@ -155,7 +155,7 @@ def test_a_film_of_impossible_size_is_refused(size: int, tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_the_table_of_truth_names_every_film_and_mask(written: Path) -> None:
+def test_the_table_of_truth_names_every_image_and_mask(written: Path) -> None:
     rows = read_truth(written)
     assert list(rows[0]) == ["path", "label", "patient", "split", "mask"]
     assert len(rows) == 60
@@ -177,10 +177,10 @@ def test_splits_share_no_patient_and_keep_the_share_of_each_label(written: Path)
     }  # fmt: skip
 
 
-def test_some_patients_have_two_films(written: Path) -> None:
-    films = Counter(row["patient"] for row in read_truth(written))
-    assert set(films.values()) == {1, 2}
-    assert 0.1 < sum(n == 2 for n in films.values()) / len(films) < 0.3
+def test_some_patients_have_two_images(written: Path) -> None:
+    images = Counter(row["patient"] for row in read_truth(written))
+    assert set(images.values()) == {1, 2}
+    assert 0.1 < sum(n == 2 for n in images.values()) / len(images) < 0.3
 
 
 def test_names_do_not_tell_the_label(written: Path) -> None:
@@ -189,15 +189,15 @@ def test_names_do_not_tell_the_label(written: Path) -> None:
     assert changes > 10
 
 
-def test_written_films_are_8_bit_grey_and_masks_fit_them(written: Path) -> None:
+def test_written_images_are_8_bit_grey_and_masks_fit_them(written: Path) -> None:
     for row in read_truth(written):
-        with Image.open(written / row["path"]) as film:
-            assert film.format == "PNG"
-            assert film.mode == "L"
-            assert film.height == 64
+        with Image.open(written / row["path"]) as image:
+            assert image.format == "PNG"
+            assert image.mode == "L"
+            assert image.height == 64
             if row["mask"]:
                 with Image.open(written / row["mask"]) as mask:
-                    assert mask.size == film.size
+                    assert mask.size == image.size
                     assert set(np.unique(np.asarray(mask))) == {0, 255}
 
 
@@ -214,7 +214,7 @@ def test_even_the_smallest_set_has_both_labels_in_every_split(tmp_path: Path, pr
     assert len({(row["split"], row["label"]) for row in rows}) == 6
 
 
-def test_progress_is_told_after_each_film(tmp_path: Path) -> None:
+def test_progress_is_told_after_each_image(tmp_path: Path) -> None:
     done: list[int] = []
     folder = tmp_path / "empty"
     folder.mkdir()

@@ -26,7 +26,7 @@ from pneumoscope.datasets.samples import (
     read_samples,
     write_samples,
 )
-from pneumoscope.datasets.splitting import find_shared_patients, split_samples
+from pneumoscope.datasets.splits import find_shared_patients, split_samples
 from pneumoscope.errors import DataError, UsageError
 
 Row = tuple[str, str | None, str | None, str | None]
@@ -102,7 +102,7 @@ def test_other_folders_beside_train_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_files_of_other_kinds_are_left_alone(tmp_path: Path) -> None:
-    kept = [f"A/film{suffix}" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".TIFF", ".bmp", ".webp", ".dcm")]
+    kept = [f"A/image{suffix}" for suffix in (".png", ".JPG", ".jpeg", ".tif", ".TIFF", ".bmp", ".webp", ".dcm")]
     touch(
         tmp_path,
         *kept,
@@ -117,7 +117,7 @@ def test_hidden_files_and_files_of_other_kinds_are_left_alone(tmp_path: Path) ->
     assert {name for name, *_ in rows(read_samples(tmp_path), tmp_path)} == set(kept)
 
 
-def test_a_linked_film_and_a_linked_class_are_read(tmp_path: Path) -> None:
+def test_a_linked_image_and_a_linked_class_are_read(tmp_path: Path) -> None:
     touch(tmp_path / "store", "a.png", "more/b.png")
     (tmp_path / "data/A").mkdir(parents=True)
     (tmp_path / "data/A/1.png").symlink_to(tmp_path / "store/a.png")
@@ -136,7 +136,7 @@ def test_a_linked_film_and_a_linked_class_are_read(tmp_path: Path) -> None:
         (["train/A/notes.txt"], r"class folders \(A\), but no images"),
     ],
 )
-def test_a_folder_without_films_is_an_error_that_names_it(tmp_path: Path, names: list[str], message: str) -> None:
+def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(DataError, match=f"^{tmp_path}: {message}"):
         read_samples(touch(tmp_path, *names))
 
@@ -151,12 +151,12 @@ def test_a_missing_folder_and_a_file_that_is_no_table_are_errors_that_name_them(
 
 def test_a_file_name_that_no_table_could_hold_is_an_error_that_names_it(tmp_path: Path) -> None:
     touch(tmp_path, "A/1.png")
-    bad = Path(os.fsdecode(bytes(tmp_path / "A") + b"/film\xff.png"))
+    bad = Path(os.fsdecode(bytes(tmp_path / "A") + b"/image\xff.png"))
     bad.write_bytes(b"")
     for paths in ([tmp_path], [bad]):
-        with pytest.raises(DataError, match=r"film\\udcff\.png'.*not UTF-8"):
+        with pytest.raises(DataError, match=r"image\\udcff\.png'.*not UTF-8"):
             find_images(paths)
-    with pytest.raises(DataError, match=r"film\\udcff\.png'.*not UTF-8"):
+    with pytest.raises(DataError, match=r"image\\udcff\.png'.*not UTF-8"):
         read_samples(tmp_path)
 
 
@@ -359,7 +359,7 @@ words = text.map(str.strip).filter(bool)
     samples=st.lists(
         st.builds(
             Sample,
-            path=st.lists(names, min_size=1, max_size=3).map(lambda parts: Path("films", *parts)),
+            path=st.lists(names, min_size=1, max_size=3).map(lambda parts: Path("images", *parts)),
             label=words,
             patient=st.none() | words,
             split=st.none() | st.sampled_from(SPLITS),
@@ -369,7 +369,7 @@ words = text.map(str.strip).filter(bool)
         unique_by=lambda sample: sample.path,
     )
 )
-@example(samples=[Sample(Path("films/Icon\r"), "A"), Sample(Path('films/a, "b"\n c .png '), "B,", "'", "val")])
+@example(samples=[Sample(Path("images/Icon\r"), "A"), Sample(Path('images/a, "b"\n c .png '), "B,", "'", "val")])
 def test_samples_come_back_from_a_table_as_they_were(
     samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -393,17 +393,17 @@ def test_files_of_odd_names_are_found_again_through_a_table_elsewhere(tmp_path: 
     assert {(sample.label, sample.split) for sample in back} == {("A, b", "train")}
 
 
-def test_a_table_leads_to_its_films_from_a_linked_folder_and_after_both_were_moved(
+def test_a_table_leads_to_its_images_from_a_linked_folder_and_after_both_were_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch(tmp_path / "home/films", "A/1.png")
+    touch(tmp_path / "home/images", "A/1.png")
     (tmp_path / "scratch/deep/runs").mkdir(parents=True)
     (tmp_path / "home/runs").symlink_to(tmp_path / "scratch/deep/runs")
     touch(tmp_path / "scratch/deep/more", "A/2.png")
     monkeypatch.chdir(tmp_path / "home")
     table = Path("runs/samples.csv")
-    for films in ("runs/../more", "films"):  # the first is where the link leads, not here
-        write_samples(table, read_samples(Path(films)))
+    for images in ("runs/../more", "images"):  # the first is where the link leads, not here
+        write_samples(table, read_samples(Path(images)))
         assert read_samples(table)[0].path.is_file()
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -440,7 +440,7 @@ def test_classes_are_in_order_and_the_positive_one_is_last_of_two(
         (("sick", "healthy"), None, DataError, "Which class is positive, healthy or sick?.*--positive"),
         (("A", "A"), None, DataError, r"Found 1 class \(A\)"),
         ((), None, DataError, "no labels"),
-        (("A", "foreign"), "A", DataError, "named foreign.*Rename it"),
+        (("A", "out_of_distribution"), "A", DataError, "named out_of_distribution.*Rename it"),
         (("A", "B"), "C", UsageError, "--positive C: no such class. The data has A, B"),
         (("A", "B", "C"), "A", UsageError, "only two classes have a positive one"),
     ],

@@ -1,4 +1,4 @@
-"""Subsets: the published films and their split come out of a full download, whatever its layout."""
+"""Subsets: the published images and their split come out of a full download, whatever its layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def published() -> list[tuple[str, str, str]]:
 
 
 def download(root: Path, published: list[tuple[str, str, str]], suffix: str = ".jpeg", val: bool = True) -> Path:
-    """The official layout: the published films and others, empty; two of them are in the official val."""
+    """The official layout: the published images and others, empty; two of them are in the official val."""
     others = [(f"person{i}_virus_{i}", "PNEUMONIA", "train") for i in range(9000, 9030)]
     for i, (name, label, split) in enumerate([*published, *others]):
         folder = "test" if split == "test" else "val" if val and i < 2 else "train"
@@ -33,7 +33,7 @@ def download(root: Path, published: list[tuple[str, str, str]], suffix: str = ".
 
 @pytest.mark.parametrize("suffix", [".jpeg", ".jpg", ".png"])
 @pytest.mark.parametrize("val", [True, False])
-def test_a_full_download_gives_the_published_films_and_their_split(
+def test_a_full_download_gives_the_published_images_and_their_split(
     suffix: str, val: bool, published: list[tuple[str, str, str]], tmp_path: Path
 ) -> None:
     samples = read_samples(download(tmp_path, published, suffix, val))
@@ -51,18 +51,18 @@ def test_the_published_split_is_half_and_half() -> None:
     assert counts == {(split, label): n for split, n in sizes.items() for label in ("NORMAL", "PNEUMONIA")}
 
 
-def test_missing_films_are_counted_and_named_and_the_remedy_is_too(
+def test_missing_images_are_counted_and_named_and_the_remedy_is_too(
     published: list[tuple[str, str, str]], tmp_path: Path
 ) -> None:
     samples = [s for s in read_samples(download(tmp_path, published)) if s.split != "test"]
     first = next(f"{label}/{name}" for name, label, split in published if split == "test")
     with pytest.raises(
-        DataError, match=rf"100 of the 400 films of seed-400 are missing: {first}, .* 95 more.*data fetch"
+        DataError, match=rf"100 of the 400 images of seed-400 are missing: {first}, .* 95 more.*data fetch"
     ):
         select_subset(samples, "seed-400")
 
 
-def test_a_film_of_the_same_name_in_the_other_class_is_another_film(
+def test_an_image_of_the_same_name_in_the_other_class_is_another_image(
     published: list[tuple[str, str, str]], tmp_path: Path
 ) -> None:
     samples = read_samples(download(tmp_path, published))
@@ -71,13 +71,13 @@ def test_a_film_of_the_same_name_in_the_other_class_is_another_film(
     assert samples[-1] not in [replace(s, split=None) for s in select_subset(samples, "seed-400")]
 
 
-def test_a_film_that_is_there_twice_is_an_error_that_names_both(
+def test_an_image_that_is_there_twice_is_an_error_that_names_both(
     published: list[tuple[str, str, str]], tmp_path: Path
 ) -> None:
     samples = read_samples(download(tmp_path, published))
     name, label, _ = published[0]
     again = Sample(Path("again", f"{name}.jpeg"), label)
-    with pytest.raises(DataError, match=rf"1 films of seed-400 .*{name}.jpeg, .*again.{name}.jpeg"):
+    with pytest.raises(DataError, match=rf"1 images of seed-400 .*{name}.jpeg, .*again.{name}.jpeg"):
         select_subset([*samples, again], "seed-400")
 
 

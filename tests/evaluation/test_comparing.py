@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pneumoscope.cli import app
+from pneumoscope.cli.main import app
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.evaluation.comparing import compare
 from pneumoscope.evaluation.contrasts import Comparison
@@ -32,11 +32,11 @@ def make_rows(
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return [
         {
-            "path": f"films/{i}.png",
+            "path": f"images/{i}.png",
             "label": classes[labels[i]],
             "patient": f"p{i // 2}",
             "probability": share[1] if len(classes) == 2 else share.max(),
-            "call": classes[share.argmax()],
+            "predicted_label": classes[share.argmax()],
             "decision": "uncertain",
             "digest": f"{i:012x}",
             "error": "",
@@ -88,11 +88,11 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     assert (found.only_first, found.only_other) == (0, 0)
 
 
-def test_copies_of_a_film_are_paired_one_by_one(tmp_path: Path) -> None:
+def test_copies_of_an_image_are_paired_one_by_one(tmp_path: Path) -> None:
     first, other = make_rows(), make_rows(seed=1)
     for rows in (first, other):
-        rows.append({**rows[3], "path": "films/copy.png"})
-        rows.append({**rows[3], "path": "films/mislabelled.png", "label": "NORMAL"})
+        rows.append({**rows[3], "path": "images/copy.png"})
+        rows.append({**rows[3], "path": "images/mislabelled.png", "label": "NORMAL"})
         rows[3]["label"] = rows[-2]["label"] = "PNEUMONIA"
     found = compared(tmp_path, first, list(reversed(other)))
     assert found.n == 42
@@ -102,9 +102,9 @@ def test_copies_of_a_film_are_paired_one_by_one(tmp_path: Path) -> None:
 
 
 def test_without_digests_images_are_paired_by_path(tmp_path: Path) -> None:
-    first, other = make_rows(), without(make_rows(seed=1), "digest", "call", "patient")
+    first, other = make_rows(), without(make_rows(seed=1), "digest", "predicted_label", "patient")
     for row, new in zip(other, make_rows(seed=1), strict=True):
-        row["decision"] = new["call"]  # what an older version wrote
+        row["decision"] = new["predicted_label"]  # what an older version wrote
     found = compared(tmp_path, first, other)
     assert found.paired_by == "path"
     assert found.contrasts[0].differences == compared(tmp_path, first, make_rows(seed=1)).contrasts[0].differences
@@ -124,12 +124,12 @@ def test_patients_of_either_run_are_used(tmp_path: Path) -> None:
 
 def test_images_that_one_run_could_not_read_are_left_out_and_counted(tmp_path: Path) -> None:
     first, other = make_rows(), make_rows(seed=1)
-    first[5] |= {"error": "damaged", "probability": "", "call": "", "digest": ""}
+    first[5] |= {"error": "damaged", "probability": "", "predicted_label": "", "digest": ""}
     other[5]["path"] = "/copied/5.png"
     found = compared(tmp_path, first, other)
     assert (found.n, found.unread) == (39, (1, 0))
     assert "could not read" in found.notes[0]
-    nothing = [{**row, "error": "damaged", "probability": "", "call": ""} for row in first]
+    nothing = [{**row, "error": "damaged", "probability": "", "predicted_label": ""} for row in first]
     with pytest.raises(DataError, match="no image that all runs could read"):
         compared(tmp_path, nothing, other)
 
@@ -139,14 +139,14 @@ def test_other_images_are_refused_by_name(tmp_path: Path, digests: bool) -> None
     first, other = make_rows(), make_rows(41, seed=1)[2:]
     if not digests:
         first, other = without(first, "digest"), without(other, "digest")
-    with pytest.raises(DataError, match=r"1 are not among its.*films/40.png|2 are not.*films/0.png, films/1.png"):
+    with pytest.raises(DataError, match=r"1 are not among its.*images/40.png|2 are not.*images/0.png, images/1.png"):
         compared(tmp_path, first, other)
 
 
 def test_another_label_for_the_same_image_is_refused(tmp_path: Path) -> None:
     other = make_rows(seed=1)
     other[7]["label"] = CLASSES[other[7]["label"] == "NORMAL"]
-    with pytest.raises(DataError, match=r"films/7.png: .* \(1 such images\)"):
+    with pytest.raises(DataError, match=r"images/7.png: .* \(1 such images\)"):
         compared(tmp_path, make_rows(), other)
 
 
@@ -271,8 +271,8 @@ def test_the_command_line_prints_a_table_that_fits_the_screen(tmp_path: Path) ->
     assert isinstance(alone.exception, PneumoscopeError)
 
 
-def test_a_trained_run_and_its_evaluation_agree(run: Run, films: Path, tmp_path: Path) -> None:
-    evaluate(run.bundle, films, tmp_path / "again", resamples=10)
+def test_a_trained_run_and_its_evaluation_agree(run: Run, images: Path, tmp_path: Path) -> None:
+    evaluate(run.model, images, tmp_path / "again", resamples=10)
     found = compare([run.folder, tmp_path / "again"], resamples=10)
     assert found.n == run.evaluation.n
     assert found.contrasts[0].differences["auroc"].value == pytest.approx(0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.delong import auroc_covariance
+from pneumoscope.evaluation.intervals.delong import auroc_covariance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

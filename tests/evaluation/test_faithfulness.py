@@ -29,13 +29,13 @@ def test_a_uniform_map_has_the_masks_share_of_the_area_inside() -> None:
 
 
 def test_the_strongest_evidence_goes_first_in_equal_shares() -> None:
-    film, base = np.ones((3, 8, 8), np.float32), np.zeros((3, 8, 8), np.float32)
+    image, base = np.ones((3, 8, 8), np.float32), np.zeros((3, 8, 8), np.float32)
     map_ = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
-    series = delete_evidence(film, base, map_, 4)
+    series = delete_evidence(image, base, map_, 4)
     assert series.shape == (5, 3, 8, 8)
-    np.testing.assert_array_equal(series[0], film)
+    np.testing.assert_array_equal(series[0], image)
     np.testing.assert_array_equal(series[-1], base)
     assert [int(each[0].sum()) for each in series] == [64, 48, 32, 16, 0]
     for each in series[1:-1]:
         assert map_[each[0] == 0].min() > map_[each[0] == 1].max()
-    np.testing.assert_array_equal(delete_evidence(base, film, map_, 4)[1], 1 - series[1])
+    np.testing.assert_array_equal(delete_evidence(base, image, map_, 4)[1], 1 - series[1])

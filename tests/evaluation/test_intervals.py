@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation import intervals
-from pneumoscope.evaluation.delong import auroc_covariance
-from pneumoscope.evaluation.intervals import evaluate, group, jackknife, precision_recall_band, resample, roc_band
+from pneumoscope.evaluation.intervals import bootstrap as intervals
+from pneumoscope.evaluation.intervals.bootstrap import (
+    evaluate,
+    group,
+    jackknife,
+    precision_recall_band,
+    resample,
+    roc_band,
+)
+from pneumoscope.evaluation.intervals.delong import auroc_covariance
 from pneumoscope.evaluation.metrics import METRICS, measure
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from pneumoscope.evaluation.limits import (
+from pneumoscope.evaluation.intervals.proportions import (
     calibration_limits,
     draw_uniform,
     effective_count,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from pneumoscope.evaluation.limits import score_limits
+from pneumoscope.evaluation.intervals.proportions import score_limits
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.operating_points import count_points, predictive_values
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from pneumoscope.datasets.samples import find_images
+from pneumoscope.decisions.decide import move_threshold, normalise, require_shares, restate
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import evaluate
+from pneumoscope.evaluation.intervals.bootstrap import evaluate
 from pneumoscope.evaluation.prevalence import adapt, estimate_prevalence, estimate_shares, restate_evaluation
-from pneumoscope.inference.decisions import move_threshold, normalise, require_shares, restate
 from pneumoscope.inference.predictor import load
-from pneumoscope.models.bundle import Bundle, load_bundle
+from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.training.train import Run, train
 
 SHARE = st.floats(0.01, 0.99)
@@ -33,8 +33,8 @@ def simulated(n: int, prevalence: float, stated: float = 0.5, seed: int = 0) -> 
 
 
 @pytest.fixture
-def bundle(run: Run) -> Bundle:
-    known = load_bundle(run.bundle)
+def model(run: Run) -> Model:
+    known = load_model(run.model)
     calibration = replace(known.calibration, shares=(0.5, 0.5))
     return replace(known, thresholds={"decision": 0.5}, threshold_rule="youden", calibration=calibration)
 
@@ -48,7 +48,7 @@ def test_restating_is_bayes_rule_and_can_be_taken_back(z: float, stated: float, 
     assert restate(there, (1 - wanted, wanted), (1 - stated, stated)) == pytest.approx(logs)
 
 
-def test_restated_probabilities_are_right_where_the_films_come_from() -> None:
+def test_restated_probabilities_are_right_where_the_images_come_from() -> None:
     y, logs = simulated(100_000, 0.1)
     p = np.exp(restate(logs, (0.5, 0.5), (0.9, 0.1)))[:, 1]
     for low in (0.1, 0.3, 0.6):
@@ -72,20 +72,20 @@ def test_shares_are_those_of_the_greatest_likelihood(prevalence: float) -> None:
     assert estimate_prevalence(logs, (0.4, 0.6), resamples=100) == interval
 
 
-def test_an_operating_point_moves_along_and_a_probability_stays(bundle: Bundle) -> None:
+def test_an_operating_point_moves_along_and_a_probability_stays(model: Model) -> None:
     _, logs = simulated(200, 0.5)
     for prevalence in (0.02, 0.5, 0.9):
-        threshold = move_threshold(bundle, prevalence)
+        threshold = move_threshold(model, prevalence)
         restated = np.exp(restate(logs, (0.5, 0.5), (1 - prevalence, prevalence)))[:, 1]
         np.testing.assert_array_equal(restated >= threshold, np.exp(logs[:, 1]) >= 0.5)
-    assert move_threshold(replace(bundle, threshold_rule="cost=1"), 0.02) == 0.5
+    assert move_threshold(replace(model, threshold_rule="cost=1"), 0.02) == 0.5
 
 
-def test_predictive_values_are_those_of_the_formula(bundle: Bundle) -> None:
+def test_predictive_values_are_those_of_the_formula(model: Model) -> None:
     y, logs = simulated(300, 0.5)
     evaluation = evaluate(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
     sensitivity, specificity = (evaluation.metrics[name].value for name in ("sensitivity", "specificity"))
-    restated = restate_evaluation(evaluation, bundle, y, logs, 0.05)
+    restated = restate_evaluation(evaluation, model, y, logs, 0.05)
     ppv = sensitivity * 0.05 / (sensitivity * 0.05 + (1 - specificity) * 0.95)
     npv = specificity * 0.95 / (specificity * 0.95 + (1 - sensitivity) * 0.05)
     assert restated.metrics["ppv"].value == pytest.approx(ppv)
@@ -94,42 +94,44 @@ def test_predictive_values_are_those_of_the_formula(bundle: Bundle) -> None:
     assert restated.metrics["ppv"].low < ppv < restated.metrics["ppv"].high
     assert restated.metrics["brier"].value < evaluation.metrics["brier"].value
     with pytest.raises(DataError, match="both classes"):
-        restate_evaluation(evaluation, bundle, y[y == 1], logs[y == 1], 0.05)
+        restate_evaluation(evaluation, model, y[y == 1], logs[y == 1], 0.05)
 
 
-def test_a_bundle_that_knows_no_prevalence_is_not_asked(bundle: Bundle) -> None:
-    require_shares(bundle, 0.2, adapt=True)
+def test_a_model_that_knows_no_prevalence_is_not_asked(model: Model) -> None:
+    require_shares(model, 0.2, adapt=True)
     with pytest.raises(UsageError, match="between 0 and 1"):
-        require_shares(bundle, 1.0)
-    old = replace(bundle, calibration=replace(bundle.calibration, shares=()))
+        require_shares(model, 1.0)
+    old = replace(model, calibration=replace(model.calibration, shares=()))
     require_shares(old, None)
     for prevalence, estimated in ((0.2, False), (None, True)):
         with pytest.raises(UsageError, match="older version"):
             require_shares(old, prevalence, estimated)
     with pytest.raises(UsageError, match="only two classes"):
-        require_shares(replace(bundle, labels=("a", "b", "c")), 0.2)
+        require_shares(replace(model, labels=("a", "b", "c")), 0.2)
 
 
-def test_prevalence_is_estimated_from_the_very_films_that_are_predicted(run: Run, films: Path) -> None:
-    predictor = load(run.bundle)
-    samples = find_images([films / "test", films / "val", films / "nothing.png"])
+def test_prevalence_is_estimated_from_the_very_images_that_are_predicted(run: Run, images: Path) -> None:
+    predictor = load(run.model)
+    samples = find_images([images / "test", images / "val", images / "nothing.png"])
     adapted, share = adapt(predictor, samples)
     assert share.low <= share.value <= share.high
     assert adapted.prevalence == pytest.approx(share.value, abs=1e-4)
     assert predictor.prevalence is None
     for before, after in zip(predictor.predict(samples), adapted.predict(samples), strict=True):
-        if before.unguarded is not None and after.unguarded is not None and adapted.prevalence is not None:
+        if before.raw_probability is not None and after.raw_probability is not None and adapted.prevalence is not None:
             odds = adapted.prevalence / (1 - adapted.prevalence)  # the network's own prevalence is 0.5
-            expected = before.unguarded / (1 - before.unguarded) * odds
-            assert after.unguarded == pytest.approx(expected / (1 + expected))
-    with pytest.raises(DataError, match=r"9 of these films can be read.*takes 10"):
-        adapt(load(run.bundle, guarded=False), [*samples[:9], samples[-1]])
+            expected = before.raw_probability / (1 - before.raw_probability) * odds
+            assert after.raw_probability == pytest.approx(expected / (1 + expected))
+    with pytest.raises(DataError, match=r"9 of these images can be read.*takes 10"):
+        adapt(load(run.model, detect_ood=False), [*samples[:9], samples[-1]])
 
 
-def test_a_prevalence_that_films_do_not_have_is_said(run: Run, films: Path, tmp_path: Path) -> None:
-    rare = train(films, tmp_path / "rare", epochs=1, size=64, prevalence=0.05)
+def test_a_prevalence_that_images_do_not_have_is_said(run: Run, images: Path, tmp_path: Path) -> None:
+    rare = train(images, tmp_path / "rare", epochs=1, size=64, prevalence=0.05)
     (note,) = [note for note in rare.evaluation.notes if "are stated for" in note]
-    assert "stated for 5.0% PNEUMONIA; 50.0% of these films" in note
-    assert load_bundle(rare.bundle).calibration.shares == pytest.approx((0.95, 0.05))
+    assert "stated for 5.0% PNEUMONIA; 50.0% of these images" in note
+    assert load_model(rare.model).calibration.shares == pytest.approx((0.95, 0.05))
     assert not [note for note in run.evaluation.notes if "are stated for" in note]
-    assert [note for note in run.evaluation.notes if "6 of a class" in note]  # too few films for the guard's promise
+    assert [
+        note for note in run.evaluation.notes if "6 of a class" in note
+    ]  # too few images for the detector's promise

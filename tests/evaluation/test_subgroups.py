@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
-from pneumoscope.evaluation.intervals import evaluate
+from pneumoscope.evaluation.intervals.bootstrap import evaluate
 from pneumoscope.evaluation.subgroups import by_kind, find_kinds, measure_subgroups
 from pneumoscope.images.dicom import Tags
 

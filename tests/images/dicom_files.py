@@ -1,4 +1,4 @@
-"""DICOM films for tests, written by pydicom, compressed by imagecodecs and pydicom."""
+"""DICOM images for tests, written by pydicom, compressed by imagecodecs and pydicom."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOSSLESS = {
 LOSSY = {JPEG + "50": "JPEG", JPEG + "51": "JPEG", JPEG + "81": "JPEG-LS", JPEG + "91": "JPEG 2000"}
 
 
-def film(rows: int = 24, columns: int = 32, bits: int = 12) -> Levels:
+def image(rows: int = 24, columns: int = 32, bits: int = 12) -> Levels:
     """Smooth levels over the whole range, with a little noise."""
     y, x = np.mgrid[:rows, :columns]
     shape = 0.5 + 0.5 * np.sin(x / columns * 5) * np.cos(y / rows * 4)
@@ -57,7 +57,7 @@ def dicom(
         levels: what each pixel cell holds.
         bits: BitsStored.
         syntax: TransferSyntaxUID.
-        frames: how often the film is there; from the second time on it's black.
+        frames: how often the image is there; from the second time on it's black.
         meta: whether there is a preamble and file meta information.
         allocated: BitsAllocated.
         elements: further elements by keyword; one that is None is left out.

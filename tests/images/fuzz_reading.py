@@ -6,7 +6,7 @@
 
 The folder takes the growing corpus; generated files start it. Further arguments are libFuzzer's. Python code is
 instrumented (ours, Pillow's and pydicom's), the decoders in C are not. An input that breaks the promise is written as
-`crash-...`; once mended it goes to `corpus/`, as small as it can be made, where `test_reading.py` replays it.
+`crash-...`; once mended it goes to `corpus/`, as small as it can be made, where `test_read.py` replays it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import atheris  # type: ignore[import-not-found, unused-ignore]
 
 with atheris.instrument_imports(include=["PIL", "pydicom", "pneumoscope.images"]):
-    from dicom_files import IMPLICIT, JPEG, LOSSLESS, dicom, film, look_up
+    from dicom_files import IMPLICIT, JPEG, LOSSLESS, dicom, image, look_up
     from PIL import Image
 
     Image.init()  # the modules of all formats, while imports are instrumented
-    from test_reading import SOURCES, require_film_or_image_error
+    from test_read import SOURCES, require_image_or_image_error
 
-    from pneumoscope.images import reading
+    from pneumoscope.images import read as reading
     from pneumoscope.images.dicom import is_dicom
 
 import numpy as np
@@ -50,7 +50,7 @@ def main() -> None:
         if is_dicom(content[:512]) != (target == "dicom"):
             return
         started = time.process_time()
-        require_film_or_image_error(content)
+        require_image_or_image_error(content)
         assert time.process_time() - started < SECONDS
 
     atheris.Setup([sys.argv[0], *options, "-max_len=65536", folder], attempt)
@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def dicom_sources() -> dict[str, bytes]:
-    """Small films of every pixel type, look-up table and transfer syntax."""
-    levels, small = film(12, 16), film(12, 16, 8)
+    """Small images of every pixel type, look-up table and transfer syntax."""
+    levels, small = image(12, 16), image(12, 16, 8)
     window: dict[str, Any] = {"WindowCenter": 900, "WindowWidth": 1200, "RescaleSlope": "2", "RescaleIntercept": "-10"}
     signed: dict[str, Any] = {"PixelRepresentation": 1, "VOILUTFunction": "SIGMOID"}
     padded: dict[str, Any] = {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 3}

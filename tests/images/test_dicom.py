@@ -1,4 +1,4 @@
-"""DICOM: films come out as the standard means them to be seen, other objects are refused, damage is named."""
+"""DICOM: images come out as the standard means them to be seen, other objects are refused, damage is named."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dicom_files import (
     RLE,
     Levels,
     dicom,
-    film,
+    image,
     look_up,
     written,
 )
@@ -42,9 +42,9 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
 
 from pneumoscope.errors import ImageError, MissingExtraError
-from pneumoscope.images import dicom_elements, dicom_pixels, reading
+from pneumoscope.images import dicom_elements, dicom_pixels, read
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom, read_tags
-from pneumoscope.images.preparing import Pixels
+from pneumoscope.images.prepare import Pixels
 
 Elements = dict[str, Any]
 SOP = "1.2.840.10008.5.1.4.1.1."
@@ -53,7 +53,7 @@ DX, RAW_DX = SOP + "1.1", SOP + "1.1.1"
 
 
 def pixels(content: bytes, any_modality: bool = False) -> Pixels:
-    found = read_dicom(content, "film.dcm", any_modality).pixels
+    found = read_dicom(content, "image.dcm", any_modality).pixels
     assert found.dtype == np.float32
     assert found.ndim == 2
     assert found.flags.c_contiguous
@@ -63,8 +63,8 @@ def pixels(content: bytes, any_modality: bool = False) -> Pixels:
 
 def problem(content: bytes, any_modality: bool = False) -> str:
     with pytest.raises(ImageError) as caught:
-        read_dicom(content, "film.dcm", any_modality)
-    assert str(caught.value).startswith("film.dcm: ")
+        read_dicom(content, "image.dcm", any_modality)
+    assert str(caught.value).startswith("image.dcm: ")
     return str(caught.value)
 
 
@@ -73,20 +73,20 @@ def cells(values: list[int], bits: int) -> Levels:
     return np.asarray(np.array([values]) & (2**bits - 1))
 
 
-# How a film is shown: against the standard's formulas, one pixel at a time
+# How an image is shown: against the standard's formulas, one pixel at a time
 
 
-def shown(value: int, bits: int, film: dict[str, Any], span: tuple[float, float]) -> float:
+def shown(value: int, bits: int, image: dict[str, Any], span: tuple[float, float]) -> float:
     """One pixel, word by word from PS3.3 C.11.1.1, C.11.2.1 and C.7.6.3.1.2; `span`: the range without a VOI."""
-    first, last = film.get("padding", (1, 0))
+    first, last = image.get("padding", (1, 0))
     if first <= value <= last:
         return 0.0
-    x = modality(value, film)
-    if "voi" in film:
-        entries, start, depth = film["voi"]
+    x = modality(value, image)
+    if "voi" in image:
+        entries, start, depth = image["voi"]
         y = entry(entries, start, x) / (2**depth - 1)
-    elif "window" in film:
-        centre, width, function = film["window"]
+    elif "window" in image:
+        centre, width, function = image["window"]
         if function == "SIGMOID":
             steep = -4 * (x - centre) / width
             y = 1 / (1 + math.exp(steep)) if steep < 700 else 0.0
@@ -105,14 +105,14 @@ def shown(value: int, bits: int, film: dict[str, Any], span: tuple[float, float]
             y = (x - (centre - 0.5)) / (width - 1) + 0.5
     else:
         y = (x - span[0]) / (span[1] - span[0]) if span[1] > span[0] else 0.0
-    return float(1 - y if film["inverted"] else y)
+    return float(1 - y if image["inverted"] else y)
 
 
-def modality(value: int, film: dict[str, Any]) -> float:
-    if "modality" in film:
-        entries, start, _ = film["modality"]
+def modality(value: int, image: dict[str, Any]) -> float:
+    if "modality" in image:
+        entries, start, _ = image["modality"]
         return entry(entries, start, value)
-    slope, intercept = film.get("rescale", (1, 0))
+    slope, intercept = image.get("rescale", (1, 0))
     return float(value) * float(slope) + float(intercept)
 
 
@@ -122,8 +122,8 @@ def entry(entries: list[int], start: int, x: float) -> float:
 
 
 @st.composite
-def films(draw: st.DrawFn) -> tuple[list[int], int, bool, str, dict[str, Any]]:
-    """Stored values, their bits, whether they're signed, a transfer syntax, and how the film is to be shown."""
+def images(draw: st.DrawFn) -> tuple[list[int], int, bool, str, dict[str, Any]]:
+    """Stored values, their bits, whether they're signed, a transfer syntax, and how the image is to be shown."""
     bits = draw(st.integers(8, 16))
     signed = draw(st.booleans())
     low = -(2 ** (bits - 1)) if signed else 0
@@ -154,8 +154,8 @@ def films(draw: st.DrawFn) -> tuple[list[int], int, bool, str, dict[str, Any]]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(films())
-def test_films_are_shown_as_the_standard_says(
+@given(images())
+def test_images_are_shown_as_the_standard_says(
     drawn: tuple[list[int], int, bool, str, dict[str, Any]],
 ) -> None:
     values, bits, signed, syntax, how = drawn
@@ -190,7 +190,7 @@ def test_films_are_shown_as_the_standard_says(
     np.testing.assert_allclose(found[0], expected, atol=2e-6)
 
 
-def test_a_films_polarity_is_turned_after_its_window() -> None:
+def test_an_images_polarity_is_turned_after_its_window() -> None:
     window: Elements = {"WindowCenter": 1000.5, "WindowWidth": 2001}
     content = dicom(cells([0, 1000, 2000, 4095], 12), PhotometricInterpretation="MONOCHROME1", **window)
     np.testing.assert_allclose(pixels(content), [[1, 0.5, 0, 0]], atol=1e-6)
@@ -206,25 +206,25 @@ def test_of_several_windows_and_tables_the_first_counts_and_a_table_before_a_win
 
 def test_a_table_of_8_bit_entries_reaches_all_its_4096_levels() -> None:
     ramp = np.arange(4096) // 16
-    expected = (film() // 16) / 255
+    expected = (image() // 16) / 255
     for words in (True, False):
         table = Sequence([look_up(ramp, 0, 8, words=words)])
-        np.testing.assert_allclose(pixels(dicom(film(), VOILUTSequence=table)), expected, atol=1e-6)
+        np.testing.assert_allclose(pixels(dicom(image(), VOILUTSequence=table)), expected, atol=1e-6)
 
 
 def test_a_table_of_65536_entries_and_one_deeper_than_it_says_are_whole() -> None:
-    levels = film(bits=16)
+    levels = image(bits=16)
     table = Sequence([look_up(np.arange(65536), 0, 16)])
     np.testing.assert_allclose(pixels(dicom(levels, 16, VOILUTSequence=table)), levels / 65535, atol=1e-6)
     table = Sequence([look_up(np.arange(4096), 0, 8)])
-    np.testing.assert_allclose(pixels(dicom(film(), VOILUTSequence=table)), film() / 4095, atol=1e-6)
+    np.testing.assert_allclose(pixels(dicom(image(), VOILUTSequence=table)), image() / 4095, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "window", [{"WindowCenter": 40}, {"WindowWidth": 40}, {"WindowCenter": 40, "WindowWidth": 0}, {"WindowWidth": -5}]
 )
 def test_half_a_window_is_none(window: Elements) -> None:
-    np.testing.assert_array_equal(pixels(dicom(film(), **window)), pixels(dicom(film())))
+    np.testing.assert_array_equal(pixels(dicom(image(), **window)), pixels(dicom(image())))
 
 
 def test_without_a_window_8_bits_are_as_in_a_png_and_more_are_spread() -> None:
@@ -256,8 +256,8 @@ def test_padding_written_as_the_other_sign_is_understood() -> None:
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", LOSSLESS)
 def test_lossless_syntaxes_give_the_very_same_pixels(syntax: str, signed: bool, bits: int) -> None:
-    levels = film(bits=bits)
-    found = read_dicom(dicom(levels, bits, syntax, PixelRepresentation=int(signed)), "film")
+    levels = image(bits=bits)
+    found = read_dicom(dicom(levels, bits, syntax, PixelRepresentation=int(signed)), "image")
     half = 2 ** (bits - 1) if signed else 0
     values = (levels.astype(int) ^ half).astype(float)  # two's complement, lowest first
     if bits > 8:
@@ -271,9 +271,9 @@ def test_lossless_syntaxes_give_the_very_same_pixels(syntax: str, signed: bool, 
 
 @pytest.mark.parametrize(("syntax", "bits"), [(syntax, 8 if syntax.endswith("50") else 12) for syntax in LOSSY])
 def test_lossy_syntaxes_come_close(syntax: str, bits: int) -> None:
-    levels = film(64, 48, bits)
+    levels = image(64, 48, bits)
     window: Elements = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
-    found = read_dicom(dicom(levels, bits, syntax, **window), "film")
+    found = read_dicom(dicom(levels, bits, syntax, **window), "image")
     assert found.compression == LOSSY[syntax]
     np.testing.assert_allclose(found.pixels, levels / (2**bits - 1), atol=0.03)
 
@@ -281,20 +281,20 @@ def test_lossy_syntaxes_come_close(syntax: str, bits: int) -> None:
 def test_a_jpeg_2000_stream_says_for_itself_that_it_is_signed() -> None:
     import imagecodecs
 
-    values = film().astype(np.int16) - 2048
+    values = image().astype(np.int16) - 2048
     stream = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k", bitspersample=12)
     boxed = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="jp2", bitspersample=12)
     for content in (stream, boxed):
         for representation in (0, 1):
-            data = pydicom.dcmread(io.BytesIO(dicom(film(), 12, JPEG + "90", PixelRepresentation=representation)))
+            data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, JPEG + "90", PixelRepresentation=representation)))
             data.PixelData = encapsulate([bytes(content)])
-            np.testing.assert_array_equal(pixels(written(data, JPEG + "90")), pixels(dicom(film())))
+            np.testing.assert_array_equal(pixels(written(data, JPEG + "90")), pixels(dicom(image())))
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, BIG, RLE, JPEG + "80"])
-def test_bits_above_those_stored_are_no_part_of_the_film(syntax: str) -> None:
-    overlay = film() | (np.arange(32) % 16 << 12).astype(np.uint16)
-    np.testing.assert_array_equal(pixels(dicom(overlay, 12, syntax)), pixels(dicom(film())))
+def test_bits_above_those_stored_are_no_part_of_the_image(syntax: str) -> None:
+    overlay = image() | (np.arange(32) % 16 << 12).astype(np.uint16)
+    np.testing.assert_array_equal(pixels(dicom(overlay, 12, syntax)), pixels(dicom(image())))
 
 
 def test_white_that_comes_back_whiter_stays_white() -> None:
@@ -306,26 +306,26 @@ def test_white_that_comes_back_whiter_stays_white() -> None:
         (JPEG + "81", imagecodecs.jpegls_encode(white)),
         (JPEG + "91", imagecodecs.jpeg2k_encode(signed, level=0, reversible=True, codecformat="j2k")),
     ):
-        data = pydicom.dcmread(io.BytesIO(dicom(film(16, 16), 12, syntax, WindowCenter=0, WindowWidth=2)))
+        data = pydicom.dcmread(io.BytesIO(dicom(image(16, 16), 12, syntax, WindowCenter=0, WindowWidth=2)))
         data.PixelData = encapsulate([bytes(stream)])
         np.testing.assert_array_equal(pixels(written(data, syntax)), np.ones((16, 16)))
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, BIG])
 def test_levels_may_sit_in_the_upper_bits(syntax: str) -> None:
-    shifted = film() << 4 | 0b1010
-    np.testing.assert_array_equal(pixels(dicom(shifted, 12, syntax, HighBit=15)), pixels(dicom(film())))
+    shifted = image() << 4 | 0b1010
+    np.testing.assert_array_equal(pixels(dicom(shifted, 12, syntax, HighBit=15)), pixels(dicom(image())))
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
 @pytest.mark.parametrize("allocated", [16, 32])
 def test_levels_may_have_more_room_than_they_need(syntax: str, allocated: int) -> None:
-    content = dicom(film(bits=8), 8, syntax, allocated=allocated)
-    np.testing.assert_array_equal(pixels(content), pixels(dicom(film(bits=8), 8)))
+    content = dicom(image(bits=8), 8, syntax, allocated=allocated)
+    np.testing.assert_array_equal(pixels(content), pixels(dicom(image(bits=8), 8)))
 
 
 def test_big_endian_bytes_in_words_are_swapped_back() -> None:
-    levels = film(5, 3, 8)
+    levels = image(5, 3, 8)
     data = pydicom.dcmread(io.BytesIO(dicom(levels, 8)))
     data.PixelData = np.frombuffer(data.PixelData, ">u2").astype("<u2").tobytes()
     data["PixelData"].VR = "OW"
@@ -335,7 +335,7 @@ def test_big_endian_bytes_in_words_are_swapped_back() -> None:
 @pytest.mark.parametrize("syntax", [EXPLICIT, RLE, JPEG + "70", JPEG + "80", JPEG + "90"])
 @pytest.mark.parametrize("planar", [0, 1])
 def test_colour_becomes_luminance(syntax: str, planar: int) -> None:
-    colours = np.stack([film(bits=8), film(bits=8)[::-1], film(bits=8)[:, ::-1]], -1)
+    colours = np.stack([image(bits=8), image(bits=8)[::-1], image(bits=8)[:, ::-1]], -1)
     content = dicom(colours, 8, syntax, PlanarConfiguration=planar)
     if syntax == EXPLICIT and planar:
         data = pydicom.dcmread(io.BytesIO(content))
@@ -348,7 +348,7 @@ def test_colour_becomes_luminance(syntax: str, planar: int) -> None:
 def test_colour_in_a_jpeg_is_what_the_file_says(mode: str) -> None:
     import imagecodecs
 
-    colours = np.stack([film(bits=8), film(bits=8)[::-1], film(bits=8)[:, ::-1]], -1)
+    colours = np.stack([image(bits=8), image(bits=8)[::-1], image(bits=8)[:, ::-1]], -1)
     how: Elements = {"outcolorspace": "RGB"} if mode == "RGB" else {}
     data = pydicom.dcmread(io.BytesIO(dicom(colours, 8, JPEG + "50", PhotometricInterpretation=mode)))
     data.PixelData = encapsulate([bytes(imagecodecs.jpeg8_encode(colours, level=98, **how))])
@@ -357,7 +357,7 @@ def test_colour_in_a_jpeg_is_what_the_file_says(mode: str) -> None:
 
 
 def test_two_pixels_may_share_their_colours() -> None:
-    luma = film(4, 6, 8)
+    luma = image(4, 6, 8)
     data = pydicom.dcmread(io.BytesIO(dicom(np.stack([luma] * 3, -1), 8, PhotometricInterpretation="YBR_FULL_422")))
     data.PixelData = np.insert(luma.reshape(-1, 2), [2, 2], 128, axis=1).tobytes()
     np.testing.assert_allclose(pixels(written(data)), luma / 255, atol=1e-6)
@@ -375,18 +375,18 @@ def test_a_palette_is_looked_up() -> None:
 
 @pytest.mark.parametrize("syntax", [*LOSSLESS, JPEG + "51"])
 def test_of_several_frames_the_first_is_read_and_it_is_said(syntax: str, caplog: pytest.LogCaptureFixture) -> None:
-    found = read_dicom(dicom(film(), 12, syntax, frames=3), "cine.dcm")
-    np.testing.assert_array_equal(found.pixels, pixels(dicom(film(), 12, syntax)))
+    found = read_dicom(dicom(image(), 12, syntax, frames=3), "cine.dcm")
+    np.testing.assert_array_equal(found.pixels, pixels(dicom(image(), 12, syntax)))
     assert found.tags.frames == 3
     assert caplog.records == []
 
 
 def test_a_frame_may_come_in_several_fragments() -> None:
-    data = pydicom.dcmread(io.BytesIO(dicom(film(), 12, JPEG + "70")))
+    data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, JPEG + "70")))
     frame = get_frame(data.PixelData, 0, number_of_frames=1)
     for offsets in (True, False):
         data.PixelData = encapsulate([frame], 3, has_bot=offsets)
-        np.testing.assert_array_equal(pixels(written(data, JPEG + "70")), pixels(dicom(film())))
+        np.testing.assert_array_equal(pixels(written(data, JPEG + "70")), pixels(dicom(image())))
 
 
 # What it is, and whose
@@ -394,10 +394,10 @@ def test_a_frame_may_come_in_several_fragments() -> None:
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
 def test_a_file_without_preamble_is_known_by_its_content(syntax: str, tmp_path: Path) -> None:
-    content = dicom(film(), 12, syntax, meta=False)
+    content = dicom(image(), 12, syntax, meta=False)
     assert content[128:132] != b"DICM"
     assert is_dicom(content[:132])
-    np.testing.assert_array_equal(pixels(content), pixels(dicom(film())))
+    np.testing.assert_array_equal(pixels(content), pixels(dicom(image())))
     path = tmp_path / "IM0001"
     path.write_bytes(content)
     assert read_tags(path).patient == "p1"
@@ -405,13 +405,13 @@ def test_a_file_without_preamble_is_known_by_its_content(syntax: str, tmp_path: 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)
 def test_a_file_with_preamble_is_known_by_its_content(syntax: str) -> None:
-    assert is_dicom(dicom(film(), 12, syntax)[:132])
+    assert is_dicom(dicom(image(), 12, syntax)[:132])
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"])
 def test_a_picture_is_not_dicom(form: str) -> None:
     content = io.BytesIO()
-    Image.fromarray(film(bits=8)).save(content, form)
+    Image.fromarray(image(bits=8)).save(content, form)
     assert not is_dicom(content.getvalue()[:132])
     assert "not a DICOM file" in problem(content.getvalue())
 
@@ -432,12 +432,12 @@ def test_a_text_that_begins_like_an_element_is_not_dicom() -> None:
 
 
 def tags_of(**elements: Any) -> Tags:
-    return read_dicom(dicom(film(), **elements), "film").tags
+    return read_dicom(dicom(image(), **elements), "image").tags
 
 
 def test_tags_are_what_a_reader_wants_to_know(tmp_path: Path) -> None:
     content = dicom(
-        film(),
+        image(),
         Modality="DX",
         SOPClassUID=DX,
         PatientID=" 0815 ",
@@ -447,15 +447,15 @@ def test_tags_are_what_a_reader_wants_to_know(tmp_path: Path) -> None:
         ImageLaterality="U",
     )
     expected = Tags("0815", "1.2", "1.2.3", "DX", "PA", "U", 45.0, "F")
-    assert read_dicom(content, "film").tags == expected
+    assert read_dicom(content, "image").tags == expected
     assert read_tags(content) == expected
-    path = tmp_path / "film"
+    path = tmp_path / "image"
     path.write_bytes(content[:-500])  # without all of its pixels
     assert read_tags(path) == expected
 
 
 def test_tags_that_are_absent_or_empty_are_none() -> None:
-    content = dicom(film(), PatientID="", PatientSex="", StudyInstanceUID=None, SOPInstanceUID="")
+    content = dicom(image(), PatientID="", PatientSex="", StudyInstanceUID=None, SOPInstanceUID="")
     assert read_tags(content) == Tags(None, None, None, "CR", None, None, None, None)
 
 
@@ -494,7 +494,7 @@ def test_patients_may_be_written_in_any_script() -> None:
     ],
 )
 def test_radiographs_are_read(modality: str | None, sop: str | None) -> None:
-    assert pixels(dicom(film(), Modality=modality, SOPClassUID=sop, meta=sop is not None)).shape == (24, 32)
+    assert pixels(dicom(image(), Modality=modality, SOPClassUID=sop, meta=sop is not None)).shape == (24, 32)
 
 
 @pytest.mark.parametrize(
@@ -514,11 +514,11 @@ def test_radiographs_are_read(modality: str | None, sop: str | None) -> None:
     ],
 )
 def test_what_is_no_radiograph_is_refused_unless_it_is_meant(modality: str | None, sop: str, kind: str) -> None:
-    content = dicom(film(), Modality=modality, SOPClassUID=sop)
+    content = dicom(image(), Modality=modality, SOPClassUID=sop)
     assert problem(content) == (
-        f"film.dcm: {kind}, not a projection radiograph. --allow-modality reads it all the same."
+        f"image.dcm: {kind}, not a projection radiograph. --any-modality reads it all the same."
     )
-    np.testing.assert_array_equal(pixels(content, any_modality=True), pixels(dicom(film())))
+    np.testing.assert_array_equal(pixels(content, any_modality=True), pixels(dicom(image())))
 
 
 @pytest.mark.parametrize(
@@ -535,14 +535,14 @@ def test_what_is_no_radiograph_is_refused_unless_it_is_meant(modality: str | Non
     ],
 )
 def test_what_has_no_pixels_is_refused_whatever_is_meant(modality: str | None, sop: str, kind: str) -> None:
-    content = dicom(film(), Modality=modality, SOPClassUID=sop, PixelData=None)
+    content = dicom(image(), Modality=modality, SOPClassUID=sop, PixelData=None)
     for any_modality in (False, True):
-        assert problem(content, any_modality) == f"film.dcm: {kind}, which holds no pixels."
+        assert problem(content, any_modality) == f"image.dcm: {kind}, which holds no pixels."
 
 
 @pytest.mark.parametrize("part", ["HAND", "CHEST", ""])
 def test_the_body_part_is_not_asked(part: str) -> None:
-    assert pixels(dicom(film(), BodyPartExamined=part)).shape == (24, 32)
+    assert pixels(dicom(image(), BodyPartExamined=part)).shape == (24, 32)
 
 
 # What is missing
@@ -550,16 +550,18 @@ def test_the_body_part_is_not_asked(part: str) -> None:
 
 @pytest.mark.parametrize(("module", "syntax"), [("pydicom", EXPLICIT), ("imagecodecs", JPEG + "90")])
 def test_a_missing_package_is_named_by_its_extra(module: str, syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = dicom(film(), 12, syntax)
+    content = dicom(image(), 12, syntax)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'pneumoscope[dicom]'")) as caught:
-        read_dicom(content, "film.dcm")
-    assert str(caught.value).startswith("film.dcm: ")
+        read_dicom(content, "image.dcm")
+    assert str(caught.value).startswith("image.dcm: ")
     assert ("JPEG 2000" in str(caught.value)) == (module == "imagecodecs")
 
 
-def test_only_compressed_films_need_a_decoder_and_content_is_known_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = dicom(film())
+def test_only_compressed_images_need_a_decoder_and_content_is_known_without_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = dicom(image())
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     assert pixels(content).shape == (24, 32)
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -570,8 +572,8 @@ def test_only_compressed_films_need_a_decoder_and_content_is_known_without_any(m
 
 
 @pytest.mark.parametrize("syntax", [*LOSSLESS, *LOSSY])
-def test_a_film_that_breaks_off_is_damaged(syntax: str) -> None:
-    content = dicom(film(64, 64, 8), 8, syntax)
+def test_an_image_that_breaks_off_is_damaged(syntax: str) -> None:
+    content = dicom(image(64, 64, 8), 8, syntax)
     for share in (0.98, 0.9, 0.75):
         assert "damaged or truncated" in problem(content[: int(len(content) * share)])
 
@@ -581,7 +583,7 @@ def test_a_film_that_breaks_off_is_damaged(syntax: str) -> None:
     [
         ({"Rows": None}, "no Rows"),
         ({"Rows": 0}, "32 x 0 pixels"),
-        ({"Rows": 65535, "Columns": 65535}, f"more than the {reading.MAX_PIXELS:,} that are read"),
+        ({"Rows": 65535, "Columns": 65535}, f"more than the {read.MAX_PIXELS:,} that are read"),
         ({"Rows": 25}, "1,536 of 1,600 bytes"),
         ({"BitsStored": 17}, "17 bits in 16"),
         ({"BitsAllocated": 12}, "12 bits in 12"),
@@ -593,7 +595,7 @@ def test_a_film_that_breaks_off_is_damaged(syntax: str) -> None:
     ],
 )
 def test_elements_that_cannot_be_meant_are_said(elements: Elements, said: str) -> None:
-    assert said in problem(dicom(film(), **elements))
+    assert said in problem(dicom(image(), **elements))
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns"])
@@ -602,52 +604,52 @@ def test_a_stream_of_another_size_than_promised_is_refused(syntax: str, keyword:
     bits = 8 if syntax.endswith("50") else 12
     for size in (10_000, 1):
         elements: Elements = {keyword: size}
-        assert "damaged" in problem(dicom(film(bits=bits), bits, syntax, **elements))
+        assert "damaged" in problem(dicom(image(bits=bits), bits, syntax, **elements))
 
 
 def test_dicom_is_bounded_as_pictures_are() -> None:
-    assert (dicom_pixels.MAX_PIXELS, dicom_elements.MAX_BYTES) == (reading.MAX_PIXELS, reading.MAX_BYTES)
+    assert (dicom_pixels.MAX_PIXELS, dicom_elements.MAX_BYTES) == (read.MAX_PIXELS, read.MAX_BYTES)
 
 
 def test_an_unknown_transfer_syntax_is_named() -> None:
-    data = pydicom.dcmread(io.BytesIO(dicom(film(), 12, JPEG + "70")))
+    data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, JPEG + "70")))
     message = problem(written(data, "1.2.840.10008.1.2.4.102"))
     assert "its transfer syntax, MPEG-4 AVC/H.264" in message
 
 
 def test_floating_point_pixels_are_refused() -> None:
-    content = dicom(film(), PixelData=None, FloatPixelData=film().astype("<f4").tobytes())
+    content = dicom(image(), PixelData=None, FloatPixelData=image().astype("<f4").tobytes())
     assert "floating-point" in problem(content)
 
 
 def test_a_deflated_bomb_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = dicom(film(400, 400), 12, DEFLATED)
+    content = dicom(image(400, 400), 12, DEFLATED)
     monkeypatch.setattr("pneumoscope.images.dicom_elements.MAX_BYTES", 300_000)
     assert "inflates to more than 300,000 bytes" in problem(content)
 
 
 def test_a_bomb_of_runs_is_bounded() -> None:
     runs = struct.pack("<16L", 2, 64, 66, *[0] * 13) + b"\x81\0" * 1_000_000
-    data = pydicom.dcmread(io.BytesIO(dicom(film(), 12, RLE)))
+    data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, RLE)))
     data.PixelData = encapsulate([runs])
     assert "damaged" in problem(written(data, RLE))
 
 
 def test_sequences_without_end_are_damage() -> None:
-    head = dicom(film(), PixelData=None)
+    head = dicom(image(), PixelData=None)
     nested = b"\x54\x00\x20\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     assert "damaged" in problem(head + nested)
-    with pytest.raises(ImageError, match="film"):
-        read_tags(head + nested, "film")
+    with pytest.raises(ImageError, match="image"):
+        read_tags(head + nested, "image")
 
 
 def test_elements_and_fragments_without_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    film_in_jpeg = dicom(film(), 12, JPEG + "70")
+    image_in_jpeg = dicom(image(), 12, JPEG + "70")
     monkeypatch.setattr("pneumoscope.images.dicom_elements.MAX_READS", 1000)
-    assert pixels(film_in_jpeg).shape == (24, 32)
-    assert "without end" in problem(dicom(film(), PixelData=None) + b"\x09\x60\x10\x10LO\0\0" * 2000)
-    start = film_in_jpeg.index(b"\xe0\x7f\x10\0") + 12
-    assert "without end" in problem(film_in_jpeg[:start] + b"\xfe\xff\0\xe0\0\0\0\0" * 2000)
+    assert pixels(image_in_jpeg).shape == (24, 32)
+    assert "without end" in problem(dicom(image(), PixelData=None) + b"\x09\x60\x10\x10LO\0\0" * 2000)
+    start = image_in_jpeg.index(b"\xe0\x7f\x10\0") + 12
+    assert "without end" in problem(image_in_jpeg[:start] + b"\xfe\xff\0\xe0\0\0\0\0" * 2000)
 
 
 def test_every_syntax_survives_mutations() -> None:
@@ -655,7 +657,7 @@ def test_every_syntax_survives_mutations() -> None:
     outcomes = {"read": 0, "refused": 0}
     elements: Elements = {"WindowCenter": 2000, "WindowWidth": 900, "PixelPaddingValue": 3, "PatientAge": "012Y"}
     for syntax in (*LOSSLESS, *LOSSY):
-        whole = dicom(film(12, 9), 8 if syntax.endswith("50") else 12, syntax, **elements)
+        whole = dicom(image(12, 9), 8 if syntax.endswith("50") else 12, syntax, **elements)
         for seed in range(40):
             chance = random.Random(f"{syntax} {seed}")
             content = bytearray(whole)
@@ -678,35 +680,35 @@ def test_every_syntax_survives_mutations() -> None:
 def test_odd_elements_are_neither_warned_of_nor_logged(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's own, as it writes what it shouldn't
-        content = dicom(film(), StudyInstanceUID="not.a.uid!", PatientAge="old", WindowCenter="2000", WindowWidth="10")
+        content = dicom(image(), StudyInstanceUID="not.a.uid!", PatientAge="old", WindowCenter="2000", WindowWidth="10")
     content = content.replace(b"2000", b"2,00")
     caplog.clear()
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG):
         warnings.simplefilter("always")
-        found = read_dicom(content, "film")
+        found = read_dicom(content, "image")
         read_tags(content)
     assert found.tags.study == "not.a.uid!"
-    np.testing.assert_array_equal(found.pixels, pixels(dicom(film())))  # a centre that is no number is no window
+    np.testing.assert_array_equal(found.pixels, pixels(dicom(image())))  # a centre that is no number is no window
     assert not warned
     assert not caplog.records
 
 
 def test_pydicom_still_logs_for_others(caplog: pytest.LogCaptureFixture) -> None:
-    read_dicom(dicom(film()), "film")
+    read_dicom(dicom(image()), "image")
     with caplog.at_level(logging.WARNING):
         logging.getLogger("pydicom").warning("something of theirs")
     assert [record.getMessage() for record in caplog.records] == ["something of theirs"]
 
 
-def test_films_may_be_read_in_many_threads() -> None:
-    contents = [dicom(film(bits=bits), bits, syntax) for syntax in LOSSLESS for bits in (8, 12, 16)] * 4
+def test_images_may_be_read_in_many_threads() -> None:
+    contents = [dicom(image(bits=bits), bits, syntax) for syntax in LOSSLESS for bits in (8, 12, 16)] * 4
     alone = [pixels(content) for content in contents]
     with ThreadPoolExecutor(8) as pool:
         for one, other in zip(alone, pool.map(pixels, contents), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
-def test_pydicoms_own_films_give_pixels_or_our_errors() -> None:
+def test_pydicoms_own_images_give_pixels_or_our_errors() -> None:
     folder = Path(pydicom.__file__).parent / "data"
     count = 0
     for path in sorted(folder.rglob("*")):
@@ -732,13 +734,13 @@ ENCODERS = (
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("signed", [0, 1])
 @pytest.mark.parametrize("encoder", ENCODERS, ids=" ".join)
-def test_films_that_dcmtk_compressed_are_the_same(encoder: list[str], signed: int, bits: int, tmp_path: Path) -> None:
+def test_images_that_dcmtk_compressed_are_the_same(encoder: list[str], signed: int, bits: int, tmp_path: Path) -> None:
     if signed and encoder == ["dcmcjpls"]:
         pytest.skip("dcmtk compresses no signed levels so")
-    source, target = tmp_path / "film.dcm", tmp_path / "small.dcm"
-    source.write_bytes(content := dicom(film(37, 45, bits), bits, PixelRepresentation=signed))
+    source, target = tmp_path / "image.dcm", tmp_path / "small.dcm"
+    source.write_bytes(content := dicom(image(37, 45, bits), bits, PixelRepresentation=signed))
     subprocess.run([*encoder, source, target], check=True)
-    assert read_dicom(target.read_bytes(), "film").compression != "uncompressed"
+    assert read_dicom(target.read_bytes(), "image").compression != "uncompressed"
     np.testing.assert_array_equal(pixels(target.read_bytes()), pixels(content))
 
 
@@ -746,7 +748,7 @@ def test_films_that_dcmtk_compressed_are_the_same(encoder: list[str], signed: in
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG, DEFLATED, RLE, JPEG + "51", JPEG + "57", JPEG + "70"])
 @pytest.mark.parametrize("mode", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("voi", ["LINEAR", "SIGMOID", "table", "spread"])
-def test_dcmtk_shows_films_alike(syntax: str, mode: str, voi: str, tmp_path: Path) -> None:
+def test_dcmtk_shows_images_alike(syntax: str, mode: str, voi: str, tmp_path: Path) -> None:
     elements: Elements = {"PhotometricInterpretation": mode, "RescaleSlope": 2, "RescaleIntercept": -100}
     elements["RescaleType"] = "US"
     if voi == "table":
@@ -755,12 +757,12 @@ def test_dcmtk_shows_films_alike(syntax: str, mode: str, voi: str, tmp_path: Pat
         )
     elif voi != "spread":
         elements |= {"WindowCenter": 4000, "WindowWidth": 5001, "VOILUTFunction": voi}
-    content = dicom(film(64, 48), 12, syntax, **elements)
-    path, shot = tmp_path / "film.dcm", tmp_path / "film.pgm"
+    content = dicom(image(64, 48), 12, syntax, **elements)
+    path, shot = tmp_path / "image.dcm", tmp_path / "image.pgm"
     path.write_bytes(content)
     way = {"table": ["+Wl", "1"], "spread": ["+Wm"]}.get(voi, ["+Wi", "1"])
     sigmoid = ["+Wfs"] if voi == "SIGMOID" else []
     subprocess.run(["dcmj2pnm", *way, *sigmoid, "+opw", path, shot], check=True)
-    with Image.open(shot) as image:
-        theirs = np.asarray(image) / 65535
+    with Image.open(shot) as picture:
+        theirs = np.asarray(picture) / 65535
     np.testing.assert_allclose(pixels(content), theirs, atol=2e-3)

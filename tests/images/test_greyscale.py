@@ -11,7 +11,7 @@ RAMP = np.arange(300 * 301, dtype=np.uint32).reshape(300, 301)  # more pixels th
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_every_pixel_of_a_large_film_is_shown(bits: int) -> None:
+def test_every_pixel_of_a_large_image_is_shown(bits: int) -> None:
     levels = (RAMP % 2**bits).astype(np.uint16)
     np.testing.assert_allclose(render(levels, 0, bits, Transformations()), levels / (2**bits - 1), atol=1e-7)
 
@@ -22,13 +22,13 @@ def test_levels_are_counted_from_the_lowest() -> None:
     np.testing.assert_allclose(shown, [[0, 128 / 255, 1]], atol=1e-7)
 
 
-def test_padding_in_a_large_film_does_not_count() -> None:
+def test_padding_in_a_large_image_does_not_count() -> None:
     levels = np.where(RAMP % 7 == 0, 4095, 1000 + RAMP % 11).astype(np.uint16)
     shown = render(levels, 0, 12, Transformations(padding=(4095, 4095)))
     np.testing.assert_allclose(shown, np.where(RAMP % 7 == 0, 0, RAMP % 11 / 10), atol=1e-6)
 
 
-def test_a_film_of_padding_alone_is_dark() -> None:
+def test_an_image_of_padding_alone_is_dark() -> None:
     shown = render(np.full((2, 2), 9, np.uint16), 0, 12, Transformations(padding=(9, 9), inverted=True))
     np.testing.assert_array_equal(shown, np.zeros((2, 2)))
 

@@ -19,38 +19,38 @@ from PIL import Image
 
 import pneumoscope
 from pneumoscope.errors import UsageError
-from pneumoscope.images.preparing import prepare
-from pneumoscope.images.reading import read_pixels
+from pneumoscope.images.prepare import prepare
+from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import Array, TorchEngine, choose_device
 from pneumoscope.inference.features import Extract, FeatureCache, extract_features
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import find_backbone, load_backbone
-from pneumoscope.models.bundle import load_bundle, load_weights
 from pneumoscope.models.classifier import Classifier, build_head
+from pneumoscope.models.model_folder import load_model, load_weights
 from pneumoscope.training.train import Run
 
 
 @pytest.fixture
-def files(films: Path) -> list[Path]:
-    return sorted((films / "test").rglob("*.png"))
+def files(images: Path) -> list[Path]:
+    return sorted((images / "test").rglob("*.png"))
 
 
 def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path]) -> None:
-    bundle = load_bundle(run.bundle)
-    backbone = load_backbone(find_backbone(bundle.backbone))
+    model = load_model(run.model)
+    backbone = load_backbone(find_backbone(model.backbone))
     network = Classifier(backbone, build_head(backbone.width, 2)).eval()
-    state = load_weights(run.bundle, bundle)
-    network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("novelty.")})
+    state = load_weights(run.model, model)
+    network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("ood.")})
     with torch.inference_mode():
-        inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), bundle.input) for file in files]))
+        inputs = torch.from_numpy(np.stack([prepare(read_pixels(file), model.input) for file in files]))
         logits = network(inputs)[:, 0]
     predictions = load(run.folder).predict(files)
     np.testing.assert_allclose([one.logits[0] for one in predictions], logits.numpy(), atol=1e-5)
-    assert bundle.calibration.method == "temperature"
-    expected = torch.sigmoid(bundle.calibration.slope * logits).numpy()
-    np.testing.assert_allclose([float(one.unguarded or 0) for one in predictions], expected, atol=1e-5)
+    assert model.calibration.method == "temperature"
+    expected = torch.sigmoid(model.calibration.slope * logits).numpy()
+    np.testing.assert_allclose([float(one.raw_probability or 0) for one in predictions], expected, atol=1e-5)
     for one, logit in zip(predictions, logits, strict=True):
-        assert one.call == bundle.labels[int(logit >= 0)]
+        assert one.predicted_label == model.labels[int(logit >= 0)]
         assert one.probabilities is not None
         assert sum(one.probabilities.values()) == pytest.approx(1)
 
@@ -61,7 +61,7 @@ def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path])
     assert predictor.predict(str(files[0])) == [alone]
     among = predictor.predict(files)[0]
     # In a batch of another size the network's sums may be taken in another order.
-    assert among.unguarded == pytest.approx(alone.unguarded, abs=1e-6)
+    assert among.raw_probability == pytest.approx(alone.raw_probability, abs=1e-6)
     assert (among.path, among.decision, among.digest) == (alone.path, alone.decision, alone.digest)
     (from_bytes,) = predictor.predict(files[0].read_bytes())
     assert (from_bytes.path, from_bytes.probability) == (None, alone.probability)
@@ -81,10 +81,10 @@ def test_order_is_kept_over_many_batches(run: Run, files: list[Path]) -> None:
     many = [files[i % len(files)] for i in range(50)]
     predictions = pneumoscope.load(run.folder).predict(many)
     assert [one.path for one in predictions] == many
-    assert predictions[0].unguarded == predictions[len(files)].unguarded
+    assert predictions[0].raw_probability == predictions[len(files)].raw_probability
 
 
-def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[Path], tmp_path: Path) -> None:
+def test_features_from_the_cache_are_the_computed_ones(images: Path, files: list[Path], tmp_path: Path) -> None:
     spec = find_backbone("efficientnet_lite0")
     engine = TorchEngine(load_backbone(spec), spec.input.size)
     path = tmp_path / "sub" / "features.sqlite"
@@ -99,18 +99,20 @@ def test_features_from_the_cache_are_the_computed_ones(films: Path, files: list[
 
 
 def test_a_threshold_of_one_s_own_moves_calls_and_nothing_else(run: Run, files: list[Path]) -> None:
-    own = load(run.bundle, guarded=False)
+    own = load(run.model, detect_ood=False)
     before = own.predict(files)
-    cut = sorted(one.unguarded or 0.0 for one in before)[1]
-    other = load(run.bundle, guarded=False, threshold=cut)
+    cut = sorted(one.raw_probability or 0.0 for one in before)[1]
+    other = load(run.model, detect_ood=False, threshold=cut)
     after = other.predict(files)
-    assert [one.unguarded for one in after] == [one.unguarded for one in before]
-    assert [one.label_set for one in after] == [one.label_set for one in before]
-    assert [one.call for one in after] == [own.bundle.labels[(one.unguarded or 0.0) >= cut] for one in before]
+    assert [one.raw_probability for one in after] == [one.raw_probability for one in before]
+    assert [one.prediction_set for one in after] == [one.prediction_set for one in before]
+    assert [one.predicted_label for one in after] == [
+        own.model.labels[(one.raw_probability or 0.0) >= cut] for one in before
+    ]
     assert other.at_prevalence(0.01).threshold == cut  # a number is meant as a probability
     for wrong in (0.0, 1.0, 2.0):
         with pytest.raises(UsageError, match="--threshold"):
-            load(run.bundle, threshold=wrong)
+            load(run.model, threshold=wrong)
 
 
 def test_a_new_cache_that_another_program_is_making_is_waited_for(tmp_path: Path) -> None:
@@ -120,8 +122,8 @@ def test_a_new_cache_that_another_program_is_making_is_waited_for(tmp_path: Path
         release = threading.Timer(0.3, other.execute, ["COMMIT"])
         release.start()
         with FeatureCache(tmp_path / "new.sqlite") as cache:
-            cache.put("network", [("film", np.ones((1, 2), np.float32))])
-            np.testing.assert_array_equal(cache.get("film", "network"), np.ones((1, 2)))
+            cache.put("network", [("image", np.ones((1, 2), np.float32))])
+            np.testing.assert_array_equal(cache.get("image", "network"), np.ones((1, 2)))
         release.join()
 
 
@@ -129,7 +131,7 @@ def test_a_cache_is_looked_up_by_content_not_by_name(files: list[Path], tmp_path
     spec = find_backbone("efficientnet_lite0")
     engine = TorchEngine(load_backbone(spec), 64)
     look = type(spec.input)(64)
-    copy = tmp_path / "film.png"
+    copy = tmp_path / "image.png"
     with FeatureCache(tmp_path / "c.sqlite") as cache:
         found = []
         for file in (files[0], files[1], files[0]):
@@ -170,35 +172,35 @@ def test_a_cache_stays_within_its_bounds_and_the_oldest_go(tmp_path: Path) -> No
     assert known == list(range(50 - len(known), 50))
 
 
-def test_a_film_unlike_those_trained_on_is_foreign(run: Run, files: list[Path]) -> None:
+def test_an_image_unlike_those_trained_on_is_ood(run: Run, files: list[Path]) -> None:
     content = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)).save(content, "PNG")
     (noise,) = load(run.folder).predict(content.getvalue())
-    assert (noise.decision, noise.probability) == ("foreign", None)
-    assert noise.novelty is not None
-    assert noise.novelty > 1
-    (unguarded,) = load(run.folder, guarded=False).predict(content.getvalue())
-    assert unguarded.probability == noise.unguarded
-    assert (unguarded.novelty, unguarded.call) == (None, noise.call)
-    known = [one.novelty for one in load(run.folder).predict(files) if one.novelty is not None]
+    assert (noise.decision, noise.probability) == ("out_of_distribution", None)
+    assert noise.ood_score is not None
+    assert noise.ood_score > 1
+    (raw_probability,) = load(run.folder, detect_ood=False).predict(content.getvalue())
+    assert raw_probability.probability == noise.raw_probability
+    assert (raw_probability.ood_score, raw_probability.predicted_label) == (None, noise.predicted_label)
+    known = [one.ood_score for one in load(run.folder).predict(files) if one.ood_score is not None]
     assert np.median(known) < 1
 
 
-def test_a_bundle_of_the_first_schema_decides_as_it_did(run: Run, files: list[Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(run.bundle, tmp_path / "old"))
-    values = json.loads((folder / "bundle.json").read_text())
-    for name in ("checksum", "threshold_rule", "conformal", "novelty"):
+def test_a_model_of_the_first_schema_decides_as_it_did(run: Run, files: list[Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.model, tmp_path / "old"))
+    values = json.loads((folder / "model.json").read_text())
+    for name in ("checksum", "threshold_rule", "conformal", "ood_score"):
         del values[name]
     values |= {"schema": 1, "calibration": {"method": "none"}, "thresholds": {"decision": 0.25}}
     values["checksum"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    (folder / "bundle.json").write_text(json.dumps(values))
+    (folder / "model.json").write_text(json.dumps(values))
     old = load(folder)
-    assert old.bundle.threshold_rule == "0.25"
+    assert old.model.threshold_rule == "0.25"
     for one in old.predict(files):
         assert one.probability is not None
         assert one.probability == pytest.approx(1 / (1 + np.exp(-one.logits[0])))
-        assert one.decision == one.call == old.bundle.labels[int(one.probability >= 0.25)]
-        assert one.label_set == (one.call,)
+        assert one.decision == one.predicted_label == old.model.labels[int(one.probability >= 0.25)]
+        assert one.prediction_set == (one.predicted_label,)
     with pytest.raises(UsageError, match="older version"):
         load(folder, prevalence=0.1)
 
@@ -211,14 +213,14 @@ def test_cuda_is_refused_where_there_is_none() -> None:
             choose_device("cuda")
 
 
-def test_stages_are_kept_with_the_features(run: Run, films: Path, files: list[Path], tmp_path: Path) -> None:
-    predictor = load(run.bundle)
+def test_stages_are_kept_with_the_features(run: Run, images: Path, files: list[Path], tmp_path: Path) -> None:
+    predictor = load(run.model)
     with FeatureCache(tmp_path / "features.sqlite") as cache:
         first, again = (
-            list(extract_features(files[:3], predictor.engine, predictor.bundle.input, cache=cache)) for _ in range(2)
+            list(extract_features(files[:3], predictor.engine, predictor.model.input, cache=cache)) for _ in range(2)
         )
     expected = predictor.engine.run(
-        np.stack([prepare(read_pixels(file), predictor.bundle.input) for file in files[:3]])
+        np.stack([prepare(read_pixels(file), predictor.model.input) for file in files[:3]])
     ).stages
     assert expected is not None
     assert expected.shape[1] == 16 + 24 + 40 + 112 + 320
@@ -229,15 +231,15 @@ def test_stages_are_kept_with_the_features(run: Run, films: Path, files: list[Pa
         np.testing.assert_allclose(before.stages, stages, atol=1e-5)
 
 
-def test_a_photograph_is_foreign_to_a_trained_classifier(run: Run, files: list[Path]) -> None:
+def test_a_photograph_is_ood_to_a_trained_classifier(run: Run, files: list[Path]) -> None:
     skimage_data = pytest.importorskip("skimage.data")
     content = io.BytesIO()
     Image.fromarray(skimage_data.coffee()).save(content, "PNG")
     photograph, *others = load(run.folder).predict([content.getvalue(), *files])
-    assert photograph.novelty is not None
-    assert photograph.novelty > 2
-    assert (photograph.decision, photograph.probability) == ("foreign", None)
-    assert sum(one.decision == "foreign" for one in others) < len(others) / 2
+    assert photograph.ood_score is not None
+    assert photograph.ood_score > 2
+    assert (photograph.decision, photograph.probability) == ("out_of_distribution", None)
+    assert sum(one.decision == "out_of_distribution" for one in others) < len(others) / 2
 
 
 def test_loading_leaves_the_callers_random_state_alone(run: Run) -> None:
@@ -256,7 +258,7 @@ def _features(extract: Extract) -> Array:
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_runtimes_tell_their_makers_nothing(run: Run, files: list[Path], tmp_path: Path, engine: str) -> None:
     """Both keep a number of the device or the user, for a server of their makers', unless they are kept from it."""
-    script = f"import pneumoscope; pneumoscope.load({str(run.bundle)!r}, engine={engine!r}).predict({str(files[0])!r})"
+    script = f"import pneumoscope; pneumoscope.load({str(run.model)!r}, engine={engine!r}).predict({str(files[0])!r})"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)

@@ -19,7 +19,7 @@ import torchvision
 from torch import nn
 
 from pneumoscope.errors import DataError, DownloadError, UsageError
-from pneumoscope.images.preparing import InputSpec
+from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.models.backbones import (
     build_backbone,
@@ -222,8 +222,8 @@ class _Plain(nn.Module):
         return inputs * 2
 
 
-def test_a_hub_out_of_reach_ends_in_exit_code_5_and_three_ways_out(films: Path, tmp_path: Path) -> None:
-    result = _train_from_hub(films, tmp_path, "http://127.0.0.1:9")
+def test_a_hub_out_of_reach_ends_in_exit_code_5_and_three_ways_out(images: Path, tmp_path: Path) -> None:
+    result = _train_from_hub(images, tmp_path, "http://127.0.0.1:9")
     assert result.returncode == 5
     assert not (tmp_path / "run").exists()
     for way in ("--weights FILE", "HF_HOME", "--backbone efficientnet_lite0"):
@@ -231,30 +231,30 @@ def test_a_hub_out_of_reach_ends_in_exit_code_5_and_three_ways_out(films: Path, 
     assert "Traceback" not in result.stderr
 
 
-def test_weights_come_from_the_hub(films: Path, tmp_path: Path) -> None:
+def test_weights_come_from_the_hub(images: Path, tmp_path: Path) -> None:
     network = timm.create_model("resnet18")
     content = safetensors.torch.save(network.state_dict())
     with _hub({"/timm/resnet18.tv_in1k/resolve/main/model.safetensors": content}) as address:
-        result = _train_from_hub(films, tmp_path, address)
+        result = _train_from_hub(images, tmp_path, address)
     assert result.returncode == 0, result.stderr
-    kept = safetensors.torch.load_file(tmp_path / "run" / "bundle" / "weights.safetensors")
+    kept = safetensors.torch.load_file(tmp_path / "run" / "model" / "weights.safetensors")
     assert torch.equal(kept["backbone.network.conv1.weight"], network.state_dict()["conv1.weight"])
 
 
-def test_a_download_that_breaks_off_is_taken_up_and_whole_in_the_end(films: Path, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_is_taken_up_and_whole_in_the_end(images: Path, tmp_path: Path) -> None:
     network = timm.create_model("resnet18")
     content = safetensors.torch.save(network.state_dict())
     with _hub({"/timm/resnet18.tv_in1k/resolve/main/model.safetensors": content}, broken=True) as address:
-        result = _train_from_hub(films, tmp_path, address)
+        result = _train_from_hub(images, tmp_path, address)
     assert result.returncode == 0, result.stderr
-    kept = safetensors.torch.load_file(tmp_path / "run" / "bundle" / "weights.safetensors")
+    kept = safetensors.torch.load_file(tmp_path / "run" / "model" / "weights.safetensors")
     for name, tensor in network.state_dict().items():
         assert name.startswith("fc.") or torch.equal(kept[f"backbone.network.{name}"], tensor)
 
 
-def test_weights_that_the_hub_does_not_have_end_in_exit_code_5(films: Path, tmp_path: Path) -> None:
+def test_weights_that_the_hub_does_not_have_end_in_exit_code_5(images: Path, tmp_path: Path) -> None:
     with _hub({}) as address:
-        result = _train_from_hub(films, tmp_path, address)
+        result = _train_from_hub(images, tmp_path, address)
     assert result.returncode == 5, result.stderr
 
 
@@ -318,11 +318,11 @@ class _hub:  # noqa: N801 - reads as a block
         self._server.server_close()
 
 
-def _train_from_hub(films: Path, tmp_path: Path, address: str) -> subprocess.CompletedProcess[str]:
+def _train_from_hub(images: Path, tmp_path: Path, address: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
     command = [
         "train",
-        str(films),
+        str(images),
         "--out",
         str(tmp_path / "run"),
         "--backbone",

@@ -12,20 +12,20 @@ from torch import nn
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.images.augmenting import Augmentation
+from pneumoscope.images.augment import Augmentation
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone, resize_input
 from pneumoscope.models.classifier import Classifier, batchnorms, build_head
-from pneumoscope.training.batches import Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.data import Draw, FeatureBatches, RadiographBatches
 from pneumoscope.training.loop import choose_precision, compute_loss, fit
-from pneumoscope.training.recipes import Settings, resolve_settings
+from pneumoscope.training.settings import Settings, resolve_settings
 
 CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> Settings:
-    return resolve_settings({"data": "films", "recipe": "baseline", **changes}, {})
+    return resolve_settings({"data": "images", "recipe": "baseline", **changes}, {})
 
 
 def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> FeatureBatches:
@@ -42,13 +42,13 @@ def head(classes: int = 2, width: int = 8) -> nn.Linear:
     return build_head(width, classes)
 
 
-def test_training_on_cached_features_equals_training_through_the_frozen_network(films: Path) -> None:
+def test_training_on_cached_features_equals_training_through_the_frozen_network(images: Path) -> None:
     spec = find_backbone("efficientnet_lite0")
     look = resize_input(spec, 64, None)
     backbone = load_backbone(spec).eval()
     statistics = [norm.running_mean.clone() for norm in batchnorms(backbone) if norm.running_mean is not None]
-    train = sorted((films / "train").rglob("*.png"))
-    val = sorted((films / "val").rglob("*.png"))
+    train = sorted((images / "train").rglob("*.png"))
+    val = sorted((images / "val").rglob("*.png"))
     targets, val_targets = (
         np.array([int(path.parent.name == "PNEUMONIA") for path in paths]) for paths in (train, val)
     )
@@ -69,8 +69,8 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
     )
     network = Classifier(backbone, through, frozen=True)
     fitted, kept = ([Sample(path) for path in paths] for paths in (train, val))
-    films_batches = RadiographBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
-    slow = fit(network, films_batches, chosen, stage="head", epochs=5)
+    images_batches = RadiographBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
+    slow = fit(network, images_batches, chosen, stage="head", epochs=5)
 
     for one, other in zip(quick.history, slow.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-4)

@@ -22,7 +22,7 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import METRICS
-from pneumoscope.models.bundle import load_bundle
+from pneumoscope.models.model_folder import load_model
 from pneumoscope.training.train import Run, train
 
 SMALL: dict[str, Any] = {"recipe": "baseline", "size": 64, "epochs": 3}
@@ -44,12 +44,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_a_run_holds_what_the_design_says(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
-        "config.yaml", "samples.csv", "history.csv", "bundle", "metrics.json", "predictions.csv", "plots",
+        "config.yaml", "samples.csv", "history.csv", "model", "metrics.json", "predictions.csv", "plots",
         "report.html", "log.txt",
     }  # fmt: skip
-    assert {path.name for path in run.bundle.iterdir()} == {
+    assert {path.name for path in run.model.iterdir()} == {
         "README.md",
-        "bundle.json",
+        "model.json",
         "network.onnx",
         "weights.safetensors",
     }
@@ -66,50 +66,50 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     assert [Path(row["path"]).name for row in predicted] == [Path(path).name for path in tested]
     history = rows(run.folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
-    assert load_bundle(run.bundle).data["counts"]["train"] == {"NORMAL": 12, "PNEUMONIA": 12}
+    assert load_model(run.model).data["counts"]["train"] == {"NORMAL": 12, "PNEUMONIA": 12}
 
 
-def test_two_runs_give_identical_results_and_nothing_is_written_in_the_data(films: Path, tmp_path: Path) -> None:
-    before = digest(films)
+def test_two_runs_give_identical_results_and_nothing_is_written_in_the_data(images: Path, tmp_path: Path) -> None:
+    before = digest(images)
     for name in ("a", "b"):
-        train(films, tmp_path / name, **SMALL)
-    assert digest(tmp_path / "a" / "bundle") == digest(tmp_path / "b" / "bundle")
+        train(images, tmp_path / name, **SMALL)
+    assert digest(tmp_path / "a" / "model") == digest(tmp_path / "b" / "model")
     for name in ("history.csv", "metrics.json", "predictions.csv", "samples.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert digest(films) == before
+    assert digest(images) == before
 
 
-def test_another_seed_gives_another_model(films: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_another_model(images: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        train(films, tmp_path / str(seed), seed=seed, **SMALL)
-    assert digest(tmp_path / "0" / "bundle") != digest(tmp_path / "1" / "bundle")
+        train(images, tmp_path / str(seed), seed=seed, **SMALL)
+    assert digest(tmp_path / "0" / "model") != digest(tmp_path / "1" / "model")
 
 
-def test_the_config_of_a_run_reproduces_it(films: Path, tmp_path: Path) -> None:
-    first = train(films, tmp_path / "a", seed=5, balance="sampling", lr=3e-3, fit="pad", **{**SMALL, "recipe": "head"})
+def test_the_config_of_a_run_reproduces_it(images: Path, tmp_path: Path) -> None:
+    first = train(images, tmp_path / "a", seed=5, balance="sampling", lr=3e-3, fit="pad", **{**SMALL, "recipe": "head"})
     again = train(None, tmp_path / "b", config=first.folder / "config.yaml")
     assert again.settings == first.settings
-    assert digest(first.bundle) == digest(again.bundle)
+    assert digest(first.model) == digest(again.model)
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "sampling"])
-def test_the_choice_of_balance_is_recorded(balance: str, films: Path, tmp_path: Path) -> None:
-    run = train(films, tmp_path / "run", balance=balance, **SMALL)
-    assert load_bundle(run.bundle).training["settings"]["balance"] == balance
+def test_the_choice_of_balance_is_recorded(balance: str, images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path / "run", balance=balance, **SMALL)
+    assert load_model(run.model).training["settings"]["balance"] == balance
     assert f"balance: {balance}\n" in (run.folder / "config.yaml").read_text()
 
 
-def test_a_run_is_never_overwritten_by_accident(films: Path, tmp_path: Path) -> None:
-    train(films, tmp_path / "run", **SMALL)
+def test_a_run_is_never_overwritten_by_accident(images: Path, tmp_path: Path) -> None:
+    train(images, tmp_path / "run", **SMALL)
     before = digest(tmp_path / "run")
     with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
-        train(films, tmp_path / "run", **SMALL)
+        train(images, tmp_path / "run", **SMALL)
     assert digest(tmp_path / "run") == before
-    train(films, tmp_path / "run", overwrite=True, **SMALL)
+    train(images, tmp_path / "run", overwrite=True, **SMALL)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     with pytest.raises(UsageError, match="not overwritten"):
-        train(films, tmp_path / "thesis", overwrite=True, **SMALL)
+        train(images, tmp_path / "thesis", overwrite=True, **SMALL)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
 
@@ -118,10 +118,10 @@ def test_patients_that_the_folders_share_are_named_in_the_run(tmp_path: Path) ->
         for split in ("train", "val", "test"):
             label = ("NORMAL", "PNEUMONIA")[number % 2]
             patient = 7 if (number, split) in ((0, "train"), (0, "test")) else 100 * number + ord(split[0])
-            folder = tmp_path / "films" / split / label
+            folder = tmp_path / "images" / split / label
             folder.mkdir(parents=True, exist_ok=True)
-            _write_film(folder / f"phantom{patient:04d}_{split}{number}.png", number, label)
-    run = train(tmp_path / "films", tmp_path / "run", patient_pattern=r"phantom\d+", **SMALL)
+            _write_image(folder / f"phantom{patient:04d}_{split}{number}.png", number, label)
+    run = train(tmp_path / "images", tmp_path / "run", patient_pattern=r"phantom\d+", **SMALL)
     assert "phantom0007 (test and train)" in (run.folder / "log.txt").read_text()
     assert "phantom0007 (test and train)" in (run.folder / "report.html").read_text()
 
@@ -129,29 +129,29 @@ def test_patients_that_the_folders_share_are_named_in_the_run(tmp_path: Path) ->
 def test_three_classes_work_like_two(tmp_path: Path) -> None:
     for number in range(60):
         label = ("BACTERIA", "NORMAL", "VIRUS")[number % 3]
-        folder = tmp_path / "films" / label
+        folder = tmp_path / "images" / label
         folder.mkdir(parents=True, exist_ok=True)
-        _write_film(folder / f"{number}.png", number, label)
-    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
+        _write_image(folder / f"{number}.png", number, label)
+    run = train(tmp_path / "images", tmp_path / "run", **SMALL)
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["threshold"] is None
     assert len(metrics["confusion"]["matrix"]) == 3
     row = rows(run.folder / "predictions.csv")[0]
     shares = {name: float(row[f"probability_{name}"]) for name in ("BACTERIA", "NORMAL", "VIRUS")}
     assert sum(shares.values()) == pytest.approx(1)
-    assert row["call"] == max(shares, key=lambda name: shares[name])
-    assert row["decision"] in ("BACTERIA", "NORMAL", "VIRUS", "uncertain", "neither", "foreign")
+    assert row["predicted_label"] == max(shares, key=lambda name: shares[name])
+    assert row["decision"] in ("BACTERIA", "NORMAL", "VIRUS", "uncertain", "neither", "out_of_distribution")
     assert set(metrics["decisions"]["coverage"]) == {"BACTERIA", "NORMAL", "VIRUS"}
     assert "PNEUMONIA" not in (run.folder / "report.html").read_text()
 
 
-def test_unreadable_films_are_left_out_and_named(films: Path, tmp_path: Path) -> None:
-    shutil.copytree(films, tmp_path / "films")
+def test_unreadable_images_are_left_out_and_named(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
     broken = []
     for split in ("train", "test"):
-        broken.append(next((tmp_path / "films" / split / "NORMAL").iterdir()))
+        broken.append(next((tmp_path / "images" / split / "NORMAL").iterdir()))
         broken[-1].write_bytes(broken[-1].read_bytes()[:100])
-    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
+    run = train(tmp_path / "images", tmp_path / "run", **SMALL)
     log = (run.folder / "log.txt").read_text()
     assert "2 images could not be read" in log
     assert all(path.name in log for path in broken)
@@ -160,21 +160,21 @@ def test_unreadable_films_are_left_out_and_named(films: Path, tmp_path: Path) ->
     assert run.evaluation.n == 11
 
 
-def test_a_split_left_without_readable_films_is_an_error(films: Path, tmp_path: Path) -> None:
-    shutil.copytree(films, tmp_path / "films")
-    for path in (tmp_path / "films" / "val" / "NORMAL").iterdir():
+def test_a_split_left_without_readable_images_is_an_error(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    for path in (tmp_path / "images" / "val" / "NORMAL").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="'val' has no image of class NORMAL after unreadable images were left out"):
-        train(tmp_path / "films", tmp_path / "run", **SMALL)
+        train(tmp_path / "images", tmp_path / "run", **SMALL)
 
 
-def test_finetuning_changes_the_backbone_and_the_baseline_does_not(films: Path, run: Run, tmp_path: Path) -> None:
+def test_finetuning_changes_the_backbone_and_the_baseline_does_not(images: Path, run: Run, tmp_path: Path) -> None:
     from pneumoscope.models.backbones import find_backbone, load_backbone
 
-    tuned = train(films, tmp_path / "run", recipe="finetune", size=64, epochs=1, warmup_epochs=0, batch_size=12)
+    tuned = train(images, tmp_path / "run", recipe="finetune", size=64, epochs=1, warmup_epochs=0, batch_size=12)
     name = "network.conv_stem.weight"
     original = load_backbone(find_backbone("efficientnet_lite0")).state_dict()[name]
-    baseline, finetuned = (safetensors.torch.load_file(each.bundle / "weights.safetensors") for each in (run, tuned))
+    baseline, finetuned = (safetensors.torch.load_file(each.model / "weights.safetensors") for each in (run, tuned))
     assert torch.equal(baseline[f"backbone.{name}"], original)
     assert not torch.equal(finetuned[f"backbone.{name}"], original)
     stages = [(row["stage"], row["epoch"]) for row in rows(tuned.folder / "history.csv")]
@@ -183,18 +183,18 @@ def test_finetuning_changes_the_backbone_and_the_baseline_does_not(films: Path, 
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_the_best_checkpoint_of_all_stages_is_the_model(folded: bool, films: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_of_all_stages_is_the_model(folded: bool, images: Path, tmp_path: Path) -> None:
     # A rate this high ruins the backbone, so the best epoch is one of the warm-up.
     shared: dict[str, Any] = {"recipe": "baseline", "size": 64, "batch_size": 12, "precision": "float32"}
     tuning: dict[str, Any] = {"train_backbone": True, "epochs": 1, "warmup_epochs": 3, "backbone_lr": 1.0}
-    run = train(films, tmp_path / "run", freeze_batchnorm=folded, **tuning, **shared)
-    head = train(films, tmp_path / "head", epochs=3, **shared)
+    run = train(images, tmp_path / "run", freeze_batchnorm=folded, **tuning, **shared)
+    head = train(images, tmp_path / "head", epochs=3, **shared)
     history = rows(run.folder / "history.csv")
     assert [row["stage"] for row in history] == ["head"] * 3 + ["finetune"]
-    best = load_bundle(run.bundle).training["best"]
+    best = load_model(run.model).training["best"]
     assert best["stage"] == "head"
     assert best["val_loss"] == min(float(row["val_loss"]) for row in history)
-    files = [run.bundle / "weights.safetensors", head.bundle / "weights.safetensors"]
+    files = [run.model / "weights.safetensors", head.model / "weights.safetensors"]
     if folded:  # the same function, written otherwise
         one, other = (
             [float(row["probability"]) for row in rows(each.folder / "predictions.csv")] for each in (run, head)
@@ -205,12 +205,12 @@ def test_the_best_checkpoint_of_all_stages_is_the_model(folded: bool, films: Pat
 
 
 @pytest.mark.parametrize("recipe", ["baseline", "finetune"])
-def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, films: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, images: Path, tmp_path: Path) -> None:
     options = ["--recipe", recipe, "--size", "64", "--batch-size", "6", "--precision", "float32"]
     options += (
         ["--epochs", "25", "--patience", "25"] if recipe == "baseline" else ["--epochs", "3", "--warmup-epochs", "2"]
     )
-    arguments = ["train", str(films), *options, "--out"]
+    arguments = ["train", str(images), *options, "--out"]
     assert _start([*arguments, str(tmp_path / "whole")]).wait(120) == 0
     killed = tmp_path / "killed"
     # Several moments: before training, while a checkpoint is young, and when it has been replaced.
@@ -225,104 +225,106 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, f
     assert not (killed / "report.html").exists()
     assert _start(["train", "--out", str(killed), "--resume"]).wait(120) == 0
     whole, resumed = digest(tmp_path / "whole"), digest(killed)
-    for name in ("bundle/bundle.json", "bundle/weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
+    for name in ("model/model.json", "model/weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
         assert resumed[name] == whole[name], name
     assert set(resumed) == set(whole)
 
 
-def test_a_run_in_a_linked_folder_is_resumed_and_keeps_its_notes(films: Path, tmp_path: Path) -> None:
-    shutil.copytree(films, tmp_path / "films")
-    next((tmp_path / "films" / "train" / "NORMAL").iterdir()).write_bytes(b"")
+def test_a_run_in_a_linked_folder_is_resumed_and_keeps_its_notes(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    next((tmp_path / "images" / "train" / "NORMAL").iterdir()).write_bytes(b"")
     (tmp_path / "far" / "deep").mkdir(parents=True)
     (tmp_path / "runs").symlink_to(tmp_path / "far" / "deep")
-    whole = train(tmp_path / "films", tmp_path / "runs" / "whole", **SMALL)
+    whole = train(tmp_path / "images", tmp_path / "runs" / "whole", **SMALL)
     folder = tmp_path / "runs" / "killed"
 
     class KilledError(Exception):
         pass
 
     def kill(what: str, done: int, total: int) -> None:
-        if what == "Test":  # the bundle is there, the report is not
+        if what == "Test":  # the model is there, the report is not
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(tmp_path / "films", folder, progress=kill, **SMALL)
+        train(tmp_path / "images", folder, progress=kill, **SMALL)
     assert not (folder / "report.html").exists()
     train(None, folder, resume=True)
     assert digest(folder)["predictions.csv"] == digest(whole.folder)["predictions.csv"]
     assert "1 images could not be read" in (folder / "report.html").read_text()
 
 
-def test_data_that_changed_since_a_run_began_are_refused(films: Path, tmp_path: Path) -> None:
-    shutil.copytree(films, tmp_path / "films")
-    run = train(tmp_path / "films", tmp_path / "run", **SMALL)
-    next((tmp_path / "films" / "train" / "NORMAL").iterdir()).unlink()
+def test_data_that_changed_since_a_run_began_are_refused(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    run = train(tmp_path / "images", tmp_path / "run", **SMALL)
+    next((tmp_path / "images" / "train" / "NORMAL").iterdir()).unlink()
     with pytest.raises(DataError, match="not what it was"):
         train(None, run.folder, resume=True)
 
 
-def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(films: Path, tmp_path: Path) -> None:
+def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(images: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"recipe": "finetune", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
-    first, second = (train(films, tmp_path / name, **options) for name in ("a", "b"))
+    first, second = (train(images, tmp_path / name, **options) for name in ("a", "b"))
     assert first.settings.precision == second.settings.precision != "auto"
-    assert digest(first.bundle) == digest(second.bundle)
+    assert digest(first.model) == digest(second.model)
 
 
-def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_kept(films: Path, tmp_path: Path) -> None:
+def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_kept(
+    images: Path, tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"recipe": "best", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
-    run = train(films, tmp_path / "run", **options)
-    plain = train(films, tmp_path / "plain", views=0, **options)
-    bundle, other = load_bundle(run.bundle), load_bundle(plain.bundle)
-    val = sum(bundle.data["counts"]["val"].values())
-    assert bundle.calibration.films == other.calibration.films == val
-    assert bundle.calibration.before != other.calibration.before
-    assert [len(each.conformal.scores["NORMAL"]) for each in (bundle, other) if each.conformal] == [val // 2] * 2
-    assert bundle.conformal != other.conformal
-    stored = safetensors.torch.load_file(plain.bundle / "weights.safetensors")
+    run = train(images, tmp_path / "run", **options)
+    plain = train(images, tmp_path / "plain", views=0, **options)
+    model, other = load_model(run.model), load_model(plain.model)
+    val = sum(model.data["counts"]["val"].values())
+    assert model.calibration.images == other.calibration.images == val
+    assert model.calibration.before != other.calibration.before
+    assert [len(each.conformal.scores["NORMAL"]) for each in (model, other) if each.conformal] == [val // 2] * 2
+    assert model.conformal != other.conformal
+    stored = safetensors.torch.load_file(plain.model / "weights.safetensors")
     assert stored["backbone.network.conv_stem.weight"].dtype == torch.float16
     kept = [row for row in rows(plain.folder / "samples.csv") if row["split"] == "val" and row["label"] == "NORMAL"]
-    found = pneumoscope.load(plain.bundle).predict([plain.folder / row["path"] for row in kept])
+    found = pneumoscope.load(plain.model).predict([plain.folder / row["path"] for row in kept])
     scores = sorted(each.probabilities["NORMAL"] for each in found if each.probabilities)
     assert other.conformal is not None
     assert tuple(scores) == other.conformal.scores["NORMAL"]  # to the last bit
 
 
-def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(films: Path, tmp_path: Path) -> None:
+def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(images: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"recipe": "finetune", "size": 64, "warmup_epochs": 0, "batch_size": 12, "views": 0}
-    few = train(films, tmp_path / "few", epochs=2, **options)
+    few = train(images, tmp_path / "few", epochs=2, **options)
     assert len(rows(few.folder / "history.csv")) == 2
-    many = train(films, tmp_path / "many", min_steps=9, **options)
-    steps = -(-sum(load_bundle(many.bundle).data["counts"]["train"].values()) // 12)
+    many = train(images, tmp_path / "many", min_steps=9, **options)
+    steps = -(-sum(load_model(many.model).data["counts"]["train"].values()) // 12)
     assert len(rows(many.folder / "history.csv")) == -(-9 // steps)
 
 
-def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds the settings of the recipe baseline"):
-        train(films, tmp_path / "run", config=run.folder / "config.yaml", recipe="finetune")
+        train(images, tmp_path / "run", config=run.folder / "config.yaml", recipe="finetune")
     with pytest.raises(UsageError, match="leave out --config"):
-        train(films, run.folder, resume=True, config=run.folder / "config.yaml")
+        train(images, run.folder, resume=True, config=run.folder / "config.yaml")
 
 
-def test_evaluating_films_that_were_trained_on_is_said(run: Run, films: Path, tmp_path: Path) -> None:
+def test_evaluating_images_that_were_trained_on_is_said(run: Run, images: Path, tmp_path: Path) -> None:
     for split, known in (("test", False), ("all", True)):
-        pneumoscope.evaluate(run.folder, films, tmp_path / split, split=split)
+        pneumoscope.evaluate(run.folder, images, tmp_path / split, split=split)
         report = (tmp_path / split / "report.html").read_text()
         assert ("36 of these images were used in training" in report) == known
 
 
-def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, films: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"began with lr=0\.001, not 0\.5"):
-        train(films, run.folder, resume=True, lr=0.5)
+        train(images, run.folder, resume=True, lr=0.5)
     with pytest.raises(UsageError, match="no run to resume"):
-        train(films, tmp_path / "nothing", resume=True)
+        train(images, tmp_path / "nothing", resume=True)
 
 
-def test_a_run_of_a_version_with_other_settings_is_not_resumed(run: Run, films: Path, tmp_path: Path) -> None:
+def test_a_run_of_a_version_with_other_settings_is_not_resumed(run: Run, images: Path, tmp_path: Path) -> None:
     older = Path(shutil.copytree(run.folder, tmp_path / "older"))
     config = [line for line in (older / "config.yaml").read_text().splitlines() if not line.startswith("crop:")]
     (older / "config.yaml").write_text("\n".join(config) + "\n")
     with pytest.raises(UsageError, match=r"another version, which had no crop.*Start another run"):
-        train(films, older, resume=True)
+        train(images, older, resume=True)
 
 
 def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_path: Path) -> None:
@@ -332,22 +334,22 @@ def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_
     assert "bacteria-person336 (train and val)" in (run.folder / "report.html").read_text()
 
 
-def test_the_simulated_films_are_neither_a_toy_nor_noise(tmp_path: Path) -> None:
-    run = train(write_phantoms(tmp_path / "films"), tmp_path / "run", recipe="baseline")
+def test_the_simulated_images_are_neither_a_toy_nor_noise(tmp_path: Path) -> None:
+    run = train(write_phantoms(tmp_path / "images"), tmp_path / "run", recipe="baseline")
     assert 0.88 <= run.evaluation.metrics["auroc"].value <= 0.98
 
 
-def test_the_public_functions_are_the_same_jobs(run: Run, films: Path) -> None:
-    files = sorted((films / "test").rglob("*.png"))
+def test_the_public_functions_are_the_same_jobs(run: Run, images: Path) -> None:
+    files = sorted((images / "test").rglob("*.png"))
     predictions = pneumoscope.load(run.folder).predict(files)
     recorded = {Path(row["path"]).name: float(row["probability"]) for row in rows(run.folder / "predictions.csv")}
     for file, prediction in zip(files, predictions, strict=True):
         assert prediction.probability == pytest.approx(recorded[file.name], abs=1e-6)
 
 
-def _write_film(path: Path, seed: int, label: str) -> None:
-    film = draw_phantom(seed, pneumonia=label not in ("NORMAL", "BACTERIA"), size=96)
-    Image.fromarray((film.pixels * 255).astype("uint8")).save(path)
+def _write_image(path: Path, seed: int, label: str) -> None:
+    image = draw_phantom(seed, pneumonia=label not in ("NORMAL", "BACTERIA"), size=96)
+    Image.fromarray((image.pixels * 255).astype("uint8")).save(path)
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[bytes]:

@@ -13,40 +13,40 @@ from PIL import Image
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import evaluate
-from pneumoscope.images.reading import Reading
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load
 from pneumoscope.training.train import Run, train
 
 
 @pytest.fixture
-def leaky(films: Path, tmp_path: Path) -> Path:
-    """The films, and one of train in test under another name."""
+def leaky(images: Path, tmp_path: Path) -> Path:
+    """The images, and one of train in test under another name."""
     folder = tmp_path / "leaky"
-    shutil.copytree(films, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
-    film = next((folder / "train" / "NORMAL").iterdir())
-    shutil.copy(film, folder / "test" / "NORMAL" / "phantom9000_1.png")
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
+    image = next((folder / "train" / "NORMAL").iterdir())
+    shutil.copy(image, folder / "test" / "NORMAL" / "phantom9000_1.png")
     return folder
 
 
 def test_what_is_serious_is_said_and_kept(leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "pneumoscope"):
         run = train(leaky, tmp_path / "run", epochs=1)
-    said = "2 films in 1 group are identical across splits"
+    said = "2 images in 1 group are identical across splits"
     assert said in caplog.text
     assert said in run.report.read_text(encoding="utf-8")
     assert said in (run.folder / "log.txt").read_text(encoding="utf-8")
-    card = (run.bundle / "README.md").read_text(encoding="utf-8")
+    card = (run.model / "README.md").read_text(encoding="utf-8")
     assert said in card
     assert "1 of them were used in training, too" in card
     assert "phantom9000" not in card
     assert ".png" not in card
 
 
-def test_strict_training_refuses_errors(leaky: Path, films: Path, tmp_path: Path) -> None:
+def test_strict_training_refuses_errors(leaky: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"identical across splits.*pneumoscope audit"):
         train(leaky, tmp_path / "run", epochs=1, strict=True)
-    assert not (tmp_path / "run" / "bundle").exists()
-    assert train(films, tmp_path / "clean", epochs=1, strict=True).report.is_file()
+    assert not (tmp_path / "run" / "model").exists()
+    assert train(images, tmp_path / "clean", epochs=1, strict=True).report.is_file()
 
 
 def test_the_audit_can_be_left_out(leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,16 +55,16 @@ def test_the_audit_can_be_left_out(leaky: Path, tmp_path: Path, caplog: pytest.L
     assert "identical" not in caplog.text
 
 
-def test_films_marked_as_inverted_give_the_very_same_model(films: Path, run: Run, tmp_path: Path) -> None:
-    samples, inverted = read_samples(films), []
+def test_images_marked_as_inverted_give_the_very_same_model(images: Path, run: Run, tmp_path: Path) -> None:
+    samples, inverted = read_samples(images), []
     for number, sample in enumerate(samples):
-        path = tmp_path / "films" / f"{number}.png"
+        path = tmp_path / "images" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        with Image.open(sample.path) as image:
-            Image.fromarray(255 - np.asarray(image)).save(path)
+        with Image.open(sample.path) as picture:
+            Image.fromarray(255 - np.asarray(picture)).save(path)
         inverted.append(Sample(path, sample.label, sample.patient, sample.split, Reading(invert=True)))
-    write_samples(tmp_path / "films.csv", inverted)
-    twin = train(tmp_path / "films.csv", tmp_path / "twin", epochs=3)
+    write_samples(tmp_path / "images.csv", inverted)
+    twin = train(tmp_path / "images.csv", tmp_path / "twin", epochs=3)
     assert twin.evaluation.metrics["auroc"].value == run.evaluation.metrics["auroc"].value
     again = evaluate(twin.folder, twin.folder / "samples.csv", tmp_path / "again")
     assert again.to_json() | {"notes": []} == twin.evaluation.to_json() | {"notes": []}
@@ -75,18 +75,18 @@ def test_films_marked_as_inverted_give_the_very_same_model(films: Path, run: Run
     assert wrong.probability != pytest.approx(one.probability, abs=1e-4)
 
 
-def test_strict_without_an_audit_is_refused(films: Path, tmp_path: Path) -> None:
+def test_strict_without_an_audit_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave out --no-audit"):
-        train(films, tmp_path / "run", strict=True, audit=False)
+        train(images, tmp_path / "run", strict=True, audit=False)
 
 
-def test_identical_films_are_never_separated_by_a_draw_of_ours(films: Path, tmp_path: Path) -> None:
-    for number, film in enumerate(path for path in sorted(films.glob("*/*/*.png")) if path.parts[-3] != "masks"):
+def test_identical_images_are_never_separated_by_a_draw_of_ours(images: Path, tmp_path: Path) -> None:
+    for number, image in enumerate(path for path in sorted(images.glob("*/*/*.png")) if path.parts[-3] != "masks"):
         for copy in (1, 2):
-            place = tmp_path / "films" / film.parent.name / f"scan-{number}-{copy}.png"
+            place = tmp_path / "images" / image.parent.name / f"scan-{number}-{copy}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(film, place)
-    run = train(tmp_path / "films", tmp_path / "run", epochs=1, strict=True)
+            shutil.copy(image, place)
+    run = train(tmp_path / "images", tmp_path / "run", epochs=1, strict=True)
     split = {sample.path.stem: sample.split for sample in read_samples(run.folder / "samples.csv")}
     assert set(split.values()) == {"train", "val", "test"}
     assert all(split[f"{name.rsplit('-', 1)[0]}-1"] == where for name, where in split.items())

@@ -1,1 +1,1 @@
-"""What would spoil a result, found before it does: duplicates, quality, shortcuts, balance, labels."""
+"""Faults of a dataset, found before they spoil a result."""

@@ -1,4 +1,4 @@
-"""A data set's faults, found before they become results: measure every film, run every check, write it down."""
+"""A data set's faults, found before they become results: measure every image, run every check, write it down."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.auditing.balance import find_imbalance
 from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
-from pneumoscope.auditing.films import Films, measure_films
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding
+from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.auditing.labels import find_label_errors
-from pneumoscope.auditing.page import write_page
 from pneumoscope.auditing.quality import find_quality_faults
 from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.samples import count_samples, fingerprint_samples, read_samples
-from pneumoscope.images.preparing import InputSpec
-from pneumoscope.images.reading import Reading
-from pneumoscope.outputs import check_folder, claim_folder, write_text
+from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.images.read import Reading
+from pneumoscope.reports.audit_page import write_page
 
 if TYPE_CHECKING:
     from pneumoscope.inference.features import FeatureCache
@@ -49,7 +49,7 @@ def audit(
         quick: leave out what needs a network: label errors, and duplicates and strangers by features.
         seed: fixes every random choice.
         patient_pattern: regular expression that finds the patient in a file name.
-        reading: how to read films of which a table says nothing.
+        reading: how to read images of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls, and shares them with training.
         overwrite: whether an earlier audit in `out` may go.
@@ -72,16 +72,16 @@ def audit(
         engine, spec = build_engine(load_backbone(backbone), backbone.input.size, device), backbone.input
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)
-    films = measure_films(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
+    images = measure_images(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
     found = Audit(
         str(data),
-        tuple(find_faults(films, seed=seed, progress=say)),
+        tuple(find_faults(images, seed=seed, progress=say)),
         len(samples),
         count_samples(samples),
         len({sample.patient for sample in samples if sample.patient}),
         quick,
         seed,
-        fingerprint_samples(samples, films.digests),
+        fingerprint_samples(samples, images.digests),
         patient_pattern,
         reading,
     )
@@ -91,11 +91,11 @@ def audit(
     return found
 
 
-def find_faults(films: Films, *, seed: int = 0, progress: Progress | None = None) -> list[Finding]:
+def find_faults(images: Images, *, seed: int = 0, progress: Progress | None = None) -> list[Finding]:
     """Run every check on a measured data set; those that need features are left out where there are none.
 
     Args:
-        films: the measured data set.
+        images: the measured data set.
         seed: fixes every random choice.
         progress: called with what is being done, how much of it is done, and how much there is.
 
@@ -103,16 +103,16 @@ def find_faults(films: Films, *, seed: int = 0, progress: Progress | None = None
         The findings, the worst first.
     """
     say = progress or (lambda *_: None)
-    quick = films.features is None
-    readable = [sample for sample, error in zip(films.samples, films.errors, strict=True) if error is None]
-    groups = group_similar(films, crops=not quick, progress=lambda share: say("Comparing", round(100 * share), 100))
+    quick = images.features is None
+    readable = [sample for sample, error in zip(images.samples, images.errors, strict=True) if error is None]
+    groups = group_similar(images, crops=not quick, progress=lambda share: say("Comparing", round(100 * share), 100))
     checks: Sequence[Callable[[], list[Finding]]] = (
-        lambda: find_shared(films.samples),
-        lambda: find_duplicates(films, groups),
-        lambda: find_quality_faults(films),
+        lambda: find_shared(images.samples),
+        lambda: find_duplicates(images, groups),
+        lambda: find_quality_faults(images),
         lambda: find_imbalance(readable) if readable else [],
-        lambda: find_shortcuts(films, seed=seed, quick=quick, groups=groups),
-        lambda: [] if quick else find_label_errors(films, seed=seed, groups=groups),
+        lambda: find_shortcuts(images, seed=seed, quick=quick, groups=groups),
+        lambda: [] if quick else find_label_errors(images, seed=seed, groups=groups),
     )
     findings: list[Finding] = []
     for done, check in enumerate(checks, start=1):

@@ -18,17 +18,17 @@ def find_imbalance(samples: Sequence[Sample]) -> list[Finding]:
     """Look at class sizes, at prevalence by split, and at how wide an interval the test split can give.
 
     Args:
-        samples: the readable films.
+        samples: the readable images.
     """
     return [*_check_classes(samples), *_check_prevalence(samples), *_check_sizes(samples), *_check_patients(samples)]
 
 
 def expected_interval(rate: float, n: int) -> tuple[float, float]:
-    """The 95 % interval that a rate measured on n independent films would have (Wilson 1927).
+    """The 95 % interval that a rate measured on n independent images would have (Wilson 1927).
 
     Args:
         rate: 0 to 1.
-        n: number of films, at least 1.
+        n: number of images, at least 1.
 
     Returns:
         Lower and upper limit.
@@ -52,8 +52,8 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
     counts = Counter(str(sample.label) for sample in samples)
     if len(counts) < 2:
         yield Finding(
-            "balance", "error", f"All films are of one class, {next(iter(counts))}",
-            "Nothing can be learnt from one class. Add films of another, or look at how the folders lie.",
+            "balance", "error", f"All images are of one class, {next(iter(counts))}",
+            "Nothing can be learnt from one class. Add images of another, or look at how the folders lie.",
         )  # fmt: skip
         return
     (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
@@ -61,7 +61,7 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
     shown = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     if ratio > 10:
         yield Finding(
-            "balance", "warning", f"Few films of {small}: {least} against {most} of {large}",
+            "balance", "warning", f"Few images of {small}: {least} against {most} of {large}",
             f"{shown}. Accuracy will flatter: look at sensitivity and specificity, and train with --balance weights.",
             figures={"ratio": ratio},
         )  # fmt: skip
@@ -82,7 +82,7 @@ def _check_prevalence(samples: Sequence[Sample]) -> Iterator[Finding]:
     missing = [f"{label} in {split}" for split, counts in table.items() for label in labels if not counts[label]]
     if missing:
         yield Finding(
-            "balance", "error", f"No film of {', no film of '.join(missing)}",
+            "balance", "error", f"No image of {', no image of '.join(missing)}",
             "Nothing can be said of a class that is not there. Divide the data again: pneumoscope data split.",
         )  # fmt: skip
     if missing or len(labels) < 2:
@@ -116,29 +116,29 @@ def _check_sizes(samples: Sequence[Sample]) -> Iterator[Finding]:
     yield Finding(
         "balance",
         "warning" if width > 0.3 else "note",
-        f"{where} {n} film{'s' * (n > 1)} of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
-        "That is the 95 % interval if films are independent; several films of a patient widen it. For ±0.05 about 140 "
-        "films of each class are needed. Claim no more than the interval allows.",
+        f"{where} {n} image{'s' * (n > 1)} of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
+        "That is the 95 % interval if images are independent; several images of a patient widen it. For ±0.05 about 140 "
+        "images of each class are needed. Claim no more than the interval allows.",
         figures={"n": n, "low": low, "high": high},
     )
 
 
 def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
-    (patient, films), *_ = Counter(sample.patient for sample in samples).most_common(1)
-    if patient is not None and films > max(20, len(samples) / 2):
+    (patient, images), *_ = Counter(sample.patient for sample in samples).most_common(1)
+    if patient is not None and images > max(20, len(samples) / 2):
         yield Finding(
-            "balance", "warning", f"{films} of {len(samples)} films are said to be of one patient, {patient}",
+            "balance", "warning", f"{images} of {len(samples)} images are said to be of one patient, {patient}",
             "More likely the name was removed from all of them. Name patients in a table, or with --patient-pattern: "
             "as it is, no split can be drawn, and intervals are of one patient.",
-            figures={"films": films},
+            figures={"images": images},
         )  # fmt: skip
     unknown = sum(sample.patient is None for sample in samples)
     if unknown:
         yield Finding(
-            "balance", "note", f"The patient of {unknown} of {len(samples)} films is not known",
+            "balance", "note", f"The patient of {unknown} of {len(samples)} images is not known",
             "Each counts as a patient of its own, so leaks cannot be seen and intervals may be too narrow. Name "
             "patients in a table, or with --patient-pattern.",
-            figures={"films": unknown},
+            figures={"images": unknown},
         )  # fmt: skip
 
 

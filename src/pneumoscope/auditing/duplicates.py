@@ -1,4 +1,4 @@
-"""The same film twice, or the same patient: what makes a test easier than it is."""
+"""The same image twice, or the same patient: what makes a test easier than it is."""
 
 from __future__ import annotations
 
@@ -8,72 +8,74 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 
-from pneumoscope.auditing.films import Films, measure_films
 from pneumoscope.auditing.findings import Finding, Severity
+from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.images.preparing import InputSpec
+from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.features import FeatureCache
 
 Groups = list[list[int]]
 _MANY = 20_000
 
 
-def group_films(
+def group_images(
     samples: Sequence[Sample],
     cache: FeatureCache | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[int | None]:
-    """Read films and number the groups that look the same, for a split that keeps them together.
+    """Read images and number the groups that look the same, for a split that keeps them together.
 
     Args:
-        samples: the films; those that cannot be read are alone, and the log says how many they are.
+        samples: the images; those that cannot be read are alone, and the log says how many they are.
         cache: keeps measurements between calls.
         progress: called with what is being done, how much of it is done, and how much there is.
     """
     say = progress or (lambda *_: None)
-    films = measure_films(samples, InputSpec(), cache=cache, progress=lambda done: say("Measuring", done, len(samples)))
-    if unread := len(samples) - int(films.readable.sum()):
+    images = measure_images(
+        samples, InputSpec(), cache=cache, progress=lambda done: say("Measuring", done, len(samples))
+    )
+    if unread := len(samples) - int(images.readable.sum()):
         logging.getLogger("pneumoscope").warning(
-            "%d films could not be read; pneumoscope audit says why. They are divided without a look at them.", unread
+            "%d images could not be read; pneumoscope audit says why. They are divided without a look at them.", unread
         )
-    return group_similar(films, progress=lambda share: say("Comparing", round(100 * share), 100))
+    return group_similar(images, progress=lambda share: say("Comparing", round(100 * share), 100))
 
 
 def group_similar(
-    films: Films, crops: bool = True, progress: Callable[[float], None] | None = None
+    images: Images, crops: bool = True, progress: Callable[[float], None] | None = None
 ) -> list[int | None]:
-    """Number the groups of films that look the same, or are.
+    """Number the groups of images that look the same, or are.
 
     Args:
-        films: the measured data set.
-        crops: also find films that were cropped out of others; not in more than 20,000, where it would take hours.
+        images: the measured data set.
+        crops: also find images that were cropped out of others; not in more than 20,000, where it would take hours.
         progress: called with the share of the search that is done.
 
     Returns:
-        For each film its group, or None where it is alone.
+        For each image its group, or None where it is alone.
     """
     first: dict[str, int] = {}
-    identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(films.digests) if digest]
+    identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
     single = list(first.values())  # a thousand copies of one file are compared once
-    hashes = films.records["hash"][single].astype(np.float32)
+    hashes = images.records["hash"][single].astype(np.float32)
     pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= _MANY, progress=progress)
     alike = [(single[pair.first], single[pair.second]) for pair in pairs]
-    return group_pairs(alike + identical, len(films.samples))
+    return group_pairs(alike + identical, len(images.samples))
 
 
-def find_duplicates(films: Films, groups: Sequence[int | None]) -> list[Finding]:
-    """Find identical and nearly identical films across splits, across classes, and elsewhere.
+def find_duplicates(images: Images, groups: Sequence[int | None]) -> list[Finding]:
+    """Find identical and nearly identical images across splits, across classes, and elsewhere.
 
     Args:
-        films: the measured data set.
-        groups: for each film the number of the group of films that it looks the same as, or None.
+        images: the measured data set.
+        groups: for each image the number of the group of images that it looks the same as, or None.
     """
-    everything = range(len(films.samples))
-    identical = _group(films.digests.__getitem__, everything)
+    everything = range(len(images.samples))
+    identical = _group(images.digests.__getitem__, everything)
     similar = _group(lambda i: None if groups[i] is None else ("group", groups[i]), everything)
-    nearly = [group for group in similar if len({films.digests[i] for i in group}) > 1]
-    return [*_judge(films.samples, identical, "identical"), *_judge(films.samples, nearly, "nearly identical")]
+    nearly = [group for group in similar if len({images.digests[i] for i in group}) > 1]
+    return [*_judge(images.samples, identical, "identical"), *_judge(images.samples, nearly, "nearly identical")]
 
 
 def find_shared(samples: Sequence[Sample]) -> list[Finding]:
@@ -108,7 +110,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
         findings.append(
             _describe(
                 samples, torn, "note",
-                f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} films of several classes",
+                f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} images of several classes",
                 "That may be so: people fall ill and recover. Or patients were read from names that others have, too.",
                 "patients", lambda i: _owner(samples[i], "patient"),
             )
@@ -122,7 +124,7 @@ def _judge(samples: Sequence[Sample], groups: Groups, how: str) -> Iterator[Find
     torn = [group for group in groups if len({samples[i].label for i in group}) > 1]
     told = {group[0] for group in leaks + torn}
     rest = [group for group in groups if group[0] not in told]
-    caution = "" if exact else " They may also be two films that merely look alike: look at them."
+    caution = "" if exact else " They may also be two images that merely look alike: look at them."
     if leaks:
         yield _describe(
             samples, leaks, "error" if exact else "warning", f"{_number(leaks)} {how} across splits",
@@ -132,7 +134,7 @@ def _judge(samples: Sequence[Sample], groups: Groups, how: str) -> Iterator[Find
     if torn:
         yield _describe(
             samples, torn, "error" if exact else "warning", f"{_number(torn)} {how} across classes",
-            f"One of the labels is wrong, or the film says too little. Ask a radiologist.{caution}",
+            f"One of the labels is wrong, or the image says too little. Ask a radiologist.{caution}",
         )  # fmt: skip
     if rest:
         drawn = any(sample.split for sample in samples)
@@ -160,14 +162,14 @@ def _describe(
         tuple(samples[i].path for _, i in numbered),
         tuple(", ".join(filter(None, (_place(samples[i]), remark(i) if remark else ""))) for _, i in numbered),
         tuple(number for number, _ in numbered),
-        {"groups": len(groups), "films": len(numbered)},
+        {"groups": len(groups), "images": len(numbered)},
     )
 
 
 def _number(groups: Groups) -> str:
-    """How many films, in how many groups."""
-    films = sum(len(group) for group in groups)
-    return f"{films} films in {len(groups)} group{'s' * (len(groups) > 1)} are"
+    """How many images, in how many groups."""
+    images = sum(len(group) for group in groups)
+    return f"{images} images in {len(groups)} group{'s' * (len(groups) > 1)} are"
 
 
 def _group(key: Callable[[int], Hashable], indices: Sequence[int]) -> Groups:

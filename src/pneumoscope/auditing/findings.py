@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pneumoscope import __version__
-from pneumoscope.images.reading import Reading
+from pneumoscope.images.read import Reading
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -46,19 +46,19 @@ class Audit:
     Attributes:
         data: what was audited.
         findings: the worst first.
-        films: how many there are.
-        counts: films by split and class.
+        images: how many there are.
+        counts: images by split and class.
         patients: how many are known.
         quick: whether the checks that need a network were left out.
         seed: fixes every random choice.
         fingerprint: names the content, labels and splits.
         patient_pattern: what found the patients in file names, where it was given.
-        reading: how films were read of which a table says nothing.
+        reading: how images were read of which a table says nothing.
     """
 
     data: str
     findings: tuple[Finding, ...]
-    films: int
+    images: int
     counts: Mapping[str, Mapping[str, int]]
     patients: int
     quick: bool

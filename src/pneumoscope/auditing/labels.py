@@ -1,4 +1,4 @@
-"""Labels that are likely wrong: films whose features speak clearly for another class than their label."""
+"""Labels that are likely wrong: images whose features speak clearly for another class than their label."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.films import Films
 from pneumoscope.auditing.findings import Finding
+from pneumoscope.auditing.intake import Images
 from pneumoscope.auditing.shortcuts import Groups, join_clusters
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.inference.engines import Array
@@ -21,10 +21,10 @@ Ints: TypeAlias = NDArray[np.int64]
 
 FOLDS = 5
 SHUFFLES = 3
-ENOUGH = 20  # films of each class
+ENOUGH = 20  # images of each class
 TELLING = 0.75  # AUROC; swaps of 10 % still leave 0.8 where the features are good
 # 200 phantoms without a swap have 1 to 7 % of suspects, with swaps of 5 % 4 to 11 %. So fewer than MANY need a second
-# sign; and of fewer films than SURE, hard ones alone may be 13 %.
+# sign; and of fewer images than SURE, hard ones alone may be 13 %.
 MANY, SOME, SURE = 0.08, 1 / 30, 200
 
 
@@ -34,7 +34,7 @@ class Suspicion:
 
     Attributes:
         probabilities: (N, C) out of fold.
-        suspects: indices of films that are likely mislabelled, or hard, the clearest first.
+        suspects: indices of images that are likely mislabelled, or hard, the clearest first.
         swapped: share of swapped labels, [0, 0.25], as estimated from the surest predictions.
         p: of so many mistakes among the surest predictions without a swap.
         auroc: how well the features tell the given labels.
@@ -48,34 +48,34 @@ class Suspicion:
 
     @property
     def alarming(self) -> bool:
-        """Whether these are more suspects than hard films explain as a rule."""
+        """Whether these are more suspects than hard images explain as a rule."""
         share = len(self.suspects) / len(self.probabilities)
         if len(self.probabilities) < SURE:
             return False
         return share >= MANY or (share >= SOME and self.p <= 0.01)
 
 
-def find_label_errors(films: Films, *, seed: int = 0, groups: Groups | None = None) -> list[Finding]:
-    """List films that are likely mislabelled, for a person to look at.
+def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = None) -> list[Finding]:
+    """List images that are likely mislabelled, for a person to look at.
 
     Args:
-        films: measured, with features.
+        images: measured, with features.
         seed: fixes the folds.
-        groups: (N,) each film's group of near-duplicates, which no fold divides, or None.
+        groups: (N,) each image's group of near-duplicates, which no fold divides, or None.
     """
-    kept = [i for i, sample in enumerate(films.samples) if films.errors[i] is None and sample.label is not None]
-    samples = [films.samples[i] for i in kept]
+    kept = [i for i, sample in enumerate(images.samples) if images.errors[i] is None and sample.label is not None]
+    samples = [images.samples[i] for i in kept]
     labels = sorted({str(sample.label) for sample in samples})
-    if films.features is None or len(labels) < 2:
+    if images.features is None or len(labels) < 2:
         return []
     classes = np.array([labels.index(str(sample.label)) for sample in samples])
     clusters = join_clusters(samples, None if groups is None else [groups[i] for i in kept])
     sizes = {label: len(np.unique(clusters[classes == i])) for i, label in enumerate(labels)}
     if min(sizes.values()) < ENOUGH:
         few = min(sizes, key=lambda label: sizes[label])
-        title = f"Too few films to look for label errors: {few} has {sizes[few]} patients, and {ENOUGH} are needed"
-        return [Finding("labels", "note", title, "Add films, or have all labels read twice.")]
-    found = suspect_labels(films.features[kept], classes, clusters, seed=seed)
+        title = f"Too few images to look for label errors: {few} has {sizes[few]} patients, and {ENOUGH} are needed"
+        return [Finding("labels", "note", title, "Add images, or have all labels read twice.")]
+    found = suspect_labels(images.features[kept], classes, clusters, seed=seed)
     if found.auroc < TELLING:
         title = f"Too hard to look for label errors: features tell the labels with an AUROC of {found.auroc:.2f} only"
         advice = "Either the classes look alike to a network that has seen no radiograph, or many labels are wrong."
@@ -84,16 +84,16 @@ def find_label_errors(films: Films, *, seed: int = 0, groups: Groups | None = No
         return []
     suspects, given = found.suspects.tolist(), Counter(str(samples[i].label) for i in found.suspects.tolist())
     likely = [int(found.probabilities[i].argmax()) for i in suspects]
-    title = f"{len(suspects)} of {len(samples)} films are likely mislabelled or hard"
+    title = f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard"
     return [
         Finding(
             "labels",
             "warning" if found.alarming else "note",
             f"{title} ({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
-            "By what a general network sees, they look like another class. A hard film is no label error: have a "
+            "By what a general network sees, they look like another class. A hard image is no label error: have a "
             "radiologist read them without the label, the first ones first; correct what is wrong and remove nothing "
             + (
-                "else. They are more than hard films explain as a rule."
+                "else. They are more than hard images explain as a rule."
                 if found.alarming
                 else "else. So few may be hard."
             ),
@@ -115,14 +115,14 @@ def find_label_errors(films: Films, *, seed: int = 0, groups: Groups | None = No
 def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int = 0) -> Suspicion:
     """Find labels that contradict the features, by confident learning (Northcutt et al. 2021).
 
-    A film is suspect when it is taken for another class, and as surely as that class's own films are on average. Hard
-    films are so too, but seldom among the surest predictions; from their mistakes the share of swapped labels is
+    An image is suspect when it is taken for another class, and as surely as that class's own images are on average. Hard
+    images are so too, but seldom among the surest predictions; from their mistakes the share of swapped labels is
     estimated, and tested against none (Bootkrajang & Kabán 2012).
 
     Args:
         features: float32 (N, D).
         classes: (N,) from 0 without a gap.
-        clusters: (N,) films that must not be divided, from `join_clusters`.
+        clusters: (N,) images that must not be divided, from `join_clusters`.
         seed: fixes the folds.
     """
     probabilities = _predict(features, classes, clusters, seed)
@@ -151,7 +151,7 @@ def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Reals
 
     spread = features.std(axis=0)
     scaled = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    # Directions without labels: nothing of a held-out film's label gets in.
+    # Directions without labels: nothing of a held-out image's label gets in.
     components = min(256, *scaled.shape)
     reduced = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit_transform(scaled)
     reduced /= np.sqrt((reduced**2).sum(axis=1).mean())

@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.films import COMPRESSIONS, FORMATS, MODALITIES, MODES, RECORD, THUMBNAIL, VIEWS, Films
 from pneumoscope.auditing.findings import Finding, Severity
+from pneumoscope.auditing.intake import COMPRESSIONS, FORMATS, MODALITIES, MODES, RECORD, THUMBNAIL, VIEWS, Images
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.evaluation.intervals import group
+from pneumoscope.evaluation.intervals.bootstrap import group
 
 Kind: TypeAlias = Literal["file", "view", "border", "picture", "look"]
 Numbers: TypeAlias = NDArray[np.float32]
@@ -30,7 +30,7 @@ Groups: TypeAlias = Sequence[int | None]
 
 FOLDS = 5
 ENOUGH = 10  # patients of each class
-SHOWN = 12  # films listed with a finding
+SHOWN = 12  # images listed with a finding
 NOTED, WARNED = 0.05, 0.01  # family-wise p
 BINS = 8
 TELLING: dict[Kind, float] = {
@@ -40,29 +40,29 @@ TELLING: dict[Kind, float] = {
     "picture": 0.58,
     "look": 1.0,
 }  # a warning from here on
-# An error from here on. The edges of real films tell their class with up to 0.95, and nothing was planted there.
+# An error from here on. The edges of real images tell their class with up to 0.95, and nothing was planted there.
 CERTAIN: dict[Kind, float] = {"file": 0.9, "border": 0.9, "picture": 0.97}
 _ADVICE: dict[Kind, str] = {
     "file": (
         "This is a property of the file, not of the patient, and a network can learn it instead of the disease. Make "
-        "it the same in all classes: get the films from one source, or convert all of them alike."
+        "it the same in all classes: get the images from one source, or convert all of them alike."
     ),
     "view": (
-        "Who is filmed in bed, and so from the front, was thought to be ill: a network can learn that instead of the "
+        "Who is imageed in bed, and so from the front, was thought to be ill: a network can learn that instead of the "
         "disease. Train and test on one view, or show that the result holds in each."
     ),
     "border": (
         "What surrounds the patient should not know the class, and a network can learn it instead of the disease. "
-        "Look at the films listed; crop borders away in all films alike, and ask how each class was collected."
+        "Look at the images listed; crop borders away in all images alike, and ask how each class was collected."
     ),
     "picture": (
-        "The film with the lungs blanked should not know the class. Look at the corners and edges of the films listed "
-        "for markers, text, tubes or collimation, mask or crop them in all films alike, and ask how each class was "
+        "The image with the lungs blanked should not know the class. Look at the corners and edges of the images listed "
+        "for markers, text, tubes or collimation, mask or crop them in all images alike, and ask how each class was "
         "collected: other patients, another machine, another position."
     ),
     "look": (
-        "Disease itself changes how a film looks, so this may be honest; so does the machine, and that would not be. A "
-        "result of the network should be clearly better than this figure to mean more than this. Test on films of "
+        "Disease itself changes how an image looks, so this may be honest; so does the machine, and that would not be. A "
+        "result of the network should be clearly better than this figure to mean more than this. Test on images of "
         "another source."
     ),
 }
@@ -70,7 +70,7 @@ _ADVICE: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Property:
-    """Something measured of each film: `numbers` (N,), or names for them where they stand for categories."""
+    """Something measured of each image: `numbers` (N,), or names for them where they stand for categories."""
 
     name: str
     kind: Kind
@@ -79,7 +79,7 @@ class Property:
     names: tuple[str, ...] = ()
 
     def describe(self, i: int) -> str:
-        """What it is for a film, in words."""
+        """What it is for an image, in words."""
         number = float(self.numbers[i])
         if self.names:
             return self.names[int(number)]
@@ -88,18 +88,18 @@ class Property:
 
 @dataclass(frozen=True)
 class Clue:
-    """How well one thing about the films, other than the lungs, predicts the class.
+    """How well one thing about the images, other than the lungs, predicts the class.
 
     Attributes:
         name: what was looked at.
-        kind: `file`, `view` and `border`: disease has no part in it; `picture`: the film without the lungs; `look`:
+        kind: `file`, `view` and `border`: disease has no part in it; `picture`: the image without the lungs; `look`:
             disease changes it too.
         auroc: cross-validated by patient; of more than two classes, each against the rest, averaged.
         low: lower limit of its 95 % interval (Hanley & McNeil 1982, counting patients).
         limit: 95th percentile of the AUROC with permuted classes.
         limit99: 99th percentile of it.
         p: how often any clue at all is as telling with permuted classes, (0, 1].
-        sureness: (N,) how surely it gives away each film's class, out of fold; compare within a clue only.
+        sureness: (N,) how surely it gives away each image's class, out of fold; compare within a clue only.
         measured: the property behind it; None for a picture.
     """
 
@@ -116,7 +116,7 @@ class Clue:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The classes and their permutations, and the films' clusters and folds."""
+    """The classes and their permutations, and the images' clusters and folds."""
 
     labels: NDArray[np.int16]  # (1 + P, N), the truth first
     clusters: Ints  # (N,)
@@ -128,28 +128,30 @@ class _Trial:
             yield np.ascontiguousarray((self.labels == one).T, np.float32)
 
 
-def find_shortcuts(films: Films, *, seed: int = 0, quick: bool = False, groups: Groups | None = None) -> list[Finding]:
+def find_shortcuts(
+    images: Images, *, seed: int = 0, quick: bool = False, groups: Groups | None = None
+) -> list[Finding]:
     """Find what gives the class away without the lungs, and how the test files differ from the others.
 
     Args:
-        films: measured; those unreadable or without a label are left out.
+        images: measured; those unreadable or without a label are left out.
         seed: fixes folds and permutations.
-        quick: properties of file and film only, with few permutations; not the pictures.
-        groups: (N,) each film's group of near-duplicates, which no fold divides, or None.
+        quick: properties of file and image only, with few permutations; not the pictures.
+        groups: (N,) each image's group of near-duplicates, which no fold divides, or None.
     """
-    kept = [i for i, sample in enumerate(films.samples) if films.errors[i] is None and sample.label is not None]
-    samples = [films.samples[i] for i in kept]
+    kept = [i for i, sample in enumerate(images.samples) if images.errors[i] is None and sample.label is not None]
+    samples = [images.samples[i] for i in kept]
     labels = sorted({str(sample.label) for sample in samples})
     if len(labels) < 2:
         return []
-    records = films.records if len(kept) == len(films.samples) else films.records[kept]
+    records = images.records if len(kept) == len(images.samples) else images.records[kept]
     classes = np.array([labels.index(str(sample.label)) for sample in samples])
     clusters = join_clusters(samples, None if groups is None else [groups[i] for i in kept])
     findings = _find_strays(samples, records)
     patients = min(len(np.unique(clusters[classes == one])) for one in range(len(labels)))
     if patients < ENOUGH:
         title = f"Too few patients to look for shortcuts: one class has {patients}, and {ENOUGH} are needed"
-        advice = "Add films, or see for yourself that formats, sizes and borders don't tell the class."
+        advice = "Add images, or see for yourself that formats, sizes and borders don't tell the class."
         return [*findings, Finding("shortcuts", "note", title, advice)]
     clues = measure_clues(records, classes, clusters, seed=seed, quick=quick)
     findings += [_report(clue, samples, classes, labels) for clue in clues if clue.p <= NOTED]
@@ -177,7 +179,7 @@ def measure_clues(
         clusters: (N,) from `join_clusters`.
         seed: fixes folds and permutations.
         quick: without the pictures.
-        permutations: how many; None for 1000, or 200 in a quick audit and of more than 20,000 films.
+        permutations: how many; None for 1000, or 200 in a quick audit and of more than 20,000 images.
 
     Returns:
         One clue for each name, the most telling first.
@@ -208,11 +210,11 @@ def measure_clues(
 
 
 def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> Ints:
-    """Number the clusters of films that share a patient or a group of near-duplicates, directly or through others.
+    """Number the clusters of images that share a patient or a group of near-duplicates, directly or through others.
 
     Args:
-        samples: N films; one without a patient is nobody else's.
-        groups: (N,) each film's group, or None.
+        samples: N images; one without a patient is nobody else's.
+        groups: (N,) each image's group, or None.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -228,7 +230,7 @@ def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> In
 def _deal(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Generator) -> NDArray[np.int16]:
     """The classes, and as dealt out anew between patients, (1 + P, N).
 
-    Each gets those of another with as many films: where a class has more films a patient, that itself would tell it.
+    Each gets those of another with as many images: where a class has more images a patient, that itself would tell it.
     """
     order = np.argsort(clusters, kind="stable")
     size = np.bincount(clusters)
@@ -236,7 +238,7 @@ def _deal(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Gener
     owner = clusters[order]
     place = np.arange(len(classes)) - start[owner]
     ranked, dealt = classes[order], np.tile(classes.astype(np.int16), (1 + permutations, 1))
-    alike = [np.flatnonzero(size == films) for films in np.unique(size)]
+    alike = [np.flatnonzero(size == images) for images in np.unique(size)]
     donor = np.arange(len(size))
     for row in dealt[1:]:
         for some in alike:
@@ -246,7 +248,7 @@ def _deal(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Gener
 
 
 def _scale(statistics: Reals) -> Reals:
-    """In standard deviations of the null; where all films but one are alike, there is none to speak of."""
+    """In standard deviations of the null; where all images but one are alike, there is none to speak of."""
     null = statistics[1:]
     scaled: Reals = (statistics - null.mean()) / max(float(null.std()), 1e-3)
     return scaled
@@ -280,10 +282,10 @@ def _list_properties(records: NDArray[np.void]) -> Iterator[Property]:
 
 
 def _list_pictures(records: NDArray[np.void]) -> Iterator[tuple[str, Numbers]]:
-    """Pictures of the films without the lungs, (N, D).
+    """Pictures of the images without the lungs, (N, D).
 
-    Lungs and their opacities reach to a tenth of a squashed film's sides and lower edge, so the rim is narrow; upper
-    corners hold shoulders. Each film's rim is standardised: exposure reacts to opacities.
+    Lungs and their opacities reach to a tenth of a squashed image's sides and lower edge, so the rim is narrow; upper
+    corners hold shoulders. Each image's rim is standardised: exposure reacts to opacities.
     """
     from scipy.ndimage import grey_opening
 
@@ -291,7 +293,7 @@ def _list_pictures(records: NDArray[np.void]) -> Iterator[tuple[str, Numbers]]:
     x, y = np.abs(_axis())[None, :], np.abs(_axis())[:, None]
     rim = thumbnails[:, (x / 0.94) ** 8 + (y / 0.94) ** 8 > 1]
     rim -= rim.mean(axis=1, keepdims=True)
-    yield "the edges of the film", rim / (rim.std(axis=1, keepdims=True) + 2)
+    yield "the edges of the image", rim / (rim.std(axis=1, keepdims=True) + 2)
     # What is smaller than 5 of 64 pixels and stands out from its surroundings, bright or dark, in cells of 8 x 8: where
     # it is, and how strong the strongest are, wherever they are.
     corners = _rim(0.06) | ((x > 0.56) & (y > 0.64))
@@ -316,7 +318,7 @@ def _rim(share: float) -> NDArray[np.bool_]:
 
 
 def _bin(numbers: Numbers, clusters: Ints) -> Ints:
-    """Bins with about equally many films; a value that many patients share has its own, and so has "unknown"."""
+    """Bins with about equally many images; a value that many patients share has its own, and so has "unknown"."""
     levels, level = np.unique(numbers, return_inverse=True)
     if len(levels) <= BINS:
         return level
@@ -345,7 +347,7 @@ def _judge_bins(bins: Ints, trial: _Trial) -> tuple[Reals, Reals]:
         seen_inside, seen = inside.sum(0) - inside, total.sum(0) - total
         base = seen_inside.sum(1, keepdims=True) / np.maximum(seen.sum(1, keepdims=True), 1)
         share = np.round((seen_inside + base) / (seen + 1), 6)
-        # Pairs of a film inside and one outside the class, within each fold, that the shares rank rightly.
+        # Pairs of an image inside and one outside the class, within each fold, that the shares rank rightly.
         right = np.zeros((FOLDS, inside.shape[-1]))
         for k in range(count):
             above = (share[:, k, None] > share) + 0.5 * (share[:, k, None] == share)
@@ -358,7 +360,7 @@ def _judge_bins(bins: Ints, trial: _Trial) -> tuple[Reals, Reals]:
 def _judge_pixels(pixels: Numbers, trial: _Trial) -> tuple[Reals, Reals, Reals]:
     """Judge pictures by a ridge regression and by their most telling number.
 
-    The regression adds up faint differences; a marker that a quarter of the films carry is lost in it, but stands out
+    The regression adds up faint differences; a marker that a quarter of the images carry is lost in it, but stands out
     in the one number that holds it (its correlation with the class, not cross-validated: the null is not either).
 
     Args:
@@ -398,7 +400,7 @@ def _judge_pixels(pixels: Numbers, trial: _Trial) -> tuple[Reals, Reals, Reals]:
 
 
 def _own(scores: Sequence[NDArray[np.floating]], trial: _Trial) -> Reals:
-    """How surely each film's own class is given away, from one score or one a class."""
+    """How surely each image's own class is given away, from one score or one a class."""
     truth = trial.labels[0]
     if len(scores) == 1:
         return np.where(truth == 1, scores[0], -scores[0])
@@ -441,10 +443,10 @@ def _report_shift(clue: Clue, tested: Ints) -> Finding:
     return Finding(
         "shifts",
         "warning" if clue.kind == "file" and clue.auroc >= 0.7 else "note",
-        f"The {clue.name} alone tells test films from the others: AUROC {clue.auroc:.2f}, by chance up to "
+        f"The {clue.name} alone tells test images from the others: AUROC {clue.auroc:.2f}, by chance up to "
         f"{clue.limit:.2f}{_describe(clue, tested, ('train and val', 'test'))}",
-        "The test films come from elsewhere, or were treated otherwise. Results on them say how the model does there, "
-        "not on films like those it learnt from. Find out whether that is meant; else convert all films alike.",
+        "The test images come from elsewhere, or were treated otherwise. Results on them say how the model does there, "
+        "not on images like those it learnt from. Find out whether that is meant; else convert all images alike.",
         figures=_figures(clue),
     )
 
@@ -491,7 +493,7 @@ def _describe(clue: Clue, classes: Ints, labels: Sequence[str]) -> str:
     i, one = divmod(int(surplus.argmax()), len(labels))
     value = measured.describe(int(np.argmax(level == i)))
     share = np.mean(classes == one)
-    return f" ({value}: {counts[i, one]} of {total[i, 0]} are {labels[one]}, of all films {share:.0%})"
+    return f" ({value}: {counts[i, one]} of {total[i, 0]} are {labels[one]}, of all images {share:.0%})"
 
 
 def _figures(clue: Clue) -> dict[str, float]:

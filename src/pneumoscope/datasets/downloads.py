@@ -17,7 +17,7 @@ from typing import IO
 
 from pneumoscope import __version__
 from pneumoscope.errors import DownloadError, UsageError
-from pneumoscope.outputs import write_text
+from pneumoscope.files import write_text
 
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # RFC 9110, 6585, 8470: may go well the next time
 _MAX_BYTES = 16 << 30

@@ -1,4 +1,4 @@
-"""Near-duplicates: the same film saved twice, found whatever was done to its size, contrast or margins."""
+"""Near-duplicates: the same image saved twice, found whatever was done to its size, contrast or margins."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
-from pneumoscope.images.hashing import SIDE, Vectors, project_hashes
-from pneumoscope.images.reading import read_bytes
+from pneumoscope.images.hash import SIDE, Vectors, project_hashes
+from pneumoscope.images.read import read_bytes
 
-# Measured on 5,216 squashed films and 298 centre crops of them; see docs/log.md.
+# Measured on 5,216 squashed images and 298 centre crops of them; see docs/log.md.
 SAME = 0.975
 _ALIKE = 0.9  # at the coarse first look, where a window fits only roughly
 _STEPS = ((0.03, 0.73), (0.03, 0.78), (0.015, 0.83), (0.015, 0.83), (0.0075, 0.83))  # move by, if already as alike as
@@ -29,12 +29,12 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, order=True, slots=True)
 class Pair:
-    """Two films that are nearly the same.
+    """Two images that are nearly the same.
 
     Attributes:
         first: the smaller index.
         second: the larger one.
-        similarity: of the films, one seen through the window that fits best; at most 1.
+        similarity: of the images, one seen through the window that fits best; at most 1.
     """
 
     first: int
@@ -50,15 +50,15 @@ def find_near_duplicates(
     confirm: Callable[[int, int], bool] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Pair]:
-    """Find films that were saved twice: as another format or size, with another contrast, squashed, padded or cropped.
+    """Find images that were saved twice: as another format or size, with another contrast, squashed, padded or cropped.
 
-    Every film is compared with every other one, the other one also through centred windows. Two films of one patient
-    are not near-duplicates, nor is a film and its mirror image. Blank films resemble nothing.
+    Every image is compared with every other one, the other one also through centred windows. Two images of one patient
+    are not near-duplicates, nor is an image and its mirror image. Blank images resemble nothing.
 
     Args:
         hashes: float32 (N, SIDE, SIDE) from `hash_pixels`.
         same: the similarity that makes a pair, in (0, 1].
-        crops: look through windows too; without it only whole films are compared, which is much faster.
+        crops: look through windows too; without it only whole images are compared, which is much faster.
         confirm: asked for each pair found, by index; False drops it.
         progress: called with the share of the search that is done.
 
@@ -149,7 +149,7 @@ def _find_candidates(
 ) -> NDArray[np.void]:
     """Pairs of which one looks like the other through a window, each with the window it fits best.
 
-    Every film meets every other one, in blocks: a matrix product is faster than an index of so few dimensions, and
+    Every image meets every other one, in blocks: a matrix product is faster than an index of so few dimensions, and
     misses nothing.
     """
     whole = project_hashes(hashes, _WHOLE, _COARSE)
@@ -180,7 +180,7 @@ def _find_candidates(
 def _align(
     whole: Vectors, seen: Vectors, windows: NDArray[np.float64], steps: Sequence[tuple[float, float]]
 ) -> NDArray[np.float32]:
-    """How alike films are (n,) once the window on the second of each pair has been moved to where it fits best."""
+    """How alike images are (n,) once the window on the second of each pair has been moved to where it fits best."""
     target = project_hashes(whole, _WHOLE, _FINE)
 
     def compare(some: NDArray[np.intp], at: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Whole data sets of simulated radiographs: films in folders, masks beside them, and a table of the truth."""
+"""Whole data sets of simulated radiographs: images in folders, masks beside them, and a table of the truth."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def write_phantoms(
 ) -> Path:
     """Write a data set of simulated radiographs, split by patient and stratified by label.
 
-    Films lie in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
+    Images lie in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
     others, the opacities' masks in `folder/masks/`, and the truth in `folder/truth.csv` with the columns path, label,
-    patient, split and mask. About one patient in five has two films. `phantom0012_2.png` is the second film of the
+    patient, split and mask. About one patient in five has two images. `phantom0012_2.png` is the second image of the
     patient phantom0012. The same arguments give the same bytes.
 
     Args:
         folder: Where to write; it must be new or empty.
-        count: How many films.
+        count: How many images.
         seed: Fixes everything.
-        size: The films' height in pixels.
-        prevalence: The share of films with pneumonia; each label has four films at least.
-        progress: Called with the number of films done so far, after each film.
+        size: The images' height in pixels.
+        prevalence: The share of images with pneumonia; each label has four images at least.
+        progress: Called with the number of images done so far, after each image.
 
     Returns:
         `folder`.
@@ -53,18 +53,18 @@ def write_phantoms(
         raise UsageError(f"prevalence {prevalence} is out of range: choose a share between 0 and 1, both excluded")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder: name a new one, or remove it first")
-    films = _plan(np.random.default_rng((3, seed)), count, prevalence)
-    for place in {folder / row["path"] for row, _, _ in films} | {folder / "masks" / "any"}:
+    images = _plan(np.random.default_rng((3, seed)), count, prevalence)
+    for place in {folder / row["path"] for row, _, _ in images} | {folder / "masks" / "any"}:
         place.parent.mkdir(parents=True, exist_ok=True)
     # Once a large block has been freed, glibc keeps memory at hand instead of fetching it anew for every array.
     np.empty(31 << 20, dtype=np.uint8)
     with ThreadPoolExecutor(1) as writer, (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(films[0][0]), lineterminator="\n")
+        table = csv.DictWriter(file, list(images[0][0]), lineterminator="\n")
         table.writeheader()
         saving = writer.submit(lambda: None)
-        for done, (row, film, patient) in enumerate(films, start=1):
-            phantom = draw_phantom(film, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
-            saving.result()  # one film is being compressed while the next is drawn
+        for done, (row, image, patient) in enumerate(images, start=1):
+            phantom = draw_phantom(image, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
+            saving.result()  # one image is being compressed while the next is drawn
             saving = writer.submit(_save, folder, row, phantom)
             table.writerow(row)
             if progress is not None:
@@ -74,19 +74,19 @@ def write_phantoms(
 
 
 def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:
-    """Each film's row in the table of truth, its seed and its patient's, in an order that tells nothing."""
+    """Each image's row in the table of truth, its seed and its patient's, in an order that tells nothing."""
     sick = min(max(round(count * prevalence), 4), count - 4)
     patients: list[tuple[str, str, int]] = []
-    for label, films in (("NORMAL", count - sick), ("PNEUMONIA", sick)):
-        for split, share in (("train", films - films // 4 * 2), ("val", films // 4), ("test", films // 4)):
+    for label, images in (("NORMAL", count - sick), ("PNEUMONIA", sick)):
+        for split, share in (("train", images - images // 4 * 2), ("val", images // 4), ("test", images // 4)):
             twice = round(share / 6)  # one patient in five
             patients += [(label, split, 2)] * twice + [(label, split, 1)] * (share - 2 * twice)
     plan = []
     for number, index in enumerate(rng.permutation(len(patients))):
-        label, split, films = patients[index]
-        anatomy, *seeds = rng.integers(2**31, size=1 + films).tolist()
-        for film, seed in enumerate(seeds, start=1):
-            name = f"phantom{number:04}_{film}.png"
+        label, split, images = patients[index]
+        anatomy, *seeds = rng.integers(2**31, size=1 + images).tolist()
+        for image, seed in enumerate(seeds, start=1):
+            name = f"phantom{number:04}_{image}.png"
             row = {"path": f"{split}/{label}/{name}", "label": label, "patient": name[:-6], "split": split}
             plan.append(({**row, "mask": f"masks/{name}" if label == "PNEUMONIA" else ""}, seed, anatomy))
     return plan
@@ -95,5 +95,5 @@ def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str,
 def _save(folder: Path, row: dict[str, str], phantom: Phantom) -> None:
     for path, grey in ((row["path"], np.rint(phantom.pixels * 255)), (row["mask"], phantom.mask * 255)):
         if path:
-            image = Image.fromarray(grey.astype(np.uint8))
-            image.save(folder / path, compress_level=1, compress_type=zlib.Z_RLE)
+            picture = Image.fromarray(grey.astype(np.uint8))
+            picture.save(folder / path, compress_level=1, compress_type=zlib.Z_RLE)

@@ -1,14 +1,14 @@
 """Simulated frontal chest radiographs whose truth is known: for demos, tests and plumbing, never for medicine.
 
-A phantom is drawn the way a film is made. Anatomy is a set of thickness maps: outlines (body, lungs, heart and
+A phantom is drawn the way an image is made. Anatomy is a set of thickness maps: outlines (body, lungs, heart and
 mediastinum) are given as distances from the midline at each body level, and everything long and round (ribs, spine,
 clavicles, vessels, airways) is a tube in space that is projected along the ray. Thickness becomes attenuation,
-attenuation becomes transmitted quanta, quanta become noise, blur and a film curve. A pneumonia replaces some of a
+attenuation becomes transmitted quanta, quanta become noise, blur and an image curve. A pneumonia replaces some of a
 lung's air by fluid before the ray is cast.
 
 Coordinates are the patient's: x to the image's right (the patient's left), y down, z towards the front; one unit is
-half the height of a film taken at scale 1. Three random streams keep the label out of everything but the opacity:
-the patient's anatomy, the film's pose and exposure, and the opacity itself.
+half the height of an image taken at scale 1. Three random streams keep the label out of everything but the opacity:
+the patient's anatomy, the image's pose and exposure, and the opacity itself.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Phantom:
     """One simulated frontal radiograph and the truth about it.
 
     Attributes:
-        pixels: The film, (H, W), in [0, 1], air dark, bone bright.
-        mask: Where there is an opacity, (H, W); all False in a normal film.
+        pixels: The image, (H, W), in [0, 1], air dark, bone bright.
+        mask: Where there is an opacity, (H, W); all False in a normal image.
         label: "NORMAL" or "PNEUMONIA".
     """
 
@@ -76,7 +76,7 @@ class _Tube:
 
 @dataclass(frozen=True)
 class _View:
-    """How a patient stands before the film: maps between the patient's coordinates and pixels."""
+    """How a patient stands before the image: maps between the patient's coordinates and pixels."""
 
     height: int
     width: int
@@ -98,7 +98,7 @@ class _View:
 
     def project(self, tubes: Iterable[_Tube]) -> Map:
         """The thickness of the tubes' material along each ray."""
-        # What falls outside the film gathers in a margin, which is cut off.
+        # What falls outside the image gathers in a margin, which is cut off.
         stride = self.width + 3
         total = np.zeros((self.height + 3) * stride)
         for tube in tubes:
@@ -144,37 +144,37 @@ class _Body:
 def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size: int = 320) -> Phantom:
     """Simulate one frontal radiograph.
 
-    The same arguments give the same film. `pneumonia` changes nothing but the opacity, and the automatic brightness
+    The same arguments give the same image. `pneumonia` changes nothing but the opacity, and the automatic brightness
     that makes up for it.
 
     Args:
         seed: Fixes pose, exposure, noise and opacities; not negative.
         pneumonia: Whether there is an opacity.
-        patient: Fixes the anatomy, which films of one patient share; the seed where it isn't given.
-        size: The film's height in pixels; its width varies, as real ones do.
+        patient: Fixes the anatomy, which images of one patient share; the seed where it isn't given.
+        size: The image's height in pixels; its width varies, as real ones do.
 
     Returns:
-        The film, the opacity's mask and the label.
+        The image, the opacity's mask and the label.
 
     Raises:
         UsageError: `size` is outside 64 to 2048.
     """
     check_size(size)
-    film = np.random.default_rng((1, seed))
-    width, unit = int(size * film.uniform(0.98, 1.25)), size / 2 * film.uniform(1.05, 1.25)
-    shift = (_about(film, 0, 0.03), _about(film, 0.1, 0.03))
-    view = _View(size, width, unit, _about(film, 0, 0.025), shift, _about(film, 0, 0.07))
-    body = _anatomy(view, np.random.default_rng((0, seed if patient is None else patient)), film)
+    image = np.random.default_rng((1, seed))
+    width, unit = int(size * image.uniform(0.98, 1.25)), size / 2 * image.uniform(1.05, 1.25)
+    shift = (_about(image, 0, 0.03), _about(image, 0.1, 0.03))
+    view = _View(size, width, unit, _about(image, 0, 0.025), shift, _about(image, 0, 0.07))
+    body = _anatomy(view, np.random.default_rng((0, seed if patient is None else patient)), image)
     if not pneumonia:
-        return Phantom(_expose(body, np.zeros_like(body.lung), film), np.zeros(body.lung.shape, np.bool_), "NORMAL")
+        return Phantom(_expose(body, np.zeros_like(body.lung), image), np.zeros(body.lung.shape, np.bool_), "NORMAL")
     fluid = _opacities(view, body.lung, np.random.default_rng((2, seed)))
-    return Phantom(_expose(body, fluid, film), fluid > 0.3 * fluid.max(), "PNEUMONIA")
+    return Phantom(_expose(body, fluid, image), fluid > 0.3 * fluid.max(), "PNEUMONIA")
 
 
 def check_size(size: int) -> None:
-    """Refuse a film height outside 64 to 2048 pixels."""
+    """Refuse an image height outside 64 to 2048 pixels."""
     if not 64 <= size <= 2048:
-        raise UsageError(f"phantom size {size} is out of range: choose a film height of 64 to 2048 pixels")
+        raise UsageError(f"phantom size {size} is out of range: choose an image height of 64 to 2048 pixels")
 
 
 def _about(rng: Generator, value: float, spread: float) -> float:
@@ -192,8 +192,8 @@ def _enlarged(coarse: Map, shape: tuple[int, ...], way: Image.Resampling = Image
     return np.asarray(Image.fromarray(coarse).resize((shape[1], shape[0]), way))
 
 
-def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
-    """Everything but the opacity; `rng` is the patient's, `film` the moment's: breath, arms, gas in the stomach."""
+def _anatomy(view: _View, rng: Generator, image: Generator) -> _Body:
+    """Everything but the opacity; `rng` is the patient's, `image` the moment's: breath, arms, gas in the stomach."""
     x, y = view.grid()
     rows = 3 * view.height
     levels = np.linspace(-_DEEPEST, _DEEPEST, rows)
@@ -223,14 +223,14 @@ def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
     left, away = (x > 0).astype(np.float32), np.abs(x)
     lateral, medial = (np.concatenate([outline(t, wide), outline(t, wide)]) for t in (_LUNG_LATERAL, _LUNG_MEDIAL))
     lung = spindle(away, medial, lateral, np.tile(outline(_LUNG_DEPTH), 2), level + (x > 0) * rows)
-    breath, lower = _about(film, 0.42, 0.04), _about(rng, 0.06, 0.015)
+    breath, lower = _about(image, 0.42, 0.04), _about(rng, 0.06, 0.015)
     bow = ((away - 0.34 * wide) / (0.42 * wide)) ** 2
     dome = breath + lower * left + _about(rng, 0.09, 0.015) * bow * (1 + 0.9 * bow)
     above, behind = np.clip((dome - y) / 0.035 + 0.5, 0, 1), np.clip((dome - y) / 0.3 + 0.7, 0, 1)
     lung = np.clip(lung - heart, 0, None) * (0.88 * above * above * (3 - 2 * above) + 0.12 * behind)
 
     # The body without its lungs has no fine detail: half the resolution will do.
-    raised, gas, middle = film.uniform(0.5, 1.4), max(0.0, _about(film, 0.0, 0.12)), _about(film, 0.36, 0.06)
+    raised, gas, middle = image.uniform(0.5, 1.4), max(0.0, _about(image, 0.0, 0.12)), _about(image, 0.36, 0.06)
     bosom, half = max(0.0, _about(rng, 0, 0.08)), np.s_[::2, ::2]
     x, y, away, dome, level = x[half], y[half], away[half], dome[half], level[half]
     flesh = spindle(x, -flank, flank, girth, level)
@@ -246,11 +246,11 @@ def _anatomy(view: _View, rng: Generator, film: Generator) -> _Body:
     before = np.minimum(out * math.cos(raised) + down * math.sin(raised), 0)
     flesh += 1.3 * np.sqrt(np.clip(0.0225 - beside * beside - before * before, 0, None))
 
-    vessels = view.project(_vessels(view, rng)) * (_about(film, 1, 0.2) * _about(rng, 1, 0.2))
+    vessels = view.project(_vessels(view, rng)) * (_about(image, 1, 0.2) * _about(rng, 1, 0.2))
     soft = vessels * np.clip(lung * 5, 0, 1) - lung * (0.84 - 0.02 * _clouds(rng, lung.shape, 36))
     soft += _enlarged(flesh, lung.shape)
     soft -= view.project(_airways(view, rng))
-    bones = [*_shoulders(view, raised, _about(film, 0, 0.02)), *_skeleton(view, rng, lateral[:rows], levels)]
+    bones = [*_shoulders(view, raised, _about(image, 0, 0.02)), *_skeleton(view, rng, lateral[:rows], levels)]
     return _Body(np.clip(soft, 0, None), lung, view.project(bones))
 
 
@@ -298,7 +298,7 @@ def _vessels(view: _View, rng: Generator) -> list[_Tube]:
 
 
 def _shoulders(view: _View, raised: float, lift: float) -> list[_Tube]:
-    """Humeri, clavicles and scapulae, which move from film to film."""
+    """Humeri, clavicles and scapulae, which move from image to image."""
     t = view.along(1.2)
     humerus = [(0.88 + d * math.cos(raised), -0.58 + d * math.sin(raised), 0.0) for d in (0.0, 0.4, 0.8, 1.2)]
     clavicle = [(0.05, -0.60, 0.3), (0.25, -0.63 + lift, 0.3), (0.45, -0.72 + lift, 0.1), (0.76, -0.69 + lift, 0)]
@@ -373,32 +373,32 @@ def _opacities(view: _View, lung: Map, rng: Generator) -> Map:
     return lung * _enlarged(field, lung.shape)
 
 
-def _expose(body: _Body, fluid: Map, film: Generator) -> Map:
-    """Rays through the body become grey levels: quanta, scatter, noise, blur, film curve and collimation."""
+def _expose(body: _Body, fluid: Map, image: Generator) -> Map:
+    """Rays through the body become grey levels: quanta, scatter, noise, blur, image curve and collimation."""
     height, width = fluid.shape
     x, y = np.linspace(-1, 1, width, dtype=np.float32)[None, :], np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     plain = 3.0 * body.soft + 7.0 * body.bone
     few = plain[::4, ::4]
     dark, light = float(np.percentile(few[body.lung[::4, ::4] > 0.25], 3)), float(np.percentile(few, 99.5))
-    scatter = film.uniform(0.01, 0.03)
-    quanta = film.uniform(3e3, 2e4)
-    beam = 1 + _about(film, 0, 0.06) * x + _about(film, 0, 0.06) * y
+    scatter = image.uniform(0.01, 0.03)
+    quanta = image.uniform(3e3, 2e4)
+    beam = 1 + _about(image, 0, 0.06) * x + _about(image, 0, 0.06) * y
     signal = (np.exp(-plain - 3.0 * fluid) + scatter) * beam
-    signal += np.sqrt(signal / quanta) * film.standard_normal(signal.shape, dtype=np.float32)
+    signal += np.sqrt(signal / quanta) * image.standard_normal(signal.shape, dtype=np.float32)
     density = -np.log(np.clip(_blur(signal), 1e-4, None))
-    low = -math.log(math.exp(-dark) + scatter) - film.uniform(0.1, 0.4)
-    high = -math.log(math.exp(-light) + scatter) + film.uniform(0.1, 0.4)
+    low = -math.log(math.exp(-dark) + scatter) - image.uniform(0.1, 0.4)
+    high = -math.log(math.exp(-light) + scatter) + image.uniform(0.1, 0.4)
     grey = np.clip((density - low) / (high - low), 0, 1)
-    # As viewers do, brightness is brought to a level that is the film's own: an opacity doesn't brighten the whole.
-    grey **= math.log(film.uniform(0.36, 0.54)) / math.log(grey.mean())
+    # As viewers do, brightness is brought to a level that is the image's own: an opacity doesn't brighten the whole.
+    grey **= math.log(image.uniform(0.36, 0.54)) / math.log(grey.mean())
     for edge in (x, -x, y, -y):
-        grey *= np.clip((1 - max(-0.1, _about(film, -0.03, 0.06)) - edge) * (height / 4), 0, 1)
+        grey *= np.clip((1 - max(-0.1, _about(image, -0.03, 0.06)) - edge) * (height / 4), 0, 1)
     return np.asarray(grey, dtype=np.float32)
 
 
-def _blur(image: Map) -> Map:
+def _blur(picture: Map) -> Map:
     """The detector's blur: a 1-2-1 kernel both ways."""
-    tall = np.pad(image, ((1, 1), (0, 0)), mode="edge")
-    image = (tall[:-2] + tall[2:]) * 0.25 + tall[1:-1] * 0.5
-    wide = np.pad(image, ((0, 0), (1, 1)), mode="edge")
+    tall = np.pad(picture, ((1, 1), (0, 0)), mode="edge")
+    picture = (tall[:-2] + tall[2:]) * 0.25 + tall[1:-1] * 0.5
+    wide = np.pad(picture, ((0, 0), (1, 1)), mode="edge")
     return (wide[:, :-2] + wide[:, 2:]) * 0.25 + wide[:, 1:-1] * 0.5

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
+from pneumoscope.files import format_rows, write_text
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
-from pneumoscope.images.reading import Reading, is_image
-from pneumoscope.outputs import format_rows, write_text
+from pneumoscope.images.read import Reading, is_image
 
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
@@ -141,7 +141,7 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
         UsageError: `positive` is no class of the data.
     """
     names = sorted({sample.label for sample in samples if sample.label is not None})
-    if taken := sorted({"uncertain", "neither", "foreign"} & set(names)):
+    if taken := sorted({"uncertain", "neither", "out_of_distribution"} & set(names)):
         raise DataError(f"A class is named {taken[0]}, which is what a decision without a label is called. Rename it.")
     if len(names) < 2:
         raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); two or more are needed.")

@@ -18,7 +18,7 @@ from pneumoscope.datasets.archives import ImageArchive, hash_archive
 from pneumoscope.datasets.downloads import Patience, download, show_address
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, DownloadError, UsageError
-from pneumoscope.outputs import claim_folder, write_text
+from pneumoscope.files import claim_folder, write_text
 
 _MANIFEST = "SOURCE.json"
 _NOTICE = "SOURCE.txt"
@@ -58,7 +58,7 @@ class Source:
         labels: its class folders.
         names: regular expression that begins every image's name.
         editions: all ways in which it is handed out.
-        population: whom its films show.
+        population: whom its images show.
     """
 
     name: str
@@ -116,7 +116,7 @@ def list_sources() -> tuple[Source, ...]:
                     },
                 ),
             ),
-            population="children of one to five years in one hospital (Guangzhou, China), anterior-posterior films",
+            population="children of one to five years in one hospital (Guangzhou, China), anterior-posterior images",
         ),
     )
 

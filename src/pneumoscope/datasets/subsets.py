@@ -1,4 +1,4 @@
-"""Published subsets by name: which films of a full download they are, and how they were split."""
+"""Published subsets by name: which images of a full download they are, and how they were split."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def list_subsets() -> tuple[str, ...]:
 
 
 def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
-    """Pick the films of a published subset, and give them its splits.
+    """Pick the images of a published subset, and give them its splits.
 
-    A film is known by its class and its file name without the ending, wherever it lies: published subsets may draw
+    An image is known by its class and its file name without the ending, wherever it lies: published subsets may draw
     their own splits, and copies are often saved as another format.
 
     Args:
         samples: of the full data set, with labels.
-        name: one of `list_subsets()`. `seed-400` are the 400 films of the Kermany data that the baseline recipe was
+        name: one of `list_subsets()`. `seed-400` are the 400 images of the Kermany data that the baseline recipe was
             published with: 200 for training, 100 for validation, 100 for testing, half of each NORMAL.
 
     Returns:
-        The subset's films, in input order.
+        The subset's images, in input order.
 
     Raises:
-        DataError: a film is missing, or is there more than once.
+        DataError: an image is missing, or is there more than once.
         UsageError: no subset of that name.
     """
     if name not in list_subsets():
@@ -46,12 +46,12 @@ def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
             found[key].append(sample)
     if missing := [f"{label}/{stem}" for label, stem in splits if (label, stem) not in found]:
         raise DataError(
-            f"{len(missing)} of the {len(splits)} films of {name} are missing: {_some(missing)}. It is drawn from the "
+            f"{len(missing)} of the {len(splits)} images of {name} are missing: {_some(missing)}. It is drawn from the "
             "full data set, its test split included: get that with `pneumoscope data fetch kermany`."
         )
     if twice := [_some([str(sample.path) for sample in copies]) for copies in found.values() if len(copies) > 1]:
         raise DataError(
-            f"{len(twice)} films of {name} are there more than once, such as {twice[0]}. Give one copy of the data set."
+            f"{len(twice)} images of {name} are there more than once, such as {twice[0]}. Give one copy of the data set."
         )
     return [
         replace(sample, split=splits[key])

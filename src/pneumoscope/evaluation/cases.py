@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN, calibrate
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import Tags
-from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN, calibrate
 from pneumoscope.inference.predictor import Prediction
-from pneumoscope.models.bundle import Bundle
+from pneumoscope.models.model_folder import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,46 +24,46 @@ class Case:
         path: the image's name.
         label: its true class.
         probabilities: (C,) calibrated, in the order of the classes.
-        call: the class that the threshold alone gives, or the likeliest of more than two.
-        decision: a class, `uncertain`, `neither` or `foreign`.
-        label_set: the classes that cannot be ruled out; empty without conformal sets, too.
+        predicted_label: the class that the threshold alone gives, or the likeliest of more than two.
+        decision: a class, `uncertain`, `neither` or `ood`.
+        prediction_set: the classes that cannot be ruled out; empty without conformal sets, too.
         uncalibrated: (C,) before calibration, where known.
         patient: whom it shows, where known.
-        novelty: distance from the training images divided by its limit, where there is a guard.
+        ood_score: distance from the training images divided by its limit, where there is a detector.
         tags: what a DICOM header says of it.
     """
 
     path: str
     label: str
     probabilities: tuple[float, ...]
-    call: str
+    predicted_label: str
     decision: str
-    label_set: tuple[str, ...] = ()
+    prediction_set: tuple[str, ...] = ()
     uncalibrated: tuple[float, ...] | None = None
     patient: str | None = None
-    novelty: float | None = None
+    ood_score: float | None = None
     tags: Tags | None = None
 
     @property
     def answered(self) -> bool:
         """Whether the decision is a class."""
-        return self.decision not in (UNCERTAIN, NEITHER, FOREIGN)
+        return self.decision not in (UNCERTAIN, NEITHER, OUT_OF_DISTRIBUTION)
 
 
-def to_case(prediction: Prediction, sample: Sample, bundle: Bundle) -> Case:
+def to_case(prediction: Prediction, sample: Sample, model: Model) -> Case:
     """Join a readable image's prediction with what is known of it."""
     shares = prediction.probabilities or {}
-    raw = np.exp(calibrate([prediction.logits], bundle.calibration.without_fit()))[0]
+    raw = np.exp(calibrate([prediction.logits], model.calibration.without_fit()))[0]
     return Case(
         path=sample.path.as_posix(),
         label=str(sample.label),
-        probabilities=tuple(shares[name] for name in bundle.labels),
-        call=str(prediction.call),
+        probabilities=tuple(shares[name] for name in model.labels),
+        predicted_label=str(prediction.predicted_label),
         decision=str(prediction.decision),
-        label_set=prediction.label_set,
-        uncalibrated=None if bundle.calibration.method == "none" else tuple(raw.tolist()),
+        prediction_set=prediction.prediction_set,
+        uncalibrated=None if model.calibration.method == "none" else tuple(raw.tolist()),
         patient=sample.patient,
-        novelty=prediction.novelty,
+        ood_score=prediction.ood_score,
         tags=sample.tags,
     )
 

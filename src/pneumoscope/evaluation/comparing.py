@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.comparison_page import write_page
 from pneumoscope.evaluation.contrasts import Comparison, compare_pairing
 from pneumoscope.evaluation.pairing import pair_predictions, read_predictions
-from pneumoscope.outputs import claim_folder, write_text
+from pneumoscope.files import claim_folder, write_text
+from pneumoscope.reports.comparison import write_page
 
 OUTPUTS = ("comparison.json", "comparison.html")
 

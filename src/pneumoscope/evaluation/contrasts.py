@@ -186,6 +186,6 @@ def _find_notes(pairing: Pairing) -> tuple[str, ...]:
         )
     for run in pairing.runs[1:]:
         if not math.isnan(run.threshold) and run.threshold != pairing.runs[0].threshold:
-            notes.append("Runs decide at thresholds of their own, each as its bundle has it.")
+            notes.append("Runs decide at thresholds of their own, each as its model has it.")
             break
     return tuple(notes)

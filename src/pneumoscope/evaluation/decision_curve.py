@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals import group
-from pneumoscope.evaluation.limits import rate_limits
+from pneumoscope.evaluation.intervals.bootstrap import group
+from pneumoscope.evaluation.intervals.proportions import rate_limits
 from pneumoscope.evaluation.metrics import checked
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ def decision_curve(
         labels: (N,) of 0 and 1.
         probabilities: (N,) of class 1.
         thresholds: (K,) in (0, 1); by default 0.01, 0.02 to 0.99.
-        patients: (N,) for the band, whose films count together.
+        patients: (N,) for the band, whose images count together.
         confidence: probability that the band is to hold at each threshold.
 
     Raises:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.evaluation.delong import auroc_covariance, place
-from pneumoscope.evaluation.intervals import resample
+from pneumoscope.evaluation.intervals.bootstrap import resample
+from pneumoscope.evaluation.intervals.delong import auroc_covariance, place
 from pneumoscope.evaluation.metrics import measure
 
 Floats = NDArray[np.float64]

@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample, fingerprint_samples, read_samples
-from pneumoscope.datasets.splitting import find_shared_patients
+from pneumoscope.datasets.splits import find_shared_patients
+from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
-from pneumoscope.evaluation.environment import describe_environment
-from pneumoscope.evaluation.gallery import draw_explained
+from pneumoscope.evaluation.intervals import bootstrap as intervals
 from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
-from pneumoscope.evaluation.report import Policy, Record, ReportFinding, write_report
 from pneumoscope.evaluation.results import Evaluation, Interval, Restated
 from pneumoscope.evaluation.subgroups import measure_subgroups
-from pneumoscope.images.reading import Reading
-from pneumoscope.inference.decisions import FOREIGN, calibrate, move_threshold, require_shares, restate
+from pneumoscope.files import claim_folder, format_rows, write_text
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictions import SHORT, to_measured_row
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.bundle import Bundle
-from pneumoscope.outputs import claim_folder, format_rows, write_text
+from pneumoscope.models.model_folder import Model
+from pneumoscope.reports.environment import describe_environment
+from pneumoscope.reports.gallery import draw_explained
+from pneumoscope.reports.report import Policy, Record, ReportFinding, write_report
 
 OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
 def evaluate(
-    bundle: str | Path,
+    model: str | Path,
     data: str | Path,
     out: str | Path,
     *,
@@ -48,7 +48,7 @@ def evaluate(
     prevalence: float | None = None,
     adapt_prior: bool = False,
     threshold: float | None = None,
-    error_rate: float | None = None,
+    alpha: float | None = None,
     false_alarms: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -56,22 +56,22 @@ def evaluate(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Measure a trained bundle on labelled radiographs and write `metrics.json`, `predictions.csv` and `report.html`.
+    """Measure a trained model on labelled radiographs and write `metrics.json`, `predictions.csv` and `report.html`.
 
     Args:
-        bundle: a bundle, or a run that holds one.
+        model: a model, or a run that holds one.
         data: a folder of classes, or a table.
         out: the folder to write.
         split: which split to take; by default `test` where there is one, else everything.
         patient_pattern: regular expression that finds the patient in a file name.
-        reading: how to read films of which a table says nothing.
+        reading: how to read images of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
         prevalence: measure besides as if the positive class had this share, with probabilities restated for it.
-        adapt_prior: estimate the classes' shares from the films without their labels, and measure besides with
+        adapt_prior: estimate the classes' shares from the images without their labels, and measure besides with
             probabilities restated for them.
-        threshold: the positive class is called from this probability on, instead of the bundle's.
-        error_rate: of label sets, instead of the bundle's.
-        false_alarms: of the novelty guard, instead of the bundle's.
+        threshold: the positive class is called from this probability on, instead of the model's.
+        alpha: of prediction sets, instead of the model's.
+        false_alarms: of the OOD detector, instead of the model's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls.
@@ -79,14 +79,14 @@ def evaluate(
         progress: called with the number of images done.
 
     Raises:
-        BundleError: the bundle cannot be used.
-        DataError: no such split, labels that the bundle does not know, or no readable image.
-        UsageError: `out` exists, or an option that this bundle can't be asked for.
+        ModelError: the model cannot be used.
+        DataError: no such split, labels that the model does not know, or no readable image.
+        UsageError: `out` exists, or an option that this model can't be asked for.
     """
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
-    predictor = load(bundle, device, cache, threshold=threshold, error_rate=error_rate, false_alarms=false_alarms)
-    require_shares(predictor.bundle, prevalence, adapt_prior)
+    predictor = load(model, device, cache, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
+    require_shares(predictor.model, prevalence, adapt_prior)
     samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
     chosen = split or ("test" if "test" in present else "all")
@@ -95,30 +95,32 @@ def evaluate(
         if not samples:
             found = f"It has {', '.join(sorted(present))}" if present else "It has no splits"
             raise DataError(f"{data}: no split {chosen!r}. {found}; --split all takes everything.")
-    labels = predictor.bundle.labels
+    labels = predictor.model.labels
     unknown = [sample for sample in samples if sample.label not in labels]
     if unknown:
         raise DataError(
             f"{unknown[0].path}: its label {unknown[0].label!r} ({len(unknown)} such images) is none that the "
-            f"bundle knows ({', '.join(labels)}). Rename the class, or take a bundle trained on it."
+            f"model knows ({', '.join(labels)}). Rename the class, or take a model trained on it."
         )
     if prevalence is not None and len({sample.label for sample in samples}) < 2:
-        raise DataError("--prevalence: to measure for another one takes films of both classes; there are films of one.")
+        raise DataError(
+            "--prevalence: to measure for another one takes images of both classes; there are images of one."
+        )
     claim_folder(Path(out), OUTPUTS, overwrite)
     facts = {
-        "Model": f"{predictor.bundle.backbone}, {predictor.bundle.training.get('recipe')} recipe",
-        "Bundle": str(bundle),
-        "Training fingerprint": str(predictor.bundle.data.get("fingerprint", "not known")),
+        "Network": f"{predictor.model.backbone}, {predictor.model.training.get('recipe')} recipe",
+        "Model": str(model),
+        "Training fingerprint": str(predictor.model.data.get("fingerprint", "not known")),
         "Data": str(data),
         "Command": shlex.join(
-            ["pneumoscope", "evaluate", str(bundle), str(data), "--out", "NEW_FOLDER", "--split", chosen]
+            ["pneumoscope", "evaluate", str(model), str(data), "--out", "NEW_FOLDER", "--split", chosen]
             + ["--seed", str(seed), "--resamples", str(resamples)]
             + (["--patient-pattern", patient_pattern] if patient_pattern else [])
             + ["--invert"] * reading.invert
-            + ["--allow-modality"] * reading.any_modality
+            + ["--any-modality"] * reading.any_modality
             + ["--adapt-prior"] * adapt_prior
             + _options({"prevalence": prevalence, "threshold": threshold})
-            + _options({"error-rate": error_rate, "false-alarms": false_alarms})
+            + _options({"alpha": alpha, "false-alarms": false_alarms})
         ),
     }
     return assess(
@@ -156,29 +158,29 @@ def assess(
     Raises:
         DataError: none of the images could be read.
     """
-    bundle = predictor.bundle
+    model = predictor.model
     predictions = predictor.predict(samples, progress)
-    rows = [to_measured_row(one, bundle.labels, sample) for one, sample in zip(predictions, samples, strict=True)]
+    rows = [to_measured_row(one, model.labels, sample) for one, sample in zip(predictions, samples, strict=True)]
     write_text(out / "predictions.csv", "".join(format_rows(rows)))
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
         raise DataError(f"None of the {len(samples)} images could be read; {out / 'predictions.csv'} says why.")
     found: list[str] = []
-    seen = set(bundle.data.get("seen", ()))
+    seen = set(model.data.get("seen", ()))
     if known := sum(one.digest[:SHORT] in seen for one, _ in read):
         found.append(f"{known} of these images were used in training: the figures are too good.")
     if shared := find_shared_patients([sample for _, sample in read]):
         found.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
-    labels = np.array([bundle.labels.index(str(sample.label)) for _, sample in read])
+    labels = np.array([model.labels.index(str(sample.label)) for _, sample in read])
     patients = [sample.patient for _, sample in read]
-    log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
+    log_shares = calibrate([one.logits for one, _ in read], model.calibration)
 
     def measured(shares: NDArray[np.float64], threshold: float) -> Evaluation:
         return intervals.evaluate(
             labels,
             shares[:, 1] if shares.shape[1] == 2 else shares,
-            classes=bundle.labels,
-            positive=bundle.positive,
+            classes=model.labels,
+            positive=model.positive,
             split=split,
             threshold=threshold,
             patients=patients,
@@ -188,33 +190,33 @@ def assess(
 
     evaluation = measured(np.exp(log_shares), predictor.threshold)
     uncalibrated: Mapping[str, Interval] = {}
-    if bundle.calibration.method != "none":
+    if model.calibration.method != "none":
         before = measured(
-            np.exp(calibrate([one.logits for one, _ in read], bundle.calibration.without_fit())), predictor.threshold
+            np.exp(calibrate([one.logits for one, _ in read], model.calibration.without_fit())), predictor.threshold
         )
         uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
     restated = None
     if prevalence is not None:
-        restated = restate_evaluation(evaluation, bundle, labels, log_shares, prevalence, patients)
+        restated = restate_evaluation(evaluation, model, labels, log_shares, prevalence, patients)
     elif adapt_prior:
-        ordinary = np.array([one.decision != FOREIGN for one, _ in read])
-        restated = _adapt(bundle, log_shares, ordinary, patients, measured)
+        ordinary = np.array([one.decision != OUT_OF_DISTRIBUTION for one, _ in read])
+        restated = _adapt(model, log_shares, ordinary, patients, measured)
         if (share := restated.prevalence) and not share.low <= evaluation.prevalence <= share.high:
-            found.append(_describe_miss(bundle, evaluation, share))
+            found.append(_describe_miss(model, evaluation, share))
     decisions = summarise_decisions(
         [str(sample.label) for _, sample in read],
         [str(one.decision) for one, _ in read],
-        [one.label_set for one, _ in read],
-        bundle.labels,
+        [one.prediction_set for one, _ in read],
+        model.labels,
     )
-    if bundle.conformal is None:  # every call is its own label set, which promises nothing
+    if model.conformal is None:  # every call is its own prediction set, which promises nothing
         decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
-    found += _find_mismatches(bundle, evaluation)
-    found += find_broken_promises(decisions, bundle, predictor.error_rate, predictor.false_alarms)
+    found += _find_mismatches(model, evaluation)
+    found += find_broken_promises(decisions, model, predictor.alpha, predictor.false_alarms)
     for note in found:
         logging.getLogger("pneumoscope").warning("%s", note)
     notes = [*notes, *found]
-    cases = [to_case(one, sample, bundle) for one, sample in read]
+    cases = [to_case(one, sample, model) for one, sample in read]
     evaluation = dataclasses.replace(
         evaluation,
         decisions=decisions,
@@ -230,13 +232,13 @@ def assess(
         out,
         evaluation,
         cases,
-        title="Chest radiograph classifier: " + " or ".join(bundle.labels),
+        title="Chest radiograph classifier: " + " or ".join(model.labels),
         policy=Policy(
-            bundle.threshold_rule,
-            bundle.calibration.method,
-            bundle.calibration.films,
-            predictor.error_rate,
-            bundle.training.get("settings", {}).get("views", 0),
+            model.threshold_rule,
+            model.calibration.method,
+            model.calibration.images,
+            predictor.alpha,
+            model.training.get("settings", {}).get("views", 0),
         ),
         record=Record(
             history=history,
@@ -246,51 +248,51 @@ def assess(
             facts={**facts, "Test fingerprint": fingerprint},
             environment=describe_environment(),
         ),
-        draw=lambda i: draw_explained(predictor, read[i][1], bundle.positive or read[i][0].call),
+        draw=lambda i: draw_explained(predictor, read[i][1], model.positive or read[i][0].predicted_label),
     )
     return evaluation
 
 
-def _find_mismatches(bundle: Bundle, evaluation: Evaluation) -> list[str]:
-    """Say where probabilities are stated for quite another prevalence than these films have."""
-    if bundle.positive is None or not bundle.calibration.shares or not 0 < evaluation.prevalence < 1:
+def _find_mismatches(model: Model, evaluation: Evaluation) -> list[str]:
+    """Say where probabilities are stated for quite another prevalence than these images have."""
+    if model.positive is None or not model.calibration.shares or not 0 < evaluation.prevalence < 1:
         return []
-    stated, found = bundle.calibration.shares[1], evaluation.prevalence
+    stated, found = model.calibration.shares[1], evaluation.prevalence
     if 0.5 < stated / (1 - stated) * (1 - found) / found < 2:
         return []
     return [
-        f"Probabilities are stated for {stated:.1%} {bundle.positive}; {found:.1%} of these films are so. Brier score "
-        "and calibration error suffer from that, and PPV and NPV are those of these films. --prevalence "
-        f"{stated:.3g} measures as if {bundle.positive} were as {'rare' if stated < found else 'common'} as stated."
+        f"Probabilities are stated for {stated:.1%} {model.positive}; {found:.1%} of these images are so. Brier score "
+        "and calibration error suffer from that, and PPV and NPV are those of these images. --prevalence "
+        f"{stated:.3g} measures as if {model.positive} were as {'rare' if stated < found else 'common'} as stated."
     ]
 
 
 def _adapt(
-    bundle: Bundle,
+    model: Model,
     log_shares: NDArray[np.float64],
     ordinary: NDArray[np.bool_],
     patients: Sequence[str | None],
     measured: Callable[[NDArray[np.float64], float], Evaluation],
 ) -> Restated:
     """Estimate the classes' shares without looking at labels, restate for them and measure."""
-    stated = bundle.calibration.shares
-    asked = log_shares[ordinary] if ordinary.any() else log_shares  # foreign films are of neither class
+    stated = model.calibration.shares
+    asked = log_shares[ordinary] if ordinary.any() else log_shares  # out-of-distribution images are of neither class
     wanted = estimate_shares(asked, stated)
-    interval, threshold = None, bundle.thresholds["decision"]
-    if len(bundle.labels) == 2:
+    interval, threshold = None, model.thresholds["decision"]
+    if len(model.labels) == 2:
         of = [patient for patient, plain in zip(patients, ordinary, strict=True) if plain or not ordinary.any()]
         interval = estimate_prevalence(asked, stated, patients=of)
-        threshold = move_threshold(bundle, interval.value)
+        threshold = move_threshold(model, interval.value)
     evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
-    shares = dict(zip(bundle.labels, wanted.tolist(), strict=True))
+    shares = dict(zip(model.labels, wanted.tolist(), strict=True))
     return Restated(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
 
 
-def _describe_miss(bundle: Bundle, evaluation: Evaluation, share: Interval) -> str:
+def _describe_miss(model: Model, evaluation: Evaluation, share: Interval) -> str:
     return (
         f"The prevalence estimated without labels, {share.value:.3f} ({share.low:.3f} to {share.high:.3f}), misses the "
-        f"truth, {evaluation.prevalence:.3f}: {bundle.positive} or its absence looks otherwise in these films than in "
-        "those of validation. Do not adapt to such films."
+        f"truth, {evaluation.prevalence:.3f}: {model.positive} or its absence looks otherwise in these images than in "
+        "those of validation. Do not adapt to such images."
     )
 
 

@@ -34,18 +34,18 @@ def share_inside(map_: Array, mask: Mask) -> float:
 
 
 def delete_evidence(inputs: Array, base: Array, map_: Array, steps: int) -> Array:
-    """Replace a film by a base, strongest evidence first: the deletion of Petsiuk et al. 2018 ("RISE", section 3.4).
+    """Replace an image by a base, strongest evidence first: the deletion of Petsiuk et al. 2018 ("RISE", section 3.4).
 
-    With film and base exchanged it is their insertion.
+    With image and base exchanged it is their insertion.
 
     Args:
-        inputs: (3, S, S), the film.
-        base: (3, S, S), what replaces it, such as a blurred film.
+        inputs: (3, S, S), the image.
+        base: (3, S, S), what replaces it, such as a blurred image.
         map_: (S, S), the evidence.
         steps: how many times an equal share of the pixels goes.
 
     Returns:
-        (steps + 1, 3, S, S), from the film to the base.
+        (steps + 1, 3, S, S), from the image to the base.
     """
     ranks = np.empty(map_.size, np.intp)
     ranks[np.argsort(-map_, axis=None, kind="stable")] = np.arange(map_.size)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import group
+from pneumoscope.evaluation.intervals.bootstrap import group
 
 SHOWN = 3  # offending images that an error names
 
@@ -26,7 +26,7 @@ class Row:
 
     path: str
     label: str
-    call: str
+    predicted_label: str
     shares: tuple[float, ...]
     patient: str
     digest: str
@@ -118,7 +118,7 @@ def read_predictions(folder: Path) -> Predictions:
 def _read_row(line: dict[str, Any], classes: Sequence[str], where: str) -> Row:
     two = len(classes) == 2
     try:
-        label, call = line["label"], line.get("call", line["decision"]) or ""
+        label, call = line["label"], line.get("predicted_label", line["decision"]) or ""
         texts = [line["probability"]] if two else [line[f"probability_{name}"] for name in classes]
         shares = () if line["error"] else tuple(map(float, texts))
         row = Row(line["path"], label, call, shares, line.get("patient") or "", line.get("digest") or "")
@@ -172,7 +172,7 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
         classes=classes,
         labels=np.array([classes.index(row[0].label) for row in rows]),
         probabilities=shares[:, :, 0] if len(classes) == 2 else shares,
-        calls=np.array([[classes.index(one.call) for one in row] for row in rows]).T,
+        calls=np.array([[classes.index(one.predicted_label) for one in row] for row in rows]).T,
         paths=tuple(row[0].path for row in rows),
         clusters=clusters,
         patients=len({patient for patient in known if patient}) or None,

@@ -10,32 +10,32 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import group, resample
-from pneumoscope.evaluation.limits import rate_limits
+from pneumoscope.evaluation.intervals.bootstrap import group, resample
+from pneumoscope.evaluation.intervals.proportions import rate_limits
 from pneumoscope.evaluation.metrics import checked, measure
 from pneumoscope.evaluation.results import Evaluation, Interval, Restated
-from pneumoscope.inference.decisions import FOREIGN, calibrate, move_threshold, require_shares, restate
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.models.bundle import Bundle
+from pneumoscope.models.model_folder import Model
 
 Floats = NDArray[np.float64]
-FEWEST = 10  # films; from fewer the estimate is often 0 or 1, and so are its limits
+FEWEST = 10  # images; from fewer the estimate is often 0 or 1, and so are its limits
 
 
 def estimate_shares(
     log_shares: ArrayLike, stated: Sequence[float], weights: ArrayLike | None = None, steps: int = 1000
 ) -> Floats:
-    """Estimate the classes' shares among films without labels, by expectation and maximisation.
+    """Estimate the classes' shares among images without labels, by expectation and maximisation.
 
     Saerens, Latinne & Decaestecker, Neural Computation 14 (2002), eq. 2.9. It rests on calibrated probabilities, and on
-    films of a class looking the same as where the model was calibrated; where they don't, so does its answer.
+    images of a class looking the same as where the model was calibrated; where they don't, so does its answer.
 
     Args:
         log_shares: (N, C) logarithms of probabilities, as stated for `stated`.
         stated: (C,) shares.
-        weights: (N,) or (B, N), how often each film counts.
+        weights: (N,) or (B, N), how often each image counts.
         steps: at most so many.
 
     Returns:
@@ -44,7 +44,7 @@ def estimate_shares(
     base, begun = np.asarray(log_shares, np.float64), np.asarray(stated, np.float64)
     rows = np.ones((1, len(base))) if weights is None else np.atleast_2d(np.asarray(weights, np.float64))
     rows = rows / rows.sum(1, keepdims=True)
-    ratio = np.exp(base - base.max(1, keepdims=True)) / begun  # likelihoods, up to a factor for each film
+    ratio = np.exp(base - base.max(1, keepdims=True)) / begun  # likelihoods, up to a factor for each image
     shares = np.tile(begun, (len(rows), 1))
     for _ in range(steps):
         posterior = ratio[None] * shares[:, None]
@@ -68,7 +68,7 @@ def estimate_prevalence(
 ) -> Interval:
     """Estimate the positive class's share of two, with percentile limits of a bootstrap by patient.
 
-    The limits know of chance in drawing films, not of a model that is badly calibrated there.
+    The limits know of chance in drawing images, not of a model that is badly calibrated there.
     """
     base = np.asarray(log_shares, np.float64)
     value = float(estimate_shares(base, stated)[1])
@@ -86,73 +86,75 @@ def estimate_prevalence(
 def adapt(
     predictor: Predictor, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
 ) -> tuple[Predictor, Interval]:
-    """Estimate the positive class's share among films without labels, and state probabilities for it.
+    """Estimate the positive class's share among images without labels, and state probabilities for it.
 
-    Films that cannot be read, or are foreign, have no part in it. Features are kept meanwhile, so that predicting the
-    same films afterwards takes no second look.
+    Images that cannot be read, or are ood, have no part in it. Features are kept meanwhile, so that predicting the
+    same images afterwards takes no second look.
 
     Args:
         predictor: of two classes, without a prevalence of its own.
-        samples: the films.
-        progress: called with the number of films done.
+        samples: the images.
+        progress: called with the number of images done.
 
     Returns:
         The classifier for that prevalence, and the prevalence with its limits.
 
     Raises:
-        UsageError: more than two classes, or a bundle that does not know its own prevalence.
-        DataError: too few films to estimate it from.
+        UsageError: more than two classes, or a model that does not know its own prevalence.
+        DataError: too few images to estimate it from.
     """
-    bundle = predictor.bundle
-    require_shares(bundle, 0.5, adapt=True)
+    model = predictor.model
+    require_shares(model, 0.5, adapt=True)
     keeping = copy.copy(predictor)
     keeping.cache = predictor.cache or FeatureCache(Path(":memory:"))
     found = keeping.predict(samples, progress)
     read = [
-        (one, film) for one, film in zip(found, samples, strict=True) if one.error is None and one.decision != FOREIGN
+        (one, image)
+        for one, image in zip(found, samples, strict=True)
+        if one.error is None and one.decision != OUT_OF_DISTRIBUTION
     ]
     if len(read) < FEWEST:
         raise DataError(
-            f"--adapt-prior: {len(read)} of these films can be read and are like the training radiographs; it takes "
+            f"--adapt-prior: {len(read)} of these images can be read and are like the training radiographs; it takes "
             f"{FEWEST} to estimate a prevalence. Give --prevalence instead."
         )
-    log_shares = calibrate([one.logits for one, _ in read], bundle.calibration)
-    patients = [film.patient for _, film in read]
-    share = estimate_prevalence(log_shares, bundle.calibration.shares, patients=patients)
+    log_shares = calibrate([one.logits for one, _ in read], model.calibration)
+    patients = [image.patient for _, image in read]
+    share = estimate_prevalence(log_shares, model.calibration.shares, patients=patients)
     return keeping.at_prevalence(min(max(share.value, 1e-4), 1 - 1e-4)), share
 
 
 def restate_evaluation(
     evaluation: Evaluation,
-    bundle: Bundle,
+    model: Model,
     labels: ArrayLike,
     log_shares: ArrayLike,
     prevalence: float,
     patients: Sequence[str | None] | None = None,
 ) -> Restated:
-    """Measure as if the positive class of two had this share: each class's films count by it.
+    """Measure as if the positive class of two had this share: each class's images count by it.
 
     Sensitivity, specificity and AUROC do not depend on it, and have their limits as elsewhere. Those of accuracy, PPV
     and NPV follow from the limits of the first two (MOVER: Zou & Donner 2008; PPV and NPV by likelihood ratios). The
     other metrics have none.
 
     Args:
-        evaluation: of the same films; its AUROC and confidence are taken.
-        bundle: what the probabilities are stated for, and how the threshold came about.
+        evaluation: of the same images; its AUROC and confidence are taken.
+        model: what the probabilities are stated for, and how the threshold came about.
         labels: (N,) of 0 and 1.
         log_shares: (N, 2) logarithms of probabilities, as calibrated.
         prevalence: in (0, 1).
-        patients: (N,), whose films count together.
+        patients: (N,), whose images count together.
 
     Raises:
-        DataError: films of one class only.
+        DataError: images of one class only.
     """
     wanted = (1 - prevalence, prevalence)
-    restated = np.exp(restate(np.asarray(log_shares, np.float64), bundle.calibration.shares, wanted))[:, 1]
-    threshold = move_threshold(bundle, prevalence)
+    restated = np.exp(restate(np.asarray(log_shares, np.float64), model.calibration.shares, wanted))[:, 1]
+    threshold = move_threshold(model, prevalence)
     y, p = checked(labels, restated)
     if len(np.unique(y)) < 2:
-        raise DataError("To measure for another prevalence takes films of both classes; there are films of one.")
+        raise DataError("To measure for another prevalence takes images of both classes; there are images of one.")
     weights = np.where(y == 1, prevalence / (y == 1).sum(), (1 - prevalence) / (y == 0).sum())
     metrics = {
         name: Interval(float(value[0]), np.nan, np.nan)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SMALL = 30  # films below which one more mistake moves a rate by over 3 points
+SMALL = 30  # images below which one more mistake moves a rate by over 3 points
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Restated:
-    """The same films judged for other shares of the classes.
+    """The same images judged for other shares of the classes.
 
     Attributes:
         shares: of the classes, by name.
         prevalence: the positive class's of two; limits where it was estimated.
-        estimated: from the films, without their labels; then `metrics` are of the films as they are. Else the shares
-            were given, and `metrics` are of films weighted by them.
+        estimated: from the images, without their labels; then `metrics` are of the images as they are. Else the shares
+            were given, and `metrics` are of images weighted by them.
         threshold: on the restated probabilities.
         metrics: with their limits.
     """
@@ -69,7 +69,7 @@ class Evaluation:
 
     `patients` is how many distinct ones are known, None if none is. `positive`, and `prevalence` and `threshold` other
     than nan, are for two classes only. `shares` are the classes' shares of the images. `methods` names what each
-    metric's limits come from. `decisions` count what was decided and how often label sets held the truth
+    metric's limits come from. `decisions` count what was decided and how often prediction sets held the truth
     (`conformal.summarise_decisions`); `uncalibrated` are Brier score and calibration error as they would be without
     calibration; `restated` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
     how many of the images were used in training, `subgroups` are parts of them, measured alone.

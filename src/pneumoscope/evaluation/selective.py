@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals import band_limits, group, resample
-from pneumoscope.evaluation.limits import effective_count
+from pneumoscope.evaluation.intervals.bootstrap import band_limits, group, resample
+from pneumoscope.evaluation.intervals.proportions import effective_count
 
 Floats = NDArray[np.float64]
 

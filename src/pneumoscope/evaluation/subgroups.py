@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePath
 
-from pneumoscope.evaluation import intervals
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
+from pneumoscope.evaluation.intervals import bootstrap as intervals
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 
 _NAMED = (

@@ -18,12 +18,12 @@ from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
 from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, first, parse, printable, text, whole
 from pneumoscope.images.dicom_pixels import find_layout, read_levels, read_transformations
 from pneumoscope.images.greyscale import luminance, render
-from pneumoscope.images.preparing import Pixels
+from pneumoscope.images.prepare import Pixels
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR: of the days before DX; RG: a film that was scanned
+_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR: of the days before DX; RG: an image that was scanned
 _SOP = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPHS = (_SOP + "1", _SOP + "1.1", _SOP + "1.1.1")
 _CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # the modality says of what
@@ -31,14 +31,14 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _KINDS = {
     "CT": "a CT slice",
     "DOC": "an encapsulated document",
-    "IO": "an intra-oral dental film",
+    "IO": "an intra-oral dental image",
     "KO": "a key object selection",
     "MG": "a mammogram",
     "MR": "an MR slice",
     "NM": "a nuclear medicine image",
     "PR": "a presentation state",
     "PT": "a PET slice",
-    "PX": "a panoramic dental film",
+    "PX": "a panoramic dental image",
     "RF": "a fluoroscopy image",
     "RTDOSE": "a radiotherapy dose",
     "RTPLAN": "a radiotherapy plan",
@@ -58,7 +58,7 @@ _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a reader wants to know of a DICOM film; None where the file doesn't say.
+    """What a reader wants to know of a DICOM image; None where the file doesn't say.
 
     Attributes:
         patient: PatientID.
@@ -85,7 +85,7 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class DicomImage:
-    """A DICOM film as its maker means it to be seen.
+    """A DICOM image as its maker means it to be seen.
 
     Attributes:
         pixels: float32 (H, W) in [0, 1], air dark, bone bright.
@@ -116,7 +116,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
-    """Read what a DICOM file says of its film, without its pixels.
+    """Read what a DICOM file says of its image, without its pixels.
 
     Raises:
         ImageError: not a DICOM file, or damaged.
@@ -158,7 +158,7 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
             raise ImageError(f"{name}: {_kind(parsed, tags)}, which holds no pixels.")
         if not (any_modality or _is_radiograph(parsed, tags)):
             raise ImageError(
-                f"{name}: {_kind(parsed, tags)}, not a projection radiograph. --allow-modality reads it all the same."
+                f"{name}: {_kind(parsed, tags)}, not a projection radiograph. --any-modality reads it all the same."
             )
         layout = find_layout(parsed, name)
         levels, lowest = read_levels(parsed, layout, name)

@@ -139,7 +139,7 @@ def read_levels(parsed: Parsed, layout: Layout, name: str) -> tuple[Levels, int]
     kind = levels.dtype.type
     if layout.shift:
         levels = levels >> kind(layout.shift)
-    if layout.bits < levels.dtype.itemsize * 8:  # what lies above, such as an overlay, is no part of the film
+    if layout.bits < levels.dtype.itemsize * 8:  # what lies above, such as an overlay, is no part of the image
         levels = levels & kind(2**layout.bits - 1)
     return (levels ^ kind(half), -half) if signed else (levels, 0)
 
@@ -152,7 +152,7 @@ def read_transformations(parsed: Parsed, layout: Layout, lowest: int) -> Transfo
     hues = ("Red", "Green", "Blue") if layout.mode == "PALETTE COLOR" else ()
     return Transformations(
         modality=None if modality is None else _look_up(modality, "LUT", little),
-        slope=number(elements, "RescaleSlope") or 1.0,  # 0 would leave nothing of the film
+        slope=number(elements, "RescaleSlope") or 1.0,  # 0 would leave nothing of the image
         intercept=number(elements, "RescaleIntercept") or 0.0,
         voi=None if voi is None else _look_up(voi, "LUT", little),
         window=None if centre is None or width is None or width <= 0 else (centre, width),
@@ -260,7 +260,7 @@ def _padding(elements: Dataset, lowest: int) -> tuple[int, int] | None:
 
 
 def _look_up(elements: Dataset, name: str, little: bool) -> LookUp:
-    """Read a table (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5) as films have it, which isn't always as they should."""
+    """Read a table (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5) as images have it, which isn't always as they should."""
     order = "<" if little else ">"
     described, data = (elements.get(f"{name}{part}") for part in ("Descriptor", "Data"))
     if described is None or data is None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.images.preparing import Pixels
+from pneumoscope.images.prepare import Pixels
 
 Levels = NDArray[Any]  # unsigned integers
 Table = NDArray[np.float64]  # one value for each level
@@ -46,7 +46,7 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Transformations:
-    """What a film's maker says of its levels.
+    """What an image's maker says of its levels.
 
     Attributes:
         modality: takes the place of slope and intercept (C.11.1).
@@ -56,7 +56,7 @@ class Transformations:
         window: its centre and width.
         function: of the window: LINEAR, LINEAR_EXACT or SIGMOID.
         inverted: the lowest output is white: MONOCHROME1.
-        padding: the first and last level that are no part of the film (C.7.5.1.1.2).
+        padding: the first and last level that are no part of the image (C.7.5.1.1.2).
         palette: red, green and blue of each level; takes the place of all but the padding.
     """
 
@@ -71,8 +71,8 @@ class Transformations:
     palette: tuple[LookUp, ...] = ()
 
 
-def render(levels: Levels, lowest: int, bits: int, film: Transformations) -> Pixels:
-    """Show a film as its maker means it to be seen: modality LUT, VOI LUT, then inversion.
+def render(levels: Levels, lowest: int, bits: int, image: Transformations) -> Pixels:
+    """Show an image as its maker means it to be seen: modality LUT, VOI LUT, then inversion.
 
     The VOI's output range becomes [0, 1]. Without a VOI, levels of up to 8 bits keep their range, as they do in a PNG;
     deeper ones are spread from the lowest to the highest that occurs. Padding becomes 0, whatever the polarity.
@@ -81,12 +81,12 @@ def render(levels: Levels, lowest: int, bits: int, film: Transformations) -> Pix
         levels: unsigned (H, W), below 2**bits.
         lowest: the stored value of level 0: 0, or -2**(bits - 1) where values are signed.
         bits: at most 16.
-        film: what to apply.
+        image: what to apply.
 
     Returns:
         float32 (H, W) in [0, 1].
     """
-    table = _table(levels, lowest, bits, film)
+    table = _table(levels, lowest, bits, image)
     pixels = np.empty(levels.shape, np.float32)
     for part in _blocks(levels.size):
         np.take(table, levels.reshape(-1)[part], out=pixels.reshape(-1)[part], mode="clip")
@@ -101,24 +101,24 @@ def luminance(colours: Levels, bits: int) -> Pixels:
     return np.clip(pixels, 0, 1, out=pixels)
 
 
-def _table(levels: Levels, lowest: int, bits: int, film: Transformations) -> Pixels:
+def _table(levels: Levels, lowest: int, bits: int, image: Transformations) -> Pixels:
     """What each level becomes."""
     stored = np.arange(lowest, lowest + 2**bits, dtype=np.float64)
-    first, last = film.padding or (1, 0)
+    first, last = image.padding or (1, 0)
     padding = (stored >= first) & (stored <= last)
     with np.errstate(all="ignore"):  # a file may say anything
-        if film.palette:
-            hues = [hue.share(stored) for hue in film.palette]
+        if image.palette:
+            hues = [hue.share(stored) for hue in image.palette]
             shown = np.tensordot(np.array(LUMINANCE), np.array(hues), 1)
         else:
-            values = film.modality(stored) if film.modality else stored * film.slope + film.intercept
-            if film.voi:
-                shown = film.voi.share(values)
-            elif film.window:
-                shown = _window(values, *film.window, film.function)
+            values = image.modality(stored) if image.modality else stored * image.slope + image.intercept
+            if image.voi:
+                shown = image.voi.share(values)
+            elif image.window:
+                shown = _window(values, *image.window, image.function)
             else:
                 shown = _spread(values, _occurring(levels, padding) if bits > 8 else np.ones_like(padding))
-            if film.inverted:
+            if image.inverted:
                 shown = 1 - shown
     if not np.isfinite(shown).all():
         raise ValueError("a rescaling or a window that leads nowhere")
@@ -141,7 +141,7 @@ def _spread(values: Table, counted: NDArray[np.bool_]) -> Table:
 
 
 def _occurring(levels: Levels, padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which levels a film's range is taken from: those between its lowest and highest that isn't padding."""
+    """Which levels an image's range is taken from: those between its lowest and highest that isn't padding."""
     found = np.zeros_like(padding)
     if padding.any():
         for part in _blocks(levels.size):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import BundleError, MissingExtraError, UsageError
+from pneumoscope.errors import MissingExtraError, ModelError, UsageError
 from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
-from pneumoscope.models.bundle import GRAPH, IR, MODEL, PROGRAM, Bundle, find_file
+from pneumoscope.models.model_folder import GRAPH, IR, ONNX_MODEL, PROGRAM, Model, find_file
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Activations:
     Attributes:
         features: float32 (B, D), the global average of the feature map.
         maps: float32 (B, D, h, w), the feature map, where it was asked for.
-        stages: float32 (B, E), the averages of all stages' maps, which the novelty guard looks at; None where the
+        stages: float32 (B, E), the averages of all stages' maps, which the OOD detector looks at; None where the
             engine cannot tell.
     """
 
@@ -167,7 +167,7 @@ class OnnxEngine:
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        BundleError: no such graph.
+        ModelError: no such graph.
     """
 
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
@@ -183,7 +183,7 @@ class OnnxEngine:
                 str(graph) if isinstance(graph, Path) else graph, options, providers=["CPUExecutionProvider"]
             )
         except Exception as problem:
-            raise BundleError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
+            raise ModelError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
         takes = {each.name: each.shape for each in self._session.get_inputs()}
         gives = {each.name: each.shape for each in self._session.get_outputs()}
         ours = [len(shape) for shape in takes.values()] == [4] and {"input", "features", "map", "stages"} <= {
@@ -191,7 +191,7 @@ class OnnxEngine:
             *gives,
         }
         if not ours or len(gives["features"]) != 2 or not isinstance(gives["features"][1], int):
-            raise BundleError(f"{_name(graph)}: no graph of ours: it takes {takes} and gives {gives}.")
+            raise ModelError(f"{_name(graph)}: no graph of ours: it takes {takes} and gives {gives}.")
         self.width = gives["features"][1]
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
         self._crew = _Crew()
@@ -213,7 +213,7 @@ class OpenVinoEngine:
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        BundleError: no such graph.
+        ModelError: no such graph.
     """
 
     _precision = "f32"  # elsewhere the processor's own arithmetic would be taken, where it has a shorter one
@@ -233,12 +233,12 @@ class OpenVinoEngine:
         try:
             core = openvino.Core()
             found = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
-            model = core.compile_model(found, "CPU", options)
-            self._outputs = {name: model.output(name) for name in ("features", "map", "stages")}
-            self._requests = [model.create_infer_request() for _ in range(threads)]
-            shape = model.input(0).partial_shape.get_max_shape()
+            compiled = core.compile_model(found, "CPU", options)
+            self._outputs = {name: compiled.output(name) for name in ("features", "map", "stages")}
+            self._requests = [compiled.create_infer_request() for _ in range(threads)]
+            shape = compiled.input(0).partial_shape.get_max_shape()
         except RuntimeError as problem:
-            raise BundleError(f"{_name(graph)}: OpenVINO cannot open it: {problem}") from None
+            raise ModelError(f"{_name(graph)}: OpenVINO cannot open it: {problem}") from None
         self.width = self._outputs["features"].partial_shape[1].get_length()
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
         self.batch_size = 8 * threads
@@ -278,7 +278,7 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
     import torch
 
     from pneumoscope.models.backbones import fingerprint_state
-    from pneumoscope.models.graphs import try_graph
+    from pneumoscope.models.onnx_graphs import try_graph
 
     backbone = backbone.cpu().eval()
     if (graph := graph or try_graph(backbone, size)) is None:
@@ -296,19 +296,19 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
 
 
 def open_engine(
-    folder: Path, bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str = "auto", kind: Kind = "auto"
+    folder: Path, model: Model, arrays: Mapping[str, NDArray[Any]], device: str = "auto", kind: Kind = "auto"
 ) -> Engine:
-    """What runs a bundle's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
+    """What runs a model's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
 
     Args:
-        folder: of the bundle.
-        bundle: its description.
+        folder: of the model.
+        model: its description.
         arrays: its weights.
         device: `auto`, `cpu` or `cuda`.
         kind: insist on one. `program`, which can run any code, is never taken by itself.
 
     Raises:
-        BundleError: nothing in the bundle can be run, or a file of it is damaged.
+        ModelError: nothing in the model can be run, or a file of it is damaged.
         MissingExtraError: what would run it is not installed.
         UsageError: it holds nothing that the engine insisted on can run, or not on that device.
     """
@@ -318,41 +318,41 @@ def open_engine(
     from pneumoscope.models.backbones import fingerprint_state
 
     weights = {name.removeprefix("backbone."): a for name, a in arrays.items() if name.startswith("backbone.")}
-    graph = next((name for name in (GRAPH, MODEL) if name in bundle.files), None)
-    name = f"{fingerprint_state(weights)} {bundle.architecture} {dict(bundle.arguments)}"
+    graph = next((name for name in (GRAPH, ONNX_MODEL) if name in model.files), None)
+    name = f"{fingerprint_state(weights)} {model.architecture} {dict(model.arguments)}"
     # Nothing says that a graph computes what the weights beside it would: what it makes is its own.
-    name += "".join(f" {digest}" for digest in bundle.files.values())
+    name += "".join(f" {digest}" for digest in model.files.values())
     torch_runs = bool(weights) and _installed("torch")
     if kind == "auto":
         on_gpu = device == "cuda" or (device == "auto" and torch_runs and shutil.which("nvidia-smi") is not None)
         if on_gpu and torch_runs and choose_device(device).type == "cuda":
             kind = "torch"
         elif device == "cuda":
-            raise UsageError("--device cuda: this bundle, or this installation, has nothing that runs on a GPU.")
+            raise UsageError("--device cuda: this model, or this installation, has nothing that runs on a GPU.")
         elif graph is not None and _suits_openvino(weights):
             kind = "openvino"
         elif graph is not None and _installed("onnxruntime"):
             kind = "onnx"
-        elif IR in bundle.files or (graph is not None and _installed("openvino")):
+        elif IR in model.files or (graph is not None and _installed("openvino")):
             kind = "openvino"
         else:
             kind = "torch"
     if kind == "onnx" and graph is not None:
-        return OnnxEngine(find_file(folder, bundle, graph), name)
-    if kind == "openvino" and (IR in bundle.files or graph is not None):
-        if IR in bundle.files:
-            find_file(folder, bundle, Path(IR).with_suffix(".bin").name)
-        return OpenVinoEngine(find_file(folder, bundle, IR if IR in bundle.files else str(graph)), name)
+        return OnnxEngine(find_file(folder, model, graph), name)
+    if kind == "openvino" and (IR in model.files or graph is not None):
+        if IR in model.files:
+            find_file(folder, model, Path(IR).with_suffix(".bin").name)
+        return OpenVinoEngine(find_file(folder, model, IR if IR in model.files else str(graph)), name)
     if kind == "torch" and weights:
-        return _open_torch(bundle, arrays, device)
-    if PROGRAM in bundle.files:
+        return _open_torch(model, arrays, device)
+    if PROGRAM in model.files:
         if kind == "program":
-            return ProgramEngine(find_file(folder, bundle, PROGRAM), name)
+            return ProgramEngine(find_file(folder, model, PROGRAM), name)
         raise UsageError(
             f"{folder}: a program of torch.export, which can run any code when it is loaded. If you trust its source: "
             'pneumoscope.load(FOLDER, engine="program").'
         )
-    raise UsageError(f"{folder}: this bundle holds nothing that {kind} could run; it holds {', '.join(bundle.files)}.")
+    raise UsageError(f"{folder}: this model holds nothing that {kind} could run; it holds {', '.join(model.files)}.")
 
 
 def count_threads() -> int:
@@ -384,18 +384,18 @@ def _check_device(name: str) -> None:
         raise UsageError(f"--device {name}: auto, cpu or cuda.")
 
 
-def _open_torch(bundle: Bundle, arrays: Mapping[str, NDArray[Any]], device: str) -> TorchEngine:
+def _open_torch(model: Model, arrays: Mapping[str, NDArray[Any]], device: str) -> TorchEngine:
     try:
         import torch
 
         from pneumoscope.models.backbones import rebuild_backbone
 
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return TorchEngine(rebuild_backbone(bundle, state), bundle.input.size, device)
+        return TorchEngine(rebuild_backbone(model, state), model.input.size, device)
     except ImportError:
         raise MissingExtraError(
-            'This bundle needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the bundle '
-            "(pneumoscope export BUNDLE --to onnx)."
+            'This model needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the model '
+            "(pneumoscope export MODEL --to onnx)."
         ) from None
 
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
-from pneumoscope.images.preparing import InputSpec, prepare
-from pneumoscope.images.reading import Radiograph, Reading, read_bytes, read_radiograph
+from pneumoscope.images.prepare import InputSpec, prepare
+from pneumoscope.images.read import Radiograph, Reading, read_bytes, read_radiograph
 from pneumoscope.inference.engines import Array, Engine
 
 Source = Path | bytes | Sample
@@ -33,7 +33,7 @@ Source = Path | bytes | Sample
 
 @dataclass(frozen=True)
 class Gauge:
-    """Something that is measured of each film while it is decoded, such as what an audit looks at.
+    """Something that is measured of each image while it is decoded, such as what an audit looks at.
 
     Attributes:
         name: names the function and its version, for the cache.
@@ -51,9 +51,9 @@ class Extract:
     Attributes:
         index: its place in the input.
         digest: SHA-256 of its content, empty where it could not be read.
-        features: float32 (V, D): the film, and its mirror image where views were asked for; None on error.
+        features: float32 (V, D): the image, and its mirror image where views were asked for; None on error.
         error: why it could not be read.
-        stages: float32 (E,), the film's `Activations.stages`, its features where the engine gives none; None on error.
+        stages: float32 (E,), the image's `Activations.stages`, its features where the engine gives none; None on error.
         gauged: float32 (K,), what a `Gauge` measured; None on error, or where there is none.
     """
 
@@ -95,8 +95,8 @@ def extract_features(
         sources: paths, contents or samples.
         engine: runs the backbone; None where no features are wanted.
         spec: its input.
-        mirror: also give the features of the left-right mirrored film, as a second view.
-        gauge: measures each film while it is decoded.
+        mirror: also give the features of the left-right mirrored image, as a second view.
+        gauge: measures each image while it is decoded.
         cache: looked up and filled.
 
     Yields:
@@ -120,17 +120,17 @@ def extract_features(
             if one.features is None or one.stages is None:
                 one.features = one.stages = None
             if (engine and one.features is None) or (gauge and one.gauged is None):
-                film = read_radiograph(content, name, reading, spec.enough)
-                if film.tags and film.tags.frames > 1:
+                image = read_radiograph(content, name, reading, spec.enough)
+                if image.tags and image.tags.frames > 1:
                     logging.getLogger("pneumoscope").warning(
-                        "%s: %d frames, of which the first is read.", name, film.tags.frames
+                        "%s: %d frames, of which the first is read.", name, image.tags.frames
                     )
                 if gauge and one.gauged is None:
-                    one.gauged = gauge.measure(content, film)[None]
+                    one.gauged = gauge.measure(content, image)[None]
                     if cache is not None:
                         cache.put(gauge_key, [(one.key, one.gauged)])
                 if engine and one.features is None:
-                    one.inputs = prepare(film.pixels, spec)
+                    one.inputs = prepare(image.pixels, spec)
             return one
         except ImageError as problem:
             return _Load(index, error=str(problem))
@@ -158,13 +158,13 @@ def extract_features(
 
 
 def read_input(sample: Sample, spec: InputSpec, view: Callable[[Array], Array] | None = None) -> Array:
-    """Read and prepare one film as training and prediction do, float32 (3, S, S).
+    """Read and prepare one image as training and prediction do, float32 (3, S, S).
 
     Raises:
         ImageError: it cannot be read.
     """
-    film = read_radiograph(sample.path, reading=sample.reading, enough=spec.enough)
-    return prepare(film.pixels, spec, view)
+    image = read_radiograph(sample.path, reading=sample.reading, enough=spec.enough)
+    return prepare(image.pixels, spec, view)
 
 
 def _run(waiting: list[_Load], engine: Engine, mirror: bool, cache: FeatureCache | None, key: str) -> None:

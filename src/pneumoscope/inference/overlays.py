@@ -1,4 +1,4 @@
-"""Maps laid over films, as pictures, and whole folders of them."""
+"""Maps laid over images, as pictures, and whole folders of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError
-from pneumoscope.inference.explaining import Evidence, Explanation, Method, check_label, explain
+from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
+from pneumoscope.inference.explain import Evidence, Explanation, Method, check_label, explain
 from pneumoscope.inference.predictor import Prediction, Predictor
-from pneumoscope.outputs import claim_folder, format_rows, write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 _TABLE, _PICTURES = "explanations.csv", "overlays"
 _COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
-_LONGEST = 900  # pixels of a film's longer side in an overlay
-_OPACITY = 0.6  # of the strongest evidence; letters on the film stay readable through it
+_LONGEST = 900  # pixels of an image's longer side in an overlay
+_OPACITY = 0.6  # of the strongest evidence; letters on the image stay readable through it
 
 
 def write_overlay(explanation: Explanation, path: Path, prediction: Prediction | None = None) -> None:
-    """Write a PNG: the film, beside it the film under its map, with a scale in logits and a title.
+    """Write a PNG: the image, beside it the image under its map, with a scale in logits and a title.
 
-    Yellow speaks for the class and blue against it; the stronger, the less of the film shows through. What the network
+    Yellow speaks for the class and blue against it; the stronger, the less of the image shows through. What the network
     did not see is hatched.
 
     Args:
@@ -47,15 +47,15 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    film, map_ = _scale(explanation, _LONGEST)
-    height, width = film.shape
-    # At 100 dots an inch a film's pixel is one of the picture; narrow films leave room for the title and the scale.
+    image, map_ = _scale(explanation, _LONGEST)
+    height, width = image.shape
+    # At 100 dots an inch an image's pixel is one of the picture; narrow images leave room for the title and the scale.
     high, wide = max(height / 100, 2.0), max(width / 100, 3.2)
     figure = Figure((2 * wide + 1.5, high + 0.9), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     whole = 2 * wide + 1.5, high + 0.9
     axes = []
-    for left, picture in ((0.1, film), (wide + 0.2, blend(film, map_, explanation.limit))):
+    for left, picture in ((0.1, image), (wide + 0.2, blend(image, map_, explanation.limit))):
         place = (left / whole[0], 0.1 / whole[1], wide / whole[0], high / whole[1])
         panel = figure.add_axes(place)
         panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -75,20 +75,20 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
 
 
 def render_thumbnail(explanation: Explanation, side: int) -> bytes:
-    """Draw a film, and beside it the film under its map, as a small JPEG; each is `side` pixels at its longer side."""
+    """Draw an image, and beside it the image under its map, as a small JPEG; each is `side` pixels at its longer side."""
     from PIL import Image
 
-    film, map_ = _scale(explanation, side)
-    both = np.hstack([np.repeat(film[..., None], 3, 2), blend(film, map_, explanation.limit)])
+    image, map_ = _scale(explanation, side)
+    both = np.hstack([np.repeat(image[..., None], 3, 2), blend(image, map_, explanation.limit)])
     stream = io.BytesIO()
     Image.fromarray(np.rint(both * 255).astype(np.uint8)).save(stream, "JPEG", quality=80)
     return stream.getvalue()
 
 
 def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
-    """Draw a map alone as a PNG to be laid over its film: the colour tells the sign, the opacity the strength.
+    """Draw a map alone as a PNG to be laid over its image: the colour tells the sign, the opacity the strength.
 
-    It has the film's proportions, with `longest` pixels at its longer side; what the network did not see is clear.
+    It has the image's proportions, with `longest` pixels at its longer side; what the network did not see is clear.
     """
     from PIL import Image
 
@@ -110,12 +110,12 @@ def list_colours(count: int = 15) -> list[str]:
     ]
 
 
-def blend(film: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
-    """Lay a map over a film: the colour tells the sign, its opacity the strength.
+def blend(image: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
+    """Lay a map over an image: the colour tells the sign, its opacity the strength.
 
     Args:
-        film: float32 (H, W) in [0, 1].
-        map_: float32 (H, W), in logits; nan leaves the film as it is.
+        image: float32 (H, W) in [0, 1].
+        map_: float32 (H, W), in logits; nan leaves the image as it is.
         limit: the strength of full opacity, in logits.
 
     Returns:
@@ -123,7 +123,7 @@ def blend(film: NDArray[np.float32], map_: NDArray[np.float32], limit: float) ->
     """
     colours, strength = _paint(map_, limit)
     opacity = _OPACITY * strength[..., None]
-    return np.asarray(film[..., None] * (1 - opacity) + colours * opacity, np.float32)
+    return np.asarray(image[..., None] * (1 - opacity) + colours * opacity, np.float32)
 
 
 def write_explanations(
@@ -153,7 +153,7 @@ def write_explanations(
     Raises:
         UsageError: the folder holds something already, or the classifier has no such class.
     """
-    check_label(predictor.bundle.labels, label)
+    check_label(predictor.model.labels, label)
     claim_folder(folder, (_TABLE, _PICTURES), overwrite)
     write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # so that what an interruption leaves is known
     (folder / _PICTURES).mkdir()
@@ -184,18 +184,18 @@ def write_explanations(
 
 
 def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The film and its map with a longer side of that many pixels."""
+    """The image and its map with a longer side of that many pixels."""
     from PIL import Image
 
     height, width = (max(1, round(longest * side / max(explanation.shape))) for side in explanation.shape)
-    film = Image.fromarray(explanation.pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(film, np.float32), 0, 1), explanation.map((height, width))
+    image = Image.fromarray(explanation.pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(image, np.float32), 0, 1), explanation.map((height, width))
 
 
 def _paint(map_: NDArray[np.float32], limit: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colours (H, W, 3) and how strong the evidence is, (H, W), both in [0, 1]."""
     strength = np.clip(np.nan_to_num(map_) / limit, -1, 1)
-    # The dark middle of the colours is left out: there the film itself is to be seen.
+    # The dark middle of the colours is left out: there the image itself is to be seen.
     colours = _colours()((strength + np.sign(strength)) / 4 + 0.5)[..., :3]
     return colours, np.abs(strength)
 
@@ -234,7 +234,7 @@ def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) 
 
 def _title(explanation: Explanation, prediction: Prediction | None) -> str:
     lines = [
-        _shorten(explanation.path.name if explanation.path else "film", 70),
+        _shorten(explanation.path.name if explanation.path else "image", 70),
         f"logit for {_shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
     ]
     if prediction is not None and prediction.decision is not None:

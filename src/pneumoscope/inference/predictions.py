@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError, UsageError
-from pneumoscope.inference.decisions import FOREIGN, NEITHER, UNCERTAIN
+from pneumoscope.files import format_rows, write_bytes
 from pneumoscope.inference.predictor import Prediction, Predictor
-from pneumoscope.outputs import format_rows, write_bytes
 
 Row = dict[str, Any]
-SHORT = 12  # hex digits that name a file's content in tables and bundles
+SHORT = 12  # hex digits that name a file's content in tables and models
 
 
 def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = None) -> Row:
@@ -27,37 +27,37 @@ def to_row(prediction: Prediction, labels: Sequence[str], label: str | None = No
         labels: the classes it knows.
         label: the true class, where known.
     """
-    foreign = prediction.probability is None
+    ood = prediction.probability is None
     return {
         "path": _name(prediction),
         "label": label,
         "probability": prediction.probability,
-        "call": None if foreign else prediction.call,
+        "predicted_label": None if ood else prediction.predicted_label,
         "decision": prediction.decision,
-        "label_set": None if foreign else "|".join(prediction.label_set),
-        "novelty": prediction.novelty,
+        "prediction_set": None if ood else "|".join(prediction.prediction_set),
+        "ood_score": prediction.ood_score,
         "error": prediction.error,
-        **_shares(labels, None if foreign else prediction.probabilities),
+        **_shares(labels, None if ood else prediction.probabilities),
     }
 
 
 def to_measured_row(prediction: Prediction, labels: Sequence[str], sample: Sample) -> Row:
-    """A prediction of a labelled film as a row, for those who measure: foreign films keep their probability and call.
+    """A prediction of a labelled image as a row, for those who measure: out-of-distribution images keep their probability and call.
 
     Args:
         prediction: what the classifier says.
         labels: the classes it knows.
-        sample: the film.
+        sample: the image.
     """
     return {
         "path": _name(prediction),
         "label": sample.label,
         "patient": sample.patient,
-        "probability": prediction.unguarded,
-        "call": prediction.call,
+        "probability": prediction.raw_probability,
+        "predicted_label": prediction.predicted_label,
         "decision": prediction.decision,
-        "label_set": "|".join(prediction.label_set),
-        "novelty": prediction.novelty,
+        "prediction_set": "|".join(prediction.prediction_set),
+        "ood_score": prediction.ood_score,
         "digest": prediction.digest[:SHORT],
         "error": prediction.error,
         **_shares(labels, prediction.probabilities),
@@ -100,7 +100,7 @@ def write_predictions(
         nonlocal failed
         for done, (sample, prediction) in enumerate(zip(samples, predictor.stream(samples), strict=True), start=1):
             failed += prediction.error is not None
-            yield to_row(prediction, predictor.bundle.labels, sample.label)
+            yield to_row(prediction, predictor.model.labels, sample.label)
             if progress is not None:
                 progress(done)
 
@@ -139,7 +139,7 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
     meanings = {
         UNCERTAIN: "uncertain",
         NEITHER: "neither: typical of no class",
-        FOREIGN: "not like the training radiographs",
+        OUT_OF_DISTRIBUTION: "not like the training radiographs",
     }
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
@@ -149,8 +149,8 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
         probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
         meaning = meanings.get(row["decision"], row["decision"])
         if row["decision"] == UNCERTAIN:
-            fits = row["label_set"].replace("|", " or ")
-            meaning = f"uncertain: {fits}" if "|" in row["label_set"] else f"uncertain: {fits}, near the threshold"
+            fits = row["prediction_set"].replace("|", " or ")
+            meaning = f"uncertain: {fits}" if "|" in row["prediction_set"] else f"uncertain: {fits}, near the threshold"
         table.add_row(Path(row["path"]).name, probability, meaning or f"error: {row['error']}")
     Console(file=stream, highlight=False, markup=False).print(table)
 
@@ -164,7 +164,7 @@ def _to_parquet(rows: Sequence[Row]) -> bytes:
             'Parquet needs pyarrow: pip install "pneumoscope[train]". Or take another --format.'
         ) from None
 
-    texts = {"path", "label", "call", "decision", "label_set", "error"}
+    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "error"}
     schema = pyarrow.schema(
         [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
     )

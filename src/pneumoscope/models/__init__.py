@@ -1,1 +1,1 @@
-"""Arrays become logits: backbones, the classifier and the bundle it is kept in."""
+"""Arrays become logits: backbones, the classifier and the model it is kept in."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import BundleError, DataError, DownloadError, UsageError
-from pneumoscope.images.preparing import InputSpec
+from pneumoscope.errors import DataError, DownloadError, ModelError, UsageError
+from pneumoscope.images.prepare import InputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pneumoscope.models.bundle import Bundle
     from pneumoscope.models.classifier import Backbone
+    from pneumoscope.models.model_folder import Model
 
 _HALF = (0.5, 0.5, 0.5)
 _HUB_FILE = "model.safetensors"
@@ -153,7 +153,7 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
 
 
 def try_backbone(backbone: Backbone, size: int) -> None:
-    """Run a black film through a backbone, so that one that cannot take it is found before a run begins.
+    """Run a black image through a backbone, so that one that cannot take it is found before a run begins.
 
     Raises:
         UsageError: it takes no input of that size, or has no feature map.
@@ -184,31 +184,31 @@ def is_available(spec: BackboneSpec) -> bool:
     return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, _HUB_FILE), str)
 
 
-def rebuild_backbone(bundle: Bundle, state: Mapping[str, Tensor]) -> Backbone:
-    """The backbone of a bundle, in evaluation mode.
+def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
+    """The backbone of a model, in evaluation mode.
 
     Args:
-        bundle: its description.
+        model: its description.
         state: its weights.
 
     Raises:
-        BundleError: it names an architecture that timm does not have, or arguments that ours do not take.
+        ModelError: it names an architecture that timm does not have, or arguments that ours do not take.
         RuntimeError: the weights are not of that network.
     """
     import timm
 
-    # timm would take addresses on the hub, and arguments that name files, from whoever wrote the bundle.
+    # timm would take addresses on the hub, and arguments that name files, from whoever wrote the model.
     known = {name for spec in list_backbones() for name in spec.arguments}
-    if not timm.is_model(bundle.architecture) or not bundle.arguments.keys() <= known:
-        raise BundleError(
-            f"This bundle's network is {bundle.architecture!r} with {dict(bundle.arguments)}, which is none that is "
-            "built here. Upgrade pneumoscope and timm, or copy the bundle again from its source."
+    if not timm.is_model(model.architecture) or not model.arguments.keys() <= known:
+        raise ModelError(
+            f"This model's network is {model.architecture!r} with {dict(model.arguments)}, which is none that is "
+            "built here. Upgrade pneumoscope and timm, or copy the model again from its source."
         )
-    spec = BackboneSpec(bundle.backbone, bundle.architecture, "bundle", "", bundle.input, bundle.arguments)
+    spec = BackboneSpec(model.backbone, model.architecture, "model", "", model.input, model.arguments)
     try:
         backbone = build_backbone(spec)
     except TypeError as problem:
-        raise BundleError(f"{bundle.architecture} cannot be built as this bundle says: {problem}.") from None
+        raise ModelError(f"{model.architecture} cannot be built as this model says: {problem}.") from None
     backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     return backbone.eval()
 

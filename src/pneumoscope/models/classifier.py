@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.errors import ModelError, UsageError
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -121,25 +121,25 @@ def to_half(tensor: Tensor) -> Tensor:
     """Tensors of two or more dimensions, which weights are, in float16; one dimension or whole numbers as they are.
 
     Raises:
-        BundleError: a number does not fit.
+        ModelError: a number does not fit.
     """
     if tensor.ndim < 2 or not tensor.is_floating_point():
         return tensor
     half = tensor.half()
     if not bool(half.isfinite().all()):
-        raise BundleError(
+        raise ModelError(
             "A weight is beyond half precision (65504), or no number: keep this network in full precision (--no-half)."
         )
     return half
 
 
 def round_to_half(module: nn.Module) -> None:
-    """Round a network's weights in place to those that `bundle.save_bundle(half=True)` stores.
+    """Round a network's weights in place to those that `model.save_model(half=True)` stores.
 
     What is decided with them then holds for what is loaded, to the last bit.
 
     Raises:
-        BundleError: a weight does not fit.
+        ModelError: a weight does not fit.
     """
     with torch.no_grad():
         for tensor in module.state_dict().values():

@@ -1,1 +1,1 @@
-"""Samples become a bundle: recipes, the one loop and train()."""
+"""Samples become a model: recipes, the one loop and train()."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.outputs import write_bytes
-from pneumoscope.training.batches import Batches
-from pneumoscope.training.recipes import Settings
+from pneumoscope.files import write_bytes
+from pneumoscope.training.data import Batches
+from pneumoscope.training.settings import Settings
 
 State = dict[str, Tensor]
 
@@ -107,7 +107,7 @@ def fit(
         if settings.schedule == "plateau":
             plateau.step(row["val_loss"])
         progress.history.append(row)
-        # A network that fits its films becomes surer than it should be, which calibration mends and the validation loss
+        # A network that fits its images becomes surer than it should be, which calibration mends and the validation loss
         # punishes: where the rates fall to nothing, the last epoch is the model.
         if row["val_loss"] < progress.best_loss or settings.schedule == "cosine":
             progress.best_loss, progress.best_epoch = row["val_loss"], epoch

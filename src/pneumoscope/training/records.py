@@ -12,7 +12,7 @@ from typing import Any
 
 from pneumoscope.config import read_mapping
 from pneumoscope.errors import UsageError
-from pneumoscope.training.recipes import Settings, resolve_settings
+from pneumoscope.training.settings import Settings, resolve_settings
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

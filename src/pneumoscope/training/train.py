@@ -1,4 +1,4 @@
-"""Labelled radiographs become a run: samples, a trained bundle, its metrics and its report."""
+"""Labelled radiographs become a run: samples, a trained model, its metrics and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 from pneumoscope import __version__
 from pneumoscope.auditing.audit import find_faults
-from pneumoscope.auditing.films import GAUGE, RECORD, Films, to_record
+from pneumoscope.auditing.intake import GAUGE, RECORD, Images, to_record
 from pneumoscope.config import read_mapping, write_mapping
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import (
@@ -34,31 +34,31 @@ from pneumoscope.datasets.samples import (
     write_samples,
 )
 from pneumoscope.datasets.sources import recognise_source
-from pneumoscope.datasets.splitting import find_shared_patients, require_classes, split_samples
+from pneumoscope.datasets.splits import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
-from pneumoscope.evaluation.model_card import DataStatement, write_model_card
-from pneumoscope.evaluation.report import ReportFinding
 from pneumoscope.evaluation.results import Evaluation
-from pneumoscope.images.reading import Reading
+from pneumoscope.files import claim_folder, format_rows, write_text
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.engines import Engine, build_engine, choose_device
 from pneumoscope.inference.features import FeatureCache, extract_features
 from pneumoscope.inference.predictions import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
-from pneumoscope.models.bundle import Bundle, save_bundle
 from pneumoscope.models.classifier import Backbone, build_head, round_to_half
-from pneumoscope.models.graphs import try_graph
-from pneumoscope.outputs import claim_folder, format_rows, write_text
-from pneumoscope.training.deciding import fit_decisions
-from pneumoscope.training.recipes import Settings, resolve_settings
+from pneumoscope.models.model_folder import Model, save_model
+from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.report import ReportFinding
+from pneumoscope.training.augmented import see_again
+from pneumoscope.training.decisions import fit_decisions
+from pneumoscope.training.phases import Network, Split, Stages
 from pneumoscope.training.records import log_to, read_history, resume_settings
-from pneumoscope.training.stages import Network, Split, Stages
-from pneumoscope.training.views import see_again
+from pneumoscope.training.settings import Settings, resolve_settings
 
 Progress = Callable[[str, int, int], None]
 _CHECKPOINTS = "checkpoints"
-RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "bundle", "log.txt", _CHECKPOINTS, *OUTPUTS)
+RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", _CHECKPOINTS, *OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Run:
     evaluation: Evaluation
 
     @property
-    def bundle(self) -> Path:
-        """The trained bundle's folder."""
-        return self.folder / "bundle"
+    def model(self) -> Path:
+        """The trained model's folder."""
+        return self.folder / "model"
 
     @property
     def report(self) -> Path:
@@ -109,7 +109,7 @@ def train(
         cache: keeps features between runs.
         progress: called with what is being done, how much of it is done, and how much there is.
         notes: what the report is to say besides.
-        **options: any field of `pneumoscope.training.recipes.Settings`, such as `recipe="finetune"` or `lr=1e-3`.
+        **options: any field of `pneumoscope.training.settings.Settings`, such as `recipe="finetune"` or `lr=1e-3`.
 
     Raises:
         UsageError: settings that cannot be meant, or `out` exists.
@@ -179,8 +179,8 @@ class _Job:
 
     def run(self, backbone: Backbone) -> Run:
         """Train, unless that is done, and measure."""
-        bundle, notes = self.folder / "bundle", self.folder / _CHECKPOINTS / "notes.json"
-        if (bundle / "bundle.json").is_file() and notes.is_file():
+        model, notes = self.folder / "model", self.folder / _CHECKPOINTS / "notes.json"
+        if (model / "model.json").is_file() and notes.is_file():
             told = json.loads(notes.read_text(encoding="utf-8"))
             told = {"notes": told, "findings": []} if isinstance(told, list) else told  # as 0.2 wrote it
             self.notes = told["notes"]
@@ -188,15 +188,15 @@ class _Job:
         else:
             self._describe()
             notes.parent.mkdir(exist_ok=True)
-            self._train(backbone.eval(), bundle, notes)
+            self._train(backbone.eval(), model, notes)
         test = [sample for sample in self.samples if sample.split == "test"]
-        predictor = load(bundle, self.device.type, self.cache, engine=self.engine or "auto")
+        predictor = load(model, self.device.type, self.cache, engine=self.engine or "auto")
         evaluation = assess(
             predictor,
             test,
             self.folder,
             split="test",
-            facts=self._facts(predictor.bundle),
+            facts=self._facts(predictor.model),
             notes=self.notes,
             findings=self.findings,
             history=read_history(self.folder / "history.csv"),
@@ -205,8 +205,8 @@ class _Job:
             progress=lambda done: self.progress("Test", done, len(test)),
         )
         write_model_card(
-            bundle,
-            predictor.bundle,
+            model,
+            predictor.model,
             evaluation,
             notes=[
                 *evaluation.notes,
@@ -247,15 +247,15 @@ class _Job:
             )
             log.debug("Shared patients: %s", shared)
 
-    def _train(self, backbone: Backbone, bundle: Path, notes: Path) -> None:
+    def _train(self, backbone: Backbone, model: Path, notes: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             head = build_head(backbone.width, len(self.classes))
             graph = try_graph(backbone, self.input.size) if self.device.type == "cpu" else None
-            splits, films = self._extract(backbone, graph)
-            digests = films.digests
+            splits, images = self._extract(backbone, graph)
+            digests = images.digests
             if self.settings.audit:
-                self._audit(films)
+                self._audit(images)
             for note in self.notes:
                 _logger().warning("%s", note)
             told = {"notes": self.notes, "findings": [dataclasses.asdict(finding) for finding in self.findings]}
@@ -290,7 +290,7 @@ class _Job:
         write_text(notes, json.dumps(told))
         fitted = decisions.calibration
         _logger().info(
-            "Calibration: %s; log loss of validation films held out of it %.4f, without it %.4f.",
+            "Calibration: %s; log loss of validation images held out of it %.4f, without it %.4f.",
             fitted.method,
             fitted.after["log_loss"],
             fitted.before["log_loss"],
@@ -300,9 +300,9 @@ class _Job:
         state |= decisions.arrays
         made_here = ("data", "weights", "device")
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in made_here}
-        save_bundle(
-            bundle,
-            Bundle(
+        save_model(
+            model,
+            Model(
                 backbone=self.spec.name,
                 architecture=self.spec.architecture,
                 arguments=dict(self.spec.arguments),
@@ -330,16 +330,16 @@ class _Job:
                 weights_sha256="",
                 threshold_rule=self.settings.threshold,
                 conformal=decisions.conformal,
-                novelty=decisions.novelty,
+                ood=decisions.ood,
             ),
             state,
             half=self.settings.half,
             graph=graph,
         )
 
-    def _audit(self, films: Films) -> None:
-        """The quick part of an audit, on what was measured when the films were read."""
-        serious = [finding for finding in find_faults(films, seed=self.settings.seed) if finding.severity != "note"]
+    def _audit(self, images: Images) -> None:
+        """The quick part of an audit, on what was measured when the images were read."""
+        serious = [finding for finding in find_faults(images, seed=self.settings.seed) if finding.severity != "note"]
         for finding in serious:
             if finding.check not in ("reading", "leaks"):  # that is said already
                 some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
@@ -362,10 +362,10 @@ class _Job:
                 "mend the data and start again with --overwrite, or leave out --strict."
             )
 
-    def _extract(self, backbone: Backbone, graph: bytes | None) -> tuple[dict[str, Split], Films]:
+    def _extract(self, backbone: Backbone, graph: bytes | None) -> tuple[dict[str, Split], Images]:
         """Features of every split, and what an audit looks at; unreadable files are left out.
 
-        The test films are read too: the fingerprint names their content, and a file that cannot be read shows early.
+        The test images are read too: the fingerprint names their content, and a file that cannot be read shows early.
         """
         engine = self.engine = build_engine(backbone, self.input.size, self.device.type, graph)
         splits: dict[str, Split] = {}
@@ -377,10 +377,10 @@ class _Job:
         done = 0
         for split in SPLITS:
             chosen = [i for i, sample in enumerate(self.samples) if sample.split == split]
-            films = [self.samples[i] for i in chosen]
+            images = [self.samples[i] for i in chosen]
             read = []
             for extract in extract_features(
-                films, engine, self.input, mirror=split == "train", gauge=gauge, cache=self.cache
+                images, engine, self.input, mirror=split == "train", gauge=gauge, cache=self.cache
             ):
                 done += 1
                 self.progress("Features", done, len(self.samples))
@@ -406,7 +406,7 @@ class _Job:
             )
             readable = [sample for sample, digest in zip(self.samples, digests, strict=True) if digest]
             require_classes(readable, "after unreadable images were left out")
-        return splits, Films(self.samples, digests, errors, records)
+        return splits, Images(self.samples, digests, errors, records)
 
     def _tell(self, row: Mapping[str, Any], epochs: int) -> None:
         self.progress(f"Training ({row['stage']})", row["epoch"], epochs)
@@ -415,18 +415,18 @@ class _Job:
             *(row[key] for key in ("stage", "epoch", "train_loss", "val_loss", "val_accuracy", "lr")),
         )
 
-    def _facts(self, bundle: Bundle) -> dict[str, str]:
-        settings, training = self.settings, bundle.training
+    def _facts(self, model: Model) -> dict[str, str]:
+        settings, training = self.settings, model.training
         number = training.get("best_epoch", training["best"]["epoch"])
         return {
             "Data": settings.data,
             "Splits": describe_counts(self.samples),
-            "Data fingerprint": bundle.data["fingerprint"],
-            "Backbone": f"{bundle.backbone} (weights: {self.spec.licence}), "
+            "Data fingerprint": model.data["fingerprint"],
+            "Backbone": f"{model.backbone} (weights: {self.spec.licence}), "
             + (
                 "all layers trained" if training["best"]["stage"] == "finetune" else "frozen, batch-norm statistics too"
             ),
-            "Input": f"{bundle.input.size} x {bundle.input.size}, {bundle.input.fit}",
+            "Input": f"{model.input.size} x {model.input.size}, {model.input.fit}",
             "Recipe": f"{settings.recipe}; {training['epochs']} epochs, of which number {number} was kept",
             "Class balance": settings.balance,
             "Seed": str(settings.seed),
@@ -446,7 +446,7 @@ def _refuse_for_more(settings: Settings) -> None:
 
 def _read(settings: Settings) -> list[Sample]:
     """Read, check and split the samples; find errors of the data before anything is written."""
-    reading = Reading(invert=settings.invert, any_modality=settings.allow_modality)
+    reading = Reading(invert=settings.invert, any_modality=settings.any_modality)
     samples = read_samples(Path(settings.data), settings.patient_pattern, reading)
     classes, _ = find_classes(samples, settings.positive)
     if len(classes) > 2:

@@ -1,0 +1,160 @@
+"""What an audit knows of each image: measured once, while it is decoded, and kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.images.hash import SIDE, hash_pixels
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.images.read import Radiograph
+from pneumoscope.inference.engines import Array, Engine
+from pneumoscope.inference.features import FeatureCache, Gauge, extract_features
+
+THUMBNAIL = 64
+FORMATS = ("other", "JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "DICOM")
+MODES = (
+    "other", "L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "F",
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",
+)  # fmt: skip
+COMPRESSIONS = (
+    "as the format has it", "uncompressed", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K",
+    "raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4", "other",
+)  # fmt: skip
+MODALITIES = ("unknown", "CR", "DX", "DR", "RG", "other")
+VIEWS = ("unknown", "PA", "AP", "LL", "RL", "other")
+# A record is kept in the cache as so many float32, so its size is a multiple of four bytes.
+RECORD = np.dtype(
+    [
+        ("format", "<i4"),  # index into FORMATS
+        ("mode", "<i4"),  # index into MODES
+        ("compression", "<i4"),  # index into COMPRESSIONS
+        ("modality", "<i4"),  # index into MODALITIES
+        ("view", "<i4"),  # index into VIEWS
+        ("height", "<f4"),
+        ("width", "<f4"),
+        ("bytes", "<f4"),  # the file's size
+        ("quality", "<f4"),  # JPEG quality, 1 to 100; NaN elsewhere
+        ("colour", "<f4"),  # mean difference between the colour channels, 0 to 1
+        ("mean", "<f4"),  # of the pixels, 0 to 1
+        ("spread", "<f4"),  # their standard deviation
+        ("low", "<f4"),  # their first percentile
+        ("high", "<f4"),  # their 99th percentile
+        ("black", "<f4"),  # share of pixels at 0
+        ("white", "<f4"),  # share of pixels at 1
+        ("sharpness", "<f4"),  # mean difference of neighbouring pixels
+        ("border", "<f4", 4),  # mean of the outer 4 %: top, right, bottom, left
+        ("hash", "<f2", (SIDE, SIDE)),
+        ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL)),  # the whole image, squashed
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set as the audit sees it; all fields have one entry an image, in the data's order.
+
+    Attributes:
+        samples: path, label, patient, split.
+        digests: SHA-256 of the content, empty where unreadable.
+        errors: why a file could not be read.
+        records: structured (N,) of `RECORD`; zeros where unreadable.
+        features: float32 (N, D) of a pretrained network; zeros where unreadable. None in a quick audit.
+    """
+
+    samples: Sequence[Sample]
+    digests: Sequence[str]
+    errors: Sequence[str | None]
+    records: NDArray[np.void]
+    features: Array | None = None
+
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """Which images could be read, (N,)."""
+        return np.array([error is None for error in self.errors], bool)
+
+
+def measure_images(
+    samples: Sequence[Sample],
+    spec: InputSpec,
+    engine: Engine | None = None,
+    cache: FeatureCache | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Images:
+    """Read and measure images; with an engine, extract features too. Nothing is decoded twice.
+
+    Args:
+        samples: the images.
+        spec: the input of the network.
+        engine: gives the features; None for a quick audit.
+        cache: looked up and filled.
+        progress: called with the number of images done.
+    """
+    n = len(samples)
+    records, features = np.zeros(n, RECORD), None
+    digests = [""] * n
+    errors: list[str | None] = [None] * n
+    for extract in extract_features(samples, engine, spec, gauge=GAUGE, cache=cache):
+        i = extract.index
+        digests[i], errors[i] = extract.digest, extract.error
+        if extract.gauged is not None:
+            records[i] = to_record(extract.gauged)
+        if extract.features is not None:
+            if features is None:
+                features = np.zeros((n, extract.features.shape[-1]), np.float32)
+            features[i] = extract.features[0]
+        if progress is not None:
+            progress(i + 1)
+    return Images(samples, digests, errors, records, features)
+
+
+def measure_image(content: bytes, image: Radiograph) -> Array:
+    """Measure one image; the record's bytes as float32 (K,)."""
+    record = np.zeros(1, RECORD)
+    values = record[0]
+    values["format"] = FORMATS.index(image.format) if image.format in FORMATS else 0
+    values["mode"] = MODES.index(image.mode) if image.mode in MODES else 0
+    packed = image.compression or COMPRESSIONS[0]
+    values["compression"] = COMPRESSIONS.index(packed if packed in COMPRESSIONS else "other")
+    for name, known in (("view", VIEWS), ("modality", MODALITIES)):
+        word = (getattr(image.tags, name) if image.tags else None) or "unknown"
+        values[name] = known.index(word if word in known else "other")
+    values["height"], values["width"] = image.size
+    values["bytes"] = len(content)
+    values["quality"] = np.nan if image.quality is None else image.quality
+    values["colour"] = image.colour
+    values["hash"] = hash_pixels(image.pixels)
+    down, right = (max(1, side // 256) for side in image.pixels.shape)
+    grey = np.rint(image.pixels[::down, ::right] * 255).astype(np.uint8)  # enough, of a large image, for what follows
+    counts = np.bincount(grey.ravel(), minlength=256) / grey.size
+    levels = np.arange(256) / 255
+    values["mean"] = mean = counts @ levels
+    values["spread"] = np.sqrt(counts @ (levels - mean) ** 2)
+    values["low"], values["high"] = levels[np.searchsorted(counts.cumsum(), (0.01, 0.99))]
+    values["black"], values["white"] = counts[0], counts[-1]
+    values["sharpness"] = np.abs(np.diff(grey[::4].astype(np.int16))).mean() / 255 if grey.shape[1] > 1 else 0
+    rows, columns = (max(1, round(0.04 * side)) for side in grey.shape)
+    strips = (grey[:rows], grey[:, -columns:], grey[-rows:], grey[:, :columns])
+    values["border"] = [strip.mean() / 255 for strip in strips]
+    values["thumbnail"] = shrink(grey)
+    return np.frombuffer(record.tobytes(), np.float32)
+
+
+def to_record(vector: Array) -> np.void:
+    """The record that `measure_image` packed."""
+    record: np.void = np.frombuffer(np.ascontiguousarray(vector, np.float32).tobytes(), RECORD)[0]
+    return record
+
+
+def shrink(grey: NDArray[np.uint8], size: int = THUMBNAIL) -> NDArray[np.uint8]:
+    """An image as a square of `size` pixels, antialiased."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX))
+
+
+GAUGE = Gauge(f"image record 1, {RECORD.itemsize} bytes", measure_image)

@@ -1,0 +1,1 @@
+"""From logits to decisions: what a model learned from its validation images."""

@@ -1,1 +1,0 @@
-"""A trained model goes where it is used."""

@@ -1,0 +1,136 @@
+"""The one road from pixels to network input; training, prediction and every export take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from annotated_types import Gt, Interval
+from numpy.typing import NDArray
+
+from pneumoscope.errors import DataError
+
+Pixels: TypeAlias = NDArray[np.float32]
+Box: TypeAlias = tuple[float, float, float, float]
+Triple: TypeAlias = tuple[float, float, float]
+PositiveTriple: TypeAlias = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes: chosen at training, kept in the model.
+
+    Attributes:
+        size: side S of the square input, in pixels.
+        fit: `crop`: shorter side to S, then the centre; `pad`: the whole image, letterboxed in black; `squash`: both
+            sides to S.
+        interpolation: resampling filter; always antialiased.
+        mean: subtracted from each of the three equal channels.
+        std: divides each channel afterwards.
+    """
+
+    size: Annotated[int, Interval(ge=32, le=2048)] = 224
+    fit: Literal["crop", "pad", "squash"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: PositiveTriple = (0.229, 0.224, 0.225)
+
+    @property
+    def enough(self) -> int:
+        """Shorter side in pixels that a JPEG read at reduced scale has to keep, so that no prediction shows it.
+
+        `benchmarks/reduced_scale.py`: probabilities change by at most 0.005; at 4 times the size it would be 0.013.
+        """
+        return 6 * self.size
+
+
+def prepare(pixels: Pixels, spec: InputSpec, view: Callable[[Pixels], Pixels] | None = None) -> Pixels:
+    """Turn a radiograph into network input; the only preprocessing there is.
+
+    Args:
+        pixels: float32 (H, W) in [0, 1].
+        spec: size, fit and normalisation.
+        view: a random view for training, applied to the fitted (S, S) image before normalisation.
+
+    Returns:
+        float32 (3, S, S).
+
+    Raises:
+        DataError: the pixels are not what `read_pixels` gives; to guess their range would scale them wrongly.
+    """
+    if pixels.ndim != 2 or pixels.dtype != np.float32 or not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):
+        raise DataError(
+            f"Pixels are float32 (H, W) in [0, 1], as read_pixels gives them; found {pixels.dtype} {pixels.shape}"
+            f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size else ''}."
+        )
+    image = fit(pixels, spec)
+    if view is not None:
+        image = view(image)
+    mean = np.asarray(spec.mean, np.float32)[:, None, None]
+    std = np.asarray(spec.std, np.float32)[:, None, None]
+    return (image[None] - mean) / std
+
+
+def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
+    """Resize and crop, pad or squash a radiograph to (S, S), still in [0, 1].
+
+    `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
+    """
+    size = spec.size
+    if spec.fit == "crop":  # only what is kept is resized: all of a long strip would fill the memory
+        height, width = pixels.shape
+        return _resize(pixels, (size, size), spec, find_box((height, width), spec))
+    if spec.fit == "squash":
+        return _resize(pixels, (size, size), spec)
+    sides = _padded_sides(pixels.shape, size)
+    image = _resize(pixels, sides, spec)
+    square = np.zeros((size, size), np.float32)
+    top, left = ((size - side) // 2 for side in sides)
+    square[top : top + sides[0], left : left + sides[1]] = image
+    return square
+
+
+def find_box(shape: tuple[int, int], spec: InputSpec) -> Box:
+    """Say which box of an image `fit` turns into the network's square input.
+
+    Args:
+        shape: height and width of the image.
+        spec: size and fit.
+
+    Returns:
+        Left, top, right and bottom in pixels of the image, counted from its upper left corner, so that the middle of the
+        first pixel lies at (0.5, 0.5). With `crop` the box lies inside the image, with `pad` it reaches beyond.
+    """
+    size, edges = spec.size, []
+    for side, padded in zip(shape, _padded_sides(shape, size), strict=True):
+        # The side's length after resizing, and where the square starts in it.
+        whole, start = size, 0
+        if spec.fit == "pad":
+            whole, start = padded, -((size - padded) // 2)
+        elif spec.fit == "crop":
+            whole = size * side // min(shape)
+            start = round((whole - size) / 2)
+        edges.append((start * side / whole, (start + size) * side / whole))
+    (top, bottom), (left, right) = edges
+    return left, top, right, bottom
+
+
+def _padded_sides(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of a whole image in a square of that size."""
+    height, width = (max(1, round(size * side / max(shape))) for side in shape)
+    return height, width
+
+
+def _resize(pixels: Pixels, sides: tuple[int, int], spec: InputSpec, box: Box | None = None) -> Pixels:
+    """Resize the image, or a box (left, top, right, bottom) of it, to (height, width)."""
+    height, width = sides
+    if pixels.shape == (height, width):
+        return pixels
+    from PIL import Image
+
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    resized = Image.fromarray(pixels).resize((width, height), filters[spec.interpolation], box)
+    # A bicubic filter overshoots at edges; pixels stay in their promised range.
+    return np.clip(np.asarray(resized, np.float32), 0.0, 1.0)

@@ -1,0 +1,306 @@
+"""Raster files become pixels. No file is trusted: formats, size and memory are bounded, and errors are ours."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pneumoscope.errors import ImageError
+from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
+from pneumoscope.images.dicom_elements import printable
+from pneumoscope.images.prepare import Pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
+MAX_PIXELS = 100_000_000  # the largest detectors give about 20 million; beyond this a file is an attack or an accident
+MAX_BYTES = 512 * 1024 * 1024
+_MAX_SCANS = 100  # encoders make about ten; each of them visits every pixel, be it a few bytes long
+_MAX_VISITS = 2_000_000_000  # scans times pixels, about a second
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # of those JPEG segments that have a length, and the end
+_STRIP = 2**18  # pixels that are converted at a time: it bounds the memory and stays in the cache
+_ODD_METADATA = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_TABLE_SUM = 3688  # of the 64 entries of the luminance table K.1
+_ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file is to be read, where a person has decided to depart from the usual; nothing is guessed.
+
+    Attributes:
+        invert: the scan shows air bright; black and white are exchanged.
+        any_modality: read a DICOM file that is no projection radiograph all the same.
+    """
+
+    invert: bool = False
+    any_modality: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """One file, decoded.
+
+    Attributes:
+        pixels: float32 (H, W) in [0, 1]; smaller than `size` where a reduced scale was enough.
+        format: one of `FORMATS`, or `DICOM`.
+        mode: the stored kind of pixel: Pillow's mode, or DICOM's photometric interpretation.
+        size: height and width as stored, upright.
+        compression: what the pixels are packed with, such as `JPEG lossless` in DICOM or `tiff_lzw` in TIFF; None where
+            the format says it.
+        quality: the quality, 1 to 100, that an IJG encoder would call these JPEG tables; None elsewhere.
+        colour: mean difference between the strongest and the weakest of red, green and blue, 0 (grey) to 1.
+        tags: what a DICOM header says of the image.
+    """
+
+    pixels: Pixels
+    format: str
+    mode: str
+    size: tuple[int, int]
+    compression: str | None = None
+    quality: float | None = None
+    colour: float = 0.0
+    tags: Tags | None = None
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with these 512 bytes is of a format that is read here."""
+    if is_dicom(head):
+        return True
+    marks = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
+    jpeg_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+    if head.startswith(marks + jpeg_2000) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    # Two letters are few: a bitmap also gives the size of its header, of which there are so many kinds.
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that may become a radiograph.
+
+    Raises:
+        ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
+    """
+    try:
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises where it has no answer, without our words
+            path.stat()  # says why, where it is not there or may not be looked at
+            raise ImageError(f"{path}: not a regular file.")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ImageError(f"{path}: {size:,} bytes, more than the {MAX_BYTES:,} that are read.")
+        content = path.read_bytes()
+    except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
+        raise ImageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
+    if not content:
+        raise ImageError(f"{path}: the file is empty. Copy it again from its source.")
+    return content
+
+
+def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Reading = Reading()) -> Pixels:
+    """Read a radiograph of one channel, air dark and bone bright, at the file's own size.
+
+    Args:
+        source: a path, or the file's content.
+        name: what to call the content in messages.
+        reading: departures from the usual.
+
+    Returns:
+        float32 (H, W) in [0, 1].
+
+    Raises:
+        ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
+        MissingExtraError: DICOM, and what reads it is not installed.
+    """
+    return read_radiograph(source, name, reading).pixels
+
+
+def read_radiograph(
+    source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), enough: int | None = None
+) -> Radiograph:
+    """Read a radiograph and what its file says about it.
+
+    Colour is turned into luminance, transparency is laid on black, the EXIF orientation is applied, and the 16-bit
+    depth of grey images is kept.
+
+    Args:
+        source: a path, or the file's content.
+        name: what to call the content in messages.
+        reading: departures from the usual.
+        enough: a JPEG may be decoded at a reduced scale, as long as its shorter side keeps this many pixels.
+
+    Raises:
+        ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
+        MissingExtraError: DICOM, and what reads it is not installed.
+    """
+    name = name or (str(source) if isinstance(source, str | Path) else "image")
+    content = read_bytes(Path(source)) if isinstance(source, str | Path) else source
+    if not content:
+        raise ImageError(f"{name}: the file is empty. Copy it again from its source.")
+    if is_dicom(content[:512]):
+        dicom = read_dicom(content, name, reading.any_modality)
+        image = Radiograph(
+            dicom.pixels, "DICOM", dicom.mode, dicom.pixels.shape, compression=dicom.compression, tags=dicom.tags
+        )
+    else:
+        image = _read_raster(content, name, enough)
+    if reading.invert:
+        np.subtract(1, image.pixels, out=image.pixels)
+    return image
+
+
+def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
+    from PIL import Image, UnidentifiedImageError
+
+    if _ODD_METADATA not in warnings.filters[:2]:
+        # Pillow warns of odd metadata, which is harmless. The filter stays: to take it back would race with other
+        # threads that read, and could leave all warnings of the process ignored.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if min(width, height) == 0:
+                raise ImageError(f"{name}: {width} x {height} pixels. Export it again.")
+            form = {"MPO": "JPEG"}.get(str(picture.format), str(picture.format))  # several JPEGs in one file
+            mode, quality = picture.mode, None
+            if form == "JPEG":
+                if (scans := _count_scans(content)) > min(_MAX_SCANS, _MAX_VISITS // (width * height)):
+                    raise ImageError(f"{name}: a JPEG of {scans} scans, too many for its size. Save it again.")
+                quality = _find_quality(picture)
+                _ask_less(picture, enough)
+            picture.load()
+            orientation = _find_orientation(picture)
+            return Radiograph(
+                pixels=_to_pixels(picture, orientation, name),
+                format=form,
+                mode=mode,
+                size=(width, height) if orientation > 4 else (height, width),
+                compression=picture.info.get("compression") if form == "TIFF" else None,
+                quality=quality,
+                colour=_measure_colour(picture),
+            )
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: not an image of a known format ({', '.join(FORMATS)}, DICOM) and pixel type. "
+            "Save it as PNG with 8 or 16 bits."
+        ) from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read. Save it smaller.") from None
+    except MemoryError:
+        raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
+    except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
+        reason = printable(str(problem))[:200] or type(problem).__name__
+        raise ImageError(f"{name}: damaged or truncated ({reason}). Copy it again from its source.") from None
+
+
+def _count_scans(content: bytes) -> int:
+    """How many scans a JPEG has, up to its end (ITU-T T.81, B.1); cameras append whole images to it."""
+    scans = at = 0
+    while (found := _MARKER.search(content, at)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def _find_quality(picture: Any) -> float | None:
+    """Undo how the IJG's encoder scales the first table of the JPEG standard (ITU-T T.81, K.1) by a quality."""
+    table = picture.quantization.get(0)
+    if not table:
+        return None
+    scale = 100 * sum(table) / _TABLE_SUM
+    return float(np.clip(5000 / scale if scale > 100 else (200 - scale) / 2, 1, 100))
+
+
+def _ask_less(picture: Image.Image, enough: int | None) -> None:
+    """Ask the decoder for luminance as it is stored, and for 1/2, 1/4 or 1/8 of the image where that is enough.
+
+    Only where it comes out even: a remainder would shift the image by a fraction of a pixel, and that shows.
+    """
+    width, height = picture.size
+    for scale in (8, 4, 2, 1):
+        if scale == 1 or (enough and min(width, height) >= scale * enough and width % scale == height % scale == 0):
+            picture.draft("YCbCr" if _holds_luminance(picture) else None, (width // scale, height // scale))
+            return
+
+
+def _holds_luminance(picture: Any) -> bool:
+    """Whether a JPEG's three channels are luminance and two of colour, as libjpeg tells them (`jdapimin.c`)."""
+    if picture.mode != "RGB":
+        return False
+    if "jfif" in picture.info:
+        return True
+    if "adobe" in picture.info:
+        return bool(picture.info.get("adobe_transform") == 1)
+    return [layer[0] for layer in picture.layer] == [1, 2, 3]
+
+
+def _find_orientation(picture: Image.Image) -> int:
+    try:
+        orientation: Any = picture.getexif().get(_ORIENTATION)
+    except Exception:  # metadata that cannot be read says nothing; the image is there all the same
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
+    """Convert strip by strip, straight to where each belongs in the upright image."""
+    if picture.mode in ("I", "F"):
+        raise ImageError(f"{name}: signed, 32-bit or float pixels have no agreed range. Save it with 8 or 16 bits.")
+    width, height = picture.size
+    pixels = np.empty((width, height) if orientation > 4 else (height, width), np.float32)
+    stored = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    stored = stored[::-1] if orientation in (3, 4, 7, 8) else stored
+    stored = stored.T if orientation > 4 else stored
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        if picture.mode.startswith("I;16"):
+            _convert_deep(strip, picture, stored[top : top + rows])
+        else:
+            np.divide(np.asarray(_lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
+    return pixels
+
+
+def _lay_on_black(picture: Image.Image) -> Image.Image:
+    """The same as `L`, `RGB` or `YCbCr`, without transparency."""
+    if picture.has_transparency_data:
+        from PIL import Image
+
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture if picture.mode in ("L", "RGB", "YCbCr") else picture.convert("RGB")
+
+
+def _convert_deep(strip: Image.Image, picture: Image.Image, out: Pixels) -> None:
+    """Grey of 12 or 16 bits. Pillow leaves to us what TIFF says of range and polarity, and PNG of transparency."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    levels = np.asarray(strip)
+    np.divide(levels, np.float32(2 ** tags.get(_BITS, (16,))[0] - 1), out=out)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        np.subtract(1, out, out=out)
+    if (clear := picture.info.get("transparency")) is not None:
+        out[levels == clear] = 0
+
+
+def _measure_colour(picture: Image.Image) -> float:
+    """Mean range of red, green and blue, 0 to 1, over at most 256 x 256 of the pixels."""
+    from PIL import Image
+
+    if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I;16"):
+        return 0.0
+    width, height = (min(side, 256) for side in picture.size)
+    sample = picture.resize((width, height), Image.Resampling.NEAREST)
+    channels = np.asarray(_lay_on_black(sample).convert("RGB"))
+    return float(np.mean(np.ptp(channels, axis=-1))) / 255

@@ -1,0 +1,1 @@
+"""The reading room and its HTTP service."""

@@ -1,0 +1,82 @@
+// Talks to the service: a token where one is needed, patience where it is busy.
+
+export class Refused extends Error {
+  constructor(status, detail) { super(detail); this.status = status; }
+}
+export class Lost extends Error {}
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+function askForToken(why) {
+  const dialog = document.createElement("dialog");
+  dialog.id = "ask";
+  dialog.setAttribute("aria-labelledby", "ask-title");
+  dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">A token is needed</h2><p id="ask-why"></p>
+    <label>Token <input id="token" type="password" autocomplete="off" required></label>
+    <p class="row"><button type="submit" class="strong" value="given">Go on</button></p></form>`;
+  document.body.append(dialog);
+  document.getElementById("ask-why").textContent = why;
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => {
+    const token = document.getElementById("token").value.trim();
+    const given = dialog.returnValue === "given" && /^[\x21-\x7e]+$/.test(token); // nothing else fits a header
+    dialog.remove();
+    if (given) sessionStorage.setItem("token", token);
+    done(given || (dialog.returnValue === "given" && askForToken("That token was not the right one.")));
+  }, { once: true }));
+}
+
+let asking = null;
+let troubled = false;
+
+export async function call(path, options = {}) {
+  for (let tries = 0; ; tries++) {
+    const token = sessionStorage.getItem("token");
+    const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+    let answer;
+    try {
+      answer = await fetch(path, { ...options, headers });
+    } catch {
+      throw new Lost("The service does not answer.");
+    }
+    if (answer.ok) {
+      if (troubled) document.dispatchEvent(new Event("recovered"));
+      troubled = false;
+      return answer;
+    }
+    const problem = await answer.json().catch(() => ({ detail: `It answered ${answer.status}.` }));
+    if (answer.status === 401) {
+      if (sessionStorage.getItem("token") === token) {
+        asking ??= askForToken(token ? "That token was not the right one." : "Whoever runs this service has one. It is forgotten when this tab is closed.").finally(() => { asking = null; });
+        if (await asking) continue;
+      } else continue;
+    }
+    if ((answer.status === 429 || answer.status === 503) && tries < 20) {
+      if (answer.status === 503) {
+        troubled = true;
+        document.dispatchEvent(new CustomEvent("troubled", { detail: problem.detail }));
+      }
+      await pause(Number(answer.headers.get("retry-after")) || 1);
+      continue;
+    }
+    throw new Refused(answer.status, problem.detail);
+  }
+}
+
+export async function readImage(file, invert) {
+  let content;
+  try {
+    content = await file.arrayBuffer();
+  } catch {
+    throw new Refused(0, "The file cannot be opened any more. Choose it again.");
+  }
+  const form = new FormData();
+  form.append("files", new Blob([content]), file.name);
+  const answer = await call(`/v1/predictions?heatmap=${readImage.heatmaps}&view=true&invert=${invert}`, { method: "POST", body: form });
+  return (await answer.json()).predictions[0];
+}
+readImage.heatmaps = true;
+
+export function toBlob(base64) {
+  return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type: "image/png" });
+}

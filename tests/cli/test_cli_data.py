@@ -1,0 +1,122 @@
+"""`audit`, `data split` and `data fetch` on the command line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.cli import main as cli
+from pneumoscope.datasets.samples import read_samples
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Runner:
+    return Runner(capsys, monkeypatch)
+
+
+class Runner:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys = capsys
+        self._patch = monkeypatch
+        monkeypatch.setenv("COLUMNS", "80")
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        self._patch.setattr(sys, "argv", ["pneumoscope", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = self._capsys.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+
+@pytest.fixture
+def leaky(images: Path, tmp_path: Path) -> Path:
+    """Images of which one is in train and, under another name of the same patient, in test."""
+    folder = tmp_path / "leaky"
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
+    image = next((folder / "train" / "NORMAL").iterdir())
+    shutil.copy(image, folder / "test" / "NORMAL" / f"{image.stem}0.png")
+    return folder
+
+
+def test_an_audit_prints_the_worst_first_and_ends_as_it_is_told(run: Runner, leaky: Path, tmp_path: Path) -> None:
+    code, out, _ = run("audit", leaky, "--quick", "--out", tmp_path / "first")
+    assert code == 0
+    assert out.index("error  ") < out.index("warning  ")
+    assert "One patient is in test and train" in out
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    assert {path.name for path in (tmp_path / "first").iterdir()} == {"audit.html", "audit.json"}
+    for level in ("error", "warning"):
+        assert run("audit", leaky, "--quick", "--out", tmp_path / level, "--fail-on", level)[0] == 3
+    assert run("audit", leaky, "--quick", "--out", tmp_path / "first")[0] == 2
+    assert run("audit", leaky, "--quick", "--out", tmp_path / "first", "--overwrite")[0] == 0
+
+
+def test_a_file_name_cannot_control_the_terminal(run: Runner, leaky: Path, tmp_path: Path) -> None:
+    (leaky / "train" / "NORMAL" / "a\x1b[31m\nerror: b.png").write_bytes(b"not an image")
+    code, out, err = run("audit", leaky, "--quick", "--out", tmp_path / "out")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert not [line for line in out.splitlines() if line.startswith("error:")]
+    assert "\x1b" not in run("predict", leaky / "no\x1b[31m", "--model", tmp_path / "none\x1b[31m")[2]
+
+
+def test_a_split_is_drawn_anew_and_mends_leaks_unless_told_to_keep(run: Runner, leaky: Path, tmp_path: Path) -> None:
+    assert run("data", "split", leaky, "--out", tmp_path / "new.csv", "--test-count", 12, "--val-count", 12)[0] == 0
+    assert run("audit", tmp_path / "new.csv", "--quick", "--out", tmp_path / "a", "--fail-on", "error")[0] == 0
+    drawn = [sample.split for sample in read_samples(tmp_path / "new.csv")]
+    assert [drawn.count(split) for split in ("val", "test")] == [12, 12]
+    assert run("data", "split", leaky, "--out", tmp_path / "kept.csv", "--keep")[0] == 0
+    assert [s.split for s in read_samples(tmp_path / "kept.csv")] == [s.split for s in read_samples(leaky)]
+
+
+def test_folds_are_files_that_train_reads(run: Runner, images: Path, tmp_path: Path) -> None:
+    code, out, _ = run("data", "split", images, "--folds", 3, "--out", tmp_path / "folds")
+    assert code == 0
+    assert len(out.splitlines()) == 3
+    tested = [
+        sample.path
+        for number in range(3)
+        for sample in read_samples(tmp_path / "folds" / f"fold-{number}.csv")
+        if sample.split == "test"
+    ]
+    assert len(tested) == len(set(tested)) == 48
+    assert run("data", "split", images, "--folds", 3, "--out", tmp_path / "folds")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--test-count", 9, "--test-fraction", 0.2),
+        ("--val-count", 9, "--val-fraction", 0.2),
+        ("--folds", 3, "--test-count", 9),
+        ("--folds", 3, "--keep"),
+        ("--subset", "seed-400", "--val-count", 9),
+        ("--subset", "seed-400", "--folds", 3),
+        ("--test-fraction", 2),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    run: Runner, images: Path, tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    code, _, err = run("data", "split", images, "--out", tmp_path / "out", *words)
+    assert code == 2
+    assert err.startswith("error: --")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_cannot_be_compared_are_said(run: Runner, leaky: Path, tmp_path: Path) -> None:
+    (leaky / "train" / "NORMAL" / "bad.png").write_bytes(b"not an image")
+    assert "1 images could not be read" in run("data", "split", leaky, "--out", tmp_path / "s.csv")[2]
+    assert "could not" not in run("data", "split", leaky, "--out", tmp_path / "n.csv", "--by-name")[2]
+
+
+def test_a_data_set_out_of_reach_ends_in_exit_code_5(run: Runner, tmp_path: Path) -> None:
+    code, _, err = run("data", "fetch", "kermany", "--out", tmp_path / "out", "--url", "http://127.0.0.1:9/x.zip")
+    assert code == 5
+    assert "--archive" in err
+    assert run("data", "fetch", "nonsense", "--out", tmp_path / "out")[0] == 2

@@ -1,0 +1,182 @@
+"""The model card: Mitchell's sections, valid Markdown, true figures, and nobody's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.sources import find_source, recognise_source
+from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.results import Evaluation, Subgroup
+from pneumoscope.inference.predictor import load
+from pneumoscope.models.model_folder import Calibration, Conformal, Model, load_model
+from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.training.train import Run
+
+SECTIONS = [
+    "Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+    "Quantitative analyses", "Ethical considerations", "Caveats and recommendations",
+]  # fmt: skip
+
+
+def make_model(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) -> Model:
+    from pneumoscope.images.prepare import InputSpec
+
+    two = len(classes) == 2
+    values = {
+        "backbone": "efficientnet_lite0", "architecture": "tf_efficientnet_lite0", "arguments": {}, "labels": classes,
+        "positive": classes[1] if two else None, "input": InputSpec(), "thresholds": {"decision": 0.25} if two else {},
+        "calibration": Calibration(), "training": {"recipe": "head", "epochs": 9, "best": {"epoch": 7}},
+        "data": {"fingerprint": "f00", "counts": {"train": dict.fromkeys(classes, 11)}}, "version": "1",
+        "weights_sha256": "abc",
+    }  # fmt: skip
+    return Model(**{**values, **more})
+
+
+def make_evaluation(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) -> Evaluation:
+    rng = np.random.default_rng(0)
+    labels, shares = rng.integers(0, len(classes), 60), rng.dirichlet(np.ones(len(classes)), 60)
+    two = len(classes) == 2
+    found = evaluate(
+        labels, shares[:, 1] if two else shares, classes=classes, positive=classes[1] if two else None, resamples=20
+    )
+    return dataclasses.replace(found, **more)
+
+
+def written(folder: Path, model: Model, evaluation: Evaluation, **more: Any) -> tuple[dict[str, Any], str, str]:
+    """Front matter, Markdown, and the HTML that it becomes."""
+    path = write_model_card(folder, model, evaluation, **more)
+    assert path == folder / "README.md"
+    _, front, card = path.read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), card, MarkdownIt("commonmark").enable("table").render(card)
+
+
+def test_the_card_of_a_run_has_every_section_and_the_runs_figures(run: Run, tmp_path: Path) -> None:
+    front, card, page = written(tmp_path, load_model(run.model), run.evaluation, backbone_licence="Apache-2.0")
+    assert [line[3:] for line in card.splitlines() if line.startswith("## ")][:9] == SECTIONS
+    auroc = run.evaluation.metrics["auroc"]
+    assert f'<td>AUROC</td>\n<td style="text-align:right">{auroc.value:.3f}</td>' in page
+    assert page.count("<table>") == 2
+    assert "not stated" in card
+    assert "Apache-2.0" in card
+    assert front["metrics"] == ["accuracy", "f1", "roc_auc"]
+    assert "license" not in front
+    assert "\n\n\n" not in card
+    assert not [line for line in card.splitlines() if "{{" in line or "{%" in line]
+
+
+def test_a_model_loads_the_same_with_and_without_its_card(run: Run, images: Path, tmp_path: Path) -> None:
+    image = min((images / "test").rglob("*.png"))
+    model = Path(shutil.copytree(run.model, tmp_path / "model"))
+    (model / "README.md").unlink()
+    without = load(model).predict(image)
+    write_model_card(model, load_model(model), run.evaluation)
+    assert load(model).predict(image) == without
+
+
+def test_names_of_files_and_patients_stay_out(tmp_path: Path) -> None:
+    notes = [
+        "2 patients are in more than one split, as the data's own folders have it: Smith (train and test).",
+        "Warning: the format tells the class (smith.png, jones.jpeg…). Convert all images.",
+        "Simulated radiographs: the figures say nothing about patients.",
+        "More, with pictures: pneumoscope audit /home/smith",
+    ]
+    _, card, _ = written(tmp_path, make_model(), make_evaluation(), notes=notes)
+    assert "mith" not in card
+    assert "2 patients are in more than one split" in card
+    assert "the format tells the class. Convert all images." in card
+    assert "say nothing about patients" in card
+
+
+def test_hostile_class_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    classes = ("a|b *x*", "<script>\n# [y](z) `q`")
+    _, card, page = written(tmp_path, make_model(classes), make_evaluation(classes))
+    assert "<script" not in page
+    assert '<a href="z"' not in page
+    assert "<em>x</em>" not in page
+    assert page.count("<h1>") == 1
+    row = next(line for line in card.splitlines() if line.startswith("| train"))
+    assert row == "| train | 11 | 11 | 22 |"
+    assert "a|b *x*" in page
+
+
+@pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("A", "B", "C")])
+def test_what_a_model_lacks_is_said_to_lack(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    metrics = {name: dataclasses.replace(one, value=math.nan, low=math.nan, high=math.nan)
+               for name, one in make_evaluation(classes).metrics.items()}  # fmt: skip
+    front, card, _ = written(tmp_path, make_model(classes), make_evaluation(classes, metrics=metrics))
+    assert "no detector" in card
+    assert "no prediction sets" in card
+    assert "**Calibration**: none" in card
+    assert "not told apart" in card
+    assert ("PPV is lower" in card) == (len(classes) == 2)
+    assert front["model-index"][0]["results"][0]["metrics"] == []
+
+
+def test_calibration_prediction_sets_and_groups_are_told_with_their_intervals(tmp_path: Path) -> None:
+    evaluation = make_evaluation()
+    one = evaluation.metrics["brier"]
+    coverage = {"NORMAL": {"value": 0.6, "low": 0.4, "high": 0.8, "n": 30}}
+    evaluation = dataclasses.replace(
+        evaluation, uncalibrated={"brier": dataclasses.replace(one, value=0.777)},
+        decisions={"coverage": coverage, "counts": {"out_of_distribution": 4}},
+    )  # fmt: skip
+    model = make_model(
+        calibration=Calibration("platt", images=50), threshold_rule="youden",
+        conformal=Conformal(0.1, {"NORMAL": (0.2,), "PNEUMONIA": (0.3,)}),
+    )  # fmt: skip
+    groups = tuple(Subgroup("Sex", name, 30, {}, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male"))
+    evaluation = dataclasses.replace(evaluation, subgroups=groups)
+    _, card, page = written(tmp_path, model, evaluation, licence="mit")
+    assert "platt, fitted on 50 validation images. On the test images it changed the Brier score from 0.777" in card
+    assert "Of 30 NORMAL, 60 % had the truth in their set" in card
+    assert "None is a copy of an image that was used to train" in card
+    _, card, _ = written(tmp_path, model, dataclasses.replace(evaluation, seen=3))
+    assert "3 of them were used in training" in card
+    assert "None is a copy" not in card
+    assert "rule: `youden`, applied to validation images" in card
+    assert page.count("<table>") == 3
+    assert "Sex: female" in page
+
+
+def test_what_validation_images_had_a_part_in_is_told(tmp_path: Path) -> None:
+    def card(**settings: object) -> str:
+        model = make_model()
+        return written(
+            tmp_path, dataclasses.replace(model, training={**model.training, "settings": settings}), make_evaluation()
+        )[1]
+
+    tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, views=4)
+    assert "validation images ended the warm-up of its head and had no other part in that" in tuned
+    assert "the validation images and 4 random views of each" in tuned
+    assert "of which the last one was kept" in tuned
+    assert "validation images had no part in that" in card(train_backbone=True, schedule="cosine", warmup_epochs=0)
+    plain = card(train_backbone=False, schedule="plateau", views=0)
+    assert "validation images ended the training" in plain
+    assert "random views" not in plain
+    assert "the best on validation images was kept" in plain
+
+
+def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path) -> None:
+    names = (("IM-0001-0001.jpeg", "NORMAL"), ("person1_virus_6.jpeg", "PNEUMONIA"))
+    samples = [Sample(Path("x") / name, label=label) for name, label in names]
+    source = recognise_source(samples)
+    assert source == find_source("kermany")
+    _, card, _ = written(tmp_path, make_model(), make_evaluation(), data=DataStatement.of(source))
+    assert "CC BY 4.0" in card
+    assert "children" in card
+    assert "recognised by file names" in card
+    assert "10.17632/rscbjbr9sj.2" in card
+    assert recognise_source([*samples, Sample(Path("scan.png"), label="NORMAL")]) is None
+    assert recognise_source([Sample(Path("IM-0001-0001.jpeg"), label="TB")]) is None
+    assert recognise_source([]) is None
+    assert DataStatement.of(None) == DataStatement()

@@ -1,0 +1,295 @@
+"""The report: complete in itself, safe with hostile names, and never stopped by thin data."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.cases import Case
+from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.results import Interval, Restated
+from pneumoscope.models.model_folder import load_model
+from pneumoscope.reports import plots
+from pneumoscope.reports.gallery import LARGEST
+from pneumoscope.reports.report import Policy, Record, ReportFinding, no_skill, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pneumoscope.training.train import Run
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+HISTORY = [
+    {"epoch": i, "stage": i // 3, "train_loss": 1 / (i + 1), "val_loss": 1.0 + (i - 2) ** 2, "lr": 1e-3}
+    for i in range(6)
+]
+VOID = {"meta", "line", "circle", "path", "use", "rect", "br", "input", "img", "wbr"}
+
+
+def cases_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: Any) -> list[Case]:
+    """Cases without prediction sets or a detector; `more` holds columns."""
+    cases = []
+    for i, (label, p) in enumerate(zip(labels, probabilities, strict=True)):
+        shares = (1 - p, p) if np.ndim(p) == 0 else tuple(p)
+        call = classes[int(p >= 0.5)] if np.ndim(p) == 0 else classes[int(np.argmax(p))]
+        own = {"path": f"test/{i}.png", "decision": call, **{name: column[i] for name, column in more.items()}}
+        cases.append(Case(label=classes[label], probabilities=shares, predicted_label=call, **own))
+    return cases
+
+
+def written(folder: Path, labels: Any, probabilities: Any, *, classes: Any = CLASSES, **more: Any) -> str:
+    positive = classes[1] if len(classes) == 2 else None
+    evaluation = evaluate(labels, probabilities, classes=classes, positive=positive, resamples=50)
+    cases = more.pop("cases", None) or cases_of(labels, probabilities, classes)
+    path = write_report(folder, evaluation, cases, **{"title": "A run", **more})
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Collects tags, ids and text, and fails where elements are not nested."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def simulated(n: int, classes: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, classes, n)
+    p = rng.dirichlet(np.ones(classes), n)
+    p[np.arange(n), y] += 1
+    p /= 2
+    return y, p if classes > 2 else p[:, 1]
+
+
+def test_a_full_report(tmp_path: Path) -> None:
+    y, p = simulated(60, 2)
+    p[:3] = 1 - p[:3]
+    decisions = [CLASSES[int(share >= 0.5)] for share in p]
+    decisions[0], decisions[1] = "out_of_distribution", "uncertain"
+    cases = cases_of(
+        y, p, decision=decisions, prediction_set=[CLASSES] * 60, ood_score=[0.5] * 60,
+        uncalibrated=[(1 - share**2, share**2) for share in p],
+        path=[f"person{i}_{'bacteria' if i % 3 else 'virus'}_1.jpeg" for i in range(60)],
+    )  # fmt: skip
+    page = written(
+        tmp_path / "run",
+        y,
+        p,
+        cases=cases,
+        policy=Policy("sensitivity>=0.9", "platt", 90, 0.1),
+        record=Record(
+            history=HISTORY,
+            findings=[ReportFinding("note", "few images"), ReportFinding("error", "images in two splits", "Move them.")],
+            notes=["3 patients are in two splits"],
+            errors=[("broken.png", "truncated")] * 60,
+            facts={"Backbone": "efficientnet_lite0", "Command": "pneumoscope train DATA"},
+            environment={"Processor": "an abacus"},
+        ),
+    )  # fmt: skip
+    outline = Outline(page)
+    for said in (
+        "A run", "60 images", "Not a medical device", "AUROC", "95\xa0% interval", "No skill", "truncated",
+        "efficientnet_lite0", "3 patients are in two splits", "10 more are in predictions.csv", "Surest mistakes",
+        "a sensitivity of at least 0.9 on validation data", "Platt scaling, fitted on 90 validation images", "an abacus",
+        "found 1 error", "Move them.", "promised: 90\xa0% of each class", "bacteria", "virus", "Net benefit",
+        "Calibration by Platt scaling took", "Refused: not like the training radiographs",
+    ):  # fmt: skip
+        assert said in outline.text, said
+    assert outline.text.index("images in two splits") < outline.text.index("few images")
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [str(attributes["href"]) for tag, attributes in outline.tags if tag == "a"]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    assert all(attributes["aria-label"] for _, attributes in outline.tags if attributes.get("role") == "img")
+    assert len(page) < 400_000
+    names = {path.stem for path in (tmp_path / "run" / "plots").iterdir()}
+    assert names == {
+        "confusion", "roc", "precision-recall", "reliability", "probabilities", "risk-coverage", "decision-curve",
+        "learning",
+    }  # fmt: skip
+    for path in (tmp_path / "run" / "plots").iterdir():
+        assert ET.parse(path).getroot().tag.endswith("svg")
+
+
+def test_the_page_asks_for_nothing_and_runs_one_script(tmp_path: Path) -> None:
+    page = written(tmp_path, *simulated(30, 2), record=Record(history=HISTORY))
+    outline = Outline(page)
+    assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in outline.tags}
+    assert re.findall(r'(?:href|src)="(?!#)|url\((?!#)|@import', page) == []
+    assert {url for url in re.findall(r"https?://[^\"]+", page) if not url.startswith("http://www.w3.org/")} == set()
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}';" in page
+
+
+def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'{{ 7 * 7 }}$x$ 肺炎"
+    y, p = simulated(20, 2)
+    classes = ("a & {positive}", evil)
+    page = written(
+        tmp_path, y, 1 - p, classes=classes, title=evil,
+        cases=cases_of(y, 1 - p, classes, path=[evil] * 20, patient=[evil] * 20),
+        record=Record(HISTORY, [ReportFinding("note", evil, evil)], [evil], [(evil, evil)], {evil: evil}, {evil: evil}),
+    )  # fmt: skip
+    assert page.count("<script") == 1
+    assert "{{ 7 * 7 }}" in Outline(page).text
+    (data,) = (str(attributes["data-points"]) for _, attributes in Outline(page).tags if "data-points" in attributes)
+    assert json.loads(data)["positive"] == evil
+
+
+def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
+    y, p = simulated(5000, 2)
+    p[:40] = 1 - p[:40]
+    ood = [2.0 if i % 9 == 0 else 0.5 for i in range(5000)]
+    decisions = [
+        "out_of_distribution" if far > 1 else CLASSES[int(share >= 0.5)] for far, share in zip(ood, p, strict=True)
+    ]
+    cases = cases_of(y, p, decision=decisions, ood_score=ood)
+    page = written(tmp_path / "run", y, p, cases=cases, draw=lambda _: bytes(LARGEST))
+    assert page.count("data:image/jpeg") == 18
+    assert len(page) < 2_500_000
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "classes", "decision"),
+    [
+        ([1], [0.9], CLASSES, None),
+        ([0], [0.0], CLASSES, "out_of_distribution"),
+        (
+            [1, 1, 1],
+            [0.2, 0.5, 1.0],
+            ("a_rather_long_name_of_a_class_for_a_plot", "and_another_that_is_longer_still"),
+            "neither",
+        ),
+        ([0, 1], [0.5, 0.5], CLASSES, None),
+        ([0, 1] * 40, [0.0, 1.0] * 40, CLASSES, "out_of_distribution"),
+        ([0], [[1.0, 0.0, 0.0]], ("a", "b", "c"), "uncertain"),
+        (*simulated(90, 12), tuple(f"a rather long class name {i}" for i in range(12)), None),
+    ],
+)
+def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, classes: Any, decision: Any) -> None:
+    cases = cases_of(labels, probabilities, classes)
+    if decision:  # of all images
+        cases = [replace(case, decision=decision, ood_score=3.0, prediction_set=()) for case in cases]
+    more = {"policy": Policy("0.5", "none", 0, 0.1), "record": Record(history=HISTORY[:1])} if decision else {}
+    page = written(tmp_path, labels, probabilities, classes=classes, cases=cases, **more)
+    assert "nan" not in Outline(page).text
+    assert "None" not in Outline(page).text
+
+
+@pytest.mark.parametrize("estimated", [True, False])
+def test_restated_metrics_stand_beside_the_others(tmp_path: Path, estimated: bool) -> None:
+    y, p = simulated(60, 2)
+    evaluation = evaluate(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=50)
+    other = evaluate(y, p**2, classes=CLASSES, positive="PNEUMONIA", resamples=50)
+    prevalence = Interval(0.2, 0.125, 0.275) if estimated else None
+    restated = Restated({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
+    write_report(tmp_path, replace(evaluation, restated=restated), cases_of(y, p), title="A run")
+    section = (tmp_path / "report.html").read_text(encoding="utf-8").partition('id="restated"')[2]
+    text = section.partition("</section>")[0]
+    assert f"{other.metrics['specificity'].value:.3f}" in text
+    assert ("Saerens" in text) == estimated
+    assert ("12.5\xa0% to 27.5\xa0%" in text) == estimated
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [{"epoch": 1}],
+        [{"train_loss": 0.5}, {"train_loss": 0.4}],
+        [{"train_loss": "0.5", "val_loss": ""}, {"train_loss": 0, "val_loss": None}],
+        [{"train_loss": float("nan"), "val_loss": float("nan")}],
+    ],
+)
+def test_histories_with_gaps(history: Any) -> None:
+    assert plots.learning(history).startswith("<svg")
+
+
+def test_equal_data_give_equal_bytes_and_one_ink(tmp_path: Path) -> None:
+    y, p = simulated(40, 2)
+    pages = [written(tmp_path / name, y, p) for name in "ab"]
+    assert pages[0] == pages[1]
+    svg = (tmp_path / "a" / "plots" / "roc.svg").read_text()
+    assert "currentColor" in svg
+    assert plots.INK not in svg
+    assert "dc:date" not in svg
+
+
+def test_a_band_too_narrow_is_not_drawn() -> None:
+    y, p = simulated(40, 2)
+    patients = [str(i // 2) for i in range(40)]
+    evaluation = evaluate(y, p, classes=CLASSES, positive="PNEUMONIA", patients=patients, resamples=20)
+    assert "FillBetween" not in plots.roc(evaluation, y, p)
+    assert "FillBetween" in plots.roc(evaluation, y, p, patients)
+
+
+def test_no_skill_is_what_constant_answers_reach() -> None:
+    labels = np.array([0, 0, 0, 1])
+    constant = evaluate(labels, np.full(4, 0.25), classes=CLASSES, positive="PNEUMONIA", resamples=20)
+    everyone = evaluate(labels, np.full(4, 0.9), classes=CLASSES, positive="PNEUMONIA", resamples=20)
+    chance = no_skill(constant)
+    for name in ("accuracy", "npv", "auroc", "average_precision", "brier"):
+        assert chance[name] == pytest.approx(constant.metrics[name].value), name
+    for name in ("f1", "ppv"):
+        assert chance[name] == pytest.approx(everyone.metrics[name].value), name
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 images got 1 cases"):
+        written(tmp_path, [0, 1], [0.1, 0.9], cases=cases_of([0], [0.1]))
+    with pytest.raises(DataError, match="none of NORMAL, PNEUMONIA"):
+        written(tmp_path, [0], [0.1], cases=cases_of([0], [0.1], ("a", "b")))
+
+
+def test_a_run_fills_its_report(run: Run) -> None:
+    page = run.report.read_text(encoding="utf-8")
+    text = Outline(page).text
+    fingerprint = load_model(run.model).data["fingerprint"]
+    for said in (
+        fingerprint, "Test fingerprint", "pneumoscope train --config", "Processor", "Threads", "torch ",
+        "fitted on 12 validation images", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
+        "yellow and orange speak for PNEUMONIA", "not like the training radiographs", "Decision curve",
+        "score (Wilson)",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "data:image/jpeg;base64," in page
+    assert "no picture" not in text
+
+
+def test_importing_the_report_imports_nothing_heavy() -> None:
+    script = "import sys, pneumoscope.reports.report; print(*{'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""

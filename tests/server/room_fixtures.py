@@ -1,0 +1,75 @@
+"""Reading rooms for tests, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from rooms import Process, draw, run_process, wait_until
+
+from pneumoscope.server.settings import Settings
+
+if TYPE_CHECKING:
+    from pneumoscope.training.train import Run
+
+
+@pytest.fixture(scope="module")
+def room(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A reading room of the small simulated run."""
+    with run_process(run.model, str(tmp_path_factory.mktemp("room") / "reads.sqlite")) as process:
+        yield process
+
+
+@pytest.fixture
+def settings(run: Run, tmp_path: Path) -> Settings:
+    """For a room in a thread."""
+    return Settings(model=run.model, database=str(tmp_path / "reads.sqlite"))
+
+
+@pytest.fixture(scope="session")
+def image() -> bytes:
+    """A simulated image as a PNG."""
+    return draw(3)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL, started for these tests."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [
+        Path(found) for found in [shutil.which("postgres")] if found
+    ]
+    if not programs:
+        pytest.skip("no PostgreSQL on this machine")
+    folder = tmp_path_factory.mktemp("postgresql")
+    data, bin_ = folder / "data", programs[-1].parent
+    # PostgreSQL does not run as root.
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        for each in (folder, *folder.parents[:2]):
+            each.chmod(0o755)
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    subprocess.run(
+        [*as_user, bin_ / "initdb", "-D", data, "-U", "reader", "-A", "trust", "-E", "UTF8", "--no-locale"],
+        check=True, capture_output=True, cwd="/",
+    )  # fmt: skip
+    server = subprocess.Popen(
+        [*as_user, bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
+        stderr=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    try:
+        ready = [str(bin_ / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        wait_until(lambda: subprocess.run(ready, check=False).returncode == 0)
+        yield f"postgresql://reader@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)

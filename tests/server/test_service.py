@@ -1,0 +1,559 @@
+"""The service, called as programs call it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import signal
+import socket
+import sqlite3
+import stat
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from dicom_files import dicom
+from dicom_files import image as levels
+from PIL import Image
+from rooms import Process, draw, run_process, run_thread, wait_until
+
+import pneumoscope
+from pneumoscope.errors import UsageError
+from pneumoscope.images.read import read_pixels
+from pneumoscope.inference.overlays import render_heatmap
+from pneumoscope.server.settings import Limits, Settings
+from pneumoscope.server.store import Memory
+
+if TYPE_CHECKING:
+    from pneumoscope.training.train import Run
+
+PNG = {"content-type": "image/png"}
+
+
+def post(url: str, content: bytes, **query: Any) -> httpx.Response:
+    return httpx.post(f"{url}/v1/predictions", params=query, content=content, headers=PNG, timeout=60)
+
+
+def test_an_image_is_read_as_predict_reads_it(room: Process, run: Run, images: Path) -> None:
+    predictor = pneumoscope.load(run.model)
+    with room.client() as client:
+        for path in sorted(images.glob("test/*/*"))[:6]:
+            own = predictor.predict(path)[0]
+            answer = client.post("/v1/predictions", files={"files": (path.name, path.read_bytes())})
+            assert answer.status_code == 200
+            (one,) = answer.json()["predictions"]
+            assert one["name"] == path.name
+            assert one["decision"] == own.decision
+            assert one["prediction_set"] == list(own.prediction_set)
+            assert one["probabilities"] == pytest.approx(own.probabilities)
+            assert one["ood_score"] == pytest.approx(own.ood_score)
+            assert one["digest"] == own.digest
+            assert one["words"]
+            assert one["heatmap"] is None
+
+
+def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_says_why(room: Process) -> None:
+    images = [("files", (f"{seed}.png", draw(seed), "image/png")) for seed in range(5)]
+    images.insert(2, ("files", ("bad.png", draw(9)[:300], "image/png")))
+    with room.client() as client:
+        answer = client.post("/v1/predictions", files=images).json()["predictions"]
+    assert [one["name"] for one in answer] == ["0.png", "1.png", "bad.png", "2.png", "3.png", "4.png"]
+    assert "damaged" in answer[2]["error"]
+    assert answer[2]["id"] is None
+    assert all(one["error"] is None for one in answer if one["name"] != "bad.png")
+
+
+def test_images_computed_together_are_answered_as_those_computed_alone(room: Process) -> None:
+    contents = [draw(seed) for seed in range(12)]
+    alone = [post(room.url, each).json()["predictions"][0]["probabilities"] for each in contents]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda each: post(room.url, each).json()["predictions"][0], contents))
+    for one, other in zip(alone, together, strict=True):
+        assert other["probabilities"] == pytest.approx(one, abs=1e-5)
+
+
+def test_a_heatmap_is_the_map_of_explain_and_a_view_holds_every_level(room: Process, run: Run, image: bytes) -> None:
+    (one,) = post(room.url, image, heatmap=True, view=True).json()["predictions"]
+    explanation = pneumoscope.explain(pneumoscope.load(run.model), image)
+    assert one["heatmap"]["logit"] == pytest.approx(explanation.logit, abs=1e-4)
+    assert one["heatmap"]["label"] == explanation.label
+    drawn, own = (
+        np.asarray(Image.open(io.BytesIO(png)), int)
+        for png in (base64.b64decode(one["heatmap"]["png"]), render_heatmap(explanation))
+    )
+    assert drawn.shape == own.shape
+    assert np.abs(drawn - own).max() <= 2
+    view = Image.open(io.BytesIO(base64.b64decode(one["view"])))
+    assert (np.asarray(view) == np.rint(read_pixels(image) * 255)).all()
+
+
+def test_a_view_of_16_bits_has_its_high_byte_in_red_and_its_low_byte_in_green(room: Process) -> None:
+    levels = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+    stream = io.BytesIO()
+    Image.fromarray(levels).save(stream, "PNG")
+    (one,) = post(room.url, stream.getvalue(), view=True).json()["predictions"]
+    view = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["view"]))), int)
+    assert (view[..., 0] * 256 + view[..., 1] == levels).all()
+
+
+def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(room: Process) -> None:
+    content = dicom(levels(), PatientID="MRN-4711")
+    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers={"content-type": "application/dicom"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"][0]["format"] == "DICOM"
+    with sqlite3.connect(room.database) as database:
+        digest = answer.json()["predictions"][0]["digest"]
+        (pseudonym,) = database.execute("SELECT patient FROM reads WHERE digest = ?", (digest,)).fetchone()
+    assert len(pseudonym) == 16
+    database.close()
+    kept = b"".join(path.read_bytes() for path in Path(room.database).parent.glob("reads.sqlite*"))
+    assert pseudonym.encode() in kept  # in the file or in its log
+    assert b"4711" not in kept
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "words"),
+    [
+        (b"no image at all", PNG, 415, "not an image of a known format"),
+        (b"", PNG, 422, "No file"),
+        (b"x", {"content-type": "text/plain"}, 415, "multipart/form-data"),
+        (b"x", {}, 415, "multipart/form-data"),
+        (b"x", {"content-type": "multipart/form-data"}, 422, "boundary"),
+        (b"\x89PNG\r\n\x1a\nbroken", PNG, 422, "Save it"),
+    ],
+)
+def test_what_cannot_be_read_is_a_problem_that_says_what_to_change(
+    room: Process, content: bytes, headers: dict[str, str], status: int, words: str
+) -> None:
+    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert words in problem["detail"]
+    assert {"type", "title"} <= set(problem)
+
+
+def test_of_a_ood_image_nothing_is_said_that_the_network_would_say(room: Process) -> None:
+    blank = io.BytesIO()
+    Image.new("L", (128, 128), 255).save(blank, "PNG")
+    (one,) = post(room.url, blank.getvalue(), heatmap=True).json()["predictions"]
+    assert one["decision"] == "out_of_distribution"
+    assert (one["probability"], one["predicted_label"], one["probabilities"], one["prediction_set"]) == (
+        None,
+        None,
+        {},
+        [],
+    )
+    assert one["heatmap"] is None
+    (read,) = httpx.get(f"{room.url}/v1/reads?limit=1").json()["reads"]
+    assert (read["probability"], read["predicted_label"], read["prediction_set"]) == (None, None, [])
+
+
+def test_of_several_frames_the_first_is_read_and_that_is_said(room: Process) -> None:
+    headers = {"content-type": "application/dicom"}
+    answer = httpx.post(f"{room.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
+    assert "3 frames; the first was read" in answer.json()["predictions"][0]["words"]
+
+
+def test_what_is_no_chest_image_is_read_where_the_caller_insists(room: Process) -> None:
+    headers, content = {"content-type": "application/dicom"}, dicom(levels(), Modality="CT")
+    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers=headers)
+    assert answer.status_code == 422
+    assert "any_modality=true" in answer.json()["detail"]
+    query = {"any_modality": True}
+    answer = httpx.post(f"{room.url}/v1/predictions", params=query, content=content, headers=headers)
+    assert answer.status_code == 200
+
+
+def test_other_addresses_methods_and_parameters_are_problems_too(room: Process) -> None:
+    with room.client() as client:
+        for answer, status in (
+            (client.get("/nothing"), 404),
+            (client.get("/page/../app.py"), 404),
+            (client.get("/page/%2e%2e%2fapp.py"), 404),
+            (client.delete("/v1/predictions"), 405),
+            (client.get("/v1/reads", params={"limit": "many"}), 422),
+            (client.get("/v1/examples/99"), 422),
+            (client.post("/v1/predictions?heatmaps=true", content=b"x", headers=PNG), 422),
+            (client.get("/v1/monitoring?month=1"), 422),
+            (client.post("/v1/reads/none/verdicts", json={"verdict": "agree"}), 404),
+            (client.post("/v1/reads/none/verdicts", content=b"{", headers={"content-type": "application/json"}), 422),
+        ):
+            assert answer.status_code == status, answer.text
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_files_beyond_the_limits_are_refused_by_what_is_too_much(settings: Settings, image: bytes) -> None:
+    small = Limits(file_bytes=20_000, request_bytes=60_000, request_files=3)
+    with run_thread(replace(settings, limits=small)) as url:
+        files = [("files", (f"{i}.png", b"x" * 100)) for i in range(4)]
+        for answer, words in (
+            (post(url, b"x" * 30_000), "larger than"),
+            (post(url, b"x" * 70_000), "request is larger"),
+            (httpx.post(f"{url}/v1/predictions", content=iter([b"x" * 40_000] * 2), headers=PNG), "request is larger"),
+            (httpx.post(f"{url}/v1/predictions", files=files), "More than 3 files"),
+        ):
+            assert answer.status_code == 413
+            assert words in answer.json()["detail"]
+        assert post(url, image).status_code == 200
+
+
+def test_more_images_than_there_is_room_for_are_answered_429_and_the_others_read(settings: Settings) -> None:
+    with run_thread(replace(settings, limits=Limits(images=4))) as url:
+        contents = [draw(seed, 512) for seed in range(24)]
+        with ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(lambda each: post(url, each), contents))
+        statuses = {answer.status_code for answer in answers}
+        assert statuses == {200, 429}
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert int(refused.headers["retry-after"]) > 0
+        assert post(url, contents[0]).status_code == 200
+
+
+def test_a_request_is_read_whole_or_not_at_all(settings: Settings) -> None:
+    files = [("files", (f"{seed}.png", draw(seed, 512))) for seed in range(6)]
+    with run_thread(replace(settings, limits=Limits(images=8))) as url:
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert len(httpx.get(f"{url}/v1/reads").json()["reads"]) == 6
+
+
+def test_pictures_of_many_images_are_asked_for_in_several_requests(settings: Settings) -> None:
+    files = [("files", (f"{seed}.png", draw(seed))) for seed in range(4)]
+    with run_thread(replace(settings, limits=Limits(pictured_files=3))) as url:
+        for query in ({"view": True}, {"heatmap": True}):
+            answer = httpx.post(f"{url}/v1/predictions", params=query, files=files)
+            assert answer.status_code == 422
+            assert "3 images" in answer.json()["detail"]
+            assert httpx.post(f"{url}/v1/predictions", params=query, files=files[:3]).status_code == 200
+        assert httpx.post(f"{url}/v1/predictions", files=files).status_code == 200
+
+
+def test_a_verdict_of_megabytes_or_that_dribbles_is_refused(settings: Settings) -> None:
+    json_ = {"content-type": "application/json"}
+    with run_thread(replace(settings, limits=Limits(silence=0.5))) as url:
+        where = f"{url}/v1/reads/x/verdicts"
+        for body in (b" " * 1_000_000, iter([b" " * 100_000] * 10)):
+            answer = httpx.post(where, content=body, headers=json_)
+            assert answer.status_code == 413
+            assert answer.headers["content-type"] == "application/problem+json"
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address) as sender:
+            sender.settimeout(10)
+            head = f"POST /v1/reads/x/verdicts HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n"
+            sender.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
+            assert b"408" in sender.recv(4096)
+
+
+def test_uploads_stay_in_memory_however_large(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[object] = []
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", moved.append)
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1600, 1600), np.uint8)).save(stream, "PNG")
+    assert len(stream.getvalue()) > 2 * 1024**2
+    with run_thread(settings) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", stream.getvalue())})
+        assert answer.status_code == 200
+    assert moved == []
+
+
+def test_a_charset_that_is_none_is_refused(room: Process) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--x--\r\n'
+    for charset in ("undefined", "nothing"):
+        headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        assert httpx.post(f"{room.url}/v1/predictions", content=body, headers=headers).status_code in (415, 422)
+
+
+def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, image: bytes) -> None:
+    with run_thread(replace(settings, limits=Limits(silence=0.5, sending=1.0))) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
+        with socket.create_connection(address) as body, socket.create_connection(address) as unfinished:
+            body.sendall(f"{head}Content-Length: 1000\r\n\r\nxxx".encode())
+            unfinished.sendall(head.encode())
+            assert post(url, image).status_code == 200
+            body.settimeout(10)
+            unfinished.settimeout(10)
+            assert b"408" in body.recv(4096)
+            with suppress(ConnectionResetError):
+                assert unfinished.recv(4096) == b""
+        with socket.create_connection(address) as drop:
+            drop.settimeout(10)
+            drop.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode())
+            began = time.monotonic()
+            found = b""
+            while not found and time.monotonic() - began < 10:  # a little now and then is no silence
+                drop.sendall(b"x")
+                drop.settimeout(0.2)
+                try:
+                    found = drop.recv(4096)
+                except TimeoutError:
+                    continue
+            assert b"408" in found
+
+
+def test_who_does_not_take_the_answer_is_let_go(settings: Settings) -> None:
+    noise = np.random.default_rng(0).integers(0, 65536, (1800, 1800), np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG", compress_level=0)
+    body = stream.getvalue()
+    with run_thread(replace(settings, limits=Limits(silence=0.5))) as url, socket.socket() as taker:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        taker.settimeout(30)
+        taker.connect(address)
+        head = f"POST /v1/predictions?view=true HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
+        taker.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        first = taker.recv(2048)
+        promised = int(re.findall(rb"content-length: (\d+)", first)[0])
+        assert promised > 8 * 1024**2  # more than the sockets' own buffers hold
+        held = [value for name, value in read_metrics_at(url).items() if name == "pneumoscope_held_bytes"]
+        assert held == [promised]
+        time.sleep(1.5)
+        assert read_metrics_at(url)["pneumoscope_held_bytes"] == 0
+        taken = len(first)
+        with suppress(ConnectionResetError):
+            while part := taker.recv(1024**2):
+                taken += len(part)
+        assert taken < promised
+
+
+def test_without_its_token_nothing_is_told(settings: Settings, image: bytes) -> None:
+    token = "correct-horse-battery"
+    with run_thread(replace(settings, token=token)) as url, httpx.Client(base_url=url) as client:
+        for path in ("/v1/models", "/v1/reads", "/v1/monitoring", "/metrics", "/v1/examples/0"):
+            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {token}"}):
+                answer = client.get(path, headers=headers)
+                assert answer.status_code == 401, path
+                assert answer.headers["www-authenticate"] == "Bearer"
+            assert client.get(path, headers={"authorization": f"Bearer {token}"}).status_code == 200
+        assert client.post("/v1/predictions", content=image, headers=PNG).status_code == 401
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/").status_code == 200
+
+
+def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="PNEUMOSCOPE_TOKEN"):
+        replace(settings, host="0.0.0.0").check()
+    with pytest.raises(UsageError, match="16 characters"):
+        replace(settings, host="0.0.0.0", token="short").check()
+    with pytest.raises(UsageError, match="plain word"):
+        replace(settings, token="two words, though long enough").check()
+    replace(settings, host="0.0.0.0", token="long-enough-to-be-safe").check()
+    for host in ("localhost", "127.0.0.1", "::1"):
+        replace(settings, host=host).check()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_pages_of_other_sites_cannot_use_it(room: Process, image: bytes, headers: dict[str, str]) -> None:
+    for answer in (
+        httpx.post(f"{room.url}/v1/predictions", content=image, headers={**PNG, **headers}),
+        httpx.get(f"{room.url}/v1/monitoring", headers=headers),
+    ):
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_every_answer_carries_the_security_headers(room: Process) -> None:
+    with room.client() as client:
+        for path in ("/", "/monitoring", "/docs", "/page/room.js", "/v1/models", "/nothing", "/healthz"):
+            headers = client.get(path).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert "server" not in headers
+        assert client.get("/v1/models").headers["cache-control"] == "no-store"
+
+
+def test_head_is_answered_as_get_without_the_body(room: Process) -> None:
+    with room.client() as client:
+        for path in ("/", "/healthz", "/v1/models"):
+            answer = client.head(path)
+            assert answer.status_code == 200
+            assert answer.content == b""
+
+
+def test_a_page_that_has_not_changed_is_not_sent_again(room: Process) -> None:
+    with room.client() as client:
+        tag = client.get("/").headers["etag"]
+        assert client.get("/", headers={"if-none-match": tag}).status_code == 304
+
+
+def test_a_verdict_is_kept_and_comes_back_with_its_read(room: Process, image: bytes) -> None:
+    with room.client() as client:
+        (one,) = client.post("/v1/predictions", content=image, headers=PNG).json()["predictions"]
+        where = f"/v1/reads/{one['id']}/verdicts"
+        other = "NORMAL" if one["decision"] == "PNEUMONIA" else "PNEUMONIA"
+        kept = client.post(where, json={"verdict": "disagree", "label": other, "note": "rotated", "reviewer": "ab"})
+        assert kept.status_code == 201
+        assert kept.json()["label"] == other
+        found = next(read for read in client.get("/v1/reads").json()["reads"] if read["id"] == one["id"])
+        assert found["decision"] == one["decision"]
+        assert [verdict["note"] for verdict in found["verdicts"]] == ["rotated"]
+
+
+def test_a_verdict_that_contradicts_itself_is_refused(room: Process) -> None:
+    with room.client() as client:
+        for seed in range(20):
+            (one,) = client.post("/v1/predictions", content=draw(seed), headers=PNG).json()["predictions"]
+            where, decision = f"/v1/reads/{one['id']}/verdicts", one["decision"]
+            assert client.post(where, json={"verdict": "disagree", "label": "CAT"}).status_code == 422
+            if decision in ("NORMAL", "PNEUMONIA"):
+                other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[decision]
+                assert client.post(where, json={"verdict": "agree", "label": other}).status_code == 422
+                assert client.post(where, json={"verdict": "disagree", "label": decision}).status_code == 422
+                assert client.post(where, json={"verdict": "disagree"}).json()["label"] == other
+                assert client.post(where, json={"verdict": "agree"}).json()["label"] == decision
+            else:
+                assert client.post(where, json={"verdict": "disagree"}).status_code == 422
+                assert client.post(where, json={"verdict": "agree"}).json()["label"] is None
+
+
+def test_metrics_count_requests_images_and_batches(room: Process, image: bytes) -> None:
+    with room.client() as client:
+        before = read_metrics(client)
+        client.post("/v1/predictions", files=[("files", ("a.png", image)), ("files", ("b.png", b"bad"))])
+        after = read_metrics(client)
+
+    def gained(start: str) -> float:
+        return sum(value - before.get(name, 0) for name, value in after.items() if name.startswith(start))
+
+    assert gained("pneumoscope_images_total{") == 2
+    assert gained('pneumoscope_images_total{decision="error"}') == 1
+    assert gained('pneumoscope_requests_total{method="POST",route="/v1/predictions",status="200"}') == 1
+    assert gained("pneumoscope_batch_images_count") == 1
+    assert after["pneumoscope_held_bytes"] == 0
+    assert after["pneumoscope_images_under_way"] == 0
+
+
+def read_metrics_at(url: str) -> dict[str, float]:
+    with httpx.Client(base_url=url) as client:
+        return read_metrics(client)
+
+
+def count_taken(client: httpx.Client) -> float:
+    """Images that are under way, and those that were."""
+    found = read_metrics(client)
+    done = sum(value for name, value in found.items() if name.startswith("pneumoscope_images_total{"))
+    return found["pneumoscope_images_under_way"] + done
+
+
+def read_metrics(client: httpx.Client) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_logs_name_no_file_no_query_and_no_note(room: Process, image: bytes) -> None:
+    with room.client() as client:
+        files = {"files": ("MUELLER_HANS_1950.png", image)}
+        (one,) = client.post("/v1/predictions?view=true", files=files).json()["predictions"]
+        client.post(f"/v1/reads/{one['id']}/verdicts", json={"verdict": "agree", "note": "Herr Mueller"})
+        client.post("/v1/predictions", files={"files": ("MUELLER_HANS_1950.png", image[:200])})
+    wait_until(lambda: sum("/v1/predictions 4" in line for line in room.lines) > 0)
+    said = "".join(room.lines)
+    assert "POST /v1/predictions 200" in said
+    for secret in ("MUELLER", "Mueller", "view=", one["id"]):
+        assert secret not in said
+
+
+def test_shutting_down_finishes_what_was_taken(run: Run, tmp_path: Path) -> None:
+    contents = [draw(seed, 1536) for seed in range(4)] * 10
+    with run_process(run.model, str(tmp_path / "reads.sqlite")) as process:
+        answers: list[int] = []
+
+        def send(content: bytes) -> None:
+            answers.append(post(process.url, content, heatmap=True).status_code)
+
+        threads = [threading.Thread(target=send, args=(content,)) for content in contents]
+        for thread in threads:
+            thread.start()
+        with process.client() as client:
+            wait_until(lambda: count_taken(client) == len(contents))
+            assert read_metrics(client)["pneumoscope_images_under_way"] > 0
+        process.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(60)
+        assert process.process.wait(60) == 0
+        assert answers == [200] * len(contents)
+        with sqlite3.connect(process.database) as database:
+            assert database.execute("SELECT count(*) FROM reads").fetchone() == (len(contents),)
+        database.close()
+
+
+def test_a_port_that_is_taken_is_a_usage_error(room: Process, run: Run) -> None:
+    import subprocess
+    import sys
+
+    port = room.url.rpartition(":")[2]
+    call = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(run.model), "--port", port]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "cannot be listened on" in done.stderr
+
+
+def test_examples_are_simulated_images(room: Process) -> None:
+    with room.client() as client:
+        examples = client.get("/v1/examples").json()
+        assert len(examples) >= 4
+        assert {example["label"] for example in examples} == {"NORMAL", "PNEUMONIA"}
+        image = client.get(f"/v1/examples/{examples[0]['number']}")
+        assert image.headers["content-type"] == "image/png"
+        assert Image.open(io.BytesIO(image.content)).mode == "L"
+
+
+def test_images_are_kept_only_where_that_is_asked_for(settings: Settings, image: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with run_thread(settings) as url:
+        assert post(url, image).status_code == 200
+    assert not any(image[:64] in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    with run_thread(replace(settings, keep_images=folder, keep_names=False)) as url:
+        headers = {**PNG, "content-disposition": 'attachment; filename="../../escaped.png"'}
+        answer = httpx.post(f"{url}/v1/predictions", content=image, headers=headers).json()["predictions"][0]
+        assert answer["name"] == "escaped.png"
+        assert [read["name"] for read in httpx.get(f"{url}/v1/reads").json()["reads"]] == ["", "image"]
+    (kept,) = folder.iterdir()
+    assert kept.name == f"{answer['digest']}.png"
+    assert kept.read_bytes() == image
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, kept)] == [0o700, 0o600]
+
+
+def test_a_folder_of_kept_images_that_is_gone_is_told(settings: Settings, image: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with run_thread(replace(settings, keep_images=folder)) as url:
+        folder.rmdir()
+        assert post(url, image).status_code == 503
+        folder.mkdir()
+        assert post(url, image).status_code == 200
+
+
+def test_an_image_keeps_its_patient_and_its_polarity(settings: Settings) -> None:
+    with run_thread(replace(settings, keep_names=False)) as url:
+        for name in ("person7_bacteria_25.jpeg", "person7_bacteria_26.jpeg", "person8_virus_1.jpeg", "unknown.png"):
+            httpx.post(f"{url}/v1/predictions", params={"invert": True}, files={"files": (name, draw(len(name)))})
+    with Memory(settings.database) as memory:
+        patients = [read.patient for read in reversed(memory.list_reads(10))]
+        assert all(read.invert for read in memory.list_reads(10))
+    assert patients[0] == patients[1] != patients[2]
+    assert patients[2] != ""
+    assert patients[3] == ""

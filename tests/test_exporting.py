@@ -1,0 +1,421 @@
+"""Exports through the public door, each run from its files on images that it has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pneumoscope
+from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
+from pneumoscope.exporting import Format, export
+from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
+from pneumoscope.inference.features import FeatureCache, read_input
+from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.model_folder import GRAPH, load_model
+from pneumoscope.models.pretrained import find_pretrained
+from pneumoscope.training.train import Run, train
+
+KINDS: tuple[tuple[Format, type], ...] = (
+    ("onnx", OnnxEngine),
+    ("openvino", OpenVinoEngine),
+    ("torch", ProgramEngine),
+)
+
+
+def open_export(folder: Path, to: Format) -> Predictor:
+    return load(folder / to, engine="program" if to == "torch" else "auto")
+
+
+@pytest.fixture(scope="module")
+def exports(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    for to, _ in KINDS:
+        export(run.folder, to, folder / to)
+    return folder
+
+
+@pytest.mark.parametrize(("to", "kind"), KINDS)
+def test_an_export_says_what_the_model_says(to: Format, kind: type, exports: Path, run: Run, images: Path) -> None:
+    files = sorted((images / "test").rglob("*.png"))
+    own, other = load(run.model, engine="torch"), open_export(exports, to)
+    assert isinstance(other.engine, kind)
+    assert not any(path.name == "weights.safetensors" and path.stat().st_size > 2e6 for path in exports.rglob("*"))
+    for one, same in zip(own.predict(files), other.predict(files), strict=True):
+        assert (one.decision, one.prediction_set) == (same.decision, same.prediction_set)
+        assert one.raw_probability == pytest.approx(same.raw_probability, abs=1e-5)
+        assert one.ood_score == pytest.approx(same.ood_score, rel=1e-4)
+    told = json.loads((exports / to / "export.json").read_text())
+    assert (told["to"], told["changed"], told["images"]) == (to, 0, 12)
+    assert told["auroc"][0] == pytest.approx(told["auroc"][1])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: Run, images: Path) -> None:
+    files = sorted((images / "test").rglob("*.png"))[:4]
+    plain, fast = load(run.model, engine="torch"), load(run.model, engine=engine)  # type: ignore[arg-type]
+    for file in files:
+        one, same = pneumoscope.explain(plain, file), pneumoscope.explain(fast, file)
+        np.testing.assert_allclose(one.cells, same.cells, atol=1e-4)
+        assert same.cells.mean() + same.bias == pytest.approx(same.logit, abs=1e-5)
+
+
+def test_real_images_get_the_same_answer_from_every_engine_and_export(real_data: Path, tmp_path: Path) -> None:
+    images = [image for image in read_samples(real_data / "seed-400") if image.split == "test"][::5]
+    own = load(engine="torch").predict(images)
+    others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
+    for to, _ in KINDS:
+        export(find_pretrained(), to, tmp_path / to, real_data / "seed-400")
+        others[f"exported, {to}"] = open_export(tmp_path, to)
+    for name, predictor in others.items():
+        for one, same in zip(own, predictor.predict(images), strict=True):
+            assert (one.decision, one.prediction_set) == (same.decision, same.prediction_set), name
+            assert one.raw_probability == pytest.approx(same.raw_probability, abs=1e-4), name
+            assert one.ood_score == pytest.approx(same.ood_score, rel=1e-4), name
+
+
+def test_a_processor_takes_the_graph_where_there_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(load(run.model, "cpu").engine, OpenVinoEngine)  # it runs this network faster
+    assert isinstance(load(run.model, "cpu", engine="torch").engine, TorchEngine)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert isinstance(load(run.model, "cpu").engine, OnnxEngine)
+    assert (run.model / GRAPH).stat().st_size < 300_000  # its weights are the model's
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_threads_share_a_batch_and_keep_its_order(run: Run, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    engine = load(run.model, "cpu", engine=kind).engine
+    size = load_model(run.model).input.size
+    inputs = np.random.default_rng(0).normal(size=(7, 3, size, size)).astype(np.float32)
+    alone = [engine.run(each[None], maps=True) for each in inputs]
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(lambda maps: engine.run(inputs, maps), [True, False] * 4):
+            for name in ("features", "stages", *(["maps"] if found.maps is not None else [])):
+                whole = getattr(found, name)
+                parts = np.concatenate([getattr(one, name) for one in alone])
+                np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5 * float(np.abs(parts).max()))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_threads_that_are_the_first_to_run_do_not_wait_for_each_other_for_ever(run: Run, kind: Kind) -> None:
+    script = f"""if True:
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np
+        import pneumoscope
+        engine = pneumoscope.load({str(run.model)!r}, engine={kind!r}).engine
+        done = threading.Event()
+        def work():
+            while not done.is_set():
+                sum(range(200))
+        for _ in range(2):
+            threading.Thread(target=work, daemon=True).start()
+        inputs = np.zeros((8, 3, 224, 224), np.float32)
+        with ThreadPoolExecutor(4) as callers:
+            print(sum(len(found.features) for found in callers.map(engine.run, [inputs] * 4)))
+        done.set()
+        """
+    for _ in range(3):  # it takes some luck to meet
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == "32\n"
+
+
+def test_a_graph_alone_tells_how_to_prepare_and_to_decide(exports: Path, images: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exports / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    told = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    model = load_model(exports / "onnx")
+    assert told["pneumoscope.labels"] == list(model.labels)
+    assert told["pneumoscope.input"]["size"] == model.input.size
+    image = pneumoscope.load(exports / "onnx").predict(file := next((images / "test" / "NORMAL").iterdir()))[0]
+    (logits,) = session.run(["logits"], {"input": read_input(Sample(file, "NORMAL"), model.input)[None]})
+    assert logits[0, 0] == pytest.approx(image.logits[0], abs=1e-4)
+
+
+def test_eight_bits_are_kept_or_refused_by_what_they_change(run: Run, tmp_path: Path) -> None:
+    try:
+        done = export(run.folder, "int8", tmp_path / "int8")
+    except DataError as problem:
+        assert "Nothing was written" in str(problem)  # noqa: PT017 - either is right
+        assert not (tmp_path / "int8").exists()
+    else:
+        assert done.check.changed <= 0.005 * done.check.images
+        assert done.check.auroc is not None
+        assert done.check.auroc[0] - done.check.auroc[1] <= 0.002
+        assert isinstance(load(tmp_path / "int8").engine, OnnxEngine)
+
+
+def test_an_export_that_decides_otherwise_is_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.models import onnx_graphs as graphs
+
+    own = graphs.Description.forward
+    monkeypatch.setattr(graphs.Description, "forward", lambda self, inputs: own(self, inputs * 0.5))
+    with pytest.raises(DataError, match=r"decisions change.*Nothing was written"):
+        export(run.folder, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_needs_images_and_a_model(run: Run, exports: Path, images: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(run.model, tmp_path / "alone"))
+    with pytest.raises(UsageError, match="--data IMAGES"):
+        export(alone, "onnx", tmp_path / "a")
+    assert export(alone, "onnx", tmp_path / "a", images).check.images == 12
+    with pytest.raises(UsageError, match="an export itself"):
+        export(exports / "onnx", "openvino", tmp_path / "b", images)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(alone, "onnx", tmp_path / "a", images)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    """Change a model's description as somebody would who knows how it is checked."""
+    path = folder / "model.json"
+    values = json.loads(path.read_text()) | changes
+    values.pop("checksum")
+    values["checksum"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(values))
+
+
+def test_an_export_never_replaces_its_model(run: Run, images: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(run.model, tmp_path / "model"))
+    (model / GRAPH).unlink()
+    rewrite(model, files={})
+    held = {path.name: path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(UsageError, match="it is not overwritten"):
+        export(model, "onnx", model, images, overwrite=True)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == held
+
+
+def test_an_earlier_export_stays_until_a_better_one_is_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.models import onnx_graphs as graphs
+
+    export(run.folder, "onnx", out := tmp_path / "out")
+    held = {path.name: path.read_bytes() for path in out.iterdir()}
+    own = graphs.Description.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs.Description, "forward", lambda self, inputs: own(self, inputs * 0.5))
+        with pytest.raises(DataError, match="Nothing was written"):
+            export(run.folder, "onnx", out, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == held
+    export(run.folder, "openvino", out, overwrite=True)
+    assert (out / "model.xml").is_file()
+    assert not (out / "model.onnx").exists()
+    assert "Format: openvino. 12 images" in (out / "README.md").read_text()
+
+
+def test_an_image_that_cannot_be_read_stops_no_export(run: Run, images: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    for image in (*(data / "train" / "NORMAL").iterdir(), next((data / "test" / "NORMAL").iterdir())):
+        image.write_bytes(b"no image")
+    try:
+        assert export(run.model, "int8", tmp_path / "int8", data).check.images == 11
+    except DataError as problem:
+        assert "of 11 decisions" in str(problem)  # noqa: PT017 - refused for what it changes
+
+
+def test_another_graph_does_not_speak_for_a_model_by_way_of_the_cache(run: Run, images: Path, tmp_path: Path) -> None:
+    import onnx
+
+    folder = Path(shutil.copytree(run.model, tmp_path / "crafted"))
+    network = onnx.load(folder / GRAPH, load_external_data=False)
+    for node in network.graph.node:
+        node.output[:] = ["features.true" if name == "features" else name for name in node.output]
+    network.graph.node.append(onnx.helper.make_node("Neg", ["features.true"], ["features"]))
+    (folder / GRAPH).write_bytes(content := network.SerializeToString())
+    rewrite(folder, files={GRAPH: hashlib.sha256(content).hexdigest()})
+    image = next((images / "test" / "NORMAL").iterdir())
+    expected = load(run.model, "cpu").predict(image)[0].logits
+    with FeatureCache(tmp_path / "features.sqlite") as cache:
+        assert load(folder, "cpu", cache).predict(image)[0].logits != pytest.approx(expected)
+        assert load(run.model, "cpu", cache).predict(image)[0].logits == pytest.approx(expected)
+
+
+def test_a_device_that_is_asked_for_is_taken_or_refused(run: Run) -> None:
+    with pytest.raises(UsageError, match="auto, cpu or cuda"):
+        load(run.model, "banana", engine="onnx")
+    with pytest.raises(UsageError, match="on the processor alone"):
+        load(run.model, "cuda", engine="onnx")
+
+
+def test_pytorch_is_left_as_it_was_by_engines_in_several_threads(run: Run) -> None:
+    import torch
+
+    def flags() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before = flags()
+    engine = load(run.model, "cpu", engine="torch").engine
+    size = load_model(run.model).input.size
+    with ThreadPoolExecutor(4) as callers:
+        list(callers.map(lambda _: engine.run(np.zeros((1, 3, size, size), np.float32)), range(20)))
+    assert flags() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "hf-hub:timm/resnet18.a1_in1k"},
+        {"architecture": "no_such_network"},
+        {"arguments": {"checkpoint_path": "/etc/hostname"}},
+        {"arguments": {"pretrained": True}},
+        {"arguments": {"head_norm_first": True}},  # of another network
+        {"labels": ["NORMAL", "NORMAL"]},
+        {"calibration": {"method": "platt", "intercept": float("nan")}},
+        {"calibration": {"slope": float("inf")}},
+    ],
+    ids=str,
+)
+def test_a_model_that_says_what_cannot_be_is_refused(changes: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run.model, tmp_path / "crafted"))
+    rewrite(folder, **changes)
+    with pytest.raises(ModelError):
+        load(folder, "cpu", engine="torch")
+
+
+def test_weights_of_no_known_kind_are_refused(run: Run, tmp_path: Path) -> None:
+    import safetensors.torch
+    import torch
+
+    for content in (b"no weights", safetensors.torch.save({"head.weight": torch.zeros(1, 4, dtype=torch.bfloat16)})):
+        folder = Path(shutil.copytree(run.model, tmp_path / str(len(content))))
+        (folder / "weights.safetensors").write_bytes(content)
+        rewrite(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+        with pytest.raises(ModelError, match=r"weights\.safetensors: damaged"):
+            load(folder)
+
+
+def test_a_graph_that_takes_something_else_is_refused(run: Run) -> None:
+    import onnx
+
+    network = onnx.load(run.model / GRAPH)
+    for node in network.graph.node:
+        node.input[:] = ["x" if name == "input" else name for name in node.input]
+    network.graph.input[0].name = "x"
+    with pytest.raises(ModelError, match="no graph of ours"):
+        OnnxEngine(network.SerializeToString(), "x")
+
+
+def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: Run, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(exports / "onnx", tmp_path / "broken"))
+    (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.onnx: damaged"):
+        load(broken)
+    with pytest.raises(ModelError, match="cannot open"):
+        OnnxEngine(b"no graph", "x")
+    with pytest.raises(UsageError, match="nothing that torch could run"):
+        load(exports / "onnx", engine="torch")
+
+
+def test_a_program_that_could_run_any_code_is_not_loaded_unasked(exports: Path) -> None:
+    for engine in ("auto", "torch", "onnx"):
+        with pytest.raises(UsageError, match="can run any code"):
+            load(exports / "torch", engine=engine)
+
+
+def test_a_graph_cannot_read_beyond_its_model(run: Run, tmp_path: Path) -> None:
+    import onnx
+
+    (tmp_path / "secret").write_bytes(bytes(5_000_000))
+    folder = Path(shutil.copytree(run.model, tmp_path / "crafted"))
+    network = onnx.load(folder / GRAPH, load_external_data=False)
+    for tensor in network.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../secret"
+            elif entry.key == "offset":
+                entry.value = "0"
+    (folder / GRAPH).write_bytes(network.SerializeToString())
+    with pytest.raises(ModelError, match="cannot open"):
+        OnnxEngine(folder / GRAPH, "x")
+
+
+def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Path) -> None:
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    run = train(images, tmp_path / "run", backbone="vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"),
+                epochs=1, audit=False, resamples=10)  # fmt: skip
+    assert isinstance(load(run.model, "cpu").engine, TorchEngine)
+    assert export(run.folder, "onnx", tmp_path / "out").check.changed == 0
+    # Its map mixes places, and gradients are out of reach: better no explanation than one that misleads.
+    image = next((images / "test" / "NORMAL").iterdir())
+    with pytest.raises(UsageError, match="Integrated gradients need PyTorch"):
+        pneumoscope.explain(load(tmp_path / "out"), image)
+    assert pneumoscope.explain(load(tmp_path / "out"), image, method="cam").method == "cam"
+
+
+def test_a_trained_model_runs_where_torch_cannot_be_imported(run: Run, exports: Path, images: Path) -> None:
+    image = next((images / "test" / "PNEUMONIA").iterdir())
+    script = f"""if True:
+        import sys
+        for name in ("torch", "timm", "torchvision", "captum"):
+            sys.modules[name] = None
+        import pneumoscope
+        for folder in {[str(run.model), str(exports / "onnx"), str(exports / "openvino")]}:
+            predictor = pneumoscope.load(folder)
+            print(*predictor.predict({str(image)!r})[0].logits, pneumoscope.explain(predictor, {str(image)!r}).logit)
+        """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (expected,) = load(run.model, engine="torch").predict(image)
+    for line in done.stdout.splitlines():
+        assert [float(word) for word in line.split()] == pytest.approx([expected.logits[0]] * 2, abs=1e-4)
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_without_torch_nothing_is_begun_that_needs_it(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.auditing.audit import audit
+
+    for name in ("torch", "timm", "pneumoscope.models.onnx_graphs", "pneumoscope.models.classifier"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError):
+        audit(images, tmp_path / "audit")
+    with pytest.raises(MissingExtraError, match=r"pneumoscope\[train\]"):
+        export(run.model, "onnx", tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_needs_torch_says_how_to_get_it(images: Path, tmp_path: Path) -> None:
+    script = f"""if True:
+        import sys
+        sys.modules["torch"] = None
+        from pneumoscope.cli.main import main
+        sys.argv = ["pneumoscope", "train", {str(images)!r}, "--out", {str(tmp_path / "run")!r}]
+        main()
+        """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert 'pip install "pneumoscope[train]"' in done.stderr
+
+
+def test_batches_of_any_size_are_run(run: Run) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(content, "PNG")
+    alone = load(run.model, "cpu").predict([content.getvalue()])
+    many = load(run.model, "cpu").predict([content.getvalue()] * 19)
+    assert len(many) == 19
+    for one in many:
+        assert one.logits == pytest.approx(alone[0].logits, abs=1e-5)
+    assert load(run.model, "cpu").predict([]) == []

@@ -1,0 +1,213 @@
+"""Outputs: files are whole or absent, and a folder of somebody else's is never emptied."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pneumoscope.errors import UsageError
+from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
+
+MARKER = "config.yaml"
+NAMES = (MARKER, "model", "linked")
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def earlier_output(folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    for name in (MARKER, "model/model.json", ".report.html.0a1b.part"):
+        (folder / name).write_text(name)
+    return folder
+
+
+# Files
+
+
+def test_a_file_is_written_and_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    for content in (b"first", b"", b"second" * 1000):
+        write_bytes(tmp_path / "out.bin", content)
+        assert tree(tmp_path) == {"out.bin": content}
+    write_text(tmp_path / "out.bin", "für\n")
+    assert tree(tmp_path) == {"out.bin": "für\n".encode()}
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_write_leaves_the_old_file_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, problem: type[BaseException] | BaseException
+) -> None:
+    (tmp_path / "out.txt").write_text("old")
+
+    def fail(self: Path, *_: object) -> None:
+        self.touch()  # a part has been made by then
+        raise problem
+
+    monkeypatch.setattr(Path, step, fail)
+    expected = UsageError if isinstance(problem, OSError) else KeyboardInterrupt
+    with pytest.raises(expected, match=r"out\.txt: cannot be written: No space" if expected is UsageError else None):
+        write_text(tmp_path / "out.txt", "new")
+    assert tree(tmp_path) == {"out.txt": b"old"}
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path, wholes, seen = tmp_path / "out.bin", [bytes([i]) * 300_000 for i in range(2)], set()
+    write_bytes(path, wholes[0])
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(50):
+        write_bytes(path, wholes[i % 2])
+    done.set()
+    reader.join()
+    assert seen <= set(wholes)
+    assert tree(tmp_path) == {"out.bin": wholes[1]}
+
+
+def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    threads = [threading.Thread(target=write_text, args=(tmp_path / "out.txt", str(i) * 1000)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(tree(tmp_path)) == ["out.txt"]
+    assert len(set((tmp_path / "out.txt").read_text())) == 1
+
+
+@pytest.mark.parametrize("name", ["gone/out.txt", "file/out.txt", "folder", "x" * 300])
+def test_what_cannot_be_written_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=rf"{name}: cannot be written: .+\. Choose another"):
+        write_text(tmp_path / name, "text")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.timeout(20)
+def test_a_device_or_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "text")
+    reader.join()
+    assert got == ["text"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+# Rows
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {name: st.none() | st.text(st.characters(codec="utf-8")) for name in ("path", 'a "b", c')}
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_rows_come_back_from_csv_as_they_were(rows: list[dict[str, str | None]]) -> None:
+    text = "".join(format_rows(rows))
+    back = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert back == [{key: value or "" for key, value in row.items()} for row in rows]
+
+
+def test_rows_are_lines_with_a_header() -> None:
+    assert "".join(format_rows([{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": None}])) == "epoch,loss\n1,0.1\n2,\n"
+
+
+# Folders
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_absent_or_empty_folder_is_made(tmp_path: Path, overwrite: bool) -> None:
+    for _ in range(2):
+        claim_folder(tmp_path / "deep/run", NAMES, overwrite)
+        assert tree(tmp_path) == {"deep": None, "deep/run": None}
+
+
+def test_an_earlier_output_is_refused_and_kept(tmp_path: Path) -> None:
+    earlier_output(tmp_path / "run")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=r"run: exists already\. .*--out.*--overwrite"):
+        claim_folder(tmp_path / "run", NAMES)
+    assert tree(tmp_path) == before
+
+
+def test_an_earlier_output_is_emptied_where_that_is_allowed(tmp_path: Path) -> None:
+    run = earlier_output(tmp_path / "run")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_text("image")
+    (run / "linked").symlink_to(tmp_path / "images")
+    claim_folder(run, NAMES, overwrite=True)
+    assert tree(tmp_path) == {"run": None, "images": None, "images/1.png": b"image"}
+
+
+def test_an_earlier_output_in_a_linked_folder_is_emptied_and_the_link_kept(tmp_path: Path) -> None:
+    earlier_output(tmp_path / "scratch/run")
+    (tmp_path / "run").symlink_to(tmp_path / "scratch/run")
+    claim_folder(tmp_path / "run", NAMES, overwrite=True)
+    assert (tmp_path / "run").is_symlink()
+    assert tree(tmp_path / "scratch") == {"run": None}
+
+
+def test_an_emptying_that_was_interrupted_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = earlier_output(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            claim_folder(run, NAMES, overwrite=True)
+    claim_folder(run, NAMES, overwrite=True)
+    assert tree(run) == {}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["thesis.tex"], [".git"], [f"{MARKER}/nested"], [f"sub/{MARKER}"], [MARKER, "thesis.tex"], [MARKER, ".git"]],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_ood_content_is_never_emptied(tmp_path: Path, names: list[str], overwrite: bool) -> None:
+    for name in names:
+        (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / name).write_text("dear")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=r"home: .*Choose another --out"):
+        claim_folder(tmp_path / "home", NAMES, overwrite)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_place_of_the_folder_is_kept(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "run").write_text("dear")
+    with pytest.raises(UsageError, match=r"run: .*Choose another --out"):
+        claim_folder(tmp_path / "run", NAMES, overwrite)
+    assert tree(tmp_path) == {"run": b"dear"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "file").write_text("dear")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for name, why in (("file/run", "Not a directory"), ("dangling", "File exists"), ("x" * 300, "File name too long")):
+        with pytest.raises(UsageError, match=rf"{name}: cannot be written: {why}\. Choose another --out"):
+            claim_folder(tmp_path / name, NAMES, overwrite)
+    assert (tmp_path / "file").read_text() == "dear"
