@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.samples import Sample, find_classes, read_samples
+from pneumoscope.datasets.samples import Sample, cluster_by_patient, find_classes, read_samples
 from pneumoscope.decisions.calibration import fit_calibration
 from pneumoscope.decisions.decide import calibrate, decide, find_limits
 from pneumoscope.decisions.threshold import choose_threshold
 from pneumoscope.evaluation.conformal import fit_conformal, summarise_decisions
-from pneumoscope.evaluation.intervals.bootstrap import group
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import FeatureCache, default_cache_path, extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone
@@ -84,7 +83,7 @@ def extract(data: Path) -> Images:
 
 def divide(images: Images, train: int, val: int, seed: int) -> list[NDArray[np.int64]]:
     """Indices of training, validation and test images; the images of a patient stand together in the order drawn from."""
-    clusters = group(images.patients, len(images.targets))
+    clusters = cluster_by_patient(images.patients, len(images.targets))
     order = np.argsort(np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters], kind="stable")
     edges = [1 + int(np.flatnonzero(np.diff(clusters[order[: n + 1]]))[-1]) for n in (train, train + val)]
     return np.split(order, edges)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.intervals.bootstrap import evaluate, group, precision_recall_band, resample, roc_band
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.evaluation.intervals.bootstrap import evaluate, precision_recall_band, resample, roc_band
 from pneumoscope.evaluation.metrics import METRICS, measure, roc_curve
 
 Floats = NDArray[np.float64]
@@ -100,7 +101,9 @@ SETTINGS = (
 
 def bootstrap(y: Ints, p: Floats, patients: Sequence[str] | None, resamples: int, seed: int) -> dict[str, Floats]:
     """Percentile limits (2,) of every metric, drawing patients; those of `ece` are reflected at its value."""
-    draws = [measure(y, p, weights=weights) for weights in resample(group(patients, len(y)), resamples, seed)]
+    draws = [
+        measure(y, p, weights=weights) for weights in resample(cluster_by_patient(patients, len(y)), resamples, seed)
+    ]
     limits = {name: np.nanquantile(np.concatenate([draw[name] for draw in draws]), [0.025, 0.975]) for name in METRICS}
     limits["ece"] = np.clip(2 * measure(y, p)["ece"] - limits["ece"][::-1], 0, 1)
     return limits

@@ -28,9 +28,9 @@ from sklearn.metrics import roc_auc_score
 
 from ood_images import CHANGED, SPOILED, Pixels, blank, drawn, hand, limb, noise, page, pattern, photographs
 from pneumoscope.datasets.phantoms import draw_phantom
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.samples import Sample, cluster_by_patient, read_samples
 from pneumoscope.decisions.ood import OODDetector, choose_limit, fit_detector
-from pneumoscope.evaluation.intervals.bootstrap import group, resample
+from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import Engine, TorchEngine
 from pneumoscope.inference.features import FeatureCache, Source, extract_features
@@ -90,7 +90,7 @@ def auroc(own: Floats, far: Floats, weights: Floats | None = None) -> float:
 
 def interval(own: Floats, far: Floats, patients: Sequence[str | None]) -> tuple[float, float]:
     """Percentile bootstrap of the AUROC, by patient of the images and of what is made of them."""
-    draws = [w for chunk in resample(group(patients, len(own) + len(far)), 300, 0) for w in chunk]
+    draws = [w for chunk in resample(cluster_by_patient(patients, len(own) + len(far)), 300, 0) for w in chunk]
     low, high = np.quantile([auroc(own, far, weights) for weights in draws], [0.025, 0.975])
     return float(low), float(high)
 

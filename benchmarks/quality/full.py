@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from protocol import METRICS, Result, arguments, complete, draw_folds, print_table, read_kermany, summarise
 
-from pneumoscope.evaluation.intervals.bootstrap import group
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.evaluation.intervals.proportions import rate_limits
 
 
@@ -39,7 +39,7 @@ def pool_accuracy(results: Sequence[Result]) -> str:
         with (result.folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows += [row for row in csv.DictReader(file) if row["predicted_label"]]
     right = np.array([row["predicted_label"] == row["label"] for row in rows])
-    clusters = group([row["patient"] or None for row in rows], len(rows))
+    clusters = cluster_by_patient([row["patient"] or None for row in rows], len(rows))
     low, high = rate_limits(right, np.ones(len(rows), bool), clusters, 0.95)
     return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pneumoscope.datasets.samples import (
     SPLITS,
     Sample,
+    cluster_by_patient,
     describe_counts,
     find_classes,
     find_images,
@@ -512,3 +513,10 @@ def test_a_fingerprint_follows_content_label_and_split_but_not_order_or_place() 
         fingerprint_samples([one], ["1"]),
     ]
     assert len({known, *others}) == 5
+
+
+def test_images_without_a_patient_are_their_own_cluster() -> None:
+    assert cluster_by_patient(["b", None, "a", "b", "", None], 6).tolist() == [0, 1, 2, 0, 3, 4]
+    assert cluster_by_patient(None, 3).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="3 images"):
+        cluster_by_patient(["a"], 3)

@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals import bootstrap as intervals
 from pneumoscope.evaluation.intervals.bootstrap import (
     evaluate,
-    group,
     jackknife,
     precision_recall_band,
     resample,
@@ -38,15 +38,8 @@ def simulated(n: int, seed: int = 0, gap: float = 2.1) -> tuple[NDArray[np.int64
     return y, 1 / (1 + np.exp(-rng.normal(gap * (y - 0.5), 1)))
 
 
-def test_images_without_a_patient_are_their_own_cluster() -> None:
-    assert group(["b", None, "a", "b", "", None], 6).tolist() == [0, 1, 2, 0, 3, 4]
-    assert group(None, 3).tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match="3 images"):
-        group(["a"], 3)
-
-
 def test_a_resample_draws_as_many_patients_as_there_are() -> None:
-    clusters = group(["a", "a", "b", "c", "c", "c"], 6)
+    clusters = cluster_by_patient(["a", "a", "b", "c", "c", "c"], 6)
     weights = np.concatenate(list(resample(clusters, 400, seed=1)))
     assert weights.shape == (400, 6)
     assert (weights[:, 0] == weights[:, 1]).all()
@@ -94,7 +87,7 @@ def test_more_classes_match_the_plain_bootstrap_too() -> None:
     p /= p.sum(1, keepdims=True)
     patients = [f"p{i // 2}" for i in range(1500)]
     evaluation = evaluate(y, p, classes=("a", "b", "c"), positive=None, patients=patients)
-    drawn = [measure(y, p, weights=weights) for weights in resample(group(patients, 1500), 1000, seed=9)]
+    drawn = [measure(y, p, weights=weights) for weights in resample(cluster_by_patient(patients, 1500), 1000, seed=9)]
     for name, interval in evaluation.metrics.items():
         if name != "ece":
             limits = np.quantile(np.concatenate([draw[name] for draw in drawn]), [0.025, 0.975])

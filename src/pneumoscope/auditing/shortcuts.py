@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import COMPRESSIONS, FORMATS, MODALITIES, MODES, RECORD, THUMBNAIL, VIEWS, Images
-from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.evaluation.intervals.bootstrap import group
+from pneumoscope.datasets.samples import SPLITS, Sample, cluster_by_patient
 
 Kind: TypeAlias = Literal["file", "view", "border", "picture", "look"]
 Numbers: TypeAlias = NDArray[np.float32]
@@ -220,8 +219,8 @@ def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> In
     from scipy.sparse.csgraph import connected_components
 
     n = len(samples)
-    patients = group([sample.patient for sample in samples], n)
-    others = n + group([None if one is None else str(one) for one in groups or [None] * n], n)
+    patients = cluster_by_patient([sample.patient for sample in samples], n)
+    others = n + cluster_by_patient([None if one is None else str(one) for one in groups or [None] * n], n)
     links = coo_array((np.ones(n), (patients, others)), shape=(2 * n, 2 * n))
     joined: Ints = np.unique(connected_components(links)[1][patients], return_inverse=True)[1]
     return joined

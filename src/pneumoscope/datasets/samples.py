@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import format_rows, write_text
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
@@ -208,6 +211,19 @@ def find_patient(stem: str, patterns: Sequence[re.Pattern[str]] | None = None) -
                 return "-".join(part for part in (named.get("series"), named["number"]) if part)
             return (match.group(1) if pattern.groups else match.group(0)) or None
     return None
+
+
+def cluster_by_patient(patients: Sequence[str | None] | None, n: int) -> NDArray[np.int64]:
+    """Number the clusters of n images (N,) in order of appearance; an image without a patient is its own cluster.
+
+    Raises:
+        DataError: the number of patients is not n.
+    """
+    if patients is not None and len(patients) != n:
+        raise DataError(f"patients: {n} images need {n} patients, found {len(patients)}.")
+    numbers: dict[str | int, int] = {}
+    keys = range(n) if patients is None else [patient or i for i, patient in enumerate(patients)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _compile(patient_pattern: str | None) -> list[re.Pattern[str]]:

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.decisions.decide import calibrate
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.intervals.bootstrap import group
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.models.model_folder import Calibration
 
@@ -70,7 +70,7 @@ def fit_calibration(
     if trained is not None and not np.allclose(wanted, trained):
         start = replace(start, offset=tuple((np.log(wanted) - np.log(trained)).tolist()))
     candidates: tuple[Fitted, ...] = _candidates(int(counts.min()), classes) if method == "auto" else (method,)
-    clusters = group(patients, len(y))
+    clusters = cluster_by_patient(patients, len(y))
     held_out = {}
     for name in candidates:
         begun, counting = replace(start, method=name), weights if name == "isotonic" else as_trained

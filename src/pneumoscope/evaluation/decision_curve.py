@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals.bootstrap import group
 from pneumoscope.evaluation.intervals.proportions import rate_limits
 from pneumoscope.evaluation.metrics import checked
 
@@ -68,7 +68,7 @@ def decision_curve(
     odds = at / (1 - at)
     worth = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): what calling an image positive brings
     brings = np.where(p >= at[:, None], worth, 0.0).T
-    clusters, everything = group(patients, len(y)), np.ones(len(y), dtype=bool)
+    clusters, everything = cluster_by_patient(patients, len(y)), np.ones(len(y), dtype=bool)
     low, high = np.array(
         [
             _limit(p >= one, y == 1, weight, clusters, everything, confidence)

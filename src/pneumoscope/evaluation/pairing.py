@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals.bootstrap import group
 
 SHOWN = 3  # offending images that an error names
 
@@ -166,7 +166,9 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
     )  # fmt: skip
     known = [next((one.patient for one in row if one.patient), None) for row in rows]
     # copies of one file surely show one patient
-    clusters = group([patient or row[0].digest or None for patient, row in zip(known, rows, strict=True)], len(rows))
+    clusters = cluster_by_patient(
+        [patient or row[0].digest or None for patient, row in zip(known, rows, strict=True)], len(rows)
+    )
     return Pairing(
         runs=tuple(runs),
         classes=classes,

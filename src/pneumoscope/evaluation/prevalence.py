@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals.bootstrap import group, resample
+from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.proportions import rate_limits
 from pneumoscope.evaluation.metrics import checked, measure
 from pneumoscope.evaluation.results import Evaluation, Interval, Restated
@@ -75,7 +75,7 @@ def estimate_prevalence(
     drawn = np.concatenate(
         [
             estimate_shares(base, stated, weights, steps=200)[:, 1]
-            for chunk in resample(group(patients, len(base)), resamples, seed)
+            for chunk in resample(cluster_by_patient(patients, len(base)), resamples, seed)
             for weights in np.array_split(chunk, max(1, len(chunk) * len(base) // 200_000))
         ]
     )
@@ -160,7 +160,7 @@ def restate_evaluation(
         name: Interval(float(value[0]), np.nan, np.nan)
         for name, value in measure(y, p, threshold=threshold, weights=weights[None] * len(y)).items()
     }
-    clusters, called = group(patients, len(y)), p >= threshold
+    clusters, called = cluster_by_patient(patients, len(y)), p >= threshold
     sensitivity, specificity = (
         Interval(metrics[name].value, *rate_limits(hit, among, clusters, evaluation.confidence))
         for name, hit, among in (("sensitivity", called, y == 1), ("specificity", ~called, y == 0))

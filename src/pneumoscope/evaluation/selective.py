@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.intervals.bootstrap import band_limits, group, resample
+from pneumoscope.evaluation.intervals.bootstrap import band_limits, resample
 from pneumoscope.evaluation.intervals.proportions import effective_count
 
 Floats = NDArray[np.float64]
@@ -91,13 +92,13 @@ def selective_curve(
     expected = np.interp(ranks, np.insert(counts, 0, 0), np.insert(won, 0, 0))  # in a tie hits come evenly
     grid = np.linspace(0.01, 1, 100)
     heights = []
-    for weights in resample(group(patients, len(hits)), resamples, seed):
+    for weights in resample(cluster_by_patient(patients, len(hits)), resamples, seed):
         answered = np.cumsum(weights[:, order], 1)[:, last]
         winning = np.cumsum(weights[:, order] * hits[order], 1)[:, last]
         for drawn, gained in zip(answered, winning, strict=True):
             at = grid * drawn[-1]
             heights.append(np.interp(at, np.insert(drawn, 0, 0), np.insert(gained, 0, 0)) / at)
-    clusters = group(patients, len(hits))
+    clusters = cluster_by_patient(patients, len(hits))
     most = np.maximum(1, grid * effective_count(clusters, np.ones(len(hits), dtype=bool)))
     at = grid * len(hits)
     curve = np.interp(at, np.insert(counts, 0, 0), np.insert(won, 0, 0)) / at

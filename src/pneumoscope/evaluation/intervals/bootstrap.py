@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals import proportions as limits
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
 from pneumoscope.evaluation.intervals.proportions import NONE, Limits
@@ -85,7 +86,7 @@ def evaluate(
         )
     if resamples < 1 or not 0 < confidence < 1:
         raise UsageError(f"resamples must be 1 or more and confidence in (0, 1); they are {resamples}, {confidence}")
-    clusters = group(patients, len(y))
+    clusters = cluster_by_patient(patients, len(y))
     values = {name: float(value[0]) for name, value in measure(y, p, threshold=threshold).items()}
     found = _limits_of_losses(y, p, clusters, resamples, confidence, seed)
     found |= (_limits_of_two if two else _limits_of_more)(y, p, values, threshold, clusters, confidence)
@@ -115,24 +116,11 @@ def evaluate(
     )
 
 
-def group(patients: Sequence[str | None] | None, n: int) -> NDArray[np.int64]:
-    """Number the clusters of n images (N,), in order of appearance; without a patient an image is its own cluster.
-
-    Raises:
-        DataError: as many patients as images are needed.
-    """
-    if patients is not None and len(patients) != n:
-        raise DataError(f"{n} images need as many patients; there are {len(patients)}")
-    numbers: dict[str | int, int] = {}
-    keys = range(n) if patients is None else [patient or i for i, patient in enumerate(patients)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-
-
 def resample(clusters: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
     """Draw clusters with replacement (Field & Welsh 2007), a chunk of resamples at a time.
 
     Args:
-        clusters: (N,) from `group`, numbered from 0 without a gap.
+        clusters: (N,) from `cluster_by_patient`, numbered from 0 without a gap.
         resamples: how many, B.
         seed: the same seed gives the same draws.
 
@@ -163,7 +151,7 @@ def roc_band(
     can make a mistake. They hold rate by rate, not for the whole curve at once.
     """
     y, p = checked(labels, probabilities)
-    clusters, grid = group(patients, len(y)), np.linspace(0, 1, 101)
+    clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
 
     def trace(weights: Floats) -> list[Floats]:
         fpr, tpr, _ = roc_curve(y, p, weights)
@@ -190,7 +178,7 @@ def precision_recall_band(
     Precision at a recall is that of the strictest threshold which reaches it, as average precision has it.
     """
     y, p = checked(labels, probabilities)
-    clusters, grid = group(patients, len(y)), np.linspace(0, 1, 101)
+    clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
 
     def trace(weights: Floats) -> list[tuple[Floats, Floats]]:
         """Precision, and the number of calls it is a share of."""
