@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.files import write_text
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
+
+Progress: TypeAlias = Callable[
+    [str, int, int], None
+]  # called with a task, how much is done, and the total (0: unknown)
 
 
 def build(

@@ -1,14 +1,15 @@
-"""Every error pneumoscope raises on purpose, and the exit code that each one gives on the command line.
+"""Every error that pneumoscope raises on purpose, with its exit code on the command line.
 
-PneumoscopeError            1  a fault of ours
-├── UsageError              2  an option, a name or a setting that cannot be meant
-├── DataError               3  input data that cannot be used
-│   └── ImageError          3  one image file that cannot be read
-├── ModelError             4  a model that is damaged, incomplete or too new
-├── DownloadError           5  something that has to be downloaded is out of reach
+PneumoscopeError            1  internal error
+├── UsageError              2  an argument, a name or a setting is not valid
+├── DataError               3  input data cannot be used
+│   └── ImageError          3  one image file cannot be read
+├── ModelError              4  a model is damaged, incomplete or too new
+├── DownloadError           5  a download failed
 └── MissingExtraError       6  an optional dependency is not installed
 
-A message says what was found, where, and what to do about it.
+A message says what was found, where, and what to do next. It names parameters as Python does: the one that is wrong in
+`parameter`, others in backticks (`out`, `overwrite=True`). The command line shows both as flags (see `cli.flags`).
 """
 
 from __future__ import annotations
@@ -17,35 +18,48 @@ from typing import ClassVar
 
 
 class PneumoscopeError(Exception):
-    """Base of all errors that pneumoscope raises on purpose."""
+    """Base of all errors that pneumoscope raises on purpose.
+
+    Attributes:
+        message: what was found, and what to do.
+        parameter: name of the parameter whose value is at fault, if there is one; `str()` puts it before the message.
+    """
 
     exit_code: ClassVar[int] = 1
 
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.parameter = parameter
+
+    def __str__(self) -> str:
+        return self.message if self.parameter is None else f"{self.parameter}: {self.message}"
+
 
 class UsageError(PneumoscopeError):
-    """An option, a name or a setting that cannot be meant."""
+    """An argument, a name or a setting is not valid."""
 
     exit_code = 2
 
 
 class DataError(PneumoscopeError):
-    """Input data that cannot be used."""
+    """Input data cannot be used."""
 
     exit_code = 3
 
 
 class ImageError(DataError):
-    """One image file that cannot be read."""
+    """One image file cannot be read."""
 
 
 class ModelError(PneumoscopeError):
-    """A model that is damaged, incomplete or too new."""
+    """A model is damaged, incomplete or too new."""
 
     exit_code = 4
 
 
 class DownloadError(PneumoscopeError):
-    """Something that has to be downloaded is out of reach."""
+    """A download failed."""
 
     exit_code = 5
 

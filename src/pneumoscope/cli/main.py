@@ -12,6 +12,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli.data import data_app
+from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import ModelOption, backbones, introduce, models
 from pneumoscope.cli.options import (
     AllowModality,
@@ -63,7 +64,7 @@ def main() -> None:
     try:
         app()
     except PneumoscopeError as problem:
-        typer.echo(f"error: {printable(str(problem))}", err=True)
+        typer.echo(f"error: {printable(describe_error(problem))}", err=True)
         sys.exit(problem.exit_code)
     except OSError as problem:
         typer.echo(f"error: {problem.filename or 'file'}: {problem.strerror or problem}.", err=True)
@@ -77,7 +78,7 @@ def main() -> None:
         if os.environ.get("PNEUMOSCOPE_DEBUG"):
             raise
         name = type(problem).__name__
-        typer.echo(f"error: a fault of ours, or too little memory: {name}: {problem}", err=True)
+        typer.echo(f"error: internal error, or out of memory: {name}: {problem}", err=True)
         typer.echo("PNEUMOSCOPE_DEBUG=1 shows where it happened; please report it.", err=True)
         sys.exit(1)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pneumoscope.cli.flags import describe_error
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def open_cache(disabled: bool) -> Iterator[FeatureCache | None]:
     try:
         opened = FeatureCache(default_cache_path())
     except UsageError as problem:
-        typer.echo(f"{problem} Going on without it.", err=True)
+        typer.echo(f"{describe_error(problem)} Going on without it.", err=True)
         yield None
         return
     with opened as cache:

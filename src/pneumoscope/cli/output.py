@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pneumoscope.cli.flags import show_flags
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -161,7 +163,7 @@ def show_progress(hint: str = "") -> Iterator[Callable[[str, int, int], None]]:
 
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(printable(record.getMessage()), markup=False)
+            console.print(printable(show_flags(record.getMessage())), markup=False)
 
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
