@@ -62,7 +62,7 @@ def test_a_small_test_split_says_how_wide_its_interval_would_be() -> None:
     samples = images("train", A=50, B=50) + images("test", A=50, B=9)
     (finding,) = [finding for finding in find_imbalance(samples) if "a rate of 0.90" in finding.title]
     assert finding.severity == "warning"
-    assert finding.figures["n"] == 9
+    assert finding.values["n"] == 9
     assert "0.58 to 0.98" in finding.title
 
 

@@ -52,7 +52,7 @@ def test_a_clean_set_raises_no_warning_and_swaps_do(count: int, seed: int) -> No
         assert len(moved & set(listed)) >= 0.6 * len(moved)  # recall: of those that are as typical as most
         assert len(moved & set(listed)) >= 0.8 * len(listed)  # precision
         assert set(listed[:10]) <= moved  # the clearest first
-        assert finding.figures["swapped"] == pytest.approx(share, abs=0.03)
+        assert finding.values["swapped"] == pytest.approx(share, abs=0.03)
 
 
 def test_a_suspect_is_shown_with_what_it_looks_like() -> None:

@@ -87,7 +87,7 @@ def test_a_property_that_part_of_one_class_has_is_found(key: str, value: float, 
     assert finding.severity == ("error" if share == 1 and key != "view" else "warning")
     assert finding.title.startswith(f"The {word} alone")
     assert (
-        0.5 + 0.42 * share < finding.figures["auroc"] < 0.6 + 0.42 * share
+        0.5 + 0.42 * share < finding.values["auroc"] < 0.6 + 0.42 * share
     )  # what separates them perfectly: + share / 2
     assert {int(path.stem) for path in finding.files} <= set(carriers(share) if share < 1 else range(N))
 
@@ -198,7 +198,7 @@ def test_the_seed_decides() -> None:
     records = make_records()
     records["mean"] += 0.4 * HALF
     assert find_shortcuts(make_images(records), seed=3) == find_shortcuts(make_images(records), seed=3)
-    first, other = (find_shortcuts(make_images(records), seed=seed)[0].figures for seed in (3, 4))
+    first, other = (find_shortcuts(make_images(records), seed=seed)[0].values for seed in (3, 4))
     assert first != other
 
 
@@ -267,7 +267,7 @@ def test_markers_and_borders_of_one_class_are_found_in_phantoms(
         assert not found
     else:
         assert any(word in finding.title for finding in found)
-        assert all(finding.check == "shortcuts" and 0 < finding.figures["p"] <= 0.01 for finding in found)
+        assert all(finding.check == "shortcuts" and 0 < finding.values["p"] <= 0.01 for finding in found)
 
 
 def test_dark_markers_are_found_too_but_not_in_a_quick_audit() -> None:

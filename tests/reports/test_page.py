@@ -103,8 +103,8 @@ def finding(
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def test_every_finding_is_there_with_its_advice_figures_and_images(write: Write, images: list[Sample]) -> None:
-    figures = {
+def test_every_finding_is_there_with_its_advice_values_and_images(write: Write, images: list[Sample]) -> None:
+    values = {
         "images": 3, "share": 0.0751, "auroc": 1.0, "p": 0.0004, "worst_case": -0.5, "size": 1234.5, "odd": float("nan"),
     }  # fmt: skip
     page = write(
@@ -112,7 +112,7 @@ def test_every_finding_is_there_with_its_advice_figures_and_images(write: Write,
             finding([], "note", "balance", title="Uneven classes", advice="Look at sensitivity."),
             finding(images[:2], "error", "duplicates", title="2 images are identical", remarks=("train/NORMAL", "twin")),
             finding(images[4:5], "warning", "labels", remarks=("labelled NORMAL, model says PNEUMONIA",),
-                    figures=figures),
+                    values=values),
         ]
     )  # fmt: skip
     for said in (
@@ -161,7 +161,7 @@ def test_hostile_names_are_text(write: Write, images: list[Sample], tmp_path: Pa
     broken.write_bytes(b"nothing")
     samples = [Sample(image, EVIL, EVIL, None), Sample(broken, EVIL, EVIL, "test")]
     page = write(
-        [finding(samples, check=EVIL, title=EVIL, advice=EVIL, remarks=(EVIL, EVIL), groups=(0, 0), figures={EVIL: 1})],
+        [finding(samples, check=EVIL, title=EVIL, advice=EVIL, remarks=(EVIL, EVIL), groups=(0, 0), values={EVIL: 1})],
         samples,
         data=EVIL,
         fingerprint=EVIL,

@@ -63,13 +63,13 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "warning", f"Few images of {small}: {least} against {most} of {large}",
             f"{shown}. Accuracy will flatter: look at sensitivity and specificity, and train with --balance weights.",
-            figures={"ratio": ratio},
+            values={"ratio": ratio},
         )  # fmt: skip
     elif ratio > 3:
         yield Finding(
             "balance", "note", f"Uneven classes: {shown}",
             "Look at sensitivity and specificity rather than accuracy; consider --balance weights.",
-            figures={"ratio": ratio},
+            values={"ratio": ratio},
         )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def _check_prevalence(samples: Sequence[Sample]) -> Iterator[Finding]:
             "balance", "warning", f"Classes are mixed differently in the splits (by up to {apart:.0%})",
             f"{named} (p = {p:.1g}). Probabilities, PPV and NPV of one mix do not hold for the other, and a threshold "
             "chosen on one is off on the other. Divide anew, or mean it.",
-            figures={"p": p, "difference": apart},
+            values={"p": p, "difference": apart},
         )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _check_sizes(samples: Sequence[Sample]) -> Iterator[Finding]:
         f"{where} {n} image{'s' * (n > 1)} of {label}: a rate of 0.90 would mean {low:.2f} to {high:.2f}",
         "That is the 95 % interval if images are independent; several images of a patient widen it. For ±0.05 about 140 "
         "images of each class are needed. Claim no more than the interval allows.",
-        figures={"n": n, "low": low, "high": high},
+        values={"n": n, "low": low, "high": high},
     )
 
 
@@ -130,7 +130,7 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
             "balance", "warning", f"{images} of {len(samples)} images are said to be of one patient, {patient}",
             "More likely the name was removed from all of them. Name patients in a table, or with --patient-pattern: "
             "as it is, no split can be drawn, and intervals are of one patient.",
-            figures={"images": images},
+            values={"images": images},
         )  # fmt: skip
     unknown = sum(sample.patient is None for sample in samples)
     if unknown:
@@ -138,7 +138,7 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
             "balance", "note", f"The patient of {unknown} of {len(samples)} images is not known",
             "Each counts as a patient of its own, so leaks cannot be seen and intervals may be too narrow. Name "
             "patients in a table, or with --patient-pattern.",
-            figures={"images": unknown},
+            values={"images": unknown},
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What an audit says: a finding has a severity, the files it is about, and what to do."""
+"""What an audit finds: each finding has a severity, the files concerned, and what to do."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a data set, or one thing worth knowing.
+    """One problem of a dataset, or one thing worth knowing.
 
     Attributes:
         check: the check's name, such as `duplicates`.
         severity: `error`: results would be wrong; `warning`: they may be; `note`: worth knowing.
         title: what was found, in one line.
         advice: what it means and what to do about it.
-        files: whom it concerns, the worst first.
-        remarks: a few words on each file, or nothing at all.
-        groups: for files that belong together, such as duplicates: the number of each one's group.
-        figures: what was measured, by name.
+        files: the images concerned, the worst first.
+        remarks: a few words on each file, or empty.
+        groups: each file's group number, where files belong together, as duplicates do; or empty.
+        values: the numbers behind the finding, by name.
     """
 
     check: str
     severity: Severity
     title: str
-    advice: str
+    advice: str = ""
     files: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Audit:
     Attributes:
         data: what was audited.
         findings: the worst first.
-        images: how many there are.
+        images: number of images.
         counts: images by split and class.
-        patients: how many are known.
-        quick: whether the checks that need a network were left out.
+        patients: number of known patients.
+        quick: whether the checks that need a network were skipped.
         seed: fixes every random choice.
-        fingerprint: names the content, labels and splits.
-        patient_pattern: what found the patients in file names, where it was given.
-        reading: how images were read of which a table says nothing.
+        fingerprint: hash of images, labels and splits.
+        patient_pattern: regular expression that finds the patient in a file name, where given.
+        reading: how images were read, unless a table says otherwise.
     """
 
     data: str
@@ -68,17 +68,17 @@ class Audit:
     reading: Reading = Reading()
 
     def count(self, severity: Severity) -> int:
-        """How many findings are of this severity."""
+        """Count the findings of one severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     @property
-    def verdict(self) -> str:
-        """The findings counted in words."""
+    def summary(self) -> str:
+        """The number of findings of each severity, in words."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         return ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n) or "nothing found"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `audit.json`; paths as they were found."""
+        """Return the content of audit.json; paths as given."""
         values = asdict(self)
         for finding in values["findings"]:
             finding["files"] = [path.as_posix() for path in finding["files"]]

@@ -79,7 +79,7 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
     if found.auroc < TELLING:
         title = f"Too hard to look for label errors: features tell the labels with an AUROC of {found.auroc:.2f} only"
         advice = "Either the classes look alike to a network that has seen no radiograph, or many labels are wrong."
-        return [Finding("labels", "note", title, advice, figures={"auroc": found.auroc})]
+        return [Finding("labels", "note", title, advice, values={"auroc": found.auroc})]
     if not len(found.suspects):
         return []
     suspects, given = found.suspects.tolist(), Counter(str(samples[i].label) for i in found.suspects.tolist())
@@ -102,7 +102,7 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
                 f"labelled {samples[i].label}, looks like {labels[other]} ({found.probabilities[i, other]:.0%})"
                 for i, other in zip(suspects, likely, strict=True)
             ),
-            figures={
+            values={
                 "suspects": len(suspects) / len(samples),
                 "swapped": found.swapped,
                 "p": found.p,

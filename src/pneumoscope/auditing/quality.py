@@ -208,7 +208,7 @@ def _report(
             advice,
             tuple(images.samples[i].path for i in chosen),
             tuple(remark(int(i)) for i in chosen) if remark else (),
-            figures={"images": len(chosen), "share": len(chosen) / len(images.samples)},
+            values={"images": len(chosen), "share": len(chosen) / len(images.samples)},
         )
 
 

@@ -435,7 +435,7 @@ def _report(clue: Clue, samples: Sequence[Sample], classes: Ints, labels: Sequen
     paths = tuple(samples[i].path for i in shown)
     values = [f", {clue.measured.describe(i)}" if clue.measured else "" for i in shown]
     remarks = tuple(f"{samples[i].label}{value}" for i, value in zip(shown, values, strict=True))
-    return Finding("shortcuts", _grade(clue), title, _ADVICE[clue.kind], paths, remarks, figures=_figures(clue))
+    return Finding("shortcuts", _grade(clue), title, _ADVICE[clue.kind], paths, remarks, values=_list_values(clue))
 
 
 def _report_shift(clue: Clue, tested: Ints) -> Finding:
@@ -446,7 +446,7 @@ def _report_shift(clue: Clue, tested: Ints) -> Finding:
         f"{clue.limit:.2f}{_describe(clue, tested, ('train and val', 'test'))}",
         "The test images come from elsewhere, or were treated otherwise. Results on them say how the model does there, "
         "not on images like those it learnt from. Find out whether that is meant; else convert all images alike.",
-        figures=_figures(clue),
+        values=_list_values(clue),
     )
 
 
@@ -495,5 +495,5 @@ def _describe(clue: Clue, classes: Ints, labels: Sequence[str]) -> str:
     return f" ({value}: {counts[i, one]} of {total[i, 0]} are {labels[one]}, of all images {share:.0%})"
 
 
-def _figures(clue: Clue) -> dict[str, float]:
+def _list_values(clue: Clue) -> dict[str, float]:
     return {"auroc": clue.auroc, "low": clue.low, "chance_95": clue.limit, "chance_99": clue.limit99, "p": clue.p}

@@ -120,7 +120,7 @@ def print_audit(audit: Audit) -> None:
     from rich.text import Text
 
     patients = f" of {audit.patients} patients" if audit.patients else ""
-    typer.echo(f"{audit.images} images{patients}: {audit.verdict}")
+    typer.echo(f"{audit.images} images{patients}: {audit.summary}")
     if not audit.findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False, padding=(1, 2, 0, 0))
