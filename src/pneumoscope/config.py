@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
-Progress: TypeAlias = Callable[
-    [str, int, int], None
-]  # called with a task, how much is done, and the total (0: unknown)
+# Called with a task, how much of it is done, and the total (0 where that is not known).
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """Show no progress."""
 
 
 def build(

@@ -215,11 +215,11 @@ def test_even_the_smallest_set_has_both_labels_in_every_split(tmp_path: Path, pr
 
 
 def test_progress_is_told_after_each_image(tmp_path: Path) -> None:
-    done: list[int] = []
+    calls: list[tuple[str, int, int]] = []
     folder = tmp_path / "empty"
     folder.mkdir()
-    assert write_phantoms(folder, count=9, size=64, progress=done.append) == folder
-    assert done == list(range(1, 10))
+    assert write_phantoms(folder, count=9, size=64, progress=lambda *call: calls.append(call)) == folder
+    assert calls == [("Drawing", done, 9) for done in range(1, 10)]
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.auditing.labels import find_label_errors
 from pneumoscope.auditing.quality import find_quality_faults
 from pneumoscope.auditing.shortcuts import find_shortcuts
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import count_samples, fingerprint_samples, read_samples
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.prepare import InputSpec
@@ -23,7 +24,6 @@ from pneumoscope.reports.audit_page import write_page
 if TYPE_CHECKING:
     from pneumoscope.inference.features import FeatureCache
 
-Progress = Callable[[str, int, int], None]
 OUTPUTS = ("audit.json", "audit.html")
 BACKBONE = "efficientnet_lite0"
 
@@ -39,7 +39,7 @@ def audit(
     device: str = "auto",
     cache: FeatureCache | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Audit:
     """Look for everything in labelled radiographs that would spoil a result; nothing is changed or removed.
 
@@ -53,7 +53,7 @@ def audit(
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls, and shares them with training.
         overwrite: whether an earlier audit in `out` may go.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called as the work goes on.
 
     Raises:
         DataError: the data cannot be used at all.
@@ -62,7 +62,6 @@ def audit(
     samples = read_samples(Path(data), patient_pattern, reading)
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
-    say = progress or (lambda *_: None)
     engine, spec = None, InputSpec()
     if not quick:
         from pneumoscope.inference.engines import build_engine
@@ -72,10 +71,10 @@ def audit(
         engine, spec = build_engine(load_backbone(backbone), backbone.input.size, device), backbone.input
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)
-    images = measure_images(samples, spec, engine, cache, lambda done: say("Measuring", done, len(samples)))
+    images = measure_images(samples, spec, engine, cache, progress)
     found = Audit(
         str(data),
-        tuple(find_faults(images, seed=seed, progress=say)),
+        tuple(find_faults(images, seed=seed, progress=progress)),
         len(samples),
         count_samples(samples),
         len({sample.patient for sample in samples if sample.patient}),
@@ -91,21 +90,20 @@ def audit(
     return found
 
 
-def find_faults(images: Images, *, seed: int = 0, progress: Progress | None = None) -> list[Finding]:
+def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -> list[Finding]:
     """Run every check on a measured data set; those that need features are left out where there are none.
 
     Args:
         images: the measured data set.
         seed: fixes every random choice.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called as the work goes on.
 
     Returns:
         The findings, the worst first.
     """
-    say = progress or (lambda *_: None)
     quick = images.features is None
     readable = [sample for sample, error in zip(images.samples, images.errors, strict=True) if error is None]
-    groups = group_similar(images, crops=not quick, progress=lambda share: say("Comparing", round(100 * share), 100))
+    groups = group_similar(images, crops=not quick, progress=progress)
     checks: Sequence[Callable[[], list[Finding]]] = (
         lambda: find_shared(images.samples),
         lambda: find_duplicates(images, groups),
@@ -117,5 +115,5 @@ def find_faults(images: Images, *, seed: int = 0, progress: Progress | None = No
     findings: list[Finding] = []
     for done, check in enumerate(checks, start=1):
         findings += check()
-        say("Checking", done, len(checks))
+        progress("Checking", done, len(checks))
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import Images, measure_images
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.prepare import InputSpec
@@ -22,35 +23,30 @@ _MANY = 20_000
 def group_images(
     samples: Sequence[Sample],
     cache: FeatureCache | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> list[int | None]:
     """Read images and number the groups that look the same, for a split that keeps them together.
 
     Args:
         samples: the images; those that cannot be read are alone, and the log says how many they are.
         cache: keeps measurements between calls.
-        progress: called with what is being done, how much of it is done, and how much there is.
+        progress: called after each image, then during the comparison.
     """
-    say = progress or (lambda *_: None)
-    images = measure_images(
-        samples, InputSpec(), cache=cache, progress=lambda done: say("Measuring", done, len(samples))
-    )
+    images = measure_images(samples, InputSpec(), cache=cache, progress=progress)
     if unread := len(samples) - int(images.readable.sum()):
         logging.getLogger("pneumoscope").warning(
             "%d images could not be read; pneumoscope audit says why. They are divided without a look at them.", unread
         )
-    return group_similar(images, progress=lambda share: say("Comparing", round(100 * share), 100))
+    return group_similar(images, progress=progress)
 
 
-def group_similar(
-    images: Images, crops: bool = True, progress: Callable[[float], None] | None = None
-) -> list[int | None]:
+def group_similar(images: Images, crops: bool = True, progress: Progress = silent) -> list[int | None]:
     """Number the groups of images that look the same, or are.
 
     Args:
         images: the measured data set.
         crops: also find images that were cropped out of others; not in more than 20,000, where it would take hours.
-        progress: called with the share of the search that is done.
+        progress: called as the search goes on.
 
     Returns:
         For each image its group, or None where it is alone.

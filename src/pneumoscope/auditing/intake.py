@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.hash import SIDE, hash_pixels
 from pneumoscope.images.prepare import InputSpec
@@ -83,7 +84,7 @@ def measure_images(
     spec: InputSpec,
     engine: Engine | None = None,
     cache: FeatureCache | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Images:
     """Read and measure images; with an engine, extract features too. Nothing is decoded twice.
 
@@ -92,7 +93,7 @@ def measure_images(
         spec: the input of the network.
         engine: gives the features; None for a quick audit.
         cache: looked up and filled.
-        progress: called with the number of images done.
+        progress: called after each image.
     """
     n = len(samples)
     records, features = np.zeros(n, RECORD), None
@@ -107,8 +108,7 @@ def measure_images(
             if features is None:
                 features = np.zeros((n, extract.features.shape[-1]), np.float32)
             features[i] = extract.features[0]
-        if progress is not None:
-            progress(i + 1)
+        progress("Measuring", i + 1, n)
     return Images(samples, digests, errors, records, features)
 
 

@@ -33,7 +33,7 @@ def phantoms(
             seed=seed,
             size=size,
             prevalence=prevalence,
-            progress=lambda done: progress("Drawing", done, count),
+            progress=progress,
         )
     typer.echo(folder)
 

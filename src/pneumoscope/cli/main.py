@@ -455,7 +455,7 @@ def demo(
 
         claim_folder(out, job.RUN_FILES, overwrite)
         claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
-        write_phantoms(data, count=images, seed=seed, progress=lambda done: progress("Drawing", done, images))
+        write_phantoms(data, count=images, seed=seed, progress=progress)
         note = "Simulated radiographs: the figures show that the road works, and nothing about patients."
         run = job.train(data, out, recipe="head", seed=seed, progress=progress, notes=[note])
     print_run(run)

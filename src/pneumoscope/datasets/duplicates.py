@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.images.hash import SIDE, Vectors, project_hashes
@@ -48,7 +49,7 @@ def find_near_duplicates(
     same: float = SAME,
     crops: bool = True,
     confirm: Callable[[int, int], bool] | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Pair]:
     """Find images that were saved twice: as another format or size, with another contrast, squashed, padded or cropped.
 
@@ -60,7 +61,7 @@ def find_near_duplicates(
         same: the similarity that makes a pair, in (0, 1].
         crops: look through windows too; without it only whole images are compared, which is much faster.
         confirm: asked for each pair found, by index; False drops it.
-        progress: called with the share of the search that is done.
+        progress: called after each window.
 
     Returns:
         The pairs, in order of their indices.
@@ -144,9 +145,7 @@ def _windows() -> NDArray[np.float64]:
     return np.array([(0.5 - a / 2, 0.5 + a / 2, 0.5 - b / 2, 0.5 + b / 2) for a, b in sorted(sides, reverse=True)])
 
 
-def _find_candidates(
-    hashes: Vectors, windows: NDArray[np.float64], progress: Callable[[float], None] | None
-) -> NDArray[np.void]:
+def _find_candidates(hashes: Vectors, windows: NDArray[np.float64], progress: Progress) -> NDArray[np.void]:
     """Pairs of which one looks like the other through a window, each with the window it fits best.
 
     Every image meets every other one, in blocks: a matrix product is faster than an index of so few dimensions, and
@@ -172,8 +171,7 @@ def _find_candidates(
         order = np.lexsort((-best["similarity"], high, low))
         repeated = (np.diff(low[order], prepend=-1) == 0) & (np.diff(high[order], prepend=-1) == 0)
         best = best[order[~repeated]]
-        if progress is not None:
-            progress((number + 1) / len(windows))
+        progress("Comparing", number + 1, len(windows))
     return best
 
 

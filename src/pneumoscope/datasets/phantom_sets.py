@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
 from pneumoscope.errors import UsageError
 
@@ -23,7 +23,7 @@ def write_phantoms(
     seed: int = 0,
     size: int = 320,
     prevalence: float = 0.5,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Write a data set of simulated radiographs, split by patient and stratified by label.
 
@@ -38,7 +38,7 @@ def write_phantoms(
         seed: Fixes everything.
         size: The images' height in pixels.
         prevalence: The share of images with pneumonia; each label has four images at least.
-        progress: Called with the number of images done so far, after each image.
+        progress: Called after each image.
 
     Returns:
         `folder`.
@@ -67,8 +67,7 @@ def write_phantoms(
             saving.result()  # one image is being compressed while the next is drawn
             saving = writer.submit(_save, folder, row, phantom)
             table.writerow(row)
-            if progress is not None:
-                progress(done)
+            progress("Drawing", done, count)
         saving.result()
     return folder
 
