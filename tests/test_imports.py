@@ -19,7 +19,7 @@ import pneumoscope
 
 SOURCE = Path(pneumoscope.__file__).parent
 FLOORS = (
-    {"errors", "files", "config"},
+    {"errors", "text", "files", "config"},
     *(
         {room}
         for room in (

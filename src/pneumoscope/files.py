@@ -35,10 +35,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all, even when the process is killed.
 
+    A path that is not UTF-8 may be part of the text: its odd bytes are written as escapes.
+
     Raises:
         UsageError: it cannot be written.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def format_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -34,12 +34,12 @@ from pneumoscope.cli.output import (
     print_evaluation,
     print_export,
     print_run,
-    printable,
     show_progress,
 )
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.errors import MissingExtraError, PneumoscopeError, UsageError
 from pneumoscope.models.pretrained import find_pretrained
+from pneumoscope.text import printable
 
 _TRAINING = {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"}  # what [train] brings
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.output import open_console, printable
+from pneumoscope.cli.output import open_console
 from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.sources import Source

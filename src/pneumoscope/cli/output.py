@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pneumoscope.cli.flags import show_flags
+from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.exporting import Export
     from pneumoscope.training.train import Run
-
-
-def printable(words: str) -> str:
-    """Words, file names among them, without what would control a terminal."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in words
-    )
 
 
 def print_run(run: Run) -> None:

@@ -10,8 +10,8 @@ import typer
 
 from pneumoscope.cli.models import ModelOption
 from pneumoscope.cli.options import Device
-from pneumoscope.cli.output import printable
 from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.server.predictions import Room

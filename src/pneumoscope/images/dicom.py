@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
-from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, first, parse, printable, text, whole
+from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, first, parse, text, whole
 from pneumoscope.images.dicom_pixels import find_layout, read_levels, read_transformations
 from pneumoscope.images.greyscale import luminance, render
 from pneumoscope.images.prepare import Pixels
+from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -197,7 +198,7 @@ def _ours(name: str) -> Iterator[None]:
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Export it smaller.") from None
     except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything
-        reason = printable(str(problem).strip().partition("\n")[0])[:200] or type(problem).__name__
+        reason = to_line(str(problem).strip().partition("\n")[0])[:200] or type(problem).__name__
         raise ImageError(f"{name}: damaged or truncated DICOM ({reason}). Copy it again from its source.") from None
     finally:
         _reading.reset(token)

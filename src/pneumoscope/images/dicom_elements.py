@@ -9,6 +9,8 @@ from collections.abc import MutableSequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
+from pneumoscope.text import to_line
+
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
@@ -87,12 +89,7 @@ def first(elements: Dataset, keyword: str) -> Any:
 def text(elements: Dataset, keyword: str) -> str:
     """An element's first value as text, else nothing."""
     value = first(elements, keyword)
-    return "" if value is None else printable(str(value))
-
-
-def printable(words: str) -> str:
-    """What a file says, without what would control a terminal or break a line."""
-    return "".join(letter for letter in words if letter.isprintable()).strip()
+    return "" if value is None else to_line(str(value))
 
 
 def number(elements: Dataset, keyword: str) -> float | None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
-from pneumoscope.images.dicom_elements import printable
 from pneumoscope.images.prepare import Pixels
+from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -199,7 +199,7 @@ def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
-        reason = printable(str(problem))[:200] or type(problem).__name__
+        reason = to_line(str(problem))[:200] or type(problem).__name__
         raise ImageError(f"{name}: damaged or truncated ({reason}). Copy it again from its source.") from None
 
 

@@ -17,6 +17,7 @@ from pneumoscope.errors import ImageError
 from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
 from pneumoscope.inference.explain import Evidence, Explanation, Method, check_label, explain
 from pneumoscope.inference.predictor import Prediction, Predictor
+from pneumoscope.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
     limit = explanation.limit
     bar = figure.add_axes(((2 * wide + 0.35) / whole[0], 0.3 / whole[1], 0.18 / whole[0], (high - 0.4) / whole[1]))
     scale = ScalarMappable(Normalize(-limit, limit), _bar_colours())
-    figure.colorbar(scale, cax=bar).set_label(_plain(f"logits for {_shorten(explanation.label, 24)}"), fontsize=10)
+    figure.colorbar(scale, cax=bar).set_label(_plain(f"logits for {shorten(explanation.label, 24)}"), fontsize=10)
     figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], _title(explanation, prediction), va="top", fontsize=11)
     stream = io.BytesIO()
     with warnings.catch_warnings():
@@ -234,19 +235,15 @@ def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) 
 
 def _title(explanation: Explanation, prediction: Prediction | None) -> str:
     lines = [
-        _shorten(explanation.path.name if explanation.path else "image", 70),
-        f"logit for {_shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
+        shorten(explanation.path.name if explanation.path else "image", 70),
+        f"logit for {shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
     ]
     if prediction is not None and prediction.decision is not None:
         stated = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
-        lines.append(f"decision {_shorten(prediction.decision, 30)}{stated}")
+        lines.append(f"decision {shorten(prediction.decision, 30)}{stated}")
     return "\n".join(_plain(line) for line in lines)
 
 
-def _plain(line: str) -> str:
-    """A line as it stands: without what cannot be printed, and no dollar sign that would begin a formula."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line).replace("$", r"\$")
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _plain(text: str) -> str:
+    """A text as it stands: no dollar sign in it begins a formula."""
+    return printable(text).replace("$", r"\$")

@@ -114,7 +114,7 @@ def write_page(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None
         command=_repeat(audit),
         version=__version__,
     )
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))  # a folder's name may not be UTF-8
+    write_text(path, page)  # a folder's name may not be UTF-8
 
 
 @dataclass(frozen=True)

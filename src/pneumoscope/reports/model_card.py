@@ -119,7 +119,7 @@ def write_model_card(
     path = folder / FILE
     # a class's name may be no UTF-8, and empty parts of the template leave lines
     text = re.sub(r"\n{3,}", "\n\n", card).rstrip() + "\n"
-    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(path, text)
     return path
 
 

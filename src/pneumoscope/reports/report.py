@@ -213,7 +213,7 @@ def write_report(
         more_errors=len(record.errors) - SHOWN_ERRORS,
     )  # fmt: skip
     path = folder / "report.html"
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(path, page)
     return path
 
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from pneumoscope.server.problems import RequestError, too_busy
+from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -185,4 +186,4 @@ class _Body:
 def _plain(name: str) -> str:
     """A file's name without its folders, on any system, and without what cannot be printed."""
     last = name.replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in last if letter.isprintable())[:200].strip() or "image"
+    return to_line(last)[:200].strip() or "image"

@@ -1,0 +1,21 @@
+"""Text from outside, such as names of files and classes and DICOM tags, made fit to show."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Replace every character that would control a terminal; line breaks stay."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def to_line(text: str) -> str:
+    """Leave out every character that would control a terminal or break the line, and spaces at the ends."""
+    return "".join(filter(str.isprintable, text)).strip()
+
+
+def shorten(text: str, length: int, *, middle: bool = False) -> str:
+    """Cut a text to `length` characters; an ellipsis marks the cut, at the end or in the middle."""
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2 if middle else 0
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
