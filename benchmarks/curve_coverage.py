@@ -17,7 +17,7 @@ from scipy.stats import norm
 from pneumoscope.decisions.decide import normalise
 from pneumoscope.evaluation.decision_curve import decision_curve
 from pneumoscope.evaluation.intervals.bootstrap import evaluate
-from pneumoscope.evaluation.prevalence import restate_evaluation
+from pneumoscope.evaluation.prevalence import adjust_evaluation
 from pneumoscope.evaluation.selective import confidence_of, selective_curve
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.model_folder import Calibration, Model
@@ -65,9 +65,9 @@ def find_truth(gap: float) -> dict[str, float]:
     right = np.cumsum(((p >= 0.5) == (y == 1))[order]) / np.arange(1, len(y) + 1)
     rate = float(norm.cdf(gap / 2))  # sensitivity and specificity
     truth = {
-        "accuracy, restated": rate,
-        "PPV, restated": rate * ASKED / (rate * ASKED + (1 - rate) * (1 - ASKED)),
-        "NPV, restated": rate * (1 - ASKED) / (rate * (1 - ASKED) + (1 - rate) * ASKED),
+        "accuracy, adjusted": rate,
+        "PPV, adjusted": rate * ASKED / (rate * ASKED + (1 - rate) * (1 - ASKED)),
+        "NPV, adjusted": rate * (1 - ASKED) / (rate * (1 - ASKED) + (1 - rate) * ASKED),
     }
     truth |= {f"accuracy of {share:.0%} answered": float(right[int(share * len(y)) - 1]) for share in ANSWERED}
     for t in THRESHOLDS:
@@ -80,9 +80,9 @@ def find_limits(model: Model, y: NDArray[np.int64], logits: NDArray[np.float64])
     log_shares = normalise(np.stack([np.zeros_like(logits), logits], axis=1))
     p = np.exp(log_shares[:, 1])
     evaluation = evaluate(y, p, classes=CLASSES, positive=CLASSES[1], resamples=20)
-    restated = restate_evaluation(evaluation, model, y, log_shares, ASKED).metrics
+    adjusted = adjust_evaluation(evaluation, model, y, log_shares, ASKED).metrics
     limits = {
-        f"{shown}, restated": (restated[name].low, restated[name].high)
+        f"{shown}, adjusted": (adjusted[name].low, adjusted[name].high)
         for name, shown in (("accuracy", "accuracy"), ("ppv", "PPV"), ("npv", "NPV"))
     }
     chosen = selective_curve((p >= 0.5) == (y == 1), confidence_of(p, 0.5), resamples=100)

@@ -174,11 +174,11 @@ def test_evaluate_measures_for_another_prevalence_and_for_an_estimated_one(
     assert max(map(len, result.out.split("\n\n")[1].splitlines())) <= 80
     common = _json(tmp_path / "common" / "metrics.json")
     assert common["prevalence"] == 0.5
-    assert common["restated"]["metrics"]["ppv"]["value"] > common["metrics"]["ppv"]["value"]
-    assert common["restated"]["metrics"]["auroc"]["value"] == pytest.approx(common["metrics"]["auroc"]["value"])
+    assert common["adjusted"]["metrics"]["ppv"]["value"] > common["metrics"]["ppv"]["value"]
+    assert common["adjusted"]["metrics"]["auroc"]["value"] == pytest.approx(common["metrics"]["auroc"]["value"])
     result = command("evaluate", run.folder, images, "--out", tmp_path / "adapted", *options, "--adapt-prior")
     assert "estimated without labels" in result.out
-    adapted = _json(tmp_path / "adapted" / "metrics.json")["restated"]
+    adapted = _json(tmp_path / "adapted" / "metrics.json")["adjusted"]
     assert adapted["estimated"]
     assert adapted["prevalence"]["low"] <= adapted["prevalence"]["value"] <= adapted["prevalence"]["high"]
     assert sum(adapted["shares"].values()) == pytest.approx(1)

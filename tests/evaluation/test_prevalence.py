@@ -1,4 +1,4 @@
-"""Another prevalence: restated probabilities, estimated shares, and metrics as if it were so."""
+"""Another prevalence: adjusted probabilities, estimated shares, and metrics as if it were so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pneumoscope.datasets.samples import find_images
 from pneumoscope.decisions.decide import move_threshold, normalise, require_shares, restate
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.bootstrap import evaluate
-from pneumoscope.evaluation.prevalence import adapt, estimate_prevalence, estimate_shares, restate_evaluation
+from pneumoscope.evaluation.prevalence import adapt, adjust_evaluation, estimate_prevalence, estimate_shares
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.training.train import Run, train
@@ -48,7 +48,7 @@ def test_restating_is_bayes_rule_and_can_be_taken_back(z: float, stated: float, 
     assert restate(there, (1 - wanted, wanted), (1 - stated, stated)) == pytest.approx(logs)
 
 
-def test_restated_probabilities_are_right_where_the_images_come_from() -> None:
+def test_adjusted_probabilities_are_right_where_the_images_come_from() -> None:
     y, logs = simulated(100_000, 0.1)
     p = np.exp(restate(logs, (0.5, 0.5), (0.9, 0.1)))[:, 1]
     for low in (0.1, 0.3, 0.6):
@@ -76,8 +76,8 @@ def test_an_operating_point_moves_along_and_a_probability_stays(model: Model) ->
     _, logs = simulated(200, 0.5)
     for prevalence in (0.02, 0.5, 0.9):
         threshold = move_threshold(model, prevalence)
-        restated = np.exp(restate(logs, (0.5, 0.5), (1 - prevalence, prevalence)))[:, 1]
-        np.testing.assert_array_equal(restated >= threshold, np.exp(logs[:, 1]) >= 0.5)
+        adjusted = np.exp(restate(logs, (0.5, 0.5), (1 - prevalence, prevalence)))[:, 1]
+        np.testing.assert_array_equal(adjusted >= threshold, np.exp(logs[:, 1]) >= 0.5)
     assert move_threshold(replace(model, threshold_rule="cost=1"), 0.02) == 0.5
 
 
@@ -85,16 +85,16 @@ def test_predictive_values_are_those_of_the_formula(model: Model) -> None:
     y, logs = simulated(300, 0.5)
     evaluation = evaluate(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
     sensitivity, specificity = (evaluation.metrics[name].value for name in ("sensitivity", "specificity"))
-    restated = restate_evaluation(evaluation, model, y, logs, 0.05)
+    adjusted = adjust_evaluation(evaluation, model, y, logs, 0.05)
     ppv = sensitivity * 0.05 / (sensitivity * 0.05 + (1 - specificity) * 0.95)
     npv = specificity * 0.95 / (specificity * 0.95 + (1 - sensitivity) * 0.05)
-    assert restated.metrics["ppv"].value == pytest.approx(ppv)
-    assert restated.metrics["npv"].value == pytest.approx(npv)
-    assert restated.metrics["sensitivity"].value == pytest.approx(sensitivity)
-    assert restated.metrics["ppv"].low < ppv < restated.metrics["ppv"].high
-    assert restated.metrics["brier"].value < evaluation.metrics["brier"].value
+    assert adjusted.metrics["ppv"].value == pytest.approx(ppv)
+    assert adjusted.metrics["npv"].value == pytest.approx(npv)
+    assert adjusted.metrics["sensitivity"].value == pytest.approx(sensitivity)
+    assert adjusted.metrics["ppv"].low < ppv < adjusted.metrics["ppv"].high
+    assert adjusted.metrics["brier"].value < evaluation.metrics["brier"].value
     with pytest.raises(DataError, match="both classes"):
-        restate_evaluation(evaluation, model, y[y == 1], logs[y == 1], 0.05)
+        adjust_evaluation(evaluation, model, y[y == 1], logs[y == 1], 0.05)
 
 
 def test_a_model_that_knows_no_prevalence_is_not_asked(model: Model) -> None:

@@ -19,7 +19,7 @@ import pytest
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.intervals.bootstrap import evaluate
-from pneumoscope.evaluation.results import Interval, Restated
+from pneumoscope.evaluation.results import Adjusted, Interval
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports import plots
 from pneumoscope.reports.gallery import LARGEST
@@ -211,14 +211,14 @@ def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, cla
 
 
 @pytest.mark.parametrize("estimated", [True, False])
-def test_restated_metrics_stand_beside_the_others(tmp_path: Path, estimated: bool) -> None:
+def test_adjusted_metrics_stand_beside_the_others(tmp_path: Path, estimated: bool) -> None:
     y, p = simulated(60, 2)
     evaluation = evaluate(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=50)
     other = evaluate(y, p**2, classes=CLASSES, positive="PNEUMONIA", resamples=50)
     prevalence = Interval(0.2, 0.125, 0.275) if estimated else None
-    restated = Restated({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
-    write_report(tmp_path, replace(evaluation, restated=restated), cases_of(y, p), title="A run")
-    section = (tmp_path / "report.html").read_text(encoding="utf-8").partition('id="restated"')[2]
+    adjusted = Adjusted({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
+    write_report(tmp_path, replace(evaluation, adjusted=adjusted), cases_of(y, p), title="A run")
+    section = (tmp_path / "report.html").read_text(encoding="utf-8").partition('id="adjusted"')[2]
     text = section.partition("</section>")[0]
     assert f"{other.metrics['specificity'].value:.3f}" in text
     assert ("Saerens" in text) == estimated

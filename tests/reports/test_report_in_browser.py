@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.intervals.bootstrap import evaluate
-from pneumoscope.evaluation.results import Interval, Restated
+from pneumoscope.evaluation.results import Adjusted, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.reports.report import Policy, Record, ReportFinding, write_report
 
@@ -57,7 +57,7 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
     y, p = truth
     evaluation = evaluate(y, p, classes=CLASSES, positive="PNEUMONIA", threshold=THRESHOLD, resamples=50)
-    restated = Restated({"NORMAL": 0.9, "PNEUMONIA": 0.1}, Interval(0.1, 0.05, 0.2), True, 0.1, evaluation.metrics)
+    adjusted = Adjusted({"NORMAL": 0.9, "PNEUMONIA": 0.1}, Interval(0.1, 0.05, 0.2), True, 0.1, evaluation.metrics)
     calls = [CLASSES[int(share >= THRESHOLD)] for share in p]
     decisions = [
         "out_of_distribution" if i % 40 == 0 else "uncertain" if i % 9 == 0 else call for i, call in enumerate(calls)
@@ -73,7 +73,7 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     Image.effect_noise((400, 200), 60).save(picture, "JPEG")
     return write_report(
         tmp_path_factory.mktemp("report"),
-        replace(evaluation, restated=restated, subgroups=tuple(measure_subgroups(cases, evaluation))),
+        replace(evaluation, adjusted=adjusted, subgroups=tuple(measure_subgroups(cases, evaluation))),
         cases,
         title="Chest radiograph classifier: NORMAL or PNEUMONIA",
         policy=Policy("youden", "platt", 80, 0.1),

@@ -167,7 +167,7 @@ def evaluate(
     device: Device = "auto",
     prevalence: Annotated[
         float | None,
-        typer.Option(help="Measure besides as if the positive class had this share, with probabilities restated."),
+        typer.Option(help="Measure besides as if the positive class had this share, with probabilities adjusted."),
     ] = None,
     adapt_prior: Annotated[
         bool,

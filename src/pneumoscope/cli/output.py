@@ -40,25 +40,25 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
     patients = f" of {evaluation.patients} patients" if evaluation.patients else ""
     typer.echo(f"{evaluation.split}: {evaluation.n} images{patients}\n")
-    restated = evaluation.restated
+    adjusted = evaluation.adjusted
     table = Table(box=None, pad_edge=False)
     columns = ["metric", "value", "95 % interval"]
-    if restated is not None:
-        columns += ["adapted" if restated.estimated else "restated", "95 % interval"]
+    if adjusted is not None:
+        columns += ["adapted" if adjusted.estimated else "adjusted", "95 % interval"]
     for column in columns:
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name, interval in evaluation.metrics.items():
-        both = [interval] if restated is None else [interval, restated.metrics[name]]
+        both = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
         cells = [cell for each in both for cell in (_show_value(each), _show_limits(each))]
         table.add_row(name.replace("_", " "), *cells)
     open_console().print(table)
-    if restated is not None and restated.prevalence is not None:
-        share = restated.prevalence
+    if adjusted is not None and adjusted.prevalence is not None:
+        share = adjusted.prevalence
         typer.echo(
             f"\nPrevalence {evaluation.prevalence:.3f}, estimated without labels: {share.value:.3f} "
-            f"({_show_limits(share)}). Adapted: with probabilities restated for that."
-            if restated.estimated
-            else f"\nRestated: as if the prevalence were {share.value:g}, not {evaluation.prevalence:.3f}."
+            f"({_show_limits(share)}). Adapted: with probabilities adjusted for that."
+            if adjusted.estimated
+            else f"\nAdjusted: as if the prevalence were {share.value:g}, not {evaluation.prevalence:.3f}."
         )
     if decisions := evaluation.decisions:
         counts = " · ".join(f"{count} {name}" for name, count in decisions["counts"].items() if count)

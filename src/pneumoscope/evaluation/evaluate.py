@@ -20,8 +20,8 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.intervals import bootstrap as intervals
-from pneumoscope.evaluation.prevalence import estimate_prevalence, estimate_shares, restate_evaluation
-from pneumoscope.evaluation.results import Evaluation, Interval, Restated
+from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_prevalence, estimate_shares
+from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import claim_folder, format_rows, write_text
 from pneumoscope.images.read import Reading
@@ -66,9 +66,9 @@ def evaluate(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images of which a table says nothing.
         device: `auto`, `cpu` or `cuda`.
-        prevalence: measure besides as if the positive class had this share, with probabilities restated for it.
+        prevalence: measure besides as if the positive class had this share, with probabilities adjusted for it.
         adapt_prior: estimate the classes' shares from the images without their labels, and measure besides with
-            probabilities restated for them.
+            probabilities adjusted for them.
         threshold: the positive class is called from this probability on, instead of the model's.
         alpha: of prediction sets, instead of the model's.
         false_alarms: of the OOD detector, instead of the model's.
@@ -195,13 +195,13 @@ def assess(
             np.exp(calibrate([one.logits for one, _ in read], model.calibration.without_fit())), predictor.threshold
         )
         uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
-    restated = None
+    adjusted = None
     if prevalence is not None:
-        restated = restate_evaluation(evaluation, model, labels, log_shares, prevalence, patients)
+        adjusted = adjust_evaluation(evaluation, model, labels, log_shares, prevalence, patients)
     elif adapt_prior:
         ordinary = np.array([one.decision != OUT_OF_DISTRIBUTION for one, _ in read])
-        restated = _adapt(model, log_shares, ordinary, patients, measured)
-        if (share := restated.prevalence) and not share.low <= evaluation.prevalence <= share.high:
+        adjusted = _adapt(model, log_shares, ordinary, patients, measured)
+        if (share := adjusted.prevalence) and not share.low <= evaluation.prevalence <= share.high:
             found.append(_describe_miss(model, evaluation, share))
     decisions = summarise_decisions(
         [str(sample.label) for _, sample in read],
@@ -221,7 +221,7 @@ def assess(
         evaluation,
         decisions=decisions,
         uncalibrated=uncalibrated,
-        restated=restated,
+        adjusted=adjusted,
         notes=tuple(notes),
         seen=known,
         subgroups=tuple(measure_subgroups(cases, evaluation)),
@@ -273,7 +273,7 @@ def _adapt(
     ordinary: NDArray[np.bool_],
     patients: Sequence[str | None],
     measured: Callable[[NDArray[np.float64], float], Evaluation],
-) -> Restated:
+) -> Adjusted:
     """Estimate the classes' shares without looking at labels, restate for them and measure."""
     stated = model.calibration.shares
     asked = log_shares[ordinary] if ordinary.any() else log_shares  # out-of-distribution images are of neither class
@@ -285,7 +285,7 @@ def _adapt(
         threshold = move_threshold(model, interval.value)
     evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
     shares = dict(zip(model.labels, wanted.tolist(), strict=True))
-    return Restated(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
+    return Adjusted(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
 
 
 def _describe_miss(model: Model, evaluation: Evaluation, share: Interval) -> str:

@@ -15,7 +15,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.proportions import rate_limits
 from pneumoscope.evaluation.metrics import checked, measure
-from pneumoscope.evaluation.results import Evaluation, Interval, Restated
+from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.models.model_folder import Model
@@ -124,14 +124,14 @@ def adapt(
     return keeping.at_prevalence(min(max(share.value, 1e-4), 1 - 1e-4)), share
 
 
-def restate_evaluation(
+def adjust_evaluation(
     evaluation: Evaluation,
     model: Model,
     labels: ArrayLike,
     log_shares: ArrayLike,
     prevalence: float,
     patients: Sequence[str | None] | None = None,
-) -> Restated:
+) -> Adjusted:
     """Measure as if the positive class of two had this share: each class's images count by it.
 
     Sensitivity, specificity and AUROC do not depend on it, and have their limits as elsewhere. Those of accuracy, PPV
@@ -150,9 +150,9 @@ def restate_evaluation(
         DataError: images of one class only.
     """
     wanted = (1 - prevalence, prevalence)
-    restated = np.exp(restate(np.asarray(log_shares, np.float64), model.calibration.shares, wanted))[:, 1]
+    adjusted = np.exp(restate(np.asarray(log_shares, np.float64), model.calibration.shares, wanted))[:, 1]
     threshold = move_threshold(model, prevalence)
-    y, p = checked(labels, restated)
+    y, p = checked(labels, adjusted)
     if len(np.unique(y)) < 2:
         raise DataError("To measure for another prevalence takes images of both classes; there are images of one.")
     weights = np.where(y == 1, prevalence / (y == 1).sum(), (1 - prevalence) / (y == 0).sum())
@@ -171,7 +171,7 @@ def restate_evaluation(
     metrics["npv"] = _predict(specificity, sensitivity, 1 - prevalence)
     shares = dict(zip(evaluation.classes, wanted, strict=True))
     certain = Interval(prevalence, np.nan, np.nan)
-    return Restated(shares, certain, estimated=False, threshold=threshold, metrics=metrics)
+    return Adjusted(shares, certain, estimated=False, threshold=threshold, metrics=metrics)
 
 
 def _mix(sensitivity: Interval, specificity: Interval, share: float) -> Interval:

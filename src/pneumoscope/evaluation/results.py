@@ -20,7 +20,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Restated:
+class Adjusted:
     """The same images judged for other shares of the classes.
 
     Attributes:
@@ -28,7 +28,7 @@ class Restated:
         prevalence: the positive class's of two; limits where it was estimated.
         estimated: from the images, without their labels; then `metrics` are of the images as they are. Else the shares
             were given, and `metrics` are of images weighted by them.
-        threshold: on the restated probabilities.
+        threshold: on the adjusted probabilities.
         metrics: with their limits.
     """
 
@@ -71,7 +71,7 @@ class Evaluation:
     than nan, are for two classes only. `shares` are the classes' shares of the images. `methods` names what each
     metric's limits come from. `decisions` count what was decided and how often prediction sets held the truth
     (`conformal.summarise_decisions`); `uncalibrated` are Brier score and calibration error as they would be without
-    calibration; `restated` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
+    calibration; `adjusted` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
     how many of the images were used in training, `subgroups` are parts of them, measured alone.
     """
 
@@ -91,7 +91,7 @@ class Evaluation:
     methods: Mapping[str, str] = field(default_factory=dict)
     decisions: Mapping[str, Any] = field(default_factory=dict)
     uncalibrated: Mapping[str, Interval] = field(default_factory=dict)
-    restated: Restated | None = None
+    adjusted: Adjusted | None = None
     notes: tuple[str, ...] = ()
     seen: int = 0
     subgroups: tuple[Subgroup, ...] = ()

@@ -181,9 +181,7 @@ def _make_card(
     images = {i: _describe(finding, i, samples, pictures) for group in groups for i in group.members}
     totals = accumulate(len(group.members) for group in groups)
     shown = max(1, sum(total <= OPEN for total in totals))
-    figures = {
-        _NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()
-    }
+    figures = {_NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()}
     return _Card(finding, figures, images, groups[:shown], groups[shown:])
 
 

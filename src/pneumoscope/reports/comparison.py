@@ -36,7 +36,7 @@ class _Case:
     first: str
     stated: float
     other: str
-    restated: float
+    adjusted: float
 
 
 def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
