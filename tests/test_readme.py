@@ -1,4 +1,4 @@
-"""Every example of the README is run, in a folder where its files exist."""
+"""Every example of the README, the quickstart and the guide is run, in a folder where its files exist."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from dicom_files import dicom
 from dicom_files import image as levels
 from rooms import run_process
@@ -21,70 +23,109 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run
 
 ROOT = Path(__file__).parents[1]
+GUIDE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "guide").glob("*.md"))
+PAGES = ["README.md", "docs/quickstart.md", "docs/reference.md", *GUIDE]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_examples_of_the_readme_work(
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_of_a_page_work(
+    name: str, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(images, tmp_path / "images")
-    for name in ("scan.png", "scan.jpg"):
-        shutil.copy(next((images / "test" / "NORMAL").iterdir()), tmp_path / name)
+    page = (ROOT / name).read_text(encoding="utf-8")
+    prepare_folder(tmp_path, page, run, images)
     monkeypatch.chdir(tmp_path)
-    shell = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-    commands = [line for line in shell.splitlines() if line.startswith("pneumoscope ")]
-    commands += re.findall(r"`(pneumoscope [^`]*)`", README)
-    assert len(commands) >= 9
-    monkeypatch.setenv("PNEUMOSCOPE_DATABASE", str(tmp_path / "reads.sqlite"))
-    for line in commands:
-        if line.startswith("pneumoscope serve"):
-            with run_process(None, None, *shlex.split(line)[2:]) as room, room.client() as client:
-                (one,) = client.post("/v1/predictions", files={"files": Path("scan.png").read_bytes()}).json()[
-                    "predictions"
-                ]
-                verdict = {"verdict": "agree" if one["decision"] == "NORMAL" else "disagree", "label": "NORMAL"}
-                assert client.post(f"/v1/reads/{one['id']}/verdicts", json=verdict).status_code == 201
-                assert room.end() == 0
+    monkeypatch.setenv("PNEUMOSCOPE_DATABASE", str(tmp_path / "predictions.sqlite"))
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    for language, block in blocks:
+        if language == "python":
+            exec(block, {})
             continue
-        monkeypatch.setattr(sys, "argv", shlex.split(line))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert not ended.value.code, line
-    (python,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(python, {})
-    assert "Interval(value=" in capsys.readouterr().out
+        for line, calls in read_commands(block):
+            if line.startswith("pneumoscope serve"):
+                serve(line, calls)
+            elif line.startswith("pneumoscope "):
+                monkeypatch.setattr(sys, "argv", shlex.split(line))
+                with pytest.raises(SystemExit) as ended:
+                    cli.main()
+                assert not ended.value.code, line
 
 
-def test_the_examples_of_the_reading_room_work(run: Run, images: Path, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("no curl on this machine")
-    page = (ROOT / "docs" / "reading_room.md").read_text(encoding="utf-8")
-    image = next((images / "test" / "NORMAL").iterdir())
-    shutil.copy(image, tmp_path / "scan.png")
-    (tmp_path / "scan.dcm").write_bytes(dicom(levels()))
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    calls = [line for line in lines if line.startswith("curl ")]
-    assert len(calls) >= 8
-    with run_process(run.model, str(tmp_path / "reads.sqlite")) as room:
-        for line in calls:
-            call = shlex.split(line.replace("http://127.0.0.1:8000", room.url))
-            done = subprocess.run(call, cwd=tmp_path, capture_output=True)
-            assert done.returncode == 0, (line, done.stderr)
-            assert done.stdout
+def prepare_folder(folder: Path, page: str, run: Run, images: Path) -> None:
+    """Put there what a page takes for granted: images, single scans, and a run where the page trains none."""
+    if "--out images " not in page:
+        shutil.copytree(images, folder / "images")
+    if not re.search(r"--out runs/first\s", page):
+        shutil.copytree(run.folder, folder / "runs" / "first")
+    normal = next((images / "test" / "NORMAL").iterdir())
+    for name in ("scan.png", "scan.jpg"):
+        shutil.copy(normal, folder / name)
+    (folder / "scan.dcm").write_bytes(dicom(levels()))
 
 
-def test_the_commands_of_the_readme_are_those_of_the_makefile_and_ci() -> None:
-    root = Path(__file__).parents[1]
-    targets = set(re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE))
+def read_commands(block: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each command of a block with the calls of curl that follow it."""
+    line, calls = "", list[str]()
+    for each in block.splitlines():
+        if each.startswith("curl "):
+            calls.append(each)
+            continue
+        if line:
+            yield line, calls
+        line, calls = each, []
+    yield line or "pneumoscope serve", calls
+
+
+def serve(line: str, calls: list[str]) -> None:
+    """Open the reading room, call it as the page does, review a prediction, and close it."""
+    with run_process(None, None, *shlex.split(line)[2:]) as room, room.client() as client:
+        for call in calls if shutil.which("curl") else []:
+            done = subprocess.run(shlex.split(call.replace("http://127.0.0.1:8000", room.url)), capture_output=True)
+            assert done.returncode == 0, (call, done.stderr)
+            assert done.stdout, call
+        files = {"files": Path("scan.png").read_bytes()}
+        (prediction,) = client.post("/v1/predictions", files=files).json()["predictions"]
+        review = {"review": "agree" if prediction["decision"] == "NORMAL" else "disagree", "label": "NORMAL"}
+        assert client.post(f"/v1/predictions/{prediction['id']}/reviews", json=review).status_code == 201
+        assert room.end() == 0
+
+
+@pytest.mark.parametrize("name", [*PAGES, "docs/results.md", "docs/performance.md", "CONTRIBUTING.md"])
+def test_commands_and_options_that_a_page_mentions_exist(name: str) -> None:
+    page = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    commands = {command.name: command for command in list_commands(typer.main.get_command(cli.app))}
+    known = {option for command in commands.values() for each in command.params for option in each.opts}
+    known |= {option for command in commands.values() for each in command.params for option in each.secondary_opts}
+    for text in re.findall(r"`([^`]+)`", page):
+        words = text.replace('"', "").split()
+        if words[0] == "pneumoscope" and len(words) > 1:
+            assert words[1] in commands, text
+        if not {"pip", "python", "curl", "make"} & {words[0]}:
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", text):
+                assert option in known | {"--help"}, text
+
+
+def list_commands(command: Any) -> Iterator[Any]:
+    """A command and all below it."""
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from list_commands(inner)
+
+
+def test_the_make_targets_that_the_readme_names_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) == {"demo", "test"} <= targets
-    assert "make test" in (root / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`make ([\w-]+)`", README + contributing)) <= targets
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/reading_room.md"])
-def test_what_the_pages_link_to_is_there(name: str) -> None:
-    page = ROOT / name
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).stat().st_size > 200, target
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_that_a_page_links_to_exist(name: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).stat().st_size > 200, target
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.split()) <= 700
