@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.datasets.archives import ImageArchive, hash_archive
+from pneumoscope.datasets.archives import hash_archive, list_images, open_archive, unpack_images
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 
 LABELS = ("NORMAL", "PNEUMONIA")
@@ -40,10 +40,14 @@ def below(folder: str, members: Mapping[str, bytes] = IMAGES) -> dict[str, bytes
     return {folder + name: content for name, content in members.items()}
 
 
+def open_and_list(archive: Path) -> None:
+    with open_archive(archive) as opened:
+        list_images(opened, LABELS)
+
+
 def unpack(archive: Path, out: Path) -> dict[str, bytes]:
-    with ImageArchive(archive, LABELS) as images:
-        images.unpack(out, images.sizes)
-        assert images.sizes == {name: (out / name).stat().st_size for name in images.sizes}
+    with open_archive(archive) as opened:
+        unpack_images(opened, list_images(opened, LABELS), out)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -52,8 +56,8 @@ def test_images_are_found_by_their_structure_whatever_lies_above(folder: str, tm
     assert unpack(write_zip(tmp_path / "any.zip", below(folder)), tmp_path / "out") == IMAGES
 
 
-def test_copies_within_the_copy_litter_and_other_images_are_left_out(tmp_path: Path) -> None:
-    litter = {
+def test_copies_within_the_copy_clutter_and_other_images_are_left_out(tmp_path: Path) -> None:
+    clutter = {
         **below("chest_xray/chest_xray/"),
         **below("chest_xray/__MACOSX/chest_xray/"),
         **below("__MACOSX/chest_xray/"),
@@ -68,13 +72,13 @@ def test_copies_within_the_copy_litter_and_other_images_are_left_out(tmp_path: P
         "OCT2017/train/CNV/CNV-1.jpeg": b"",
         "OCT2017/test/NORMAL/NORMAL-2.jpeg": b"",
     }
-    assert unpack(write_zip(tmp_path / "a.zip", {**litter, **below("chest_xray/")}), tmp_path / "out") == IMAGES
+    assert unpack(write_zip(tmp_path / "a.zip", {**clutter, **below("chest_xray/")}), tmp_path / "out") == IMAGES
 
 
 def test_two_sets_of_images_are_not_mixed(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "two.zip", {**below("a/"), **below("b/")})
     with pytest.raises(DataError, match=r"two sets of images, a/ and b/"):
-        ImageArchive(archive, LABELS)
+        open_and_list(archive)
 
 
 UNSAFE = [
@@ -102,12 +106,13 @@ NO_IMAGE = [
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [*((name, "points outside") for name in UNSAFE), *((name, "no name") for name in NO_IMAGE)]
+    ("name", "message"),
+    [*((name, "points outside") for name in UNSAFE), *((name, "not the name") for name in NO_IMAGE)],
 )
-def test_a_name_that_leads_elsewhere_or_is_odd_is_refused(name: str, said: str, tmp_path: Path) -> None:
+def test_a_name_that_points_elsewhere_or_is_unusual_is_refused(name: str, message: str, tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {**IMAGES, name: b"evil"})
-    with pytest.raises(DataError, match=said):
-        ImageArchive(archive, LABELS)
+    with pytest.raises(DataError, match=message):
+        open_and_list(archive)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFBLK, stat.S_IFSOCK])
@@ -118,17 +123,17 @@ def test_links_and_devices_are_refused(kind: int, tmp_path: Path) -> None:
         link.create_system, link.external_attr = 3, (kind | 0o777) << 16
         archive.writestr(link, "/etc")
     with pytest.raises(DataError, match=r"'train/NORMAL' is a link or a device"):
-        ImageArchive(path, LABELS)
+        open_and_list(path)
 
 
 @pytest.mark.parametrize("second", ["train/NORMAL/IM-0001-0001.jpeg", "train/NORMAL/im-0001-0001.JPEG"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_names_that_a_file_system_may_hold_to_be_one_are_refused(second: str, tmp_path: Path) -> None:
+def test_names_that_a_file_system_may_take_for_the_same_are_refused(second: str, tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", IMAGES)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(second, b"another")
     with pytest.raises(DataError, match="twice"):
-        ImageArchive(path, LABELS)
+        open_and_list(path)
 
 
 def patch_headers(path: Path, name: str, offset: int, value: bytes) -> Path:
@@ -162,18 +167,18 @@ def cut(path: Path, share: float) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
-        (lambda path: patch_headers(path, FIRST, FLAGS, b"\1\0"), "is encrypted"),
-        (lambda path: patch_headers(path, FIRST, METHOD, b"\x0e\0"), "compressed in an unusual way"),
-        (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 65 << 20)), "too much for an image"),
+        (lambda path: patch_headers(path, FIRST, FLAGS, b"\1\0"), "encrypted"),
+        (lambda path: patch_headers(path, FIRST, METHOD, b"\x0e\0"), "encrypted, or compressed in an unusual way"),
+        (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 65 << 20)), "too many for an image"),
         (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 100)), "damaged|cut short"),
         (flip_content, f"{FIRST} is damaged in it .*CRC"),
-        (lambda path: cut(path, 0.5), "It seems cut short"),
-        (lambda path: cut(path, 0.99), "It seems cut short"),
-        (lambda path: cut(path, 0), "cannot be read as a zip archive.*as published"),
+        (lambda path: cut(path, 0.5), "It seems truncated"),
+        (lambda path: cut(path, 0.99), "It seems truncated"),
+        (lambda path: cut(path, 0), "cannot be read as a zip archive.*Use the .zip"),
         (lambda path: path.write_text("<!DOCTYPE html><p>Sign in"), "It is a web page"),
-        (lambda path: path.write_bytes(b"\x1f\x8b\x08 a tar.gz"), "Give the .zip as published"),
+        (lambda path: path.write_bytes(b"\x1f\x8b\x08 a tar.gz"), "Use the .zip as published"),
         (lambda path: write_zip(path, {"OCT2017/train/NORMAL/x.jpeg": b"x"}), r"no folders \{train,test\}"),
         (lambda path: write_zip(path, {"ChestXRay2017.zip": b"x"}), "another archive, ChestXRay2017.zip"),
         (lambda path: write_zip(path, {}), r"no folders"),
@@ -181,12 +186,12 @@ def cut(path: Path, share: float) -> Path:
         (lambda path: write_zip(path, {**IMAGES, "train/NORMAL/b.jpeg": bytes(1 << 20)}), "would unpack to 1,048,"),
     ],
 )
-def test_a_bad_archive_is_an_error_that_says_what_is_wrong(
-    spoil: Callable[[Path], object], said: str, tmp_path: Path
+def test_a_bad_archive_is_an_error_that_names_the_fault(
+    spoil: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     path = write_zip(tmp_path / "a.zip", IMAGES, zipfile.ZIP_STORED)
     spoil(path)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         unpack(path, tmp_path / "out")
     assert str(path) in str(error.value)
 
@@ -204,7 +209,7 @@ def test_a_member_that_lies_about_its_size_fills_no_memory(tmp_path: Path) -> No
         tracemalloc.stop()
 
 
-def test_a_directory_of_endless_length_is_not_loaded(tmp_path: Path) -> None:
+def test_an_archive_that_lists_too_many_files_is_not_loaded(tmp_path: Path) -> None:
     entries = (b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"x") * 250_100
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFE, 0xFFFE, len(entries), 0, 0)
     path = tmp_path / "a.zip"
@@ -213,11 +218,11 @@ def test_a_directory_of_endless_length_is_not_loaded(tmp_path: Path) -> None:
         hash_archive(path)
 
 
-def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", IMAGES)
     (tmp_path / "out").write_text("in the way")
-    with ImageArchive(archive, LABELS) as images, pytest.raises(UsageError, match="cannot be written"):
-        images.unpack(tmp_path / "out", images.sizes)
+    with pytest.raises(UsageError, match="cannot be written"):
+        unpack(archive, tmp_path / "out")
 
 
 PARTS = ["..", ".", "", "train", "NORMAL", "x.jpeg", "..\\x.jpeg", "C:", "\0", "~", "é.jpeg", "CON.jpeg", "//", "/tmp"]
@@ -232,7 +237,7 @@ NAMES = st.one_of(
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @settings(deadline=None)
 @given(NAMES, st.booleans())
-def test_no_name_whatever_leads_out_of_the_folder(name: str, absolute: bool) -> None:
+def test_no_name_ever_leads_out_of_the_folder(name: str, absolute: bool) -> None:
     with tempfile.TemporaryDirectory() as base:
         out = Path(base, "1/2/3/4/5/6/7/out")
         archive = write_zip(Path(base, "a.zip"), {**IMAGES, (f"{base}/" if absolute else "") + name: b"evil"})

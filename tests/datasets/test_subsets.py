@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscope.datasets.kermany import list_subsets, select_subset
 from pneumoscope.datasets.samples import Sample, read_samples
-from pneumoscope.datasets.subsets import list_subsets, select_subset
 from pneumoscope.errors import DataError, UsageError
 
 
@@ -83,7 +83,7 @@ def test_an_image_that_is_there_twice_is_an_error_that_names_both(
 
 def test_an_unknown_subset_is_wrong_usage_that_names_the_known() -> None:
     assert "seed-400" in list_subsets()
-    with pytest.raises(UsageError, match=r"--subset seed-4: no such subset. Known: .*seed-400"):
+    with pytest.raises(UsageError, match=r"subset: No subset is named .seed-4.. Known: .*seed-400"):
         select_subset([], "seed-4")
 
 

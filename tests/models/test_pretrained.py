@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pneumoscope
-from pneumoscope.datasets.sources import find_source
+from pneumoscope.datasets.kermany import KERMANY
 from pneumoscope.errors import DataError, ModelError, UsageError
 from pneumoscope.models import pretrained
 from pneumoscope.models.classifier import to_half
@@ -35,7 +35,7 @@ def recognised(run: Run, tmp_path: Path) -> Path:
     """The run as if its images were those of the Kermany data, and its weights rounded to half precision."""
     folder = Path(shutil.copytree(run.folder, tmp_path / "recognised"))
     card = folder / "model" / "README.md"
-    text = card.read_text().replace("**Source**: not stated", f"**Source**: {find_source('kermany').title}")
+    text = card.read_text().replace("**Source**: not stated", f"**Source**: {KERMANY.title}")
     card.write_text(text)
     model = load_model(folder)
     state = load_weights(folder, model)

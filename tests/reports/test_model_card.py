@@ -13,8 +13,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from pneumoscope.datasets.kermany import KERMANY, recognise_source
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.sources import find_source, recognise_source
 from pneumoscope.evaluation.intervals.bootstrap import evaluate
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.predictor import load
@@ -170,7 +170,7 @@ def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path
     names = (("IM-0001-0001.jpeg", "NORMAL"), ("person1_virus_6.jpeg", "PNEUMONIA"))
     samples = [Sample(Path("x") / name, label=label) for name, label in names]
     source = recognise_source(samples)
-    assert source == find_source("kermany")
+    assert source == KERMANY
     _, card, _ = written(tmp_path, make_model(), make_evaluation(), data=DataStatement.of(source))
     assert "CC BY 4.0" in card
     assert "children" in card

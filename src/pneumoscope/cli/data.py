@@ -95,7 +95,7 @@ def split(
         raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
     samples = read_samples(data, patient_pattern, Reading(invert, any_modality))
     if subset is not None:
-        from pneumoscope.datasets.subsets import select_subset
+        from pneumoscope.datasets.kermany import select_subset
 
         chosen = select_subset(samples, subset)
         write_samples(out, chosen)
@@ -141,7 +141,7 @@ def fetch(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Fetch anew what is there already.")] = False,
 ) -> None:
     """Download a public data set, check it and unpack it; taken up again where it was interrupted."""
-    from pneumoscope.datasets.sources import fetch as job
+    from pneumoscope.datasets.kermany import fetch as job
 
     with show_progress(" The same command goes on where it stopped.") as progress:
         folder = job(
@@ -151,6 +151,6 @@ def fetch(
             url=url,
             sha256=sha256,
             overwrite=overwrite,
-            progress=lambda done, total: progress("Downloading", done, total),
+            progress=progress,
         )
     typer.echo(folder)

@@ -13,7 +13,7 @@ from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
-    from pneumoscope.datasets.sources import Source
+    from pneumoscope.datasets.kermany import Source
     from pneumoscope.models.model_folder import Model
 
 _USES = {"train": "to train", "val": "to decide on"}
@@ -120,6 +120,6 @@ def _show(interval: dict[str, Any]) -> str:
 
 def _find_source(model: Model) -> Source | None:
     """The public data set that a model was trained on, where its model names one that is known here."""
-    from pneumoscope.datasets.sources import list_sources
+    from pneumoscope.datasets.kermany import list_sources
 
     return next((source for source in list_sources() if source.name == model.data.get("source")), None)

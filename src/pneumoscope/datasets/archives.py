@@ -1,193 +1,336 @@
-"""The images in a data set's zip archive, wherever in it they lie. An archive is never trusted."""
+"""A published zip archive: downloaded with resumption, and unpacked without trusting what is in it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import stat
+import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Self
+from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
+from pneumoscope import __version__
+from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import SPLITS
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, DownloadError, UsageError
+from pneumoscope.files import write_text
 
-_MAX_MEMBERS = 250_000  # version 3 of the Kermany data, with its OCT images, has about 115,000
+if TYPE_CHECKING:
+    import urllib3
+
+ATTEMPTS = 5  # that fail in a row; one that brings a mebibyte resets the count
+PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
+TIMEOUT = 30.0  # seconds without a byte
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # RFC 9110, 6585, 8470: a later attempt may succeed
 _MAX_BYTES = 16 << 30
+_MAX_MEMBERS = 250_000  # version 3 of the Kermany data, with its OCT images, has about 115,000
 _MAX_IMAGE_BYTES = 64 << 20
-_MAX_RATIO = 100  # JPEG hardly shrinks; a member of zeros shrinks a thousandfold
-_BLOCK = 1 << 20
-# No file of any system: a dot in front, a device of Windows, another alphabet, a stream behind a colon.
+_MAX_RATIO = 100  # JPEG hardly shrinks; zeros shrink a thousandfold
+# No leading dot, no Windows device, no other alphabet, no stream behind a colon.
 _IMAGE_NAME = re.compile(
-    r"(?!(?:con|prn|aux|nul|com\d|lpt\d)\.)[a-z0-9][a-z0-9._-]{0,99}\.(?:jpe?g|png)", re.IGNORECASE | re.ASCII
+    r"(?!(con|prn|aux|nul|com\d|lpt\d)\.)[a-z0-9][a-z0-9._-]{0,99}\.(jpe?g|png)", re.IGNORECASE | re.ASCII
 )
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def download(url: str, path: Path, *, size: int | None = None, progress: Progress | None = None) -> None:
+    """Download a file; a later call resumes it, also in another process.
+
+    The rest is requested only of the same version of the file (If-Range; RFC 9110, section 13.1.5); `path.json` beside
+    the file says which version that is.
+
+    Args:
+        url: http or https. Redirections are followed to these alone, and never from https to http.
+        path: where to write, in an existing folder.
+        size: in bytes, if known.
+        progress: called with the bytes that are here and the total.
+
+    Raises:
+        DownloadError: the server refuses, does not answer, or has a file of another size.
+        UsageError: `url` is not valid, or `path` cannot be written.
+    """
+    from urllib3.exceptions import HTTPError
+
+    if not re.fullmatch(r"https?://[a-z0-9.:-]+/[!-~]*", url, re.IGNORECASE):
+        raise UsageError(f"{url!r} is not the address of a file that begins with http:// or https://.", "url")
+    part, failures = _Part(path, hide_secrets(url)), 0
+    while not part.complete:
+        before, delay = part.count, PAUSE * 2**failures
+        try:
+            _receive(url, part, size, progress)
+            continue
+        except _AttemptError as problem:
+            reason, delay = str(problem), max(delay, problem.delay)
+        except ValueError:  # urllib3's errors of addresses, and urllib.parse's
+            raise DownloadError(f"{hide_secrets(url)}: redirects to an address that is not followed.") from None
+        except (OSError, HTTPError) as problem:
+            reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
+        failures = 0 if part.count - before >= 1 << 20 else failures + 1
+        if failures >= ATTEMPTS:
+            raise DownloadError(
+                f"{hide_secrets(url)}: failed {failures} times in a row: {reason} ({part.count:,} bytes received)."
+            )
+        time.sleep(min(delay, 60.0))
+
+
+def hide_secrets(url: str) -> str:
+    """An address without user, password and query, which may hold a signature."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def hash_archive(path: Path) -> str:
-    """SHA-256 of an archive, in hexadecimal.
+    """SHA-256 of an archive in hexadecimal.
 
     Raises:
-        DataError: it cannot be read, or lists more members than any data set known here.
+        DataError: it cannot be read, or lists more members than any known dataset.
     """
     digest, members = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(1 << 20):
                 digest.update(block)
-                members += block.count(b"PK\1\2")  # APPNOTE 4.3.12: one for each; zipfile would load them all
+                members += block.count(b"PK\1\2")  # one for each (APPNOTE 4.3.12); zipfile would load them all
     except OSError as problem:
         raise DataError(f"{path}: cannot be read: {problem.strerror or problem}.") from None
     if members > _MAX_MEMBERS:
-        raise DataError(f"{path}: lists more than {_MAX_MEMBERS:,} files; this is no archive of the data set.")
+        raise DataError(f"{path}: lists more than {_MAX_MEMBERS:,} files; this is not the published archive.")
     return digest.hexdigest()
 
 
-class ImageArchive:
-    """The files `…/{train,val,test}/{LABEL}/NAME.jpeg` of a zip archive, found by this structure alone.
-
-    Everything else is left out: other folders (`OCT2017`), a copy within the copy (`chest_xray/chest_xray`), litter of
-    macOS. Nothing is unpacked from an archive with a name that points outside, a link, or unbounded contents.
-
-    Args:
-        path: the archive.
-        labels: the class folders; a set of images has all of them.
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive.
 
     Raises:
-        DataError: it is no zip archive, is damaged, encrypted or unsafe, or holds no such images, or two sets of them.
+        DataError: it is not one, is damaged, or could write outside a folder or fill memory or disk.
     """
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as problem:  # zipfile raises nearly anything on a damaged file
+        with path.open("rb") as file:
+            start = file.read(512).lstrip().lower()
+        hint = "It seems truncated: get it again." if start.startswith(b"pk") else "Use the .zip as published."
+        if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+            hint = "It is a web page: the download failed. Download the archive again."
+        raise DataError(f"{path}: cannot be read as a zip archive ({problem}). {hint}") from None
+    try:
+        _require_safe(path, archive.infolist())
+    except DataError:
+        archive.close()
+        raise
+    return archive
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        self.path = path
+
+def list_images(archive: zipfile.ZipFile, labels: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
+    """Find the images `…/{train,val,test}/{LABEL}/NAME.jpeg` of an archive, wherever in it they are.
+
+    Everything else is left out: other folders (`OCT2017`), a copy within the copy (`chest_xray/chest_xray`), files of
+    macOS.
+
+    Args:
+        archive: from `open_archive`.
+        labels: the class folders; a set of images has all of them.
+
+    Returns:
+        The members by place `split/LABEL/name`, in order.
+
+    Raises:
+        DataError: there are no such images, or two sets of them, or one has an unusual name or is encrypted.
+    """
+    path, members = archive.filename, archive.infolist()
+    layout = re.compile(rf"((?:.*/)?)((?:{'|'.join(SPLITS)})/({'|'.join(labels)})/([^/]+))", re.DOTALL)
+    by_root: defaultdict[str, dict[str, tuple[str, zipfile.ZipInfo]]] = defaultdict(dict)
+    labels_of: defaultdict[str, set[str]] = defaultdict(set)
+    for member in members:
+        match, name = layout.fullmatch(member.filename), PurePosixPath(member.filename)
+        if not match or "__MACOSX" in name.parts or name.name[0] == "." or name.suffix.lower() not in _IMAGE_SUFFIXES:
+            continue
+        root, place, label, file = match.groups()
+        if not _IMAGE_NAME.fullmatch(file):
+            raise DataError(f"{path}: {member.filename!r} is not the name of an image of this dataset.")
+        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{path}: encrypted, or compressed in an unusual way. Use the .zip as published.")
+        # Many file systems take `a.jpeg` and `A.jpeg` for the same file.
+        if by_root[root].setdefault(place.casefold(), (place, member)) != (place, member):
+            raise DataError(f"{path}: contains {member.filename!r} twice, letter case aside.")
+        labels_of[root].add(label)
+    complete = sorted((root for root in by_root if labels_of[root] == set(labels)), key=len)
+    if not complete:
+        inner = [each.filename for each in members if each.filename.lower().endswith((".zip", ".tar.gz", ".tgz"))]
+        raise DataError(
+            f"{path}: no folders {{train,test}}/{{{','.join(labels)}}} with images in it."
+            + (f" It contains another archive, {inner[0]}: unpack and use that one." if inner else "")
+        )
+    if others := [root for root in complete if not root.startswith(complete[0])]:
+        raise DataError(f"{path}: contains two sets of images, {complete[0]} and {others[0]}. Use one.")
+    return dict(sorted(by_root[complete[0]].values()))
+
+
+def unpack_images(archive: zipfile.ZipFile, images: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
+    """Write images of `list_images` to their places in a folder, each checked against its CRC.
+
+    Raises:
+        DataError: the archive is damaged.
+        UsageError: the folder cannot be written.
+    """
+    for place, member in images.items():
         try:
-            self._zip = zipfile.ZipFile(path)
-        except Exception as problem:  # zipfile raises nearly anything on a damaged file
-            raise DataError(f"{path}: cannot be read as a zip archive ({problem}).{self._hint()}") from None
+            with archive.open(member) as file:
+                content = file.read(member.file_size)  # bounded: without a size, zipfile inflates whatever there is
+            if len(content) != member.file_size:
+                raise EOFError("cut short")
+        except Exception as problem:  # as above
+            raise DataError(f"{archive.filename}: {place} is damaged in it ({problem}). Get it again.") from None
         try:
-            self._entries = self._find(labels)
-        except BaseException:
-            self._zip.close()
-            raise
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / place).open("xb") as file:
+                file.write(content)
+        except OSError as problem:
+            raise UsageError(f"{folder / place}: cannot be written: {problem.strerror or problem}.", "out") from None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._zip.close()
+class _AttemptError(Exception):
+    """An attempt failed in a way that may pass; the server may ask for a delay in seconds."""
+
+    def __init__(self, reason: str, retry_after: str = "") -> None:
+        super().__init__(reason)
+        self.delay = float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+class _Part:
+    """The beginning of a file, and a note beside it of its version."""
+
+    def __init__(self, path: Path, address: str) -> None:
+        self.path, self.validator, self.size = path, None, None
+        self._note, self._address = path.with_name(f"{path.name}.json"), address
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            if note["address"] == address:  # without its query: a signature in it changes from call to call
+                self.validator, self.size = note["validator"], note["size"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        if self.validator is None and not self.complete:
+            self.restart()
 
     @property
-    def sizes(self) -> Mapping[str, int]:
-        """Bytes of each image, by its place `split/LABEL/name`, in order."""
-        return {place: entry.file_size for place, entry in self._entries.items()}
+    def count(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
 
-    def unpack(self, folder: Path, places: Iterable[str]) -> None:
-        """Write the images of these places into a folder, each checked against its CRC.
+    @property
+    def complete(self) -> bool:
+        return self.size is not None and self.count == self.size
 
-        Raises:
-            DataError: the archive is damaged.
-            UsageError: the folder cannot be written.
-        """
-        made: set[Path] = set()
-        for place in places:
-            target = folder / place
+    def restart(self, validator: str | None = None, size: int | None = None) -> None:
+        """Discard what is here, then note which version comes next."""
+        with self.open() as file:
+            file.truncate(0)
+        self.note(validator, size)
+
+    def note(self, validator: str | None, size: int | None) -> None:
+        self.validator, self.size = validator, size
+        write_text(self._note, json.dumps({"address": self._address, "validator": validator, "size": size}))
+
+    def open(self) -> IO[bytes]:
+        try:
+            return self.path.open("ab")
+        except OSError as problem:
+            raise UsageError(f"{self.path}: cannot be written: {problem.strerror or problem}.") from None
+
+
+def _receive(url: str, part: _Part, size: int | None, progress: Progress | None) -> None:
+    """Make one attempt; anything short of the whole file is an error."""
+    import urllib3
+
+    address, headers = hide_secrets(url), {"User-Agent": f"pneumoscope/{__version__}", "Accept-Encoding": "identity"}
+    if part.count and part.validator:
+        headers |= {"Range": f"bytes={part.count}-", "If-Range": part.validator}
+    with (
+        _connect(url) as client,
+        client.request(
+            "GET",
+            url,
+            headers=headers,
+            timeout=TIMEOUT,
+            retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10),
+            preload_content=False,
+            enforce_content_length=False,  # the length is checked below, and what came is kept
+        ) as response,
+    ):
+        status, content_range = f"status {response.status} {response.reason}", response.headers.get("Content-Range", "")
+        values = (response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))  # strong ones alone:
+        validator = next((value for value in values if re.fullmatch(r'"[!-~]*"|[A-Z][ -~]* GMT', value)), None)
+        length = content_range.rpartition("/")[2] or response.headers.get("Content-Length", "")
+        total = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+        if response.status in _TRANSIENT:
+            raise _AttemptError(status, response.headers.get("Retry-After", ""))
+        fits = content_range.startswith(f"bytes {part.count}-") and total == part.size
+        if response.status == 416 or (response.status == 206 and not (fits and validator in (None, part.validator))):
+            part.restart()
+            raise _AttemptError(f"another range than requested ({content_range or status})")
+        if response.status not in (200, 206):
+            raise DownloadError(f"{address}: refused, {status}.")
+        if total is not None and (total != (size or total) or total > _MAX_BYTES):
+            raise DownloadError(  # what is here stays: this may be the log-in page of a network
+                f"{address}: the file there has {total:,} bytes, expected {size or _MAX_BYTES:,}."
+            )
+        if response.status == 200:
+            part.restart(validator, total)
+        _copy(response, part, total, progress)
+    if part.count != (expected := total or size or part.count):
+        raise _AttemptError(f"connection closed at {part.count:,} of {expected:,} bytes")
+    part.note(part.validator, part.count)  # without an announced length, only the end of the stream tells it
+
+
+def _copy(response: urllib3.BaseHTTPResponse, part: _Part, total: int | None, progress: Progress | None) -> None:
+    count = part.count
+    with part.open() as file:
+        while block := response.read1(1 << 16, decode_content=False):
             try:
-                if target.parent not in made:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(target.parent)
-                with target.open("xb") as file:
-                    file.write(self._read(place))
+                file.write(block)
             except OSError as problem:
                 raise UsageError(
-                    f"{target}: cannot be written: {problem.strerror or problem}. Make room, or choose another --out."
+                    f"{part.path}: cannot be written: {problem.strerror or problem}. Free some space and run it again; "
+                    "the download resumes."
                 ) from None
-
-    def _read(self, place: str) -> bytes:
-        entry = self._entries[place]
-        try:
-            with self._zip.open(entry) as member:
-                content = member.read(entry.file_size)  # asked for all, zipfile would inflate beyond what is declared
-        except Exception as problem:  # as above
-            raise DataError(f"{self.path}: {place} is damaged in it ({problem}). Get the archive again.") from None
-        if len(content) != entry.file_size:
-            raise DataError(f"{self.path}: {place} is cut short in it. Get the archive again.")
-        return content
-
-    def _hint(self) -> str:
-        """What a file that is no archive probably is."""
-        try:
-            with self.path.open("rb") as file:
-                start = file.read(512).lstrip().lower()
-        except OSError:
-            return ""
-        if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-            return " It is a web page: the download had failed. Download the archive again."
-        if start.startswith(b"pk"):
-            return " It seems cut short: download it again."
-        return " Give the .zip as published."
-
-    def _find(self, labels: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
-        """The images' entries by place, below the outermost folder that has all labels."""
-        entries = self._zip.infolist()
-        self._check(entries)
-        layout = re.compile(
-            rf"((?:.*/)?)((?:{'|'.join(SPLITS)})/(?:{'|'.join(map(re.escape, labels))})/([^/]+))", re.DOTALL
-        )
-        roots: dict[str, dict[str, tuple[str, zipfile.ZipInfo]]] = {}
-        for entry in entries:
-            found = layout.fullmatch(entry.filename)
-            if not found or _is_litter(PurePosixPath(entry.filename)):
-                continue
-            root, place, name = found.groups()
-            if not _IMAGE_NAME.fullmatch(name):
-                raise DataError(f"{self.path}: {entry.filename!r} is no name of an image in this data set.")
-            if entry.flag_bits & 1:
-                raise DataError(f"{self.path}: is encrypted. Give the archive as published, without a password.")
-            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{self.path}: is compressed in an unusual way. Give the .zip as published.")
-            # Many file systems hold `a.jpeg` and `A.jpeg` to be one.
-            if roots.setdefault(root, {}).setdefault(place.casefold(), (place, entry)) != (place, entry):
-                raise DataError(f"{self.path}: names {entry.filename!r} twice, letter case aside.")
-        whole = sorted(
-            (
-                root
-                for root, found in roots.items()
-                if {place.split("/")[1] for place, _ in found.values()} == set(labels)
-            ),
-            key=len,
-        )
-        if not whole:
-            inner = [
-                entry.filename for entry in entries if entry.filename.lower().endswith((".zip", ".tar.gz", ".tgz"))
-            ]
-            raise DataError(
-                f"{self.path}: no folders {{train,test}}/{{{','.join(labels)}}} with images in it."
-                + (f" It holds another archive, {inner[0]}: unpack that one and give it." if inner else "")
-            )
-        if others := [root for root in whole if not root.startswith(whole[0])]:
-            raise DataError(f"{self.path}: holds two sets of images, {whole[0]} and {others[0]}; give one.")
-        return dict(sorted(roots[whole[0]].values()))
-
-    def _check(self, entries: Sequence[zipfile.ZipInfo]) -> None:
-        """Refuse what could write outside a folder, differ between systems, or fill memory or disk."""
-        for entry in entries:
-            name = entry.orig_filename  # as it is in the archive: zipfile cuts and replaces
-            kind = stat.S_IFMT(entry.external_attr >> 16)
-            if re.match(r"/|[a-z]:", name, re.IGNORECASE) or "\\" in name or "\0" in name or ".." in name.split("/"):
-                raise DataError(f"{self.path}: unsafe: {name!r} points outside its folder. Nothing was unpacked.")
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise DataError(f"{self.path}: unsafe: {name!r} is a link or a device. Nothing was unpacked.")
-            if entry.file_size > _MAX_IMAGE_BYTES and PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES:
-                raise DataError(f"{self.path}: {name!r} has {entry.file_size:,} bytes, too much for an image.")
-        total, packed = sum(entry.file_size for entry in entries), self.path.stat().st_size
-        if total > min(_MAX_BYTES, _MAX_RATIO * packed):
-            raise DataError(
-                f"{self.path}: {packed:,} bytes would unpack to {total:,}; this is no archive of the data set."
-            )
+            count += len(block)
+            if count > _MAX_BYTES:
+                raise DownloadError(f"The server sent more than {_MAX_BYTES:,} bytes.")
+            if progress is not None:
+                progress("Downloading", count, total or 0)
 
 
-def _is_litter(path: PurePosixPath) -> bool:
-    return "__MACOSX" in path.parts or path.name.startswith(".") or path.suffix.lower() not in _IMAGE_SUFFIXES
+def _connect(url: str) -> urllib3.PoolManager:
+    """A client that uses the proxy of the environment or the system."""
+    import urllib3
+
+    parts, proxies, client = urlsplit(url), getproxies(), urllib3.PoolManager()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(parts.netloc):
+        user = urlsplit(proxy).netloc.rpartition("@")[0]
+        headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+        client = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers)
+    if parts.scheme == "https":  # a redirection must not lead to an unencrypted address
+        client.key_fn_by_scheme = {"https": client.key_fn_by_scheme["https"]}
+    return client
+
+
+def _require_safe(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse what could write outside a folder, differ between systems, or fill memory or disk."""
+    for member in members:
+        name = member.orig_filename  # as it is in the archive: zipfile cuts and replaces
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if re.match(r"/|[a-z]:", name, re.IGNORECASE) or "\\" in name or "\0" in name or ".." in name.split("/"):
+            raise DataError(f"{path}: unsafe: {name!r} points outside its folder. Nothing was unpacked.")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise DataError(f"{path}: unsafe: {name!r} is a link or a device. Nothing was unpacked.")
+        if member.file_size > _MAX_IMAGE_BYTES and name.lower().endswith(_IMAGE_SUFFIXES):
+            raise DataError(f"{path}: {name!r} has {member.file_size:,} bytes, too many for an image.")
+    packed, total = path.stat().st_size, sum(member.file_size for member in members)
+    if total > min(_MAX_BYTES, _MAX_RATIO * packed):
+        raise DataError(f"{path}: {packed:,} bytes would unpack to {total:,}; this is not the published archive.")

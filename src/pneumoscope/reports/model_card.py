@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.datasets.sources import Source
+from pneumoscope.datasets.kermany import Source
 from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, parse_rule
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Evaluation, Interval

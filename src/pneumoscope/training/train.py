@@ -22,6 +22,7 @@ from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.intake import GAUGE, RECORD, Images, to_record
 from pneumoscope.config import read_mapping, write_mapping
 from pneumoscope.datasets.duplicates import group_identical
+from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import (
     SPLITS,
     Sample,
@@ -33,7 +34,6 @@ from pneumoscope.datasets.samples import (
     read_samples,
     write_samples,
 )
-from pneumoscope.datasets.sources import recognise_source
 from pneumoscope.datasets.splits import find_shared_patients, require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
