@@ -17,7 +17,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 
 docs: .venv/installed-dev ## the web site of the documentation: docs/_build/html
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env --write-all -b html docs docs/_build/html
 
 docs-links: .venv/installed-dev ## links to other sites, too; needs the internet
 	$(BIN)/sphinx-build --quiet -b linkcheck docs docs/_build/links

@@ -12,7 +12,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["myst.header"]  # the changelog and other included pages begin with a heading of their own
 
-myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 default_role = "code"  # docstrings write `code` as Markdown does
