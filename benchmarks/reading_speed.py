@@ -56,7 +56,7 @@ def main() -> None:
     spec = backbone.input
 
     def ours(content: bytes) -> Array:
-        return prepare(read_radiograph(content, enough=spec.enough).pixels, spec)
+        return prepare(read_radiograph(content, min_side=spec.min_side).pixels, spec)
 
     look = transforms.Compose(
         [

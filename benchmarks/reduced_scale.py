@@ -5,7 +5,7 @@
 Images of FOLDER are enlarged to the size of a detector, given detail beyond their own (noise whose spectrum falls as a
 image's does, and quantum noise), and saved as JPEG of quality 75, 90 and 95 in turn, grey and colour in turn. Each is
 read in full and at 1/2, 1/4 and 1/8, and every model predicts each, with every fit. The table gives, for each factor,
-how much the probability changes where the shorter side keeps at least factor x size, as `InputSpec.enough` would have
+how much the probability changes where the shorter side keeps at least factor x size, as `InputSpec.min_side` would have
 it.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
             size = next(iter(predictors.values())).model.input.size
             content = encode(enlarge(image, times * size, rng), (75, 90, 95)[number % 3], colour=number % 4 > 1)
             shorter = min(read_radiograph(content).size)
-            images = {scale: read_radiograph(content, enough=shorter // scale).pixels for scale in (1, 2, 4, 8)}
+            images = {scale: read_radiograph(content, min_side=shorter // scale).pixels for scale in (1, 2, 4, 8)}
             for (model, predictor), fit in product(predictors.items(), ("crop", "pad", "squash")):
                 spec = replace(predictor.model.input, fit=fit)
                 found = {scale: predict(predictor, pixels, spec) for scale, pixels in images.items()}

@@ -248,8 +248,8 @@ def test_mode_and_size_are_those_of_the_file(kind: str) -> None:
         "deep": (Image.fromarray(np.zeros((64, 96), np.uint16)), "PNG", "I;16"),
         "one bit": (colourful().convert("1"), "TIFF", "1"),
     }[kind]
-    for enough in (None, 16):
-        image = read_radiograph(encoded(picture, form), enough=enough)
+    for min_side in (None, 16):
+        image = read_radiograph(encoded(picture, form), min_side=min_side)
         assert (image.format, image.mode, image.size) == (form, mode, (64, 96))
         assert image.tags is None
 
@@ -257,7 +257,7 @@ def test_mode_and_size_are_those_of_the_file(kind: str) -> None:
 def test_the_size_of_a_turned_image_is_the_upright_one() -> None:
     exif = Image.Exif()
     exif[274] = 6
-    image = read_radiograph(encoded(colourful(), "JPEG", exif=exif), enough=16)
+    image = read_radiograph(encoded(colourful(), "JPEG", exif=exif), min_side=16)
     assert image.size == (96, 64)
     assert image.pixels.shape == (24, 16)
 
@@ -281,8 +281,8 @@ def test_colour_is_the_range_of_red_green_and_blue(form: str) -> None:
     levels = np.asarray(colourful(), int)
     expected = np.mean(levels.max(axis=-1) - levels.min(axis=-1)) / 255
     assert expected > 0.15
-    for enough in (None, 16):
-        image = read_radiograph(encoded(colourful(), form, **options), enough=enough)
+    for min_side in (None, 16):
+        image = read_radiograph(encoded(colourful(), form, **options), min_side=min_side)
         assert image.colour == pytest.approx(expected, abs=0.01)
 
 
@@ -351,11 +351,11 @@ def jpegs(height: int, width: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("enough", "scale"), [(None, 1), (161, 1), (160, 1), (81, 1), (80, 2), (41, 2), (40, 4), (21, 4), (20, 8), (1, 8)]
+    ("min_side", "scale"), [(None, 1), (161, 1), (160, 1), (81, 1), (80, 2), (41, 2), (40, 4), (21, 4), (20, 8), (1, 8)]
 )
-def test_a_jpeg_is_read_at_the_smallest_scale_that_is_enough(enough: int | None, scale: int) -> None:
+def test_a_jpeg_is_read_at_the_smallest_scale_that_is_enough(min_side: int | None, scale: int) -> None:
     for kind, content in jpegs(160, 240).items():
-        image, full = read_radiograph(content, enough=enough), read_pixels(content)
+        image, full = read_radiograph(content, min_side=min_side), read_pixels(content)
         assert image.size == (160, 240), kind
         require_promise(image.pixels)
         blocks = full.reshape(160 // scale, scale, 240 // scale, scale).mean(axis=(1, 3))
@@ -368,13 +368,13 @@ def test_a_jpeg_is_read_at_the_smallest_scale_that_is_enough(enough: int | None,
 )
 def test_a_scale_that_would_leave_a_remainder_is_not_used(size: tuple[int, int], scale: int) -> None:
     for content in jpegs(*size).values():
-        assert read_radiograph(content, enough=20).pixels.shape == (size[0] // scale, size[1] // scale)
+        assert read_radiograph(content, min_side=20).pixels.shape == (size[0] // scale, size[1] // scale)
 
 
 @pytest.mark.parametrize("form", sorted(set(FORMATS) - {"JPEG"}))
 def test_other_formats_are_read_in_full(form: str) -> None:
     content = encoded(smooth(64, 96).convert("L"), form)
-    np.testing.assert_array_equal(read_radiograph(content, enough=8).pixels, read_pixels(content))
+    np.testing.assert_array_equal(read_radiograph(content, min_side=8).pixels, read_pixels(content))
 
 
 def test_the_luminance_of_a_jpeg_is_the_one_it_stores() -> None:
@@ -692,9 +692,9 @@ SOURCES = sources()
 
 
 def require_image_or_image_error(content: bytes) -> None:
-    for reading, enough in ((Reading(), None), (Reading(invert=True, any_modality=True), 4)):
+    for reading, min_side in ((Reading(), None), (Reading(invert=True, any_modality=True), 4)):
         try:
-            image = read_radiograph(content, "image", reading, enough)
+            image = read_radiograph(content, "image", reading, min_side)
         except ImageError as problem:
             assert str(problem).startswith("image: ")  # noqa: PT017 - either outcome is right
             assert str(problem).isprintable()  # noqa: PT017 - it goes to terminals

@@ -1,4 +1,4 @@
-"""The one road from pixels to network input; training, prediction and every export take it."""
+"""Pixels become network input, in the same way for training, prediction and every export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PositiveTriple: TypeAlias = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes: chosen at training, kept in the model.
+    """What a network takes as input: chosen for training, stored in the model.
 
     Attributes:
         size: side S of the square input, in pixels.
@@ -38,36 +38,36 @@ class InputSpec:
     std: PositiveTriple = (0.229, 0.224, 0.225)
 
     @property
-    def enough(self) -> int:
-        """Shorter side in pixels that a JPEG read at reduced scale has to keep, so that no prediction shows it.
+    def min_side(self) -> int:
+        """Shorter side, in pixels, that a JPEG decoded at reduced scale must keep.
 
-        `benchmarks/reduced_scale.py`: probabilities change by at most 0.005; at 4 times the size it would be 0.013.
+        Probabilities then change by at most 0.005; at 4 times the size it would be 0.013 (benchmarks/reduced_scale.py).
         """
         return 6 * self.size
 
 
-def prepare(pixels: Pixels, spec: InputSpec, view: Callable[[Pixels], Pixels] | None = None) -> Pixels:
-    """Turn a radiograph into network input; the only preprocessing there is.
+def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels] | None = None) -> Pixels:
+    """Turn a radiograph into network input; there is no other preprocessing.
 
     Args:
         pixels: float32 (H, W) in [0, 1].
         spec: size, fit and normalisation.
-        view: a random view for training, applied to the fitted (S, S) image before normalisation.
+        augment: a random change for training, applied to the fitted (S, S) image before normalisation.
 
     Returns:
         float32 (3, S, S).
 
     Raises:
-        DataError: the pixels are not what `read_pixels` gives; to guess their range would scale them wrongly.
+        DataError: the pixels are not as `read_pixels` returns them; a guessed range would scale them wrongly.
     """
     if pixels.ndim != 2 or pixels.dtype != np.float32 or not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):
         raise DataError(
-            f"Pixels are float32 (H, W) in [0, 1], as read_pixels gives them; found {pixels.dtype} {pixels.shape}"
+            f"Pixels must be float32 (H, W) in [0, 1], as `read_pixels` returns them; found {pixels.dtype} {pixels.shape}"
             f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size else ''}."
         )
     image = fit(pixels, spec)
-    if view is not None:
-        image = view(image)
+    if augment is not None:
+        image = augment(image)
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
     std = np.asarray(spec.std, np.float32)[:, None, None]
     return (image[None] - mean) / std
@@ -79,7 +79,7 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
     `crop` follows torchvision's `Resize(S)` and `CenterCrop(S)`, rounding included.
     """
     size = spec.size
-    if spec.fit == "crop":  # only what is kept is resized: all of a long strip would fill the memory
+    if spec.fit == "crop":  # resizes only what is kept: all of a long strip would fill the memory
         height, width = pixels.shape
         return _resize(pixels, (size, size), spec, find_box((height, width), spec))
     if spec.fit == "squash":
@@ -93,19 +93,19 @@ def fit(pixels: Pixels, spec: InputSpec) -> Pixels:
 
 
 def find_box(shape: tuple[int, int], spec: InputSpec) -> Box:
-    """Say which box of an image `fit` turns into the network's square input.
+    """Find the box of an image that `fit` turns into the network's square input.
 
     Args:
         shape: height and width of the image.
         spec: size and fit.
 
     Returns:
-        Left, top, right and bottom in pixels of the image, counted from its upper left corner, so that the middle of the
-        first pixel lies at (0.5, 0.5). With `crop` the box lies inside the image, with `pad` it reaches beyond.
+        Left, top, right and bottom, in pixels from the upper left corner: the centre of the first pixel is at
+        (0.5, 0.5). With `crop` the box lies inside the image, with `pad` it reaches beyond.
     """
     size, edges = spec.size, []
     for side, padded in zip(shape, _padded_sides(shape, size), strict=True):
-        # The side's length after resizing, and where the square starts in it.
+        # The side's length after resizing, and where the square starts along it.
         whole, start = size, 0
         if spec.fit == "pad":
             whole, start = padded, -((size - padded) // 2)

@@ -122,7 +122,7 @@ def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Re
 
 
 def read_radiograph(
-    source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), enough: int | None = None
+    source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), min_side: int | None = None
 ) -> Radiograph:
     """Read a radiograph and what its file says about it.
 
@@ -133,7 +133,7 @@ def read_radiograph(
         source: a path, or the file's content.
         name: what to call the content in messages.
         reading: departures from the usual.
-        enough: a JPEG may be decoded at a reduced scale, as long as its shorter side keeps this many pixels.
+        min_side: a JPEG may be decoded at a reduced scale, as long as its shorter side keeps this many pixels.
 
     Raises:
         ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
@@ -149,13 +149,13 @@ def read_radiograph(
             dicom.pixels, "DICOM", dicom.mode, dicom.pixels.shape, compression=dicom.compression, tags=dicom.tags
         )
     else:
-        image = _read_raster(content, name, enough)
+        image = _read_raster(content, name, min_side)
     if reading.invert:
         np.subtract(1, image.pixels, out=image.pixels)
     return image
 
 
-def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
+def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
     from PIL import Image, UnidentifiedImageError
 
     if _ODD_METADATA not in warnings.filters[:2]:
@@ -175,7 +175,7 @@ def _read_raster(content: bytes, name: str, enough: int | None) -> Radiograph:
                 if (scans := _count_scans(content)) > min(_MAX_SCANS, _MAX_VISITS // (width * height)):
                     raise ImageError(f"{name}: a JPEG of {scans} scans, too many for its size. Save it again.")
                 quality = _find_quality(picture)
-                _ask_less(picture, enough)
+                _request_scale(picture, min_side)
             picture.load()
             orientation = _find_orientation(picture)
             return Radiograph(
@@ -221,14 +221,14 @@ def _find_quality(picture: Any) -> float | None:
     return float(np.clip(5000 / scale if scale > 100 else (200 - scale) / 2, 1, 100))
 
 
-def _ask_less(picture: Image.Image, enough: int | None) -> None:
+def _request_scale(picture: Image.Image, min_side: int | None) -> None:
     """Ask the decoder for luminance as it is stored, and for 1/2, 1/4 or 1/8 of the image where that is enough.
 
     Only where it comes out even: a remainder would shift the image by a fraction of a pixel, and that shows.
     """
     width, height = picture.size
     for scale in (8, 4, 2, 1):
-        if scale == 1 or (enough and min(width, height) >= scale * enough and width % scale == height % scale == 0):
+        if scale == 1 or (min_side and min(width, height) >= scale * min_side and width % scale == height % scale == 0):
             picture.draft("YCbCr" if _holds_luminance(picture) else None, (width // scale, height // scale))
             return
 

@@ -110,7 +110,7 @@ def explain(
     spec = predictor.model.input
     sample = source if isinstance(source, Sample) else None
     content = source if not isinstance(source, Sample) else source.path
-    image = read_radiograph(content, reading=sample.reading if sample else Reading(), enough=spec.enough)
+    image = read_radiograph(content, reading=sample.reading if sample else Reading(), min_side=spec.min_side)
     inputs = prepare(image.pixels, spec)[None]
     found = predictor.engine.run(inputs, maps=True)
     maps = cast("Array", found.maps)[0]

@@ -103,7 +103,7 @@ def extract_features(
         One `Extract` per source, in input order.
     """
     key = f"{engine.fingerprint} {spec} {'mirror ' if mirror else ''}{__version__}" if engine else ""
-    gauge_key = f"{gauge.name} {spec.enough} {__version__}" if gauge else ""
+    gauge_key = f"{gauge.name} {spec.min_side} {__version__}" if gauge else ""
     batch_size = engine.batch_size if engine else 8
 
     def load(index: int, source: Source) -> _Load:
@@ -120,7 +120,7 @@ def extract_features(
             if one.features is None or one.stages is None:
                 one.features = one.stages = None
             if (engine and one.features is None) or (gauge and one.gauged is None):
-                image = read_radiograph(content, name, reading, spec.enough)
+                image = read_radiograph(content, name, reading, spec.min_side)
                 if image.tags and image.tags.frames > 1:
                     logging.getLogger("pneumoscope").warning(
                         "%s: %d frames, of which the first is read.", name, image.tags.frames
@@ -163,7 +163,7 @@ def read_input(sample: Sample, spec: InputSpec, view: Callable[[Array], Array] |
     Raises:
         ImageError: it cannot be read.
     """
-    image = read_radiograph(sample.path, reading=sample.reading, enough=spec.enough)
+    image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
     return prepare(image.pixels, spec, view)
 
 

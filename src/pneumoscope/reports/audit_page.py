@@ -222,7 +222,7 @@ def _draw(sample: Sample) -> tuple[str, str]:
     from PIL import Image
 
     try:
-        image = read_radiograph(sample.path, reading=sample.reading, enough=SIDE)
+        image = read_radiograph(sample.path, reading=sample.reading, min_side=SIDE)
     except PneumoscopeError as problem:
         return "", str(problem).removeprefix(f"{sample.path}: ")
     step = max(1, min(image.pixels.shape) // (4 * SIDE))  # enough, of a large image

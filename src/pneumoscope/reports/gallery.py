@@ -120,7 +120,7 @@ def draw_image(sample: Sample) -> bytes | None:
     from PIL import Image
 
     try:
-        pixels = read_radiograph(sample.path, reading=sample.reading, enough=_SIDES[0]).pixels
+        pixels = read_radiograph(sample.path, reading=sample.reading, min_side=_SIDES[0]).pixels
     except ImageError:
         return None
     image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))

@@ -182,7 +182,7 @@ class Batcher:
 
     def _decode(self, order: Order) -> _Image:
         spec = self.predictor.model.input
-        image = read_radiograph(order.content, order.name, order.reading, spec.enough)
+        image = read_radiograph(order.content, order.name, order.reading, spec.min_side)
         return _Image(
             order=order,
             digest=hashlib.sha256(order.content).hexdigest(),

@@ -113,7 +113,7 @@ def _draw(
     def views(place: int) -> Floats:
         rng = np.random.default_rng([seed, 0, place])  # epochs of training are numbered from 1
         flips = [rng.random() < one.flip for one in augmentations]
-        image = read_radiograph(samples[place].path, reading=samples[place].reading, enough=spec.enough)
+        image = read_radiograph(samples[place].path, reading=samples[place].reading, min_side=spec.min_side)
         drawn = zip(augmentations, flips, strict=True)
 
         def view(fitted: Pixels) -> Pixels:
