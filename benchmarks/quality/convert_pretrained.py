@@ -114,7 +114,7 @@ def _complete_card(card: str, model: Model, saved: Model, source: Source, name: 
         card, count = re.subn(pattern, text, card)
         if count != 1:
             raise UsageError(f"The run's card has {count} places like {pattern}, not one: it was changed.")
-    card = re.sub(r"(?<=--model )MODEL|(?<=pneumoscope evaluate )MODEL", name, card).replace(
+    card = re.sub(r"(?<=--model )MODEL", name, card).replace(
         "`MODEL` is the folder of this file. Nothing", "Nothing"
     )
     counts = " and ".join(

@@ -60,7 +60,7 @@ def test_train_evaluate_and_predict_agree(command: Command, images: Path, tmp_pa
     assert trained.code == 0
     assert "accuracy" in trained.out
     assert str(tmp_path / "run" / "report.html") in trained.out
-    evaluated = command("evaluate", tmp_path / "run", images, "--out", tmp_path / "again")
+    evaluated = command("evaluate", images, "--model", tmp_path / "run", "--out", tmp_path / "again")
     assert evaluated.code == 0
     again, trained_on = (_json(tmp_path / name / "metrics.json") for name in ("again", "run"))
     assert again | {"notes": []} == trained_on | {"notes": []}  # training knows more of the data
@@ -75,12 +75,12 @@ def test_train_evaluate_and_predict_agree(command: Command, images: Path, tmp_pa
 
 def test_evaluate_takes_the_split_it_is_told(command: Command, run: Run, images: Path, tmp_path: Path) -> None:
     for split, n in (("val", 12), ("train", 24), ("all", 48)):
-        assert command("evaluate", run.folder, images, "--out", tmp_path / split, "--split", split).code == 0
+        assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / split, "--split", split).code == 0
         assert _json(tmp_path / split / "metrics.json")["n"] == n
-    wrong = command("evaluate", run.folder, images, "--out", tmp_path / "x", "--split", "tset")
+    wrong = command("evaluate", images, "--model", run.folder, "--out", tmp_path / "x", "--split", "tset")
     assert wrong.code == 3
     assert "no split 'tset'" in wrong.err
-    assert command("evaluate", run.folder, images, "--out", tmp_path / "val").code == 2
+    assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / "val").code == 2
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet", "table"])
@@ -168,21 +168,27 @@ def test_evaluate_measures_for_another_prevalence_and_for_an_estimated_one(
     command: Command, run: Run, images: Path, tmp_path: Path
 ) -> None:
     options = ("--split", "all", "--resamples", 50)
-    result = command("evaluate", run.folder, images, "--out", tmp_path / "common", *options, "--prevalence", 0.9)
+    result = command(
+        "evaluate", images, "--model", run.folder, "--out", tmp_path / "common", *options, "--prevalence", 0.9
+    )
     assert result.code == 0
-    assert "as if the prevalence were 0.9" in result.out
+    assert "Adjusted to 0.900." in result.out
     assert max(map(len, result.out.split("\n\n")[1].splitlines())) <= 80
     common = _json(tmp_path / "common" / "metrics.json")
     assert common["prevalence"] == 0.5
     assert common["adjusted"]["metrics"]["ppv"]["value"] > common["metrics"]["ppv"]["value"]
     assert common["adjusted"]["metrics"]["auroc"]["value"] == pytest.approx(common["metrics"]["auroc"]["value"])
-    result = command("evaluate", run.folder, images, "--out", tmp_path / "adapted", *options, "--adapt-prior")
+    result = command(
+        "evaluate", images, "--model", run.folder, "--out", tmp_path / "adapted", *options, "--adapt-prior"
+    )
     assert "estimated without labels" in result.out
     adapted = _json(tmp_path / "adapted" / "metrics.json")["adjusted"]
     assert adapted["estimated"]
     assert adapted["prevalence"]["low"] <= adapted["prevalence"]["value"] <= adapted["prevalence"]["high"]
     assert sum(adapted["shares"].values()) == pytest.approx(1)
-    both = command("evaluate", run.folder, images, "--out", tmp_path / "x", "--adapt-prior", "--prevalence", 0.1)
+    both = command(
+        "evaluate", images, "--model", run.folder, "--out", tmp_path / "x", "--adapt-prior", "--prevalence", 0.1
+    )
     assert both.code == 2
 
 
@@ -297,7 +303,7 @@ def test_labels_that_the_model_does_not_know_are_refused(
     command: Command, run: Run, images: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(images / "test" / "NORMAL", tmp_path / "data" / "TUBERCULOSIS")
-    result = command("evaluate", run.folder, tmp_path / "data", "--out", tmp_path / "out")
+    result = command("evaluate", tmp_path / "data", "--model", run.folder, "--out", tmp_path / "out")
     assert result.code == 3
     assert "TUBERCULOSIS" in result.err
     assert not (tmp_path / "out").exists()
@@ -466,7 +472,7 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     files = [*sorted((images / "test" / "PNEUMONIA").iterdir())[:2], tmp_path / "bad.png"]
-    explained = command("explain", run.folder, *files, "--out", tmp_path / "maps", "--label", "NORMAL")
+    explained = command("explain", *files, "--model", run.folder, "--out", tmp_path / "maps", "--label", "NORMAL")
     assert explained.code == 0
     assert "1 of 3 files could not be read" in explained.err
     predicted = command("predict", *files, "--model", run.folder, "--format", "csv", "--heatmaps", tmp_path / "heat")
@@ -485,7 +491,7 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
         if not against["error"]:
             assert (against["label"], towards["label"]) == ("NORMAL", "PNEUMONIA")
             assert float(against["logit"]) == pytest.approx(-float(towards["logit"]), abs=1e-5)
-    assert command("explain", run.folder, *files, "--out", tmp_path / "maps").code == 2
-    assert command("explain", run.folder, files[2], "--out", tmp_path / "none").code == 3
-    assert command("explain", run.folder, *files, "--out", tmp_path / "x", "--label", "TUMOUR").code == 2
+    assert command("explain", *files, "--model", run.folder, "--out", tmp_path / "maps").code == 2
+    assert command("explain", files[2], "--model", run.folder, "--out", tmp_path / "none").code == 3
+    assert command("explain", *files, "--model", run.folder, "--out", tmp_path / "x", "--label", "TUMOUR").code == 2
     assert not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""Using and listing the models that ship, through the command line."""
+"""The commands that use, list and describe pretrained models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image(images: Path) -> Path:
 
 @pytest.fixture
 def noted(pretrained_models: Path, run: Run) -> None:
-    """A model that ships and says where its images are from, and how good it was."""
+    """A pretrained model that names its data set and its test results."""
     model = load_model(run.model)
     figures = {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in ("accuracy", "auroc")}
     noted = replace(
@@ -53,25 +53,25 @@ def noted(pretrained_models: Path, run: Run) -> None:
     save_model(pretrained_models / "pneumonia-lite0", noted, load_weights(run.model, model), half=True)
 
 
-def test_predict_takes_the_model_that_ships_and_says_which(
+def test_predict_uses_the_pretrained_model_and_names_it(
     noted: None, run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert typed(monkeypatch, "predict", image, "--format", "csv") == 0
-    said = capsys.readouterr()
-    assert said.err.splitlines()[0] == (
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[0] == (
         "Model: pneumonia-lite0, trained on 24 images: children of one to five years in one hospital (Guangzhou, "
         "China), anterior-posterior images. For research; not a medical device."
     )
-    assert said.err.count("pneumonia-lite0") == 1
-    (row,) = csv.DictReader(io.StringIO(said.out))
+    assert printed.err.count("pneumonia-lite0") == 1
+    (row,) = csv.DictReader(io.StringIO(printed.out))
     assert typed(monkeypatch, "predict", image, "--format", "csv", "--model", run.folder) == 0
-    said = capsys.readouterr()
-    assert "Model:" not in said.err
-    (other,) = csv.DictReader(io.StringIO(said.out))
+    printed = capsys.readouterr()
+    assert "Model:" not in printed.err
+    (other,) = csv.DictReader(io.StringIO(printed.out))
     assert float(row["ood_score"]) == pytest.approx(float(other["ood_score"]), abs=0.02)
 
 
-def test_its_name_stands_for_it_in_every_command(
+def test_every_command_accepts_the_name_of_a_pretrained_model(
     simulated_model: str,
     images: Path,
     image: Path,
@@ -80,32 +80,52 @@ def test_its_name_stands_for_it_in_every_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert typed(monkeypatch, "evaluate", simulated_model, images / "test", "--out", "e", "--resamples", 10) == 0
-    assert typed(monkeypatch, "explain", simulated_model, image, "--out", "x") == 0
+    assert (
+        typed(monkeypatch, "evaluate", images / "test", "--model", simulated_model, "--out", "e", "--resamples", 10)
+        == 0
+    )
+    assert typed(monkeypatch, "explain", image, "--model", simulated_model, "--out", "x") == 0
     assert typed(monkeypatch, "predict", image, "--model", simulated_model, "--format", "csv") == 0
     assert typed(monkeypatch, "predict", image, "--model", "pneumonia-light", "--format", "csv") == 4
-    assert "pneumonia-light: no model here" in (said := capsys.readouterr().err)
-    assert f"({simulated_model})" in said
+    assert "pneumonia-light: no model here" in (printed := capsys.readouterr().err)
+    assert f"({simulated_model})" in printed
 
 
-def test_models_lists_what_ships_within_80_columns(
+def test_the_list_of_pretrained_models_fits_80_columns(
+    noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert typed(monkeypatch, "models", "list") == 0
+    printed = capsys.readouterr()
+    assert max(map(len, printed.out.splitlines())) <= 80
+    assert printed.out.splitlines()[1].split() == [
+        "pneumonia-lite0",
+        "NORMAL,",
+        "PNEUMONIA",
+        "efficientnet_lite0",
+        "0.900",
+        *printed.out.split()[-2:],
+    ]
+    assert "Default: pneumonia-lite0" in printed.err
+
+
+def test_a_model_is_described_within_80_columns(
     noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert typed(monkeypatch, "models") == 0
-    said = capsys.readouterr()
-    assert max(map(len, said.out.splitlines())) <= 80
-    assert said.out.startswith("pneumonia-lite0 (default)\n")
-    words = " ".join(said.out.split())
+    assert typed(monkeypatch, "models", "show") == 0
+    printed = capsys.readouterr()
+    assert max(map(len, printed.out.splitlines())) <= 80
+    words = " ".join(printed.out.split())
     for expected in (
         "NORMAL, PNEUMONIA (positive)",
         "224 × 224 pixels, crop",
-        "24 images to train (12 NORMAL, 12 PNEUMONIA); 12 images to decide on",
+        "24 images to train (12 NORMAL, 12 PNEUMONIA); 12 images to validate",
         "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 images",
-        "called PNEUMONIA from a probability of 0.5 on",
-        "decided 62% of them; 23 called ood; NORMAL in its prediction set 0.700 (0.600 to 0.800)",
+        "threshold 0.5 for PNEUMONIA",
+        "62% of test images answered; 23 out of distribution; NORMAL in its prediction set 0.700 (0.600 to 0.800)",
         "about the test They were looked at before.",
         "MB",
         "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",
@@ -113,23 +133,25 @@ def test_models_lists_what_ships_within_80_columns(
         assert expected in words
 
 
-def test_models_gives_a_pipe_whole_lines(
-    noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_pipe_gets_the_description_in_whole_lines(
+    noted: None, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert typed(monkeypatch, "models") == 0
+    assert typed(monkeypatch, "models", "show", "pneumonia-lite0") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any("NORMAL, PNEUMONIA (positive)" in line for line in lines)
+    assert "classes: NORMAL, PNEUMONIA (positive)" in lines
     (cited,) = [line for line in lines if "CC BY 4.0" in line]
     assert "Kermany D" in cited
     assert not any(line.endswith(" ") for line in lines)
+    assert typed(monkeypatch, "models", "show", run.folder) == 0
+    assert f"card: {run.model / 'README.md'}" in capsys.readouterr().out
 
 
-def test_where_nothing_ships_it_is_said(
+def test_an_installation_without_pretrained_models_says_so(
     pretrained_models: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert typed(monkeypatch, "predict", image) == 2
     assert "--model RUN" in capsys.readouterr().err
-    assert typed(monkeypatch, "models") == 0
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "No model ships with this installation.\n")
+    assert typed(monkeypatch, "models", "list") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "This installation has no pretrained models.\n")

@@ -260,7 +260,7 @@ def test_the_command_line_prints_a_table_that_fits_the_screen(tmp_path: Path) ->
     runs = [str(write_run(tmp_path / f"{i}", make_rows(seed=i))) for i in range(3)]
     printed = CliRunner().invoke(app, ["compare", *runs, "--resamples", "20"], env={"COLUMNS": "80"})
     assert printed.exit_code == 0
-    table = [line for line in printed.output.splitlines() if not line.startswith(str(tmp_path))]
+    table = [line for line in printed.output.splitlines() if str(tmp_path) not in line]
     assert max(map(len, table)) <= 80
     assert sum(line.startswith("auroc ") for line in table) == 2
     rows = CliRunner().invoke(app, ["compare", *runs, "--resamples", "20", "--format", "csv"])

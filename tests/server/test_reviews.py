@@ -56,7 +56,7 @@ def test_exported_reviews_are_measured_and_trained_on(
     assert {row["digest"]: row["label"] for row in rows} == truth
     wrong = sum(row["label"] != row["decision"] for row in rows)
     assert f"{len(truth)} images; the model had decided otherwise on {wrong}." in done.stdout
-    measured = pneumoscope("evaluate", run.model, table, "--out", tmp_path / "measured", "--resamples", 20)
+    measured = pneumoscope("evaluate", table, "--model", run.model, "--out", tmp_path / "measured", "--resamples", 20)
     assert measured.returncode == 0, measured.stderr
     assert "24 images" in measured.stdout
     trained = pneumoscope(

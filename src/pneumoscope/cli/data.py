@@ -1,105 +1,117 @@
-"""The commands below `pneumoscope data`: make, divide and fetch data sets."""
+"""The commands below `pneumoscope data`: draw, split and fetch data sets."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pneumoscope.cli.options import AllowModality, Invert, NoCache, Out, PatientPattern, open_cache
+from pneumoscope.cli import options
+from pneumoscope.cli.help import PanelCommand, PanelGroup
+from pneumoscope.cli.options import open_cache
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
 
-data_app = typer.Typer(help="Make and divide data sets.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from pneumoscope.datasets.samples import Sample
+
+_SPLITS = "Splits"
+
+data_app = typer.Typer(
+    cls=PanelGroup, help="Draw, split and fetch data sets.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
-@data_app.command()
+@data_app.command(cls=PanelCommand)
 def phantoms(
-    out: Out,
-    count: Annotated[int, typer.Option(help="How many images.")] = 600,
-    size: Annotated[int, typer.Option(help="Their height in pixels.")] = 320,
+    out: options.Out,
+    count: Annotated[int, typer.Option(help="Number of images.")] = 600,
+    size: Annotated[int, typer.Option(help="Height in pixels.")] = 320,
     prevalence: Annotated[float, typer.Option(help="Share of images with pneumonia.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes every image.")] = 0,
+    seed: options.Seed = 0,
 ) -> None:
-    """Draw simulated radiographs, with the opacities' masks as truth."""
+    """Draw simulated radiographs, with masks of their opacities."""
     from pneumoscope.datasets.phantom_sets import write_phantoms
 
     with show_progress() as progress:
-        folder = write_phantoms(
-            out,
-            count=count,
-            seed=seed,
-            size=size,
-            prevalence=prevalence,
-            progress=progress,
-        )
+        folder = write_phantoms(out, count=count, seed=seed, size=size, prevalence=prevalence, progress=progress)
     typer.echo(folder)
 
 
-@data_app.command()
+@data_app.command(cls=PanelCommand)
 def split(
-    data: Annotated[Path, typer.Argument(help="Folder of classes, or a table.")],
-    out: Annotated[Path, typer.Option(help="CSV table to write: path,label,patient,split. With --folds, a folder.")],
+    data: options.Data,
+    out: Annotated[Path, typer.Option(help="Table to write (.csv); with --folds, a folder.")],
     test_fraction: Annotated[
-        float | None, typer.Option(help="Share of each class for a drawn test split. [default: 0.25]")
+        float | None, typer.Option(help="Share of each class for test. [default: 0.25]", rich_help_panel=_SPLITS)
     ] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="The same of the rest for a drawn validation split. [default: 0.333]")
+        float | None,
+        typer.Option(help="Share of the remaining images for validation. [default: 0.333]", rich_help_panel=_SPLITS),
     ] = None,
-    test_count: Annotated[int | None, typer.Option(min=1, help="Number of test images, instead of a share.")] = None,
-    val_count: Annotated[int | None, typer.Option(min=1, help="Number of validation images.")] = None,
+    test_count: Annotated[
+        int | None, typer.Option(min=1, help="Number of test images, instead of a share.", rich_help_panel=_SPLITS)
+    ] = None,
+    val_count: Annotated[
+        int | None, typer.Option(min=1, help="Number of validation images.", rich_help_panel=_SPLITS)
+    ] = None,
     balanced: Annotated[
-        Literal["none", "val", "test", "both"], typer.Option(help="Which drawn splits have as many of each class.")
+        Literal["none", "val", "test", "both"],
+        typer.Option(help="Which new splits have equally many images of each class.", rich_help_panel=_SPLITS),
     ] = "val",
     folds: Annotated[
         int | None,
-        typer.Option(min=2, max=100, help="Cross-validation: fold-0.csv and so on, each image tested once."),
+        typer.Option(
+            min=2,
+            max=100,
+            help="Cross-validation: write fold-0.csv, fold-1.csv, …; each image is tested once.",
+            rich_help_panel=_SPLITS,
+        ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the splits that the data have, and draw only what is missing.")
+        bool,
+        typer.Option("--keep", help="Keep existing splits and draw only missing ones.", rich_help_panel=_SPLITS),
     ] = False,
     subset: Annotated[
-        str | None, typer.Option(help="A published list of images and its splits, such as seed-400.")
+        str | None,
+        typer.Option(help="A published list of images and splits, such as seed-400.", rich_help_panel=_SPLITS),
     ] = None,
     by_name: Annotated[
-        bool, typer.Option("--by-name", help="Do not read the images, so that near-duplicates may be separated.")
+        bool,
+        typer.Option(
+            "--by-name",
+            help="Do not read the images; near-duplicates may be separated.",
+            rich_help_panel=options.IMAGES,
+        ),
     ] = False,
-    patient_pattern: PatientPattern = None,
-    invert: Invert = False,
-    any_modality: AllowModality = False,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the draw.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow that output to be replaced.")] = False,
-    no_cache: NoCache = False,
+    patient_pattern: options.PatientPattern = None,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    seed: options.Seed = 0,
+    no_cache: options.NoCache = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw splits, keeping patients and near-duplicates together, and write them as a table; nothing is moved."""
-    from pneumoscope.datasets.samples import describe_counts, read_samples, write_samples
-    from pneumoscope.datasets.splits import fold_samples, split_samples
-    from pneumoscope.files import claim_folder
+    """Split a data set by patient, and write the splits as a table.
+
+    Near-duplicates stay together. No file is moved.
+    """
+    from pneumoscope.datasets.samples import read_samples
     from pneumoscope.images.read import Reading
 
-    if folds is None and out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
-    for name, value, count in (("test", test_fraction, test_count), ("val", val_fraction, val_count)):
-        if value is not None and not 0 < value < 1:
-            raise UsageError(f"--{name}-fraction {value}: a share lies between 0 and 1.")
-        if value is not None and count is not None:
-            raise UsageError(f"--{name}-fraction and --{name}-count: give one of them.")
+    _check_draw(test_fraction, val_fraction, test_count, val_count)
     if subset and (folds or keep or (test_fraction, val_fraction, test_count, val_count) != (None,) * 4):
-        raise UsageError("--subset has its own splits: leave out what would draw others.")
+        raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
     if folds and (keep or test_fraction or test_count):
-        raise UsageError("--folds tests every image once: leave out --keep, --test-fraction and --test-count.")
-    shares = {"val_fraction": val_fraction or 1 / 3}
-    if folds is not None and out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
+        raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
+    if out.exists() and not overwrite and not (folds and out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out}: already exists. Choose another --out, or add --overwrite.")
     samples = read_samples(data, patient_pattern, Reading(invert, any_modality))
     if subset is not None:
         from pneumoscope.datasets.kermany import select_subset
 
-        chosen = select_subset(samples, subset)
-        write_samples(out, chosen)
-        typer.echo(describe_counts(chosen))
+        _write_table(out, select_subset(samples, subset))
         return
     groups = None
     if not by_name:
@@ -107,50 +119,66 @@ def split(
 
         with show_progress() as progress, open_cache(no_cache) as cache:
             groups = group_images(samples, cache, progress)
-    even = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
-    if folds is None:
-        drawn = split_samples(
-            samples if keep else [replace(sample, split=None) for sample in samples],
-            test_fraction=test_fraction or 0.25,
-            **shares,
-            test_count=test_count,
-            val_count=val_count,
-            balanced=even,
-            groups=groups,
-            seed=seed,
-        )
-        write_samples(out, drawn)
-        typer.echo(describe_counts(drawn))
+    from pneumoscope.datasets.splits import fold_samples, split_samples
+
+    draw: dict[str, Any] = {
+        "val_fraction": val_fraction or 1 / 3,
+        "val_count": val_count,
+        "balanced": {"none": (), "both": ("val", "test")}.get(balanced, (balanced,)),
+        "groups": groups,
+        "seed": seed,
+    }
+    if folds is not None:
+        _write_folds(out, fold_samples(samples, folds, **draw), overwrite)
         return
-    rounds = fold_samples(samples, folds, **shares, val_count=val_count, balanced=even, groups=groups, seed=seed)
-    claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
-    for number, drawn in enumerate(rounds):
-        write_samples(out / f"fold-{number}.csv", drawn)
-        typer.echo(f"fold {number}: {describe_counts(drawn)}")
+    unsplit = samples if keep else [replace(sample, split=None) for sample in samples]
+    _write_table(out, split_samples(unsplit, test_fraction=test_fraction or 0.25, test_count=test_count, **draw))
 
 
-@data_app.command()
+@data_app.command(cls=PanelCommand)
 def fetch(
-    name: Annotated[str, typer.Argument(help="The data set: kermany.")],
-    out: Out,
+    name: Annotated[str, typer.Argument(help="The data set: kermany.", metavar="NAME")],
+    out: options.Out,
     archive: Annotated[
-        Path | None, typer.Option(help="An archive that you have already (zip), not a download.")
+        Path | None, typer.Option(help="An archive (zip) that you already have, instead of a download.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Another address of the archive, such as a mirror.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum that the archive must have.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Fetch anew what is there already.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Download a public data set, check it and unpack it; taken up again where it was interrupted."""
+    """Download, check and unpack a public data set.
+
+    The same command continues an interrupted download.
+    """
     from pneumoscope.datasets.kermany import fetch as job
 
-    with show_progress(" The same command goes on where it stopped.") as progress:
-        folder = job(
-            name,
-            out,
-            archive=archive,
-            url=url,
-            sha256=sha256,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    with show_progress(" Run the same command again to continue.") as progress:
+        folder = job(name, out, archive=archive, url=url, sha256=sha256, overwrite=overwrite, progress=progress)
     typer.echo(folder)
+
+
+def _check_draw(
+    test_fraction: float | None, val_fraction: float | None, test_count: int | None, val_count: int | None
+) -> None:
+    for name, fraction, count in (("test", test_fraction, test_count), ("val", val_fraction, val_count)):
+        if fraction is not None and not 0 < fraction < 1:
+            raise UsageError(f"{fraction} is not between 0 and 1.", parameter=f"{name}_fraction")
+        if fraction is not None and count is not None:
+            raise UsageError(f"--{name}-fraction and --{name}-count exclude each other. Use one of them.")
+
+
+def _write_table(out: Path, samples: list[Sample]) -> None:
+    from pneumoscope.datasets.samples import describe_counts, write_samples
+
+    write_samples(out, samples)
+    typer.echo(describe_counts(samples))
+
+
+def _write_folds(out: Path, folds: list[list[Sample]], overwrite: bool) -> None:
+    from pneumoscope.datasets.samples import describe_counts, write_samples
+    from pneumoscope.files import claim_folder
+
+    claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
+    for number, samples in enumerate(folds):
+        write_samples(out / f"fold-{number}.csv", samples)
+        typer.echo(f"fold {number}: {describe_counts(samples)}")

@@ -1,14 +1,16 @@
-"""The commands that list networks: those to start from, and the trained ones that ship."""
+"""`models`, `backbones` and `export`: which networks there are, and models for other runtimes."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pneumoscope.cli.output import open_console
+from pneumoscope.cli import options
+from pneumoscope.cli.help import PanelCommand, PanelGroup
+from pneumoscope.cli.output import open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
 
@@ -16,17 +18,71 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.kermany import Source
     from pneumoscope.models.model_folder import Model
 
-_USES = {"train": "to train", "val": "to decide on"}
-_NAMES = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
+_METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(help=f"A model, a run that holds one, or the name of a model that ships. [default: {DEFAULT}]"),
-]
+models_app = typer.Typer(
+    cls=PanelGroup, help="List and describe trained models.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@models_app.command("list", cls=PanelCommand)
+def list_models() -> None:
+    """List the pretrained models."""
+    from rich.table import Table
+
+    from pneumoscope.models.model_folder import load_model
+    from pneumoscope.models.pretrained import find_pretrained, list_pretrained
+
+    names = list_pretrained()
+    if not names:
+        typer.echo("This installation has no pretrained models.", err=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "classes", "network", "test AUROC", "size"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
+    for name in names:
+        folder = find_pretrained(name)
+        model = load_model(folder)
+        auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
+        table.add_row(
+            name,
+            ", ".join(model.labels),
+            model.backbone,
+            f"{auroc['value']:.3f}" if auroc else "",
+            _show_size(folder),
+        )
+    open_console().print(table)
+    typer.echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
+
+
+@models_app.command("show", cls=PanelCommand)
+def show_model(
+    model: Annotated[
+        Path, typer.Argument(help="A run, a model folder, or the name of a pretrained model.", metavar="MODEL")
+    ] = Path(DEFAULT),
+) -> None:
+    """Show what a model was trained on, how good it is, and what to cite."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pneumoscope.models.model_folder import find_model, load_model
+
+    folder = find_model(model)
+    facts = {**_describe(load_model(folder)), "size": _show_size(folder), "card": str(folder / "README.md")}
+    if not sys.stdout.isatty():  # whole lines for a pipe
+        typer.echo("\n".join(f"{name}: {printable(value)}" for name, value in facts.items()))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name, "bold"), Text(printable(value)))
+    Console(highlight=False).print(table)
 
 
 def backbones() -> None:
-    """List the pretrained networks known by name: where their weights are, and under which licence."""
+    """List the backbones known by name, their weights and licences."""
     from rich.table import Table
 
     from pneumoscope.models.backbones import is_available, list_backbones
@@ -38,88 +94,108 @@ def backbones() -> None:
         source = "with the installation" if spec.package else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
     open_console().print(table)
-    typer.echo("Any other timm name works too. Where the hub is out of reach: --weights FILE.", err=True)
+    typer.echo("Any other name from timm works too. If the hub is out of reach, use --weights FILE.", err=True)
 
 
-def models() -> None:
-    """List the trained models that ship: what they were trained on, how good they are, and what to cite."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def export(
+    out: options.Out,
+    model: options.Model = None,
+    to: Annotated[
+        Literal["onnx", "openvino", "int8", "torch"],
+        typer.Option(help="ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program."),
+    ] = "onnx",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images for the check and for the ranges of int8. [default: those of the run]"),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Convert a model for another runtime, and check it on images.
 
+    Nothing is written if the converted model decides differently.
+    """
+    from pneumoscope import exporting as job
+    from pneumoscope.exporting import describe_check
+
+    with show_progress() as progress:
+        result = job.export(choose_model(model), to, out, data, overwrite=overwrite, progress=progress)
+    typer.echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
+
+
+def choose_model(model: Path | None) -> Path:
+    """The model given, or else the pretrained default, which is introduced on standard error.
+
+    Raises:
+        ModelError: the default is damaged.
+        UsageError: no model is given, and there is no pretrained one.
+    """
+    if model is not None:
+        return model
     from pneumoscope.models.model_folder import load_model
-    from pneumoscope.models.pretrained import find_pretrained, list_pretrained, pretrained_folder
+    from pneumoscope.models.pretrained import find_pretrained
 
-    names = list_pretrained()
-    for name in names:
-        folder = find_pretrained(name)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        facts = {**_describe(load_model(folder)), "size": f"{size / 1e6:.1f} MB"}
-        title = Text(name, "bold") + Text(" (default)" if name == DEFAULT else "", "not bold")
-        if not sys.stdout.isatty():  # a pipe gets whole lines
-            typer.echo("\n".join([title.plain, *(f"  {key}: {printable(value)}" for key, value in facts.items())]))
-            continue
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for key, value in facts.items():
-            table.add_row(Text(f"  {key}"), Text(printable(value)))
-        console = Console(highlight=False)
-        console.print(title)
-        console.print(table)
-    said = f"For research; not a medical device. Model cards: {pretrained_folder() / 'NAME' / 'README.md'}"
-    typer.echo(said if names else "No model ships with this installation.", err=True)
-
-
-def introduce(name: str, model: Model) -> str:
-    """Say in a line which model it is, what it knows, and what it is not for."""
-    source = _find_source(model)
-    images = sum(model.data["counts"].get("train", {}).values())
-    shown = f": {source.population}" if source else ""
-    return f"Model: {name}, trained on {images:,} images{shown}. For research; not a medical device."
+    folder = find_pretrained()
+    description = load_model(folder)
+    source = _find_source(description)
+    images = sum(description.data["counts"].get("train", {}).values())
+    population = f": {source.population}" if source else ""
+    typer.echo(
+        f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device.", err=True
+    )
+    return folder
 
 
 def _describe(model: Model) -> dict[str, str]:
     counts, source = model.data["counts"], _find_source(model)
-    trained = [_count(counts[split], f"images {use}") for split, use in _USES.items() if split in counts]
-    said = {
+    splits = (("train", "to train"), ("val", "to validate"))
+    facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
         "network": model.backbone,
         "input": f"{model.input.size} × {model.input.size} pixels, {model.input.fit}",
-        "trained": "; ".join(trained),
+        "trained on": "; ".join(
+            _show_counts(counts[split], f"images {use}") for split, use in splits if split in counts
+        ),
     }
     if model.positive is not None:
-        said["called"] = f"{model.positive} from a probability of {model.thresholds['decision']:.3g} on"
+        facts["threshold"] = f"{model.thresholds['decision']:.3g} for {model.positive}"
     if source is not None:
-        said["images"] = source.population
+        facts["images"] = source.population
     if test := model.training.get("test"):
-        figures = ", ".join(
-            f"{_NAMES[name]} {_show(test['metrics'][name])}" for name in _NAMES if name in test["metrics"]
-        )
-        said["test"] = f"{figures}; {test['n']:,} images"
+        metrics = [
+            f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
+        ]
+        facts["test"] = f"{', '.join(metrics)}; {test['n']:,} images"
         if decisions := test.get("decisions"):
             answered, ood = decisions["answered"], sum(decisions["out_of_distribution"].values())
-            said["decided"] = f"{answered['value']:.0%} of them; {ood} called ood" + "".join(
-                f"; {label} in its prediction set {_show(one)}" for label, one in decisions.get("coverage", {}).items()
+            facts["decisions"] = (
+                f"{answered['value']:.0%} of test images answered; {ood} out of distribution"
+                + "".join(
+                    f"; {label} in its prediction set {_show(share)}"
+                    for label, share in decisions.get("coverage", {}).items()
+                )
             )
         if test.get("note"):
-            said["about the test"] = test["note"]
+            facts["about the test"] = test["note"]
     if source is not None:
-        said["data"] = f"{source.licence} ({source.licence_url}): {source.citation.partition(' With: ')[0]}"
-    return said
+        facts["data"] = f"{source.licence} ({source.licence_url}): {source.citation.partition(' With: ')[0]}"
+    return facts
 
 
-def _count(counts: dict[str, int], use: str) -> str:
+def _show_counts(counts: dict[str, int], use: str) -> str:
     return f"{sum(counts.values()):,} {use} ({', '.join(f'{count:,} {label}' for label, count in counts.items())})"
 
 
 def _show(interval: dict[str, Any]) -> str:
-    limits = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
-    return f"{interval['value']:.3f}{limits}"
+    bounds = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    return f"{interval['value']:.3f}{bounds}"
+
+
+def _show_size(folder: Path) -> str:
+    return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
 
 
 def _find_source(model: Model) -> Source | None:
-    """The public data set that a model was trained on, where its model names one that is known here."""
+    """The public data set that a model was trained on, if it names one that is known here."""
     from pneumoscope.datasets.kermany import list_sources
 
     return next((source for source in list_sources() if source.name == model.data.get("source")), None)

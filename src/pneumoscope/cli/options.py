@@ -11,38 +11,83 @@ import typer
 
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.errors import UsageError
+from pneumoscope.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
     from pneumoscope.inference.features import FeatureCache
 
-Out = Annotated[Path, typer.Option(help="Folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow an earlier output in that folder to go.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features on disk.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
-PatientPattern = Annotated[str | None, typer.Option(help="Regular expression that finds the patient in a file name.")]
-Invert = Annotated[bool, typer.Option("--invert", help="Images show air bright: exchange black and white.")]
-AllowModality = Annotated[
-    bool, typer.Option("--any-modality", help="Read DICOM files that are no projection radiographs, too.")
+DECISIONS, IMAGES, COMPUTING, OUTPUT = "Decisions", "Images", "Computing", "Output"  # panels of --help
+
+Data = Annotated[Path, typer.Argument(help="Folder with a subfolder per class, or a table.", metavar="DATA")]
+Paths = Annotated[list[Path], typer.Argument(help="Images, folders of images, or tables.", metavar="PATH")]
+Model = Annotated[
+    Path | None,
+    typer.Option(help=f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]"),
 ]
+
 Prevalence = Annotated[
     float | None,
-    typer.Option(help="State probabilities for this share of the positive class, such as your clinic's."),
+    typer.Option(help="Adjust probabilities to this share of the positive class.", rich_help_panel=DECISIONS),
+]
+AdaptPrior = Annotated[
+    bool,
+    typer.Option(
+        "--adapt-prior",
+        help="Estimate the prevalence from these images, without labels, and adjust to it.",
+        rich_help_panel=DECISIONS,
+    ),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Call the positive class from this probability on, instead of the model's own threshold."),
+    typer.Option(
+        help="Probability from which the positive class is predicted, instead of the model's.",
+        rich_help_panel=DECISIONS,
+    ),
 ]
-ErrorRate = Annotated[
-    float | None, typer.Option(help="How often prediction sets may miss the truth, instead of the model's rate.")
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        help="How often prediction sets may miss the truth, instead of the model's alpha.", rich_help_panel=DECISIONS
+    ),
 ]
 FalseAlarms = Annotated[
-    float | None, typer.Option(help="Share of ordinary images that may be called ood, instead of the model's.")
+    float | None,
+    typer.Option(
+        help="Share of ordinary images that the OOD detector may flag, instead of the model's.",
+        rich_help_panel=DECISIONS,
+    ),
 ]
+
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(help="Regular expression that finds the patient in a file name.", rich_help_panel=IMAGES),
+]
+Invert = Annotated[
+    bool, typer.Option("--invert", help="Swap black and white: air is bright in the files.", rich_help_panel=IMAGES)
+]
+AnyModality = Annotated[
+    bool,
+    typer.Option(
+        "--any-modality", help="Also read DICOM files that are not projection radiographs.", rich_help_panel=IMAGES
+    ),
+]
+
+Seed = Annotated[int, typer.Option(min=0, help="Fixes every random choice.", rich_help_panel=COMPUTING)]
+Resamples = Annotated[
+    int, typer.Option(min=1, help="Bootstrap resamples behind each interval.", rich_help_panel=COMPUTING)
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.", rich_help_panel=COMPUTING)]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Do not use the feature cache on disk.", rich_help_panel=COMPUTING)
+]
+
+Out = Annotated[Path, typer.Option(help="Folder to write.", rich_help_panel=OUTPUT)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier output.", rich_help_panel=OUTPUT)]
 
 
 @contextmanager
 def open_cache(disabled: bool) -> Iterator[FeatureCache | None]:
-    """The user's feature cache, or none."""
+    """The user's feature cache, or None."""
     if disabled:
         yield None
         return
@@ -51,7 +96,7 @@ def open_cache(disabled: bool) -> Iterator[FeatureCache | None]:
     try:
         opened = FeatureCache(default_cache_path())
     except UsageError as problem:
-        typer.echo(f"{describe_error(problem)} Going on without it.", err=True)
+        typer.echo(f"{describe_error(problem)} Continuing without it.", err=True)
         yield None
         return
     with opened as cache:

@@ -1,4 +1,4 @@
-"""The commands of the reading room: run it, and get out what reviewers said."""
+"""`serve` and `reviews`: run the reading room, and export its reviews."""
 
 from __future__ import annotations
 
@@ -8,43 +8,63 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.models import ModelOption
-from pneumoscope.cli.options import Device
+from pneumoscope.cli import options
+from pneumoscope.cli.help import PanelCommand, PanelGroup
 from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.server.predictions import Room
 
+_SERVICE, _STORAGE = "Service", "Storage"
+
 Database = Annotated[
     str | None,
     typer.Option(
-        help="Where reads are kept: a SQLite file, or postgresql://USER@HOST/NAME; else $PNEUMOSCOPE_DATABASE, else "
-        "reads.sqlite among your own data."
+        help="Where predictions are stored: a SQLite file, or postgresql://USER@HOST/NAME. [default: "
+        "$PNEUMOSCOPE_DATABASE, else a file in your data folder]",
+        rich_help_panel=_STORAGE,
     ),
 ]
 
-reviews_app = typer.Typer(help="What reviewers said in the reading room.", no_args_is_help=True, rich_markup_mode=None)
+reviews_app = typer.Typer(
+    cls=PanelGroup, help="Export what reviewers said in the reading room.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def serve(
-    model: ModelOption = None,
-    host: Annotated[str, typer.Option(help="Where to listen; any but this machine's own needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: options.Model = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; any but this computer's own needs a token.", rich_help_panel=_SERVICE),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=_SERVICE)
+    ] = 8000,
     token_file: Annotated[
-        Path | None, typer.Option(help="File that holds the token callers have to show; else $PNEUMOSCOPE_TOKEN.")
+        Path | None,
+        typer.Option(
+            help="File with the token that callers must send. [default: $PNEUMOSCOPE_TOKEN]", rich_help_panel=_SERVICE
+        ),
     ] = None,
+    batch_wait: Annotated[
+        float,
+        typer.Option(help="Milliseconds that an image may wait for others to share a batch.", rich_help_panel=_SERVICE),
+    ] = 5.0,
     database: Database = None,
     keep_images: Annotated[
-        Path | None, typer.Option(help="Folder to keep the images' files in; without it none is kept.")
+        Path | None,
+        typer.Option(help="Folder to keep image files in. [default: none are kept]", rich_help_panel=_STORAGE),
     ] = None,
-    forget_names: Annotated[bool, typer.Option("--forget-names", help="Do not keep the names of files.")] = False,
-    batch_wait: Annotated[
-        float, typer.Option(help="Milliseconds that an image may wait for others to be computed with it.")
-    ] = 5.0,
-    device: Device = "auto",
+    forget_names: Annotated[
+        bool, typer.Option("--forget-names", help="Do not store file names.", rich_help_panel=_STORAGE)
+    ] = False,
+    device: options.Device = "auto",
 ) -> None:
-    """Open the reading room: a web page for people, and a service for programs. Ctrl-C ends it."""
+    """Open the reading room, a web page, and a service for programs.
+
+    Ctrl-C stops it.
+    """
     import logging
 
     try:
@@ -69,45 +89,44 @@ def serve(
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
-    def tell(address: str, room: Room) -> None:
+    def announce(address: str, room: Room) -> None:
         images = f"kept in {keep_images}" if keep_images else "not kept"
-        said = f"Model: {room.name}. Reads and verdicts: {room.memory.shown}. Images: {images}."
-        typer.echo(f"{printable(said)}\nReading room: {address} (Ctrl-C ends it)", err=True)
+        facts = f"Model: {room.name}. Predictions and reviews: {room.memory.shown}. Images: {images}."
+        typer.echo(f"{printable(facts)}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
-    app.serve(settings, tell)
+    app.serve(settings, announce)
 
 
-@reviews_app.command()
+@reviews_app.command(cls=PanelCommand)
 def export(
-    out: Annotated[Path, typer.Option(help="Table to write (.csv).")],
+    out: Annotated[Path, typer.Option(help="Table to write (.csv).", rich_help_panel=options.OUTPUT)],
     images: Annotated[
-        list[Path], typer.Option(help="Folder that the images are in, such as that of --keep-images; may be repeated.")
+        list[Path], typer.Option(help="Folder with the images, such as that of --keep-images; repeatable.")
     ],
     database: Database = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Allow an earlier table to go.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Write the images that reviewers gave a class as a table that train and evaluate accept."""
+    """Write reviewed images and their labels as a table to train on."""
     try:
         from pneumoscope.server.reviews import export_reviews
         from pneumoscope.server.store import Memory
     except ModuleNotFoundError as problem:
         raise MissingExtraError(f'This needs {problem.name}: pip install "pneumoscope[serve]".') from None
     with Memory(database, create=False) as memory:
-        done = export_reviews(memory, out, images, overwrite)
-    several = "" if done.images == 1 else "s"
-    typer.echo(f"{out}: {done.images} image{several}; the model had decided otherwise on {done.disagreeing}.")
-    if done.missing:
-        _note(done.missing, "has a label, but its file is", "have a label, but their files are", "not there.")
-    if done.unlabelled:
-        _note(done.unlabelled, "was", "were", "reviewed without naming a class: left out.")
-    if done.conflicting:
-        _note(done.conflicting, "was", "were", "given several labels; the latest counts.")
-    if done.unreadable:
-        _note(done.unreadable, "could", "could", "not be opened.")
+        result = export_reviews(memory, out, images, overwrite)
+    typer.echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
+    for count, note in (
+        (result.missing, "with a label, but no file in these folders"),
+        (result.unlabelled, "reviewed without a label: left out"),
+        (result.conflicting, "with several labels: the latest is written"),
+        (result.unreadable, "in these folders that cannot be read"),
+    ):
+        if count:
+            typer.echo(f"{_count(count)} {note}", err=True)
 
 
-def _note(count: int, one: str, several: str, rest: str) -> None:
-    typer.echo(f"{count} {f'image {one}' if count == 1 else f'images {several}'} {rest}", err=True)
+def _count(images: int) -> str:
+    return f"{images} image{'' if images == 1 else 's'}"
 
 
 def _read_token(file: Path | None) -> str | None:
@@ -116,9 +135,10 @@ def _read_token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
-        raise UsageError(
-            f"--token-file {file}: cannot be read: {getattr(problem, 'strerror', None) or problem}."
-        ) from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise UsageError(f"{file} cannot be read: {reason}.", parameter="token_file") from None
     if not token:
-        raise UsageError(f"--token-file {file}: empty. Put a token into it, such as: openssl rand -hex 32.")
+        raise UsageError(
+            f"{file} is empty. Put a token into it, for example from: openssl rand -hex 32", parameter="token_file"
+        )
     return token

@@ -113,7 +113,7 @@ def evaluate(
         "Training fingerprint": str(predictor.model.data.get("fingerprint", "not known")),
         "Data": str(data),
         "Command": shlex.join(
-            ["pneumoscope", "evaluate", str(model), str(data), "--out", "NEW_FOLDER", "--split", chosen]
+            ["pneumoscope", "evaluate", str(data), "--model", str(model), "--out", "NEW_FOLDER", "--split", chosen]
             + ["--seed", str(seed), "--resamples", str(resamples)]
             + (["--patient-pattern", patient_pattern] if patient_pattern else [])
             + ["--invert"] * reading.invert

@@ -216,7 +216,7 @@ def _match(runs: Sequence[Predictions], by: str) -> tuple[list[tuple[Row, ...]],
         raise DataError(
             f"{runs[i].folder}: other test images than the other runs have: {len(rows)} are not among its "
             f"predictions{' (paired by path)' if by == 'path' else ''}: {some_paths}. "
-            "Measure both on the same images: pneumoscope evaluate RUN DATA --out DIR."
+            "Measure both on the same images: pneumoscope evaluate DATA --model RUN --out DIR."
         )
     return matched, unread
 

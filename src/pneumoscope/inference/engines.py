@@ -395,7 +395,7 @@ def _open_torch(model: Model, arrays: Mapping[str, NDArray[Any]], device: str) -
     except ImportError:
         raise MissingExtraError(
             'This model needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the model '
-            "(pneumoscope export MODEL --to onnx)."
+            "(pneumoscope export --model MODEL --to onnx)."
         ) from None
 
 

@@ -1,0 +1,139 @@
+"""`evaluate`, `compare` and `audit`: how good a model is, how two differ, and whether the data can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pneumoscope.cli import options
+from pneumoscope.cli.models import choose_model
+from pneumoscope.cli.options import IMAGES, OUTPUT, open_cache
+from pneumoscope.cli.output import print_audit, print_comparison, print_evaluation, show_progress
+
+
+def evaluate(
+    data: options.Data,
+    out: options.Out,
+    model: options.Model = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val, test or all. [default: test if there is one]", rich_help_panel=IMAGES),
+    ] = None,
+    patient_pattern: options.PatientPattern = None,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    prevalence: options.Prevalence = None,
+    adapt_prior: options.AdaptPrior = False,
+    threshold: options.Threshold = None,
+    alpha: options.Alpha = None,
+    false_alarms: options.FalseAlarms = None,
+    resamples: options.Resamples = 2000,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    no_cache: options.NoCache = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Evaluate a model on labelled radiographs."""
+    from pneumoscope.evaluation import evaluate as job
+    from pneumoscope.images.read import Reading
+
+    with show_progress() as progress, open_cache(no_cache) as cache:
+        evaluation = job.evaluate(
+            choose_model(model),
+            data,
+            out,
+            split=split,
+            patient_pattern=patient_pattern,
+            reading=Reading(invert, any_modality),
+            device=device,
+            prevalence=prevalence,
+            adapt_prior=adapt_prior,
+            threshold=threshold,
+            alpha=alpha,
+            false_alarms=false_alarms,
+            resamples=resamples,
+            seed=seed,
+            cache=cache,
+            overwrite=overwrite,
+            progress=lambda done: progress("Reading", done, 0),
+        )
+    print_evaluation(evaluation)
+    typer.echo(f"\nReport: {out / 'report.html'}")
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two or more runs or evaluations of the same images.", metavar="RUN")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write: a page and comparison.json.", rich_help_panel=OUTPUT)
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["table", "csv", "json"], typer.Option(help="Format of standard output.", rich_help_panel=OUTPUT)
+    ] = "table",
+    resamples: options.Resamples = 2000,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Compare runs with the first one, on the same images."""
+    import json
+
+    from pneumoscope.evaluation.comparing import compare as job
+    from pneumoscope.evaluation.contrasts import to_rows
+    from pneumoscope.files import format_rows
+
+    comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
+    if format == "json":
+        typer.echo(json.dumps(comparison.to_json(), indent=2))
+    elif format == "csv":
+        typer.echo("".join(format_rows(to_rows(comparison))), nl=False)
+    else:
+        print_comparison(comparison)
+    if out is not None:
+        typer.echo(f"{chr(10) if format == 'table' else ''}Page: {out / 'comparison.html'}", err=format != "table")
+
+
+def audit(
+    data: options.Data,
+    out: options.Out = Path("runs/audit"),
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Skip wrong labels, outliers, markers in corners and cropped copies."),
+    ] = False,
+    fail_on: Annotated[
+        Literal["error", "warning"] | None, typer.Option(help="Exit with code 3 if a finding is at least this serious.")
+    ] = None,
+    patient_pattern: options.PatientPattern = None,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    no_cache: options.NoCache = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Find leaks, duplicates, shortcuts and wrong labels in data.
+
+    It also finds bad images and imbalance. Nothing is changed.
+    """
+    from pneumoscope.auditing.audit import audit as job
+    from pneumoscope.images.read import Reading
+
+    with show_progress() as progress, open_cache(no_cache) as cache:
+        result = job(
+            data,
+            out,
+            quick=quick,
+            seed=seed,
+            patient_pattern=patient_pattern,
+            reading=Reading(invert, any_modality),
+            device=device,
+            cache=cache,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print_audit(result)
+    typer.echo(f"\nPage: {out / 'audit.html'}")
+    if result.count("error") or (fail_on == "warning" and result.count("warning")):
+        raise typer.Exit(3 if fail_on else 0)

@@ -1,0 +1,51 @@
+"""Help in panels: options and commands stand under the title of their `rich_help_panel`.
+
+Typer's own panels need Rich, whose import takes longer than all of `--help` is allowed to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
+
+
+class PanelCommand(TyperCommand):
+    """A command whose options are shown in panels."""
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write arguments and options, panel by panel."""
+        _write_options(self, ctx, formatter)
+
+
+class PanelGroup(TyperGroup):
+    """A group of commands that are shown in panels."""
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the commands, then the group's own options."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, command.get_short_help_str(width)))
+        _write_panels(panels, formatter)
+        _write_options(self, ctx, formatter)
+
+
+def _write_options(command: Command, ctx: Context, formatter: HelpFormatter) -> None:
+    panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(ctx):
+        if (record := parameter.get_help_record(ctx)) is not None:
+            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            panels.setdefault(getattr(parameter, "rich_help_panel", None) or title, []).append(record)
+    _write_panels(panels, formatter)
+
+
+def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: HelpFormatter) -> None:
+    for title, rows in panels.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)

@@ -1,0 +1,164 @@
+"""`predict` and `explain`: what a model says about images, and why."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pneumoscope.cli import options
+from pneumoscope.cli.models import choose_model
+from pneumoscope.cli.options import DECISIONS, OUTPUT
+from pneumoscope.cli.output import show_progress
+from pneumoscope.errors import UsageError
+from pneumoscope.text import printable
+
+if TYPE_CHECKING:
+    from pneumoscope.inference.predictor import Predictor
+
+
+def predict(
+    paths: options.Paths,
+    model: options.Model = None,
+    prevalence: options.Prevalence = None,
+    adapt_prior: options.AdaptPrior = False,
+    threshold: options.Threshold = None,
+    alpha: options.Alpha = None,
+    false_alarms: options.FalseAlarms = None,
+    no_ood: Annotated[
+        bool,
+        typer.Option("--no-ood", help="Give out-of-distribution images a probability, too.", rich_help_panel=DECISIONS),
+    ] = False,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    device: options.Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write instead of standard output.", rich_help_panel=OUTPUT)
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Literal["table", "csv", "json", "jsonl", "parquet"] | None,
+        typer.Option(
+            help="Format of the rows. [default: by the name of --out; table on a terminal; else csv]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write: each image with its evidence map.", rich_help_panel=OUTPUT),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Predict radiographs: a probability and a decision for each."""
+    form = format or _choose_format(out)
+    _check_output(out, form, overwrite)
+    if adapt_prior and prevalence is not None:
+        raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives. Use one of them.")
+    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.images.read import Reading
+    from pneumoscope.inference.predictions import write_predictions
+    from pneumoscope.inference.predictor import load
+
+    samples = find_images(paths, Reading(invert, any_modality))
+    predictor = load(
+        choose_model(model),
+        device,
+        detect_ood=not no_ood,
+        prevalence=prevalence,
+        threshold=threshold,
+        alpha=alpha,
+        false_alarms=false_alarms,
+    )
+    with show_progress() as progress:
+        if adapt_prior:
+            from pneumoscope.evaluation.prevalence import adapt
+
+            predictor, share = adapt(predictor, samples, lambda done: progress("Estimating", done, len(samples)))
+            typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
+        _print_threshold(predictor)
+        if heatmaps is not None:
+            from pneumoscope.inference.features import FeatureCache
+            from pneumoscope.inference.overlays import write_explanations
+
+            predictor.cache = predictor.cache or FeatureCache(Path(":memory:"))  # the rows take no second computation
+            write_explanations(
+                predictor,
+                samples,
+                heatmaps,
+                overwrite=overwrite,
+                progress=lambda done: progress("Explaining", done, len(samples)),
+            )
+        failed = write_predictions(
+            predictor, samples, form, out, lambda done: progress("Predicting", done, len(samples))
+        )
+    _report_failed(failed, len(samples))
+
+
+def explain(
+    paths: options.Paths,
+    out: options.Out,
+    model: options.Model = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The class to explain. [default: the positive one; the likeliest of more than two]"),
+    ] = None,
+    method: Annotated[
+        Literal["auto", "cam", "ig"],
+        typer.Option(help="cam: class activation map; ig: integrated gradients (needs captum, slow)."),
+    ] = "auto",
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Draw where on each radiograph the evidence for a class lies."""
+    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.images.read import Reading
+    from pneumoscope.inference.overlays import write_explanations
+    from pneumoscope.inference.predictor import load
+
+    samples = find_images(paths, Reading(invert, any_modality))
+    predictor = load(choose_model(model), device)
+    with show_progress() as progress:
+        failed = write_explanations(
+            predictor,
+            samples,
+            out,
+            label=label,
+            method=method,
+            overwrite=overwrite,
+            progress=lambda done: progress("Explaining", done, len(samples)),
+        )
+    _report_failed(failed, len(samples))
+    typer.echo(out)
+
+
+def _choose_format(out: Path | None) -> str:
+    if out is None:
+        return "table" if sys.stdout.isatty() else "csv"
+    return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
+
+
+def _check_output(out: Path | None, form: str, overwrite: bool) -> None:
+    if out is None:
+        if form == "parquet":
+            raise UsageError("--format parquet needs --out FILE.")
+        return
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: already exists. Choose another --out, or add --overwrite.")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Create it, or choose another --out.")
+
+
+def _print_threshold(predictor: Predictor) -> None:
+    if predictor.model.positive is not None:
+        typer.echo(printable(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}"), err=True)
+
+
+def _report_failed(failed: int, files: int) -> None:
+    """Report how many files could not be read; if that is all of them, the command has failed."""
+    if failed:
+        typer.echo(f"{failed} of {files} files could not be read; see the error in their rows.", err=True)
+    if failed == files:
+        raise typer.Exit(3)
