@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+import pneumoscope.cli.main  # noqa: F401 - adds the commands
 from pneumoscope.cli.flags import describe_error, show_flags
 from pneumoscope.errors import DataError, UsageError
 

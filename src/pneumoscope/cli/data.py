@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.help import PanelCommand, PanelGroup
+from pneumoscope.cli.app import PanelCommand, PanelGroup
 from pneumoscope.cli.options import open_cache
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError

@@ -6,6 +6,7 @@ import functools
 import re
 from typing import Any
 
+from pneumoscope.cli.app import app
 from pneumoscope.errors import PneumoscopeError
 
 _PARAMETER = re.compile(r"`(?:\w+\.)?(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
@@ -45,8 +46,6 @@ def _to_flag(parameter: str) -> str:
 def _list_flags() -> frozenset[str]:
     """The flags of all commands."""
     from typer.main import get_command
-
-    from pneumoscope.cli.main import app
 
     flags: set[str] = set()
     waiting: list[Any] = [get_command(app)]

@@ -12,10 +12,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from pneumoscope import __version__
+from pneumoscope.cli.app import PanelCommand, app
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
-from pneumoscope.cli.help import PanelCommand, PanelGroup
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
@@ -23,18 +23,11 @@ from pneumoscope.cli.train import demo, train
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.text import printable
 
+__all__ = ["app", "main"]
+
 _TRAIN_EXTRA = {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"}
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
-app = typer.Typer(
-    cls=PanelGroup,
-    name="pneumoscope",
-    help="Turn a set of chest radiographs into a classifier. For research; not a medical device.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.help import PanelCommand, PanelGroup
+from pneumoscope.cli.app import PanelCommand, PanelGroup
 from pneumoscope.cli.output import open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.help import PanelCommand, PanelGroup
+from pneumoscope.cli.app import PanelCommand, PanelGroup
 from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.text import printable
 

@@ -1,12 +1,13 @@
-"""Help in panels: options and commands stand under the title of their `rich_help_panel`.
+"""The Typer app, and its help in panels: options and commands stand under the title of their `rich_help_panel`.
 
-Typer's own panels need Rich, whose import takes longer than all of `--help` is allowed to.
+Typer's own panels need Rich, whose import alone takes longer than `--help` may take.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
@@ -49,3 +50,14 @@ def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: HelpForma
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    cls=PanelGroup,
+    name="pneumoscope",
+    help="Turn a set of chest radiographs into a classifier. For research; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
