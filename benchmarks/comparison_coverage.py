@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.contrasts import compare_pairing
-from pneumoscope.evaluation.differences import Difference, compare_macro_auroc
+from pneumoscope.evaluation.compare import Pairing, Predictions, compare_pairing
+from pneumoscope.evaluation.intervals.differences import Difference, compare_macro_auroc
 from pneumoscope.evaluation.metrics import measure
-from pneumoscope.evaluation.pairing import Pairing, Predictions
 
 PREVALENCE = 0.6
 ALIKE = 0.6  # correlation of the two models' scores
@@ -74,11 +73,11 @@ def compare_two(
 ) -> dict[str, Difference]:
     """What `pneumoscope compare` says of two models."""
     clusters = np.unique(clusters, return_inverse=True)[1]
-    run = Predictions(Path(), CLASSES, CLASSES[1], 0.5, (), has_digests=True, lost_patients=False)
+    run = Predictions(Path(), CLASSES, CLASSES[1], 0.5, ())
     pairing = Pairing(
         runs=(run, run), classes=CLASSES, labels=labels, probabilities=probabilities,
-        calls=(probabilities >= 0.5).astype(np.int64), paths=(), clusters=clusters, patients=None, by="content",
-        unread=(0, 0),
+        predicted=(probabilities >= 0.5).astype(np.int64), paths=(), clusters=clusters, patients=None,
+        paired_by="content", unread=(0, 0),
     )  # fmt: skip
     contrast = compare_pairing(pairing, ["first", "other"], resamples=resamples, seed=seed).contrasts[0]
     return dict(contrast.differences)

@@ -23,7 +23,7 @@ from pneumoscope.datasets.samples import Sample, cluster_by_patient, find_classe
 from pneumoscope.decisions.calibration import fit_calibration
 from pneumoscope.decisions.decide import calibrate, decide, find_limits
 from pneumoscope.decisions.threshold import choose_threshold
-from pneumoscope.evaluation.conformal import fit_conformal, summarise_decisions
+from pneumoscope.evaluation.decision_summary import fit_conformal, summarise_decisions
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import FeatureCache, default_cache_path, extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone

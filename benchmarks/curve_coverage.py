@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from pneumoscope.decisions.decide import normalise
-from pneumoscope.evaluation.decision_curve import decision_curve
-from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.prevalence import adjust_evaluation
-from pneumoscope.evaluation.selective import confidence_of, selective_curve
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.model_folder import Calibration, Model
 
@@ -79,7 +78,7 @@ def find_truth(gap: float) -> dict[str, float]:
 def find_limits(model: Model, y: NDArray[np.int64], logits: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
     log_shares = normalise(np.stack([np.zeros_like(logits), logits], axis=1))
     p = np.exp(log_shares[:, 1])
-    evaluation = evaluate(y, p, classes=CLASSES, positive=CLASSES[1], resamples=20)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive=CLASSES[1], resamples=20)
     adjusted = adjust_evaluation(evaluation, model, y, log_shares, ASKED).metrics
     limits = {
         f"{shown}, adjusted": (adjusted[name].low, adjusted[name].high)

@@ -24,9 +24,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
+from faithfulness import delete_evidence, points_inside, share_inside
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples
-from pneumoscope.evaluation.faithfulness import delete_evidence, points_inside, share_inside
 from pneumoscope.images.prepare import InputSpec, fit, prepare
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import TorchEngine

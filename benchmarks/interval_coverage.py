@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import cluster_by_patient
-from pneumoscope.evaluation.intervals.bootstrap import evaluate, precision_recall_band, resample, roc_band
+from pneumoscope.evaluation.curves import precision_recall_band, roc_band
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
+from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.metrics import METRICS, measure, roc_curve
 
 Floats = NDArray[np.float64]
@@ -116,7 +118,7 @@ def study(task: tuple[Setting, int, int, dict[str, float], int, bool]) -> list[t
     if plain:
         limits = bootstrap(y, p, patients, resamples, seed)
     else:
-        found = evaluate(
+        found = evaluate_predictions(
             y, p, classes=CLASSES, positive=CLASSES[1], patients=patients, resamples=resamples, seed=seed
         ).metrics  # fmt: skip
         limits = {name: np.array([interval.low, interval.high]) for name, interval in found.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from protocol import METRICS, Result, arguments, complete, draw_folds, print_table, read_kermany, summarise
 
 from pneumoscope.datasets.samples import cluster_by_patient
-from pneumoscope.evaluation.intervals.proportions import rate_limits
+from pneumoscope.evaluation.intervals.proportions import rate_interval
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def pool_accuracy(results: Sequence[Result]) -> str:
             rows += [row for row in csv.DictReader(file) if row["predicted_label"]]
     right = np.array([row["predicted_label"] == row["label"] for row in rows])
     clusters = cluster_by_patient([row["patient"] or None for row in rows], len(rows))
-    low, high = rate_limits(right, np.ones(len(rows), bool), clusters, 0.95)
+    low, high = rate_interval(right, np.ones(len(rows), bool), clusters, 0.95)
     return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
 
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
         PneumoscopeError,
         UsageError,
     )
-    from pneumoscope.evaluation.comparing import compare
-    from pneumoscope.evaluation.contrasts import Comparison
+    from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
     from pneumoscope.inference.explain import Explanation, explain
     from pneumoscope.inference.predictor import Prediction, Predictor, load
+    from pneumoscope.reports.comparison import compare
     from pneumoscope.training.train import Run, train
 
 __all__ = [
@@ -81,13 +81,13 @@ def __getattr__(name: str) -> object:
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splits": ("split_samples",),
-        "evaluation.comparing": ("compare",),
-        "evaluation.contrasts": ("Comparison",),
+        "evaluation.compare": ("Comparison",),
         "evaluation.evaluate": ("evaluate",),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
         "inference.explain": ("Explanation", "explain"),
         "inference.predictor": ("Prediction", "Predictor", "load"),
+        "reports.comparison": ("compare",),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }

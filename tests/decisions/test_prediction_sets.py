@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import betabinom, binomtest
 
 from pneumoscope.decisions.decide import decide, find_limits
-from pneumoscope.evaluation.conformal import find_broken_promises, fit_conformal, summarise_decisions
+from pneumoscope.evaluation.decision_summary import find_broken_promises, fit_conformal, summarise_decisions
 from pneumoscope.models.model_folder import Conformal, Model, OODState, load_model
 from pneumoscope.training.train import Run
 
@@ -104,7 +104,7 @@ def test_a_broken_promise_is_said(model: Model) -> None:
     found = summarise_decisions(truth, wrong, [("PNEUMONIA",)] * 100, CLASSES)
     coverage, ood = find_broken_promises(found, model, 0.1, 0.01)
     assert "0% of the 50 NORMAL images" in coverage
-    assert "20 of the 50 NORMAL images are called ood" in ood
+    assert "20 of the 50 NORMAL images are out of distribution" in ood
     assert find_broken_promises(found, model, None, None) == []
     assert model.ood is not None
     assert model.ood.promise() == pytest.approx(1 / 51)  # 50 images know no 1 %

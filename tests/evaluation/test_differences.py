@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, false_discovery_control, norm, ttest_rel
 
-from pneumoscope.evaluation.differences import (
+from pneumoscope.evaluation.intervals.differences import (
     adjust_holm,
     compare_aurocs,
     compare_macro_auroc,
     compare_means,
     compare_rates,
     mcnemar,
-    score_interval,
+    tango_interval,
 )
 
 
@@ -42,7 +42,7 @@ def test_patients_are_exchanged_as_a_whole(images: list[tuple[int, int]]) -> Non
 
 
 @pytest.mark.parametrize(("wins", "losses", "n"), [(12, 2, 50), (0, 0, 30), (1, 0, 44), (5, 5, 20), (3, 40, 43)])
-def test_score_limits_are_where_the_restricted_likelihood_puts_them(wins: int, losses: int, n: int) -> None:
+def test_tangos_interval_ends_where_the_restricted_likelihood_puts_them(wins: int, losses: int, n: int) -> None:
     def score(difference: float) -> float:
         """The score statistic, from a likelihood that is maximised numerically."""
 
@@ -55,14 +55,14 @@ def test_score_limits_are_where_the_restricted_likelihood_puts_them(wins: int, l
         share = minimize_scalar(deviance, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
         return float((wins - losses - n * difference) / math.sqrt(n * (2 * share + difference * (1 - difference))))
 
-    low, high = score_interval(wins, losses, n)
+    low, high = tango_interval(wins, losses, n)
     assert low < (wins - losses) / n < high
     assert score(low) == pytest.approx(1.96, abs=2e-3)
     assert score(high) == pytest.approx(-1.96, abs=2e-3)
 
 
 def test_all_images_won_leaves_an_interval_that_ends_at_one() -> None:
-    low, high = score_interval(20, 0, 20)
+    low, high = tango_interval(20, 0, 20)
     assert 0.5 < low < 1
     assert high == 1
 

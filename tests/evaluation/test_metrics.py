@@ -18,9 +18,9 @@ from pneumoscope.errors import DataError
 from pneumoscope.evaluation.metrics import (
     METRICS,
     confusion,
-    decide,
     measure,
     precision_recall_curve,
+    predict_classes,
     reliability_curve,
     roc_curve,
 )
@@ -153,7 +153,7 @@ def test_confusion_and_decisions() -> None:
     assert confusion([1], [0.5], threshold=0.6) == {"tp": 0, "fp": 0, "tn": 0, "fn": 1}
     p = np.array([[0.2, 0.3, 0.5], [0.6, 0.2, 0.2]])
     assert confusion([1, 0], p) == {"matrix": [[1, 0, 0], [0, 0, 1], [0, 0, 0]]}
-    assert decide(p).tolist() == [2, 0]
+    assert predict_classes(p).tolist() == [2, 0]
 
 
 @settings(deadline=None, max_examples=50)
@@ -187,10 +187,10 @@ def test_reliability_of_more_classes_is_that_of_the_decision() -> None:
         ([], [], "no labelled images"),
         ([0, 1], [0.5], "2 labels"),
         ([0, 1], [0.5, math.nan], "nan"),
-        ([0, 1], [0.5, 1.1], r"\[0, 1\]"),
+        ([0, 1], [0.5, 1.1], "between 0 and 1"),
         ([0, 2], [0.5, 0.5], "0 to 1"),
         ([0.0, 1.0], [0.5, 0.5], "class indices"),
-        ([0, 1], [[0.5, 0.5], [0.1, 0.9]], "positive one's probability"),
+        ([0, 1], [[0.5, 0.5], [0.1, 0.9]], "positive one's alone"),
         ([0, 1], [[0.5, 0.5, 0.5], [0.1, 0.8, 0.1]], "sum to 1"),
     ],
 )

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from pneumoscope.datasets.samples import find_images
 from pneumoscope.decisions.decide import move_threshold, normalise, require_shares, restate
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.prevalence import adapt, adjust_evaluation, estimate_prevalence, estimate_shares
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model, load_model
@@ -83,7 +83,7 @@ def test_an_operating_point_moves_along_and_a_probability_stays(model: Model) ->
 
 def test_predictive_values_are_those_of_the_formula(model: Model) -> None:
     y, logs = simulated(300, 0.5)
-    evaluation = evaluate(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
+    evaluation = evaluate_predictions(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
     sensitivity, specificity = (evaluation.metrics[name].value for name in ("sensitivity", "specificity"))
     adjusted = adjust_evaluation(evaluation, model, y, logs, 0.05)
     ppv = sensitivity * 0.05 / (sensitivity * 0.05 + (1 - specificity) * 0.95)

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from pneumoscope.datasets.kermany import KERMANY, recognise_source
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Calibration, Conformal, Model, load_model
@@ -46,7 +46,7 @@ def make_evaluation(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: 
     rng = np.random.default_rng(0)
     labels, shares = rng.integers(0, len(classes), 60), rng.dirichlet(np.ones(len(classes)), 60)
     two = len(classes) == 2
-    found = evaluate(
+    found = evaluate_predictions(
         labels, shares[:, 1] if two else shares, classes=classes, positive=classes[1] if two else None, resamples=20
     )
     return dataclasses.replace(found, **more)

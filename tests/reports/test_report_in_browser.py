@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binomtest
 
 from pneumoscope.evaluation.cases import Case
-from pneumoscope.evaluation.intervals.bootstrap import evaluate
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Adjusted, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.reports.report import Policy, Record, ReportFinding, write_report
@@ -56,7 +56,7 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     from PIL import Image
 
     y, p = truth
-    evaluation = evaluate(y, p, classes=CLASSES, positive="PNEUMONIA", threshold=THRESHOLD, resamples=50)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", threshold=THRESHOLD, resamples=50)
     adjusted = Adjusted({"NORMAL": 0.9, "PNEUMONIA": 0.1}, Interval(0.1, 0.05, 0.2), True, 0.1, evaluation.metrics)
     calls = [CLASSES[int(share >= THRESHOLD)] for share in p]
     decisions = [

@@ -80,15 +80,14 @@ def compare(
     """Compare runs with the first one, on the same images."""
     import json
 
-    from pneumoscope.evaluation.comparing import compare as job
-    from pneumoscope.evaluation.contrasts import to_rows
     from pneumoscope.files import format_rows
+    from pneumoscope.reports.comparison import compare as job
 
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if format == "json":
         typer.echo(json.dumps(comparison.to_json(), indent=2))
     elif format == "csv":
-        typer.echo("".join(format_rows(to_rows(comparison))), nl=False)
+        typer.echo("".join(format_rows(comparison.to_rows())), nl=False)
     else:
         print_comparison(comparison)
     if out is not None:

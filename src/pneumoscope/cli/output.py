@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pneumoscope.auditing.findings import Audit
     from pneumoscope.config import Progress
-    from pneumoscope.evaluation.contrasts import Comparison
+    from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.training.train import Run
 
@@ -89,8 +89,8 @@ def print_comparison(comparison: Comparison) -> None:
             table.add_row(name, *cells, format_chance(difference.p), *adjusted)
         open_console().print(table)
         typer.echo(
-            f"\nBoth correct: {contrast.both}; only {first}: {contrast.only_first}; only {other}: "
-            f"{contrast.only_other}; both wrong: {contrast.neither}"
+            f"\nBoth correct: {contrast.both_correct}; only {first}: {contrast.only_first}; only {other}: "
+            f"{contrast.only_other}; both wrong: {contrast.both_wrong}"
         )
     for note in comparison.notes:
         typer.echo(printable(note), err=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.decisions.decide import parse_rule
-from pneumoscope.evaluation.metrics import checked, roc_curve
+from pneumoscope.evaluation.metrics import check_predictions, roc_curve
 
 
 def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -34,7 +34,7 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
         return goal.value
     if goal.kind == "cost":
         return 1 / (1 + goal.value)
-    y, p = checked(labels, probabilities)
+    y, p = check_predictions(labels, probabilities)
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
     if goal.kind == "likelihood":
         return _find_even_odds(y, p, w)

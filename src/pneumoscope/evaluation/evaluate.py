@@ -18,8 +18,8 @@ from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.cases import to_case
-from pneumoscope.evaluation.conformal import find_broken_promises, summarise_decisions
-from pneumoscope.evaluation.intervals import bootstrap as intervals
+from pneumoscope.evaluation.decision_summary import find_broken_promises, summarise_decisions
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_prevalence, estimate_shares
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
@@ -176,7 +176,7 @@ def assess(
     log_shares = calibrate([one.logits for one, _ in read], model.calibration)
 
     def measured(shares: NDArray[np.float64], threshold: float) -> Evaluation:
-        return intervals.evaluate(
+        return evaluate_predictions(
             labels,
             shares[:, 1] if shares.shape[1] == 2 else shares,
             classes=model.labels,

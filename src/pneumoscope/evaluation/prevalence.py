@@ -13,8 +13,8 @@ from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals.bootstrap import resample
-from pneumoscope.evaluation.intervals.proportions import rate_limits
-from pneumoscope.evaluation.metrics import checked, measure
+from pneumoscope.evaluation.intervals.proportions import rate_interval
+from pneumoscope.evaluation.metrics import check_predictions, measure
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.inference.features import FeatureCache
 from pneumoscope.inference.predictor import Predictor
@@ -152,7 +152,7 @@ def adjust_evaluation(
     wanted = (1 - prevalence, prevalence)
     adjusted = np.exp(restate(np.asarray(log_shares, np.float64), model.calibration.shares, wanted))[:, 1]
     threshold = move_threshold(model, prevalence)
-    y, p = checked(labels, adjusted)
+    y, p = check_predictions(labels, adjusted)
     if len(np.unique(y)) < 2:
         raise DataError("To measure for another prevalence takes images of both classes; there are images of one.")
     weights = np.where(y == 1, prevalence / (y == 1).sum(), (1 - prevalence) / (y == 0).sum())
@@ -162,7 +162,7 @@ def adjust_evaluation(
     }
     clusters, called = cluster_by_patient(patients, len(y)), p >= threshold
     sensitivity, specificity = (
-        Interval(metrics[name].value, *rate_limits(hit, among, clusters, evaluation.confidence))
+        Interval(metrics[name].value, *rate_interval(hit, among, clusters, evaluation.confidence))
         for name, hit, among in (("sensitivity", called, y == 1), ("specificity", ~called, y == 0))
     )
     metrics |= {"sensitivity": sensitivity, "specificity": specificity, "auroc": evaluation.metrics["auroc"]}

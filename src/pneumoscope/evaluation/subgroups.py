@@ -1,4 +1,4 @@
-"""Does a classifier serve some worse than others? Metrics for the parts of a test split that can be told apart."""
+"""Does a classifier serve some worse than others? Metrics of subgroups of a test split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import PurePath
 
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
-from pneumoscope.evaluation.intervals import bootstrap as intervals
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 
 _NAMED = (
@@ -28,7 +28,7 @@ _OLDEST = "65 years and over"
 
 
 def find_kinds(case: Case) -> dict[str, str]:
-    """Say to which part an image belongs, by kind: from a file name of the Kermany data, and from DICOM tags."""
+    """Find an image's subgroups, by kind: from a file name of the Kermany data, and from DICOM tags."""
     kinds: dict[str, str] = {}
     for kind, pattern in _NAMED:
         if match := pattern.fullmatch(PurePath(case.path).stem):
@@ -44,36 +44,36 @@ def find_kinds(case: Case) -> dict[str, str]:
 
 
 def measure_subgroups(cases: Sequence[Case], evaluation: Evaluation, *, most: int = 8) -> list[Subgroup]:
-    """Measure every part of every kind that has two parts or more.
+    """Measure every subgroup of every kind that has at least two.
 
     Args:
-        cases: what the evaluation is of.
+        cases: the images of the evaluation.
         evaluation: gives classes, threshold and confidence.
-        most: parts of a kind at most; the smallest are left out.
+        most: subgroups of a kind at most; the smallest are left out.
     """
-    found = [find_kinds(case) for case in cases]
+    kinds_by_case = [find_kinds(case) for case in cases]
     order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]
     ages = [name for _, name in _AGES] + [_OLDEST]
     subgroups = []
     for kind in order:
-        sizes = Counter(kinds[kind] for kinds in found if kind in kinds)
+        sizes = Counter(kinds[kind] for kinds in kinds_by_case if kind in kinds)
         names = [name for name, _ in sizes.most_common(most)]
         if len(sizes) > 1:
             for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
-                members = [case for case, kinds in zip(cases, found, strict=True) if kinds.get(kind) == name]
+                members = [case for case, kinds in zip(cases, kinds_by_case, strict=True) if kinds.get(kind) == name]
                 subgroups.append(_measure(kind, name, members, evaluation))
     return subgroups
 
 
 def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
-    """Gather neighbours of one kind."""
+    """Group subgroups that follow each other by kind."""
     return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
 
 
 def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluation) -> Subgroup:
     classes = evaluation.classes
     labels = index_labels(members, classes)
-    part = intervals.evaluate(
+    part = evaluate_predictions(
         labels,
         stack_probabilities(members),
         classes=classes,
@@ -81,7 +81,7 @@ def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluati
         split=evaluation.split,
         threshold=evaluation.threshold if evaluation.positive else 0.5,
         patients=[case.patient for case in members],
-        resamples=2,  # the limits of rates and areas need none
+        resamples=2,  # intervals of rates and areas need none
         confidence=evaluation.confidence,
     )
     wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")

@@ -5,23 +5,24 @@ The page needs no script, no network and no other file, and its content-security
 
 from __future__ import annotations
 
+import json
 import math
 import posixpath
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pneumoscope import __version__
-from pneumoscope.evaluation.contrasts import Comparison
-from pneumoscope.evaluation.differences import Difference
+from pneumoscope.evaluation.compare import Comparison, Pairing, compare_runs
+from pneumoscope.evaluation.intervals.differences import Difference
 from pneumoscope.evaluation.metrics import NAMES
-from pneumoscope.evaluation.pairing import Pairing
-from pneumoscope.files import write_text
+from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.reports import plots
 
+OUTPUTS = ("comparison.json", "comparison.html")
 SHOWN = 12  # images that are decided differently
 REACHES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the scale that differences are drawn on
 
@@ -37,6 +38,37 @@ class _Case:
     stated: float
     other: str
     adjusted: float
+
+
+def compare(
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Comparison:
+    """Compare runs, or evaluations, on the same images; all with the first.
+
+    Args:
+        runs: two or more folders with `metrics.json` and `predictions.csv`.
+        out: folder for `comparison.html` and `comparison.json`; None writes nothing.
+        resamples: bootstrap resamples.
+        seed: fixes them.
+        overwrite: whether to replace an earlier comparison in `out`.
+
+    Raises:
+        UsageError: fewer than two runs, or `out` exists.
+        DataError: different images, labels or classes; the message names the first.
+    """
+    if out is not None:
+        check_folder(Path(out), OUTPUTS, overwrite)
+    comparison, pairing = compare_runs(runs, resamples=resamples, seed=seed)
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
+        write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
+        write_page(Path(out) / OUTPUTS[1], comparison, pairing)
+    return comparison
 
 
 def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
@@ -65,7 +97,7 @@ def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
         contrast.run: contrast.differences["auroc"].other for contrast in comparison.contrasts
     }
     shown = [_printable(run) for run in comparison.runs]
-    drawn = plots.compare_roc(shown, pairing.labels, pairing.probabilities, pairing.calls) if two else ""
+    drawn = plots.compare_roc(shown, pairing.labels, pairing.probabilities, pairing.predicted) if two else ""
     page = environment.get_template("comparison.html").render(
         title=f"Comparison of {len(comparison.runs)} classifiers",
         comparison=comparison,
@@ -103,14 +135,17 @@ def format_chance(p: float) -> str:
 
 def _find_cases(comparison: Comparison, pairing: Pairing) -> tuple[list[_Case], int]:
     """The images that a run decides otherwise than the first, those with the furthest probabilities first."""
-    calls, stated = pairing.calls, pairing.probabilities
+    predicted, stated = pairing.predicted, pairing.probabilities
     apart = []
-    for i in range(1, len(calls)):
-        for j in np.flatnonzero(calls[i] != calls[0]):
+    for i in range(1, len(predicted)):
+        for j in np.flatnonzero(predicted[i] != predicted[0]):
             gap = stated[i, j] - stated[0, j]
             pair = (stated[0, j], stated[i, j])
             if stated.ndim == 3:
-                gap, pair = gap[calls[i, j]] - gap[calls[0, j]], (stated[0, j, calls[0, j]], stated[i, j, calls[i, j]])
+                gap, pair = (
+                    gap[predicted[i, j]] - gap[predicted[0, j]],
+                    (stated[0, j, predicted[0, j]], stated[i, j, predicted[i, j]]),
+                )
             apart.append((-abs(float(gap)), i, int(j), pair))
     name = pairing.classes.__getitem__
     start = 0
@@ -118,8 +153,8 @@ def _find_cases(comparison: Comparison, pairing: Pairing) -> tuple[list[_Case], 
         start = len(posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in pairing.paths]), ""))
     return [
         _Case(
-            pairing.paths[j][start:], name(pairing.labels[j]), comparison.runs[i], name(calls[0, j]), float(pair[0]),
-            name(calls[i, j]), float(pair[1]),
+            pairing.paths[j][start:], name(pairing.labels[j]), comparison.runs[i], name(predicted[0, j]), float(pair[0]),
+            name(predicted[i, j]), float(pair[1]),
         )
         for _, i, j, pair in sorted(apart, key=lambda each: each[:3])[:SHOWN]
     ], len(apart)  # fmt: skip

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.evaluation.cases import Case, stack_uncalibrated
-from pneumoscope.evaluation.decision_curve import decision_curve
+from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.results import Evaluation
-from pneumoscope.evaluation.selective import confidence_of, selective_curve
 from pneumoscope.reports import plots
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ import numpy as np
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.evaluation.cases import Case, stack_probabilities
-from pneumoscope.evaluation.selective import confidence_of
+from pneumoscope.evaluation.curves import confidence_of
 from pneumoscope.images.read import read_radiograph
 from pneumoscope.inference.explain import explain
 from pneumoscope.inference.overlays import render_thumbnail

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.intervals.bootstrap import precision_recall_band, roc_band
-from pneumoscope.evaluation.intervals.proportions import score_limits
+from pneumoscope.evaluation.curves import precision_recall_band, roc_band
+from pneumoscope.evaluation.intervals.proportions import wilson_interval
 from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
 from pneumoscope.evaluation.results import Evaluation
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.ticker import Locator
 
-    from pneumoscope.evaluation.decision_curve import DecisionCurve
-    from pneumoscope.evaluation.selective import SelectiveCurve
+    from pneumoscope.evaluation.curves import DecisionCurve, SelectiveCurve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -170,7 +169,7 @@ def reliability(evaluation: Evaluation, labels: Ints, probabilities: Floats, bef
     """
     predicted, observed, counts = reliability_curve(labels, probabilities)
     limits = np.array(
-        [score_limits(share, n, evaluation.confidence) for share, n in zip(observed, counts, strict=True)]
+        [wilson_interval(share, n, evaluation.confidence) for share, n in zip(observed, counts, strict=True)]
     )
     two = evaluation.positive is not None
 

@@ -19,15 +19,15 @@ from typing import Any
 from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN, parse_rule
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
-from pneumoscope.evaluation.conformal import summarise_decisions
-from pneumoscope.evaluation.intervals.proportions import score_limits
-from pneumoscope.evaluation.metrics import NAMES, checked
-from pneumoscope.evaluation.operating_points import (
-    FEW,
+from pneumoscope.evaluation.curves import (
+    LISTED,
     OperatingPoints,
     count_points,
     predictive_values,
 )
+from pneumoscope.evaluation.decision_summary import summarise_decisions
+from pneumoscope.evaluation.intervals.proportions import wilson_interval
+from pneumoscope.evaluation.metrics import NAMES, check_predictions
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.evaluation.subgroups import by_kind
 from pneumoscope.files import write_text
@@ -155,7 +155,7 @@ def write_report(
 
     if len(cases) != evaluation.n:
         raise DataError(f"a report on {evaluation.n} images got {len(cases)} cases")
-    y, p = checked(index_labels(cases, evaluation.classes), stack_probabilities(cases))
+    y, p = check_predictions(index_labels(cases, evaluation.classes), stack_probabilities(cases))
     two = evaluation.positive is not None
     threshold = evaluation.threshold if two else 0.5
     figures = draw_figures(evaluation, cases, y, p, CALIBRATIONS.get(policy.calibration, ""))
@@ -301,10 +301,10 @@ def tabulate_points(points: OperatingPoints, prevalence: float, confidence: floa
     """Say what a few thresholds would give, the model's among them, with Wilson's limits."""
     rows = []
     for i, threshold in enumerate(points.thresholds):
-        if i == points.start or threshold in FEW:
+        if i == points.start or threshold in LISTED:
             right, rejected = points.tp[i], points.negatives - points.fp[i]
             rates = [
-                Interval(count / n, *score_limits(count / n, n, confidence))
+                Interval(count / n, *wilson_interval(count / n, n, confidence))
                 for count, n in ((right, points.positives), (rejected, points.negatives))
             ]
             ppv, npv = predictive_values(rates[0].value, rates[1].value, prevalence)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
-from pneumoscope.evaluation.intervals.proportions import score_limits
+from pneumoscope.evaluation.intervals.proportions import wilson_interval
 
 if TYPE_CHECKING:
     from pneumoscope.models.model_folder import Model
@@ -134,5 +134,5 @@ def _share(hits: Sequence[bool]) -> dict[str, float | int | None]:
     if not hits:
         return {"value": None, "low": None, "high": None, "n": 0}
     value = sum(hits) / len(hits)
-    low, high = score_limits(value, len(hits), 0.95)
+    low, high = wilson_interval(value, len(hits), 0.95)
     return {"value": value, "low": low, "high": high, "n": len(hits)}

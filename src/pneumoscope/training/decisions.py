@@ -13,7 +13,7 @@ from pneumoscope.decisions.calibration import fit_calibration
 from pneumoscope.decisions.decide import calibrate
 from pneumoscope.decisions.ood import fit_detector
 from pneumoscope.decisions.threshold import choose_threshold
-from pneumoscope.evaluation.conformal import fit_conformal
+from pneumoscope.evaluation.decision_summary import fit_conformal
 from pneumoscope.inference.predictor import score
 from pneumoscope.models.model_folder import Calibration, Conformal, OODState
 from pneumoscope.training.phases import Split

@@ -1,9 +1,9 @@
-"""Areas under ROC curves with their covariance, without resampling.
+"""The covariance of areas under ROC curves, without resampling.
 
-DeLong, DeLong & Clarke-Pearson (Biometrics 1988) see the area as a mean over pairs; what one image adds to it is its
-placement among the images of the other class, and the placements' spread gives the variance. Obuchowski (Biometrics
-1997) adds them up by patient, since images of one patient resemble each other. Placements come from midranks (Sun & Xu
-2014), so nothing of the size of all pairs is held.
+DeLong, DeLong & Clarke-Pearson (Biometrics 1988) see the area as a mean over pairs. An image adds to it its placement
+among the images of the other class, and the spread of the placements gives the variance. Obuchowski (Biometrics 1997)
+sums placements by patient, since images of one patient resemble each other. Placements come from midranks (Sun & Xu
+2014), so memory does not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ Floats = NDArray[np.float64]
 def auroc_covariance(labels: ArrayLike, scores: ArrayLike, clusters: ArrayLike | None = None) -> tuple[Floats, Floats]:
     """Measure the AUROCs of several models on the same images, and their covariance.
 
-    The difference of two has the variance `c[0, 0] + c[1, 1] - 2 * c[0, 1]`.
+    The variance of the difference of two is `c[0, 0] + c[1, 1] - 2 * c[0, 1]`.
 
     Args:
         labels: (N,) of 0 and 1.
-        scores: (M, N), a row for each model; higher speaks for class 1; ties count half.
-        clusters: (N,) numbers of the patients; None if each image is of another.
+        scores: (M, N), a row for each model; higher means class 1; ties count half.
+        clusters: (N,) numbers of the patients; None if each image is of another patient.
 
     Returns:
         AUROCs (M,), nan without both classes, and their covariance (M, M), nan where a class has fewer than two
         patients.
 
     Raises:
-        DataError: shapes that do not fit, labels other than 0 and 1, or scores that are nan.
+        DataError: the shapes do not fit, a label is not 0 or 1, or a score is nan.
     """
     y, x = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     groups = np.arange(y.size) if clusters is None else np.asarray(clusters)
     if y.ndim != 1 or not y.size or x.ndim != 2 or x.shape[1:] != y.shape or groups.shape != y.shape:
-        given = f"{y.shape} {x.shape} {groups.shape}"
-        raise DataError(f"labels (N,), scores (M, N) and clusters (N,) are needed; given: {given}")
+        given = f"{y.shape}, {x.shape} and {groups.shape}"
+        raise DataError(f"labels, scores and clusters must have the shapes (N,), (M, N) and (N,), found {given}.")
     if not np.isin(y, (0, 1)).all() or np.isnan(x).any():
-        raise DataError("labels must be 0 or 1, and no score nan")
+        raise DataError("labels must be 0 or 1, and scores must not be nan.")
     positive = y == 1
     models, counts = len(x), (int((~positive).sum()), int(positive.sum()))
     if 0 in counts:
         return np.full(models, np.nan), np.full((models, models), np.nan)
-    placements = place(positive, x)
+    placements = find_placements(positive, x)
     aurocs: Floats = placements[:, positive].mean(1)
-    patients, group = np.unique(groups, return_inverse=True)
+    patients, patient = np.unique(groups, return_inverse=True)
     sums = np.zeros((2, models, len(patients)))  # what each patient's negatives and positives add
     covariance = np.zeros((models, models))
     for side in (0, 1):
         here = positive == side
-        shown = len(np.unique(group[here]))
+        present = len(np.unique(patient[here]))
         for model in range(models):
-            sums[side, model] = np.bincount(group[here], placements[model, here] - aurocs[model], len(patients))
-        if shown < 2:
+            sums[side, model] = np.bincount(patient[here], placements[model, here] - aurocs[model], len(patients))
+        if present < 2:
             return aurocs, np.full_like(covariance, np.nan)
-        covariance += shown / (shown - 1) / counts[side] ** 2 * sums[side] @ sums[side].T
+        covariance += present / (present - 1) / counts[side] ** 2 * sums[side] @ sums[side].T
     across = len(patients) / (len(patients) - 1) / (counts[0] * counts[1]) * sums[0] @ sums[1].T
     covariance = covariance + across + across.T
-    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0))  # rounding may leave less than nothing
+    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0))  # rounding may leave it below 0
     return aurocs, covariance
 
 
-def place(positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """For each image the share of the other class that its score is on the right side of, ties half; (M, N)."""
+def find_placements(positive: NDArray[np.bool_], scores: Floats) -> Floats:
+    """For each image, the share of the other class that its score is on the right side of, ties half; (M, N)."""
     from scipy.stats import rankdata
 
     among_all = rankdata(scores, axis=1)

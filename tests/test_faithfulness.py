@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pneumoscope.evaluation.faithfulness import delete_evidence, points_inside, share_inside
+from faithfulness import delete_evidence, points_inside, share_inside
 
 
 def test_a_map_is_held_against_the_truth_where_the_network_saw_something() -> None:

@@ -1,4 +1,4 @@
-"""Limits of single figures, against published ones and against the same thing done slowly."""
+"""Intervals of single metrics, against published ones and against the same thing done slowly."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
+from pneumoscope.evaluation.intervals.bootstrap import bootstrap_t_interval, loss_moments
+from pneumoscope.evaluation.intervals.calibration_error import calibration_error_interval, draw_uniform
 from pneumoscope.evaluation.intervals.proportions import (
-    calibration_limits,
-    draw_uniform,
     effective_count,
-    logit_limits,
-    mean_limits,
-    moments,
-    perfect_limits,
-    rate_limits,
-    score_limits,
-    share_limits,
+    logit_interval,
+    perfect_auroc_interval,
+    rate_interval,
+    wilson_interval,
+    wilson_interval_from_error,
 )
 
 
@@ -26,39 +24,45 @@ from pneumoscope.evaluation.intervals.proportions import (
     ("hits", "trials", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilsons_limits_are_those_of_newcombe(hits: int, trials: int, low: float, high: float) -> None:
+def test_wilsons_interval_is_that_of_newcombe(hits: int, trials: int, low: float, high: float) -> None:
     """Newcombe (Statistics in Medicine 1998;17:857-72), table I, method 3."""
-    assert score_limits(hits / trials, trials, 0.95) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(hits / trials, trials, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
-def test_independent_images_have_scipys_wilson_limits(trials: int, share: float, confidence: float) -> None:
+def test_independent_images_have_scipys_wilson_interval(trials: int, share: float, confidence: float) -> None:
     hit = np.arange(trials + 5) < round(share * trials)
     among = np.arange(trials + 5) < trials
     wilson = binomtest(int(hit.sum()), trials).proportion_ci(confidence, method="wilson")
-    limits = rate_limits(hit, among, np.arange(trials + 5), confidence)
-    assert limits == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+    interval = rate_interval(hit, among, np.arange(trials + 5), confidence)
+    assert interval == pytest.approx((wilson.low, wilson.high), abs=1e-12)
 
 
 @given(st.integers(1, 200), st.sampled_from([0.8, 0.95]))
-def test_an_area_of_one_has_the_limits_of_clopper_and_pearson(pairs: int, confidence: float) -> None:
+def test_an_area_of_one_has_the_interval_of_clopper_and_pearson(pairs: int, confidence: float) -> None:
     exact = binomtest(pairs, pairs).proportion_ci(confidence, method="exact")
-    assert perfect_limits(pairs, confidence) == pytest.approx((exact.low, 1))
+    assert perfect_auroc_interval(pairs, confidence) == pytest.approx((exact.low, 1))
 
 
 def test_a_share_is_its_own_number_of_trials() -> None:
-    assert share_limits(0.3, np.sqrt(0.3 * 0.7 / 50), 0.95) == pytest.approx(score_limits(0.3, 50, 0.95))
-    assert share_limits(1.0, 0.0, 0.95, trials=40) == pytest.approx(score_limits(1.0, 40, 0.95))
-    for limits in (share_limits(1.0, 0.0, 0.95), share_limits(0.3, 0.0, 0.95), share_limits(np.nan, np.nan, 0.95)):
-        assert np.isnan(limits).all()
+    assert wilson_interval_from_error(0.3, np.sqrt(0.3 * 0.7 / 50), 0.95) == pytest.approx(
+        wilson_interval(0.3, 50, 0.95)
+    )
+    assert wilson_interval_from_error(1.0, 0.0, 0.95, trials=40) == pytest.approx(wilson_interval(1.0, 40, 0.95))
+    for interval in (
+        wilson_interval_from_error(1.0, 0.0, 0.95),
+        wilson_interval_from_error(0.3, 0.0, 0.95),
+        wilson_interval_from_error(np.nan, np.nan, 0.95),
+    ):
+        assert np.isnan(interval).all()
 
 
-def test_logit_limits_are_symmetric_there() -> None:
-    low, high = logit_limits(0.9, 0.05, 0.9)
+def test_a_logit_interval_is_symmetric_on_that_scale() -> None:
+    low, high = logit_interval(0.9, 0.05, 0.9)
     odds = np.log(np.array([low, 0.9, high]) / (1 - np.array([low, 0.9, high])))
     assert np.diff(odds) == pytest.approx(norm.ppf(0.95) * 0.05 / 0.09)
-    assert logit_limits(0.9, 0.05, 0.9, degrees=5)[0] < low
-    assert np.isnan(logit_limits(1.0, 0.0, 0.9)).all()
+    assert logit_interval(0.9, 0.05, 0.9, degrees=5)[0] < low
+    assert np.isnan(logit_interval(1.0, 0.0, 0.9)).all()
 
 
 def test_patients_count_by_their_sizes() -> None:
@@ -71,10 +75,12 @@ def test_patients_count_by_their_sizes() -> None:
 def test_images_alike_within_patients_widen_a_rate() -> None:
     hit = np.repeat(np.arange(50) < 30, 4)
     every = np.ones(200, dtype=bool)
-    by_patient = rate_limits(hit, every, np.arange(200) // 4, 0.95)
-    assert by_patient == pytest.approx(score_limits(0.6, 50, 0.95), abs=0.005)
-    mixed = rate_limits(hit, every, np.arange(200) % 50, 0.95)  # as many hits with each: no wider than independent ones
-    assert mixed == pytest.approx(score_limits(0.6, 200, 0.95), abs=0.005)
+    by_patient = rate_interval(hit, every, np.arange(200) // 4, 0.95)
+    assert by_patient == pytest.approx(wilson_interval(0.6, 50, 0.95), abs=0.005)
+    mixed = rate_interval(
+        hit, every, np.arange(200) % 50, 0.95
+    )  # as many hits with each: no wider than independent ones
+    assert mixed == pytest.approx(wilson_interval(0.6, 200, 0.95), abs=0.005)
 
 
 def test_bootstrap_t_is_that_of_a_loop_over_resamples() -> None:
@@ -97,9 +103,9 @@ def test_bootstrap_t_is_that_of_a_loop_over_resamples() -> None:
     expected = np.exp(centre - np.quantile(t, [0.95, 0.05]) * error)
 
     weights = np.array([np.bincount(draw, minlength=count) for draw in draws])
-    known = moments(losses, clusters)
-    assert mean_limits(known.sum(0), weights @ known, count, 0.9) == pytest.approx(tuple(expected))
-    assert np.isnan(mean_limits(known[:1].sum(0), known[:1], 1, 0.9)).all()
+    known = loss_moments(losses, clusters)
+    assert bootstrap_t_interval(known.sum(0), weights @ known, count, 0.9) == pytest.approx(tuple(expected))
+    assert np.isnan(bootstrap_t_interval(known[:1].sum(0), known[:1], 1, 0.9)).all()
 
 
 def test_drawn_labels_are_alike_as_far_as_residuals_are() -> None:
@@ -114,7 +120,7 @@ def test_drawn_labels_are_alike_as_far_as_residuals_are() -> None:
         assert abs(np.corrcoef(drawn[:, 0], drawn[:, 3])[0, 1]) < 0.15
 
 
-def test_the_lower_limit_of_a_calibration_error_is_a_test_of_calibration() -> None:
+def test_the_lower_end_of_a_calibration_error_is_a_test_of_calibration() -> None:
     """It is above 0 just where the error seen is larger than 95 % of those of labels drawn from what was stated."""
     rejected = []
     for seed in range(30):
@@ -123,7 +129,7 @@ def test_the_lower_limit_of_a_calibration_error_is_a_test_of_calibration() -> No
         right = rng.random(150) < p ** (1 + 0.5 * (seed % 2))
         bins = np.minimum((p * 10).astype(int), 9)
         shares = np.tile(np.bincount(bins, minlength=10) / 150, (1000, 1))
-        low, high = calibration_limits(right, p, bins, np.arange(150), shares, 0.95, seed)
+        low, high = calibration_error_interval(right, p, bins, np.arange(150), shares, 0.95, seed)
 
         def error(labels: np.ndarray, p: np.ndarray = p, bins: np.ndarray = bins) -> float:
             return float(np.abs(np.bincount(bins, labels - p, 10)).sum() / 150)

@@ -1,4 +1,4 @@
-"""Prediction sets with a promise: fitted on validation images, and counted on others."""
+"""Decisions on labelled images, counted, and held against what prediction sets and OOD detector promise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
-from pneumoscope.evaluation.intervals.proportions import score_limits
+from pneumoscope.evaluation.intervals.proportions import wilson_interval
 from pneumoscope.models.model_folder import Conformal, Model
 
 
@@ -37,18 +37,19 @@ def summarise_decisions(
     classes: Sequence[str],
     confidence: float = 0.95,
 ) -> dict[str, Any]:
-    """Count what was decided, how often prediction sets held the truth, and how often the certain were right.
+    """Count decisions, how often prediction sets held the true label, and how often certain decisions were correct.
 
     Args:
         labels: (N,) true classes.
-        decisions: (N,) as `inference.decisions.decide` gives them.
-        prediction_sets: (N,) classes that each image may belong to.
+        decisions: (N,) labels, `uncertain` or `out_of_distribution`.
+        prediction_sets: (N,) sets of labels.
         classes: (C,) names.
-        confidence: of the intervals (Wilson 1927, images one by one).
+        confidence: of the intervals (Wilson 1927; images count as independent).
 
     Returns:
-        `counts` of each decision; how many `images` of each class there are, and how many of these are `ood`;
-        `answered` and `accuracy_of_answered` with limits; `coverage` with limits by class; the mean `set_size`.
+        `counts` of each decision; `images` of each class, and how many of these are `out_of_distribution`;
+        `answered`, the share with a label for a decision, and `accuracy_of_answered`; `coverage` of prediction sets by
+        class; the mean `set_size`. Rates have intervals.
     """
     truth, decided = np.array(labels), np.array(decisions)
     held = np.array([label in fits for label, fits in zip(labels, prediction_sets, strict=True)])
@@ -68,17 +69,17 @@ def summarise_decisions(
 def find_broken_promises(
     decisions: Mapping[str, Any], model: Model, alpha: float | None, false_alarms: float | None
 ) -> list[str]:
-    """Say where labelled images show that they are not like the validation images, of which the promises were made.
+    """Note where labelled images break the promises of prediction sets and OOD detector.
 
-    Given the validation images, the rate of misses is itself random: with n of them, of which k set the limit, it is
-    Beta(k, n + 1 - k) distributed (Vovk 2012), so that misses among new images are beta-binomial. So many that they had
-    a chance of 2.5 % are said. Images of one patient count as if they were of several.
+    The promises hold for images like those of validation. Given n validation images of which the k-th sets the
+    threshold, the rate of misses is Beta(k, n + 1 - k) distributed (Vovk 2012), so misses among new images are
+    beta-binomial. A number that had a chance of 2.5 % at most is noted. Images of one patient count as independent.
 
     Args:
         decisions: from `summarise_decisions`.
-        model: what the promises rest on.
-        alpha: promised of prediction sets; None where there is no promise.
-        false_alarms: promised of the OOD detector, likewise.
+        model: whose promises they are.
+        alpha: of the prediction sets; None without a promise.
+        false_alarms: of the OOD detector; None without a promise.
     """
     notes = []
     for name, rate in decisions.get("coverage", {}).items():
@@ -88,9 +89,9 @@ def find_broken_promises(
         missed = round(rate["n"] * (1 - rate["value"]))
         if _too_many(missed, rate["n"], math.floor(alpha * (count + 1) + 1e-9), count):
             notes.append(
-                f"Prediction sets hold the truth for {rate['value']:.0%} of the {rate['n']} {name} images; "
-                f"{1 - alpha:.0%} was promised for images like those of validation. These are not like them: "
-                "neither probabilities nor threshold can be relied upon without images of this source to set them by."
+                f"Prediction sets hold the true label for {rate['value']:.0%} of the {rate['n']} {name} images, but "
+                f"{1 - alpha:.0%} was promised for images like the validation images. These images differ: do not rely "
+                "on probabilities and threshold until they are calibrated on images of this source."
             )
     for name, ood in decisions["out_of_distribution"].items():
         if false_alarms is None or model.ood is None:
@@ -98,14 +99,14 @@ def find_broken_promises(
         count, n = len(model.ood.distances.get(name, ())), decisions["images"][name]
         if _too_many(ood, n, max(1, math.floor(false_alarms * (count + 1) + 1e-9)), count):
             notes.append(
-                f"{ood} of the {n} {name} images are called ood, more than chance allows for images like those "
-                "of validation: many of them are unlike the training radiographs."
+                f"{ood} of the {n} {name} images are out of distribution, more than chance allows for images like the "
+                "validation images: many of them are unlike the training images."
             )
     return notes
 
 
 def _too_many(events: int, images: int, rank: int, count: int) -> bool:
-    """Whether so many events among images have a chance of 2.5 % at most, where `rank` of `count` set the limit."""
+    """Whether so many events have a chance of 2.5 % at most; the value of `rank` among `count` is the threshold."""
     from scipy.stats import betabinom
 
     if not count or not rank:
@@ -116,5 +117,5 @@ def _too_many(events: int, images: int, rank: int, count: int) -> bool:
 def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = score_limits(float(hits.mean()), len(hits), confidence)
+    low, high = wilson_interval(float(hits.mean()), len(hits), confidence)
     return {"value": float(hits.mean()), "low": low, "high": high, "n": len(hits)}

@@ -1,0 +1,318 @@
+"""Curves of a classifier over all thresholds, with bands of confidence point by point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.intervals.bootstrap import confidence_band, resample
+from pneumoscope.evaluation.intervals.proportions import Bounds, effective_count, rate_interval
+from pneumoscope.evaluation.metrics import check_predictions, check_two_classes, roc_curve
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+# Thresholds of the operating points. Calibrated probabilities crowd at both ends, and clinics choose thresholds there.
+_TAIL = np.arange(1, 10) / 1000
+GRID = np.concatenate([_TAIL, np.arange(1, 100) / 100, 1 - _TAIL[::-1]]).round(3)
+LISTED = (0.1, 0.25, 0.5, 0.75, 0.9)  # thresholds of a printed table
+
+
+def roc_band(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    patients: Sequence[str | None] | None = None,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Floats, Floats, Floats]:
+    """Find the band around an ROC curve, by `confidence_band`.
+
+    Returns:
+        False-positive rates (101,), and lower and upper ends of the sensitivity at each; nan with one class only.
+    """
+    y, p = check_predictions(labels, probabilities)
+    clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
+
+    def trace(weights: Floats) -> list[Floats]:
+        fpr, tpr, _ = roc_curve(y, p, weights)
+        return [np.interp(grid, *rates) for rates in zip(fpr, tpr, strict=True) if np.isfinite(rates).all()]
+
+    drawn = [curve for weights in resample(clusters, resamples, seed) for curve in trace(weights)]
+    trials = np.full(len(grid), effective_count(clusters, y == 1))
+    low, high = confidence_band(next(iter(trace(np.ones((1, len(y))))), None), drawn, trials, confidence)
+    low[-1:] = high[-1:]  # where all are predicted positive, it is 1 by definition
+    return grid, low, high
+
+
+def precision_recall_band(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    patients: Sequence[str | None] | None = None,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Floats, Floats, Floats]:
+    """Find the band around a precision-recall curve, by `confidence_band`.
+
+    The precision at a recall is that of the strictest threshold that reaches it, as in average precision.
+
+    Returns:
+        Recalls (101,), and lower and upper ends of the precision at each; nan without positives.
+    """
+    y, p = check_predictions(labels, probabilities)
+    clusters, grid = cluster_by_patient(patients, len(y)), np.linspace(0, 1, 101)
+
+    def trace(weights: Floats) -> list[tuple[Floats, Floats]]:
+        """Precision, and the number of positive predictions it is a share of."""
+        fpr, tpr, _ = roc_curve(y, p, weights)
+        positive = weights @ y
+        tp, fp = tpr * positive[:, None], np.nan_to_num(fpr) * (weights.sum(1) - positive)[:, None]
+        traced = []
+        for i in np.flatnonzero(positive > 0):
+            reached = np.maximum(np.searchsorted(tpr[i], grid - 1e-9), np.argmax(tp[i] + fp[i] > 0))
+            predicted = tp[i, reached] + fp[i, reached]
+            traced.append((tp[i, reached] / predicted, predicted))
+        return traced
+
+    drawn = [precision for weights in resample(clusters, resamples, seed) for precision, _ in trace(weights)]
+    curve, predicted = next(iter(trace(np.ones((1, len(y))))), (None, grid))
+    share = effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y)
+    low, high = confidence_band(curve, drawn, share * predicted, confidence)
+    return grid, low, high
+
+
+@dataclass(frozen=True)
+class DecisionCurve:
+    """Net benefit at each threshold; treating nobody has none.
+
+    Attributes:
+        thresholds: (K,) in (0, 1).
+        model: (K,) net benefit of treating whom the model predicts positive.
+        everybody: (K,) net benefit of treating all.
+        low, high: (K,) interval of `model`.
+    """
+
+    thresholds: Floats
+    model: Floats
+    everybody: Floats
+    low: Floats
+    high: Floats
+
+
+def decision_curve(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    thresholds: ArrayLike | None = None,
+    patients: Sequence[str | None] | None = None,
+    confidence: float = 0.95,
+) -> DecisionCurve:
+    """Weigh true positives against false ones: TP/n - FP/n * t/(1 - t) (Vickers & Elkin 2006).
+
+    To act from a probability of t on is to value a missed positive as (1 - t)/t false alarms. Net benefit counts true
+    positives per image.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+        thresholds: (K,) in (0, 1); by default 0.01, 0.02 to 0.99.
+        patients: (N,), whose images count together in the band.
+        confidence: of the band, in (0, 1).
+
+    Raises:
+        DataError: unusable labels or probabilities.
+        UsageError: a threshold outside (0, 1).
+    """
+    y, p = check_two_classes(labels, probabilities)
+    at = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    if not ((at > 0) & (at < 1)).all():
+        raise UsageError(f"must lie between 0 and 1, found {at.min():g} to {at.max():g}.", "thresholds")
+    odds = at / (1 - at)
+    benefit = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): of predicting an image positive
+    model = np.where(p >= at[:, None], benefit, 0.0).T.mean(0)
+    clusters = cluster_by_patient(patients, len(y))
+    bounds = [_net_benefit_interval(p >= t, y == 1, o, clusters, confidence) for t, o in zip(at, odds, strict=True)]
+    low, high = np.array(bounds).T
+    return DecisionCurve(at, model, benefit.mean(1), low, high)
+
+
+def _net_benefit_interval(predicted: Bools, truth: Bools, odds: float, clusters: Ints, confidence: float) -> Bounds:
+    """The interval of TP/n - odds * FP/n, from those of two shares that exclude each other (MOVER: Newcombe 1998)."""
+    tp, fp, among = predicted & truth, predicted & ~truth, np.ones_like(truth)
+    a, b = tp.mean(), fp.mean()
+    (low_a, high_a), (low_b, high_b) = (rate_interval(hits, among, clusters, confidence) for hits in (tp, fp))
+    correlation = -np.sqrt(a * b / ((1 - a) * (1 - b))) if a < 1 and b < 1 else 0.0
+
+    def combine(first: float, second: float) -> float:
+        return float(np.sqrt(first**2 + second**2 - 2 * correlation * first * second))
+
+    value = a - odds * b
+    below, above = combine(a - low_a, odds * (high_b - b)), combine(high_a - a, odds * (b - low_b))
+    return float(value - below), float(value + above)
+
+
+@dataclass(frozen=True)
+class SelectiveCurve:
+    """The risk-coverage curve (El-Yaniv & Wiener 2010), as accuracy.
+
+    Attributes:
+        coverage: (K,) rising to 1: shares of the images answered, one for each distinct confidence.
+        accuracy: (K,) share of correct labels among them.
+        area: mean risk (1 - accuracy) over all coverages, AURC (Geifman & El-Yaniv 2017); lower is better.
+        grid: (100,) coverages of the band.
+        low, high: (100,) the band.
+    """
+
+    coverage: Floats
+    accuracy: Floats
+    area: float
+    grid: Floats
+    low: Floats
+    high: Floats
+
+
+def confidence_of(probabilities: ArrayLike, threshold: float = 0.5) -> Floats:
+    """Compute the confidence of each predicted label, from 0 at the threshold to 1.
+
+    The threshold of two classes states the cost of a missed positive against a false alarm. The expected cost of a
+    predicted label, relative to that at the threshold, is p / t below it and (1 - p) / (1 - t) from it on; Chow's rule
+    (1970) refuses where it is highest. Confidence is 1 minus that. At t = 0.5 it orders images as the highest
+    probability does, which serves for more classes.
+
+    Args:
+        probabilities: (N,) of the positive class, or (N, C).
+        threshold: of two classes, in [0, 1].
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if p.ndim == 2:
+        return np.asarray(p.max(1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        confidence = np.where(p >= threshold, (p - threshold) / (1 - threshold), (threshold - p) / threshold)
+    return np.nan_to_num(confidence, nan=1.0)  # only a probability of 1 reaches a threshold of 1
+
+
+def selective_curve(
+    correct: ArrayLike,
+    confidence: ArrayLike,
+    *,
+    patients: Sequence[str | None] | None = None,
+    resamples: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> SelectiveCurve:
+    """Trace how accuracy changes when the least confident labels are withheld.
+
+    Images of equal confidence are answered together; between them the area assumes a random order.
+
+    Args:
+        correct: (N,) whether each predicted label is right.
+        confidence: (N,) from `confidence_of`.
+        patients: (N,), whose images count together in the band.
+        resamples: bootstrap resamples behind the band.
+        level: confidence of the band, in (0, 1).
+        seed: the same seed gives the same band.
+
+    Raises:
+        DataError: no images, or different lengths.
+    """
+    hits, sure = np.asarray(correct, dtype=np.float64), np.asarray(confidence, dtype=np.float64)
+    if not len(hits) or hits.shape != sure.shape or hits.ndim != 1:
+        raise DataError(f"{hits.shape} labels need as many, found {sure.shape}.", "confidence")
+    order = np.argsort(-sure, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(sure[order])), len(order) - 1)  # of each run of ties
+    grid = np.linspace(0.01, 1, 100)
+
+    def cumulate(weights: Floats) -> tuple[Floats, Floats]:
+        """Images answered and correct (B, K), down to each distinct confidence."""
+        return np.cumsum(weights[:, order], 1)[:, last], np.cumsum(weights[:, order] * hits[order], 1)[:, last]
+
+    def trace(answered: Floats, right: Floats) -> Floats:
+        at = grid * answered[-1]
+        accuracy: Floats = np.interp(at, np.insert(answered, 0, 0), np.insert(right, 0, 0)) / at
+        return accuracy
+
+    clusters = cluster_by_patient(patients, len(hits))
+    drawn = [
+        trace(*curve)
+        for weights in resample(clusters, resamples, seed)
+        for curve in zip(*cumulate(weights), strict=True)
+    ]
+    (answered,), (right,) = cumulate(np.ones((1, len(hits))))
+    trials = np.maximum(1, grid * effective_count(clusters, np.ones(len(hits), dtype=bool)))
+    low, high = confidence_band(np.clip(trace(answered, right), 0, 1), drawn, trials, level)
+    ranks = np.arange(1, len(hits) + 1)
+    expected = np.interp(ranks, np.insert(answered, 0, 0), np.insert(right, 0, 0))  # ties in random order
+    area = float(np.mean(1 - expected / ranks))
+    return SelectiveCurve(answered / len(hits), right / answered, area, grid, low, high)
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """True and false positives at every threshold of a slider.
+
+    Attributes:
+        thresholds: rising; one of them is the model's own.
+        tp, fp: images of each class with at least that probability.
+        positives, negatives: images of each class.
+        start: index of the model's threshold.
+        z: standard normal deviate of the intervals' confidence.
+    """
+
+    thresholds: tuple[float, ...]
+    tp: tuple[int, ...]
+    fp: tuple[int, ...]
+    positives: int
+    negatives: int
+    start: int
+    z: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the page's script."""
+        return asdict(self)
+
+
+def count_points(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float, confidence: float = 0.95
+) -> OperatingPoints:
+    """Count true and false positives at about 120 thresholds, so that the page's size is bounded.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+        threshold: the model's own.
+        confidence: of the intervals.
+
+    Raises:
+        DataError: unusable labels or probabilities.
+    """
+    y, p = check_predictions(labels, probabilities)
+    thresholds = np.unique(np.append(GRID, threshold))
+    tp, fp = (count_from(p[y == label], thresholds) for label in (1, 0))
+    return OperatingPoints(
+        tuple(thresholds.tolist()), tuple(tp.tolist()), tuple(fp.tolist()), int((y == 1).sum()), int((y == 0).sum()),
+        int(np.flatnonzero(thresholds == threshold)[0]), NormalDist().inv_cdf((1 + confidence) / 2),
+    )  # fmt: skip
+
+
+def count_from(probabilities: Floats, thresholds: Floats) -> Ints:
+    """Count the probabilities that reach each threshold."""
+    return np.asarray(len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds, side="left"))
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """PPV and NPV by Bayes' theorem; nan where nothing is predicted so."""
+    tp, fp = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    fn, tn = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
+    return tp / (tp + fp) if tp + fp else math.nan, tn / (tn + fn) if tn + fn else math.nan

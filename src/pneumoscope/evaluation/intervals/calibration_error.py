@@ -1,0 +1,134 @@
+"""The interval of a binned calibration error, by inverting tests on simulated labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bools, Bounds, Floats, Ints
+
+BISECTIONS = 12  # to 1/4096 of the range searched
+CELLS = 1 << 24  # simulated labels held at once
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """Labels drawn anew for images that are sorted by bin.
+
+    Attributes:
+        stated: (N,) probabilities.
+        bins: (N,) their bins, rising.
+        shares: (B, bins) how images spread over the bins in resamples of the patients.
+        uniform: (B, N) uniform random numbers.
+        share: (bins,) share of the images.
+        gap: (bins,) observed minus stated frequency, times the share.
+        unit: (bins,) more than any gap.
+    """
+
+    stated: Floats
+    bins: Ints
+    shares: Floats
+    uniform: Floats
+    share: Floats
+    gap: Floats
+    unit: Floats
+
+    def run(self, move: float) -> tuple[float, Floats]:
+        """The true error, and the observed errors (B,), when the gaps are `move` units nearer to 0."""
+        gaps = np.sign(self.gap) * np.maximum(np.abs(self.gap) - move * self.unit, 0)
+        shift = _divide(gaps, self.share)
+        labels = self.uniform < np.clip(self.stated + shift[self.bins], 0, 1)
+        filled, starts = np.unique(self.bins, return_index=True)
+        n = len(self.stated)
+        stated = np.bincount(self.bins, self.stated, len(self.share)) / n
+        observed = shift * (self.shares - self.share)
+        observed[:, filled] += np.add.reduceat(labels, starts, axis=1, dtype=np.int32) / n - stated[filled]
+        return float(np.abs(gaps).sum()), np.abs(observed).sum(1)
+
+
+def calibration_error_interval(
+    correct: Bools, stated: Floats, bins: Ints, clusters: Ints, shares: Floats, confidence: float, seed: int
+) -> Bounds:
+    """The interval of a binned calibration error: all true errors that explain the observed one.
+
+    Labels are drawn from the stated probabilities for an error of 0 (consistency resampling, Bröcker & Smith 2007), and
+    from shifted ones for others. Each bin's gap is then the observed one, moved towards 0 or away from it by a multiple
+    of itself and its standard error; small gaps, mostly noise, vanish first. Labels of one patient's images are
+    correlated as the residuals are. No error lies below 0, so near 0 the whole chance to miss goes to the upper side
+    (Feldman & Cousins 1998): the lower end is 0 unless a test of that level finds the model miscalibrated.
+
+    Args:
+        correct: (N,) whether the stated outcome came true.
+        stated: (N,) its probability.
+        bins: (N,) the bins of `stated`, from 0.
+        clusters: (N,) numbers of the patients, from 0 without a gap.
+        shares: (B, bins) how images spread over the bins in B resamples of the patients.
+        confidence: in (0, 1).
+        seed: fixes the labels drawn.
+    """
+    n, count = len(stated), shares.shape[1]
+    order = np.argsort(bins, kind="stable")
+    correct, stated, bins, clusters = correct[order], stated[order], bins[order], clusters[order]
+
+    def mean_by_bin(values: Floats) -> Floats:
+        return np.bincount(bins, values, count) / n
+
+    share, gap = mean_by_bin(np.ones(n)), mean_by_bin(correct - stated)
+    observed = float(np.abs(gap).sum())
+    fitted = np.clip(stated + _divide(gap, share)[bins], 0, 1)
+    error = np.sqrt(mean_by_bin(stated * (1 - stated)) / n)
+    if not (error.any() or (fitted * (1 - fitted)).any()):
+        return UNDEFINED
+    shares = shares[: max(100, CELLS // n)]
+    uniform = draw_uniform(correct - fitted, np.sqrt(fitted * (1 - fitted)), clusters, len(shares), seed)
+    return _invert(
+        _Simulation(stated, bins, shares, uniform, share, gap, error + np.abs(gap)), observed, 1 - confidence
+    )
+
+
+def _invert(simulation: _Simulation, observed: float, miss: float) -> Bounds:
+    """Find the smallest and the largest true error that explains the observed one."""
+    calibrated = simulation.run(1.0)[1]
+
+    def upper_miss(true: float) -> float:
+        """The share of `miss` for errors that are too large: all of it at 0, half from two standard errors on."""
+        return miss * (1 - min(1.0, true / (2 * max(float(calibrated.std()), 1e-12))) / 2)
+
+    def search(inner: float, outer: float, upper: bool) -> float:
+        """The true error at the border between moves that explain the observed error and moves that do not."""
+        for _ in range(BISECTIONS):
+            middle = (inner + outer) / 2
+            true, errors = simulation.run(middle)
+            if upper:
+                explained = (errors <= observed).mean() >= miss - upper_miss(true)
+            else:
+                explained = (errors >= observed).mean() >= upper_miss(true)
+            inner, outer = (middle, outer) if explained else (inner, middle)
+        return simulation.run((inner + outer) / 2)[0]
+
+    low = 0.0 if (calibrated >= observed).mean() >= miss else search(0.0, 1.0, upper=False)
+    high = search(0.0, -10.0, upper=True)
+    return min(low, observed), min(1.0, max(high, observed))
+
+
+def draw_uniform(residuals: Floats, spreads: Floats, clusters: Ints, rows: int, seed: int) -> Floats:
+    """Draw uniform numbers (rows, N), correlated within patients as the residuals are, by a Gaussian copula."""
+    rng = np.random.default_rng([seed, 1])
+    n = len(clusters)
+    if len(np.unique(clusters)) == n:
+        return rng.random((rows, n))
+    from scipy.special import ndtr
+
+    pairs = (np.bincount(clusters, part) ** 2 - np.bincount(clusters, part**2) for part in (residuals, spreads))
+    products, largest = (float(part.sum()) for part in pairs)
+    correlation = np.sin(np.pi / 2 * np.clip(products / largest, 0, 1)) if largest > 0 else 0.0
+    common = rng.standard_normal((rows, int(clusters.max()) + 1))[:, clusters]
+    uniform: Floats = ndtr(np.sqrt(correlation) * common + np.sqrt(1 - correlation) * rng.standard_normal((rows, n)))
+    return uniform
+
+
+def _divide(gaps: Floats, share: Floats) -> Floats:
+    """Divide by the share of the images; 0 in an empty bin."""
+    shift: Floats = np.divide(gaps, share, out=np.zeros(len(share)), where=share > 0)
+    return shift
