@@ -1,0 +1,203 @@
+"""The source keeps to the words of docs/glossary.md and to small modules and functions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pneumoscope
+
+ROOT = Path(__file__).parents[1]
+SOURCE = Path(pneumoscope.__file__).parent
+TEXTS = {".py", ".html", ".js", ".css", ".md", ".json"}
+
+# Left: no longer used. Right: what to say.
+INSTEAD = {
+    r"films?": "image, radiograph",
+    r"bundles?": "model, model folder",
+    r"zoo": "pretrained models",
+    r"ships|shipped": "comes with the package, pretrained",
+    r"verdicts?": "review",
+    r"restat(?:e[sd]?|ing|ement)": "adjust to a prevalence",
+    r"foreign": "out of distribution",
+    r"novelty|strangers?": "OOD",
+    r"unguarded": "without OOD detection",
+    r"(?-i:gauges?|gauged|GAUGE)": "measurement",  # Prometheus has a Gauge
+    r"label[ _-]sets?": "prediction set",
+    r"error[ _-]rates?": "alpha",
+    r"(?<!reading[ _-])rooms?": "package; the reading room",
+    r"houses?": "project",
+    r"(?<!e)roads?": "pipeline",
+    r"told": "a name of what it holds",
+    r"cannot be meant": "is not valid",
+    r"a fault of ours": "internal error",
+}
+# Longest parameter lists, with why a dataclass would not make them plainer.
+MANY_PARAMETERS: dict[str, str] = {
+    "cli.data.split": "the options of the command",
+    "cli.evaluate.audit": "the options of the command",
+    "cli.evaluate.evaluate": "the options of the command",
+    "cli.predict.explain": "the options of the command",
+    "cli.predict.predict": "the options of the command",
+    "cli.serve.serve": "the options of the command",
+}
+# Still to be mended by the redesign: the lists shrink to nothing.
+UNFINISHED_WORDS: set[str] = {
+    "docs/glossary.md",
+    "docs/results/audit.md",
+    "src/pneumoscope/auditing/audit.py",
+    "src/pneumoscope/auditing/duplicates.py",
+    "src/pneumoscope/auditing/intake.py",
+    "src/pneumoscope/cli/serve.py",
+    "src/pneumoscope/datasets/kermany.py",
+    "src/pneumoscope/datasets/samples.py",
+    "src/pneumoscope/datasets/splits.py",
+    "src/pneumoscope/decisions/decide.py",
+    "src/pneumoscope/evaluation/evaluate.py",
+    "src/pneumoscope/evaluation/intervals/all_metrics.py",
+    "src/pneumoscope/evaluation/prevalence.py",
+    "src/pneumoscope/evaluation/results.py",
+    "src/pneumoscope/exporting.py",
+    "src/pneumoscope/inference/features.py",
+    "src/pneumoscope/inference/overlays.py",
+    "src/pneumoscope/inference/predictor.py",
+    "src/pneumoscope/models/model_folder.py",
+    "src/pneumoscope/models/pretrained.py",
+    "src/pneumoscope/models/pretrained_models/pneumonia-lite0/README.md",
+    "src/pneumoscope/models/pretrained_models/pneumonia-lite0/model.json",
+    "src/pneumoscope/reports/audit_page.py",
+    "src/pneumoscope/reports/comparison.py",
+    "src/pneumoscope/reports/figures.py",
+    "src/pneumoscope/reports/model_card.py",
+    "src/pneumoscope/reports/templates/audit.html",
+    "src/pneumoscope/reports/templates/comparison.html",
+    "src/pneumoscope/reports/templates/model_card.md",
+    "src/pneumoscope/reports/templates/report.html",
+    "src/pneumoscope/server/app.py",
+    "src/pneumoscope/server/batching.py",
+    "src/pneumoscope/server/messages.py",
+    "src/pneumoscope/server/monitoring.py",
+    "src/pneumoscope/server/page/room.css",
+    "src/pneumoscope/server/page/room.js",
+    "src/pneumoscope/server/pages.py",
+    "src/pneumoscope/server/predictions.py",
+    "src/pneumoscope/server/problems.py",
+    "src/pneumoscope/server/reviews.py",
+    "src/pneumoscope/server/security.py",
+    "src/pneumoscope/server/settings.py",
+    "src/pneumoscope/server/store.py",
+    "src/pneumoscope/server/telemetry.py",
+    "src/pneumoscope/server/templates/api.html",
+    "src/pneumoscope/server/templates/base.html",
+    "src/pneumoscope/server/templates/index.html",
+    "src/pneumoscope/server/templates/monitoring.html",
+    "src/pneumoscope/training/train.py",
+}
+UNFINISHED_MODULES: set[str] = {
+    "src/pneumoscope/auditing/shortcuts.py",
+    "src/pneumoscope/datasets/phantoms.py",
+    "src/pneumoscope/inference/engines.py",
+    "src/pneumoscope/training/train.py",
+}
+UNFINISHED_FUNCTIONS: set[str] = {
+    "cli.data.split",
+    "cli.predict.predict",
+    "cli.serve.serve",
+    "datasets.splits.fold_samples",
+    "evaluation.evaluate.assess",
+    "evaluation.evaluate.evaluate",
+    "evaluation.intervals.all_metrics.evaluate_predictions",
+    "exporting.export",
+    "inference.features.extract_features",
+    "inference.predictor.load",
+    "reports.model_card.write_model_card",
+    "reports.report.write_report",
+    "server.reviews.export_reviews",
+    "training.decisions.fit_decisions",
+    "training.loop.fit",
+    "training.train._Job._train",
+}
+UNFINISHED_PARAMETERS: set[str] = {
+    "auditing.audit.audit",
+    "evaluation.evaluate.assess",
+    "evaluation.evaluate.evaluate",
+    "evaluation.intervals.all_metrics.evaluate_predictions",
+    "inference.predictor.Predictor.__init__",
+    "inference.predictor.load",
+    "training.loop.fit",
+}
+
+
+def read_texts() -> dict[str, str]:
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md"]
+    paths = [*(path for path in SOURCE.rglob("*") if path.suffix in TEXTS), *pages, ROOT / "README.md"]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+TEXT = read_texts()
+MODULES = {path: ast.parse(text) for path, text in TEXT.items() if path.endswith(".py")}
+
+
+def functions_of(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = f"{prefix}.{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                yield name, node
+            yield from functions_of(node, name)
+        else:
+            yield from functions_of(node, prefix)
+
+
+FUNCTIONS = {
+    name: node
+    for path, tree in MODULES.items()
+    for name, node in functions_of(tree, path.removeprefix("src/pneumoscope/").removesuffix(".py").replace("/", "."))
+}
+
+
+@pytest.mark.parametrize("path", sorted(set(TEXT) - UNFINISHED_WORDS))
+def test_words_are_those_of_the_glossary(path: str) -> None:
+    lines = enumerate(TEXT[path].splitlines(), start=1)
+    wrong = [
+        f"{path}:{number}: {match[0]!r}: say {better}"
+        for number, line in lines
+        for word, better in INSTEAD.items()
+        for match in re.finditer(rf"(?<![a-z])(?:{word})(?![a-z])", line, re.IGNORECASE)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_decisions_are_a_label_or_uncertain_or_out_of_distribution(path: str) -> None:
+    values = {node.value for node in ast.walk(MODULES[path]) if isinstance(node, ast.Constant)}
+    assert "neither" not in values or path in UNFINISHED_WORDS
+
+
+@pytest.mark.parametrize("path", sorted(set(MODULES) - UNFINISHED_MODULES))
+def test_modules_have_at_most_400_lines(path: str) -> None:
+    assert len(TEXT[path].splitlines()) <= 400
+
+
+def test_functions_have_at_most_60_lines() -> None:
+    lengths = {name: (node.end_lineno or 0) - node.lineno + 1 for name, node in FUNCTIONS.items()}
+    assert {name for name, length in lengths.items() if length > 60} <= UNFINISHED_FUNCTIONS
+
+
+def test_functions_have_at_most_8_parameters_unless_there_is_a_reason() -> None:
+    counts = {}
+    for name, node in FUNCTIONS.items():
+        arguments = node.args
+        names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        counts[name] = len([each for each in names if each not in ("self", "cls")])
+    many = {name for name, count in counts.items() if count > 8}
+    assert many - UNFINISHED_PARAMETERS == set(MANY_PARAMETERS)
+
+
+def test_no_module_is_named_for_having_no_purpose() -> None:
+    names = {part for path in MODULES for part in Path(path).with_suffix("").parts}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
