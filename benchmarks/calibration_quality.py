@@ -14,10 +14,10 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pneumoscope.decisions.decide import calibrate, restate
 
 from conformal_coverage import Images, divide, extract, fit_logits
 from pneumoscope.decisions.calibration import Method, fit_calibration, judge
-from pneumoscope.decisions.decide import calibrate, restate
 from pneumoscope.decisions.threshold import choose_threshold
 from pneumoscope.evaluation.prevalence import estimate_shares
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pneumoscope.decisions.decide import calibrate, decide, find_limits
 
 from pneumoscope.datasets.samples import Sample, cluster_by_patient, find_classes, read_samples
 from pneumoscope.decisions.calibration import fit_calibration
-from pneumoscope.decisions.decide import calibrate, decide, find_limits
 from pneumoscope.decisions.threshold import choose_threshold
 from pneumoscope.evaluation.decision_summary import fit_conformal, summarise_decisions
 from pneumoscope.inference.engines import TorchEngine

@@ -12,9 +12,9 @@ from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
+from pneumoscope.decisions.decide import normalise
 from scipy.stats import norm
 
-from pneumoscope.decisions.decide import normalise
 from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.prevalence import adjust_evaluation

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
-    from pneumoscope.inference.explain import Explanation, explain
-    from pneumoscope.inference.predictor import Prediction, Predictor, load
+    from pneumoscope.inference.explain import Evidence, explain
+    from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.inference.predictor import Predictor, load
     from pneumoscope.reports.comparison import compare
     from pneumoscope.training.train import Run, train
 
@@ -44,7 +45,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "DownloadError",
-    "Explanation",
+    "Evidence",
     "Finding",
     "ImageError",
     "InputSpec",
@@ -85,8 +86,9 @@ def __getattr__(name: str) -> object:
         "evaluation.evaluate": ("evaluate",),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
-        "inference.explain": ("Explanation", "explain"),
-        "inference.predictor": ("Prediction", "Predictor", "load"),
+        "inference.explain": ("Evidence", "explain"),
+        "inference.prediction": ("Prediction",),
+        "inference.predictor": ("Predictor", "load"),
         "reports.comparison": ("compare",),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

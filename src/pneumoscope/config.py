@@ -6,7 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+
+from annotated_types import Interval, Predicate
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.files import write_text
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
+
+Finite: TypeAlias = Annotated[float, Predicate(math.isfinite)]
+Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 # Called with a task, how much of it is done, and the total (0 where that is not known).
 Progress: TypeAlias = Callable[[str, int, int], None]
 

@@ -21,7 +21,8 @@ from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageEr
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.inference.engines import Array, Kind
 from pneumoscope.inference.features import read_input
-from pneumoscope.inference.predictor import Prediction, load
+from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.predictor import load
 from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
 from pneumoscope.models.model_folder import (
     IR,
@@ -213,7 +214,7 @@ def describe_check(check: Check) -> str:
 def _predict(
     folder: Path, engine: Kind, samples: Sequence[Sample], name: str, progress: Callable[[str, int, int], None]
 ) -> list[Prediction]:
-    return load(folder, "cpu", engine=engine).predict(samples, lambda done: progress(name, done, len(samples)))
+    return load(folder, "cpu", engine=engine).predict(samples, lambda _, done, total: progress(name, done, total))
 
 
 def _find_fault(check: Check, to: Format) -> str | None:
@@ -274,8 +275,7 @@ def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, model: Model) -
         "input": asdict(model.input),
         "labels": model.labels,
         "positive": model.positive,
-        "thresholds": model.thresholds,
-        "calibration": asdict(model.calibration),
+        "decisions": model.decisions,
         "version": model.version,
     }
     onnx.helper.set_model_props(network, {f"pneumoscope.{name}": json.dumps(value) for name, value in told.items()})

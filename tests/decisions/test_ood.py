@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from pneumoscope.decisions.ood import OODDetector, choose_limit, fit_detector
+from pneumoscope.decisions.ood import OOD, Mahalanobis, fit_mahalanobis
 from pneumoscope.errors import ModelError
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import extract_features
@@ -28,12 +28,18 @@ def draw_features(rng: np.random.Generator, n: int, width: int) -> Features:
     return (3 + rng.normal(size=(n, width)) @ mixing.T).astype(np.float32)
 
 
+def find_limit(distances: NDArray[Any], rate: float, labels: NDArray[Any] | None = None) -> float:
+    labels = np.zeros(len(distances)) if labels is None else labels
+    by_class = {str(label): tuple(np.sort(distances[labels == label]).tolist()) for label in np.unique(labels)}
+    return OOD("mahalanobis", rate, by_class).limit
+
+
 @pytest.mark.parametrize(("n", "width"), [(400, 30), (60, 150), (5, 20)])
 def test_distance_is_that_of_sklearns_ledoit_wolf(n: int, width: int) -> None:
     rng = np.random.default_rng(0)
     train, others = draw_features(rng, n, width), draw_features(rng, 50, width) * 1.5
     expected = np.sqrt(LedoitWolf().fit(train.astype(np.float64)).mahalanobis(others.astype(np.float64)) / width)
-    np.testing.assert_allclose(fit_detector(train).distance(others), expected, rtol=0.01)
+    np.testing.assert_allclose(fit_mahalanobis(train).measure(others), expected, rtol=0.01)
 
 
 def test_many_small_directions_can_share_one_variance() -> None:
@@ -41,35 +47,35 @@ def test_many_small_directions_can_share_one_variance() -> None:
     train = (rng.normal(size=(2000, 60)) * np.r_[np.full(5, 10.0), np.ones(55)]).astype(np.float32)
     others = rng.normal(size=(50, 60)).astype(np.float32) * 3
     np.testing.assert_allclose(
-        fit_detector(train, components=5).distance(others), fit_detector(train).distance(others), rtol=0.05
+        fit_mahalanobis(train, components=5).measure(others), fit_mahalanobis(train).measure(others), rtol=0.05
     )
 
 
 def test_a_detector_survives_its_arrays_and_is_small() -> None:
     rng = np.random.default_rng(2)
-    detector = fit_detector(rng.normal(size=(400, 1280)).astype(np.float32))
-    stored = detector.arrays()
+    detector = fit_mahalanobis(rng.normal(size=(400, 1280)).astype(np.float32))
+    stored = detector.to_arrays()
     assert sum(array.nbytes for array in stored.values()) < 1_500_000
     images = rng.normal(size=(20, 1280)).astype(np.float32)
-    np.testing.assert_array_equal(OODDetector.from_arrays(stored).distance(images), detector.distance(images))
+    np.testing.assert_array_equal(Mahalanobis.from_arrays(stored).measure(images), detector.measure(images))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda stored: stored.pop("mean"),
-        lambda stored: stored.update(mean=stored["mean"][:-1]),
-        lambda stored: stored.update(variances=-stored["variances"]),
-        lambda stored: stored.update(directions=stored["directions"] * np.float16(np.nan)),
-        lambda stored: stored.update(rest=np.zeros(1)),
-        lambda stored: stored.update(rest=np.array(1.0)),
+        lambda stored: stored.pop("ood.mean"),
+        lambda stored: stored.update({"ood.mean": stored["ood.mean"][:-1]}),
+        lambda stored: stored.update({"ood.variances": -stored["ood.variances"]}),
+        lambda stored: stored.update({"ood.directions": stored["ood.directions"] * np.float16(np.nan)}),
+        lambda stored: stored.update({"ood.rest": np.zeros(1)}),
+        lambda stored: stored.update({"ood.rest": np.array(1.0)}),
     ],
 )
 def test_damaged_arrays_are_told(damage: Any) -> None:
-    stored = fit_detector(draw_features(np.random.default_rng(3), 20, 8)).arrays()
+    stored = fit_mahalanobis(draw_features(np.random.default_rng(3), 20, 8)).to_arrays()
     damage(stored)
     with pytest.raises(ModelError, match="Copy the model again"):
-        OODDetector.from_arrays(stored)
+        Mahalanobis.from_arrays(stored)
 
 
 @given(
@@ -82,9 +88,9 @@ def test_damaged_arrays_are_told(damage: Any) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_few_constant_or_wide_features_never_fail(features: Features, rate: float) -> None:
-    detector = OODDetector.from_arrays(fit_detector(features).arrays())
-    distances = detector.distance(features)
-    limit = choose_limit(distances, rate)
+    detector = Mahalanobis.from_arrays(fit_mahalanobis(features).to_arrays())
+    distances = detector.measure(features)
+    limit = find_limit(distances, rate)
     assert distances.shape == (len(features),)
     assert np.isfinite(distances / limit).all()
     assert limit > 0
@@ -93,10 +99,10 @@ def test_few_constant_or_wide_features_never_fail(features: Features, rate: floa
 
 def test_what_departs_from_constant_features_is_ood() -> None:
     constant = np.full((30, 6), 2.5, np.float32)
-    detector = fit_detector(constant)
-    limit = choose_limit(detector.distance(constant), 0.05)
-    assert (detector.distance(constant + 0.001) > limit).all()
-    assert not (detector.distance(constant) > limit).any()
+    detector = fit_mahalanobis(constant)
+    limit = find_limit(detector.measure(constant), 0.05)
+    assert (detector.measure(constant + 0.001) > limit).all()
+    assert not (detector.measure(constant) > limit).any()
 
 
 @pytest.mark.parametrize(("count", "rate"), [(99, 0.05), (100, 0.1), (19, 0.05), (12, 0.05), (50, 0.01)])
@@ -104,7 +110,7 @@ def test_false_alarms_are_as_promised(count: int, rate: float) -> None:
     """Over 20,000 draws of a limit and a new image; with too few images the promise is 1 / (M + 1)."""
     rng = np.random.default_rng(count)
     distances = rng.chisquare(5, size=(20_000, count + 1))
-    limits = np.array([choose_limit(row[:-1], rate) for row in distances])
+    limits = np.array([find_limit(row[:-1], rate) for row in distances])
     promised = max(rate, 1 / (count + 1))
     alarms = (distances[:, -1] > limits).mean()
     error = math.sqrt(promised / 20_000)
@@ -119,7 +125,7 @@ def test_the_promise_holds_for_the_class_that_lies_farther_out() -> None:
     alarms = []
     for _ in range(500):
         distances, new = np.abs(rng.normal(0, scale)), np.abs(rng.normal(0, 2.0, 100))
-        limits = choose_limit(distances, 0.05), choose_limit(distances, 0.05, labels)
+        limits = find_limit(distances, 0.05), find_limit(distances, 0.05, labels)
         alarms.append([(new > limit).mean() for limit in limits])
     pooled, by_class = np.mean(alarms, axis=0)
     assert by_class == pytest.approx(0.05, abs=0.005)
@@ -131,12 +137,12 @@ def test_photographs_are_ood_to_simulated_images_and_other_simulated_images_are_
     engine = TorchEngine(load_backbone(spec).eval(), spec.input.size)
 
     def extract(sources: list[Path]) -> Features:
-        found = [each.stages for each in extract_features(sources, engine, spec.input)]
-        return np.stack([stages for stages in found if stages is not None])
+        found = [each.intermediate for each in extract_features(sources, engine, spec.input)]
+        return np.stack([features for features in found if features is not None])
 
     train, val, test = (extract(sorted((images / split).rglob("*.png"))) for split in ("train", "val", "test"))
     photographs = [Path(skimage.__file__).parent / "data" / f"{name}.png" for name in ("astronaut", "brick", "coffee")]
-    detector = fit_detector(train)
-    limit = choose_limit(detector.distance(val), 0.05)
-    assert (detector.distance(extract(photographs)) > 2 * limit).all()
-    assert (detector.distance(test) <= limit).mean() > 0.6
+    detector = fit_mahalanobis(train)
+    limit = find_limit(detector.measure(val), 0.05)
+    assert (detector.measure(extract(photographs)) > 2 * limit).all()
+    assert (detector.measure(test) <= limit).mean() > 0.6

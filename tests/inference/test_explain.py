@@ -18,13 +18,17 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.decisions import Decider, Decisions
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ImageError, MissingExtraError, UsageError
 from pneumoscope.images.prepare import InputSpec, find_box, prepare
 from pneumoscope.images.read import Reading, read_pixels
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.inference.explain import Explanation, explain
+from pneumoscope.inference.explain import Evidence, explain
 from pneumoscope.inference.overlays import blend, render_thumbnail, write_explanations, write_overlay
-from pneumoscope.inference.predictor import Prediction, Predictor, load
+from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.backbones import BackboneSpec, build_backbone
 from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.training.train import Run
@@ -44,26 +48,30 @@ def random_predictor(run: Run, architecture: str, labels: tuple[str, ...] = ("NO
     for value in backbone.parameters():
         if value.ndim > 1:
             torch.nn.init.kaiming_normal_(value) if value.ndim == 4 else torch.nn.init.trunc_normal_(value, std=0.05)
-    model: Model = replace(load_model(run.folder), input=spec, labels=labels, conformal=None, ood=None)
+    model: Model = replace(load_model(run.folder), input=spec, labels=labels)
     rng = np.random.default_rng(2)
     outputs = 1 if len(labels) == 2 else len(labels)
     weight = rng.normal(0, 0.3, (outputs, backbone.width)).astype(np.float32)
-    return Predictor(model, weight, rng.normal(size=outputs).astype(np.float32), TorchEngine(backbone, 64, "cpu"))
+    bias = rng.normal(size=outputs).astype(np.float32)
+    decisions = Decisions(Calibration(), Threshold() if outputs == 1 else None)
+    return Predictor(model, weight, bias, TorchEngine(backbone, 64, "cpu"), Decider(labels, decisions))
 
 
-def stand_in(shape: tuple[int, int], box: tuple[float, float, float, float], cells: object) -> Explanation:
-    pixels = np.full(shape, 0.5, np.float32)
-    return Explanation(
-        path=Path("image.png"),
-        label="PNEUMONIA",
-        method="cam",
-        logit=2.0,
-        bias=0.5,
-        cells=np.array(cells, np.float32),
-        box=box,
-        shape=shape,
-        pixels=pixels,
+def stand_in(shape: tuple[int, int], box: tuple[float, float, float, float], cells: object) -> Evidence:
+    return Evidence(
+        label="PNEUMONIA", method="cam", logit=2.0, bias=0.5, cells=np.array(cells, np.float32), box=box, shape=shape
     )
+
+
+def predicted(evidence: Evidence, **known: Any) -> Prediction:
+    pixels = np.full(evidence.shape, 0.5, np.float32)
+    return Prediction(**{"path": Path("image.png"), **known}, evidence=evidence, pixels=pixels)
+
+
+def find(*arguments: Any, **options: Any) -> Evidence:
+    evidence = explain(*arguments, **options).evidence
+    assert evidence is not None
+    return evidence
 
 
 @pytest.fixture
@@ -79,13 +87,13 @@ def image(images: Path) -> Path:
 )
 def test_the_mean_of_the_map_and_the_bias_are_the_logit(architecture: str, run: Run, image: Path) -> None:
     predictor = random_predictor(run, architecture)
-    found = explain(predictor, image, method="cam")
+    found = find(image, predictor, method="cam")
     (prediction,) = predictor.predict(image)
     assert found.cells.mean() + found.bias == pytest.approx(found.logit, abs=1e-5)
     assert found.logit == pytest.approx(prediction.logits[0], abs=1e-5)
     assert found.bias == predictor.bias[0]
     assert found.cells.std() > 1e-4
-    against = explain(predictor, image, "NORMAL", method="cam")
+    against = find(image, predictor, "NORMAL", method="cam")
     np.testing.assert_array_equal(against.cells, -found.cells)
     assert (against.logit, against.bias, against.label) == (-found.logit, -found.bias, "NORMAL")
 
@@ -95,18 +103,18 @@ def test_each_of_more_classes_has_its_own_map(run: Run, image: Path) -> None:
     predictor = random_predictor(run, "resnet18", labels)
     (prediction,) = predictor.predict(image)
     for label, logit in zip(labels, prediction.logits, strict=True):
-        found = explain(predictor, image, label)
+        found = find(image, predictor, label)
         assert found.logit == pytest.approx(logit, abs=1e-5)
         assert found.cells.mean() + found.bias == pytest.approx(logit, abs=1e-5)
-    assert explain(predictor, image).label == labels[int(np.argmax(prediction.logits))]
-    with pytest.raises(UsageError, match=r"--label TUMOUR: no such class.*BACTERIA, NORMAL, VIRUS"):
-        explain(predictor, image, "TUMOUR")
+    assert find(image, predictor).label == labels[int(np.argmax(prediction.logits))]
+    with pytest.raises(UsageError, match=r"label: .*no class 'TUMOUR'.*BACTERIA, NORMAL, VIRUS"):
+        find(image, predictor, "TUMOUR")
 
 
 def test_integrated_gradients_add_up_from_the_blurred_images_logit(run: Run, image: Path) -> None:
     pytest.importorskip("captum")
     predictor = random_predictor(run, "vit_tiny_patch16_224")
-    found = explain(predictor, image, method="ig")
+    found = find(image, predictor, method="ig")
     assert found.cells.mean() + found.bias == pytest.approx(found.logit, abs=1e-5)
     blurred = gaussian_filter(prepare(read_pixels(image), predictor.model.input), 0.09 * 64, axes=(1, 2))
     logit = predictor.engine.run(blurred[None]).features[0] @ predictor.weight[0] + predictor.bias[0]
@@ -121,17 +129,19 @@ def test_auto_takes_gradients_where_attention_mixes_places(
 ) -> None:
     transformer = random_predictor(run, "vit_tiny_patch16_224")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    assert explain(load(run.folder), image).method == "cam"
-    with pytest.raises(MissingExtraError, match=r"pip install captum.*--method cam"):
-        explain(transformer, image)
+    assert find(image, load(run.folder)).method == "cam"
+    with pytest.raises(MissingExtraError, match=r"pip install captum.*cam"):
+        find(image, transformer)
 
 
 def test_other_weights_give_another_map(run: Run, image: Path) -> None:
     predictor = load(run.folder)
-    before = explain(predictor, image).cells
-    after = explain(random_predictor(run, "tf_efficientnet_lite0"), image).cells
+    before = find(image, predictor).cells
+    after = find(image, random_predictor(run, "tf_efficientnet_lite0")).cells
     other_head = np.random.default_rng(0).normal(size=predictor.weight.shape).astype(np.float32)
-    head = explain(Predictor(predictor.model, other_head, predictor.bias, predictor.engine), image).cells
+    head = find(
+        image, Predictor(predictor.model, other_head, predictor.bias, predictor.engine, predictor.decider)
+    ).cells
     assert abs(np.corrcoef(before.ravel(), head.ravel())[0, 1]) < 0.8
     assert before.shape != after.shape or abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.8
 
@@ -176,8 +186,11 @@ def test_the_map_at_the_images_size_keeps_the_cells_mean() -> None:
 def test_a_large_jpeg_that_is_read_at_a_reduced_scale_keeps_its_own_coordinates(run: Run, tmp_path: Path) -> None:
     predictor = random_predictor(run, "resnet18")
     Image.radial_gradient("L").resize((1600, 1200)).save(tmp_path / "large.jpg", quality=95)
-    found = explain(predictor, tmp_path / "large.jpg")
-    assert found.pixels.shape == (600, 800)
+    prediction = explain(tmp_path / "large.jpg", predictor)
+    found = prediction.evidence
+    assert found is not None
+    assert prediction.pixels is not None
+    assert prediction.pixels.shape == (600, 800)
     assert found.shape == (1200, 1600)
     assert found.box == pytest.approx(find_box((1200, 1600), predictor.model.input))
 
@@ -185,9 +198,9 @@ def test_a_large_jpeg_that_is_read_at_a_reduced_scale_keeps_its_own_coordinates(
 def test_an_image_is_read_as_its_sample_says_and_from_bytes(run: Run, image: Path) -> None:
     predictor = load(run.folder)
     inverted = Sample(image, reading=Reading(invert=True))
-    assert explain(predictor, inverted).logit == pytest.approx(predictor.predict(inverted)[0].logits[0], abs=1e-4)
-    assert explain(predictor, inverted).logit != explain(predictor, image).logit
-    assert explain(predictor, image.read_bytes()).path is None
+    assert find(inverted, predictor).logit == pytest.approx(predictor.predict(inverted)[0].logits[0], abs=1e-4)
+    assert find(inverted, predictor).logit != find(image, predictor).logit
+    assert explain(image.read_bytes(), predictor).path is None
 
 
 # Pictures
@@ -195,7 +208,7 @@ def test_an_image_is_read_as_its_sample_says_and_from_bytes(run: Run, image: Pat
 
 def test_an_overlay_shows_the_image_and_beside_it_the_evidence(tmp_path: Path) -> None:
     found = stand_in((300, 400), (50, 0, 350, 300), [[9, 0, 0], [0, 0, 0], [0, 0, -9]])
-    write_overlay(found, tmp_path / "overlay.png")
+    write_overlay(predicted(found), tmp_path / "overlay.png")
     with Image.open(tmp_path / "overlay.png") as opened:
         assert opened.format == "PNG"
         picture = np.asarray(opened.convert("RGB"), np.int16)
@@ -232,13 +245,14 @@ def test_the_colours_are_perceptually_uniform() -> None:
 @pytest.mark.parametrize("shape", [(400, 300), (30, 2000), (2000, 30)])
 def test_images_of_any_shape_are_drawn(shape: tuple[int, int], tmp_path: Path) -> None:
     found = stand_in(shape, (0, 0, shape[1], shape[0]), np.ones((7, 7)))
-    named = replace(found, path=Path("$x_{$.png"), label="a class of a very long name indeed, which nobody would type")
-    write_overlay(named, tmp_path / "overlay.png", Prediction(named.path, 0.5, "uncertain"))
+    named = replace(found, label="a class of a very long name indeed, which nobody would type")
     odd = replace(named, label="A$_$B 肺炎\x1b")  # would be a formula, has no glyphs, and cannot be printed
-    write_overlay(odd, tmp_path / "overlay.png", Prediction(named.path, 0.5, odd.label))
+    for evidence in (named, odd):
+        known = {"path": Path("$x_{$.png"), "probability": 0.5, "decision": evidence.label}
+        write_overlay(predicted(evidence, **known), tmp_path / "overlay.png")
     with Image.open(tmp_path / "overlay.png") as picture:
         assert max(picture.size) < 2100
-    with Image.open(io.BytesIO(render_thumbnail(found, 160))) as picture:
+    with Image.open(io.BytesIO(render_thumbnail(predicted(found), 160))) as picture:
         assert picture.format == "JPEG"
         assert max(picture.size[0] / 2, picture.size[1]) == 160
 
@@ -253,9 +267,12 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
     (tmp_path / "$odd, name.png").write_bytes(image.read_bytes())
     (tmp_path / "bad.png").write_bytes(b"no image")
     paths = [image, tmp_path / "bad.png", same, tmp_path / "$odd, name.png"]
-    predictor, out, done = load(run.folder), tmp_path / "out", list[int]()
-    assert write_explanations(predictor, [Sample(path) for path in paths], out, progress=done.append) == 1
-    assert done == [1, 2, 3, 4]
+    predictor, out, done = load(run.folder), tmp_path / "out", list[tuple[str, int, int]]()
+    assert (
+        write_explanations(predictor, [Sample(path) for path in paths], out, progress=lambda *step: done.append(step))
+        == 1
+    )
+    assert done == [("Explaining", number, 4) for number in (1, 2, 3, 4)]
     with (out / "explanations.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]) for row in rows] == paths
@@ -265,7 +282,7 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
     pictures = [row["overlay"] for row in rows if row["overlay"]]
     assert len(set(pictures)) == 3
     assert sorted(path.name for path in (out / "overlays").iterdir()) == sorted(Path(name).name for name in pictures)
-    found = explain(predictor, image)
+    found = find(image, predictor)
     assert float(rows[0]["minimum"]) == pytest.approx(float(found.cells.min()))
     assert float(rows[0]["maximum"]) == pytest.approx(float(found.cells.max()))
     with pytest.raises(UsageError, match="exists already"):
@@ -276,4 +293,4 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
 
 def test_a_file_that_cannot_be_read_is_an_image_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"missing\.png"):
-        explain(load(run.folder), tmp_path / "missing.png")
+        find(tmp_path / "missing.png", load(run.folder))

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 import shutil
 import sqlite3
@@ -10,19 +8,29 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from dicom_files import dicom, image
 from PIL import Image
 
 import pneumoscope
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import UsageError
 from pneumoscope.images.prepare import prepare
-from pneumoscope.images.read import read_pixels
+from pneumoscope.images.read import read_bytes, read_pixels, read_radiograph
+from pneumoscope.inference import features
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, TorchEngine, choose_device
-from pneumoscope.inference.features import Extract, FeatureCache, extract_features
+from pneumoscope.inference.features import Extract, Wanted, extract_features
+from pneumoscope.inference.formats import write_predictions
+from pneumoscope.inference.overlays import OverlayFolder
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import find_backbone, load_backbone
 from pneumoscope.models.classifier import Classifier, build_head
@@ -46,8 +54,9 @@ def test_predictions_are_those_of_the_plain_network(run: Run, files: list[Path])
         logits = network(inputs)[:, 0]
     predictions = load(run.folder).predict(files)
     np.testing.assert_allclose([one.logits[0] for one in predictions], logits.numpy(), atol=1e-5)
-    assert model.calibration.method == "temperature"
-    expected = torch.sigmoid(model.calibration.slope * logits).numpy()
+    fitted = read_decisions(model).calibration
+    assert fitted.method == "temperature"
+    expected = torch.sigmoid(fitted.slope * logits).numpy()
     np.testing.assert_allclose([float(one.raw_probability or 0) for one in predictions], expected, atol=1e-5)
     for one, logit in zip(predictions, logits, strict=True):
         assert one.predicted_label == model.labels[int(logit >= 0)]
@@ -62,7 +71,7 @@ def test_one_path_many_paths_and_bytes_are_the_same(run: Run, files: list[Path])
     among = predictor.predict(files)[0]
     # In a batch of another size the network's sums may be taken in another order.
     assert among.raw_probability == pytest.approx(alone.raw_probability, abs=1e-6)
-    assert (among.path, among.decision, among.digest) == (alone.path, alone.decision, alone.digest)
+    assert (among.path, among.decision, among.sha256) == (alone.path, alone.decision, alone.sha256)
     (from_bytes,) = predictor.predict(files[0].read_bytes())
     assert (from_bytes.path, from_bytes.probability) == (None, alone.probability)
 
@@ -88,10 +97,10 @@ def test_features_from_the_cache_are_the_computed_ones(images: Path, files: list
     spec = find_backbone("efficientnet_lite0")
     engine = TorchEngine(load_backbone(spec), spec.input.size)
     path = tmp_path / "sub" / "features.sqlite"
-    plain = [_features(one) for one in extract_features(files, engine, spec.input, mirror=True)]
+    plain = [_features(one) for one in extract_features(files, engine, spec.input, Wanted(mirror=True))]
     for _ in range(2):
         with FeatureCache(path) as cache:
-            cached = [_features(one) for one in extract_features(files, engine, spec.input, mirror=True, cache=cache)]
+            cached = [_features(one) for one in extract_features(files, engine, spec.input, Wanted(mirror=True), cache)]
         for one, other in zip(plain, cached, strict=True):
             np.testing.assert_array_equal(one, other)
     mirrored = [np.ascontiguousarray(prepare(read_pixels(file), spec.input)[..., ::-1]) for file in files]
@@ -111,7 +120,7 @@ def test_a_threshold_of_one_s_own_moves_calls_and_nothing_else(run: Run, files: 
     ]
     assert other.at_prevalence(0.01).threshold == cut  # a number is meant as a probability
     for wrong in (0.0, 1.0, 2.0):
-        with pytest.raises(UsageError, match="--threshold"):
+        with pytest.raises(UsageError, match="threshold"):
             load(run.model, threshold=wrong)
 
 
@@ -157,7 +166,7 @@ def test_a_damaged_entry_is_computed_again_and_a_damaged_file_is_named(files: li
     with FeatureCache(path) as cache:
         assert cache.get("digest", "engine") is None
     path.write_bytes(b"damaged" * 1000)
-    with pytest.raises(UsageError, match=r"c\.sqlite: .*--no-cache"):
+    with pytest.raises(UsageError, match=r"c\.sqlite cannot be opened"):
         FeatureCache(path)
 
 
@@ -186,34 +195,17 @@ def test_an_image_unlike_those_trained_on_is_ood(run: Run, files: list[Path]) ->
     assert np.median(known) < 1
 
 
-def test_a_model_of_the_first_schema_decides_as_it_did(run: Run, files: list[Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(run.model, tmp_path / "old"))
-    values = json.loads((folder / "model.json").read_text())
-    for name in ("checksum", "threshold_rule", "conformal", "ood_score"):
-        del values[name]
-    values |= {"schema": 1, "calibration": {"method": "none"}, "thresholds": {"decision": 0.25}}
-    values["checksum"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    (folder / "model.json").write_text(json.dumps(values))
-    old = load(folder)
-    assert old.model.threshold_rule == "0.25"
-    for one in old.predict(files):
-        assert one.probability is not None
-        assert one.probability == pytest.approx(1 / (1 + np.exp(-one.logits[0])))
-        assert one.decision == one.predicted_label == old.model.labels[int(one.probability >= 0.25)]
-        assert one.prediction_set == (one.predicted_label,)
-    with pytest.raises(UsageError, match="older version"):
-        load(folder, prevalence=0.1)
-
-
 def test_cuda_is_refused_where_there_is_none() -> None:
     if torch.cuda.is_available():
         assert choose_device("cuda").type == "cuda"
     else:
-        with pytest.raises(UsageError, match="--device cpu or auto"):
+        with pytest.raises(UsageError, match="cpu or auto"):
             choose_device("cuda")
 
 
-def test_stages_are_kept_with_the_features(run: Run, images: Path, files: list[Path], tmp_path: Path) -> None:
+def test_intermediate_features_are_kept_with_the_features(
+    run: Run, images: Path, files: list[Path], tmp_path: Path
+) -> None:
     predictor = load(run.model)
     with FeatureCache(tmp_path / "features.sqlite") as cache:
         first, again = (
@@ -221,14 +213,14 @@ def test_stages_are_kept_with_the_features(run: Run, images: Path, files: list[P
         )
     expected = predictor.engine.run(
         np.stack([prepare(read_pixels(file), predictor.model.input) for file in files[:3]])
-    ).stages
+    ).intermediate
     assert expected is not None
     assert expected.shape[1] == 16 + 24 + 40 + 112 + 320
-    for before, after, stages in zip(first, again, expected, strict=True):
-        assert before.stages is not None
-        assert after.stages is not None
-        np.testing.assert_array_equal(before.stages, after.stages)
-        np.testing.assert_allclose(before.stages, stages, atol=1e-5)
+    for before, after, computed in zip(first, again, expected, strict=True):
+        assert before.intermediate is not None
+        assert after.intermediate is not None
+        np.testing.assert_array_equal(before.intermediate, after.intermediate)
+        np.testing.assert_allclose(before.intermediate, computed, atol=1e-5)
 
 
 def test_a_photograph_is_ood_to_a_trained_classifier(run: Run, files: list[Path]) -> None:
@@ -256,10 +248,53 @@ def _features(extract: Extract) -> Array:
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_runtimes_tell_their_makers_nothing(run: Run, files: list[Path], tmp_path: Path, engine: str) -> None:
+def test_runtimes_report_nothing_to_their_makers(run: Run, files: list[Path], tmp_path: Path, engine: str) -> None:
     """Both keep a number of the device or the user, for a server of their makers', unless they are kept from it."""
     script = f"import pneumoscope; pneumoscope.load({str(run.model)!r}, engine={engine!r}).predict({str(files[0])!r})"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "matplotlib" not in path.parts] == []
+
+
+def test_maps_pixels_and_rows_take_one_look_at_each_file(
+    run: Run, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict --heatmaps` opens, decodes and runs each file once."""
+    counts = {"opened": 0, "decoded": 0, "run": 0}
+
+    def count(name: str, function: Any, size: Any = lambda *_: 1) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            counts[name] += size(*arguments)
+            return function(*arguments, **options)
+
+        return counted
+
+    predictor = load(run.folder)
+    monkeypatch.setattr(features, "read_bytes", count("opened", read_bytes))
+    monkeypatch.setattr(features, "read_radiograph", count("decoded", read_radiograph))
+    monkeypatch.setattr(predictor.engine, "run", count("run", predictor.engine.run, len))
+    samples = [Sample(file) for file in files]
+    overlays = OverlayFolder(tmp_path / "maps", len(samples))
+    assert write_predictions(predictor, samples, "csv", tmp_path / "rows.csv", overlays) == 0
+    assert counts == dict.fromkeys(counts, len(files))
+    assert len(list((tmp_path / "maps" / "overlays").iterdir())) == len(files)
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == len(files) + 1
+
+
+def test_a_dicom_file_keeps_its_identity_and_warns_outside_the_intended_use(run: Run) -> None:
+    content = dicom(image(), ViewPosition="LL", PatientAge="045Y", PatientSex="F", PatientID="0815")
+    predictor = load(run.folder)
+    scope = Scope(ages=(1.0, 5.0), views=("AP",))
+    decisions = replace(predictor.decisions, scope=scope)
+    predictor.decider = replace(predictor.decider, decisions=decisions)
+    (prediction,) = predictor.predict(content)
+    assert (prediction.patient, prediction.age, prediction.sex, prediction.view) == ("0815", 45.0, "F", "LL")
+    assert prediction.study_uid
+    assert prediction.series_uid
+    assert prediction.sop_uid
+    assert prediction.warnings == (
+        "age 45 is outside the intended use (1 to 5 years)",
+        "view LL is outside the intended use (AP)",
+    )
+    assert prediction.to_row(predictor.model.labels)["warnings"] == "; ".join(prediction.warnings)

@@ -11,20 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pneumoscope
+from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.decisions import Decisions, read_decisions, to_json
+from pneumoscope.decisions.ood import OOD
+from pneumoscope.decisions.prediction_sets import PredictionSets
+from pneumoscope.decisions.scope import Scope
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.backbones import BackboneSpec, build_backbone
 from pneumoscope.models.classifier import Classifier, build_head, round_to_half
-from pneumoscope.models.model_folder import (
-    Calibration,
-    Conformal,
-    Model,
-    OODState,
-    find_file,
-    load_model,
-    load_weights,
-    save_model,
-)
+from pneumoscope.models.model_folder import Model, find_file, load_model, load_weights, save_model
 from pneumoscope.training.train import Run
 
 
@@ -34,6 +31,13 @@ def model(run: Run, tmp_path: Path) -> Path:
 
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    decisions = Decisions(
+        Calibration("platt", 1.5, -0.25, (0.5, -0.5), (), (0.25, 0.75), 40, {"brier": 0.2}, {"brier": 0.1}),
+        Threshold(0.3, "sensitivity>=0.95"),
+        PredictionSets(0.1, {"A": (0.25, 0.5), "Ä b": ()}),
+        OOD("mahalanobis", 0.05, {"A": (0.5, 1.25), "Ä b": ()}),
+        Scope((1.0, 5.0), ("AP", "PA"), ("DX",)),
+    )
     made = Model(
         backbone="resnet18",
         architecture="resnet18",
@@ -41,20 +45,16 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         labels=("A", "Ä b"),
         positive="Ä b",
         input=InputSpec(320, "pad"),
-        thresholds={"decision": 0.3},
-        calibration=Calibration("platt", 1.5, -0.25, (0.5, -0.5), (), (0.25, 0.75), 40, {"ece": 0.2}, {"ece": 0.1}),
+        decisions=to_json(decisions),
         training={"recipe": "head", "best": {"epoch": 3}},
         data={"fingerprint": "ab"},
         version="0",
-        weights_sha256="",
-        threshold_rule="sensitivity>=0.95",
-        conformal=Conformal(0.1, {"A": (0.25, 0.5), "Ä b": ()}),
-        ood=OODState(0.05, {"A": (0.5, 1.25), "Ä b": ()}),
     )
     state = {"head.weight": torch.randn(1, 3), "head.bias": torch.zeros(1)}
     saved = save_model(tmp_path / "b", made, state)
     loaded = load_model(tmp_path / "b")
     assert loaded == saved
+    assert read_decisions(loaded) == decisions
     weights = load_weights(tmp_path / "b", loaded)
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
 

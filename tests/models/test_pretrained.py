@@ -39,7 +39,7 @@ def recognised(run: Run, tmp_path: Path) -> Path:
     card.write_text(text)
     model = load_model(folder)
     state = load_weights(folder, model)
-    store(folder, model, {k: v if "ood_score" in k else to_half(v).to(v.dtype) for k, v in state.items()})
+    store(folder, model, {k: v if k.startswith("ood.") else to_half(v).to(v.dtype) for k, v in state.items()})
     return folder
 
 
@@ -69,22 +69,22 @@ def test_a_path_that_exists_wins(simulated_model: str, tmp_path: Path, monkeypat
 
 
 def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models: Path) -> None:
-    with pytest.raises(UsageError, match=r"No model ships.*pneumoscope train"):
+    with pytest.raises(UsageError, match=r"no pretrained model.*pneumoscope train"):
         pneumoscope.load()
     with pytest.raises(ModelError, match=r"Give a model, a finished run\."):
         pneumoscope.load("pneumonia-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"No model 'pneumonia-lite0'.*There are: other"):
+    with pytest.raises(UsageError, match=r"no pretrained model 'pneumonia-lite0'.*There are: other"):
         pneumoscope.load()
 
 
 def test_what_ships_is_installed_whole() -> None:
-    house = ROOT / "src" / "pneumoscope"
+    package = ROOT / "src" / "pneumoscope"
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pneumoscope"]
-    installed = {path for pattern in patterns for path in house.glob(pattern)}
-    assert {path for path in pretrained.pretrained_folder().rglob("*") if path.is_file()} <= installed
-    assert "models/pretrained_models/*/*" in patterns
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {path for path in pretrained.pretrained_folder().glob("*/*") if path.suffix != ".pyc"} <= installed
+    assert "models/pretrained/*/*" in patterns
     assert pretrained.DEFAULT in pretrained.list_pretrained()
     for name in pretrained.list_pretrained():
         folder = pretrained.find_pretrained(name)
@@ -108,11 +108,7 @@ def test_what_ships_decides_as_the_run_did_and_is_attributed(
     assert done.folder == pretrained_models / "pneumonia-lite0"
     assert (done.images, done.size < 20e6) == (12, True)
     assert done.difference < 1e-6
-    assert (after.thresholds, after.calibration, after.conformal) == (
-        before.thresholds,
-        before.calibration,
-        before.conformal,
-    )
+    assert after.decisions == before.decisions
     measured = json.loads((recognised / "metrics.json").read_text())
     assert after.training["test"]["metrics"]["auroc"]["value"] == measured["metrics"]["auroc"]["value"]
     card = (done.folder / "README.md").read_text(encoding="utf-8")
@@ -133,7 +129,8 @@ def test_nothing_ships_that_decides_otherwise(
     highest = max(
         one.raw_probability or 0 for one in pneumoscope.load(recognised).predict((images / "test").rglob("*.png"))
     )
-    store(recognised, replace(model, thresholds={"decision": highest}), state)
+    decisions = {**model.decisions, "threshold": {"value": highest, "rule": "youden"}}
+    store(recognised, replace(model, decisions=decisions), state)
     with pytest.raises(DataError, match="decided otherwise in half precision"):
         ship(recognised, images / "test")
     assert not list(pretrained_models.iterdir())
@@ -171,7 +168,7 @@ def test_nothing_ships_that_is_too_big(
 def test_a_note_stands_in_the_card(
     recognised: Path, ship: Callable[..., Any], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "pretrained_models", lambda: tmp_path / "pretrained_models")
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: tmp_path / "pretrained_models")
     ship(recognised, images, note="Its test images were looked at before.")
     card = (tmp_path / "pretrained_models" / pretrained.DEFAULT / "README.md").read_text()
     assert "## About the test\n\nIts test images were looked at before." in card

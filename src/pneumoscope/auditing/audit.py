@@ -22,7 +22,7 @@ from pneumoscope.images.read import Reading
 from pneumoscope.reports.audit_page import write_page
 
 if TYPE_CHECKING:
-    from pneumoscope.inference.features import FeatureCache
+    from pneumoscope.inference.cache import FeatureCache
 
 OUTPUTS = ("audit.json", "audit.html")
 BACKBONE = "efficientnet_lite0"

@@ -14,7 +14,7 @@ from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.cache import FeatureCache
 
 Groups = list[list[int]]
 _MANY = 20_000

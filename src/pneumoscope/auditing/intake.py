@@ -13,8 +13,9 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.hash import SIDE, hash_pixels
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Radiograph
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine
-from pneumoscope.inference.features import FeatureCache, Gauge, extract_features
+from pneumoscope.inference.features import Measurement, Wanted, extract_features
 
 THUMBNAIL = 64
 FORMATS = ("other", "JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "DICOM")
@@ -99,11 +100,10 @@ def measure_images(
     records, features = np.zeros(n, RECORD), None
     digests = [""] * n
     errors: list[str | None] = [None] * n
-    for extract in extract_features(samples, engine, spec, gauge=GAUGE, cache=cache):
-        i = extract.index
-        digests[i], errors[i] = extract.digest, extract.error
-        if extract.gauged is not None:
-            records[i] = to_record(extract.gauged)
+    for i, extract in enumerate(extract_features(samples, engine, spec, Wanted(measurement=GAUGE), cache)):
+        digests[i], errors[i] = extract.sha256, extract.error
+        if extract.measured is not None:
+            records[i] = to_record(extract.measured)
         if extract.features is not None:
             if features is None:
                 features = np.zeros((n, extract.features.shape[-1]), np.float32)
@@ -157,4 +157,4 @@ def shrink(grey: NDArray[np.uint8], size: int = THUMBNAIL) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX))
 
 
-GAUGE = Gauge(f"image record 1, {RECORD.itemsize} bytes", measure_image)
+GAUGE = Measurement(f"image record 1, {RECORD.itemsize} bytes", measure_image)

@@ -57,7 +57,7 @@ def evaluate(
             seed=seed,
             cache=cache,
             overwrite=overwrite,
-            progress=lambda done: progress("Reading", done, 0),
+            progress=progress,
         )
     print_evaluation(evaluation)
     typer.echo(f"\nReport: {out / 'report.html'}")

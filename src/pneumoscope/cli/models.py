@@ -146,6 +146,8 @@ def choose_model(model: Path | None) -> Path:
 
 
 def _describe(model: Model) -> dict[str, str]:
+    from pneumoscope.decisions.decisions import read_decisions
+
     counts, source = model.data["counts"], _find_source(model)
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
@@ -156,8 +158,8 @@ def _describe(model: Model) -> dict[str, str]:
             _show_counts(counts[split], f"images {use}") for split, use in splits if split in counts
         ),
     }
-    if model.positive is not None:
-        facts["threshold"] = f"{model.thresholds['decision']:.3g} for {model.positive}"
+    if (threshold := read_decisions(model).threshold) is not None:
+        facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if source is not None:
         facts["images"] = source.population
     if test := model.training.get("test"):

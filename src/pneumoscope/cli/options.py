@@ -14,7 +14,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.models.pretrained import DEFAULT
 
 if TYPE_CHECKING:
-    from pneumoscope.inference.features import FeatureCache
+    from pneumoscope.inference.cache import FeatureCache
 
 DECISIONS, IMAGES, COMPUTING, OUTPUT = "Decisions", "Images", "Computing", "Output"  # panels of --help
 
@@ -91,7 +91,7 @@ def open_cache(disabled: bool) -> Iterator[FeatureCache | None]:
     if disabled:
         yield None
         return
-    from pneumoscope.inference.features import FeatureCache, default_cache_path
+    from pneumoscope.inference.cache import FeatureCache, default_cache_path
 
     try:
         opened = FeatureCache(default_cache_path())

@@ -57,7 +57,7 @@ def predict(
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives. Use one of them.")
     from pneumoscope.datasets.samples import find_images
     from pneumoscope.images.read import Reading
-    from pneumoscope.inference.predictions import write_predictions
+    from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.predictor import load
 
     samples = find_images(paths, Reading(invert, any_modality))
@@ -72,26 +72,17 @@ def predict(
     )
     with show_progress() as progress:
         if adapt_prior:
-            from pneumoscope.evaluation.prevalence import adapt
+            from pneumoscope.evaluation import prevalence as priors
 
-            predictor, share = adapt(predictor, samples, lambda done: progress("Estimating", done, len(samples)))
+            predictor, share = priors.adapt_prior(predictor, samples, progress)
             typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
         _print_threshold(predictor)
+        overlays = None
         if heatmaps is not None:
-            from pneumoscope.inference.features import FeatureCache
-            from pneumoscope.inference.overlays import write_explanations
+            from pneumoscope.inference.overlays import OverlayFolder
 
-            predictor.cache = predictor.cache or FeatureCache(Path(":memory:"))  # the rows take no second computation
-            write_explanations(
-                predictor,
-                samples,
-                heatmaps,
-                overwrite=overwrite,
-                progress=lambda done: progress("Explaining", done, len(samples)),
-            )
-        failed = write_predictions(
-            predictor, samples, form, out, lambda done: progress("Predicting", done, len(samples))
-        )
+            overlays = OverlayFolder(heatmaps, len(samples), overwrite)
+        failed = write_predictions(predictor, samples, form, out, overlays, progress)
     _report_failed(failed, len(samples))
 
 
@@ -128,7 +119,7 @@ def explain(
             label=label,
             method=method,
             overwrite=overwrite,
-            progress=lambda done: progress("Explaining", done, len(samples)),
+            progress=progress,
         )
     _report_failed(failed, len(samples))
     typer.echo(out)

@@ -1,1 +1,5 @@
-"""From logits to decisions: what a model learned from its validation images."""
+"""From logits to decisions.
+
+Each module holds one kind of state that a model stores, fits it on validation images (`fit`) and uses it (`apply`):
+calibration, threshold, prediction sets, OOD detector, intended use. `decisions.py` puts them together.
+"""

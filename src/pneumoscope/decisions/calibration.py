@@ -1,24 +1,23 @@
-"""How logits are made into probabilities that mean what they say; fitted on validation images."""
+"""Logits become probabilities that mean what they say; fitted on validation images."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+from annotated_types import Ge, Gt
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.config import Finite, Fraction
 from pneumoscope.datasets.samples import cluster_by_patient
-from pneumoscope.decisions.decide import calibrate
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.metrics import measure
-from pneumoscope.models.model_folder import Calibration
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Method = Literal["auto", "none", "temperature", "platt", "isotonic"]
-Fitted = Literal["none", "temperature", "platt", "isotonic"]
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Method: TypeAlias = Literal["none", "temperature", "platt", "isotonic"]
 
 PLATT_FROM = 20  # images of the rarer class: an intercept costs one parameter more
 ISOTONIC_FROM = 500  # Niculescu-Mizil & Caruana (2005) find it better than Platt's from about 1,000 images on
@@ -26,34 +25,115 @@ FOLDS = 5
 PRIOR = 0.5  # standard deviation of log slope and intercept
 
 
-def fit_calibration(
+@dataclass(frozen=True)
+class Calibration:
+    """How the head's logits become probabilities.
+
+    Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
+    `offset` is then added to the logarithms of the classes' probabilities (`isotonic` needs none).
+
+    Attributes:
+        method: `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan
+            2002).
+        slope: multiplies the logits; 1 / temperature.
+        intercept: added, for `platt` alone.
+        offset: for each class the logarithm of its fraction in `class_fractions` over the one that the network was
+            trained for; empty where they are the same.
+        knots: rising (logit, probability) pairs of `isotonic`.
+        class_fractions: fractions of the classes that the probabilities hold for, in the order of the labels.
+        images: how many it was fitted on.
+        before: log loss and Brier score on them without it.
+        after: the same with it, cross-validated by patient.
+    """
+
+    method: Method = "none"
+    slope: Annotated[Finite, Gt(0)] = 1.0
+    intercept: Finite = 0.0
+    offset: tuple[Finite, ...] = ()
+    knots: tuple[tuple[Finite, Fraction], ...] = ()
+    class_fractions: tuple[Fraction, ...] = ()
+    images: Annotated[int, Ge(0)] = 0
+    before: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def without_fit(self) -> Calibration:
+        """The network's own probabilities, for the same class fractions."""
+        return Calibration(offset=self.offset, class_fractions=self.class_fractions)
+
+    def check(self, classes: int) -> None:
+        """Check that it fits a number of classes.
+
+        Raises:
+            ValueError: it does not; the message says why.
+        """
+        if self.method == "isotonic" and (classes > 2 or not self.knots):
+            raise ValueError("isotonic calibration without knots")
+        for name in ("offset", "class_fractions"):
+            if len(getattr(self, name)) not in (0, classes):
+                raise ValueError(f"calibration: {name} for another number of classes")
+
+
+def apply(logits: ArrayLike, calibration: Calibration) -> Floats:
+    """Turn logits into log probabilities.
+
+    A probability of nearly 1 can be adjusted for another prevalence only while it has not been rounded to 1, so
+    everything downstream works with logarithms.
+
+    Args:
+        logits: (N, 1), of the positive class of two, or (N, C).
+        calibration: `Calibration()` leaves the sigmoid or softmax alone.
+
+    Returns:
+        (N, 2) or (N, C), never above 0.
+    """
+    z = np.asarray(logits, np.float64)
+    if calibration.method == "isotonic":
+        positive = np.interp(z[:, 0], *np.transpose(calibration.knots))
+        with np.errstate(divide="ignore"):
+            log_probabilities: Floats = np.log(np.stack([1 - positive, positive], axis=1))
+        return log_probabilities
+    if z.shape[1] == 1:
+        z = np.hstack([np.zeros_like(z), calibration.slope * z + calibration.intercept])
+    else:
+        z = calibration.slope * z
+    return normalise(z + np.array(calibration.offset) if calibration.offset else z)
+
+
+def normalise(log_values: Floats) -> Floats:
+    """Subtract from each row what makes its exponentials sum to 1."""
+    top = log_values.max(axis=1, keepdims=True)
+    shifted = log_values - top
+    normal: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normal
+
+
+def fit(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    method: Method = "auto",
-    shares: Sequence[float] | None = None,
-    trained: Sequence[float] | None = None,
+    method: Method | Literal["auto"] = "auto",
+    class_fractions: Sequence[float] | None = None,
+    trained_for: Sequence[float] | None = None,
     patients: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Calibration:
-    """Fit how logits become probabilities, and measure what that changes.
+    """Fit the calibration, and measure by cross-validation what it changes.
 
-    `auto` tries `temperature`, `platt` (from 20 images of the rarer class on) and `isotonic` (from 500 on), and takes
-    the one with the smallest log loss where each image is judged by a fit on others; for more than two classes it takes
-    `temperature`. Slope and intercept have a prior that leaves logits as they are: the logarithm of the slope and the
-    intercept are normal with a standard deviation of 0.5 around 0, so that a few images cannot change much; Platt's
-    smoothed targets do worse with up to 100 images (docs/log.md). For `isotonic` targets are his (1999, section 2.2),
-    (n + 1) / (n + 2) instead of 1.
+    `auto` tries `temperature`, `platt` (from 20 images of the rarer class on) and `isotonic` (from 500 on) and takes
+    the one with the smallest cross-validated log loss; with more than two classes it takes `temperature`. Log slope and
+    intercept have a normal prior around 0 with a standard deviation of 0.5, so that a few images cannot change much;
+    Platt's smoothed targets do worse with up to 100 images (docs/log.md). `isotonic` uses his smoothed targets (1999,
+    section 2.2), (n + 1) / (n + 2) instead of 1.
 
     Args:
-        logits: (N, 1), the positive class's of two, or (N, C), of images that were not trained on.
+        logits: (N, 1), of the positive class of two, or (N, C), of images that were not trained on.
         labels: (N,) class indices.
-        method: `none` fits nothing, and is measured too.
-        shares: (C,) of the classes, which the probabilities are to be stated for; those of the labels by default.
-        trained: (C,) shares that the network was trained for, `shares` by default; equal ones where classes of unequal
-            size were weighted. What lies between the two is known, and not left to be fitted.
-        patients: (N,), kept together where a fit is judged on other images.
-        seed: fixes how these are divided.
+        method: `none` fits nothing, but is measured too.
+        class_fractions: (C,) for which the probabilities are to hold; those of the labels by default.
+        trained_for: (C,) class fractions that the network was trained for, `class_fractions` by default; equal ones
+            where the loss balanced the classes. The difference between the two is known and need not be fitted.
+        patients: (N,), kept together in cross-validation.
+        seed: fixes the folds.
 
     Raises:
         UsageError: a method that is for two classes only.
@@ -61,44 +141,47 @@ def fit_calibration(
     z, y = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     classes = max(2, z.shape[1])
     if classes > 2 and method in ("platt", "isotonic"):
-        raise UsageError(f"--calibration {method}: for two classes only; take temperature.")
+        raise UsageError(f"{method} is for two classes only. Use temperature.", "calibration")
     counts = np.bincount(y, minlength=classes)
-    wanted = counts / counts.sum() if shares is None else np.asarray(shares, np.float64)
+    wanted = counts / counts.sum() if class_fractions is None else np.asarray(class_fractions, np.float64)
     weights = (wanted / np.maximum(counts, 1))[y]
-    as_trained = (np.asarray(wanted if trained is None else trained) / np.maximum(counts, 1))[y]
+    training_weights = (np.asarray(wanted if trained_for is None else trained_for) / np.maximum(counts, 1))[y]
     start = Calibration()
-    if trained is not None and not np.allclose(wanted, trained):
-        start = replace(start, offset=tuple((np.log(wanted) - np.log(trained)).tolist()))
-    candidates: tuple[Fitted, ...] = _candidates(int(counts.min()), classes) if method == "auto" else (method,)
+    if trained_for is not None and not np.allclose(wanted, trained_for):
+        start = replace(start, offset=tuple((np.log(wanted) - np.log(trained_for)).tolist()))
+    candidates: tuple[Method, ...] = _list_candidates(int(counts.min()), classes) if method == "auto" else (method,)
     clusters = cluster_by_patient(patients, len(y))
-    held_out = {}
-    for name in candidates:
-        begun, counting = replace(start, method=name), weights if name == "isotonic" else as_trained
-        held_out[name] = judge(_cross_fit(begun, z, y, counting, clusters, seed), y, weights)
-    chosen = min(candidates, key=lambda name: held_out[name]["log_loss"])
+
+    def weigh(name: Method) -> Floats:
+        return weights if name == "isotonic" else training_weights
+
+    scores = {
+        name: _score(_cross_fit(replace(start, method=name), z, y, weigh(name), clusters, seed), y, weights)
+        for name in candidates
+    }
+    chosen = min(candidates, key=lambda name: scores[name]["log_loss"])
     return replace(
-        _fit(replace(start, method=chosen), z, y, weights if chosen == "isotonic" else as_trained),
-        shares=tuple(wanted.tolist()),
+        _fit(replace(start, method=chosen), z, y, weigh(chosen)),
+        class_fractions=tuple(wanted.tolist()),
         images=len(y),
-        before=judge(calibrate(z, start), y, weights),
-        after=held_out[chosen],
+        before=_score(apply(z, start), y, weights),
+        after=scores[chosen],
     )
 
 
-def judge(log_shares: Floats, labels: Ints, weights: Floats) -> dict[str, float]:
-    """Log loss, Brier score and calibration error of probabilities, images counting by their weights."""
-    shares = np.exp(log_shares)
-    stated = shares[:, 1] if shares.shape[1] == 2 else shares / shares.sum(1, keepdims=True)
-    found = measure(labels, stated, weights=weights[None])
-    losses = -np.maximum(log_shares[np.arange(len(labels)), labels], -700)
+def _score(log_probabilities: Floats, labels: Ints, weights: Floats) -> dict[str, float]:
+    """Weighted log loss and Brier score (in [0, 1] for two classes, in [0, 2] for more)."""
+    losses = -np.maximum(log_probabilities[np.arange(len(labels)), labels], -700)
+    errors = ((np.exp(log_probabilities) - np.eye(log_probabilities.shape[1])[labels]) ** 2).sum(1)
+    if log_probabilities.shape[1] == 2:
+        errors /= 2
     return {
-        "log_loss": float((losses * weights).sum() / weights.sum()),
-        "brier": float(found["brier"][0]),
-        "ece": float(found["ece"][0]),
+        "log_loss": float(np.average(losses, weights=weights)),
+        "brier": float(np.average(errors, weights=weights)),
     }
 
 
-def _candidates(rarest: int, classes: int) -> tuple[Fitted, ...]:
+def _list_candidates(rarest: int, classes: int) -> tuple[Method, ...]:
     if classes > 2 or rarest < PLATT_FROM:
         return ("temperature",)
     return ("temperature", "platt", "isotonic") if rarest >= ISOTONIC_FROM else ("temperature", "platt")
@@ -116,9 +199,9 @@ def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration
 def _fit_temperature(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
     from scipy.optimize import minimize_scalar
 
-    def loss(log_slope: float) -> float:  # images weighted as the network was trained: the offset comes afterwards
-        log_shares = calibrate(z, replace(start, slope=float(np.exp(log_slope)), offset=()))
-        return _surprise(log_shares, y, weights) + float(log_slope) ** 2 / (2 * PRIOR**2)
+    def loss(log_slope: float) -> float:  # images are weighted as in training: the offset comes afterwards
+        log_probabilities = apply(z, replace(start, slope=float(np.exp(log_slope)), offset=()))
+        return _negative_log_likelihood(log_probabilities, y, weights) + float(log_slope) ** 2 / (2 * PRIOR**2)
 
     best = minimize_scalar(loss, bounds=(-7, 7), method="bounded", options={"xatol": 1e-7})
     return replace(start, slope=float(np.exp(best.x)))
@@ -127,39 +210,39 @@ def _fit_temperature(start: Calibration, z: Floats, y: Ints, weights: Floats) ->
 def _fit_platt(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
     from scipy.optimize import minimize
 
-    def step(parameters: Floats) -> Calibration:
+    def build(parameters: Floats) -> Calibration:
         return replace(start, slope=float(np.exp(parameters[0])), intercept=float(parameters[1]))
 
     def loss(parameters: Floats) -> float:
-        away = float((parameters**2).sum()) / (2 * PRIOR**2)
-        return _surprise(calibrate(z, replace(step(parameters), offset=())), y, weights) + away
+        penalty = float((parameters**2).sum()) / (2 * PRIOR**2)
+        return _negative_log_likelihood(apply(z, replace(build(parameters), offset=())), y, weights) + penalty
 
-    return step(minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}).x)
+    return build(minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}).x)
 
 
-def _surprise(log_shares: Floats, y: Ints, weights: Floats) -> float:
-    """Minus log likelihood of as many images as there are, which count by their weights."""
-    likelihoods = log_shares[np.arange(len(y)), y]
+def _negative_log_likelihood(log_probabilities: Floats, y: Ints, weights: Floats) -> float:
+    """Of weighted images, scaled to the number of images."""
+    likelihoods = log_probabilities[np.arange(len(y)), y]
     return float(-(weights * likelihoods).sum() * len(y) / weights.sum())
 
 
 def _fit_isotonic(z: Floats, y: Ints, weights: Floats) -> Calibration:
     from sklearn.isotonic import IsotonicRegression
 
-    own = (np.bincount(y, minlength=2) + 1) / (np.bincount(y, minlength=2) + 2)
-    targets = np.where(y == 1, own[1], 1 - own[0])
+    smoothed = (np.bincount(y, minlength=2) + 1) / (np.bincount(y, minlength=2) + 2)
+    targets = np.where(y == 1, smoothed[1], 1 - smoothed[0])
     fitted = IsotonicRegression(out_of_bounds="clip").fit(z, targets, sample_weight=weights)
     knots = zip(fitted.X_thresholds_.tolist(), np.clip(fitted.y_thresholds_, 0, 1).tolist(), strict=True)
     return Calibration("isotonic", knots=tuple(knots))
 
 
 def _cross_fit(start: Calibration, z: Floats, y: Ints, weights: Floats, clusters: Ints, seed: int) -> Floats:
-    """Each image's log shares by a fit on the images of other patients; by the fit on all where that can't be had."""
+    """Log probabilities of each image by a fit on other patients, or on all where a fold would lack a class."""
     folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
-    log_shares = calibrate(z, _fit(start, z, y, weights))
+    log_probabilities = apply(z, _fit(start, z, y, weights))
     classes = len(np.unique(y))
     for fold in range(FOLDS):
-        rest, held = folds != fold, folds == fold
-        if held.any() and len(np.unique(y[rest])) == classes:
-            log_shares[held] = calibrate(z[held], _fit(start, z[rest], y[rest], weights[rest]))
-    return log_shares
+        rest, held_out = folds != fold, folds == fold
+        if held_out.any() and len(np.unique(y[rest])) == classes:
+            log_probabilities[held_out] = apply(z[held_out], _fit(start, z[rest], y[rest], weights[rest]))
+    return log_probabilities

@@ -1,25 +1,73 @@
-"""Is this like anything seen in training? A distance from the training images' features, and its limit."""
+"""Is an image like anything seen in training? A distance in feature space, and the limit beyond which it is not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
+from pneumoscope.config import Rate
 from pneumoscope.errors import ModelError
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
+Method: TypeAlias = Literal["mahalanobis"]
 
-COMPONENTS = 384  # of 1,280 features, half a megabyte a 200 of them; more change no distance that matters
-_TINY = 1e-30  # stands for a variance or a limit of nothing, so that whatever departs from it is far
+PREFIX = "ood."  # of the detector's arrays among a model's weights
+COMPONENTS = 384  # of 1,280 features, half a megabyte for 200 of them; more change no distance that matters
+_TINY = 1e-30  # stands for a variance or a limit of zero, so that any departure from it is far
+
+
+@dataclass(frozen=True)
+class OOD:
+    """When an image counts as out of distribution; the detector's arrays are stored with the weights.
+
+    Attributes:
+        method: how distances are measured.
+        false_alarms: the fraction of ordinary images of each class that may be flagged.
+        distances: of each class's validation images, rising.
+    """
+
+    method: Method
+    false_alarms: Rate
+    distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
+
+    def at(self, false_alarms: float | None) -> OOD:
+        """The same at another rate of false alarms."""
+        return self if false_alarms is None else replace(self, false_alarms=false_alarms)
+
+    def rank(self, label: str) -> int:
+        """How many of the class's validation images reach the limit, at least 1: floor(false_alarms * (n + 1))."""
+        return max(1, math.floor(self.false_alarms * (len(self.distances.get(label, ())) + 1) + 1e-9))
+
+    @property
+    def promised_false_alarms(self) -> float:
+        """The rate that can be promised for each class with so few validation images."""
+        fewest = min(len(each) for each in self.distances.values() if each)
+        return max(self.false_alarms, 1 / (fewest + 1))
+
+    @property
+    def limit(self) -> float:
+        """Distance beyond which an image is out of distribution.
+
+        For each class it is the conformal quantile, the ceil((n + 1)(1 - rate))-th smallest distance (Laxhammar &
+        Falkman 2010; Vovk et al. 2005), so that an ordinary image exceeds it with a probability of at most the rate.
+        With fewer than 1 / rate - 1 images there is none; then the largest distance is taken, and the promise is
+        1 / (n + 1). The largest of the classes' limits is used, so the promise holds for each class.
+        """
+        return max(
+            max(distances[min(math.ceil((n + 1) * (1 - self.false_alarms) - 1e-9), n) - 1], _TINY)
+            for distances in self.distances.values()
+            if (n := len(distances))
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class OODDetector:
+class Mahalanobis:
     """A Mahalanobis distance: principal directions with their variances, one variance for all other directions.
 
     Attributes:
@@ -34,8 +82,8 @@ class OODDetector:
     variances: NDArray[np.float32]
     rest: float
 
-    def distance(self, features: NDArray[np.floating[Any]]) -> Floats:
-        """How far features (N, D) are from those it was fitted on: (N,), about 1 for such images, whatever D is."""
+    def measure(self, features: NDArray[np.floating[Any]]) -> Floats:
+        """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, whatever D is."""
         centred = np.asarray(features, np.float64) - self.mean
         along = centred @ self.directions.T
         across = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)
@@ -43,92 +91,95 @@ class OODDetector:
         distances: Floats = np.sqrt(squares / len(self.mean))
         return distances
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """What it consists of, for a file."""
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by the names that they have among a model's weights."""
         return {
-            "mean": self.mean,
-            "directions": self.directions.astype(np.float16),
-            "variances": self.variances,
-            "rest": np.array([self.rest]),
+            f"{PREFIX}mean": self.mean,
+            f"{PREFIX}directions": self.directions.astype(np.float16),
+            f"{PREFIX}variances": self.variances,
+            f"{PREFIX}rest": np.array([self.rest]),
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Make it again from what `arrays` gave.
+        """Restore it from what `to_arrays` gave.
 
         Raises:
-            ModelError: an array is missing, of another shape, or holds what no detector can hold.
+            ModelError: an array is missing, has another shape, or holds invalid values.
         """
         try:
-            mean, directions, variances, rest = (arrays[n] for n in ("mean", "directions", "variances", "rest"))
+            mean, directions, variances, rest = (
+                arrays[PREFIX + name] for name in ("mean", "directions", "variances", "rest")
+            )
         except KeyError as problem:
             raise ModelError(f"The OOD detector has no {problem}. Copy the model again from its source.") from None
         shapes = mean.shape, directions.shape, variances.shape, rest.shape
-        positive = all(np.isfinite(a).all() for a in (mean, directions)) and all(
-            (np.isfinite(a) & (a > 0)).all() for a in (variances, rest)
+        valid = all(np.isfinite(array).all() for array in (mean, directions)) and all(
+            (np.isfinite(array) & (array > 0)).all() for array in (variances, rest)
         )
-        if shapes != (mean.shape[:1], (len(variances), mean.size), (len(variances),), (1,)) or not positive:
+        if shapes != (mean.shape[:1], (len(variances), mean.size), (len(variances),), (1,)) or not valid:
             raise ModelError(
                 f"The OOD detector's arrays do not fit each other: {shapes}. Copy the model again from its source."
             )
         return cls(mean.astype(np.float32), directions.astype(np.float64), variances.astype(np.float32), float(rest[0]))
 
 
-def fit_detector(features: NDArray[np.floating[Any]], components: int = COMPONENTS) -> OODDetector:
+def fit(
+    train: NDArray[np.floating[Any]],
+    val: NDArray[np.floating[Any]],
+    val_labels: NDArray[np.integer[Any]],
+    classes: Sequence[str],
+    false_alarms: float,
+) -> tuple[OOD, Mahalanobis]:
+    """Fit the distance on training images, and keep the distances of validation images.
+
+    Args:
+        train: (N, D) intermediate features of training images.
+        val: (M, D) of validation images.
+        val_labels: (M,) class indices.
+        classes: their names.
+        false_alarms: the fraction of ordinary images that may be flagged, in (0, 1).
+    """
+    detector = fit_mahalanobis(train)
+    distances = detector.measure(val)
+    by_class = {name: tuple(np.sort(distances[val_labels == i]).tolist()) for i, name in enumerate(classes)}
+    return OOD("mahalanobis", false_alarms, by_class), detector
+
+
+def apply(features: NDArray[np.floating[Any]], detector: Mahalanobis, limit: float) -> Floats:
+    """OOD scores (N,) of intermediate features (N, D): above 1 is out of distribution."""
+    return detector.measure(features) / limit
+
+
+def fit_mahalanobis(features: NDArray[np.floating[Any]], components: int = COMPONENTS) -> Mahalanobis:
     """Fit a Gaussian with a shrunk covariance (Ledoit & Wolf 2004; Lee et al. 2018, section 2.1, for features).
 
     Args:
         features: (N, D) of the training images, N at least 1.
         components: how many principal directions are kept at most.
     """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
     centred = x - mean
     width = centred.shape[1]
-    values, directions = _principal(centred)
-    level = values.sum() / width
-    shrinkage = _shrinkage(centred, values, level)
+    values, directions = _find_principal_directions(centred)
+    average = values.sum() / width
+    shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True)) if average > 0 else 1.0
     keep = min(components, len(directions))
-    kept = np.maximum((1 - shrinkage) * values[:keep] + shrinkage * level, _TINY)
-    others = (1 - shrinkage) * values[keep:].sum() / max(1, width - keep) + shrinkage * level
-    half = directions[:keep].astype(np.float16).astype(np.float64)
-    return OODDetector(mean.astype(np.float32), half, kept.astype(np.float32), max(others, _TINY))
+    kept = np.maximum((1 - shrinkage) * values[:keep] + shrinkage * average, _TINY)
+    others = (1 - shrinkage) * values[keep:].sum() / max(1, width - keep) + shrinkage * average
+    rounded = directions[:keep].astype(np.float16).astype(np.float64)
+    return Mahalanobis(mean.astype(np.float32), rounded, kept.astype(np.float32), max(others, _TINY))
 
 
-def choose_limit(distances: NDArray[np.floating[Any]], rate: float, labels: NDArray[Any] | None = None) -> float:
-    """Distance beyond which an image is ood: images like these exceed it with a probability of at most `rate`.
-
-    The conformal quantile, the ceil((M + 1)(1 - rate))-th smallest (Laxhammar & Falkman 2010; Vovk et al. 2005). With
-    fewer than 1 / rate - 1 images there is none: the largest distance is taken, and the promise is 1 / (M + 1). With
-    labels it is the largest of the classes' limits, so that the promise holds for each class whatever its share.
-
-    Args:
-        distances: (M,) of images that the detector was not fitted on, M at least 1.
-        rate: of false alarms, in (0, 1).
-        labels: (M,) the images' classes.
-    """
-    if labels is not None:
-        return max(choose_limit(distances[labels == label], rate) for label in np.unique(labels))
-    rank = math.ceil((len(distances) + 1) * (1 - rate) - 1e-9)
-    return max(float(np.sort(distances)[min(rank, len(distances)) - 1]), _TINY)
-
-
-def _principal(centred: Floats) -> tuple[Floats, Floats]:
-    """Eigenvalues of the covariance, largest first, and those directions (K, D) that have any variance."""
+def _find_principal_directions(centred: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues of the covariance, largest first, and the directions (K, D) that have any variance."""
     n, width = centred.shape
     values, vectors = np.linalg.eigh((centred @ centred.T if n < width else centred.T @ centred) / n)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
-    some = values > 1e-10 * values[0]
+    nonzero = values > 1e-10 * values[0]
     if n >= width:
-        return values, vectors.T[some]
-    return values, vectors.T[some] @ centred / np.sqrt(n * values[some])[:, None]
-
-
-def _shrinkage(centred: Floats, values: Floats, level: float) -> float:
-    """Ledoit & Wolf's (2004, section 3) share of the identity, 0 to 1, from centred data and its eigenvalues."""
-    n, width = centred.shape
-    spread = (values**2).sum() / width - level**2  # squared distance of the covariance from a multiple of the identity
-    if spread <= 0:
-        return 1.0
-    noise = (((centred**2).sum(1) ** 2).mean() - (values**2).sum()) / (n * width)
-    return float(np.clip(noise / spread, 0, 1))
+        return values, vectors.T[nonzero]
+    return values, vectors.T[nonzero] @ centred / np.sqrt(n * values[nonzero])[:, None]

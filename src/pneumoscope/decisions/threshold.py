@@ -1,23 +1,95 @@
-"""From which probability on an image is called positive; chosen on validation images, never on test images."""
+"""The probability from which an image is labelled positive; fitted on validation images, never on test images."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.decisions.decide import parse_rule
-from pneumoscope.evaluation.metrics import check_predictions, roc_curve
+from pneumoscope.config import Fraction
+from pneumoscope.errors import DataError, UsageError
+
+Kind: TypeAlias = Literal["youden", "likelihood", "f1", "sensitivity", "specificity", "cost", "fixed"]
 
 
-def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Choose the threshold of two classes by a stated rule.
+@dataclass(frozen=True)
+class Threshold:
+    """The threshold of two classes.
+
+    Attributes:
+        value: an image is labelled positive from this probability on.
+        rule: how it was chosen; see `parse_rule`.
+    """
+
+    value: Fraction = 0.5
+    rule: str = "0.5"
+
+    @property
+    def follows_prevalence(self) -> bool:
+        """Whether it is an operating point, which moves with the probabilities to another prevalence.
+
+        A number meant as a probability, or one that follows from costs, stays.
+        """
+        return parse_rule(self.rule).kind not in ("cost", "fixed")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a threshold is chosen.
+
+    Attributes:
+        kind: `youden` and `f1` are maximised, `likelihood` is where an image is as likely under either class,
+            `sensitivity` and `specificity` are to be reached, `cost` says how many false alarms a miss is worth, `fixed`
+            is the threshold itself.
+        value: the goal, the cost ratio or the threshold.
+    """
+
+    kind: Kind
+    value: float = math.nan
+
+
+def parse_rule(text: str) -> Rule:
+    """Read `youden`, `likelihood`, `f1`, `sensitivity>=0.95`, `specificity>=0.95`, `cost=5` or a number.
+
+    Raises:
+        UsageError: none of these.
+    """
+    plain = text.replace(" ", "").lower()
+    for name in ("youden", "likelihood", "f1"):
+        if plain == name:
+            return Rule(name)
+    kind, separator, number = plain.replace(">=", "=").partition("=")
+    try:
+        value = float(number if separator else plain)
+    except ValueError:
+        value = math.nan
+    if not separator and 0 <= value <= 1:
+        return Rule("fixed", value)
+    if separator and kind in ("sensitivity", "specificity") and 0 < value <= 1:
+        return Rule(kind, value)  # type: ignore[arg-type]
+    if separator and kind == "cost" and 0 < value < math.inf:
+        return Rule("cost", value)
+    raise UsageError(
+        f"{text!r} is not a valid rule. Use likelihood, youden, f1, 'sensitivity>=0.95', "
+        "'specificity>=0.95', cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote a rule "
+        "that contains >.",
+        "threshold",
+    )
+
+
+def fit(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> Threshold:
+    """Choose the threshold of two classes by a rule.
 
     `youden` maximises sensitivity + specificity (Youden 1950), `f1` maximises F1; `sensitivity>=0.95` takes the best
-    specificity among thresholds that reach it on these images, `specificity>=0.95` the best sensitivity. `likelihood` is
-    where an image is as likely under either class, by a logistic curve through all images with classes of equal weight:
-    what Youden's index seeks, but less at the mercy of the few images that lie there. `cost=R`, a miss being as bad as R
-    false alarms, is 1 / (1 + R) whatever the images (Elkan 2001, eq. 2), and a number is itself. The rules that count
-    images take the middle between two images' probabilities; among equally good thresholds the one in the widest gap.
+    specificity among the thresholds that reach it on these images, `specificity>=0.95` the best sensitivity.
+    `likelihood` is where an image is as likely under either class, by a logistic curve through all images with equal
+    weight of the classes: it aims at the same point as Youden's index but depends less on the few images near it.
+    `cost=R`, where a miss is as bad as R false alarms, is 1 / (1 + R) whatever the images (Elkan 2001, eq. 2), and a
+    number is itself. Rules that count images take the middle between two images' probabilities, and among equally good
+    thresholds the one in the widest gap.
 
     Args:
         rule: one of these.
@@ -26,42 +98,55 @@ def choose_threshold(rule: str, labels: ArrayLike, probabilities: ArrayLike, wei
         weights: (N,) how much each image counts.
 
     Raises:
-        UsageError: no such rule.
-        DataError: labels or probabilities that cannot be used.
+        UsageError: not a valid rule.
+        DataError: images of one class only.
     """
     goal = parse_rule(rule)
     if goal.kind == "fixed":
-        return goal.value
+        return Threshold(goal.value, rule)
     if goal.kind == "cost":
-        return 1 / (1 + goal.value)
-    y, p = check_predictions(labels, probabilities)
+        return Threshold(1 / (1 + goal.value), rule)
+    y, p = np.asarray(labels, np.int64), np.asarray(probabilities, np.float64)
+    if len(np.unique(y)) < 2:
+        raise DataError(f"The rule {rule} needs images of both classes. Give the threshold as a number.")
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
-    if goal.kind == "likelihood":
-        return _find_even_odds(y, p, w)
-    fpr, tpr, cuts = roc_curve(y, p, w[None])
-    specificity, sensitivity = 1 - fpr[0], tpr[0]
-    # A cut takes in all images from its own probability on: the threshold lies between it and the next lower one.
+    value = _find_equal_likelihood(y, p, w) if goal.kind == "likelihood" else _find_best(goal, y, p, w)
+    return Threshold(value, rule)
+
+
+def apply(probabilities: ArrayLike, threshold: Threshold) -> NDArray[np.bool_]:
+    """Whether each of (N,) probabilities reaches the threshold."""
+    return np.asarray(probabilities, np.float64) >= threshold.value
+
+
+def _find_best(goal: Rule, y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
+    """The threshold that serves a rule best, half-way between two images' probabilities."""
+    from sklearn.metrics import roc_curve
+
+    fpr, sensitivity, cuts = roc_curve(y, p, sample_weight=w, drop_intermediate=False)
+    specificity = 1 - fpr
+    # A cut includes all images from its own probability on: the threshold lies between it and the next lower one.
     above = np.minimum(cuts, 1.0)
     below = np.append(cuts[1:], 0.0)
     if goal.kind == "youden":
-        worth = sensitivity + specificity
+        benefit = sensitivity + specificity
     elif goal.kind == "f1":
-        hits, alarms = sensitivity * w[y == 1].sum(), (1 - specificity) * w[y == 0].sum()
-        worth = 2 * hits / (hits + alarms + w[y == 1].sum())
+        hits, false_alarms = sensitivity * w[y == 1].sum(), (1 - specificity) * w[y == 0].sum()
+        benefit = 2 * hits / (hits + false_alarms + w[y == 1].sum())
     else:
         reached, other = (sensitivity, specificity) if goal.kind == "sensitivity" else (specificity, sensitivity)
-        worth = np.where(reached >= goal.value - 1e-12, other, -1.0)
+        benefit = np.where(reached >= goal.value - 1e-12, other, -1.0)
     if p.max() >= 1:
-        worth[0] = -np.inf  # no threshold in [0, 1] lies above a probability of 1
-    if worth.max() < 0:
-        return 1.0  # too many negatives have a probability of 1: as few calls as there can be
-    best = np.flatnonzero(worth >= worth.max() - 1e-12)
+        benefit[0] = -np.inf  # no threshold in [0, 1] lies above a probability of 1
+    if benefit.max() < 0:
+        return 1.0  # too many negatives have a probability of 1: label as few positive as possible
+    best = np.flatnonzero(benefit >= benefit.max() - 1e-12)
     widest = best[np.argmax((above - below)[best])]
     return float((above[widest] + below[widest]) / 2)
 
 
-def _find_even_odds(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
-    """Where a logistic curve through the images' logits, with both classes of equal weight, passes one half."""
+def _find_equal_likelihood(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
+    """Where a logistic curve through the images' logits, with equal weight of both classes, passes one half."""
     from scipy.special import expit, logit
     from sklearn.linear_model import LogisticRegression
 

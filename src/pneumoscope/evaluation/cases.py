@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN, calibrate
+from pneumoscope.decisions import calibration
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, Decisions
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import Tags
-from pneumoscope.inference.predictor import Prediction
-from pneumoscope.models.model_folder import Model
+from pneumoscope.inference.prediction import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Case:
         label: its true class.
         probabilities: (C,) calibrated, in the order of the classes.
         predicted_label: the class that the threshold alone gives, or the likeliest of more than two.
-        decision: a class, `uncertain`, `neither` or `ood`.
+        decision: a class, `uncertain` or `out_of_distribution`.
         prediction_set: the classes that cannot be ruled out; empty without conformal sets, too.
         uncalibrated: (C,) before calibration, where known.
         patient: whom it shows, where known.
@@ -47,21 +47,21 @@ class Case:
     @property
     def answered(self) -> bool:
         """Whether the decision is a class."""
-        return self.decision not in (UNCERTAIN, NEITHER, OUT_OF_DISTRIBUTION)
+        return self.decision not in (UNCERTAIN, OUT_OF_DISTRIBUTION)
 
 
-def to_case(prediction: Prediction, sample: Sample, model: Model) -> Case:
+def to_case(prediction: Prediction, sample: Sample, decisions: Decisions) -> Case:
     """Join a readable image's prediction with what is known of it."""
     shares = prediction.probabilities or {}
-    raw = np.exp(calibrate([prediction.logits], model.calibration.without_fit()))[0]
+    raw = np.exp(calibration.apply([prediction.logits], decisions.calibration.without_fit()))[0]
     return Case(
         path=sample.path.as_posix(),
         label=str(sample.label),
-        probabilities=tuple(shares[name] for name in model.labels),
+        probabilities=tuple(shares.values()),
         predicted_label=str(prediction.predicted_label),
         decision=str(prediction.decision),
         prediction_set=prediction.prediction_set,
-        uncalibrated=None if model.calibration.method == "none" else tuple(raw.tolist()),
+        uncalibrated=None if decisions.calibration.method == "none" else tuple(raw.tolist()),
         patient=sample.patient,
         ood_score=prediction.ood_score,
         tags=sample.tags,

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, list_names
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
-from pneumoscope.models.model_folder import Conformal, Model
-
-
-def fit_conformal(labels: ArrayLike, shares: ArrayLike, classes: Sequence[str], alpha: float) -> Conformal:
-    """Keep what prediction sets are drawn from: the probability that each validation image got for its own class.
-
-    Class by class (Vovk 2012, "label-conditional"): the promise then holds for each class, however many images it has,
-    and whatever the prevalence where the model is used.
-
-    Args:
-        labels: (N,) class indices.
-        shares: (N, C) probabilities.
-        classes: (C,) names.
-        alpha: how often a set may miss the truth, in (0, 1).
-    """
-    y, p = np.asarray(labels), np.asarray(shares, np.float64)
-    return Conformal(alpha, {name: tuple(np.sort(p[y == i, i]).tolist()) for i, name in enumerate(classes)})
 
 
 def summarise_decisions(
@@ -54,9 +36,8 @@ def summarise_decisions(
     truth, decided = np.array(labels), np.array(decisions)
     held = np.array([label in fits for label, fits in zip(labels, prediction_sets, strict=True)])
     answered = np.isin(decided, classes)
-    names = [*classes, UNCERTAIN, NEITHER, OUT_OF_DISTRIBUTION]
     return {
-        "counts": {name: int((decided == name).sum()) for name in names},
+        "counts": {name: int((decided == name).sum()) for name in list_names(classes)},
         "images": {name: int((truth == name).sum()) for name in classes},
         "out_of_distribution": {name: int((decided[truth == name] == OUT_OF_DISTRIBUTION).sum()) for name in classes},
         "answered": _rate(answered, confidence),
@@ -66,9 +47,7 @@ def summarise_decisions(
     }
 
 
-def find_broken_promises(
-    decisions: Mapping[str, Any], model: Model, alpha: float | None, false_alarms: float | None
-) -> list[str]:
+def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detecting: bool = True) -> list[str]:
     """Note where labelled images break the promises of prediction sets and OOD detector.
 
     The promises hold for images like those of validation. Given n validation images of which the k-th sets the
@@ -76,32 +55,28 @@ def find_broken_promises(
     beta-binomial. A number that had a chance of 2.5 % at most is noted. Images of one patient count as independent.
 
     Args:
-        decisions: from `summarise_decisions`.
-        model: whose promises they are.
-        alpha: of the prediction sets; None without a promise.
-        false_alarms: of the OOD detector; None without a promise.
+        summary: from `summarise_decisions`.
+        decisions: whose promises they are.
+        detecting: whether images out of distribution were detected.
     """
     notes = []
-    for name, rate in decisions.get("coverage", {}).items():
-        if alpha is None or model.conformal is None or not rate["n"]:
-            continue
-        count = len(model.conformal.scores.get(name, ()))
-        missed = round(rate["n"] * (1 - rate["value"]))
-        if _too_many(missed, rate["n"], math.floor(alpha * (count + 1) + 1e-9), count):
-            notes.append(
-                f"Prediction sets hold the true label for {rate['value']:.0%} of the {rate['n']} {name} images, but "
-                f"{1 - alpha:.0%} was promised for images like the validation images. These images differ: do not rely "
-                "on probabilities and threshold until they are calibrated on images of this source."
-            )
-    for name, ood in decisions["out_of_distribution"].items():
-        if false_alarms is None or model.ood is None:
-            continue
-        count, n = len(model.ood.distances.get(name, ())), decisions["images"][name]
-        if _too_many(ood, n, max(1, math.floor(false_alarms * (count + 1) + 1e-9)), count):
-            notes.append(
-                f"{ood} of the {n} {name} images are out of distribution, more than chance allows for images like the "
-                "validation images: many of them are unlike the training images."
-            )
+    if (sets := decisions.prediction_sets) is not None:
+        for name, rate in summary.get("coverage", {}).items():
+            missed = round(rate["n"] * (1 - rate["value"])) if rate["n"] else 0
+            if rate["n"] and _too_many(missed, rate["n"], sets.rank(name), len(sets.scores.get(name, ()))):
+                notes.append(
+                    f"Prediction sets hold the true label for {rate['value']:.0%} of the {rate['n']} {name} images, but "
+                    f"{1 - sets.alpha:.0%} was promised for images like the validation images. These images differ: do "
+                    "not rely on probabilities and threshold until they are calibrated on images of this source."
+                )
+    if detecting and (detector := decisions.ood) is not None:
+        for name, flagged in summary[OUT_OF_DISTRIBUTION].items():
+            n = summary["images"][name]
+            if _too_many(flagged, n, detector.rank(name), len(detector.distances.get(name, ()))):
+                notes.append(
+                    f"{flagged} of the {n} {name} images are out of distribution, more than chance allows for images "
+                    "like the validation images: many of them are unlike the training images."
+                )
     return notes
 
 

@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample, fingerprint_samples, read_samples
 from pneumoscope.datasets.splits import find_shared_patients
-from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
+from pneumoscope.decisions import calibration, prior_shift
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.cases import to_case
 from pneumoscope.evaluation.decision_summary import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
-from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_prevalence, estimate_shares
+from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_prevalence
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import claim_folder, format_rows, write_text
 from pneumoscope.images.read import Reading
-from pneumoscope.inference.features import FeatureCache
-from pneumoscope.inference.predictions import SHORT, to_measured_row
+from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.environment import describe_environment
@@ -54,7 +56,7 @@ def evaluate(
     seed: int = 0,
     cache: FeatureCache | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a trained model on labelled radiographs and write `metrics.json`, `predictions.csv` and `report.html`.
 
@@ -86,7 +88,7 @@ def evaluate(
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives: leave one out.")
     predictor = load(model, device, cache, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
-    require_shares(predictor.model, prevalence, adapt_prior)
+    prior_shift.check_prevalence(prevalence, predictor.model.labels)
     samples = read_samples(Path(data), patient_pattern, reading)
     present = {sample.split for sample in samples if sample.split}
     chosen = split or ("test" if "test" in present else "all")
@@ -151,7 +153,7 @@ def assess(
     adapt_prior: bool = False,
     resamples: int = 2000,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Predict labelled samples and write all that can be said of the predictions into `out`.
 
@@ -160,20 +162,23 @@ def assess(
     """
     model = predictor.model
     predictions = predictor.predict(samples, progress)
-    rows = [to_measured_row(one, model.labels, sample) for one, sample in zip(predictions, samples, strict=True)]
+    rows = [
+        one.to_row(model.labels, sample.label, raw=True) | {"patient": sample.patient, "sha256": one.sha256[:SHORT]}
+        for one, sample in zip(predictions, samples, strict=True)
+    ]
     write_text(out / "predictions.csv", "".join(format_rows(rows)))
     read = [(one, sample) for one, sample in zip(predictions, samples, strict=True) if one.probabilities is not None]
     if not read:
         raise DataError(f"None of the {len(samples)} images could be read; {out / 'predictions.csv'} says why.")
     found: list[str] = []
     seen = set(model.data.get("seen", ()))
-    if known := sum(one.digest[:SHORT] in seen for one, _ in read):
+    if known := sum(one.sha256[:SHORT] in seen for one, _ in read):
         found.append(f"{known} of these images were used in training: the figures are too good.")
     if shared := find_shared_patients([sample for _, sample in read]):
         found.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
     labels = np.array([model.labels.index(str(sample.label)) for _, sample in read])
     patients = [sample.patient for _, sample in read]
-    log_shares = calibrate([one.logits for one, _ in read], model.calibration)
+    log_shares = calibration.apply([one.logits for one, _ in read], predictor.decisions.calibration)
 
     def measured(shares: NDArray[np.float64], threshold: float) -> Evaluation:
         return evaluate_predictions(
@@ -190,17 +195,18 @@ def assess(
 
     evaluation = measured(np.exp(log_shares), predictor.threshold)
     uncalibrated: Mapping[str, Interval] = {}
-    if model.calibration.method != "none":
+    if predictor.decisions.calibration.method != "none":
         before = measured(
-            np.exp(calibrate([one.logits for one, _ in read], model.calibration.without_fit())), predictor.threshold
+            np.exp(calibration.apply([one.logits for one, _ in read], predictor.decisions.calibration.without_fit())),
+            predictor.threshold,
         )
         uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
     adjusted = None
     if prevalence is not None:
-        adjusted = adjust_evaluation(evaluation, model, labels, log_shares, prevalence, patients)
+        adjusted = adjust_evaluation(evaluation, predictor.decisions, labels, log_shares, prevalence, patients)
     elif adapt_prior:
         ordinary = np.array([one.decision != OUT_OF_DISTRIBUTION for one, _ in read])
-        adjusted = _adapt(model, log_shares, ordinary, patients, measured)
+        adjusted = _adapt(predictor, log_shares, ordinary, patients, measured)
         if (share := adjusted.prevalence) and not share.low <= evaluation.prevalence <= share.high:
             found.append(_describe_miss(model, evaluation, share))
     decisions = summarise_decisions(
@@ -209,14 +215,14 @@ def assess(
         [one.prediction_set for one, _ in read],
         model.labels,
     )
-    if model.conformal is None:  # every call is its own prediction set, which promises nothing
+    if predictor.decisions.prediction_sets is None:  # every call is its own prediction set, which promises nothing
         decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
-    found += _find_mismatches(model, evaluation)
-    found += find_broken_promises(decisions, model, predictor.alpha, predictor.false_alarms)
+    found += _find_mismatches(model, predictor.decisions, evaluation)
+    found += find_broken_promises(decisions, predictor.decisions, predictor.decider.detector is not None)
     for note in found:
         logging.getLogger("pneumoscope").warning("%s", note)
     notes = [*notes, *found]
-    cases = [to_case(one, sample, model) for one, sample in read]
+    cases = [to_case(one, sample, predictor.decisions) for one, sample in read]
     evaluation = dataclasses.replace(
         evaluation,
         decisions=decisions,
@@ -227,16 +233,16 @@ def assess(
         subgroups=tuple(measure_subgroups(cases, evaluation)),
     )
     write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
-    fingerprint = fingerprint_samples([sample for _, sample in read], [one.digest for one, _ in read])
+    fingerprint = fingerprint_samples([sample for _, sample in read], [one.sha256 for one, _ in read])
     write_report(
         out,
         evaluation,
         cases,
         title="Chest radiograph classifier: " + " or ".join(model.labels),
         policy=Policy(
-            model.threshold_rule,
-            model.calibration.method,
-            model.calibration.images,
+            predictor.decisions.threshold.rule if predictor.decisions.threshold else "",
+            predictor.decisions.calibration.method,
+            predictor.decisions.calibration.images,
             predictor.alpha,
             model.training.get("settings", {}).get("views", 0),
         ),
@@ -253,11 +259,11 @@ def assess(
     return evaluation
 
 
-def _find_mismatches(model: Model, evaluation: Evaluation) -> list[str]:
+def _find_mismatches(model: Model, decisions: Decisions, evaluation: Evaluation) -> list[str]:
     """Say where probabilities are stated for quite another prevalence than these images have."""
-    if model.positive is None or not model.calibration.shares or not 0 < evaluation.prevalence < 1:
+    if model.positive is None or not 0 < evaluation.prevalence < 1:
         return []
-    stated, found = model.calibration.shares[1], evaluation.prevalence
+    stated, found = decisions.calibration.class_fractions[1], evaluation.prevalence
     if 0.5 < stated / (1 - stated) * (1 - found) / found < 2:
         return []
     return [
@@ -268,22 +274,23 @@ def _find_mismatches(model: Model, evaluation: Evaluation) -> list[str]:
 
 
 def _adapt(
-    model: Model,
+    predictor: Predictor,
     log_shares: NDArray[np.float64],
     ordinary: NDArray[np.bool_],
     patients: Sequence[str | None],
     measured: Callable[[NDArray[np.float64], float], Evaluation],
 ) -> Adjusted:
     """Estimate the classes' shares without looking at labels, restate for them and measure."""
-    stated = model.calibration.shares
+    decisions, model = predictor.decisions, predictor.model
+    stated = decisions.calibration.class_fractions
     asked = log_shares[ordinary] if ordinary.any() else log_shares  # out-of-distribution images are of neither class
-    wanted = estimate_shares(asked, stated)
-    interval, threshold = None, model.thresholds["decision"]
-    if len(model.labels) == 2:
+    wanted = prior_shift.fit(asked, stated)
+    interval, threshold = None, 0.5
+    if decisions.threshold is not None:
         of = [patient for patient, plain in zip(patients, ordinary, strict=True) if plain or not ordinary.any()]
         interval = estimate_prevalence(asked, stated, patients=of)
-        threshold = move_threshold(model, interval.value)
-    evaluation = measured(np.exp(restate(log_shares, stated, wanted.tolist())), threshold)
+        threshold = prior_shift.adjust_threshold(decisions.threshold, stated, interval.value).value
+    evaluation = measured(np.exp(prior_shift.apply(log_shares, stated, wanted.tolist())), threshold)
     shares = dict(zip(model.labels, wanted.tolist(), strict=True))
     return Adjusted(shares, interval, estimated=True, threshold=threshold, metrics=evaluation.metrics)
 

@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
-from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, calibrate, move_threshold, require_shares, restate
+from pneumoscope.decisions import calibration, prior_shift
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.proportions import rate_interval
 from pneumoscope.evaluation.metrics import check_predictions, measure
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
-from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.models.model_folder import Model
 
 Floats = NDArray[np.float64]
 FEWEST = 10  # images; from fewer the estimate is often 0 or 1, and so are its limits
-
-
-def estimate_shares(
-    log_shares: ArrayLike, stated: Sequence[float], weights: ArrayLike | None = None, steps: int = 1000
-) -> Floats:
-    """Estimate the classes' shares among images without labels, by expectation and maximisation.
-
-    Saerens, Latinne & Decaestecker, Neural Computation 14 (2002), eq. 2.9. It rests on calibrated probabilities, and on
-    images of a class looking the same as where the model was calibrated; where they don't, so does its answer.
-
-    Args:
-        log_shares: (N, C) logarithms of probabilities, as stated for `stated`.
-        stated: (C,) shares.
-        weights: (N,) or (B, N), how often each image counts.
-        steps: at most so many.
-
-    Returns:
-        (C,), or (B, C) with B rows of weights.
-    """
-    base, begun = np.asarray(log_shares, np.float64), np.asarray(stated, np.float64)
-    rows = np.ones((1, len(base))) if weights is None else np.atleast_2d(np.asarray(weights, np.float64))
-    rows = rows / rows.sum(1, keepdims=True)
-    ratio = np.exp(base - base.max(1, keepdims=True)) / begun  # likelihoods, up to a factor for each image
-    shares = np.tile(begun, (len(rows), 1))
-    for _ in range(steps):
-        posterior = ratio[None] * shares[:, None]
-        posterior /= posterior.sum(2, keepdims=True)
-        moved = np.einsum("bn,bnc->bc", rows, posterior)
-        if np.abs(moved - shares).max() < 1e-9:
-            shares = moved
-            break
-        shares = moved
-    return shares if weights is not None and np.ndim(weights) == 2 else shares[0]
 
 
 def estimate_prevalence(
@@ -71,10 +40,10 @@ def estimate_prevalence(
     The limits know of chance in drawing images, not of a model that is badly calibrated there.
     """
     base = np.asarray(log_shares, np.float64)
-    value = float(estimate_shares(base, stated)[1])
+    value = float(prior_shift.fit(base, stated)[1])
     drawn = np.concatenate(
         [
-            estimate_shares(base, stated, weights, steps=200)[:, 1]
+            prior_shift.fit(base, stated, weights, steps=200)[:, 1]
             for chunk in resample(cluster_by_patient(patients, len(base)), resamples, seed)
             for weights in np.array_split(chunk, max(1, len(chunk) * len(base) // 200_000))
         ]
@@ -83,8 +52,8 @@ def estimate_prevalence(
     return Interval(value, min(low, value), max(high, value))
 
 
-def adapt(
-    predictor: Predictor, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
+def adapt_prior(
+    predictor: Predictor, samples: Sequence[Sample], progress: Progress | None = None
 ) -> tuple[Predictor, Interval]:
     """Estimate the positive class's share among images without labels, and state probabilities for it.
 
@@ -103,8 +72,8 @@ def adapt(
         UsageError: more than two classes, or a model that does not know its own prevalence.
         DataError: too few images to estimate it from.
     """
-    model = predictor.model
-    require_shares(model, 0.5, adapt=True)
+    prior_shift.check_prevalence(0.5, predictor.model.labels)
+    fitted = predictor.decisions.calibration
     keeping = copy.copy(predictor)
     keeping.cache = predictor.cache or FeatureCache(Path(":memory:"))
     found = keeping.predict(samples, progress)
@@ -118,15 +87,15 @@ def adapt(
             f"--adapt-prior: {len(read)} of these images can be read and are like the training radiographs; it takes "
             f"{FEWEST} to estimate a prevalence. Give --prevalence instead."
         )
-    log_shares = calibrate([one.logits for one, _ in read], model.calibration)
+    log_shares = calibration.apply([one.logits for one, _ in read], fitted)
     patients = [image.patient for _, image in read]
-    share = estimate_prevalence(log_shares, model.calibration.shares, patients=patients)
+    share = estimate_prevalence(log_shares, fitted.class_fractions, patients=patients)
     return keeping.at_prevalence(min(max(share.value, 1e-4), 1 - 1e-4)), share
 
 
 def adjust_evaluation(
     evaluation: Evaluation,
-    model: Model,
+    decisions: Decisions,
     labels: ArrayLike,
     log_shares: ArrayLike,
     prevalence: float,
@@ -140,7 +109,7 @@ def adjust_evaluation(
 
     Args:
         evaluation: of the same images; its AUROC and confidence are taken.
-        model: what the probabilities are stated for, and how the threshold came about.
+        decisions: calibration and threshold.
         labels: (N,) of 0 and 1.
         log_shares: (N, 2) logarithms of probabilities, as calibrated.
         prevalence: in (0, 1).
@@ -150,8 +119,9 @@ def adjust_evaluation(
         DataError: images of one class only.
     """
     wanted = (1 - prevalence, prevalence)
-    adjusted = np.exp(restate(np.asarray(log_shares, np.float64), model.calibration.shares, wanted))[:, 1]
-    threshold = move_threshold(model, prevalence)
+    fractions = decisions.calibration.class_fractions
+    adjusted = np.exp(prior_shift.apply(np.asarray(log_shares, np.float64), fractions, wanted))[:, 1]
+    threshold = prior_shift.adjust_threshold(decisions.threshold or Threshold(), fractions, prevalence).value
     y, p = check_predictions(labels, adjusted)
     if len(np.unique(y)) < 2:
         raise DataError("To measure for another prevalence takes images of both classes; there are images of one.")

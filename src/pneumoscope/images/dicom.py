@@ -64,6 +64,7 @@ class Tags:
     Attributes:
         patient: PatientID.
         study: StudyInstanceUID.
+        series: SeriesInstanceUID.
         instance: SOPInstanceUID.
         modality: Modality, such as CR or DX.
         view: ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on.
@@ -82,6 +83,7 @@ class Tags:
     age: float | None
     sex: str | None
     frames: int = 1
+    series: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,7 @@ def _tags(elements: Dataset) -> Tags:
     return Tags(
         patient=text(elements, "PatientID") or None,
         study=text(elements, "StudyInstanceUID") or None,
+        series=text(elements, "SeriesInstanceUID") or None,
         instance=text(elements, "SOPInstanceUID") or None,
         modality=text(elements, "Modality").upper() or None,
         view=_VIEWS.get(view, view) or None,

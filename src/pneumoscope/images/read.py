@@ -45,6 +45,15 @@ class Reading:
     any_modality: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image file's content, its name for messages, and how to read it."""
+
+    content: bytes
+    name: str = "image"
+    reading: Reading = Reading()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
     """One file, decoded.

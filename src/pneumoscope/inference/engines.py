@@ -37,13 +37,12 @@ class Activations:
     Attributes:
         features: float32 (B, D), the global average of the feature map.
         maps: float32 (B, D, h, w), the feature map, where it was asked for.
-        stages: float32 (B, E), the averages of all stages' maps, which the OOD detector looks at; None where the
-            engine cannot tell.
+        intermediate: float32 (B, E), the averages of each stage's map, which the OOD detector looks at.
     """
 
     features: Array
+    intermediate: Array
     maps: Array | None = None
-    stages: Array | None = None
 
 
 class Engine(Protocol):
@@ -106,10 +105,10 @@ class TorchEngine:
                     torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
                 )
             batch = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
-            found, stages = self.backbone.describe(batch)
+            found, intermediate = self.backbone.describe(batch)
             features = pool(found).cpu().numpy()
             return Activations(
-                features, found.contiguous().cpu().numpy() if maps else None, stages.float().cpu().numpy()
+                features, intermediate.float().cpu().numpy(), found.contiguous().cpu().numpy() if maps else None
             )
 
 
@@ -140,8 +139,8 @@ class ProgramEngine:
         import torch
 
         with torch.inference_mode():
-            _, features, found, stages = (each.numpy() for each in self._run(torch.from_numpy(inputs)))
-        return Activations(features, found if maps else None, stages)
+            _, features, found, intermediate = (each.numpy() for each in self._run(torch.from_numpy(inputs)))
+        return Activations(features, intermediate, found if maps else None)
 
 
 class _Crew:
@@ -186,7 +185,7 @@ class OnnxEngine:
             raise ModelError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
         takes = {each.name: each.shape for each in self._session.get_inputs()}
         gives = {each.name: each.shape for each in self._session.get_outputs()}
-        ours = [len(shape) for shape in takes.values()] == [4] and {"input", "features", "map", "stages"} <= {
+        ours = [len(shape) for shape in takes.values()] == [4] and {"input", "features", "map", "intermediate"} <= {
             *takes,
             *gives,
         }
@@ -199,9 +198,9 @@ class OnnxEngine:
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        names = ["features", "stages", *(["map"] if maps else [])]
-        features, stages, *rest = self._crew.share(inputs, lambda part: self._session.run(names, {"input": part}))
-        return Activations(features, rest[0] if maps else None, stages)
+        names = ["features", "intermediate", *(["map"] if maps else [])]
+        features, intermediate, *rest = self._crew.share(inputs, lambda part: self._session.run(names, {"input": part}))
+        return Activations(features, intermediate, rest[0] if maps else None)
 
 
 class OpenVinoEngine:
@@ -234,7 +233,7 @@ class OpenVinoEngine:
             core = openvino.Core()
             found = core.read_model(io.BytesIO(graph) if isinstance(graph, bytes) else graph)
             compiled = core.compile_model(found, "CPU", options)
-            self._outputs = {name: compiled.output(name) for name in ("features", "map", "stages")}
+            self._outputs = {name: compiled.output(name) for name in ("features", "map", "intermediate")}
             self._requests = [compiled.create_infer_request() for _ in range(threads)]
             shape = compiled.input(0).partial_shape.get_max_shape()
         except RuntimeError as problem:
@@ -257,11 +256,11 @@ class OpenVinoEngine:
                 request.start_async({0: part}, share_inputs=True)
             for request in working:
                 request.wait()
-            features, stages, *rest = (
+            features, intermediate, *rest = (
                 np.concatenate([request.get_tensor(self._outputs[name]).data for request in working])
-                for name in ("features", "stages", *(["map"] if maps else []))
+                for name in ("features", "intermediate", *(["map"] if maps else []))
             )
-        return Activations(features, rest[0] if maps else None, stages)
+        return Activations(features, intermediate, rest[0] if maps else None)
 
 
 def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
@@ -288,9 +287,9 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
     engine = runtime(graph, f"{fingerprint_state(state)} {backbone.architecture}")
     probe = np.linspace(-2, 2, 3 * size * size, dtype=np.float32).reshape(1, 3, size, size)
     with torch.inference_mode():
-        maps, stages = (tensor.numpy() for tensor in backbone.describe(torch.from_numpy(probe)))
+        maps, intermediate = (tensor.numpy() for tensor in backbone.describe(torch.from_numpy(probe)))
     found = engine.run(probe, maps=True)
-    pairs = ((found.maps, maps), (found.stages, stages))
+    pairs = ((found.maps, maps), (found.intermediate, intermediate))
     close = all(ours is not None and np.allclose(ours, own, 1e-3, 1e-4 * np.abs(own).max()) for ours, own in pairs)
     return engine if close else TorchEngine(backbone, size, device)
 

@@ -1,26 +1,27 @@
-"""Which parts of an image speak for a class: maps in logits whose mean, with the bias, is the network's logit."""
+"""Where on an image the evidence for a class lies: maps in logits whose mean, with the bias, is the network's logit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import MissingExtraError, UsageError
-from pneumoscope.images.prepare import Box, InputSpec, Pixels, find_box, prepare
-from pneumoscope.images.read import Reading, read_radiograph
-from pneumoscope.inference.engines import Array
-from pneumoscope.inference.features import Source
-from pneumoscope.inference.predictor import Predictor
+from pneumoscope.errors import ImageError, MissingExtraError, UsageError
+from pneumoscope.images.prepare import Box, InputSpec, find_box
 
+if TYPE_CHECKING:
+    from pneumoscope.inference.features import Extract, Source
+    from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.inference.predictor import Predictor
+
+Array: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.intp]
-_STEPS = 16  # of the integral
-_BLUR = 0.09  # standard deviation, as a share of the input's side: what is left shows no opacity
 Method: TypeAlias = Literal["auto", "cam", "ig"]
+_STEPS = 16  # of the integral
+_BLUR = 0.09  # standard deviation, as a fraction of the input's side: what is left shows no opacity
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,8 +32,8 @@ class Evidence:
         label: the class explained.
         method: how the map was made.
         logit: the class's logit; of two classes, the other one's is its negative.
-        bias: what of it belongs to no place.
-        cells: float32 (h, w), in logits: positive where the image speaks for the class. mean(cells) + bias = logit.
+        bias: the part of it that belongs to no place.
+        cells: float32 (h, w), in logits: positive where the image supports the class. mean(cells) + bias = logit.
         box: left, top, right and bottom of what the network saw, in pixels of the image.
         shape: height and width of the image, as the file has it.
     """
@@ -46,7 +47,7 @@ class Evidence:
     shape: tuple[int, int]
 
     def map(self, shape: tuple[int, int] | None = None) -> Array:
-        """The cells on the image, interpolated between their middles; nan where the network saw nothing.
+        """The cells on the image, interpolated between their centres; nan where the network saw nothing.
 
         Args:
             shape: of the map; the image's own by default, another one gives the same map at another scale.
@@ -61,102 +62,80 @@ class Evidence:
         lower, upper = (self.cells[index] for index in rows)
         tall = lower + (upper - lower) * fraction_y[:, None]
         before, after = (tall[:, index] for index in columns)
-        found: Array = before + (after - before) * fraction_x
-        found[unseen_y], found[:, unseen_x] = np.nan, np.nan
-        return found
+        values: Array = before + (after - before) * fraction_x
+        values[unseen_y], values[:, unseen_x] = np.nan, np.nan
+        return values
 
     @property
     def limit(self) -> float:
-        """The strongest evidence either way, at least one logit: next to nothing is not drawn as if it were much."""
+        """The strongest evidence either way, at least one logit: weak evidence must not look strong."""
         return max(1.0, float(np.abs(self.cells).max()))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Explanation(Evidence):
-    """The same, with the image.
-
-    Attributes:
-        path: the file, or None where its content was given.
-        pixels: float32 in [0, 1], the image as it was read: of a large JPEG at a reduced scale.
-    """
-
-    path: Path | None
-    pixels: Pixels
-
-
 def explain(
-    predictor: Predictor, source: Source | str, label: str | None = None, method: Method = "auto"
-) -> Explanation:
+    image: Source,
+    model: str | Path | Predictor | None = None,
+    label: str | None = None,
+    method: Method = "auto",
+) -> Prediction:
     """Say where on an image the evidence for a class lies.
 
-    The network ends in a global average and one linear layer, so that its class-activation map (Zhou et al. 2016,
-    "Learning Deep Features for Discriminative Localization", section 2) is an exact sum and needs no gradient. Where
-    attention has mixed all places before, it still adds up, but a cell of it need not speak of its own place.
+    The network ends in a global average and one linear layer, so its class-activation map (Zhou et al. 2016, "Learning
+    Deep Features for Discriminative Localization", section 2) is an exact sum and needs no gradient. Where attention
+    has mixed all places before, the map still adds up, but a cell of it need not speak for its own place.
 
     Args:
-        predictor: the classifier.
-        source: a path, a file's content, or a sample.
+        image: a path, a file's content, or a sample.
+        model: as for `load`, or a predictor.
         label: the class to explain; by default the positive one of two, the likeliest of more.
         method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
-            Attribution for Deep Networks") from the blurred image to the image, summed by cells of 16 pixels of the
-            input; the bias is then the blurred image's logit, with what the numerical integral leaves over. `auto`: `ig`
+            Attribution for Deep Networks") from the blurred image to the image, summed over cells of 16 pixels of the
+            input; the bias is then the blurred image's logit, and what the numerical integral leaves over. `auto`: `ig`
             where the network has attention, else `cam`.
+
+    Returns:
+        The prediction with its `evidence` and `pixels`.
 
     Raises:
         ImageError: the file cannot be read.
         UsageError: the classifier has no such class, or what runs it gives no gradients.
         MissingExtraError: captum, which integrates the gradients, is not installed.
     """
-    spec = predictor.model.input
-    sample = source if isinstance(source, Sample) else None
-    content = source if not isinstance(source, Sample) else source.path
-    image = read_radiograph(content, reading=sample.reading if sample else Reading(), min_side=spec.min_side)
-    inputs = prepare(image.pixels, spec)[None]
-    found = predictor.engine.run(inputs, maps=True)
-    maps = cast("Array", found.maps)[0]
-    shown = find_evidence(
-        predictor, found.features[0], maps, locate_input(image.pixels.shape, image.size, spec), image.size, label
-    )
-    if method == "ig" or (method == "auto" and mixes_places(predictor)):
-        row, sign, _ = _find_output(predictor.model.labels, shown.label, 0)
-        weight = sign * predictor.weight[row].astype(np.float64)
-        cells = _integrate_gradients(predictor, inputs, weight, max(maps.shape[1], spec.size // 16))
-        shown = replace(shown, method="ig", cells=cells, bias=shown.logit - float(cells.mean(dtype=np.float64)))
-    return Explanation(path=None if isinstance(content, bytes) else Path(content), pixels=image.pixels, **vars(shown))
+    from pneumoscope.inference.predictor import Predictor, load
+
+    predictor = model if isinstance(model, Predictor) else load(model)
+    (prediction,) = predictor.run([image], maps=True, pixels=True, label=label, method=method)
+    if prediction.error is not None:
+        raise ImageError(prediction.error)
+    return prediction
 
 
-def find_evidence(
-    predictor: Predictor,
-    features: Array,
-    maps: Array,
-    box: Box,
-    shape: tuple[int, int],
-    label: str | None = None,
-) -> Evidence:
-    """The class-activation map of an image that the network has seen already.
+def find_evidence(predictor: Predictor, extract: Extract, label: str | None, method: Method) -> Evidence:
+    """The evidence in an image that the network has seen, with its map; see `explain`.
 
     Args:
         predictor: the classifier.
-        features: float32 (D,), the image's.
-        maps: float32 (D, h, w), its feature map.
-        box: what the network saw of it, `locate_input`.
-        shape: height and width of the image.
-        label: the class, as in `explain`.
-
-    Raises:
-        UsageError: the classifier has no such class.
+        extract: with features, map and inputs.
+        label: the class, or None.
+        method: how.
     """
-    logits = predictor.weight.astype(np.float64) @ features + predictor.bias
+    features, feature_map, inputs = extract.features, extract.map, extract.inputs
+    if features is None or feature_map is None or inputs is None or extract.size is None or extract.read_size is None:
+        raise ValueError("an extract without its map")
+    logits = predictor.weight.astype(np.float64) @ features[0] + predictor.bias
     row, sign, name = _find_output(predictor.model.labels, label, int(logits.argmax()))
-    return Evidence(
-        label=name,
-        method="cam",
-        logit=sign * float(logits[row]),
-        bias=sign * float(predictor.bias[row]),
-        cells=np.tensordot(sign * predictor.weight[row].astype(np.float64), maps, 1).astype(np.float32),
-        box=box,
-        shape=shape,
-    )
+    weight = sign * predictor.weight[row].astype(np.float64)
+    logit, bias = sign * float(logits[row]), sign * float(predictor.bias[row])
+    if method == "ig" or (method == "auto" and mixes_places(predictor)):
+        method = "ig"
+        side = max(feature_map.shape[1], predictor.model.input.size // 16)
+        cells = _integrate_gradients(predictor, inputs[None], weight, side)
+        bias = logit - float(cells.mean(dtype=np.float64))
+    else:
+        method = "cam"
+        cells = np.tensordot(weight, feature_map, 1).astype(np.float32)
+    box = locate_input(extract.read_size, extract.size, predictor.model.input)
+    return Evidence(label=name, method=method, logit=logit, bias=bias, cells=cells, box=box, shape=extract.size)
 
 
 def check_label(labels: tuple[str, ...], label: str | None) -> None:
@@ -166,11 +145,11 @@ def check_label(labels: tuple[str, ...], label: str | None) -> None:
         UsageError: it is none of the labels.
     """
     if label is not None and label not in labels:
-        raise UsageError(f"--label {label}: no such class. This classifier knows {', '.join(labels)}.")
+        raise UsageError(f"This classifier has no class {label!r}. Its classes: {', '.join(labels)}.", "label")
 
 
 def mixes_places(predictor: Predictor) -> bool:
-    """Whether the network has attention, so that a cell of its map need not speak of its own place."""
+    """Whether the network has attention, so that a cell of its map need not speak for its own place."""
     backbone = getattr(predictor.engine, "backbone", None)
     if backbone is None:
         return predictor.model.attention
@@ -179,25 +158,27 @@ def mixes_places(predictor: Predictor) -> bool:
     return classifier.mixes_places(backbone)
 
 
-def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, side: int) -> Array:
-    """Integrated gradients of weight · features, from the blurred image to the image: float32 (side, side), in logits."""
+def _integrate_gradients(predictor: Predictor, inputs: Array, weight: NDArray[np.float64], side: int) -> Array:
+    """Integrated gradients of weight · features, from the blurred image to the image: float32 (side, side), logits."""
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
-        raise MissingExtraError("Integrated gradients need captum: pip install captum. Or take --method cam.") from None
+        raise MissingExtraError(
+            "Integrated gradients need captum: pip install captum. Or use the method cam."
+        ) from None
     import torch
     from scipy.ndimage import gaussian_filter
 
     backbone = getattr(predictor.engine, "backbone", None)
     if backbone is None:
-        raise UsageError("Integrated gradients need PyTorch to run the network. Take --method cam.")
+        raise UsageError("Integrated gradients need PyTorch to run the network. Use cam.", "method")
     device = next(backbone.parameters()).device
     head = torch.from_numpy(weight.astype(np.float32)).to(device)
-    # Black as a base would leave what is black without a share, and hides opacities less well (docs/results.md).
+    # A black base would leave black pixels without a share, and hides opacities less well (docs/results.md).
     blurred = gaussian_filter(inputs, _BLUR * inputs.shape[-1], axes=(2, 3))
     image, base = (torch.from_numpy(each).to(device) for each in (inputs, blurred))
-    method = IntegratedGradients(lambda batch: backbone(batch).mean((2, 3)) @ head)
-    parts = method.attribute(image, base, n_steps=_STEPS, internal_batch_size=8)
+    gradients = IntegratedGradients(lambda batch: backbone(batch).mean((2, 3)) @ head)
+    parts = gradients.attribute(image, base, n_steps=_STEPS, internal_batch_size=8)
     shares = parts[0].sum(0).double().cpu().numpy()
     place = np.arange(len(shares)) * side // len(shares)
     cells = np.zeros((side, side))
@@ -207,7 +188,6 @@ def _integrate_gradients(predictor: Predictor, inputs: Array, weight: Array, sid
 
 def _find_output(labels: tuple[str, ...], label: str | None, likeliest: int) -> tuple[int, int, str]:
     """The head's output for a class, its sign there, and the class's name."""
-    check_label(labels, label)
     if len(labels) == 2:
         index = labels.index(label) if label is not None else 1
         return 0, 2 * index - 1, labels[index]
@@ -215,23 +195,23 @@ def _find_output(labels: tuple[str, ...], label: str | None, likeliest: int) -> 
     return index, 1, labels[index]
 
 
-def locate_input(read: tuple[int, ...], own: tuple[int, int], spec: InputSpec) -> Box:
-    """The box that the network sees, in pixels of the image's own size, of which `read` may be a reduced scale."""
-    height, width = read
+def locate_input(read_size: tuple[int, int], size: tuple[int, int], spec: InputSpec) -> Box:
+    """The box that the network sees, in pixels of the image's own size, which may have been read at a reduced scale."""
+    height, width = read_size
     left, top, right, bottom = find_box((height, width), spec)
-    across, down = own[1] / width, own[0] / height
+    across, down = size[1] / width, size[0] / height
     return left * across, top * down, right * across, bottom * down
 
 
 def _locate(
-    side: int, own: int, start: float, end: float, cells: int
+    side: int, original: int, start: float, end: float, cells: int
 ) -> tuple[tuple[Indices, Indices], Array, NDArray[np.bool_]]:
     """For each pixel of a side: the cells around it, how far between them it lies, and whether it was not seen."""
-    middles = (np.arange(side) + 0.5) * own / side
-    place = np.clip((middles - start) / (end - start) * cells - 0.5, 0, cells - 1)
+    centres = (np.arange(side) + 0.5) * original / side
+    place = np.clip((centres - start) / (end - start) * cells - 0.5, 0, cells - 1)
     before = np.floor(place).astype(np.intp)
     return (
         (before, np.minimum(before + 1, cells - 1)),
         (place - before).astype(np.float32),
-        (middles < start) | (middles > end),
+        (centres < start) | (centres > end),
     )

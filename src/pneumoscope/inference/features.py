@@ -1,280 +1,236 @@
-"""Many files become features, once per content and backbone: what a frozen backbone says never changes."""
+"""Many files become features: read, prepared and run in batches, with reading ahead and a cache."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sqlite3
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import ImageError, UsageError
-from pneumoscope.images.prepare import InputSpec, prepare
-from pneumoscope.images.read import Radiograph, Reading, read_bytes, read_radiograph
-from pneumoscope.inference.engines import Array, Engine
+from pneumoscope.errors import ImageError, MissingExtraError
+from pneumoscope.images.dicom import Tags, is_dicom, read_tags
+from pneumoscope.images.prefetch import prefetch
+from pneumoscope.images.prepare import InputSpec, Pixels, prepare
+from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
+from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.engines import Engine
 
-Source = Path | bytes | Sample
+Array: TypeAlias = NDArray[np.float32]
+Source: TypeAlias = str | Path | bytes | ImageBytes | Sample
 
 
 @dataclass(frozen=True)
-class Gauge:
+class Measurement:
     """Something that is measured of each image while it is decoded, such as what an audit looks at.
 
     Attributes:
         name: names the function and its version, for the cache.
-        measure: (content, radiograph) -> float32 (K,); called in several threads.
+        compute: (content, radiograph) -> float32 (K,); called in several threads.
     """
 
     name: str
-    measure: Callable[[bytes, Radiograph], Array]
+    compute: Callable[[bytes, Radiograph], Array]
 
 
 @dataclass(frozen=True)
-class Extract:
-    """What became of one source.
+class Wanted:
+    """What is wanted of each image besides its features.
 
     Attributes:
-        index: its place in the input.
-        digest: SHA-256 of its content, empty where it could not be read.
-        features: float32 (V, D): the image, and its mirror image where views were asked for; None on error.
-        error: why it could not be read.
-        stages: float32 (E,), the image's `Activations.stages`, its features where the engine gives none; None on error.
-        gauged: float32 (K,), what a `Gauge` measured; None on error, or where there is none.
+        mirror: the features of the left-right mirrored image, too.
+        maps: its feature map and the prepared input.
+        pixels: the decoded image.
+        measurement: what it measures.
     """
 
-    index: int
-    digest: str = ""
+    mirror: bool = False
+    maps: bool = False
+    pixels: bool = False
+    measurement: Measurement | None = None
+
+
+@dataclass(eq=False)
+class Extract:
+    """One image after reading, preparing and running. On error all but `source` and `error` are empty.
+
+    Attributes:
+        source: what was given.
+        sha256: of its content.
+        features: float32 (V, D), of the image and perhaps of its mirror image.
+        intermediate: float32 (E,), its intermediate features.
+        measured: float32 (K,), where something was measured.
+        tags: what a DICOM header says.
+        size: height and width as stored; None where the image was not decoded, as the cache knew its features.
+        format: of the file; likewise.
+        read_size: height and width as read: of a large JPEG at a reduced scale.
+        pixels: float32 (H, W), if wanted.
+        inputs: float32 (3, S, S), if maps are wanted.
+        map: float32 (D, h, w), likewise.
+        error: why it could not be read.
+    """
+
+    source: Source
+    sha256: str = ""
     features: Array | None = None
-    error: str | None = None
-    gauged: Array | None = None
-    stages: Array | None = None
-
-
-@dataclass
-class _Load:
-    index: int
-    digest: str = ""
-    key: str = ""
+    intermediate: Array | None = None
+    measured: Array | None = None
+    tags: Tags | None = None
+    size: tuple[int, int] | None = None
+    format: str | None = None
+    read_size: tuple[int, int] | None = None
+    pixels: Pixels | None = None
     inputs: Array | None = None
-    features: Array | None = None
-    stages: Array | None = None
-    gauged: Array | None = None
+    map: Array | None = None
     error: str | None = None
+    cache_key: str = ""
 
 
 def extract_features(
     sources: Iterable[Source],
     engine: Engine | None,
     spec: InputSpec,
-    *,
-    mirror: bool = False,
-    gauge: Gauge | None = None,
+    wanted: Wanted = Wanted(),
     cache: FeatureCache | None = None,
 ) -> Iterator[Extract]:
-    """Read, prepare and run many files; decoding overlaps with computing, memory stays bounded.
+    """Read, prepare and run many files; reading overlaps with computing, and memory stays bounded.
 
-    A file that cannot be read gives an `Extract` with its error; it never stops the others. No file is decoded twice,
-    and none of which the cache knows all that is asked.
+    A file that cannot be read gives an `Extract` with its error and never stops the others. No file is opened twice,
+    and none is decoded if the cache holds all that is wanted.
 
     Args:
         sources: paths, contents or samples.
         engine: runs the backbone; None where no features are wanted.
         spec: its input.
-        mirror: also give the features of the left-right mirrored image, as a second view.
-        gauge: measures each image while it is decoded.
+        wanted: what else.
         cache: looked up and filled.
 
     Yields:
         One `Extract` per source, in input order.
     """
-    key = f"{engine.fingerprint} {spec} {'mirror ' if mirror else ''}{__version__}" if engine else ""
-    gauge_key = f"{gauge.name} {spec.min_side} {__version__}" if gauge else ""
     batch_size = engine.batch_size if engine else 8
-
-    def load(index: int, source: Source) -> _Load:
-        reading = source.reading if isinstance(source, Sample) else Reading()
-        path = source.path if isinstance(source, Sample) else source
-        try:
-            content, name = (path, None) if isinstance(path, bytes) else (read_bytes(path), str(path))
-            one = _Load(index, hashlib.sha256(content).hexdigest())
-            one.key = f"{one.digest} {reading}" if reading != Reading() else one.digest
-            if cache is not None:
-                one.features = cache.get(one.key, key) if engine else None
-                one.stages = cache.get(one.key, f"{key} stages") if engine else None
-                one.gauged = cache.get(one.key, gauge_key) if gauge else None
-            if one.features is None or one.stages is None:
-                one.features = one.stages = None
-            if (engine and one.features is None) or (gauge and one.gauged is None):
-                image = read_radiograph(content, name, reading, spec.min_side)
-                if image.tags and image.tags.frames > 1:
-                    logging.getLogger("pneumoscope").warning(
-                        "%s: %d frames, of which the first is read.", name, image.tags.frames
-                    )
-                if gauge and one.gauged is None:
-                    one.gauged = gauge.measure(content, image)[None]
-                    if cache is not None:
-                        cache.put(gauge_key, [(one.key, one.gauged)])
-                if engine and one.features is None:
-                    one.inputs = prepare(image.pixels, spec)
-            return one
-        except ImageError as problem:
-            return _Load(index, error=str(problem))
-
-    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-        numbered = iter(enumerate(sources))
-        ahead: deque[Future[_Load]] = deque(pool.submit(load, *item) for item in islice(numbered, 3 * batch_size))
-        waiting: list[_Load] = []
-        try:
-            while ahead:
-                waiting.append(ahead.popleft().result())
-                ahead.extend(pool.submit(load, *item) for item in islice(numbered, 1))
-                full = sum(one.inputs is not None for one in waiting) == batch_size
-                if full or not ahead or len(waiting) == 64 * batch_size:
-                    if engine is not None:
-                        _run(waiting, engine, mirror, cache, key)
-                    for one in waiting:
-                        gauged = None if one.gauged is None else one.gauged[0]
-                        stages = None if one.stages is None else one.stages[0]
-                        yield Extract(one.index, one.digest, one.features, one.error, gauged, stages)
-                    waiting = []
-        finally:
-            for future in ahead:
-                future.cancel()
+    extraction = _Extraction(engine, spec, wanted, cache)
+    batch: list[Extract] = []
+    for extract in prefetch(extraction.load, sources, ahead=3 * batch_size):
+        batch.append(extract)
+        if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == 64 * batch_size:
+            extraction.run(batch)
+            yield from batch
+            batch = []
+    extraction.run(batch)
+    yield from batch
 
 
-def read_input(sample: Sample, spec: InputSpec, view: Callable[[Array], Array] | None = None) -> Array:
-    """Read and prepare one image as training and prediction do, float32 (3, S, S).
+def open_source(source: Source) -> tuple[bytes, str | None, Reading]:
+    """The content of a source, its name for messages, and how to read it.
+
+    Raises:
+        ImageError: the file cannot be opened.
+    """
+    if isinstance(source, ImageBytes):
+        return source.content, source.name, source.reading
+    if isinstance(source, bytes):
+        return source, None, Reading()
+    path, reading = (source.path, source.reading) if isinstance(source, Sample) else (Path(source), Reading())
+    return read_bytes(path), str(path), reading
+
+
+def read_input(sample: Sample, spec: InputSpec, change: Callable[[Pixels], Pixels] | None = None) -> Array:
+    """Read and prepare one image, perhaps changed at random: float32 (3, S, S). For training.
 
     Raises:
         ImageError: it cannot be read.
     """
     image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
-    return prepare(image.pixels, spec, view)
+    return prepare(image.pixels, spec, change)
 
 
-def _run(waiting: list[_Load], engine: Engine, mirror: bool, cache: FeatureCache | None, key: str) -> None:
-    """Compute the features that the cache did not have, and remember them."""
-    new = [one for one in waiting if one.inputs is not None]
-    if not new:
-        return
-    inputs = np.stack([one.inputs for one in new if one.inputs is not None])
-    first = engine.run(inputs)
-    views, described = [first.features], first.features if first.stages is None else first.stages
-    if mirror:
-        views.append(engine.run(np.ascontiguousarray(inputs[..., ::-1])).features)
-    computed = np.stack(views, axis=1)
-    for one, features, stages in zip(new, computed, described, strict=True):
-        one.features, one.stages, one.inputs = features, stages[None], None
-    if cache is not None:
-        cache.put(f"{key} stages", [(one.key, stages[None]) for one, stages in zip(new, described, strict=True)])
-        cache.put(key, [(one.key, features) for one, features in zip(new, computed, strict=True)])
+class _Extraction:
+    """The two halves of an extraction: `load` in reading threads, `run` where the network computes."""
 
+    def __init__(self, engine: Engine | None, spec: InputSpec, wanted: Wanted, cache: FeatureCache | None) -> None:
+        self._engine, self._spec, self._wanted, self._cache = engine, spec, wanted, cache
+        self._key = f"{engine.fingerprint} {spec} {'mirror ' if wanted.mirror else ''}{__version__}" if engine else ""
+        measurement = wanted.measurement
+        self._measurement_key = f"{measurement.name} {spec.min_side} {__version__}" if measurement else ""
 
-class FeatureCache:
-    """Features on disk by content and backbone, in one SQLite file: shared by runs, safe when a process is killed.
-
-    Args:
-        path: the file; its folder is made.
-        max_bytes: the oldest entries go when the features take more.
-
-    Raises:
-        UsageError: the file cannot be opened.
-    """
-
-    def __init__(self, path: Path, max_bytes: int = 2 * 1024**3) -> None:
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
+    def load(self, source: Source) -> Extract:
+        """Open a file, and decode and prepare it unless the cache holds all that is wanted."""
+        extract = Extract(source)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False)
-            _write_ahead(self._database)
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, width INTEGER, vectors BLOB, sha256 BLOB)"
-            )
-        except (OSError, sqlite3.Error) as problem:
-            raise UsageError(
-                f"{path}: the feature cache cannot be opened ({problem}). Give --no-cache, or delete the file."
-            ) from None
+            content, name, reading = open_source(source)
+            extract.sha256 = hashlib.sha256(content).hexdigest()
+            extract.cache_key = extract.sha256 if reading == Reading() else f"{extract.sha256} {reading}"
+            self._look_up(extract)
+            if self._lacks_nothing(extract):
+                extract.tags = read_tags(content, name) if is_dicom(content[:512]) else None
+            else:
+                self._decode(extract, content, name, reading)
+            return extract
+        except (ImageError, MissingExtraError) as problem:
+            return Extract(source, error=str(problem))
 
-    def get(self, digest: str, key: str) -> Array | None:
-        """Features (V, D) of a content, or None where they are not known or not intact."""
-        row = None
-        with self._lock, suppress(sqlite3.Error):  # a cache that fails costs time, never a result
-            row = self._database.execute(
-                "SELECT width, vectors, sha256 FROM features WHERE key = ?", (_cache_key(digest, key),)
-            ).fetchone()
-        if row is None or hashlib.sha256(row[1]).digest() != row[2]:
-            return None
-        vectors: NDArray[np.float32] = np.frombuffer(row[1], np.float32).reshape(-1, row[0])
-        return vectors
-
-    def put(self, key: str, entries: Iterable[tuple[str, Array]]) -> None:
-        """Remember features by their contents' digests."""
-        rows = []
-        for digest, features in entries:
-            vectors = np.ascontiguousarray(features, np.float32).tobytes()
-            rows.append((_cache_key(digest, key), features.shape[-1], vectors, hashlib.sha256(vectors).digest()))
-        with self._lock, suppress(sqlite3.Error), self._database:
-            self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", rows)
-
-    def close(self) -> None:
-        """Bound the size and close the file."""
-        with self._lock, closing(self._database), suppress(sqlite3.Error), self._database:
-            total, count = self._database.execute(
-                "SELECT coalesce(sum(length(vectors)), 0), count(*) FROM features"
-            ).fetchone()
-            if total > self._max_bytes:
-                surplus = int(count * (1 - self._max_bytes / total)) + 1
-                self._database.execute(
-                    "DELETE FROM features WHERE rowid IN (SELECT rowid FROM features ORDER BY rowid LIMIT ?)",
-                    (surplus,),
-                )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _write_ahead(database: sqlite3.Connection, patience: float = 60.0) -> None:
-    """Let readers and a writer go on side by side; two programs that ask for it at once wait for each other."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode=WAL")  # SQLite's own timeout does not hold for this
+    def run(self, batch: list[Extract]) -> None:
+        """Compute the features that the cache did not have, and keep them there."""
+        new = [each for each in batch if each.inputs is not None]
+        if self._engine is None or not new:
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+        inputs = np.stack([each.inputs for each in new if each.inputs is not None])
+        found = self._engine.run(inputs, maps=self._wanted.maps)
+        views = [found.features]
+        if self._wanted.mirror:
+            views.append(self._engine.run(np.ascontiguousarray(inputs[..., ::-1])).features)
+        for i, each in enumerate(new):
+            each.features = np.stack([view[i] for view in views])
+            each.intermediate = found.intermediate[i]
+            if self._wanted.maps and found.maps is not None:
+                each.map = found.maps[i]
+            else:
+                each.inputs = None
+        if self._cache is not None:
+            self._cache.put(
+                f"{self._key} intermediate",
+                [(each.cache_key, each.intermediate[None]) for each in new if each.intermediate is not None],
+            )
+            self._cache.put(self._key, [(each.cache_key, each.features) for each in new if each.features is not None])
 
+    def _look_up(self, extract: Extract) -> None:
+        if self._cache is None:
+            return
+        if self._engine is not None and not self._wanted.maps:
+            features = self._cache.get(extract.cache_key, self._key)
+            intermediate = self._cache.get(extract.cache_key, f"{self._key} intermediate")
+            if features is not None and intermediate is not None:
+                extract.features, extract.intermediate = features, intermediate[0]
+        if self._wanted.measurement is not None:
+            measured = self._cache.get(extract.cache_key, self._measurement_key)
+            extract.measured = None if measured is None else measured[0]
 
-def default_cache_path() -> Path:
-    """`$PNEUMOSCOPE_CACHE`, else the user's cache folder."""
-    import platformdirs
+    def _lacks_nothing(self, extract: Extract) -> bool:
+        return (
+            (self._engine is None or extract.features is not None)
+            and (self._wanted.measurement is None or extract.measured is not None)
+            and not self._wanted.pixels
+        )
 
-    folder = os.environ.get("PNEUMOSCOPE_CACHE")
-    return Path(folder or platformdirs.user_cache_dir("pneumoscope")) / "features.sqlite"
-
-
-def _cache_key(digest: str, key: str) -> bytes:
-    return hashlib.sha256(f"{digest} {key}".encode()).digest()
+    def _decode(self, extract: Extract, content: bytes, name: str | None, reading: Reading) -> None:
+        image = read_radiograph(content, name, reading, self._spec.min_side)
+        if image.tags and image.tags.frames > 1:
+            logging.getLogger("pneumoscope").warning("%s: %d frames; the first was read.", name, image.tags.frames)
+        extract.tags, extract.size, extract.format = image.tags, image.size, image.format
+        extract.read_size = image.pixels.shape
+        measurement = self._wanted.measurement
+        if measurement is not None and extract.measured is None:
+            extract.measured = measurement.compute(content, image)
+            if self._cache is not None:
+                self._cache.put(self._measurement_key, [(extract.cache_key, extract.measured[None])])
+        if self._engine is not None and extract.features is None:
+            extract.inputs = prepare(image.pixels, self._spec)
+        if self._wanted.pixels:
+            extract.pixels = image.pixels

@@ -1,27 +1,30 @@
-"""Maps laid over images, as pictures, and whole folders of them."""
+"""Evidence laid over images, as pictures, and whole folders of them."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import ImageError
 from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
-from pneumoscope.inference.explain import Evidence, Explanation, Method, check_label, explain
-from pneumoscope.inference.predictor import Prediction, Predictor
+from pneumoscope.inference.explain import Evidence, Method, check_label
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.text import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+    from pneumoscope.inference.predictor import Predictor
 
 _TABLE, _PICTURES = "explanations.csv", "overlays"
 _COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
@@ -29,45 +32,109 @@ _LONGEST = 900  # pixels of an image's longer side in an overlay
 _OPACITY = 0.6  # of the strongest evidence; letters on the image stay readable through it
 
 
-def write_overlay(explanation: Explanation, path: Path, prediction: Prediction | None = None) -> None:
-    """Write a PNG: the image, beside it the image under its map, with a scale in logits and a title.
-
-    Yellow speaks for the class and blue against it; the stronger, the less of the image shows through. What the network
-    did not see is hatched.
+class OverlayFolder:
+    """A folder of explanations: `explanations.csv` with a row for each image, `overlays/` with a picture for each.
 
     Args:
-        explanation: what to draw.
+        folder: what to write.
+        count: how many images there will be.
+        overwrite: whether an earlier output may go.
+
+    Raises:
+        UsageError: the folder holds something already.
+    """
+
+    def __init__(self, folder: Path, count: int, overwrite: bool = False) -> None:
+        claim_folder(folder, (_TABLE, _PICTURES), overwrite)
+        write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # marks the folder as ours if we are interrupted
+        (folder / _PICTURES).mkdir()
+        self._folder = folder
+        self._digits = len(str(count))
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, prediction: Prediction) -> None:
+        """Draw an image that was predicted with its evidence and pixels, or note why it could not be read."""
+        path = prediction.path or Path("image")
+        row = dict.fromkeys(_COLUMNS) | {
+            "path": path.as_posix(),
+            "decision": prediction.decision,
+            "error": prediction.error,
+        }
+        if (evidence := prediction.evidence) is not None:
+            stem = re.sub(r"[^\w.-]+", "_", path.stem)[:60]
+            # The number keeps files of the same name apart.
+            name = f"{len(self._rows) + 1:0{self._digits}}-{stem}.png"
+            write_overlay(prediction, self._folder / _PICTURES / name)
+            row |= {key: getattr(evidence, key) for key in ("label", "method", "logit", "bias")}
+            row |= {"minimum": float(evidence.cells.min()), "maximum": float(evidence.cells.max())}
+            row["overlay"] = f"{_PICTURES}/{name}"
+        self._rows.append(row)
+
+    def close(self) -> None:
+        """Write the table."""
+        if self._rows:
+            write_text(self._folder / _TABLE, "".join(format_rows(self._rows)))
+
+
+def write_explanations(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    label: str | None = None,
+    method: Method = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> int:
+    """Explain files: an `OverlayFolder` with a row and a picture for each.
+
+    Args:
+        predictor: the classifier.
+        samples: the files.
+        folder: what to write.
+        label: the class to explain, as in `explain`.
+        method: how, as in `explain`.
+        overwrite: whether an earlier output may go.
+        progress: called with the number of files done.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        UsageError: the folder holds something already, or the classifier has no such class.
+    """
+    check_label(predictor.model.labels, label)
+    overlays = OverlayFolder(folder, len(samples), overwrite)
+    failed = 0
+    predictions = predictor.run(samples, maps=True, pixels=True, label=label, method=method)
+    for done, prediction in enumerate(predictions, start=1):
+        overlays.add(prediction)
+        failed += prediction.error is not None
+        progress("Explaining", done, len(samples))
+    overlays.close()
+    return failed
+
+
+def write_overlay(prediction: Prediction, path: Path) -> None:
+    """Write a PNG: the image, beside it the image under its map, with a scale in logits and a title.
+
+    Yellow supports the class and blue speaks against it; the stronger, the less of the image shows through. What the
+    network did not see is hatched.
+
+    Args:
+        prediction: with its evidence and pixels.
         path: the file.
-        prediction: adds the probability and the decision to the title.
 
     Raises:
         UsageError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    image, map_ = _scale(explanation, _LONGEST)
-    height, width = image.shape
-    # At 100 dots an inch an image's pixel is one of the picture; narrow images leave room for the title and the scale.
-    high, wide = max(height / 100, 2.0), max(width / 100, 3.2)
-    figure = Figure((2 * wide + 1.5, high + 0.9), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    whole = 2 * wide + 1.5, high + 0.9
-    axes = []
-    for left, picture in ((0.1, image), (wide + 0.2, blend(image, map_, explanation.limit))):
-        place = (left / whole[0], 0.1 / whole[1], wide / whole[0], high / whole[1])
-        panel = figure.add_axes(place)
-        panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        panel.set_axis_off()
-        axes.append(panel)
-    _hatch_unseen(axes[1], explanation, (height, width))
-    limit = explanation.limit
-    bar = figure.add_axes(((2 * wide + 0.35) / whole[0], 0.3 / whole[1], 0.18 / whole[0], (high - 0.4) / whole[1]))
-    scale = ScalarMappable(Normalize(-limit, limit), _bar_colours())
-    figure.colorbar(scale, cax=bar).set_label(_plain(f"logits for {shorten(explanation.label, 24)}"), fontsize=10)
-    figure.text(0.1 / whole[0], 1 - 0.12 / whole[1], _title(explanation, prediction), va="top", fontsize=11)
+    evidence, pixels = _require_evidence(prediction)
+    image, map_ = _scale(evidence, pixels, _LONGEST)
+    figure, map_panel, bar = _lay_out(image, blend(image, map_, evidence.limit))
+    _hatch_unseen(map_panel, evidence, image.shape)
+    _draw_scale(figure, bar, evidence)
+    width, height = figure.get_size_inches()
+    figure.text(0.1 / width, 1 - 0.12 / height, _write_title(prediction, evidence), va="top", fontsize=11)
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box
@@ -75,12 +142,47 @@ def write_overlay(explanation: Explanation, path: Path, prediction: Prediction |
     write_bytes(path, stream.getvalue())
 
 
-def render_thumbnail(explanation: Explanation, side: int) -> bytes:
-    """Draw an image, and beside it the image under its map, as a small JPEG; each is `side` pixels at its longer side."""
+def _require_evidence(prediction: Prediction) -> tuple[Evidence, NDArray[np.float32]]:
+    if prediction.evidence is None or prediction.pixels is None:
+        raise ValueError("a prediction without its evidence and pixels: run with maps=True and pixels=True")
+    return prediction.evidence, prediction.pixels
+
+
+def _lay_out(image: NDArray[np.float32], blended: NDArray[np.float32]) -> tuple[Figure, Axes, Axes]:
+    """Both pictures side by side; gives the figure, the panel of the second, and the axes of the scale."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = image.shape
+    # At 100 dots an inch an image's pixel is one of the picture; narrow images leave space for the title and the scale.
+    high, wide = max(height / 100, 2.0), max(width / 100, 3.2)
+    total = 2 * wide + 1.5, high + 0.9
+    figure = Figure(total, dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    for left, picture in ((0.1, image), (wide + 0.2, blended)):
+        panel = figure.add_axes((left / total[0], 0.1 / total[1], wide / total[0], high / total[1]))
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.set_axis_off()
+    place = ((2 * wide + 0.35) / total[0], 0.3 / total[1], 0.18 / total[0], (high - 0.4) / total[1])
+    return figure, panel, figure.add_axes(place)
+
+
+def _draw_scale(figure: Figure, bar: Axes, evidence: Evidence) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(-evidence.limit, evidence.limit), _bar_colours())
+    label = _escape(f"logits for {shorten(evidence.label, 24)}")
+    figure.colorbar(scale, cax=bar).set_label(label, fontsize=10)
+
+
+def render_thumbnail(prediction: Prediction, side: int) -> bytes:
+    """Draw an image, and beside it the image under its map, as a small JPEG; each is `side` pixels on its longer side."""
     from PIL import Image
 
-    image, map_ = _scale(explanation, side)
-    both = np.hstack([np.repeat(image[..., None], 3, 2), blend(image, map_, explanation.limit)])
+    evidence, pixels = _require_evidence(prediction)
+    image, map_ = _scale(evidence, pixels, side)
+    both = np.hstack([np.repeat(image[..., None], 3, 2), blend(image, map_, evidence.limit)])
     stream = io.BytesIO()
     Image.fromarray(np.rint(both * 255).astype(np.uint8)).save(stream, "JPEG", quality=80)
     return stream.getvalue()
@@ -89,7 +191,7 @@ def render_thumbnail(explanation: Explanation, side: int) -> bytes:
 def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
     """Draw a map alone as a PNG to be laid over its image: the colour tells the sign, the opacity the strength.
 
-    It has the image's proportions, with `longest` pixels at its longer side; what the network did not see is clear.
+    It has the image's proportions, with `longest` pixels on its longer side; what the network did not see is clear.
     """
     from PIL import Image
 
@@ -127,70 +229,15 @@ def blend(image: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -
     return np.asarray(image[..., None] * (1 - opacity) + colours * opacity, np.float32)
 
 
-def write_explanations(
-    predictor: Predictor,
-    samples: Sequence[Sample],
-    folder: Path,
-    *,
-    label: str | None = None,
-    method: Method = "auto",
-    overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> int:
-    """Explain files: `folder/explanations.csv` has a row for each, `folder/overlays/` a picture for each that is read.
-
-    Args:
-        predictor: the classifier.
-        samples: the files.
-        folder: what to write.
-        label: the class to explain, as in `explain`.
-        method: how, as in `explain`.
-        overwrite: whether an earlier output may go.
-        progress: called with the number of files done.
-
-    Returns:
-        How many files could not be read.
-
-    Raises:
-        UsageError: the folder holds something already, or the classifier has no such class.
-    """
-    check_label(predictor.model.labels, label)
-    claim_folder(folder, (_TABLE, _PICTURES), overwrite)
-    write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # so that what an interruption leaves is known
-    (folder / _PICTURES).mkdir()
-    failed = 0
-
-    def rows() -> Iterator[dict[str, object]]:
-        nonlocal failed
-        for number, (sample, prediction) in enumerate(zip(samples, predictor.stream(samples), strict=True), start=1):
-            row = dict.fromkeys(_COLUMNS) | {"path": sample.path.as_posix(), "decision": prediction.decision}
-            try:
-                found = explain(predictor, sample, label, method)
-                stem = re.sub(r"[^\w.-]+", "_", sample.path.stem)[:60]
-                # The number keeps files of one name apart.
-                name = f"{number:0{len(str(len(samples)))}}-{stem}.png"
-                write_overlay(found, folder / _PICTURES / name, prediction)
-                row |= {key: getattr(found, key) for key in ("label", "method", "logit", "bias")}
-                row |= {"minimum": float(found.cells.min()), "maximum": float(found.cells.max())}
-                row["overlay"] = f"{_PICTURES}/{name}"
-            except ImageError as problem:
-                failed += 1
-                row["error"] = str(problem)
-            yield row
-            if progress is not None:
-                progress(number)
-
-    write_text(folder / _TABLE, "".join(format_rows(rows())))
-    return failed
-
-
-def _scale(explanation: Explanation, longest: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _scale(
+    evidence: Evidence, pixels: NDArray[np.float32], longest: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The image and its map with a longer side of that many pixels."""
     from PIL import Image
 
-    height, width = (max(1, round(longest * side / max(explanation.shape))) for side in explanation.shape)
-    image = Image.fromarray(explanation.pixels).resize((width, height), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(image, np.float32), 0, 1), explanation.map((height, width))
+    height, width = (max(1, round(longest * side / max(evidence.shape))) for side in evidence.shape)
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(image, np.float32), 0, 1), evidence.map((height, width))
 
 
 def _paint(map_: NDArray[np.float32], limit: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -216,13 +263,13 @@ def _bar_colours() -> Colormap:
     return ListedColormap(blend(np.full_like(line, 0.4), line, 1.0)[0])
 
 
-def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) -> None:
+def _hatch_unseen(axes: Axes, evidence: Evidence, shape: tuple[int, ...]) -> None:
     """Hatch the margins that a crop leaves out."""
     from matplotlib.patches import Rectangle
 
     height, width = shape
-    across, down = width / explanation.shape[1], height / explanation.shape[0]
-    left, top, right, bottom = (edge * scale for edge, scale in zip(explanation.box, (across, down) * 2, strict=True))
+    across, down = width / evidence.shape[1], height / evidence.shape[0]
+    left, top, right, bottom = (edge * scale for edge, scale in zip(evidence.box, (across, down) * 2, strict=True))
     margins = ((0, 0, left, height), (right, 0, width, height), (0, 0, width, top), (0, bottom, width, height))
     for x0, y0, x1, y1 in margins:
         if x1 - x0 >= 1 and y1 - y0 >= 1:
@@ -233,17 +280,17 @@ def _hatch_unseen(axes: Axes, explanation: Explanation, shape: tuple[int, int]) 
             )
 
 
-def _title(explanation: Explanation, prediction: Prediction | None) -> str:
+def _write_title(prediction: Prediction, evidence: Evidence) -> str:
     lines = [
-        shorten(explanation.path.name if explanation.path else "image", 70),
-        f"logit for {shorten(explanation.label, 30)} {explanation.logit:+.2f}, of it bias {explanation.bias:+.2f}",
+        shorten(prediction.path.name if prediction.path else "image", 70),
+        f"logit for {shorten(evidence.label, 30)} {evidence.logit:+.2f}, including bias {evidence.bias:+.2f}",
     ]
-    if prediction is not None and prediction.decision is not None:
-        stated = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
-        lines.append(f"decision {shorten(prediction.decision, 30)}{stated}")
-    return "\n".join(_plain(line) for line in lines)
+    if prediction.decision is not None:
+        probability = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
+        lines.append(f"decision {shorten(prediction.decision, 30)}{probability}")
+    return "\n".join(_escape(line) for line in lines)
 
 
-def _plain(text: str) -> str:
-    """A text as it stands: no dollar sign in it begins a formula."""
-    return printable(text).replace("$", r"\$")
+def _escape(line: str) -> str:
+    """A line without characters that cannot be printed, and without a dollar sign that would begin a formula."""
+    return printable(line).replace("$", r"\$")

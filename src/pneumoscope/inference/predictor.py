@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.decisions.decide import (
-    calibrate,
-    check_decisions,
-    decide,
-    find_limits,
-    move_threshold,
-    require_shares,
-    restate,
-)
-from pneumoscope.decisions.ood import OODDetector, choose_limit
+from pneumoscope.decisions import scope
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
+from pneumoscope.decisions.ood import Mahalanobis
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
+from pneumoscope.images.read import ImageBytes
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine, Kind, open_engine
-from pneumoscope.inference.features import FeatureCache, Source, extract_features
+from pneumoscope.inference.explain import Method, check_label, find_evidence
+from pneumoscope.inference.features import Extract, Source, Wanted, extract_features
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
 from pneumoscope.models.pretrained import find_pretrained
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the classifier says of one radiograph.
-
-    Attributes:
-        path: the file, or None where bytes were given.
-        probability: of the positive class; of the likeliest where there are more than two. None on error, and for a
-            image unlike those trained on: the network has a number for it all the same, but knows nothing.
-        decision: a label, `uncertain`, `neither`, `ood` (see `inference.decisions.decide`), or None on error.
-        predicted_label: the label that the threshold (or the highest probability) alone gives, whatever the detector says.
-        prediction_set: the classes it may belong to; the truth is missed with the model's alpha at most.
-        ood_score: how unlike the training images it is; above 1 is ood. None where the model can't tell.
-        probabilities: of every class by name, whatever the detector says: for those who measure. None on error.
-        logits: what the head gives, (1,) or (C,), before calibration.
-        error: why the file could not be read.
-        digest: SHA-256 of the file's content, empty on error.
-    """
-
-    path: Path | None
-    probability: float | None = None
-    decision: str | None = None
-    predicted_label: str | None = None
-    prediction_set: tuple[str, ...] = ()
-    ood_score: float | None = None
-    probabilities: dict[str, float] | None = None
-    logits: tuple[float, ...] = ()
-    error: str | None = None
-    digest: str = ""
-
-    @property
-    def raw_probability(self) -> float | None:
-        """The probability as it would be if no image were ood."""
-        shares = list((self.probabilities or {}).values())
-        return None if not shares else shares[1] if len(shares) == 2 else max(shares)
 
 
 class Predictor:
@@ -72,19 +35,8 @@ class Predictor:
         weight: float32 (1, D) or (C, D), the head's.
         bias: float32 (1,) or (C,), the head's.
         engine: runs its backbone.
+        decider: turns logits into decisions.
         cache: keeps features between calls.
-        detector: tells images unlike those trained on.
-        prevalence: state probabilities for this share of the positive class (two classes), not the training images'.
-        alpha: of prediction sets, instead of the model's.
-        false_alarms: of the detector, instead of the model's.
-
-    Attributes:
-        threshold: from which probability on the positive class of two is called, as restated.
-        alpha: of prediction sets, None where the model has none.
-        false_alarms: that the detector can promise, likewise.
-
-    Raises:
-        UsageError: a prevalence is asked of a model that has none, or of more than two classes.
     """
 
     def __init__(
@@ -93,114 +45,151 @@ class Predictor:
         weight: Array,
         bias: Array,
         engine: Engine,
+        decider: Decider,
         cache: FeatureCache | None = None,
-        *,
-        detector: OODDetector | None = None,
-        prevalence: float | None = None,
-        alpha: float | None = None,
-        false_alarms: float | None = None,
     ) -> None:
         self.model = model
         self.weight = weight
         self.bias = bias
         self.engine = engine
+        self.decider = decider
         self.cache = cache
-        self.detector = detector
-        self._state_for(prevalence)
-        self.alpha = self.false_alarms = self._limits = self._ood_limit = None
-        if (conformal := model.conformal) is not None:
-            self.alpha = alpha or conformal.alpha
-            self._limits = find_limits(conformal, model.labels, self.alpha)
-        if detector is not None and (ood := model.ood) is not None:
-            rate = false_alarms or ood.false_alarms
-            images = [(far, label) for label, each in ood.distances.items() for far in each]
-            distances, of_class = (np.array(column) for column in zip(*images, strict=True))
-            self._ood_limit = choose_limit(distances, rate, of_class)
-            self.false_alarms = ood.promise(rate)
 
-    def _state_for(self, prevalence: float | None) -> None:
-        require_shares(self.model, prevalence)
-        self.prevalence = prevalence
-        self.threshold = self.model.thresholds.get("decision", 0.5)
-        self._stated = self._wanted = self.model.calibration.shares
-        if prevalence is not None:
-            self._wanted = (1 - prevalence, prevalence)
-            self.threshold = move_threshold(self.model, prevalence)
+    @property
+    def decisions(self) -> Decisions:
+        """What it decides by, with the options of `load` applied."""
+        return self.decider.decisions
+
+    @property
+    def threshold(self) -> float:
+        """The positive class of two is predicted from this probability on; 0.5 for more classes, which have none."""
+        return self.decider.threshold.value if self.decider.threshold else 0.5
+
+    @property
+    def alpha(self) -> float | None:
+        """How often a prediction set may miss the truth; None where the model has none."""
+        return self.decisions.prediction_sets.alpha if self.decisions.prediction_sets else None
+
+    @property
+    def false_alarms(self) -> float | None:
+        """The fraction of ordinary images that may be out of distribution; None without a detector."""
+        if self.decider.detector is None or self.decisions.ood is None:
+            return None
+        return self.decisions.ood.promised_false_alarms
 
     def at_prevalence(self, prevalence: float) -> Predictor:
-        """The same classifier, stating probabilities for another share of the positive class.
+        """The same classifier with probabilities for another prevalence.
 
         Raises:
-            UsageError: no share, or a model that can't be asked for one.
+            UsageError: not between 0 and 1, or more than two classes.
         """
         other = copy.copy(self)
-        other._state_for(prevalence)
+        other.decider = self.decider.at_prevalence(prevalence)
         return other
 
-    def predict(
-        self, sources: Source | str | Iterable[Source | str], progress: Callable[[int], None] | None = None
-    ) -> list[Prediction]:
+    def predict(self, images: Source | Iterable[Source], progress: Progress | None = None) -> list[Prediction]:
         """Predict files, in input order; one that cannot be read gives a prediction with its `error`.
 
         Args:
-            sources: a path, a file's content as bytes, a sample (which may say how to read it), or several of them.
-            progress: called with the number of files done so far.
+            images: a path, a file's content, a sample (which may say how to read it), or several of them.
+            progress: called with the number of files done.
         """
-        several = [sources] if isinstance(sources, str | bytes | Path | Sample) else sources
+        several = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else list(images)
         predictions = []
-        for prediction in self.stream(several):
+        for prediction in self.run(several):
             predictions.append(prediction)
             if progress is not None:
-                progress(len(predictions))
+                progress("Predicting", len(predictions), len(several))
         return predictions
 
-    def stream(self, sources: Iterable[Source | str]) -> Iterator[Prediction]:
-        """Predict any number of files in bounded memory."""
-        paths: dict[int, Path | None] = {}
+    def run(
+        self,
+        images: Iterable[Source],
+        maps: bool = False,
+        *,
+        pixels: bool = False,
+        label: str | None = None,
+        method: Method = "auto",
+    ) -> Iterator[Prediction]:
+        """Read, prepare, run and decide on any number of images in bounded memory, each file opened once.
 
-        def remember() -> Iterator[Source]:
-            for index, source in enumerate(sources):
-                known = Path(source) if isinstance(source, str) else source
-                path = known.path if isinstance(known, Sample) else known
-                paths[index] = path if isinstance(path, Path) else None
-                yield known
+        Args:
+            images: paths, contents or samples.
+            maps: also say where the evidence lies.
+            pixels: also give the decoded image.
+            label: the class whose evidence is wanted; the positive one of two by default, the likeliest of more.
+            method: how evidence is found; see `explain`.
 
-        for extract in extract_features(remember(), self.engine, self.model.input, cache=self.cache):
-            path = paths.pop(extract.index)
-            if extract.features is None:
-                yield Prediction(path, error=extract.error)
-            else:
-                yield replace(self.judge(extract.features[:1], extract.stages), path=path, digest=extract.digest)
+        Yields:
+            One `Prediction` an image, in input order.
 
-    def judge(self, features: Array, stages: Array | None = None) -> Prediction:
-        """Decide on one image by its features, float32 (1, D), and what the detector looks at, `Extract.stages` (E,)."""
+        Raises:
+            UsageError: the classifier has no such class, or cannot be explained by that method.
+        """
+        check_label(self.model.labels, label)
+        wanted = Wanted(maps=maps, pixels=pixels)
+        for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache):
+            prediction = self.decide(extract)
+            if maps and extract.error is None:
+                prediction = replace(prediction, evidence=find_evidence(self, extract, label, method))
+            yield prediction
+
+    def decide(self, extract: Extract) -> Prediction:
+        """Decide on one image by its features."""
+        known = _identify(extract)
+        if extract.features is None:
+            return replace(known, error=extract.error)
+        logits = compute_logits(extract.features[:1], self.weight, self.bias)
+        intermediate = None if extract.intermediate is None else extract.intermediate[None]
+        outcome = self.decider.apply(logits, intermediate)
         labels = self.model.labels
-        logits = score(features, self.weight, self.bias)
-        reference = calibrate(logits, self.model.calibration)
-        chances = np.exp(restate(reference, self._stated, self._wanted) if self.prevalence else reference)[0]
-        # Prediction sets are drawn by class, so that another prevalence does not touch them.
-        fits = None if self._limits is None else np.exp(reference[0]) >= self._limits
-        ood_score = None
-        if self.detector is not None and self._ood_limit is not None and stages is not None:
-            ood_score = float(self.detector.distance(stages[None])[0] / self._ood_limit)
-        best = int(chances.argmax()) if len(labels) > 2 else int(chances[1] >= self.threshold)
-        call, probability = labels[best], float(chances[best if len(labels) > 2 else 1])
-        prediction_set = (call,) if fits is None else tuple(name for name, fit in zip(labels, fits, strict=True) if fit)
-        ood = ood_score is not None and ood_score > 1
-        return Prediction(
-            None,
-            probability=None if ood else probability,
-            decision=decide(prediction_set, call, ood),
-            predicted_label=call,
-            prediction_set=prediction_set,
-            ood_score=ood_score,
-            probabilities=dict(zip(labels, chances.tolist(), strict=True)),
+        probabilities = outcome.probabilities[0].tolist()
+        predicted, decision = int(outcome.predicted[0]), outcome.decisions[0]
+        probability = probabilities[predicted if len(labels) > 2 else 1]
+        return replace(
+            known,
+            predicted_label=labels[predicted],
+            probability=None if decision == OUT_OF_DISTRIBUTION else probability,
+            probabilities=dict(zip(labels, probabilities, strict=True)),
+            prediction_set=tuple(name for name, inside in zip(labels, outcome.in_set[0], strict=True) if inside),
+            ood_score=None if outcome.ood_scores is None else float(outcome.ood_scores[0]),
+            decision=decision,
             logits=tuple(logits[0].tolist()),
+            warnings=_find_warnings(extract, self.decisions),
         )
 
 
-def score(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
-    """Features (N, D) -> logits (N, 1) or (N, C); in float64, so that the sum's order does not show."""
+def _identify(extract: Extract) -> Prediction:
+    """A prediction that says whose image it is, and nothing else."""
+    source, tags = extract.source, extract.tags
+    sample = source if isinstance(source, Sample) else None
+    path = sample.path if sample else Path(source) if isinstance(source, str | Path) else None
+    patient = sample.patient if sample and sample.patient else tags.patient if tags else None
+    return Prediction(
+        path=path,
+        sha256=extract.sha256,
+        patient=patient,
+        study_uid=tags.study if tags else None,
+        series_uid=tags.series if tags else None,
+        sop_uid=tags.instance if tags else None,
+        age=tags.age if tags else None,
+        sex=tags.sex if tags else None,
+        view=tags.view if tags else None,
+        size=extract.size,
+        format=extract.format,
+        pixels=extract.pixels,
+    )
+
+
+def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:
+    warnings = list(scope.apply(extract.tags, decisions.scope))
+    if extract.tags is not None and extract.tags.frames > 1:
+        warnings.append(f"the file has {extract.tags.frames} frames; the first was read")
+    return tuple(warnings)
+
+
+def compute_logits(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
+    """Features (N, D) -> logits (N, 1) or (N, C); in float64, so that the order of the sum does not show."""
     logits: NDArray[np.float64] = features.astype(np.float64) @ weight.T.astype(np.float64) + bias
     return logits
 
@@ -217,58 +206,71 @@ def load(
     alpha: float | None = None,
     false_alarms: float | None = None,
 ) -> Predictor:
-    """Load a trained model, or the model of a run.
+    """Load a trained model.
 
     Args:
-        model: its folder, or the name of one that ships; by default `models.pretrained.DEFAULT`.
+        model: a model folder, a run, or the name of a pretrained model; `models.pretrained.DEFAULT` by default.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
-        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or what is fastest here; `program`,
-            of `torch.export`, can run any code and is for files whose source you trust. Or an engine at hand that
+        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or `auto`, the fastest here;
+            `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine that
             runs the same network.
-        detect_ood: whether images unlike those trained on are told, and get no probability.
-        prevalence: state probabilities for this share of the positive class, such as that of your clinic.
-        threshold: the positive class of two is called from this probability on, instead of the model's; as stated.
+        detect_ood: whether images unlike the training images are detected, and get no probability.
+        prevalence: give probabilities for this fraction of the positive class, such as that of your clinic.
+        threshold: predict the positive class of two from this probability on, instead of the model's threshold.
         alpha: of prediction sets, instead of the model's.
-        false_alarms: of the detector, instead of the model's.
+        false_alarms: of the OOD detector, instead of the model's.
 
     Raises:
         ModelError: missing, damaged, incomplete or written by a newer version.
         MissingExtraError: what runs it is not installed.
-        UsageError: a rate, threshold or prevalence that is none, or that the model can't be asked for; no model is
-            given, and none ships.
+        UsageError: an option is not between 0 and 1 or does not suit the model, or no model is given and none is
+            installed.
     """
-    for name, share in (("threshold", threshold), ("alpha", alpha), ("false-alarms", false_alarms)):
-        if share is not None and not 0 < share < 1:
-            raise UsageError(f"--{name} {share}: it has to lie between 0 and 1.")
+    for name, value in (("threshold", threshold), ("alpha", alpha), ("false_alarms", false_alarms)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"{value} is not between 0 and 1.", name)
     folder = find_pretrained() if model is None else Path(model)
     description = load_model(folder)
-    if threshold is not None:
-        if description.positive is None:
-            raise UsageError("--threshold: this model knows more than two classes, and calls the likeliest.")
-        description = replace(description, thresholds={"decision": threshold}, threshold_rule=str(threshold))
+    decisions = _override(read_decisions(description), threshold, alpha, false_alarms)
     arrays = load_arrays(folder, description)
     try:
         running = open_engine(folder, description, arrays, device, engine) if isinstance(engine, str) else engine
         weight, bias = arrays["head.weight"], arrays["head.bias"]
-        detector = None
-        if detect_ood and description.ood is not None:
-            detector = OODDetector.from_arrays(
-                {k.removeprefix("ood."): v for k, v in arrays.items() if k.startswith("ood.")}
-            )
-        check_decisions(description, weight, bias, running.width)
+        _check_head(description, weight, bias, running.width)
+        detector = Mahalanobis.from_arrays(arrays) if detect_ood and decisions.ood is not None else None
     except (RuntimeError, KeyError, ValueError) as problem:
         raise ModelError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the model again from its source."
         ) from None
-    return Predictor(
-        description,
-        weight,
-        bias,
-        running,
-        cache,
-        detector=detector,
-        prevalence=prevalence,
-        alpha=alpha,
-        false_alarms=false_alarms,
-    )
+    decider = Decider(description.labels, decisions, detector, prevalence)
+    return Predictor(description, weight, bias, running, decider, cache)
+
+
+def _override(
+    decisions: Decisions, threshold: float | None, alpha: float | None, false_alarms: float | None
+) -> Decisions:
+    if threshold is not None:
+        if decisions.threshold is None:
+            raise UsageError(
+                "This model has more than two classes and predicts the likeliest: it has no threshold.", "threshold"
+            )
+        decisions = replace(decisions, threshold=Threshold(threshold, str(threshold)))
+    if decisions.prediction_sets is not None:
+        decisions = replace(decisions, prediction_sets=decisions.prediction_sets.at(alpha))
+    if decisions.ood is not None:
+        decisions = replace(decisions, ood=decisions.ood.at(false_alarms))
+    return decisions
+
+
+def _check_head(model: Model, weight: Array, bias: Array, width: int) -> None:
+    """Check that the head fits classes and features.
+
+    Raises:
+        ValueError: it does not; the message says why.
+    """
+    if len(set(model.labels)) < len(model.labels):
+        raise ValueError(f"labels twice: {', '.join(model.labels)}")
+    outputs = 1 if len(model.labels) == 2 else len(model.labels)
+    if weight.shape != (outputs, width) or bias.shape != (outputs,):
+        raise ValueError(f"the head is {weight.shape} and {bias.shape}, not ({outputs}, {width}) and ({outputs},)")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Interval, Len, Predicate
+from annotated_types import Len
 
 from pneumoscope.config import build
 from pneumoscope.errors import ModelError
@@ -23,88 +22,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-SCHEMA = 3
+SCHEMA = 4
 GRAPH = "network.onnx"  # reads its weights from beside it
 ONNX_MODEL, IR, PROGRAM = "model.onnx", "model.xml", "model.pt2"  # exports, each with its own weights
 _WEIGHTS = "weights.safetensors"
-_GUARD = "ood."
-
-
-Finite: TypeAlias = Annotated[float, Predicate(math.isfinite)]
-Share: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
-Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How the head's logits become probabilities, fitted on validation images.
-
-    Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
-    Then `offset` is added to the logarithms of the classes' probabilities (but for `knots`, which need none).
-
-    Attributes:
-        method: `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan
-            2002).
-        slope: multiplies the logits; 1 / temperature.
-        intercept: added, of `platt` alone.
-        offset: for each class the logarithm of its share in `shares` to that which the network was trained for; empty
-            where they are the same.
-        knots: (logit, probability) pairs of `isotonic`, rising.
-        shares: shares of the classes that the probabilities are stated for, in the order of the labels.
-        images: how many it was fitted on.
-        before: log loss, Brier score and calibration error on them without it.
-        after: the same with it, each image judged by a fit on the others (by patient).
-    """
-
-    method: Literal["none", "temperature", "platt", "isotonic"] = "none"
-    slope: Annotated[float, Gt(0), Predicate(math.isfinite)] = 1.0
-    intercept: Finite = 0.0
-    offset: tuple[Finite, ...] = ()
-    knots: tuple[tuple[Finite, Share], ...] = ()
-    shares: tuple[Share, ...] = ()
-    images: Annotated[int, Ge(0)] = 0
-    before: dict[str, float] = dataclasses.field(default_factory=dict)
-    after: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def without_fit(self) -> Calibration:
-        """The network's own probabilities, stated for the same shares of the classes."""
-        return Calibration(offset=self.offset, shares=self.shares)
-
-
-@dataclass(frozen=True)
-class Conformal:
-    """What prediction sets are drawn from (Vovk 2012: split-conformal, by class).
-
-    Attributes:
-        alpha: how often, in each class, the set may miss the truth.
-        scores: for each class the probabilities that its validation images got for it, rising.
-    """
-
-    alpha: Rate
-    scores: dict[str, tuple[Share, ...]]
-
-
-@dataclass(frozen=True)
-class OODState:
-    """What tells images unlike those trained on; the detector's arrays lie among the weights, as `ood.…`.
-
-    Attributes:
-        false_alarms: which share of ordinary images of each class may be called ood.
-        distances: of each class's validation images, rising.
-    """
-
-    false_alarms: Rate
-    distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
-
-    def promise(self, rate: float | None = None) -> float:
-        """The share of ordinary images of each class that may be called ood, as few images as there are allow it."""
-        fewest = min(len(each) for each in self.distances.values() if each)
-        return max(rate or self.false_alarms, 1 / (fewest + 1))
+_UNTOUCHED = "ood."  # arrays of the OOD detector keep the precision they are stored in
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier without its weights.
+    """A trained classifier without its weights: the content of `model.json`.
 
     Attributes:
         backbone: name of the backbone.
@@ -113,20 +40,17 @@ class Model:
         labels: class names in the order of the outputs; of two, the second is positive.
         positive: the positive class of two, None of more.
         input: what the network takes.
-        thresholds: `decision`: a probability from here on is called positive (two classes).
-        calibration: how logits become probabilities.
-        training: recipe, settings and the figures of the epoch that was kept.
-        data: fingerprint and counts of the samples trained on.
+        decisions: what it decides by, as `pneumoscope.decisions.decisions.Decisions`, whose arrays lie among the
+            weights.
+        training: recipe, settings, and the metrics of the epoch that was kept.
+        data: fingerprint and counts of the training samples.
         version: of the pneumoscope that made it.
         weights_sha256: of `weights.safetensors`.
-        threshold_rule: how the threshold was chosen on validation images.
-        conformal: what prediction sets are drawn from, if anything.
-        ood: what tells out-of-distribution images, if anything.
-        files: SHA-256 of all that runs the network besides PyTorch, by its name in the folder: `network.onnx`, which
-            reads `weights.safetensors`, or what `export` wrote.
-        attention: an export whose layers of attention stand between a place and its cell of the map, so that the map
-            does not explain; where PyTorch runs the network, it tells by itself.
-        schema: version of this layout; 1 had neither rule, nor conformal, nor ood, 2 no files.
+        files: SHA-256 of each file that runs the network without PyTorch, by its name in the folder: `network.onnx`,
+            which reads `weights.safetensors`, or what `export` wrote.
+        attention: an exported network that mixes places by attention before its map, so that the map does not explain.
+            Where PyTorch runs the network, this is found out from the network itself.
+        schema: version of this layout.
     """
 
     backbone: str
@@ -135,15 +59,11 @@ class Model:
     labels: Annotated[tuple[str, ...], Len(2)]
     positive: str | None
     input: InputSpec
-    thresholds: dict[str, Share]
-    calibration: Calibration
+    decisions: dict[str, Any]
     training: dict[str, Any]
     data: dict[str, Any]
     version: str
-    weights_sha256: str
-    threshold_rule: str = "0.5"
-    conformal: Conformal | None = None
-    ood: OODState | None = None
+    weights_sha256: str = ""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     attention: bool = False
     schema: int = SCHEMA
@@ -175,7 +95,7 @@ def save_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
-        name: (tensor if not half or name.startswith(_GUARD) else to_half(tensor)).detach().cpu().contiguous()
+        name: (tensor if not half or name.startswith(_UNTOUCHED) else to_half(tensor)).detach().cpu().contiguous()
         for name, tensor in state.items()
     }
     content = safetensors.torch.save(stored)
@@ -215,8 +135,8 @@ def load_model(folder: Path) -> Model:
         )
     if checksum != _checksum(values):
         raise ModelError(f"{path}: damaged: its checksum does not fit. Copy the model again from its source.")
-    if schema == 1 and isinstance(thresholds := values.get("thresholds"), dict):
-        values["threshold_rule"] = str(thresholds.get("decision"))
+    if schema != SCHEMA:
+        raise ModelError(f"{path}: schema {schema} is not {SCHEMA}, which this version reads. Train the model again.")
     return build(Model, values, str(path), ModelError)
 
 
@@ -236,7 +156,7 @@ def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
     except (safetensors.SafetensorError, KeyError) as problem:  # a KeyError where NumPy lacks the kind of number
         raise ModelError(f"{path}: damaged: {problem!r}. Copy the model again from its source.") from None
     return {
-        name: array.copy() if name.startswith(_GUARD) or array.dtype.kind != "f" else array.astype(np.float32)
+        name: array.copy() if name.startswith(_UNTOUCHED) or array.dtype.kind != "f" else array.astype(np.float32)
         for name, array in arrays.items()
     }
 

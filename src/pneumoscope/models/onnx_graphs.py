@@ -20,10 +20,10 @@ _OPSET = 17
 
 
 class Description(nn.Module):
-    """A backbone whose outputs are an engine's: features (B, D), map (B, D, h, w) and stages (B, E).
+    """A backbone whose outputs are an engine's: features (B, D), map (B, D, h, w) and intermediate (B, E).
 
     Args:
-        backbone: gives map and stages.
+        backbone: gives map and intermediate.
         head: if given, its logits come first.
     """
 
@@ -33,10 +33,10 @@ class Description(nn.Module):
         self.head = head
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) -> (logits,) features, map, stages."""
-        maps, stages = self.backbone.describe(inputs)
+        """(B, 3, S, S) -> (logits,) features, map, intermediate."""
+        maps, intermediate = self.backbone.describe(inputs)
         features = pool(maps)
-        return (*(() if self.head is None else (self.head(features),)), features, maps, stages)
+        return (*(() if self.head is None else (self.head(features),)), features, maps, intermediate)
 
 
 def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) -> bytes:
@@ -47,7 +47,7 @@ def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) ->
         size: side S of its input.
         head: if given, its logits are the first output.
     """
-    outputs = [*([] if head is None else ["logits"]), "features", "map", "stages"]
+    outputs = [*([] if head is None else ["logits"]), "features", "map", "intermediate"]
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that there is a newer exporter: it takes ten times as long for the same graph
         torch.onnx.export(

@@ -103,7 +103,7 @@ def draw_explained(predictor: Predictor, sample: Sample, label: str | None = Non
         label: the class that the map is of; by default the positive one of two, the likeliest of more.
     """
     try:
-        explanation = explain(predictor, sample, label)
+        explanation = explain(sample, predictor, label)
     except ImageError:
         return None
     except PneumoscopeError:  # such as an extra that is not installed

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.datasets.kermany import Source
-from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION, parse_rule
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.files import write_text
@@ -89,6 +89,7 @@ def write_model_card(
     )
     environment.filters |= {"md": escape, "figure": _figure, "span": _span, "brief": _brief, "share": _share}
     two = model.positive is not None
+    decided = read_decisions(model)
     decisions = evaluation.decisions
     card = environment.get_template("model_card.md").render(
         front_matter=_write_front_matter(model, evaluation, licence, data),
@@ -99,12 +100,13 @@ def write_model_card(
         classes=escape(", ".join(model.labels)),
         shares=escape(", ".join(f"{_share(share)} {name}" for name, share in evaluation.shares.items())),
         two=two,
-        threshold=f"{model.thresholds['decision']:.3g}" if two else "",
-        fixed=parse_rule(model.threshold_rule).kind in ("fixed", "cost"),
+        decided=decided,
+        threshold=f"{decided.threshold.value:.3g}" if decided.threshold else "",
+        fixed=decided.threshold is not None and not decided.threshold.follows_prevalence,
         level=f"{100 * evaluation.confidence:g} %",
         names=NAMES,
         shown=_OF_GROUPS,
-        calibration=_describe_calibration(model, evaluation),
+        calibration=_describe_calibration(decided, evaluation),
         answered=decisions.get("answered"),
         certain=decisions.get("accuracy_of_answered"),
         coverage=decisions.get("coverage", {}),
@@ -164,8 +166,8 @@ def _write_front_matter(model: Model, evaluation: Evaluation, licence: str, data
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _describe_calibration(model: Model, evaluation: Evaluation) -> str:
-    fitted = model.calibration
+def _describe_calibration(decided: Decisions, evaluation: Evaluation) -> str:
+    fitted = decided.calibration
     if fitted.method == "none":
         moved = ", restated for other shares of the classes than it was trained for" if fitted.offset else ""
         return f"none: probabilities are those of the network as it was trained{moved}."

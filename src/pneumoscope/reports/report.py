@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN, parse_rule
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.threshold import Threshold, parse_rule
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
 from pneumoscope.evaluation.curves import (
@@ -195,7 +196,7 @@ def write_report(
         },
         policy=policy,
         rule=describe_rule(policy.threshold_rule),
-        moves=bool(policy.threshold_rule) and parse_rule(policy.threshold_rule).moves,
+        moves=bool(policy.threshold_rule) and Threshold(0.5, policy.threshold_rule).follows_prevalence,
         calibration=CALIBRATIONS.get(policy.calibration, ""),
         decisions=count_decisions(cases, evaluation, policy),
         points=points,
@@ -242,7 +243,7 @@ def count_decisions(cases: Sequence[Case], evaluation: Evaluation, policy: Polic
     """Count decisions by true class; None where neither prediction sets nor a detector could leave one out."""
     detector = any(case.ood_score is not None for case in cases)
     found = {case.decision for case in cases}
-    due = {UNCERTAIN: policy.alpha is not None, NEITHER: False, OUT_OF_DISTRIBUTION: detector}
+    due = {UNCERTAIN: policy.alpha is not None, OUT_OF_DISTRIBUTION: detector}
     shown = tuple(name for name in due if due[name] or name in found)
     if not shown:
         return None

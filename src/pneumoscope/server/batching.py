@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pneumoscope.decisions.decide import OUT_OF_DISTRIBUTION
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.images.prepare import prepare
 from pneumoscope.images.read import Reading, read_radiograph
-from pneumoscope.inference.explain import Evidence, find_evidence, locate_input
+from pneumoscope.inference.explain import Evidence, find_evidence
+from pneumoscope.inference.features import Extract
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.server.problems import too_busy
 from pneumoscope.server.routes import render_view
 
 if TYPE_CHECKING:
-    from pneumoscope.images.prepare import Box
-    from pneumoscope.inference.engines import Array
-    from pneumoscope.inference.predictor import Prediction, Predictor
+    from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,7 @@ class Result:
 @dataclass(frozen=True, eq=False)
 class _Image:
     order: Order
-    digest: str
-    inputs: Array
-    box: Box
-    shape: tuple[int, int]
-    format: str
-    patient: str | None
+    extract: Extract
     view: bytes | None
     frames: int
 
@@ -185,12 +180,15 @@ class Batcher:
         image = read_radiograph(order.content, order.name, order.reading, spec.min_side)
         return _Image(
             order=order,
-            digest=hashlib.sha256(order.content).hexdigest(),
-            inputs=prepare(image.pixels, spec),
-            box=locate_input(image.pixels.shape, image.size, spec),
-            shape=image.size,
-            format=image.format,
-            patient=image.tags.patient if image.tags else None,
+            extract=Extract(
+                order.content,
+                sha256=hashlib.sha256(order.content).hexdigest(),
+                inputs=prepare(image.pixels, spec),
+                tags=image.tags,
+                size=image.size,
+                format=image.format,
+                read_size=image.pixels.shape,
+            ),
             view=render_view(image.pixels) if order.view else None,
             frames=image.tags.frames if image.tags else 1,
         )
@@ -226,21 +224,24 @@ class Batcher:
 
     def _compute(self, images: Sequence[_Image]) -> list[Result]:
         mapped = any(image.order.heatmap for image in images)
-        found = self.predictor.engine.run(np.stack([image.inputs for image in images]), maps=mapped)
+        inputs = np.stack([image.extract.inputs for image in images if image.extract.inputs is not None])
+        found = self.predictor.engine.run(inputs, maps=mapped)
         results = []
         for i, image in enumerate(images):
-            stages = found.features[i] if found.stages is None else found.stages[i]
-            prediction = self.predictor.judge(found.features[i : i + 1], stages)
+            extract = image.extract
+            extract.features, extract.intermediate = found.features[i : i + 1], found.intermediate[i]
+            prediction = self.predictor.decide(extract)
             evidence = None
             if image.order.heatmap and found.maps is not None and prediction.decision != OUT_OF_DISTRIBUTION:
-                evidence = find_evidence(self.predictor, found.features[i], found.maps[i], image.box, image.shape)
+                extract.map = found.maps[i]
+                evidence = find_evidence(self.predictor, extract, None, "cam")
             results.append(
                 Result(
                     image.order,
-                    replace(prediction, digest=image.digest),
-                    image.shape,
-                    image.format,
-                    image.patient,
+                    prediction,
+                    extract.size or (0, 0),
+                    extract.format or "",
+                    prediction.patient,
                     evidence,
                     None if evidence is None else render_heatmap(evidence),
                     image.view,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def summarise(
                     if model.positive and read.decision != OUT_OF_DISTRIBUTION
                 ]
             ),
-            "uncertain": _share([read.decision in (UNCERTAIN, NEITHER) for read in own]),
+            "uncertain": _share([read.decision == UNCERTAIN for read in own]),
             "out_of_distribution": _share([read.decision == OUT_OF_DISTRIBUTION for read in own]),
         },
         "ood_score": _ood([read.ood_score for read in own if read.ood_score is not None]),
@@ -61,7 +61,7 @@ def summarise(
             "all": _share([verdict.agrees for _, verdict in latest]),
             **{
                 call: _share([verdict.agrees for read, verdict in latest if read.decision == call])
-                for call in (*model.labels, UNCERTAIN, NEITHER, OUT_OF_DISTRIBUTION)
+                for call in (*model.labels, UNCERTAIN, OUT_OF_DISTRIBUTION)
                 if any(read.decision == call for read, _ in latest)
             },
         },
@@ -98,9 +98,10 @@ def bound_by_chance(images: int, others: int) -> float:
 
 def find_reference(model: Model) -> NDArray[np.float64]:
     """The positive class's probabilities of the validation images, of two classes; empty where a model has none."""
-    if model.conformal is None or model.positive is None:
+    sets = read_decisions(model).prediction_sets
+    if sets is None or model.positive is None:
         return np.zeros(0)
-    scores = model.conformal.scores
+    scores = sets.scores
     negative = next(label for label in model.labels if label != model.positive)
     return np.concatenate([1 - np.array(scores.get(negative, ())), np.array(scores.get(model.positive, ()))])
 

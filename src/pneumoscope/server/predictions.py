@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import find_patient
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import Reading, is_image
@@ -119,7 +119,7 @@ class Room:
             labels=list(model.labels),
             positive=model.positive,
             threshold=None if model.positive is None else self.predictor.threshold,
-            threshold_rule=model.threshold_rule,
+            threshold_rule=self.predictor.decisions.threshold.rule if self.predictor.decisions.threshold else "",
             alpha=self.predictor.alpha,
             false_alarms=self.predictor.false_alarms,
             backbone=model.backbone,
@@ -243,7 +243,7 @@ class Room:
         return Read(
             id=new_id(),
             at=now(),
-            digest=prediction.digest,
+            digest=prediction.sha256,
             name=result.order.name if self.settings.keep_names else "",
             patient=self.memory.name_patient(result.patient or _name_patient(result)),
             model=self.name,
@@ -256,7 +256,7 @@ class Room:
             ood_score=prediction.ood_score,
             invert=result.order.reading.invert,
             any_modality=result.order.reading.any_modality,
-            kept="" if self.settings.keep_images is None else prediction.digest + _SUFFIXES[result.format],
+            kept="" if self.settings.keep_images is None else prediction.sha256 + _SUFFIXES[result.format],
         )
 
     def _to_message(self, result: Result) -> PredictionMessage:
@@ -277,7 +277,7 @@ class Room:
         return PredictionMessage(
             id=result.number,
             name=result.order.name,
-            digest=prediction.digest,
+            digest=prediction.sha256,
             decision=prediction.decision,
             predicted_label=None if ood else prediction.predicted_label,
             probability=prediction.probability,
@@ -301,7 +301,7 @@ def _name_patient(result: Result) -> str | None:
 
 def _settle(read: Read, message: VerdictMessage, labels: Sequence[str]) -> str | None:
     """The class that a verdict names, said or implied; the read may be another model's."""
-    decided = read.decision not in (UNCERTAIN, NEITHER, OUT_OF_DISTRIBUTION)
+    decided = read.decision not in (UNCERTAIN, OUT_OF_DISTRIBUTION)
     if message.label is not None and message.label not in (*labels, read.decision if decided else None):
         raise RequestError(422, f"label {message.label!r}: no such class. This model knows {', '.join(labels)}.")
     if message.verdict == "agree":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pneumoscope.decisions.decide import NEITHER, OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 
 if TYPE_CHECKING:
-    from pneumoscope.inference.predictor import Prediction, Predictor
+    from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.inference.predictor import Predictor
 
 
 def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
@@ -18,8 +19,8 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
             f"Not like the training radiographs: {prediction.ood_score:.2f} times as far from them as ordinary images may "
             "be. What the network would say of it means nothing, so no probability is given."
         )
-    if prediction.decision == NEITHER:
-        return f"Typical of neither class: {' and '.join(model.labels)} are both improbable for such an image."
+    if prediction.decision == UNCERTAIN and not prediction.prediction_set:
+        return f"Uncertain: typical of no class. {' and '.join(model.labels)} are both improbable for such an image."
     if prediction.decision == UNCERTAIN:
         if len(prediction.prediction_set) > 1:
             rate = f"{predictor.alpha:.0%}" if predictor.alpha is not None else "the stated rate"

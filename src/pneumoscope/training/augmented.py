@@ -18,8 +18,9 @@ from pneumoscope.errors import DataError
 from pneumoscope.images.augment import GEOMETRY, Augmentation, augment
 from pneumoscope.images.prepare import InputSpec, Pixels, prepare
 from pneumoscope.images.read import read_radiograph
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine
-from pneumoscope.inference.features import FeatureCache, extract_features
+from pneumoscope.inference.features import extract_features
 from pneumoscope.training.phases import Split, find_augmentation
 from pneumoscope.training.settings import Settings
 
@@ -67,9 +68,13 @@ def describe(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache 
     found = list(extract_features(split.samples, engine, spec, cache=cache))
     if faults := [str(one.error) for one in found if one.error]:
         raise DataError(f"{faults[0]} It was read before: put it back, and start again.")
-    read = [(one.features, one.stages[None]) for one in found if one.features is not None and one.stages is not None]
-    features, stages = (np.stack(column) for column in zip(*read, strict=True))
-    return dataclasses.replace(split, features=features, stages=stages)
+    read = [
+        (one.features, one.intermediate[None])
+        for one in found
+        if one.features is not None and one.intermediate is not None
+    ]
+    features, intermediate = (np.stack(column) for column in zip(*read, strict=True))
+    return dataclasses.replace(split, features=features, intermediate=intermediate)
 
 
 def add_views(
@@ -83,25 +88,27 @@ def add_views(
     """Add what an engine makes of random views of each image, as training draws them.
 
     Args:
-        split: with features and stages of the images as they are.
+        split: with features of the images as they are.
         engine: runs the trained backbone.
         spec: its input.
         augmentations: how far each view of an image may be from it.
         seed: fixes them.
         progress: called with the number of images done, and of all.
     """
-    features, stages, done, n, count = [], [], 0, len(split.samples), len(augmentations)
+    features, intermediate, done, n, count = [], [], 0, len(split.samples), len(augmentations)
     drawn = _draw(split.samples, spec, augmentations, seed)
     while images := list(islice(drawn, max(1, engine.batch_size // count))):
         seen = engine.run(np.concatenate(images))
         features.append(seen.features)
-        stages.append(seen.features if seen.stages is None else seen.stages)
+        intermediate.append(seen.intermediate)
         done += len(images)
         progress(done, n)
     return dataclasses.replace(
         split,
         features=np.concatenate([split.features[:, :1], np.concatenate(features).reshape(n, count, -1)], axis=1),
-        stages=np.concatenate([split.stages[:, :1], np.concatenate(stages).reshape(n, count, -1)], axis=1),
+        intermediate=np.concatenate(
+            [split.intermediate[:, :1], np.concatenate(intermediate).reshape(n, count, -1)], axis=1
+        ),
     )
 
 

@@ -1,111 +1,107 @@
-"""A trained network learns from its validation images how to decide: calibration, threshold, prediction sets, detector."""
+"""A trained network learns from its validation images how to decide."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pneumoscope.decisions.calibration import fit_calibration
-from pneumoscope.decisions.decide import calibrate
-from pneumoscope.decisions.ood import fit_detector
-from pneumoscope.decisions.threshold import choose_threshold
-from pneumoscope.evaluation.decision_summary import fit_conformal
-from pneumoscope.inference.predictor import score
-from pneumoscope.models.model_folder import Calibration, Conformal, OODState
+from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
+from pneumoscope.decisions.decisions import Decisions
+from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.training.phases import Split
 from pneumoscope.training.settings import Settings
 
 
 @dataclass(frozen=True)
-class Decisions:
+class FittedDecisions:
     """What a model needs to decide, besides its network.
 
     Attributes:
-        calibration: logits to probabilities.
-        threshold: from which probability on the positive class of two is called.
-        conformal: prediction sets.
-        ood: distances of ordinary images.
-        arrays: the detector's, by the names that they have among the weights.
-        notes: what too few validation images keep from being promised.
+        decisions: fitted.
+        arrays: the OOD detector's, by the names that they have among the weights.
+        notes: promises that too few validation images do not allow.
     """
 
-    calibration: Calibration
-    threshold: float
-    conformal: Conformal
-    ood: OODState
-    arrays: dict[str, torch.Tensor]
+    decisions: Decisions
+    arrays: dict[str, NDArray[Any]]
     notes: tuple[str, ...]
 
 
 def fit_decisions(
     train: Split, val: Split, weight: NDArray[np.float32], bias: NDArray[np.float32], classes: Sequence[str],
     settings: Settings,
-) -> Decisions:  # fmt: skip
-    """Fit all of it: the detector on training images, everything else on validation images.
+) -> FittedDecisions:  # fmt: skip
+    """Fit calibration, threshold, prediction sets, OOD detector and scope, in this order.
 
-    Where there are random views of them, the threshold goes by all views, and all else by one view an image, drawn at
-    random, so that an image counts once: decisions are to hold for images taken, scanned and cut a little differently.
+    The detector's distance is fitted on training images, all else on validation images. Where there are augmented
+    copies of them, the threshold is fitted on all copies, and all else on one copy of each image, chosen at random, so
+    that an image counts once: decisions should hold for images taken, scanned and cropped a little differently.
 
-    Probabilities are stated for the training images' shares of the classes (validation images are often drawn in equal
+    Probabilities hold for the class fractions of the training images (validation images are often drawn in equal
     numbers), or for `settings.prevalence`.
 
     Args:
-        train: with what the trained backbone makes of the images.
+        train: with the features that the trained backbone computes.
         val: likewise.
         weight: (1, D) or (C, D), the head's.
         bias: (1,) or (C,).
         classes: their names.
         settings: methods, rule and rates.
     """
-    shares = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
-    trained = shares if settings.balance == "none" else np.full(len(classes), 1 / len(classes))
+    fractions = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
+    trained_for = fractions if settings.balance == "none" else np.full(len(classes), 1 / len(classes))
     if settings.prevalence is not None:
-        shares = np.array([1 - settings.prevalence, settings.prevalence])
-    images, views = val.stages.shape[:2]
-    logits = score(val.features[:, :views].reshape(images * views, -1), weight, bias)
-    targets = np.repeat(val.targets, views)
-    one_each = np.arange(images) * views + np.random.default_rng(settings.seed).integers(views, size=images)
-    calibration = fit_calibration(
+        fractions = np.array([1 - settings.prevalence, settings.prevalence])
+    images, copies = val.intermediate.shape[:2]
+    logits = compute_logits(val.features[:, :copies].reshape(images * copies, -1), weight, bias)
+    targets = np.repeat(val.targets, copies)
+    one_each = np.arange(images) * copies + np.random.default_rng(settings.seed).integers(copies, size=images)
+
+    calibrated = calibration.fit(
         logits[one_each],
         val.targets,
         method=settings.calibration,
-        shares=shares.tolist(),
-        trained=trained.tolist(),
+        class_fractions=fractions.tolist(),
+        trained_for=trained_for.tolist(),
         patients=[sample.patient for sample in val.samples],
         seed=settings.seed,
     )
-    probabilities = np.exp(calibrate(logits, calibration))
-    weights = (shares / np.maximum(np.bincount(targets, minlength=len(classes)), 1))[targets]
-    threshold = (
-        choose_threshold(settings.threshold, targets, probabilities[:, 1], weights * len(weights))
-        if len(classes) == 2
-        else 0.5
+    probabilities = np.exp(calibration.apply(logits, calibrated))
+    chosen = None
+    if len(classes) == 2:
+        weights = (fractions / np.maximum(np.bincount(targets, minlength=2), 1))[targets]
+        chosen = threshold.fit(settings.threshold, targets, probabilities[:, 1], weights * len(weights))
+    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, settings.alpha)
+    limits, detector = ood.fit(
+        train.intermediate.reshape(-1, train.intermediate.shape[-1]),
+        val.intermediate.reshape(images * copies, -1)[one_each],
+        val.targets,
+        classes,
+        settings.false_alarms,
     )
-    detector = fit_detector(train.stages.reshape(-1, train.stages.shape[-1]))
-    far = detector.distance(val.stages.reshape(images * views, -1)[one_each])
-    distances = {name: tuple(np.sort(far[val.targets == i]).tolist()) for i, name in enumerate(classes)}
-    ood = OODState(settings.false_alarms, distances)
+    intended = scope.fit(sample.tags for sample in (*train.samples, *val.samples))
+    decisions = Decisions(calibrated, chosen, sets, limits, intended)
+    return FittedDecisions(decisions, detector.to_arrays(), _find_weak_promises(decisions, val, classes))
+
+
+def _find_weak_promises(decisions: Decisions, val: Split, classes: Sequence[str]) -> tuple[str, ...]:
+    """Say which promises too few validation images do not allow."""
+    notes = []
     counts = np.bincount(val.targets, minlength=len(classes))
-    notes = [
-        f"{counts[i]} validation images of {name} cannot promise an alpha of {settings.alpha:g}: every label "
-        f"set holds {name}. It takes {int(np.ceil(1 / settings.alpha - 1))} images, or a larger --alpha."
-        for i, name in enumerate(classes)
-        if settings.alpha * (counts[i] + 1) < 1
-    ]
-    if ood.promise() > 2.5 * settings.false_alarms:
+    sets, limits = decisions.prediction_sets, decisions.ood
+    for name, count in zip(classes, counts, strict=True):
+        if sets is not None and not sets.rank(name):
+            notes.append(
+                f"{count} validation images of {name} are too few for alpha {sets.alpha:g}: every prediction set "
+                f"includes {name}. Use at least {int(np.ceil(1 / sets.alpha - 1))} images, or a larger alpha."
+            )
+    if limits is not None and limits.promised_false_alarms > 2.5 * limits.false_alarms:
         notes.append(
-            f"So few validation images ({counts.min()} of a class) let the detector promise {ood.promise():.1%} false "
-            f"alarms at best, not {settings.false_alarms:.1%}: that many ordinary images may be called ood."
+            f"With {counts.min()} validation images of a class, up to {limits.promised_false_alarms:.1%} of ordinary "
+            f"images may be flagged as out of distribution, not {limits.false_alarms:.1%} as asked."
         )
-    return Decisions(
-        calibration,
-        threshold,
-        fit_conformal(val.targets, probabilities[one_each], classes, settings.alpha),
-        ood,
-        {f"ood.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in detector.arrays().items()},
-        tuple(notes),
-    )
+    return tuple(notes)

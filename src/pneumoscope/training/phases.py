@@ -33,13 +33,13 @@ class Split:
         samples: N images.
         targets: (N,) class indices.
         features: float32 (N, V, D), of the image as it is and perhaps of its mirror image or of random views.
-        stages: float32 (N, W, E), what the OOD detector looks at, of the image and of the same random views.
+        intermediate: float32 (N, W, E), what the OOD detector looks at, of the image and of the same random views.
     """
 
     samples: Sequence[Sample]
     targets: NDArray[np.int64]
     features: NDArray[np.float32]
-    stages: NDArray[np.float32]
+    intermediate: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

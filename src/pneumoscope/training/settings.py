@@ -150,7 +150,7 @@ class Settings:
                 f"{', '.join(idle)}: a frozen backbone does not heed that; its images are only flipped, and its head is "
                 "trained until validation says that it is done. Add --train-backbone, or take --recipe finetune."
             )
-        from pneumoscope.decisions.decide import parse_rule  # which needs NumPy, and --help is to be light
+        from pneumoscope.decisions.threshold import parse_rule  # which needs NumPy, and --help is to be light
 
         parse_rule(self.threshold)
 

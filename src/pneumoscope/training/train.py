@@ -35,14 +35,16 @@ from pneumoscope.datasets.samples import (
     write_samples,
 )
 from pneumoscope.datasets.splits import find_shared_patients, require_classes, split_samples
+from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import OUTPUTS, assess
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, format_rows, write_text
 from pneumoscope.images.read import Reading
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine, build_engine, choose_device
-from pneumoscope.inference.features import FeatureCache, extract_features
-from pneumoscope.inference.predictions import SHORT
+from pneumoscope.inference.features import Wanted, extract_features
+from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone, build_head, round_to_half
@@ -202,7 +204,7 @@ class _Job:
             history=read_history(self.folder / "history.csv"),
             resamples=self.settings.resamples,
             seed=self.settings.seed,
-            progress=lambda done: self.progress("Test", done, len(test)),
+            progress=lambda _, done, total: self.progress("Test", done, total),
         )
         write_model_card(
             model,
@@ -288,7 +290,7 @@ class _Job:
         self.notes += decisions.notes
         told["notes"] = self.notes
         write_text(notes, json.dumps(told))
-        fitted = decisions.calibration
+        fitted = decisions.decisions.calibration
         _logger().info(
             "Calibration: %s; log loss of validation images held out of it %.4f, without it %.4f.",
             fitted.method,
@@ -297,7 +299,7 @@ class _Job:
         )
         state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-        state |= decisions.arrays
+        state |= {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in decisions.arrays.items()}
         made_here = ("data", "weights", "device")
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in made_here}
         save_model(
@@ -309,8 +311,7 @@ class _Job:
                 labels=self.classes,
                 positive=self.positive,
                 input=self.input,
-                thresholds={"decision": decisions.threshold},
-                calibration=decisions.calibration,
+                decisions=to_json(decisions.decisions),
                 training={
                     "recipe": self.settings.recipe,
                     "epochs": len(history),
@@ -327,10 +328,6 @@ class _Job:
                     ),
                 },
                 version=__version__,
-                weights_sha256="",
-                threshold_rule=self.settings.threshold,
-                conformal=decisions.conformal,
-                ood=decisions.ood,
             ),
             state,
             half=self.settings.half,
@@ -379,19 +376,19 @@ class _Job:
             chosen = [i for i, sample in enumerate(self.samples) if sample.split == split]
             images = [self.samples[i] for i in chosen]
             read = []
-            for extract in extract_features(
-                images, engine, self.input, mirror=split == "train", gauge=gauge, cache=self.cache
+            wanted = Wanted(mirror=split == "train", measurement=gauge)
+            for place, extract in zip(
+                chosen, extract_features(images, engine, self.input, wanted, self.cache), strict=True
             ):
                 done += 1
                 self.progress("Features", done, len(self.samples))
-                place = chosen[extract.index]
-                digests[place], errors[place] = extract.digest, extract.error
-                if extract.gauged is not None:
-                    records[place] = to_record(extract.gauged)
-                if extract.features is None or extract.stages is None:
+                digests[place], errors[place] = extract.sha256, extract.error
+                if extract.measured is not None:
+                    records[place] = to_record(extract.measured)
+                if extract.features is None or extract.intermediate is None:
                     unreadable.append(str(extract.error))
                 else:
-                    read.append((place, extract.features, extract.stages[None]))
+                    read.append((place, extract.features, extract.intermediate[None]))
             if read:
                 targets = [self.classes.index(str(self.samples[i].label)) for i, *_ in read]
                 splits[split] = Split(

@@ -1,0 +1,173 @@
+"""All that a model decides by, in the order in which it is used: logits become probabilities, labels and decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope.config import build
+from pneumoscope.decisions import calibration, ood, prediction_sets, prior_shift, threshold
+from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.ood import OOD, Mahalanobis
+from pneumoscope.decisions.prediction_sets import PredictionSets
+from pneumoscope.decisions.scope import Scope
+from pneumoscope.decisions.threshold import Threshold, parse_rule
+from pneumoscope.errors import ModelError, UsageError
+from pneumoscope.models.model_folder import Model
+
+UNCERTAIN, OUT_OF_DISTRIBUTION = "uncertain", "out_of_distribution"  # decisions besides the labels
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a model learned from its validation images: stored in `model.json` under `decisions`.
+
+    Attributes:
+        calibration: logits to probabilities.
+        threshold: of two classes; None for more, where the likeliest class is the predicted label.
+        prediction_sets: None where the model has none; every predicted label is then its own set.
+        ood: None where the model has no detector.
+        scope: the intended use.
+    """
+
+    calibration: Calibration
+    threshold: Threshold | None
+    prediction_sets: PredictionSets | None = None
+    ood: OOD | None = None
+    scope: Scope = field(default_factory=Scope)
+
+
+def to_json(decisions: Decisions) -> dict[str, Any]:
+    """Plain values for `model.json`."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(decisions)))
+    return values
+
+
+def read_decisions(model: Model) -> Decisions:
+    """Read and check what a model decides by.
+
+    Raises:
+        ModelError: something is missing, or does not fit the model's classes.
+    """
+    decisions = build(Decisions, model.decisions, "model.json: decisions", ModelError)
+    try:
+        decisions.calibration.check(len(model.labels))
+        if (decisions.threshold is None) != (len(model.labels) > 2):
+            raise ValueError("a threshold is for two classes, and needed there")
+        if decisions.threshold is not None:
+            parse_rule(decisions.threshold.rule)
+        if decisions.prediction_sets is not None and set(decisions.prediction_sets.scores) != set(model.labels):
+            raise ValueError("prediction sets for other classes")
+        if decisions.ood is not None and not any(decisions.ood.distances.values()):
+            raise ValueError("an OOD detector without distances")
+    except (ValueError, UsageError) as problem:
+        raise ModelError(f"model.json: decisions: {problem}. Copy the model again from its source.") from None
+    return decisions
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Decisions on N images with C classes.
+
+    Attributes:
+        probabilities: (N, C), adjusted where a prevalence was given.
+        predicted: (N,) class indices by the threshold, or the likeliest of more than two.
+        in_set: (N, C), which classes are in the prediction sets.
+        ood_scores: (N,), above 1 is out of distribution; None without a detector.
+        decisions: (N,) a label, `uncertain` or `out_of_distribution`.
+    """
+
+    probabilities: NDArray[np.float64]
+    predicted: NDArray[np.intp]
+    in_set: NDArray[np.bool_]
+    ood_scores: NDArray[np.float64] | None
+    decisions: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Decider:
+    """Applies decisions, perhaps for a prevalence other than that of training.
+
+    Attributes:
+        classes: names in the order of the outputs; of two, the second is positive.
+        decisions: what to decide by.
+        detector: measures the distance from the training images; None switches detection off.
+        prevalence: of the positive class, for which probabilities are to hold; None leaves that of training.
+    """
+
+    classes: tuple[str, ...]
+    decisions: Decisions
+    detector: Mahalanobis | None = None
+    prevalence: float | None = None
+
+    def __post_init__(self) -> None:
+        prior_shift.check_prevalence(self.prevalence, self.classes)
+
+    def at_prevalence(self, prevalence: float | None) -> Decider:
+        """The same for probabilities at another prevalence.
+
+        Raises:
+            UsageError: not between 0 and 1, or more than two classes.
+        """
+        return replace(self, prevalence=prevalence)
+
+    @cached_property
+    def threshold(self) -> Threshold | None:
+        """The threshold for the probabilities that are given out."""
+        own = self.decisions.threshold
+        if own is None or self.prevalence is None:
+            return own
+        return prior_shift.adjust_threshold(own, self.decisions.calibration.class_fractions, self.prevalence)
+
+    @cached_property
+    def _ood_limit(self) -> float | None:
+        return None if self.detector is None or self.decisions.ood is None else self.decisions.ood.limit
+
+    def apply(self, logits: ArrayLike, intermediate: NDArray[np.floating[Any]] | None = None) -> Outcome:
+        """Decide on N images.
+
+        Args:
+            logits: (N, 1), of the positive class of two, or (N, C).
+            intermediate: (N, E) intermediate features, for the detector.
+        """
+        fitted = self.decisions.calibration
+        reference = adjusted = calibration.apply(logits, fitted)
+        if self.prevalence is not None:
+            wanted = (1 - self.prevalence, self.prevalence)
+            adjusted = prior_shift.apply(reference, fitted.class_fractions, wanted)
+        probabilities = np.exp(adjusted)
+        if self.threshold is None:
+            predicted = probabilities.argmax(1)
+        else:
+            predicted = threshold.apply(probabilities[:, 1], self.threshold).astype(np.intp)
+        in_set = np.eye(len(self.classes), dtype=bool)[predicted]
+        if self.decisions.prediction_sets is not None:  # they are drawn by class: the prevalence does not touch them
+            in_set = prediction_sets.apply(np.exp(reference), self.decisions.prediction_sets, self.classes)
+        scores = None
+        if self.detector is not None and self._ood_limit is not None and intermediate is not None:
+            scores = ood.apply(intermediate, self.detector, self._ood_limit)
+        return Outcome(probabilities, predicted, in_set, scores, self._decide(predicted, in_set, scores))
+
+    def _decide(
+        self, predicted: NDArray[np.intp], in_set: NDArray[np.bool_], scores: NDArray[np.float64] | None
+    ) -> list[str]:
+        certain = in_set[np.arange(len(predicted)), predicted] & (in_set.sum(1) == 1)
+        return [
+            OUT_OF_DISTRIBUTION
+            if scores is not None and scores[i] > 1
+            else self.classes[predicted[i]]
+            if certain[i]
+            else UNCERTAIN
+            for i in range(len(predicted))
+        ]
+
+
+def list_names(classes: Sequence[str]) -> list[str]:
+    """All decisions that there can be, in a fixed order."""
+    return [*classes, UNCERTAIN, OUT_OF_DISTRIBUTION]

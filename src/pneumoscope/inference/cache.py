@@ -1,0 +1,116 @@
+"""Features on disk: what a frozen backbone computes for a file never changes, so it is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import UsageError
+
+Array = NDArray[np.float32]
+
+
+class FeatureCache:
+    """Features on disk by content and backbone, in one SQLite file: shared by runs, safe when a process is killed.
+
+    Args:
+        path: the file; its folder is made.
+        max_bytes: the oldest entries go when the features take more.
+
+    Raises:
+        UsageError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 2 * 1024**3) -> None:
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            _write_ahead(self._database)
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, width INTEGER, vectors BLOB, sha256 BLOB)"
+            )
+        except (OSError, sqlite3.Error) as problem:
+            raise UsageError(
+                f"The feature cache {path} cannot be opened ({problem}). Switch it off, or delete the file.", "no_cache"
+            ) from None
+
+    def get(self, digest: str, key: str) -> Array | None:
+        """Features (V, D) of a content, or None where they are not known or not intact."""
+        row = None
+        with self._lock, suppress(sqlite3.Error):  # a cache that fails costs time, never a result
+            row = self._database.execute(
+                "SELECT width, vectors, sha256 FROM features WHERE key = ?", (_cache_key(digest, key),)
+            ).fetchone()
+        if row is None or hashlib.sha256(row[1]).digest() != row[2]:
+            return None
+        vectors: NDArray[np.float32] = np.frombuffer(row[1], np.float32).reshape(-1, row[0])
+        return vectors
+
+    def put(self, key: str, entries: Iterable[tuple[str, Array]]) -> None:
+        """Remember features by their contents' digests."""
+        rows = []
+        for digest, features in entries:
+            vectors = np.ascontiguousarray(features, np.float32).tobytes()
+            rows.append((_cache_key(digest, key), features.shape[-1], vectors, hashlib.sha256(vectors).digest()))
+        with self._lock, suppress(sqlite3.Error), self._database:
+            self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", rows)
+
+    def close(self) -> None:
+        """Bound the size and close the file."""
+        with self._lock, closing(self._database), suppress(sqlite3.Error), self._database:
+            total, count = self._database.execute(
+                "SELECT coalesce(sum(length(vectors)), 0), count(*) FROM features"
+            ).fetchone()
+            if total > self._max_bytes:
+                surplus = int(count * (1 - self._max_bytes / total)) + 1
+                self._database.execute(
+                    "DELETE FROM features WHERE rowid IN (SELECT rowid FROM features ORDER BY rowid LIMIT ?)",
+                    (surplus,),
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _write_ahead(database: sqlite3.Connection, patience: float = 60.0) -> None:
+    """Let readers and a writer go on side by side; two programs that ask for it at once wait for each other."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")  # SQLite's own timeout does not hold for this
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def default_cache_path() -> Path:
+    """`$PNEUMOSCOPE_CACHE`, else the user's cache folder."""
+    import platformdirs
+
+    folder = os.environ.get("PNEUMOSCOPE_CACHE")
+    return Path(folder or platformdirs.user_cache_dir("pneumoscope")) / "features.sqlite"
+
+
+def _cache_key(digest: str, key: str) -> bytes:
+    return hashlib.sha256(f"{digest} {key}".encode()).digest()

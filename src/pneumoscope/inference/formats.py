@@ -1,0 +1,131 @@
+"""Predictions become files: a table for the terminal, CSV, JSON, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+from pneumoscope.config import Progress
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.errors import MissingExtraError
+from pneumoscope.files import format_rows, write_bytes
+from pneumoscope.inference.overlays import OverlayFolder
+from pneumoscope.inference.predictor import Predictor
+
+Row: TypeAlias = dict[str, Any]
+
+
+def write_predictions(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    form: str,
+    out: Path | None = None,
+    overlays: OverlayFolder | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
+
+    Args:
+        predictor: the classifier.
+        samples: the files.
+        form: `table`, `csv`, `json`, `jsonl` or `parquet`.
+        out: the file; standard output where None.
+        overlays: where to draw the evidence.
+        progress: called with the number of files done.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        UsageError: `out` cannot be written.
+    """
+    failed = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal failed
+        drawn = overlays is not None
+        predictions = predictor.run(samples, maps=drawn, pixels=drawn)
+        for done, (sample, prediction) in enumerate(zip(samples, predictions, strict=True), start=1):
+            failed += prediction.error is not None
+            if overlays is not None:
+                overlays.add(prediction)
+            yield prediction.to_row(predictor.model.labels, sample.label)
+            if progress is not None:
+                progress("Predicting", done, len(samples))
+
+    write = {"csv": _write_csv, "jsonl": _write_lines, "json": _write_json, "table": _write_table}
+    if out is None:
+        write[form](rows(), sys.stdout)
+    elif form == "parquet":
+        write_bytes(out, _to_parquet(list(rows())))
+    else:
+        text = io.StringIO()
+        write[form](rows(), text)
+        write_bytes(out, text.getvalue().encode("utf-8"))
+    if overlays is not None:
+        overlays.close()
+    return failed
+
+
+def _write_csv(rows: Iterator[Row], stream: TextIO) -> None:
+    stream.writelines(format_rows(rows))
+
+
+def _write_lines(rows: Iterator[Row], stream: TextIO) -> None:
+    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_json(rows: Iterator[Row], stream: TextIO) -> None:
+    stream.write(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("decision")
+    for row in rows:
+        probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
+        table.add_row(Path(row["path"]).name, probability, _describe_decision(row))
+    Console(file=stream, highlight=False, markup=False).print(table)
+
+
+def _describe_decision(row: Row) -> str:
+    if row["error"] is not None:
+        return f"error: {row['error']}"
+    if row["decision"] == OUT_OF_DISTRIBUTION:
+        text = "out of distribution: not like the training images"
+    elif row["decision"] == UNCERTAIN:
+        labels = row["prediction_set"].split("|")
+        text = "uncertain: " + (" or ".join(labels) if labels[0] else "typical of no class")
+        if len(labels) == 1 and labels[0]:
+            text += ", near the threshold"
+    else:
+        text = row["decision"]
+    return f"{text} ({row['warnings']})" if row["warnings"] else text
+
+
+def _to_parquet(rows: Sequence[Row]) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError(
+            'Parquet needs pyarrow: pip install "pneumoscope[train]". Or choose another format.'
+        ) from None
+
+    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error"}
+    schema = pyarrow.schema(
+        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
+    )
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), sink)
+    return sink.getvalue()

@@ -1,0 +1,104 @@
+"""What a classifier says of one radiograph: one type from the network to every output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
+
+if TYPE_CHECKING:
+    from pneumoscope.images.prepare import Pixels
+    from pneumoscope.inference.explain import Evidence
+
+SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a classifier says of one radiograph. Whatever is not known is None.
+
+    Attributes:
+        path: the file, or None where bytes were given.
+        sha256: of the file's content, empty where it could not be opened.
+        patient: PatientID of a DICOM file, else what the sample says.
+        study_uid: StudyInstanceUID of a DICOM file.
+        series_uid: SeriesInstanceUID.
+        sop_uid: SOPInstanceUID.
+        age: in years.
+        sex: M, F or O.
+        view: PA, AP, LL and so on.
+        predicted_label: by the threshold, or the likeliest of more than two classes; given for images out of
+            distribution too.
+        probability: of the positive class, or of the likeliest of more than two. None for an image out of
+            distribution: the network computes a number for it, but it means nothing.
+        probabilities: of every class by name, for images out of distribution too.
+        prediction_set: the classes that cannot be ruled out.
+        ood_score: above 1 is out of distribution; None where the model cannot tell.
+        decision: a label, `uncertain` (the prediction set does not hold exactly the predicted label) or
+            `out_of_distribution`.
+        logits: from the head, (1,) or (C,), before calibration.
+        warnings: why to trust it less, such as a patient outside the intended use.
+        error: why the file could not be read; all else is then empty.
+        size: height and width of the image as stored; None where its features came from the cache.
+        format: of the file, such as JPEG or DICOM; likewise.
+        evidence: where on the image it lies, where it was asked for.
+        pixels: float32 (H, W) in [0, 1], where they were asked for; of a large JPEG at a reduced scale.
+    """
+
+    path: Path | None = None
+    sha256: str = ""
+    patient: str | None = None
+    study_uid: str | None = None
+    series_uid: str | None = None
+    sop_uid: str | None = None
+    age: float | None = None
+    sex: str | None = None
+    view: str | None = None
+    predicted_label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    prediction_set: tuple[str, ...] = ()
+    ood_score: float | None = None
+    decision: str | None = None
+    logits: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    size: tuple[int, int] | None = None
+    format: str | None = None
+    evidence: Evidence | None = field(default=None, repr=False)
+    pixels: Pixels | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def raw_probability(self) -> float | None:
+        """The probability whether or not the image is out of distribution: for those who measure."""
+        values = list((self.probabilities or {}).values())
+        return None if not values else values[1] if len(values) == 2 else max(values)
+
+    def to_row(self, labels: Sequence[str], label: str | None = None, raw: bool = False) -> dict[str, Any]:
+        """A row of `predictions.csv`; with more than two classes a column for each class's probability follows.
+
+        Args:
+            labels: the model's classes.
+            label: the true class, where known.
+            raw: keep probability, predicted label and prediction set of images out of distribution: for those who
+                measure.
+        """
+        shown = raw or self.decision != OUT_OF_DISTRIBUTION
+        row = {
+            "path": "" if self.path is None else self.path.as_posix(),
+            "label": label,
+            "probability": self.raw_probability if raw else self.probability,
+            "predicted_label": self.predicted_label if shown else None,
+            "prediction_set": "|".join(self.prediction_set) if shown else None,
+            "ood_score": self.ood_score,
+            "decision": self.decision,
+            "warnings": "; ".join(self.warnings),
+            "error": self.error,
+        }
+        if len(labels) > 2:
+            values = (self.probabilities or {}) if shown else {}
+            row |= {f"probability_{name}": values.get(name) for name in labels}
+        return row

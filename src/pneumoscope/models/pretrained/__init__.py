@@ -1,0 +1,38 @@
+"""The pretrained models, each in a folder beside this module; its name stands for it wherever a model is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pneumoscope.errors import UsageError
+
+DEFAULT = "pneumonia-lite0"
+DESCRIPTION = "model.json"
+
+
+def pretrained_folder() -> Path:
+    """The folder that holds a folder for every pretrained model."""
+    return Path(__file__).parent
+
+
+def list_pretrained() -> tuple[str, ...]:
+    """Names of the pretrained models of this installation, the default first."""
+    names = (path.parent.name for path in pretrained_folder().glob(f"*/{DESCRIPTION}"))
+    return tuple(sorted(names, key=lambda name: (name != DEFAULT, name)))
+
+
+def find_pretrained(name: str = DEFAULT) -> Path:
+    """The folder of a pretrained model.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    names = list_pretrained()
+    if name in names:
+        return pretrained_folder() / name
+    if names:
+        raise UsageError(f"There is no pretrained model {name!r}. There are: {', '.join(names)}.", "model")
+    raise UsageError(
+        "This installation has no pretrained model. Train one (pneumoscope train DATA --out RUN) and name its folder.",
+        "model",
+    )
