@@ -104,7 +104,6 @@ UNFINISHED_MODULES: set[str] = {
     "src/pneumoscope/training/train.py",
 }
 UNFINISHED_FUNCTIONS: set[str] = {
-    "cli.data.split",
     "cli.predict.predict",
     "cli.serve.serve",
     "datasets.splits.fold_samples",

@@ -1,4 +1,4 @@
-"""What is written to disk: files whole or not at all, folders never overwritten by accident."""
+"""Write files whole or not at all, and never overwrite a folder by accident."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pneumoscope.errors import UsageError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, even when the process is killed.
+    """Write a file whole or not at all, even if the process is killed.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     try:
-        if path.exists() and not path.is_file():  # /dev/null is written to, never replaced
+        if path.exists() and not path.is_file():  # such as /dev/null, which must not be replaced
             path.write_bytes(content)
             return
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -29,22 +29,22 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as problem:
-        raise UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another --out.") from None
+        raise _refuse(path, problem) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all, even when the process is killed.
+    """Write a text file in UTF-8, whole or not at all, even if the process is killed.
 
-    A path that is not UTF-8 may be part of the text: its odd bytes are written as escapes.
+    The text may contain paths that are not UTF-8: their invalid bytes are written as escapes.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def format_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Rows of equal keys as lines of CSV with a header; None becomes an empty field."""
+    """Yield rows with equal keys as lines of CSV, after a header; None becomes an empty field."""
     lines = _Lines()
     writer = None
     for row in rows:
@@ -57,62 +57,72 @@ def format_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 class _Lines(list[str]):
-    """Takes the rows of a CSV writer, which quotes a carriage return only where its line terminator has one."""
+    """Collects rows of a CSV writer, which quotes a carriage return only if its line terminator contains one."""
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
-    """Refuse what `claim_folder` would refuse, and touch nothing: for work that takes long before it writes.
+def check_file(path: Path, overwrite: bool = False) -> None:
+    """Refuse to overwrite a file, before the work that takes long.
 
     Raises:
-        UsageError: the folder holds something already.
+        UsageError: the file exists.
     """
-    if not folder.exists() or (folder.is_dir() and all(_left_by_a_kill(each) for each in folder.iterdir())):
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: already exists. Choose another `out`, or pass `overwrite=True`.")
+
+
+def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse what `claim_folder` would refuse, before the work that takes long.
+
+    Raises:
+        UsageError: the folder is not empty.
+    """
+    if not folder.exists() or (folder.is_dir() and all(map(_is_partial, folder.iterdir()))):
         return
-    if not overwrite:
-        raise UsageError(f"{folder}: exists already. Choose another --out, or allow it with --overwrite.")
+    check_file(folder, overwrite)
     marker = names[0]
     if not (folder / marker).is_file():
-        raise UsageError(
-            f"{folder}: holds something else (no {marker} in it); it is not overwritten. Choose another --out."
-        )
-    for each in folder.iterdir():
-        if each.name not in names and not _left_by_a_kill(each):
+        raise UsageError(f"{folder}: not an earlier output, as it has no {marker}. Choose another `out`.")
+    for path in folder.iterdir():
+        if path.name not in names and not _is_partial(path):
             raise UsageError(
-                f"{folder}: holds {each.name}, which is of no earlier output; nothing is overwritten. "
-                "Choose another --out."
+                f"{folder}: contains {path.name}, which is not part of an earlier output. Choose another `out`."
             )
 
 
 def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
-    """Make an output folder, or empty an old one where that is allowed.
+    """Make an output folder, or empty an earlier one.
 
     Args:
-        folder: what to make.
-        names: all that an output of this kind may hold; the first is always there. A folder with anything else in it
-            is never emptied.
-        overwrite: whether an earlier output may go.
+        folder: the folder.
+        names: everything that an output of this kind may contain; the first is always there. A folder that contains
+            anything else is never emptied.
+        overwrite: whether an earlier output may be deleted.
 
     Raises:
-        UsageError: the folder holds something already, or cannot be made.
+        UsageError: the folder is not empty, or cannot be made.
     """
     try:
         check_folder(folder, names, overwrite)
-        if folder.exists() and not all(_left_by_a_kill(each) for each in folder.iterdir()):
-            # Emptied, not removed: it may be a mount or a link. The marker goes last, so that what an interruption
-            # leaves is still known.
-            for each in sorted(folder.iterdir(), key=lambda each: each.name == names[0]):
-                if each.is_dir() and not each.is_symlink():
-                    shutil.rmtree(each)
+        if folder.exists() and not all(map(_is_partial, folder.iterdir())):
+            # Emptied, not removed, as it may be a mount or a link. The marker goes last, so that the folder is still
+            # recognised after an interruption.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == names[0]):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
                 else:
-                    each.unlink()
+                    path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise UsageError(f"{folder}: cannot be written: {problem.strerror or problem}. Choose another --out.") from None
+        raise _refuse(folder, problem) from None
 
 
-def _left_by_a_kill(path: Path) -> bool:
-    """Whether a file is what `write_bytes` had written when its process was killed."""
+def _refuse(path: Path, problem: OSError) -> UsageError:
+    return UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another `out`.")
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether `write_bytes` left this file when its process was killed."""
     return path.name.startswith(".") and path.name.endswith(".part")

@@ -285,7 +285,7 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
     found = find(image, predictor)
     assert float(rows[0]["minimum"]) == pytest.approx(float(found.cells.min()))
     assert float(rows[0]["maximum"]) == pytest.approx(float(found.cells.max()))
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_explanations(predictor, [Sample(image)], out)
     write_explanations(predictor, [Sample(image)], out, overwrite=True)
     assert len(list((out / "overlays").iterdir())) == 1

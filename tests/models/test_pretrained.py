@@ -115,7 +115,7 @@ def test_what_ships_decides_as_the_run_did_and_is_attributed(
     for said in (after.weights_sha256, "license: apache-2.0", "CC BY 4.0", "Kermany D, Zhang K", "not endorsed"):
         assert said in card
     assert before.weights_sha256 not in card
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         ship(recognised, images / "test")
 
 

@@ -13,11 +13,15 @@ from pneumoscope.cli.app import PanelCommand, PanelGroup
 from pneumoscope.cli.options import open_cache
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
+from pneumoscope.files import check_file
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
 
-_SPLITS = "Splits"
+
+def _option(text: str, *names: str, **bounds: int) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="Splits", **bounds)  # type: ignore[arg-type]
+
 
 data_app = typer.Typer(
     cls=PanelGroup, help="Draw, split and fetch data sets.", no_args_is_help=True, rich_markup_mode=None
@@ -44,48 +48,21 @@ def phantoms(
 def split(
     data: options.Data,
     out: Annotated[Path, typer.Option(help="Table to write (.csv); with --folds, a folder.")],
-    test_fraction: Annotated[
-        float | None, typer.Option(help="Share of each class for test. [default: 0.25]", rich_help_panel=_SPLITS)
-    ] = None,
+    test_fraction: Annotated[float | None, _option("Share of each class for the test split. [default: 0.25]")] = None,
     val_fraction: Annotated[
-        float | None,
-        typer.Option(help="Share of the remaining images for validation. [default: 0.333]", rich_help_panel=_SPLITS),
+        float | None, _option("Share of the rest for the validation split. [default: 0.333]")
     ] = None,
-    test_count: Annotated[
-        int | None, typer.Option(min=1, help="Number of test images, instead of a share.", rich_help_panel=_SPLITS)
-    ] = None,
-    val_count: Annotated[
-        int | None, typer.Option(min=1, help="Number of validation images.", rich_help_panel=_SPLITS)
-    ] = None,
+    test_count: Annotated[int | None, _option("Number of test images, instead of a share.", min=1)] = None,
+    val_count: Annotated[int | None, _option("Number of validation images.", min=1)] = None,
     balanced: Annotated[
-        Literal["none", "val", "test", "both"],
-        typer.Option(help="Which new splits have equally many images of each class.", rich_help_panel=_SPLITS),
+        Literal["none", "val", "test", "both"], _option("Which new splits have equally many images of each class.")
     ] = "val",
     folds: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            max=100,
-            help="Cross-validation: write fold-0.csv, fold-1.csv, …; each image is tested once.",
-            rich_help_panel=_SPLITS,
-        ),
+        int | None, _option("Cross-validation: write fold-0.csv, …; each image is tested once.", min=2, max=100)
     ] = None,
-    keep: Annotated[
-        bool,
-        typer.Option("--keep", help="Keep existing splits and draw only missing ones.", rich_help_panel=_SPLITS),
-    ] = False,
-    subset: Annotated[
-        str | None,
-        typer.Option(help="A published list of images and splits, such as seed-400.", rich_help_panel=_SPLITS),
-    ] = None,
-    by_name: Annotated[
-        bool,
-        typer.Option(
-            "--by-name",
-            help="Do not read the images; near-duplicates may be separated.",
-            rich_help_panel=options.IMAGES,
-        ),
-    ] = False,
+    keep: Annotated[bool, _option("Keep existing splits and draw only missing ones.", "--keep")] = False,
+    subset: Annotated[str | None, _option("A published list of images and splits, such as seed-400.")] = None,
+    by_name: Annotated[bool, _option("Do not read the images; near-duplicates may be separated.", "--by-name")] = False,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
@@ -100,39 +77,32 @@ def split(
     from pneumoscope.datasets.samples import read_samples
     from pneumoscope.images.read import Reading
 
-    _check_draw(test_fraction, val_fraction, test_count, val_count)
-    if subset and (folds or keep or (test_fraction, val_fraction, test_count, val_count) != (None,) * 4):
-        raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
-    if folds and (keep or test_fraction or test_count):
-        raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
-    if out.exists() and not overwrite and not (folds and out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out}: already exists. Choose another --out, or add --overwrite.")
+    draw = {
+        "test_fraction": test_fraction,
+        "val_fraction": val_fraction,
+        "test_count": test_count,
+        "val_count": val_count,
+    }
+    _check_draw(draw, subset, folds, keep)
+    if folds is None or not out.is_dir() or any(out.iterdir()):
+        check_file(out, overwrite)
     samples = read_samples(data, patient_pattern, Reading(invert, any_modality))
     if subset is not None:
         from pneumoscope.datasets.kermany import select_subset
 
         _write_table(out, select_subset(samples, subset))
         return
-    groups = None
-    if not by_name:
-        from pneumoscope.auditing.duplicates import group_images
-
-        with show_progress() as progress, open_cache(no_cache) as cache:
-            groups = group_images(samples, cache, progress)
+    groups = None if by_name else _group(samples, no_cache)
     from pneumoscope.datasets.splits import fold_samples, split_samples
 
-    draw: dict[str, Any] = {
-        "val_fraction": val_fraction or 1 / 3,
-        "val_count": val_count,
-        "balanced": {"none": (), "both": ("val", "test")}.get(balanced, (balanced,)),
-        "groups": groups,
-        "seed": seed,
-    }
+    classes = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
+    given = {name: value for name, value in draw.items() if value is not None}
+    how: dict[str, Any] = {**given, "balanced": classes, "groups": groups, "seed": seed}
     if folds is not None:
-        _write_folds(out, fold_samples(samples, folds, **draw), overwrite)
+        _write_folds(out, fold_samples(samples, folds, **how), overwrite)
         return
     unsplit = samples if keep else [replace(sample, split=None) for sample in samples]
-    _write_table(out, split_samples(unsplit, test_fraction=test_fraction or 0.25, test_count=test_count, **draw))
+    _write_table(out, split_samples(unsplit, **how))
 
 
 @data_app.command(cls=PanelCommand)
@@ -157,14 +127,24 @@ def fetch(
     typer.echo(folder)
 
 
-def _check_draw(
-    test_fraction: float | None, val_fraction: float | None, test_count: int | None, val_count: int | None
-) -> None:
-    for name, fraction, count in (("test", test_fraction, test_count), ("val", val_fraction, val_count)):
+def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, keep: bool) -> None:
+    for name in ("test", "val"):
+        fraction = draw[f"{name}_fraction"]
         if fraction is not None and not 0 < fraction < 1:
             raise UsageError(f"{fraction} is not between 0 and 1.", parameter=f"{name}_fraction")
-        if fraction is not None and count is not None:
+        if fraction is not None and draw[f"{name}_count"] is not None:
             raise UsageError(f"--{name}-fraction and --{name}-count exclude each other. Use one of them.")
+    if subset and (folds or keep or any(value is not None for value in draw.values())):
+        raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
+    if folds and (keep or draw["test_fraction"] or draw["test_count"]):
+        raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
+
+
+def _group(samples: list[Sample], no_cache: bool) -> list[int | None]:
+    from pneumoscope.auditing.duplicates import group_images
+
+    with show_progress() as progress, open_cache(no_cache) as cache:
+        return group_images(samples, cache, progress)
 
 
 def _write_table(out: Path, samples: list[Sample]) -> None:
