@@ -29,7 +29,7 @@ import finetune_step
 import predict_speed
 import service_load
 import train_speed
-from pneumoscope.inference.engines import count_threads
+from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models.backbones import find_backbone
 
 RECORD = Path("docs/performance.json")

@@ -21,7 +21,8 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, TorchEngine, count_threads
+from pneumoscope.inference.engines import OnnxEngine, OpenVinoEngine, TorchEngine
+from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models.backbones import BackboneSpec, find_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import trace_graph

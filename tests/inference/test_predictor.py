@@ -27,11 +27,12 @@ from pneumoscope.images.prepare import prepare
 from pneumoscope.images.read import read_bytes, read_pixels, read_radiograph
 from pneumoscope.inference import features
 from pneumoscope.inference.cache import FeatureCache
-from pneumoscope.inference.engines import Array, TorchEngine, choose_device
+from pneumoscope.inference.engines import Array, TorchEngine
 from pneumoscope.inference.features import Extract, Wanted, extract_features
 from pneumoscope.inference.formats import write_predictions
 from pneumoscope.inference.overlays import OverlayFolder
 from pneumoscope.inference.predictor import load
+from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import find_backbone, load_backbone
 from pneumoscope.models.classifier import Classifier, build_head
 from pneumoscope.models.model_folder import load_model, load_weights

@@ -124,7 +124,7 @@ def test_any_timm_name_gives_a_square_feature_map() -> None:
 
 
 def test_an_unknown_name_is_refused_with_names_that_exist() -> None:
-    with pytest.raises(UsageError, match=r"No backbone 'resnet9000'.*resnet"):
+    with pytest.raises(UsageError, match=r"no backbone 'resnet9000'.*resnet"):
         find_backbone("resnet9000")
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_weights_file_is_an_error_that_names_it(name: str, content: by
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
         load_backbone(find_backbone("resnet18"), tmp_path / name)
-    with pytest.raises(DataError, match="no such weights file"):
+    with pytest.raises(DataError, match="there is no such file"):
         load_backbone(find_backbone("resnet18"), tmp_path / f"missing-{name}")
 
 
@@ -259,7 +259,7 @@ def test_weights_that_the_hub_does_not_have_end_in_exit_code_5(images: Path, tmp
 
 
 def test_missing_weights_name_three_ways_out() -> None:
-    with pytest.raises(DownloadError, match="Three ways out"):
+    with pytest.raises(DownloadError, match="You can"):
         load_backbone(find_backbone("densenet121"))
 
 

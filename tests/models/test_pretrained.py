@@ -64,14 +64,14 @@ def test_a_name_stands_for_the_model_that_ships(simulated_model: str, run: Run, 
 def test_a_path_that_exists_wins(simulated_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / simulated_model).mkdir()
-    with pytest.raises(ModelError, match=rf"no model here.*one that ships \({simulated_model}\)"):
+    with pytest.raises(ModelError, match=rf"no model here.*pretrained model \({simulated_model}\)"):
         load_model(Path(simulated_model))
 
 
 def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models: Path) -> None:
     with pytest.raises(UsageError, match=r"no pretrained model.*pneumoscope train"):
         pneumoscope.load()
-    with pytest.raises(ModelError, match=r"Give a model, a finished run\."):
+    with pytest.raises(ModelError, match=r"Give a model folder, a finished run\."):
         pneumoscope.load("pneumonia-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")

@@ -42,7 +42,7 @@ class Rule:
 
     Attributes:
         kind: `youden` and `f1` are maximised, `likelihood` is where an image is as likely under either class,
-            `sensitivity` and `specificity` are to be reached, `cost` says how many false alarms a miss is worth, `fixed`
+            `sensitivity` and `specificity` are to be reached, `cost` weighs a miss against false alarms, `fixed`
             is the threshold itself.
         value: the goal, the cost ratio or the threshold.
     """

@@ -1,11 +1,9 @@
-"""What runs the network: an engine takes prepared input and gives features and feature maps, as NumPy arrays."""
+"""What runs the network: an engine turns prepared input into features and feature maps, as NumPy arrays."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import MissingExtraError, ModelError, UsageError
-from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
+from pneumoscope.inference.runtimes import (
+    check_device,
+    choose_device,
+    count_threads,
+    import_onnxruntime,
+    import_openvino,
+    is_installed,
+)
 from pneumoscope.models.model_folder import GRAPH, IR, ONNX_MODEL, PROGRAM, Model, find_file
 
 if TYPE_CHECKING:
-    import torch
-
     from pneumoscope.models.classifier import Backbone
 
 Array = NDArray[np.float32]
@@ -32,11 +35,10 @@ Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino", "program"]
 
 @dataclass(frozen=True)
 class Activations:
-    """What a network makes of a batch.
+    """What a network computes for a batch.
 
     Attributes:
         features: float32 (B, D), the global average of the feature map.
-        maps: float32 (B, D, h, w), the feature map, where it was asked for.
         intermediate: float32 (B, E), the averages of each stage's map, which the OOD detector looks at.
     """
 
@@ -143,30 +145,30 @@ class ProgramEngine:
         return Activations(features, intermediate, found if maps else None)
 
 
-class _Crew:
-    """Shares a batch among threads, each of which runs its part alone: that wastes less than to share each layer."""
+class _Pool:
+    """Splits a batch among threads that each run their part alone, which is faster than splitting every layer."""
 
     def __init__(self) -> None:
         self.size = count_threads()
         self._pool = ThreadPoolExecutor(self.size, "engine")
 
     def share(self, inputs: Array, run: Callable[[Array], Sequence[Array]]) -> list[Array]:
-        """Outputs of a whole batch, in its order."""
+        """Outputs of the whole batch, in order."""
         parts = np.array_split(np.ascontiguousarray(inputs), min(self.size, len(inputs)) or 1)
         found = [run(parts[0])] if len(parts) == 1 else list(self._pool.map(run, parts))
         return [np.concatenate(column) for column in zip(*found, strict=True)]
 
 
 class OnnxEngine:
-    """Runs a graph from `models.graphs` with ONNX Runtime, in float32, on the processor.
+    """Runs a graph from `models.onnx_graphs` with ONNX Runtime, in float32, on the processor.
 
     Args:
-        graph: its content, or its file, beside which its weights may lie.
+        graph: its content, or its file, which may read its weights from beside it.
         fingerprint: names its weights and architecture.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        ModelError: no such graph.
+        ModelError: not a graph that can be run.
     """
 
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
@@ -183,39 +185,37 @@ class OnnxEngine:
             )
         except Exception as problem:
             raise ModelError(f"{_name(graph)}: ONNX Runtime cannot open it: {problem}") from None
-        takes = {each.name: each.shape for each in self._session.get_inputs()}
-        gives = {each.name: each.shape for each in self._session.get_outputs()}
-        ours = [len(shape) for shape in takes.values()] == [4] and {"input", "features", "map", "intermediate"} <= {
-            *takes,
-            *gives,
-        }
-        if not ours or len(gives["features"]) != 2 or not isinstance(gives["features"][1], int):
-            raise ModelError(f"{_name(graph)}: no graph of ours: it takes {takes} and gives {gives}.")
-        self.width = gives["features"][1]
+        inputs = {each.name: each.shape for each in self._session.get_inputs()}
+        outputs = {each.name: each.shape for each in self._session.get_outputs()}
+        known = {"input", "features", "map", "intermediate"} <= {*inputs, *outputs}
+        known = known and [len(shape) for shape in inputs.values()] == [4] and len(outputs["features"]) == 2
+        if not known or not isinstance(outputs["features"][1], int):
+            raise ModelError(f"{_name(graph)}: not a graph of pneumoscope. Its inputs: {inputs}; outputs: {outputs}.")
+        self.width = outputs["features"][1]
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
-        self._crew = _Crew()
-        self.batch_size = 8 * self._crew.size
+        self._pool = _Pool()
+        self.batch_size = 8 * self._pool.size
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
         names = ["features", "intermediate", *(["map"] if maps else [])]
-        features, intermediate, *rest = self._crew.share(inputs, lambda part: self._session.run(names, {"input": part}))
+        features, intermediate, *rest = self._pool.share(inputs, lambda part: self._session.run(names, {"input": part}))
         return Activations(features, intermediate, rest[0] if maps else None)
 
 
 class OpenVinoEngine:
-    """Runs a graph from `models.graphs` with OpenVINO, in float32, on the processor, whose streams share a batch.
+    """Runs a graph from `models.onnx_graphs` with OpenVINO, in float32, on the processor; its streams share a batch.
 
     Args:
-        graph: the content of an ONNX file, or the file, or one of OpenVINO's own (.xml); its weights lie beside it.
+        graph: the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it.
         fingerprint: names its weights and architecture.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        ModelError: no such graph.
+        ModelError: not a graph that can be run.
     """
 
-    _precision = "f32"  # elsewhere the processor's own arithmetic would be taken, where it has a shorter one
+    _precision = "f32"  # the default would be bfloat16 on processors that have it
     _first = threading.Lock()
 
     def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
@@ -242,8 +242,8 @@ class OpenVinoEngine:
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
         self.batch_size = 8 * threads
         self._lock = threading.Lock()
-        # Its Python part sets itself up at the first call; two threads that do so at once can wait for each other for
-        # ever, so that the first call is made alone, and all later ones of an engine one after the other.
+        # OpenVINO's Python part sets itself up at the first call, and two threads that do so at once can deadlock: the
+        # first call is made alone, and later calls of an engine one after the other.
         with self._first:
             self.run(np.zeros((1, *shape[1:]), np.float32))
 
@@ -264,15 +264,15 @@ class OpenVinoEngine:
 
 
 def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
-    """The fastest engine for a network at hand: on a processor a runtime, where the network can be written as a graph.
+    """Build the fastest engine for a network in memory: on a processor a runtime, if a graph can be traced.
 
     Args:
         backbone: (B, 3, S, S) -> (B, D, h, w).
         size: side S of the input.
         device: `auto`, `cpu` or `cuda`.
-        graph: the same backbone as `models.graphs.try_graph` writes it, if that is at hand.
+        graph: the same backbone from `models.onnx_graphs.try_graph`, if it was traced already.
     """
-    if choose_device(device).type != "cpu" or not _installed("onnxruntime"):
+    if choose_device(device).type != "cpu" or not is_installed("onnxruntime"):
         return TorchEngine(backbone, size, device)
     import torch
 
@@ -297,45 +297,32 @@ def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: byt
 def open_engine(
     folder: Path, model: Model, arrays: Mapping[str, NDArray[Any]], device: str = "auto", kind: Kind = "auto"
 ) -> Engine:
-    """What runs a model's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
+    """Open what runs a model's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
 
     Args:
         folder: of the model.
         model: its description.
         arrays: its weights.
         device: `auto`, `cpu` or `cuda`.
-        kind: insist on one. `program`, which can run any code, is never taken by itself.
+        kind: which engine; `program`, which can run any code, is never chosen by `auto`.
 
     Raises:
         ModelError: nothing in the model can be run, or a file of it is damaged.
-        MissingExtraError: what would run it is not installed.
-        UsageError: it holds nothing that the engine insisted on can run, or not on that device.
+        MissingExtraError: the engine is not installed.
+        UsageError: the model has nothing that this engine runs, or not on that device.
     """
-    _check_device(device)
+    check_device(device)
     if device == "cuda" and kind not in ("auto", "torch"):
-        raise UsageError(f"--device cuda: {kind} runs on the processor alone.")
+        raise UsageError(f"{kind} runs on the processor only.", "device")
     from pneumoscope.models.backbones import fingerprint_state
 
     weights = {name.removeprefix("backbone."): a for name, a in arrays.items() if name.startswith("backbone.")}
     graph = next((name for name in (GRAPH, ONNX_MODEL) if name in model.files), None)
     name = f"{fingerprint_state(weights)} {model.architecture} {dict(model.arguments)}"
-    # Nothing says that a graph computes what the weights beside it would: what it makes is its own.
+    # A graph need not compute what the weights beside it would, so its features are cached under its own digest.
     name += "".join(f" {digest}" for digest in model.files.values())
-    torch_runs = bool(weights) and _installed("torch")
     if kind == "auto":
-        on_gpu = device == "cuda" or (device == "auto" and torch_runs and shutil.which("nvidia-smi") is not None)
-        if on_gpu and torch_runs and choose_device(device).type == "cuda":
-            kind = "torch"
-        elif device == "cuda":
-            raise UsageError("--device cuda: this model, or this installation, has nothing that runs on a GPU.")
-        elif graph is not None and _suits_openvino(weights):
-            kind = "openvino"
-        elif graph is not None and _installed("onnxruntime"):
-            kind = "onnx"
-        elif IR in model.files or (graph is not None and _installed("openvino")):
-            kind = "openvino"
-        else:
-            kind = "torch"
+        kind = _choose_kind(model, weights, graph, device)
     if kind == "onnx" and graph is not None:
         return OnnxEngine(find_file(folder, model, graph), name)
     if kind == "openvino" and (IR in model.files or graph is not None):
@@ -344,43 +331,32 @@ def open_engine(
         return OpenVinoEngine(find_file(folder, model, IR if IR in model.files else str(graph)), name)
     if kind == "torch" and weights:
         return _open_torch(model, arrays, device)
+    if kind == "program" and PROGRAM in model.files:
+        return ProgramEngine(find_file(folder, model, PROGRAM), name)
     if PROGRAM in model.files:
-        if kind == "program":
-            return ProgramEngine(find_file(folder, model, PROGRAM), name)
         raise UsageError(
-            f"{folder}: a program of torch.export, which can run any code when it is loaded. If you trust its source: "
-            'pneumoscope.load(FOLDER, engine="program").'
+            f"{folder} holds a program of torch.export, which can run any code when it is loaded. If you trust its "
+            'source: pneumoscope.load(FOLDER, engine="program").'
         )
-    raise UsageError(f"{folder}: this model holds nothing that {kind} could run; it holds {', '.join(model.files)}.")
+    raise UsageError(f"{folder} holds nothing that {kind} can run. It holds {', '.join(model.files)}.")
 
 
-def count_threads() -> int:
-    """How many threads to compute with: as many as this process may use cores, or as OMP_NUM_THREADS says."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve `auto`, `cpu` or `cuda`.
-
-    Raises:
-        UsageError: CUDA is asked for where there is none, or something else.
-    """
-    _check_device(name)
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu or auto.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _check_device(name: str) -> None:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {name}: auto, cpu or cuda.")
+def _choose_kind(model: Model, weights: Mapping[str, Any], graph: str | None, device: str) -> Kind:
+    """The fastest engine that is installed and can run the model."""
+    torch_runs = bool(weights) and is_installed("torch")
+    # Importing torch takes a second, so that CUDA is only looked for where there is an NVIDIA driver.
+    maybe_gpu = device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None)
+    if maybe_gpu and torch_runs and choose_device(device).type == "cuda":
+        return "torch"
+    if device == "cuda":
+        raise UsageError("Nothing in this model, or in this installation, runs on a GPU.", "device")
+    if graph is not None and _suits_openvino(weights):
+        return "openvino"
+    if graph is not None and is_installed("onnxruntime"):
+        return "onnx"
+    if IR in model.files or (graph is not None and is_installed("openvino")):
+        return "openvino"
+    return "torch"
 
 
 def _open_torch(model: Model, arrays: Mapping[str, NDArray[Any]], device: str) -> TorchEngine:
@@ -393,23 +369,18 @@ def _open_torch(model: Model, arrays: Mapping[str, NDArray[Any]], device: str) -
         return TorchEngine(rebuild_backbone(model, state), model.input.size, device)
     except ImportError:
         raise MissingExtraError(
-            'This model needs PyTorch: pip install "pneumoscope[train]", or let somebody who has it export the model '
-            "(pneumoscope export --model MODEL --to onnx)."
+            'This model needs PyTorch: pip install "pneumoscope[train]". Or ask someone who has it to export it: '
+            "pneumoscope export --model MODEL --to onnx --out DIR."
         ) from None
 
 
 def _suits_openvino(weights: Mapping[str, Any]) -> bool:
-    """Whether OpenVINO is here, and the network one of those that it runs faster (docs/performance.md).
+    """Whether OpenVINO is installed and faster (docs/performance.md): for networks with depthwise convolutions.
 
-    These are networks whose convolutions look at single channels. To go by a measurement instead would let a busy
-    minute decide, and the last digits of a run's numbers with it.
+    Measuring instead would let a busy minute decide, and the last digits of a run's numbers with it.
     """
-    single = any(len(array.shape) == 4 and array.shape[1] == 1 < array.shape[0] for array in weights.values())
-    return single and _installed("openvino")
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    depthwise = any(len(array.shape) == 4 and array.shape[1] == 1 < array.shape[0] for array in weights.values())
+    return depthwise and is_installed("openvino")
 
 
 def _name(graph: bytes | Path) -> str:

@@ -177,7 +177,7 @@ def _draw_scale(figure: Figure, bar: Axes, evidence: Evidence) -> None:
 
 
 def render_thumbnail(prediction: Prediction, side: int) -> bytes:
-    """Draw an image, and beside it the image under its map, as a small JPEG; each is `side` pixels on its longer side."""
+    """Draw an image, and beside it the image under its map, as a JPEG, each `side` pixels on its longer side."""
     from PIL import Image
 
     evidence, pixels = _require_evidence(prediction)

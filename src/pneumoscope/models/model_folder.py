@@ -1,4 +1,4 @@
-"""What a trained model is on disk: `model.json` and `weights.safetensors`. Nothing in it can run code."""
+"""The model folder: a trained model on disk as `model.json` and `weights.safetensors`. Nothing in it can run code."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ class Model:
 def save_model(
     folder: Path, model: Model, state: Mapping[str, Tensor], half: bool = False, graph: bytes | None = None
 ) -> Model:
-    """Write a model; its folder is made.
+    """Write a model folder.
 
     Args:
         folder: where to.
         model: its description.
         state: the tensors of the network (`backbone.…`, `head.…`) and of the detector (`ood.…`).
-        half: store the network's weights in half precision, as `classifier.round_to_half` rounds them; its biases and
-            batch norms stay as they are.
-        graph: the backbone as ONNX (`models.graphs.trace_graph`); it is made to read its weights from the model's.
-            Without one, PyTorch alone runs the model.
+        half: store the network's weights in half precision, as `classifier.round_to_half` rounds them, but not its
+            biases and batch norms.
+        graph: the backbone as ONNX (`models.onnx_graphs.trace_graph`); it is changed to read the weights file. Without
+            it only PyTorch can run the model.
 
     Returns:
         The description with the weights' checksum filled in.
@@ -115,10 +115,10 @@ def save_model(
 
 
 def load_model(folder: Path) -> Model:
-    """Read and check a model's description. A run folder stands for the model inside it.
+    """Read and check `model.json`. A run folder stands for the model inside it.
 
     Raises:
-        ModelError: missing, damaged, incomplete or written by a newer version.
+        ModelError: missing, damaged, incomplete, or of another version.
     """
     folder = find_model(folder)
     path = folder / DESCRIPTION
@@ -127,21 +127,21 @@ def load_model(folder: Path) -> Model:
     except (OSError, ValueError, RecursionError) as problem:
         raise ModelError(f"{path}: damaged: {problem}. Copy the model again from its source.") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{path}: damaged: no mapping in it. Copy the model again from its source.")
+        raise ModelError(f"{path}: damaged: it holds no mapping. Copy the model again from its source.")
     checksum, schema = values.pop("checksum", None), values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ModelError(
-            f"{path}: schema {schema} is newer than {SCHEMA}, the newest that this version reads. Upgrade pneumoscope."
+            f"{path}: schema {schema} is newer than {SCHEMA}, which this version reads. Upgrade pneumoscope."
         )
     if checksum != _checksum(values):
-        raise ModelError(f"{path}: damaged: its checksum does not fit. Copy the model again from its source.")
+        raise ModelError(f"{path}: damaged: its checksum does not match. Copy the model again from its source.")
     if schema != SCHEMA:
         raise ModelError(f"{path}: schema {schema} is not {SCHEMA}, which this version reads. Train the model again.")
     return build(Model, values, str(path), ModelError)
 
 
 def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
-    """Read a model's weights and check them against its description; the network's are float32, however stored.
+    """Read a model's weights and check them against `model.json`; those of the network as float32, however stored.
 
     Raises:
         ModelError: missing or damaged.
@@ -173,7 +173,7 @@ def load_weights(folder: Path, model: Model) -> dict[str, Tensor]:
 
 
 def find_file(folder: Path, model: Model, name: str) -> Path:
-    """A file of the model besides its weights, whose content is as its description says.
+    """A file of the model besides its weights, with its checksum verified.
 
     Raises:
         ModelError: missing or damaged.
@@ -189,17 +189,15 @@ def _read(path: Path, sha256: str) -> bytes:
     except OSError as problem:
         raise ModelError(f"{path}: {problem.strerror}. Copy the model again from its source.") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ModelError(f"{path}: damaged: its checksum does not fit. Copy the model again from its source.")
+        raise ModelError(f"{path}: damaged: its checksum does not match. Copy the model again from its source.")
     return content
 
 
 def find_model(folder: Path) -> Path:
-    """The folder that holds `model.json`: the given one, or `model/` inside a run.
-
-    A name that is no path on disk stands for the model of that name that ships.
+    """Find the folder that holds `model.json`: the given one, or `model/` inside a run, or a pretrained model by name.
 
     Raises:
-        ModelError: neither has one.
+        ModelError: there is none.
     """
     for candidate in (folder, folder / "model"):
         if (candidate / DESCRIPTION).is_file():
@@ -207,8 +205,8 @@ def find_model(folder: Path) -> Path:
     names = list_pretrained()
     if str(folder) in names and not folder.exists():
         return find_pretrained(str(folder))
-    known = f", or the name of one that ships ({', '.join(names)})" if names else ""
-    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give a model, a finished run{known}.")
+    known = f", or the name of a pretrained model ({', '.join(names)})" if names else ""
+    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give a model folder, a finished run{known}.")
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

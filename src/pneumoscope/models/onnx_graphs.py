@@ -1,4 +1,4 @@
-"""A network as an ONNX graph: what runs it where PyTorch is not, and faster than PyTorch does on a processor."""
+"""A network as an ONNX graph, which runs without PyTorch, and faster than PyTorch on a processor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OPSET = 17
 
 
 class Description(nn.Module):
-    """A backbone whose outputs are an engine's: features (B, D), map (B, D, h, w) and intermediate (B, E).
+    """A backbone with the outputs of an engine: features (B, D), map (B, D, h, w) and intermediate features (B, E).
 
     Args:
-        backbone: gives map and intermediate.
+        backbone: in evaluation mode.
         head: if given, its logits come first.
     """
 
@@ -40,7 +40,7 @@ class Description(nn.Module):
 
 
 def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) -> bytes:
-    """Write a backbone, in evaluation mode, as an ONNX graph for batches of any size; tensors keep their names.
+    """Trace a backbone as an ONNX graph for batches of any size; tensors keep their names.
 
     Args:
         backbone: in evaluation mode, on the processor.
@@ -49,13 +49,13 @@ def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) ->
     """
     outputs = [*([] if head is None else ["logits"]), "features", "map", "intermediate"]
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # that there is a newer exporter: it takes ten times as long for the same graph
+        warnings.simplefilter("ignore")  # about the newer exporter, which takes ten times as long for the same graph
         torch.onnx.export(
             Description(backbone, head).eval(),
             (torch.zeros(2, 3, size, size),),
             path := Path(place) / "network.onnx",
             dynamo=False,
-            training=torch.onnx.TrainingMode.PRESERVE,  # in evaluation mode weights would be changed and renamed
+            training=torch.onnx.TrainingMode.PRESERVE,  # EVAL would change and rename weights
             do_constant_folding=False,
             opset_version=_OPSET,
             input_names=["input"],
@@ -66,9 +66,9 @@ def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) ->
 
 
 def try_graph(backbone: Backbone, size: int) -> bytes | None:
-    """The same, or None where a network cannot be written so, or mixes places before its map.
+    """Trace a backbone, or return None where that fails or the network has attention.
 
-    Networks with attention are left to PyTorch, for what they see is explained by gradients.
+    Networks with attention are explained by gradients, which need PyTorch.
     """
     if mixes_places(backbone):
         return None
@@ -79,9 +79,7 @@ def try_graph(backbone: Backbone, size: int) -> bytes | None:
 
 
 def link_graph(graph: bytes, weights: bytes, location: str) -> bytes:
-    """Let a graph read its weights from a safetensors file beside it, at the places where they lie there.
-
-    Any reader of ONNX can then open it (ONNX, external data). What is stored in half precision is cast.
+    """Make a graph read its weights from a safetensors file beside it (ONNX external data); half precision is cast.
 
     Args:
         graph: from `trace_graph`.

@@ -42,10 +42,11 @@ from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, format_rows, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
-from pneumoscope.inference.engines import Engine, build_engine, choose_device
+from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.features import Wanted, extract_features
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
+from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone, build_head, round_to_half
 from pneumoscope.models.model_folder import Model, save_model
