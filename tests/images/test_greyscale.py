@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumoscope.images.greyscale import LookUp, Transformations, luminance, render
+from pneumoscope.images.greyscale import LookUp, Transformations, compute_luminance, render
 
 RAMP = np.arange(300 * 301, dtype=np.uint32).reshape(300, 301)  # more pixels than are looked up at once
 
@@ -40,7 +40,7 @@ def test_a_table_goes_on_with_its_ends() -> None:
 
 def test_colours_weigh_as_they_do_in_pictures() -> None:
     colours = np.eye(3, dtype=np.uint16).reshape(1, 3, 3) * 1023
-    np.testing.assert_allclose(luminance(colours, 10), [[0.299, 0.587, 0.114]], atol=1e-6)
-    white = luminance(np.full((1, 1, 3), 1023, np.uint16), 10)
+    np.testing.assert_allclose(compute_luminance(colours, 10), [[0.299, 0.587, 0.114]], atol=1e-6)
+    white = compute_luminance(np.full((1, 1, 3), 1023, np.uint16), 10)
     np.testing.assert_allclose(white, [[1]], atol=1e-6)
     assert white.max() <= 1

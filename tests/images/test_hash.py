@@ -22,8 +22,8 @@ def scene(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def compare(first: Pixels, second: Pixels, window: np.ndarray = WHOLE, frequencies: int = 16) -> float:
-    views = (project_hashes(h[None], w, frequencies)[0] for h, w in ((first, WHOLE), (second, window)))
-    return float(np.dot(*views))
+    described = (project_hashes(h[None], w, frequencies)[0] for h, w in ((first, WHOLE), (second, window)))
+    return float(np.dot(*described))
 
 
 @settings(max_examples=40, deadline=None)

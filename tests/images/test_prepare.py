@@ -1,4 +1,4 @@
-"""Preparing: the published geometry for `crop`, the whole image for `pad`, and one road that always gives the same."""
+"""Preparing: the published geometry for `crop`, the whole image for `pad`, and always the same result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pixels_of(levels: NDArray[np.uint8]) -> Pixels:
 
 
 def on_grey_levels(levels: NDArray[np.uint8], spec: InputSpec) -> Pixels:
-    """The published road on an image of 8 bits, which rounds after each of two passes."""
+    """The published pipeline on an image of 8 bits, which rounds after each of two passes."""
     published = transforms.Compose(
         [
             transforms.Grayscale(3),
@@ -51,7 +51,7 @@ def on_grey_levels(levels: NDArray[np.uint8], spec: InputSpec) -> Pixels:
 
 
 def on_real_numbers(pixels: Pixels, spec: InputSpec) -> Pixels:
-    """The same road on an image of floats, which rounds nothing: what is left to differ is geometry."""
+    """The same on an image of floats, which rounds nothing, so that only the geometry can differ."""
     way = {"bilinear": transforms.InterpolationMode.BILINEAR, "bicubic": transforms.InterpolationMode.BICUBIC}
     published = transforms.Compose(
         [transforms.Resize(spec.size, way[spec.interpolation]), transforms.CenterCrop(spec.size)]
@@ -66,7 +66,7 @@ def on_real_numbers(pixels: Pixels, spec: InputSpec) -> Pixels:
 @given(height=sides, width=sides, size=sizes, interpolation=st.sampled_from(["bilinear", "bicubic"]), seed=seeds)
 @example(height=1, width=500, size=64, interpolation="bilinear", seed=0)
 @example(height=3000, width=2, size=33, interpolation="bicubic", seed=0)
-@example(height=229, width=224, size=224, interpolation="bilinear", seed=0)  # odd differences: half to even
+@example(height=229, width=224, size=224, interpolation="bilinear", seed=0)  # odd differences: rounds half to even
 @example(height=227, width=224, size=224, interpolation="bilinear", seed=0)
 @example(height=225, width=226, size=33, interpolation="bilinear", seed=0)
 def test_crop_cuts_and_samples_where_torchvision_does(
@@ -100,7 +100,7 @@ def test_a_square_image_of_the_right_size_is_only_normalised(fit: Fit) -> None:
     np.testing.assert_array_equal(prepare(pixels_of(levels), InputSpec(fit=fit)), on_grey_levels(levels, InputSpec()))
 
 
-def test_real_radiographs_go_the_published_road(real_data: Path) -> None:
+def test_real_radiographs_are_prepared_as_published(real_data: Path) -> None:
     paths = sorted((real_data / "seed-400" / "test").rglob("*.jpeg"))[::10]
     assert paths
     for path in paths:
@@ -203,7 +203,7 @@ def test_a_fine_pattern_becomes_its_mean_not_an_alias() -> None:
         np.testing.assert_allclose(shrunk[4:-4, 4:-4], 0.5, atol=0.01)
 
 
-def test_a_view_is_laid_on_the_fitted_image_before_normalisation() -> None:
+def test_the_fitted_image_is_augmented_before_normalisation() -> None:
     spec = InputSpec(size=48)
     pixels = pixels_of(image(60, 90))
 
@@ -216,7 +216,7 @@ def test_a_view_is_laid_on_the_fitted_image_before_normalisation() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_thread_of_a_million_pixels_takes_no_memory() -> None:
+def test_a_strip_of_a_million_pixels_takes_little_memory() -> None:
     thread = np.linspace(0, 1, 10_000_000, dtype=np.float32)[None]  # as a whole, 224 x 2,240,000,000
     for pixels in (thread, thread.T):
         np.testing.assert_allclose(fit(pixels, InputSpec()), 0.5, atol=1e-5)
@@ -235,7 +235,7 @@ def test_a_thread_of_a_million_pixels_takes_no_memory() -> None:
     ],
     ids=["uint8", "0 to 255", "float64", "below 0", "nan", "channels", "empty"],
 )
-def test_pixels_of_another_kind_are_refused_not_guessed(pixels: Pixels) -> None:
+def test_other_kinds_of_pixels_are_refused(pixels: Pixels) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(DataError, match=r"float32 \(H, W\) in \[0, 1\].* found "):
@@ -272,8 +272,8 @@ def test_a_bright_dot_lands_where_the_box_says(
     square = fit(pixels, spec).astype(np.float64)
     middles = np.arange(size) + 0.5
     found = (square.sum(0) @ middles / square.sum(), square.sum(1) @ middles / square.sum())
-    said = ((x - left) / (right - left) * size, (y - top) / (bottom - top) * size)
-    assert found == pytest.approx(said, abs=0.35)
+    expected = ((x - left) / (right - left) * size, (y - top) / (bottom - top) * size)
+    assert found == pytest.approx(expected, abs=0.35)
 
 
 @settings(max_examples=30, deadline=None)

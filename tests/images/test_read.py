@@ -165,13 +165,13 @@ def test_one_bit_is_black_and_white(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_is_laid_on_black(form: str, mode: str) -> None:
+def test_transparency_becomes_black(form: str, mode: str) -> None:
     grey, alpha = np.uint8([[200, 200, 200, 0]]), np.uint8([[255, 0, 128, 255]])  # type: ignore[arg-type]
     picture = Image.merge(mode, [Image.fromarray(band) for band in (*[grey] * (len(mode) - 1), alpha)])
     np.testing.assert_allclose(read_pixels(encoded(picture, form)) * 255, [[200, 0, 100, 0]], atol=1)
 
 
-def test_palette_is_looked_up_and_its_transparency_laid_on_black() -> None:
+def test_a_palette_is_applied_and_its_transparency_becomes_black() -> None:
     picture = Image.fromarray(np.uint8([[0, 1, 2]]), "L").convert("P")  # type: ignore[arg-type]
     picture.putpalette([*(250,) * 3, *(10,) * 3, *(90,) * 3])
     np.testing.assert_allclose(read_pixels(encoded(picture, "PNG")) * 255, [[250, 10, 90]], atol=1e-4)
@@ -181,7 +181,7 @@ def test_palette_is_looked_up_and_its_transparency_laid_on_black() -> None:
 
 
 @pytest.mark.parametrize(("depth", "row"), [(8, b"\0\xff\x80"), (16, b"\0\xff\xff\x80\x80")])
-def test_a_transparent_grey_level_is_laid_on_black(depth: int, row: bytes) -> None:
+def test_a_transparent_grey_level_becomes_black(depth: int, row: bytes) -> None:
     clear = chunk(b"tRNS", struct.pack(">H", 2**depth - 1))
     np.testing.assert_allclose(read_pixels(png(2, 1, row, depth, extra=clear)), [[0, 128 / 255]], atol=1e-6)
     np.testing.assert_allclose(read_pixels(png(2, 1, row, depth)), [[1, 128 / 255]], atol=1e-6)
@@ -199,7 +199,7 @@ def test_cmyk_is_printed_on_white_paper() -> None:
     ("orientation", "quarters"),  # of the image stored as 0 1 / 2 3, by the EXIF standard
     [(1, "0123"), (2, "1032"), (3, "3210"), (4, "2301"), (5, "0213"), (6, "2031"), (7, "3120"), (8, "1302")],
 )
-def test_the_image_is_turned_as_its_exif_says(form: str, orientation: int, quarters: str) -> None:
+def test_the_exif_orientation_is_applied(form: str, orientation: int, quarters: str) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     shape = (16, 32)  # sides differ, so that a turned image shows it; flat blocks, so that JPEG keeps them
@@ -212,7 +212,7 @@ def test_the_image_is_turned_as_its_exif_says(form: str, orientation: int, quart
 
 
 @pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP", "GIF"])
-def test_of_several_pages_the_first_is_read(form: str) -> None:
+def test_the_first_of_several_pages_is_read(form: str) -> None:
     pages = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (40, 200, 90)]
     lossless = {"lossless": True} if form == "WEBP" else {}
     content = encoded(pages[0], form, save_all=True, append_images=pages[1:], **lossless)
@@ -298,11 +298,11 @@ def test_pure_red_is_all_colour() -> None:
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "packbits"])
-def test_the_compression_of_a_tiff_is_told(compression: str) -> None:
+def test_the_compression_of_a_tiff_is_reported(compression: str) -> None:
     assert read_radiograph(encoded(IMAGE, "TIFF", compression=compression)).compression == compression
 
 
-def test_a_picture_of_several_jpegs_is_a_jpeg_of_the_first() -> None:
+def test_a_file_of_several_jpegs_is_read_as_the_first() -> None:
     pages = [Image.fromarray(np.full((32, 48), level, np.uint8)) for level in (40, 200)]
     image = read_radiograph(encoded(pages[0], "MPO", save_all=True, append_images=pages[1:]))
     assert (image.format, image.mode) == ("JPEG", "L")
@@ -353,7 +353,7 @@ def jpegs(height: int, width: int) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("min_side", "scale"), [(None, 1), (161, 1), (160, 1), (81, 1), (80, 2), (41, 2), (40, 4), (21, 4), (20, 8), (1, 8)]
 )
-def test_a_jpeg_is_read_at_the_smallest_scale_that_is_enough(min_side: int | None, scale: int) -> None:
+def test_a_jpeg_is_read_at_the_smallest_sufficient_scale(min_side: int | None, scale: int) -> None:
     for kind, content in jpegs(160, 240).items():
         image, full = read_radiograph(content, min_side=min_side), read_pixels(content)
         assert image.size == (160, 240), kind
@@ -398,7 +398,7 @@ ODD_EXIF = {
 
 @pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_odd_metadata_do_not_cost_the_image(form: str, exif: bytes) -> None:
+def test_unusual_metadata_do_not_make_an_image_unreadable(form: str, exif: bytes) -> None:
     content = encoded(IMAGE, form, exif=b"Exif\0\0" + exif)
     assert exif in content
     with warnings.catch_warnings(record=True) as caught:
@@ -486,7 +486,7 @@ def test_a_file_whose_reading_fails_is_an_error_that_names_it() -> None:
 def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge.tiff"
     with path.open("wb") as file:
-        file.truncate(MAX_BYTES + 1)  # takes no room on disk
+        file.truncate(MAX_BYTES + 1)  # takes no space on disk
     started = time.monotonic()
     with pytest.raises(ImageError, match=r"huge\.tiff: 536,870,913 bytes"):
         read_bytes(path)
@@ -542,15 +542,15 @@ def bomb(form: str) -> bytes:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_header_that_promises_too_many_pixels_is_refused(form: str) -> None:
-    with pytest.raises(ImageError, match=r"^image: more than the 100,000,000 pixels"):
+def test_a_header_with_too_many_pixels_is_refused(form: str) -> None:
+    with pytest.raises(ImageError, match=r"^image: too large; the limit is 100,000,000 pixels"):
         read_pixels(bomb(form), "image")
 
 
-def test_the_bound_on_pixels_is_ours_not_only_the_decoders() -> None:
+def test_the_limit_of_pixels_is_enforced_where_the_decoder_only_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow only warns here
-        with pytest.raises(ImageError, match="more than the 100,000,000 pixels"):
+        with pytest.raises(ImageError, match="the limit is 100,000,000 pixels"):
             read_pixels(png(MAX_PIXELS // 1000 + 1, 1000, b""))
 
 
@@ -562,12 +562,12 @@ def test_below_the_bound_no_warning_of_the_decoder_is_seen() -> None:
     assert not caught
 
 
-def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+def test_a_jpeg_with_very_many_scans_is_refused() -> None:
     """Of a few bytes each, they would take minutes: each of them visits every pixel."""
     content = encoded(IMAGE, "JPEG", progressive=True)
     scan = content[content.rindex(b"\xff\xda") : -2]
     read_pixels(content[:-2] + 20 * scan + content[-2:])
-    with pytest.raises(ImageError, match=r"^image: a JPEG of \d{3} scans, too many"):
+    with pytest.raises(ImageError, match=r"^image: a JPEG with \d{3} scans, too many"):
         read_pixels(content[:-2] + 100 * scan + content[-2:], "image")
 
 
@@ -579,7 +579,7 @@ def test_a_large_jpeg_may_have_fewer_scans_than_a_small_one() -> None:
         read_pixels(content[:-2] + 50 * scan + content[-2:])
 
 
-def test_what_a_camera_appends_to_a_jpeg_does_not_count() -> None:
+def test_data_that_a_camera_appends_to_a_jpeg_is_ignored() -> None:
     content = encoded(IMAGE, "JPEG")
     appended = b"\xff\xda\0\x02" * 200
     np.testing.assert_array_equal(read_pixels(content + appended), read_pixels(content))
@@ -587,7 +587,7 @@ def test_what_a_camera_appends_to_a_jpeg_does_not_count() -> None:
     np.testing.assert_array_equal(read_pixels(content[:2] + noted + content[2:]), read_pixels(content))
 
 
-def test_bombs_are_refused_without_the_memory_they_would_take_and_so_is_what_does_not_fit(tmp_path: Path) -> None:
+def test_bombs_and_images_that_do_not_fit_are_refused_within_bounded_memory(tmp_path: Path) -> None:
     compressor = zlib.compressobj(1)
     rows = [compressor.compress(bytes(20001 * 100)) for _ in range(200)]  # 20000 x 20000, all there
     real = chunk(b"IDAT", b"".join([*rows, compressor.flush()]))
@@ -616,8 +616,8 @@ def test_bombs_are_refused_without_the_memory_they_would_take_and_so_is_what_doe
     )
     assert time.monotonic() - started < 30
     assert done.stdout.splitlines() == [
-        "real.png: more than the 100,000,000 pixels that are read. Save it smaller.",
-        "claimed.png: more than the 100,000,000 pixels that are read. Save it smaller.",
+        "real.png: too large; the limit is 100,000,000 pixels. Save it smaller.",
+        "claimed.png: too large; the limit is 100,000,000 pixels. Save it smaller.",
         "large.png: does not fit in memory. Save it smaller.",
     ]
 

@@ -72,7 +72,7 @@ def _find_unreadable(images: Images) -> Iterator[Finding]:
     def explain(i: int) -> str:
         return str(images.errors[i]).removeprefix(f"{images.samples[i].path}: ")
 
-    refused = np.array(["--any-modality" in (error or "") for error in images.errors], bool)
+    refused = np.array(["any_modality" in (error or "") for error in images.errors], bool)
     yield from _report(
         images, np.flatnonzero(~images.readable & ~refused), "error", "cannot be read",
         "Copy them again from their source, or take them out; training leaves them out and says so.", explain,
@@ -80,7 +80,7 @@ def _find_unreadable(images: Images) -> Iterator[Finding]:
     )  # fmt: skip
     yield from _report(
         images, np.flatnonzero(refused), "error", "are no projection radiographs",
-        "Take them out; training leaves them out and says so. Read them all the same with --any-modality.", explain,
+        "Take them out; training leaves them out and says so. Read them anyway with `any_modality=True`.", explain,
         "reading",
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Bytes become arrays: reading, preparing and augmenting radiographs. NumPy and Pillow, no torch."""
+"""From bytes to arrays: reads, prepares and augments radiographs with NumPy and Pillow, without torch."""

@@ -1,4 +1,4 @@
-"""Random views of a radiograph for training: what another day, hand and machine would have changed."""
+"""Random changes of a radiograph for training, such as another position, exposure or machine would make."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GEOMETRY = ("rotate", "shift", "zoom", "stretch", "crop")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a random view may be from its image; every amount is drawn uniformly in plus or minus its value.
+    """The largest change of each kind; every amount is drawn uniformly between minus and plus its value.
 
-    What can only be added or taken away (blur, noise, sharpening, compression, a crop at one edge) is left alone in
-    half the views, each by itself, so that a network still sees much of what an image is like without it.
+    What cannot be negative (blur, noise, sharpening, compression, a crop at one edge) is then left out, so in half of
+    the draws, each on its own: the network still sees many images without it.
 
     Attributes:
         flip: probability of a left-right flip.
@@ -25,14 +25,14 @@ class Augmentation:
         shift: share of the side.
         zoom: share of the scale.
         stretch: logarithm of the change of width against height.
-        brightness: added, of the range 0 to 1.
-        contrast: share, around the image's mean.
+        brightness: added to the pixels, which are in [0, 1].
+        contrast: share, around the mean of the image.
         gamma: logarithm of the exponent.
-        blur: share of the resolution that is lost, between nothing and this.
-        noise: standard deviation of Gaussian noise, of the range 0 to 1, between nothing and this.
-        sharpen: how many times the difference from a blurred image (1 pixel) is added, between nothing and this.
-        crop: share of the side that is cut off at each edge, between nothing and this; the rest fills the view.
-        compress: share of JPEG's quality that is lost, between nothing and this; then 8 bits are left.
+        blur: share of the resolution that is lost.
+        noise: standard deviation of Gaussian noise; pixels are in [0, 1].
+        sharpen: how many times the difference from the blurred image (1 pixel) is added.
+        crop: share of the side that is cut off at each edge; the rest is enlarged to the full size.
+        compress: share of the JPEG quality that is lost; the result has 8 bits.
     """
 
     flip: float = 0.5
@@ -51,13 +51,13 @@ class Augmentation:
 
 
 def augment(image: Pixels, augmentation: Augmentation, rng: np.random.Generator, flip: bool) -> Pixels:
-    """Draw one random view of a fitted image.
+    """Change a fitted image at random.
 
     Args:
         image: float32 (S, S) in [0, 1].
-        augmentation: the amounts.
+        augmentation: the largest changes.
         rng: the source of every random choice.
-        flip: whether this view is flipped (drawn by the caller, as it is where features are cached).
+        flip: whether to flip it (drawn by the caller, as where features are cached).
 
     Returns:
         float32 (S, S) in [0, 1].
@@ -77,7 +77,7 @@ def augment(image: Pixels, augmentation: Augmentation, rng: np.random.Generator,
             ((left - right) / 2, (top - bottom) / 2),
         )
     if a.blur and blur > 0:
-        image = _coarsen(image, 1 - a.blur * blur)
+        image = _blur(image, 1 - a.blur * blur)
     if a.sharpen and sharpen > 0:
         image = _sharpen(image, a.sharpen * sharpen)
     if a.gamma:
@@ -96,9 +96,9 @@ def augment(image: Pixels, augmentation: Augmentation, rng: np.random.Generator,
 def _move(
     image: Pixels, angle: float, zoom: tuple[float, float], shift: tuple[float, float], middle: tuple[float, float]
 ) -> Pixels:
-    """Zoom along width and height about a point so far from the centre, rotate, bring it to the centre, then shift.
+    """Zoom about a point (`middle`, from the centre), rotate, move the point to the centre, then shift; fill in black.
 
-    What comes from outside is black.
+    Zoom and shares of the side are along width and height.
     """
     from PIL import Image
 
@@ -115,8 +115,8 @@ def _move(
     return np.asarray(moved, np.float32)
 
 
-def _coarsen(image: Pixels, share: float) -> Pixels:
-    """Leave a share of the resolution."""
+def _blur(image: Pixels, share: float) -> Pixels:
+    """Reduce the resolution to a share of it."""
     from PIL import Image
 
     size = image.shape[0]
@@ -128,7 +128,7 @@ def _coarsen(image: Pixels, share: float) -> Pixels:
 
 
 def _sharpen(image: Pixels, amount: float) -> Pixels:
-    """Add so many times the difference from the image blurred by a Gaussian of one pixel."""
+    """Add `amount` times the difference from the image blurred by a Gaussian of one pixel."""
     from scipy import ndimage
 
     sharp: Pixels = np.clip(image + amount * (image - ndimage.gaussian_filter(image, 1.0)), 0.0, 1.0)
@@ -136,7 +136,7 @@ def _sharpen(image: Pixels, amount: float) -> Pixels:
 
 
 def _compress(image: Pixels, quality: int) -> Pixels:
-    """Save as JPEG and read again."""
+    """Save as JPEG and read it back."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""DICOM files become pixels and the tags that matter. No file is trusted: sizes are bounded, and errors are ours."""
+"""Reads pixels and tags of DICOM files. No file is trusted: sizes are bounded, and whatever fails is an ImageError."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
-from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, first, parse, text, whole
-from pneumoscope.images.dicom_pixels import find_layout, read_levels, read_transformations
-from pneumoscope.images.greyscale import luminance, render
+from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, parse, read_first, read_integer, read_text
+from pneumoscope.images.dicom_pixels import read_layout, read_levels, read_transformations
+from pneumoscope.images.greyscale import compute_luminance, render
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR: of the days before DX; RG: an image that was scanned
+_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR is older than DX; RG is a digitised film
 _SOP = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPHS = (_SOP + "1", _SOP + "1.1", _SOP + "1.1.1")
-_CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # the modality says of what
+_CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # of any modality
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_KINDS = {
+_MODALITY_NAMES = {
     "CT": "a CT slice",
     "DOC": "an encapsulated document",
     "IO": "an intra-oral dental image",
@@ -53,13 +53,13 @@ _KINDS = {
 _VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "LEFT LATERAL": "LL", "RIGHT LATERAL": "RL"}
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
-_HINTS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
+_PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a reader wants to know of a DICOM image; None where the file doesn't say.
+    """What a DICOM file says of its image; None where it says nothing.
 
     Attributes:
         patient: PatientID.
@@ -88,11 +88,11 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class DicomImage:
-    """A DICOM image as its maker means it to be seen.
+    """A DICOM image, rendered for display.
 
     Attributes:
         pixels: float32 (H, W) in [0, 1], air dark, bone bright.
-        tags: whose it is and what it shows.
+        tags: patient, study and view.
         mode: PhotometricInterpretation.
         bits: BitsStored.
         compression: `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`.
@@ -106,27 +106,27 @@ class DicomImage:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Tell DICOM by a file's first 132 bytes: a preamble (PS3.10 7.1), or the first element of a file without one."""
+    """Recognise DICOM by a file's first 132 bytes: its preamble (PS3.10 7.1), or else its first element."""
     if head[128:132] == b"DICM":
         return True
     if len(head) < 12 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         return False
     order = ">" if head[0] == 0 else "<"
     element, length = struct.unpack(order + "2xHI", head[:8])
-    if element > 0x20:  # files begin with a group length, a version, a character set, an image type or a SOP class
+    if element > 0x20:  # all files begin with a group length, version, character set, image type or SOP class
         return False
     return head[4:6] in _VRS or (order == "<" and length <= 256 and length % 2 == 0)
 
 
 def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
-    """Read what a DICOM file says of its image, without its pixels.
+    """Read the tags of a DICOM file, without its pixels.
 
     Raises:
         ImageError: not a DICOM file, or damaged.
         MissingExtraError: pydicom is not installed.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
-    with _ours(name):
+    with _translated_errors(name):
         if isinstance(source, bytes):
             _require_dicom(source[:132], name)
             return _tags(parse(io.BytesIO(source)).elements)
@@ -139,58 +139,59 @@ def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
 
 
 def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomImage:
-    """Read a projection radiograph as its maker means it to be seen; see `images.greyscale.render`.
+    """Read a projection radiograph, rendered for display; see `images.greyscale.render`.
 
-    The photometric interpretation alone says what is white: PresentationLUTShape repeats it (PS3.3 C.8.11.3.1.2) or is
-    wrong. Of several frames the first is read; `Tags.frames` says how many there are.
+    PhotometricInterpretation alone decides what is white: PresentationLUTShape repeats it (PS3.3 C.8.11.3.1.2) or is
+    wrong. Of several frames only the first is read; `Tags.frames` is their number.
 
     Args:
-        content: the file.
-        name: what to call it in messages.
-        any_modality: read whatever has pixels, be it a CT slice.
+        content: the content of the file.
+        name: of the file, for error messages.
+        any_modality: also read what is not a radiograph, such as a CT slice.
 
     Raises:
         ImageError: not a projection radiograph, damaged, or larger than `MAX_PIXELS`.
         MissingExtraError: pydicom, or imagecodecs for compressed pixels, is not installed.
     """
-    with _ours(name):
+    with _translated_errors(name):
         _require_dicom(content[:132], name)
         parsed = parse(io.BytesIO(content))
         tags = _tags(parsed.elements)
         if not parsed.head:
-            raise ImageError(f"{name}: {_kind(parsed, tags)}, which holds no pixels.")
+            raise ImageError(f"{name}: {_describe_kind(parsed, tags)} without pixels.")
         if not (any_modality or _is_radiograph(parsed, tags)):
             raise ImageError(
-                f"{name}: {_kind(parsed, tags)}, not a projection radiograph. --any-modality reads it all the same."
+                f"{name}: {_describe_kind(parsed, tags)}, not a projection radiograph. "
+                "Pass `any_modality=True` to read it anyway."
             )
-        layout = find_layout(parsed, name)
+        layout = read_layout(parsed, name)
         levels, lowest = read_levels(parsed, layout, name)
         if levels.ndim == 3:
-            pixels = luminance(levels, layout.bits)
+            pixels = compute_luminance(levels, layout.bits)
         else:
             pixels = render(levels, lowest, layout.bits, read_transformations(parsed, layout, lowest))
     return DicomImage(pixels, tags, layout.mode, layout.bits, layout.compression)
 
 
-class _Hush(logging.Filter):
-    """Drops pydicom's log while it reads for us: what is odd in a file and matters becomes an error of ours."""
+class _LogFilter(logging.Filter):
+    """Drops what pydicom logs while it reads for us: what matters in it becomes an ImageError."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         return not _reading.get()
 
 
-_HUSH = _Hush()
+_LOG_FILTER = _LogFilter()
 
 
 @contextmanager
-def _ours(name: str) -> Iterator[None]:
-    """Turn whatever reading raises into errors of ours that name the file, and keep pydicom's hints to itself."""
+def _translated_errors(name: str) -> Iterator[None]:
+    """Turn whatever reading raises into an ImageError that names the file, and silence pydicom."""
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        raise MissingExtraError(f"{name}: DICOM needs an extra: pip install 'pneumoscope[dicom]'.") from None
-    logging.getLogger("pydicom").addFilter(_HUSH)  # once, however often it's added
-    if _HINTS not in warnings.filters[:2]:  # stays, as the one of `reading` does, for the same reason
+        raise MissingExtraError(f"{name}: reading DICOM needs an extra: pip install 'pneumoscope[dicom]'.") from None
+    logging.getLogger("pydicom").addFilter(_LOG_FILTER)  # adding it again has no effect
+    if _PYDICOM_WARNINGS not in warnings.filters[:2]:  # never removed, as in `images.read`
         warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
     token = _reading.set(True)
     try:
@@ -212,46 +213,46 @@ def _require_dicom(head: bytes, name: str) -> None:
 
 
 def _tags(elements: Dataset) -> Tags:
-    view = text(elements, "ViewPosition").upper()
-    if not view and (code := first(elements, "ViewCodeSequence")) is not None:
-        view = text(code, "CodeMeaning").upper()
-    age = re.fullmatch(r"(\d{1,3}) *([DWMY])", text(elements, "PatientAge").upper(), re.ASCII)
-    sex = text(elements, "PatientSex").upper()
+    view = read_text(elements, "ViewPosition").upper()
+    if not view and (code := read_first(elements, "ViewCodeSequence")) is not None:
+        view = read_text(code, "CodeMeaning").upper()
+    age = re.fullmatch(r"(\d{1,3}) *([DWMY])", read_text(elements, "PatientAge").upper(), re.ASCII)
+    sex = read_text(elements, "PatientSex").upper()
     return Tags(
-        patient=text(elements, "PatientID") or None,
-        study=text(elements, "StudyInstanceUID") or None,
-        series=text(elements, "SeriesInstanceUID") or None,
-        instance=text(elements, "SOPInstanceUID") or None,
-        modality=text(elements, "Modality").upper() or None,
+        patient=read_text(elements, "PatientID") or None,
+        study=read_text(elements, "StudyInstanceUID") or None,
+        series=read_text(elements, "SeriesInstanceUID") or None,
+        instance=read_text(elements, "SOPInstanceUID") or None,
+        modality=read_text(elements, "Modality").upper() or None,
         view=_VIEWS.get(view, view) or None,
-        laterality=text(elements, "ImageLaterality") or text(elements, "Laterality") or None,
+        laterality=read_text(elements, "ImageLaterality") or read_text(elements, "Laterality") or None,
         age=int(age[1]) * _YEARS[age[2]] if age else None,
         sex=sex if sex in ("M", "F", "O") else None,
-        frames=max(1, whole(elements, "NumberOfFrames", 1)),
+        frames=max(1, read_integer(elements, "NumberOfFrames", 1)),
     )
 
 
 def _sop_class(parsed: Parsed) -> str:
-    return text(parsed.elements, "SOPClassUID") or parsed.media
+    return read_text(parsed.elements, "SOPClassUID") or parsed.media
 
 
 def _is_radiograph(parsed: Parsed, tags: Tags) -> bool:
-    """Judge by SOP class and Modality. BodyPartExamined is wrong too often to count."""
+    """Decide by SOP class and Modality. BodyPartExamined is wrong too often to be used."""
     sop = _sop_class(parsed)
     if tags.modality is None:
         return sop in _RADIOGRAPHS
     return tags.modality in _RADIOGRAPHY and (not sop or sop in _RADIOGRAPHS + _CAPTURES)
 
 
-def _kind(parsed: Parsed, tags: Tags) -> str:
-    """What a file is, in words."""
+def _describe_kind(parsed: Parsed, tags: Tags) -> str:
+    """What a file is, for messages."""
     from pydicom.uid import UID
 
     sop = _sop_class(parsed)
     if sop == _DIRECTORY:
         return "a DICOMDIR, the index of a medium"
     if tags.modality and tags.modality not in _RADIOGRAPHY:
-        return _KINDS.get(tags.modality, f"an image of modality {tags.modality[:16]}")
+        return _MODALITY_NAMES.get(tags.modality, f"an image of modality {tags.modality[:16]}")
     if sop and sop not in _RADIOGRAPHS + _CAPTURES:
         return f"an object of class {UID(sop).name[:64].removesuffix(' Storage')}"
     return "a radiograph" if tags.modality or sop in _RADIOGRAPHS else "an image of unknown modality"

@@ -1,4 +1,4 @@
-"""DICOM files become elements: file meta information and data set, up to the pixels (PS3.10 7.1, PS3.5 7)."""
+"""Parses the elements of DICOM files: meta information and data set, up to the pixels (PS3.10 7.1, PS3.5 7)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _KEYWORDS = (
     *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
 )
-MAX_BYTES = 512 * 1024 * 1024  # as in `images.reading`
-MAX_READS = 300_000  # each element takes a few; pydicom takes far more memory for an empty item than a file does
-_LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data, whose headers have 12 bytes
+MAX_BYTES = 512 * 1024 * 1024  # as in `images.read`
+MAX_READS = 300_000  # a few per element: pydicom takes far more memory for an empty item than the file does
+_LONG_HEADER = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data with headers of 12 bytes
 
 
 class Parsed(NamedTuple):
     """A data set up to its pixels.
 
     Attributes:
-        elements: those that matter, none longer than the file.
+        elements: the wanted ones, none longer than the file.
         media: MediaStorageSOPClassUID.
         syntax: TransferSyntaxUID; empty where the file has no meta information.
         little: byte order.
-        stream: stands at the value of the pixel data.
+        stream: positioned at the value of the pixel data.
         head: the header of the pixel data; empty where there is none.
     """
 
@@ -54,68 +54,68 @@ class Parsed(NamedTuple):
 
 
 def parse(stream: BinaryIO) -> Parsed:
-    """Read the elements that `images.dicom` asks for, and skip the others; raises whatever pydicom raises."""
+    """Read the elements that `images.dicom` needs and skip the others; raises whatever pydicom raises."""
     from pydicom.filereader import read_dataset
 
-    stream = cast(BinaryIO, _Patient(stream))
+    stream = cast(BinaryIO, _LimitedStream(stream))
     stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=_past_meta)
-    syntax = text(meta, "TransferSyntaxUID")
+    syntax = read_text(meta, "TransferSyntaxUID")
     if syntax == DEFLATED:
-        stream = cast(BinaryIO, _Patient(_inflate(stream)))
+        stream = cast(BinaryIO, _LimitedStream(_inflate(stream)))
     start = stream.read(2)
     stream.seek(-len(start), io.SEEK_CUR)
     little = syntax != BIG_ENDIAN and (syntax, start) != ("", b"\0\x08")
     order: Literal["little", "big"] = "little" if little else "big"
-    implicit = syntax in ("", IMPLICIT)  # pydicom corrects this where the first element says otherwise
+    implicit = syntax in ("", IMPLICIT)  # pydicom corrects this from the first element
     elements = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=_wanted())
     head = stream.read(8)
     if int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order) not in PIXEL_DATA:
         head = b""
-    elif not elements.original_encoding[0] and head[4:6] in _LONG:
+    elif not elements.original_encoding[0] and head[4:6] in _LONG_HEADER:
         head += stream.read(4)
-    return Parsed(elements, text(meta, "MediaStorageSOPClassUID"), syntax, little, stream, head)
+    return Parsed(elements, read_text(meta, "MediaStorageSOPClassUID"), syntax, little, stream, head)
 
 
-def first(elements: Dataset, keyword: str) -> Any:
-    """An element's first value; None where it is absent, empty or not what its type says."""
+def read_first(elements: Dataset, keyword: str) -> Any:
+    """An element's first value; None if it is absent, empty or invalid."""
     try:
         value = elements.get(keyword)
         value = value[0] if isinstance(value, MutableSequence) else value
-    except Exception:  # one unreadable element needn't spoil the others
+    except Exception:  # one unreadable element must not spoil the others
         return None
     return None if value == "" or isinstance(value, bytes) else value
 
 
-def text(elements: Dataset, keyword: str) -> str:
-    """An element's first value as text, else nothing."""
-    value = first(elements, keyword)
+def read_text(elements: Dataset, keyword: str) -> str:
+    """An element's first value as one line of text; empty if there is none."""
+    value = read_first(elements, keyword)
     return "" if value is None else to_line(str(value))
 
 
-def number(elements: Dataset, keyword: str) -> float | None:
-    """An element's first value as a finite number."""
+def read_number(elements: Dataset, keyword: str) -> float | None:
+    """An element's first value as a number; None if it is not finite."""
     try:
-        value = float(first(elements, keyword))
+        value = float(read_first(elements, keyword))
     except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
 
-def whole(elements: Dataset, keyword: str, otherwise: int | None = None) -> int:
-    """An element's first value as a whole number.
+def read_integer(elements: Dataset, keyword: str, default: int | None = None) -> int:
+    """An element's first value as an integer.
 
     Raises:
-        ValueError: it has none, and nothing else is given to go by.
+        ValueError: it has none, and there is no default.
     """
-    value = number(elements, keyword)
-    if value is None and otherwise is None:
+    value = read_number(elements, keyword)
+    if value is None and default is None:
         raise ValueError(f"no {keyword}")
-    return int(otherwise or 0) if value is None else int(value)
+    return int(default or 0) if value is None else int(value)
 
 
-class _Patient:
-    """A stream that is read `MAX_READS` times and no oftener."""
+class _LimitedStream:
+    """A stream that can be read `MAX_READS` times."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
@@ -124,7 +124,7 @@ class _Patient:
     def read(self, size: int = -1) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise ValueError("elements and items without end")
+            raise ValueError("too many elements or items")
         return self._read(size)
 
 
@@ -144,7 +144,7 @@ def _wanted() -> list[BaseTag | int]:
 
 
 def _inflate(stream: BinaryIO) -> BinaryIO:
-    """PS3.5 A.5; no more than a file may hold."""
+    """PS3.5 A.5; at most `MAX_BYTES`."""
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), MAX_BYTES + 1)
     if len(inflated) > MAX_BYTES:
         raise ValueError(f"inflates to more than {MAX_BYTES:,} bytes")

@@ -62,7 +62,8 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
     """
     if pixels.ndim != 2 or pixels.dtype != np.float32 or not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):
         raise DataError(
-            f"Pixels must be float32 (H, W) in [0, 1], as `read_pixels` returns them; found {pixels.dtype} {pixels.shape}"
+            "Pixels must be float32 (H, W) in [0, 1], as `read_pixels` returns them; "
+            f"found {pixels.dtype} {pixels.shape}"
             f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size else ''}."
         )
     image = fit(pixels, spec)

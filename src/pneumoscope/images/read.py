@@ -1,4 +1,4 @@
-"""Raster files become pixels. No file is trusted: formats, size and memory are bounded, and errors are ours."""
+"""Reads radiographs. No file is trusted: formats, size and memory are bounded, and whatever fails is an ImageError."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
-MAX_PIXELS = 100_000_000  # the largest detectors give about 20 million; beyond this a file is an attack or an accident
+MAX_PIXELS = 100_000_000  # the largest detectors have about 20 million
 MAX_BYTES = 512 * 1024 * 1024
-_MAX_SCANS = 100  # encoders make about ten; each of them visits every pixel, be it a few bytes long
-_MAX_VISITS = 2_000_000_000  # scans times pixels, about a second
-_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # of those JPEG segments that have a length, and the end
-_STRIP = 2**18  # pixels that are converted at a time: it bounds the memory and stays in the cache
-_ODD_METADATA = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_TABLE_SUM = 3688  # of the 64 entries of the luminance table K.1
+_MAX_SCANS = 100  # encoders write about ten; each visits every pixel, even if it has only a few bytes
+_MAX_VISITS = 2_000_000_000  # scans times pixels: about a second
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # JPEG segments that have a length, and the end of the image
+_STRIP = 2**18  # pixels converted at a time: bounds the memory and stays in the cache
+_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_TABLE_SUM = 3688  # of the luminance table K.1 (ITU-T T.81)
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is to be read, where a person has decided to depart from the usual; nothing is guessed.
+    """How to read a file if not in the usual way. A person decides this; nothing is guessed.
 
     Attributes:
-        invert: the scan shows air bright; black and white are exchanged.
-        any_modality: read a DICOM file that is no projection radiograph all the same.
+        invert: exchange black and white: the scan shows air bright.
+        any_modality: read DICOM files that are not projection radiographs too.
     """
 
     invert: bool = False
@@ -56,17 +56,16 @@ class ImageBytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
-    """One file, decoded.
+    """A decoded file.
 
     Attributes:
-        pixels: float32 (H, W) in [0, 1]; smaller than `size` where a reduced scale was enough.
+        pixels: float32 (H, W) in [0, 1]; smaller than `size` if decoded at a reduced scale.
         format: one of `FORMATS`, or `DICOM`.
-        mode: the stored kind of pixel: Pillow's mode, or DICOM's photometric interpretation.
+        mode: kind of pixels stored: Pillow's mode, or DICOM's PhotometricInterpretation.
         size: height and width as stored, upright.
-        compression: what the pixels are packed with, such as `JPEG lossless` in DICOM or `tiff_lzw` in TIFF; None where
-            the format says it.
-        quality: the quality, 1 to 100, that an IJG encoder would call these JPEG tables; None elsewhere.
-        colour: mean difference between the strongest and the weakest of red, green and blue, 0 (grey) to 1.
+        compression: in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it.
+        quality: of a JPEG, on the scale 1 to 100 of the IJG encoder; else None.
+        colour: mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1.
         tags: what a DICOM header says of the image.
     """
 
@@ -81,29 +80,29 @@ class Radiograph:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins with these 512 bytes is of a format that is read here."""
+    """Whether a file that begins with these 512 bytes has a supported format."""
     if is_dicom(head):
         return True
-    marks = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
+    signatures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
     jpeg_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
-    if head.startswith(marks + jpeg_2000) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if head.startswith(signatures + jpeg_2000) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
-    # Two letters are few: a bitmap also gives the size of its header, of which there are so many kinds.
+    # Two letters are weak evidence: a bitmap also has one of these sizes of its header.
     return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file that may become a radiograph.
+    """Read a file that may be a radiograph.
 
     Raises:
         ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
     """
     try:
-        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises where it has no answer, without our words
-            path.stat()  # says why, where it is not there or may not be looked at
+        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises on some names
+            path.stat()  # raises with the reason if it is missing or not accessible
             raise ImageError(f"{path}: not a regular file.")
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise ImageError(f"{path}: {size:,} bytes, more than the {MAX_BYTES:,} that are read.")
+            raise ImageError(f"{path}: {size:,} bytes; the limit is {MAX_BYTES:,}.")
         content = path.read_bytes()
     except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
         raise ImageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
@@ -113,19 +112,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Reading = Reading()) -> Pixels:
-    """Read a radiograph of one channel, air dark and bone bright, at the file's own size.
+    """Read a radiograph with one channel, air dark and bone bright, at its own size.
 
     Args:
         source: a path, or the file's content.
-        name: what to call the content in messages.
-        reading: departures from the usual.
+        name: of the content, for error messages.
+        reading: how to read it if not in the usual way.
 
     Returns:
         float32 (H, W) in [0, 1].
 
     Raises:
         ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
-        MissingExtraError: DICOM, and what reads it is not installed.
+        MissingExtraError: a DICOM file, and the extra to read it is not installed.
     """
     return read_radiograph(source, name, reading).pixels
 
@@ -133,20 +132,20 @@ def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Re
 def read_radiograph(
     source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), min_side: int | None = None
 ) -> Radiograph:
-    """Read a radiograph and what its file says about it.
+    """Read a radiograph and what its file says of it.
 
-    Colour is turned into luminance, transparency is laid on black, the EXIF orientation is applied, and the 16-bit
-    depth of grey images is kept.
+    Colour becomes luminance, transparency becomes black, the EXIF orientation is applied, and grey images keep their
+    depth of 16 bits.
 
     Args:
         source: a path, or the file's content.
-        name: what to call the content in messages.
-        reading: departures from the usual.
-        min_side: a JPEG may be decoded at a reduced scale, as long as its shorter side keeps this many pixels.
+        name: of the content, for error messages.
+        reading: how to read it if not in the usual way.
+        min_side: allows decoding a JPEG at a reduced scale whose shorter side has at least this many pixels.
 
     Raises:
         ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
-        MissingExtraError: DICOM, and what reads it is not installed.
+        MissingExtraError: a DICOM file, and the extra to read it is not installed.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     content = read_bytes(Path(source)) if isinstance(source, str | Path) else source
@@ -167,8 +166,8 @@ def read_radiograph(
 def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
     from PIL import Image, UnidentifiedImageError
 
-    if _ODD_METADATA not in warnings.filters[:2]:
-        # Pillow warns of odd metadata, which is harmless. The filter stays: to take it back would race with other
+    if _PILLOW_WARNINGS not in warnings.filters[:2]:
+        # Pillow warns of unusual metadata, which is harmless. The filter is never removed: that would race with other
         # threads that read, and could leave all warnings of the process ignored.
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
@@ -178,11 +177,11 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
                 raise Image.DecompressionBombError
             if min(width, height) == 0:
                 raise ImageError(f"{name}: {width} x {height} pixels. Export it again.")
-            form = {"MPO": "JPEG"}.get(str(picture.format), str(picture.format))  # several JPEGs in one file
+            form = {"MPO": "JPEG"}.get(str(picture.format), str(picture.format))  # MPO: several JPEGs in one file
             mode, quality = picture.mode, None
             if form == "JPEG":
                 if (scans := _count_scans(content)) > min(_MAX_SCANS, _MAX_VISITS // (width * height)):
-                    raise ImageError(f"{name}: a JPEG of {scans} scans, too many for its size. Save it again.")
+                    raise ImageError(f"{name}: a JPEG with {scans} scans, too many for its size. Save it again.")
                 quality = _find_quality(picture)
                 _request_scale(picture, min_side)
             picture.load()
@@ -200,11 +199,11 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name}: not an image of a known format ({', '.join(FORMATS)}, DICOM) and pixel type. "
+            f"{name}: unknown format or pixel type. Supported are {', '.join(FORMATS)} and DICOM. "
             "Save it as PNG with 8 or 16 bits."
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than the {MAX_PIXELS:,} pixels that are read. Save it smaller.") from None
+        raise ImageError(f"{name}: too large; the limit is {MAX_PIXELS:,} pixels. Save it smaller.") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
@@ -213,16 +212,16 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
 
 
 def _count_scans(content: bytes) -> int:
-    """How many scans a JPEG has, up to its end (ITU-T T.81, B.1); cameras append whole images to it."""
-    scans = at = 0
-    while (found := _MARKER.search(content, at)) and found[0] != b"\xff\xd9":
-        scans += found[0] == b"\xff\xda"
-        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    """Count the scans of a JPEG, up to its end (ITU-T T.81, B.1): cameras append whole images after it."""
+    scans = position = 0
+    while (marker := _MARKER.search(content, position)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     return scans
 
 
 def _find_quality(picture: Any) -> float | None:
-    """Undo how the IJG's encoder scales the first table of the JPEG standard (ITU-T T.81, K.1) by a quality."""
+    """Invert the scaling by which the IJG encoder makes its first table from K.1 of ITU-T T.81 and a quality."""
     table = picture.quantization.get(0)
     if not table:
         return None
@@ -231,9 +230,9 @@ def _find_quality(picture: Any) -> float | None:
 
 
 def _request_scale(picture: Image.Image, min_side: int | None) -> None:
-    """Ask the decoder for luminance as it is stored, and for 1/2, 1/4 or 1/8 of the image where that is enough.
+    """Request luminance as it is stored, and 1/2, 1/4 or 1/8 of the image if that suffices.
 
-    Only where it comes out even: a remainder would shift the image by a fraction of a pixel, and that shows.
+    Only if the sides are divisible: a remainder would shift the image by a fraction of a pixel, which changes results.
     """
     width, height = picture.size
     for scale in (8, 4, 2, 1):
@@ -243,7 +242,7 @@ def _request_scale(picture: Image.Image, min_side: int | None) -> None:
 
 
 def _holds_luminance(picture: Any) -> bool:
-    """Whether a JPEG's three channels are luminance and two of colour, as libjpeg tells them (`jdapimin.c`)."""
+    """Whether the channels of a JPEG are luminance and two of colour, by the rules of libjpeg (`jdapimin.c`)."""
     if picture.mode != "RGB":
         return False
     if "jfif" in picture.info:
@@ -256,15 +255,15 @@ def _holds_luminance(picture: Any) -> bool:
 def _find_orientation(picture: Image.Image) -> int:
     try:
         orientation: Any = picture.getexif().get(_ORIENTATION)
-    except Exception:  # metadata that cannot be read says nothing; the image is there all the same
+    except Exception:  # unreadable metadata must not make the image unreadable
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
 
 def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
-    """Convert strip by strip, straight to where each belongs in the upright image."""
+    """Convert strip by strip, each directly to its place in the upright image."""
     if picture.mode in ("I", "F"):
-        raise ImageError(f"{name}: signed, 32-bit or float pixels have no agreed range. Save it with 8 or 16 bits.")
+        raise ImageError(f"{name}: signed, 32-bit and float pixels have no defined range. Save it with 8 or 16 bits.")
     width, height = picture.size
     pixels = np.empty((width, height) if orientation > 4 else (height, width), np.float32)
     stored = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
@@ -274,14 +273,14 @@ def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
         if picture.mode.startswith("I;16"):
-            _convert_deep(strip, picture, stored[top : top + rows])
+            _convert_grey(strip, picture, stored[top : top + rows])
         else:
             np.divide(np.asarray(_lay_on_black(strip).convert("L")), np.float32(255), out=stored[top : top + rows])
     return pixels
 
 
 def _lay_on_black(picture: Image.Image) -> Image.Image:
-    """The same as `L`, `RGB` or `YCbCr`, without transparency."""
+    """The picture as `L`, `RGB` or `YCbCr`, its transparency replaced by black."""
     if picture.has_transparency_data:
         from PIL import Image
 
@@ -292,15 +291,15 @@ def _lay_on_black(picture: Image.Image) -> Image.Image:
     return picture if picture.mode in ("L", "RGB", "YCbCr") else picture.convert("RGB")
 
 
-def _convert_deep(strip: Image.Image, picture: Image.Image, out: Pixels) -> None:
-    """Grey of 12 or 16 bits. Pillow leaves to us what TIFF says of range and polarity, and PNG of transparency."""
+def _convert_grey(strip: Image.Image, picture: Image.Image, out: Pixels) -> None:
+    """Convert grey of 12 or 16 bits. Pillow does not apply range and polarity of TIFF, nor transparency of PNG."""
     tags: Any = getattr(picture, "tag_v2", {})
     levels = np.asarray(strip)
     np.divide(levels, np.float32(2 ** tags.get(_BITS, (16,))[0] - 1), out=out)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero
         np.subtract(1, out, out=out)
-    if (clear := picture.info.get("transparency")) is not None:
-        out[levels == clear] = 0
+    if (transparent := picture.info.get("transparency")) is not None:
+        out[levels == transparent] = 0
 
 
 def _measure_colour(picture: Image.Image) -> float:

@@ -153,7 +153,7 @@ class Room:
         answers, errors = [], []
         for order, one in zip(orders, found, strict=True):
             if isinstance(one, ImageError | MissingExtraError):
-                errors.append(str(one).replace("--any-modality", "any_modality=true"))
+                errors.append(str(one).replace("`any_modality=True`", "any_modality=true"))
                 answers.append(_to_error(order.name, errors[-1]))
                 self.measures.count_image("error")
             elif isinstance(one, BaseException):
