@@ -136,7 +136,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 def test_weights_of_a_deeper_network_of_the_same_family_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "resnet34.pth")
-    with pytest.raises(DataError, match=r"not the weights of resnet18: it has nothing called layer1\.2"):
+    with pytest.raises(DataError, match=r"not the weights of resnet18: which has no layer1\.2"):
         load_backbone(find_backbone("resnet18"), tmp_path / "resnet34.pth")
 
 

@@ -269,8 +269,8 @@ def _locate(spec: BackboneSpec) -> Path:
         raise DownloadError(
             f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub cannot be "
             f"reached ({type(problem).__name__}). You can:\n"
-            f"  1. run `hf download {spec.source} {_HUB_FILE}` on a machine with internet, copy the file here, and give "
-            "it as `weights`\n"
+            f"  1. run `hf download {spec.source} {_HUB_FILE}` on a machine with internet, copy the file here, and "
+            "give it as `weights`\n"
             "  2. copy that machine's Hugging Face cache here and set HF_HOME to it\n"
             "  3. use a backbone whose weights are installed, such as efficientnet_lite0"
         ) from None
