@@ -86,7 +86,7 @@ def serve(line: str, calls: list[str]) -> None:
             assert done.stdout, call
         files = {"files": Path("scan.png").read_bytes()}
         (prediction,) = client.post("/v1/predictions", files=files).json()["predictions"]
-        review = {"review": "agree" if prediction["decision"] == "NORMAL" else "disagree", "label": "NORMAL"}
+        review = {"agrees": prediction["decision"] == "NORMAL", "label": "NORMAL"}
         assert client.post(f"/v1/predictions/{prediction['id']}/reviews", json=review).status_code == 201
         assert room.end() == 0
 
