@@ -47,8 +47,6 @@ MANY_PARAMETERS: dict[str, str] = {
 }
 # Still to be mended by the redesign: the lists shrink to nothing.
 UNFINISHED_WORDS: set[str] = {
-    "docs/glossary.md",
-    "docs/results/audit.md",
     "src/pneumoscope/auditing/audit.py",
     "src/pneumoscope/auditing/duplicates.py",
     "src/pneumoscope/auditing/intake.py",
