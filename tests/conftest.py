@@ -14,7 +14,7 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.models import pretrained
 from pneumoscope.training.train import Run, train
 
-pytest_plugins = ["room_fixtures"]  # of tests/deploy/server
+pytest_plugins = ["service_fixtures"]  # of tests/server
 
 
 @pytest.fixture(scope="session", autouse=True)

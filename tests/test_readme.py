@@ -15,7 +15,7 @@ import pytest
 import typer
 from dicom_files import dicom
 from dicom_files import image as levels
-from rooms import run_process
+from services import run_process
 
 from pneumoscope.cli import main as cli
 
@@ -79,16 +79,16 @@ def read_commands(block: str) -> Iterator[tuple[str, list[str]]]:
 
 def serve(line: str, calls: list[str]) -> None:
     """Open the reading room, call it as the page does, review a prediction, and close it."""
-    with run_process(None, None, *shlex.split(line)[2:]) as room, room.client() as client:
+    with run_process(None, None, *shlex.split(line)[2:]) as service, service.client() as client:
         for call in calls if shutil.which("curl") else []:
-            done = subprocess.run(shlex.split(call.replace("http://127.0.0.1:8000", room.url)), capture_output=True)
+            done = subprocess.run(shlex.split(call.replace("http://127.0.0.1:8000", service.url)), capture_output=True)
             assert done.returncode == 0, (call, done.stderr)
             assert done.stdout, call
         files = {"files": Path("scan.png").read_bytes()}
         (prediction,) = client.post("/v1/predictions", files=files).json()["predictions"]
         review = {"agrees": prediction["decision"] == "NORMAL", "label": "NORMAL"}
         assert client.post(f"/v1/predictions/{prediction['id']}/reviews", json=review).status_code == 201
-        assert room.end() == 0
+        assert service.end() == 0
 
 
 @pytest.mark.parametrize("name", [*PAGES, "docs/results.md", "docs/performance.md", "CONTRIBUTING.md"])

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rooms import Process
+    from services import Process
 
 
-def test_schemathesis_finds_no_fault(room: Process, tmp_path: Path) -> None:
+def test_schemathesis_finds_no_fault(service: Process, tmp_path: Path) -> None:
     report = tmp_path / "report.ndjson"
-    call = [
-        sys.executable, "-m", "schemathesis.cli", "run", f"{room.url}/openapi.json", "--url", room.url,
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--url", service.url,
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         "--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color",
         "--request-timeout", "60", "--report", "ndjson", "--report-ndjson-path", str(report),
     ]  # fmt: skip
-    done = subprocess.run(call, capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     document = json.dumps(report.read_text(encoding="utf-8"))
-    for path in ("/v1/predictions", "/verdicts", "/v1/monitoring", "/metrics"):
+    for path in ("/v1/predictions", "/reviews", "/v1/monitoring", "/metrics"):
         assert path in document

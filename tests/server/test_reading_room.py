@@ -1,4 +1,4 @@
-"""The reading room in a real browser: images come in, are looked at, judged and exported; faults are told."""
+"""The reading room in a real browser: images are added, shown, reviewed and exported; faults are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from dicom_files import dicom
 from dicom_files import image as levels
 from PIL import Image
-from rooms import Process, draw, run_process, run_thread
+from services import Process, draw, run_process, run_thread
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
@@ -52,7 +52,7 @@ def open_page(browser: Any) -> Iterator[Any]:
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda problem: faults.append(str(problem)))
         if quiet:
-            page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+            page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
         pages.append((context, url))
@@ -80,14 +80,14 @@ def pixels_of(page: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(page.locator("#image").screenshot())).convert("RGB"), int)
 
 
-def test_an_image_is_shown_with_its_probability_its_threshold_and_its_evidence(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_an_image_is_shown_with_its_probability_threshold_and_heatmap(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(4)))
     expect = playwright.expect
-    with room.client() as client:
-        told = {read["name"]: read for read in client.get("/v1/reads?limit=4").json()["reads"]}
+    with service.client() as client:
+        listed = {each["name"]: each for each in client.get("/v1/predictions?limit=4").json()["predictions"]}
         threshold = client.get("/v1/models").json()[0]["threshold"]
-    shown = next(read for read in told.values() if read["probability"] is not None)
+    shown = next(each for each in listed.values() if each["probability"] is not None)
     page.get_by_role("button", name=shown["name"]).click()
     expect(page.locator("#probability")).to_have_text(f"{shown['probability']:.3f}")
     expect(page.locator("#threshold-label")).to_contain_text(f"{threshold:.3f}")
@@ -101,11 +101,11 @@ def test_an_image_is_shown_with_its_probability_its_threshold_and_its_evidence(r
     assert grey.std() > 10
     page.locator("#opacity").fill("100")
     assert np.ptp(pixels_of(page)[100:500, 150:550], axis=2).max() > 30
-    expect(page.locator("#legend-label")).to_contain_text("Logits: yellow speaks for PNEUMONIA")
+    expect(page.locator("#legend-label")).to_contain_text("Yellow supports PNEUMONIA")
 
 
-def test_window_level_inversion_zoom_and_pan_by_mouse_and_by_keys(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_window_level_inversion_zoom_and_pan_by_mouse_and_by_keys(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(1)))
     page.wait_for_timeout(300)
     page.locator("#opacity").fill("0")
@@ -150,8 +150,8 @@ def test_window_level_inversion_zoom_and_pan_by_mouse_and_by_keys(room: Process,
     assert caption.inner_text() == before
 
 
-def test_dicom_of_12_bits_keeps_all_its_levels_in_a_narrow_window(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_dicom_of_12_bits_keeps_all_its_levels_in_a_narrow_window(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     ramp = np.tile(np.linspace(0, 4095, 512).astype(np.uint16), (256, 1))
     upload(page, [{"name": "ramp.dcm", "mimeType": "application/dicom", "buffer": dicom(ramp)}])
     page.wait_for_timeout(300)
@@ -160,8 +160,8 @@ def test_dicom_of_12_bits_keeps_all_its_levels_in_a_narrow_window(room: Process,
     assert shades > 20  # 8 bits would leave 13 in a twentieth of the range
 
 
-def test_a_worklist_of_50_images_is_sorted_filtered_and_exported(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_a_worklist_of_50_images_is_sorted_filtered_and_exported(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(50)))
     rows = page.locator("#worklist tbody tr")
     playwright.expect(rows).to_have_count(50)
@@ -176,22 +176,22 @@ def test_a_worklist_of_50_images_is_sorted_filtered_and_exported(room: Process, 
     decisions = page.locator("#worklist tbody td:nth-child(3)").all_inner_texts()
     assert set(decisions) <= {"PNEUMONIA"}
     page.locator("#filter").select_option("")
-    page.locator("#find").fill("image-1")
+    page.locator("#search").fill("image-1")
     playwright.expect(rows).to_have_count(10)
-    page.locator("#find").fill("")
+    page.locator("#search").fill("")
     with page.expect_download() as download:
         page.get_by_role("button", name="Export CSV").click()
     table = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8"))))
     assert [row["path"] for row in table] == names
-    with room.client() as client:
-        told = {read["id"]: read for read in client.get("/v1/reads?limit=60").json()["reads"]}
+    with service.client() as client:
+        listed = {each["id"]: each for each in client.get("/v1/predictions?limit=60").json()["predictions"]}
     for row in table:
-        assert row["decision"] == told[row["id"]]["decision"]
-        assert row["digest"] == told[row["id"]]["digest"]
+        assert row["decision"] == listed[row["id"]]["decision"]
+        assert row["sha256"] == listed[row["id"]]["sha256"]
 
 
-def test_names_that_would_be_formulas_or_markup_are_only_names(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_names_are_neither_formulas_nor_markup(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     names = ["=HYPERLINK(1).png", "<img src=x onerror=alert(1)>.png", 'say "hi", all.png']
     upload(page, [{"name": name, "mimeType": "image/png", "buffer": draw(1)} for name in names])
     assert set(page.locator("#worklist tbody td:first-child").all_inner_texts()) == set(names)
@@ -202,77 +202,78 @@ def test_names_that_would_be_formulas_or_markup_are_only_names(room: Process, op
     assert table == {"'=HYPERLINK(1).png", *names[1:]}
 
 
-def test_a_verdict_is_given_kept_and_seen_in_monitoring(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_a_review_is_saved_and_counted_in_monitoring(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(60, 63)))
     page.get_by_label("I agree").check()
-    page.get_by_label("Note").fill("clear")
+    page.get_by_label("Comment").fill("clear")
     page.get_by_label("Reviewer").fill("ab")
-    page.get_by_role("button", name="Keep verdict").click()
-    playwright.expect(page.locator("#kept")).to_contain_text("Kept: agree")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
     playwright.expect(page.locator("#worklist [aria-label=agreed]")).to_have_count(1)
     page.locator("#filter").select_option("open")
     playwright.expect(page.locator("#worklist tbody tr")).to_have_count(2)
-    page.get_by_text("Earlier reads").click()
+    page.get_by_text("Earlier predictions").click()
     playwright.expect(page.locator("#earlier tbody tr").filter(has_text="agree").first).to_be_visible()
-    with room.client() as client:
-        notes = [each["note"] for read in client.get("/v1/reads").json()["reads"] for each in read["verdicts"]]
-    assert "clear" in notes
+    with service.client() as client:
+        predictions = client.get("/v1/predictions").json()["predictions"]
+    assert "clear" in [review["comment"] for prediction in predictions for review in prediction["reviews"]]
     page.get_by_role("link", name="Monitoring").click()
     playwright.expect(page.locator("#cards")).to_contain_text("reviewed")
     playwright.expect(page.locator("#volume svg")).to_be_visible()
 
 
-def test_an_earlier_read_is_opened_and_judged(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_an_earlier_prediction_is_opened_and_reviewed(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(80, 82)))
-    page.goto(f"{room.url}/")
+    page.goto(f"{service.url}/")
     playwright.expect(page.locator("#model")).to_contain_text("Model")
-    page.get_by_text("Earlier reads").click()
+    page.get_by_text("Earlier predictions").click()
     page.locator("#earlier tbody button").filter(has_text="image-81").first.click()
-    playwright.expect(page.locator("#nothing")).to_contain_text("Drop the file again")
+    playwright.expect(page.locator("#nothing")).to_contain_text("add the file again")
     playwright.expect(page.locator("#facts")).to_contain_text("image-81.png")
     page.get_by_label("I agree").check()
-    page.get_by_label("Note").fill("seen before")
-    page.get_by_role("button", name="Keep verdict").click()
-    playwright.expect(page.locator("#kept")).to_contain_text("Kept: agree")
-    with room.client() as client:
-        (read,) = [read for read in client.get("/v1/reads?limit=5").json()["reads"] if read["name"] == "image-81.png"]
-    assert [verdict["note"] for verdict in read["verdicts"]] == ["seen before"]
+    page.get_by_label("Comment").fill("seen before")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
+    with service.client() as client:
+        latest = client.get("/v1/predictions?limit=5").json()["predictions"]
+    (reviews,) = [each["reviews"] for each in latest if each["name"] == "image-81.png"]
+    assert [review["comment"] for review in reviews] == ["seen before"]
 
 
-def test_who_disagrees_with_an_uncertain_image_names_a_class(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_disagreement_with_an_undecided_prediction_needs_a_class(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(60)))
     page.locator("#filter").select_option("out_of_distribution")
     if not page.locator("#worklist tbody tr").count():
         page.locator("#filter").select_option("uncertain")
     page.locator("#worklist tbody tr button").first.click()
     page.get_by_label("I disagree").check()
-    page.get_by_role("button", name="Keep verdict").click()
+    page.get_by_role("button", name="Save review").click()
     assert page.locator("#label").evaluate("field => field.validity.valueMissing")
     page.get_by_label("I see").select_option("NORMAL")
-    page.get_by_role("button", name="Keep verdict").click()
-    playwright.expect(page.locator("#kept")).to_contain_text("Kept: disagree, NORMAL")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: disagree, NORMAL")
 
 
-def test_a_file_that_cannot_be_read_says_why_and_the_others_are_read(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/", quiet=False)  # the browser notes the answer 415
+def test_a_file_that_cannot_be_read_says_why_and_the_others_are_predicted(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", quiet=False)  # the browser notes the answer 415
     bad = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no image"}
     upload(page, [bad, *files_of(range(2))])
     playwright.expect(page.locator("#progress")).to_contain_text("1 not readable")
     page.get_by_role("button", name="letter.pdf").click()
-    playwright.expect(page.locator("#no-reading")).to_contain_text("letter.pdf cannot be read.")
-    playwright.expect(page.locator("#no-reading")).to_contain_text("not an image of a known format")
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("letter.pdf cannot be read.")
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("unknown format")
 
 
-def test_a_file_that_is_gone_by_its_turn_says_so_and_the_others_are_read(
-    room: Process, open_page: Any, tmp_path: Path
+def test_a_file_that_is_gone_by_its_turn_says_so_and_the_others_are_predicted(
+    service: Process, open_page: Any, tmp_path: Path
 ) -> None:
     paths = [tmp_path / f"{seed:02}.png" for seed in range(16)]
     for seed, path in enumerate(paths):
         path.write_bytes(draw(seed))
-    page = open_page(f"{room.url}/")
+    page = open_page(f"{service.url}/")
     page.route("**/v1/predictions*", lambda route: (page.wait_for_timeout(20), route.continue_()))
     page.set_input_files("#files", [str(path) for path in paths])
     paths[-1].unlink()
@@ -280,8 +281,8 @@ def test_a_file_that_is_gone_by_its_turn_says_so_and_the_others_are_read(
     playwright.expect(page.locator("#outage")).to_be_hidden()
 
 
-def test_no_image_is_shown_under_the_words_of_another(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_no_image_is_shown_with_the_prediction_of_another(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(3)))
     page.evaluate(
         "() => { const own = createImageBitmap; window.createImageBitmap = () => Promise.reject(new Error()); }"
@@ -289,15 +290,15 @@ def test_no_image_is_shown_under_the_words_of_another(room: Process, open_page: 
     names = page.locator("#worklist tbody button").all_inner_texts()
     page.get_by_role("button", name=names[2]).click()
     playwright.expect(page.locator("#facts")).to_contain_text(names[2])
-    playwright.expect(page.locator("#nothing")).to_contain_text("cannot be drawn")
+    playwright.expect(page.locator("#nothing")).to_contain_text("cannot be displayed")
     playwright.expect(page.locator("#caption")).to_have_text("")
     assert pixels_of(page)[100:300, 50:-50].max() < 230  # nothing but the words
 
 
-def test_a_server_that_is_lost_is_told_and_what_waits_is_read_when_it_is_back(
+def test_a_lost_service_is_reported_and_waiting_images_are_sent_when_it_is_back(
     run: Run, open_page: Any, tmp_path: Path
 ) -> None:
-    database = str(tmp_path / "reads.sqlite")
+    database = str(tmp_path / "predictions.sqlite")
     with run_process(run.model, database) as process:
         page = open_page(f"{process.url}/", quiet=False)
         port = process.url.rpartition(":")[2]
@@ -306,14 +307,14 @@ def test_a_server_that_is_lost_is_told_and_what_waits_is_read_when_it_is_back(
         page.set_input_files("#files", files_of(range(10, 14)))
         playwright.expect(page.locator("#outage")).to_be_visible()
         page.get_by_label("I agree").check()
-        page.get_by_role("button", name="Keep verdict").click()
-        playwright.expect(page.locator("#kept")).to_contain_text("Not kept")
+        page.get_by_role("button", name="Save review").click()
+        playwright.expect(page.locator("#saved")).to_contain_text("Not saved")
     with run_process(run.model, database, "--port", port):
         playwright.expect(page.locator("#outage")).to_be_hidden(timeout=30_000)
         playwright.expect(page.locator("#progress")).to_have_text("6 of 6 read.", timeout=30_000)
 
 
-def test_a_service_that_cannot_keep_what_it_reads_says_so_until_it_can(
+def test_a_service_without_its_storage_says_so_until_it_has_it_again(
     settings: Settings, open_page: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kept"
@@ -322,26 +323,26 @@ def test_a_service_that_cannot_keep_what_it_reads_says_so_until_it_can(
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         folder.rmdir()
         page.set_input_files("#files", files_of(range(1)))
-        playwright.expect(page.locator("#outage")).to_contain_text("cannot be kept")
+        playwright.expect(page.locator("#outage")).to_contain_text("cannot access its storage")
         folder.mkdir()
         playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=30_000)
         playwright.expect(page.locator("#outage")).to_be_hidden()
 
 
-def test_a_folder_is_dropped_with_all_that_is_in_it(room: Process, open_page: Any, tmp_path: Path) -> None:
+def test_all_images_of_a_folder_are_added(service: Process, open_page: Any, tmp_path: Path) -> None:
     study = tmp_path / "study" / "series"
     study.mkdir(parents=True)
     (study / "IM1").write_bytes(dicom(levels(64, 64)))
     (study / "IM2.dcm").write_bytes(dicom(levels(64, 48)))
     (tmp_path / "study" / "DICOMDIR").write_bytes(b"directory")
-    page = open_page(f"{room.url}/")
+    page = open_page(f"{service.url}/")
     page.set_input_files("#folder", str(tmp_path / "study"))
     playwright.expect(page.locator("#progress")).to_have_text("2 of 2 read.", timeout=30_000)
     assert page.locator("#worklist tbody td:first-child").all_inner_texts() != []
 
 
-def test_all_of_it_by_keyboard_alone(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_everything_works_by_keyboard_alone(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     playwright.expect(page.locator("#model")).to_contain_text("Model")
     for _ in range(40):
         page.keyboard.press("Tab")
@@ -356,127 +357,127 @@ def test_all_of_it_by_keyboard_alone(room: Process, open_page: Any) -> None:
     for _ in range(80):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
-        if focused.count() and focused.get_attribute("name") == "verdict":
+        if focused.count() and focused.get_attribute("name") == "agrees":
             break
     page.keyboard.press("Space")
     for _ in range(8):
         page.keyboard.press("Tab")
-        if page.locator(":focus").inner_text() == "Keep verdict":
+        if page.locator(":focus").inner_text() == "Save review":
             break
     page.keyboard.press("Enter")
-    playwright.expect(page.locator("#kept")).to_contain_text("Kept: agree")
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_serious(room: Process, open_page: Any, browser: Any, scheme: str, width: int) -> None:
+def test_axe_finds_nothing_serious(service: Process, open_page: Any, browser: Any, scheme: str, width: int) -> None:
     axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = open_page(f"{room.url}/", color_scheme=scheme, bypass_csp=True)  # axe itself is a out-of-distribution script
+    page = open_page(f"{service.url}/", color_scheme=scheme, bypass_csp=True)  # axe is a script from elsewhere
     page.set_viewport_size({"width": width, "height": 850})
     upload(page, files_of(range(5)))
-    found = []
+    violations = []
     for address in ("", "monitoring", "docs"):
         if address:
-            page.goto(f"{room.url}/{address}")
+            page.goto(f"{service.url}/{address}")
             page.wait_for_timeout(500)
         response = axe_module.Axe().run(page).response
-        found += [
+        violations += [
             f"/{address}: {one['id']}: {one['help']}: {[node['html'][:120] for node in one['nodes'][:3]]}"
             for one in response["violations"]
             if one["impact"] in ("serious", "critical")
         ]
-    assert found == []
+    assert violations == []
 
 
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/", has_touch=True, device_scale_factor=2)
+def test_a_phone_needs_no_sideways_scrolling(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", has_touch=True, device_scale_factor=2)
     page.set_viewport_size({"width": 375, "height": 700})
     upload(page, files_of(range(3)))
     page.locator("#worklist tbody tr button").first.tap()
     assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
     top = page.locator(".stage").bounding_box()["y"]
-    assert 0 <= top < 400  # who chooses an image sees it
+    assert 0 <= top < 400  # the selected image is in sight
     for address in ("monitoring", "docs"):
-        page.goto(f"{room.url}/{address}")
+        page.goto(f"{service.url}/{address}")
         page.wait_for_timeout(300)
         assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
 
 
-def test_the_first_view_is_light_and_all_of_it_is_ours(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/healthz", quiet=False)
+def test_the_page_is_small_and_all_of_it_is_served_from_here(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/healthz", quiet=False)
     sizes: list[int] = []
     page.on("response", lambda response: sizes.append(len(response.body()) if response.status == 200 else 0))
-    page.goto(f"{room.url}/")
+    page.goto(f"{service.url}/")
     playwright.expect(page.locator("#model")).to_contain_text("Model")
     page.wait_for_timeout(300)
     assert 10_000 < sum(sizes) < 200_000
 
 
-def test_a_room_with_a_token_asks_for_it_and_takes_the_right_one(settings: Settings, open_page: Any) -> None:
+def test_the_page_asks_for_a_token_until_it_is_valid(settings: Settings, open_page: Any) -> None:
     with run_thread(replace(settings, token="correct-horse-battery")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("something else")
-        page.get_by_role("button", name="Go on").click()
-        playwright.expect(page.locator("#ask-why")).to_contain_text("not the right one")
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#ask-why")).to_contain_text("is not valid")
         page.locator("#token").fill("correct-horse-battery")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         upload(page, files_of(range(2)))
 
 
-def test_the_banner_says_what_it_is_not_for(room: Process, open_page: Any) -> None:
+def test_a_banner_says_that_it_is_not_a_medical_device(service: Process, open_page: Any) -> None:
     for address in ("", "monitoring"):
-        page = open_page(f"{room.url}/{address}")
+        page = open_page(f"{service.url}/{address}")
         playwright.expect(page.get_by_role("note")).to_contain_text("Not a medical device")
         assert page.get_by_role("note").bounding_box()["y"] == 0
 
 
-def test_a_note_that_is_not_kept_yet_waits_where_it_was_written(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_an_unsaved_comment_stays_with_its_image(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(70, 73)))
     rows = page.locator("#worklist tbody button")
     rows.nth(0).click()
-    page.get_by_label("Note").fill("look again")
+    page.get_by_label("Comment").fill("look again")
     rows.nth(1).click()
-    playwright.expect(page.get_by_label("Note")).to_have_value("")
+    playwright.expect(page.get_by_label("Comment")).to_have_value("")
     rows.nth(0).click()
-    playwright.expect(page.get_by_label("Note")).to_have_value("look again")
+    playwright.expect(page.get_by_label("Comment")).to_have_value("look again")
     page.get_by_label("I agree").check()
-    page.get_by_role("button", name="Keep verdict").click()
-    playwright.expect(page.locator("#kept")).to_contain_text("Kept: agree")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
     rows.nth(1).click()
     rows.nth(0).click()
     playwright.expect(page.get_by_label("I agree")).to_be_checked()
     page.get_by_role("button", name="Clear").click()
     playwright.expect(rows).to_have_count(0)
-    playwright.expect(page.locator("#nothing")).to_contain_text("No image yet")
+    playwright.expect(page.locator("#nothing")).to_contain_text("No images yet")
 
 
-def test_images_of_one_name_are_told_apart_by_their_folders(room: Process, open_page: Any, tmp_path: Path) -> None:
+def test_images_of_one_name_differ_by_their_folders(service: Process, open_page: Any, tmp_path: Path) -> None:
     for series in ("s1", "s2"):
         (tmp_path / "study" / series).mkdir(parents=True)
         (tmp_path / "study" / series / "IM1").write_bytes(dicom(levels(64, 64)))
     (tmp_path / "study" / "s1" / "IM2").touch()
-    page = open_page(f"{room.url}/")
+    page = open_page(f"{service.url}/")
     page.set_input_files("#folder", str(tmp_path / "study"))
     playwright.expect(page.locator("#progress")).to_have_text("2 of 3 read, 1 not readable.", timeout=30_000)
     names = set(page.locator("#worklist tbody td:first-child").all_inner_texts())
     assert names == {"study/s1/IM1", "study/s1/IM2", "study/s2/IM1"}
     page.get_by_role("button", name="study/s1/IM2").click()
-    playwright.expect(page.locator("#no-reading")).to_contain_text("The file is empty")
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("The file is empty")
     playwright.expect(page.locator("#caption")).to_have_text("")
 
 
-def test_evidence_is_switched_off_and_on_and_not_drawn_for_ood_images(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_the_heatmap_is_switched_off_and_on_and_not_drawn_out_of_distribution(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     white = io.BytesIO()
     Image.new("L", (128, 128), 255).save(white, "PNG")
     blank = {"name": "blank.png", "mimeType": "image/png", "buffer": white.getvalue()}
     upload(page, [*files_of(range(60)), blank])
     shown = page.locator("#evidence-shown")
-    with room.client() as client:
-        reads = client.get("/v1/reads?limit=61").json()["reads"]
-    ordinary = next(read["name"] for read in reads if read["decision"] != "out_of_distribution")
+    with service.client() as client:
+        predictions = client.get("/v1/predictions?limit=61").json()["predictions"]
+    ordinary = next(each["name"] for each in predictions if each["decision"] != "out_of_distribution")
     page.get_by_role("button", name=ordinary, exact=True).click()
     page.wait_for_timeout(300)
     page.locator("#opacity").fill("100")
@@ -486,42 +487,40 @@ def test_evidence_is_switched_off_and_on_and_not_drawn_for_ood_images(room: Proc
     page.locator("#opacity").fill("90")
     playwright.expect(shown).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="blank.png", exact=True).click()
-    playwright.expect(page.locator("#decision")).to_have_text("Not like the training radiographs")
+    playwright.expect(page.locator("#decision")).to_have_text("Out of distribution")
     playwright.expect(page.locator("#evidence")).to_be_hidden()
 
 
-def test_a_verdict_stays_with_the_image_it_was_given_on(room: Process, open_page: Any) -> None:
-    page = open_page(f"{room.url}/")
+def test_a_review_stays_with_its_image(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
     upload(page, files_of(range(90, 91)))
     hold: list[Any] = []
     page.route("**/v1/predictions*", lambda route: hold.append(route))
     page.set_input_files("#files", files_of(range(91, 92)))
-    page.get_by_label("Note").fill("about the first")
+    page.get_by_label("Comment").fill("about the first")
     page.get_by_label("I agree").check()
-    page.get_by_role("button", name="image-91.png").click()  # which waits, and is read while it is chosen
-    playwright.expect(page.locator("#no-reading")).to_contain_text("waits to be read")
+    page.get_by_role("button", name="image-91.png").click()  # which waits, and is predicted while it is selected
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("is waiting")
     while not hold:
         page.wait_for_timeout(20)
     hold[0].continue_()
     playwright.expect(page.locator("#facts")).to_contain_text("image-91.png")
-    playwright.expect(page.get_by_label("Note")).to_have_value("")
+    playwright.expect(page.get_by_label("Comment")).to_have_value("")
     playwright.expect(page.get_by_label("I agree")).not_to_be_checked()
     page.get_by_role("button", name="image-90.png").click()
-    playwright.expect(page.get_by_label("Note")).to_have_value("about the first")
+    playwright.expect(page.get_by_label("Comment")).to_have_value("about the first")
     playwright.expect(page.get_by_label("I agree")).to_be_checked()
 
 
-def test_a_token_that_fits_no_header_and_a_question_let_go_do_not_lock_the_page(
-    settings: Settings, open_page: Any
-) -> None:
+def test_an_impossible_token_and_a_dismissed_dialog_do_not_lock_the_page(settings: Settings, open_page: Any) -> None:
     with run_thread(replace(settings, token="correct-horse-battery")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("“correct-horse-battery”")
-        page.get_by_role("button", name="Go on").click()
-        playwright.expect(page.locator("#ask-why")).to_contain_text("not the right one")
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#ask-why")).to_contain_text("is not valid")
         page.locator("#token").press("Escape")
         playwright.expect(page.locator("#token")).to_have_count(0)
         page.set_input_files("#files", files_of(range(1)))
         page.locator("#token").fill("correct-horse-battery")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=20_000)

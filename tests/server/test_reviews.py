@@ -1,4 +1,4 @@
-"""Verdicts become labelled samples, which train and evaluate accept."""
+"""Reviews become labelled samples, which train and evaluate accept."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from rooms import draw, run_thread
-from test_memory import make_read
+from services import draw, run_thread
+from test_store import make_record
 
 from pneumoscope.server.reviews import export_reviews
-from pneumoscope.server.store import Memory, now
+from pneumoscope.server.store import Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
@@ -24,124 +24,131 @@ if TYPE_CHECKING:
 
 
 def pneumoscope(*arguments: object) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "pneumoscope", *map(str, arguments)]
-    return subprocess.run(call, capture_output=True, text=True, env=os.environ, timeout=200)
+    command = [sys.executable, "-m", "pneumoscope", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=200)
+
+
+def export(settings: Settings, out: Path) -> subprocess.CompletedProcess[str]:
+    options = ("--database", settings.database, "--images", settings.keep_images, "--out", out)
+    return pneumoscope("reviews", "export", *options)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def review(client: httpx.Client, prediction: dict[str, Any], label: str) -> None:
+    body = {"agrees": prediction["decision"] == label, "label": label}
+    assert client.post(f"/v1/predictions/{prediction['id']}/reviews", json=body).status_code == 201
 
 
 @pytest.fixture
 def reviewed(settings: Settings, tmp_path: Path) -> tuple[Settings, dict[str, str]]:
-    """A room in which 24 images were given their true labels, and these by digest."""
+    """A service in which 24 images were given their true labels, and these by SHA-256."""
     settings = replace(settings, keep_images=tmp_path / "kept")
     truth = {}
     with run_thread(settings) as url, httpx.Client(base_url=url) as client:
         for seed in range(24):
             answer = client.post("/v1/predictions", files={"files": (f"{seed}.png", draw(seed))})
-            (one,) = answer.json()["predictions"]
-            label = truth[one["digest"]] = "PNEUMONIA" if seed % 2 else "NORMAL"
-            verdict = {"verdict": "agree" if one["decision"] == label else "disagree", "label": label}
-            assert client.post(f"/v1/reads/{one['id']}/verdicts", json=verdict).status_code == 201
+            (prediction,) = answer.json()["predictions"]
+            label = truth[prediction["sha256"]] = "PNEUMONIA" if seed % 2 else "NORMAL"
+            review(client, prediction, label)
     return settings, truth
 
 
-def test_exported_reviews_are_measured_and_trained_on(
+def test_exported_reviews_are_evaluated_and_trained_on(
     reviewed: tuple[Settings, dict[str, str]], run: Run, tmp_path: Path
 ) -> None:
     settings, truth = reviewed
     table = tmp_path / "reviews.csv"
-    done = pneumoscope(
-        "reviews", "export", "--database", settings.database, "--images", settings.keep_images, "--out", table
-    )
+    done = export(settings, table)
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-    assert {row["digest"]: row["label"] for row in rows} == truth
+    rows = read_table(table)
+    assert {row["sha256"]: row["label"] for row in rows} == truth
     wrong = sum(row["label"] != row["decision"] for row in rows)
-    assert f"{len(truth)} images; the model had decided otherwise on {wrong}." in done.stdout
-    measured = pneumoscope("evaluate", table, "--model", run.model, "--out", tmp_path / "measured", "--resamples", 20)
-    assert measured.returncode == 0, measured.stderr
-    assert "24 images" in measured.stdout
-    trained = pneumoscope(
-        "train", table, "--out", tmp_path / "run", "--recipe", "head", "--epochs", 2, "--resamples", 20
-    )
+    assert f"{len(truth)} images; the model disagreed on {wrong}." in done.stdout
+    evaluated = pneumoscope("evaluate", table, "--model", run.model, "--out", tmp_path / "evaluated", "--resamples", 20)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "24 images" in evaluated.stdout
+    options = ("--out", tmp_path / "run", "--recipe", "head", "--epochs", 2, "--resamples", 20)
+    trained = pneumoscope("train", table, *options)
     assert trained.returncode == 0, trained.stderr
-    again = pneumoscope(
-        "reviews", "export", "--database", settings.database, "--images", settings.keep_images, "--out", table
-    )
+    again = export(settings, table)
     assert again.returncode == 2
     assert "--overwrite" in again.stderr
 
 
-def test_the_latest_verdict_counts_and_what_is_missing_is_said(
+def test_the_latest_review_counts_and_missing_files_are_reported(
     reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
 ) -> None:
     settings, truth = reviewed
     assert settings.keep_images is not None
     with run_thread(settings) as url, httpx.Client(base_url=url) as client:
-        read = client.get("/v1/reads").json()["reads"][0]
-        other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[truth[read["digest"]]]
-        verdict = {"verdict": "agree" if read["decision"] == other else "disagree", "label": other}
-        client.post(f"/v1/reads/{read['id']}/verdicts", json=verdict)
+        prediction = client.get("/v1/predictions").json()["predictions"][0]
+        other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[truth[prediction["sha256"]]]
+        review(client, prediction, other)
         new = client.post("/v1/predictions", files={"files": ("new.png", draw(99))}).json()["predictions"][0]
         if new["decision"] not in ("NORMAL", "PNEUMONIA"):
-            client.post(f"/v1/reads/{new['id']}/verdicts", json={"verdict": "agree"})
+            client.post(f"/v1/predictions/{new['id']}/reviews", json={"agrees": True})
     (settings.keep_images / "empty.png").touch()
-    gone = next(
-        path for path in settings.keep_images.iterdir() if path.stem not in (read["digest"], new["digest"], "empty")
-    )
+    used = (prediction["sha256"], new["sha256"], "empty")
+    gone = next(path for path in settings.keep_images.iterdir() if path.stem not in used)
     gone.unlink()
-    table = tmp_path / "reviews.csv"
-    done = pneumoscope(
-        "reviews", "export", "--database", settings.database, "--images", settings.keep_images, "--out", table
-    )
-    labels = {row["digest"]: row["label"] for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())}
-    assert labels[read["digest"]] == other
+    done = export(settings, tmp_path / "reviews.csv")
+    labels = {row["sha256"]: row["label"] for row in read_table(tmp_path / "reviews.csv")}
+    assert labels[prediction["sha256"]] == other
     assert gone.stem not in labels
-    assert "1 image has a label, but its file is not there" in done.stderr
-    assert "1 image was given several labels; the latest counts" in done.stderr
-    assert "1 image could not be opened" in done.stderr
+    assert "1 image with a label, but no file in these folders" in done.stderr
+    assert "1 image with several labels: the latest is written" in done.stderr
+    assert "1 image in these folders that cannot be read" in done.stderr
 
 
-def test_nothing_reviewed_is_said_and_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_without_reviews_or_a_database_there_is_no_export(settings: Settings, tmp_path: Path) -> None:
     empty = tmp_path / "empty.sqlite"
-    call = ("reviews", "export", "--database", empty, "--images", tmp_path, "--out", tmp_path / "a.csv")
-    done = pneumoscope(*call)
+    settings = replace(settings, database=str(empty), keep_images=tmp_path)
+    done = export(settings, tmp_path / "a.csv")
     assert done.returncode == 2
     assert "no such file" in done.stderr
     assert not empty.exists()
-    Memory(str(empty)).close()
-    done = pneumoscope(*call)
+    Store(str(empty)).close()
+    done = export(settings, tmp_path / "a.csv")
     assert done.returncode == 3
-    assert "no verdict" in done.stderr
+    assert "no reviews" in done.stderr
     assert not (tmp_path / "a.csv").exists()
 
 
-def test_a_later_verdict_without_a_class_takes_a_label_back(
+def test_a_later_review_without_a_class_withdraws_a_label(
     reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
 ) -> None:
     settings, _ = reviewed
-    with Memory(settings.database) as memory:
-        read, verdict = memory.list_reviewed()[0]
-        memory.add_verdict(replace(verdict, at=now(), agrees=True, label=None))
-        done = export_reviews(memory, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
+    with Store(settings.database) as store:
+        record, _ = store.list_reviews()[0]
+        store.add([Review(prediction_id=record.id, agrees=True)])
+        done = export_reviews(store, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
     assert (done.images, done.unlabelled) == (23, 1)
-    assert read.digest not in (tmp_path / "reviews.csv").read_text(encoding="utf-8").replace(f"{read.digest}.png", "")
+    assert record.sha256 not in {row["sha256"] for row in read_table(tmp_path / "reviews.csv")}
 
 
-def test_a_read_of_another_model_is_judged_by_its_own_words(settings: Settings) -> None:
-    other = make_read(decision="TUBERCULOSIS", predicted_label="TUBERCULOSIS", fingerprint="another")
+def test_another_models_prediction_is_reviewed_by_that_models_classes(settings: Settings) -> None:
+    other = make_record(decision="TUBERCULOSIS", predicted_label="TUBERCULOSIS", fingerprint="another")
     with run_thread(settings) as url:
-        with Memory(settings.database) as memory:
-            memory.add_reads([other])
-        where = f"{url}/v1/reads/{other.id}/verdicts"
-        assert httpx.post(where, json={"verdict": "agree"}).json()["label"] == "TUBERCULOSIS"
-        assert httpx.post(where, json={"verdict": "disagree"}).status_code == 422
-        assert httpx.post(where, json={"verdict": "disagree", "label": "NORMAL"}).json()["label"] == "NORMAL"
+        with Store(settings.database) as store:
+            store.add([other])
+            where = f"{url}/v1/predictions/{other.id}/reviews"
+        assert httpx.post(where, json={"agrees": True}).json()["label"] == "TUBERCULOSIS"
+        assert httpx.post(where, json={"agrees": False}).status_code == 422
+        assert httpx.post(where, json={"agrees": False, "label": "NORMAL"}).json()["label"] == "NORMAL"
 
 
-def test_words_of_reviewers_are_no_formulas(reviewed: tuple[Settings, dict[str, str]], tmp_path: Path) -> None:
+def test_reviewers_words_are_not_formulas_in_a_spreadsheet(
+    reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
+) -> None:
     settings, _ = reviewed
-    with Memory(settings.database) as memory:
-        _, verdict = memory.list_reviewed()[0]
-        memory.add_verdict(replace(verdict, at=now(), note="=HYPERLINK(1)", reviewer="@me"))
-        export_reviews(memory, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
-    rows = list(csv.DictReader((tmp_path / "reviews.csv").read_text(encoding="utf-8").splitlines()))
-    assert ("'=HYPERLINK(1)", "'@me") in {(row["note"], row["reviewer"]) for row in rows}
+    with Store(settings.database) as store:
+        record, _ = store.list_reviews()[0]
+        store.add(
+            [Review(prediction_id=record.id, agrees=True, label="NORMAL", comment="=HYPERLINK(1)", reviewer="@me")]
+        )
+        export_reviews(store, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
+    rows = read_table(tmp_path / "reviews.csv")
+    assert ("'=HYPERLINK(1)", "'@me") in {(row["comment"], row["reviewer"]) for row in rows}

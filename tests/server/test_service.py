@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 import signal
@@ -24,14 +25,14 @@ import pytest
 from dicom_files import dicom
 from dicom_files import image as levels
 from PIL import Image
-from rooms import Process, draw, run_process, run_thread, wait_until
+from services import Process, draw, run_process, run_thread, wait_until
 
 import pneumoscope
 from pneumoscope.errors import UsageError
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.server.settings import Limits, Settings
-from pneumoscope.server.store import Memory
+from pneumoscope.server.store import Store
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run
@@ -43,28 +44,28 @@ def post(url: str, content: bytes, **query: Any) -> httpx.Response:
     return httpx.post(f"{url}/v1/predictions", params=query, content=content, headers=PNG, timeout=60)
 
 
-def test_an_image_is_read_as_predict_reads_it(room: Process, run: Run, images: Path) -> None:
+def test_the_service_predicts_what_predict_predicts(service: Process, run: Run, images: Path) -> None:
     predictor = pneumoscope.load(run.model)
-    with room.client() as client:
+    with service.client() as client:
         for path in sorted(images.glob("test/*/*"))[:6]:
-            own = predictor.predict(path)[0]
+            expected = predictor.predict(path)[0]
             answer = client.post("/v1/predictions", files={"files": (path.name, path.read_bytes())})
             assert answer.status_code == 200
             (one,) = answer.json()["predictions"]
             assert one["name"] == path.name
-            assert one["decision"] == own.decision
-            assert one["prediction_set"] == list(own.prediction_set)
-            assert one["probabilities"] == pytest.approx(own.probabilities)
-            assert one["ood_score"] == pytest.approx(own.ood_score)
-            assert one["digest"] == own.digest
-            assert one["words"]
+            assert one["decision"] == expected.decision
+            assert one["prediction_set"] == list(expected.prediction_set)
+            assert one["probabilities"] == pytest.approx(expected.probabilities)
+            assert one["ood_score"] == pytest.approx(expected.ood_score)
+            assert one["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+            assert one["explanation"]
             assert one["heatmap"] is None
 
 
-def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_says_why(room: Process) -> None:
+def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_says_why(service: Process) -> None:
     images = [("files", (f"{seed}.png", draw(seed), "image/png")) for seed in range(5)]
     images.insert(2, ("files", ("bad.png", draw(9)[:300], "image/png")))
-    with room.client() as client:
+    with service.client() as client:
         answer = client.post("/v1/predictions", files=images).json()["predictions"]
     assert [one["name"] for one in answer] == ["0.png", "1.png", "bad.png", "2.png", "3.png", "4.png"]
     assert "damaged" in answer[2]["error"]
@@ -72,69 +73,70 @@ def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_sa
     assert all(one["error"] is None for one in answer if one["name"] != "bad.png")
 
 
-def test_images_computed_together_are_answered_as_those_computed_alone(room: Process) -> None:
+def test_images_computed_together_are_answered_as_those_computed_alone(service: Process) -> None:
     contents = [draw(seed) for seed in range(12)]
-    alone = [post(room.url, each).json()["predictions"][0]["probabilities"] for each in contents]
+    alone = [post(service.url, each).json()["predictions"][0]["probabilities"] for each in contents]
     with ThreadPoolExecutor(12) as pool:
-        together = list(pool.map(lambda each: post(room.url, each).json()["predictions"][0], contents))
+        together = list(pool.map(lambda each: post(service.url, each).json()["predictions"][0], contents))
     for one, other in zip(alone, together, strict=True):
         assert other["probabilities"] == pytest.approx(one, abs=1e-5)
 
 
-def test_a_heatmap_is_the_map_of_explain_and_a_view_holds_every_level(room: Process, run: Run, image: bytes) -> None:
-    (one,) = post(room.url, image, heatmap=True, view=True).json()["predictions"]
-    explanation = pneumoscope.explain(pneumoscope.load(run.model), image)
-    assert one["heatmap"]["logit"] == pytest.approx(explanation.logit, abs=1e-4)
-    assert one["heatmap"]["label"] == explanation.label
+def test_a_heatmap_is_that_of_explain_and_a_picture_holds_every_level(service: Process, run: Run, image: bytes) -> None:
+    (one,) = post(service.url, image, heatmap=True, picture=True).json()["predictions"]
+    evidence = pneumoscope.explain(image, run.model).evidence
+    assert evidence is not None
+    assert one["heatmap"]["logit"] == pytest.approx(evidence.logit, abs=1e-4)
+    assert one["heatmap"]["label"] == evidence.label
     drawn, own = (
         np.asarray(Image.open(io.BytesIO(png)), int)
-        for png in (base64.b64decode(one["heatmap"]["png"]), render_heatmap(explanation))
+        for png in (base64.b64decode(one["heatmap"]["png"]), render_heatmap(evidence))
     )
     assert drawn.shape == own.shape
     assert np.abs(drawn - own).max() <= 2
-    view = Image.open(io.BytesIO(base64.b64decode(one["view"])))
-    assert (np.asarray(view) == np.rint(read_pixels(image) * 255)).all()
+    picture = Image.open(io.BytesIO(base64.b64decode(one["picture"])))
+    assert (np.asarray(picture) == np.rint(read_pixels(image) * 255)).all()
 
 
-def test_a_view_of_16_bits_has_its_high_byte_in_red_and_its_low_byte_in_green(room: Process) -> None:
+def test_a_picture_of_16_bits_has_its_high_byte_in_red_and_its_low_byte_in_green(service: Process) -> None:
     levels = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     stream = io.BytesIO()
     Image.fromarray(levels).save(stream, "PNG")
-    (one,) = post(room.url, stream.getvalue(), view=True).json()["predictions"]
-    view = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["view"]))), int)
-    assert (view[..., 0] * 256 + view[..., 1] == levels).all()
+    (one,) = post(service.url, stream.getvalue(), picture=True).json()["predictions"]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["picture"]))), int)
+    assert (picture[..., 0] * 256 + picture[..., 1] == levels).all()
 
 
-def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(room: Process) -> None:
+def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(service: Process) -> None:
     content = dicom(levels(), PatientID="MRN-4711")
-    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers={"content-type": "application/dicom"})
+    answer = httpx.post(f"{service.url}/v1/predictions", content=content, headers={"content-type": "application/dicom"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["predictions"][0]["format"] == "DICOM"
-    with sqlite3.connect(room.database) as database:
-        digest = answer.json()["predictions"][0]["digest"]
-        (pseudonym,) = database.execute("SELECT patient FROM reads WHERE digest = ?", (digest,)).fetchone()
+    with sqlite3.connect(service.database) as database:
+        sha256 = answer.json()["predictions"][0]["sha256"]
+        (pseudonym,) = database.execute("SELECT patient FROM predictions WHERE sha256 = ?", (sha256,)).fetchone()
     assert len(pseudonym) == 16
     database.close()
-    kept = b"".join(path.read_bytes() for path in Path(room.database).parent.glob("reads.sqlite*"))
-    assert pseudonym.encode() in kept  # in the file or in its log
-    assert b"4711" not in kept
+    stored = b"".join(path.read_bytes() for path in Path(service.database).parent.glob("predictions.sqlite*"))
+    assert pseudonym.encode() in stored  # in the file or in its log
+    assert b"4711" not in stored
 
 
 @pytest.mark.parametrize(
     ("content", "headers", "status", "words"),
     [
-        (b"no image at all", PNG, 415, "not an image of a known format"),
-        (b"", PNG, 422, "No file"),
+        (b"no image at all", PNG, 415, "unknown format"),
+        (b"", PNG, 422, "no file"),
         (b"x", {"content-type": "text/plain"}, 415, "multipart/form-data"),
         (b"x", {}, 415, "multipart/form-data"),
         (b"x", {"content-type": "multipart/form-data"}, 422, "boundary"),
         (b"\x89PNG\r\n\x1a\nbroken", PNG, 422, "Save it"),
     ],
 )
-def test_what_cannot_be_read_is_a_problem_that_says_what_to_change(
-    room: Process, content: bytes, headers: dict[str, str], status: int, words: str
+def test_an_unreadable_upload_is_a_problem_that_says_what_to_change(
+    service: Process, content: bytes, headers: dict[str, str], status: int, words: str
 ) -> None:
-    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers=headers)
+    answer = httpx.post(f"{service.url}/v1/predictions", content=content, headers=headers)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -143,10 +145,10 @@ def test_what_cannot_be_read_is_a_problem_that_says_what_to_change(
     assert {"type", "title"} <= set(problem)
 
 
-def test_of_a_ood_image_nothing_is_said_that_the_network_would_say(room: Process) -> None:
+def test_an_out_of_distribution_image_gets_nothing_that_the_network_says(service: Process) -> None:
     blank = io.BytesIO()
     Image.new("L", (128, 128), 255).save(blank, "PNG")
-    (one,) = post(room.url, blank.getvalue(), heatmap=True).json()["predictions"]
+    (one,) = post(service.url, blank.getvalue(), heatmap=True).json()["predictions"]
     assert one["decision"] == "out_of_distribution"
     assert (one["probability"], one["predicted_label"], one["probabilities"], one["prediction_set"]) == (
         None,
@@ -155,39 +157,44 @@ def test_of_a_ood_image_nothing_is_said_that_the_network_would_say(room: Process
         [],
     )
     assert one["heatmap"] is None
-    (read,) = httpx.get(f"{room.url}/v1/reads?limit=1").json()["reads"]
-    assert (read["probability"], read["predicted_label"], read["prediction_set"]) == (None, None, [])
+    (listed,) = httpx.get(f"{service.url}/v1/predictions?limit=1").json()["predictions"]
+    assert (listed["probability"], listed["predicted_label"], listed["prediction_set"]) == (None, None, [])
+    assert listed["probabilities"] == {}
 
 
-def test_of_several_frames_the_first_is_read_and_that_is_said(room: Process) -> None:
+def test_of_several_frames_the_first_is_read_with_a_warning(service: Process) -> None:
     headers = {"content-type": "application/dicom"}
-    answer = httpx.post(f"{room.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
-    assert "3 frames; the first was read" in answer.json()["predictions"][0]["words"]
+    answer = httpx.post(f"{service.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
+    (warning,) = answer.json()["predictions"][0]["warnings"]
+    assert "3 frames" in warning
 
 
-def test_what_is_no_chest_image_is_read_where_the_caller_insists(room: Process) -> None:
+def test_another_modality_is_read_if_the_caller_asks_for_it(service: Process) -> None:
     headers, content = {"content-type": "application/dicom"}, dicom(levels(), Modality="CT")
-    answer = httpx.post(f"{room.url}/v1/predictions", content=content, headers=headers)
+    answer = httpx.post(f"{service.url}/v1/predictions", content=content, headers=headers)
     assert answer.status_code == 422
     assert "any_modality=true" in answer.json()["detail"]
     query = {"any_modality": True}
-    answer = httpx.post(f"{room.url}/v1/predictions", params=query, content=content, headers=headers)
+    answer = httpx.post(f"{service.url}/v1/predictions", params=query, content=content, headers=headers)
     assert answer.status_code == 200
 
 
-def test_other_addresses_methods_and_parameters_are_problems_too(room: Process) -> None:
-    with room.client() as client:
+def test_other_addresses_methods_and_parameters_are_problems_too(service: Process) -> None:
+    with service.client() as client:
         for answer, status in (
             (client.get("/nothing"), 404),
             (client.get("/page/../app.py"), 404),
             (client.get("/page/%2e%2e%2fapp.py"), 404),
             (client.delete("/v1/predictions"), 405),
-            (client.get("/v1/reads", params={"limit": "many"}), 422),
+            (client.get("/v1/predictions", params={"limit": "many"}), 422),
             (client.get("/v1/examples/99"), 422),
             (client.post("/v1/predictions?heatmaps=true", content=b"x", headers=PNG), 422),
             (client.get("/v1/monitoring?month=1"), 422),
-            (client.post("/v1/reads/none/verdicts", json={"verdict": "agree"}), 404),
-            (client.post("/v1/reads/none/verdicts", content=b"{", headers={"content-type": "application/json"}), 422),
+            (client.post("/v1/predictions/none/reviews", json={"agrees": True}), 404),
+            (
+                client.post("/v1/predictions/none/reviews", content=b"{", headers={"content-type": "application/json"}),
+                422,
+            ),
         ):
             assert answer.status_code == status, answer.text
             assert answer.headers["content-type"] == "application/problem+json"
@@ -208,7 +215,7 @@ def test_files_beyond_the_limits_are_refused_by_what_is_too_much(settings: Setti
         assert post(url, image).status_code == 200
 
 
-def test_more_images_than_there_is_room_for_are_answered_429_and_the_others_read(settings: Settings) -> None:
+def test_images_beyond_the_capacity_are_answered_429_and_the_others_predicted(settings: Settings) -> None:
     with run_thread(replace(settings, limits=Limits(images=4))) as url:
         contents = [draw(seed, 512) for seed in range(24)]
         with ThreadPoolExecutor(24) as pool:
@@ -220,19 +227,19 @@ def test_more_images_than_there_is_room_for_are_answered_429_and_the_others_read
         assert post(url, contents[0]).status_code == 200
 
 
-def test_a_request_is_read_whole_or_not_at_all(settings: Settings) -> None:
+def test_a_request_is_accepted_whole_or_not_at_all(settings: Settings) -> None:
     files = [("files", (f"{seed}.png", draw(seed, 512))) for seed in range(6)]
     with run_thread(replace(settings, limits=Limits(images=8))) as url:
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2)))
         assert sorted(answer.status_code for answer in answers) == [200, 429]
-        assert len(httpx.get(f"{url}/v1/reads").json()["reads"]) == 6
+        assert len(httpx.get(f"{url}/v1/predictions").json()["predictions"]) == 6
 
 
-def test_pictures_of_many_images_are_asked_for_in_several_requests(settings: Settings) -> None:
+def test_pictures_of_many_images_need_several_requests(settings: Settings) -> None:
     files = [("files", (f"{seed}.png", draw(seed))) for seed in range(4)]
     with run_thread(replace(settings, limits=Limits(pictured_files=3))) as url:
-        for query in ({"view": True}, {"heatmap": True}):
+        for query in ({"picture": True}, {"heatmap": True}):
             answer = httpx.post(f"{url}/v1/predictions", params=query, files=files)
             assert answer.status_code == 422
             assert "3 images" in answer.json()["detail"]
@@ -240,10 +247,10 @@ def test_pictures_of_many_images_are_asked_for_in_several_requests(settings: Set
         assert httpx.post(f"{url}/v1/predictions", files=files).status_code == 200
 
 
-def test_a_verdict_of_megabytes_or_that_dribbles_is_refused(settings: Settings) -> None:
+def test_a_review_that_is_too_large_or_too_slow_is_refused(settings: Settings) -> None:
     json_ = {"content-type": "application/json"}
     with run_thread(replace(settings, limits=Limits(silence=0.5))) as url:
-        where = f"{url}/v1/reads/x/verdicts"
+        where = f"{url}/v1/predictions/x/reviews"
         for body in (b" " * 1_000_000, iter([b" " * 100_000] * 10)):
             answer = httpx.post(where, content=body, headers=json_)
             assert answer.status_code == 413
@@ -251,7 +258,7 @@ def test_a_verdict_of_megabytes_or_that_dribbles_is_refused(settings: Settings) 
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         with socket.create_connection(address) as sender:
             sender.settimeout(10)
-            head = f"POST /v1/reads/x/verdicts HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n"
+            head = f"POST /v1/predictions/x/reviews HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n"
             sender.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
             assert b"408" in sender.recv(4096)
 
@@ -270,14 +277,14 @@ def test_uploads_stay_in_memory_however_large(
     assert moved == []
 
 
-def test_a_charset_that_is_none_is_refused(room: Process) -> None:
+def test_a_charset_that_is_none_is_refused(service: Process) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--x--\r\n'
     for charset in ("undefined", "nothing"):
         headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
-        assert httpx.post(f"{room.url}/v1/predictions", content=body, headers=headers).status_code in (415, 422)
+        assert httpx.post(f"{service.url}/v1/predictions", content=body, headers=headers).status_code in (415, 422)
 
 
-def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, image: bytes) -> None:
+def test_a_slow_sender_is_dropped_and_delays_nobody(settings: Settings, image: bytes) -> None:
     with run_thread(replace(settings, limits=Limits(silence=0.5, sending=1.0))) as url:
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
@@ -294,18 +301,18 @@ def test_a_slow_sender_is_let_go_and_holds_nobody_up(settings: Settings, image: 
             drop.settimeout(10)
             drop.sendall(f"{head}Content-Length: 100000\r\n\r\n".encode())
             began = time.monotonic()
-            found = b""
-            while not found and time.monotonic() - began < 10:  # a little now and then is no silence
+            answer = b""
+            while not answer and time.monotonic() - began < 10:  # a little now and then is no silence
                 drop.sendall(b"x")
                 drop.settimeout(0.2)
                 try:
-                    found = drop.recv(4096)
+                    answer = drop.recv(4096)
                 except TimeoutError:
                     continue
-            assert b"408" in found
+            assert b"408" in answer
 
 
-def test_who_does_not_take_the_answer_is_let_go(settings: Settings) -> None:
+def test_a_client_that_does_not_take_its_answer_is_dropped(settings: Settings) -> None:
     noise = np.random.default_rng(0).integers(0, 65536, (1800, 1800), np.uint16)
     stream = io.BytesIO()
     Image.fromarray(noise).save(stream, "PNG", compress_level=0)
@@ -315,15 +322,17 @@ def test_who_does_not_take_the_answer_is_let_go(settings: Settings) -> None:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         taker.settimeout(30)
         taker.connect(address)
-        head = f"POST /v1/predictions?view=true HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
+        head = (
+            f"POST /v1/predictions?picture=true HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
+        )
         taker.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         first = taker.recv(2048)
         promised = int(re.findall(rb"content-length: (\d+)", first)[0])
         assert promised > 8 * 1024**2  # more than the sockets' own buffers hold
-        held = [value for name, value in read_metrics_at(url).items() if name == "pneumoscope_held_bytes"]
+        held = [value for name, value in read_metrics_at(url).items() if name == "pneumoscope_buffered_bytes"]
         assert held == [promised]
         time.sleep(1.5)
-        assert read_metrics_at(url)["pneumoscope_held_bytes"] == 0
+        assert read_metrics_at(url)["pneumoscope_buffered_bytes"] == 0
         taken = len(first)
         with suppress(ConnectionResetError):
             while part := taker.recv(1024**2):
@@ -331,10 +340,10 @@ def test_who_does_not_take_the_answer_is_let_go(settings: Settings) -> None:
         assert taken < promised
 
 
-def test_without_its_token_nothing_is_told(settings: Settings, image: bytes) -> None:
+def test_without_the_token_nothing_is_answered(settings: Settings, image: bytes) -> None:
     token = "correct-horse-battery"
     with run_thread(replace(settings, token=token)) as url, httpx.Client(base_url=url) as client:
-        for path in ("/v1/models", "/v1/reads", "/v1/monitoring", "/metrics", "/v1/examples/0"):
+        for path in ("/v1/models", "/v1/predictions", "/v1/monitoring", "/metrics", "/v1/examples/0"):
             for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {token}"}):
                 answer = client.get(path, headers=headers)
                 assert answer.status_code == 401, path
@@ -350,7 +359,7 @@ def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settin
         replace(settings, host="0.0.0.0").check()
     with pytest.raises(UsageError, match="16 characters"):
         replace(settings, host="0.0.0.0", token="short").check()
-    with pytest.raises(UsageError, match="plain word"):
+    with pytest.raises(UsageError, match="without spaces"):
         replace(settings, token="two words, though long enough").check()
     replace(settings, host="0.0.0.0", token="long-enough-to-be-safe").check()
     for host in ("localhost", "127.0.0.1", "::1"):
@@ -366,17 +375,17 @@ def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settin
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_pages_of_other_sites_cannot_use_it(room: Process, image: bytes, headers: dict[str, str]) -> None:
+def test_pages_of_other_sites_cannot_use_it(service: Process, image: bytes, headers: dict[str, str]) -> None:
     for answer in (
-        httpx.post(f"{room.url}/v1/predictions", content=image, headers={**PNG, **headers}),
-        httpx.get(f"{room.url}/v1/monitoring", headers=headers),
+        httpx.post(f"{service.url}/v1/predictions", content=image, headers={**PNG, **headers}),
+        httpx.get(f"{service.url}/v1/monitoring", headers=headers),
     ):
-        assert answer.status_code == 403
+        assert answer.status_code == (400 if "host" in headers else 403)
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_every_answer_carries_the_security_headers(room: Process) -> None:
-    with room.client() as client:
+def test_every_answer_carries_the_security_headers(service: Process) -> None:
+    with service.client() as client:
         for path in ("/", "/monitoring", "/docs", "/page/room.js", "/v1/models", "/nothing", "/healthz"):
             headers = client.get(path).headers
             assert "default-src 'none'" in headers["content-security-policy"]
@@ -386,52 +395,56 @@ def test_every_answer_carries_the_security_headers(room: Process) -> None:
         assert client.get("/v1/models").headers["cache-control"] == "no-store"
 
 
-def test_head_is_answered_as_get_without_the_body(room: Process) -> None:
-    with room.client() as client:
+def test_head_is_answered_as_get_without_the_body(service: Process) -> None:
+    with service.client() as client:
         for path in ("/", "/healthz", "/v1/models"):
             answer = client.head(path)
             assert answer.status_code == 200
             assert answer.content == b""
 
 
-def test_a_page_that_has_not_changed_is_not_sent_again(room: Process) -> None:
-    with room.client() as client:
+def test_a_page_that_has_not_changed_is_not_sent_again(service: Process) -> None:
+    with service.client() as client:
         tag = client.get("/").headers["etag"]
         assert client.get("/", headers={"if-none-match": tag}).status_code == 304
 
 
-def test_a_verdict_is_kept_and_comes_back_with_its_read(room: Process, image: bytes) -> None:
-    with room.client() as client:
+def test_a_review_is_stored_and_listed_with_its_prediction(service: Process, image: bytes) -> None:
+    with service.client() as client:
         (one,) = client.post("/v1/predictions", content=image, headers=PNG).json()["predictions"]
-        where = f"/v1/reads/{one['id']}/verdicts"
+        where = f"/v1/predictions/{one['id']}/reviews"
         other = "NORMAL" if one["decision"] == "PNEUMONIA" else "PNEUMONIA"
-        kept = client.post(where, json={"verdict": "disagree", "label": other, "note": "rotated", "reviewer": "ab"})
-        assert kept.status_code == 201
-        assert kept.json()["label"] == other
-        found = next(read for read in client.get("/v1/reads").json()["reads"] if read["id"] == one["id"])
-        assert found["decision"] == one["decision"]
-        assert [verdict["note"] for verdict in found["verdicts"]] == ["rotated"]
+        stored = client.post(where, json={"agrees": False, "label": other, "comment": "rotated", "reviewer": "ab"})
+        assert stored.status_code == 201
+        assert stored.json()["label"] == other
+        listed = client.get("/v1/predictions").json()["predictions"]
+        again = next(each for each in listed if each["id"] == one["id"])
+        assert again["reviews"] == [stored.json()]
+        left_out = ("reviews", "explanation")
+        assert {key: again[key] for key in one if key not in left_out} == {
+            key: one[key] for key in one if key not in left_out
+        }
 
 
-def test_a_verdict_that_contradicts_itself_is_refused(room: Process) -> None:
-    with room.client() as client:
+def test_a_review_that_contradicts_itself_is_refused(service: Process) -> None:
+    with service.client() as client:
         for seed in range(20):
             (one,) = client.post("/v1/predictions", content=draw(seed), headers=PNG).json()["predictions"]
-            where, decision = f"/v1/reads/{one['id']}/verdicts", one["decision"]
-            assert client.post(where, json={"verdict": "disagree", "label": "CAT"}).status_code == 422
+            where, decision = f"/v1/predictions/{one['id']}/reviews", one["decision"]
+            assert client.post(where, json={"agrees": False, "label": "CAT"}).status_code == 422
             if decision in ("NORMAL", "PNEUMONIA"):
                 other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}[decision]
-                assert client.post(where, json={"verdict": "agree", "label": other}).status_code == 422
-                assert client.post(where, json={"verdict": "disagree", "label": decision}).status_code == 422
-                assert client.post(where, json={"verdict": "disagree"}).json()["label"] == other
-                assert client.post(where, json={"verdict": "agree"}).json()["label"] == decision
+                assert client.post(where, json={"agrees": True, "label": other}).status_code == 422
+                assert client.post(where, json={"agrees": False, "label": decision}).status_code == 422
+                assert client.post(where, json={"agrees": False}).json()["label"] == other
+                assert client.post(where, json={"agrees": True}).json()["label"] == decision
             else:
-                assert client.post(where, json={"verdict": "disagree"}).status_code == 422
-                assert client.post(where, json={"verdict": "agree"}).json()["label"] is None
+                assert client.post(where, json={"agrees": False}).status_code == 422
+                assert client.post(where, json={"agrees": True}).json()["label"] is None
 
 
-def test_metrics_count_requests_images_and_batches(room: Process, image: bytes) -> None:
-    with room.client() as client:
+def test_metrics_count_requests_images_and_batches(service: Process, image: bytes) -> None:
+    with service.client() as client:
         before = read_metrics(client)
         client.post("/v1/predictions", files=[("files", ("a.png", image)), ("files", ("b.png", b"bad"))])
         after = read_metrics(client)
@@ -443,8 +456,8 @@ def test_metrics_count_requests_images_and_batches(room: Process, image: bytes) 
     assert gained('pneumoscope_images_total{decision="error"}') == 1
     assert gained('pneumoscope_requests_total{method="POST",route="/v1/predictions",status="200"}') == 1
     assert gained("pneumoscope_batch_images_count") == 1
-    assert after["pneumoscope_held_bytes"] == 0
-    assert after["pneumoscope_images_under_way"] == 0
+    assert after["pneumoscope_buffered_bytes"] == 0
+    assert after["pneumoscope_images_in_progress"] == 0
 
 
 def read_metrics_at(url: str) -> dict[str, float]:
@@ -454,9 +467,9 @@ def read_metrics_at(url: str) -> dict[str, float]:
 
 def count_taken(client: httpx.Client) -> float:
     """Images that are under way, and those that were."""
-    found = read_metrics(client)
-    done = sum(value for name, value in found.items() if name.startswith("pneumoscope_images_total{"))
-    return found["pneumoscope_images_under_way"] + done
+    metrics = read_metrics(client)
+    done = sum(value for name, value in metrics.items() if name.startswith("pneumoscope_images_total{"))
+    return metrics["pneumoscope_images_in_progress"] + done
 
 
 def read_metrics(client: httpx.Client) -> dict[str, float]:
@@ -464,22 +477,22 @@ def read_metrics(client: httpx.Client) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
-def test_logs_name_no_file_no_query_and_no_note(room: Process, image: bytes) -> None:
-    with room.client() as client:
+def test_logs_show_no_file_no_query_and_no_comment(service: Process, image: bytes) -> None:
+    with service.client() as client:
         files = {"files": ("MUELLER_HANS_1950.png", image)}
-        (one,) = client.post("/v1/predictions?view=true", files=files).json()["predictions"]
-        client.post(f"/v1/reads/{one['id']}/verdicts", json={"verdict": "agree", "note": "Herr Mueller"})
+        (one,) = client.post("/v1/predictions?picture=true", files=files).json()["predictions"]
+        client.post(f"/v1/predictions/{one['id']}/reviews", json={"agrees": True, "comment": "Herr Mueller"})
         client.post("/v1/predictions", files={"files": ("MUELLER_HANS_1950.png", image[:200])})
-    wait_until(lambda: sum("/v1/predictions 4" in line for line in room.lines) > 0)
-    said = "".join(room.lines)
-    assert "POST /v1/predictions 200" in said
-    for secret in ("MUELLER", "Mueller", "view=", one["id"]):
-        assert secret not in said
+    wait_until(lambda: sum("/v1/predictions 4" in line for line in service.lines) > 0)
+    log = "".join(service.lines)
+    assert "POST /v1/predictions 200" in log
+    for secret in ("MUELLER", "Mueller", "picture=", one["id"]):
+        assert secret not in log
 
 
-def test_shutting_down_finishes_what_was_taken(run: Run, tmp_path: Path) -> None:
+def test_shutting_down_finishes_what_was_accepted(run: Run, tmp_path: Path) -> None:
     contents = [draw(seed, 1536) for seed in range(4)] * 10
-    with run_process(run.model, str(tmp_path / "reads.sqlite")) as process:
+    with run_process(run.model, str(tmp_path / "predictions.sqlite")) as process:
         answers: list[int] = []
 
         def send(content: bytes) -> None:
@@ -490,30 +503,30 @@ def test_shutting_down_finishes_what_was_taken(run: Run, tmp_path: Path) -> None
             thread.start()
         with process.client() as client:
             wait_until(lambda: count_taken(client) == len(contents))
-            assert read_metrics(client)["pneumoscope_images_under_way"] > 0
+            assert read_metrics(client)["pneumoscope_images_in_progress"] > 0
         process.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
         assert process.process.wait(60) == 0
         assert answers == [200] * len(contents)
         with sqlite3.connect(process.database) as database:
-            assert database.execute("SELECT count(*) FROM reads").fetchone() == (len(contents),)
+            assert database.execute("SELECT count(*) FROM predictions").fetchone() == (len(contents),)
         database.close()
 
 
-def test_a_port_that_is_taken_is_a_usage_error(room: Process, run: Run) -> None:
+def test_a_port_that_is_taken_is_a_usage_error(service: Process, run: Run) -> None:
     import subprocess
     import sys
 
-    port = room.url.rpartition(":")[2]
-    call = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(run.model), "--port", port]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    port = service.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(run.model), "--port", port]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "cannot be listened on" in done.stderr
+    assert "Cannot listen on" in done.stderr
 
 
-def test_examples_are_simulated_images(room: Process) -> None:
-    with room.client() as client:
+def test_examples_are_simulated_images(service: Process) -> None:
+    with service.client() as client:
         examples = client.get("/v1/examples").json()
         assert len(examples) >= 4
         assert {example["label"] for example in examples} == {"NORMAL", "PNEUMONIA"}
@@ -522,7 +535,7 @@ def test_examples_are_simulated_images(room: Process) -> None:
         assert Image.open(io.BytesIO(image.content)).mode == "L"
 
 
-def test_images_are_kept_only_where_that_is_asked_for(settings: Settings, image: bytes, tmp_path: Path) -> None:
+def test_images_are_kept_only_if_asked_for(settings: Settings, image: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     with run_thread(settings) as url:
         assert post(url, image).status_code == 200
@@ -531,14 +544,14 @@ def test_images_are_kept_only_where_that_is_asked_for(settings: Settings, image:
         headers = {**PNG, "content-disposition": 'attachment; filename="../../escaped.png"'}
         answer = httpx.post(f"{url}/v1/predictions", content=image, headers=headers).json()["predictions"][0]
         assert answer["name"] == "escaped.png"
-        assert [read["name"] for read in httpx.get(f"{url}/v1/reads").json()["reads"]] == ["", "image"]
+        assert [each["name"] for each in httpx.get(f"{url}/v1/predictions").json()["predictions"]] == ["", "image"]
     (kept,) = folder.iterdir()
-    assert kept.name == f"{answer['digest']}.png"
+    assert kept.name == f"{answer['sha256']}.png"
     assert kept.read_bytes() == image
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, kept)] == [0o700, 0o600]
 
 
-def test_a_folder_of_kept_images_that_is_gone_is_told(settings: Settings, image: bytes, tmp_path: Path) -> None:
+def test_a_service_recovers_with_its_folder_of_kept_images(settings: Settings, image: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     with run_thread(replace(settings, keep_images=folder)) as url:
         folder.rmdir()
@@ -551,9 +564,10 @@ def test_an_image_keeps_its_patient_and_its_polarity(settings: Settings) -> None
     with run_thread(replace(settings, keep_names=False)) as url:
         for name in ("person7_bacteria_25.jpeg", "person7_bacteria_26.jpeg", "person8_virus_1.jpeg", "unknown.png"):
             httpx.post(f"{url}/v1/predictions", params={"invert": True}, files={"files": (name, draw(len(name)))})
-    with Memory(settings.database) as memory:
-        patients = [read.patient for read in reversed(memory.list_reads(10))]
-        assert all(read.invert for read in memory.list_reads(10))
+    with Store(settings.database) as store:
+        records = store.list_predictions(10)
+    patients = [record.patient for record in reversed(records)]
+    assert all(record.invert for record in records)
     assert patients[0] == patients[1] != patients[2]
     assert patients[2] != ""
     assert patients[3] == ""

@@ -14,7 +14,7 @@ from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
-    from pneumoscope.server.predictions import Room
+    from pneumoscope.server.predictions import PredictionService
 
 _SERVICE, _STORAGE = "Service", "Storage"
 
@@ -80,7 +80,7 @@ def serve(
         database=database,
         keep_images=keep_images,
         keep_names=not forget_names,
-        wait=batch_wait / 1000,
+        batch_wait=batch_wait,
         device=device,
     )
     logger = logging.getLogger("pneumoscope.server")
@@ -89,9 +89,9 @@ def serve(
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
-    def announce(address: str, room: Room) -> None:
+    def announce(address: str, service: PredictionService) -> None:
         images = f"kept in {keep_images}" if keep_images else "not kept"
-        facts = f"Model: {room.name}. Predictions and reviews: {room.memory.shown}. Images: {images}."
+        facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
         typer.echo(f"{printable(facts)}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
     app.serve(settings, announce)
@@ -109,11 +109,11 @@ def export(
     """Write reviewed images and their labels as a table to train on."""
     try:
         from pneumoscope.server.reviews import export_reviews
-        from pneumoscope.server.store import Memory
+        from pneumoscope.server.store import Store
     except ModuleNotFoundError as problem:
         raise MissingExtraError(f'This needs {problem.name}: pip install "pneumoscope[serve]".') from None
-    with Memory(database, create=False) as memory:
-        result = export_reviews(memory, out, images, overwrite)
+    with Store(database, create=False) as store:
+        result = export_reviews(store, out, images, overwrite)
     typer.echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
     for count, note in (
         (result.missing, "with a label, but no file in these folders"),

@@ -1,83 +1,121 @@
-"""What the service says and is told, as JSON."""
+"""What the service receives and answers, as JSON."""
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-_TEXT = r"^[^\x00]*$"  # PostgreSQL has no place for a null
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
+
+_NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
+Moment = Annotated[
+    datetime.datetime, PlainSerializer(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z", str)
+]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
-class Wanted(_Message):
-    """What is asked about images."""
+class PredictionQuery(_Message):
+    """How to read the images, and what to answer besides the prediction."""
 
-    heatmap: bool = Field(default=False, description="Add where the evidence lies, as a PNG.")
-    view: bool = Field(default=False, description="Add the image as a PNG for a browser.")
-    invert: bool = Field(default=False, description="The images show air bright: exchange black and white.")
-    any_modality: bool = Field(default=False, description="Read DICOM that is no projection radiograph, too.")
-
-
-class Lately(_Message):
-    """How far back to look."""
-
-    days: int = Field(default=30, ge=1, le=3650)
+    heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
+    picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
+    invert: bool = Field(default=False, description="The images are inverted (air is white): exchange black and white.")
+    any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
 
 
-class Latest(_Message):
-    """How many to list."""
+class ListQuery(_Message):
+    """How many predictions to list."""
 
     limit: int = Field(default=200, ge=1, le=1000)
 
 
-class Heatmap(_Message):
-    """Where the evidence for a class lies."""
+class MonitoringQuery(_Message):
+    """How many days to summarise, today included."""
 
-    label: str = Field(description="The class that yellow speaks for.")
+    days: int = Field(default=30, ge=1, le=3650)
+
+
+class ReviewRequest(_Message):
+    """What a reviewer says of a prediction."""
+
+    agrees: bool = Field(description="Whether the decision is right.")
+    label: str | None = Field(
+        default=None,
+        max_length=200,
+        description="The class that the reviewer sees. May be omitted if there are two and one was decided.",
+    )
+    comment: str = Field(default="", max_length=2000, pattern=_NO_NUL)
+    reviewer: str = Field(default="", max_length=100, pattern=_NO_NUL)
+
+
+class ReviewMessage(ReviewRequest):
+    """A review as it is stored."""
+
+    prediction_id: str
+    created_at: Moment = Field(description="UTC.")
+
+
+class Heatmap(_Message):
+    """Where on the image the evidence for a class lies."""
+
+    label: str = Field(description="The class that yellow supports.")
     logit: float = Field(description="Its logit: the mean of the map plus the bias.")
-    bias: float = Field(description="What of the logit belongs to no place.")
-    limit: float = Field(description="The strength of the strongest colours, in logits.")
-    png: str = Field(description="Base64: colours to be laid over the image, of its proportions.")
+    bias: float = Field(description="The part of the logit that belongs to no place.")
+    limit: float = Field(description="The evidence at the ends of the colour scale, in logits.")
+    png: str = Field(description="Base64: colours to lay over the image, in its proportions.")
 
 
 class PredictionMessage(_Message):
-    """What the classifier says of one file."""
+    """A prediction for one file. Of an out-of-distribution image, nothing is given that the network says."""
 
-    id: str | None = Field(description="Names this read, for verdicts; null where the file could not be read.")
+    id: str | None = Field(default=None, description="Names this prediction; null if the file could not be read.")
+    created_at: Moment | None = Field(default=None, description="UTC.")
     name: str = Field(description="The file's name, without folders.")
-    digest: str | None = Field(description="SHA-256 of the file.")
-    decision: str | None = Field(description="A label, `uncertain`, `neither` or `ood`.")
+    sha256: str | None = Field(default=None, description="SHA-256 of the file.")
+    model: str | None = Field(default=None, description="The model's name.")
+    fingerprint: str | None = Field(default=None, description="The model's fingerprint.")
+    decision: str | None = Field(default=None, description="A label, `uncertain` or `out_of_distribution`.")
     predicted_label: str | None = Field(
-        description="The label that the threshold alone gives; null for a out-of-distribution image."
+        default=None, description="What the threshold alone says; null if out of distribution."
     )
     probability: float | None = Field(
-        description="Of the positive class, calibrated; null for a out-of-distribution image."
+        default=None, description="Of the positive class, calibrated; null if out of distribution."
     )
-    probabilities: dict[str, float] = Field(description="Of every class; empty for a out-of-distribution image.")
+    probabilities: dict[str, float] = Field(default={}, description="Of every class; empty if out of distribution.")
     prediction_set: list[str] = Field(
-        description="The classes it may belong to, at the model's alpha; empty for a out-of-distribution image."
+        default=[], description="The classes that are possible at the model's alpha; empty if out of distribution."
     )
-    ood_score: float | None = Field(description="How unlike the training images it is; above 1 is ood.")
-    words: str | None = Field(description="The decision in plain words.")
-    width: int | None = Field(description="Of the image, in pixels.")
-    height: int | None = Field(description="Of the image, in pixels.")
-    format: str | None = Field(description="Of the file.")
-    error: str | None = Field(description="Why the file could not be read, and what to do about it.")
+    ood_score: float | None = Field(
+        default=None, description="How unlike the training images it is; above 1 is out of distribution."
+    )
+    warnings: list[str] = Field(default=[], description="What to know about the file before using the prediction.")
+    explanation: str | None = Field(default=None, description="The decision in plain words.")
+    width: int | None = Field(default=None, description="Of the image, in pixels.")
+    height: int | None = Field(default=None, description="Of the image, in pixels.")
+    format: str | None = Field(default=None, description="Of the file.")
+    error: str | None = Field(default=None, description="Why the file could not be read, and what to do about it.")
     heatmap: Heatmap | None = Field(
-        default=None, description="Where it was asked for, and the image is not ood: then it would mean nothing."
+        default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )
-    view: str | None = Field(default=None, description="Base64: the image as a PNG, where it was asked for.")
+    picture: str | None = Field(default=None, description="Base64: the image as a PNG, if requested.")
+    reviews: list[ReviewMessage] = Field(default=[], description="The oldest first.")
+
+    @model_validator(mode="after")
+    def _withhold(self) -> Self:
+        if self.decision == OUT_OF_DISTRIBUTION:
+            self.predicted_label = self.probability = self.heatmap = None
+            self.probabilities, self.prediction_set = {}, []
+        return self
 
 
-class Predictions(_Message):
-    """The answer to one request."""
+class PredictionsMessage(_Message):
+    """Predictions: of a request's files in their order, or the latest, the newest first."""
 
-    model: str
-    fingerprint: str
     predictions: list[PredictionMessage]
 
 
@@ -85,65 +123,20 @@ class ModelMessage(_Message):
     """The model that is served."""
 
     name: str
-    fingerprint: str = Field(description="Names what it computes; every read is kept with it.")
+    fingerprint: str = Field(description="Identifies the model; every prediction is stored with it.")
     labels: list[str]
     positive: str | None
-    threshold: float | None = Field(description="The positive class is called from this probability on.")
+    threshold: float | None = Field(description="The positive class is predicted at or above this probability.")
     threshold_rule: str
-    alpha: float | None = Field(description="How often a prediction set may miss the truth.")
-    false_alarms: float | None = Field(description="Share of ordinary images that may be called ood.")
+    alpha: float | None = Field(description="How often a prediction set may miss the true class.")
+    false_alarms: float | None = Field(description="The share of ordinary images that may be out of distribution.")
     backbone: str
     input_size: int
     training_images: int
     version: str
-    heatmaps: bool = Field(description="Whether its maps explain; those of networks with attention don't.")
-    colours: list[str] = Field(description="Of heatmaps, from the strongest against to the strongest for.")
+    heatmaps: bool = Field(description="Whether heatmaps are available; they are not for networks with attention.")
+    colours: list[str] = Field(description="Of heatmaps, from the strongest evidence against to the strongest for.")
     intended_use: str
-
-
-class VerdictMessage(_Message):
-    """What a reviewer thinks of a read."""
-
-    verdict: Literal["agree", "disagree"]
-    label: str | None = Field(
-        default=None, max_length=200, description="The class that the reviewer sees; of two it may be left out."
-    )
-    note: str = Field(default="", max_length=2000, pattern=_TEXT)
-    reviewer: str = Field(default="", max_length=100, pattern=_TEXT)
-
-
-class KeptVerdict(_Message):
-    """A verdict as it is kept."""
-
-    read: str
-    at: str
-    verdict: Literal["agree", "disagree"]
-    label: str | None
-    note: str
-    reviewer: str
-
-
-class ReadMessage(_Message):
-    """An image that was read before."""
-
-    id: str
-    at: str = Field(description="UTC.")
-    name: str
-    digest: str
-    model: str
-    fingerprint: str
-    decision: str
-    predicted_label: str | None
-    prediction_set: list[str]
-    probability: float | None
-    ood_score: float | None
-    verdicts: list[KeptVerdict]
-
-
-class Reads(_Message):
-    """Images that were read before, the newest first."""
-
-    reads: list[ReadMessage]
 
 
 class ProblemMessage(BaseModel):

@@ -1,9 +1,9 @@
-"""Whether a model in use still sees what it was made for: volume, decisions, drift, and what reviewers say."""
+"""Whether a model in use still works as intended: volume, decisions, drift, and agreement with reviewers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,87 +13,88 @@ from pneumoscope.evaluation.intervals.proportions import wilson_interval
 
 if TYPE_CHECKING:
     from pneumoscope.models.model_folder import Model
-    from pneumoscope.server.store import Read, Verdict
+    from pneumoscope.server.store import PredictionRecord, Review
+
+    Outcome: TypeAlias = PredictionRecord | Any  # or a row with the same names
 
 BINS = 10
-ENOUGH = 200  # images; with fewer, chance alone moves the index by more than a tenth
-_FLOOR = 0.5  # of an image in an empty bin, so that a logarithm can be taken
+MIN_IMAGES = 200  # with fewer, chance alone moves the index by more than a tenth
+_EMPTY_BIN = 0.5  # images, so that a logarithm can be taken
 
 
 def summarise(
-    reads: Sequence[Read], verdicts: Mapping[str, Sequence[Verdict]], model: Model, fingerprint: str
+    outcomes: Sequence[Outcome], reviews: Sequence[tuple[Outcome, Review]], model: Model, fingerprint: str
 ) -> dict[str, Any]:
-    """Figures for the monitoring page; an image that was read several times counts once, as it was read last.
+    """Summarise predictions for the monitoring page; of each image, only the latest prediction and review count.
 
-    Drift is told by the population stability index of the scores against the validation images' (above 0.25 is called a
-    change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), by what it would reach by chance alone, and by the largest
-    distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than the validation images' shows as
+    Drift is the population stability index (PSI) of the probabilities against the validation images' (above 0.25 counts
+    as a change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), beside what it reaches by chance alone, and the largest
+    distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than among the validation images shows as
     drift, too.
 
     Args:
-        reads: of the time looked at.
-        verdicts: on them, by read.
+        outcomes: predictions of the period.
+        reviews: of these, each with its prediction.
         model: the model that is served.
-        fingerprint: its own.
+        fingerprint: its fingerprint; other models' predictions are left out.
     """
-    of_model = [read for read in reads if read.fingerprint == fingerprint]
-    own = list({read.digest: read for read in sorted(of_model, key=lambda read: read.at)}.values())  # each image once
-    given = [(verdict, read) for read in of_model for verdict in verdicts.get(read.id, ())]
-    last = {read.digest: (read, verdict) for verdict, read in sorted(given, key=lambda pair: pair[0].at)}
-    latest = list(last.values())
+    of_model = [each for each in outcomes if each.fingerprint == fingerprint]
+    images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.created_at)}.values())
+    latest = {
+        prediction.sha256: (prediction, review)
+        for prediction, review in sorted(reviews, key=lambda pair: pair[1].created_at)
+        if prediction.fingerprint == fingerprint
+    }
+    agreement = [(prediction.decision, review.agrees) for prediction, review in latest.values()]
+    classified = [each for each in images if each.decision != OUT_OF_DISTRIBUTION]
     return {
         "of_this_model": len(of_model),
-        "images": len(own),
+        "images": len(images),
         "shares": {
-            "positive": _share(
-                [
-                    read.predicted_label == model.positive
-                    for read in own
-                    if model.positive and read.decision != OUT_OF_DISTRIBUTION
-                ]
-            ),
-            "uncertain": _share([read.decision == UNCERTAIN for read in own]),
-            "out_of_distribution": _share([read.decision == OUT_OF_DISTRIBUTION for read in own]),
+            "positive": _share([each.predicted_label == model.positive for each in classified if model.positive]),
+            "uncertain": _share([each.decision == UNCERTAIN for each in images]),
+            "out_of_distribution": _share([each.decision == OUT_OF_DISTRIBUTION for each in images]),
         },
-        "ood_score": _ood([read.ood_score for read in own if read.ood_score is not None]),
-        "scores": _compare_scores(own, model),
+        "ood_score": _find_quantiles([each.ood_score for each in images if each.ood_score is not None]),
+        "drift": _find_drift(classified, model),
         "agreement": {
-            "all": _share([verdict.agrees for _, verdict in latest]),
+            "all": _share([agrees for _, agrees in agreement]),
             **{
-                call: _share([verdict.agrees for read, verdict in latest if read.decision == call])
-                for call in (*model.labels, UNCERTAIN, OUT_OF_DISTRIBUTION)
-                if any(read.decision == call for read, _ in latest)
+                decision: _share([agrees for other, agrees in agreement if other == decision])
+                for decision in (*model.labels, UNCERTAIN, OUT_OF_DISTRIBUTION)
+                if any(other == decision for other, _ in agreement)
             },
         },
     }
 
 
-def measure_drift(scores: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
+def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
     """Population stability index over tenths of the reference, and the Kolmogorov-Smirnov distance.
 
     Args:
-        scores: (N,) in [0, 1].
+        probabilities: (N,) in [0, 1].
         reference: (M,) in [0, 1].
     """
     edges = np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1])
-    parts = [
-        np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _FLOOR) for each in (scores, reference)
+    counts = [
+        np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _EMPTY_BIN)
+        for each in (probabilities, reference)
     ]
-    new, old = (part / part.sum() for part in parts)
-    places = np.concatenate([scores, reference])
-    reached = [np.searchsorted(np.sort(each), places, side="right") / len(each) for each in (scores, reference)]
+    new, old = (each / each.sum() for each in counts)
+    points = np.concatenate([probabilities, reference])
+    reached = [np.searchsorted(np.sort(each), points, side="right") / len(each) for each in (probabilities, reference)]
     return float(np.sum((new - old) * np.log(new / old))), float(np.abs(reached[0] - reached[1]).max())
 
 
-def bound_by_chance(images: int, others: int) -> float:
-    """What the index stays below 95 times in 100 where nothing has changed and each image is another patient's.
+def bound_by_chance(images: int, reference: int) -> float:
+    """What the index stays below 95 times in 100 if nothing has changed and each image is another patient's.
 
-    It is distributed about as (1 / n + 1 / m) chi-squared with one degree of freedom less than there are bins (Yurdakul
+    Its distribution is about (1 / n + 1 / m) chi-squared with one degree of freedom less than there are bins (Yurdakul
     & Naranjo 2020, "Statistical properties of the population stability index", J Risk Model Valid 14).
     """
     from scipy.stats import chi2
 
-    return float(chi2.ppf(0.95, BINS - 1) * (1 / images + 1 / others))
+    return float(chi2.ppf(0.95, BINS - 1) * (1 / images + 1 / reference))
 
 
 def find_reference(model: Model) -> NDArray[np.float64]:
@@ -106,25 +107,26 @@ def find_reference(model: Model) -> NDArray[np.float64]:
     return np.concatenate([1 - np.array(scores.get(negative, ())), np.array(scores.get(model.positive, ()))])
 
 
-def _compare_scores(reads: Sequence[Read], model: Model) -> dict[str, Any] | None:
+def _find_drift(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any] | None:
     reference = find_reference(model)
-    if not len(reference):
+    if model.positive is None or not len(reference):
         return None
-    scores = np.array([read.score for read in reads if read.decision != OUT_OF_DISTRIBUTION])
+    probabilities = np.array([each.probabilities[model.positive] for each in outcomes])
     bins = np.linspace(0, 1, BINS + 1)
-    stability, distance = measure_drift(scores, reference) if len(scores) >= ENOUGH else (None, None)
+    enough = len(probabilities) >= MIN_IMAGES
+    index, distance = measure_drift(probabilities, reference) if enough else (None, None)
     return {
-        "now": np.histogram(scores, bins)[0].tolist(),
+        "current": np.histogram(probabilities, bins)[0].tolist(),
         "validation": np.histogram(reference, bins)[0].tolist(),
-        "images": len(scores),
-        "enough": ENOUGH,
-        "stability_index": stability,
-        "stability_by_chance": None if stability is None else bound_by_chance(len(scores), len(reference)),
-        "largest_distance": distance,
+        "images": len(probabilities),
+        "min_images": MIN_IMAGES,
+        "psi": index,
+        "psi_by_chance": bound_by_chance(len(probabilities), len(reference)) if enough else None,
+        "ks_distance": distance,
     }
 
 
-def _ood(values: Sequence[float]) -> dict[str, float] | None:
+def _find_quantiles(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()

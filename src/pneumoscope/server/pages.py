@@ -1,24 +1,53 @@
-"""The pages: what they share is said once, and nothing in them comes from elsewhere."""
+"""The web pages: templates, scripts and styles, all served from here."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
+from fastapi import FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader
 
+from pneumoscope.server.problems import RequestError
 
-def render_pages(document: dict[str, Any]) -> dict[str, bytes]:
-    """Write all pages, by their addresses.
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-    Args:
-        document: of OpenAPI 3.1, which `/docs` lays out.
-    """
-    pages = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
-    return {
-        here: pages.get_template(name).render(here=here, title=title, script=script, document=document).encode()
-        for here, name, title, script in (
-            ("/", "index.html", "Reading room", "room.js"),
-            ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
-            ("/docs", "api.html", "API", ""),
-        )
+_MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_PAGES = (
+    ("/", "index.html", "Reading room", "room.js"),
+    ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
+    ("/docs", "api.html", "API", ""),
+)
+
+
+def add_pages(app: FastAPI) -> None:
+    """Serve the pages; `/docs` describes the routes that the application has by now."""
+    environment = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
+    document = app.openapi()
+    for path, name, title, script in _PAGES:
+        page = environment.get_template(name).render(path=path, title=title, script=script, document=document)
+        app.add_api_route(path, _make_route(page.encode(), ".html"), include_in_schema=False)
+    parts = {
+        part.name: _make_route(part.read_bytes(), f".{part.name.rpartition('.')[2]}")
+        for part in (files("pneumoscope.server") / "page").iterdir()
+        if "." in part.name
     }
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(request: Request, name: str) -> Response:
+        if name not in parts:
+            raise RequestError(404, "The page has no such part.")
+        return parts[name](request)
+
+
+def _make_route(content: bytes, suffix: str) -> Callable[[Request], Response]:
+    headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
+
+    def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=_MEDIA_TYPES[suffix], headers=headers)
+
+    return answer

@@ -1,4 +1,4 @@
-"""The reading room's work: uploads become answers that are remembered, and reviewers' verdicts are kept."""
+"""The service's work: images become predictions that are stored, and reviews of them."""
 
 from __future__ import annotations
 
@@ -11,53 +11,57 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import find_patient
-from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
-from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
-from pneumoscope.images.read import Reading, is_image
+from pneumoscope.images.read import is_image
 from pneumoscope.inference.explain import mixes_places
-from pneumoscope.inference.overlays import list_colours
+from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
-from pneumoscope.server.batching import Batcher, Order, Result
+from pneumoscope.server.batching import Batcher, Job
 from pneumoscope.server.messages import (
     Heatmap,
-    KeptVerdict,
     ModelMessage,
     PredictionMessage,
-    Predictions,
-    ReadMessage,
-    Reads,
-    VerdictMessage,
-    Wanted,
+    PredictionQuery,
+    PredictionsMessage,
+    ReviewMessage,
+    ReviewRequest,
 )
 from pneumoscope.server.monitoring import summarise
+from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError
-from pneumoscope.server.store import Memory, Read, Verdict, new_id, now
-from pneumoscope.server.telemetry import Measures
-from pneumoscope.server.uploads import Desk, Upload
+from pneumoscope.server.reviews import find_label
+from pneumoscope.server.store import PredictionRecord, Review, Store, now
+from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.uploads import UploadBudget
 from pneumoscope.server.wording import explain_decision
 
 if TYPE_CHECKING:
+    from pneumoscope.images.read import ImageBytes
+    from pneumoscope.inference.explain import Evidence
+    from pneumoscope.inference.prediction import Prediction
     from pneumoscope.server.settings import Settings
 
 T = TypeVar("T")
-USE = "Research and teaching. Not a medical device: not for diagnosis or treatment."
+INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
     "DICOM": ".dcm",
 }  # fmt: skip
-_MOST_READS = 50_000  # that a summary looks at
+_SUMMARISED = 50_000  # predictions, at most
 
 
-class Room:
-    """A model, its memory, and what stands before it.
+class PredictionService:
+    """A model, its database, and what stands before them.
 
     Args:
-        settings: how it is to be run.
+        settings: how to run it.
 
     Raises:
         PneumoscopeError: the model or the database cannot be used.
@@ -69,282 +73,213 @@ class Room:
         self.predictor = load(folder, settings.device)
         self.name = folder.parent.name if folder.name == "model" else folder.name
         self.fingerprint = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
-        self.memory = Memory(settings.database)
-        self.measures = Measures()
-        self.desk = Desk(settings.limits)
+        self.store = Store(settings.database)
+        self.telemetry = Telemetry()
+        self.budget = UploadBudget(settings.limits)
         self.batcher = Batcher(
-            self.predictor, settings.wait, settings.limits.images, self._keep, self.measures.count_batch
+            self._process,
+            self.predictor.engine.batch_size,
+            settings.batch_wait / 1000,
+            settings.limits.images,
+            self.telemetry.count_batch,
         )
-        self.measures.watch(lambda: self.batcher.under_way, lambda: self.desk.held)
-        self.explains = not mixes_places(self.predictor)
-        self.model = self._describe()
-        self._remembering = ThreadPoolExecutor(4, "remember")
-        self._summarising = ThreadPoolExecutor(1, "summarise")  # a long look at the database holds up nothing else
+        self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.model = self._describe_model()
+        self._database_threads = ThreadPoolExecutor(4, "database")
+        self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         if (images := settings.keep_images) is not None:
             try:
                 images.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as problem:
-                raise UsageError(f"--keep-images {images}: cannot be made: {problem.strerror}.") from None
+                raise UsageError(f"{images} cannot be made: {problem.strerror}.", parameter="keep_images") from None
 
     async def open(self) -> None:
-        """Begin."""
-        await self.batcher.open()
+        """Start, and run the network once, so that the first image is answered as fast as all others."""
+        side = self.predictor.model.input.size
+        blank = np.zeros((1, 3, side, side), np.float32)
+        await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
+        self.batcher.open()
 
     async def close(self) -> None:
         """End."""
         await self.batcher.close()
-        for pool in (self._remembering, self._summarising):
+        for pool in (self._database_threads, self._summary_thread):
             pool.shutdown(cancel_futures=True)
-        self.memory.close()
+        self.store.close()
 
-    async def require_ready(self) -> None:
-        """See whether images can be read.
+    async def check_ready(self) -> None:
+        """Check that images can be predicted.
 
         Raises:
-            RequestError: 503, they can't.
+            RequestError: 503, they cannot.
             DataError: the database does not answer.
         """
         if not self.batcher.alive:
-            raise RequestError(503, "No images are computed any more. Start the service again.")
-        await self._remember(self.memory.ping)
+            raise RequestError(503, "Images are no longer processed. Restart the service.")
+        await self._query(self.store.ping)
 
-    async def _remember(self, job: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._remembering, job, *arguments)
+    async def _query(self, job: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._database_threads, job, *arguments)
 
-    def _describe(self) -> ModelMessage:
-        model = self.predictor.model
+    def _describe_model(self) -> ModelMessage:
+        model, threshold = self.predictor.model, self.predictor.decisions.threshold
         return ModelMessage(
             name=self.name,
             fingerprint=self.fingerprint,
             labels=list(model.labels),
             positive=model.positive,
-            threshold=None if model.positive is None else self.predictor.threshold,
-            threshold_rule=self.predictor.decisions.threshold.rule if self.predictor.decisions.threshold else "",
+            threshold=self.predictor.threshold if threshold else None,
+            threshold_rule=threshold.rule if threshold else "",
             alpha=self.predictor.alpha,
             false_alarms=self.predictor.false_alarms,
             backbone=model.backbone,
             input_size=model.input.size,
             training_images=sum(model.data["counts"].get("train", {}).values()),
             version=__version__,
-            heatmaps=self.explains,
+            heatmaps=not mixes_places(self.predictor),
             colours=list_colours(),
-            intended_use=USE,
+            intended_use=INTENDED_USE,
         )
 
-    async def read(self, uploads: Sequence[Upload], wanted: Wanted) -> Predictions:
-        """Read files; one that cannot be read says why, unless none can.
+    async def predict(self, images: Sequence[ImageBytes], query: PredictionQuery) -> PredictionsMessage:
+        """Predict files; one that cannot be read is answered with its error, unless none can.
 
         Raises:
-            RequestError: 415 or 422, no file can be read; 429, there is no room for them; 422, maps do not explain this
-                model.
-            DataError: the database does not take them.
+            RequestError: 415 or 422, no file can be read; 422, the model has no heatmaps, or pictures of too many
+                images are requested; 429, too many images are in progress.
+            DataError: the predictions cannot be stored.
         """
-        heatmap, view = wanted.heatmap, wanted.view
-        if heatmap and not self.explains:
+        if query.heatmap and not self.model.heatmaps:
             raise RequestError(
-                422, "This model's network has attention: its maps do not explain. Ask without heatmap=true, and see "
-                "pneumoscope explain."
+                422, "This model has no heatmaps: its network has attention, so that they would not explain. Omit "
+                "heatmap=true, or use pneumoscope explain."
             )  # fmt: skip
-        if (heatmap or view) and len(uploads) > (most := self.settings.limits.pictured_files):
-            raise RequestError(422, f"Pictures are drawn of {most} images a request at most. Send fewer at a time.")
-        reading = Reading(wanted.invert, wanted.any_modality)
-        orders = [Order(one.content, one.name, reading, heatmap, view) for one in uploads]
-        found = await self.batcher.read(orders)
-        answers, errors = [], []
-        for order, one in zip(orders, found, strict=True):
-            if isinstance(one, ImageError | MissingExtraError):
-                errors.append(str(one).replace("`any_modality=True`", "any_modality=true"))
-                answers.append(_to_error(order.name, errors[-1]))
-                self.measures.count_image("error")
-            elif isinstance(one, BaseException):
-                raise one
-            else:
-                answers.append(self._to_message(one))
-                self.measures.count_image(str(one.prediction.decision))
-        if len(errors) == len(orders):
-            unknown = all(not is_image(order.content[:512]) for order in orders)
-            status = 415 if unknown or any(isinstance(one, MissingExtraError) for one in found) else 422
+        most = self.settings.limits.pictured_files
+        if (query.heatmap or query.picture) and len(images) > most:
+            raise RequestError(422, f"Pictures and heatmaps are limited to {most} images a request. Send fewer.")
+        answers = await self.batcher.run([Job(image, query.heatmap, query.picture) for image in images])
+        errors = [answer.error for answer in answers if answer.error is not None]
+        for answer in answers:
+            self.telemetry.count_image("error" if answer.decision is None else answer.decision)
+        if len(errors) == len(images):
+            status = 422 if any(is_image(image.content[:512]) for image in images) else 415
             raise RequestError(
-                status, errors[0] if len(errors) == 1 else f"No file can be read: {'; '.join(errors[:5])}"
+                status, errors[0] if len(errors) == 1 else f"None of the files can be read: {'; '.join(errors[:5])}"
             )
-        return Predictions(model=self.name, fingerprint=self.fingerprint, predictions=answers)
+        return PredictionsMessage(predictions=answers)
 
-    async def judge(self, number: str, message: VerdictMessage) -> KeptVerdict:
-        """Keep a reviewer's verdict.
+    async def list_predictions(self, limit: int) -> PredictionsMessage:
+        """The latest predictions with their reviews."""
+        records = await self._query(self.store.list_predictions, limit)
+        return PredictionsMessage(predictions=[PredictionMessage.model_validate(record) for record in records])
+
+    async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
+        """Store a review.
 
         Raises:
-            RequestError: 404, there is no such read; 422, the verdict contradicts itself, or names no class though it
-                has to.
-            DataError: the database does not take it.
+            RequestError: 404, there is no such prediction; 422, see `find_label`.
+            DataError: it cannot be stored.
         """
-        read = await self._remember(self.memory.find_read, number)
-        if read is None:
-            raise RequestError(404, "No image was read under this id here.")
-        label = _settle(read, message, self.predictor.model.labels)
-        verdict = Verdict(read.id, now(), message.reviewer, message.verdict == "agree", label, message.note)
-        await self._remember(self.memory.add_verdict, verdict)
-        self.measures.count_verdict(message.verdict)
-        return _to_kept(verdict)
-
-    async def list_reads(self, limit: int) -> Reads:
-        """The latest reads with their verdicts."""
-        reads = await self._remember(self.memory.list_reads, limit)
-        verdicts = await self._remember(self.memory.list_verdicts, [read.id for read in reads])
-        return Reads(
-            reads=[
-                ReadMessage(
-                    **{
-                        name: getattr(read, name)
-                        for name in ReadMessage.model_fields
-                        if name not in ("at", "predicted_label", "prediction_set", "verdicts")
-                    },
-                    at=_to_text(read.at),
-                    predicted_label=None if read.decision == OUT_OF_DISTRIBUTION else read.predicted_label,
-                    prediction_set=[] if read.decision == OUT_OF_DISTRIBUTION else list(read.prediction_set),
-                    verdicts=[_to_kept(verdict) for verdict in verdicts.get(read.id, ())],
-                )
-                for read in reads
-            ]
-        )
+        record = await self._query(self.store.find_prediction, prediction_id)
+        if record is None:
+            raise RequestError(404, "There is no prediction with this id.")
+        label = find_label(record, request, self.model.labels)
+        review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
+        await self._query(self.store.add, [review])
+        self.telemetry.count_review(review.agrees)
+        return ReviewMessage.model_validate(review)
 
     async def summarise(self, days: int) -> dict[str, Any]:
-        """Figures of the reads of today (UTC) and the days before it."""
+        """Summarise the predictions of today (UTC) and the days before it."""
         since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
-        return await asyncio.get_running_loop().run_in_executor(self._summarising, self._summarise, days, since)
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days, since)
 
     def _summarise(self, days: int, since: datetime.datetime) -> dict[str, Any]:
-        volume = self.memory.count_days(since)
-        reads = self.memory.list_reads(_MOST_READS, since)
-        verdicts = self.memory.list_verdicts([read.id for read in reads])
+        per_day = self.store.count_by_day(since)
+        outcomes, reviews = self.store.list_outcomes(_SUMMARISED, since), self.store.list_reviews(since)
         return {
             "days": days,
-            "reads": sum(volume.values()),
-            "looked_at": len(reads),
-            "volume": volume,
-            **summarise(reads, verdicts, self.predictor.model, self.fingerprint),
+            "predictions": sum(per_day.values()),
+            "summarised": len(outcomes),
+            "per_day": per_day,
+            **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
         }
 
-    def _keep(self, results: Sequence[Result]) -> list[str]:
-        """Remember a batch; runs in the computing thread."""
-        reads = [self._to_read(result) for result in results]
-        if (folder := self.settings.keep_images) is not None:
-            try:
-                for read, result in zip(reads, results, strict=True):
-                    if not (path := folder / read.kept).exists():
-                        write_bytes(path, result.order.content)
-                        path.chmod(0o600)
-            except (OSError, UsageError) as problem:
-                raise DataError(f"--keep-images: {problem}") from None
-        self.memory.add_reads(reads)
-        return [read.id for read in reads]
+    def _process(self, jobs: Sequence[Job]) -> list[PredictionMessage]:
+        """Predict a batch and store it; runs in a thread."""
+        predictions = list(
+            self.predictor.run(
+                [job.image for job in jobs],
+                maps=any(job.heatmap for job in jobs),
+                pixels=any(job.picture for job in jobs),
+            )
+        )
+        records = [
+            None if prediction.error is not None else self._to_record(job.image, prediction)
+            for job, prediction in zip(jobs, predictions, strict=True)
+        ]
+        if self.settings.keep_images is not None:
+            for job, record in zip(jobs, records, strict=True):
+                if record is not None:
+                    _keep_file(self.settings.keep_images, job.image.content, record)
+        messages = [self._to_message(*each) for each in zip(jobs, predictions, records, strict=True)]
+        self.store.add([record for record in records if record is not None])
+        return messages
 
-    def _to_read(self, result: Result) -> Read:
-        prediction = result.prediction
-        return Read(
-            id=new_id(),
-            at=now(),
-            digest=prediction.sha256,
-            name=result.order.name if self.settings.keep_names else "",
-            patient=self.memory.name_patient(result.patient or _name_patient(result)),
+    def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
+        patient = prediction.patient
+        if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
+            patient = find_patient(Path(image.name).stem)
+        height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
+        return PredictionRecord(
+            sha256=prediction.sha256,
+            name=image.name if self.settings.keep_names else "",
+            patient=self.store.pseudonymise(patient),
             model=self.name,
             fingerprint=self.fingerprint,
             decision=str(prediction.decision),
             predicted_label=str(prediction.predicted_label),
-            prediction_set=prediction.prediction_set,
             probability=prediction.probability,
-            score=prediction.raw_probability or 0.0,
+            probabilities=prediction.probabilities or {},
+            prediction_set=list(prediction.prediction_set),
             ood_score=prediction.ood_score,
-            invert=result.order.reading.invert,
-            any_modality=result.order.reading.any_modality,
-            kept="" if self.settings.keep_images is None else prediction.sha256 + _SUFFIXES[result.format],
+            warnings=list(prediction.warnings),
+            width=width,
+            height=height,
+            format=prediction.format or "",
+            invert=image.reading.invert,
+            any_modality=image.reading.any_modality,
         )
 
-    def _to_message(self, result: Result) -> PredictionMessage:
-        prediction, evidence = result.prediction, result.evidence
-        ood = prediction.decision == OUT_OF_DISTRIBUTION
-        words = explain_decision(prediction, self.predictor)
-        if result.frames > 1:
-            words += f" The file has {result.frames} frames; the first was read."
-        heatmap = None
-        if evidence is not None and result.heatmap is not None:
-            heatmap = Heatmap(
-                label=evidence.label,
-                logit=evidence.logit,
-                bias=evidence.bias,
-                limit=evidence.limit,
-                png=base64.b64encode(result.heatmap).decode(),
-            )
-        return PredictionMessage(
-            id=result.number,
-            name=result.order.name,
-            digest=prediction.sha256,
-            decision=prediction.decision,
-            predicted_label=None if ood else prediction.predicted_label,
-            probability=prediction.probability,
-            probabilities={} if ood else prediction.probabilities or {},
-            prediction_set=[] if ood else list(prediction.prediction_set),
-            ood_score=prediction.ood_score,
-            words=words,
-            width=result.shape[1],
-            height=result.shape[0],
-            format=result.format,
-            error=None,
-            heatmap=heatmap,
-            view=None if result.view is None else base64.b64encode(result.view).decode(),
-        )
+    def _to_message(self, job: Job, prediction: Prediction, record: PredictionRecord | None) -> PredictionMessage:
+        if record is None:
+            error = str(prediction.error).replace("`any_modality=True`", "any_modality=true")
+            return PredictionMessage(name=job.image.name, error=error)
+        message = PredictionMessage.model_validate(record)
+        message.name = job.image.name  # also where it is not stored
+        message.explanation = explain_decision(prediction, self.predictor)
+        if job.heatmap and prediction.evidence is not None and message.predicted_label is not None:
+            message.heatmap = _draw_heatmap(prediction.evidence)
+        if job.picture and prediction.pixels is not None:
+            message.picture = base64.b64encode(render_picture(prediction.pixels)).decode()
+        return message
 
 
-def _name_patient(result: Result) -> str | None:
-    """The patient that a file's name tells; names of DICOM files are numbers that every study begins anew."""
-    return None if result.format == "DICOM" else find_patient(Path(result.order.name).stem)
-
-
-def _settle(read: Read, message: VerdictMessage, labels: Sequence[str]) -> str | None:
-    """The class that a verdict names, said or implied; the read may be another model's."""
-    decided = read.decision not in (UNCERTAIN, OUT_OF_DISTRIBUTION)
-    if message.label is not None and message.label not in (*labels, read.decision if decided else None):
-        raise RequestError(422, f"label {message.label!r}: no such class. This model knows {', '.join(labels)}.")
-    if message.verdict == "agree":
-        if decided and message.label not in (None, read.decision):
-            raise RequestError(422, f"The image was called {read.decision}; who sees {message.label} disagrees.")
-        return read.decision if decided else message.label
-    if decided and message.label == read.decision:
-        raise RequestError(422, f"The image was called {read.decision}; who sees that agrees.")
-    if message.label is None and len(labels) == 2 and read.decision in labels:
-        return next(label for label in labels if label != read.decision)
-    if message.label is None:
-        raise RequestError(422, f"Which class is it? Give label: {', '.join(labels)}.")
-    return message.label
-
-
-def _to_error(name: str, error: str) -> PredictionMessage:
-    nothing = dict.fromkeys(
-        (
-            "id",
-            "digest",
-            "decision",
-            "predicted_label",
-            "probability",
-            "ood_score",
-            "words",
-            "width",
-            "height",
-            "format",
-        )
-    )
-    return PredictionMessage(name=name, probabilities={}, prediction_set=[], error=error, **nothing)
-
-
-def _to_kept(verdict: Verdict) -> KeptVerdict:
-    return KeptVerdict(
-        read=verdict.read,
-        at=_to_text(verdict.at),
-        verdict="agree" if verdict.agrees else "disagree",
-        label=verdict.label,
-        note=verdict.note,
-        reviewer=verdict.reviewer,
+def _draw_heatmap(evidence: Evidence) -> Heatmap:
+    return Heatmap(
+        label=evidence.label,
+        logit=evidence.logit,
+        bias=evidence.bias,
+        limit=evidence.limit,
+        png=base64.b64encode(render_heatmap(evidence)).decode(),
     )
 
 
-def _to_text(moment: datetime.datetime) -> str:
-    return f"{moment.isoformat(timespec='milliseconds')}Z"
+def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:
+    path = folder / f"{record.sha256}{_SUFFIXES[record.format]}"
+    try:
+        if not path.exists():
+            write_bytes(path, content)
+            path.chmod(0o600)
+    except (OSError, UsageError) as problem:
+        raise DataError(str(problem), parameter="keep_images") from None

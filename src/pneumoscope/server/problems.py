@@ -1,6 +1,6 @@
-"""Answers that are no success are problem documents (RFC 9457) that say what to change.
+"""Every answer that is not a success is a problem document (RFC 9457) that says what to change.
 
-Only what is no HTTP at all, and a connection too many, is answered before the service sees it, in a line of text.
+Exceptions, answered with a line of text: bytes that are not HTTP, too many connections, and a wrong Host header.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class RequestError(Exception):
-    """A request that cannot be answered as it was meant.
+    """A request that cannot be answered.
 
     Args:
         status: of HTTP.
         detail: what was found, and what to do about it.
-        headers: to be sent besides.
-        **more: members of the document besides.
+        headers: additional headers of the answer.
+        **members: additional members of the document.
     """
 
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = headers or {}
-        self.more = more
+        self.members = members
 
     def to_response(self) -> Response:
         """The document."""
@@ -38,16 +38,16 @@ class RequestError(Exception):
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
-            **self.more,
+            **self.members,
         }
         return Response(
             json.dumps(document, ensure_ascii=False), self.status, {**self.headers, "content-type": MEDIA_TYPE}
         )
 
 
-def to_fault(problem: Exception) -> RequestError:
-    """What nobody foresaw: 500, without what it said, which could be a patient's name."""
-    return RequestError(500, f"A fault of ours: {type(problem).__name__}. Please report it.")
+def to_internal_error(problem: Exception) -> RequestError:
+    """An unforeseen error: 500, without its message, which could contain a patient's name."""
+    return RequestError(500, f"Internal error: {type(problem).__name__}. Please report it.")
 
 
 def too_busy(detail: str, seconds: int = 1) -> RequestError:

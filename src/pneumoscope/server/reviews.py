@@ -1,29 +1,60 @@
-"""Reviewers' verdicts become labelled samples, which `train` and `evaluate` accept."""
+"""Reviews: which class they name, and their export as labelled samples for `train` and `evaluate`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.datasets.samples import find_images
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.files import format_rows, write_text
 from pneumoscope.images.read import read_bytes
-from pneumoscope.server.store import Memory, Read, Verdict
+from pneumoscope.server.messages import ReviewRequest
+from pneumoscope.server.problems import RequestError
+from pneumoscope.server.store import PredictionRecord, Store
+
+
+def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequence[str]) -> str | None:
+    """The class that a review names or implies.
+
+    Args:
+        record: the prediction, which may be another model's.
+        request: the review.
+        labels: the classes of the model that is served.
+
+    Raises:
+        RequestError: 422, it names no such class, contradicts itself, or has to name a class and does not.
+    """
+    decided = None if record.decision in (UNCERTAIN, OUT_OF_DISTRIBUTION) else record.decision
+    label = request.label
+    if label is not None and label not in (*labels, decided):
+        raise RequestError(422, f"label {label!r}: unknown class. The classes are {', '.join(labels)}.")
+    if request.agrees:
+        if decided is not None and label not in (None, decided):
+            raise RequestError(422, f"The decision was {decided}; to review it as {label}, set agrees to false.")
+        return label if decided is None else decided
+    if decided is not None and label == decided:
+        raise RequestError(422, f"The decision was {decided}; to confirm it, set agrees to true.")
+    if label is None and len(labels) == 2 and decided in labels:
+        return next(other for other in labels if other != decided)
+    if label is None:
+        raise RequestError(422, f"Name the class that you see: set label to one of {', '.join(labels)}.")
+    return label
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What became of the verdicts.
+class Export:
+    """What became of the reviews.
 
     Attributes:
-        images: that the table names.
-        disagreeing: of them, those whose label is not what the model decided.
+        images: in the table.
+        disagreeing: of them, those whose label differs from the model's decision.
         missing: images with a label whose file was not found.
-        unlabelled: images whose latest verdict names no class.
-        conflicting: images to which verdicts give several labels; the latest counts.
+        unlabelled: images whose latest review names no class.
+        conflicting: images whose reviews name different classes; the latest counts.
         unreadable: files in the folders that could not be opened.
     """
 
@@ -35,73 +66,78 @@ class Exported:
     unreadable: int
 
 
-def export_reviews(memory: Memory, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Exported:
-    """Write a table of the images that reviewers gave a class, one row an image, the latest verdict counting.
+def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Export:
+    """Write a table of the images to which reviewers gave a class: one row an image, by its latest review.
 
-    Files are found by their content, whatever they are called by now.
+    Files are found by their content, whatever their names are now.
 
     Args:
-        memory: of the reading room.
-        out: the table, with the columns path, label, patient and what else is known.
+        store: of the reading room.
+        out: the table, with the columns path, label, patient and others.
         folders: where the images are: the folder of kept images, or where they came from.
-        overwrite: whether an earlier table may go.
+        overwrite: whether to replace an earlier table.
 
     Raises:
         UsageError: the table exists already or cannot be written.
-        DataError: nothing was reviewed, or the folders hold no images.
+        DataError: there are no reviews, or the folders contain none of the images.
     """
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already. Choose another --out, or allow it with --overwrite.")
-    reviewed = memory.list_reviewed()
-    if not reviewed:
-        raise DataError(f"{memory.shown}: no verdict in it yet.")
-    latest: dict[str, tuple[Read, Verdict]] = {}
+        raise UsageError(f"{out} already exists. Choose another `out`, or allow `overwrite=True`.")
+    reviews = store.list_reviews()
+    if not reviews:
+        raise DataError(f"{store.location}: contains no reviews yet.")
+    latest = {record.sha256: (record, review) for record, review in reviews}
     labels: dict[str, set[str]] = {}
-    for read, verdict in reviewed:
-        latest[read.digest] = (read, verdict)
-        if verdict.label is not None:
-            labels.setdefault(read.digest, set()).add(verdict.label)
-    named = {digest: pair for digest, pair in latest.items() if pair[1].label is not None}
-    places: dict[str, Path] = {}
-    unreadable = 0
-    for sample in find_images(folders):
-        try:
-            places.setdefault(hashlib.sha256(read_bytes(sample.path)).hexdigest(), sample.path)
-        except ImageError:
-            unreadable += 1
+    for record, review in reviews:
+        if review.label is not None:
+            labels.setdefault(record.sha256, set()).add(review.label)
+    labelled = {sha256: pair for sha256, pair in latest.items() if pair[1].label is not None}
+    paths, unreadable = _find_files(folders)
     rows = [
         {
-            "path": places[digest].absolute().as_posix(),
-            "label": verdict.label,
-            "patient": read.patient or None,
-            "invert": str(read.invert).lower(),
-            "any_modality": str(read.any_modality).lower(),
-            "decision": read.decision,
-            "probability": read.probability,
-            "reviewer": _defuse(verdict.reviewer),
-            "note": _defuse(verdict.note),
-            "reviewed": f"{verdict.at.isoformat(timespec='seconds')}Z",
-            "digest": digest,
+            "path": paths[sha256].absolute().as_posix(),
+            "label": review.label,
+            "patient": record.patient or None,
+            "invert": str(record.invert).lower(),
+            "any_modality": str(record.any_modality).lower(),
+            "decision": record.decision,
+            "probability": record.probability,
+            "reviewer": _escape_formula(review.reviewer),
+            "comment": _escape_formula(review.comment),
+            "reviewed_at": f"{review.created_at.isoformat(timespec='seconds')}Z",
+            "sha256": sha256,
         }
-        for digest, (read, verdict) in named.items()
-        if digest in places
+        for sha256, (record, review) in labelled.items()
+        if sha256 in paths
     ]
     if not rows:
         raise DataError(
-            f"None of the {len(named)} images with a label is in {', '.join(map(str, folders))}. Give the folder of "
-            "--keep-images, or that which the images came from, with --images."
+            f"images: none of the {len(labelled)} labelled images is in {', '.join(map(str, folders))}. Give "
+            "the folder of kept images, or the one that the images came from."
         )
     write_text(out, "".join(format_rows(rows)))
-    return Exported(
+    return Export(
         images=len(rows),
         disagreeing=sum(row["label"] != row["decision"] for row in rows),
-        missing=len(named) - len(rows),
-        unlabelled=len(latest) - len(named),
+        missing=len(labelled) - len(rows),
+        unlabelled=len(latest) - len(labelled),
         conflicting=sum(len(each) > 1 for each in labels.values()),
         unreadable=unreadable,
     )
 
 
-def _defuse(words: str) -> str:
-    """Words that a spreadsheet does not take for a formula."""
-    return f"'{words}" if words.startswith(("=", "+", "-", "@", "\t", "\r")) else words
+def _find_files(folders: Iterable[Path]) -> tuple[dict[str, Path], int]:
+    """The images in folders by the SHA-256 of their content, and how many could not be opened."""
+    paths: dict[str, Path] = {}
+    unreadable = 0
+    for sample in find_images(folders):
+        try:
+            paths.setdefault(hashlib.sha256(read_bytes(sample.path)).hexdigest(), sample.path)
+        except ImageError:
+            unreadable += 1
+    return paths, unreadable
+
+
+def _escape_formula(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

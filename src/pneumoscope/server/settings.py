@@ -1,4 +1,4 @@
-"""How a reading room is to be run."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pneumoscope.errors import UsageError
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes, so that nobody can hold it up or fill its memory.
+    """What the service accepts, so that nobody can block it or fill its memory.
 
     Attributes:
         file_bytes: of one file.
         request_bytes: of one request.
-        waiting_bytes: of all uploads and answers with pictures that are held; beyond that, uploads are answered 429.
+        buffered_bytes: of all uploads, and answers with pictures, in memory; beyond that, uploads are answered 429.
         request_files: in one request.
-        pictured_files: in one request that asks for pictures.
+        pictured_files: in one request that asks for pictures or heatmaps.
         message_bytes: of a request that brings no images.
-        images: that may wait or be computed at a time; beyond that, the answer is 429.
-        requests: that may be under way at a time; beyond that, the answer is 503.
-        silence: seconds that a sender may pause, and that a request's head may take.
-        sending: seconds that a request's body may take.
+        images: waiting or being processed at a time; beyond that, the answer is 429.
+        requests: in progress at a time; beyond that, the answer is 503.
+        silence: seconds that a sender may pause, and that the head of a request may take.
+        sending: seconds that the body of a request may take.
     """
 
     file_bytes: int = 64 * 1024**2
     request_bytes: int = 256 * 1024**2
-    waiting_bytes: int = 512 * 1024**2
+    buffered_bytes: int = 512 * 1024**2
     request_files: int = 64
     pictured_files: int = 8
     message_bytes: int = 64 * 1024
@@ -40,19 +40,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a reading room is to be run.
+    """Settings of the service.
 
     Attributes:
-        model: a model, a run that holds one, or the name of one that ships; None for the default.
+        model: a model, a run, or the name of a pretrained model; None for the default.
         host: address to listen on.
         port: 0 takes a free one.
-        token: what callers have to show; needed on any address but the machine's own.
-        database: SQLAlchemy's URL, or a path of a SQLite file; None for the user's own file.
-        keep_images: folder for the files themselves; None keeps none.
-        keep_names: whether the files' names are kept.
-        wait: seconds that an image may wait for others to share its batch.
+        token: what callers have to show; needed on any address but this machine's own.
+        database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
+        keep_images: folder to keep the uploaded files in; None keeps none.
+        keep_names: whether the names of files are kept.
+        batch_wait: milliseconds that an image may wait for others to share its batch.
         device: `auto`, `cpu` or `cuda`.
-        limits: what is taken.
+        limits: what the service accepts.
     """
 
     model: Path | None = None
@@ -62,27 +62,28 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     keep_images: Path | None = None
     keep_names: bool = True
-    wait: float = 0.005
+    batch_wait: float = 5.0
     device: str = "auto"
     limits: Limits = Limits()
 
     def check(self) -> None:
-        """Refuse what would be dangerous or pointless.
+        """Refuse settings that are dangerous or pointless.
 
         Raises:
-            UsageError: another address without a token, a token that is easily guessed, or a wait that is none.
+            UsageError: another address without a token, a token that is easily guessed, or a wait out of range.
         """
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
-            raise UsageError("The token is no plain word. Take letters and digits, such as: openssl rand -hex 32.")
+            raise UsageError("The token may hold only ASCII characters without spaces, such as: openssl rand -hex 32.")
         if self.token is not None and len(self.token) < 16:
-            raise UsageError("The token is shorter than 16 characters, and can be guessed. Take a longer one.")
+            raise UsageError("The token is shorter than 16 characters and could be guessed. Use a longer one.")
         if self.token is None and not self.is_loopback:
             raise UsageError(
-                f"--host {self.host}: others could reach this service, so that they have to show a token. Set "
-                "PNEUMOSCOPE_TOKEN (such as: openssl rand -hex 32), or leave --host out."
+                f"{self.host}: others can reach this address, so a token is needed. Set PNEUMOSCOPE_TOKEN, for example "
+                "to the output of: openssl rand -hex 32. Or listen on 127.0.0.1, the default.",
+                parameter="host",
             )
-        if not 0 <= self.wait <= 1:
-            raise UsageError(f"--batch-wait {self.wait * 1000:g}: it has to lie between 0 and 1000 milliseconds.")
+        if not 0 <= self.batch_wait <= 1000:
+            raise UsageError(f"{self.batch_wait:g}: not between 0 and 1000 milliseconds.", parameter="batch_wait")
 
     @property
     def is_loopback(self) -> bool:

@@ -1,4 +1,4 @@
-"""What was read and what reviewers thought of it, in a database: SQLite or PostgreSQL, through SQLAlchemy."""
+"""Predictions and their reviews in a database: SQLite or PostgreSQL, through SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -11,260 +11,239 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedAsDataclass,
+    Session,
+    mapped_column,
+    relationship,
+    selectinload,
+)
 
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
 SCHEMA = 1
-_TABLES = sql.MetaData()
-_FACTS = sql.Table(
-    "pneumoscope",
-    _TABLES,
-    sql.Column("key", sql.String(40), primary_key=True),
-    sql.Column("value", sql.Text, nullable=False),
-)
-_READS = sql.Table(
-    "reads",
-    _TABLES,
-    sql.Column("id", sql.String(32), primary_key=True),
-    sql.Column("at", sql.DateTime, nullable=False, index=True),
-    sql.Column("digest", sql.String(64), nullable=False, index=True),
-    sql.Column("name", sql.Text, nullable=False),
-    sql.Column("patient", sql.String(16), nullable=False),
-    sql.Column("model", sql.Text, nullable=False),
-    sql.Column("fingerprint", sql.String(64), nullable=False),
-    sql.Column("decision", sql.Text, nullable=False),
-    sql.Column("predicted_label", sql.Text, nullable=False),
-    sql.Column("prediction_set", sql.Text, nullable=False),
-    sql.Column("probability", sql.Double),
-    sql.Column("score", sql.Double, nullable=False),
-    sql.Column("ood_score", sql.Double),
-    sql.Column("invert", sql.Boolean, nullable=False),
-    sql.Column("any_modality", sql.Boolean, nullable=False),
-    sql.Column("kept", sql.Text, nullable=False),
-)
-_VERDICTS = sql.Table(
-    "verdicts",
-    _TABLES,
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),
-    sql.Column("read", sql.ForeignKey("reads.id"), nullable=False, index=True),
-    sql.Column("at", sql.DateTime, nullable=False),
-    sql.Column("reviewer", sql.Text, nullable=False),
-    sql.Column("agrees", sql.Boolean, nullable=False),
-    sql.Column("label", sql.Text),
-    sql.Column("note", sql.Text, nullable=False),
-)
 
 
-@dataclass(frozen=True)
-class Read:
-    """One image that was read.
+class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    type_annotation_map = {list[str]: sql.JSON, dict[str, float]: sql.JSON}  # noqa: RUF012 - SQLAlchemy's own
+
+
+class _Property(_Base):
+    """A property of the database itself: the version of its tables, the secret behind its pseudonyms."""
+
+    __tablename__ = "properties"
+
+    key: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
+    value: Mapped[str] = mapped_column(sql.Text)
+
+
+class Review(_Base):
+    """What a reviewer says of a prediction.
 
     Attributes:
-        id: names it.
-        at: when, UTC.
-        digest: SHA-256 of its file.
-        name: of its file, without folders; empty where names are not kept.
+        prediction_id: the prediction.
+        agrees: whether the decision is right.
+        label: the class that the reviewer sees; None where they name none.
+        comment: in their words.
+        reviewer: who, as they call themselves.
+        created_at: when, UTC.
+        number: counts up.
+    """
+
+    __tablename__ = "reviews"
+
+    prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id"), index=True)
+    agrees: Mapped[bool]
+    label: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    comment: Mapped[str] = mapped_column(sql.Text, default="")
+    reviewer: Mapped[str] = mapped_column(sql.Text, default="")
+    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now())
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
+class PredictionRecord(_Base):
+    """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
+
+    Attributes:
+        id: names it; nobody can guess it.
+        created_at: when, UTC.
+        name: of the file, without folders; empty where names are not kept.
         patient: a pseudonym that only this database gives to a patient; empty where none is known.
         model: name of the model.
         fingerprint: of the model.
-        decision: as `Prediction` has it.
-        predicted_label: likewise.
-        prediction_set: likewise.
-        probability: likewise; None where the image is ood.
-        score: the probability whatever the detector says, for monitoring.
-        ood_score: as `Prediction` has it.
-        invert: whether black and white were exchanged when it was read.
-        any_modality: whether it was read though it is no projection radiograph.
-        kept: name of the file in the folder of kept images; empty where it is not kept.
+        probabilities: of every class, whatever the OOD detector says: monitoring needs them.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        format: of the file.
+        invert: whether black and white were exchanged.
+        any_modality: whether the file was read although it is not a projection radiograph.
+        reviews: the oldest first.
     """
 
-    id: str
-    at: datetime.datetime
-    digest: str
-    name: str
-    patient: str
-    model: str
-    fingerprint: str
-    decision: str
-    predicted_label: str
-    prediction_set: tuple[str, ...]
-    probability: float | None
-    score: float
-    ood_score: float | None
-    invert: bool = False
-    any_modality: bool = False
-    kept: str = ""
+    __tablename__ = "predictions"
+
+    sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
+    name: Mapped[str] = mapped_column(sql.Text)
+    patient: Mapped[str] = mapped_column(sql.String(16))
+    model: Mapped[str] = mapped_column(sql.Text)
+    fingerprint: Mapped[str] = mapped_column(sql.String(64))
+    decision: Mapped[str] = mapped_column(sql.Text)
+    predicted_label: Mapped[str] = mapped_column(sql.Text)
+    probability: Mapped[float | None] = mapped_column(sql.Double)
+    probabilities: Mapped[dict[str, float]]
+    prediction_set: Mapped[list[str]]
+    ood_score: Mapped[float | None] = mapped_column(sql.Double)
+    warnings: Mapped[list[str]]
+    width: Mapped[int]
+    height: Mapped[int]
+    format: Mapped[str] = mapped_column(sql.String(16))
+    invert: Mapped[bool] = mapped_column(default=False)
+    any_modality: Mapped[bool] = mapped_column(default=False)
+    id: Mapped[str] = mapped_column(sql.String(32), primary_key=True, default_factory=lambda: uuid.uuid4().hex)
+    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
+    reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a reviewer thought of a read.
-
-    Attributes:
-        read: its id.
-        at: when, UTC.
-        reviewer: who, as they call themselves.
-        agrees: whether the decision is right.
-        label: the class that the reviewer sees; None where they name none.
-        note: in their words.
-    """
-
-    read: str
-    at: datetime.datetime
-    reviewer: str
-    agrees: bool
-    label: str | None
-    note: str
+_NEWEST_FIRST = (PredictionRecord.created_at.desc(), PredictionRecord.id)
+_OUTCOME = (
+    PredictionRecord.created_at, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
+    PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
+)  # fmt: skip
 
 
-class Memory(AbstractContextManager["Memory"]):
-    """The database of a reading room; its methods may be called in several threads.
+class Store(AbstractContextManager["Store"]):
+    """The database of a reading room; its methods may be called from several threads.
 
     Args:
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
-        create: whether a SQLite file that is not there is made.
+        create: whether to make a SQLite file that does not exist.
 
     Raises:
-        UsageError: it is not there, cannot be reached, or is none of ours.
-        DataError: it was written by a newer version.
-        MissingExtraError: what talks to it is not installed.
+        UsageError: it does not exist, cannot be reached, or is not a database of pneumoscope.
+        DataError: a newer version wrote it.
+        MissingExtraError: its driver is not installed.
     """
 
     def __init__(self, url: str | None = None, create: bool = True) -> None:
-        address, file = _to_url(url)
+        address, file = _parse_url(url)
         if not create and file is not None and not file.is_file():
-            raise UsageError(f"--database {file}: there is no such file.")
-        self.shown = str(file) if file else address.render_as_string(hide_password=True)
+            raise UsageError(f"{file}: there is no such file.", parameter="database")
+        self.location = str(file) if file else address.render_as_string(hide_password=True)
         try:
             if file is not None and str(file) != ":memory:":
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not file.exists():
-                    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # names of images are nobody else's business
-            self._engine = sql.create_engine(address, pool_pre_ping=True, **_options(address))
+                    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
+            self._engine = sql.create_engine(address, pool_pre_ping=True, **_list_options(address))
             if address.get_backend_name() == "sqlite":
                 sql.event.listen(self._engine, "connect", _set_up_sqlite)
-            self._make_tables()
-            self._secret = self._agree()
+            self._create_tables()
+            self._secret = self._read_properties()
         except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
-            raise UsageError(f"--database {self.shown}: {problem}") from None
+            raise UsageError(f"{self.location}: {problem}", parameter="database") from None
         except ModuleNotFoundError as problem:
             raise MissingExtraError(
-                f'--database {self.shown}: needs {problem.name}: pip install "pneumoscope[serve]".'
+                f'{self.location}: {problem.name} is not installed: pip install "pneumoscope[serve]".',
+                parameter="database",
             ) from None
         except (OSError, SQLAlchemyError) as problem:
-            raise UsageError(f"--database {self.shown}: cannot be opened: {_say(problem)}.") from None
+            raise UsageError(f"{self.location} cannot be opened: {_explain(problem)}.", parameter="database") from None
 
-    def _make_tables(self) -> None:
-        for tries in reversed(range(5)):
+    def _create_tables(self) -> None:
+        for tries_left in reversed(range(5)):
             try:
-                with self._begin() as connection:
-                    _TABLES.create_all(connection)
+                with self._begin() as session:
+                    _Base.metadata.create_all(session.connection())
                 return
-            except (DataError, IntegrityError):  # another service may have begun at the same moment, and made them
-                if not tries:
+            except (DataError, IntegrityError):  # another service may have started at the same moment, and made them
+                if not tries_left:
                     raise
                 time.sleep(0.1)
 
-    def _agree(self) -> bytes:
-        """Agree with what the database holds: its schema, and the secret behind pseudonyms."""
+    def _read_properties(self) -> bytes:
+        """Check the version of the tables; return the secret behind pseudonyms. Both are set in a new database."""
         for key, value in (("schema", str(SCHEMA)), ("secret", secrets.token_hex(32))):
             try:
-                with self._begin() as connection:
-                    if connection.scalar(sql.select(_FACTS.c.value).where(_FACTS.c.key == key)) is None:
-                        connection.execute(_FACTS.insert().values(key=key, value=value))
+                with self._begin() as session:
+                    if session.get(_Property, key) is None:
+                        session.add(_Property(key=key, value=value))
             except IntegrityError:
-                pass  # another service began at the same moment
-        with self._begin() as connection:
-            known = {row.key: row.value for row in connection.execute(sql.select(_FACTS))}
-        if int(known["schema"]) > SCHEMA:
+                pass  # another service started at the same moment
+        with self._begin() as session:
+            properties = {each.key: each.value for each in session.scalars(sql.select(_Property))}
+        if int(properties["schema"]) > SCHEMA:
             raise DataError(
-                f"{self.shown}: written by a newer version (schema {known['schema']}). Upgrade pneumoscope."
+                f"{self.location}: written by a newer version (schema {properties['schema']}). Upgrade pneumoscope."
             )
-        return bytes.fromhex(known["secret"])
+        return bytes.fromhex(properties["secret"])
 
-    def name_patient(self, patient: str | None) -> str:
-        """A pseudonym for a patient: always the same for one, and of no use without this database."""
+    def pseudonymise(self, patient: str | None) -> str:
+        """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
         if not patient:
             return ""
         return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:16]
 
     def ping(self) -> None:
-        """See whether the database answers.
+        """Check that the database answers.
 
         Raises:
-            DataError: it doesn't.
+            DataError: it does not.
         """
-        with self._begin() as connection:
-            connection.execute(sql.select(1))
+        with self._begin() as session:
+            session.execute(sql.select(1))
 
-    def add_reads(self, reads: Sequence[Read]) -> None:
-        """Remember images that were read, all or none.
+    def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
+        """Save all records in one transaction, or none; when this returns, they are on disk.
 
         Raises:
             DataError: the database does not take them.
         """
-        with self._begin() as connection:
-            connection.execute(
-                _READS.insert(), [{**asdict(read), "prediction_set": "|".join(read.prediction_set)} for read in reads]
-            )
+        with self._begin() as session:
+            session.add_all(records)
 
-    def add_verdict(self, verdict: Verdict) -> None:
-        """Remember a verdict; when this returns, it is on disk.
+    def find_prediction(self, id: str) -> PredictionRecord | None:  # noqa: A002 - its name everywhere
+        """The prediction with an id, without its reviews; None where there is none."""
+        with self._begin() as session:
+            return session.get(PredictionRecord, id)
 
-        Raises:
-            DataError: the database does not take it.
-        """
-        with self._begin() as connection:
-            connection.execute(_VERDICTS.insert().values(**asdict(verdict)))
+    def list_predictions(self, limit: int) -> list[PredictionRecord]:
+        """The latest predictions with their reviews, the newest first."""
+        query = sql.select(PredictionRecord).order_by(*_NEWEST_FIRST).limit(limit)
+        with self._begin() as session:
+            return list(session.scalars(query.options(selectinload(PredictionRecord.reviews))))
 
-    def find_read(self, number: str) -> Read | None:
-        """The read of an id, if there is one."""
-        with self._begin() as connection:
-            row = connection.execute(sql.select(_READS).where(_READS.c.id == number)).one_or_none()
-        return None if row is None else _to_read(row)
+    def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
+        """What monitoring needs of the latest predictions, the newest first: rows, much cheaper than records."""
+        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since).order_by(*_NEWEST_FIRST).limit(limit)
+        with self._begin() as session:
+            return session.execute(query).all()
 
-    def list_reads(self, limit: int, since: datetime.datetime | None = None) -> list[Read]:
-        """The latest reads, the newest first."""
-        query = sql.select(_READS).order_by(_READS.c.at.desc(), _READS.c.id).limit(limit)
-        if since is not None:
-            query = query.where(_READS.c.at >= since)
-        with self._begin() as connection:
-            return [_to_read(row) for row in connection.execute(query)]
-
-    def count_days(self, since: datetime.datetime) -> dict[str, int]:
-        """How many images were read on each day (UTC) since a moment."""
-        day = sql.func.substr(sql.cast(_READS.c.at, sql.Text), 1, 10).label("day")
-        each = sql.select(day).where(_READS.c.at >= since).subquery()
+    def count_by_day(self, since: datetime.datetime) -> dict[str, int]:
+        """The number of predictions on each day (UTC) since a moment."""
+        created_at = PredictionRecord.created_at
+        day = sql.func.substr(sql.cast(created_at, sql.Text), 1, 10).label("day")
+        each = sql.select(day).where(created_at >= since).subquery()
         query = sql.select(each.c.day, sql.func.count()).group_by(each.c.day).order_by(each.c.day)
-        with self._begin() as connection:
-            return {str(name): int(count) for name, count in connection.execute(query)}
+        with self._begin() as session:
+            return {str(name): int(count) for name, count in session.execute(query)}
 
-    def list_verdicts(self, reads: Sequence[str]) -> dict[str, list[Verdict]]:
-        """The verdicts on some reads, by read, the oldest first."""
-        found: dict[str, list[Verdict]] = {}
-        with self._begin() as connection:
-            for start in range(0, len(reads), 500):  # databases bound the number of values in a query
-                some = reads[start : start + 500]
-                query = sql.select(_VERDICTS).where(_VERDICTS.c.read.in_(some)).order_by(_VERDICTS.c.number)
-                for row in connection.execute(query):
-                    found.setdefault(row.read, []).append(_to_verdict(row))
-        return found
-
-    def list_reviewed(self) -> list[tuple[Read, Verdict]]:
-        """Every verdict with its read, the oldest first."""
-        query = sql.select(_READS, _VERDICTS).join_from(_VERDICTS, _READS).order_by(_VERDICTS.c.number)
-        size = len(_READS.columns)
-        with self._begin() as connection:
-            return [(_to_read(row[:size]), _to_verdict(row[size:])) for row in connection.execute(query)]
+    def list_reviews(self, since: datetime.datetime | None = None) -> list[tuple[PredictionRecord, Review]]:
+        """Every review, with its prediction (made since a moment), the oldest first."""
+        query = sql.select(PredictionRecord, Review).join_from(Review, PredictionRecord).order_by(Review.number)
+        if since is not None:
+            query = query.where(PredictionRecord.created_at >= since)
+        with self._begin() as session:
+            return [(record, review) for record, review in session.execute(query)]
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     def __exit__(self, *problem: object) -> None:
@@ -273,41 +252,43 @@ class Memory(AbstractContextManager["Memory"]):
     def _connect(self) -> sql.Connection:
         try:
             return self._engine.connect()
-        except OSError:  # pg8000 lets it through where a connection was cut; then the others in the pool are cut, too
+        except OSError:  # pg8000 raises it where a connection was cut; then the others in the pool are cut, too
             self._engine.dispose()
             return self._engine.connect()
 
     @contextmanager
-    def _begin(self) -> Iterator[sql.Connection]:
+    def _begin(self) -> Iterator[Session]:
+        """A transaction; what is read in it stays usable after it."""
         try:
-            with self._connect() as connection, connection.begin():
-                yield connection
+            with (
+                self._connect() as connection,
+                connection.begin(),
+                Session(connection, expire_on_commit=False) as session,
+                session.begin(),
+            ):
+                yield session
         except IntegrityError:
             raise
         except OSError as problem:
-            raise DataError(f"{self.shown}: the database is out of reach: {_say(problem)}.") from None
+            raise DataError(f"{self.location}: the database is out of reach: {_explain(problem)}.") from None
         except DBAPIError as problem:
-            raise DataError(f"{self.shown}: the database does not answer as it should: {_say(problem)}.") from None
+            raise DataError(f"{self.location}: the database reports an error: {_explain(problem)}.") from None
         except SQLAlchemyError as problem:  # a pool without a free connection, for instance
-            raise DataError(f"{self.shown}: the database is busy: {_say(problem)}.") from None
+            raise DataError(f"{self.location}: the database is busy: {_explain(problem)}.") from None
 
 
 def now() -> datetime.datetime:
-    """This moment as the database keeps it: UTC, without saying so."""
+    """This moment as the database keeps it: UTC, without a time zone."""
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-def new_id() -> str:
-    """A name for a read that nobody can guess."""
-    return uuid.uuid4().hex
-
-
-def _to_url(url: str | None) -> tuple[sql.URL, Path | None]:
+def _parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
+    """The database's URL, and its file where it is SQLite."""
     if url is None:
         import platformdirs
 
         url = os.environ.get("PNEUMOSCOPE_DATABASE") or str(
-            Path(platformdirs.user_data_dir("pneumoscope")) / "reads.sqlite"
+            Path(platformdirs.user_data_dir("pneumoscope")) / "predictions.sqlite"
         )
     if "://" not in url:
         file = Path(url).absolute()
@@ -316,44 +297,35 @@ def _to_url(url: str | None) -> tuple[sql.URL, Path | None]:
         address = sql.make_url(url)
     except ArgumentError:
         raise UsageError(
-            "--database: no URL that is understood. Give the path of a file, or postgresql://USER@HOST/NAME."
+            "Not a valid URL. Give the path of a file, or postgresql://USER@HOST/NAME.", parameter="database"
         ) from None
     if address.drivername in ("postgresql", "postgres"):
         address = address.set(drivername="postgresql+pg8000")  # the driver that comes with the extra
     if address.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UsageError(f"--database {address.drivername}: SQLite and PostgreSQL are known.")
+        raise UsageError(f"{address.drivername}: only SQLite and PostgreSQL are supported.", parameter="database")
     return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
 
 
-def _options(address: sql.URL) -> dict[str, Any]:
+def _list_options(address: sql.URL) -> dict[str, Any]:
     if address.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
     return {"connect_args": {"timeout": 10}} if address.drivername == "postgresql+pg8000" else {}
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Readers beside a writer, every commit on disk before it is acknowledged, and references that hold."""
+    """Readers beside a writer, every commit on disk before it is acknowledged, foreign keys enforced."""
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _say(problem: BaseException) -> str:
+def _explain(problem: BaseException) -> str:
     """A database's complaint in one line, without the statement and its values, which could be a patient's."""
     origin = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     if isinstance(origin, OSError) and origin.strerror:
         return origin.strerror
-    said = origin.args[0] if origin.args else origin
-    if isinstance(said, dict):  # as pg8000 gives what the server says
-        said = said.get("M", said)
-    return str(said).splitlines()[0][:200].rstrip(".") if str(said) else type(origin).__name__
-
-
-def _to_read(row: Any) -> Read:
-    values = dict(zip((field.name for field in fields(Read)), row, strict=True))
-    return Read(**{**values, "prediction_set": tuple(filter(None, values["prediction_set"].split("|")))})
-
-
-def _to_verdict(row: Any) -> Verdict:
-    return Verdict(*row[1:])
+    detail = origin.args[0] if origin.args else origin
+    if isinstance(detail, dict):  # as pg8000 passes on the server's message
+        detail = detail.get("M", detail)
+    return str(detail).splitlines()[0][:200].rstrip(".") if str(detail) else type(origin).__name__

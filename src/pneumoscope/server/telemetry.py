@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class Measures:
+class Telemetry:
     """Counters of one service."""
 
     media_type = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,44 +21,45 @@ class Measures:
             "pneumoscope_requests", "Requests answered.", ("method", "route", "status"), registry=registry
         )
         self._seconds = Histogram(
-            "pneumoscope_request_seconds", "From a request's head to its answer's end.", ("route",),
+            "pneumoscope_request_seconds", "From the head of a request to the end of its answer.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._images = Counter("pneumoscope_images", "Images read, by decision.", ("decision",), registry=registry)
-        self._verdicts = Counter("pneumoscope_verdicts", "Reviewers' verdicts.", ("verdict",), registry=registry)
+        self._images = Counter("pneumoscope_images", "Images processed, by decision.", ("decision",), registry=registry)
+        self._reviews = Counter("pneumoscope_reviews", "Reviews saved.", ("agrees",), registry=registry)
         self._batches = Histogram(
-            "pneumoscope_batch_images", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
-        self._computing = Histogram(
-            "pneumoscope_batch_seconds", "To compute a batch.", buckets=_SECONDS, registry=registry
+        self._batch_seconds = Histogram(
+            "pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS, registry=registry
         )
 
-    def watch(self, images: Callable[[], int], held: Callable[[], int]) -> None:
-        """Show how many images are under way, and how many bytes are held."""
-        Gauge("pneumoscope_images_under_way", "Images being read.", registry=self._registry).set_function(images)
-        Gauge(
-            "pneumoscope_held_bytes", "Of uploads and of answers with pictures, in memory.", registry=self._registry
-        ).set_function(held)
+    def watch(self, images: Callable[[], int], buffered_bytes: Callable[[], int]) -> None:
+        """Report the images in progress, and the bytes of uploads and answers in memory."""
+        for name, meaning, value in (
+            ("pneumoscope_images_in_progress", "Images waiting or being processed.", images),
+            ("pneumoscope_buffered_bytes", "Uploads, and answers with pictures, in memory.", buffered_bytes),
+        ):
+            Gauge(name, meaning, registry=self._registry).set_function(value)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request that has been answered."""
-        known = method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-        self._requests.labels(known, route, str(status)).inc()
+        """Count an answered request."""
+        method = method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def count_image(self, decision: str) -> None:
-        """Count an image that was read, or `error`."""
+        """Count an image by its decision, or as `error`."""
         self._images.labels(decision).inc()
 
-    def count_verdict(self, verdict: str) -> None:
-        """Count a reviewer's verdict."""
-        self._verdicts.labels(verdict).inc()
+    def count_review(self, agrees: bool) -> None:
+        """Count a review."""
+        self._reviews.labels(str(agrees).lower()).inc()
 
     def count_batch(self, images: int, seconds: float) -> None:
-        """Count a batch that was computed."""
+        """Count a batch."""
         self._batches.observe(images)
-        self._computing.observe(seconds)
+        self._batch_seconds.observe(seconds)
 
     def render(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All counters, as Prometheus reads them."""
         return generate_latest(self._registry)

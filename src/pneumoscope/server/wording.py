@@ -1,4 +1,4 @@
-"""Plain words for what the classifier says of an image."""
+"""Decisions in plain words."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ if TYPE_CHECKING:
 
 
 def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
-    """Say in a sentence or two what a decision means and what not."""
-    model = predictor.model
+    """Say in a sentence or two what a decision means, and what it does not."""
+    model, possible = predictor.model, prediction.prediction_set
     if prediction.decision == OUT_OF_DISTRIBUTION:
         return (
-            f"Not like the training radiographs: {prediction.ood_score:.2f} times as far from them as ordinary images may "
-            "be. What the network would say of it means nothing, so no probability is given."
+            f"Unlike the training images: the OOD score is {prediction.ood_score:.2f}; above 1 is out of distribution. "
+            "The network has no basis for a prediction, so no probability is given."
         )
-    if prediction.decision == UNCERTAIN and not prediction.prediction_set:
-        return f"Uncertain: typical of no class. {' and '.join(model.labels)} are both improbable for such an image."
     if prediction.decision == UNCERTAIN:
-        if len(prediction.prediction_set) > 1:
-            rate = f"{predictor.alpha:.0%}" if predictor.alpha is not None else "the stated rate"
-            return (
-                f"Uncertain: {' and '.join(prediction.prediction_set)} are both possible. To name one alone would be wrong "
-                f"more often than {rate} of the time."
-            )
+        if not possible:
+            return f"Typical of none of the classes: {' and '.join(model.labels)} are all improbable for this image."
+        if len(possible) > 1:
+            risk = "too often" if predictor.alpha is None else f"more than {predictor.alpha:.0%} of the time"
+            return f"{' and '.join(possible)} are possible. Naming only one of them would be wrong {risk}."
         return (
-            f"Uncertain: only {prediction.prediction_set[0]} fits such an image, but its probability lies on the other side "
-            "of the threshold."
+            f"The two rules disagree: the prediction set holds only {possible[0]}, but the threshold says "
+            f"{prediction.predicted_label}."
         )
     if model.positive is None:
-        return f"{prediction.predicted_label} is the likeliest of {len(model.labels)} classes."
-    side = "reaches" if prediction.predicted_label == model.positive else "stays below"
+        return f"{prediction.predicted_label} is the most probable of {len(model.labels)} classes."
+    side = "reaches" if prediction.predicted_label == model.positive else "is below"
     return f"The probability of {model.positive} {side} the threshold of {predictor.threshold:.3f}."

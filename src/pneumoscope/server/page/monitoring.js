@@ -1,10 +1,10 @@
-// Whether the model in use still sees what it was made for.
+// Whether the model in use still works as intended.
 
 import { call } from "/page/service.js";
 
 const $ = (id) => document.getElementById(id);
 const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`);
-const limits = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
+const interval = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
 
 function make(tag, attributes = {}, words = "") {
   const made = tag === "svg" || make.drawn.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -49,41 +49,54 @@ function days(volume, count) {
 }
 
 async function show() {
-  let found;
+  let summary;
   try {
-    const model = (await (await call("/v1/models")).json())[0];
+    const [model] = await (await call("/v1/models")).json();
     $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
-    found = await (await call(`/v1/monitoring?days=${$("days").value}`)).json();
+    summary = await (await call(`/v1/monitoring?days=${$("days").value}`)).json();
   } catch (problem) {
     $("state").textContent = problem.message;
     return;
   }
-  const { shares, ood, scores, agreement } = found;
-  const others = found.looked_at - found.of_this_model;
-  const times = found.reads === found.images ? "" : `; ${found.reads} reads`;
-  $("state").textContent = `${found.reads} reads${found.reads > found.looked_at ? `; what is below is about the latest ${found.looked_at} of them` : ""}${others ? `; ${others} of them by another model, left out below` : ""}`;
-  $("cards").replaceChildren(
-    card("Images", String(found.images), `${found.days > 1 ? `in ${found.days} days, UTC` : "today, UTC"}${times}`),
-    card("Positive", percent(shares.positive.value), shares.positive.n ? `of ${shares.positive.n} like training images; ${limits(shares.positive)}` : ""),
-    card("Uncertain", percent(shares.uncertain.value), limits(shares.uncertain)),
-    card("Unlike training", percent(shares.ood.value), limits(shares.ood)),
-    card("OODState", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}, above 1 is ood` : ""),
-    card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${limits(agreement.all)}` : "nothing reviewed"),
-  );
-  const volume = days(found.volume, found.days);
-  $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Reads a day; ${found.reads} in all`));
-  if (scores) {
-    const share = (counts) => { const total = counts.reduce((a, b) => a + b, 0) || 1; return counts.map((count) => count / total); };
-    $("scores").replaceChildren(draw(share(scores.now), share(scores.validation), scores.now.map((_, i) => `${i / 10}–${(i + 1) / 10}`), "Distribution of scores now and on validation images"));
-    $("drift").textContent = scores.stability_index === null
-      ? `${scores.images} images: fewer than ${scores.enough} tell little of a distribution.`
-      : `Population stability index ${scores.stability_index.toFixed(2)}: with so many images, each of another patient, it stays below ${scores.stability_by_chance.toFixed(2)} 95 times in 100 where nothing has changed; above 0.25 is called a change. Largest distance of the two distributions: ${scores.largest_distance.toFixed(2)}. Another share of ill patients than among the validation images shows here, too.`;
-  } else $("drift").textContent = "This model brings no scores of its validation images.";
-  $("agreement").replaceChildren(...Object.entries(agreement).map(([name, one]) => {
+  const { predictions, summarised, of_this_model: counted } = summary;
+  const parts = [`${predictions} predictions`];
+  if (predictions > summarised) parts.push(`only the latest ${summarised} are summarised`);
+  if (summarised > counted) parts.push(`${summarised - counted} by other models are left out below`);
+  $("state").textContent = parts.join("; ");
+  showCards(summary);
+  const volume = days(summary.per_day, summary.days);
+  $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Predictions per day; ${predictions} in total`));
+  showDrift(summary.drift);
+  $("agreement").replaceChildren(...Object.entries(summary.agreement).map(([name, share]) => {
     const row = make("tr");
-    row.append(make("th", { scope: "row" }, name), make("td", { class: "number" }, String(one.n)), make("td", { class: "number" }, percent(one.value)), make("td", { class: "number" }, limits(one)));
+    row.append(make("th", { scope: "row" }, name.replaceAll("_", " ")), make("td", { class: "number" }, String(share.n)), make("td", { class: "number" }, percent(share.value)), make("td", { class: "number" }, interval(share)));
     return row;
   }));
+}
+
+function showCards({ days, predictions, images, shares, ood_score: ood, agreement }) {
+  const { positive, uncertain, out_of_distribution: outside } = shares;
+  $("cards").replaceChildren(
+    card("Images", String(images), `${days > 1 ? `in ${days} days (UTC)` : "today (UTC)"}${predictions === images ? "" : `; ${predictions} predictions`}`),
+    card("Positive", percent(positive.value), positive.n ? `of ${positive.n} in distribution; ${interval(positive)}` : ""),
+    card("Uncertain", percent(uncertain.value), interval(uncertain)),
+    card("Out of distribution", percent(outside.value), interval(outside)),
+    card("OOD score", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}; above 1 is out of distribution` : ""),
+    card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${interval(agreement.all)}` : "no reviews"),
+  );
+}
+
+function showDrift(drift) {
+  if (!drift) {
+    $("drift").textContent = "This model has no validation probabilities.";
+    return;
+  }
+  const toShares = (counts) => { const total = counts.reduce((a, b) => a + b, 0) || 1; return counts.map((count) => count / total); };
+  const bins = drift.current.map((_, i) => `${i / 10}–${(i + 1) / 10}`);
+  $("histogram").replaceChildren(draw(toShares(drift.current), toShares(drift.validation), bins, "Distribution of probabilities now and on validation images"));
+  $("drift").textContent = drift.psi === null
+    ? `${drift.images} images are too few to measure drift; at least ${drift.min_images} are needed.`
+    : `Population stability index: ${drift.psi.toFixed(2)}. By chance alone it stays below ${drift.psi_by_chance.toFixed(2)} 95 times in 100, if each image is another patient's; above 0.25 counts as a change. Kolmogorov-Smirnov distance: ${drift.ks_distance.toFixed(2)}. A different prevalence also shows as drift.`;
 }
 
 $("days").addEventListener("change", show);

@@ -1,4 +1,4 @@
-// Talks to the service: a token where one is needed, patience where it is busy.
+// Calls the service: asks for a token if needed, and tries again while the service is busy.
 
 export class Refused extends Error {
   constructor(status, detail) { super(detail); this.status = status; }
@@ -13,7 +13,7 @@ function askForToken(why) {
   dialog.setAttribute("aria-labelledby", "ask-title");
   dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">A token is needed</h2><p id="ask-why"></p>
     <label>Token <input id="token" type="password" autocomplete="off" required></label>
-    <p class="row"><button type="submit" class="strong" value="given">Go on</button></p></form>`;
+    <p class="row"><button type="submit" class="strong" value="given">Continue</button></p></form>`;
   document.body.append(dialog);
   document.getElementById("ask-why").textContent = why;
   dialog.showModal();
@@ -22,7 +22,7 @@ function askForToken(why) {
     const given = dialog.returnValue === "given" && /^[\x21-\x7e]+$/.test(token); // nothing else fits a header
     dialog.remove();
     if (given) sessionStorage.setItem("token", token);
-    done(given || (dialog.returnValue === "given" && askForToken("That token was not the right one.")));
+    done(given || (dialog.returnValue === "given" && askForToken("The token is not valid.")));
   }, { once: true }));
 }
 
@@ -37,17 +37,17 @@ export async function call(path, options = {}) {
     try {
       answer = await fetch(path, { ...options, headers });
     } catch {
-      throw new Lost("The service does not answer.");
+      throw new Lost("The service does not respond.");
     }
     if (answer.ok) {
       if (troubled) document.dispatchEvent(new Event("recovered"));
       troubled = false;
       return answer;
     }
-    const problem = await answer.json().catch(() => ({ detail: `It answered ${answer.status}.` }));
+    const problem = await answer.json().catch(() => ({ detail: `The service answered ${answer.status}.` }));
     if (answer.status === 401) {
       if (sessionStorage.getItem("token") === token) {
-        asking ??= askForToken(token ? "That token was not the right one." : "Whoever runs this service has one. It is forgotten when this tab is closed.").finally(() => { asking = null; });
+        asking ??= askForToken(token ? "The token is not valid." : "Ask whoever runs this service. The token is forgotten when this tab is closed.").finally(() => { asking = null; });
         if (await asking) continue;
       } else continue;
     }
@@ -63,19 +63,18 @@ export async function call(path, options = {}) {
   }
 }
 
-export async function readImage(file, invert) {
+export async function predict(file, invert, heatmap) {
   let content;
   try {
     content = await file.arrayBuffer();
   } catch {
-    throw new Refused(0, "The file cannot be opened any more. Choose it again.");
+    throw new Refused(0, "The file can no longer be opened. Choose it again.");
   }
   const form = new FormData();
   form.append("files", new Blob([content]), file.name);
-  const answer = await call(`/v1/predictions?heatmap=${readImage.heatmaps}&view=true&invert=${invert}`, { method: "POST", body: form });
+  const answer = await call(`/v1/predictions?heatmap=${heatmap}&picture=true&invert=${invert}`, { method: "POST", body: form });
   return (await answer.json()).predictions[0];
 }
-readImage.heatmaps = true;
 
 export function toBlob(base64) {
   return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type: "image/png" });

@@ -1,4 +1,4 @@
-"""Reading rooms for tests, and a real PostgreSQL."""
+"""Services for tests, and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rooms import Process, draw, run_process, wait_until
+from services import Process, draw, run_process, wait_until
 
 from pneumoscope.server.settings import Settings
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def room(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A reading room of the small simulated run."""
-    with run_process(run.model, str(tmp_path_factory.mktemp("room") / "reads.sqlite")) as process:
+def service(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A service with the model of the small simulated run."""
+    with run_process(run.model, str(tmp_path_factory.mktemp("service") / "predictions.sqlite")) as process:
         yield process
 
 
 @pytest.fixture
 def settings(run: Run, tmp_path: Path) -> Settings:
-    """For a room in a thread."""
-    return Settings(model=run.model, database=str(tmp_path / "reads.sqlite"))
+    """For a service in a thread."""
+    return Settings(model=run.model, database=str(tmp_path / "predictions.sqlite"))
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def image() -> bytes:
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL, started for these tests."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or [
-        Path(found) for found in [shutil.which("postgres")] if found
+        Path(program) for program in [shutil.which("postgres")] if program
     ]
     if not programs:
         pytest.skip("no PostgreSQL on this machine")

@@ -1,4 +1,4 @@
-"""Reading rooms for tests: real processes, or a thread where limits have to be small."""
+"""Services for tests: real processes, or a thread where limits have to be small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -23,17 +22,15 @@ import uvicorn
 from PIL import Image
 
 from pneumoscope.datasets.phantoms import draw_phantom
-from pneumoscope.server.app import build_app, configure
-from pneumoscope.server.predictions import Room
+from pneumoscope.server.app import build_app
+from pneumoscope.server.connections import configure_uvicorn
+from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
 class Process:
-    """A reading room in a process of its own."""
+    """A service in a process of its own."""
 
     url: str
     process: subprocess.Popen[str]
@@ -50,11 +47,13 @@ class Process:
 
 @contextmanager
 def run_process(model: Path | None, database: str | None, *options: str, **environment: str) -> Iterator[Process]:
-    """A reading room in a process; without a model or a database, with the default one."""
-    call = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0"]
-    call += ["--model", str(model)] if model else []
-    call += ["--database", database] if database else []
-    process = subprocess.Popen([*call, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    """A service in a process; without a model or a database, with the default one."""
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--port", "0"]
+    command += ["--model", str(model)] if model else []
+    command += ["--database", database] if database else []
+    process = subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
     assert process.stderr is not None
     lines = [process.stderr.readline()]
     if lines[0].startswith("Model: "):
@@ -63,10 +62,10 @@ def run_process(model: Path | None, database: str | None, *options: str, **envir
     assert "http://" in first, first + process.stderr.read()
     reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
     reader.start()
-    room = Process(first.split()[2].rstrip("/"), process, database or "", lines)
+    service = Process(first.split()[2].rstrip("/"), process, database or "", lines)
     try:
-        wait_until(lambda: answers(room.url))
-        yield room
+        wait_until(lambda: answers(service.url))
+        yield service
     finally:
         if process.poll() is None:
             process.kill()
@@ -91,12 +90,12 @@ def wait_until(met: Callable[[], bool], seconds: float = 30) -> None:
 
 @contextmanager
 def run_thread(settings: Settings) -> Iterator[str]:
-    """A reading room in this process; gives its address."""
+    """A service in this process; gives its address."""
     settings = replace(settings, port=0)
     settings.check()
-    app = build_app(settings, Room(settings))
+    app = build_app(settings, PredictionService(settings))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    server = uvicorn.Server(configure(app, settings))
+    server = uvicorn.Server(configure_uvicorn(app, settings.limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))

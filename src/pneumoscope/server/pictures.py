@@ -1,4 +1,4 @@
-"""Images as PNGs for a browser, which can show any window of them, and simulated ones to try it with."""
+"""Images as PNGs for a browser, which can show them at any window, and simulated examples."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ import numpy as np
 
 from pneumoscope.images.prepare import Pixels
 
-LONGEST = 2048  # pixels of a view's longer side
-EXAMPLES = (
-    (11, False),
-    (12, True),
-    (13, True),
-    (14, False),
-    (15, True),
-    (16, False),
-)  # seeds of simulated images, and whether they show a pneumonia
+_LONGER_SIDE = 2048  # pixels, at most
+# Seeds of simulated images, and whether they show pneumonia.
+EXAMPLES = ((11, False), (12, True), (13, True), (14, False), (15, True), (16, False))
 
 
-def render_view(pixels: Pixels) -> bytes:
-    """Draw an image as a PNG: grey of 8 bits where that holds all its levels, else 16 bits in red (high) and green (low).
+def render_picture(pixels: Pixels) -> bytes:
+    """Draw an image as a PNG: 8-bit grey where that keeps all its levels, else 16 bits in red (high) and green (low).
 
-    A browser gives a page no more than 8 bits a channel, and a narrow window needs more.
+    A browser gives a page no more than 8 bits per channel, and a narrow window needs more.
 
     Args:
         pixels: float32 (H, W) in [0, 1].
@@ -32,8 +26,8 @@ def render_view(pixels: Pixels) -> bytes:
 
     height, width = pixels.shape
     image = Image.fromarray(pixels)
-    if max(height, width) > LONGEST:
-        scale = LONGEST / max(height, width)
+    if max(height, width) > _LONGER_SIDE:
+        scale = _LONGER_SIDE / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     levels = np.clip(np.asarray(image, np.float32), 0, 1)
@@ -50,7 +44,7 @@ def render_view(pixels: Pixels) -> bytes:
 
 @cache
 def render_example(number: int) -> bytes:
-    """Draw a simulated image as a PNG, once; `number` counts from 0."""
+    """Draw a simulated image of `EXAMPLES` as a PNG."""
     from PIL import Image
 
     from pneumoscope.datasets.phantoms import draw_phantom

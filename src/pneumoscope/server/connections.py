@@ -1,0 +1,118 @@
+"""Connections whose other side is too slow are closed.
+
+Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
+application can see neither. So this extends uvicorn's protocol, whichever it is, by the methods that asyncio defines
+for every protocol, and by `scope["state"]`, through which the application finds its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Scope
+
+    from pneumoscope.server.settings import Limits
+
+_STATE = "connection"
+
+
+class _TimedConnection(asyncio.Protocol):
+    """Comes before uvicorn's protocol in the list of base classes."""
+
+    silence = 10.0
+
+    def __init__(self, *arguments: Any, app_state: dict[str, Any], **options: Any) -> None:
+        super().__init__(*arguments, app_state={**app_state, _STATE: self}, **options)  # type: ignore[call-arg]
+        self._connection: Any = None
+        self._requests = 0  # that the application is answering
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A connection opens; the head of its first request is due."""
+        super().connection_made(transport)
+        # asyncio does so only for sockets created as TCP, which accepted ones may not be: 40 ms an answer otherwise.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = transport
+        self._head_timer = self._abort_later()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes arrive; between two requests they begin a head, whose rest is due."""
+        super().data_received(data)
+        if not self._requests and self._head_timer is None:
+            self._head_timer = self._abort_later()
+
+    def pause_writing(self) -> None:
+        """The client does not take what it is sent."""
+        super().pause_writing()
+        self._answer_timer = self._abort_later()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        _cancel(self._answer_timer)
+        super().resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection ends."""
+        _cancel(self._head_timer)
+        _cancel(self._answer_timer)
+        super().connection_lost(error)
+
+    @contextmanager
+    def answer(self) -> Iterator[None]:
+        """Inside, the application answers a request: its head has arrived."""
+        _cancel(self._head_timer)
+        self._head_timer = None
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    def _abort_later(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self.silence, self._connection.abort)
+
+
+def limit_time(app: ASGIApp) -> ASGIApp:
+    """Tell a request's connection when the application begins to answer, and when it is done."""
+
+    async def answer(scope: Scope, receive: Any, send: Any) -> None:
+        connection = scope.get("state", {}).pop(_STATE, None) if scope["type"] == "http" else None
+        if connection is None:
+            await app(scope, receive, send)
+            return
+        with connection.answer():
+            await app(scope, receive, send)
+
+    return answer
+
+
+def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """Set up uvicorn to serve an application: slow clients are dropped, and nothing they send is logged."""
+    config = uvicorn.Config(
+        limit_time(app),
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=4 * limits.requests,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=60,
+    )
+    config.load()
+    bases = (_TimedConnection, config.http_protocol_class)
+    config.http_protocol_class = type("TimedProtocol", bases, {"silence": limits.silence})
+    return config
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -1,0 +1,243 @@
+"""Predictions and reviews survive, in SQLite and in PostgreSQL alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import sqlalchemy as sql
+from services import draw, run_process, run_thread
+
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.server.store import PredictionRecord, Review, Store, now
+
+if TYPE_CHECKING:
+    from pneumoscope.server.settings import Settings
+    from pneumoscope.training.train import Run
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind, empty."""
+    if request.param == "sqlite":
+        return str(tmp_path / "predictions.sqlite")
+    server: str = request.getfixturevalue("postgresql")
+    engine = sql.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.execute(sql.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server.rpartition('/')[0]}/{name}"
+
+
+def make_record(**values: Any) -> PredictionRecord:
+    usual: dict[str, Any] = {
+        "sha256": "d" * 64, "name": "image.png", "patient": "", "model": "model", "fingerprint": "f" * 64,
+        "decision": "PNEUMONIA", "predicted_label": "PNEUMONIA", "probability": 0.9,
+        "probabilities": {"NORMAL": 0.1, "PNEUMONIA": 0.9}, "prediction_set": ["PNEUMONIA"], "ood_score": 0.5,
+        "warnings": [], "width": 100, "height": 80, "format": "PNG",
+    }  # fmt: skip
+    return PredictionRecord(**usual | values)
+
+
+def facts_of(row: PredictionRecord | Review) -> dict[str, Any]:
+    """What the columns of a row hold."""
+    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+
+
+def test_predictions_and_reviews_come_back_as_they_were(url: str) -> None:
+    outside = make_record(
+        name="Ünïcode ✓.png", decision="out_of_distribution", probability=None, ood_score=None, prediction_set=[],
+        warnings=["lateral view"],
+    )  # fmt: skip
+    records = [make_record(), outside]
+    with Store(url) as store:
+        store.add(records)
+        review = Review(
+            prediction_id=outside.id,
+            agrees=False,
+            label="NORMAL",
+            comment="a 'comment' with \"quotes\";\n--",
+            reviewer="ab",
+        )
+        store.add([review])
+        store.add([Review(prediction_id=outside.id, agrees=True)])
+    with Store(url) as store:
+        stored = store.find_prediction(outside.id)
+        assert stored is not None
+        assert facts_of(stored) == facts_of(outside)
+        assert store.find_prediction("nothing") is None
+        listed = {record.id: record for record in store.list_predictions(10)}
+        assert set(listed) == {record.id for record in records}
+        assert facts_of(listed[outside.id].reviews[0]) == facts_of(review)
+        assert [each.agrees for each in listed[outside.id].reviews] == [False, True]
+        assert len(store.list_predictions(1)) == 1
+        outcomes = store.list_outcomes(10, min(record.created_at for record in records))
+        assert {row.decision for row in outcomes} == {"PNEUMONIA", "out_of_distribution"}
+        assert store.list_outcomes(10, now()) == []
+        assert store.count_by_day(outside.created_at) == {outside.created_at.date().isoformat(): 2}
+        assert [record.id for record, _ in store.list_reviews()] == [outside.id] * 2
+        assert store.list_reviews(now()) == []
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(url: str) -> None:
+    first, again = make_record(), make_record()
+    with Store(url) as store:
+        store.add([again])
+        with pytest.raises(sql.exc.IntegrityError):
+            store.add([first, make_record(id=again.id)])
+        assert store.find_prediction(first.id) is None
+
+
+def test_many_threads_write_side_by_side(url: str) -> None:
+    with Store(url) as store, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: store.add([make_record(), make_record()]), range(40)))
+        assert len(store.list_predictions(1000)) == 80
+
+
+def test_services_that_start_at_once_agree_on_a_secret(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: Store(url), range(4)))
+    assert len({store.pseudonymise("p1") for store in stores}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_pseudonym_is_of_no_use_elsewhere(tmp_path: Path) -> None:
+    with Store(str(tmp_path / "a")) as store, Store(str(tmp_path / "b")) as other:
+        assert store.pseudonymise("p1") == store.pseudonymise("p1") != store.pseudonymise("p2")
+        assert store.pseudonymise("p1") != other.pseudonymise("p1")
+        assert store.pseudonymise(None) == ""
+
+
+@pytest.mark.parametrize("start", ["", "sqlite:///"])
+def test_a_database_file_can_be_read_by_its_owner_only(tmp_path: Path, start: str) -> None:
+    with Store(f"{start}{tmp_path / 'predictions.sqlite'}"):
+        assert stat.S_IMODE((tmp_path / "predictions.sqlite").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://a@b/c",
+        "nothing://",
+        "postgresql://a@127.0.0.1:1/none",
+        "postgresql://a@b/c?ssl=x&y=z",
+        "/proc/no/predictions.sqlite",
+    ],
+)
+def test_an_error_about_a_database_does_not_show_its_password(url: str) -> None:
+    with pytest.raises((UsageError, DataError)) as error:
+        Store(url.replace("a@", "a:hunter2@"))
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.sqlite"
+    Store(str(path)).close()
+    engine = sql.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(sql.text("UPDATE properties SET value = '99' WHERE key = 'schema'"))
+    engine.dispose()
+    with pytest.raises(DataError, match="newer"):
+        Store(str(path))
+
+
+def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but somebody's notes" * 100)
+    with pytest.raises((UsageError, DataError)):
+        Store(str(path))
+    assert path.read_text().startswith("not a database")
+
+
+def test_a_killed_service_has_lost_no_review_that_it_acknowledged(run: Run, url: str) -> None:
+    acknowledged: list[str] = []
+    with run_process(run.model, url) as process:
+        with process.client() as client:
+            answer = client.post("/v1/predictions", files=[("files", (f"{i}.png", draw(i))) for i in range(8)])
+        predictions = answer.json()["predictions"]
+
+        def review(worker: int) -> None:
+            prediction = predictions[worker]
+            agrees = prediction["decision"] == "NORMAL"
+            with httpx.Client(base_url=process.url) as client:
+                for turn in range(10_000):
+                    comment = f"{worker}-{turn}"
+                    body = {"agrees": agrees, "label": "NORMAL", "comment": comment}
+                    try:
+                        answer = client.post(f"/v1/predictions/{prediction['id']}/reviews", json=body)
+                    except httpx.TransportError:
+                        return
+                    if answer.status_code == 201:
+                        acknowledged.append(comment)
+
+        def predict(worker: int) -> None:
+            with httpx.Client(base_url=process.url) as client, suppress(httpx.TransportError):
+                while True:
+                    client.post("/v1/predictions", files={"files": ("a.png", draw(worker))})
+
+        threads = [threading.Thread(target=review, args=(worker,)) for worker in range(8)]
+        threads += [threading.Thread(target=predict, args=(worker,)) for worker in range(2)]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < 100:
+            assert any(thread.is_alive() for thread in threads)
+        process.end(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    with Store(url) as store:
+        stored = {review.comment for _, review in store.list_reviews()}
+    assert len(acknowledged) >= 100
+    assert set(acknowledged) <= stored
+
+
+def test_a_service_recovers_when_its_database_does(settings: Settings) -> None:
+    with run_thread(settings) as url:
+
+        def send() -> httpx.Response:
+            return httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))})
+
+        assert send().status_code == 200
+        with sql.create_engine(f"sqlite:///{settings.database}").connect() as connection:
+            connection.execute(sql.text("ALTER TABLE predictions RENAME TO elsewhere"))
+            connection.commit()
+            answer = send()
+            assert answer.status_code == 503
+            assert "retry-after" in answer.headers
+            assert "predictions" not in answer.text
+            connection.execute(sql.text("ALTER TABLE elsewhere RENAME TO predictions"))
+            connection.commit()
+        assert send().status_code == 200
+
+
+def test_a_store_recovers_when_postgresql_restarts(postgresql: str) -> None:
+    with Store(postgresql) as store:
+        store.ping()
+        engine = sql.create_engine(postgresql.replace("postgresql:", "postgresql+pg8000:"))
+        with engine.connect() as connection:  # as a restart does: every other session ends
+            connection.execute(
+                sql.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            )
+        engine.dispose()
+        store.ping()
+
+
+def test_the_users_own_file_is_the_default(tmp_path: Path) -> None:
+    script = "from pneumoscope.server.store import Store; print(Store().location)"
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+    environment.pop("PNEUMOSCOPE_DATABASE", None)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == str(tmp_path / "pneumoscope" / "predictions.sqlite")
