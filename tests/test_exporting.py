@@ -172,13 +172,13 @@ def test_an_export_that_decides_otherwise_is_not_written(
 
 def test_an_export_needs_images_and_a_model(run: Run, exports: Path, images: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copytree(run.model, tmp_path / "alone"))
-    with pytest.raises(UsageError, match="--data IMAGES"):
+    with pytest.raises(UsageError, match="images like those it was trained on as `data`"):
         export(alone, "onnx", tmp_path / "a")
     assert export(alone, "onnx", tmp_path / "a", images).check.images == 12
     with pytest.raises(UsageError, match="an export itself"):
         export(exports / "onnx", "openvino", tmp_path / "b", images)
     assert not (tmp_path / "b").exists()
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         export(alone, "onnx", tmp_path / "a", images)
 
 
@@ -196,7 +196,7 @@ def test_an_export_never_replaces_its_model(run: Run, images: Path, tmp_path: Pa
     (model / GRAPH).unlink()
     rewrite(model, files={})
     held = {path.name: path.read_bytes() for path in model.iterdir()}
-    with pytest.raises(UsageError, match="it is not overwritten"):
+    with pytest.raises(UsageError, match="not an earlier output"):
         export(model, "onnx", model, images, overwrite=True)
     assert {path.name: path.read_bytes() for path in model.iterdir()} == held
 
@@ -217,7 +217,7 @@ def test_an_earlier_export_stays_until_a_better_one_is_there(
     export(run.folder, "openvino", out, overwrite=True)
     assert (out / "model.xml").is_file()
     assert not (out / "model.onnx").exists()
-    assert "Format: openvino. 12 images" in (out / "README.md").read_text()
+    assert "Format: openvino. Checked on 12 images" in (out / "README.md").read_text()
 
 
 def test_an_image_that_cannot_be_read_stops_no_export(run: Run, images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model in the formats of other runtimes, each held against the model on real images before it is kept."""
+"""Convert a model for other runtimes, and check each conversion on real images before it is kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import check_folder, claim_folder, write_text
@@ -34,7 +35,7 @@ from pneumoscope.models.model_folder import (
     load_weights,
     save_model,
 )
-from pneumoscope.models.pretrained import DESCRIPTION
+from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,24 +44,29 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch"]
 REPORT = "export.json"
-FILES = (REPORT, "weights.safetensors", "README.md", ONNX_MODEL, IR, "model.bin", PROGRAM, DESCRIPTION)
-_FAR = 0.01  # in probability
-_AUROC_LOSS, _CHANGED = 0.002, 0.005  # what eight bits may cost
-_CALIBRATION = 200  # images whose activations give the ranges of eight bits
-_STRIDE = 8  # of them whose activations are in memory at a time
-_EXACT = (0.0, 0.25, 0.5, 0.75)  # share of the layers that stays in float32, the first ones
-_PERCENTILE = 99.99  # of activations that eight bits span
+NETWORKS = (ONNX_MODEL, IR, "model.bin", PROGRAM)
+FILES = (REPORT, "weights.safetensors", "README.md", *NETWORKS, DESCRIPTION)
+
+# What a conversion may change: a probability, and with 8 bits AUROC and the share of decisions.
+MAX_DIFFERENCE = 0.01
+MAX_AUROC_LOSS, MAX_CHANGED = 0.002, 0.005
+
+# Quantisation to 8 bits: images for the ranges of activations, how many of them are in memory at a time, the percentile
+# of activations that is representable, and the shares of the first layers that stay in float32, tried in turn.
+RANGE_IMAGES, RANGE_STRIDE = 200, 8
+PERCENTILE = 99.99
+FLOAT_SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Check:
-    """How an export stands to its model, both run from their files on the same images.
+    """How an exported model differs from its original, both run from their files on the same images.
 
     Attributes:
-        images: how many could be read.
-        difference: the largest of a probability.
-        changed: how many decisions are others.
-        auroc: of the model and of the export, where images of both classes are labelled.
+        images: how many images could be read.
+        difference: the largest difference of a probability.
+        changed: how many decisions differ.
+        auroc: of the original and of the export; None unless images of both classes are labelled.
     """
 
     images: int
@@ -71,12 +77,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Export:
-    """What was written where.
+    """An exported model.
 
     Attributes:
-        folder: a model that every command takes.
+        folder: a model folder that every command accepts.
         size: bytes of the network's files.
-        check: how it stands to the model.
+        check: how it differs from the original.
     """
 
     folder: Path
@@ -84,206 +90,225 @@ class Export:
     check: Check
 
 
+@dataclass(frozen=True)
+class _Original:
+    """The model to convert, with its predictions of the images of the check."""
+
+    model: Model
+    backbone: Backbone
+    head: nn.Linear
+    other_weights: dict[str, Tensor]
+    samples: list[Sample]
+    predictions: list[Prediction]
+
+
 def export(
-    model: Path,
+    model: str | Path | None,
     to: Format,
-    out: Path,
-    data: Path | None = None,
+    out: str | Path,
+    data: str | Path | None = None,
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> Export:
-    """Write a model for another runtime, and see on real images that it decides as before.
+    """Convert a model for another runtime, and check on images that it decides as before.
 
     Args:
-        model: a model, a run, or the name of a model that ships.
-        to: `onnx` or `openvino`, for their runtimes; `int8`: ONNX with weights and activations of eight bits, whose
-            ranges are taken from training images; `torch`: a program of `torch.export`.
-        out: the folder to write: a model without PyTorch's weights.
-        data: images to check on (the test split, where there is one) and to take ranges from (the training split); by
-            default those of the run (`samples.csv`).
-        overwrite: whether an earlier export in `out` may go.
-        progress: called with what is being done, the number of images done, and of all.
+        model: a run, a model folder, or the name of a pretrained model; None: the pretrained default.
+        to: `onnx` or `openvino`, for these runtimes; `int8`: ONNX with weights and activations of 8 bits, whose
+            ranges come from training images; `torch`: a program of `torch.export`.
+        out: the model folder to write. It has no PyTorch weights.
+        data: images for the check (the test split if there is one) and for the ranges (the training split if there is
+            one); by default those of the run.
+        overwrite: whether to replace an earlier export in `out`.
+        progress: called after each image.
 
     Raises:
-        DataError: the export does not decide as the model does, or there is no image to see that on.
-        MissingExtraError: what writes or runs it is not installed.
-        UsageError: `out` exists, or no images are given.
+        DataError: the export decides differently, or no image can be read.
+        MissingExtraError: a package that writes or runs the format is not installed.
+        UsageError: `out` exists, the model is an export itself, or there are no images to check it on.
     """
-    description, home = load_model(model), find_model(model)
-    if set(description.files) & {ONNX_MODEL, IR, PROGRAM}:
-        raise UsageError(f"{model}: an export itself. Give the model that it was made from.")
+    folder, out = find_pretrained() if model is None else Path(model), Path(out)
+    description = load_model(folder)
+    if set(description.files) & set(NETWORKS):
+        raise UsageError(f"{folder} is an export itself. Use the model that it was made from.", "model")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
     check_folder(out, FILES, overwrite)
-    samples = _find_images(model, data)
-    # Validation images lie on the very limits that were drawn through them, where a last bit decides.
-    seen = [sample for sample in samples if sample.split == "test"] or samples
-    from pneumoscope.models.classifier import mixes_places
-
-    state = load_weights(model, description)
-    backbone, head = _rebuild(description, state)
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
-    before = _predict(model, "torch", seen, "Model", progress)
-    # Elsewhere, so that an earlier export stays until there is a better one.
-    with tempfile.TemporaryDirectory() as place:
-        draft = Path(place)
-
-        def finish(title: str = "Export") -> Check:
-            files = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in _list_models(draft)}
-            made = replace(description, files=files, attention=mixes_places(backbone))
-            save_model(draft, made, kept)
-            after = _predict(draft, "program" if to == "torch" else "auto", seen, title, progress)
-            return compare(before, after, seen, description.labels)
-
-        if to == "torch":
-            _write_program(draft / PROGRAM, backbone, head, description.input.size)
-        else:
-            _write_onnx(draft / ONNX_MODEL, backbone, head, description)
-        if to == "openvino":
-            _write_ir(draft)
+    samples = _find_images(folder, None if data is None else Path(data))
+    original = _load(folder, description, samples, progress)
+    # The draft is elsewhere, so that an earlier export stays until there is a better one.
+    with tempfile.TemporaryDirectory() as name:
+        draft = Path(name)
         if to == "int8":
-            ranges = [sample for sample in samples if sample.split == "train"] or samples
-            inputs = _read_inputs([ranges[i] for i in _spread(len(ranges), _CALIBRATION)], description)
-            plain = (draft / ONNX_MODEL).read_bytes()
-            for exact in _EXACT:  # early layers in float32, until few enough decisions change
-                (draft / ONNX_MODEL).write_bytes(plain)
-                _quantise(draft / ONNX_MODEL, inputs, exact)
-                check = finish(f"{1 - exact:.0%} in eight bits")
-                if _find_fault(check, to) is None:
-                    break
+            check = _convert_to_int8(draft, original, samples, progress)
         else:
-            check = finish()
+            check = _convert(draft, original, to, progress)
         if (fault := _find_fault(check, to)) is not None:
-            raise DataError(f"--to {to}: {fault} Nothing was written.")
-        size = sum((draft / name).stat().st_size for name in _list_models(draft))
-        card = (home / "README.md").read_text(encoding="utf-8") if (home / "README.md").is_file() else ""
+            raise DataError(f"{fault} Nothing was written.", "to")
+        size = sum((draft / file).stat().st_size for file in _list_networks(draft))
+        card_file = find_model(folder) / "README.md"
+        card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
         write_text(draft / "README.md", f"{card}\n## Export\n\nFormat: {to}. {describe_check(check)}\n".lstrip())
-        told = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
-        write_text(draft / REPORT, json.dumps(told, indent=2) + "\n")
+        report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
+        write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
-        # What an interruption leaves is known by the report, and is no model before its description is there.
-        for name in sorted(each.name for each in draft.iterdir() if each.name in FILES[:-1]):
-            shutil.move(draft / name, out / name)
-        shutil.move(draft / FILES[-1], out / FILES[-1])
+        # The report marks the folder as an export, even if interrupted; the description makes it a model, at the end.
+        for file in FILES:
+            if (draft / file).exists():
+                shutil.move(draft / file, out / file)
     return Export(out, size, check)
 
 
 def compare(
     before: Sequence[Prediction], after: Sequence[Prediction], samples: Sequence[Sample], labels: Sequence[str]
 ) -> Check:
-    """Say how far two classifiers are apart on the same images.
+    """Compare two classifiers' predictions of the same images.
 
     Raises:
         DataError: none of the images could be read.
     """
-    pairs = [
-        (one, other, sample) for one, other, sample in zip(before, after, samples, strict=True) if one.error is None
-    ]
-    if not pairs:
-        raise DataError(f"None of the {len(samples)} images can be read: nothing to check the export on.")
+    readable = [i for i, prediction in enumerate(before) if prediction.error is None]
+    if not readable:
+        raise DataError(f"None of the {len(samples)} images can be read, so the export cannot be checked.")
     first, second = (
-        np.array([list((told.probabilities or {}).values()) for told in column], np.float64)
-        for column in ([one for one, *_ in pairs], [other for _, other, _ in pairs])
+        np.array([list((predictions[i].probabilities or {}).values()) for i in readable], np.float64)
+        for predictions in (before, after)
     )
-    truth = np.array([labels.index(s.label) if s.label in labels else -1 for *_, s in pairs])
+    truth = np.array([labels.index(samples[i].label or "") if samples[i].label in labels else -1 for i in readable])
     auroc = None
     if len(labels) == 2 and (truth >= 0).all() and 0 < truth.mean() < 1:
         from pneumoscope.evaluation.metrics import measure
 
-        one, other = (float(measure(truth, shares[:, 1])["auroc"][0]) for shares in (first, second))
-        auroc = (one, other)
-    return Check(
-        len(pairs),
-        float(np.abs(first - second).max()),
-        sum(one.decision != same.decision for one, same, _ in pairs),
-        auroc,
-    )
+        of_first, of_second = (float(measure(truth, shares[:, 1])["auroc"][0]) for shares in (first, second))
+        auroc = (of_first, of_second)
+    changed = sum(before[i].decision != after[i].decision for i in readable)
+    return Check(len(readable), float(np.abs(first - second).max()), changed, auroc)
 
 
 def describe_check(check: Check) -> str:
     """A check in a sentence."""
-    changed = f"{check.changed} decision{' changes' if check.changed == 1 else 's change'}"
-    auroc = "" if check.auroc is None else f", AUROC {check.auroc[0]:.4f} and {check.auroc[1]:.4f}"
+    decisions = f"{check.changed} decision{'' if check.changed == 1 else 's'} changed"
+    auroc = "" if check.auroc is None else f"; AUROC {check.auroc[0]:.4f} before and {check.auroc[1]:.4f} after"
     return (
-        f"{check.images:,} images, run from both files: probabilities differ by at most {check.difference:.2g}, "
-        f"{changed}{auroc}."
+        f"Checked on {check.images:,} images: probabilities differ by at most {check.difference:.2g}; "
+        f"{decisions}{auroc}."
     )
 
 
-def _predict(
-    folder: Path, engine: Kind, samples: Sequence[Sample], name: str, progress: Callable[[str, int, int], None]
-) -> list[Prediction]:
-    return load(folder, "cpu", engine=engine).predict(samples, lambda _, done, total: progress(name, done, total))
+def _load(folder: Path, model: Model, samples: Sequence[Sample], progress: Progress) -> _Original:
+    from pneumoscope.models.backbones import rebuild_backbone
+    from pneumoscope.models.classifier import build_head
+
+    weights = load_weights(folder, model)
+    head = build_head(weights["head.weight"].shape[1], len(model.labels))
+    head.load_state_dict({k.removeprefix("head."): v for k, v in weights.items() if k.startswith("head.")})
+    # Not validation images: thresholds are drawn through them, so that the last bit may change their decisions.
+    images = [sample for sample in samples if sample.split == "test"] or list(samples)
+    return _Original(
+        model,
+        rebuild_backbone(model, weights),
+        head.eval(),
+        {name: tensor for name, tensor in weights.items() if not name.startswith("backbone.")},
+        images,
+        _predict(folder, "torch", images, "Model", progress),
+    )
+
+
+def _convert(draft: Path, original: _Original, to: Format, progress: Progress) -> Check:
+    write = {"onnx": _write_onnx, "openvino": _write_ir, "torch": _write_program}[to]
+    write(draft, original)
+    return _check(draft, original, "Export", progress)
+
+
+def _convert_to_int8(draft: Path, original: _Original, samples: Sequence[Sample], progress: Progress) -> Check:
+    """Quantise as many layers as the decisions bear; the last attempt stays even if it changes too many."""
+    training = [sample for sample in samples if sample.split == "train"] or samples
+    inputs = _read_inputs(_spread(training, RANGE_IMAGES), original.model)
+    _write_onnx(draft, original)
+    network = (draft / ONNX_MODEL).read_bytes()
+    for share in FLOAT_SHARES:
+        (draft / ONNX_MODEL).write_bytes(network)
+        _quantise(draft / ONNX_MODEL, inputs, share)
+        check = _check(draft, original, f"{1 - share:.0%} in 8 bits", progress)
+        if _find_fault(check, "int8") is None:
+            break
+    return check
+
+
+def _check(draft: Path, original: _Original, title: str, progress: Progress) -> Check:
+    """Complete the model folder around a converted network, run it from there, and compare it with the original."""
+    from pneumoscope.models.classifier import mixes_places
+
+    files = {name: hashlib.sha256((draft / name).read_bytes()).hexdigest() for name in _list_networks(draft)}
+    description = replace(original.model, files=files, attention=mixes_places(original.backbone))
+    save_model(draft, description, original.other_weights)
+    engine: Kind = "program" if PROGRAM in files else "auto"
+    predictions = _predict(draft, engine, original.samples, title, progress)
+    return compare(original.predictions, predictions, original.samples, description.labels)
+
+
+def _predict(folder: Path, engine: Kind, samples: Sequence[Sample], title: str, progress: Progress) -> list[Prediction]:
+    return load(folder, "cpu", engine=engine).predict(samples, lambda _, done, total: progress(title, done, total))
 
 
 def _find_fault(check: Check, to: Format) -> str | None:
-    """What an export may not do that this one does."""
+    """What is wrong with a conversion, or None."""
+    changed = f"{check.changed} of {check.images} decisions change"
     if to != "int8":
-        if check.difference <= _FAR and not check.changed:
+        if check.difference <= MAX_DIFFERENCE and not check.changed:
             return None
-        return (
-            f"probabilities differ by up to {check.difference:.2g}, and {check.changed} of {check.images} decisions "
-            f"change; {_FAR} and none are allowed."
-        )
+        return f"probabilities differ by up to {check.difference:.2g}, {changed}; {MAX_DIFFERENCE} and 0 are allowed."
     loss = 0.0 if check.auroc is None else check.auroc[0] - check.auroc[1]
-    if loss <= _AUROC_LOSS and check.changed <= _CHANGED * check.images:
+    if loss <= MAX_AUROC_LOSS and check.changed <= MAX_CHANGED * check.images:
         return None
     return (
-        f"with three quarters of the layers left in float32, AUROC falls by {loss:.4f}, and {check.changed} of "
-        f"{check.images} decisions change; {_AUROC_LOSS} and {_CHANGED:.1%} are allowed. Take onnx or openvino."
+        f"even with {FLOAT_SHARES[-1]:.0%} of the layers in float32, AUROC falls by {loss:.4f} and {changed}; "
+        f"{MAX_AUROC_LOSS} and {MAX_CHANGED:.1%} are allowed. Use `to='onnx'` or `to='openvino'`."
     )
 
 
-def _list_models(folder: Path) -> list[str]:
-    return [name for name in (ONNX_MODEL, IR, "model.bin", PROGRAM) if (folder / name).is_file()]
+def _list_networks(folder: Path) -> list[str]:
+    return [name for name in NETWORKS if (folder / name).is_file()]
 
 
 def _find_images(model: Path, data: Path | None) -> list[Sample]:
     table = data or next((p for p in (model / "samples.csv", model.parent / "samples.csv") if p.is_file()), None)
+    advice = "Pass a folder or a table of images like those it was trained on as `data`."
     if table is None:
-        raise UsageError(
-            f"{model}: an export is checked on images, and this model has none beside it. Give a folder or a table "
-            "of images like those it was trained on: --data IMAGES."
-        )
-    return [sample for sample in read_samples(table) if sample.path.is_file()] or _refuse(table)
+        raise UsageError(f"{model}: there are no images to check the export on. {advice}")
+    samples = [sample for sample in read_samples(table) if sample.path.is_file()]
+    if not samples:
+        raise DataError(f"{table}: none of its images exists. {advice}")
+    return samples
 
 
-def _refuse(table: Path) -> list[Sample]:
-    raise DataError(f"{table}: none of its images is there. Give others: --data IMAGES.")
-
-
-def _rebuild(description: Model, state: Mapping[str, Tensor]) -> tuple[Backbone, nn.Linear]:
-    from pneumoscope.models.backbones import rebuild_backbone
-    from pneumoscope.models.classifier import build_head
-
-    head = build_head(state["head.weight"].shape[1], len(description.labels))
-    head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
-    return rebuild_backbone(description, state), head.eval()
-
-
-def _write_onnx(path: Path, backbone: Backbone, head: nn.Linear, model: Model) -> None:
-    """The whole classifier up to its logits, and in its metadata all that a program needs to prepare and to decide."""
+def _write_onnx(folder: Path, original: _Original) -> None:
+    """Write the network up to its logits, with what a program needs to prepare images and to decide as metadata."""
     try:
         import onnx
     except ImportError:
-        raise MissingExtraError('Exporting needs more: pip install "pneumoscope[train]".') from None
+        raise MissingExtraError('Exporting needs onnx: pip install "pneumoscope[train]".') from None
     from pneumoscope.models.onnx_graphs import trace_graph
 
-    network = onnx.load_from_string(trace_graph(backbone, model.input.size, head))
-    told = {
+    model = original.model
+    network = onnx.load_from_string(trace_graph(original.backbone, model.input.size, original.head))
+    metadata = {
         "input": asdict(model.input),
         "labels": model.labels,
         "positive": model.positive,
         "decisions": model.decisions,
         "version": model.version,
     }
-    onnx.helper.set_model_props(network, {f"pneumoscope.{name}": json.dumps(value) for name, value in told.items()})
+    properties = {f"pneumoscope.{name}": json.dumps(value) for name, value in metadata.items()}
+    onnx.helper.set_model_props(network, properties)
     network.doc_string = "Chest radiograph classifier. For research; not a medical device."
-    onnx.save(network, path)
+    onnx.save(network, folder / ONNX_MODEL)
 
 
-def _write_ir(folder: Path) -> None:
+def _write_ir(folder: Path, original: _Original) -> None:
+    """Write OpenVINO's intermediate representation."""
+    _write_onnx(folder, original)
     try:
         openvino = import_openvino()
     except ImportError:
@@ -292,35 +317,35 @@ def _write_ir(folder: Path) -> None:
     (folder / ONNX_MODEL).unlink()
 
 
-def _write_program(path: Path, backbone: Backbone, head: nn.Linear, size: int) -> None:
+def _write_program(folder: Path, original: _Original) -> None:
     import torch
 
     from pneumoscope.models.onnx_graphs import Description
 
+    size = original.model.input.size
+    network = Description(original.backbone, original.head).eval()
     shape = {0: torch.export.Dim("batch")}
     with torch.no_grad():
-        program = torch.export.export(
-            Description(backbone, head).eval(), (torch.zeros(2, 3, size, size),), dynamic_shapes=(shape,)
-        )
-    torch.export.save(program, path)
+        program = torch.export.export(network, (torch.zeros(2, 3, size, size),), dynamic_shapes=(shape,))
+    torch.export.save(program, folder / PROGRAM)
 
 
 def _read_inputs(samples: Sequence[Sample], model: Model) -> list[Array]:
-    """Prepared images, without those that cannot be read."""
+    """Read and prepare images, leaving out those that cannot be read."""
     inputs = []
     for sample in samples:
         with contextlib.suppress(ImageError):
             inputs.append(read_input(sample, model.input))
     if not inputs:
-        raise DataError(f"None of {len(samples)} images can be read: nothing to take the ranges of eight bits from.")
+        raise DataError(f"None of {len(samples)} images can be read, so there are no ranges for int8.")
     return inputs
 
 
-def _quantise(path: Path, images: Sequence[Array], exact: float) -> None:
-    """Replace an ONNX model by one whose convolutions have eight bits (QDQ, by channel), ranges from these images.
+def _quantise(path: Path, images: Sequence[Array], float_share: float) -> None:
+    """Quantise the convolutions of an ONNX model to 8 bits (QDQ, by channel), with ranges from these images.
 
-    Convolutions of single channels stay as they are, for they gain little and lose much (docs/log.md), as do the first
-    one and a share of those that follow.
+    Depthwise convolutions stay in float32, as they gain little and lose much (docs/log.md); so do the first
+    convolution and a share of those that follow.
     """
     try:
         import onnx
@@ -332,7 +357,7 @@ def _quantise(path: Path, images: Sequence[Array], exact: float) -> None:
         raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[train]".') from None
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Images in strides: ONNX Runtime keeps what every layer makes of all images of a stride."""
+        """Yields images in strides, because ONNX Runtime keeps all activations of a stride in memory."""
 
         def __init__(self) -> None:
             self.set_range(0, len(images))
@@ -347,13 +372,13 @@ def _quantise(path: Path, images: Sequence[Array], exact: float) -> None:
             image = next(self._images, None)
             return None if image is None else {"input": image[None]}
 
-    stride = next(each for each in range(_STRIDE, 0, -1) if len(images) % each == 0)  # it has to come out even
+    stride = next(each for each in range(RANGE_STRIDE, 0, -1) if len(images) % each == 0)  # strides must be equal
     prepared = path.with_name("prepared.onnx")
     shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
     grouped = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
-    early = [node.name for node in convolutions[: max(1, round(exact * len(convolutions)))]]
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress is printed
+    early = [node.name for node in convolutions[: max(1, round(float_share * len(convolutions)))]]
+    with contextlib.redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
         quantization.quantize_static(
             str(prepared),
             str(path),
@@ -364,11 +389,12 @@ def _quantise(path: Path, images: Sequence[Array], exact: float) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": _PERCENTILE, "CalibStridedMinMax": stride},
+            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": stride},
             nodes_to_exclude=[*grouped, *early],
         )
     prepared.unlink()
 
 
-def _spread(count: int, most: int) -> list[int]:
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    places = {round(i) for i in np.linspace(0, len(samples) - 1, min(len(samples), most))}
+    return [samples[i] for i in sorted(places)]
