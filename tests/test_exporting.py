@@ -21,7 +21,8 @@ from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
 from pneumoscope.exporting import Format, export
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
-from pneumoscope.inference.features import FeatureCache, read_input
+from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import GRAPH, load_model
 from pneumoscope.models.pretrained import find_pretrained
@@ -66,7 +67,9 @@ def test_every_engine_gives_the_same_answer_and_the_same_map(engine: str, run: R
     files = sorted((images / "test").rglob("*.png"))[:4]
     plain, fast = load(run.model, engine="torch"), load(run.model, engine=engine)  # type: ignore[arg-type]
     for file in files:
-        one, same = pneumoscope.explain(plain, file), pneumoscope.explain(fast, file)
+        one, same = pneumoscope.explain(file, plain).evidence, pneumoscope.explain(file, fast).evidence
+        assert one is not None
+        assert same is not None
         np.testing.assert_allclose(one.cells, same.cells, atol=1e-4)
         assert same.cells.mean() + same.bias == pytest.approx(same.logit, abs=1e-5)
 
@@ -102,7 +105,7 @@ def test_threads_share_a_batch_and_keep_its_order(run: Run, kind: Kind, monkeypa
     alone = [engine.run(each[None], maps=True) for each in inputs]
     with ThreadPoolExecutor(4) as callers:
         for found in callers.map(lambda maps: engine.run(inputs, maps), [True, False] * 4):
-            for name in ("features", "stages", *(["maps"] if found.maps is not None else [])):
+            for name in ("features", "intermediate", *(["maps"] if found.maps is not None else [])):
                 whole = getattr(found, name)
                 parts = np.concatenate([getattr(one, name) for one in alone])
                 np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5 * float(np.abs(parts).max()))
@@ -250,7 +253,7 @@ def test_another_graph_does_not_speak_for_a_model_by_way_of_the_cache(run: Run, 
 def test_a_device_that_is_asked_for_is_taken_or_refused(run: Run) -> None:
     with pytest.raises(UsageError, match="auto, cpu or cuda"):
         load(run.model, "banana", engine="onnx")
-    with pytest.raises(UsageError, match="on the processor alone"):
+    with pytest.raises(UsageError, match="on the processor only"):
         load(run.model, "cuda", engine="onnx")
 
 
@@ -309,7 +312,7 @@ def test_a_graph_that_takes_something_else_is_refused(run: Run) -> None:
     for node in network.graph.node:
         node.input[:] = ["x" if name == "input" else name for name in node.input]
     network.graph.input[0].name = "x"
-    with pytest.raises(ModelError, match="no graph of ours"):
+    with pytest.raises(ModelError, match="not a graph of pneumoscope"):
         OnnxEngine(network.SerializeToString(), "x")
 
 
@@ -320,7 +323,7 @@ def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: 
         load(broken)
     with pytest.raises(ModelError, match="cannot open"):
         OnnxEngine(b"no graph", "x")
-    with pytest.raises(UsageError, match="nothing that torch could run"):
+    with pytest.raises(UsageError, match="nothing that torch can run"):
         load(exports / "onnx", engine="torch")
 
 
@@ -361,8 +364,10 @@ def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Pat
     # Its map mixes places, and gradients are out of reach: better no explanation than one that misleads.
     image = next((images / "test" / "NORMAL").iterdir())
     with pytest.raises(UsageError, match="Integrated gradients need PyTorch"):
-        pneumoscope.explain(load(tmp_path / "out"), image)
-    assert pneumoscope.explain(load(tmp_path / "out"), image, method="cam").method == "cam"
+        pneumoscope.explain(image, load(tmp_path / "out"))
+    explained = pneumoscope.explain(image, load(tmp_path / "out"), method="cam")
+    assert explained.evidence is not None
+    assert explained.evidence.method == "cam"
 
 
 def test_a_trained_model_runs_where_torch_cannot_be_imported(run: Run, exports: Path, images: Path) -> None:
@@ -374,7 +379,8 @@ def test_a_trained_model_runs_where_torch_cannot_be_imported(run: Run, exports: 
         import pneumoscope
         for folder in {[str(run.model), str(exports / "onnx"), str(exports / "openvino")]}:
             predictor = pneumoscope.load(folder)
-            print(*predictor.predict({str(image)!r})[0].logits, pneumoscope.explain(predictor, {str(image)!r}).logit)
+            (prediction,) = predictor.predict({str(image)!r})
+            print(*prediction.logits, pneumoscope.explain({str(image)!r}, predictor).evidence.logit)
         """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     (expected,) = load(run.model, engine="torch").predict(image)
