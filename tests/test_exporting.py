@@ -20,8 +20,8 @@ import pneumoscope
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
 from pneumoscope.exporting import Format, export
-from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_input
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import GRAPH, load_model
