@@ -24,7 +24,7 @@ def place(folder: Path, name: str, content: bytes) -> Path:
     return path
 
 
-def test_a_folder_of_dicom_is_known_by_content_and_patients_by_their_headers(tmp_path: Path) -> None:
+def test_dicom_is_recognised_by_content_and_patients_by_headers(tmp_path: Path) -> None:
     place(tmp_path, "A/1.2.840.113619.2.1", dicom(LEVELS, PatientID="P7", ViewPosition="PA", PatientAge="006M"))
     place(tmp_path, "A/IM000001", dicom(LEVELS, PatientID="P8", meta=False))
     place(tmp_path, "B/image.dcm", dicom(LEVELS, PatientID="P9", PatientSex="F"))
@@ -45,14 +45,14 @@ def test_a_folder_of_dicom_is_known_by_content_and_patients_by_their_headers(tmp
     assert [sample.path.name for sample in find_images([tmp_path])] == ["1.2.840.113619.2.1", "IM000001", "image.dcm"]
 
 
-def test_rasters_with_odd_names_are_known_by_content(tmp_path: Path) -> None:
+def test_images_with_unusual_names_are_recognised_by_content(tmp_path: Path) -> None:
     (tmp_path / "A").mkdir()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "A" / "scan.001", format="PNG")
     place(tmp_path, "B/scan.002", (tmp_path / "A" / "scan.001").read_bytes())
     assert [sample.path.name for sample in read_samples(tmp_path)] == ["scan.001", "scan.002"]
 
 
-def test_a_table_may_say_how_to_read_an_image(tmp_path: Path) -> None:
+def test_a_table_may_define_how_to_read_an_image(tmp_path: Path) -> None:
     for name in "abc":
         place(tmp_path, name + ".dcm", dicom(LEVELS, PatientID=name))
     table = tmp_path / "images.csv"
@@ -63,7 +63,7 @@ def test_a_table_may_say_how_to_read_an_image(tmp_path: Path) -> None:
     write_samples(tmp_path / "again.csv", samples)
     assert [s.reading for s in read_samples(tmp_path / "again.csv")] == [s.reading for s in samples]
     table.write_text("path,label,invert\na.dcm,A,perhaps\n")
-    with pytest.raises(DataError, match="row 1 has invert 'perhaps'; known are true and false"):
+    with pytest.raises(DataError, match="row 1: invert: 'perhaps' is neither true nor false"):
         read_samples(table)
 
 
@@ -90,7 +90,7 @@ def test_dicom_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: py
         read_samples(tmp_path)
 
 
-def test_the_header_is_believed_before_a_name_that_viewers_give_to_everybody(tmp_path: Path) -> None:
+def test_the_header_comes_before_a_name_that_viewers_give_to_everybody(tmp_path: Path) -> None:
     for number in range(3):
         place(tmp_path, f"A/{number}/IM-0001-0001.dcm", dicom(LEVELS, PatientID=f"P{number}"))
     assert [sample.patient for sample in read_samples(tmp_path)] == ["P0", "P1", "P2"]

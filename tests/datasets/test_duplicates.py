@@ -97,7 +97,7 @@ def test_without_crops_whole_images_are_found_and_crops_are_not(pictures: list[P
     assert [(pair.first, pair.second) for pair in pairs] == [(0, IMAGES)]
 
 
-def test_the_search_goes_on_across_its_blocks(hashes: Vectors) -> None:
+def test_the_search_crosses_its_blocks(hashes: Vectors) -> None:
     noise = np.random.default_rng(0).random((2500, SIDE, SIDE), np.float32)
     noise[[3, 2400, 1100]] = hashes[[0, 0, 0]]
     pairs = find_near_duplicates(noise, crops=False)
@@ -115,7 +115,7 @@ def test_the_order_of_the_images_makes_no_difference(hashes: Vectors, data: st.D
     assert pairs == sorted(pairs)
 
 
-def test_blank_images_resemble_nothing() -> None:
+def test_blank_images_are_similar_to_nothing() -> None:
     assert find_near_duplicates(np.full((5, SIDE, SIDE), 0.5, np.float32)) == []
 
 
@@ -123,7 +123,7 @@ def test_no_images_have_no_duplicates() -> None:
     assert find_near_duplicates(np.zeros((0, SIDE, SIDE), np.float32)) == []
 
 
-def test_a_pair_can_be_refused_and_progress_be_followed(hashes: Vectors) -> None:
+def test_pairs_can_be_dropped_and_progress_is_reported(hashes: Vectors) -> None:
     asked: list[tuple[int, int]] = []
     calls: list[tuple[str, int, int]] = []
 
@@ -139,18 +139,18 @@ def test_a_pair_can_be_refused_and_progress_be_followed(hashes: Vectors) -> None
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (SIDE, SIDE), (3, SIDE * SIDE)])
-def test_what_is_no_hash_is_wrong_usage(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"Hashes are \(N, 48, 48\)"):
+def test_other_arrays_than_hashes_are_wrong_usage(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"hashes: must be \(N, 48, 48\)"):
         find_near_duplicates(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("same", [0.0, 1.1, float("nan")])
 def test_a_similarity_out_of_range_is_wrong_usage(same: float, hashes: Vectors) -> None:
-    with pytest.raises(UsageError, match="above 0 and is at most 1"):
+    with pytest.raises(UsageError, match=r"same: .* is not in \(0, 1\]"):
         find_near_duplicates(hashes, same=same)
 
 
-def test_pairs_become_groups_through_others() -> None:
+def test_pairs_are_grouped_through_others() -> None:
     assert group_pairs([(4, 2), (7, 5), (2, 6)], 8) == [None, None, 0, None, 0, 1, 0, 1]
     assert group_pairs([(1, 1)], 2) == [None, None]
     assert group_pairs([], 0) == []

@@ -55,7 +55,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, size=st.integers(64, 200), pneumonia=st.booleans())
-def test_an_image_is_a_grey_image_of_the_height_asked_for(seed: int, size: int, pneumonia: bool) -> None:
+def test_an_image_is_grey_and_has_the_requested_height(seed: int, size: int, pneumonia: bool) -> None:
     phantom = draw_phantom(seed, pneumonia=pneumonia, size=size)
     height, width = phantom.pixels.shape
     assert height == size
@@ -92,9 +92,12 @@ def test_images_of_different_seeds_differ_in_pose_exposure_and_width() -> None:
     assert np.ptp([image.mean() for image in images]) > 0.05
 
 
-def test_a_patient_is_the_seed_unless_said_otherwise() -> None:
-    implied, said = draw_phantom(5, pneumonia=True, size=SIZE), draw_phantom(5, pneumonia=True, patient=5, size=SIZE)
-    assert np.array_equal(implied.pixels, said.pixels)
+def test_the_patient_is_the_seed_by_default() -> None:
+    implied, explicit = (
+        draw_phantom(5, pneumonia=True, size=SIZE),
+        draw_phantom(5, pneumonia=True, patient=5, size=SIZE),
+    )
+    assert np.array_equal(implied.pixels, explicit.pixels)
 
 
 @settings(max_examples=25, deadline=None)
@@ -140,7 +143,7 @@ def test_images_of_one_patient_look_more_alike_than_those_of_two() -> None:
     assert np.mean(same) > np.mean(different)
 
 
-def test_overall_brightness_hardly_tells_the_label() -> None:
+def test_overall_brightness_hardly_predicts_the_label() -> None:
     brightness = [[draw_phantom(s, pneumonia=p, size=64).pixels.mean() for s in range(60)] for p in (False, True)]
     wins = np.mean(np.array(brightness[1])[:, None] > np.array(brightness[0])[None, :])
     assert 0.4 < wins < 0.6
@@ -183,7 +186,7 @@ def test_some_patients_have_two_images(written: Path) -> None:
     assert 0.1 < sum(n == 2 for n in images.values()) / len(images) < 0.3
 
 
-def test_names_do_not_tell_the_label(written: Path) -> None:
+def test_names_do_not_reveal_the_label(written: Path) -> None:
     ill = [row["label"] == "PNEUMONIA" for row in sorted(read_truth(written), key=lambda row: Path(row["path"]).name)]
     changes = sum(one != other for one, other in pairwise(ill))
     assert changes > 10
@@ -214,7 +217,7 @@ def test_even_the_smallest_set_has_both_labels_in_every_split(tmp_path: Path, pr
     assert len({(row["split"], row["label"]) for row in rows}) == 6
 
 
-def test_progress_is_told_after_each_image(tmp_path: Path) -> None:
+def test_progress_is_reported_after_each_image(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -232,7 +235,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("count", "prevalence"), [(7, 0.5), (0, 0.5), (20, 0.0), (20, 1.0), (20, float("nan"))])
-def test_numbers_that_cannot_be_meant_are_refused(tmp_path: Path, count: int, prevalence: float) -> None:
+def test_numbers_out_of_range_are_refused(tmp_path: Path, count: int, prevalence: float) -> None:
     with pytest.raises(UsageError, match="8" if count < 8 else "prevalence"):
         write_phantoms(tmp_path / "new", count=count, size=64, prevalence=prevalence)
     assert not (tmp_path / "new").exists()

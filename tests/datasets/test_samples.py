@@ -1,4 +1,4 @@
-"""Samples: folders and tables are read as a user means them, or refused by name; nothing in them is touched."""
+"""Samples: folders and tables are read as intended or refused with a reason; nothing in them is touched."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def test_a_linked_image_and_a_linked_class_are_read(tmp_path: Path) -> None:
     [
         ([], "no class folders"),
         (["1.png"], "no class folders"),
-        (["A/notes.txt", "B/.1.png"], r"class folders \(A, B\), but no images"),
+        (["A/notes.txt", "B/.1.png"], r"no images in its class folders \(A, B\)"),
         (["train/1.png"], "no class folders"),
-        (["train/A/notes.txt"], r"class folders \(A\), but no images"),
+        (["train/A/notes.txt"], r"no images in its class folders \(A\)"),
     ],
 )
 def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path, names: list[str], message: str) -> None:
@@ -142,22 +142,22 @@ def test_a_folder_without_images_is_an_error_that_names_it(tmp_path: Path, names
         read_samples(touch(tmp_path, *names))
 
 
-def test_a_missing_folder_and_a_file_that_is_no_table_are_errors_that_name_them(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_file_that_is_not_a_table_are_errors_that_name_them(tmp_path: Path) -> None:
     for name in ("gone", "gone.csv", "gone.parquet"):
         with pytest.raises(DataError, match=rf"{name}: cannot be read: No such file"):
             read_samples(tmp_path / name)
-    with pytest.raises(DataError, match=r"1\.png: a file, but no table"):
+    with pytest.raises(DataError, match=r"1\.png: not a table"):
         read_samples(touch(tmp_path, "1.png") / "1.png")
 
 
-def test_a_file_name_that_no_table_could_hold_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_an_error_that_names_it(tmp_path: Path) -> None:
     touch(tmp_path, "A/1.png")
     bad = Path(os.fsdecode(bytes(tmp_path / "A") + b"/image\xff.png"))
     bad.write_bytes(b"")
     for paths in ([tmp_path], [bad]):
-        with pytest.raises(DataError, match=r"image\\udcff\.png'.*not UTF-8"):
+        with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
             find_images(paths)
-    with pytest.raises(DataError, match=r"image\\udcff\.png'.*not UTF-8"):
+    with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
         read_samples(tmp_path)
 
 
@@ -224,8 +224,8 @@ def test_patients_by_the_users_pattern(tmp_path: Path, pattern: str, patients: l
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "(?P<a>x)(?P<a>y)"])
-def test_a_pattern_that_is_no_regular_expression_is_wrong_usage(tmp_path: Path, pattern: str) -> None:
-    with pytest.raises(UsageError, match=r"--patient-pattern .*not a regular expression"):
+def test_an_invalid_pattern_is_wrong_usage(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"patient_pattern: .*not a regular expression"):
         read_samples(touch(tmp_path, "A/1.png"), pattern)
 
 
@@ -248,7 +248,7 @@ def test_the_seed_data_have_389_patients_and_share_two_between_train_and_val(rea
 # Tables
 
 
-def test_csv_and_parquet_tables_say_the_same(tmp_path: Path) -> None:
+def test_csv_and_parquet_tables_give_the_same_samples(tmp_path: Path) -> None:
     text = "path,label,patient,split\nA/1.png,A,p1,train\nB/2.png,B,,val\n../3.png,A,p3,test\n"
     expected = [
         ("A/1.png", "A", "p1", "train"),
@@ -268,7 +268,7 @@ def test_a_table_may_have_only_paths_and_labels_in_any_order_and_other_columns_b
     ]
 
 
-def test_a_patient_column_is_believed_even_where_it_is_empty(tmp_path: Path) -> None:
+def test_a_patient_column_is_used_even_if_it_is_empty(tmp_path: Path) -> None:
     table = csv_table(tmp_path, "path,label,patient\nperson4_virus_9.png,A,\nperson4_virus_8.png,A,x\n")
     assert [sample.patient for sample in read_samples(table)] == [None, "x"]
 
@@ -278,12 +278,12 @@ def test_absolute_paths_are_kept(tmp_path: Path) -> None:
     assert read_samples(table)[0].path == tmp_path / "elsewhere/1.png"
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     table = csv_table(tmp_path, "path,label,split\r\nä.png,A,train\r\n\r\nb.png,B,Validation\r\n", encoding="utf-8-sig")
     assert rows(read_samples(table), tmp_path) == [("ä.png", "A", None, "train"), ("b.png", "B", None, "val")]
 
 
-def test_what_is_missing_in_parquet_is_missing_and_numbers_become_text(tmp_path: Path) -> None:
+def test_missing_values_of_parquet_are_missing_and_numbers_become_text(tmp_path: Path) -> None:
     nan = float("nan")
     table = parquet_table(
         tmp_path, path=["1.png", "2.png", "3.png"], label=[0, 1, 1], patient=[7.0, nan, 2.5], split=[None, None, None]
@@ -297,7 +297,7 @@ def test_what_is_missing_in_parquet_is_missing_and_numbers_become_text(tmp_path:
     assert read_samples(whole)[0].patient == str(2**60)
 
 
-def test_of_a_parquet_table_only_the_known_columns_are_read(tmp_path: Path) -> None:
+def test_only_the_known_columns_of_a_parquet_table_are_read(tmp_path: Path) -> None:
     when = pyarrow.array([1], pyarrow.timestamp("ns"))  # Python has no such times: to make objects of them fails
     table = parquet_table(tmp_path / "split=7", path=["1.png"], label=["A"], when=when)  # nor is a folder a column
     assert rows(read_samples(table), table.parent) == [("1.png", "A", None, None)]
@@ -314,11 +314,11 @@ def test_of_a_parquet_table_only_the_known_columns_are_read(tmp_path: Path) -> N
         ("path,label\n1.png,A\n,B\n", "row 2 has no path"),
         ("path,label\n1.png, \n", "row 1 has no label"),
         ("path,label\n1.png\n", "row 1 has no label"),
-        ("path,label,split\n1.png,A,tets\n", "row 1 has the split 'tets'; known are train, val, test"),
+        ("path,label,split\n1.png,A,tets\n", "row 1 has the split 'tets'; valid are train, val, test"),
         ('path,label\n"1.png,A\n' + "x" * 200_000, "cannot be read as CSV"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_an_error_that_says_where(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_table_is_an_error_that_names_the_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"table\.csv: {message}"):
         read_samples(csv_table(tmp_path, text))
 
@@ -371,9 +371,7 @@ words = text.map(str.strip).filter(bool)
     )
 )
 @example(samples=[Sample(Path("images/Icon\r"), "A"), Sample(Path('images/a, "b"\n c .png '), "B,", "'", "val")])
-def test_samples_come_back_from_a_table_as_they_were(
-    samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_samples_survive_a_table_unchanged(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp()
     given_ = [replace(sample, path=root / sample.path) for sample in samples]
     for table in (root / "table.csv", root / "run/deeper/samples.csv"):
@@ -383,7 +381,7 @@ def test_samples_come_back_from_a_table_as_they_were(
         assert back == given_
 
 
-def test_files_of_odd_names_are_found_again_through_a_table_elsewhere(tmp_path: Path) -> None:
+def test_files_with_unusual_names_are_found_through_a_table_elsewhere(tmp_path: Path) -> None:
     odd = ["two words.png", "a,b.png", 'say "hi".png', "it's.png", "naïve ☢.png", "line\nbreak.png", " lead.png"]
     data = touch(tmp_path / "data", *(f"train/A, b/{name}" for name in odd))
     (tmp_path / "runs/one").mkdir(parents=True)
@@ -438,15 +436,15 @@ def test_classes_are_in_order_and_the_positive_one_is_last_of_two(
 @pytest.mark.parametrize(
     ("labels", "positive", "error", "message"),
     [
-        (("sick", "healthy"), None, DataError, "Which class is positive, healthy or sick?.*--positive"),
+        (("sick", "healthy"), None, DataError, "Unclear which class is positive, healthy or sick.*`positive`"),
         (("A", "A"), None, DataError, r"Found 1 class \(A\)"),
         ((), None, DataError, "no labels"),
-        (("A", "out_of_distribution"), "A", DataError, "named out_of_distribution.*Rename it"),
-        (("A", "B"), "C", UsageError, "--positive C: no such class. The data has A, B"),
-        (("A", "B", "C"), "A", UsageError, "only two classes have a positive one"),
+        (("A", "out_of_distribution"), "A", DataError, "name of a decision, out_of_distribution.*Rename it"),
+        (("A", "B"), "C", UsageError, "positive: no class is named .C.. The classes are A, B"),
+        (("A", "B", "C"), "A", UsageError, "positive: needs exactly two classes"),
     ],
 )
-def test_classes_that_cannot_be_meant_are_errors(
+def test_invalid_classes_are_errors(
     labels: tuple[str, ...], positive: str | None, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -484,7 +482,7 @@ def test_a_missing_file_among_others_is_left_to_its_row() -> None:
     assert [sample.path for sample in find_images(names)] == names
 
 
-def test_a_class_may_have_folders_of_its_own(tmp_path: Path) -> None:
+def test_a_class_may_have_subfolders(tmp_path: Path) -> None:
     for name in ("A/p1/1.png", "A/p2/1.png", "A/0.png", "B/p3/deep/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -492,7 +490,7 @@ def test_a_class_may_have_folders_of_its_own(tmp_path: Path) -> None:
     assert found == {"A/0.png": "A", "A/p1/1.png": "A", "A/p2/1.png": "A", "B/p3/deep/1.png": "B"}
 
 
-def test_a_test_split_alone_is_a_data_set(tmp_path: Path) -> None:
+def test_a_test_split_alone_is_a_dataset(tmp_path: Path) -> None:
     for name in ("test/A/1.png", "test/B/1.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()

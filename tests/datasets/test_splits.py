@@ -196,7 +196,7 @@ def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: 
 
 
 def test_a_class_of_one_patient_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"no image of class B \(40 in all, from too few patients"):
+    with pytest.raises(DataError, match=r"no image of class B \(40 in all, too few or of too few patients"):
         split_samples(images([["A"]] * 20 + [["B"] * 40]))
 
 
@@ -231,8 +231,8 @@ def test_samples_of_which_only_some_have_a_split_are_an_error() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan")])
 @pytest.mark.parametrize("name", ["test_fraction", "val_fraction"])
-def test_a_fraction_that_is_no_share_is_wrong_usage(name: str, fraction: float) -> None:
-    with pytest.raises(UsageError, match=f"{name} .*between 0 and 1"):
+def test_a_fraction_out_of_range_is_wrong_usage(name: str, fraction: float) -> None:
+    with pytest.raises(UsageError, match=f"{name}: .*between 0 and 1"):
         split_samples(singles(A=9, B=9), **{name: fraction})  # type: ignore[arg-type]
 
 
@@ -271,7 +271,7 @@ def test_groups_and_patients_stay_together_directly_and_through_each_other(
     require_classes(result)
 
 
-def test_a_group_that_the_users_own_folders_divide_stays_where_it_is() -> None:
+def test_a_group_that_existing_splits_share_stays_where_it_is() -> None:
     samples = images([["A"], ["B"]] * 8, split="train") + images([["A"], ["B"]] * 4, split="test", known=False)
     groups = [0 if i < 2 else None for i in range(16)] + [0] + [None] * 7
     for seed in range(10):
@@ -310,14 +310,18 @@ def test_test_can_be_balanced_and_val_stratified_by_fraction() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"test_count": 30}, DataError, "30 images were asked for the split 'test', of 30 there are"),
-        ({"test_count": 20, "balanced": ("test",)}, DataError, "10 images of class B .* balanced split 'test' of 20"),
-        ({"test_count": 1}, UsageError, "test_count 1: too few for an image of each of the 2 classes"),
-        ({"val_count": -3}, UsageError, "val_count -3: too few"),
-        ({"balanced": ("train",)}, UsageError, "balanced train: only val and test are drawn"),
+        ({"test_count": 30}, DataError, "The split 'test' cannot have 30 of 30 images"),
+        (
+            {"test_count": 20, "balanced": ("test",)},
+            DataError,
+            "balanced split 'test' of 20 needs 10 images of class B",
+        ),
+        ({"test_count": 1}, UsageError, "test_count: 1 is too few for an image of each of the 2 classes"),
+        ({"val_count": -3}, UsageError, "val_count: -3 is too few"),
+        ({"balanced": ("train",)}, UsageError, "balanced: train: only val and test"),
     ],
 )
-def test_what_cannot_be_drawn_is_an_error_that_says_why(
+def test_impossible_splits_are_errors_that_name_the_reason(
     options: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -366,7 +370,7 @@ def test_near_duplicates_stay_in_one_fold_and_seeds_draw_different_folds() -> No
 
 
 def test_too_few_patients_for_the_folds_are_an_error_that_counts_them() -> None:
-    with pytest.raises(DataError, match=r"class B comes from 3 patients .* too few for 4 folds"):
+    with pytest.raises(DataError, match=r"Class B has images of 3 patients .* too few for 4 folds"):
         fold_samples(images([["A"]] * 20 + [["B"] * 9] * 3), 4)
     with pytest.raises(UsageError, match="folds 1: cross-validation needs at least 2"):
         fold_samples(singles(A=9, B=9), 1)

@@ -1,1 +1,1 @@
-"""Folders and tables become samples, samples become splits; simulated radiographs with known truth."""
+"""From folders and tables to samples and splits; public datasets, and simulated radiographs with known truth."""

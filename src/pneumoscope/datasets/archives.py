@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pneumoscope import __version__
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import SPLITS
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.files import write_text
@@ -39,7 +39,7 @@ _IMAGE_NAME = re.compile(
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def download(url: str, path: Path, *, size: int | None = None, progress: Progress | None = None) -> None:
+def download(url: str, path: Path, *, size: int | None = None, progress: Progress = silent) -> None:
     """Download a file; a later call resumes it, also in another process.
 
     The rest is requested only of the same version of the file (If-Range; RFC 9110, section 13.1.5); `path.json` beside
@@ -243,7 +243,7 @@ class _Part:
             raise UsageError(f"{self.path}: cannot be written: {problem.strerror or problem}.") from None
 
 
-def _receive(url: str, part: _Part, size: int | None, progress: Progress | None) -> None:
+def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> None:
     """Make one attempt; anything short of the whole file is an error."""
     import urllib3
 
@@ -287,7 +287,7 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress | None)
     part.note(part.validator, part.count)  # without an announced length, only the end of the stream tells it
 
 
-def _copy(response: urllib3.BaseHTTPResponse, part: _Part, total: int | None, progress: Progress | None) -> None:
+def _copy(response: urllib3.BaseHTTPResponse, part: _Part, total: int | None, progress: Progress) -> None:
     count = part.count
     with part.open() as file:
         while block := response.read1(1 << 16, decode_content=False):
@@ -301,8 +301,7 @@ def _copy(response: urllib3.BaseHTTPResponse, part: _Part, total: int | None, pr
             count += len(block)
             if count > _MAX_BYTES:
                 raise DownloadError(f"The server sent more than {_MAX_BYTES:,} bytes.")
-            if progress is not None:
-                progress("Downloading", count, total or 0)
+            progress("Downloading", count, total or 0)
 
 
 def _connect(url: str) -> urllib3.PoolManager:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from pneumoscope import config
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.archives import download, hash_archive, hide_secrets, list_images, open_archive, unpack_images
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, DownloadError, UsageError
@@ -137,7 +137,7 @@ def fetch(
     url: str | None = None,
     sha256: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Download a dataset, check it, and unpack it into `out/{train,val,test}/{LABEL}/`.
 
@@ -250,7 +250,7 @@ def _find_source(name: str) -> Source:
     return known[name]
 
 
-def _download(source: Source, sha256: str | None, out: Path, progress: Progress | None) -> None:
+def _download(source: Source, sha256: str | None, out: Path, progress: Progress) -> None:
     path, size = out / _WORKSHOP / source.file, source.size if sha256 in (None, source.sha256) else None
     path.parent.mkdir(exist_ok=True)
     try:

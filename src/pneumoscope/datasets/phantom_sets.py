@@ -1,4 +1,4 @@
-"""Whole data sets of simulated radiographs: images in folders, masks beside them, and a table of the truth."""
+"""Writes datasets of simulated radiographs: images in folders, masks, and a table of the truth."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ def write_phantoms(
     prevalence: float = 0.5,
     progress: Progress = silent,
 ) -> Path:
-    """Write a data set of simulated radiographs, split by patient and stratified by label.
+    """Write a dataset of simulated radiographs, split by patient and stratified by label.
 
-    Images lie in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
-    others, the opacities' masks in `folder/masks/`, and the truth in `folder/truth.csv` with the columns path, label,
-    patient, split and mask. About one patient in five has two images. `phantom0012_2.png` is the second image of the
+    Images are in `folder/{train,val,test}/{NORMAL,PNEUMONIA}/`, half of them in train and a quarter in each of the
+    others, masks of the opacities in `folder/masks/`, and the truth in `folder/truth.csv` with the columns path, label,
+    patient, split and mask. About one patient in five has two images: `phantom0012_2.png` is the second image of
     patient phantom0012. The same arguments give the same bytes.
 
     Args:
-        folder: Where to write; it must be new or empty.
-        count: How many images.
-        seed: Fixes everything.
-        size: The images' height in pixels.
-        prevalence: The share of images with pneumonia; each label has four images at least.
-        progress: Called after each image.
+        folder: where to write; it must be new or empty.
+        count: number of images.
+        seed: fixes everything.
+        size: height of the images in pixels.
+        prevalence: share of images with pneumonia; each label has at least four images.
+        progress: called after each image.
 
     Returns:
         `folder`.
 
     Raises:
-        UsageError: The folder has something in it already, or a number is out of range.
+        UsageError: the folder is not empty, or a number is out of range.
     """
     check_size(size)
     if count < 8:
-        raise UsageError(f"{count} phantoms are too few for three splits of two labels: ask for at least 8")
+        raise UsageError(f"{count} are too few for three splits of two labels; at least 8 are needed.", "count")
     if not 0 < prevalence < 1:
-        raise UsageError(f"prevalence {prevalence} is out of range: choose a share between 0 and 1, both excluded")
+        raise UsageError(f"{prevalence} is not between 0 and 1.", "prevalence")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder: name a new one, or remove it first")
+        raise UsageError(f"{folder}: exists and is not an empty folder. Choose a new one, or remove it.")
     images = _plan(np.random.default_rng((3, seed)), count, prevalence)
     for place in {folder / row["path"] for row, _, _ in images} | {folder / "masks" / "any"}:
         place.parent.mkdir(parents=True, exist_ok=True)
-    # Once a large block has been freed, glibc keeps memory at hand instead of fetching it anew for every array.
+    # After freeing a large block, glibc keeps memory instead of requesting it for every array.
     np.empty(31 << 20, dtype=np.uint8)
     with ThreadPoolExecutor(1) as writer, (folder / "truth.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(images[0][0]), lineterminator="\n")
         table.writeheader()
-        saving = writer.submit(lambda: None)
+        pending = writer.submit(lambda: None)
         for done, (row, image, patient) in enumerate(images, start=1):
             phantom = draw_phantom(image, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
-            saving.result()  # one image is being compressed while the next is drawn
-            saving = writer.submit(_save, folder, row, phantom)
+            pending.result()  # an image is compressed while the next one is drawn
+            pending = writer.submit(_save, folder, row, phantom)
             table.writerow(row)
             progress("Drawing", done, count)
-        saving.result()
+        pending.result()
     return folder
 
 
 def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:
-    """Each image's row in the table of truth, its seed and its patient's, in an order that tells nothing."""
+    """For each image its row in the table of the truth, its seed and its patient's seed, in random order."""
     sick = min(max(round(count * prevalence), 4), count - 4)
     patients: list[tuple[str, str, int]] = []
     for label, images in (("NORMAL", count - sick), ("PNEUMONIA", sick)):

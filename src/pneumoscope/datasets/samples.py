@@ -1,22 +1,21 @@
-"""Folders and tables become samples. Nothing is ever written or moved inside them."""
+"""Reads folders and tables of images as samples. Nothing is ever written or moved inside them."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
+from pneumoscope.datasets import tables
+from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.files import format_rows, write_text
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.read import Reading, is_image
@@ -36,9 +35,7 @@ _RASTER_SUFFIXES = {
     ".jp2", ".j2k", ".j2c", ".jpx",
 }  # fmt: skip
 _DICOM_SUFFIXES = {".dcm", ".dicom"}
-_TABLE_SUFFIXES = {".csv", ".parquet"}
-_DEPARTURES = ("invert", "any_modality")
-_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_COLUMNS = ("path", "label", "patient", "split", "invert", "any_modality")
 # Kermany: `person23_bacteria_78`, `IM-0115-0001`, `NORMAL2-IM-0588-0001`. The numbers of bacteria and virus, and of IM
 # and NORMAL2-IM, are separate series. Phantoms: `phantom0012_1`.
 _PATIENT_PATTERNS = (
@@ -57,8 +54,8 @@ class Sample:
         label: its class, or None where unknown.
         patient: whom it shows, or None where unknown.
         split: `train`, `val` or `test`, or None before a split is drawn.
-        reading: departures from the usual way of reading it.
-        tags: what a DICOM header says of it.
+        reading: how to read it if not in the usual way.
+        tags: what its DICOM header says.
     """
 
     path: Path
@@ -72,40 +69,40 @@ class Sample:
 def read_samples(data: str | Path, patient_pattern: str | None = None, reading: Reading = Reading()) -> list[Sample]:
     """Read `root/{train,val,test}/{CLASS}/`, `root/{CLASS}/`, or a CSV or Parquet table.
 
-    A table has the columns `path,label` and, if it likes, `patient`, `split`, and `invert` and `any_modality`
-    (`true` or `false`, see `Reading`); its paths are relative to it. Files are known by their content where their
-    name tells nothing. The patient is taken from the column, else from `patient_pattern` where it is given, else from a
-    DICOM header, else from a file name of the Kermany data.
+    A table has the columns `path` and `label`, and optionally `patient`, `split`, `invert` and `any_modality` (`true`
+    or `false`, see `Reading`); its paths are relative to it. Files with an unknown suffix are recognised by content.
+    The patient is taken from the column, else from `patient_pattern` if given, else from the DICOM header, else from
+    file names of the Kermany data.
 
     Args:
         data: folder or table.
         patient_pattern: regular expression searched in the file name; its first group (or the whole match) is the
-            patient. Without it the names of the Kermany data are known.
-        reading: how to read files of which a table says nothing.
+            patient. By default only names of the Kermany data are recognised.
+        reading: how to read files of which a table does not say it.
 
     Raises:
-        DataError: nothing there, or nothing of that form, or a file that a table names twice.
-        UsageError: the pattern is no regular expression.
-        MissingExtraError: there are DICOM files, and what reads them is not installed.
+        DataError: there are no images in that layout, or a table is damaged or names a file twice.
+        UsageError: the pattern is not a regular expression.
+        MissingExtraError: there are DICOM files, and the extra to read them is not installed.
     """
     data, patterns = Path(data), _compile(patient_pattern)
-    if data.is_file() and data.suffix.lower() in _TABLE_SUFFIXES:
-        return _read_table(data, patterns, reading, asked=patient_pattern is not None)
+    if data.is_file() and data.suffix.lower() in tables.SUFFIXES:
+        return _read_table(data, patterns, reading, pattern_given=patient_pattern is not None)
     if data.is_file():
-        raise DataError(f"{data}: a file, but no table. Give a folder of classes, or a .csv or .parquet table.")
+        raise DataError(f"{data}: not a table. Use a folder of classes, or a .csv or .parquet table.")
     classes = list(_class_folders(data))
     if not classes:
         raise DataError(
-            f"{data}: no class folders. Expected {data}/CLASS/… or {data}/{{train,val,test}}/CLASS/…, for instance "
+            f"{data}: no class folders. Expected {data}/CLASS/… or {data}/{{train,val,test}}/CLASS/…, such as "
             f"{data}/train/NORMAL and {data}/train/PNEUMONIA."
         )
     samples = [
         _describe(Sample(path, folder.name, None, split, reading), patterns, patient_pattern is not None)
         for split, folder in classes
-        for path in _image_files(folder)  # a class may have folders of its own, one a patient for instance
+        for path in _image_files(folder)  # a class may have subfolders, such as one for each patient
     ]
     if not samples:
-        raise DataError(f"{data}: class folders ({', '.join(sorted({f.name for _, f in classes}))}), but no images.")
+        raise DataError(f"{data}: no images in its class folders ({', '.join(sorted({f.name for _, f in classes}))}).")
     return samples
 
 
@@ -114,7 +111,7 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sam
 
     Args:
         paths: files, folders and tables.
-        reading: how to read files of which a table says nothing.
+        reading: how to read files of which a table does not say it.
 
     Raises:
         DataError: a folder or table holds no images, or a table cannot be read.
@@ -122,47 +119,47 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sam
     samples: list[Sample] = []
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a name is too long or lies in a locked folder
-            found = [Sample(file, reading=reading) for file in _image_files(path)]
-            if not found:
+            images = [Sample(file, reading=reading) for file in _image_files(path)]
+            if not images:
                 raise DataError(f"{path}: no images in this folder.")
-            samples += found
-        elif path.suffix.lower() in _TABLE_SUFFIXES:
+            samples += images
+        elif path.suffix.lower() in tables.SUFFIXES:
             samples += _read_table(path, _compile(None), reading, labelled=False)
-        else:  # what cannot be read gets a row that says so; it does not stop the others
-            samples.append(Sample(_writable(path), reading=reading))
+        else:  # an unreadable file gets a row with its error and does not stop the others
+            samples.append(Sample(_require_utf8(path), reading=reading))
     return samples
 
 
 def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tuple[tuple[str, ...], str | None]:
-    """Order the class names and name the positive one.
+    """Order the class names and find the positive one.
 
     Returns:
-        Two classes: (negative, positive) and the positive one. More: the sorted names and None.
+        For two classes (negative, positive) and the positive one; for more the sorted names and None.
 
     Raises:
         DataError: fewer than two classes, or two without a PNEUMONIA and no `positive`.
-        UsageError: `positive` is no class of the data.
+        UsageError: `positive` is not one of two classes.
     """
     names = sorted({sample.label for sample in samples if sample.label is not None})
-    if taken := sorted({"uncertain", "neither", "out_of_distribution"} & set(names)):
-        raise DataError(f"A class is named {taken[0]}, which is what a decision without a label is called. Rename it.")
+    if reserved := sorted({"uncertain", "out_of_distribution"} & set(names)):
+        raise DataError(f"A class has the name of a decision, {reserved[0]}. Rename it.")
     if len(names) < 2:
-        raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); two or more are needed.")
+        raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); at least two are needed.")
     if positive is not None and positive not in names:
-        raise UsageError(f"--positive {positive}: no such class. The data has {', '.join(names)}.")
+        raise UsageError(f"no class is named {positive!r}. The classes are {', '.join(names)}.", "positive")
     if len(names) > 2:
         if positive is not None:
-            raise UsageError(f"--positive {positive}: only two classes have a positive one; found {', '.join(names)}.")
+            raise UsageError(f"needs exactly two classes; found {', '.join(names)}.", "positive")
         return tuple(names), None
     positive = positive or next((name for name in names if name.upper() == "PNEUMONIA"), None)
     if positive is None:
-        raise DataError(f"Which class is positive, {names[0]} or {names[1]}? Say so with --positive.")
+        raise DataError(f"Unclear which class is positive, {names[0]} or {names[1]}. Choose it with `positive`.")
     return (next(name for name in names if name != positive), positive), positive
 
 
 def format_samples(samples: Sequence[Sample], folder: Path) -> str:
-    """Samples as a CSV table for `folder`, which `read_samples` reads again; paths are relative where they can be."""
-    departures = [name for name in _DEPARTURES if any(getattr(sample.reading, name) for sample in samples)]
+    """Format samples as a CSV table in `folder`, which `read_samples` can read; paths are relative if possible."""
+    departures = [name for name in _COLUMNS[4:] if any(getattr(sample.reading, name) for sample in samples)]
     rows = [
         {
             "path": _relative(sample.path, folder),
@@ -177,25 +174,25 @@ def format_samples(samples: Sequence[Sample], folder: Path) -> str:
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as a CSV table, whole or not at all."""
+    """Write samples as a CSV table, completely or not at all."""
     write_text(path, format_samples(samples, path.parent))
 
 
 def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> str:
-    """Name a labelled and split set of files by its content: SHA-256 over sorted content, label and split."""
+    """Identify a labelled and split set of files: SHA-256 of the sorted digests, labels and splits."""
     lines = sorted(f"{digest} {s.label} {s.split}\n" for s, digest in zip(samples, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def count_samples(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
-    """How many images of each class each split has, as `{split: {class: images}}`."""
+    """Count the images of each class in each split, as `{split: {class: images}}`."""
     classes = sorted({str(sample.label) for sample in samples})
     counts = Counter((sample.split, sample.label) for sample in samples)
     return {split: {name: counts[split, name] for name in classes} for split in SPLITS}
 
 
 def describe_counts(samples: Sequence[Sample]) -> str:
-    """Say how many images of each class each split has."""
+    """One line with the number of images of each class in each split."""
     return " · ".join(
         f"{split} {sum(counts.values())} ({', '.join(f'{count} {name}' for name, count in counts.items())})"
         for split, counts in count_samples(samples).items()
@@ -203,12 +200,12 @@ def describe_counts(samples: Sequence[Sample]) -> str:
 
 
 def find_patient(stem: str, patterns: Sequence[re.Pattern[str]] | None = None) -> str | None:
-    """Read the patient from a file name, or None where no pattern fits; by default, those of the Kermany data."""
+    """Read the patient from a file name, by default one of the Kermany data; None if no pattern matches."""
     for pattern in _compile(None) if patterns is None else patterns:
         if match := pattern.search(stem):
-            named = match.groupdict()
-            if "number" in named:
-                return "-".join(part for part in (named.get("series"), named["number"]) if part)
+            groups = match.groupdict()
+            if "number" in groups:
+                return "-".join(part for part in (groups.get("series"), groups["number"]) if part)
             return (match.group(1) if pattern.groups else match.group(0)) or None
     return None
 
@@ -230,7 +227,7 @@ def _compile(patient_pattern: str | None) -> list[re.Pattern[str]]:
     try:
         return [re.compile(p) for p in ([patient_pattern] if patient_pattern else _PATIENT_PATTERNS)]
     except re.error as problem:
-        raise UsageError(f"--patient-pattern {patient_pattern!r}: not a regular expression: {problem}.") from None
+        raise UsageError(f"{patient_pattern!r} is not a regular expression: {problem}.", "patient_pattern") from None
 
 
 def _class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
@@ -260,7 +257,7 @@ def _image_files(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [
-            _writable(Path(parent, name))
+            _require_utf8(Path(parent, name))
             for name in sorted(names)
             if not name.startswith(".") and _may_be_image(Path(parent, name))
         ]
@@ -268,18 +265,18 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _may_be_image(path: Path) -> bool:
-    """Go by the name where it tells, else by content: what archives and modalities write has any name, or a number."""
+    """Decide by suffix if it is known, else by content: archives and modalities use arbitrary names."""
     if (suffix := path.suffix.lower()) in _RASTER_SUFFIXES | _DICOM_SUFFIXES:
         return True
-    if path.name.upper() == "DICOMDIR" or suffix in _TABLE_SUFFIXES:
+    if path.name.upper() == "DICOMDIR" or suffix in tables.SUFFIXES:
         return False
-    return is_image(_head(path))
+    return is_image(_read_head(path))
 
 
-def _head(path: Path) -> bytes:
-    """The beginning of a file, or nothing where it cannot be read."""
+def _read_head(path: Path) -> bytes:
+    """The first bytes of a file; empty if it cannot be read."""
     try:
-        if not path.is_file():  # a pipe would wait for ever
+        if not path.is_file():  # reading a pipe would block
             return b""
         with path.open("rb") as file:
             return file.read(512)
@@ -287,108 +284,78 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _describe(sample: Sample, patterns: Sequence[re.Pattern[str]], asked: bool = False) -> Sample:
-    """Add what a DICOM header says, and the patient: from a pattern that was asked for, the header, or a known name.
+def _describe(sample: Sample, patterns: Sequence[re.Pattern[str]], pattern_given: bool = False) -> Sample:
+    """Add the tags of a DICOM header, and the patient: from the given pattern, the header, or a known file name.
 
-    Headers come before known names, since viewers export `IM-0001-0001.dcm` for everybody.
+    The header comes before known names, since viewers export `IM-0001-0001.dcm` for everybody.
     """
     tags = None
-    if sample.path.suffix.lower() not in _RASTER_SUFFIXES and is_dicom(_head(sample.path)):
-        with suppress(ImageError):  # what is damaged shows when it is read
+    if sample.path.suffix.lower() not in _RASTER_SUFFIXES and is_dicom(_read_head(sample.path)):
+        with suppress(ImageError):  # damage is reported when the image is read
             tags = read_tags(sample.path)
     if sample.patient is None:
-        named, written = find_patient(sample.path.stem, patterns), tags.patient if tags else None
-        sample = replace(sample, patient=(named or written) if asked else (written or named))
+        in_name, in_header = find_patient(sample.path.stem, patterns), tags.patient if tags else None
+        sample = replace(sample, patient=(in_name or in_header) if pattern_given else (in_header or in_name))
     return replace(sample, tags=tags) if tags else sample
 
 
-def _writable(path: Path) -> Path:
-    """Refuse a name that no table or report could hold."""
+def _require_utf8(path: Path) -> Path:
+    """Refuse a name that no table or report could contain."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{str(path)!r}: a file name that is not UTF-8. Rename it.") from None
+        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename the file.") from None
     return path
 
 
 def _read_table(
-    table: Path, patterns: Sequence[re.Pattern[str]], reading: Reading, asked: bool = False, labelled: bool = True
+    table: Path,
+    patterns: Sequence[re.Pattern[str]],
+    reading: Reading,
+    pattern_given: bool = False,
+    labelled: bool = True,
 ) -> list[Sample]:
-    columns, rows = _parquet_rows(table) if table.suffix.lower() == ".parquet" else _csv_rows(table)
+    columns, rows = tables.read_rows(table, _COLUMNS)
     if missing := [name for name in ("path", "label")[: 1 + labelled] if name not in columns]:
         raise DataError(
             f"{table}: no column {' or '.join(missing)}; found {', '.join(columns) or 'none'}. "
             "A table has the columns path,label[,patient,split]."
         )
     samples = []
-    seen: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        label, patient, split = (_text(row.get(name)) for name in ("label", "patient", "split"))
-        if (path := _text(row["path"])) is None or (labelled and label is None):
-            raise DataError(f"{table}: row {number} has no {'path' if path is None else 'label'}.")
-        if split is not None and split.lower() not in _SPLIT_NAMES:
-            raise DataError(f"{table}: row {number} has the split {split!r}; known are {', '.join(SPLITS)}.")
-        # A file's name may begin or end with a blank, and is taken as it is.
-        file = _writable(table.parent / str(row["path"]))
-        if labelled and (first := seen.setdefault(os.path.normpath(file), number)) != number:
+        sample = _parse_row(row, reading, f"{table}: row {number}", table.parent, labelled)
+        if labelled and (first := first_rows.setdefault(os.path.normpath(sample.path), number)) != number:
             raise DataError(
-                f"{table}: rows {first} and {number} name the same file, {path}. Keep one of them: in two splits it "
-                "would be learnt and then tested."
+                f"{table}: rows {first} and {number} name the same file, {row['path']}. Keep one of them: in two "
+                "splits, the network would be tested on an image that it learned from."
             )
-        departures = {name: _word(row, name, table, number) for name in _DEPARTURES}
-        own = replace(reading, **{name: value for name, value in departures.items() if value is not None})
-        sample = Sample(file, label, patient, _SPLIT_NAMES[split.lower()] if split else None, own)
-        samples.append(_describe(sample, () if "patient" in columns else patterns, asked) if labelled else sample)
+        patterns = () if "patient" in columns else patterns
+        samples.append(_describe(sample, patterns, pattern_given) if labelled else sample)
     if not samples:
         raise DataError(f"{table}: no rows.")
     return samples
 
 
-def _csv_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return reader.fieldnames or (), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError(f"{table}: cannot be read as CSV in UTF-8: {problem}.") from None
-
-
-def _parquet_rows(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError(
-            f'{table}: Parquet needs pyarrow: pip install "pneumoscope[train]". Or use CSV.'
-        ) from None
-    try:
-        with pyarrow.parquet.ParquetFile(table) as file:
-            columns: list[str] = file.schema_arrow.names
-            wanted = [name for name in ("path", "label", "patient", "split", *_DEPARTURES) if name in columns]
-            return columns, file.read(wanted).to_pylist()
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise DataError(f"{table}: cannot be read as Parquet: {problem}.") from None
-
-
-def _word(row: dict[str, Any], name: str, table: Path, number: int) -> bool | None:
-    """Read a true or false; None where nothing is said."""
-    text = _text(row.get(name))
-    if text is not None and text.lower() not in _WORDS:
-        raise DataError(f"{table}: row {number} has {name} {text!r}; known are true and false.")
-    return None if text is None else _WORDS[text.lower()]
-
-
-def _text(value: object) -> str | None:
-    if value is None or value != value:  # NaN is how tables write "missing"
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # and a column of integers with something missing is one of floats
-    return str(value).strip() or None
+def _parse_row(row: Mapping[str, object], reading: Reading, place: str, folder: Path, labelled: bool) -> Sample:
+    label, patient, split = (tables.to_text(row.get(name)) for name in ("label", "patient", "split"))
+    if tables.to_text(row["path"]) is None or (labelled and label is None):
+        raise DataError(f"{place} has no {'label' if tables.to_text(row['path']) else 'path'}.")
+    if split is not None and split.lower() not in _SPLIT_NAMES:
+        raise DataError(f"{place} has the split {split!r}; valid are {', '.join(SPLITS)}.")
+    for name in _COLUMNS[4:]:
+        try:
+            value = tables.to_boolean(row.get(name))
+        except ValueError as problem:
+            raise DataError(f"{place}: {name}: {problem}.") from None
+        reading = reading if value is None else replace(reading, **{name: value})
+    path = _require_utf8(folder / str(row["path"]))  # a name may begin or end with a space
+    return Sample(path, label, patient, _SPLIT_NAMES[split.lower()] if split else None, reading)
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A path that leads from the table to the file, so that both can be moved together; absolute across drives."""
-    file = path.parent.resolve() / path.name  # `..` out of a linked folder would lead elsewhere
+    """A path from the table to the file, so that both can be moved together; absolute across drives."""
+    file = path.parent.resolve() / path.name  # resolved: `..` out of a linked folder leads elsewhere
     try:
         return Path(os.path.relpath(file, folder.resolve())).as_posix()
     except ValueError:

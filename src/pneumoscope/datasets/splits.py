@@ -1,4 +1,4 @@
-"""Patient-disjoint splits: what is drawn here shares no patient and no group with what it was drawn from."""
+"""Draws splits that share no patient and no group of near-duplicates."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ def split_samples(
     groups: Sequence[int | None] | None = None,
     seed: int = 0,
 ) -> list[Sample]:
-    """Give every sample a split; those that have one keep it, what is missing is drawn from train.
+    """Give every sample a split: existing splits are kept, missing ones are drawn from train.
 
-    A drawn split keeps the class proportions (stratified), or has as many images of each class (balanced). Its
-    patients and groups are in no other split. The order of the samples makes no difference to the draw.
+    A drawn split has the class proportions of train (stratified), or equally many images of each class (balanced). Its
+    patients and groups are in no other split. The order of the samples does not matter.
 
     Args:
         samples: labelled samples, all with a split or all without one.
-        test_fraction: share of each class (balanced: of the smallest) that a drawn test split takes, in (0, 1).
-        val_fraction: the same for a drawn validation split, of what test leaves.
-        test_count: number of images, instead of `test_fraction`. A patient's images move together, so that a few of
-            them may be missing.
+        test_fraction: share of each class (balanced: of the smallest) in a drawn test split, in (0, 1).
+        val_fraction: the same for a drawn validation split, of the images that test leaves.
+        test_count: number of images, instead of `test_fraction`. Images of a patient move together, so there may be
+            a few less.
         val_count: the same for validation.
         balanced: which of `val` and `test` are balanced.
         groups: for each sample the group that it must stay with, such as its near-duplicates, or None.
         seed: fixes the draw.
 
     Raises:
-        DataError: a class or a split is empty, or too few images or patients are there to be divided.
-        UsageError: a fraction is not in (0, 1), a count leaves a class out, or `balanced` names another split.
+        DataError: a class or a split is empty, or there are too few images or patients.
+        UsageError: a fraction is not in (0, 1), a count leaves out a class, or `balanced` names another split.
     """
     for name, fraction in (("test_fraction", test_fraction), ("val_fraction", val_fraction)):
         if not 0 < fraction < 1:
-            raise UsageError(f"{name} {fraction}: a share lies between 0 and 1.")
+            raise UsageError(f"{fraction} is not between 0 and 1.", name)
     if unknown := set(balanced) - {"val", "test"}:
-        raise UsageError(f"balanced {', '.join(sorted(unknown))}: only val and test are drawn.")
+        raise UsageError(f"{', '.join(sorted(unknown))}: only val and test can be balanced.", "balanced")
     given = {sample.split for sample in samples}
     if None in given and len(given) > 1:
-        raise DataError("Some samples have a split and some have none. Give all of them one, or none.")
+        raise DataError("Some samples have a split and some have none. Give a split to all, or to none.")
     result = [sample if sample.split else replace(sample, split="train") for sample in samples]
     units = _find_units(samples, groups)
     rng = np.random.default_rng(seed)
@@ -77,48 +77,40 @@ def fold_samples(
     groups: Sequence[int | None] | None = None,
     seed: int = 0,
 ) -> list[list[Sample]]:
-    """Divide samples for cross-validation: each is in the test split of exactly one fold.
+    """Split samples for cross-validation: each is in the test split of exactly one fold.
 
-    Test splits are stratified, patients and groups stay together, and each fold's validation split is drawn from its
-    other images as `split_samples` draws it. Splits that the samples have are disregarded. The order of the samples
-    makes no difference.
+    Test splits are stratified, patients and groups stay together, and the validation split of a fold is drawn from its
+    other images as in `split_samples`. Existing splits and the order of the samples do not matter.
 
     Args:
         samples: labelled samples.
         folds: how many, at least 2.
-        val_fraction: see `split_samples`.
-        val_count: see `split_samples`.
-        balanced: see `split_samples`; here only `val` is drawn.
-        groups: see `split_samples`.
-        seed: fixes the division.
+        val_fraction: as in `split_samples`, as are the arguments below; only `val` can be balanced.
+        val_count: number of validation images.
+        balanced: whether `val` is.
+        groups: what stays together.
+        seed: fixes the draw.
 
     Returns:
-        For each fold all samples, in input order, each with its split in this fold.
+        For each fold all samples in input order, with their splits in this fold.
 
     Raises:
-        DataError: a class has fewer patients than there are folds, or too few to be divided further.
-        UsageError: fewer than 2 folds, or an option that `split_samples` refuses.
+        DataError: a class has fewer patients than there are folds, or too few for a validation split.
+        UsageError: fewer than 2 folds, or an argument that `split_samples` refuses.
     """
     if folds < 2:
-        raise UsageError(f"folds {folds}: cross-validation needs at least 2.")
+        raise UsageError(f"{folds} is too few: cross-validation needs at least 2.", "folds")
     units = _find_units(samples, groups)
     costs = {unit: Counter(str(samples[index].label) for index in images) for unit, images in units.items()}
     totals = sum(costs.values(), Counter[str]())
     for label in sorted(totals):
         if (patients := sum(label in cost for cost in costs.values())) < folds:
             raise DataError(
-                f"The class {label} comes from {patients} patients or groups of images that stay together, too few for "
-                f"{folds} folds. Ask for fewer folds, or add patients."
+                f"Class {label} has images of {patients} patients (or groups of near-duplicates), too few for {folds} "
+                "folds. Use fewer folds, or add patients."
             )
-    names = list(units)
-    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    have = [Counter[str]() for _ in range(folds)]
     fold_of: dict[int, int] = {}
-    for unit in sorted(shuffled, key=lambda unit: -costs[unit].total()):  # the large first, while all folds have room
-        cost = costs[unit]
-        fullness = [(sum(n * own[c] / totals[c] for c, n in cost.items()), own.total()) for own in have]
-        fold = fullness.index(min(fullness))
-        have[fold] += cost
+    for unit, fold in _assign_folds(costs, totals, folds, np.random.default_rng(seed)).items():
         fold_of.update(dict.fromkeys(units[unit], fold))
     return [
         split_samples(
@@ -134,20 +126,20 @@ def fold_samples(
 
 
 def find_shared_patients(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
-    """Find patients that are in more than one split, and name their splits."""
+    """Find patients that are in more than one split, with their splits."""
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.patient is not None and sample.split is not None:
             splits[sample.patient].add(sample.split)
-    return {patient: tuple(sorted(found)) for patient, found in sorted(splits.items()) if len(found) > 1}
+    return {patient: tuple(sorted(where)) for patient, where in sorted(splits.items()) if len(where) > 1}
 
 
 def require_classes(samples: Sequence[Sample], when: str = "") -> None:
-    """Make sure that every split has images of every class.
+    """Check that every split has images of every class.
 
     Args:
         samples: with labels and splits.
-        when: what has just been done, for the message.
+        when: what happened before, for the message.
 
     Raises:
         DataError: a split is empty, or has no image of a class.
@@ -158,14 +150,14 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
     for split in SPLITS:
         if not any(counts[split, label] for label in classes):
             raise DataError(
-                f"The split {split!r} is empty{after}. Add images to it, or leave it out so that it is drawn."
+                f"The split {split!r} is empty{after}. Add images, or leave the split out so that it is drawn."
             )
         for label in classes:
             if not counts[split, label]:
                 total = sum(counts[s, label] for s in SPLITS)
                 raise DataError(
-                    f"The split {split!r} has no image of class {label}{after} ({total} in all, from too few patients "
-                    "to be divided). Add images of that class, or leave the class out."
+                    f"The split {split!r} has no image of class {label}{after} ({total} in all, too few or of too "
+                    "few patients). Add images of that class, or leave the class out."
                 )
 
 
@@ -180,11 +172,11 @@ def _share(counts: Mapping[str, int], fraction: float, balanced: bool) -> dict[s
 
 
 def _apportion(counts: Mapping[str, int], wanted: int, split: str, balanced: bool) -> dict[str, int]:
-    """Divide a number of images among the classes, by largest remainder."""
+    """Divide a number of images among the classes by largest remainder."""
     if wanted < len(counts):
-        raise UsageError(f"{split}_count {wanted}: too few for an image of each of the {len(counts)} classes.")
+        raise UsageError(f"{wanted} is too few for an image of each of the {len(counts)} classes.", f"{split}_count")
     if wanted >= (total := sum(counts.values())):
-        raise DataError(f"{wanted} images were asked for the split {split!r}, of {total} there are. Ask for fewer.")
+        raise DataError(f"The split {split!r} cannot have {wanted} of {total} images. Choose a smaller number.")
     labels = sorted(counts)
     exact = {label: wanted * (1 / len(counts) if balanced else counts[label] / total) for label in labels}
     quotas = {label: max(1, int(exact[label])) for label in labels}
@@ -193,14 +185,14 @@ def _apportion(counts: Mapping[str, int], wanted: int, split: str, balanced: boo
     for label in labels:
         if quotas[label] >= counts[label]:
             raise DataError(
-                f"{quotas[label]} images of class {label} are needed for a {'balanced ' * balanced}split {split!r} of "
-                f"{wanted}, of {counts[label]} there are. Ask for fewer{', or not for balance' * balanced}."
+                f"A {'balanced ' * balanced}split {split!r} of {wanted} needs {quotas[label]} images of class {label}; "
+                f"there are {counts[label]}. Choose a smaller number{', or do not balance it' * balanced}."
             )
     return quotas
 
 
 def _find_units(samples: Sequence[Sample], groups: Sequence[int | None] | None) -> dict[int, list[int]]:
-    """What has to stay together: the indices of images that patients and groups connect, in an order of their own."""
+    """Indices of the images that patients and groups keep together, in an order independent of the input's."""
     order = sorted(range(len(samples)), key=lambda i: (samples[i].path.parts, str(samples[i].label)))
     first: dict[tuple[str, object], int] = {}
     pairs = []
@@ -217,6 +209,22 @@ def _find_units(samples: Sequence[Sample], groups: Sequence[int | None] | None) 
     return dict(units)
 
 
+def _assign_folds(
+    costs: Mapping[int, Counter[str]], totals: Mapping[str, int], folds: int, rng: np.random.Generator
+) -> dict[int, int]:
+    """Assign each unit to the fold that has the smallest share of its classes, the largest units first."""
+    names = list(costs)
+    shuffled = [names[i] for i in rng.permutation(len(names))]
+    filled = [Counter[str]() for _ in range(folds)]
+    fold_of = {}
+    for unit in sorted(shuffled, key=lambda unit: -costs[unit].total()):
+        cost = costs[unit]
+        fullness = [(sum(n * counts[c] / totals[c] for c, n in cost.items()), counts.total()) for counts in filled]
+        fold_of[unit] = fullness.index(min(fullness))
+        filled[fold_of[unit]] += cost
+    return fold_of
+
+
 def _draw(
     samples: list[Sample],
     units: Mapping[int, Sequence[int]],
@@ -224,19 +232,19 @@ def _draw(
     quotas: Mapping[str, int],
     rng: np.random.Generator,
 ) -> list[Sample]:
-    """Move whole patients from train to `split`, at random, as long as they fit what each class still wants."""
-    # Patients that the user's own folders share with another split stay in train: moving them would hide the leak.
+    """Move whole patients from train to `split` at random, as long as they fit the quotas of the classes."""
+    # Patients that existing splits share stay in train: moving them would hide the leak.
     names = [unit for unit, images in units.items() if all(samples[index].split == "train" for index in images)]
-    wanted = Counter(quotas)
+    missing = Counter(quotas)
     moved: set[int] = set()
     costs = {unit: Counter(str(samples[index].label) for index in units[unit]) for unit in names}
     shuffled = [names[i] for i in rng.permutation(len(names))]
     for unit in shuffled:
-        if costs[unit] <= wanted:
+        if costs[unit] <= missing:
             moved.update(units[unit])
-            wanted -= costs[unit]
+            missing -= costs[unit]
     for label in quotas:
-        if wanted[label] == quotas[label]:  # every patient has more images than are wanted: take the smallest
+        if missing[label] == quotas[label]:  # every patient has more images than the quota: take the smallest
             options = [unit for unit in shuffled if label in costs[unit] and moved.isdisjoint(units[unit])]
             moved.update(units[min(options, key=lambda unit: costs[unit].total())] if options else ())
     return [replace(sample, split=split) if i in moved else sample for i, sample in enumerate(samples)]
