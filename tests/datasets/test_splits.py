@@ -372,5 +372,5 @@ def test_near_duplicates_stay_in_one_fold_and_seeds_draw_different_folds() -> No
 def test_too_few_patients_for_the_folds_are_an_error_that_counts_them() -> None:
     with pytest.raises(DataError, match=r"Class B has images of 3 patients .* too few for 4 folds"):
         fold_samples(images([["A"]] * 20 + [["B"] * 9] * 3), 4)
-    with pytest.raises(UsageError, match="folds 1: cross-validation needs at least 2"):
+    with pytest.raises(UsageError, match="folds: 1 is too few: cross-validation needs at least 2"):
         fold_samples(singles(A=9, B=9), 1)
