@@ -301,15 +301,15 @@ def _verify(
 def _find_edition(source: Source, sizes: Mapping[str, int], name: str, verified: str | None) -> str:
     """Which edition images are of, by their numbers and names."""
     counts = Counter(place.rpartition("/")[0] for place in sizes)
-    foreign = [place for place in sizes if not re.match(source.names, place.rpartition("/")[2])]
+    unknown = [place for place in sizes if not re.match(source.names, place.rpartition("/")[2])]
     for edition, expected in source.editions.items():
-        if counts == expected and not foreign:
+        if counts == expected and not unknown:
             return edition
     if verified == "published":
         return "as published"
     raise DataError(
         f"{name}: not this dataset: it has {_format_counts(counts)}"
-        + (f", and names such as {foreign[0]}, which are of another version" if foreign else "")
+        + (f", and names such as {unknown[0]}, which are of another version" if unknown else "")
         + "; expected "
         + ", or ".join(f"{_format_counts(expected)} ({edition})" for edition, expected in source.editions.items())
         + ". Get the archive again; or unpack it yourself and use its folder as it is."

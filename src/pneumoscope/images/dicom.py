@@ -24,7 +24,7 @@ from pneumoscope.text import to_line
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR is older than DX; RG is a digitised film
+_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR is older than DX; RG is a digitised radiograph
 _SOP = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPHS = (_SOP + "1", _SOP + "1.1", _SOP + "1.1.1")
 _CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # of any modality
