@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from pneumoscope.config import build, read_mapping, write_mapping
 from pneumoscope.errors import ModelError, PneumoscopeError, UsageError
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.training.settings import Settings, find_recipe, resolve_settings
+from pneumoscope.training.settings import RECIPES, Settings, flatten, list_options, nest, resolve_settings
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
 amounts = st.floats(0, 1e6)
+BASELINE = resolve_settings({"path": "images", "recipe": "baseline"}, {})
 WORDS = ["no", "null", "1e-3", "~", "07", "2026-13-45", "a: b", "# x", "- y", "\x85\u2028", "=", "<<", "C:\\images\\1"]
 
 
@@ -32,7 +33,7 @@ def yaml_file(folder: Path, text: str | bytes) -> Path:
 @settings(max_examples=100, deadline=None)
 @given(
     values=st.fixed_dictionaries(
-        {"data": texts | st.sampled_from(WORDS)},
+        {"path": texts | st.sampled_from(WORDS)},
         optional={
             "recipe": st.sampled_from(["baseline", "head", "finetune"]),
             "positive": st.none() | texts | st.sampled_from(WORDS),
@@ -50,19 +51,19 @@ def yaml_file(folder: Path, text: str | bytes) -> Path:
             "train_backbone": st.just(True),
         },
     ),
-    views=st.fixed_dictionaries({}, optional={"rotate": amounts, "gamma": amounts, "zoom": shares}),
+    augmentation=st.fixed_dictionaries({}, optional={"rotate": amounts, "gamma": amounts, "zoom": shares}),
 )
-@example(values={"data": "images", "lr": 1e-05, "positive": "no"}, views={})
+@example(values={"path": "images", "lr": 1e-05, "positive": "no"}, augmentation={})
 def test_settings_come_back_from_their_file_as_they_were(
-    values: dict[str, Any], views: dict[str, float], tmp_path_factory: pytest.TempPathFactory
+    values: dict[str, Any], augmentation: dict[str, float], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if values.get("train_backbone") or values.get("recipe") == "finetune":
-        values |= views | {"train_backbone": True}
+        values |= augmentation | {"train_backbone": True}
     before = resolve_settings(values, {})
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     write_mapping(path, before)
     assert resolve_settings({}, read_mapping(path), str(path)) == before
-    assert list(read_mapping(path)) == [field.name for field in dataclasses.fields(Settings)]
+    assert flatten(read_mapping(path)) == flatten(dataclasses.asdict(before))
 
 
 @settings(deadline=None)
@@ -84,15 +85,24 @@ def test_the_input_of_a_network_comes_back_from_its_file_as_it_was(
     assert build(InputSpec, read_mapping(path), str(path)) == spec
 
 
-def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_default() -> None:
-    config = {"data": "images", "recipe": "head", "epochs": 7}
-    found = resolve_settings({"data": None, "batch_size": 5, "lr": None}, config)
-    recipe = find_recipe("head")
-    assert (found.data, found.batch_size, found.epochs) == ("images", 5, 7)
+def test_an_option_overrides_the_file_the_file_the_recipe_and_the_recipe_the_defaults() -> None:
+    config = {"data": {"path": "images"}, "run": {"recipe": "head"}, "optimisation": {"epochs": 7}}
+    found = resolve_settings({"path": None, "batch_size": 5, "lr": None}, config)
+    recipe, usual = RECIPES["head"], BASELINE.optimisation
+    assert (found.data.path, found.optimisation.batch_size, found.optimisation.epochs) == ("images", 5, 7)
     assert recipe["epochs"] != 7
     assert recipe["batch_size"] != 5
-    assert found.optimizer == recipe["optimizer"] != Settings("images").optimizer
-    assert found.plateau_factor == Settings("images").plateau_factor
+    assert found.optimisation.optimizer == recipe["optimizer"] != usual.optimizer
+    assert found.optimisation.plateau_factor == usual.plateau_factor
+
+
+def test_every_setting_has_a_name_of_its_own_a_panel_and_a_line_of_help() -> None:
+    options = list(list_options())
+    names = [option.name for option in options]
+    assert len(set(names)) == len(names) == sum(len(group) for group in dataclasses.asdict(BASELINE).values()) - 1
+    assert len({option.panel for option in options}) == len(dataclasses.fields(Settings))
+    assert all(option.help.endswith(".") for option in options)
+    assert all(name in names for recipe in RECIPES.values() for name in recipe)
 
 
 @pytest.mark.parametrize(
@@ -100,30 +110,45 @@ def test_an_option_beats_the_file_the_file_beats_the_recipe_and_the_recipe_the_d
     [
         {"schedule": "cosine"},
         {"min_steps": 100},
-        {"views": 2},
+        {"augmented_copies": 2},
         {"zoom": 0.1},
+        {"rotate": 5.0},
         {"backbone_lr": 0.1},
         {"warmup_epochs": 3},
         {"freeze_batchnorm": True},
     ],
 )
-def test_what_only_a_trained_backbone_heeds_is_refused_without_one(idle: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(idle))}.*--train-backbone"):
-        resolve_settings({"data": "images", **idle}, {})
-    assert resolve_settings({"data": "images", "train_backbone": True, **idle}, {}).train_backbone
+def test_what_has_no_effect_on_a_frozen_backbone_is_refused(idle: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(idle))}.*`train_backbone=True`"):
+        resolve_settings({"path": "images", **idle}, {})
+    assert resolve_settings({"path": "images", "train_backbone": True, **idle}, {}).network.train_backbone
 
 
 def test_the_baseline_is_the_defaults() -> None:
-    assert resolve_settings({"data": "images", "recipe": "baseline"}, {}) == Settings("images")
-    assert resolve_settings({"data": "images"}, {}) == resolve_settings({"data": "images", "recipe": "head"}, {})
+    assert resolve_settings({"path": "images", "recipe": "baseline"}, {}) == BASELINE
+    assert resolve_settings({"path": "images"}, {}) == resolve_settings({"path": "images", "recipe": "head"}, {})
 
 
 @pytest.mark.parametrize("key", ["learning_rate", "epoch", "Epochs", "data ", 7, None])
 def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -> None:
-    with pytest.raises(UsageError, match=rf"^my\.yaml: unknown key {key!r}\. Known keys: .*epochs.*lr"):
-        resolve_settings({}, {"data": "images", key: 1}, "my.yaml")
-    with pytest.raises(ModelError, match=rf"^model\.json: unknown key {key!r}\. Known keys: size, fit"):
+    with pytest.raises(UsageError, match=rf"^my\.yaml: {key}: unknown key\. Known keys: run, data, network"):
+        resolve_settings({}, {"data": {"path": "images"}, key: 1}, "my.yaml")
+    with pytest.raises(UsageError, match=rf"^my\.yaml: optimisation\.{key}: unknown key\. Known keys: epochs"):
+        resolve_settings({}, {"data": {"path": "images"}, "optimisation": {key: 1}}, "my.yaml")
+    with pytest.raises(ModelError, match=rf"^model\.json: {key}: unknown key\. Known keys: size, fit"):
         build(InputSpec, {key: 1}, "model.json", ModelError)
+
+
+def test_a_key_outside_its_group_is_an_error_that_names_the_group() -> None:
+    with pytest.raises(UsageError, match=r"^my\.yaml: lr: unknown key\. It belongs under `optimisation:`\.$"):
+        resolve_settings({}, {"lr": 0.1}, "my.yaml")
+    with pytest.raises(UsageError, match=r"^my\.yaml: data: must be a mapping, found 'images'\.$"):
+        resolve_settings({}, {"data": "images"}, "my.yaml")
+
+
+def test_an_unknown_option_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"^epoch: no such setting\. The settings are .*epochs.*lr"):
+        resolve_settings({"path": "images", "epoch": 3}, {})
 
 
 @pytest.mark.parametrize(
@@ -133,12 +158,12 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -
         ({"epochs": 2.5}, "epochs: .*integer.*found 2.5"),
         ({"epochs": [1]}, r"epochs: .*integer.*found \[1\]"),
         ({"epochs": None}, "epochs: .*integer.*found None"),
-        ({"data": 3}, "data: .*string.*found 3"),
+        ({"path": 3}, "path: .*string.*found 3"),
         ({"positive": False}, "positive: .*string.*found False"),
         ({"train_backbone": "perhaps"}, "train_backbone: .*boolean.*found 'perhaps'"),
         ({"fit": "stretch"}, "fit: .*'crop', 'pad' or 'squash'.*found 'stretch'"),
         ({"lr": {}}, r"lr: .*number.*found \{\}"),
-        ({"data": ""}, "data: .*at least 1 character"),
+        ({"path": ""}, "path: .*at least 1 character"),
         ({"epochs": 0}, "epochs: .*greater than or equal to 1, found 0"),
         ({"lr": 0}, "lr: .*greater than 0, found 0"),
         ({"size": 31}, "size: .*greater than or equal to 32, found 31"),
@@ -147,15 +172,17 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_known_ones(key: Any) -
         ({"val_fraction": 0.0}, "val_fraction: .*greater than 0, found 0.0"),
         ({"flip": 1.1}, "flip: .*less than or equal to 1, found 1.1"),
         ({"seed": -1}, "seed: .*greater than or equal to 0, found -1"),
-        ({"lr": math.inf}, "lr: a finite number is needed, found inf"),
-        ({"weight_decay": math.nan}, "weight_decay: a finite number is needed, found nan"),
-        ({"rotate": 5.0}, "rotate: a frozen backbone.*--train-backbone"),
+        ({"lr": math.inf}, "lr: must be a finite number, found inf"),
+        ({"weight_decay": math.nan}, "weight_decay: must be a finite number, found nan"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
-    source = "" if "rotate" in values else r"my\.yaml: "
-    with pytest.raises(UsageError, match=f"^{source}{message}"):
-        resolve_settings({}, {"data": "images", **values}, "my.yaml")
+    (group,) = nest(values)
+    with pytest.raises(UsageError, match=rf"^my\.yaml: {group}\.{message}"):
+        resolve_settings({}, nest({"path": "images", **values}), "my.yaml")
+    if None not in values.values():  # an option that is None is one that is not given
+        with pytest.raises(UsageError, match=rf"^{group}\.{message}"):
+            resolve_settings({"path": "images", **values}, {})
 
 
 @pytest.mark.parametrize(
@@ -175,14 +202,16 @@ def test_the_error_is_of_the_kind_asked_for(values: dict[str, Any], message: str
 
 def test_a_missing_value_is_named_without_repeating_everything_else() -> None:
     with pytest.raises(PneumoscopeError, match=r"^source: data: Field required\.$"):
-        build(Settings, {"lr": 0.1}, "source")
+        build(Settings, {"optimisation": {"lr": 0.1}}, "source")
 
 
 def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"No data\. Name a folder or a table"):
-        resolve_settings({}, {"epochs": 3})
-    with pytest.raises(UsageError, match=r"magic: no such recipe\. There are baseline, head, finetune, best"):
-        resolve_settings({"data": "images", "recipe": "magic"}, {})
+        resolve_settings({"epochs": 3}, {})
+    with pytest.raises(
+        UsageError, match=r"^recipe: 'magic' does not exist\. Choose one of baseline, head, finetune, best"
+    ):
+        resolve_settings({"path": "images", "recipe": "magic"}, {})
 
 
 @pytest.mark.parametrize("found", ["list", "str", "int", "NoneType"])

@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses; this reads them from YAML and JSON, checks them, and writes them back."""
+"""Settings are frozen dataclasses: build them from YAML or JSON with all checks, and write them back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from annotated_types import Interval, Predicate
 
@@ -31,47 +31,80 @@ def silent(task: str, done: int, total: int) -> None:
 
 
 def build(
-    kind: type[Settings], values: Mapping[str, Any], source: str, error: type[PneumoscopeError] = UsageError
+    kind: type[Settings],
+    values: Mapping[str, Any],
+    source: str | None = None,
+    error: type[PneumoscopeError] = UsageError,
 ) -> Settings:
-    """Make a dataclass of checked values; types, ranges and unknown keys are looked at.
+    """Build a dataclass from plain values and check their types and ranges.
 
     Args:
-        kind: the frozen dataclass; ranges are given by `Annotated[int, Ge(1)]` and the like.
-        values: plain values as YAML or JSON gives them.
-        source: where they come from, for the message.
-        error: the kind of error to raise.
+        kind: a frozen dataclass, perhaps with groups of fields that are dataclasses themselves; ranges are declared
+            with `Annotated[int, Ge(1)]` and the like.
+        values: plain values, as YAML or JSON gives them.
+        source: the file that they come from; None for arguments.
+        error: the class of the error to raise.
 
     Raises:
-        error: naming the key, what was found and what is allowed.
+        error: names the key, the value found and what is allowed.
     """
     import pydantic
 
-    known = [field.name for field in dataclasses.fields(kind)]
-    for key, value in values.items():
-        if key not in known:
-            raise error(f"{source}: unknown key {key!r}. Known keys: {', '.join(known)}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise error(f"{source}: {key}: a finite number is needed, found {value}.")
+    check_mapping(kind, values, source, error)
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"])
         found = "" if first["type"] == "missing" else f", found {first['input']!r}"
-        raise error(f"{source}: {where}: {first['msg']}{found}.") from None
+        raise error(f"{first['msg']}{found}.", _name(source, key)) from None
+
+
+def check_mapping(
+    kind: type[DataclassInstance],
+    values: Mapping[str, Any],
+    source: str | None,
+    error: type[PneumoscopeError] = UsageError,
+    prefix: str = "",
+) -> None:
+    """Check that all keys are fields of a dataclass or of its groups, that groups are mappings and numbers finite.
+
+    Raises:
+        error: names the key, the known ones, or the group that it belongs to.
+    """
+    groups: dict[str, Any] = {
+        name: hint for name, hint in get_type_hints(kind).items() if dataclasses.is_dataclass(hint)
+    }
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in values.items():
+        name = _name(source, f"{prefix}{key}")
+        if key not in known:
+            place = [group for group, hint in groups.items() if key in (each.name for each in dataclasses.fields(hint))]
+            hint = f"It belongs under `{place[0]}:`." if place else f"Known keys: {', '.join(known)}."
+            raise error(f"unknown key. {hint}", name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise error(f"must be a finite number, found {value}.", name)
+        if key in groups:
+            if not isinstance(value, Mapping):
+                raise error(f"must be a mapping, found {value!r}.", name)
+            check_mapping(groups[key], value, source, error, f"{prefix}{key}.")
+
+
+def _name(source: str | None, key: str) -> str:
+    return f"{source}: {key}" if source else key
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        UsageError: the file is missing, is no YAML, or holds something else.
+        UsageError: the file is missing, is not YAML, or holds something else.
     """
     import yaml
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as problem:  # what YAML calls a date or a number raises nearly anything where it is none
+    except Exception as problem:  # PyYAML raises many kinds of errors on malformed dates and numbers
         raise UsageError(f"{path}: cannot be read as YAML: {problem}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected lines of `key: value`, found {type(values).__name__}.")
@@ -83,6 +116,7 @@ def write_mapping(path: Path, settings: DataclassInstance) -> None:
     import yaml
 
     values = dataclasses.asdict(settings)
-    # PyYAML loses odd line ends, such as U+0085, unless it escapes everything beyond ASCII.
-    plain = all(value.isprintable() for value in values.values() if isinstance(value, str))
-    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=plain))
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():  # PyYAML loses unusual line ends, such as U+0085, unless escaped
+        text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, text)

@@ -155,12 +155,12 @@ def test_what_validation_images_had_a_part_in_is_told(tmp_path: Path) -> None:
             tmp_path, dataclasses.replace(model, training={**model.training, "settings": settings}), make_evaluation()
         )[1]
 
-    tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, views=4)
+    tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, augmented_copies=4)
     assert "validation images ended the warm-up of its head and had no other part in that" in tuned
     assert "the validation images and 4 random views of each" in tuned
     assert "of which the last one was kept" in tuned
     assert "validation images had no part in that" in card(train_backbone=True, schedule="cosine", warmup_epochs=0)
-    plain = card(train_backbone=False, schedule="plateau", views=0)
+    plain = card(train_backbone=False, schedule="plateau", augmented_copies=0)
     assert "validation images ended the training" in plain
     assert "random views" not in plain
     assert "the best on validation images was kept" in plain

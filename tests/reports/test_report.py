@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 HISTORY = [
-    {"epoch": i, "stage": i // 3, "train_loss": 1 / (i + 1), "val_loss": 1.0 + (i - 2) ** 2, "lr": 1e-3}
+    {"epoch": i, "phase": i // 3, "train_loss": 1 / (i + 1), "val_loss": 1.0 + (i - 2) ** 2, "lr": 1e-3}
     for i in range(6)
 ]
 VOID = {"meta", "line", "circle", "path", "use", "rect", "br", "input", "img", "wbr"}

@@ -17,15 +17,15 @@ from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone, resize_input
 from pneumoscope.models.classifier import Classifier, batchnorms, build_head
-from pneumoscope.training.data import Draw, FeatureBatches, RadiographBatches
-from pneumoscope.training.loop import choose_precision, compute_loss, fit
+from pneumoscope.training.batches import Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.loop import Phase, choose_precision, compute_loss, fit
 from pneumoscope.training.settings import Settings, resolve_settings
 
 CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> Settings:
-    return resolve_settings({"data": "images", "recipe": "baseline", **changes}, {})
+    return resolve_settings({"path": "images", "recipe": "baseline", **changes}, {})
 
 
 def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> FeatureBatches:
@@ -64,13 +64,11 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
     ]
     cached = head(width=backbone.width)
     through = copy.deepcopy(cached)
-    quick = fit(
-        cached, FeatureBatches(draw, vectors[0], vectors[1][:, 0], val_targets, CPU), chosen, stage="head", epochs=5
-    )
+    quick = fit(cached, FeatureBatches(draw, vectors[0], vectors[1][:, 0], val_targets, CPU), chosen, Phase("head", 5))
     network = Classifier(backbone, through, frozen=True)
     fitted, kept = ([Sample(path) for path in paths] for paths in (train, val))
     images_batches = RadiographBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
-    slow = fit(network, images_batches, chosen, stage="head", epochs=5)
+    slow = fit(network, images_batches, chosen, Phase("head", 5))
 
     for one, other in zip(quick.history, slow.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-4)
@@ -84,17 +82,17 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
 
 def test_the_best_epoch_is_the_model() -> None:
     model = head()
-    result = fit(model, clouds(), settings(lr=0.3), stage="head", epochs=30)
+    result = fit(model, clouds(), settings(lr=0.3), Phase("head", 30))
     losses = [row["val_loss"] for row in result.history]
     assert result.best_loss == min(losses)
     assert result.best_epoch == 1 + int(np.argmin(losses))
-    model.load_state_dict(result.state)
+    model.load_state_dict(result.weights)
     ((inputs, targets),) = clouds().validation()
     assert float(compute_loss(model(inputs), targets).detach()) == pytest.approx(min(losses), abs=1e-6)
 
 
 def test_training_stops_when_patience_is_over_and_the_rate_falls_on_a_plateau() -> None:
-    result = fit(head(), clouds(), settings(lr=0.5, patience=5), stage="head", epochs=200)
+    result = fit(head(), clouds(), settings(lr=0.5, patience=5), Phase("head", 200))
     assert len(result.history) == result.best_epoch + 5 < 200
     rates = [row["lr"] for row in result.history]
     stale, expected, best = 0, [0.5], math.inf
@@ -111,7 +109,7 @@ def test_training_stops_when_patience_is_over_and_the_rate_falls_on_a_plateau() 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_resuming_after_any_epoch_ends_as_if_nothing_had_happened(optimizer: str, ema: float, tmp_path: Path) -> None:
     chosen = settings(optimizer=optimizer, ema=ema, lr=0.05, patience=4, weight_decay=1e-3)
-    whole = fit(head(), clouds(), chosen, stage="head", epochs=9)
+    whole = fit(head(), clouds(), chosen, Phase("head", 9))
     for stop in (1, 4, 8, 9):
         checkpoint = tmp_path / f"{stop}.pt"
 
@@ -124,21 +122,21 @@ def test_resuming_after_any_epoch_ends_as_if_nothing_had_happened(optimizer: str
 
         if stop <= len(whole.history):
             with pytest.raises(KilledError):
-                fit(head(), clouds(), chosen, stage="head", epochs=9, checkpoint=checkpoint, on_epoch=kill)
-        resumed = fit(head(), clouds(), chosen, stage="head", epochs=9, checkpoint=checkpoint)
+                fit(head(), clouds(), chosen, Phase("head", 9, checkpoint=checkpoint, on_epoch=kill))
+        resumed = fit(head(), clouds(), chosen, Phase("head", 9, checkpoint=checkpoint))
         assert resumed.history == whole.history
-        assert all(torch.equal(resumed.state[name], whole.state[name]) for name in whole.state)
+        assert all(torch.equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
 
 
 def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says() -> None:
     model = head()
     result = fit(
-        model, clouds(), settings(schedule="cosine", train_backbone=True, lr=0.5, patience=1), stage="head", epochs=20
+        model, clouds(), settings(schedule="cosine", train_backbone=True, lr=0.5, patience=1), Phase("head", 20)
     )
     losses = [row["val_loss"] for row in result.history]
     assert len(losses) == result.best_epoch == 20
     assert losses != sorted(losses, reverse=True)  # an epoch did not improve, and nothing came of it
-    assert all(torch.equal(tensor, result.state[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, result.weights[name]) for name, tensor in model.state_dict().items())
     rates = [row["lr"] for row in result.history]
     assert max(rates) == pytest.approx(0.5, rel=0.05)
     assert rates[0] < 0.1
@@ -148,7 +146,7 @@ def test_a_cosine_schedule_rises_and_falls_to_nothing_whatever_validation_says()
 
 def test_resuming_under_a_cosine_schedule_goes_on_where_it_was(tmp_path: Path) -> None:
     chosen = settings(schedule="cosine", train_backbone=True, lr=0.01, patience=20)
-    whole = fit(head(), clouds(), chosen, stage="head", epochs=6)
+    whole = fit(head(), clouds(), chosen, Phase("head", 6))
 
     class StopError(Exception):
         pass
@@ -158,26 +156,26 @@ def test_resuming_under_a_cosine_schedule_goes_on_where_it_was(tmp_path: Path) -
             raise StopError
 
     with pytest.raises(StopError):
-        fit(head(), clouds(), chosen, stage="head", epochs=6, checkpoint=tmp_path / "c.pt", on_epoch=stop)
-    resumed = fit(head(), clouds(), chosen, stage="head", epochs=6, checkpoint=tmp_path / "c.pt")
+        fit(head(), clouds(), chosen, Phase("head", 6, checkpoint=tmp_path / "c.pt", on_epoch=stop))
+    resumed = fit(head(), clouds(), chosen, Phase("head", 6, checkpoint=tmp_path / "c.pt"))
     assert resumed.history == whole.history
-    assert all(torch.equal(tensor, whole.state[name]) for name, tensor in resumed.state.items())
+    assert all(torch.equal(tensor, whole.weights[name]) for name, tensor in resumed.weights.items())
 
 
 def test_a_damaged_checkpoint_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "head.pt").write_bytes(b"damaged")
-    with pytest.raises(UsageError, match=r"head\.pt: damaged.* --overwrite"):
-        fit(head(), clouds(), settings(), stage="head", epochs=3, checkpoint=tmp_path / "head.pt")
+    with pytest.raises(UsageError, match=r"head\.pt: damaged.* `overwrite=True`"):
+        fit(head(), clouds(), settings(), Phase("head", 3, checkpoint=tmp_path / "head.pt"))
 
 
 def test_a_loss_that_is_no_longer_finite_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(DataError, match="--lr"):
-        fit(head(), clouds(), settings(lr=1e38, optimizer="sgd"), stage="head", epochs=5)
+    with pytest.raises(DataError, match="learning rate"):
+        fit(head(), clouds(), settings(lr=1e38, optimizer="sgd"), Phase("head", 5))
 
 
 def test_more_classes_are_learned_with_one_output_each() -> None:
     model = head(classes=4)
-    result = fit(model, clouds(classes=4, n=300), settings(lr=0.05), stage="head", epochs=30)
+    result = fit(model, clouds(classes=4, n=300), settings(lr=0.05), Phase("head", 30))
     assert model.weight.shape == (4, 8)
     assert max(row["val_accuracy"] for row in result.history) > 0.5
 
@@ -225,10 +223,9 @@ def test_a_network_with_a_trained_backbone_can_keep_its_batchnorm_statistics() -
         assert all(parameter.requires_grad for parameter in backbone.parameters())
 
 
-def test_precision_is_taken_as_given_and_a_trial_leaves_the_network_as_it_was() -> None:
+def test_choosing_the_precision_leaves_the_network_unchanged() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
     before = copy.deepcopy(model.state_dict())
     inputs, targets = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 0, 1])
-    assert choose_precision(model, inputs, targets, settings(precision="float32")) == "float32"
-    assert choose_precision(model, inputs, targets, settings()) in ("float32", "bfloat16")
+    assert choose_precision(model, inputs, targets) in ("float32", "bfloat16")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

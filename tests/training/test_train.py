@@ -96,7 +96,7 @@ def test_the_config_of_a_run_reproduces_it(images: Path, tmp_path: Path) -> None
 def test_the_choice_of_balance_is_recorded(balance: str, images: Path, tmp_path: Path) -> None:
     run = train(images, tmp_path / "run", balance=balance, **SMALL)
     assert load_model(run.model).training["settings"]["balance"] == balance
-    assert f"balance: {balance}\n" in (run.folder / "config.yaml").read_text()
+    assert f"  balance: {balance}\n" in (run.folder / "config.yaml").read_text()
 
 
 def test_a_run_is_never_overwritten_by_accident(images: Path, tmp_path: Path) -> None:
@@ -177,22 +177,22 @@ def test_finetuning_changes_the_backbone_and_the_baseline_does_not(images: Path,
     baseline, finetuned = (safetensors.torch.load_file(each.model / "weights.safetensors") for each in (run, tuned))
     assert torch.equal(baseline[f"backbone.{name}"], original)
     assert not torch.equal(finetuned[f"backbone.{name}"], original)
-    stages = [(row["stage"], row["epoch"]) for row in rows(tuned.folder / "history.csv")]
-    assert stages == [("finetune", "1")]
+    phases = [(row["phase"], row["epoch"]) for row in rows(tuned.folder / "history.csv")]
+    assert phases == [("finetune", "1")]
     assert "precision: auto" not in (tuned.folder / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_the_best_checkpoint_of_all_stages_is_the_model(folded: bool, images: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_of_all_phases_is_the_model(folded: bool, images: Path, tmp_path: Path) -> None:
     # A rate this high ruins the backbone, so the best epoch is one of the warm-up.
     shared: dict[str, Any] = {"recipe": "baseline", "size": 64, "batch_size": 12, "precision": "float32"}
     tuning: dict[str, Any] = {"train_backbone": True, "epochs": 1, "warmup_epochs": 3, "backbone_lr": 1.0}
     run = train(images, tmp_path / "run", freeze_batchnorm=folded, **tuning, **shared)
     head = train(images, tmp_path / "head", epochs=3, **shared)
     history = rows(run.folder / "history.csv")
-    assert [row["stage"] for row in history] == ["head"] * 3 + ["finetune"]
+    assert [row["phase"] for row in history] == ["head"] * 3 + ["finetune"]
     best = load_model(run.model).training["best"]
-    assert best["stage"] == "head"
+    assert best["phase"] == "head"
     assert best["val_loss"] == min(float(row["val_loss"]) for row in history)
     files = [run.model / "weights.safetensors", head.model / "weights.safetensors"]
     if folded:  # the same function, written otherwise
@@ -257,14 +257,14 @@ def test_data_that_changed_since_a_run_began_are_refused(images: Path, tmp_path:
     shutil.copytree(images, tmp_path / "images")
     run = train(tmp_path / "images", tmp_path / "run", **SMALL)
     next((tmp_path / "images" / "train" / "NORMAL").iterdir()).unlink()
-    with pytest.raises(DataError, match="not what it was"):
+    with pytest.raises(DataError, match="changed since"):
         train(None, run.folder, resume=True)
 
 
 def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(images: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"recipe": "finetune", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
     first, second = (train(images, tmp_path / name, **options) for name in ("a", "b"))
-    assert first.settings.precision == second.settings.precision != "auto"
+    assert first.settings.optimisation.precision == second.settings.optimisation.precision != "auto"
     assert digest(first.model) == digest(second.model)
 
 
@@ -273,7 +273,7 @@ def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_ke
 ) -> None:
     options: dict[str, Any] = {"recipe": "best", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
     run = train(images, tmp_path / "run", **options)
-    plain = train(images, tmp_path / "plain", views=0, **options)
+    plain = train(images, tmp_path / "plain", augmented_copies=0, **options)
     model, other = load_model(run.model), load_model(plain.model)
     val = sum(model.data["counts"]["val"].values())
     assert model.calibration.images == other.calibration.images == val
@@ -290,7 +290,13 @@ def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_ke
 
 
 def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(images: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"recipe": "finetune", "size": 64, "warmup_epochs": 0, "batch_size": 12, "views": 0}
+    options: dict[str, Any] = {
+        "recipe": "finetune",
+        "size": 64,
+        "warmup_epochs": 0,
+        "batch_size": 12,
+        "augmented_copies": 0,
+    }
     few = train(images, tmp_path / "few", epochs=2, **options)
     assert len(rows(few.folder / "history.csv")) == 2
     many = train(images, tmp_path / "many", min_steps=9, **options)
@@ -301,7 +307,7 @@ def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(images: Path
 def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, images: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds the settings of the recipe baseline"):
         train(images, tmp_path / "run", config=run.folder / "config.yaml", recipe="finetune")
-    with pytest.raises(UsageError, match="leave out --config"):
+    with pytest.raises(UsageError, match="leave out `config`"):
         train(images, run.folder, resume=True, config=run.folder / "config.yaml")
 
 
@@ -313,17 +319,17 @@ def test_evaluating_images_that_were_trained_on_is_said(run: Run, images: Path, 
 
 
 def test_resuming_with_other_settings_or_nothing_to_resume_is_refused(run: Run, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"began with lr=0\.001, not 0\.5"):
+    with pytest.raises(UsageError, match=r"^lr: .*began with 0\.001, not 0\.5"):
         train(images, run.folder, resume=True, lr=0.5)
     with pytest.raises(UsageError, match="no run to resume"):
         train(images, tmp_path / "nothing", resume=True)
 
 
-def test_a_run_of_a_version_with_other_settings_is_not_resumed(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_run_that_began_without_a_setting_is_not_resumed(run: Run, images: Path, tmp_path: Path) -> None:
     older = Path(shutil.copytree(run.folder, tmp_path / "older"))
-    config = [line for line in (older / "config.yaml").read_text().splitlines() if not line.startswith("crop:")]
+    config = [line for line in (older / "config.yaml").read_text().splitlines() if not line.startswith("  crop:")]
     (older / "config.yaml").write_text("\n".join(config) + "\n")
-    with pytest.raises(UsageError, match=r"another version, which had no crop.*Start another run"):
+    with pytest.raises(UsageError, match=r"config\.yaml: lacks crop.*Start another run"):
         train(images, older, resume=True)
 
 

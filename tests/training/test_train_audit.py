@@ -76,7 +76,7 @@ def test_images_marked_as_inverted_give_the_very_same_model(images: Path, run: R
 
 
 def test_strict_without_an_audit_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave out --no-audit"):
+    with pytest.raises(UsageError, match="leave out `audit=False`"):
         train(images, tmp_path / "run", strict=True, audit=False)
 
 

@@ -45,6 +45,7 @@ def _to_flag(parameter: str) -> str:
 @functools.cache
 def _list_flags() -> frozenset[str]:
     """The flags of all commands."""
+    from typer import Context
     from typer.main import get_command
 
     flags: set[str] = set()
@@ -52,6 +53,6 @@ def _list_flags() -> frozenset[str]:
     while waiting:
         command = waiting.pop()
         waiting += getattr(command, "commands", {}).values()
-        for parameter in command.params:
+        for parameter in command.get_params(Context(command)):
             flags.update(parameter.opts, parameter.secondary_opts)
     return frozenset(flags)

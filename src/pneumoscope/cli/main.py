@@ -19,7 +19,7 @@ from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
-from pneumoscope.cli.train import demo, train
+from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.text import printable
 
@@ -40,7 +40,7 @@ for _panel, _command in (
     (_DATA, audit),
     (_MODELS, backbones),
 ):
-    app.command(cls=PanelCommand, rich_help_panel=_panel)(_command)
+    app.command(cls=SettingsCommand if _command is train else PanelCommand, rich_help_panel=_panel)(_command)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(data_app, name="data", rich_help_panel=_DATA)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)

@@ -1,60 +1,66 @@
-"""`train` and `demo`."""
+"""`train` and `demo`. The options of `train` are the settings of training, in one panel of `--help` for each group."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pneumoscope.cli.app import PanelCommand
 from pneumoscope.cli.options import NoCache, Out, Overwrite, Seed, open_cache
 from pneumoscope.cli.output import print_run, show_progress
 
-
-def _plain(hint: Any) -> Any:
-    """The bare type of an annotated field, without None."""
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    options = [each for each in get_args(hint) if each is not type(None)]
-    return _plain(options[0]) if type(None) in get_args(hint) else hint
+if TYPE_CHECKING:
+    from typer._click import Context, Parameter
 
 
-def settings_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every field of `Settings` in place of its `**options`."""
-    from pneumoscope.training.settings import DEFAULT, Settings, find_recipe
+class SettingsCommand(PanelCommand):
+    """A command with an option for every setting; the options are made when it is called, not on import."""
 
-    usual = {"recipe": DEFAULT, **find_recipe(DEFAULT)}
-    hints = get_type_hints(Settings, include_extras=True)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(function, eval_str=True).parameters.values()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    for name, hint in hints.items():
-        if name == "data":
-            continue
-        kind = _plain(hint)
-        default = usual.get(name, Settings.__dataclass_fields__[name].default)
-        shown = "" if default in (None, "") else f" [default: {f'{default:.3g}' if kind is float else default}]"
-        flag = f"--{name.replace('_', '-')}"
-        option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=hint.__metadata__[-1].documentation + shown
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """All parameters: its own, and the settings."""
+        return [*super().get_params(ctx), *_make_options()]
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the command line; the settings go to `ctx.obj`, all else to the function."""
+        rest = super().parse_args(ctx, args)
+        ctx.obj = {str(option.name): ctx.params.pop(str(option.name)) for option in _make_options()}
+        return rest
+
+
+@functools.cache
+def _make_options() -> tuple[Parameter, ...]:
+    """An option for every setting; its value is None where it is not given."""
+    from pneumoscope.training.settings import list_options
+
+    def stub(**options: Any) -> None: ...
+
+    parameters = []
+    for option in list_options():
+        kind, flag = option.kind, f"--{option.name.replace('_', '-')}"
+        shown = f"{option.default:.3g}" if isinstance(option.default, float) else option.default
+        info = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=option.help + ("" if shown in (None, "") else f" [default: {shown}]"),
+            rich_help_panel=option.panel,
         )
         parameters.append(
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+                option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
             )
         )
+    stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(stub)
+    return tuple(typer.main.get_command(app).params)
 
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return function
 
-
-@settings_options
 def train(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(help="Folder with a subfolder per class, or a table (.csv, .parquet).", metavar="DATA"),
@@ -64,7 +70,6 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
     no_cache: NoCache = False,
-    **options: Any,
 ) -> None:
     """Train a classifier on labelled radiographs, and evaluate it."""
     hint = f" Continue it with: pneumoscope train --out {out} --resume"
@@ -72,7 +77,7 @@ def train(
         from pneumoscope.training import train as job
 
         run = job.train(
-            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **options
+            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **context.obj
         )
     print_run(run)
 
@@ -90,10 +95,10 @@ def demo(
     data = out.parent / f"{out.name or 'demo'}-images"
     with show_progress() as progress:
         from pneumoscope.training import train as job
+        from pneumoscope.training.run_folder import RUN_FILES
 
-        claim_folder(out, job.RUN_FILES, overwrite)
+        claim_folder(out, RUN_FILES, overwrite)
         claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
         write_phantoms(data, count=images, seed=seed, progress=progress)
-        note = "Simulated radiographs: the metrics show that the pipeline works, and nothing about patients."
-        run = job.train(data, out, recipe="head", seed=seed, progress=progress, notes=[note])
+        run = job.train(data, out, recipe="head", seed=seed, progress=progress)
     print_run(run)

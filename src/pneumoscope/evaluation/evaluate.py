@@ -244,7 +244,7 @@ def assess(
             predictor.decisions.calibration.method,
             predictor.decisions.calibration.images,
             predictor.alpha,
-            model.training.get("settings", {}).get("views", 0),
+            model.training.get("settings", {}).get("augmented_copies", 0),
         ),
         record=Record(
             history=history,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import numpy as np
+from annotated_doc import Doc
+from annotated_types import Ge, Interval
 
-from pneumoscope.images.prepare import Pixels
+if TYPE_CHECKING:  # the settings of training are built from `Augmentation`, and `train --help` must not load NumPy
+    import numpy as np
+
+    from pneumoscope.images.prepare import Pixels
 
 GEOMETRY = ("rotate", "shift", "zoom", "stretch", "crop")
+Amount: TypeAlias = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True)
@@ -18,36 +25,32 @@ class Augmentation:
 
     What cannot be negative (blur, noise, sharpening, compression, a crop at one edge) is then left out, so in half of
     the draws, each on its own: the network still sees many images without it.
-
-    Attributes:
-        flip: probability of a left-right flip.
-        rotate: degrees.
-        shift: share of the side.
-        zoom: share of the scale.
-        stretch: logarithm of the change of width against height.
-        brightness: added to the pixels, which are in [0, 1].
-        contrast: share, around the mean of the image.
-        gamma: logarithm of the exponent.
-        blur: share of the resolution that is lost.
-        noise: standard deviation of Gaussian noise; pixels are in [0, 1].
-        sharpen: how many times the difference from the blurred image (1 pixel) is added.
-        crop: share of the side that is cut off at each edge; the rest is enlarged to the full size.
-        compress: share of the JPEG quality that is lost; the result has 8 bits.
     """
 
-    flip: float = 0.5
-    rotate: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    stretch: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
-    sharpen: float = 0.0
-    crop: float = 0.0
-    compress: float = 0.0
+    flip: Annotated[float, Interval(ge=0, le=1), Doc("Probability of a left-right flip.")] = 0.5
+    rotate: Annotated[Amount, Doc("Rotation, in degrees.")] = 0.0
+    shift: Annotated[Amount, Doc("Shift, as a share of the side.")] = 0.0
+    zoom: Annotated[float, Interval(ge=0, lt=1), Doc("Change of scale, as a share.")] = 0.0
+    stretch: Annotated[Amount, Doc("Change of the ratio of width to height, as a logarithm.")] = 0.0
+    crop: Annotated[float, Interval(ge=0, lt=0.5), Doc("Crop at each edge, as a share of the side.")] = 0.0
+    full_crop_from: Annotated[
+        int, Ge(0), Doc("With fewer training images than this, the crop is smaller in proportion.")
+    ] = 0
+    brightness: Annotated[Amount, Doc("Change of brightness, as a share of the range.")] = 0.0
+    contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Change of contrast around the mean, as a share.")] = 0.0
+    gamma: Annotated[Amount, Doc("Gamma, as the logarithm of the exponent.")] = 0.0
+    blur: Annotated[float, Interval(ge=0, lt=1), Doc("Loss of resolution, as a share.")] = 0.0
+    noise: Annotated[Amount, Doc("Gaussian noise: its standard deviation as a share of the range.")] = 0.0
+    sharpen: Annotated[Amount, Doc("Sharpening: how many times the fine detail is added.")] = 0.0
+    compress: Annotated[float, Interval(ge=0, lt=1), Doc("JPEG compression: loss of quality, as a share.")] = 0.0
+
+    def scale_crop(self, images: int) -> Augmentation:
+        """The augmentation to use with this number of training images: `full_crop_from` applied to `crop`."""
+        return dataclasses.replace(self, crop=self.crop * min(1, images / max(self.full_crop_from, 1)))
+
+    def halve_geometry(self) -> Augmentation:
+        """The same augmentation with half of every geometric amount."""
+        return dataclasses.replace(self, **{name: getattr(self, name) / 2 for name in GEOMETRY})
 
 
 def augment(image: Pixels, augmentation: Augmentation, rng: np.random.Generator, flip: bool) -> Pixels:
@@ -62,6 +65,8 @@ def augment(image: Pixels, augmentation: Augmentation, rng: np.random.Generator,
     Returns:
         float32 (S, S) in [0, 1].
     """
+    import numpy as np
+
     a = augmentation
     drawn, grain = rng.uniform(-1, 1, 16).astype(np.float32), int(rng.integers(2**32))
     rotate, shift_x, shift_y, zoom, brightness, contrast, gamma, stretch, blur, noise, sharpen, compress, *edges = drawn
@@ -100,6 +105,7 @@ def _move(
 
     Zoom and shares of the side are along width and height.
     """
+    import numpy as np
     from PIL import Image
 
     size = image.shape[0]
@@ -117,6 +123,7 @@ def _move(
 
 def _blur(image: Pixels, share: float) -> Pixels:
     """Reduce the resolution to a share of it."""
+    import numpy as np
     from PIL import Image
 
     size = image.shape[0]
@@ -129,6 +136,7 @@ def _blur(image: Pixels, share: float) -> Pixels:
 
 def _sharpen(image: Pixels, amount: float) -> Pixels:
     """Add `amount` times the difference from the image blurred by a Gaussian of one pixel."""
+    import numpy as np
     from scipy import ndimage
 
     sharp: Pixels = np.clip(image + amount * (image - ndimage.gaussian_filter(image, 1.0)), 0.0, 1.0)
@@ -137,6 +145,7 @@ def _sharpen(image: Pixels, amount: float) -> Pixels:
 
 def _compress(image: Pixels, quality: int) -> Pixels:
     """Save as JPEG and read it back."""
+    import numpy as np
     from PIL import Image
 
     file = io.BytesIO()

@@ -66,7 +66,7 @@ def draw_learning(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the losses of training."""
     return Figure(
         "learning", "Learning curve", plots.learning(history), f"Loss over {len(history)} epochs.",
-        "Dot: the lowest validation loss, whose weights are the model. An upright line: a new stage.",
+        "Dot: the lowest validation loss, whose weights are the model. Vertical line: the next phase.",
     )  # fmt: skip
 
 

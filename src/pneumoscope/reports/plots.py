@@ -266,7 +266,7 @@ def histogram(evaluation: Evaluation, labels: Ints, probabilities: Floats) -> st
 
 
 def learning(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw loss by epoch, with the epoch of the lowest validation loss marked, and bounds between stages."""
+    """Draw loss by epoch, with the epoch of the lowest validation loss marked, and bounds between phases."""
     epochs = np.arange(1, len(history) + 1)
 
     def column(name: str) -> Floats:
@@ -283,9 +283,9 @@ def learning(history: Sequence[Mapping[str, Any]]) -> str:
                 axes.plot(epochs[best], losses[best], "o", color=COLOURS[i], ms=6, zorder=5)
             marker = "." if len(epochs) == 1 else ""
             axes.plot(epochs, losses, color=COLOURS[i], lw=1.8, ls=STYLES[i], label=name, marker=marker)
-        stages = [row.get("stage") for row in history]
-        for i in range(1, len(stages)):
-            if stages[i] != stages[i - 1]:
+        phases = [row.get("phase") for row in history]
+        for i in range(1, len(phases)):
+            if phases[i] != phases[i - 1]:
                 axes.axvline(i + 0.5, color=INK, alpha=0.35, lw=0.8)
         axes.set(xlabel="Epoch", ylabel="Loss", xlim=(0.5, len(epochs) + 0.5))
         axes.set_ylim(0, 1.06 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)

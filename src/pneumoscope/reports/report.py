@@ -107,7 +107,7 @@ class Record:
     """How a result came about, and what a reader has to know of it.
 
     Attributes:
-        history: a row for each epoch, with `train_loss`, `val_loss` and `stage` where there are.
+        history: a row for each epoch, with `train_loss`, `val_loss` and `phase` where there are.
         findings: of the audit.
         notes: other warnings.
         errors: path and reason of each file that could not be read.

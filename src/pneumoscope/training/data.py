@@ -1,192 +1,277 @@
-"""What an epoch is made of: the order, the flips and the inputs, all fixed by the seed and the epoch's number."""
+"""The data of a run: read samples, extract features, and extract them again from a trained backbone."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pneumoscope.datasets.samples import Sample
+from pneumoscope.auditing.intake import GAUGE, RECORD, Images, to_record
+from pneumoscope.config import Progress
+from pneumoscope.datasets.duplicates import group_identical
+from pneumoscope.datasets.samples import SPLITS, Sample, find_classes, read_samples
+from pneumoscope.datasets.splits import require_classes, split_samples
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
-from pneumoscope.images.prepare import InputSpec
-from pneumoscope.inference.features import read_input
+from pneumoscope.images.prefetch import prefetch
+from pneumoscope.images.prepare import InputSpec, prepare
+from pneumoscope.images.read import Reading, read_radiograph
+from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.engines import Engine, build_engine
+from pneumoscope.inference.features import Extract, Wanted, extract_features
+from pneumoscope.inference.runtimes import choose_device
+from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
+from pneumoscope.models.classifier import Backbone
+from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.training.settings import Settings
 
-Ints = NDArray[np.int64]
-
-
-class Batches(Protocol):
-    """Training batches by epoch, and validation batches that are always the same."""
-
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, class indices) of one epoch, numbered from 1."""
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, class indices)."""
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How an epoch is drawn.
+class Setup:
+    """What is trained on what.
 
     Attributes:
-        targets: class index of every training image.
-        batch_size: images a batch; the last one may be smaller, or larger by one.
-        flip: probability of a flip.
-        sampling: draw the classes equally often, with replacement.
-        seed: fixes the draw, together with the epoch.
+        settings: with the positive class, input and device that the data, backbone and machine imply.
+        samples: all images, split.
+        classes: their names.
+        spec: where the backbone comes from.
+        backbone: with its pretrained weights; training changes it in place.
+        input: what the backbone takes.
+        device: where it is trained.
     """
 
-    targets: Ints
-    batch_size: int
-    flip: float
-    sampling: bool
-    seed: int
+    settings: Settings
+    samples: Sequence[Sample]
+    classes: tuple[str, ...]
+    spec: BackboneSpec
+    backbone: Backbone
+    input: InputSpec
+    device: torch.device
 
     @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return len(self._starts())
-
-    def _starts(self) -> list[int]:
-        starts = list(range(0, len(self.targets), self.batch_size))
-        if len(starts) > 1 and len(self.targets) - starts[-1] == 1:
-            starts.pop()  # one image alone has no batch statistics; it goes with the batch before
-        return starts
-
-    def epoch(self, number: int) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
-        """Indices and flips of each batch of an epoch."""
-        rng = np.random.default_rng([self.seed, number])
-        n = len(self.targets)
-        if self.sampling:
-            counts = np.bincount(self.targets)
-            chances = 1 / counts[self.targets]
-            order = rng.choice(n, n, p=chances / chances.sum())
-        else:
-            order = rng.permutation(n)
-        flips = rng.random(n) < self.flip
-        starts = self._starts()
-        for start, stop in zip(starts, [*starts[1:], n], strict=True):
-            yield order[start:stop], flips[start:stop]
+    def changes_backbone(self) -> bool:
+        """Whether features extracted before training no longer hold after it."""
+        return self.settings.network.train_backbone or self.settings.network.half_precision
 
 
-class FeatureBatches:
-    """Batches of cached features: a frozen backbone gives an image and its mirror image one vector each.
+@dataclass(frozen=True)
+class Split:
+    """The readable images of a split.
 
-    Args:
-        draw: how an epoch is drawn.
-        train: float32 (N, 2, D), features of the image and of its mirror image.
-        val: float32 (M, D).
-        val_targets: (M,) class indices.
-        device: where the head is.
+    Attributes:
+        samples: N images.
+        targets: (N,) class indices.
+        features: float32 (N, V, D), of each image and perhaps of its mirror image or augmented copies.
+        intermediate: float32 (N, W, E), averages of intermediate maps, which the OOD detector uses; of each image and
+            its augmented copies.
     """
 
-    def __init__(
-        self, draw: Draw, train: NDArray[np.float32], val: NDArray[np.float32], val_targets: Ints, device: torch.device
-    ) -> None:
-        self._draw = draw
-        self._train = torch.from_numpy(train).to(device)
-        self._targets = torch.from_numpy(draw.targets).to(device)
-        self._val = torch.from_numpy(val).to(device), torch.from_numpy(val_targets).to(device)
-
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return self._draw.steps
-
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of features (B, D) and class indices."""
-        for order, flips in self._draw.epoch(epoch):
-            chosen = torch.from_numpy(order)
-            yield self._train[chosen, torch.from_numpy(flips.astype(np.int64))], self._targets[chosen]
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch with all of it."""
-        yield self._val
+    samples: Sequence[Sample]
+    targets: NDArray[np.int64]
+    features: Floats
+    intermediate: Floats
 
 
-class RadiographBatches:
-    """Batches of radiographs, read and augmented ahead of the network by a few threads.
+@dataclass(frozen=True)
+class Extracted:
+    """What the pretrained backbone and the audit's measurements make of the images.
 
-    Args:
-        draw: how an epoch is drawn.
-        train: the training images, in the order of `draw.targets`.
-        val: the validation images.
-        val_targets: (M,) class indices.
-        spec: what the network takes.
-        augmentation: the random views of training.
-        device: where the network is.
+    Attributes:
+        splits: features of the readable images; each training image has those of its mirror image, too.
+        images: content digests, errors and measurements of all images.
+        engine: runs the pretrained backbone.
+        graph: the pretrained backbone in ONNX, if it can be written so.
+        notes: which images could not be read.
     """
 
-    def __init__(
-        self,
-        draw: Draw,
-        train: Sequence[Sample],
-        val: Sequence[Sample],
-        val_targets: Ints,
-        spec: InputSpec,
-        augmentation: Augmentation,
-        device: torch.device,
-    ) -> None:
-        self._draw = draw
-        self._train = train
-        self._val = val
-        self._val_targets = val_targets
-        self._spec = spec
-        self._augmentation = augmentation
-        self._device = device
+    splits: Mapping[str, Split]
+    images: Images
+    engine: Engine
+    graph: bytes | None
+    notes: tuple[str, ...]
 
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return self._draw.steps
 
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of random views (B, 3, S, S) and class indices."""
+def read(settings: Settings) -> Setup:
+    """Read the samples, split them and load the backbone, so that errors show before anything is written.
 
-        def view(index: int, flip: bool, place: int) -> NDArray[np.float32]:
-            rng = np.random.default_rng([self._draw.seed, epoch, place])
-            return read_input(
-                self._train[index], self._spec, lambda image: augment(image, self._augmentation, rng, flip)
+    Raises:
+        UsageError: settings that do not suit the data or the backbone.
+        DataError: data that cannot be used.
+        DownloadError: the weights cannot be downloaded.
+    """
+    samples = _read_samples(settings)
+    classes, positive = find_classes(samples, settings.data.positive)
+    spec = find_backbone(settings.network.backbone)
+    backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
+    input_spec = resize_input(spec, settings.network.size, settings.network.fit)
+    try_backbone(backbone, input_spec.size)
+    device = choose_device(settings.run.device)
+    resolved = replace(
+        settings,
+        data=replace(settings.data, positive=positive),
+        network=replace(settings.network, size=input_spec.size, fit=input_spec.fit),
+        run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
+    )
+    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device)
+
+
+def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
+    """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
+
+    Test images are included: the data's fingerprint covers their content, and unreadable files show early.
+
+    Raises:
+        DataError: a split lacks a class after unreadable images were left out.
+    """
+    samples, n = setup.samples, len(setup.samples)
+    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
+    engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
+    measurement = GAUGE if setup.settings.data.audit else None
+    extracts: dict[int, Extract] = {}
+    for split in SPLITS:
+        places = [i for i in range(n) if samples[i].split == split]
+        wanted = Wanted(mirror=split == "train", measurement=measurement)
+        images = extract_features([samples[i] for i in places], engine, setup.input, wanted, cache)
+        for place, extracted in zip(places, images, strict=True):
+            extracts[place] = extracted
+            progress("Features", len(extracts), n)
+    ordered = [extracts[i] for i in range(n)]
+    records = np.zeros(n, RECORD)
+    for i, each in enumerate(ordered):
+        if each.measured is not None:
+            records[i] = to_record(each.measured)
+    notes = []
+    if errors := [str(each.error) for each in ordered if each.error]:
+        notes.append(f"{len(errors)} images could not be read and are left out: {'; '.join(errors[:10])}")
+        readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
+        require_classes(readable, "after unreadable images were left out")
+    found = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], records)
+    return Extracted(_stack_splits(setup, ordered), found, engine, graph, tuple(notes))
+
+
+def extract_again(
+    setup: Setup, splits: Mapping[str, Split], engine: Engine, cache: FeatureCache | None, progress: Progress
+) -> dict[str, Split]:
+    """Extract the features of training and validation images with the trained backbone.
+
+    With `augmented_copies`, a validation image gets as many copies, at half the geometric amounts of training: training
+    is meant to be harder than anything that follows. A training image, from which the OOD detector learns, gets one
+    copy at half and one at full amounts.
+    """
+    copies = setup.settings.decisions.augmented_copies
+    full = setup.settings.augmentation.scale_crop(len(splits["train"].samples))
+    mild = full.halve_geometry()
+    extracted = {}
+    for name, augmentations in (("train", [mild, full]), ("val", [mild] * copies)):
+        extracted[name] = extract_split(splits[name], engine, setup.input, cache)
+        if copies:
+            extracted[name] = add_augmented(
+                extracted[name], engine, setup.input, augmentations, setup.settings.run.seed, progress
             )
+    return extracted
 
-        def jobs() -> Iterator[tuple[Ints, list[tuple[int, bool, int]]]]:
-            place = 0
-            for order, flips in self._draw.epoch(epoch):
-                yield order, [(int(i), bool(f), place + k) for k, (i, f) in enumerate(zip(order, flips, strict=True))]
-                place += len(order)
 
-        with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-            planned = jobs()
-            ahead = deque((order, [pool.submit(view, *job) for job in batch]) for order, batch in islice(planned, 3))
-            while ahead:
-                order, futures = ahead.popleft()
-                inputs = np.stack([future.result() for future in futures])
-                ahead.extend((order, [pool.submit(view, *job) for job in batch]) for order, batch in islice(planned, 1))
-                yield self._to_device(inputs), torch.from_numpy(self._draw.targets[order]).to(self._device)
+def extract_split(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache | None = None) -> Split:
+    """Extract the features of the same images with another engine.
 
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images as they are, (B, 3, S, S), and class indices."""
-        size = self._draw.batch_size
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for start in range(0, len(self._val), size):
-                images = pool.map(lambda sample: read_input(sample, self._spec), self._val[start : start + size])
-                yield (
-                    self._to_device(np.stack(list(images))),
-                    torch.from_numpy(self._val_targets[start : start + size]).to(self._device),
-                )
+    Raises:
+        DataError: an image can no longer be read.
+    """
+    extracts = list(extract_features(split.samples, engine, spec, cache=cache))
+    if errors := [str(each.error) for each in extracts if each.error]:
+        raise DataError(f"{errors[0]} It could be read before: restore it, and continue with `resume=True`.")
+    features, intermediate = _stack(extracts)
+    return replace(split, features=features, intermediate=intermediate)
 
-    def _to_device(self, inputs: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(inputs)).to(self._device, memory_format=torch.channels_last)
+
+def add_augmented(
+    split: Split,
+    engine: Engine,
+    spec: InputSpec,
+    augmentations: Sequence[Augmentation],
+    seed: int,
+    progress: Progress = lambda *_: None,
+) -> Split:
+    """Add the features of augmented copies of each image, one for each of `augmentations`.
+
+    Args:
+        split: with features of the images themselves.
+        engine: runs the trained backbone.
+        spec: its input.
+        augmentations: how far each copy may be from its image.
+        seed: together with the image's place in the split, fixes its copies.
+        progress: called with the number of images done.
+    """
+    features, intermediate, done, n, count = [], [], 0, len(split.samples), len(augmentations)
+    copies = prefetch(  # epochs of training are numbered from 1, so that 0 is free as a seed
+        lambda place: _augment(split.samples[place], spec, augmentations, (seed, 0, place)), range(n)
+    )
+    while batch := list(islice(copies, max(1, engine.batch_size // count))):
+        output = engine.run(np.concatenate(batch))
+        features.append(output.features)
+        intermediate.append(output.intermediate)
+        done += len(batch)
+        progress("Augmented copies", done, n)
+    return replace(
+        split,
+        features=np.concatenate([split.features[:, :1], np.concatenate(features).reshape(n, count, -1)], axis=1),
+        intermediate=np.concatenate(
+            [split.intermediate[:, :1], np.concatenate(intermediate).reshape(n, count, -1)], axis=1
+        ),
+    )
+
+
+def _read_samples(settings: Settings) -> list[Sample]:
+    """Read, check and split the samples."""
+    data = settings.data
+    samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality))
+    classes, _ = find_classes(samples, data.positive)
+    if len(classes) > 2:
+        if settings.decisions.calibration in ("platt", "isotonic"):
+            raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
+        if settings.decisions.prevalence is not None:
+            raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
+    present = {sample.split for sample in samples}
+    return split_samples(
+        samples,
+        test_fraction=data.test_fraction,
+        val_fraction=data.val_fraction,
+        groups=None if {"val", "test"} <= present else group_identical(samples),
+        seed=settings.run.seed,
+    )
+
+
+def _stack_splits(setup: Setup, extracts: Sequence[Extract]) -> dict[str, Split]:
+    """Gather the features of each split's readable images."""
+    splits = {}
+    for split in SPLITS:
+        places = [i for i, sample in enumerate(setup.samples) if sample.split == split and not extracts[i].error]
+        if places:
+            targets = [setup.classes.index(str(setup.samples[i].label)) for i in places]
+            samples = [setup.samples[i] for i in places]
+            splits[split] = Split(samples, np.array(targets), *_stack([extracts[i] for i in places]))
+    return splits
+
+
+def _stack(extracts: Sequence[Extract]) -> tuple[Floats, Floats]:
+    """Features (N, V, D) and intermediate features (N, 1, E) of readable images."""
+    features = [each.features for each in extracts if each.features is not None]
+    intermediate = [each.intermediate[None] for each in extracts if each.intermediate is not None]
+    return np.stack(features), np.stack(intermediate)
+
+
+def _augment(sample: Sample, spec: InputSpec, augmentations: Sequence[Augmentation], seed: Sequence[int]) -> Floats:
+    """Augmented copies of one image, (V, 3, S, S)."""
+    rng = np.random.default_rng(seed)
+    flips = [rng.random() < each.flip for each in augmentations]
+    image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
+    changes = [partial(augment, augmentation=a, rng=rng, flip=f) for a, f in zip(augmentations, flips, strict=True)]
+    return np.stack([prepare(image.pixels, spec, change) for change in changes])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
 from pneumoscope.decisions.decisions import Decisions
 from pneumoscope.inference.predictor import compute_logits
-from pneumoscope.training.phases import Split
+from pneumoscope.training.data import Split
 from pneumoscope.training.settings import Settings
 
 
@@ -53,35 +53,35 @@ def fit_decisions(
         settings: methods, rule and rates.
     """
     fractions = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
-    trained_for = fractions if settings.balance == "none" else np.full(len(classes), 1 / len(classes))
-    if settings.prevalence is not None:
-        fractions = np.array([1 - settings.prevalence, settings.prevalence])
+    trained_for = fractions if settings.optimisation.balance == "none" else np.full(len(classes), 1 / len(classes))
+    if settings.decisions.prevalence is not None:
+        fractions = np.array([1 - settings.decisions.prevalence, settings.decisions.prevalence])
     images, copies = val.intermediate.shape[:2]
     logits = compute_logits(val.features[:, :copies].reshape(images * copies, -1), weight, bias)
     targets = np.repeat(val.targets, copies)
-    one_each = np.arange(images) * copies + np.random.default_rng(settings.seed).integers(copies, size=images)
+    one_each = np.arange(images) * copies + np.random.default_rng(settings.run.seed).integers(copies, size=images)
 
     calibrated = calibration.fit(
         logits[one_each],
         val.targets,
-        method=settings.calibration,
+        method=settings.decisions.calibration,
         class_fractions=fractions.tolist(),
         trained_for=trained_for.tolist(),
         patients=[sample.patient for sample in val.samples],
-        seed=settings.seed,
+        seed=settings.run.seed,
     )
     probabilities = np.exp(calibration.apply(logits, calibrated))
     chosen = None
     if len(classes) == 2:
         weights = (fractions / np.maximum(np.bincount(targets, minlength=2), 1))[targets]
-        chosen = threshold.fit(settings.threshold, targets, probabilities[:, 1], weights * len(weights))
-    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, settings.alpha)
+        chosen = threshold.fit(settings.decisions.threshold, targets, probabilities[:, 1], weights * len(weights))
+    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, settings.decisions.alpha)
     limits, detector = ood.fit(
         train.intermediate.reshape(-1, train.intermediate.shape[-1]),
         val.intermediate.reshape(images * copies, -1)[one_each],
         val.targets,
         classes,
-        settings.false_alarms,
+        settings.decisions.false_alarms,
     )
     intended = scope.fit(sample.tags for sample in (*train.samples, *val.samples))
     decisions = Decisions(calibrated, chosen, sets, limits, intended)

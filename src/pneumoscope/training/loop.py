@@ -1,10 +1,11 @@
-"""The one training loop: plateau, early stopping, best checkpoint, and resuming as if nothing had happened."""
+"""The training loop: learning-rate schedule, early stopping, best epoch, and exact resuming from a checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import io
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,112 +13,110 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
-from pneumoscope.training.data import Batches
-from pneumoscope.training.settings import Settings
+from pneumoscope.training.batches import Batches
+from pneumoscope.training.settings import OptimisationSettings, Settings
 
-State = dict[str, Tensor]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        name: `head` or `finetune`, as the history has it.
+        epochs: how many at most.
+        class_weights: (C,) weights of the classes in the training loss; None: all equal.
+        val_class_weights: (C,) likewise in the validation loss.
+        checkpoint: file written after every epoch; training continues from it if it exists.
+        on_epoch: called with each new row of the history.
+    """
+
+    name: str
+    epochs: int
+    class_weights: Tensor | None = None
+    val_class_weights: Tensor | None = None
+    checkpoint: Path | None = None
+    on_epoch: Callable[[Row], None] = lambda _: None
 
 
 @dataclass
-class Fit:
-    """How far training has come.
+class TrainingState:
+    """What training has reached.
 
     Attributes:
-        history: a row an epoch: stage, epoch, lr, train_loss, val_loss, val_accuracy.
-        state: the weights with the best validation loss.
-        best_epoch: when that was; under a cosine schedule the last.
-        best_loss: what it was.
-        finished: whether there is nothing left to do.
+        history: a row for each epoch: phase, epoch, lr, train_loss, val_loss, val_accuracy.
+        weights: those of the best epoch.
+        best_epoch: the epoch with the lowest validation loss; with a cosine schedule, the last one.
+        best_loss: its validation loss.
+        finished: whether training is over.
     """
 
-    history: list[dict[str, Any]] = field(default_factory=list)
-    state: State = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     best_loss: float = math.inf
     finished: bool = False
 
 
-def fit(
-    model: nn.Module,
-    batches: Batches,
-    settings: Settings,
-    *,
-    stage: str,
-    epochs: int,
-    class_weights: Tensor | None = None,
-    val_class_weights: Tensor | None = None,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> Fit:
-    """Train until the epochs are over or the validation loss has not improved for `settings.patience` epochs.
+@dataclass(frozen=True)
+class _Parts:
+    """What changes in training: the model, its moving average if there is one, the optimizer and the scheduler."""
 
-    The model is the epoch with the lowest validation loss; under a cosine schedule it is the last one.
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+    averaged: AveragedModel | None
+    peak_rates: tuple[float, ...]
 
-    Only parameters that require gradients are trained. Everything random is drawn from the seed and the epoch, so
-    that training resumed from the checkpoint of an epoch goes on as it would have.
+    @property
+    def validated(self) -> nn.Module:
+        return self.model if self.averaged is None else self.averaged.module
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "plateau": self.plateau}
+        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
+
+
+def fit(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) -> TrainingState:
+    """Train until all epochs are done or the validation loss has not improved for `patience` epochs.
+
+    Only parameters that require gradients are trained. All randomness comes from the seed and the epoch's number, so
+    training that resumes from a checkpoint gives the same weights as training that was never interrupted.
 
     Args:
         model: inputs -> logits, (B, 1) for two classes or (B, C).
-        batches: what it is trained and validated on.
-        settings: optimizer, plateau, patience, moving average, precision, seed.
-        stage: name of this stage in the history.
-        epochs: at most this many.
-        class_weights: (C,) weights of the classes in the training loss.
-        val_class_weights: (C,) likewise in the validation loss.
-        checkpoint: written after every epoch; taken up where it exists.
-        on_epoch: called with each new row of the history.
+        batches: training and validation batches.
+        settings: optimisation and seed.
+        phase: name, epochs, class weights, checkpoint.
 
     Raises:
-        DataError: the loss is no longer finite, or the checkpoint is damaged.
+        DataError: the loss is not finite.
+        UsageError: the checkpoint is damaged.
     """
-    optimizer = _build_optimizer(model, settings)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
-    )
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    averaged = _average(model, settings.ema) if settings.ema else None
-    judged = averaged.module if averaged is not None else model
-    moving: dict[str, Any] = {"model": model, "optimizer": optimizer, "plateau": plateau}
-    if averaged is not None:
-        moving["averaged"] = averaged
-    progress = _resume(checkpoint, moving) if checkpoint is not None and checkpoint.exists() else Fit()
-
-    def set_rates(epoch: int, step: int) -> None:
-        if settings.schedule == "cosine":
-            factor = _cosine((epoch - 1 + step / batches.steps) / epochs)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-
-    for epoch in range(len(progress.history) + 1, epochs + 1):
-        if progress.finished:
+    parts = _build_parts(model, settings.optimisation)
+    state = TrainingState()
+    if phase.checkpoint is not None and phase.checkpoint.exists():
+        state = _load(phase.checkpoint, parts)
+    for epoch in range(len(state.history) + 1, phase.epochs + 1):
+        if state.finished:
             break
-        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout, where a backbone has it
-        set_rates(epoch, 0)
-        row: dict[str, Any] = {"stage": stage, "epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-            row["train_loss"] = _train_epoch(
-                model, batches, epoch, optimizer, averaged, class_weights, settings, set_rates
-            )
-            row["val_loss"], row["val_accuracy"] = _validate(judged, batches, val_class_weights, settings)
+        torch.manual_seed(settings.run.seed * 1_000_003 + epoch)  # for dropout, where a backbone has it
+        row = _run_epoch(parts, batches, settings.optimisation, phase, epoch)
         if not math.isfinite(row["train_loss"] + row["val_loss"]):
-            raise DataError(f"{stage}, epoch {epoch}: the loss is no longer finite. Lower the learning rate with --lr.")
-        if settings.schedule == "plateau":
-            plateau.step(row["val_loss"])
-        progress.history.append(row)
-        # A network that fits its images becomes surer than it should be, which calibration mends and the validation loss
-        # punishes: where the rates fall to nothing, the last epoch is the model.
-        if row["val_loss"] < progress.best_loss or settings.schedule == "cosine":
-            progress.best_loss, progress.best_epoch = row["val_loss"], epoch
-            progress.state = {name: tensor.detach().clone() for name, tensor in judged.state_dict().items()}
-        progress.finished = epoch == epochs or epoch - progress.best_epoch >= settings.patience
-        if checkpoint is not None:
-            _save(checkpoint, moving, progress)
-        if on_epoch is not None:
-            on_epoch(row)
-    return progress
+            raise DataError(f"{phase.name}, epoch {epoch}: the loss is not finite. Lower the learning rate (`lr`).")
+        _update(state, row, parts, settings.optimisation)
+        state.finished |= epoch == phase.epochs
+        if phase.checkpoint is not None:
+            _save(phase.checkpoint, parts, state)
+        phase.on_epoch(row)
+    return state
 
 
 def compute_loss(
@@ -135,29 +134,24 @@ def compute_loss(
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def choose_precision(
-    model: nn.Module, inputs: Tensor, targets: Tensor, settings: Settings
-) -> Literal["float32", "bfloat16"]:
-    """Resolve `auto`: bfloat16 where the processor computes in it and a trial step is clearly faster, else float32.
+def choose_precision(model: nn.Module, inputs: Tensor, targets: Tensor) -> Literal["float32", "bfloat16"]:
+    """Choose bfloat16 if the device computes in it and a trial step is clearly faster, else float32.
 
     Args:
-        model: left as it was.
+        model: left unchanged.
         inputs: one batch.
         targets: its classes.
-        settings: precision and more.
     """
-    if settings.precision != "auto":
-        return settings.precision
-    if not _computes_bfloat16(inputs.device):
+    if not _supports_bfloat16(inputs.device):
         return "float32"
     trial = copy.deepcopy(model).train()
     rounds = [[_time_step(trial, inputs, targets, name) for name in ("bfloat16", "float32")] for _ in range(4)]
-    fast, exact = (min(seconds) for seconds in zip(*rounds, strict=True))
-    # Only a clear gain counts: a close race would be decided by chance, and two runs would differ.
-    return "bfloat16" if fast < 0.8 * exact else "float32"
+    bfloat16, float32 = (min(seconds) for seconds in zip(*rounds, strict=True))
+    # Only a clear gain counts: chance would decide a close race, and two runs would differ.
+    return "bfloat16" if bfloat16 < 0.8 * float32 else "float32"
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def _supports_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -165,101 +159,121 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 
 def _time_step(model: nn.Module, inputs: Tensor, targets: Tensor, precision: str) -> float:
-    import time
-
+    """Seconds of one forward and backward pass."""
     start = time.perf_counter()
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss = compute_loss(model(inputs).float(), targets)
+    loss = compute_loss(_forward(model, inputs, precision), targets)
     loss.backward()  # type: ignore[no-untyped-call]
     float(loss.detach())
     return time.perf_counter() - start
 
 
-def _train_epoch(
-    model: nn.Module,
-    batches: Batches,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    averaged: torch.optim.swa_utils.AveragedModel | None,
-    class_weights: Tensor | None,
-    settings: Settings,
-    set_rates: Callable[[int, int], None],
-) -> float:
-    model.train()
+def _forward(model: nn.Module, inputs: Tensor, precision: str) -> Tensor:
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits: Tensor = model(inputs)
+    return logits.float()
+
+
+def _run_epoch(parts: _Parts, batches: Batches, settings: OptimisationSettings, phase: Phase, epoch: int) -> Row:
+    """Train for one epoch, validate, and give the epoch's row of the history."""
+
+    def set_rates(step: int) -> None:
+        if settings.schedule == "cosine":
+            factor = _cosine((epoch - 1 + step / batches.steps) / phase.epochs)
+            for group, peak in zip(parts.optimizer.param_groups, parts.peak_rates, strict=True):
+                group["lr"] = peak * factor
+
+    set_rates(0)
+    row: Row = {"phase": phase.name, "epoch": epoch, "lr": parts.optimizer.param_groups[0]["lr"]}
+    parts.model.train()
     total, count = 0.0, 0
-    for step, (inputs, targets) in enumerate(batches.training(epoch)):
-        set_rates(epoch, step)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            logits = model(inputs)
-        loss = compute_loss(logits.float(), targets, class_weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if averaged is not None:
-            averaged.update_parameters(model)
-        total += float(loss.detach()) * len(targets)
-        count += len(targets)
-    return total / count
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        for step, (inputs, targets) in enumerate(batches.training(epoch)):
+            set_rates(step)
+            loss = compute_loss(_forward(parts.model, inputs, settings.precision), targets, phase.class_weights)
+            parts.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.optimizer.step()
+            if parts.averaged is not None:
+                parts.averaged.update_parameters(parts.model)
+            total += float(loss.detach()) * len(targets)
+            count += len(targets)
+        val_loss, val_accuracy = _validate(parts.validated, batches, phase.val_class_weights, settings.precision)
+    return {**row, "train_loss": total / count, "val_loss": val_loss, "val_accuracy": val_accuracy}
 
 
-def _validate(
-    model: nn.Module, batches: Batches, class_weights: Tensor | None, settings: Settings
-) -> tuple[float, float]:
-    """Mean loss and accuracy (at probability 0.5) over the validation images."""
+def _validate(model: nn.Module, batches: Batches, class_weights: Tensor | None, precision: str) -> tuple[float, float]:
+    """Mean loss and accuracy (at a probability of 0.5) of the validation images."""
     model.eval()
-    total, right, count = 0.0, 0, 0
+    total, correct, count = 0.0, 0, 0
     with torch.no_grad():
         for inputs, targets in batches.validation():
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                logits = model(inputs)
-            logits = logits.float()
+            logits = _forward(model, inputs, precision)
             total += float(compute_loss(logits, targets, class_weights, "sum"))
-            decided = (logits[:, 0] >= 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-            right += int((decided == targets).sum())
+            predicted = (logits[:, 0] >= 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+            correct += int((predicted == targets).sum())
             count += len(targets)
-    return total / count, right / count
+    return total / count, correct / count
 
 
-def _build_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def _update(state: TrainingState, row: Row, parts: _Parts, settings: OptimisationSettings) -> None:
+    """Record an epoch, keep its weights if it is the best, and decide whether to stop early."""
+    if settings.schedule == "plateau":
+        parts.plateau.step(row["val_loss"])
+    state.history.append(row)
+    # Validation loss punishes overconfidence, which calibration corrects later. With a cosine schedule, where the rates
+    # fall to zero, the last epoch is therefore the model.
+    if row["val_loss"] < state.best_loss or settings.schedule == "cosine":
+        state.best_loss, state.best_epoch = row["val_loss"], row["epoch"]
+        state.weights = {name: tensor.detach().clone() for name, tensor in parts.validated.state_dict().items()}
+    state.finished = row["epoch"] - state.best_epoch >= settings.patience
+
+
+def _build_parts(model: nn.Module, settings: OptimisationSettings) -> _Parts:
+    optimizer = _build_optimizer(model, settings)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=settings.plateau_factor, patience=settings.plateau_patience
+    )
+    averaged = None
+    if settings.ema:
+        average = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+        averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return _Parts(model, optimizer, plateau, averaged, tuple(group["lr"] for group in optimizer.param_groups))
+
+
+def _build_optimizer(model: nn.Module, settings: OptimisationSettings) -> torch.optim.Optimizer:
+    """Build the optimizer; the backbone and the head have learning rates of their own."""
+    backbone: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.startswith("backbone.")].append(parameter)
-    described = [
-        {"params": parameters, "lr": settings.backbone_lr if of_backbone else settings.lr}
-        for of_backbone, parameters in reversed(groups.items())
-        if parameters
-    ]
+            (backbone if name.startswith("backbone.") else head).append(parameter)
+    rates = ((head, settings.lr), (backbone, settings.backbone_lr))
+    groups: list[dict[str, Any]] = [{"params": params, "lr": rate} for params, rate in rates if params]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(described, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(described, weight_decay=settings.weight_decay)
+    return kind(groups, weight_decay=settings.weight_decay)
 
 
 def _cosine(share: float) -> float:
-    """Factor of the learning rate after a share of training: a tenth of warming up, then half a cosine down to 0."""
+    """Factor of the learning rate after a share of training: a warm-up of a tenth, then half a cosine down to 0."""
     return min(1.0, 0.01 + share / 0.1) if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
-def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
-
-
-def _save(checkpoint: Path, moving: dict[str, Any], progress: Fit) -> None:
+def _save(checkpoint: Path, parts: _Parts, state: TrainingState) -> None:
     content = io.BytesIO()
-    torch.save({**{name: part.state_dict() for name, part in moving.items()}, "progress": vars(progress)}, content)
+    states = {name: part.state_dict() for name, part in parts.saved.items()}
+    torch.save({**states, "training": vars(state)}, content)
     write_bytes(checkpoint, content.getvalue())
 
 
-def _resume(checkpoint: Path, moving: dict[str, Any]) -> Fit:
+def _load(checkpoint: Path, parts: _Parts) -> TrainingState:
     try:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        for name, part in moving.items():
+        for name, part in parts.saved.items():
             part.load_state_dict(saved[name])
-        return Fit(**saved["progress"])
-    except Exception:  # torch's unpickler raises nearly anything on a damaged file
+        return TrainingState(**saved["training"])
+    except Exception:  # torch's unpickler raises many kinds of errors on a damaged file
         raise UsageError(
-            f"{checkpoint}: damaged, or of other settings; cannot be taken up. Start again with --overwrite."
+            f"{checkpoint}: damaged, or written with other settings. Start the run again with `overwrite=True`."
         ) from None

@@ -1,173 +1,172 @@
-"""What is trained, and in which order: the head on cached features, then perhaps the whole network."""
+"""The phases of training: first the head on cached features, then perhaps the whole network on images."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pneumoscope.datasets.samples import Sample
-from pneumoscope.images.augment import Augmentation
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.classifier import Backbone, Classifier, fold_batchnorms, unfold_batchnorms
-from pneumoscope.training.data import Batches, Draw, FeatureBatches, RadiographBatches
-from pneumoscope.training.loop import choose_precision, fit
+from pneumoscope.training.batches import Batches, Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.data import Split
+from pneumoscope.training.loop import Phase, Row, choose_precision, fit
 from pneumoscope.training.settings import Settings
 
 
 @dataclass(frozen=True)
-class Split:
-    """The readable images of a split.
+class Network:
+    """What is trained, in place.
 
     Attributes:
-        samples: N images.
-        targets: (N,) class indices.
-        features: float32 (N, V, D), of the image as it is and perhaps of its mirror image or of random views.
-        intermediate: float32 (N, W, E), what the OOD detector looks at, of the image and of the same random views.
+        backbone: inputs -> maps.
+        head: features -> logits.
+        input: the backbone's.
+        device: where to train.
     """
-
-    samples: Sequence[Sample]
-    targets: NDArray[np.int64]
-    features: NDArray[np.float32]
-    intermediate: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is trained, in place: `backbone` and `head`, for so many `classes`, with `input` on `device`."""
 
     backbone: Backbone
     head: nn.Linear
-    classes: int
     input: InputSpec
     device: torch.device
 
 
-@dataclass(frozen=True)
-class Stages:
-    """The stages of a run.
+def run_phases(
+    network: Network,
+    splits: Mapping[str, Split],
+    settings: Settings,
+    checkpoints: Path,
+    on_epoch: Callable[[Row, int], None],
+) -> tuple[list[Row], Row]:
+    """Train the head and, if the settings say so, the whole network after it.
 
-    Attributes:
-        network: what is trained.
-        train: training images, with the features of two views.
-        val: validation images.
-        checkpoints: folder of the checkpoints, one a stage.
-        on_epoch: called with each row of the history and the stage's number of epochs.
+    Args:
+        network: trained in place.
+        splits: `train`, with features of each image and its mirror image, and `val`.
+        settings: all of them; the precision is no longer `auto`.
+        checkpoints: folder for the checkpoint of each phase.
+        on_epoch: called with each row of the history and the maximum number of epochs of its phase.
+
+    Returns:
+        The history, and its row for the epoch that was kept.
     """
+    network.head.to(network.device)
+    optimisation = settings.optimisation
+    epochs = optimisation.warmup_epochs if settings.network.train_backbone else optimisation.epochs
+    history: list[Row] = []
+    best: Row = {"val_loss": math.inf}
+    if epochs:
+        # Lower precision does not speed up a head on cached features, and early stopping suits it better.
+        exact = replace(settings, optimisation=replace(optimisation, precision="float32", schedule="plateau"))
+        phase = _make_phase("head", epochs, network, splits["train"], exact, checkpoints, on_epoch)
+        history, best = _run_phase(network.head, _make_feature_batches(network, splits, settings), exact, phase)
+    if not settings.network.train_backbone:
+        return history, best
+    batches = _make_image_batches(network, splits, settings)
+    epochs = max(optimisation.epochs, math.ceil(optimisation.min_steps / batches.steps))
+    phase = _make_phase("finetune", epochs, network, splits["train"], settings, checkpoints, on_epoch)
+    later, best = _finetune(network, batches, settings, phase, best)
+    return history + later, best
 
-    network: Network
-    train: Split
-    val: Split
-    checkpoints: Path
-    on_epoch: Callable[[Mapping[str, Any], int], None]
 
-    def run(self, settings: Settings) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Train the head, or warm it up and then train all; give the history and the row of the epoch kept."""
-        network = self.network
-        network.head.to(network.device)
-        # A head on cached features gains nothing from less precision, and knows best itself when it is done.
-        exact = dataclasses.replace(settings, precision="float32", schedule="plateau")
-        if not settings.train_backbone:
-            return self._run_stage("head", network.head, self._features(settings), exact, settings.epochs)
-        history: list[dict[str, Any]] = []
-        warm: dict[str, Any] = {"val_loss": math.inf}
-        if settings.warmup_epochs:
-            history, warm = self._run_stage(
-                "head", network.head, self._features(settings), exact, settings.warmup_epochs
-            )
-        model = self._classifier(settings)
-        warmed_up = copy.deepcopy(model.state_dict())
-        images = self._images(settings)
-        epochs = max(settings.epochs, math.ceil(settings.min_steps / images.steps))
-        later, best = self._run_stage("finetune", model, images, settings, epochs)
-        if settings.schedule == "plateau" and warm["val_loss"] < best["val_loss"]:
-            logging.getLogger("pneumoscope").warning(
-                "Training all layers did not improve on the head alone, which is the model."
-            )
-            model.load_state_dict(warmed_up)
-            best = warm
-        if model.backbone is not network.backbone:
-            unfold_batchnorms(model.backbone.cpu(), network.backbone.cpu().eval(), network.input.size)
-        return history + later, best
+def try_precisions(network: Network, splits: Mapping[str, Split], settings: Settings) -> Literal["float32", "bfloat16"]:
+    """Choose the precision for training the whole network with a trial step on the first batch."""
+    inputs, targets = next(_make_image_batches(network, splits, settings).training(1))
+    return choose_precision(_build_classifier(network, settings), inputs, targets)
 
-    def choose_precision(self, settings: Settings) -> Literal["float32", "bfloat16"]:
-        """Resolve `auto` with a trial step on the first batch."""
-        if settings.precision != "auto":
-            return settings.precision
-        inputs, targets = next(self._images(settings).training(1))
-        return choose_precision(self._classifier(settings), inputs, targets, settings)
 
-    def _run_stage(
-        self, stage: str, model: nn.Module, batches: Batches, settings: Settings, epochs: int
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        even = None if settings.balance == "none" else self._even_weights()
-        result = fit(
-            model,
-            batches,
-            settings,
-            stage=stage,
-            epochs=epochs,
-            class_weights=even if settings.balance == "weights" else None,
-            val_class_weights=even,
-            checkpoint=self.checkpoints / f"{stage}.pt",
-            on_epoch=lambda row: self.on_epoch(row, epochs),
+def _finetune(network: Network, batches: Batches, settings: Settings, phase: Phase, warm: Row) -> tuple[list[Row], Row]:
+    """Train the whole network; keep the head alone if, with a plateau schedule, its validation loss was lower."""
+    model = _build_classifier(network, settings)
+    before = copy.deepcopy(model.state_dict())
+    history, best = _run_phase(model, batches, settings, phase)
+    if settings.optimisation.schedule == "plateau" and warm["val_loss"] < best["val_loss"]:
+        logging.getLogger("pneumoscope").warning(
+            "Training the whole network did not improve the validation loss: only the trained head is kept."
         )
-        model.load_state_dict(result.state)
-        return result.history, result.history[result.best_epoch - 1]
-
-    def _draw(self, settings: Settings) -> Draw:
-        return Draw(
-            self.train.targets, settings.batch_size, settings.flip, settings.balance == "sampling", settings.seed
-        )
-
-    def _features(self, settings: Settings) -> FeatureBatches:
-        return FeatureBatches(
-            self._draw(settings), self.train.features, self.val.features[:, 0], self.val.targets, self.network.device
-        )
-
-    def _images(self, settings: Settings) -> RadiographBatches:
-        return RadiographBatches(
-            self._draw(settings),
-            self.train.samples,
-            self.val.samples,
-            self.val.targets,
-            self.network.input,
-            find_augmentation(settings, len(self.train.samples)),
-            self.network.device,
-        )
-
-    def _classifier(self, settings: Settings) -> Classifier:
-        """The network as it is trained: batch norms that keep their statistics are folded, which saves time."""
-        network = self.network
-        backbone = network.backbone
-        if settings.train_backbone and settings.freeze_batchnorm:
-            backbone = fold_batchnorms(backbone.cpu().eval(), network.input.size)
-        model = Classifier(
-            backbone,
-            network.head,
-            frozen=not settings.train_backbone,
-            freeze_batchnorm=settings.freeze_batchnorm,
-        )
-        return model.to(network.device).to(memory_format=torch.channels_last)
-
-    def _even_weights(self) -> Tensor:
-        """Weights with which every class counts the same in the loss: n / (C n_c)."""
-        counts = np.bincount(self.train.targets, minlength=self.network.classes)
-        weights = len(self.train.targets) / (self.network.classes * counts)
-        return torch.from_numpy(weights.astype(np.float32)).to(self.network.device)
+        model.load_state_dict(before)
+        best = warm
+    if model.backbone is not network.backbone:
+        unfold_batchnorms(model.backbone.cpu(), network.backbone.cpu().eval(), network.input.size)
+    return history, best
 
 
-def find_augmentation(settings: Settings, images: int) -> Augmentation:
-    """The random views that settings ask for with so many training images."""
-    asked = Augmentation(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)})
-    return dataclasses.replace(asked, crop=asked.crop * min(1, images / max(settings.crop_images, 1)))
+def _run_phase(model: nn.Module, batches: Batches, settings: Settings, phase: Phase) -> tuple[list[Row], Row]:
+    """Train, load the weights of the epoch that is kept, and give the history and that epoch's row."""
+    result = fit(model, batches, settings, phase)
+    model.load_state_dict(result.weights)
+    return result.history, result.history[result.best_epoch - 1]
+
+
+def _make_phase(
+    name: str,
+    epochs: int,
+    network: Network,
+    train: Split,
+    settings: Settings,
+    checkpoints: Path,
+    on_epoch: Callable[[Row, int], None],
+) -> Phase:
+    balance = settings.optimisation.balance
+    weights = None if balance == "none" else _balance(train, network)
+    return Phase(
+        name,
+        epochs,
+        class_weights=weights if balance == "weights" else None,
+        val_class_weights=weights,
+        checkpoint=checkpoints / f"{name}.pt",
+        on_epoch=lambda row: on_epoch(row, epochs),
+    )
+
+
+def _balance(train: Split, network: Network) -> Tensor:
+    """Class weights with which all classes count the same in the loss: n / (C n_c)."""
+    counts = np.bincount(train.targets)
+    weights = len(train.targets) / (len(counts) * counts)
+    return torch.from_numpy(weights.astype(np.float32)).to(network.device)
+
+
+def _make_draw(train: Split, settings: Settings) -> Draw:
+    optimisation = settings.optimisation
+    return Draw(
+        train.targets,
+        optimisation.batch_size,
+        settings.augmentation.flip,
+        optimisation.balance == "sampling",
+        settings.run.seed,
+    )
+
+
+def _make_feature_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> FeatureBatches:
+    train, val = splits["train"], splits["val"]
+    return FeatureBatches(_make_draw(train, settings), train.features, val.features[:, 0], val.targets, network.device)
+
+
+def _make_image_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> RadiographBatches:
+    train, val = splits["train"], splits["val"]
+    return RadiographBatches(
+        _make_draw(train, settings),
+        train.samples,
+        val.samples,
+        val.targets,
+        network.input,
+        settings.augmentation.scale_crop(len(train.samples)),
+        network.device,
+    )
+
+
+def _build_classifier(network: Network, settings: Settings) -> Classifier:
+    """The network as it is trained; batch norms that keep their statistics are folded into convolutions, for speed."""
+    backbone, freeze = network.backbone, settings.network.freeze_batchnorm
+    if freeze:
+        backbone = fold_batchnorms(backbone.cpu().eval(), network.input.size)
+    model = Classifier(backbone, network.head, frozen=False, freeze_batchnorm=freeze)
+    return model.to(network.device).to(memory_format=torch.channels_last)

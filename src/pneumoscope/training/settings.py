@@ -1,249 +1,334 @@
-"""Every setting of a training run, and the named recipes that are nothing but values of them."""
+"""Every setting of a training run in six groups, and the named recipes, which are sets of values for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Interval, Len
 
-from pneumoscope.config import build
+from pneumoscope.config import build, check_mapping
 from pneumoscope.errors import UsageError
+from pneumoscope.images.augment import Augmentation
 
+DEFAULT_RECIPE = "head"
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
-DEFAULT = "head"
-Amount: TypeAlias = Annotated[float, Ge(0)]
-_BACKBONE = (
-    "backbone_lr", "schedule", "min_steps", "warmup_epochs", "freeze_batchnorm", "rotate", "shift", "zoom", "stretch",
-    "crop", "crop_images", "brightness", "contrast", "gamma", "blur", "noise", "sharpen", "compress", "views",
-)  # fmt: skip
+
+# What has no effect on a frozen backbone. Of the augmentation, a frozen backbone uses the flip only.
+_BACKBONE_ONLY = ("freeze_batchnorm", "min_steps", "backbone_lr", "schedule", "warmup_epochs", "augmented_copies")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that fixes a run. Each field is an option of `train` and a key of its YAML file."""
+class RunSettings:
+    """The run as a whole."""
 
-    data: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
     recipe: Annotated[
         str,
         Doc(
-            "What the other settings start from: baseline (as published), head (seconds), finetune (all layers, "
-            "minutes) or best (the same for longer)."
+            "Values that all other settings start from: baseline (as published), head (seconds), finetune (all layers, "
+            "minutes) or best (like finetune, but longer)."
         ),
     ] = "baseline"
+    seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Seed of every random choice.")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
+    resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples for each interval.")] = 2000
 
-    positive: Annotated[str | None, Doc("The positive class of two; PNEUMONIA where there is one.")] = None
-    patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
-    invert: Annotated[bool, Doc("Images show air bright: exchange black and white.")] = False
-    any_modality: Annotated[bool, Doc("Read DICOM files that are no projection radiographs, too.")] = False
-    audit: Annotated[bool, Doc("Look for faults of the data first; `pneumoscope audit` looks harder.")] = True
-    strict: Annotated[bool, Doc("Refuse to train where that finds an error.")] = False
-    val_fraction: Annotated[Share, Doc("Share of the smallest class that a drawn validation split takes of each.")] = (
-        1 / 3
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The images and how they are read, checked and split."""
+
+    path: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
+    positive: Annotated[str | None, Doc("Positive class of two; by default PNEUMONIA, if there is such a class.")] = (
+        None
     )
-    test_fraction: Annotated[Share, Doc("Share of each class that a drawn test split takes.")] = 0.25
-    balance: Annotated[
-        Literal["none", "weights", "sampling"],
-        Doc(
-            "How classes of unequal size are met: not at all, by weights in the loss, or by drawing them equally often."
-        ),
-    ] = "none"
+    patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
+    invert: Annotated[bool, Doc("Air is bright in these images: exchange black and white.")] = False
+    any_modality: Annotated[bool, Doc("Also read DICOM files that are not projection radiographs.")] = False
+    audit: Annotated[bool, Doc("Check the data first; `pneumoscope audit` checks more.")] = True
+    strict: Annotated[bool, Doc("Stop if this check finds an error.")] = False
+    val_fraction: Annotated[
+        Share, Doc("Size of a random validation split: this share of the smallest class, from each class.")
+    ] = 1 / 3
+    test_fraction: Annotated[Share, Doc("Size of a random test split: this share of each class.")] = 0.25
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The network and its input."""
 
     backbone: Annotated[str, Doc("Name of the pretrained network; see `pneumoscope backbones`.")] = "efficientnet_lite0"
-    weights: Annotated[str | None, Doc("File with its weights (.pth or .safetensors), for machines offline.")] = None
+    weights: Annotated[str | None, Doc("File with its weights (.pth or .safetensors), for offline use.")] = None
     size: Annotated[
         Annotated[int, Interval(ge=32, le=2048)] | None,
-        Doc("Side of the input in pixels; the backbone's own by default."),
+        Doc("Side of the square input in pixels; by default what the backbone was pretrained with."),
     ] = None
-    fit: Annotated[Literal["crop", "pad", "squash"] | None, Doc("How an image becomes square.")] = None
+    fit: Annotated[Literal["crop", "pad", "squash"] | None, Doc("How an image is made square.")] = None
     train_backbone: Annotated[bool, Doc("Train the whole network, not only the head.")] = False
+    freeze_batchnorm: Annotated[bool, Doc("Keep batch-norm statistics while the backbone is trained.")] = False
+    half_precision: Annotated[
+        bool, Doc("Store the weights in half precision; decisions are fitted with the rounded weights.")
+    ] = False
 
-    epochs: Annotated[int, Ge(1), Doc("At most this many.")] = 50
-    batch_size: Annotated[int, Ge(1), Doc("Images a step.")] = 32
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Doc("The optimizer.")] = "adam"
+
+@dataclass(frozen=True)
+class OptimisationSettings:
+    """The training loop."""
+
+    epochs: Annotated[int, Ge(1), Doc("Maximum number of epochs.")] = 50
+    min_steps: Annotated[int, Ge(0), Doc("Add epochs up to this number of batches (if the backbone is trained).")] = 0
+    batch_size: Annotated[int, Ge(1), Doc("Images in a batch.")] = 32
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Doc("Optimizer.")] = "adam"
     lr: Annotated[float, Gt(0), Doc("Learning rate of the head.")] = 1e-3
-    backbone_lr: Annotated[float, Gt(0), Doc("Learning rate of the backbone, where it is trained.")] = 1e-4
-    momentum: Annotated[float, Interval(ge=0, lt=1), Doc("Momentum of sgd.")] = 0.9
-    weight_decay: Annotated[Amount, Doc("L2 penalty (adam, sgd) or decoupled decay (adamw).")] = 0.0
+    backbone_lr: Annotated[float, Gt(0), Doc("Learning rate of the backbone, if it is trained.")] = 1e-4
+    momentum: Annotated[float, Interval(ge=0, lt=1), Doc("Momentum (sgd).")] = 0.9
+    weight_decay: Annotated[float, Ge(0), Doc("L2 penalty (adam, sgd) or decoupled weight decay (adamw).")] = 0.0
     schedule: Annotated[
         Literal["plateau", "cosine"],
         Doc(
-            "How learning rates fall: when validation stalls; or steadily to nothing, the last epoch being the model "
-            "(with --train-backbone)."
+            "When learning rates fall. plateau: when the validation loss stalls; the best epoch is kept. cosine: "
+            "steadily to zero; the last epoch is kept (if the backbone is trained)."
         ),
     ] = "plateau"
-    min_steps: Annotated[
-        int, Ge(0), Doc("Epochs are added until so many batches are made (with --train-backbone).")
-    ] = 0
-    plateau_factor: Annotated[Share, Doc("The rates are multiplied by this when the validation loss stalls.")] = 0.5
-    plateau_patience: Annotated[int, Ge(0), Doc("Epochs without a better validation loss before that.")] = 2
-    patience: Annotated[int, Ge(1), Doc("Epochs without a better validation loss before training stops (plateau).")] = 5
+    plateau_factor: Annotated[Share, Doc("Factor of the learning rates when the validation loss stalls.")] = 0.5
+    plateau_patience: Annotated[int, Ge(0), Doc("Epochs without improvement before that.")] = 2
+    patience: Annotated[int, Ge(1), Doc("Epochs without improvement before training stops (plateau).")] = 5
     warmup_epochs: Annotated[
-        int, Ge(0), Doc("Epochs of the head alone before the backbone is trained, under a plateau.")
+        int, Ge(0), Doc("Maximum number of epochs of the head alone, before the backbone is trained.")
     ] = 0
     ema: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Decay of the moving average of the weights that becomes the model; 0: none.")
+        float, Interval(ge=0, lt=1), Doc("Keep an exponential moving average of the weights with this decay; 0: none.")
     ] = 0.0
-    freeze_batchnorm: Annotated[bool, Doc("Keep batch-norm statistics while the backbone is trained.")] = False
+    balance: Annotated[
+        Literal["none", "weights", "sampling"],
+        Doc("How to balance classes: not at all, with weights in the loss, or by drawing them equally often."),
+    ] = "none"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Doc("Arithmetic while the backbone is trained; auto measures which is faster."),
+    ] = "auto"
 
-    flip: Annotated[float, Interval(ge=0, le=1), Doc("Probability of a left-right flip in training.")] = 0.5
-    rotate: Annotated[Amount, Doc("Random rotation, up to this many degrees (with --train-backbone).")] = 0.0
-    shift: Annotated[Amount, Doc("Random shift, up to this share of the side (with --train-backbone).")] = 0.0
-    zoom: Annotated[float, Interval(ge=0, lt=1), Doc("Random zoom, up to this share (with --train-backbone).")] = 0.0
-    stretch: Annotated[
-        Amount, Doc("Random change of width against height, up to this logarithm of their ratio (likewise).")
-    ] = 0.0
-    crop: Annotated[
-        float, Interval(ge=0, lt=0.5), Doc("Random cut at each edge, up to this share of the side (likewise).")
-    ] = 0.0
-    crop_images: Annotated[
-        int, Ge(0), Doc("With fewer training images than this, that share is smaller in proportion (likewise).")
-    ] = 0
-    brightness: Annotated[Amount, Doc("Random brightness, up to this share (with --train-backbone).")] = 0.0
-    contrast: Annotated[float, Interval(ge=0, lt=1), Doc("Random contrast, likewise (with --train-backbone).")] = 0.0
-    gamma: Annotated[Amount, Doc("Random gamma, up to this logarithm (with --train-backbone).")] = 0.0
-    blur: Annotated[float, Interval(ge=0, lt=1), Doc("Random loss of resolution, up to this share (likewise).")] = 0.0
-    noise: Annotated[Amount, Doc("Random noise, up to this standard deviation of the range (likewise).")] = 0.0
-    sharpen: Annotated[Amount, Doc("Random sharpening, up to this many times the fine detail (likewise).")] = 0.0
-    compress: Annotated[
-        float, Interval(ge=0, lt=1), Doc("Random JPEG compression, up to this share of its quality (likewise).")
-    ] = 0.0
-    views: Annotated[
-        int, Interval(ge=0, le=100), Doc("Fit decisions on so many random views of each image, too (--train-backbone).")
-    ] = 0
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """What is fitted on the validation images."""
 
     calibration: Annotated[
         Literal["auto", "none", "temperature", "platt", "isotonic"],
-        Doc("How logits become probabilities, fitted on validation images; auto goes by their number."),
-    ] = "temperature"  # which leaves the published calls, at 0.5, as they are
+        Doc("How logits become probabilities; auto chooses by the number of validation images."),
+    ] = "temperature"  # keeps the published predicted labels, at a threshold of 0.5
     threshold: Annotated[
         str,
         Doc(
-            "From which probability on an image is called positive (two classes): a number, or a rule for the validation "
+            "Probability from which on the positive class is predicted: a number, or a rule for the validation "
             "images: likelihood (as likely under either class), youden, f1, sensitivity>=0.95, specificity>=0.95, "
             "cost=5 (a miss is as bad as five false alarms)."
         ),
     ] = "0.5"
     prevalence: Annotated[
         Share | None,
-        Doc("Share of the positive class that probabilities are stated for; the training images' by default."),
+        Doc("Share of the positive class that probabilities are adjusted to; by default that of the training images."),
     ] = None
-    alpha: Annotated[Share, Doc("How often a prediction set may miss the truth, in each class.")] = 0.1
-    false_alarms: Annotated[Share, Doc("Share of ordinary images that may be called ood.")] = 0.01
-    half: Annotated[bool, Doc("Keep the weights in half precision; decisions are fitted on them as they are kept.")] = (
-        False
+    alpha: Annotated[Share, Doc("How often a prediction set may miss the true class, in each class.")] = 0.1
+    false_alarms: Annotated[Share, Doc("Share of ordinary images that may be flagged as out of distribution.")] = 0.01
+    augmented_copies: Annotated[
+        int,
+        Interval(ge=0, le=100),
+        Doc("Also fit on this number of augmented copies of each validation image (if the backbone is trained)."),
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a run. Each field of a group is an option of `train` and a key of the group in YAML."""
+
+    run: Annotated[RunSettings, Doc("Run")] = field(default_factory=RunSettings)
+    data: Annotated[DataSettings, Doc("Data")]
+    network: Annotated[NetworkSettings, Doc("Network")] = field(default_factory=NetworkSettings)
+    optimisation: Annotated[OptimisationSettings, Doc("Optimisation")] = field(default_factory=OptimisationSettings)
+    augmentation: Annotated[Augmentation, Doc("Augmentation (all but --flip need --train-backbone)")] = field(
+        default_factory=Augmentation
     )
-    resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples behind each interval.")] = 2000
-    seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Fixes every random choice.")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], Doc("Arithmetic of backbone training; auto measures which is faster.")
-    ] = "auto"
+    decisions: Annotated[DecisionSettings, Doc("Decisions, fitted on validation images")] = field(
+        default_factory=DecisionSettings
+    )
 
     def __post_init__(self) -> None:
-        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        idle = [] if self.train_backbone else [name for name in changed if name in _BACKBONE]
-        if idle:
+        from pneumoscope.decisions.threshold import parse_rule  # needs NumPy, which `train --help` must not load
+
+        parse_rule(self.decisions.threshold)
+        if self.network.train_backbone:
+            return
+        idle = {*_BACKBONE_ONLY, *(each.name for each in fields(Augmentation))} - {"flip"}
+        groups = [getattr(self, group.name) for group in fields(self)]
+        changed = [each.name for group in groups for each in fields(group) if getattr(group, each.name) != each.default]
+        if found := [name for name in changed if name in idle]:
+            others = f", like {', '.join(f'`{name}`' for name in found[1:])}" if found[1:] else ""
             raise UsageError(
-                f"{', '.join(idle)}: a frozen backbone does not heed that; its images are only flipped, and its head is "
-                "trained until validation says that it is done. Add --train-backbone, or take --recipe finetune."
+                f"no effect while the backbone is frozen{others}. Pass `train_backbone=True` or `recipe='finetune'`.",
+                found[0],
             )
-        from pneumoscope.decisions.threshold import parse_rule  # which needs NumPy, and --help is to be light
-
-        parse_rule(self.threshold)
 
 
-def find_recipe(name: str) -> dict[str, Any]:
-    """What a recipe changes from the defaults of `Settings`, which are the published procedure.
+@dataclass(frozen=True)
+class Option:
+    """A setting as a command-line option.
 
-    Raises:
-        UsageError: no such recipe.
+    Attributes:
+        name: of the field.
+        panel: title of its group.
+        kind: type of its value, without annotations and None.
+        default: value where the option is not given.
+        help: what it does.
     """
-    finetune: dict[str, Any] = {
-        "fit": "squash",
-        "train_backbone": True,
-        "freeze_batchnorm": True,
-        "warmup_epochs": 50,
-        "schedule": "cosine",
+
+    name: str
+    panel: str
+    kind: Any
+    default: Any
+    help: str
+
+
+_FINETUNE: dict[str, Any] = {
+    "fit": "squash",
+    "train_backbone": True,
+    "freeze_batchnorm": True,
+    "half_precision": True,
+    "warmup_epochs": 50,
+    "schedule": "cosine",
+    "optimizer": "adamw",
+    "weight_decay": 2e-2,
+    "lr": 1e-3,
+    "backbone_lr": 3e-4,
+    "ema": 0.97,
+    "balance": "sampling",
+    "rotate": 8.0,
+    "shift": 0.12,
+    "zoom": 0.2,
+    "stretch": 0.7,  # squashed images reveal their proportions, which correlate with the class (docs/log.md)
+    "crop": 0.3,
+    "full_crop_from": 2000,  # few images do not teach a network to ignore a frame (docs/log.md)
+    "brightness": 0.15,
+    "contrast": 0.3,
+    "gamma": 0.3,
+    "blur": 0.4,
+    "noise": 0.04,
+    "sharpen": 1.0,
+    "compress": 0.8,
+    "calibration": "auto",
+    "threshold": "likelihood",
+    "alpha": 0.05,  # at 0.1, an accurate network leaves every tenth image without a label
+}
+
+# What each recipe changes from the defaults of `Settings`, which are the published procedure.
+RECIPES: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "head": {
+        "epochs": 300,
+        "batch_size": 64,
         "optimizer": "adamw",
-        "weight_decay": 2e-2,
-        "lr": 1e-3,
-        "backbone_lr": 3e-4,
-        "ema": 0.97,
-        "balance": "sampling",
-        "rotate": 8.0,
-        "shift": 0.12,
-        "zoom": 0.2,
-        "stretch": 0.7,  # squashed images tell their proportions, which go with the class (docs/log.md)
-        "crop": 0.3,
-        "crop_images": 2000,  # few images do not teach a network to look away from a frame (docs/log.md)
-        "brightness": 0.15,
-        "contrast": 0.3,
-        "gamma": 0.3,
-        "blur": 0.4,
-        "noise": 0.04,
-        "sharpen": 1.0,
-        "compress": 0.8,
+        "weight_decay": 1e-2,
+        "plateau_patience": 10,
+        "patience": 30,
+        "balance": "weights",
         "calibration": "auto",
         "threshold": "likelihood",
-        "alpha": 0.05,  # at 0.1 a network that is right more often leaves every tenth image without a label
-        "half": True,
-    }
-    recipes: dict[str, dict[str, Any]] = {
-        "baseline": {},
-        "head": {
-            "epochs": 300,
-            "batch_size": 64,
-            "optimizer": "adamw",
-            "weight_decay": 1e-2,
-            "plateau_patience": 10,
-            "patience": 30,
-            "balance": "weights",
-            "calibration": "auto",
-            "threshold": "likelihood",
-        },
-        "finetune": {**finetune, "epochs": 1, "min_steps": 50, "views": 2},
-        "best": {**finetune, "epochs": 8, "min_steps": 150, "views": 4},
-    }
-    if name not in recipes:
-        raise UsageError(f"--recipe {name}: no such recipe. There are {', '.join(recipes)}.")
-    return recipes[name]
+    },
+    "finetune": {**_FINETUNE, "epochs": 1, "min_steps": 50, "augmented_copies": 2},
+    "best": {**_FINETUNE, "epochs": 8, "min_steps": 150, "augmented_copies": 4},
+}
 
 
-def _read_plainly(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Take settings as they are meant: a threshold may be a number, and who gives epochs wants so many."""
+def list_options() -> Iterator[Option]:
+    """List every setting but the path of the data, with the defaults of the default recipe."""
+    usual = {"recipe": DEFAULT_RECIPE, **RECIPES[DEFAULT_RECIPE]}
+    for group in get_type_hints(Settings, include_extras=True).values():
+        kind, (panel,) = group.__origin__, group.__metadata__
+        hints = get_type_hints(kind, include_extras=True)
+        for each in fields(kind):
+            if each.name != "path":
+                help_text = hints[each.name].__metadata__[-1].documentation
+                default = usual.get(each.name, each.default)
+                yield Option(each.name, panel.documentation, _strip(hints[each.name]), default, help_text)
+
+
+def _strip(hint: Any) -> Any:
+    """The type in a hint, without annotations and None."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    choices = [each for each in get_args(hint) if each is not type(None)]
+    return _strip(choices[0]) if type(None) in get_args(hint) else hint
+
+
+def find_groups() -> dict[str, str]:
+    """The group of each setting, by the setting's name."""
+    return {each.name: group for group, kind in get_type_hints(Settings).items() for each in fields(kind)}
+
+
+def flatten(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings by name, from settings by group and name. Names are unique over all groups."""
+    return {name: value for group in groups.values() for name, value in group.items()}
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by group and name, from settings by name.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
+    groups = find_groups()
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in groups:
+            raise UsageError(f"no such setting. The settings are {', '.join(groups)}.", name)
+        nested.setdefault(groups[name], {})[name] = value
+    return nested
+
+
+def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], source: str = "config") -> Settings:
+    """Combine settings: an option overrides the file, the file overrides the recipe, the recipe overrides the defaults.
+
+    Args:
+        options: settings by name; None means not given.
+        config: settings by group and name, from a YAML file; may be empty.
+        source: the file's name, for messages.
+
+    Raises:
+        UsageError: an unknown key, a wrong type, a value out of range, or no data.
+    """
+    check_mapping(Settings, config, source)
+    in_file = _adjust(flatten(config))
+    given = _adjust({name: value for name, value in options.items() if value is not None})
+    if in_file:  # an error in the file names the file
+        build(Settings, nest({**find_recipe(in_file), "path": "-", **in_file}), source)
+    recorded = in_file.get("recipe")
+    if recorded is not None and given.get("recipe", recorded) != recorded:
+        raise UsageError(f"{source} holds the settings of the recipe {recorded}. Leave out one of the two.", "recipe")
+    values = {"recipe": DEFAULT_RECIPE, **in_file, **given}
+    if "path" not in values:
+        raise UsageError("No data. Name a folder or a table: `pneumoscope train DATA --out RUN`.")
+    return build(Settings, nest({**find_recipe(values), **values}))
+
+
+def find_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the recipe that settings name, or of the default recipe.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    name = str(values.get("recipe", DEFAULT_RECIPE))
+    if name not in RECIPES:
+        raise UsageError(f"{name!r} does not exist. Choose one of {', '.join(RECIPES)}.", "recipe")
+    return RECIPES[name]
+
+
+def _adjust(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Accept a number as threshold, and let a given number of epochs replace the recipe's minimum of steps."""
     changes: dict[str, Any] = {}
     if isinstance(values.get("threshold"), int | float):
         changes["threshold"] = str(values["threshold"])
     if "epochs" in values and "min_steps" not in values:
         changes["min_steps"] = 0
     return {**values, **changes}
-
-
-def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], source: str = "--config") -> Settings:
-    """Put settings together: an option beats the file, the file beats the recipe, the recipe beats the default.
-
-    Args:
-        options: as given; None means not given.
-        config: the mapping of a YAML file, perhaps empty.
-        source: the file's name, for messages.
-
-    Raises:
-        UsageError: an unknown key, a wrong type, a value out of range, or no data.
-    """
-    given = {key: value for key, value in options.items() if value is not None}
-    given, config = _read_plainly(given), _read_plainly(config)
-    if config:  # what is wrong in the file is said of the file
-        build(Settings, {**find_recipe(str(config.get("recipe", DEFAULT))), "data": "-", **config}, source)
-    recorded = config.get("recipe")
-    if recorded is not None and given.get("recipe", recorded) != recorded:
-        raise UsageError(
-            f"--recipe {given['recipe']}: {source} holds the settings of the recipe {recorded}. Leave one of them out."
-        )
-    values = {**config, **given}
-    if "data" not in values:
-        raise UsageError("No data. Name a folder or a table: pneumoscope train DATA --out RUN.")
-    values.setdefault("recipe", DEFAULT)
-    return build(Settings, {**find_recipe(str(values["recipe"])), **values}, "settings")

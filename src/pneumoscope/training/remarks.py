@@ -1,0 +1,117 @@
+"""Remarks: what the report and the model card say about a run's data and decisions besides its metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pneumoscope.auditing.audit import find_faults
+from pneumoscope.auditing.intake import Images
+from pneumoscope.datasets.samples import describe_counts
+from pneumoscope.datasets.splits import find_shared_patients
+from pneumoscope.errors import DataError
+from pneumoscope.files import write_text
+from pneumoscope.reports.report import ReportFinding
+from pneumoscope.training.data import Extracted, Setup
+from pneumoscope.training.run_folder import CHECKPOINTS
+from pneumoscope.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What the report and the model card say about a run besides its metrics.
+
+    Attributes:
+        notes: sentences about the data and the decisions.
+        findings: of the audit.
+    """
+
+    notes: tuple[str, ...] = ()
+    findings: tuple[ReportFinding, ...] = ()
+
+
+def log_data(setup: Setup) -> None:
+    """Log the counts of images, classes and patients."""
+    positive = setup.settings.data.positive
+    _logger().info("Data: %s", describe_counts(setup.samples))
+    _logger().info("Classes: %s%s.", ", ".join(setup.classes), f"; positive: {positive}" if positive else "")
+    _logger().info("Known patients: %d.", len({sample.patient for sample in setup.samples if sample.patient}))
+
+
+def check_data(setup: Setup, extracted: Extracted) -> Remarks:
+    """Log and give the notes on the data, and the findings of the audit's quick checks.
+
+    Raises:
+        DataError: the check found an error and `strict` is set.
+    """
+    notes = _find_notes(setup) + extracted.notes
+    findings = _audit(extracted.images, setup.settings) if setup.settings.data.audit else ()
+    for note in notes:
+        _logger().warning("%s", note)
+    return Remarks(notes, findings)
+
+
+def save_remarks(folder: Path, remarks: Remarks) -> None:
+    """Keep the remarks until the run is evaluated, in case it is interrupted before."""
+    write_text(folder / CHECKPOINTS / "remarks.json", json.dumps(asdict(remarks)))
+
+
+def load_remarks(folder: Path) -> Remarks | None:
+    """The remarks of a run whose model is complete but not yet evaluated; None if it is still to be trained."""
+    path = folder / CHECKPOINTS / "remarks.json"
+    if not path.is_file() or not (folder / "model" / "model.json").is_file():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return Remarks(tuple(saved["notes"]), tuple(ReportFinding(**finding) for finding in saved["findings"]))
+
+
+def _find_notes(setup: Setup) -> tuple[str, ...]:
+    """What is unknown or unusual about the data."""
+    samples, notes = setup.samples, []
+    if unknown := sum(sample.patient is None for sample in samples):
+        notes.append(
+            f"The patient of {unknown} images is not known; each of them counts as a patient of its own. Name patients "
+            "in a table or with `patient_pattern`."
+        )
+    elif all(str(sample.patient).startswith("phantom") for sample in samples):
+        notes.append("These radiographs are simulated: the metrics show that the software works, not how it performs.")
+    if shared := find_shared_patients(samples):
+        some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
+        more = " and more, which log.txt lists" if len(shared) > 10 else ""
+        notes.append(f"{len(shared)} patients are in more than one of the given splits: {some}{more}.")
+        _logger().debug("Patients in more than one split: %s", shared)
+    return tuple(notes)
+
+
+def _audit(images: Images, settings: Settings) -> tuple[ReportFinding, ...]:
+    """Log and give the errors and warnings of the quick checks, from what was measured while images were read.
+
+    Raises:
+        DataError: there are errors and `strict` is set.
+    """
+    command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
+    found = [each for each in find_faults(images, seed=settings.run.seed) if each.severity != "note"]
+    findings = []
+    for finding in found:
+        if finding.check not in ("reading", "leaks"):  # the notes say so already
+            some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
+            findings.append(ReportFinding(finding.severity, finding.title, finding.advice, some))
+            text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
+            _logger().warning("%s", f"{text} Examples: {some}" if some else text)
+    if found:
+        findings.append(ReportFinding("note", "More findings, with pictures", command))
+        _logger().warning("For more findings, with pictures, run: %s", command)
+    errors = [finding.title for finding in found if finding.severity == "error"]
+    if settings.data.strict and errors:
+        raise DataError(
+            f"{settings.data.path}: {'; '.join(errors)}. See `{command}`, correct the data and start again with "
+            "`overwrite=True`, or leave out `strict`."
+        )
+    return tuple(findings)
+
+
+def _logger() -> logging.Logger:
+    return logging.getLogger("pneumoscope")
