@@ -33,7 +33,7 @@ class PixelEngine:
 
     def run(self, inputs: NDArray[np.float32], maps: bool = False) -> Activations:
         pixels = inputs[:, 0, ::8, ::8].reshape(len(inputs), -1)
-        return Activations(pixels, None, pixels.mean(1, keepdims=True))
+        return Activations(pixels, pixels.mean(1, keepdims=True))
 
 
 ENGINE = PixelEngine()

@@ -14,10 +14,10 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.inference.features import extract_features
+from pneumoscope.inference.features import Wanted, extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone, resize_input
 from pneumoscope.models.classifier import Classifier, batchnorms, build_head
-from pneumoscope.training.batches import Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.batches import Draw, FeatureBatches, ImageBatches
 from pneumoscope.training.loop import Phase, choose_precision, compute_loss, fit
 from pneumoscope.training.settings import Settings, resolve_settings
 
@@ -56,18 +56,16 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
     chosen = settings(epochs=5, seed=3)
 
     engine = TorchEngine(backbone, look.size, "cpu")
-    vectors = [
-        np.stack(
-            [one.features for one in extract_features(paths, engine, look, mirror=True) if one.features is not None]
-        )
-        for paths in (train, val)
-    ]
+    vectors = []
+    for paths in (train, val):
+        extracts = extract_features(paths, engine, look, Wanted(mirror=True))
+        vectors.append(np.stack([each.features for each in extracts if each.features is not None]))
     cached = head(width=backbone.width)
     through = copy.deepcopy(cached)
     quick = fit(cached, FeatureBatches(draw, vectors[0], vectors[1][:, 0], val_targets, CPU), chosen, Phase("head", 5))
     network = Classifier(backbone, through, frozen=True)
     fitted, kept = ([Sample(path) for path in paths] for paths in (train, val))
-    images_batches = RadiographBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
+    images_batches = ImageBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
     slow = fit(network, images_batches, chosen, Phase("head", 5))
 
     for one, other in zip(quick.history, slow.history, strict=True):

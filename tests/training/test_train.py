@@ -20,6 +20,7 @@ from PIL import Image
 import pneumoscope
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import draw_phantom
+from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.metrics import METRICS
 from pneumoscope.models.model_folder import load_model
@@ -268,25 +269,26 @@ def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(image
     assert digest(first.model) == digest(second.model)
 
 
-def test_decisions_are_fitted_on_random_views_too_and_on_the_weights_that_are_kept(
+def test_decisions_are_fitted_on_augmented_copies_too_and_on_the_weights_as_stored(
     images: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"recipe": "best", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
     run = train(images, tmp_path / "run", **options)
     plain = train(images, tmp_path / "plain", augmented_copies=0, **options)
-    model, other = load_model(run.model), load_model(plain.model)
-    val = sum(model.data["counts"]["val"].values())
-    assert model.calibration.images == other.calibration.images == val
-    assert model.calibration.before != other.calibration.before
-    assert [len(each.conformal.scores["NORMAL"]) for each in (model, other) if each.conformal] == [val // 2] * 2
-    assert model.conformal != other.conformal
+    decisions, other = (read_decisions(load_model(each.model)) for each in (run, plain))
+    val = sum(load_model(run.model).data["counts"]["val"].values())
+    assert decisions.calibration.images == other.calibration.images == val
+    assert decisions.calibration.before != other.calibration.before
+    assert decisions.prediction_sets is not None
+    assert other.prediction_sets is not None
+    assert [len(each.scores["NORMAL"]) for each in (decisions.prediction_sets, other.prediction_sets)] == [val // 2] * 2
+    assert decisions.prediction_sets != other.prediction_sets
     stored = safetensors.torch.load_file(plain.model / "weights.safetensors")
     assert stored["backbone.network.conv_stem.weight"].dtype == torch.float16
     kept = [row for row in rows(plain.folder / "samples.csv") if row["split"] == "val" and row["label"] == "NORMAL"]
-    found = pneumoscope.load(plain.model).predict([plain.folder / row["path"] for row in kept])
-    scores = sorted(each.probabilities["NORMAL"] for each in found if each.probabilities)
-    assert other.conformal is not None
-    assert tuple(scores) == other.conformal.scores["NORMAL"]  # to the last bit
+    predicted = pneumoscope.load(plain.model).predict([plain.folder / row["path"] for row in kept])
+    scores = sorted(each.probabilities["NORMAL"] for each in predicted if each.probabilities)
+    assert tuple(scores) == other.prediction_sets.scores["NORMAL"]  # to the last bit
 
 
 def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(images: Path, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -17,10 +15,12 @@ from torch import Tensor
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augment import Augmentation, augment
+from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.features import read_input
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 class Batches(Protocol):
@@ -39,14 +39,14 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """How an epoch is drawn.
+    """How the training images of an epoch are drawn.
 
     Attributes:
         targets: class index of every training image.
-        batch_size: images a batch; the last one may be smaller, or larger by one.
+        batch_size: images in a batch; the last batch may be smaller, or larger by one.
         flip: probability of a flip.
         sampling: draw the classes equally often, with replacement.
-        seed: fixes the draw, together with the epoch.
+        seed: together with the epoch's number, fixes the draw.
     """
 
     targets: Ints
@@ -63,7 +63,7 @@ class Draw:
     def _starts(self) -> list[int]:
         starts = list(range(0, len(self.targets), self.batch_size))
         if len(starts) > 1 and len(self.targets) - starts[-1] == 1:
-            starts.pop()  # one image alone has no batch statistics; it goes with the batch before
+            starts.pop()  # a single image has no batch statistics; it joins the batch before
         return starts
 
     def epoch(self, number: int) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
@@ -72,8 +72,8 @@ class Draw:
         n = len(self.targets)
         if self.sampling:
             counts = np.bincount(self.targets)
-            chances = 1 / counts[self.targets]
-            order = rng.choice(n, n, p=chances / chances.sum())
+            weights = 1 / counts[self.targets]
+            order = rng.choice(n, n, p=weights / weights.sum())
         else:
             order = rng.permutation(n)
         flips = rng.random(n) < self.flip
@@ -83,19 +83,17 @@ class Draw:
 
 
 class FeatureBatches:
-    """Batches of cached features: a frozen backbone gives an image and its mirror image one vector each.
+    """Batches of cached features, for training the head of a frozen backbone.
 
     Args:
         draw: how an epoch is drawn.
-        train: float32 (N, 2, D), features of the image and of its mirror image.
+        train: float32 (N, 2, D), features of each image and of its mirror image.
         val: float32 (M, D).
         val_targets: (M,) class indices.
         device: where the head is.
     """
 
-    def __init__(
-        self, draw: Draw, train: NDArray[np.float32], val: NDArray[np.float32], val_targets: Ints, device: torch.device
-    ) -> None:
+    def __init__(self, draw: Draw, train: Floats, val: Floats, val_targets: Ints, device: torch.device) -> None:
         self._draw = draw
         self._train = torch.from_numpy(train).to(device)
         self._targets = torch.from_numpy(draw.targets).to(device)
@@ -117,76 +115,58 @@ class FeatureBatches:
         yield self._val
 
 
-class RadiographBatches:
-    """Batches of radiographs, read and augmented ahead of the network by a few threads.
+@dataclass(frozen=True)
+class ImageBatches:
+    """Batches of images, read and augmented ahead of the network by a few threads.
 
-    Args:
+    Attributes:
         draw: how an epoch is drawn.
         train: the training images, in the order of `draw.targets`.
         val: the validation images.
         val_targets: (M,) class indices.
         spec: what the network takes.
-        augmentation: the random views of training.
+        augmentation: of training images.
         device: where the network is.
     """
 
-    def __init__(
-        self,
-        draw: Draw,
-        train: Sequence[Sample],
-        val: Sequence[Sample],
-        val_targets: Ints,
-        spec: InputSpec,
-        augmentation: Augmentation,
-        device: torch.device,
-    ) -> None:
-        self._draw = draw
-        self._train = train
-        self._val = val
-        self._val_targets = val_targets
-        self._spec = spec
-        self._augmentation = augmentation
-        self._device = device
+    draw: Draw
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    val_targets: Ints
+    spec: InputSpec
+    augmentation: Augmentation
+    device: torch.device
 
     @property
     def steps(self) -> int:
         """How many batches an epoch has."""
-        return self._draw.steps
+        return self.draw.steps
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of random views (B, 3, S, S) and class indices."""
+        """Batches of augmented images (B, 3, S, S) and class indices."""
+        plan = list(self.draw.epoch(epoch))
+        order, flips = (np.concatenate(parts) for parts in zip(*plan, strict=True))
 
-        def view(index: int, flip: bool, place: int) -> NDArray[np.float32]:
-            rng = np.random.default_rng([self._draw.seed, epoch, place])
-            return read_input(
-                self._train[index], self._spec, lambda image: augment(image, self._augmentation, rng, flip)
-            )
+        def read(place: int) -> Floats:
+            rng = np.random.default_rng([self.draw.seed, epoch, place])
+            change = partial(augment, augmentation=self.augmentation, rng=rng, flip=bool(flips[place]))
+            return read_input(self.train[order[place]], self.spec, change)
 
-        def jobs() -> Iterator[tuple[Ints, list[tuple[int, bool, int]]]]:
-            place = 0
-            for order, flips in self._draw.epoch(epoch):
-                yield order, [(int(i), bool(f), place + k) for k, (i, f) in enumerate(zip(order, flips, strict=True))]
-                place += len(order)
-
-        with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-            planned = jobs()
-            ahead = deque((order, [pool.submit(view, *job) for job in batch]) for order, batch in islice(planned, 3))
-            while ahead:
-                order, futures = ahead.popleft()
-                inputs = np.stack([future.result() for future in futures])
-                ahead.extend((order, [pool.submit(view, *job) for job in batch]) for order, batch in islice(planned, 1))
-                yield self._to_device(inputs), torch.from_numpy(self._draw.targets[order]).to(self._device)
+        images = prefetch(read, range(len(order)), ahead=3 * self.draw.batch_size)
+        for batch, _ in plan:
+            yield self._to_device(images, len(batch), self.draw.targets[batch])
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images as they are, (B, 3, S, S), and class indices."""
-        size = self._draw.batch_size
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            for start in range(0, len(self._val), size):
-                images = pool.map(lambda sample: read_input(sample, self._spec), self._val[start : start + size])
-                yield (
-                    self._to_device(np.stack(list(images))),
-                    torch.from_numpy(self._val_targets[start : start + size]).to(self._device),
-                )
+        """Batches of unchanged images (B, 3, S, S) and class indices."""
+        size = self.draw.batch_size
+        images = prefetch(partial(read_input, spec=self.spec), self.val, ahead=2 * size)
+        for start in range(0, len(self.val), size):
+            targets = self.val_targets[start : start + size]
+            yield self._to_device(images, len(targets), targets)
 
-    def _to_device(self, inputs: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(inputs)).to(self._device, memory_format=torch.channels_last)
+    def _to_device(self, images: Iterator[Floats], count: int, targets: Ints) -> tuple[Tensor, Tensor]:
+        inputs = torch.from_numpy(np.stack(list(islice(images, count))))
+        return (
+            inputs.to(self.device, memory_format=torch.channels_last),
+            torch.from_numpy(targets).to(self.device),
+        )

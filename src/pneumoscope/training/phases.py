@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.classifier import Backbone, Classifier, fold_batchnorms, unfold_batchnorms
-from pneumoscope.training.batches import Batches, Draw, FeatureBatches, RadiographBatches
+from pneumoscope.training.batches import Batches, Draw, FeatureBatches, ImageBatches
 from pneumoscope.training.data import Split
 from pneumoscope.training.loop import Phase, Row, choose_precision, fit
 from pneumoscope.training.settings import Settings
@@ -150,9 +150,9 @@ def _make_feature_batches(network: Network, splits: Mapping[str, Split], setting
     return FeatureBatches(_make_draw(train, settings), train.features, val.features[:, 0], val.targets, network.device)
 
 
-def _make_image_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> RadiographBatches:
+def _make_image_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> ImageBatches:
     train, val = splits["train"], splits["val"]
-    return RadiographBatches(
+    return ImageBatches(
         _make_draw(train, settings),
         train.samples,
         val.samples,

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
-from pneumoscope.config import Progress, silent, read_mapping, write_mapping
+from pneumoscope.config import Progress, read_mapping, silent, write_mapping
 from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.decisions.decisions import to_json
@@ -180,7 +179,9 @@ def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
     return replace(setup, settings=settings)
 
 
-def decide(setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache, progress: Progress) -> FittedDecisions:
+def decide(
+    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache, progress: Progress
+) -> FittedDecisions:
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
     splits: Mapping[str, Split] = extracted.splits
     if setup.changes_backbone:
@@ -211,7 +212,7 @@ def save(
     backbone, head, spec = trained.network.backbone, trained.network.head, setup.spec
     state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    state |= {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in decisions.arrays.items()}
+    state |= {name: torch.tensor(array) for name, array in decisions.arrays.items()}
     model = Model(
         backbone=spec.name,
         architecture=spec.architecture,
