@@ -30,7 +30,7 @@ from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.cache import FeatureCache
 
 FIRST_SEED = 7000  # of images that nothing was chosen on
 Rng = np.random.Generator

@@ -10,12 +10,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.training.train import train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/seed-400")
     parser.add_argument("--recipe", default="baseline")
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,10 +1,10 @@
-"""How many images a second are read and prepared, against the obvious Pillow, pydicom and torchvision way.
+"""How many images a second are read and prepared, compared with Pillow, pydicom and torchvision as usually used.
 
     python benchmarks/reading_speed.py [--rounds 15]
 
-Both ways take turns in one run, so that what else the machine does meets both; the ratio of medians is what counts.
-`pool` is the loading of `extract_features` with a network that does nothing; the obvious way has as many threads.
-Simulated images; the usual way scales 16-bit PNG wrongly (Pillow's `convert("RGB")` clips), but that is how it's done.
+Both take turns in one run, so that other load on the machine affects both alike; compare the ratios of medians. `pool`
+is `extract_features` with a network that does nothing, against the usual code in as many threads. Images are simulated.
+The usual code clips 16-bit PNG (Pillow's `convert("RGB")` does).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from pneumoscope.inference.engines import Activations, Array, TorchEngine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.models.backbones import find_backbone, load_backbone
 
-Way = Callable[[bytes], Any]
 POOL = 32  # images that are read at a time
 
 
@@ -43,12 +42,13 @@ class Idle:
     width = 1
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:  # noqa: ARG002
-        """Features of one zero each."""
-        return Activations(np.zeros((len(inputs), 1), np.float32))
+        """One feature an image, zero."""
+        zeros = np.zeros((len(inputs), 1), np.float32)
+        return Activations(zeros, zeros)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
@@ -58,7 +58,7 @@ def main() -> None:
     def ours(content: bytes) -> Array:
         return prepare(read_radiograph(content, min_side=spec.min_side).pixels, spec)
 
-    look = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.Resize(spec.size, transforms.InterpolationMode(spec.interpolation)),
             transforms.CenterCrop(spec.size),
@@ -69,7 +69,7 @@ def main() -> None:
 
     def usual(content: bytes) -> torch.Tensor:
         image = read_dicom_as_usual(content) if content[128:132] == b"DICM" else Image.open(io.BytesIO(content))
-        tensor: torch.Tensor = look(image.convert("RGB"))
+        tensor: torch.Tensor = transform(image.convert("RGB"))
         return tensor
 
     workers = max(2, (os.cpu_count() or 2) // 2)
@@ -106,15 +106,15 @@ def consume(items: Iterable[Any]) -> None:
         pass
 
 
-def race(rounds: int, *ways: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, in turns."""
-    times: list[list[float]] = [[] for _ in ways]
-    for way in ways:
-        way()
+def race(rounds: int, *functions: Callable[[], Any]) -> list[float]:
+    """Median seconds of each; they take turns."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
     for _ in range(rounds):
-        for taken, way in zip(times, ways, strict=True):
+        for taken, function in zip(times, functions, strict=True):
             start = time.perf_counter()
-            way()
+            function()
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
 

@@ -2,11 +2,10 @@
 
     python benchmarks/reduced_scale.py FOLDER RUN/model...
 
-Images of FOLDER are enlarged to the size of a detector, given detail beyond their own (noise whose spectrum falls as a
-image's does, and quantum noise), and saved as JPEG of quality 75, 90 and 95 in turn, grey and colour in turn. Each is
-read in full and at 1/2, 1/4 and 1/8, and every model predicts each, with every fit. The table gives, for each factor,
-how much the probability changes where the shorter side keeps at least factor x size, as `InputSpec.min_side` would have
-it.
+Images of FOLDER are enlarged to the size of a detector and given finer detail (noise whose spectrum falls as that of
+radiographs, and quantum noise). They are saved as JPEG of quality 75, 90 and 95 in turn, grey and colour in turn. Each
+is read in full and at 1/2, 1/4 and 1/8, and every model predicts each, with every fit. The table shows for each factor
+how much the probability changes where the shorter side keeps at least factor x size; `InputSpec.min_side` sets one.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from PIL import Image
 
 from pneumoscope.images.prepare import InputSpec, prepare
 from pneumoscope.images.read import read_radiograph
-from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.inference.predictor import Predictor, compute_logits, load
 
 FACTORS = (1, 2, 3, 4, 6, 8, 12)
-LARGER = (8, 12, 16, 24)  # shorter side over the size of the input: 1/2, 1/4 and 1/8 leave just one of the factors
+ENLARGED = (8, 12, 16, 24)  # shorter side over the input's: at 1/2, 1/4 or 1/8 exactly one of the factors is left
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--images", type=int, default=100)
@@ -41,21 +40,21 @@ def main() -> None:
     paths = paths[:: max(1, len(paths) // arguments.images)][: arguments.images]
     predictors = {path: load(path, "cpu") for path in arguments.models}
     rng = np.random.default_rng(arguments.seed)
-    changes: dict[tuple[str, str, int], list[float]] = defaultdict(list)  # of the probability
+    changes: dict[tuple[str, str, int], list[float]] = defaultdict(list)  # in probability
     for number, path in enumerate(paths):
         image = read_radiograph(path).pixels
-        for times in LARGER[number % 2 :: 2]:  # an image in two of the sizes
+        for times in ENLARGED[number % 2 :: 2]:  # an image in two of the sizes
             size = next(iter(predictors.values())).model.input.size
             content = encode(enlarge(image, times * size, rng), (75, 90, 95)[number % 3], colour=number % 4 > 1)
             shorter = min(read_radiograph(content).size)
             images = {scale: read_radiograph(content, min_side=shorter // scale).pixels for scale in (1, 2, 4, 8)}
             for (model, predictor), fit in product(predictors.items(), ("crop", "pad", "squash")):
                 spec = replace(predictor.model.input, fit=fit)
-                found = {scale: predict(predictor, pixels, spec) for scale, pixels in images.items()}
+                probabilities = {scale: predict(predictor, pixels, spec) for scale, pixels in images.items()}
                 for factor in FACTORS:
                     scale = max(scale for scale in images if scale == 1 or shorter // scale >= factor * size)
                     if scale > 1:
-                        changes[model.parent.name, fit, factor].append(abs(found[scale] - found[1]))
+                        changes[str(model), fit, factor].append(abs(probabilities[scale] - probabilities[1]))
     print("| model | fit | factor | images | median | 99 % | largest |\n| --- | --- | --- | --- | --- | --- | --- |")
     for (name, fit, factor), values in sorted(changes.items()):
         median, high = np.quantile(values, (0.5, 0.99))
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def enlarge(image: NDArray[np.float32], shorter: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Enlarge a square image to 4 : 3 and add what a detector of that size would show beyond it."""
+    """Enlarge an image to 4 : 3 and add the finer detail that a detector of that size would show."""
     height, width = shorter, 8 * round(shorter / 6)
     scale = shorter / min(image.shape)
     smooth = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
@@ -78,16 +77,15 @@ def enlarge(image: NDArray[np.float32], shorter: int, rng: np.random.Generator) 
 
 def encode(levels: NDArray[np.uint8], quality: int, colour: bool) -> bytes:
     content = io.BytesIO()
-    picture = Image.fromarray(levels)
-    (picture.convert("RGB") if colour else picture).save(content, "JPEG", quality=quality)
+    image = Image.fromarray(levels)
+    (image.convert("RGB") if colour else image).save(content, "JPEG", quality=quality)
     return content.getvalue()
 
 
 def predict(predictor: Predictor, pixels: NDArray[np.float32], spec: InputSpec) -> float:
     features = predictor.engine.run(prepare(pixels, spec)[None]).features
-    probability = predictor.judge(features).raw_probability
-    assert probability is not None
-    return probability
+    outcome = predictor.decider.apply(compute_logits(features, predictor.weight, predictor.bias))
+    return float(outcome.probabilities[0, 1])
 
 
 if __name__ == "__main__":

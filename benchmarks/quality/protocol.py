@@ -26,7 +26,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
 from pneumoscope.datasets.splits import fold_samples, split_samples
-from pneumoscope.inference.features import FeatureCache, default_cache_path
+from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import train
 

@@ -16,7 +16,7 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples, write_samples
 from pneumoscope.errors import UsageError
 from pneumoscope.images.read import Reading
-from pneumoscope.inference.features import FeatureCache
+from pneumoscope.inference.cache import FeatureCache
 
 
 @pytest.fixture(scope="module")
