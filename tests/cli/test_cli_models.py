@@ -151,7 +151,7 @@ def test_an_installation_without_pretrained_models_says_so(
     pretrained_models: Path, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert typed(monkeypatch, "predict", image) == 2
-    assert "--model RUN" in capsys.readouterr().err
+    assert "--model: This installation has no pretrained model" in capsys.readouterr().err
     assert typed(monkeypatch, "models", "list") == 0
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "This installation has no pretrained models.\n")
