@@ -26,7 +26,7 @@ from pneumoscope.models import pretrained
 from pneumoscope.models.backbones import rebuild_backbone
 from pneumoscope.models.model_folder import GRAPH, Model, find_model, load_model, load_weights, save_model
 from pneumoscope.models.onnx_graphs import try_graph
-from pneumoscope.reports.model_card import escape
+from pneumoscope.reports.pages import escape_markdown
 
 MOST = 20_000_000  # bytes
 FILES = ("model.json", "weights.safetensors", "README.md", GRAPH)
@@ -68,7 +68,7 @@ def ship(run: Path, data: Path, name: str = pretrained.DEFAULT, overwrite: bool 
             made.
     """
     model, card = load_model(run), (find_model(run) / "README.md").read_text(encoding="utf-8")
-    source = next((each for each in list_sources() if f"**Source**: {escape(each.title)}" in card), None)
+    source = next((each for each in list_sources() if f"**Source**: {escape_markdown(each.title)}" in card), None)
     if source is None:
         raise UsageError(f"{run}: its card names no public data set that it was trained on: nothing can be attributed.")
     samples = read_samples(data)
@@ -122,14 +122,14 @@ def _complete_card(card: str, model: Model, saved: Model, source: Source, name: 
         for split, use in (("train", "train"), ("val", "decide on"))
     )
     weights = "The weights of convolutions and of the last layer are stored in half precision."
-    more = f"\n\n## About the test\n\n{escape(note)}" if note else ""
+    more = f"\n\n## About the test\n\n{escape_markdown(note)}" if note else ""
     return f"""{card.rstrip()}{more}
 
 ## Attribution
 
-Trained on images ({counts}) from: {escape(source.citation)}
+Trained on images ({counts}) from: {escape_markdown(source.citation)}
 
-Those images are licensed under {escape(source.licence)} (<{source.licence_url}>), and to be had at
+Those images are licensed under {escape_markdown(source.licence)} (<{source.licence_url}>), and to be had at
 <{source.homepage}>. They were converted to greyscale, resized and changed at random in training;
 none is contained here. Their authors have not endorsed this model.
 

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pneumoscope.evaluation.compare import Comparison
-    from pneumoscope.evaluation.evaluate import evaluate
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
     from pneumoscope.inference.explain import Evidence, explain
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
     from pneumoscope.reports.comparison import compare
+    from pneumoscope.reports.evaluation_report import evaluate
     from pneumoscope.training.train import Run, train
 
 __all__ = [
@@ -83,13 +83,13 @@ def __getattr__(name: str) -> object:
         "datasets.samples": ("Sample", "read_samples"),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
-        "evaluation.evaluate": ("evaluate",),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
         "inference.explain": ("Evidence", "explain"),
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
         "reports.comparison": ("compare",),
+        "reports.evaluation_report": ("evaluate",),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from pneumoscope.cli.main import app
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.evaluation.compare import Comparison
-from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.reports.comparison import compare
+from pneumoscope.reports.evaluation_report import evaluate
 from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -266,7 +266,7 @@ def test_the_command_line_prints_a_table_that_fits_the_screen(tmp_path: Path) ->
 
 
 def test_a_trained_run_and_its_evaluation_agree(run: Run, images: Path, tmp_path: Path) -> None:
-    evaluate(run.model, images, tmp_path / "again", resamples=10)
+    evaluate(images, run.model, tmp_path / "again", resamples=10)
     found = compare([run.folder, tmp_path / "again"], resamples=10)
     assert found.n == run.evaluation.n
     assert found.contrasts[0].differences["auroc"].value == pytest.approx(0)

@@ -15,10 +15,14 @@ from markdown_it import MarkdownIt
 
 from pneumoscope.datasets.kermany import KERMANY, recognise_source
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.decisions import Decisions, to_json
+from pneumoscope.decisions.prediction_sets import PredictionSets
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.predictor import load
-from pneumoscope.models.model_folder import Calibration, Conformal, Model, load_model
+from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.training.train import Run
 
@@ -32,10 +36,12 @@ def make_model(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) 
     from pneumoscope.images.prepare import InputSpec
 
     two = len(classes) == 2
+    fractions = (1 / len(classes),) * len(classes)
+    decisions = Decisions(Calibration(class_fractions=fractions), Threshold(0.25) if two else None)
     values = {
         "backbone": "efficientnet_lite0", "architecture": "tf_efficientnet_lite0", "arguments": {}, "labels": classes,
-        "positive": classes[1] if two else None, "input": InputSpec(), "thresholds": {"decision": 0.25} if two else {},
-        "calibration": Calibration(), "training": {"recipe": "head", "epochs": 9, "best": {"epoch": 7}},
+        "positive": classes[1] if two else None, "input": InputSpec(), "decisions": to_json(decisions),
+        "training": {"recipe": "head", "epochs": 9, "best": {"epoch": 7}},
         "data": {"fingerprint": "f00", "counts": {"train": dict.fromkeys(classes, 11)}}, "version": "1",
         "weights_sha256": "abc",
     }  # fmt: skip
@@ -88,7 +94,7 @@ def test_names_of_files_and_patients_stay_out(tmp_path: Path) -> None:
         "2 patients are in more than one split, as the data's own folders have it: Smith (train and test).",
         "Warning: the format tells the class (smith.png, jones.jpeg…). Convert all images.",
         "Simulated radiographs: the figures say nothing about patients.",
-        "More, with pictures: pneumoscope audit /home/smith",
+        "More findings, with pictures: pneumoscope audit /home/smith",
     ]
     _, card, _ = written(tmp_path, make_model(), make_evaluation(), notes=notes)
     assert "mith" not in card
@@ -114,10 +120,10 @@ def test_what_a_model_lacks_is_said_to_lack(tmp_path: Path, classes: tuple[str, 
     metrics = {name: dataclasses.replace(one, value=math.nan, low=math.nan, high=math.nan)
                for name, one in make_evaluation(classes).metrics.items()}  # fmt: skip
     front, card, _ = written(tmp_path, make_model(classes), make_evaluation(classes, metrics=metrics))
-    assert "no detector" in card
+    assert "no OOD detector" in card
     assert "no prediction sets" in card
     assert "**Calibration**: none" in card
-    assert "not told apart" in card
+    assert "could not be divided" in card
     assert ("PPV is lower" in card) == (len(classes) == 2)
     assert front["model-index"][0]["results"][0]["metrics"] == []
 
@@ -130,16 +136,20 @@ def test_calibration_prediction_sets_and_groups_are_told_with_their_intervals(tm
         evaluation, uncalibrated={"brier": dataclasses.replace(one, value=0.777)},
         decisions={"coverage": coverage, "counts": {"out_of_distribution": 4}},
     )  # fmt: skip
-    model = make_model(
-        calibration=Calibration("platt", images=50), threshold_rule="youden",
-        conformal=Conformal(0.1, {"NORMAL": (0.2,), "PNEUMONIA": (0.3,)}),
+    decisions = Decisions(
+        Calibration("platt", images=50, class_fractions=(0.5, 0.5)), Threshold(0.25, "youden"),
+        PredictionSets(0.1, {"NORMAL": (0.2,), "PNEUMONIA": (0.3,)}),
     )  # fmt: skip
+    model = make_model(decisions=to_json(decisions))
     groups = tuple(Subgroup("Sex", name, 30, {}, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male"))
     evaluation = dataclasses.replace(evaluation, subgroups=groups)
     _, card, page = written(tmp_path, model, evaluation, licence="mit")
-    assert "platt, fitted on 50 validation images. On the test images it changed the Brier score from 0.777" in card
-    assert "Of 30 NORMAL, 60 % had the truth in their set" in card
-    assert "None is a copy of an image that was used to train" in card
+    assert (
+        "Platt scaling, fitted on 50 validation images. On the test images it changed the Brier score from 0.777"
+        in card
+    )
+    assert "Of 30 NORMAL images, the sets contained the true class for 60%" in card
+    assert "None is a copy of an image that was used for training" in card
     _, card, _ = written(tmp_path, model, dataclasses.replace(evaluation, seen=3))
     assert "3 of them were used in training" in card
     assert "None is a copy" not in card
@@ -156,14 +166,16 @@ def test_what_validation_images_had_a_part_in_is_told(tmp_path: Path) -> None:
         )[1]
 
     tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, augmented_copies=4)
-    assert "validation images ended the warm-up of its head and had no other part in that" in tuned
-    assert "the validation images and 4 random views of each" in tuned
-    assert "of which the last one was kept" in tuned
-    assert "validation images had no part in that" in card(train_backbone=True, schedule="cosine", warmup_epochs=0)
+    assert "Validation images only ended the warm-up of the head" in tuned
+    assert "Each took part with 4 augmented copies" in tuned
+    assert "of epoch 7, the last." in tuned
+    assert "Validation images were not used in training" in card(
+        train_backbone=True, schedule="cosine", warmup_epochs=0
+    )
     plain = card(train_backbone=False, schedule="plateau", augmented_copies=0)
-    assert "validation images ended the training" in plain
-    assert "random views" not in plain
-    assert "the best on validation images was kept" in plain
+    assert "Validation images ended the training" in plain
+    assert "augmented copies" not in plain
+    assert "of epoch 7, the best on validation images." in plain
 
 
 def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path) -> None:

@@ -11,22 +11,28 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from pneumoscope.errors import DataError
+from pneumoscope.auditing.findings import Finding
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.cases import Case
+from pneumoscope.evaluation.decision_summary import summarise_decisions
+from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
-from pneumoscope.evaluation.results import Adjusted, Interval
+from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports import plots
+from pneumoscope.reports.figures import render_svg
 from pneumoscope.reports.gallery import LARGEST
-from pneumoscope.reports.report import Policy, Record, ReportFinding, no_skill, write_report
+from pneumoscope.reports.pictures import to_uri
+from pneumoscope.reports.report import Policy, Provenance, find_chance_level, write_report
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from pneumoscope.training.train import Run
 
@@ -43,9 +49,9 @@ def cases_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: An
     cases = []
     for i, (label, p) in enumerate(zip(labels, probabilities, strict=True)):
         shares = (1 - p, p) if np.ndim(p) == 0 else tuple(p)
-        call = classes[int(p >= 0.5)] if np.ndim(p) == 0 else classes[int(np.argmax(p))]
-        own = {"path": f"test/{i}.png", "decision": call, **{name: column[i] for name, column in more.items()}}
-        cases.append(Case(label=classes[label], probabilities=shares, predicted_label=call, **own))
+        predicted = classes[int(p >= 0.5)] if np.ndim(p) == 0 else classes[int(np.argmax(p))]
+        values = {"path": f"test/{i}.png", "decision": predicted, **{name: column[i] for name, column in more.items()}}
+        cases.append(Case(label=classes[label], probabilities=shares, predicted_label=predicted, **values))
     return cases
 
 
@@ -53,9 +59,19 @@ def written(folder: Path, labels: Any, probabilities: Any, *, classes: Any = CLA
     positive = classes[1] if len(classes) == 2 else None
     evaluation = evaluate_predictions(labels, probabilities, classes=classes, positive=positive, resamples=50)
     cases = more.pop("cases", None) or cases_of(labels, probabilities, classes)
-    path = write_report(folder, evaluation, cases, **{"title": "A run", **more})
-    assert path == folder / "report.html"
-    return path.read_text(encoding="utf-8")
+    measured = summarised(evaluation, cases, more.pop("errors", ()))
+    write_report(folder, measured, **{"title": "A run", **more})
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def summarised(evaluation: Evaluation, cases: Sequence[Case], errors: Sequence[tuple[str, str]] = ()) -> Measured:
+    """An evaluation with its decisions counted."""
+    columns = (
+        [case.label for case in cases],
+        [case.decision for case in cases],
+        [case.prediction_set for case in cases],
+    )
+    return Measured(replace(evaluation, decisions=summarise_decisions(*columns, evaluation.classes)), cases, (), errors)
 
 
 class Outline(HTMLParser):
@@ -109,24 +125,27 @@ def test_a_full_report(tmp_path: Path) -> None:
         p,
         cases=cases,
         policy=Policy("sensitivity>=0.9", "platt", 90, 0.1),
-        record=Record(
+        errors=[("broken.png", "truncated")] * 60,
+        provenance=Provenance(
             history=HISTORY,
-            findings=[ReportFinding("note", "few images"), ReportFinding("error", "images in two splits", "Move them.")],
+            findings=[
+                Finding("balance", "note", "few images"),
+                Finding("leaks", "error", "images in two splits", "Move them.", tuple(map(Path, "abcd"))),
+            ],
             notes=["3 patients are in two splits"],
-            errors=[("broken.png", "truncated")] * 60,
             facts={"Backbone": "efficientnet_lite0", "Command": "pneumoscope train DATA"},
             environment={"Processor": "an abacus"},
         ),
     )  # fmt: skip
     outline = Outline(page)
-    for said in (
-        "A run", "60 images", "Not a medical device", "AUROC", "95\xa0% interval", "No skill", "truncated",
-        "efficientnet_lite0", "3 patients are in two splits", "10 more are in predictions.csv", "Surest mistakes",
-        "a sensitivity of at least 0.9 on validation data", "Platt scaling, fitted on 90 validation images", "an abacus",
-        "found 1 error", "Move them.", "promised: 90\xa0% of each class", "bacteria", "virus", "Net benefit",
-        "Calibration by Platt scaling took", "Refused: not like the training radiographs",
+    for words in (
+        "A run", "60 images", "Not a medical device", "AUROC", "95% interval", "Tick: chance level", "truncated",
+        "efficientnet_lite0", "3 patients are in two splits", "10 more are in predictions.csv", "Most confident errors",
+        "reaches a sensitivity of 0.9 on validation data", "Platt scaling, fitted on 90 validation images", "an abacus",
+        "found 1 error", "Move them. For example: a, b, c…", "Target: 90% of each class", "bacteria", "virus",
+        "Net benefit", "Platt scaling changed the calibration error", "Out of distribution (predicted label: ",
     ):  # fmt: skip
-        assert said in outline.text, said
+        assert words in outline.text, words
     assert outline.text.index("images in two splits") < outline.text.index("few images")
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -145,7 +164,7 @@ def test_a_full_report(tmp_path: Path) -> None:
 
 
 def test_the_page_asks_for_nothing_and_runs_one_script(tmp_path: Path) -> None:
-    page = written(tmp_path, *simulated(30, 2), record=Record(history=HISTORY))
+    page = written(tmp_path, *simulated(30, 2), provenance=Provenance(history=HISTORY))
     outline = Outline(page)
     assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in outline.tags}
     assert re.findall(r'(?:href|src)="(?!#)|url\((?!#)|@import', page) == []
@@ -162,7 +181,8 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     page = written(
         tmp_path, y, 1 - p, classes=classes, title=evil,
         cases=cases_of(y, 1 - p, classes, path=[evil] * 20, patient=[evil] * 20),
-        record=Record(HISTORY, [ReportFinding("note", evil, evil)], [evil], [(evil, evil)], {evil: evil}, {evil: evil}),
+        errors=[(evil, evil)],
+        provenance=Provenance(HISTORY, [Finding("x", "note", evil, evil)], [evil], {evil: evil}, {evil: evil}),
     )  # fmt: skip
     assert page.count("<script") == 1
     assert "{{ 7 * 7 }}" in Outline(page).text
@@ -178,7 +198,7 @@ def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
         "out_of_distribution" if far > 1 else CLASSES[int(share >= 0.5)] for far, share in zip(ood, p, strict=True)
     ]
     cases = cases_of(y, p, decision=decisions, ood_score=ood)
-    page = written(tmp_path / "run", y, p, cases=cases, draw=lambda _: bytes(LARGEST))
+    page = written(tmp_path / "run", y, p, cases=cases, draw=lambda _: to_uri(bytes(LARGEST), "jpeg"))
     assert page.count("data:image/jpeg") == 18
     assert len(page) < 2_500_000
 
@@ -192,7 +212,7 @@ def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
             [1, 1, 1],
             [0.2, 0.5, 1.0],
             ("a_rather_long_name_of_a_class_for_a_plot", "and_another_that_is_longer_still"),
-            "neither",
+            "uncertain",
         ),
         ([0, 1], [0.5, 0.5], CLASSES, None),
         ([0, 1] * 40, [0.0, 1.0] * 40, CLASSES, "out_of_distribution"),
@@ -204,10 +224,9 @@ def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, cla
     cases = cases_of(labels, probabilities, classes)
     if decision:  # of all images
         cases = [replace(case, decision=decision, ood_score=3.0, prediction_set=()) for case in cases]
-    more = {"policy": Policy("0.5", "none", 0, 0.1), "record": Record(history=HISTORY[:1])} if decision else {}
+    more = {"policy": Policy("0.5", "none", 0, 0.1), "provenance": Provenance(history=HISTORY[:1])} if decision else {}
     page = written(tmp_path, labels, probabilities, classes=classes, cases=cases, **more)
-    assert "nan" not in Outline(page).text
-    assert "None" not in Outline(page).text
+    assert re.findall(r"\b(?:nan|None)\b", Outline(page).text) == []
 
 
 @pytest.mark.parametrize("estimated", [True, False])
@@ -217,12 +236,12 @@ def test_adjusted_metrics_stand_beside_the_others(tmp_path: Path, estimated: boo
     other = evaluate_predictions(y, p**2, classes=CLASSES, positive="PNEUMONIA", resamples=50)
     prevalence = Interval(0.2, 0.125, 0.275) if estimated else None
     adjusted = Adjusted({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
-    write_report(tmp_path, replace(evaluation, adjusted=adjusted), cases_of(y, p), title="A run")
+    write_report(tmp_path, Measured(replace(evaluation, adjusted=adjusted), cases_of(y, p)), title="A run")
     section = (tmp_path / "report.html").read_text(encoding="utf-8").partition('id="adjusted"')[2]
     text = section.partition("</section>")[0]
     assert f"{other.metrics['specificity'].value:.3f}" in text
     assert ("Saerens" in text) == estimated
-    assert ("12.5\xa0% to 27.5\xa0%" in text) == estimated
+    assert ("12.5% to 27.5%" in text) == estimated
 
 
 @pytest.mark.parametrize(
@@ -235,7 +254,7 @@ def test_adjusted_metrics_stand_beside_the_others(tmp_path: Path, estimated: boo
     ],
 )
 def test_histories_with_gaps(history: Any) -> None:
-    assert plots.learning(history).startswith("<svg")
+    assert render_svg("learning", plots.plot_learning(history)).startswith("<svg")
 
 
 def test_equal_data_give_equal_bytes_and_one_ink(tmp_path: Path) -> None:
@@ -244,7 +263,7 @@ def test_equal_data_give_equal_bytes_and_one_ink(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
     svg = (tmp_path / "a" / "plots" / "roc.svg").read_text()
     assert "currentColor" in svg
-    assert plots.INK not in svg
+    assert svg.count(plots.INK) == 1  # where `currentColor` is set
     assert "dc:date" not in svg
 
 
@@ -252,25 +271,25 @@ def test_a_band_too_narrow_is_not_drawn() -> None:
     y, p = simulated(40, 2)
     patients = [str(i // 2) for i in range(40)]
     evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", patients=patients, resamples=20)
-    assert "FillBetween" not in plots.roc(evaluation, y, p)
-    assert "FillBetween" in plots.roc(evaluation, y, p, patients)
+    assert "FillBetween" not in render_svg("roc", plots.plot_roc(evaluation, y, p))
+    assert "FillBetween" in render_svg("roc", plots.plot_roc(evaluation, y, p, patients))
 
 
-def test_no_skill_is_what_constant_answers_reach() -> None:
+def test_the_chance_level_is_what_constant_predictions_reach() -> None:
     labels = np.array([0, 0, 0, 1])
     constant = evaluate_predictions(labels, np.full(4, 0.25), classes=CLASSES, positive="PNEUMONIA", resamples=20)
     everyone = evaluate_predictions(labels, np.full(4, 0.9), classes=CLASSES, positive="PNEUMONIA", resamples=20)
-    chance = no_skill(constant)
+    chance = find_chance_level(constant)
     for name in ("accuracy", "npv", "auroc", "average_precision", "brier"):
         assert chance[name] == pytest.approx(constant.metrics[name].value), name
     for name in ("f1", "ppv"):
         assert chance[name] == pytest.approx(everyone.metrics[name].value), name
 
 
-def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="2 images got 1 cases"):
+def test_cases_that_do_not_fit_the_evaluation_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of 2 images came with 1 cases"):
         written(tmp_path, [0, 1], [0.1, 0.9], cases=cases_of([0], [0.1]))
-    with pytest.raises(DataError, match="none of NORMAL, PNEUMONIA"):
+    with pytest.raises(DataError, match=r"none of the classes \(NORMAL, PNEUMONIA\)"):
         written(tmp_path, [0], [0.1], cases=cases_of([0], [0.1], ("a", "b")))
 
 
@@ -278,15 +297,30 @@ def test_a_run_fills_its_report(run: Run) -> None:
     page = run.report.read_text(encoding="utf-8")
     text = Outline(page).text
     fingerprint = load_model(run.model).data["fingerprint"]
-    for said in (
+    for words in (
         fingerprint, "Test fingerprint", "pneumoscope train --config", "Processor", "Threads", "torch ",
-        "fitted on 12 validation images", "promised: 90\xa0% of each class", "Learning curve", "Most doubtful",
-        "yellow and orange speak for PNEUMONIA", "not like the training radiographs", "Decision curve",
+        "fitted on 12 validation images", "Target: 90% of each class", "Learning curve", "Least certain",
+        "Yellow and orange: evidence for PNEUMONIA", "out of distribution", "Decision curve",
         "score (Wilson)",
     ):  # fmt: skip
-        assert said in text, said
+        assert words in text, words
     assert "data:image/jpeg;base64," in page
     assert "no picture" not in text
+
+
+def test_plots_are_saved_in_every_format_that_is_asked_for(tmp_path: Path) -> None:
+    y, p = simulated(40, 2)
+    for name in "ab":
+        written(tmp_path / name, y, p, plot_formats=("pdf", "png"))
+    files = sorted(path.name for path in (tmp_path / "a" / "plots").iterdir())
+    assert {path.partition(".")[2] for path in files} == {"pdf", "png"}
+    assert len(files) == 14
+    assert b"FontFile2" in (tmp_path / "a" / "plots" / "roc.pdf").read_bytes()  # the fonts are inside
+    assert (tmp_path / "a" / "plots" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    for name in files:
+        assert (tmp_path / "a" / "plots" / name).read_bytes() == (tmp_path / "b" / "plots" / name).read_bytes()
+    with pytest.raises(UsageError, match="plot_formats: no such format: gif"):
+        written(tmp_path / "c", y, p, plot_formats=("gif",))
 
 
 def test_importing_the_report_imports_nothing_heavy() -> None:

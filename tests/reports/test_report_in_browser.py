@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from pneumoscope.auditing.findings import Finding
 from pneumoscope.evaluation.cases import Case
+from pneumoscope.evaluation.decision_summary import summarise_decisions
+from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Adjusted, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
-from pneumoscope.reports.report import Policy, Record, ReportFinding, write_report
+from pneumoscope.reports.pictures import to_uri
+from pneumoscope.reports.report import Policy, Provenance, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,39 +62,51 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     y, p = truth
     evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", threshold=THRESHOLD, resamples=50)
     adjusted = Adjusted({"NORMAL": 0.9, "PNEUMONIA": 0.1}, Interval(0.1, 0.05, 0.2), True, 0.1, evaluation.metrics)
-    calls = [CLASSES[int(share >= THRESHOLD)] for share in p]
+    labels = [CLASSES[int(share >= THRESHOLD)] for share in p]
     decisions = [
-        "out_of_distribution" if i % 40 == 0 else "uncertain" if i % 9 == 0 else call for i, call in enumerate(calls)
+        "out_of_distribution" if i % 40 == 0 else "uncertain" if i % 9 == 0 else label for i, label in enumerate(labels)
     ]
     cases = [
         Case(
             f"a_folder_with_a_long_name/person{i}_{'virus' if i % 2 else 'bacteria'}_{i}.jpeg", CLASSES[y[i]],
-            (1 - p[i], p[i]), calls[i], decisions[i], CLASSES, (1 - p[i] ** 2, p[i] ** 2), ood_score=0.1,
+            (1 - p[i], p[i]), labels[i], decisions[i], CLASSES, (1 - p[i] ** 2, p[i] ** 2), ood_score=0.1,
         )
         for i in range(N)
     ]  # fmt: skip
     picture = io.BytesIO()
     Image.effect_noise((400, 200), 60).save(picture, "JPEG")
-    return write_report(
-        tmp_path_factory.mktemp("report"),
-        replace(evaluation, adjusted=adjusted, subgroups=tuple(measure_subgroups(cases, evaluation))),
-        cases,
+    folder = tmp_path_factory.mktemp("report")
+    write_report(
+        folder,
+        Measured(
+            replace(
+                evaluation,
+                adjusted=adjusted,
+                subgroups=tuple(measure_subgroups(cases, evaluation)),
+                decisions=summarise_decisions([CLASSES[label] for label in y], decisions, [CLASSES] * N, CLASSES),
+            ),
+            cases,
+            errors=[("a/broken/file/with_a_name_that_is_much_longer_than_a_telephone_is_wide.jpeg", "truncated")],
+        ),
         title="Chest radiograph classifier: NORMAL or PNEUMONIA",
         policy=Policy("youden", "platt", 80, 0.1),
-        record=Record(
+        provenance=Provenance(
             [{"epoch": i, "train_loss": 1 / i, "val_loss": 1.2 / i} for i in range(1, 9)],
             [
-                ReportFinding(
-                    "warning", "A finding", "Its advice, with_a_word_that_is_much_longer_than_a_telephone_is_wide"
+                Finding(
+                    "quality",
+                    "warning",
+                    "A finding",
+                    "Its advice, with_a_word_that_is_much_longer_than_a_telephone_is_wide",
                 )
             ],
             ["A note"],
-            [("a/broken/file/with_a_name_that_is_much_longer_than_a_telephone_is_wide.jpeg", "truncated")],
             {"Data fingerprint": "0123456789abcdef" * 4, "Command": "pneumoscope train --config runs/x/config.yaml"},
             {"Processor": "an abacus"},
         ),
-        draw=lambda _: picture.getvalue(),
+        draw=lambda _: to_uri(picture.getvalue(), "jpeg"),
     )
+    return folder / "report.html"
 
 
 @pytest.fixture
@@ -124,26 +140,26 @@ def shown(page: Any, part: str) -> str:
 def check_figures(page: Any, truth: tuple[Any, Any], threshold: float, prevalence: float) -> None:
     """Hold what the page shows against NumPy and SciPy."""
     y, p = truth
-    hits, spared = int((p[y == 1] >= threshold).sum()), int((p[y == 0] < threshold).sum())
-    sick, well = int((y == 1).sum()), int((y == 0).sum())
-    sensitivity, specificity = hits / sick, spared / well
-    called, cleared = (
+    hits, rejected = int((p[y == 1] >= threshold).sum()), int((p[y == 0] < threshold).sum())
+    ill, healthy = int((y == 1).sum()), int((y == 0).sum())
+    sensitivity, specificity = hits / ill, rejected / healthy
+    positive, negative = (
         sensitivity * prevalence + (1 - specificity) * (1 - prevalence),
         (1 - sensitivity) * prevalence + specificity * (1 - prevalence),
     )
     expected = {
         "sensitivity": sensitivity, "specificity": specificity,
-        "ppv": sensitivity * prevalence / called if called else math.nan,
-        "npv": specificity * (1 - prevalence) / cleared if cleared else math.nan,
+        "ppv": sensitivity * prevalence / positive if positive else math.nan,
+        "npv": specificity * (1 - prevalence) / negative if negative else math.nan,
     }  # fmt: skip
     for name, value in expected.items():
         text = shown(page, name)
         assert text == "–" if math.isnan(value) else float(text) == pytest.approx(value, abs=0.00051), name
-    for name, k, n in (("sensitivity", hits, sick), ("specificity", spared, well)):
-        limits = binomtest(k, n).proportion_ci(0.95, method="wilson")
-        low, high = map(float, shown(page, f"{name}-limits").split(" to "))
-        assert (low, high) == pytest.approx((limits.low, limits.high), abs=0.00051)
-    counts = [int(shown(page, name)) for name in ("found", "missed", "alarms", "cleared")]
+    for name, k, n in (("sensitivity", hits, ill), ("specificity", rejected, healthy)):
+        interval = binomtest(k, n).proportion_ci(0.95, method="wilson")
+        low, high = map(float, shown(page, f"{name}-interval").split(" to "))
+        assert (low, high) == pytest.approx((interval.low, interval.high), abs=0.00051)
+    counts = [int(shown(page, name)) for name in ("detected", "missed", "alarms", "cleared")]
     assert sum(counts) == 1000
     assert counts[0] + counts[1] == pytest.approx(1000 * prevalence, abs=0.51)
     assert counts[0] == pytest.approx(1000 * prevalence * sensitivity, abs=1.01)
@@ -154,7 +170,7 @@ def test_the_threshold_moves_by_keyboard_and_mouse(open_page: Any, truth: tuple[
     page = open_page()
     data = json.loads(page.locator("#explorer").get_attribute("data-points"))
     at = float(truth[0].mean())
-    assert shown(page, "threshold-value") == f"{THRESHOLD}, the model’s"
+    assert shown(page, "threshold-value") == f"{THRESHOLD} (model)"
     assert page.locator('[data-part="reset"]').is_disabled()
     check_figures(page, truth, THRESHOLD, at)
     slider = page.locator("#threshold")
@@ -182,15 +198,15 @@ def test_the_prevalence_moves_by_slider_and_by_number(open_page: Any, truth: tup
     page = open_page()
     page.locator("#prevalence").focus()
     page.keyboard.press("Home")
-    assert shown(page, "prevalence-value") == "0.1 %"
+    assert shown(page, "prevalence-value") == "0.1%"
     assert page.locator("#percent").input_value() == "0.1"
     check_figures(page, truth, THRESHOLD, 0.001)
     page.keyboard.press("PageUp")
     check_figures(page, truth, THRESHOLD, float(page.locator("#percent").input_value()) / 100)
     page.locator("#percent").fill("7.25")
-    assert shown(page, "prevalence-value") == "7.25 %"
+    assert shown(page, "prevalence-value") == "7.25%"
     check_figures(page, truth, THRESHOLD, 0.0725)
-    page.locator("#percent").fill("120")  # what cannot be meant changes nothing
+    page.locator("#percent").fill("120")  # an invalid value changes nothing
     check_figures(page, truth, THRESHOLD, 0.0725)
     page.locator("#percent").blur()
     assert page.locator("#percent").input_value() == "7.25"
@@ -256,7 +272,7 @@ def test_without_script_a_table_stands_in(open_page: Any, truth: tuple[Any, Any]
     page = open_page(java_script_enabled=False)
     y, p = truth
     assert not page.locator(".explorer").is_visible()
-    row = page.locator(".points tr", has_text="the model’s")
+    row = page.locator(".points tr", has_text="(model)")
     assert f"{(p[y == 1] >= THRESHOLD).mean():.3f}" in str(row.text_content())
 
 

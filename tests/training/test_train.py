@@ -315,7 +315,7 @@ def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, images: Path,
 
 def test_evaluating_images_that_were_trained_on_is_said(run: Run, images: Path, tmp_path: Path) -> None:
     for split, known in (("test", False), ("all", True)):
-        pneumoscope.evaluate(run.folder, images, tmp_path / split, split=split)
+        pneumoscope.evaluate(images, run.folder, tmp_path / split, split=split)
         report = (tmp_path / split / "report.html").read_text()
         assert ("36 of these images were used in training" in report) == known
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pneumoscope.datasets.samples import Sample, read_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.evaluate import evaluate
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load
+from pneumoscope.reports.evaluation_report import evaluate
 from pneumoscope.training.train import Run, train
 
 
@@ -37,7 +37,7 @@ def test_what_is_serious_is_said_and_kept(leaky: Path, tmp_path: Path, caplog: p
     assert said in (run.folder / "log.txt").read_text(encoding="utf-8")
     card = (run.model / "README.md").read_text(encoding="utf-8")
     assert said in card
-    assert "1 of them were used in training, too" in card
+    assert "1 of them were used in training as well" in card
     assert "phantom9000" not in card
     assert ".png" not in card
 
@@ -66,7 +66,7 @@ def test_images_marked_as_inverted_give_the_very_same_model(images: Path, run: R
     write_samples(tmp_path / "images.csv", inverted)
     twin = train(tmp_path / "images.csv", tmp_path / "twin", epochs=3)
     assert twin.evaluation.metrics["auroc"].value == run.evaluation.metrics["auroc"].value
-    again = evaluate(twin.folder, twin.folder / "samples.csv", tmp_path / "again")
+    again = evaluate(twin.folder / "samples.csv", twin.folder, tmp_path / "again")
     assert again.to_json() | {"notes": []} == twin.evaluation.to_json() | {"notes": []}
     (one,), (other,) = (load(twin.folder).predict([source]) for source in (inverted[0], samples[0].path))
     assert one.probability == pytest.approx(other.probability, abs=1e-4)

@@ -19,7 +19,7 @@ from pneumoscope.datasets.samples import count_samples, fingerprint_samples, rea
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Reading
-from pneumoscope.reports.audit_page import write_page
+from pneumoscope.reports.audit_page import write_audit
 
 if TYPE_CHECKING:
     from pneumoscope.inference.cache import FeatureCache
@@ -85,7 +85,7 @@ def audit(
         reading,
     )
     if out is not None:
-        write_page(Path(out) / "audit.html", found, {sample.path: sample for sample in samples})
+        write_audit(Path(out) / "audit.html", found, {sample.path: sample for sample in samples})
         write_text(Path(out) / "audit.json", json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
     return found
 

@@ -36,13 +36,13 @@ def evaluate(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Evaluate a model on labelled radiographs."""
-    from pneumoscope.evaluation import evaluate as job
     from pneumoscope.images.read import Reading
+    from pneumoscope.reports import evaluation_report as job
 
     with show_progress() as progress, open_cache(no_cache) as cache:
         evaluation = job.evaluate(
-            choose_model(model),
             data,
+            choose_model(model),
             out,
             split=split,
             patient_pattern=patient_pattern,

@@ -70,7 +70,7 @@ def print_comparison(comparison: Comparison) -> None:
     """Print how each run differs from the first one, with intervals and p values."""
     from rich.table import Table
 
-    from pneumoscope.reports.comparison import format_chance
+    from pneumoscope.reports.pages import format_p
 
     typer.echo(f"{_count(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
     several = len(comparison.contrasts) > 1
@@ -85,8 +85,8 @@ def print_comparison(comparison: Comparison) -> None:
             cells = ["–" if math.isnan(value) else f"{value:.3f}" for value in (difference.first, difference.other)]
             cells.append("not defined" if math.isnan(difference.value) else f"{difference.value:+.3f}")
             cells.append("" if math.isnan(difference.low) else f"{difference.low:+.3f} to {difference.high:+.3f}")
-            adjusted = [format_chance(difference.adjusted)] * several
-            table.add_row(name, *cells, format_chance(difference.p), *adjusted)
+            adjusted = [format_p(difference.adjusted)] * several
+            table.add_row(name, *cells, format_p(difference.p), *adjusted)
         open_console().print(table)
         typer.echo(
             f"\nBoth correct: {contrast.both_correct}; only {first}: {contrast.only_first}; only {other}: "

@@ -1,4 +1,4 @@
-"""What a report knows of each image: its truth, and what the classifier said of it."""
+"""Labelled images with their predictions: what metrics, subgroups and reports are made from."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from pneumoscope.inference.prediction import Prediction
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One labelled image and what the classifier said of it.
+    """One labelled image and its prediction.
 
     Attributes:
         path: the image's name.
         label: its true class.
         probabilities: (C,) calibrated, in the order of the classes.
-        predicted_label: the class that the threshold alone gives, or the likeliest of more than two.
+        predicted_label: the class by the threshold, or the likeliest of more than two.
         decision: a class, `uncertain` or `out_of_distribution`.
-        prediction_set: the classes that cannot be ruled out; empty without conformal sets, too.
-        uncalibrated: (C,) before calibration, where known.
-        patient: whom it shows, where known.
-        ood_score: distance from the training images divided by its limit, where there is a detector.
-        tags: what a DICOM header says of it.
+        prediction_set: the classes that cannot be ruled out.
+        uncalibrated: (C,) probabilities before calibration, where they are known.
+        patient: where known.
+        ood_score: above 1 is out of distribution; None without a detector.
+        tags: from the DICOM header.
     """
 
     path: str
@@ -51,13 +51,12 @@ class Case:
 
 
 def to_case(prediction: Prediction, sample: Sample, decisions: Decisions) -> Case:
-    """Join a readable image's prediction with what is known of it."""
-    shares = prediction.probabilities or {}
+    """Join the prediction of a readable image with its sample."""
     raw = np.exp(calibration.apply([prediction.logits], decisions.calibration.without_fit()))[0]
     return Case(
         path=sample.path.as_posix(),
         label=str(sample.label),
-        probabilities=tuple(shares.values()),
+        probabilities=tuple((prediction.probabilities or {}).values()),
         predicted_label=str(prediction.predicted_label),
         decision=str(prediction.decision),
         prediction_set=prediction.prediction_set,
@@ -72,11 +71,11 @@ def index_labels(cases: Sequence[Case], classes: Sequence[str]) -> NDArray[np.in
     """Return the true classes (N,) as indices.
 
     Raises:
-        DataError: a label is no class.
+        DataError: a label is not a class.
     """
     places = {name: i for i, name in enumerate(classes)}
     if unknown := next((case for case in cases if case.label not in places), None):
-        raise DataError(f"{unknown.path}: its label {unknown.label!r} is none of {', '.join(classes)}.")
+        raise DataError(f"{unknown.path}: its label {unknown.label!r} is none of the classes ({', '.join(classes)}).")
     return np.array([places[case.label] for case in cases], dtype=np.int64)
 
 

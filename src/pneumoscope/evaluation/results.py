@@ -1,4 +1,4 @@
-"""What an evaluation finds, as values: a figure and its limits, and all the figures of one model on one split."""
+"""What an evaluation finds, as values: a metric with its interval, and all metrics of one model on one split."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SMALL = 30  # images below which one more mistake moves a rate by over 3 points
+SMALL = 30  # images below which one more error moves a rate by over 3 points
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its limits; nan where there is none."""
+    """A value and the ends of its interval; nan where there is none."""
 
     value: float
     low: float
@@ -21,15 +21,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Adjusted:
-    """The same images judged for other shares of the classes.
+    """Metrics of the same images for other shares of the classes.
 
     Attributes:
         shares: of the classes, by name.
-        prevalence: the positive class's of two; limits where it was estimated.
-        estimated: from the images, without their labels; then `metrics` are of the images as they are. Else the shares
-            were given, and `metrics` are of images weighted by them.
-        threshold: on the adjusted probabilities.
-        metrics: with their limits.
+        prevalence: of the positive class of two, with an interval where it was estimated.
+        estimated: whether the shares were estimated from the images without labels; `metrics` are then those of the
+            images as they are. Otherwise the shares were given, and `metrics` weight the images by them.
+        threshold: for the adjusted probabilities.
+        metrics: by name.
     """
 
     shares: Mapping[str, float]
@@ -41,13 +41,13 @@ class Adjusted:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """A part of the images, and the metrics that it defines.
+    """A part of the images, with the metrics that are defined for it.
 
     Attributes:
-        kind: what the images were told apart by, such as `Sex`.
-        name: which of the parts.
-        n: its images.
-        counts: how many of each class.
+        kind: what the images were divided by, such as `Sex`.
+        name: of the part.
+        n: number of images.
+        counts: images of each class.
         metrics: by name; no sensitivity without a positive image, no AUROC without both classes.
     """
 
@@ -59,20 +59,35 @@ class Subgroup:
 
     @property
     def small(self) -> bool:
-        """Whether a class that it holds has so few images that its interval says more than its value."""
+        """Whether a class has so few images that its interval says more than its value."""
         return any(0 < count < SMALL for count in self.counts.values())
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model did on one split.
+    """The performance of one model on one split.
 
-    `patients` is how many distinct ones are known, None if none is. `positive`, and `prevalence` and `threshold` other
-    than nan, are for two classes only. `shares` are the classes' shares of the images. `methods` names what each
-    metric's limits come from. `decisions` count what was decided and how often prediction sets held the truth
-    (`conformal.summarise_decisions`); `uncalibrated` are Brier score and calibration error as they would be without
-    calibration; `adjusted` is there where it was asked for. `notes` are warnings that a reader has to know, `seen` is
-    how many of the images were used in training, `subgroups` are parts of them, measured alone.
+    Attributes:
+        split: name of what was measured.
+        n: number of images.
+        patients: number of distinct known patients; None if none is known.
+        classes: their names; of two, the second is positive.
+        positive: the positive class of two; None for more.
+        prevalence: share of the positive class; nan for more than two classes.
+        shares: of the classes among the images.
+        threshold: of two classes; nan for more.
+        metrics: by name.
+        confusion: counts of the confusion matrix.
+        resamples: bootstrap resamples.
+        confidence: of the intervals.
+        seed: of the resamples.
+        methods: how each metric's interval was computed.
+        decisions: how often each decision was made, and the coverage of prediction sets (see `decision_summary`).
+        uncalibrated: Brier score and calibration error without calibration.
+        adjusted: the same for other shares of the classes, where that was asked for.
+        notes: warnings that a reader has to know.
+        seen: number of images that were used in training.
+        subgroups: parts of the images, each measured by itself.
     """
 
     split: str
@@ -97,13 +112,13 @@ class Evaluation:
     subgroups: tuple[Subgroup, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of metrics.json; what is undefined is None, as JSON has no nan."""
+        """Return the content of metrics.json; undefined values are None, as JSON has no nan."""
         plain: dict[str, Any] = without_nan(asdict(self))
         return plain
 
 
 def without_nan(value: Any) -> Any:
-    """Plain values as JSON has them: None for nan, lists for tuples, through all that is nested."""
+    """Plain values as JSON has them, at any depth: None for nan, lists for tuples."""
     if isinstance(value, Mapping):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):

@@ -1,15 +1,8 @@
-"""One page that shows what an audit found, image by image: audit.html.
-
-The page needs no script, no network and no other file, and its content-security policy says so.
-"""
+"""An audit as one page that shows the images behind each finding: audit.html."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,23 +10,20 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-
-from pneumoscope import __version__
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import write_text
-from pneumoscope.images.read import read_radiograph
+from pneumoscope.reports.pages import format_command, format_number, format_p, format_percent, render
+from pneumoscope.reports.pictures import draw_thumbnail
 
-SIDE = 240  # pixels of a thumbnail's longer side; it is shown at about 160, which may be more on a sharp screen
+SIDE = 240  # pixels of a thumbnail's longer side; it is shown at about 160, which a sharp screen has more pixels for
 SHOWN = 24  # images of a finding at most
 OPEN = 12  # of them without a click
 TOTAL = 400  # images of the page: with `LARGEST` they bound its size
 LARGEST = 9_000  # bytes of a thumbnail
-_QUALITIES = (80, 50, 20, 1)
 _READERS = 4
-_NAMES = {"auroc": "AUROC", "p": "p value", "low": "lower limit", "high": "upper limit", "limit": "by chance"}
+_NAMES = {"auroc": "AUROC", "p": "p value", "low": "interval from", "high": "interval to", "limit": "by chance"}
 _SHARES = {"share", "difference", "prevalence"}
 
 MEANINGS: Mapping[Severity, str] = {
@@ -61,34 +51,36 @@ class Check:
 
 
 CHECKS: Mapping[str, Check] = {
-    "reading": Check("Reading", "Files that are missing, damaged, truncated, or no image."),
+    "reading": Check("Reading", "Files that are missing, damaged, truncated or not images."),
     "leaks": Check("Leaks", "Patients in more than one split."),
     "patients": Check("Patients", "Patients with images of several classes."),
-    "studies": Check("Studies", "DICOM studies in more than one split, where patients are not known."),
+    "studies": Check("Studies", "DICOM studies in more than one split, where patients are unknown."),
     "duplicates": Check(
         "Duplicates",
-        "Images that are identical or look the same: across splits, across classes, and elsewhere.",
+        "Images that are identical or look the same: in different splits, in different classes, or elsewhere.",
         "images cropped out of others",
     ),
     "quality": Check(
         "Image quality",
-        "Blank, tiny, faint, burnt-out, coloured, inverted, turned and lateral images, and what is no chest image.",
+        "Images that are blank, tiny, low in contrast, overexposed, coloured, inverted, rotated or lateral, or do not "
+        "show a chest.",
     ),
-    "balance": Check("Balance", "Few images, uneven classes, classes mixed differently in the splits."),
+    "balance": Check("Balance", "Few images, unequal classes, and class proportions that differ between the splits."),
     "shortcuts": Check(
         "Shortcuts",
-        "Anything but the lungs that tells the class: format, size, compression, borders, brightness, markers.",
-        "the image with its lungs blanked",
+        "Anything other than the lungs that gives the class away: format, size, compression, borders, brightness, "
+        "markers.",
+        "images with the lungs blanked out",
     ),
-    "shifts": Check("Shifts", "Files that differ between the splits in something medicine has no part in."),
+    "shifts": Check("Shifts", "Non-medical differences between the files of the splits."),
     "labels": Check(
-        "Labels", "Images whose label is contradicted by a model that was not trained on them.", quick=False
+        "Labels", "Images whose label contradicts the prediction of a model that was not trained on them.", quick=False
     ),
 }
 
 
-def write_page(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
-    """Write an audit as one HTML file of bounded size; the same input gives the same bytes.
+def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
+    """Write an audit as one HTML file of bounded size.
 
     Args:
         path: the file.
@@ -98,31 +90,29 @@ def write_page(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None
     Raises:
         UsageError: the file cannot be written.
     """
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("pneumoscope.reports"), PackageLoader("pneumoscope.reports")]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("audit.html").render(
+    reading = audit.reading
+    page = render(
+        "audit.html",
+        title="Data audit",
         audit=audit,
         severities=[(severity, audit.count(severity), MEANINGS[severity]) for severity in SEVERITIES],
         cards=_make_cards(audit.findings, samples),
         table=_count_images(audit, samples),
         checks={**{f.check: Check(f.check, "") for f in audit.findings}, **CHECKS},
         found=Counter((finding.check, finding.severity) for finding in audit.findings),
-        command=_repeat(audit),
-        version=__version__,
-    )
-    write_text(path, page)  # a folder's name may not be UTF-8
+        command=format_command(
+            "audit", audit.data, out="NEW_FOLDER", seed=audit.seed, quick=audit.quick,
+            patient_pattern=audit.patient_pattern, invert=reading.invert, any_modality=reading.any_modality,
+        ),
+    )  # fmt: skip
+    write_text(path, page)
 
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of a finding. `name` may be broken between its parts; `picture` is a data URI, or `reason` says why."""
+    """One image of a finding; `picture` is a data URI, or empty, and `reason` says why."""
 
     path: str
-    name: Sequence[str]
     place: str
     remark: str
     picture: str
@@ -131,9 +121,12 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Group:
-    """Images side by side: indices of a finding's files, and how many there would be.
+    """Images shown together.
 
-    `number` counts from 1 where they belong together.
+    Attributes:
+        number: counts groups from 1 where their images belong together, as duplicates do.
+        members: indices of the finding's files.
+        size: how many there would be.
     """
 
     number: int | None
@@ -146,7 +139,7 @@ class _Card:
     """A finding as the page shows it: some images at once, `more` on a click, and `left` not at all."""
 
     finding: Finding
-    figures: Mapping[str, str]
+    values: Mapping[str, str]
     images: Mapping[int, _Image]
     open: Sequence[_Group]
     folded: Sequence[_Group]
@@ -161,7 +154,7 @@ class _Card:
 
 
 def _make_cards(findings: Sequence[Finding], samples: Mapping[Path, Sample]) -> list[_Card]:
-    """Deal the page's room for images out evenly, draw each chosen image once, and fill the cards."""
+    """Choose images, the same number for each finding, draw each once, and make the cards."""
     ranked = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
     most = next(n for n in range(SHOWN, -1, -1) if sum(min(n, len(f.files)) for f in ranked) <= TOTAL)
     chosen = [(finding, _choose(finding, most)) for finding in ranked]
@@ -181,8 +174,8 @@ def _make_card(
     images = {i: _describe(finding, i, samples, pictures) for group in groups for i in group.members}
     totals = accumulate(len(group.members) for group in groups)
     shown = max(1, sum(total <= OPEN for total in totals))
-    figures = {_NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()}
-    return _Card(finding, figures, images, groups[:shown], groups[shown:])
+    values = {_NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()}
+    return _Card(finding, values, images, groups[:shown], groups[shown:])
 
 
 def _choose(finding: Finding, most: int) -> list[_Group]:
@@ -212,30 +205,15 @@ def _describe(
     remark = finding.remarks[i] if i < len(finding.remarks) else ""
     if remark in reason:
         remark = ""
-    return _Image(
-        path.as_posix(), _split(_shorten(path.name)), "" if place in remark else place, remark, picture, reason
-    )
+    return _Image(path.as_posix(), "" if place in remark else place, remark, picture, reason)
 
 
 def _draw(sample: Sample) -> tuple[str, str]:
     """An image's thumbnail as a data URI, or nothing and the reason."""
-    from PIL import Image
-
     try:
-        image = read_radiograph(sample.path, reading=sample.reading, min_side=SIDE)
+        return draw_thumbnail(sample, SIDE, LARGEST), ""
     except PneumoscopeError as problem:
         return "", str(problem).removeprefix(f"{sample.path}: ")
-    step = max(1, min(image.pixels.shape) // (4 * SIDE))  # enough, of a large image
-    picture = Image.fromarray(np.rint(image.pixels[::step, ::step] * 255).astype(np.uint8))
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    content = b""
-    for quality in _QUALITIES:
-        file = io.BytesIO()
-        picture.save(file, "WEBP", quality=quality, method=2)
-        content = file.getvalue()
-        if len(content) <= LARGEST:
-            break
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}", ""
 
 
 def _count_images(audit: Audit, samples: Mapping[Path, Sample]) -> dict[str, dict[str, int]]:
@@ -248,32 +226,13 @@ def _count_images(audit: Audit, samples: Mapping[Path, Sample]) -> dict[str, dic
     return {label: {split: classes.get(label, 0) for split, classes in counts.items()} for label in labels}
 
 
-def _repeat(audit: Audit) -> str:
-    """The command that does the same again."""
-    words = ["pneumoscope", "audit", audit.data, "--out", "NEW_FOLDER", "--seed", str(audit.seed)]
-    words += ["--quick"] * audit.quick
-    words += ["--patient-pattern", audit.patient_pattern] if audit.patient_pattern else []
-    words += ["--invert"] * audit.reading.invert + ["--any-modality"] * audit.reading.any_modality
-    return shlex.join(words)
-
-
-def _shorten(name: str, length: int = 36) -> str:
-    """Leave out the middle: names tell by how they begin and end."""
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[-(length - 1) // 2 :]}"
-
-
-def _split(name: str) -> list[str]:
-    """The parts of a name between which a line may be broken."""
-    return re.findall(r"[^_…-]*[_…-]|[^_…-]+", name)
-
-
 def _format(name: str, value: float) -> str:
     if not math.isfinite(value):
         return "–"
     if name == "p":
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+        return format_p(value)
     if name in _SHARES:
-        return f"{100 * value:.3g} %"
+        return format_percent(value)
     if float(value).is_integer() and (abs(value) > 1 or name == "n" or name.endswith("s")):
         return f"{value:,.0f}"
-    return (f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}").replace("-", "−")
+    return format_number(value) if abs(value) < 10 else f"{value:,.1f}".replace("-", "−")

@@ -1,43 +1,39 @@
-"""A comparison of runs as one page: comparison.html.
-
-The page needs no script, no network and no other file, and its content-security policy says so.
-"""
+"""`pneumoscope.compare`: compare runs, and show the differences on one page, comparison.html."""
 
 from __future__ import annotations
 
 import json
 import math
 import posixpath
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pneumoscope import __version__
 from pneumoscope.evaluation.compare import Comparison, Pairing, compare_runs
-from pneumoscope.evaluation.intervals.differences import Difference
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.files import check_folder, claim_folder, write_text
-from pneumoscope.reports import plots
+from pneumoscope.reports.figures import render_svg
+from pneumoscope.reports.pages import format_command, format_level, format_number, render
+from pneumoscope.reports.plots import plot_roc_of_runs
 
 OUTPUTS = ("comparison.json", "comparison.html")
-SHOWN = 12  # images that are decided differently
-REACHES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the scale that differences are drawn on
+SHOWN = 12  # images with different predicted labels
+REACHES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # possible ends of the scale of differences
 
 
 @dataclass(frozen=True)
 class _Case:
-    """An image that two runs decide differently, with the probabilities behind it."""
+    """An image for which a run predicts another label than the first run, with the probabilities behind it."""
 
     path: str
-    truth: str
+    label: str
     run: str
     first: str
-    stated: float
+    first_probability: float
     other: str
-    adjusted: float
+    other_probability: float
 
 
 def compare(
@@ -67,97 +63,77 @@ def compare(
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)
         write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
-        write_page(Path(out) / OUTPUTS[1], comparison, pairing)
+        write_comparison(Path(out) / OUTPUTS[1], comparison, pairing)
     return comparison
 
 
-def write_page(path: Path, comparison: Comparison, pairing: Pairing) -> None:
-    """Write a comparison as one HTML file; the same input gives the same bytes.
+def write_comparison(path: Path, comparison: Comparison, pairing: Pairing) -> None:
+    """Write a comparison as one HTML file.
 
     Args:
         path: the file.
-        comparison: what was found.
-        pairing: what it was found in.
+        comparison: the differences.
+        pairing: the predictions behind them.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("pneumoscope.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"figure": _figure, "signed": _signed, "span": _span, "chance": format_chance}
     two = len(comparison.classes) == 2
     cases, differing = _find_cases(comparison, pairing)
-    reach = _choose_reach(comparison)
-    areas = {comparison.runs[0]: comparison.contrasts[0].differences["auroc"].first} | {
+    aurocs = {comparison.runs[0]: comparison.contrasts[0].differences["auroc"].first} | {
         contrast.run: contrast.differences["auroc"].other for contrast in comparison.contrasts
     }
-    shown = [_printable(run) for run in comparison.runs]
-    drawn = plots.compare_roc(shown, pairing.labels, pairing.probabilities, pairing.predicted) if two else ""
-    page = environment.get_template("comparison.html").render(
-        title=f"Comparison of {len(comparison.runs)} classifiers",
+    roc = ""
+    if two:
+        draw = plot_roc_of_runs(comparison.runs, pairing.labels, pairing.probabilities, pairing.predicted)
+        roc = render_svg("compared", draw)
+    page = render(
+        "comparison.html",
+        title=f"Comparison of {len(comparison.runs)} runs",
         comparison=comparison,
-        level=f"{100 * comparison.confidence:g} %",
+        level=format_level(comparison.confidence),
         two=two,
-        names=NAMES,
-        reach=f"{reach:g}",
-        strips={
-            contrast.run: {name: _place(one, reach) for name, one in contrast.differences.items()}
-            for contrast in comparison.contrasts
-        },
-        roc=Markup(drawn),  # noqa: S704 (matplotlib has escaped the names in it)
-        told="; ".join(f"{run}: AUROC {_figure(area)}" for run, area in areas.items()),
+        reach=_choose_reach(comparison),
+        roc=Markup(roc),  # noqa: S704 (matplotlib has escaped the names in it)
+        description="; ".join(f"{run}: AUROC {format_number(auroc)}" for run, auroc in aurocs.items()),
         methods={
-            method: ", ".join(NAMES[name] for name, other in comparison.methods.items() if other == method)
+            method: [NAMES[name] for name, other in comparison.methods.items() if other == method]
             for method in comparison.methods.values()
         },
         cases=cases,
         differing=differing,
-        command=_repeat(comparison),
-        version=__version__,
+        command=format_command(
+            "compare", *comparison.runs, out="NEW_FOLDER", resamples=comparison.resamples, seed=comparison.seed
+        ),
     )
-    write_text(path, _printable(page))
-
-
-def _printable(words: str) -> str:
-    """Words that may hold a folder's name, which need not be UTF-8."""
-    return words.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def format_chance(p: float) -> str:
-    """A p value as it is printed: none is ever 0."""
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    write_text(path, page)
 
 
 def _find_cases(comparison: Comparison, pairing: Pairing) -> tuple[list[_Case], int]:
-    """The images that a run decides otherwise than the first, those with the furthest probabilities first."""
-    predicted, stated = pairing.predicted, pairing.probabilities
-    apart = []
+    """Images whose predicted label differs from the first run's, largest difference first; and how many there are."""
+    predicted, probabilities = pairing.predicted, pairing.probabilities
+    found = []
     for i in range(1, len(predicted)):
         for j in np.flatnonzero(predicted[i] != predicted[0]):
-            gap = stated[i, j] - stated[0, j]
-            pair = (stated[0, j], stated[i, j])
-            if stated.ndim == 3:
-                gap, pair = (
-                    gap[predicted[i, j]] - gap[predicted[0, j]],
-                    (stated[0, j, predicted[0, j]], stated[i, j, predicted[i, j]]),
-                )
-            apart.append((-abs(float(gap)), i, int(j), pair))
-    name = pairing.classes.__getitem__
+            first, other = probabilities[0, j], probabilities[i, j]
+            gap = other - first
+            if probabilities.ndim == 3:
+                first, other = first[predicted[0, j]], other[predicted[i, j]]
+                gap = gap[predicted[i, j]] - gap[predicted[0, j]]
+            found.append((-abs(float(gap)), i, int(j), float(first), float(other)))
     start = 0
     if len({path.startswith("/") for path in pairing.paths}) == 1:  # the folder that all images are in is left out
         start = len(posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in pairing.paths]), ""))
+    name = pairing.classes.__getitem__
     return [
         _Case(
-            pairing.paths[j][start:], name(pairing.labels[j]), comparison.runs[i], name(predicted[0, j]), float(pair[0]),
-            name(predicted[i, j]), float(pair[1]),
+            pairing.paths[j][start:], name(pairing.labels[j]), comparison.runs[i], name(predicted[0, j]), first,
+            name(predicted[i, j]), other,
         )
-        for _, i, j, pair in sorted(apart, key=lambda each: each[:3])[:SHOWN]
-    ], len(apart)  # fmt: skip
+        for _, i, j, first, other in sorted(found)[:SHOWN]
+    ], len(found)  # fmt: skip
 
 
 def _choose_reach(comparison: Comparison) -> float:
@@ -165,35 +141,8 @@ def _choose_reach(comparison: Comparison) -> float:
     ends = [
         abs(end)
         for contrast in comparison.contrasts
-        for one in contrast.differences.values()
-        for end in (one.value, one.low, one.high)
+        for difference in contrast.differences.values()
+        for end in (difference.value, difference.low, difference.high)
         if not math.isnan(end)
     ]
     return next((reach for reach in REACHES if reach >= max(ends, default=0)), 1.0)
-
-
-def _place(one: Difference, reach: float) -> Mapping[str, float]:
-    """Place value and limits, as far as there are any, in percent of the scale."""
-    places = {"value": one.value, "low": one.low, "high": one.high}
-    return {key: round(50 + 50 * place / reach, 2) for key, place in places.items() if not math.isnan(place)}
-
-
-def _repeat(comparison: Comparison) -> str:
-    options = ["--out", "NEW_FOLDER", "--resamples", str(comparison.resamples), "--seed", str(comparison.seed)]
-    return shlex.join(["pneumoscope", "compare", *comparison.runs, *options])
-
-
-def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
-
-
-def _span(one: Difference) -> str:
-    if math.isnan(one.value):
-        return "not defined"
-    return "no interval" if math.isnan(one.low) else f"{_signed(one.low)} to {_signed(one.high)}"

@@ -1,180 +1,291 @@
-"""The plots of a report, each with what is said of it."""
+"""The figures of a report: plots with titles, captions and descriptions, as files and inside a page."""
 
 from __future__ import annotations
 
+import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.cases import Case, stack_uncalibrated
 from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
+from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.files import write_bytes
 from pneumoscope.reports import plots
+from pneumoscope.reports.pages import format_level, format_number
+
+if TYPE_CHECKING:
+    from pneumoscope.reports.plots import Draw
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+FORMATS = ("svg", "pdf", "png")
+_UNDATED: Mapping[str, tuple[str, ...]] = {
+    "svg": ("Date", "Creator", "Format", "Type"),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+    "png": ("Software",),
+}
+_STYLESHEET = (
+    f"<style>.plot{{color-scheme:light dark;color:{plots.INK}}}"
+    "@media screen and (prefers-color-scheme:dark){.plot{color:#e3e8ee}}</style>"
+)
+
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot: `told` is what a reader who can't see it needs, `title` and `caption` what all do."""
+    """A plot for a report.
+
+    Attributes:
+        name: of its file.
+        title: a heading.
+        caption: how to read it.
+        description: what it shows, for readers who cannot see it.
+        draw: fills the axes.
+    """
 
     name: str
     title: str
-    svg: str
-    told: str
     caption: str
+    description: str
+    draw: Draw
 
 
-def draw_figures(
-    evaluation: Evaluation, cases: Sequence[Case], labels: Ints, probabilities: Floats, calibration: str = ""
+def make_figures(
+    measured: Measured, calibration: str = "", history: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Figure]:
-    """Draw all that these cases can fill, by name.
+    """Make every figure that there are data for, by name.
 
     Args:
-        evaluation: of these cases.
-        cases: (N,) what the classifier said.
-        labels: (N,) their classes.
-        probabilities: (N,) or (N, C), as in the cases.
-        calibration: what the method is called, for the caption.
+        measured: what to plot.
+        calibration: name of the method, for the caption.
+        history: a row for each epoch of training.
     """
-    two = evaluation.positive is not None
-    patients = [case.patient for case in cases]
-    given = patients if any(patients) else None
-    figures = [
-        _draw_confusion(evaluation),
-        *_draw_curves(evaluation, labels, probabilities, given),
-        Figure(
-            "probabilities", "Spread", plots.histogram(evaluation, labels, probabilities),
-            "Histogram of the probabilities.",
-            "Of the probabilities, by true class. Dashed: the threshold." if two
-            else "Of the highest probability, by whether the call was right.",
-        ),
-        _draw_reliability(evaluation, labels, probabilities, stack_uncalibrated(cases), calibration),
-        _draw_selection(evaluation, cases, probabilities, given),
-    ]  # fmt: skip
-    if two and 0 < evaluation.prevalence < 1:
-        figures.append(_draw_benefit(evaluation, labels, probabilities, given))
+    evaluation = measured.evaluation
+    figures = [_make_confusion(evaluation), *_make_curves(measured), _make_spread(measured)]
+    figures += [_make_reliability(measured, calibration), _make_risk_coverage(measured)]
+    if evaluation.positive and 0 < evaluation.prevalence < 1:
+        figures.append(_make_decision_curve(measured))
+    if history:
+        figures.append(
+            Figure(
+                "learning", "Learning curve",
+                "Dot: lowest validation loss. Vertical line: start of a new phase.",
+                f"Loss over {len(history)} epochs.", plots.plot_learning(history),
+            )
+        )  # fmt: skip
     return {figure.name: figure for figure in figures}
 
 
-def draw_learning(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the losses of training."""
-    return Figure(
-        "learning", "Learning curve", plots.learning(history), f"Loss over {len(history)} epochs.",
-        "Dot: the lowest validation loss, whose weights are the model. Vertical line: the next phase.",
-    )  # fmt: skip
-
-
-def find_standing(cases: Sequence[Case]) -> tuple[float, float] | None:
-    """Return the share that the decisions answer and the accuracy among it; None where they answer all or nothing."""
-    answered = [case for case in cases if case.answered]
-    if not answered or len(answered) == len(cases):
+def find_operating_point(cases: Sequence[Case]) -> tuple[float, float] | None:
+    """The share of images given a label and the accuracy among them; None where all or none of them are."""
+    labelled = [case for case in cases if case.answered]
+    if not labelled or len(labelled) == len(cases):
         return None
-    return len(answered) / len(cases), float(np.mean([case.decision == case.label for case in answered]))
+    return len(labelled) / len(cases), float(np.mean([case.decision == case.label for case in labelled]))
 
 
-def _draw_confusion(evaluation: Evaluation) -> Figure:
-    counts = plots.matrix(evaluation)
-    told = "; ".join(
-        f"{truth} called {decision}: {counts[i, j]}"
+def _make_confusion(evaluation: Evaluation) -> Figure:
+    counts = plots.count_confusion(evaluation)
+    cells = "; ".join(
+        f"{truth} predicted as {predicted}: {counts[i, j]}"
         for i, truth in enumerate(evaluation.classes)
-        for j, decision in enumerate(evaluation.classes)
+        for j, predicted in enumerate(evaluation.classes)
     )
     return Figure(
-        "confusion", "Confusion matrix", plots.confusion_matrix(evaluation), f"Confusion matrix. {told}.",
-        "A row is a true class; shade and percentage are shares of the row.",
+        "confusion", "Confusion matrix", "Percentages and shades are proportions of the row.",
+        f"Confusion matrix. {cells}.", plots.plot_confusion_matrix(evaluation),
     )  # fmt: skip
 
 
-def _draw_curves(
-    evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None
-) -> list[Figure]:
-    two = evaluation.positive is not None
-    band = " Band: {level}, {by}." if plots.has_band(evaluation, patients) else ""
-    of_each = "" if two else " One curve a class, against all others."
-    point = " Dot: the threshold in use." if two else ""
-    level = _level(evaluation)
+def _make_curves(measured: Measured) -> list[Figure]:
+    evaluation = measured.evaluation
+    data = (evaluation, measured.labels, measured.probabilities, measured.patients)
+    common = "Dot: the threshold in use." if evaluation.positive else "One curve per class, against all others."
+    if plots.has_band(evaluation, measured.patients):
+        common = f"Band: {format_level(evaluation.confidence)} interval at each point. {common}"
     return [
         Figure(
-            "roc", "ROC curve", plots.roc(evaluation, labels, probabilities, patients),
-            f"ROC curve, AUROC {_value(evaluation, 'auroc')}.",
-            f"{band.format(level=level, by='rate by rate')}{of_each}{point} Thin line: chance.".strip(),
+            "roc", "ROC curve", f"{common} Thin line: chance level.",
+            f"ROC curve, AUROC {_write(evaluation, 'auroc')}.", plots.plot_roc(*data),
         ),
         Figure(
-            "precision-recall", "Precision and recall",
-            plots.precision_recall(evaluation, labels, probabilities, patients),
-            f"Precision-recall curve, average precision {_value(evaluation, 'average_precision')}.",
-            f"{band.format(level=level, by='recall by recall')}{of_each}{point}"
-            f"{' Thin line: chance, which is the prevalence.' if two else ''}",
+            "precision-recall", "Precision-recall curve",
+            common + (" Thin line: chance level (the prevalence)." if evaluation.positive else ""),
+            f"Precision-recall curve, average precision {_write(evaluation, 'average_precision')}.",
+            plots.plot_precision_recall(*data),
         ),
     ]  # fmt: skip
 
 
-def _draw_reliability(
-    evaluation: Evaluation, labels: Ints, probabilities: Floats, before: Floats | None, calibration: str
-) -> Figure:
-    changed = before is not None and not np.allclose(before, probabilities)
-    if before is not None and changed:
-        threshold = evaluation.threshold if evaluation.positive else 0.5
-        raw = measure(labels, before, threshold=threshold)
-        by = f" by {calibration}" if calibration else ""
-        moved = (
-            f" Calibration{by} took the calibration error from {raw['ece'][0]:.3f} to {_value(evaluation, 'ece')} and "
-            f"the Brier score from {raw['brier'][0]:.3f} to {_value(evaluation, 'brier')} on these images."
+def _make_spread(measured: Measured) -> Figure:
+    evaluation = measured.evaluation
+    return Figure(
+        "probabilities", "Distribution",
+        "Predicted probabilities by true class. Dashed line: threshold." if evaluation.positive
+        else "Highest probabilities, by whether the predicted label is correct.",
+        "Histogram of the probabilities.",
+        plots.plot_probabilities(evaluation, measured.labels, measured.probabilities),
+    )  # fmt: skip
+
+
+def _make_reliability(measured: Measured, calibration: str) -> Figure:
+    evaluation = measured.evaluation
+    before = stack_uncalibrated(measured.cases)
+    effect = ""
+    if before is not None and np.allclose(before, measured.probabilities):
+        before = None
+    if before is not None:
+        raw = measure(measured.labels, before, threshold=measured.threshold)
+        effect = (
+            f" {calibration or 'Calibration'} changed the calibration error from {raw['ece'][0]:.3f} to "
+            f"{_write(evaluation, 'ece')} and the Brier score from {raw['brier'][0]:.3f} to "
+            f"{_write(evaluation, 'brier')} on these images."
         )
-    else:
-        moved = ""
     return Figure(
-        "reliability", "Reliability", plots.reliability(evaluation, labels, probabilities, before if changed else None),
-        f"Reliability diagram, calibration error {_value(evaluation, 'ece')}.",
-        f"On the line, probability and observed share agree.{moved} Larger dots hold more images; bars are "
-        f"{_level(evaluation)} intervals that leave patients aside.",
+        "reliability", "Reliability",
+        f"On the line, predicted and observed frequencies agree.{effect} Larger dots hold more images. Bars: "
+        f"{format_level(evaluation.confidence)} intervals, which treat images as independent.",
+        f"Reliability diagram, calibration error {_write(evaluation, 'ece')}.",
+        plots.plot_reliability(evaluation, measured.labels, measured.probabilities, before),
     )  # fmt: skip
 
 
-def _draw_selection(
-    evaluation: Evaluation, cases: Sequence[Case], probabilities: Floats, patients: Sequence[str | None] | None
-) -> Figure:
-    threshold = evaluation.threshold if evaluation.positive else 0.5
+def _make_risk_coverage(measured: Measured) -> Figure:
+    evaluation = measured.evaluation
     curve = selective_curve(
-        [case.predicted_label == case.label for case in cases], confidence_of(probabilities, threshold), patients=patients,
-        level=evaluation.confidence, seed=evaluation.seed,
+        [case.predicted_label == case.label for case in measured.cases],
+        confidence_of(measured.probabilities, measured.threshold),
+        patients=measured.patients, level=evaluation.confidence, seed=evaluation.seed,
     )  # fmt: skip
-    standing = find_standing(cases)
-    mark = " Diamond: the decisions, which leave out the uncertain and the ood." if standing else ""
+    point = find_operating_point(measured.cases)
+    diamond = " Diamond: this model, which gives uncertain and out-of-distribution images no label." if point else ""
     return Figure(
-        "risk-coverage", "Risk and coverage", plots.risk_coverage(curve, standing),
-        f"Risk-coverage curve, area {curve.area:.3f}.",
-        f"Accuracy if only the surest calls are answered. Mean risk over all shares (AURC): "
-        f"{curve.area:.3f}.{mark} Thin line: all answered. Band: {_level(evaluation)}.",
+        "risk-coverage", "Risk-coverage curve",
+        f"Accuracy if only the most certain images are given a label. Area under the risk-coverage curve (AURC): "
+        f"{curve.area:.3f}.{diamond} Thin line: accuracy on all images. Band: {format_level(evaluation.confidence)} "
+        "interval.",
+        f"Risk-coverage curve, area {curve.area:.3f}.", plots.plot_risk_coverage(curve, point),
     )  # fmt: skip
 
 
-def _draw_benefit(
-    evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None
-) -> Figure:
-    curve = decision_curve(labels, probabilities, patients=patients, confidence=evaluation.confidence)
-    best = np.flatnonzero(curve.model > np.maximum(curve.everybody, 0))
-    said = f"from {curve.thresholds[best[0]]:.2f} to {curve.thresholds[best[-1]]:.2f}" if len(best) else "nowhere"
-    gaps = len(best) and len(best) < best[-1] - best[0] + 1
+def _make_decision_curve(measured: Measured) -> Figure:
+    evaluation = measured.evaluation
+    curve = decision_curve(
+        measured.labels, measured.probabilities, patients=measured.patients, confidence=evaluation.confidence
+    )  # fmt: skip
+    better = np.flatnonzero(curve.model > np.maximum(curve.everybody, 0))
+    where = "at no threshold"
+    if len(better):
+        gaps = len(better) < better[-1] - better[0] + 1
+        where = (
+            f"{'at most thresholds' if gaps else 'at thresholds'} from {curve.thresholds[better[0]]:.2f} to "
+            f"{curve.thresholds[better[-1]]:.2f}"
+        )
     return Figure(
-        "decision-curve", "Decision curve", plots.net_benefit(evaluation, curve),
-        f"Decision curve: the model is worth more than calling all or none positive {said}.",
-        f"Net benefit (true positives an image, less false alarms at the threshold’s odds) is above both "
-        f"calling all {evaluation.positive} and calling none so {'in most places ' if gaps else ''}{said}. It is that "
-        f"of a clinic with this prevalence. Band: {_level(evaluation)}.",
+        "decision-curve", "Decision curve",
+        "Net benefit: true positives per image, minus false positives weighted by the odds of the threshold. The model "
+        f"does better than treating all images as {evaluation.positive}, and better than treating none, {where}. "
+        f"This holds at the prevalence of these images. Band: {format_level(evaluation.confidence)} interval.",
+        f"Decision curve: the model does better than treating all or none {where}.",
+        plots.plot_net_benefit(evaluation, curve),
     )  # fmt: skip
 
 
-def _level(evaluation: Evaluation) -> str:
-    return f"{100 * evaluation.confidence:g}\u00a0%"
+def _write(evaluation: Evaluation, metric: str) -> str:
+    return format_number(evaluation.metrics[metric].value)
 
 
-def _value(evaluation: Evaluation, name: str) -> str:
-    value = evaluation.metrics[name].value
-    return "–" if np.isnan(value) else f"{value:.3f}"
+def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:
+    """Draw a plot once and return its files.
+
+    Args:
+        name: makes the ids inside an SVG differ from those of other plots.
+        draw: fills the axes.
+        formats: of `FORMATS`. Text stays text, and a PDF embeds its fonts.
+
+    Returns:
+        Contents by format.
+    """
+    import matplotlib.style
+    from matplotlib.figure import Figure as Canvas
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own type
+        "svg.hashsalt": name,
+        "pdf.fonttype": 42,
+        "text.parse_math": False,  # a class name may hold a $
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), plots.INK),
+    }
+    contents = {}
+    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has the fonts; elsewhere it is a box
+        canvas = Canvas(figsize=(3.5, 3.25), layout="constrained")
+        draw(canvas.subplots())
+        for form in formats:
+            file = io.BytesIO()
+            metadata = dict.fromkeys(_UNDATED[form])
+            canvas.savefig(file, format=form, dpi=200, transparent=form == "svg", metadata=metadata)
+            contents[form] = file.getvalue()
+    if "svg" in contents:
+        contents["svg"] = _make_element(name, contents["svg"].decode()).encode()
+    return contents
+
+
+def _make_element(name: str, svg: str) -> str:
+    """An SVG element that can stand in a page beside others, light or dark."""
+    svg = svg[svg.index("<svg") :].replace(plots.INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # several plots share a page's ids
+    return svg.replace("<svg ", '<svg class="plot" ', 1).replace("<defs>", _STYLESHEET + "<defs>", 1)
+
+
+def render_svg(name: str, draw: Draw) -> str:
+    """Draw a plot as an SVG element."""
+    return render(name, draw)["svg"].decode()
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path, formats: Sequence[str] = ("svg",)) -> dict[str, str]:
+    """Write the figures into a folder, and return each one's SVG by name.
+
+    Raises:
+        UsageError: an unknown format, or a file that cannot be written.
+    """
+    check_formats(formats)
+    folder.mkdir(parents=True, exist_ok=True)
+    elements = {}
+    for figure in figures.values():
+        contents = render(figure.name, figure.draw, tuple(dict.fromkeys(["svg", *formats])))
+        elements[figure.name] = contents["svg"].decode()
+        for form in formats:
+            write_bytes(folder / f"{figure.name}.{form}", contents[form])
+    return elements
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that plots cannot be saved as.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    if unknown := [form for form in formats if form not in FORMATS]:
+        raise UsageError(f"no such format: {', '.join(unknown)}. Choose from {', '.join(FORMATS)}.", "plot_formats")

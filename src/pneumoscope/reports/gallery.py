@@ -1,138 +1,93 @@
-"""Images worth looking at: the surest mistakes, the most doubtful, and those unlike any seen in training."""
+"""Images worth a look: the most confident errors, the least certain, and those out of distribution."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.evaluation.cases import Case, stack_probabilities
 from pneumoscope.evaluation.curves import confidence_of
-from pneumoscope.images.read import read_radiograph
 from pneumoscope.inference.explain import explain
 from pneumoscope.inference.overlays import render_thumbnail
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.reports.pictures import draw_thumbnail, to_uri
 
 LARGEST = 80_000  # bytes of a picture; with the number of images they bound the page
+SHOWN = 6  # images in each group
 _SIDES = (320, 200, 100)  # pixels of an image's longer side; the first is enough for a closer look
 
-Draw = Callable[[int], bytes | None]  # index of a case -> JPEG, or None where it cannot be drawn
+Draw = Callable[[int], str]  # index of a case -> its picture as a data URI, or nothing where it cannot be drawn
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """One image of the gallery, with its picture as a data URI, or nothing."""
+class Group:
+    """Images shown for one reason.
 
-    case: Case
-    picture: str
-
-
-@dataclass(frozen=True)
-class Wall:
-    """Images that are shown for one reason; `total` is how many there would be."""
+    Attributes:
+        title: the reason.
+        meaning: what to look for.
+        images: each case with its picture as a data URI, or nothing.
+        total: how many images have this reason; 0 where that has no meaning.
+    """
 
     title: str
     meaning: str
-    exhibits: tuple[Exhibit, ...]
+    images: tuple[tuple[Case, str], ...]
     total: int
 
 
-def choose_mistakes(cases: Sequence[Case], threshold: float) -> list[int]:
-    """List wrong calls of images that were not refused as ood, the surest first."""
-    sure = confidence_of(stack_probabilities(cases), threshold)
-    wrong = [
-        i
-        for i, case in enumerate(cases)
-        if case.predicted_label != case.label and case.decision != "out_of_distribution"
-    ]
-    return sorted(wrong, key=lambda i: -sure[i])
-
-
-def choose_doubtful(cases: Sequence[Case], threshold: float) -> list[int]:
-    """List images that were not refused as ood, the one nearest to the threshold first."""
-    sure = confidence_of(stack_probabilities(cases), threshold)
-    return sorted((i for i, case in enumerate(cases) if case.decision != "out_of_distribution"), key=lambda i: sure[i])
-
-
-def choose_ood(cases: Sequence[Case]) -> list[int]:
-    """List images that were refused as ood, the strangest first."""
-    return sorted(
-        (i for i, case in enumerate(cases) if case.decision == "out_of_distribution"),
-        key=lambda i: -(cases[i].ood_score or 0),
-    )
-
-
-def hang(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = 6) -> list[Wall]:
-    """Choose images and draw them; nothing hangs twice.
+def choose_images(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = SHOWN) -> list[Group]:
+    """Choose images and draw them; none appears twice.
 
     Args:
-        cases: all there are.
-        threshold: the decision's.
-        draw: draws the case of that index as JPEG.
-        most: images for each reason.
+        cases: all images.
+        threshold: of two classes.
+        draw: draws the case of that index.
+        most: images in a group.
     """
-    mistakes = choose_mistakes(cases, threshold)
-    doubtful = [i for i in choose_doubtful(cases, threshold) if i not in set(mistakes[:most])]
-    ood = choose_ood(cases)
-    nearest = (
-        "Nearest to the threshold" if len(cases[0].probabilities) == 2 else "Lowest probabilities of what was called"
-    )
-    walls = (
-        ("Surest mistakes", "Look: the label may be the error.", mistakes, len(mistakes)),
-        ("Most doubtful", f"{nearest}, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
-        ("Unlike the training radiographs", "Refused as ood, the strangest first.", ood, len(ood)),
+    confidence = confidence_of(stack_probabilities(cases), threshold)
+    inside = [i for i, case in enumerate(cases) if case.decision != OUT_OF_DISTRIBUTION]
+    outside = [i for i, case in enumerate(cases) if case.decision == OUT_OF_DISTRIBUTION]
+    errors = [i for i in inside if cases[i].predicted_label != cases[i].label]
+    errors.sort(key=lambda i: -confidence[i])
+    doubtful = sorted(set(inside) - set(errors[:most]), key=lambda i: (confidence[i], i))
+    outside.sort(key=lambda i: -(cases[i].ood_score or 0))
+    two = len(cases[0].probabilities) == 2
+    doubt = "Closest to the threshold" if two else "Lowest probability of the likeliest class"
+    groups = (
+        ("Most confident errors", "Check the label too: it may be wrong.", errors, len(errors)),
+        ("Least certain", f"{doubt}, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
+        ("Out of distribution", "Unlike the training images; highest OOD score first.", outside, len(outside)),
     )  # fmt: skip
     return [
-        Wall(title, meaning, tuple(Exhibit(cases[i], _uri(draw, i)) for i in chosen[:most]), total)
-        for title, meaning, chosen, total in walls
+        Group(title, meaning, tuple((cases[i], draw(i) if draw else "") for i in chosen[:most]), total)
+        for title, meaning, chosen, total in groups
         if chosen
     ]
 
 
-def draw_explained(predictor: Predictor, sample: Sample, label: str | None = None) -> bytes | None:
-    """Draw an image beside itself under its map as JPEG; alone where it cannot be explained, None where not even read.
+def draw_explained(predictor: Predictor, sample: Sample, label: str | None = None) -> str:
+    """Draw an image next to its evidence map; alone where there is no map, not at all where it cannot be read.
 
     Args:
         predictor: the classifier.
         sample: the image.
-        label: the class that the map is of; by default the positive one of two, the likeliest of more.
+        label: the class that the map is for; by default the positive one of two, the likeliest of more.
+
+    Returns:
+        A data URI, or nothing.
     """
     try:
-        explanation = explain(sample, predictor, label)
+        explained = explain(sample, predictor, label)
     except ImageError:
-        return None
+        return ""
     except PneumoscopeError:  # such as an extra that is not installed
-        return draw_image(sample)
+        return draw_thumbnail(sample, _SIDES[0], LARGEST)
     for side in _SIDES:
-        content = render_thumbnail(explanation, side)
+        content = render_thumbnail(explained, side)
         if len(content) <= LARGEST:
-            return content
-    return draw_image(sample)
-
-
-def draw_image(sample: Sample) -> bytes | None:
-    """Draw an image as JPEG, or return None where it cannot be read."""
-    from PIL import Image
-
-    try:
-        pixels = read_radiograph(sample.path, reading=sample.reading, min_side=_SIDES[0]).pixels
-    except ImageError:
-        return None
-    image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-    for side in _SIDES:
-        file = io.BytesIO()
-        image.thumbnail((side, side))
-        image.save(file, "JPEG", quality=80)
-        if file.tell() <= LARGEST:
-            return file.getvalue()
-    return None
-
-
-def _uri(draw: Draw | None, index: int) -> str:
-    content = draw(index) if draw else None
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}" if content else ""
+            return to_uri(content, "jpeg")
+    return draw_thumbnail(sample, _SIDES[0], LARGEST)

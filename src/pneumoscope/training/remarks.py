@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pneumoscope.auditing.audit import find_faults
+from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.files import write_text
-from pneumoscope.reports.report import ReportFinding
 from pneumoscope.training.data import Extracted, Setup
 from pneumoscope.training.run_folder import CHECKPOINTS
 from pneumoscope.training.settings import Settings
@@ -30,7 +32,7 @@ class Remarks:
     """
 
     notes: tuple[str, ...] = ()
-    findings: tuple[ReportFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def log_data(setup: Setup) -> None:
@@ -56,7 +58,7 @@ def check_data(setup: Setup, extracted: Extracted) -> Remarks:
 
 def save_remarks(folder: Path, remarks: Remarks) -> None:
     """Keep the remarks until the run is evaluated, in case it is interrupted before."""
-    write_text(folder / CHECKPOINTS / "remarks.json", json.dumps(asdict(remarks)))
+    write_text(folder / CHECKPOINTS / "remarks.json", json.dumps(asdict(remarks), default=str))
 
 
 def load_remarks(folder: Path) -> Remarks | None:
@@ -65,7 +67,11 @@ def load_remarks(folder: Path) -> Remarks | None:
     if not path.is_file() or not (folder / "model" / "model.json").is_file():
         return None
     saved = json.loads(path.read_text(encoding="utf-8"))
-    return Remarks(tuple(saved["notes"]), tuple(ReportFinding(**finding) for finding in saved["findings"]))
+    return Remarks(tuple(saved["notes"]), tuple(_read_finding(finding) for finding in saved["findings"]))
+
+
+def _read_finding(saved: Mapping[str, Any]) -> Finding:
+    return Finding(**{**saved, "files": tuple(map(Path, saved["files"]))})
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:
@@ -86,7 +92,7 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _audit(images: Images, settings: Settings) -> tuple[ReportFinding, ...]:
+def _audit(images: Images, settings: Settings) -> tuple[Finding, ...]:
     """Log and give the errors and warnings of the quick checks, from what was measured while images were read.
 
     Raises:
@@ -98,11 +104,11 @@ def _audit(images: Images, settings: Settings) -> tuple[ReportFinding, ...]:
     for finding in found:
         if finding.check not in ("reading", "leaks"):  # the notes say so already
             some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
-            findings.append(ReportFinding(finding.severity, finding.title, finding.advice, some))
+            findings.append(finding)
             text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
             _logger().warning("%s", f"{text} Examples: {some}" if some else text)
     if found:
-        findings.append(ReportFinding("note", "More findings, with pictures", command))
+        findings.append(Finding("audit", "note", "More findings, with pictures", command))
         _logger().warning("For more findings, with pictures, run: %s", command)
     errors = [finding.title for finding in found if finding.severity == "error"]
     if settings.data.strict and errors:

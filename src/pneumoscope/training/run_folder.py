@@ -13,8 +13,8 @@ from typing import Any
 from pneumoscope.config import check_mapping, read_mapping, write_mapping
 from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.evaluate import OUTPUTS
 from pneumoscope.files import claim_folder
+from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.training.data import Setup
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 

@@ -20,7 +20,7 @@ from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.evaluate import assess
+from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import format_rows, write_text
 from pneumoscope.inference.cache import FeatureCache
@@ -30,7 +30,9 @@ from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.report import Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
@@ -250,17 +252,17 @@ def evaluate(
     """
     test = [sample for sample in setup.samples if sample.split == "test"]
     predictor = load(folder / "model", setup.device.type, cache, engine=engine or "auto")
-    evaluation = assess(
+    evaluation = evaluate_predictor(
         predictor,
         test,
         folder,
-        split="test",
-        facts=_list_facts(setup, predictor.model, folder),
-        notes=remarks.notes,
-        findings=remarks.findings,
-        history=read_history(folder / "history.csv"),
-        resamples=setup.settings.run.resamples,
-        seed=setup.settings.run.seed,
+        Plan("test", resamples=setup.settings.run.resamples, seed=setup.settings.run.seed),
+        Provenance(
+            history=read_history(folder / "history.csv"),
+            findings=remarks.findings,
+            notes=remarks.notes,
+            facts=_list_facts(setup, predictor.model, folder),
+        ),
         progress=lambda _, done, total: progress("Test", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]

@@ -7,40 +7,40 @@
   const start = { point: data.start, stop: Number(stop.value), prevalence: data.prevalences[stop.value] };
   let prevalence = start.prevalence;
 
-  const figure = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
+  const number = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
   const plain = (value) => String(Number(value.toFixed(4)));
   const show = (name, text) => { part(name).textContent = text; };
 
   // Wilson (1927)
-  const limits = (count, n) => {
+  const interval = (count, n) => {
     const z = data.z, share = count / n, under = 1 + z * z / n;
     const centre = share + z * z / (2 * n);
     const reach = z * Math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2);
-    return `${figure(Math.max(0, (centre - reach) / under))} to ${figure(Math.min(1, (centre + reach) / under))}`;
+    return `${number(Math.max(0, (centre - reach) / under))} to ${number(Math.min(1, (centre + reach) / under))}`;
   };
 
   const update = () => {
     const i = Number(threshold.value);
-    const hits = data.tp[i], spared = data.negatives - data.fp[i];
-    const sensitivity = hits / data.positives, specificity = spared / data.negatives;
+    const hits = data.tp[i], rejected = data.negatives - data.fp[i];
+    const sensitivity = hits / data.positives, specificity = rejected / data.negatives;
     const tp = sensitivity * prevalence, fp = (1 - specificity) * (1 - prevalence);
     const fn = (1 - sensitivity) * prevalence, tn = specificity * (1 - prevalence);
-    const own = i === data.start ? ", the model’s" : "";
-    const stated = plain(data.thresholds[i]), share = `${plain(100 * prevalence)} %`;
-    show("sensitivity", figure(sensitivity));
-    show("sensitivity-limits", limits(hits, data.positives));
-    show("specificity", figure(specificity));
-    show("specificity-limits", limits(spared, data.negatives));
-    show("ppv", figure(tp / (tp + fp)));
-    show("npv", figure(tn / (tn + fn)));
-    show("threshold-value", stated + own);
+    const mark = i === data.start ? " (model)" : "";
+    const shown = plain(data.thresholds[i]), share = `${plain(100 * prevalence)}%`;
+    show("sensitivity", number(sensitivity));
+    show("sensitivity-interval", interval(hits, data.positives));
+    show("specificity", number(specificity));
+    show("specificity-interval", interval(rejected, data.negatives));
+    show("ppv", number(tp / (tp + fp)));
+    show("npv", number(tn / (tn + fn)));
+    show("threshold-value", shown + mark);
     show("prevalence-value", share);
-    threshold.setAttribute("aria-valuetext", stated + own);
+    threshold.setAttribute("aria-valuetext", shown + mark);
     stop.setAttribute("aria-valuetext", share);
 
-    const sick = Math.round(1000 * prevalence), found = Math.round(sick * sensitivity);
+    const sick = Math.round(1000 * prevalence), detected = Math.round(sick * sensitivity);
     const alarms = Math.round((1000 - sick) * (1 - specificity));
-    const counts = { found, missed: sick - found, alarms, cleared: 1000 - sick - alarms };
+    const counts = { detected, missed: sick - detected, alarms, cleared: 1000 - sick - alarms };
     for (const [name, count] of Object.entries(counts)) {
       part(`bar-${name}`).style.flexGrow = count;
       show(name, count);

@@ -21,7 +21,7 @@ from pneumoscope.auditing.findings import Audit, Finding, Severity
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample, count_samples
 from pneumoscope.images.read import Reading
-from pneumoscope.reports.audit_page import CHECKS, LARGEST, OPEN, SHOWN, SIDE, TOTAL, write_page
+from pneumoscope.reports.audit_page import CHECKS, LARGEST, OPEN, SHOWN, SIDE, TOTAL, write_audit
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }} & \u202egnp"
 VOID = {"meta", "img", "wbr"}
@@ -90,7 +90,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 def write(images: list[Sample], tmp_path: Path) -> Write:
     def written(findings: Sequence[Finding], samples: Sequence[Sample] | None = None, **more: object) -> Page:
         chosen = images if samples is None else samples
-        write_page(tmp_path / "audit.html", audited(findings, chosen, **more), {s.path: s for s in chosen})
+        write_audit(tmp_path / "audit.html", audited(findings, chosen, **more), {s.path: s for s in chosen})
         return Page((tmp_path / "audit.html").read_text(encoding="utf-8"))
 
     return written
@@ -105,19 +105,21 @@ def finding(
 
 def test_every_finding_is_there_with_its_advice_values_and_images(write: Write, images: list[Sample]) -> None:
     values = {
-        "images": 3, "share": 0.0751, "auroc": 1.0, "p": 0.0004, "worst_case": -0.5, "size": 1234.5, "odd": float("nan"),
+        "images": 3, "share": 0.0751, "auroc": 1.0, "p": 0.0004, "worst_case": -0.5, "size": 1234.5,
+        "odd": float("nan"),
     }  # fmt: skip
     page = write(
         [
             finding([], "note", "balance", title="Uneven classes", advice="Look at sensitivity."),
-            finding(images[:2], "error", "duplicates", title="2 images are identical", remarks=("train/NORMAL", "twin")),
+            finding(images[:2], "error", "duplicates", title="2 images are identical",
+                    remarks=("train/NORMAL", "twin")),
             finding(images[4:5], "warning", "labels", remarks=("labelled NORMAL, model says PNEUMONIA",),
                     values=values),
         ]
     )  # fmt: skip
     for said in (
         "1 error", "1 warning", "1 note", "Results would be wrong.", "Uneven classes", "Look at sensitivity.",
-        "2 images are identical", "labelled NORMAL, model says PNEUMONIA", "images 3", "share 7.51 %", "AUROC 1.000",
+        "2 images are identical", "labelled NORMAL, model says PNEUMONIA", "images 3", "share 7.51%", "AUROC 1.000",
         "p value < 0.001", "worst case −0.500", "size 1,234.5", "odd –", "40 images of 20 patients", "0f" * 32,
         "pneumoscope audit images --out NEW_FOLDER --seed 7", "Not a medical device",
     ):  # fmt: skip
@@ -180,7 +182,7 @@ def test_any_name_makes_a_page(tmp_path_factory: pytest.TempPathFactory, name: s
     path = Path("nowhere", f"{name}.png")
     page = tmp_path_factory.getbasetemp() / "any.html"
     sample = Sample(path, name, name, "test")
-    write_page(page, audited([finding([sample], remarks=(name,))], [sample], data=name), {path: sample})
+    write_audit(page, audited([finding([sample], remarks=(name,))], [sample], data=name), {path: sample})
     parsed = Page(page.read_text(encoding="utf-8"))
     assert parsed.pictures == []
     assert not {"script", "b'"} & {tag for tag, _ in parsed.tags}
@@ -220,10 +222,10 @@ def test_more_images_than_are_shown_are_counted(write: Write, images: list[Sampl
     page = write([finding(images[:39])])
     assert len(page.pictures) == SHOWN
     assert f"{SHOWN - OPEN} more images" in page.words
-    assert f"And {39 - SHOWN} more; all are in audit.json." in page.words
+    assert f"{39 - SHOWN} more images listed in audit.json." in page.words
     exact = write([finding(images[:OPEN])])
     assert len(exact.pictures) == OPEN
-    assert "more" not in exact.words.partition("Findings, the worst first")[2].partition("What was checked")[0]
+    assert "more" not in exact.words.partition("Findings, most serious first")[2].partition("Checks")[0]
 
 
 def test_groups_stay_together(write: Write, images: list[Sample]) -> None:
@@ -233,7 +235,7 @@ def test_groups_stay_together(write: Write, images: list[Sample]) -> None:
     assert shown == [f"Image {order[i].path}" for group in range(4) for i in range(group, 39, 8)]
     assert "Group 4" in page.words
     assert "Group 5" not in page.words
-    assert "And 19 more" in page.words
+    assert "19 more images listed" in page.words
     large = write([finding(order, groups=(3,) * 39)])
     assert len(large.pictures) == SHOWN
     assert f"Group 1: {SHOWN} of 39 images" in large.words
@@ -250,14 +252,14 @@ def test_the_page_is_of_bounded_size(write: Write, tmp_path: Path) -> None:
     assert len(page.pictures) == TOTAL
     assert max(len(picture["src"]) for picture in page.pictures) < LARGEST * 4 / 3 + 100
     assert len(page.html) < 6e6
-    assert page.words.count("And 50 more; all are in audit.json.") == 40
+    assert page.words.count("50 more images listed in audit.json.") == 40
 
 
 def test_far_too_many_findings_show_no_images_but_name_them_all(write: Write, images: list[Sample]) -> None:
     page = write([finding(images[:3], title=f"Finding no. {i}.") for i in range(TOTAL + 1)])
     assert page.pictures == []
     assert all(f"Finding no. {i}." in page.words for i in range(TOTAL + 1))
-    assert "3 images; listed in audit.json." in page.words
+    assert "3 images listed in audit.json." in page.words
 
 
 def test_a_clean_data_set_is_told_so_and_what_was_checked(write: Write) -> None:
@@ -265,13 +267,13 @@ def test_a_clean_data_set_is_told_so_and_what_was_checked(write: Write) -> None:
     assert "Nothing found" in page.words
     assert all(check.title in page.words and check.looks_for in page.words for check in CHECKS.values())
     assert page.words.count("nothing found") == len(CHECKS) + 1  # and the title
-    assert "left out" not in page.words
+    assert "not part of" not in page.words
 
 
 def test_a_quick_audit_says_what_it_left_out(write: Write) -> None:
     page = write([], quick=True)
-    assert page.words.count("left out of a quick audit") == 1
-    assert "Left out of a quick audit: images cropped out of others." in page.words
+    assert page.words.count("not part of a quick audit") == 1
+    assert "Not part of a quick audit: images cropped out of others." in page.words
 
 
 def test_a_check_that_the_page_does_not_know_is_listed(write: Write, images: list[Sample]) -> None:
@@ -294,7 +296,7 @@ def test_images_are_counted_by_split_and_class(write: Write, splits: tuple[str |
     ]
     page = write([], samples)
     assert said in page.words
-    assert "4 images, patients not known" in page.words
+    assert "4 images, patients unknown" in page.words
 
 
 def test_the_same_audit_gives_the_same_bytes(write: Write, images: list[Sample]) -> None:

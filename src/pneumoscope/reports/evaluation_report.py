@@ -1,0 +1,189 @@
+"""`pneumoscope.evaluate`: measure a model on labelled radiographs, and write metrics, predictions and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from pneumoscope.config import Progress
+from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.decisions.prior_shift import check_prevalence
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.evaluate import Plan, measure
+from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.files import claim_folder
+from pneumoscope.images.read import Reading
+from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.model_folder import Model
+from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.reports.environment import describe_environment
+from pneumoscope.reports.figures import check_formats
+from pneumoscope.reports.gallery import draw_explained
+from pneumoscope.reports.pages import format_command
+from pneumoscope.reports.report import Policy, Provenance, write_report
+
+_Options: TypeAlias = dict[str, str | float | None]
+OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
+
+
+def evaluate(
+    data: str | Path,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    split: str | None = None,
+    patient_pattern: str | None = None,
+    reading: Reading = Reading(),
+    device: str = "auto",
+    prevalence: float | None = None,
+    adapt_prior: bool = False,
+    threshold: float | None = None,
+    alpha: float | None = None,
+    false_alarms: float | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+    plot_formats: Sequence[str] = ("svg",),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a trained model on labelled radiographs, and write metrics, predictions, plots and a report.
+
+    Args:
+        data: a folder of classes, or a table.
+        model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
+        out: folder for `metrics.json`, `predictions.csv`, `plots` and `report.html`; None writes nothing.
+        split: `train`, `val`, `test` or `all`; by default `test` where there is one, else all.
+        patient_pattern: regular expression that finds the patient in a file name.
+        reading: how to read images that a table says nothing about.
+        device: `auto`, `cpu` or `cuda`.
+        prevalence: measure also as if the positive class had this share, with adjusted probabilities.
+        adapt_prior: estimate the classes' shares without labels, and measure also with adjusted probabilities.
+        threshold: for the positive class, instead of the model's.
+        alpha: of prediction sets, instead of the model's.
+        false_alarms: of the OOD detector, instead of the model's.
+        resamples: bootstrap resamples behind each interval.
+        seed: fixes them.
+        cache: keeps features between calls.
+        plot_formats: of the files in `plots`: `svg`, `pdf`, `png`.
+        overwrite: whether to replace an earlier evaluation in `out`.
+        progress: called with the number of images done.
+
+    Raises:
+        ModelError: the model cannot be used.
+        DataError: no such split, labels that the model does not know, or no readable image.
+        UsageError: `out` exists, or an option does not apply to this model.
+    """
+    check_formats(plot_formats)
+    predictor = load(model, device, cache, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
+    plan = Plan(split or "", prevalence, adapt_prior, resamples, seed)
+    samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
+    folder = _claim(out, overwrite)
+    options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
+    options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
+    provenance = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
+    return evaluate_predictor(
+        predictor, samples, folder, plan, provenance, plot_formats=plot_formats, progress=progress
+    )
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    out: Path | None = None,
+    plan: Plan = Plan(),
+    provenance: Provenance = Provenance(),
+    *,
+    plot_formats: Sequence[str] = ("svg",),
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a loaded model on labelled samples, and write all that `evaluate` writes into an existing folder.
+
+    Args:
+        predictor: the classifier.
+        samples: images with labels that it knows.
+        out: the folder; None writes nothing.
+        plan: what to measure.
+        provenance: what the report says besides.
+        plot_formats: of the files in `plots`.
+        progress: called with the number of images done.
+
+    Raises:
+        DataError: none of the images could be read.
+    """
+    measured = measure(predictor, samples, out, plan, notes=provenance.notes, progress=progress)
+    if out is None:
+        return measured.evaluation
+    model, decisions = predictor.model, predictor.decisions
+    write_report(
+        out,
+        measured,
+        title="Chest radiograph classifier: " + " or ".join(model.labels),
+        policy=Policy(
+            decisions.threshold.rule if decisions.threshold else "",
+            decisions.calibration.method,
+            decisions.calibration.images,
+            predictor.alpha,
+            model.training.get("settings", {}).get("augmented_copies", 0),
+        ),
+        provenance=replace(
+            provenance,
+            notes=measured.evaluation.notes,
+            facts={**provenance.facts, "Test fingerprint": measured.fingerprint},
+            environment=describe_environment(),
+        ),
+        draw=lambda i: draw_explained(
+            predictor, measured.samples[i], model.positive or measured.cases[i].predicted_label
+        ),
+        plot_formats=plot_formats,
+    )
+    return measured.evaluation
+
+
+def _claim(out: str | Path | None, overwrite: bool) -> Path | None:
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
+    return None if out is None else Path(out)
+
+
+def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:
+    """The samples of the plan's split and the plan with the split's name: by default test where there is one, else all.
+
+    Raises:
+        DataError: no such split, or labels that the model does not know.
+        UsageError: a prevalence that the model cannot be asked for.
+    """
+    if plan.adapt_prior and plan.prevalence is not None:
+        raise UsageError("estimates the prevalence that `prevalence` gives: leave one out.", "adapt_prior")
+    check_prevalence(plan.prevalence, model.labels)
+    present = {sample.split for sample in samples if sample.split}
+    split = plan.split or ("test" if "test" in present else "all")
+    chosen = [sample for sample in samples if split in ("all", sample.split)]
+    if not chosen:
+        found = f"the data have {', '.join(sorted(present))}" if present else "the data have no splits"
+        raise DataError(f"no split {split!r}; {found}. Take `all` for every image.", "split")
+    unknown = [sample for sample in chosen if sample.label not in model.labels]
+    if unknown:
+        raise DataError(
+            f"{unknown[0].path}: the model does not know its label {unknown[0].label!r} ({len(unknown)} such images), "
+            f"only {', '.join(model.labels)}. Rename the class, or take a model trained on it."
+        )
+    if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
+        raise DataError("needs images of both classes; there are images of one only.", "prevalence")
+    return chosen, replace(plan, split=split)
+
+
+def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, options: _Options) -> dict[str, str]:
+    """What it takes to understand and repeat an evaluation."""
+    given = {"model": None if name is None else str(name), "out": "NEW_FOLDER"}
+    command = format_command("evaluate", data, **given, **asdict(plan), **options)
+    return {
+        "Data": data,
+        "Model": str(name or DEFAULT),
+        "Network": f"{model.backbone}, recipe {model.training.get('recipe')}",
+        "Training fingerprint": str(model.data.get("fingerprint", "not known")),
+        "Command": command,
+    }

@@ -1,0 +1,135 @@
+"""What all pages share: one Jinja environment, and one way to write numbers, intervals and commands.
+
+A page is one HTML file that needs no network and no other file; its content-security policy enforces that. Equal input
+gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import shlex
+from functools import cache
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pneumoscope import __version__
+from pneumoscope.evaluation.intervals.differences import Difference
+from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.evaluation.results import Interval
+from pneumoscope.text import shorten
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Estimate: TypeAlias = Interval | Difference  # a value with an interval; nan where there is none
+
+
+def render(template: str, script: str = "", **values: Any) -> str:
+    """Fill a template of this package.
+
+    Args:
+        template: its file name; what is not Markdown is escaped as HTML.
+        script: file name of the only script that the page may run.
+        **values: what the template shows.
+    """
+    from markupsafe import Markup
+
+    environment = _make_environment()
+    content = (Path(__file__).parent / "templates" / script).read_text(encoding="utf-8") if script else ""
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        script=Markup(content), script_digest=digest, **values  # noqa: S704 (it is ours)
+    )  # fmt: skip
+
+
+@cache
+def _make_environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("pneumoscope.reports"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {"names": NAMES, "version": __version__}
+    environment.filters |= {
+        "number": format_number, "signed": format_signed, "interval": format_interval, "percent": format_percent,
+        "p_value": format_p, "estimate": format_estimate, "place": place, "file_name": shorten_path,
+        "md": escape_markdown,
+        "breakable": lambda name: re.findall(r"[^_…-]*[_…-]|[^_…-]+", name),  # a line may break between these parts
+    }  # fmt: skip
+    return environment
+
+
+def format_number(value: float) -> str:
+    """A metric with three decimals."""
+    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def format_signed(value: float) -> str:
+    """A difference with its sign."""
+    return format_number(value) if math.isnan(value) or abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+
+
+def format_interval(estimate: Estimate, signed: bool = False) -> str:
+    """An interval such as `0.710 to 0.904`."""
+    if math.isnan(estimate.value):
+        return "not defined"
+    if math.isnan(estimate.low):
+        return "no interval"
+    write = format_signed if signed else format_number
+    return f"{write(estimate.low)} to {write(estimate.high)}"
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """A value with its interval in brackets."""
+    interval = "" if math.isnan(estimate.low) else f" ({format_interval(estimate)})"
+    return format_number(estimate.value) + interval
+
+
+def format_percent(value: float) -> str:
+    """A proportion in percent, with no more digits than are known."""
+    if 0 < value < 5e-4 or 1 - 5e-4 < value < 1:
+        return "under 0.1%" if value < 0.5 else "over 99.9%"
+    return "–" if math.isnan(value) else f"{100 * value:.3g}%"
+
+
+def format_level(confidence: float) -> str:
+    """The confidence of intervals."""
+    return f"{100 * confidence:g}%"
+
+
+def format_p(p: float) -> str:
+    """A p value; none is ever 0."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def place(estimate: Estimate, start: float, end: float, tick: float | None = None) -> dict[str, float]:
+    """Place a value, its interval and a tick on a scale, in percent of its length; nan is left out."""
+    places = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    places["tick"] = math.nan if tick is None else tick
+    return {
+        key: round(100 * (at - start) / (end - start), 2) for key, at in places.items() if not math.isnan(at)
+    }  # fmt: skip
+
+
+def shorten_path(path: str, length: int = 40) -> str:
+    """A file's name without its folder; names differ at both ends, so a long one is cut in the middle."""
+    return shorten(PurePath(path).name, length, middle=True)
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown shows it: on one line, with no markup in it."""
+    marked = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def format_command(*words: str, **options: str | float | None) -> str:
+    """A command that does the same again: options that are None or False are left out, True stands alone."""
+    line = ["pneumoscope", *words]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            line += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(line)
