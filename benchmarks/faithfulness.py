@@ -10,20 +10,20 @@ Mask = NDArray[np.bool_]
 
 
 def points_inside(map_: Array, mask: Mask, tolerance: float = 0.0) -> bool:
-    """Whether the strongest evidence lies inside the mask, or near it: the pointing game of Zhang et al. 2018.
+    """Whether the strongest evidence lies inside the mask, or near it: the pointing game of Zhang et al. (2018).
 
     Args:
         map_: float (H, W); nan where the network saw nothing.
         mask: bool (H, W), not empty.
-        tolerance: how far away still counts, in pixels; a map of coarse cells cannot point closer than one of them.
+        tolerance: pixels from the mask that still count; a map of coarse cells is no more precise than one of them.
     """
     peak = np.unravel_index(int(np.nanargmax(map_)), map_.shape)
-    away = np.argwhere(mask) - np.array(peak)
-    return bool(np.hypot(*away.T).min() <= tolerance)
+    offsets = np.argwhere(mask) - np.array(peak)
+    return bool(np.hypot(*offsets.T).min() <= tolerance)
 
 
 def share_inside(map_: Array, mask: Mask) -> float:
-    """Which share of the positive evidence lies inside the mask; nan where there is no positive evidence.
+    """The share of the positive evidence that lies inside the mask; nan where there is none.
 
     Args:
         map_: float (H, W); nan where the network saw nothing.
@@ -34,20 +34,20 @@ def share_inside(map_: Array, mask: Mask) -> float:
 
 
 def delete_evidence(inputs: Array, base: Array, map_: Array, steps: int) -> Array:
-    """Replace an image by a base, strongest evidence first: the deletion of Petsiuk et al. 2018 ("RISE", section 3.4).
+    """Replace an image by a base, strongest evidence first: "deletion" (Petsiuk et al. 2018, "RISE", section 3.4).
 
-    With image and base exchanged it is their insertion.
+    With image and base exchanged it is their "insertion".
 
     Args:
         inputs: (3, S, S), the image.
         base: (3, S, S), what replaces it, such as a blurred image.
         map_: (S, S), the evidence.
-        steps: how many times an equal share of the pixels goes.
+        steps: number of steps, each with an equal share of the pixels.
 
     Returns:
         (steps + 1, 3, S, S), from the image to the base.
     """
     ranks = np.empty(map_.size, np.intp)
     ranks[np.argsort(-map_, axis=None, kind="stable")] = np.arange(map_.size)
-    gone = ranks.reshape(map_.shape) < np.arange(steps + 1)[:, None, None] * map_.size / steps
-    return np.where(gone[:, None], base, inputs)
+    replaced = ranks.reshape(map_.shape) < np.arange(steps + 1)[:, None, None] * map_.size / steps
+    return np.where(replaced[:, None], base, inputs)
