@@ -53,14 +53,16 @@ def test_the_examples_of_a_page_work(
 
 
 def prepare_folder(folder: Path, page: str, run: Run, images: Path) -> None:
-    """Put there what a page takes for granted: images, single scans, and a run where the page trains none."""
+    """Put there what a page takes for granted: labelled images, new scans, and a run where the page trains none."""
     if "--out images " not in page:
         shutil.copytree(images, folder / "images")
     if not re.search(r"--out runs/first\s", page):
-        shutil.copytree(run.folder, folder / "runs" / "first")
-    normal = next((images / "test" / "NORMAL").iterdir())
-    for name in ("scan.png", "scan.jpg"):
-        shutil.copy(normal, folder / name)
+        (folder / "runs").mkdir()
+        (folder / "runs" / "first").symlink_to(run.folder)
+    first, second, *_ = sorted((images / "test" / "NORMAL").iterdir())
+    (folder / "scans").mkdir()
+    for source, name in ((first, "scan.png"), (first, "scan.jpg"), (first, "scans/a.png"), (second, "scans/b.png")):
+        shutil.copy(source, folder / name)
     (folder / "scan.dcm").write_bytes(dicom(levels()))
 
 
@@ -94,16 +96,15 @@ def serve(line: str, calls: list[str]) -> None:
 @pytest.mark.parametrize("name", [*PAGES, "docs/results.md", "docs/performance.md", "CONTRIBUTING.md"])
 def test_commands_and_options_that_a_page_mentions_exist(name: str) -> None:
     page = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
-    commands = {command.name: command for command in list_commands(typer.main.get_command(cli.app))}
-    known = {option for command in commands.values() for each in command.params for option in each.opts}
-    known |= {option for command in commands.values() for each in command.params for option in each.secondary_opts}
+    commands = list(list_commands(typer.main.get_command(cli.app)))
+    options = {name for command in commands for each in command.params for name in (*each.opts, *each.secondary_opts)}
     for text in re.findall(r"`([^`]+)`", page):
         words = text.replace('"', "").split()
         if words[0] == "pneumoscope" and len(words) > 1:
-            assert words[1] in commands, text
+            assert words[1] in {command.name for command in commands}, text
         if not {"pip", "python", "curl", "make"} & {words[0]}:
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", text):
-                assert option in known | {"--help"}, text
+                assert option in options | {"--help"}, text
 
 
 def list_commands(command: Any) -> Iterator[Any]:
