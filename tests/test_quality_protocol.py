@@ -1,4 +1,4 @@
-"""The draws that quality is measured on: no patient is on both sides, and a transfer tests what was not trained on."""
+"""Splits of the quality benchmarks: no patient is on two sides, and a transfer tests series not trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from corruptions import corruptions
 from learning_curve import draw
 from PIL import Image
-from protocol import TRANSFERS, complete, draw_folds, draw_small, draw_transfer, series_of
+from protocol import TRANSFERS, draw_folds, draw_small, draw_transfer, series_of, train_once
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.datasets.splits import find_shared_patients
@@ -68,8 +68,8 @@ def test_a_transfer_tests_series_that_were_not_trained_on(tested: tuple[str, str
 
 
 def test_a_learning_curve_tests_the_same_images_with_ever_more_to_train_on(named_images: list[Sample]) -> None:
-    home = draw_folds(named_images, 5, 0)[0]
-    drawn = [draw(home, count, 0) for count in (60, 200, 0)]
+    fold = draw_folds(named_images, 5, 0)[0]
+    drawn = [draw(fold, count, 0) for count in (60, 200, 0)]
     tested = [{image.path for image in images if image.split == "test"} for images in drawn]
     assert tested[0] == tested[1] == tested[2]
     counts = [sum(image.split != "test" for image in images) for images in drawn]
@@ -77,33 +77,33 @@ def test_a_learning_curve_tests_the_same_images_with_ever_more_to_train_on(named
     assert not any(find_shared_patients(images) for images in drawn)
 
 
-def test_a_run_is_made_once_and_again_when_its_settings_or_images_change(
+def test_a_run_is_trained_once_and_again_if_its_settings_or_images_change(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
     options = {"recipe": "head", "size": 64, "epochs": 2, "resamples": 20}
-    first = complete(images, tmp_path / "run", **options)
-    assert complete(images, tmp_path / "run", **options) == first
+    first = train_once(images, tmp_path / "run", **options)
+    assert train_once(images, tmp_path / "run", **options) == first
     assert "other source code" not in capsys.readouterr().err
-    mark = tmp_path / "run.json"
-    mark.write_text(mark.read_text().replace('"code": "', '"code": "0'))
-    assert complete(images, tmp_path / "run", **options) == first
+    record = tmp_path / "run.json"
+    record.write_text(record.read_text().replace('"code": "', '"code": "0'))
+    assert train_once(images, tmp_path / "run", **options) == first
     assert "made by other source code" in capsys.readouterr().err
-    changed = complete(images, tmp_path / "run", **{**options, "seed": 1})
+    changed = train_once(images, tmp_path / "run", **{**options, "seed": 1})
     assert changed.metrics != first.metrics or changed.seconds != first.seconds
     copied = Path(shutil.copytree(images, tmp_path / "copied"))
     next((copied / "train" / "NORMAL").iterdir()).unlink()
-    assert complete(copied, tmp_path / "run", **{**options, "seed": 1}).seconds != changed.seconds
+    assert train_once(copied, tmp_path / "run", **{**options, "seed": 1}).seconds != changed.seconds
 
 
-def test_no_result_is_left_of_a_run_that_was_replaced_and_not_finished(
+def test_an_unfinished_replacement_leaves_no_old_result(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
     options = {"recipe": "head", "size": 64, "epochs": 2, "resamples": 20}
-    complete(images, tmp_path / "run", **options)
+    train_once(images, tmp_path / "run", **options)
     with pytest.raises(UsageError):
-        complete(images, tmp_path / "run", **{**options, "positive": "OTHER"})
+        train_once(images, tmp_path / "run", **{**options, "positive": "OTHER"})
     assert not (tmp_path / "run.json").exists()
 
 

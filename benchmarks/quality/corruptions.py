@@ -1,4 +1,4 @@
-"""What other machines, scanners, archives and hands do to an image, in steps from nothing to hardly readable."""
+"""Corruptions as by other machines, scanners and archives, in steps from none to hardly readable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Change = Callable[[Image.Image, float], Image.Image]
 
 @dataclass(frozen=True)
 class Corruption:
-    """A change of an image (8-bit grey, square) and the amounts at which it is tried; the first leaves it as it is."""
+    """A change of an image (8-bit grey, square) and the amounts to try; the first amount leaves the image unchanged."""
 
     change: Change
     amounts: Sequence[float]
@@ -23,7 +23,7 @@ class Corruption:
 
 
 def corruptions() -> dict[str, Corruption]:
-    """All of them by name."""
+    """All corruptions by name."""
     return {
         "brightness": Corruption(
             lambda image, by: _grey(image, lambda x: x + by), (0, -0.3, -0.15, 0.15, 0.3), "added"
@@ -32,7 +32,7 @@ def corruptions() -> dict[str, Corruption]:
             lambda image, by: _grey(image, lambda x: (x - x.mean()) * by + x.mean()), (1, 0.4, 0.7, 1.4, 2), "times"
         ),
         "gamma": Corruption(lambda image, by: _grey(image, lambda x: x**by), (1, 0.5, 0.75, 1.33, 2), "exponent"),
-        "resolution": Corruption(_coarsen, (1, 0.75, 0.5, 0.33, 0.25), "share of the pixels a side"),
+        "resolution": Corruption(_lower_resolution, (1, 0.75, 0.5, 0.33, 0.25), "share of the pixels a side"),
         "blur": Corruption(
             lambda image, by: image.filter(ImageFilter.GaussianBlur(by)),
             (0, 0.5, 1, 2, 3),
@@ -41,7 +41,7 @@ def corruptions() -> dict[str, Corruption]:
         "JPEG": Corruption(_compress, (100, 50, 25, 10, 5), "quality"),
         "noise": Corruption(_add_noise, (0, 0.02, 0.04, 0.08, 0.12), "standard deviation"),
         "crop": Corruption(lambda image, by: _crop(image, by, by), (0, 0.05, 0.1, 0.15, 0.2), "of each side"),
-        "padding": Corruption(_letterbox, (1, 0.9, 0.8, 0.7, 0.6), "height of the image"),
+        "padding": Corruption(_letterbox, (1, 0.9, 0.8, 0.7, 0.6), "height of the image, as a share"),
         "crop across": Corruption(
             lambda image, by: _crop(image, by, 0), (0, 0.05, 0.1, 0.15, 0.2), "of left and right"
         ),
@@ -55,7 +55,7 @@ def _grey(image: Image.Image, change: Callable[[np.ndarray], np.ndarray]) -> Ima
     return Image.fromarray(np.rint(np.clip(change(pixels), 0, 1) * 255).astype(np.uint8))
 
 
-def _coarsen(image: Image.Image, share: float) -> Image.Image:
+def _lower_resolution(image: Image.Image, share: float) -> Image.Image:
     small = [round(side * share) for side in image.size]
     return image.resize((small[0], small[1]), Image.Resampling.BOX)
 
@@ -79,7 +79,7 @@ def _crop(image: Image.Image, across: float, down: float) -> Image.Image:
 
 
 def _letterbox(image: Image.Image, height: float) -> Image.Image:
-    """What padding makes of an image that is wider than high, where training squashed it."""
+    """Pad with black above and below, as for an image that is wider than high."""
     flat = image.resize((image.width, round(image.height * height)), Image.Resampling.BICUBIC)
     black = Image.new("L", image.size)
     black.paste(flat, (0, (image.height - flat.height) // 2))
@@ -91,5 +91,5 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
 
 
 def _number(image: Image.Image) -> int:
-    """A number that goes with the image: noise and direction differ between images, and are the same again."""
+    """A number that depends on the image, so that noise and direction differ between images but not between calls."""
     return zlib.crc32(image.tobytes())

@@ -1,11 +1,11 @@
-"""Accuracy against the number of images, training and validation together; tested on the same held-out fifth."""
+"""Accuracy by number of images, training and validation together; all are tested on the same held-out fifth."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from protocol import METRICS, arguments, complete, draw_folds, print_table, read_kermany, summarise
+from protocol import METRICS, draw_folds, make_parser, print_table, read_kermany, summarise, train_once
 
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample
@@ -13,30 +13,30 @@ from pneumoscope.datasets.splits import split_samples
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--recipes", default="head,best")
-    parser.add_argument("--counts", default="50,100,200,400,800,1600,3200,0", help="0: all four fifths")
+    parser.add_argument("--counts", default="50,100,200,400,800,1600,3200,0", help="0: all the other four fifths")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     samples = read_kermany(options.data)
-    home = draw_folds(samples, 5, 0)[0]
+    fold = draw_folds(samples, 5, 0)[0]
     rows = []
     for recipe in options.recipes.split(","):
         for count in map(int, options.counts.split(",")):
             results = []
             for seed in range(options.seeds):
-                images = draw(home, count, seed)
+                images = draw(fold, count, seed)
                 results.append(
-                    complete(images, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
+                    train_once(images, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
                 )
             rows.append([recipe, sum(image.split != "test" for image in images), *summarise(results)])
     print_table(["recipe", "images", *METRICS, "a run"], rows)
 
 
-def draw(home: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """So many images of whole patients, stratified, of what is not tested; a third of the smaller class validates."""
-    test = [image for image in home if image.split == "test"]
-    rest = [dataclasses.replace(image, split=None) for image in home if image.split != "test"]
+def draw(fold: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """About `count` images of whole patients, stratified, from those that are not tested; split into train and val."""
+    test = [image for image in fold if image.split == "test"]
+    rest = [dataclasses.replace(image, split=None) for image in fold if image.split != "test"]
     if count:
         drawn = split_samples(rest, test_count=count, val_count=2, groups=group_identical(rest), seed=seed)
         rest = [image for image in drawn if image.split == "test"]

@@ -1,7 +1,7 @@
-"""Does a network lean on what goes with the class by accident? Images of one class are changed, all others are not.
+"""Does a network rely on what correlates with the class by accident? Only the images of one class are changed.
 
-A change that both classes undergo alike moves a threshold; one that hits a single class shows whether the network takes
-it for the class. The images are test images of a run, so many of each class.
+A change of both classes moves the threshold; a change of one class shows whether the network mistakes it for the class.
+The images are test images of a run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Change:
-    """What a change does: AUROC where one class is changed, by class, and by how much the logits move (median)."""
+    """Effect of a change of one class, for either class: the AUROC, and the median shift of the logits."""
 
     name: str
     auroc: tuple[float, float]
-    moved: tuple[float, float]
+    shift: tuple[float, float]
 
 
 def main() -> None:
@@ -39,53 +39,54 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=120, help="of each class")
     options = parser.parse_args()
     for run in options.run:
-        plain, changes = judge(run, options.images)
+        plain, changes = measure_changes(run, options.images)
         rows = [
-            [one.name, *(f"{value:.3f}" for value in one.auroc), *(f"{value:+.1f}" for value in one.moved)]
-            for one in changes
+            [each.name, *(f"{value:.3f}" for value in each.auroc), *(f"{value:+.1f}" for value in each.shift)]
+            for each in changes
         ]
-        print(f"\n{run}: AUROC of images as they are {plain:.3f}; {summarise(changes)}")
-        print_table(["change", "AUROC, normal changed", "pneumonia changed", "normal moves by", "pneumonia by"], rows)
+        print(f"\n{run}: AUROC of unchanged images {plain:.3f}; {summarise(changes)}")
+        print_table(["change", "AUROC, normal changed", "pneumonia changed", "logit shift, normal", "pneumonia"], rows)
 
 
-def judge(run: Path, count: int) -> tuple[float, list[Change]]:
-    """AUROC of images as they are, and what every change does at its two middling amounts."""
+def measure_changes(run: Path, count: int) -> tuple[float, list[Change]]:
+    """AUROC of unchanged images, and the effect of every change at its two middle amounts."""
     predictor = load(run, detect_ood=False)
     drawn = [
         [Image.open(image.path).convert("L") for image in images]
         for images in draw_images(read_samples(run / "samples.csv"), predictor.model.labels, count)
     ]
-    normal, ill = (score(predictor, images) for images in drawn)
+    normal, pneumonia = (compute_logits(predictor, images) for images in drawn)
     changes = []
     for name, kind in corruptions().items():
         for amount in kind.amounts[2:4]:
-            changed = [score(predictor, [kind.change(image, amount) for image in images]) for images in drawn]
+            changed = [compute_logits(predictor, [kind.change(image, amount) for image in images]) for images in drawn]
             changes.append(
                 Change(
                     f"{name}, {amount:g}",
-                    (auroc(changed[0], ill), auroc(normal, changed[1])),
-                    (float(np.median(changed[0] - normal)), float(np.median(changed[1] - ill))),
+                    (auroc(changed[0], pneumonia), auroc(normal, changed[1])),
+                    (float(np.median(changed[0] - normal)), float(np.median(changed[1] - pneumonia))),
                 )
             )
-    return auroc(normal, ill), changes
+    return auroc(normal, pneumonia), changes
 
 
-def score(predictor: Predictor, images: Sequence[Image.Image]) -> Floats:
+def compute_logits(predictor: Predictor, images: Sequence[Image.Image]) -> Floats:
     """Logits of images."""
-    return np.array([found.logits[0] for found in predictor.predict([encode(image) for image in images])])
+    return np.array([each.logits[0] for each in predictor.predict([encode(image) for image in images])])
 
 
-def auroc(normal: Floats, ill: Floats) -> float:
+def auroc(normal: Floats, pneumonia: Floats) -> float:
     """Area under the ROC curve."""
-    return float(roc_auc_score(np.arange(len(normal) + len(ill)) >= len(normal), np.concatenate([normal, ill])))
+    logits = np.concatenate([normal, pneumonia])
+    return float(roc_auc_score(np.arange(len(logits)) >= len(normal), logits))
 
 
 def summarise(changes: Sequence[Change]) -> str:
-    """Mean and lowest over all changes, by class."""
-    normal, ill = (np.array([one.auroc[side] for one in changes]) for side in (0, 1))
+    """Mean and lowest AUROC over all changes, by class."""
+    normal, pneumonia = (np.array([each.auroc[side] for each in changes]) for side in (0, 1))
     return (
         f"normal images changed {normal.mean():.3f} (lowest {normal.min():.3f}), "
-        f"pneumonia changed {ill.mean():.3f} (lowest {ill.min():.3f})"
+        f"pneumonia changed {pneumonia.mean():.3f} (lowest {pneumonia.min():.3f})"
     )
 
 

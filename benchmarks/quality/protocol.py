@@ -1,7 +1,7 @@
-"""What the quality benchmarks share: patient-disjoint draws of the Kermany images, and runs that are made once.
+"""What the quality benchmarks share: splits of the Kermany images by patient, and runs that are trained only once.
 
-Every run is an ordinary `pneumoscope.train` on a table of images. A run that is finished is taken as it is, so that a
-benchmark that was interrupted goes on where it was.
+Every run is an ordinary `pneumoscope.train` on a table of images. A finished run is used again, so that a benchmark
+that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SERIES = re.compile(r"(NORMAL2-IM|IM)-|person\d+_(bacteria|virus)_")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run: its folder, metrics on its test images, seconds of training and testing.
+    """A finished run: its folder, metrics on its test images, and seconds of training and testing.
 
-    Features of frozen networks may come from the cache, so that the seconds of another run are not in them.
+    Features of a frozen backbone may come from the cache; the seconds do not include their extraction then.
     """
 
     folder: Path
@@ -51,11 +51,11 @@ class Result:
         return self.metrics[metric]["value"]
 
 
-def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """The arguments that every script takes."""
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that every script takes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
-    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="where the runs are kept")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the datasets")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of the runs")
     return parser
 
 
@@ -65,7 +65,7 @@ def read_kermany(data: Path) -> list[Sample]:
 
 
 def draw_small(samples: Sequence[Sample], seed: int, train_count: int = 200, val_count: int = 100) -> list[Sample]:
-    """As many images of each class for training and validation as in seed-400, by patient; all others are the test."""
+    """As many images of each class to train and validate as in seed-400, by patient; all others are for testing."""
     drawn = split_samples(
         samples,
         test_count=val_count,
@@ -79,52 +79,55 @@ def draw_small(samples: Sequence[Sample], seed: int, train_count: int = 200, val
 
 
 def draw_folds(samples: Sequence[Sample], folds: int, seed: int) -> list[list[Sample]]:
-    """Cross-validation by patient; each fold's validation images are drawn from what it does not test."""
+    """Cross-validation by patient; each fold's validation images are drawn from those that it does not test."""
     return fold_samples(samples, folds, groups=group_identical(samples), seed=seed)
 
 
 def draw_transfer(samples: Sequence[Sample], tested: tuple[str, str], seed: int, count: int = 400) -> list[Sample]:
-    """Train on two series, test on so many images of each class from the other two."""
+    """Train on two series, test on `count` images of each class from the other two."""
     rng = np.random.default_rng(seed)
-    away = [sample for sample in samples if series_of(sample) in tested]
+    other = [sample for sample in samples if series_of(sample) in tested]
     test = []
-    for label in sorted({str(sample.label) for sample in away}):
-        images = [sample for sample in away if sample.label == label]
+    for label in sorted({str(sample.label) for sample in other}):
+        images = [sample for sample in other if sample.label == label]
         test += [dataclasses.replace(images[i], split="test") for i in rng.permutation(len(images))[:count]]
-    home = [dataclasses.replace(sample, split="train") for sample in samples if series_of(sample) not in tested]
-    return split_samples(home + test, groups=group_identical(home + test), seed=seed)
+    rest = [dataclasses.replace(sample, split="train") for sample in samples if series_of(sample) not in tested]
+    return split_samples(rest + test, groups=group_identical(rest + test), seed=seed)
 
 
 def series_of(sample: Sample) -> str:
     """IM, NORMAL2-IM, bacteria or virus."""
-    found = _SERIES.match(sample.path.name)
-    if found is None:
+    match = _SERIES.match(sample.path.name)
+    if match is None:
         raise SystemExit(f"{sample.path}: not named like an image of the Kermany data.")
-    return str(found.group(1) or found.group(2))
+    return str(match.group(1) or match.group(2))
 
 
-def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
-    """Train and test, unless that was done before with the same settings on the same images by the same version.
+def train_once(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) -> Result:
+    """Train and test, unless that was done before with the same settings, images and version.
 
-    It is said where the source code has changed since: most changes leave a run as it is, and some take half an hour.
+    A change of the source code since then only gives a warning: most changes do not affect a run, and some runs take
+    half an hour.
 
     Args:
         samples: with splits, or a folder that has them.
         folder: of the run.
-        **settings: as of `pneumoscope.train`.
+        **settings: as for `pneumoscope.train`.
     """
-    mark = folder.parent / f"{folder.name}.json"
-    resolved = dataclasses.asdict(resolve_settings({**settings, "data": "-"}, {}))
-    known = read_samples(samples) if isinstance(samples, Path) else samples
-    images = [[str(image.path), image.label, image.split, image.path.stat().st_size] for image in known]
+    record = folder.parent / f"{folder.name}.json"
+    resolved = dataclasses.asdict(resolve_settings({**settings, "path": "-"}, {}))
+    images = [
+        [str(image.path), image.label, image.split, image.path.stat().st_size]
+        for image in (read_samples(samples) if isinstance(samples, Path) else samples)
+    ]
     digest, code = _hash([__version__, resolved, images]), _hash_code()
-    if mark.exists():
-        done = json.loads(mark.read_text(encoding="utf-8"))
+    if record.exists():
+        done = json.loads(record.read_text(encoding="utf-8"))
         if done["digest"] == digest:
             if done.get("code") != code:
-                print(f"{folder}: made by other source code; delete {mark} to make it anew.", file=sys.stderr)
+                print(f"{folder}: made by other source code; delete {record} to train it again.", file=sys.stderr)
             return Result(folder, done["metrics"], done["seconds"])
-        mark.unlink()
+        record.unlink()
     data = samples
     if not isinstance(samples, Path):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ def complete(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) ->
         run = train(str(data), folder, overwrite=folder.exists(), cache=cache, audit=False, **settings)
     seconds = time.perf_counter() - start
     metrics = {name: dataclasses.asdict(run.evaluation.metrics[name]) for name in METRICS}
-    mark.write_text(
+    record.write_text(
         json.dumps({"digest": digest, "code": code, "metrics": metrics, "seconds": seconds}), encoding="utf-8"
     )
     print(f"{folder}: {seconds:.0f} s, " + ", ".join(f"{m} {metrics[m]['value']:.4f}" for m in METRICS), flush=True)
@@ -147,40 +150,40 @@ def _hash(content: object) -> str:
 
 
 def _hash_code() -> str:
-    """The package's source, by which a run may come out otherwise."""
-    house = Path(pneumoscope.__file__).parent
-    return _hash([path.read_text(encoding="utf-8") for path in sorted(house.rglob("*.py"))])
+    """Digest of the package's source."""
+    package = Path(pneumoscope.__file__).parent
+    return _hash([path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))])
 
 
 def draw_images(samples: Sequence[Sample], labels: Sequence[str], count: int) -> list[list[Sample]]:
-    """So many test images of each class, at random."""
+    """`count` random test images of each class."""
     rng = np.random.default_rng(0)
     classes = [[image for image in samples if image.split == "test" and image.label == label] for label in labels]
     return [[images[i] for i in rng.permutation(len(images))[:count]] for images in classes]
 
 
 def encode(picture: Image.Image) -> bytes:
-    """A file with that image."""
+    """An image as the content of a PNG file."""
     content = io.BytesIO()
     picture.save(content, "PNG", compress_level=1)
     return content.getvalue()
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, as a cell of a table."""
+    """Mean and standard deviation, for a cell of a table."""
     deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{deviation}"
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table in Markdown."""
+    """Print a table in Markdown."""
     print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for row in rows:
         print(f"| {' | '.join(str(cell) for cell in row)} |")
 
 
 def summarise(results: Sequence[Result]) -> list[str]:
-    """Each metric's mean and standard deviation, and the seconds a run took."""
+    """Mean and standard deviation of each metric, and the mean seconds of a run."""
     return [spread([result.value(metric) for result in results]) for metric in METRICS] + [
         f"{np.mean([result.seconds for result in results]):.0f} s"
     ]

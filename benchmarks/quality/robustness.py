@@ -1,6 +1,6 @@
-"""How a model bears each corruption, in steps: AUROC, accuracy, and the share that the detector calls ood.
+"""Robustness of a model to corruptions of increasing strength: AUROC, accuracy, and the share flagged as OOD.
 
-The images are the test images of its run (`samples.csv`), or of `--table`, so many of each class.
+The images are test images of its run (`samples.csv`) or of `--table`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from pneumoscope.inference.predictor import load
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--table", type=Path, help="other images than the run's test images: the test split of this table"
-    )
+    parser.add_argument("--table", type=Path, help="use the test split of this table instead of the run's")
     parser.add_argument("--images", type=int, default=150, help="of each class")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     options = parser.parse_args()
@@ -36,20 +34,21 @@ def main() -> None:
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, kind in corruptions().items():
         for amount in kind.amounts:
-            found = predictor.predict([encode(kind.change(picture, amount)) for picture in pictures])
-            scores = np.array([one.raw_probability for one in found], float)
-            right = np.mean([one.predicted_label == sample.label for one, sample in zip(found, chosen, strict=True)])
-            ood = np.mean([one.decision == "out_of_distribution" for one in found])
+            predictions = predictor.predict([encode(kind.change(picture, amount)) for picture in pictures])
+            scores = np.array([each.raw_probability for each in predictions], float)
+            pairs = zip(predictions, chosen, strict=True)
+            correct = np.mean([prediction.predicted_label == sample.label for prediction, sample in pairs])
+            ood = np.mean([each.decision == "out_of_distribution" for each in predictions])
             auroc = float(roc_auc_score(truth, scores))
-            curves.setdefault(name, []).append((amount, auroc, float(right), float(ood)))
-            rows.append([name, f"{amount:g} {kind.unit}", f"{auroc:.3f}", f"{right:.3f}", f"{ood:.1%}"])
-    print_table(["corruption", "amount", "AUROC", "accuracy", "out_of_distribution"], rows)
+            curves.setdefault(name, []).append((amount, auroc, float(correct), float(ood)))
+            rows.append([name, f"{amount:g} {kind.unit}", f"{auroc:.3f}", f"{correct:.3f}", f"{ood:.1%}"])
+    print_table(["corruption", "amount", "AUROC", "accuracy", "out of distribution"], rows)
     if options.plot:
         draw(curves, options.plot)
 
 
 def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path) -> None:
-    """A panel for each corruption: AUROC and accuracy as lines, the share called out-of-distribution as an area."""
+    """Draw a panel for each corruption: AUROC and accuracy as lines, the share flagged as OOD as an area."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -61,11 +60,11 @@ def draw(curves: dict[str, list[tuple[float, float, float, float]]], path: Path)
         amounts, auroc, accuracy, ood = np.array(sorted(points)).T
         panel.plot(amounts, auroc, "o-", color="#0b6e99", label="AUROC")
         panel.plot(amounts, accuracy, "s-", color="#c8553d", label="accuracy")
-        panel.axvline(points[0][0], color="#999999", linewidth=1, linestyle=":", label="the image as it is")
+        panel.axvline(points[0][0], color="#999999", linewidth=1, linestyle=":", label="unchanged")
         panel.set(title=name, xlabel=units[name], ylim=(0.8, 1.005))
         panel.spines[["top", "right"]].set_visible(False)
         shares = panel.twinx()
-        shares.fill_between(amounts, ood, color="#dddddd", label="called out-of-distribution (right)")
+        shares.fill_between(amounts, ood, color="#dddddd", label="out of distribution (right axis)")
         shares.set(ylim=(0, 1.025), yticks=(0, 0.5, 1), yticklabels=("0 %", "50 %", "100 %") if place % 4 == 3 else ())
         shares.spines[["top", "left"]].set_visible(False)
         panel.set_zorder(shares.get_zorder() + 1)

@@ -23,10 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def ship() -> Callable[..., Any]:
-    function: Callable[..., Any] = runpy.run_path(str(ROOT / "benchmarks" / "quality" / "convert_pretrained.py"))[
-        "ship"
-    ]
+def convert() -> Callable[..., Any]:
+    script = ROOT / "benchmarks" / "quality" / "convert_pretrained.py"
+    function: Callable[..., Any] = runpy.run_path(str(script))["convert"]
     return function
 
 
@@ -50,7 +49,7 @@ def store(folder: Path, model: Model, state: dict[str, Any]) -> None:
     card.write_text(card.read_text().replace(before, save_model(folder / "model", model, state).weights_sha256))
 
 
-def test_a_name_stands_for_the_model_that_ships(simulated_model: str, run: Run, images: Path) -> None:
+def test_a_name_stands_for_a_pretrained_model(simulated_model: str, run: Run, images: Path) -> None:
     assert pretrained.list_pretrained() == (simulated_model,)
     assert load_model(Path(simulated_model)) == load_model(run.model)
     image = next((images / "test" / "PNEUMONIA").iterdir())
@@ -79,7 +78,7 @@ def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models:
         pneumoscope.load()
 
 
-def test_what_ships_is_installed_whole() -> None:
+def test_pretrained_models_are_installed_whole() -> None:
     package = ROOT / "src" / "pneumoscope"
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pneumoscope"]
     installed = {path for pattern in patterns for path in package.glob(pattern)}
@@ -100,10 +99,10 @@ def test_what_ships_is_installed_whole() -> None:
         find_file(folder, load_model(folder), "network.onnx")
 
 
-def test_what_ships_decides_as_the_run_did_and_is_attributed(
-    ship: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
+def test_a_converted_model_decides_as_the_run_did_and_is_attributed(
+    convert: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
 ) -> None:
-    done = ship(recognised, images / "test")
+    done = convert(recognised, images / "test")
     before, after = (load_model(folder) for folder in (recognised, done.folder))
     assert done.folder == pretrained_models / "pneumonia-lite0"
     assert (done.images, done.size < 20e6) == (12, True)
@@ -112,15 +111,15 @@ def test_what_ships_decides_as_the_run_did_and_is_attributed(
     measured = json.loads((recognised / "metrics.json").read_text())
     assert after.training["test"]["metrics"]["auroc"]["value"] == measured["metrics"]["auroc"]["value"]
     card = (done.folder / "README.md").read_text(encoding="utf-8")
-    for said in (after.weights_sha256, "license: apache-2.0", "CC BY 4.0", "Kermany D, Zhang K", "not endorsed"):
-        assert said in card
+    for words in (after.weights_sha256, "license: apache-2.0", "CC BY 4.0", "Kermany D, Zhang K", "not endorsed"):
+        assert words in card
     assert before.weights_sha256 not in card
     with pytest.raises(UsageError, match="already exists"):
-        ship(recognised, images / "test")
+        convert(recognised, images / "test")
 
 
-def test_nothing_ships_that_decides_otherwise(
-    ship: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
+def test_a_model_that_would_decide_differently_is_refused(
+    convert: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
 ) -> None:
     model = load_model(recognised)
     state = load_weights(recognised, model)
@@ -131,48 +130,48 @@ def test_nothing_ships_that_decides_otherwise(
     )
     decisions = {**model.decisions, "threshold": {"value": highest, "rule": "youden"}}
     store(recognised, replace(model, decisions=decisions), state)
-    with pytest.raises(DataError, match="decided otherwise in half precision"):
-        ship(recognised, images / "test")
+    with pytest.raises(DataError, match="decided differently in half precision"):
+        convert(recognised, images / "test")
     assert not list(pretrained_models.iterdir())
 
 
 @pytest.mark.parametrize("trace", ["image", "path"])
-def test_nothing_ships_that_names_an_image_or_a_place(
-    trace: str, ship: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
+def test_a_model_that_names_an_image_or_a_path_is_refused(
+    trace: str, convert: Callable[..., Any], recognised: Path, images: Path, pretrained_models: Path
 ) -> None:
     word = next((images / "train" / "NORMAL").iterdir()).name if trace == "image" else str(Path.home())
     model = load_model(recognised)
     noted = replace(model, training={**model.training, "note": f"see {word}"})
     store(recognised, noted, load_weights(recognised, model))
     with pytest.raises(UsageError, match=rf"model\.json: holds .*{word.split('.')[0]}"):
-        ship(recognised, images / "test")
+        convert(recognised, images / "test")
     assert not list(pretrained_models.iterdir())
 
 
-def test_nothing_ships_that_cannot_be_attributed(
-    ship: Callable[..., Any], run: Run, images: Path, pretrained_models: Path
+def test_a_model_that_cannot_be_attributed_is_refused(
+    convert: Callable[..., Any], run: Run, images: Path, pretrained_models: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no public data set"):
-        ship(run.folder, images)
+    with pytest.raises(UsageError, match="no public dataset"):
+        convert(run.folder, images)
 
 
-def test_nothing_ships_that_is_too_big(
-    ship: Any, recognised: Path, images: Path, pretrained_models: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_is_too_large_is_refused(
+    convert: Any, recognised: Path, images: Path, pretrained_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ship.__globals__, "MOST", 1_000_000)
-    with pytest.raises(UsageError, match=r"MB in half precision; 1 MB may ship"):
-        ship(recognised, images / "test")
+    monkeypatch.setitem(convert.__globals__, "MAX_BYTES", 1_000_000)
+    with pytest.raises(UsageError, match=r"MB in half precision; the limit is 1 MB"):
+        convert(recognised, images / "test")
     assert not list(pretrained_models.iterdir())
 
 
-def test_a_note_stands_in_the_card(
-    recognised: Path, ship: Callable[..., Any], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_card_holds_the_note(
+    recognised: Path, convert: Callable[..., Any], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "pretrained_folder", lambda: tmp_path / "pretrained_models")
-    ship(recognised, images, note="Its test images were looked at before.")
+    convert(recognised, images, note="Its test images were looked at before.")
     card = (tmp_path / "pretrained_models" / pretrained.DEFAULT / "README.md").read_text()
     assert "## About the test\n\nIts test images were looked at before." in card
     training = load_model(tmp_path / "pretrained_models" / pretrained.DEFAULT).training
     assert training["test"]["note"] == "Its test images were looked at before."
-    ship(recognised, images, overwrite=True)
+    convert(recognised, images, overwrite=True)
     assert "About the test" not in (tmp_path / "pretrained_models" / pretrained.DEFAULT / "README.md").read_text()
