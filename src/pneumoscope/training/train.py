@@ -32,7 +32,7 @@ from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import DataStatement, write_model_card
-from pneumoscope.reports.report import Provenance
+from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
@@ -198,9 +198,7 @@ def decide(
     if fitted.method != "none":
         _logger().info(
             "%s: cross-validated log loss %.3f (uncalibrated %.3f).",
-            {"temperature": "Temperature scaling", "platt": "Platt scaling", "isotonic": "Isotonic regression"}[
-                fitted.method
-            ],
+            CALIBRATIONS[fitted.method],
             fitted.after["log_loss"],
             fitted.before["log_loss"],
         )
