@@ -97,7 +97,8 @@ def serve(line: str, calls: list[str]) -> None:
 def test_commands_and_options_that_a_page_mentions_exist(name: str) -> None:
     page = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
     commands = list(list_commands(typer.main.get_command(cli.app)))
-    options = {name for command in commands for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    parameters = [each for command in commands for each in list_parameters(command)]
+    options = {name for each in parameters for name in (*each.opts, *each.secondary_opts)}
     for text in re.findall(r"`([^`]+)`", page):
         words = text.replace('"', "").split()
         if words[0] == "pneumoscope" and len(words) > 1:
@@ -112,6 +113,12 @@ def list_commands(command: Any) -> Iterator[Any]:
     yield command
     for inner in getattr(command, "commands", {}).values():
         yield from list_commands(inner)
+
+
+def list_parameters(command: Any) -> list[Any]:
+    """The parameters of a command, those of `train` that come from its settings included."""
+    found: list[Any] = command.get_params(command.make_context(command.name, [], resilient_parsing=True))
+    return found
 
 
 def test_the_make_targets_that_the_readme_names_exist() -> None:
