@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import secrets
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():  # such as /dev/null, which must not be replaced
             path.write_bytes(content)
             return
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
         try:
             part.write_bytes(content)
             part.replace(path)

@@ -13,7 +13,6 @@ from pneumoscope.cli.app import PanelCommand, PanelGroup
 from pneumoscope.cli.options import open_cache
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
-from pneumoscope.files import check_file
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
@@ -75,6 +74,7 @@ def split(
     Near-duplicates stay together. No file is moved.
     """
     from pneumoscope.datasets.samples import read_samples
+    from pneumoscope.files import check_file
     from pneumoscope.images.read import Reading
 
     draw = {

@@ -10,6 +10,7 @@ import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, PanelGroup
+from pneumoscope.cli.flags import show_flags
 from pneumoscope.cli.output import open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
@@ -91,7 +92,7 @@ def backbones() -> None:
     for column in ("backbone", "input", "weights", "here", "licence"):
         table.add_column(column, no_wrap=True)
     for spec in list_backbones():
-        source = "with the installation" if spec.package else spec.source
+        source = "with the installation" if spec.package else show_flags(spec.source)
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
     open_console().print(table)
     typer.echo("Any other name from timm works too. If the hub is out of reach, use --weights FILE.", err=True)

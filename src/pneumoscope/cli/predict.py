@@ -13,7 +13,6 @@ from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, OUTPUT
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
-from pneumoscope.files import check_file
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
@@ -137,6 +136,8 @@ def _check_output(out: Path | None, form: str, overwrite: bool) -> None:
         if form == "parquet":
             raise UsageError("--format parquet needs --out FILE.")
         return
+    from pneumoscope.files import check_file
+
     check_file(out, overwrite)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Create it, or choose another --out.")

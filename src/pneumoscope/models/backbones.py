@@ -114,11 +114,11 @@ def find_backbone(name: str) -> BackboneSpec:
             f"There is no backbone {name!r}: timm has {name.partition('.')[0]}, but not with that tag.", "backbone"
         ) from None
     if cfg is None:
-        return BackboneSpec(name, name, "--weights FILE", "unknown", InputSpec())
+        return BackboneSpec(name, name, "`weights=FILE`", "unknown", InputSpec())
     return BackboneSpec(
         name,
         name.partition(".")[0],
-        cfg.hf_hub_id or "--weights FILE",
+        cfg.hf_hub_id or "`weights=FILE`",
         cfg.license or "unknown",
         InputSpec(
             max(cfg.input_size[1:]),
