@@ -139,6 +139,8 @@ def measure_finetune(options: argparse.Namespace) -> Iterator[Figure]:
 
 def measure_serve(options: argparse.Namespace) -> Iterator[Figure]:
     """The reading room under load, against a plain FastAPI service, whichever kind of it is faster."""
+    if not service_load.is_wrk_installed():
+        return
     found = service_load.race(options.shared, [1, 8, 64], options.rounds, 8)
     for clients in (1, 8, 64):
         ours, *plain = (service_load.summarise(found[name, clients]) for name in service_load.NAMES)

@@ -1,9 +1,9 @@
-"""A service as it is usually written: FastAPI calls the model once a request. What `serve` is measured by.
+"""A service as it is usually written: FastAPI runs the model once a request. `serve` is compared with it.
 
     PLAIN_MODEL=FOLDER uvicorn plain_service:app   # the function runs in FastAPI's threads
     PLAIN_MODEL=FOLDER uvicorn plain_service:awaited   # it runs on the event loop
 
-The network and its head are those of a model of ours, run by PyTorch as it comes.
+The network and its head are those of a pneumoscope model, run by PyTorch as it is.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from PIL import Image
 
 from plain_predict import open_model
 
-ONNX_MODEL, LOOK = open_model(Path(os.environ["PLAIN_MODEL"]))
+NETWORK, TRANSFORM = open_model(Path(os.environ["PLAIN_MODEL"]))
 app, awaited = FastAPI(), FastAPI()
 
 
 @app.post("/v1/predictions")
 def predict(files: UploadFile) -> dict[str, float]:
-    return judge(files)
+    return classify(files)
 
 
 @awaited.post("/v1/predictions")
 async def predict_awaited(files: UploadFile) -> dict[str, float]:
-    return judge(files)
+    return classify(files)
 
 
-def judge(files: UploadFile) -> dict[str, float]:
-    inputs = LOOK(Image.open(files.file).convert("RGB"))[None]
+def classify(files: UploadFile) -> dict[str, float]:
+    inputs = TRANSFORM(Image.open(files.file).convert("RGB"))[None]
     with torch.no_grad():
-        return {"probability": float(torch.sigmoid(ONNX_MODEL(inputs))[0, -1])}
+        return {"probability": float(torch.sigmoid(NETWORK(inputs))[0, -1])}

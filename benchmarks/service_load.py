@@ -2,8 +2,9 @@
 
     python benchmarks/service_load.py [--rounds 3] [--seconds 8] [--clients 1,8,64]
 
-Needs wrk, which sends real images (JPEG of 224 x 224, one a request, as a form) over loopback and takes next to nothing
-of the processor. All services run on all cores; ours keeps every read in its database, the plain ones nothing.
+wrk sends real images (JPEG of 224 x 224, one a request, as a form) over loopback and takes next to nothing of the
+processor; without it, nothing is measured. All services run on all cores; `serve` stores every prediction in its
+database, the plain ones store nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -58,20 +60,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     options = parser.parse_args()
+    if not is_wrk_installed():
+        return
     clients = [int(count) for count in options.clients.split(",")]
-    found = race(options.shared, clients, options.rounds, options.seconds)
+    results = race(options.shared, clients, options.rounds, options.seconds)
     columns = ("service", "clients", "images/s", "p50 ms", "p95 ms", "p99 ms", "errors")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for count in clients:
         for name in NAMES:
-            told = summarise(found[name, count])
-            cells = [name, str(count), f"{told['rate']:.1f}", *(f"{told[p]:.0f}" for p in ("p50", "p95", "p99"))]
-            print(f"| {' | '.join(cells)} | {sum(each['errors'] for each in found[name, count]):.0f} |")
+            medians = summarise(results[name, count])
+            cells = [name, str(count), f"{medians['rate']:.1f}", *(f"{medians[p]:.0f}" for p in ("p50", "p95", "p99"))]
+            print(f"| {' | '.join(cells)} | {sum(each['errors'] for each in results[name, count]):.0f} |")
+
+
+def is_wrk_installed() -> bool:
+    """Whether load can be made; if not, this says that it is not measured."""
+    installed = shutil.which("wrk") is not None
+    if not installed:
+        print("wrk is not installed: the service under load is not measured. Try: apt-get install wrk", file=sys.stderr)
+    return installed
 
 
 def race(shared: Path, clients: list[int], rounds: int, seconds: int) -> dict[tuple[str, int], list[dict[str, float]]]:
-    """What each service did in each round, by its name and the number of clients."""
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    """What each service achieved in each round, by its name and the number of clients."""
+    results: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.txt"
         images.write_text(
@@ -84,10 +96,10 @@ def race(shared: Path, clients: list[int], rounds: int, seconds: int) -> dict[tu
                 with run_service(name, Path(folder)) as url:
                     send(url, script, images, 8, 2)  # warm
                     for count in clients:
-                        told = send(url, script, images, count, seconds)
-                        found.setdefault((name, count), []).append(told)
-                        print(f"{name}, {count} clients: {told}", file=sys.stderr, flush=True)
-    return found
+                        result = send(url, script, images, count, seconds)
+                        results.setdefault((name, count), []).append(result)
+                        print(f"{name}, {count} clients: {result}", file=sys.stderr, flush=True)
+    return results
 
 
 def summarise(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -102,12 +114,13 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     model = find_model(Path(predict_speed.ONNX_MODEL))
     if name == NAMES[0]:
-        call = ["-m", "pneumoscope", "serve", "--port", str(port), "--database", str(folder / "reads.sqlite")]
+        command = ["-m", "pneumoscope", "serve", "--port", str(port), "--database", str(folder / "predictions.sqlite")]
     else:
+        here = str(Path(__file__).parent)
         app = "plain_service:app" if name == NAMES[1] else "plain_service:awaited"
-        call = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--app-dir", str(Path(__file__).parent)]
+        command = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--app-dir", here]
     process = subprocess.Popen(
-        [sys.executable, *call],
+        [sys.executable, *command],
         env={**os.environ, "PLAIN_MODEL": str(model)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -127,12 +140,12 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
 
 
 def send(url: str, script: Path, images: Path, clients: int, seconds: int) -> dict[str, float]:
-    """What wrk measures."""
-    call = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--timeout", "60s", "-s", str(script), url]
-    done = subprocess.run([*call, "--", str(images)], capture_output=True, text=True, check=True)
+    """Send requests for some seconds: rate, latencies in ms, errors."""
+    command = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--timeout", "60s", "-s", str(script), url]
+    done = subprocess.run([*command, "--", str(images)], capture_output=True, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    told: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return told
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result
 
 
 if __name__ == "__main__":

@@ -386,7 +386,7 @@ def test_pages_of_other_sites_cannot_use_it(service: Process, image: bytes, head
 
 def test_every_answer_carries_the_security_headers(service: Process) -> None:
     with service.client() as client:
-        for path in ("/", "/monitoring", "/docs", "/page/room.js", "/v1/models", "/nothing", "/healthz"):
+        for path in ("/", "/monitoring", "/docs", "/page/reading_room.js", "/v1/models", "/nothing", "/healthz"):
             headers = client.get(path).headers
             assert "default-src 'none'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"

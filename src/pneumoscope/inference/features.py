@@ -98,6 +98,7 @@ def extract_features(
     spec: InputSpec,
     wanted: Wanted = Wanted(),
     cache: FeatureCache | None = None,
+    workers: int | None = None,
 ) -> Iterator[Extract]:
     """Read, prepare and run many files; reading overlaps with computing, and memory stays bounded.
 
@@ -110,6 +111,7 @@ def extract_features(
         spec: its input.
         wanted: what else.
         cache: looked up and filled.
+        workers: threads that read; see `prefetch`.
 
     Yields:
         One `Extract` per source, in input order.
@@ -117,7 +119,7 @@ def extract_features(
     batch_size = engine.batch_size if engine else 8
     extraction = _Extraction(engine, spec, wanted, cache)
     batch: list[Extract] = []
-    for extract in prefetch(extraction.load, sources, ahead=3 * batch_size):
+    for extract in prefetch(extraction.load, sources, ahead=3 * batch_size, workers=workers):
         batch.append(extract)
         if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == 64 * batch_size:
             extraction.run(batch)

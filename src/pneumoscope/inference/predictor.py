@@ -110,6 +110,7 @@ class Predictor:
         pixels: bool = False,
         label: str | None = None,
         method: Method = "auto",
+        workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Read, prepare, run and decide on any number of images in bounded memory, each file opened once.
 
@@ -119,6 +120,7 @@ class Predictor:
             pixels: also give the decoded image.
             label: the class whose evidence is wanted; the positive one of two by default, the likeliest of more.
             method: how evidence is found; see `explain`.
+            workers: threads that read; by default half of the cores, at least 2.
 
         Yields:
             One `Prediction` an image, in input order.
@@ -128,7 +130,7 @@ class Predictor:
         """
         check_label(self.model.labels, label)
         wanted = Wanted(maps=maps, pixels=pixels)
-        for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache):
+        for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, workers):
             prediction = self.decide(extract)
             if maps and extract.error is None:
                 prediction = replace(prediction, evidence=find_evidence(self, extract, label, method))

@@ -91,7 +91,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
 
 
 def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | None = None) -> None:
-    """Run the service until it is told to stop; requests in progress are finished first.
+    """Run the service until a signal stops it; requests in progress are finished first.
 
     Args:
         settings: how to run it.

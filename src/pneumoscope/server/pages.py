@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _PAGES = (
-    ("/", "index.html", "Reading room", "room.js"),
+    ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
     ("/docs", "api.html", "API", ""),
 )

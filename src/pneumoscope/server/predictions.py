@@ -54,6 +54,7 @@ _SUFFIXES = {
     "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
     "DICOM": ".dcm",
 }  # fmt: skip
+_READERS = 2  # threads a batch, of which there are two: an image needs up to 900 MB while it is read
 _SUMMARISED = 50_000  # predictions, at most
 
 
@@ -212,6 +213,7 @@ class PredictionService:
                 [job.image for job in jobs],
                 maps=any(job.heatmap for job in jobs),
                 pixels=any(job.picture for job in jobs),
+                workers=_READERS,
             )
         )
         records = [

@@ -108,8 +108,8 @@ class SecurityMiddleware:
         headers, protected = Headers(scope=scope), scope["path"].startswith(_PROTECTED)
         if protected or scope["method"] not in _SAFE_METHODS:
             origin = headers.get("origin")
-            foreign = origin is not None and origin.partition("://")[2] != headers.get("host", "")
-            if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            elsewhere = origin is not None and origin.partition("://")[2] != headers.get("host", "")
+            if elsewhere or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 raise RequestError(403, "Pages of other sites may not call this service.")
         if token is not None and protected:
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
