@@ -1,8 +1,8 @@
-"""How often the audit finds faults that were planted into clean simulated images, and how often it cries wolf.
+"""How often the audit finds faults that were planted into clean simulated images, and its false alarms.
 
     python benchmarks/audit_detection.py [--seeds 20] [--images 200]
 
-Each fault is planted at several strengths into a fresh copy of each data set. Printed is a table for docs/results.md.
+Each fault is planted at several strengths into a fresh copy of each dataset. The table is in docs/results/audit.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pneumoscope.datasets.samples import read_samples
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
 
-FIRST_SEED = 7000  # of images that nothing was chosen on
+FIRST_SEED = 7000  # no threshold of the audit was chosen on these images
 Rng = np.random.Generator
 Plant = Callable[[Path, float, Rng], set[Path]]
 
@@ -43,10 +43,10 @@ class Fault:
 
     Attributes:
         name: what it is.
-        check: the check that has to find it.
-        strengths: from weak to strong, and what they mean.
+        check: the check that should find it.
+        strengths: from weak to strong.
         unit: of the strengths.
-        plant: changes a folder of images and gives the files that a finding should name (or none).
+        plant: changes a folder of images and returns the files that a finding should name, if any.
     """
 
     name: str
@@ -57,17 +57,17 @@ class Fault:
 
     @property
     def quick(self) -> bool:
-        """Whether the quick audit is to find it."""
+        """Whether the quick audit should find it."""
         return self.check not in ("labels", "shortcuts") and "photographs" not in self.name
 
 
 def find_images(folder: Path, where: str = "*", label: str = "*") -> list[Path]:
-    """Images of a split and class, in order."""
+    """List images of a split and class, in order."""
     return sorted(folder.glob(f"{where}/{label}/*.*"))
 
 
 def choose(images: Sequence[Path], count: float, rng: Rng) -> list[Path]:
-    """So many images at random, or, below or at 1, such a share of them; one at least."""
+    """Draw images at random: a number of them, or up to 1 a share of all; at least one."""
     n = max(1, round(count * len(images))) if count <= 1 else int(count)
     return [images[i] for i in rng.permutation(len(images))[:n]]
 
@@ -80,12 +80,12 @@ def edit(path: Path, change: Callable[[Image.Image], Image.Image]) -> None:
 
 
 def rename(path: Path, folder: Path, number: int, suffix: str | None = None) -> Path:
-    """A name in a folder that no patient has."""
+    """A path in a folder with a name that no patient has."""
     return folder / f"phantom{90000 + number}_1{suffix or path.suffix}"
 
 
 def plant_copies(folder: Path, count: float, rng: Rng) -> set[Path]:
-    """Training images turn up in the test split under other names."""
+    """Copy training images to the test split under other names."""
     touched = set()
     for number, image in enumerate(choose(find_images(folder, "train"), 10, rng)[: int(count)]):
         copy = rename(image, folder / "test" / image.parent.name, number)
@@ -95,7 +95,7 @@ def plant_copies(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_torn_copies(folder: Path, count: float, rng: Rng) -> set[Path]:
-    """Normal images turn up as pneumonia, too, in the same split."""
+    """Copy normal images to the pneumonia images of the same split."""
     touched = set()
     for number, image in enumerate(choose(find_images(folder, "train", "NORMAL"), 10, rng)[: int(count)]):
         copy = rename(image, folder / "train" / "PNEUMONIA", number)
@@ -105,7 +105,7 @@ def plant_torn_copies(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_likenesses(folder: Path, quality: float, rng: Rng) -> set[Path]:
-    """Training images turn up in the test split, smaller, with less contrast, and compressed."""
+    """Copy training images to the test split, smaller, with less contrast, and compressed."""
     touched = set()
     for number, image in enumerate(choose(find_images(folder, "train"), 5, rng)):
         with Image.open(image) as picture:
@@ -118,7 +118,7 @@ def plant_likenesses(folder: Path, quality: float, rng: Rng) -> set[Path]:
 
 
 def plant_patients(folder: Path, count: float, rng: Rng) -> set[Path]:
-    """Test images turn out to be of patients who are in train."""
+    """Rename test images, as if they were of patients in train."""
     touched = set()
     for image in choose(find_images(folder, "test"), 10, rng)[: int(count)]:
         patient = choose(find_images(folder, "train", image.parent.name), 2, rng)[0].stem.split("_")[0]
@@ -127,7 +127,7 @@ def plant_patients(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_border(level: int) -> Plant:
-    """A share of the pneumonia images has a border of a grey level, 3 % wide."""
+    """Draw a border of a grey level, 3 % wide, on a share of the pneumonia images."""
 
     def plant(folder: Path, share: float, rng: Rng) -> set[Path]:
         def frame(picture: Image.Image) -> Image.Image:
@@ -144,7 +144,7 @@ def plant_border(level: int) -> Plant:
 
 
 def plant_marker(random_corner: bool) -> Plant:
-    """A share of the pneumonia images has a burnt-in L, 9 % high, in a corner."""
+    """Draw an L, 9 % high, in a corner of a share of the pneumonia images."""
 
     def plant(folder: Path, share: float, rng: Rng) -> set[Path]:
         for image in choose(find_images(folder, "*", "PNEUMONIA"), share, rng):
@@ -166,7 +166,7 @@ def plant_marker(random_corner: bool) -> Plant:
 
 
 def plant_quality(folder: Path, quality: float, _: Rng) -> set[Path]:
-    """All images become JPEG; normal ones of quality 92, pneumonia of another."""
+    """Convert all images to JPEG: normal ones of quality 92, pneumonia of another."""
     for image in find_images(folder):
         with Image.open(image) as picture:
             chosen = quality if image.parent.name == "PNEUMONIA" else 92
@@ -176,7 +176,7 @@ def plant_quality(folder: Path, quality: float, _: Rng) -> set[Path]:
 
 
 def plant_format(folder: Path, share: float, rng: Rng) -> set[Path]:
-    """A share of the pneumonia images is TIFF instead of PNG."""
+    """Convert a share of the pneumonia images to TIFF."""
     for image in choose(find_images(folder, "*", "PNEUMONIA"), share, rng):
         with Image.open(image) as picture:
             picture.save(image.with_suffix(".tif"))
@@ -185,7 +185,7 @@ def plant_format(folder: Path, share: float, rng: Rng) -> set[Path]:
 
 
 def plant_mode(folder: Path, share: float, rng: Rng) -> set[Path]:
-    """A share of the pneumonia images is stored as RGB."""
+    """Store a share of the pneumonia images as RGB."""
     for image in choose(find_images(folder, "*", "PNEUMONIA"), share, rng):
         with Image.open(image) as picture:
             colour = picture.convert("RGB")
@@ -194,7 +194,7 @@ def plant_mode(folder: Path, share: float, rng: Rng) -> set[Path]:
 
 
 def plant_size(folder: Path, share: float, rng: Rng) -> set[Path]:
-    """A share of the pneumonia images is a quarter larger."""
+    """Enlarge a share of the pneumonia images by a quarter."""
     for image in choose(find_images(folder, "*", "PNEUMONIA"), share, rng):
         edit(
             image,
@@ -204,7 +204,7 @@ def plant_size(folder: Path, share: float, rng: Rng) -> set[Path]:
 
 
 def plant_edit(change: Callable[[Image.Image], Image.Image]) -> Plant:
-    """Some images, of any class and split, are changed."""
+    """Change some images of any class and split."""
 
     def plant(folder: Path, count: float, rng: Rng) -> set[Path]:
         images = choose(find_images(folder), count, rng)
@@ -216,7 +216,7 @@ def plant_edit(change: Callable[[Image.Image], Image.Image]) -> Plant:
 
 
 def plant_truncation(folder: Path, count: float, rng: Rng) -> set[Path]:
-    """Some files end in the middle."""
+    """Cut some files off in the middle."""
     images = choose(find_images(folder), count, rng)
     for image in images:
         image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
@@ -224,7 +224,7 @@ def plant_truncation(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_photographs(folder: Path, count: float, rng: Rng) -> set[Path]:
-    """Grey photographs lie among the images."""
+    """Put grey photographs among the training images."""
     from skimage import data
 
     names = ("astronaut", "camera", "coins", "page", "text", "clock", "moon", "brick", "grass", "gravel")
@@ -238,7 +238,7 @@ def plant_photographs(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_swaps(folder: Path, share: float, rng: Rng) -> set[Path]:
-    """A share of the images lies in the other class's folder."""
+    """Move a share of the images to the other class's folder."""
     other = {"NORMAL": "PNEUMONIA", "PNEUMONIA": "NORMAL"}
     moved = set()
     for image in choose(find_images(folder), share, rng):
@@ -283,21 +283,21 @@ FAULTS = (
 
 
 def plant(fault: Fault, strength: float, clean: Path, folder: Path, seed: int) -> set[Path]:
-    """Copy clean images and plant a fault; gives the files that it touched, where those are to be named."""
+    """Copy clean images and plant a fault; returns the changed files that a finding should name."""
     shutil.copytree(clean, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
     return fault.plant(folder, strength, np.random.default_rng([seed, int(strength * 1000)]))
 
 
-def look(fault: Fault, folder: Path, seed: int, cache: FeatureCache) -> Sequence[Finding]:
-    """What the audit finds; of the full one, for shortcuts, only that check is run, which takes no features."""
+def find(fault: Fault, folder: Path, seed: int, cache: FeatureCache) -> Sequence[Finding]:
+    """Findings of the audit. For shortcuts only that check is run, as it needs no features and the full audit does."""
     if fault.check != "shortcuts":
         return audit(folder, seed=seed, quick=fault.quick, cache=cache).findings
     images = measure_images(read_samples(folder), InputSpec(), cache=cache)
     return find_shortcuts(images, seed=seed, groups=group_similar(images, crops=False))
 
 
-def judge(fault: Fault, touched: set[Path], findings: Sequence[Finding]) -> tuple[bool, float]:
-    """Whether the right check said something above a note, and the share of touched files that it named."""
+def score(fault: Fault, touched: set[Path], findings: Sequence[Finding]) -> tuple[bool, float]:
+    """Whether the right check reported something above a note, and the share of changed files that it named."""
     serious = [each for each in findings if each.check == fault.check and each.severity != "note"]
     listed = {path for each in findings if each.check == fault.check for path in each.files}
     return bool(serious), len(touched & listed) / len(touched) if touched else float("nan")
@@ -306,7 +306,7 @@ def judge(fault: Fault, touched: set[Path], findings: Sequence[Finding]) -> tupl
 def try_seed(
     seed: int, count: int, size: int, only: str
 ) -> tuple[list[str], dict[tuple[str, float], tuple[bool, float]]]:
-    """Audit one clean set and all that is planted into it: what the clean one raised, and what was found."""
+    """Audit one clean dataset, and each fault planted into it: false alarms of the clean one, and scores."""
     with tempfile.TemporaryDirectory() as scratch, FeatureCache(Path(scratch) / "cache.sqlite") as cache:
         clean, folder = Path(scratch) / "clean", Path(scratch) / "planted"
         write_phantoms(clean, count=count, seed=FIRST_SEED + seed, size=size)
@@ -315,19 +315,19 @@ def try_seed(
             for each in audit(clean, seed=seed, cache=cache).findings
             if each.severity != "note"
         ]
-        found = {}
+        scores = {}
         for fault in FAULTS:
             for strength in fault.strengths if only in fault.name else ():
                 touched = plant(fault, strength, clean, folder, seed)
-                found[fault.name, strength] = judge(fault, touched, look(fault, folder, seed, cache))
+                scores[fault.name, strength] = score(fault, touched, find(fault, folder, seed, cache))
                 shutil.rmtree(folder)
     print(f"seed {seed} done; clean: {alarms or 'nothing'}", file=sys.stderr, flush=True)
-    return alarms, found
+    return alarms, scores
 
 
 def main() -> None:
-    """Run it all and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Plant and audit, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--size", type=int, default=128)
@@ -338,18 +338,18 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         settings = (options.images, options.size, options.only)
         for future in [pool.submit(try_seed, seed, *settings) for seed in range(options.seeds)]:
-            raised, found = future.result()
+            raised, scores = future.result()
             alarms.append(raised)
-            for key, judged in found.items():
-                results[key].append(judged)
+            for key, result in scores.items():
+                results[key].append(result)
     print("| planted fault | strength | found | files named |\n| --- | --- | --- | --- |")
     for fault in FAULTS:
         for strength in fault.strengths:
             if tried := results.get((fault.name, strength)):
                 hits = sum(hit for hit, _ in tried)
-                named = float(np.mean([share for _, share in tried]))
-                said = "" if np.isnan(named) else f"{named:.0%}"
-                print(f"| {fault.name} | {strength:g} ({fault.unit}) | {hits} of {len(tried)} | {said} |")
+                named = float(np.mean([part for _, part in tried]))
+                share = "" if np.isnan(named) else f"{named:.0%}"
+                print(f"| {fault.name} | {strength:g} ({fault.unit}) | {hits} of {len(tried)} | {share} |")
     print(f"\nClean sets with anything above a note: {sum(map(bool, alarms))} of {len(alarms)}.")
     for messages in alarms:
         for message in messages:

@@ -26,7 +26,7 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf, ShrunkCovariance
 from sklearn.metrics import roc_auc_score
 
-from ood_images import CHANGED, SPOILED, Pixels, blank, drawn, hand, limb, noise, page, pattern, photographs
+from ood_images import CHANGED, SPOILED, Pixels, blank, draw_images, hand, limb, noise, page, pattern, photographs
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample, cluster_by_patient, read_samples
 from pneumoscope.decisions.ood import OOD, Mahalanobis, fit_mahalanobis
@@ -126,10 +126,10 @@ def ood_sources(images: Sequence[Sample], phantoms: int) -> dict[str, list[bytes
     pixels = [read_pixels(image.path) for image in images]
     kinds: dict[str, list[Pixels]] = {"natural photographs": photographs(MADE, 0)}
     makers = {"noise": noise, "blank": blank, "hands": hand, "limbs": limb, "text pages": page, "test objects": pattern}
-    kinds |= {name: drawn(maker, MADE, 0) for name, maker in makers.items()}
+    kinds |= {name: draw_images(maker, MADE, 0) for name, maker in makers.items()}
     kinds["phantoms"] = [draw_phantom(seed, pneumonia=seed % 2 == 0).pixels for seed in range(phantoms)]
     kinds |= {name: alter(pixels, 0) for name, alter in {**SPOILED, **CHANGED}.items()}
-    return {name: [encode(image) for image in drawn_images] for name, drawn_images in kinds.items()}
+    return {name: [encode(image) for image in images_of_kind] for name, images_of_kind in kinds.items()}
 
 
 def encode(pixels: Pixels) -> bytes:

@@ -1,6 +1,6 @@
-"""Images that no chest classifier should answer: drawn, photographed, or made of real images.
+"""Images that are no chest radiographs, or altered ones: drawn, photographed, or made from real images.
 
-Everything comes from a seed; everything is float32 (H, W) in [0, 1], as reading gives it.
+All are float32 (H, W) in [0, 1], as reading gives them, and depend on a seed alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PHOTOGRAPHS = (
 
 
 def photographs(count: int, seed: int) -> list[Pixels]:
-    """The photographs that scikit-image ships, grey: whole, then random crops of at least a third of the side."""
+    """Grey photographs that come with scikit-image: whole, then random crops of at least a third of the side."""
     from pathlib import Path
 
     import skimage
@@ -32,13 +32,13 @@ def photographs(count: int, seed: int) -> list[Pixels]:
     folder = Path(skimage.__file__).parent / "data"
     whole: list[Pixels] = [_grey(Image.open(folder / name)) for name in PHOTOGRAPHS]
     rng = np.random.default_rng([seed, 1])
-    found = whole[:count]
-    while len(found) < count:
-        photograph = whole[len(found) % len(whole)]
+    crops = whole[:count]
+    while len(crops) < count:
+        photograph = whole[len(crops) % len(whole)]
         side = int(min(photograph.shape) * rng.uniform(0.33, 0.9))
         top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape)
-        found.append(photograph[top : top + side, left : left + side])
-    return found
+        crops.append(photograph[top : top + side, left : left + side])
+    return crops
 
 
 def noise(rng: Generator) -> Pixels:
@@ -128,8 +128,8 @@ def pattern(rng: Generator) -> Pixels:
     return _clip(image + rng.normal(size=image.shape) * 0.01)
 
 
-def drawn(maker: Callable[[Generator], Pixels], count: int, seed: int) -> list[Pixels]:
-    """So many images of one maker."""
+def draw_images(maker: Callable[[Generator], Pixels], count: int, seed: int) -> list[Pixels]:
+    """Several images of one kind."""
     rng = np.random.default_rng([seed, 2])
     return [maker(rng) for _ in range(count)]
 
@@ -188,7 +188,7 @@ def _equalise(image: Pixels, _: Generator) -> NDArray[np.floating]:
     return equalised
 
 
-# Of real images: what is done to them. The first group is no chest radiograph any more, or none that can be read.
+# Changes to real images. After these it is no chest radiograph any more, or none that can be read.
 SPOILED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
     "inverted": _alter(lambda image, _: 1 - image),
     "turned by 90°": _alter(lambda image, rng: np.rot90(image, rng.choice([1, 3]))),
@@ -204,7 +204,7 @@ SPOILED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
     "a sixteenth of its area": _alter(lambda image, rng: _zoom(image, 0.25, rng)),
     "tiles shuffled": _alter(_shuffle),
 }
-# The same chest, treated otherwise: to be told from strength to strength.
+# After these it is still the same chest, with a quality from unchanged to useless.
 CHANGED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
     "mirrored": _alter(lambda image, _: image[:, ::-1]),
     "turned by 3°": _alter(lambda image, _: ndimage.rotate(image, 3, reshape=False, order=1, mode="nearest")),
@@ -244,8 +244,8 @@ def _expose(thickness: NDArray[np.float64], rng: Generator) -> Pixels:
     return _clip(image + rng.normal(size=image.shape) * rng.uniform(0.005, 0.02))
 
 
-def _grey(picture: Image.Image) -> Pixels:
-    return (np.asarray(picture.convert("L"), np.float32) / 255).astype(np.float32)
+def _grey(image: Image.Image) -> Pixels:
+    return (np.asarray(image.convert("L"), np.float32) / 255).astype(np.float32)
 
 
 def _clip(image: NDArray[np.floating]) -> Pixels:

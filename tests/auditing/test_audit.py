@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit_detection import FAULTS, Fault, find_images, judge, look, plant
+from audit_detection import FAULTS, Fault, find, find_images, plant, score
 from pneumoscope.auditing.audit import audit
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples, write_samples
@@ -41,8 +41,8 @@ def test_a_planted_fault_is_found_and_its_images_are_named(
     fault: Fault, clean: Path, cache: FeatureCache, tmp_path: Path
 ) -> None:
     touched = plant(fault, fault.strengths[-1], clean, tmp_path / "images", seed=5)
-    findings = look(fault, tmp_path / "images", 0, cache)
-    serious, named = judge(fault, touched, findings)
+    findings = find(fault, tmp_path / "images", 0, cache)
+    serious, named = score(fault, touched, findings)
     assert serious, [f"{finding.severity}: {finding.title}" for finding in findings]
     if touched:
         hard = {  # a share of them is enough
