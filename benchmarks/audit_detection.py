@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pneumoscope.auditing.audit import audit
 from pneumoscope.auditing.duplicates import group_similar
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import measure_images
@@ -31,6 +30,7 @@ from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.reports.audit_page import audit
 
 FIRST_SEED = 7000  # no threshold of the audit was chosen on these images
 Rng = np.random.Generator

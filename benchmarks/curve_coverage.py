@@ -76,7 +76,7 @@ def compute_truth(gap: float) -> dict[str, float]:
 def compute_intervals(y: NDArray[np.int64], logits: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
     log_probabilities = apply(logits[:, None], DECISIONS.calibration)
     p = np.exp(log_probabilities[:, 1])
-    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive=CLASSES[1], resamples=20)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, resamples=20)
     adjusted = adjust_evaluation(evaluation, DECISIONS, y, log_probabilities, PREVALENCE).metrics
     intervals = {
         f"{shown}, adjusted": (adjusted[name].low, adjusted[name].high)

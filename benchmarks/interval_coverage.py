@@ -119,7 +119,7 @@ def study(task: tuple[Setting, int, int, dict[str, float], int, bool]) -> list[t
         limits = bootstrap(y, p, patients, resamples, seed)
     else:
         found = evaluate_predictions(
-            y, p, classes=CLASSES, positive=CLASSES[1], patients=patients, resamples=resamples, seed=seed
+            y, p, classes=CLASSES, patients=patients, resamples=resamples, seed=seed
         ).metrics  # fmt: skip
         limits = {name: np.array([interval.low, interval.high]) for name, interval in found.items()}
     return [(not truth[name] >= limits[name][0], bool(truth[name] > limits[name][1])) for name in METRICS]

@@ -392,7 +392,7 @@ def test_a_trained_model_runs_where_torch_cannot_be_imported(run: Run, exports: 
 def test_without_torch_nothing_is_begun_that_needs_it(
     run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pneumoscope.auditing.audit import audit
+    from pneumoscope.reports.audit_page import audit
 
     for name in ("torch", "timm", "pneumoscope.models.onnx_graphs", "pneumoscope.models.classifier"):
         monkeypatch.setitem(sys.modules, name, None)

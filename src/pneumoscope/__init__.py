@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 __version__ = "0.5.0"
 
 if TYPE_CHECKING:
-    from pneumoscope.auditing.audit import audit
     from pneumoscope.auditing.findings import Audit, Finding
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pneumoscope.inference.explain import Evidence, explain
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
+    from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
     from pneumoscope.training.train import Run, train
@@ -76,7 +76,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     homes = {
-        "auditing.audit": ("audit",),
         "auditing.findings": ("Audit", "Finding"),
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),
@@ -88,6 +87,7 @@ def __getattr__(name: str) -> object:
         "inference.explain": ("Evidence", "explain"),
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
+        "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
         "training.train": ("Run", "train"),

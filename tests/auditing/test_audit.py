@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from audit_detection import FAULTS, Fault, find, find_images, plant, score
-from pneumoscope.auditing.audit import audit
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import read_samples, write_samples
 from pneumoscope.errors import UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.reports.audit_page import audit
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_what_is_written_says_what_was_found(clean: Path, cache: FeatureCache, t
     assert {leaked.as_posix(), copy.as_posix()} <= named
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert all(finding.title.split(":")[0][:20] in page for finding in found.findings)
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite"):
         audit(tmp_path / "images", tmp_path / "out", quick=True)
     audit(tmp_path / "images", tmp_path / "out", quick=True, overwrite=True, cache=cache)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import RECORD, Images
+from pneumoscope.auditing.intake import FIELDS, Images
 from pneumoscope.auditing.labels import find_label_errors, suspect_labels
 from pneumoscope.datasets.samples import Sample
 
@@ -27,7 +27,7 @@ def make_features(classes: NDArray[np.int64], distance: float = 6, seed: int = 0
 def make_images(features: Features | None, classes: NDArray[np.int64], patients: int = 10**6) -> Images:
     samples = [Sample(Path(f"{i}.png"), "ABC"[one], f"p{i % patients}") for i, one in enumerate(classes)]
     n = len(samples)
-    return Images(samples, [""] * n, [None] * n, np.zeros(n, RECORD), features)
+    return Images(samples, [""] * n, [None] * n, np.zeros(n, FIELDS), features)
 
 
 def swap(classes: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[np.int64], set[int]]:
@@ -97,7 +97,7 @@ def test_a_wrong_label_that_all_images_of_a_patient_share_is_found() -> None:
     assert {int(path.stem) % 80 for path in finding.files} >= {0, 1, 2, 3}
     grouped = find_label_errors(
         Images([Sample(Path(f"{i}.png"), "AB"[one]) for i, one in enumerate(classes)], [""] * N, [None] * N,
-              np.zeros(N, RECORD), features), groups=owner.tolist(),
+              np.zeros(N, FIELDS), features), groups=owner.tolist(),
     )  # fmt: skip
     assert grouped == [finding]
 
@@ -115,9 +115,9 @@ def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
     features[:50] = 0  # as where a file cannot be read
     images = make_images(features, truth)
     errors = ["damaged" if i < 50 else None for i in range(N)]
-    assert find_label_errors(Images(images.samples, images.digests, errors, images.records, features)) == []
+    assert find_label_errors(Images(images.samples, images.digests, errors, images.measured, features)) == []
     samples = [Sample(one.path, None if i < 50 else one.label) for i, one in enumerate(images.samples)]
-    assert find_label_errors(Images(samples, images.digests, images.errors, images.records, features)) == []
+    assert find_label_errors(Images(samples, images.digests, images.errors, images.measured, features)) == []
 
 
 def test_without_features_or_a_second_class_nothing_is_said() -> None:

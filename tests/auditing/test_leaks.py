@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import RECORD, Images
+from pneumoscope.auditing.intake import FIELDS, Images
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.dicom import Tags
 
@@ -18,7 +18,7 @@ NOBODY = Tags(None, None, None, None, None, None, None, None)
 def images(*places: str, digests: str) -> Images:
     """Images in such places as `train/A`, with one letter for each one's content."""
     samples = [Sample(Path(f"{i}.png"), p.split("/")[-1], None, p.split("/")[0] or None) for i, p in enumerate(places)]
-    return Images(samples, list(digests), [None] * len(samples), np.zeros(len(samples), RECORD))
+    return Images(samples, list(digests), [None] * len(samples), np.zeros(len(samples), FIELDS))
 
 
 def described(findings: list[Finding]) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -44,7 +44,7 @@ def test_images_that_only_look_alike_are_no_errors() -> None:
 
 def test_unreadable_images_are_no_duplicates_of_each_other() -> None:
     some = images("train/A", "test/A", digests="ab")
-    some = Images(some.samples, ["", ""], ["bad", "bad"], some.records)
+    some = Images(some.samples, ["", ""], ["bad", "bad"], some.measured)
     assert find_duplicates(some, [None, None]) == []
 
 
@@ -73,7 +73,7 @@ def test_a_study_tells_where_the_patient_is_not_known() -> None:
 
 def test_many_copies_of_one_file_are_one_group_in_no_time() -> None:
     some = images(*["train/A"] * 3000, "test/A", digests="x" * 3000 + "y")
-    some.records["hash"][:] = np.random.default_rng(0).random((48, 48))
+    some.measured["hash"][:] = np.random.default_rng(0).random((48, 48))
     groups = group_similar(some)
     assert groups == [0] * 3001
     finding = find_duplicates(some, groups)[-1]

@@ -1,4 +1,4 @@
-"""Each kind of bad image is known for what it is."""
+"""Each kind of bad image is recognised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import Images, measure_image, shrink, to_record
+from pneumoscope.auditing.intake import FIELDS, Images, measure_image, shrink, unpack
 from pneumoscope.auditing.quality import correlate_orientations, find_quality_faults
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample
@@ -19,11 +19,10 @@ from pneumoscope.images.read import Radiograph
 
 def measured(*images: Pixels, tags: Tags | None = None, colour: float = 0.0) -> Images:
     samples = [Sample(Path(f"{i}.png"), "NORMAL", tags=tags) for i in range(len(images))]
-    records = [
-        to_record(measure_image(b"content", Radiograph(image, "PNG", "L", image.shape, colour=colour)))
-        for image in images
+    rows = [
+        unpack(measure_image(b"content", Radiograph(image, "PNG", "L", image.shape, colour=colour))) for image in images
     ]
-    return Images(samples, ["digest"] * len(images), [None] * len(images), np.array(records))
+    return Images(samples, ["digest"] * len(images), [None] * len(images), np.array(rows))
 
 
 def found(*images: Pixels, **options: object) -> list[str]:
@@ -43,7 +42,7 @@ def test_a_mirror_image_and_another_window_are_no_fault(image: Pixels) -> None:
     assert found(image[:, ::-1], image**0.6, image**1.5, 0.2 + 0.5 * image) == []
 
 
-def test_bad_images_are_told_apart(image: Pixels) -> None:
+def test_bad_images_are_distinguished(image: Pixels) -> None:
     flat = np.full((90, 80), 0.3, np.float32)
     noise = np.random.default_rng(0).random((100, 100), np.float32)
     assert found(1 - image) == ["1 image is inverted: air is bright"]
@@ -51,19 +50,19 @@ def test_bad_images_are_told_apart(image: Pixels) -> None:
     assert found(np.rot90(image, 2).copy()) == ["1 image is upside down"]
     assert found(flat) == ["1 image is blank"]
     assert found(np.clip(image * 3, 0, 1)) == ["1 image is burnt out"]
-    assert found(0.5 + 0.08 * image) == ["1 image has next to no contrast"]
+    assert found(0.5 + 0.08 * image) == ["1 image has hardly any contrast"]
     assert found(image[::4, ::4].copy()) == ["1 image is tiny"]
     assert found(noise) == ["1 image does not look like a frontal chest image"]
     assert found(image, colour=0.2) == ["1 image is in colour"]
 
 
-def test_sides_are_told_apart(image: Pixels) -> None:
+def test_sides_are_distinguished(image: Pixels) -> None:
     (finding,) = find_quality_faults(measured(np.rot90(image).copy(), np.rot90(image, 3).copy()))
     by_file = dict(zip((path.name for path in finding.files), finding.remarks, strict=True))
     assert by_file == {"0.png": "turned to the left", "1.png": "turned to the right"}
 
 
-def test_headers_tell_lateral_views_and_several_frames(image: Pixels) -> None:
+def test_lateral_views_and_several_frames_are_found_in_headers(image: Pixels) -> None:
     def tags(**known: object) -> Tags:
         values = dict.fromkeys(("patient", "study", "instance", "modality", "view", "laterality", "age", "sex"))
         return Tags(**{**values, **known})  # type: ignore[arg-type]
@@ -74,16 +73,10 @@ def test_headers_tell_lateral_views_and_several_frames(image: Pixels) -> None:
 
 
 def test_unreadable_files_say_why() -> None:
-    images = Images([Sample(Path("x.png"))], [""], ["x.png: damaged."], np.zeros(1, measured_type()))
+    images = Images([Sample(Path("x.png"))], [""], ["x.png: damaged."], np.zeros(1, FIELDS))
     (finding,) = find_quality_faults(images)
     assert (finding.check, finding.severity, finding.remarks) == ("reading", "error", ("damaged.",))
     assert isinstance(finding, Finding)
-
-
-def measured_type() -> np.dtype[np.void]:
-    from pneumoscope.auditing.intake import RECORD
-
-    return RECORD
 
 
 def test_the_template_is_the_mean_of_simulated_normal_images() -> None:

@@ -13,34 +13,36 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
+from pneumoscope.auditing.clues import measure_clues
+from pneumoscope.auditing.duplicates import join_clusters
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import FORMATS, MODES, RECORD, THUMBNAIL, VIEWS, Images, measure_images
-from pneumoscope.auditing.shortcuts import find_shortcuts, join_clusters, measure_clues
+from pneumoscope.auditing.intake import FIELDS, FORMATS, MODES, THUMBNAIL, VIEWS, Images, measure_images
+from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.images.prepare import InputSpec
 
 N = 240
 HALF = np.arange(N) % 2  # the class of each image
-Records = NDArray[np.void]
+Measured = NDArray[np.void]
 
 
-def make_records(seed: int = 0, n: int = N) -> Records:
+def measure_noise(seed: int = 0, n: int = N) -> Measured:
     """Greyscale PNG of one size, with looks and thumbnails that have nothing to do with the class."""
     rng = np.random.default_rng(seed)
-    records = np.zeros(n, RECORD)
-    records["format"], records["mode"] = FORMATS.index("PNG"), MODES.index("L")
-    records["height"], records["width"], records["quality"] = 224, 224, np.nan
-    records["bytes"] = rng.integers(20_000, 40_000, n)
+    measured = np.zeros(n, FIELDS)
+    measured["format"], measured["mode"] = FORMATS.index("PNG"), MODES.index("L")
+    measured["height"], measured["width"], measured["quality"] = 224, 224, np.nan
+    measured["bytes"] = rng.integers(20_000, 40_000, n)
     for name in ("mean", "spread", "low", "high", "black", "white", "sharpness"):
-        records[name] = rng.random(n)
-    records["border"] = rng.random((n, 4))
-    records["thumbnail"] = np.clip(rng.normal(120, 15, (n, THUMBNAIL, THUMBNAIL)), 0, 255)
-    return records
+        measured[name] = rng.random(n)
+    measured["border"] = rng.random((n, 4))
+    measured["thumbnail"] = np.clip(rng.normal(120, 15, (n, THUMBNAIL, THUMBNAIL)), 0, 255)
+    return measured
 
 
 def make_images(
-    records: Records,
+    measured: Measured,
     classes: Sequence[object] = HALF.tolist(),
     patients: Sequence[str] | None = None,
     splits: bool = False,
@@ -48,7 +50,7 @@ def make_images(
     split = [("test" if i % 4 > 1 else "train") if splits else None for i in range(len(classes))]
     owner: Sequence[str | None] = patients or [None] * len(classes)
     samples = [Sample(Path(f"{i}.png"), str(one), owner[i], split[i]) for i, one in enumerate(classes)]
-    return Images(samples, [""] * len(samples), [None] * len(samples), records)
+    return Images(samples, [""] * len(samples), [None] * len(samples), measured)
 
 
 def carriers(share: float, seed: int = 0) -> NDArray[np.intp]:
@@ -62,10 +64,10 @@ def serious(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_above() -> None:
-    found = [find_shortcuts(make_images(make_records(seed)), seed=seed, quick=True) for seed in range(30)]
+    found = [find_shortcuts(make_images(measure_noise(seed)), seed=seed, quick=True) for seed in range(30)]
     assert sum(map(bool, found)) <= 5  # of 30 at 5 %: more with probability 0.004
     assert not any(map(serious, found))
-    assert not any(serious(find_shortcuts(make_images(make_records(seed)), seed=seed)) for seed in range(4))
+    assert not any(serious(find_shortcuts(make_images(measure_noise(seed)), seed=seed)) for seed in range(4))
 
 
 @pytest.mark.parametrize("share", [1, 0.5, 0.25])
@@ -81,9 +83,9 @@ def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_abov
     ],
 )
 def test_a_property_that_part_of_one_class_has_is_found(key: str, value: float, word: str, share: float) -> None:
-    records = make_records()
-    records[key][carriers(share)] = value
-    (finding,) = serious(find_shortcuts(make_images(records), quick=True))
+    measured = measure_noise()
+    measured[key][carriers(share)] = value
+    (finding,) = serious(find_shortcuts(make_images(measured), quick=True))
     assert finding.severity == ("error" if share == 1 and key != "view" else "warning")
     assert finding.title.startswith(f"The {word} alone")
     assert (
@@ -92,44 +94,44 @@ def test_a_property_that_part_of_one_class_has_is_found(key: str, value: float, 
     assert {int(path.stem) for path in finding.files} <= set(carriers(share) if share < 1 else range(N))
 
 
-def test_the_auroc_is_that_of_the_property_itself_where_nothing_is_to_be_learnt() -> None:
-    records = make_records(n=4000)
+def test_the_auroc_is_that_of_the_property_itself_where_the_model_learns_nothing_else() -> None:
+    measured = measure_noise(n=4000)
     classes = np.arange(4000) % 2
-    records["mode"] = 1 + (np.random.default_rng(0).random(4000) < np.where(classes, 0.7, 0.2))
-    clues = measure_clues(records, classes, np.arange(4000), quick=True)
+    measured["mode"] = 1 + (np.random.default_rng(0).random(4000) < np.where(classes, 0.7, 0.2))
+    clues = measure_clues(measured, classes, np.arange(4000), quick=True)
     clue = next(clue for clue in clues if clue.name == "colour mode")
-    assert clue.auroc == pytest.approx(roc_auc_score(classes, records["mode"]), abs=1e-3)
+    assert clue.auroc == pytest.approx(roc_auc_score(classes, measured["mode"]), abs=1e-3)
     assert clue.low < clue.auroc
-    assert 0.5 < clue.limit <= clue.limit99 < 0.56
+    assert 0.5 < clue.chance_95 <= clue.chance_99 < 0.56
     assert clue.p == pytest.approx(1 / 201)
 
 
-def test_what_is_telling_in_the_middle_is_found_as_well_as_at_the_ends() -> None:
-    records = make_records()
-    records["mean"] = np.where(HALF, 0.5, np.where(np.arange(N) % 4 == 0, 0.2, 0.8))
-    clues = measure_clues(records, HALF, np.arange(N), quick=True)
+def test_a_value_in_the_middle_can_predict_as_well_as_one_at_the_ends() -> None:
+    measured = measure_noise()
+    measured["mean"] = np.where(HALF, 0.5, np.where(np.arange(N) % 4 == 0, 0.2, 0.8))
+    clues = measure_clues(measured, HALF, np.arange(N), quick=True)
     assert clues[0].name == "brightness"
     assert clues[0].auroc == pytest.approx(1)
 
 
-def test_more_than_two_classes_are_each_held_against_the_rest() -> None:
+def test_more_than_two_classes_are_each_compared_with_the_rest() -> None:
     classes = np.arange(N) % 3
-    records = make_records()
-    records["format"] = np.where(classes == 2, FORMATS.index("JPEG"), FORMATS.index("PNG"))
-    clue = measure_clues(records, classes, np.arange(N), quick=True)[0]
+    measured = measure_noise()
+    measured["format"] = np.where(classes == 2, FORMATS.index("JPEG"), FORMATS.index("PNG"))
+    clue = measure_clues(measured, classes, np.arange(N), quick=True)[0]
     shares = np.array([[0.5, 0.5, 0], [0, 0, 1]])[(classes == 2).astype(int)]
     expected = roc_auc_score(classes, shares, multi_class="ovr")
     assert clue.auroc == pytest.approx(expected, abs=0.02)
-    (finding,) = serious(find_shortcuts(make_images(records, [f"class {i}" for i in classes]), quick=True))
-    assert "JPEG: 80 of 80 are class 2, of all images 33%" in finding.title
+    (finding,) = serious(find_shortcuts(make_images(measured, [f"class {i}" for i in classes]), quick=True))
+    assert "JPEG: 80 of 80 are class 2; of all images, 33%" in finding.title
 
 
-def test_a_value_that_only_one_patient_has_tells_nothing_of_others() -> None:
-    records = make_records()
+def test_a_value_of_only_one_patient_predicts_nothing_for_others() -> None:
+    measured = measure_noise()
     owner = np.arange(N) // 12  # 20 patients with 12 images
     classes = owner % 2
-    records["width"] = 200 + np.random.default_rng(0).permutation(20)[owner]
-    shared = [measure_clues(records, classes, clusters, quick=True)[0] for clusters in (owner, np.arange(N))]
+    measured["width"] = 200 + np.random.default_rng(0).permutation(20)[owner]
+    shared = [measure_clues(measured, classes, clusters, quick=True)[0] for clusters in (owner, np.arange(N))]
     assert shared[0].p > 0.05
     assert shared[1].name == "image size"
     assert shared[1].auroc == pytest.approx(1)  # as if each image were a patient
@@ -140,65 +142,65 @@ def test_images_of_a_patient_count_once() -> None:
     alarms = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        records = make_records(seed)
-        records["mean"] = rng.random(30)[owner] + 0.001 * rng.random(N)
-        images = make_images(records, (rng.permutation(30) % 2)[owner].tolist(), [f"p{i}" for i in owner])
+        measured = measure_noise(seed)
+        measured["mean"] = rng.random(30)[owner] + 0.001 * rng.random(N)
+        images = make_images(measured, (rng.permutation(30) % 2)[owner].tolist(), [f"p{i}" for i in owner])
         alarms += any(finding.title.startswith("The brightness") for finding in find_shortcuts(images, quick=True))
     assert alarms <= 3
 
 
 def test_how_an_image_looks_is_a_warning_only_where_disease_could_hardly_do_it() -> None:
     for distance, severity in ((1.2, "note"), (4.0, "warning")):
-        records = make_records()
-        records["mean"] = (np.random.default_rng(1).normal(distance * HALF, 1) + 5) / 15
-        finding = find_shortcuts(make_images(records), quick=True)[0]
+        measured = measure_noise()
+        measured["mean"] = (np.random.default_rng(1).normal(distance * HALF, 1) + 5) / 15
+        finding = find_shortcuts(make_images(measured), quick=True)[0]
         assert finding.title.startswith("The brightness alone tells the class")
         assert finding.severity == severity
 
 
 def test_files_that_only_some_splits_have_are_listed() -> None:
-    records = make_records()
-    records["mode"][[0, 4, 5]] = MODES.index("RGB")
-    found = find_shortcuts(make_images(records, splits=True), quick=True)
+    measured = measure_noise()
+    measured["mode"][[0, 4, 5]] = MODES.index("RGB")
+    found = find_shortcuts(make_images(measured, splits=True), quick=True)
     stray = next(finding for finding in found if finding.check == "shifts")
     assert stray.severity == "note"
     assert stray.title == "3 of 240 files are RGB (2 0, 1 1): all in train, none in test"
     assert [path.stem for path in stray.files] == ["0", "4", "5"]
-    assert not find_shortcuts(make_images(records), quick=True)  # without splits there is nothing to say
+    assert not find_shortcuts(make_images(measured), quick=True)  # without splits there is nothing to say
 
 
 def test_test_files_of_another_kind_are_a_warning() -> None:
-    records = make_records()
-    records["height"] = np.where(np.arange(N) % 4 > 1, 300, 224)
-    (finding,) = serious(find_shortcuts(make_images(records, splits=True), quick=True))
+    measured = measure_noise()
+    measured["height"] = np.where(np.arange(N) % 4 > 1, 300, 224)
+    (finding,) = serious(find_shortcuts(make_images(measured, splits=True), quick=True))
     assert (finding.check, finding.severity) == ("shifts", "warning")
     assert "image size alone tells test images from the others: AUROC 1.00" in finding.title
 
 
-def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
-    records = make_records()
+def test_unreadable_and_unlabelled_images_are_left_out() -> None:
+    measured = measure_noise()
     gone = carriers(0.5)
-    records[gone] = np.zeros((), RECORD)
-    images = make_images(records)
+    measured[gone] = np.zeros((), FIELDS)
+    images = make_images(measured)
     errors = ["damaged" if i in set(gone.tolist()) else None for i in range(N)]
-    assert not serious(find_shortcuts(Images(images.samples, images.digests, errors, records), quick=True))
+    assert not serious(find_shortcuts(Images(images.samples, images.digests, errors, measured), quick=True))
     samples = [Sample(one.path, None if errors[i] else one.label) for i, one in enumerate(images.samples)]
-    assert not serious(find_shortcuts(Images(samples, images.digests, images.errors, records), quick=True))
-    assert find_shortcuts(make_images(records, ["one"] * N)) == []
+    assert not serious(find_shortcuts(Images(samples, images.digests, images.errors, measured), quick=True))
+    assert find_shortcuts(make_images(measured, ["one"] * N)) == []
 
 
-def test_too_few_patients_are_said_to_be_too_few() -> None:
+def test_too_few_patients_are_reported() -> None:
     patients = [f"p{i % 12}" for i in range(N)]  # six of each class
-    (finding,) = find_shortcuts(make_images(make_records(), patients=patients))
+    (finding,) = find_shortcuts(make_images(measure_noise(), patients=patients))
     assert finding.severity == "note"
-    assert finding.title == "Too few patients to look for shortcuts: one class has 6, and 10 are needed"
+    assert finding.title == "Too few patients to look for shortcuts: 0 has 6, and 10 are needed"
 
 
-def test_the_seed_decides() -> None:
-    records = make_records()
-    records["mean"] += 0.4 * HALF
-    assert find_shortcuts(make_images(records), seed=3) == find_shortcuts(make_images(records), seed=3)
-    first, other = (find_shortcuts(make_images(records), seed=seed)[0].values for seed in (3, 4))
+def test_the_seed_fixes_the_findings() -> None:
+    measured = measure_noise()
+    measured["mean"] += 0.4 * HALF
+    assert find_shortcuts(make_images(measured), seed=3) == find_shortcuts(make_images(measured), seed=3)
+    first, other = (find_shortcuts(make_images(measured), seed=seed)[0].values for seed in (3, 4))
     assert first != other
 
 
@@ -271,14 +273,14 @@ def test_markers_and_borders_of_one_class_are_found_in_phantoms(
 
 
 def test_dark_markers_are_found_too_but_not_in_a_quick_audit() -> None:
-    records, rng = make_records(), np.random.default_rng(0)
+    measured, rng = measure_noise(), np.random.default_rng(0)
     for i in carriers(0.6):
         x, y = rng.choice([2, THUMBNAIL - 5], 2)
-        records["thumbnail"][i, y : y + 3, x : x + 3] = 0
-    found = serious(find_shortcuts(make_images(records)))
+        measured["thumbnail"][i, y : y + 3, x : x + 3] = 0
+    found = serious(find_shortcuts(make_images(measured)))
     assert found
-    assert all(finding.severity == "warning" and "lungs left out" in finding.title for finding in found)
-    assert not serious(find_shortcuts(make_images(records), quick=True))
+    assert all(finding.severity == "warning" and "Without the lungs" in finding.title for finding in found)
+    assert not serious(find_shortcuts(make_images(measured), quick=True))
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -288,10 +290,10 @@ def test_noise_is_no_clue_where_one_class_has_more_images_a_patient(shared: bool
         rng = np.random.default_rng(seed)
         patients = np.arange(40)
         clusters = np.repeat(patients, np.where(patients % 2, rng.integers(1, 16, 40), 1))
-        records = make_records(seed, len(clusters))
+        measured = measure_noise(seed, len(clusters))
         for name in ("mean", "spread", "black", "sharpness"):
-            records[name] = rng.random(40)[clusters] if shared else rng.random(len(clusters))
-        clues = measure_clues(records, clusters % 2, clusters, seed=seed, quick=True)
+            measured[name] = rng.random(40)[clusters] if shared else rng.random(len(clusters))
+        clues = measure_clues(measured, clusters % 2, clusters, seed=seed, quick=True)
         noted += min(clue.p for clue in clues) <= 0.05
         serious_sets += min(clue.p for clue in clues) <= 0.01
     assert noted <= 4  # of 20 at 5 %: more with probability 0.003

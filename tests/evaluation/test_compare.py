@@ -244,7 +244,7 @@ def test_the_page_says_what_was_found_and_lets_no_name_do_harm(tmp_path: Path) -
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     values = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert values["contrasts"][0]["differences"]["accuracy"]["bootstrap"]
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite"):
         compare(runs, tmp_path / "out")
     compare(runs, tmp_path / "out", resamples=50, overwrite=True)
     assert (tmp_path / "out" / "comparison.html").read_text() == page

@@ -53,21 +53,17 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_equal_seeds_give_equal_intervals_and_lone_images_are_the_image_bootstrap() -> None:
     y, p = simulated(80)
-    once = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=200, seed=5)
-    lone = evaluate_predictions(
-        y, p, classes=CLASSES, positive="PNEUMONIA", resamples=200, seed=5, patients=[f"p{i}" for i in range(80)]
-    )
-    assert once == evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=200, seed=5)
+    once = evaluate_predictions(y, p, classes=CLASSES, resamples=200, seed=5)
+    lone = evaluate_predictions(y, p, classes=CLASSES, resamples=200, seed=5, patients=[f"p{i}" for i in range(80)])
+    assert once == evaluate_predictions(y, p, classes=CLASSES, resamples=200, seed=5)
     assert once.metrics == lone.metrics
     assert (once.patients, lone.patients) == (None, 80)
-    assert (
-        once.metrics != evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=200, seed=6).metrics
-    )
+    assert once.metrics != evaluate_predictions(y, p, classes=CLASSES, resamples=200, seed=6).metrics
 
 
 def test_on_many_images_intervals_match_the_plain_bootstrap() -> None:
     y, p = simulated(2000)
-    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA")
+    evaluation = evaluate_predictions(y, p, classes=CLASSES)
     assert tuple(evaluation.metrics) == tuple(evaluation.methods) == METRICS
     drawn = [measure(y, p, weights=weights) for weights in resample(np.arange(2000), 1000, seed=9)]
     for name, interval in evaluation.metrics.items():
@@ -83,7 +79,7 @@ def test_more_classes_match_the_plain_bootstrap_too() -> None:
     p = np.exp(rng.normal(0, 1, (1500, 3)) + 1.5 * np.eye(3)[y])
     p /= p.sum(1, keepdims=True)
     patients = [f"p{i // 2}" for i in range(1500)]
-    evaluation = evaluate_predictions(y, p, classes=("a", "b", "c"), positive=None, patients=patients)
+    evaluation = evaluate_predictions(y, p, classes=("a", "b", "c"), patients=patients)
     drawn = [measure(y, p, weights=weights) for weights in resample(cluster_by_patient(patients, 1500), 1000, seed=9)]
     for name, interval in evaluation.metrics.items():
         if name != "ece":
@@ -94,9 +90,9 @@ def test_more_classes_match_the_plain_bootstrap_too() -> None:
 def test_copies_of_an_image_are_no_evidence() -> None:
     y, p = (np.repeat(part, 5) for part in simulated(60))
     patients = [f"p{i // 5}" for i in range(300)]
-    naive = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA")
-    clustered = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", patients=patients)
-    single = evaluate_predictions(*simulated(60), classes=CLASSES, positive="PNEUMONIA")
+    naive = evaluate_predictions(y, p, classes=CLASSES)
+    clustered = evaluate_predictions(y, p, classes=CLASSES, patients=patients)
+    single = evaluate_predictions(*simulated(60), classes=CLASSES)
     for name in METRICS:
         widths = [e.metrics[name].high - e.metrics[name].low for e in (naive, clustered, single)]
         assert widths[1] > (1.5 if name == "ece" else 1.8) * widths[0], name
@@ -120,7 +116,7 @@ def test_intervals_cover_the_truth_as_often_as_they_should(images: int) -> None:
         y, p = study(120 // images, seed)
         patients = [f"p{i // images}" for i in range(120)]
         evaluation = evaluate_predictions(
-            y, p, classes=CLASSES, positive="PNEUMONIA", patients=patients, resamples=200, seed=seed
+            y, p, classes=CLASSES, patients=patients, resamples=200, seed=seed
         )  # fmt: skip
         for name, interval in evaluation.metrics.items():
             covered[name] += interval.low <= truth[name][0] <= interval.high
@@ -135,7 +131,7 @@ def test_the_calibration_error_of_a_calibrated_model_may_be_0() -> None:
         rng = np.random.default_rng(seed)
         p = rng.random(100)
         y = (rng.random(100) < p).astype(int)
-        ece = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=200, seed=seed).metrics["ece"]
+        ece = evaluate_predictions(y, p, classes=CLASSES, resamples=200, seed=seed).metrics["ece"]
         lows.append(ece.low)
         values.append(ece.value)
     assert np.median(values) > 0.08
@@ -144,7 +140,7 @@ def test_the_calibration_error_of_a_calibrated_model_may_be_0() -> None:
 
 def test_without_a_mistake_there_are_intervals_all_the_same() -> None:
     y = np.array([0] * 30 + [1] * 20)
-    evaluation = evaluate_predictions(y, y * 0.8 + 0.1, classes=CLASSES, positive="PNEUMONIA")
+    evaluation = evaluate_predictions(y, y * 0.8 + 0.1, classes=CLASSES)
     metrics = evaluation.metrics
     for name, trials in {"accuracy": 50, "sensitivity": 20, "specificity": 30, "ppv": 20, "npv": 30}.items():
         wilson = binomtest(trials, trials).proportion_ci(method="wilson")
@@ -158,7 +154,7 @@ def test_without_a_mistake_there_are_intervals_all_the_same() -> None:
     assert evaluation.methods["auroc"] == "exact, of separate pairs"
     assert evaluation.methods["brier"] == "none"
     assert math.isnan(metrics["brier"].low)  # each image errs alike
-    wrong = evaluate_predictions(y, 1 - y * 1.0, classes=CLASSES, positive="PNEUMONIA").metrics
+    wrong = evaluate_predictions(y, 1 - y * 1.0, classes=CLASSES).metrics
     assert astuple(wrong["accuracy"]) == pytest.approx((0, 0, binomtest(0, 50).proportion_ci(method="wilson").high))
     assert wrong["auroc"].high == pytest.approx(1 - metrics["auroc"].low)
 
@@ -166,7 +162,7 @@ def test_without_a_mistake_there_are_intervals_all_the_same() -> None:
 def test_patients_without_a_mistake_count_as_if_their_images_were_alike() -> None:
     y = np.repeat([0, 1], 30)
     patients = [f"p{i // 3}" for i in range(60)]
-    metrics = evaluate_predictions(y, y * 0.8 + 0.1, classes=CLASSES, positive="PNEUMONIA", patients=patients).metrics
+    metrics = evaluate_predictions(y, y * 0.8 + 0.1, classes=CLASSES, patients=patients).metrics
     assert metrics["accuracy"].low == pytest.approx(binomtest(20, 20).proportion_ci(method="wilson").low)
     assert metrics["auroc"].low == pytest.approx(binomtest(10, 10).proportion_ci(method="exact").low)
 
@@ -185,9 +181,7 @@ def test_the_jackknife_knows_the_error_of_a_mean_and_of_an_area() -> None:
 
 def test_metrics_json_has_the_shape_of_the_design() -> None:
     y, p = simulated(50)
-    evaluation = evaluate_predictions(
-        y, p, classes=CLASSES, positive="PNEUMONIA", threshold=0.4, patients=["a", None] * 25
-    )
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, threshold=0.4, patients=["a", None] * 25)
     content = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert (content["split"], content["n"], content["threshold"], content["patients"]) == ("test", 50, 0.4, 1)
     assert content["prevalence"] == pytest.approx(y.mean())
@@ -200,7 +194,7 @@ def test_metrics_json_has_the_shape_of_the_design() -> None:
 
 def test_more_classes_have_shares_instead_of_a_prevalence() -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(3), 8)
-    evaluation = evaluate_predictions([0, 1, 2, 0, 1, 2, 0, 0], p, classes=("a", "b", "c"), positive=None, resamples=50)
+    evaluation = evaluate_predictions([0, 1, 2, 0, 1, 2, 0, 0], p, classes=("a", "b", "c"), resamples=50)
     content = evaluation.to_json()
     assert content["prevalence"] is content["threshold"] is content["positive"] is None
     assert content["shares"] == {"a": 0.5, "b": 0.25, "c": 0.25}
@@ -208,7 +202,7 @@ def test_more_classes_have_shares_instead_of_a_prevalence() -> None:
 
 
 def test_what_is_undefined_has_no_interval() -> None:
-    one = evaluate_predictions([1], [0.9], classes=CLASSES, positive="PNEUMONIA", resamples=20)
+    one = evaluate_predictions([1], [0.9], classes=CLASSES, resamples=20)
     auroc = one.to_json()["metrics"]["auroc"]
     assert auroc == {"value": None, "low": None, "high": None}
     assert one.methods["auroc"] == "none"
@@ -217,18 +211,11 @@ def test_what_is_undefined_has_no_interval() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"positive": "NORMAL"},
-        {"positive": None},
-        {"classes": ("a", "b", "c")},
-        {"classes": ("PNEUMONIA", "PNEUMONIA")},
-        {"resamples": 0},
-        {"confidence": 1.0},
-    ],
+    [{"classes": ("a", "b", "c")}, {"classes": ("PNEUMONIA", "PNEUMONIA")}, {"resamples": 0}],
 )
 def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        evaluate_predictions([0, 1], [0.1, 0.9], **{"classes": CLASSES, "positive": "PNEUMONIA", **wrong})
+        evaluate_predictions([0, 1], [0.1, 0.9], **{"classes": CLASSES, **wrong})
 
 
 @settings(max_examples=40, deadline=None)
@@ -246,13 +233,11 @@ def test_every_value_lies_within_its_interval(rows: list[tuple[int, float, int]]
     names = [str(patient) for patient in patients]
     if two:
         evaluation = evaluate_predictions(
-            np.minimum(y, 1), p, classes=CLASSES, positive="PNEUMONIA", patients=names, resamples=20
+            np.minimum(y, 1), p, classes=CLASSES, patients=names, resamples=20
         )  # fmt: skip
     else:
         shares = np.stack([p, (1 - p) / 2, (1 - p) / 2], axis=1)
-        evaluation = evaluate_predictions(
-            y, shares, classes=("a", "b", "c"), positive=None, patients=names, resamples=20
-        )
+        evaluation = evaluate_predictions(y, shares, classes=("a", "b", "c"), patients=names, resamples=20)
     for name, interval in evaluation.metrics.items():
         bounds = {"mcc": (-1, 1), "brier": (0, 2)}.get(name, (0, 1))
         known = not math.isnan(interval.low)

@@ -83,7 +83,7 @@ def test_an_operating_point_moves_along_and_a_probability_stays() -> None:
 
 def test_predictive_values_are_those_of_the_formula(decisions: Decisions) -> None:
     y, logs = simulated(300, 0.5)
-    evaluation = evaluate_predictions(y, np.exp(logs[:, 1]), classes=("N", "P"), positive="P", resamples=200)
+    evaluation = evaluate_predictions(y, np.exp(logs[:, 1]), classes=("N", "P"), resamples=200)
     sensitivity, specificity = (evaluation.metrics[name].value for name in ("sensitivity", "specificity"))
     adjusted = adjust_evaluation(evaluation, decisions, y, logs, 0.05)
     ppv = sensitivity * 0.05 / (sensitivity * 0.05 + (1 - specificity) * 0.95)

@@ -60,7 +60,7 @@ def test_each_part_is_measured_by_what_it_defines() -> None:
         name = f"person{i}_{'virus' if i % 3 else 'bacteria'}_1.jpeg" if i % 2 else f"{i}.jpeg"
         cases.append(case(name, label, p, sex="M" if i < 190 else "F", view="PA", age=float(i % 90)))
     evaluation = evaluate_predictions(
-        index_labels(cases, CLASSES), stack_probabilities(cases), classes=CLASSES, positive="PNEUMONIA", resamples=100
+        index_labels(cases, CLASSES), stack_probabilities(cases), classes=CLASSES, resamples=100
     )
     groups = by_kind(measure_subgroups(cases, evaluation))
     assert list(groups) == ["Cause, by file name", "Sex", "Age"]  # all views are the same
@@ -74,7 +74,7 @@ def test_each_part_is_measured_by_what_it_defines() -> None:
         assert part.metrics["auroc"].value == pytest.approx(roc_auc_score(y, stated))
         assert part.metrics["sensitivity"].value == pytest.approx(recall_score(y, stated >= 0.5))
         assert part.metrics["specificity"].value == pytest.approx(recall_score(y, stated >= 0.5, pos_label=0))
-        alone = evaluate_predictions(y, stated, classes=CLASSES, positive="PNEUMONIA", resamples=50)
+        alone = evaluate_predictions(y, stated, classes=CLASSES, resamples=50)
         assert part.metrics == {name: alone.metrics[name] for name in ("auroc", "sensitivity", "specificity")}
         assert part.small == (part.name == "female")
     assert {tuple(part.metrics) for part in groups["Cause, by file name"]} == {("sensitivity",)}
@@ -83,11 +83,9 @@ def test_each_part_is_measured_by_what_it_defines() -> None:
 
 def test_the_models_threshold_counts_and_more_classes_work() -> None:
     cases = [case(f"{i}.dcm", CLASSES[i % 2], 0.3, sex="MF"[i // 5]) for i in range(10)]
-    evaluation = evaluate_predictions([i % 2 for i in range(10)], [0.3] * 10, classes=CLASSES, positive="PNEUMONIA",
+    evaluation = evaluate_predictions([i % 2 for i in range(10)], [0.3] * 10, classes=CLASSES,
                           threshold=0.25, resamples=20)  # fmt: skip
     assert {part.metrics["sensitivity"].value for part in measure_subgroups(cases, evaluation)} == {1.0}
     three = [replace(one, label="abc"[i % 3], probabilities=(0.5, 0.3, 0.2)) for i, one in enumerate(cases)]
-    evaluation = evaluate_predictions(
-        [i % 3 for i in range(10)], [[0.5, 0.3, 0.2]] * 10, classes="abc", positive=None, resamples=20
-    )
+    evaluation = evaluate_predictions([i % 3 for i in range(10)], [[0.5, 0.3, 0.2]] * 10, classes="abc", resamples=20)
     assert measure_subgroups(three, evaluation)[0].metrics["accuracy"].value == pytest.approx(2 / 5)

@@ -57,7 +57,7 @@ def cases_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: An
 
 def written(folder: Path, labels: Any, probabilities: Any, *, classes: Any = CLASSES, **more: Any) -> str:
     positive = classes[1] if len(classes) == 2 else None
-    evaluation = evaluate_predictions(labels, probabilities, classes=classes, positive=positive, resamples=50)
+    evaluation = evaluate_predictions(labels, probabilities, classes=classes, resamples=50)
     cases = more.pop("cases", None) or cases_of(labels, probabilities, classes)
     measured = summarised(evaluation, cases, more.pop("errors", ()))
     write_report(folder, measured, **{"title": "A run", **more})
@@ -232,8 +232,8 @@ def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, cla
 @pytest.mark.parametrize("estimated", [True, False])
 def test_adjusted_metrics_stand_beside_the_others(tmp_path: Path, estimated: bool) -> None:
     y, p = simulated(60, 2)
-    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", resamples=50)
-    other = evaluate_predictions(y, p**2, classes=CLASSES, positive="PNEUMONIA", resamples=50)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, resamples=50)
+    other = evaluate_predictions(y, p**2, classes=CLASSES, resamples=50)
     prevalence = Interval(0.2, 0.125, 0.275) if estimated else None
     adjusted = Adjusted({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
     write_report(tmp_path, Measured(replace(evaluation, adjusted=adjusted), cases_of(y, p)), title="A run")
@@ -270,15 +270,15 @@ def test_equal_data_give_equal_bytes_and_one_ink(tmp_path: Path) -> None:
 def test_a_band_too_narrow_is_not_drawn() -> None:
     y, p = simulated(40, 2)
     patients = [str(i // 2) for i in range(40)]
-    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", patients=patients, resamples=20)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, patients=patients, resamples=20)
     assert "FillBetween" not in render_svg("roc", plots.plot_roc(evaluation, y, p))
     assert "FillBetween" in render_svg("roc", plots.plot_roc(evaluation, y, p, patients))
 
 
 def test_the_chance_level_is_what_constant_predictions_reach() -> None:
     labels = np.array([0, 0, 0, 1])
-    constant = evaluate_predictions(labels, np.full(4, 0.25), classes=CLASSES, positive="PNEUMONIA", resamples=20)
-    everyone = evaluate_predictions(labels, np.full(4, 0.9), classes=CLASSES, positive="PNEUMONIA", resamples=20)
+    constant = evaluate_predictions(labels, np.full(4, 0.25), classes=CLASSES, resamples=20)
+    everyone = evaluate_predictions(labels, np.full(4, 0.9), classes=CLASSES, resamples=20)
     chance = find_chance_level(constant)
     for name in ("accuracy", "npv", "auroc", "average_precision", "brier"):
         assert chance[name] == pytest.approx(constant.metrics[name].value), name

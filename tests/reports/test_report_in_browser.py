@@ -60,7 +60,7 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     from PIL import Image
 
     y, p = truth
-    evaluation = evaluate_predictions(y, p, classes=CLASSES, positive="PNEUMONIA", threshold=THRESHOLD, resamples=50)
+    evaluation = evaluate_predictions(y, p, classes=CLASSES, threshold=THRESHOLD, resamples=50)
     adjusted = Adjusted({"NORMAL": 0.9, "PNEUMONIA": 0.1}, Interval(0.1, 0.05, 0.2), True, 0.1, evaluation.metrics)
     labels = [CLASSES[int(share >= THRESHOLD)] for share in p]
     decisions = [

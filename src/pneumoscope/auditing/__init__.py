@@ -1,1 +1,1 @@
-"""Faults of a dataset, found before they spoil a result."""
+"""Finds problems of a dataset before they distort a result."""

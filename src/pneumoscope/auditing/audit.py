@@ -1,8 +1,7 @@
-"""A data set's faults, found before they become results: measure every image, run every check, write it down."""
+"""The audit: measure every image of a dataset, run every check, and list the findings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +14,18 @@ from pneumoscope.auditing.labels import find_label_errors
 from pneumoscope.auditing.quality import find_quality_faults
 from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.config import Progress, silent
-from pneumoscope.datasets.samples import count_samples, fingerprint_samples, read_samples
-from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, read_samples
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Reading
-from pneumoscope.reports.audit_page import write_audit
 
 if TYPE_CHECKING:
     from pneumoscope.inference.cache import FeatureCache
 
-OUTPUTS = ("audit.json", "audit.html")
 BACKBONE = "efficientnet_lite0"
 
 
-def audit(
+def audit_data(
     data: str | Path,
-    out: str | Path | None = None,
     *,
     quick: bool = False,
     seed: int = 0,
@@ -38,30 +33,27 @@ def audit(
     reading: Reading = Reading(),
     device: str = "auto",
     cache: FeatureCache | None = None,
-    overwrite: bool = False,
     progress: Progress = silent,
-) -> Audit:
-    """Look for everything in labelled radiographs that would spoil a result; nothing is changed or removed.
+) -> tuple[Audit, Sequence[Sample]]:
+    """Look for everything in labelled radiographs that would distort a result; nothing is changed or removed.
 
     Args:
         data: a folder of classes, or a table.
-        out: folder for `audit.json` and `audit.html`; None writes nothing.
-        quick: leave out what needs a network: label errors, and duplicates and strangers by features.
+        quick: skip what needs a network: label errors, outliers, surroundings and cropped copies.
         seed: fixes every random choice.
         patient_pattern: regular expression that finds the patient in a file name.
-        reading: how to read images of which a table says nothing.
+        reading: how to read images, unless a table says otherwise.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls, and shares them with training.
-        overwrite: whether an earlier audit in `out` may go.
         progress: called as the work goes on.
+
+    Returns:
+        The audit, and the samples it is of.
 
     Raises:
         DataError: the data cannot be used at all.
-        UsageError: `out` exists.
     """
     samples = read_samples(Path(data), patient_pattern, reading)
-    if out is not None:
-        check_folder(Path(out), OUTPUTS, overwrite)
     engine, spec = None, InputSpec()
     if not quick:
         from pneumoscope.inference.engines import build_engine
@@ -69,32 +61,27 @@ def audit(
 
         backbone = find_backbone(BACKBONE)
         engine, spec = build_engine(load_backbone(backbone), backbone.input.size, device), backbone.input
-    if out is not None:
-        claim_folder(Path(out), OUTPUTS, overwrite)
     images = measure_images(samples, spec, engine, cache, progress)
-    found = Audit(
-        str(data),
-        tuple(find_faults(images, seed=seed, progress=progress)),
-        len(samples),
-        count_samples(samples),
-        len({sample.patient for sample in samples if sample.patient}),
-        quick,
-        seed,
-        fingerprint_samples(samples, images.digests),
-        patient_pattern,
-        reading,
+    audit = Audit(
+        data=str(data),
+        findings=tuple(find_faults(images, seed=seed, progress=progress)),
+        images=len(samples),
+        counts=count_samples(samples),
+        patients=len({sample.patient for sample in samples if sample.patient}),
+        quick=quick,
+        seed=seed,
+        fingerprint=fingerprint_samples(samples, images.digests),
+        patient_pattern=patient_pattern,
+        reading=reading,
     )
-    if out is not None:
-        write_audit(Path(out) / "audit.html", found, {sample.path: sample for sample in samples})
-        write_text(Path(out) / "audit.json", json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
-    return found
+    return audit, samples
 
 
 def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -> list[Finding]:
-    """Run every check on a measured data set; those that need features are left out where there are none.
+    """Run every check on a measured dataset; without features, those that need them are skipped.
 
     Args:
-        images: the measured data set.
+        images: the measured dataset.
         seed: fixes every random choice.
         progress: called as the work goes on.
 

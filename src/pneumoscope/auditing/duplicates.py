@@ -1,10 +1,11 @@
-"""The same image twice, or the same patient: what makes a test easier than it is."""
+"""Duplicates and shared patients: whatever makes a test easier than it should be."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,40 +13,39 @@ from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
-from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.samples import Sample, cluster_by_patient
+from pneumoscope.evaluation.intervals.proportions import Ints
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
 
-Groups = list[list[int]]
-_MANY = 20_000
+Groups: TypeAlias = Sequence[int | None]  # for each image the number of its group, or None where it is alone
+MANY = 20_000  # images above which a search for cropped copies would take hours
 
 
 def group_images(
-    samples: Sequence[Sample],
-    cache: FeatureCache | None = None,
-    progress: Progress = silent,
+    samples: Sequence[Sample], cache: FeatureCache | None = None, progress: Progress = silent
 ) -> list[int | None]:
     """Read images and number the groups that look the same, for a split that keeps them together.
 
     Args:
-        samples: the images; those that cannot be read are alone, and the log says how many they are.
+        samples: the images; unreadable ones are alone, and the log counts them.
         cache: keeps measurements between calls.
         progress: called after each image, then during the comparison.
     """
     images = measure_images(samples, InputSpec(), cache=cache, progress=progress)
     if unread := len(samples) - int(images.readable.sum()):
         logging.getLogger("pneumoscope").warning(
-            "%d images could not be read; pneumoscope audit says why. They are divided without a look at them.", unread
+            "%d images could not be read, so no duplicates of them are found; pneumoscope audit says why.", unread
         )
     return group_similar(images, progress=progress)
 
 
 def group_similar(images: Images, crops: bool = True, progress: Progress = silent) -> list[int | None]:
-    """Number the groups of images that look the same, or are.
+    """Number the groups of images that are identical or look the same.
 
     Args:
-        images: the measured data set.
-        crops: also find images that were cropped out of others; not in more than 20,000, where it would take hours.
+        images: the measured dataset.
+        crops: also find images cropped out of others, unless there are more than 20,000.
         progress: called as the search goes on.
 
     Returns:
@@ -54,144 +54,138 @@ def group_similar(images: Images, crops: bool = True, progress: Progress = silen
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
     single = list(first.values())  # a thousand copies of one file are compared once
-    hashes = images.records["hash"][single].astype(np.float32)
-    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= _MANY, progress=progress)
-    alike = [(single[pair.first], single[pair.second]) for pair in pairs]
-    return group_pairs(alike + identical, len(images.samples))
+    hashes = images.measured["hash"][single].astype(np.float32)
+    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= MANY, progress=progress)
+    similar = [(single[pair.first], single[pair.second]) for pair in pairs]
+    return group_pairs(similar + identical, len(images.samples))
 
 
-def find_duplicates(images: Images, groups: Sequence[int | None]) -> list[Finding]:
+def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> Ints:
+    """Number the clusters of images that share a patient or a group of near-duplicates, directly or through others.
+
+    Args:
+        samples: N images; one without a patient has its own.
+        groups: (N,) each image's group, or None.
+    """
+    n = len(samples)
+    patients = cluster_by_patient([sample.patient for sample in samples], n).tolist()
+    members: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for i in range(n):
+        members["patient", patients[i]].append(i)
+        if groups is not None and groups[i] is not None:
+            members["group", groups[i]].append(i)
+    joined = group_pairs([(each[0], i) for each in members.values() for i in each[1:]], n)
+    return cluster_by_patient([None if group is None else str(group) for group in joined], n)
+
+
+def find_duplicates(images: Images, groups: Groups) -> list[Finding]:
     """Find identical and nearly identical images across splits, across classes, and elsewhere.
 
     Args:
-        images: the measured data set.
-        groups: for each image the number of the group of images that it looks the same as, or None.
+        images: the measured dataset.
+        groups: (N,) each image's group of those that look the same.
     """
-    everything = range(len(images.samples))
-    identical = _group(images.digests.__getitem__, everything)
-    similar = _group(lambda i: None if groups[i] is None else ("group", groups[i]), everything)
+    identical = _gather(images.digests)
+    similar = _gather([None if group is None else f"group {group}" for group in groups])
     nearly = [group for group in similar if len({images.digests[i] for i in group}) > 1]
-    return [*_judge(images.samples, identical, "identical"), *_judge(images.samples, nearly, "nearly identical")]
+    return [*_grade(images.samples, identical, "identical"), *_grade(images.samples, nearly, "nearly identical")]
 
 
 def find_shared(samples: Sequence[Sample]) -> list[Finding]:
-    """Find patients (or, where not known, studies) in more than one split, and patients in more than one class."""
-    findings = []
-    for what, key in (("patient", _patient), ("study", _study)):
-        groups = [group for group in _group(key(samples), range(len(samples))) if len(_splits(samples, group)) > 1]
+    """Find patients (or, where unknown, studies) in more than one split, and patients in more than one class."""
+    findings: list[Finding] = []
+    patients = [sample.patient for sample in samples]
+    # A study belongs to one patient, so it serves where the patient is unknown.
+    studies = [None if sample.patient or sample.tags is None else sample.tags.study for sample in samples]
+    for noun, plural, check, owners in (
+        ("patient", "patients", "leaks", patients), ("study", "studies", "studies", studies)
+    ):  # fmt: skip
+        remarks = [f"{noun} {owner}" for owner in owners]
+        groups = [group for group in _gather(owners) if len(_splits(samples, group)) > 1]
         tested = [group for group in groups if "test" in _splits(samples, group)]
-        others = sorted({split for group in tested for split in _splits(samples, group)} - {"test"}, reverse=True)
-        for chosen, severity, where in (
-            (tested, "error", f"test and {' or '.join(reversed(others))}"),
+        others = sorted({split for group in tested for split in _splits(samples, group)} - {"test"})
+        levels: tuple[tuple[list[list[int]], Severity, str], ...] = (
+            (tested, "error", f"test and {' or '.join(others)}"),
             ([group for group in groups if "test" not in _splits(samples, group)], "warning", "train and val"),
-        ):
-            if not chosen:
-                continue
-            some = "patients are" if what == "patient" else "studies are"
-            number = f"{len(chosen)} {some}" if len(chosen) > 1 else f"One {what} is"
-            findings.append(
-                _describe(
-                    samples, chosen, severity, f"{number} in {where}",  # type: ignore[arg-type]
-                    "What was learnt of a person is then tested on the same person. Divide the data anew by patient: "
-                    "pneumoscope data split.",
-                    "leaks" if what == "patient" else "studies", lambda i, what=what: _owner(samples[i], what),  # type: ignore[misc]
-                )
-            )  # fmt: skip
-    torn = [
-        group
-        for group in _group(_patient(samples), range(len(samples)))
-        if len({samples[i].label for i in group if samples[i].label}) > 1
-    ]
+        )
+        for chosen, severity, where in levels:
+            if chosen:
+                number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
+                advice = "The model is tested on people it was trained on. Re-split by patient: pneumoscope data split."
+                findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
+    torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
     if torn:
-        findings.append(
-            _describe(
-                samples, torn, "note",
-                f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} images of several classes",
-                "That may be so: people fall ill and recover. Or patients were read from names that others have, too.",
-                "patients", lambda i: _owner(samples[i], "patient"),
-            )
-        )  # fmt: skip
+        title = f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} images of several classes"
+        advice = "That may be correct: people fall ill and recover. Or several patients share a file name's stem."
+        remarks = [f"patient {patient}" for patient in patients]
+        findings.append(_describe(samples, torn, "note", title, advice, "patients", remarks))
     return findings
 
 
-def _judge(samples: Sequence[Sample], groups: Groups, how: str) -> Iterator[Finding]:
+def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str) -> Iterator[Finding]:
     exact = how == "identical"
+    severity: Severity = "error" if exact else "warning"
     leaks = [group for group in groups if len(_splits(samples, group)) > 1]
     torn = [group for group in groups if len({samples[i].label for i in group}) > 1]
-    told = {group[0] for group in leaks + torn}
-    rest = [group for group in groups if group[0] not in told]
-    caution = "" if exact else " They may also be two images that merely look alike: look at them."
+    graver = {group[0] for group in leaks + torn}
+    rest = [group for group in groups if group[0] not in graver]
+    caution = "" if exact else " They may also be two images that merely look alike: check them."
     if leaks:
         yield _describe(
-            samples, leaks, "error" if exact else "warning", f"{_number(leaks)} {how} across splits",
-            "What is tested was learnt by heart. Keep one of each, or divide the data anew with pneumoscope data "
+            samples, leaks, severity, f"{_count(leaks)} {how} across splits",
+            "The model is tested on images it was trained on. Keep one of each, or re-split with pneumoscope data "
             f"split, which keeps them together.{caution}",
         )  # fmt: skip
     if torn:
         yield _describe(
-            samples, torn, "error" if exact else "warning", f"{_number(torn)} {how} across classes",
-            f"One of the labels is wrong, or the image says too little. Ask a radiologist.{caution}",
+            samples, torn, severity, f"{_count(torn)} {how} across classes",
+            f"One of the labels is wrong, or the image does not show the class. Ask a radiologist.{caution}",
         )  # fmt: skip
     if rest:
-        drawn = any(sample.split for sample in samples)
+        split = any(sample.split for sample in samples)
         yield _describe(
-            samples, rest, "note", f"{_number(rest)} {how}" + (" within a split" if drawn else ""),
-            "They count twice, and a careless split would separate them. Keep one of each." + caution,
+            samples, rest, "note", f"{_count(rest)} {how}" + (" within a split" if split else ""),
+            f"They count twice, and a split by chance may separate them. Keep one of each.{caution}",
         )  # fmt: skip
 
 
 def _describe(
     samples: Sequence[Sample],
-    groups: Groups,
+    groups: Sequence[Sequence[int]],
     severity: Severity,
     title: str,
     advice: str,
     check: str = "duplicates",
-    remark: Callable[[int], str] | None = None,
+    remarks: Sequence[str] | None = None,
 ) -> Finding:
     numbered = [(number, i) for number, group in enumerate(groups) for i in group]
+    places = ["/".join(part for part in (sample.split, sample.label) if part) for sample in samples]
     return Finding(
         check,
         severity,
         title,
         advice,
-        tuple(samples[i].path for _, i in numbered),
-        tuple(", ".join(filter(None, (_place(samples[i]), remark(i) if remark else ""))) for _, i in numbered),
-        tuple(number for number, _ in numbered),
-        {"groups": len(groups), "images": len(numbered)},
+        files=tuple(samples[i].path for _, i in numbered),
+        remarks=tuple(", ".join(filter(None, (places[i], remarks[i] if remarks else ""))) for _, i in numbered),
+        groups=tuple(number for number, _ in numbered),
+        values={"groups": len(groups), "images": len(numbered)},
     )
 
 
-def _number(groups: Groups) -> str:
-    """How many images, in how many groups."""
+def _count(groups: Sequence[Sequence[int]]) -> str:
+    """How many images are in how many groups."""
     images = sum(len(group) for group in groups)
     return f"{images} images in {len(groups)} group{'s' * (len(groups) > 1)} are"
 
 
-def _group(key: Callable[[int], Hashable], indices: Sequence[int]) -> Groups:
-    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for i in indices:
-        if value := key(i):
-            groups[value].append(i)
+def _gather(owners: Sequence[str | None]) -> list[list[int]]:
+    """Indices with the same owner, where there are at least two; none and empty ones are left out."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for i, owner in enumerate(owners):
+        if owner:
+            groups[owner].append(i)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def _splits(samples: Sequence[Sample], group: Sequence[int]) -> set[str]:
     return {split for i in group if (split := samples[i].split)}
-
-
-def _patient(samples: Sequence[Sample]) -> Callable[[int], Hashable]:
-    return lambda i: samples[i].patient
-
-
-def _study(samples: Sequence[Sample]) -> Callable[[int], Hashable]:
-    """A study belongs to one patient: it tells where the patient's name is not known."""
-    return lambda i: None if samples[i].patient or samples[i].tags is None else samples[i].tags.study  # type: ignore[union-attr]
-
-
-def _owner(sample: Sample, what: str) -> str:
-    return f"{what} {sample.patient if what == 'patient' else sample.tags.study if sample.tags else ''}"
-
-
-def _place(sample: Sample) -> str:
-    return "/".join(part for part in (sample.split, sample.label) if part)

@@ -1,4 +1,4 @@
-"""What an audit knows of each image: measured once, while it is decoded, and kept in the cache."""
+"""What an audit measures of each image, while it is decoded; kept in the cache."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ COMPRESSIONS = (
 )  # fmt: skip
 MODALITIES = ("unknown", "CR", "DX", "DR", "RG", "other")
 VIEWS = ("unknown", "PA", "AP", "LL", "RL", "other")
-# A record is kept in the cache as so many float32, so its size is a multiple of four bytes.
-RECORD = np.dtype(
+# What is measured of an image. The cache keeps it as float32, so its size is a multiple of four bytes.
+FIELDS = np.dtype(
     [
         ("format", "<i4"),  # index into FORMATS
         ("mode", "<i4"),  # index into MODES
@@ -58,20 +58,20 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class Images:
-    """A data set as the audit sees it; all fields have one entry an image, in the data's order.
+    """A measured dataset; all attributes have one entry an image, in the dataset's order.
 
     Attributes:
         samples: path, label, patient, split.
-        digests: SHA-256 of the content, empty where unreadable.
+        digests: SHA-256 of the content; empty where unreadable.
         errors: why a file could not be read.
-        records: structured (N,) of `RECORD`; zeros where unreadable.
-        features: float32 (N, D) of a pretrained network; zeros where unreadable. None in a quick audit.
+        measured: structured (N,) of `FIELDS`; zeros where unreadable.
+        features: float32 (N, D) of a pretrained network; zeros where unreadable; None in a quick audit.
     """
 
     samples: Sequence[Sample]
     digests: Sequence[str]
     errors: Sequence[str | None]
-    records: NDArray[np.void]
+    measured: NDArray[np.void]
     features: Array | None = None
 
     @property
@@ -87,49 +87,49 @@ def measure_images(
     cache: FeatureCache | None = None,
     progress: Progress = silent,
 ) -> Images:
-    """Read and measure images; with an engine, extract features too. Nothing is decoded twice.
+    """Read and measure images; with an engine, extract features too. No image is decoded twice.
 
     Args:
         samples: the images.
-        spec: the input of the network.
-        engine: gives the features; None for a quick audit.
-        cache: looked up and filled.
+        spec: the network's input.
+        engine: computes the features; None for a quick audit.
+        cache: keeps measurements and features.
         progress: called after each image.
     """
     n = len(samples)
-    records, features = np.zeros(n, RECORD), None
+    measured, features = np.zeros(n, FIELDS), None
     digests = [""] * n
     errors: list[str | None] = [None] * n
-    for i, extract in enumerate(extract_features(samples, engine, spec, Wanted(measurement=GAUGE), cache)):
+    for i, extract in enumerate(extract_features(samples, engine, spec, Wanted(measurement=MEASUREMENT), cache)):
         digests[i], errors[i] = extract.sha256, extract.error
         if extract.measured is not None:
-            records[i] = to_record(extract.measured)
+            measured[i] = unpack(extract.measured)
         if extract.features is not None:
             if features is None:
                 features = np.zeros((n, extract.features.shape[-1]), np.float32)
             features[i] = extract.features[0]
         progress("Measuring", i + 1, n)
-    return Images(samples, digests, errors, records, features)
+    return Images(samples, digests, errors, measured, features)
 
 
 def measure_image(content: bytes, image: Radiograph) -> Array:
-    """Measure one image; the record's bytes as float32 (K,)."""
-    record = np.zeros(1, RECORD)
-    values = record[0]
+    """Measure one image; the bytes of `FIELDS` as float32 (K,)."""
+    measured = np.zeros(1, FIELDS)
+    values = measured[0]
     values["format"] = FORMATS.index(image.format) if image.format in FORMATS else 0
     values["mode"] = MODES.index(image.mode) if image.mode in MODES else 0
-    packed = image.compression or COMPRESSIONS[0]
-    values["compression"] = COMPRESSIONS.index(packed if packed in COMPRESSIONS else "other")
+    compression = image.compression or COMPRESSIONS[0]
+    values["compression"] = COMPRESSIONS.index(compression if compression in COMPRESSIONS else "other")
     for name, known in (("view", VIEWS), ("modality", MODALITIES)):
-        word = (getattr(image.tags, name) if image.tags else None) or "unknown"
-        values[name] = known.index(word if word in known else "other")
+        value = (getattr(image.tags, name) if image.tags else None) or "unknown"
+        values[name] = known.index(value if value in known else "other")
     values["height"], values["width"] = image.size
     values["bytes"] = len(content)
     values["quality"] = np.nan if image.quality is None else image.quality
     values["colour"] = image.colour
     values["hash"] = hash_pixels(image.pixels)
     down, right = (max(1, side // 256) for side in image.pixels.shape)
-    grey = np.rint(image.pixels[::down, ::right] * 255).astype(np.uint8)  # enough, of a large image, for what follows
+    grey = np.rint(image.pixels[::down, ::right] * 255).astype(np.uint8)  # a large image is sampled
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size
     levels = np.arange(256) / 255
     values["mean"] = mean = counts @ levels
@@ -141,20 +141,20 @@ def measure_image(content: bytes, image: Radiograph) -> Array:
     strips = (grey[:rows], grey[:, -columns:], grey[-rows:], grey[:, :columns])
     values["border"] = [strip.mean() / 255 for strip in strips]
     values["thumbnail"] = shrink(grey)
-    return np.frombuffer(record.tobytes(), np.float32)
+    return np.frombuffer(measured.tobytes(), np.float32)
 
 
-def to_record(vector: Array) -> np.void:
-    """The record that `measure_image` packed."""
-    record: np.void = np.frombuffer(np.ascontiguousarray(vector, np.float32).tobytes(), RECORD)[0]
-    return record
+def unpack(vector: Array) -> np.void:
+    """Turn what `measure_image` returned into a scalar of `FIELDS`."""
+    values: np.void = np.frombuffer(np.ascontiguousarray(vector, np.float32).tobytes(), FIELDS)[0]
+    return values
 
 
 def shrink(grey: NDArray[np.uint8], size: int = THUMBNAIL) -> NDArray[np.uint8]:
-    """An image as a square of `size` pixels, antialiased."""
+    """Squash an image to a square of `size` pixels, antialiased."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX))
 
 
-GAUGE = Measurement(f"image record 1, {RECORD.itemsize} bytes", measure_image)
+MEASUREMENT = Measurement(f"audit 1, {FIELDS.itemsize} bytes", measure_image)

@@ -1,46 +1,45 @@
-"""Labels that are likely wrong: images whose features speak clearly for another class than their label."""
+"""Label errors: images whose features clearly indicate another class than their label."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.auditing.duplicates import Groups, join_clusters
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
-from pneumoscope.auditing.shortcuts import Groups, join_clusters
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.evaluation.intervals.proportions import Floats, Ints
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.inference.engines import Array
 
-Reals: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
-
 FOLDS = 5
 SHUFFLES = 3
-ENOUGH = 20  # images of each class
-TELLING = 0.75  # AUROC; swaps of 10 % still leave 0.8 where the features are good
-# 200 phantoms without a swap have 1 to 7 % of suspects, with swaps of 5 % 4 to 11 %. So fewer than MANY need a second
-# sign; and of fewer images than SURE, hard ones alone may be 13 %.
-MANY, SOME, SURE = 0.08, 1 / 30, 200
+ENOUGH = 20  # patients of each class
+MIN_AUROC = 0.75  # with good features, 10 % of swapped labels still leave 0.8
+# Of 200 phantoms without swapped labels 1 to 7 % are suspects, with 5 % swapped 4 to 11 %. So a share below MANY needs
+# a second sign. Among fewer images than ENOUGH_TO_ALARM, hard images alone may be 13 %.
+MANY, SOME, ENOUGH_TO_ALARM = 0.08, 1 / 30, 200
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What the features say of the labels.
+    """Labels that contradict the features.
 
     Attributes:
         probabilities: (N, C) out of fold.
         suspects: indices of images that are likely mislabelled, or hard, the clearest first.
-        swapped: share of swapped labels, [0, 0.25], as estimated from the surest predictions.
-        p: of so many mistakes among the surest predictions without a swap.
-        auroc: how well the features tell the given labels.
+        swapped: share of swapped labels, [0, 0.25], estimated from the most confident predictions.
+        p: p value of no swapped label.
+        auroc: how well the features predict the given labels.
     """
 
-    probabilities: Reals
+    probabilities: Floats
     suspects: Ints
     swapped: float
     p: float
@@ -48,15 +47,15 @@ class Suspicion:
 
     @property
     def alarming(self) -> bool:
-        """Whether these are more suspects than hard images explain as a rule."""
+        """Whether there are more suspects than hard images usually explain."""
         share = len(self.suspects) / len(self.probabilities)
-        if len(self.probabilities) < SURE:
+        if len(self.probabilities) < ENOUGH_TO_ALARM:
             return False
         return share >= MANY or (share >= SOME and self.p <= 0.01)
 
 
 def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = None) -> list[Finding]:
-    """List images that are likely mislabelled, for a person to look at.
+    """List images that are likely mislabelled, for a person to check.
 
     Args:
         images: measured, with features.
@@ -74,84 +73,85 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
     if min(sizes.values()) < ENOUGH:
         few = min(sizes, key=lambda label: sizes[label])
         title = f"Too few images to look for label errors: {few} has {sizes[few]} patients, and {ENOUGH} are needed"
-        return [Finding("labels", "note", title, "Add images, or have all labels read twice.")]
-    found = suspect_labels(images.features[kept], classes, clusters, seed=seed)
-    if found.auroc < TELLING:
-        title = f"Too hard to look for label errors: features tell the labels with an AUROC of {found.auroc:.2f} only"
-        advice = "Either the classes look alike to a network that has seen no radiograph, or many labels are wrong."
-        return [Finding("labels", "note", title, advice, values={"auroc": found.auroc})]
-    if not len(found.suspects):
-        return []
-    suspects, given = found.suspects.tolist(), Counter(str(samples[i].label) for i in found.suspects.tolist())
-    likely = [int(found.probabilities[i].argmax()) for i in suspects]
-    title = f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard"
-    return [
-        Finding(
-            "labels",
-            "warning" if found.alarming else "note",
-            f"{title} ({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
-            "By what a general network sees, they look like another class. A hard image is no label error: have a "
-            "radiologist read them without the label, the first ones first; correct what is wrong and remove nothing "
-            + (
-                "else. They are more than hard images explain as a rule."
-                if found.alarming
-                else "else. So few may be hard."
-            ),
-            tuple(samples[i].path for i in suspects),
-            tuple(
-                f"labelled {samples[i].label}, looks like {labels[other]} ({found.probabilities[i, other]:.0%})"
-                for i, other in zip(suspects, likely, strict=True)
-            ),
-            values={
-                "suspects": len(suspects) / len(samples),
-                "swapped": found.swapped,
-                "p": found.p,
-                "auroc": found.auroc,
-            },
-        )
-    ]
+        return [Finding("labels", "note", title, "Add images, or have all images labelled twice.")]
+    suspicion = suspect_labels(images.features[kept], classes, clusters, seed=seed)
+    if suspicion.auroc < MIN_AUROC:
+        title = f"Cannot look for label errors: features predict the labels with an AUROC of only {suspicion.auroc:.2f}"
+        advice = "Either the classes look alike to a network trained on photographs, or many labels are wrong."
+        return [Finding("labels", "note", title, advice, values={"auroc": suspicion.auroc})]
+    return [_report(suspicion, samples, labels)] if len(suspicion.suspects) else []
+
+
+def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[str]) -> Finding:
+    suspects = suspicion.suspects.tolist()
+    given = Counter(str(samples[i].label) for i in suspects)
+    remarks = []
+    for i in suspects:
+        likely = int(suspicion.probabilities[i].argmax())
+        probability = suspicion.probabilities[i, likely]
+        remarks.append(f"labelled {samples[i].label}, looks like {labels[likely]} ({probability:.0%})")
+    return Finding(
+        "labels",
+        "warning" if suspicion.alarming else "note",
+        f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard "
+        f"({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
+        "To a general network they look like another class. That may be an error, or a hard image. Have a radiologist "
+        "read them without seeing the label, in this order; correct wrong labels, and remove no image for being hard. "
+        + (
+            "There are more than hard images usually explain."
+            if suspicion.alarming
+            else "So few may all be hard images."
+        ),
+        files=tuple(samples[i].path for i in suspects),
+        remarks=tuple(remarks),
+        values={
+            "suspects": len(suspects) / len(samples),
+            "swapped": suspicion.swapped,
+            "p": suspicion.p,
+            "auroc": suspicion.auroc,
+        },
+    )
 
 
 def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int = 0) -> Suspicion:
     """Find labels that contradict the features, by confident learning (Northcutt et al. 2021).
 
-    An image is suspect when it is taken for another class, and as surely as that class's own images are on average. Hard
-    images are so too, but seldom among the surest predictions; from their mistakes the share of swapped labels is
-    estimated, and tested against none (Bootkrajang & Kabán 2012).
+    An image is suspect if it is predicted to be of another class, with the confidence that this class's own images have
+    on average. That is true of hard images too, but seldom of the most confident predictions; from their mistakes the
+    share of swapped labels is estimated, and tested against none (Bootkrajang & Kabán 2012).
 
     Args:
         features: float32 (N, D).
         classes: (N,) from 0 without a gap.
-        clusters: (N,) images that must not be divided, from `join_clusters`.
+        clusters: (N,) from `join_clusters`; no fold divides one.
         seed: fixes the folds.
     """
     probabilities = _predict(features, classes, clusters, seed)
     rows = np.arange(len(classes))
     count = probabilities.shape[1]
-    thresholds = np.array([probabilities[classes == one, one].mean() for one in range(count)])
+    thresholds = np.array([probabilities[classes == label, label].mean() for label in range(count)])
     confident = np.where(probabilities >= thresholds, probabilities, -1)
-    taken = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), classes)
+    predicted = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), classes)
     own = probabilities[rows, classes]
-    suspects = np.flatnonzero((taken != classes) & (probabilities[rows, taken] > own))
+    suspects = np.flatnonzero((predicted != classes) & (probabilities[rows, predicted] > own))
     margin = own - np.where(np.eye(count, dtype=bool)[classes], -1, probabilities).max(axis=1)
     suspects = suspects[np.argsort(margin[suspects], kind="stable")]
     if count == 2:
-        judged = probabilities[:, 1]
-        swapped, p = _fit_swaps(judged, classes == 1)
+        swapped, p = _fit_swaps(probabilities[:, 1], classes == 1)
     else:
-        judged = probabilities
         swapped, p = _fit_swaps(probabilities.max(axis=1), probabilities.argmax(axis=1) == classes)
-    return Suspicion(probabilities, suspects, swapped, p, float(measure(classes, judged)["auroc"][0]))
+    auroc = measure(classes, probabilities[:, 1] if count == 2 else probabilities)["auroc"][0]
+    return Suspicion(probabilities, suspects, swapped, p, float(auroc))
 
 
-def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Reals:
+def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Floats:
     """Out-of-fold probabilities (N, C) of a logistic regression, averaged over shuffles of the folds."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
 
     spread = features.std(axis=0)
     scaled = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    # Directions without labels: nothing of a held-out image's label gets in.
+    # PCA does not see the labels, so it may see held-out images.
     components = min(256, *scaled.shape)
     reduced = PCA(components, svd_solver="covariance_eigh", random_state=seed).fit_transform(scaled)
     reduced /= np.sqrt((reduced**2).sum(axis=1).mean())
@@ -161,30 +161,30 @@ def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Reals
         folds = (rng.permutation(clusters.max() + 1) % FOLDS)[clusters]
         for fold in range(FOLDS):
             held = folds == fold
-            # Strongly regularised: a model that can follow a wrong label does not contradict it.
+            # Strongly regularised, so that it cannot fit single wrong labels.
             model = LogisticRegression(C=1.0, max_iter=500).fit(reduced[~held], classes[~held])
             total[np.ix_(held, model.classes_)] += model.predict_proba(reduced[held])
-    probabilities: Reals = total / total.sum(axis=1, keepdims=True)
+    probabilities: Floats = total / total.sum(axis=1, keepdims=True)
     return probabilities
 
 
-def _fit_swaps(probabilities: Reals, true: NDArray[np.bool_]) -> tuple[float, float]:
-    """The share of swapped labels in a logistic curve that swaps keep away from 0 and 1, and p of none."""
+def _fit_swaps(probabilities: Floats, true: NDArray[np.bool_]) -> tuple[float, float]:
+    """Estimate the share of swapped labels, which keep a logistic curve away from 0 and 1, and the p value of none."""
     from scipy.optimize import minimize
 
     score = np.log(probabilities / (1 - probabilities))
     score /= max(float(score.std()), 1e-9)
     signs = np.where(true, 1.0, -1.0)
 
-    def cost(curve: Reals) -> float:
+    def cost(curve: Floats) -> float:
         swaps, slope, offset = curve
-        right = 1 / (1 + np.exp(-np.clip(signs * (slope * score + offset), -40, 40)))
-        return -float(np.log(swaps + (1 - 2 * swaps) * right + 1e-12).mean())
+        correct = 1 / (1 + np.exp(-np.clip(signs * (slope * score + offset), -40, 40)))
+        return -float(np.log(swaps + (1 - 2 * swaps) * correct + 1e-12).mean())
 
     def fit(most: float) -> tuple[float, float]:
         bounds = [(0.0, most), (0.0, 40.0), (-20.0, 20.0)]
         fits = [minimize(cost, [start * most, 2.0, 0.0], bounds=bounds) for start in (0, 0.2, 0.6)]
-        best = min(fits, key=lambda one: one.fun)
+        best = min(fits, key=lambda result: result.fun)
         return float(best.x[0]), float(best.fun)
 
     (swapped, with_swaps), (_, without) = fit(0.25), fit(0.0)

@@ -1,4 +1,4 @@
-"""Images that should not be in the data, or not like this: unreadable, blank, inverted, turned, or no radiograph."""
+"""Image quality: images that are unreadable, blank, inverted, turned, or no frontal radiograph."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import THUMBNAIL, Images
 
 _SIDE = 16
-# The mean of 150 simulated normal images, left half, 0 to ff: what a frontal image looks like from afar. Against it, of
-# 5,216 real images none turned up inverted and none sideways (docs/log.md).
+# The mean of 150 simulated normal images, left half, 0 to ff: a frontal image, coarsely. By it, none of 5,216 real
+# images is inverted or sideways (docs/log.md).
 _TEMPLATE = """
     0304060d1c3c5b6a 0a16273f5b6f818c 2c4c62777d717e96 577e7e7b685e75a2
     6589847053506ca9 5a817e5f4c5072b4 4c767252454e78bd 406a61443e4e80c4
     3960543c3c5598d0 355a4d3c4065a8d5 3154473a4976b2d7 2d4c403a547fb4d9
     2b483e42668db5da 2a4e5b7899b1c2db 2c61849dadbac4da 25577889949da4b6
 """
-# How much better another orientation fits: no upright real image of 5,216 exceeds 0.16. All inverted ones do, 99.9 % of
-# those turned by 90°, and two of three turned by 180°.
+# How much better another orientation fits: at most 0.16 for 5,216 upright real images. All inverted images exceed it,
+# 99.9 % of those turned by 90°, and two of three turned by 180°.
 _TURNED = 0.17
 _UNLIKE = 0.2  # correlation; real images have 0.27 at least
 _FAINT = 0.1  # between the first and the 99th percentile; real images have 0.19 at least
-_STRANGE = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
+_OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
 _LATERAL = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO"}
 
 
 def find_quality_faults(images: Images) -> list[Finding]:
-    """Find images that cannot be read, say nothing, or show something else than an upright frontal image.
+    """Find images that cannot be read, show nothing, or show something other than an upright frontal chest.
 
     Args:
-        images: the measured data set.
+        images: the measured dataset.
 
     Returns:
-        One finding for each kind of fault that is there.
+        One finding for each kind of fault found.
     """
     return [
         finding
-        for check in (_find_unreadable, _find_poor, _find_turned, _find_strange, _find_by_header)
+        for check in (_find_unreadable, _find_poor, _find_turned, _find_outliers, _find_by_header)
         for finding in check(images)
     ]
 
@@ -75,25 +75,25 @@ def _find_unreadable(images: Images) -> Iterator[Finding]:
     refused = np.array(["any_modality" in (error or "") for error in images.errors], bool)
     yield from _report(
         images, np.flatnonzero(~images.readable & ~refused), "error", "cannot be read",
-        "Copy them again from their source, or take them out; training leaves them out and says so.", explain,
+        "Copy them again from their source, or remove them. Training leaves them out and reports it.", explain,
         "reading",
     )  # fmt: skip
     yield from _report(
-        images, np.flatnonzero(refused), "error", "are no projection radiographs",
-        "Take them out; training leaves them out and says so. Read them anyway with `any_modality=True`.", explain,
+        images, np.flatnonzero(refused), "error", "are not projection radiographs",
+        "Remove them; training leaves them out and reports it. To read them anyway, use `any_modality=True`.", explain,
         "reading",
     )  # fmt: skip
 
 
 def _find_poor(images: Images) -> Iterator[Finding]:
-    """Too small, blank, faint, burnt out or coloured; each image is reported for the gravest of them."""
-    records, ok = images.records, images.readable
-    height, width = records["height"], records["width"]
-    span = records["high"] - records["low"]
-    blank = ok & (records["spread"] < 0.01)
+    """Find images that are blank, tiny, faint, burnt out or coloured."""
+    measured, ok = images.measured, images.readable
+    height, width = measured["height"], measured["width"]
+    span = measured["high"] - measured["low"]
+    blank = ok & (measured["spread"] < 0.01)
     yield from _report(
-        images, np.flatnonzero(blank), "error", "are blank", "They show nothing. Take them out.",
-        lambda i: f"grey level {records['mean'][i]:.2f} all over",
+        images, np.flatnonzero(blank), "error", "are blank", "They show nothing. Remove them.",
+        lambda i: f"grey level {measured['mean'][i]:.2f} everywhere",
     )  # fmt: skip
     tiny = ok & ~blank & (np.minimum(height, width) < 64)
     yield from _report(
@@ -102,58 +102,59 @@ def _find_poor(images: Images) -> Iterator[Finding]:
     )  # fmt: skip
     faint = ok & ~blank & (span < _FAINT)
     yield from _report(
-        images, np.flatnonzero(faint), "warning", "have next to no contrast",
-        "Check how they were exported: the window may be far too wide, or 12 bits may lie in 16.",
-        lambda i: f"grey levels {records['low'][i]:.2f} to {records['high'][i]:.2f}",
+        images, np.flatnonzero(faint), "warning", "have hardly any contrast",
+        "Check how they were exported: the window may be far too wide, or 12-bit values may be stored as 16-bit.",
+        lambda i: f"grey levels {measured['low'][i]:.2f} to {measured['high'][i]:.2f}",
     )  # fmt: skip
-    inside = records["thumbnail"][:, 6:-6, 6:-6]  # a white frame burns nothing out
+    inside = measured["thumbnail"][:, 6:-6, 6:-6]  # a white frame is not burnt out
     white = np.mean(inside >= 254, axis=(1, 2))
     burnt = ok & ~blank & (white > 0.1)
     yield from _report(
         images, np.flatnonzero(burnt), "warning", "are burnt out",
-        "A tenth or more of the image is pure white: detail is lost. Export them with another window.",
+        "At least a tenth of the image is pure white, and its detail is lost. Export them with another window.",
         lambda i: f"{white[i]:.0%} white",
     )  # fmt: skip
-    coloured = ok & (records["colour"] > 0.04)
+    coloured = ok & (measured["colour"] > 0.04)
     yield from _report(
         images, np.flatnonzero(coloured), "warning", "are in colour",
-        "A radiograph has none: these are photographs, screenshots or overlays. Look at them.",
-        lambda i: f"mean difference between channels {records['colour'][i]:.2f}",
+        "Radiographs are grey: these may be photographs, screenshots or overlays. Check them.",
+        lambda i: f"mean difference between channels {measured['colour'][i]:.2f}",
     )  # fmt: skip
 
 
 def _find_turned(images: Images) -> Iterator[Finding]:
-    """Which orientation of a frontal image fits best, upright or turned, as it is or inverted, and does any?"""
-    fits = correlate_orientations(images.records["thumbnail"])
+    """Find images that fit a turned or inverted frontal image better than an upright one, or fit none."""
+    fits = correlate_orientations(images.measured["thumbnail"])
     both = np.hstack([fits, -fits])
     best, fit = both.argmax(1), both.max(1)
-    visible = images.readable & (images.records["spread"] >= 0.01)
+    visible = images.readable & (images.measured["spread"] >= 0.01)
     gain = fit - fits[:, 0]
     other = visible & (fit >= _UNLIKE) & (gain > _TURNED)
     yield from _report(
         images, _sorted(other & (best >= 4), gain), "error", "are inverted: air is bright",
-        "Read them right with --invert, or with a column named invert in a table where only some are so. A network "
-        "reads an inverted image without complaint, and wrongly.",
+        "Read them with --invert, or with a column named invert in a table if only some are inverted. A network gives "
+        "wrong answers for an inverted image, without an error.",
     )  # fmt: skip
     yield from _report(
         images, _sorted(other & ((best == 1) | (best == 3)), gain), "warning", "lie on their side",
-        "Turn such images upright; the network has seen none like that.",
+        "Turn them upright. A network trained on upright images gives wrong answers for them.",
         lambda i: "turned to the left" if best[i] == 1 else "turned to the right",
     )  # fmt: skip
     yield from _report(
         images, _sorted(other & (best == 2), gain), "warning", "are upside down",
-        "Turn such images upright; the network has seen none like that.",
+        "Turn them upright. A network trained on upright images gives wrong answers for them.",
     )  # fmt: skip
     yield from _report(
         images, _sorted(visible & (fit < _UNLIKE), -fit), "warning", "do not look like a frontal chest image",
-        "Lateral views, other body parts, photographs or documents? Look at them, and take out what does not belong.",
-        lambda i: f"likeness {fit[i]:.2f}",
+        "They may be lateral views, other body parts, photographs or documents. Check them, and remove what does not "
+        "belong.",
+        lambda i: f"correlation with a frontal image {fit[i]:.2f}",
     )  # fmt: skip
 
 
-def _find_strange(images: Images) -> Iterator[Finding]:
-    """Images far from all others in what a pretrained network sees: photographs, hands, documents."""
-    visible = np.flatnonzero(images.readable & (images.records["spread"] >= 0.01))
+def _find_outliers(images: Images) -> Iterator[Finding]:
+    """Find images whose features are far from all others: photographs, hands, documents."""
+    visible = np.flatnonzero(images.readable & (images.measured["spread"] >= 0.01))
     if images.features is None or len(visible) < 20:
         return
     features = images.features[visible].astype(np.float64)
@@ -163,23 +164,24 @@ def _find_strange(images: Images) -> Iterator[Finding]:
     score = np.zeros(len(images.samples))
     score[visible] = (distance - middle) / spread
     yield from _report(
-        images, _sorted(score > _STRANGE, score), "warning", "are unlike all others",
-        "Other body parts, lateral views, photographs or documents? Look at them, and take out what does not belong.",
+        images, _sorted(score > _OUTLYING, score), "warning", "are unlike all others",
+        "They may be other body parts, lateral views, photographs or documents. Check them, and remove what does not "
+        "belong.",
         lambda i: f"{score[i]:.1f} standard deviations from the rest",
     )  # fmt: skip
 
 
 def _find_by_header(images: Images) -> Iterator[Finding]:
-    """What DICOM says about itself."""
+    """Find lateral views and several frames by the DICOM header."""
     tags = [sample.tags for sample in images.samples]
     lateral = [i for i, tag in enumerate(tags) if tag and (tag.view or "").upper() in _LATERAL]
     yield from _report(
-        images, np.array(lateral, int), "warning", "show a lateral view", "Take them out, or train them on their own.",
+        images, np.array(lateral, int), "warning", "show a lateral view", "Remove them, or train on them alone.",
         lambda i: f"view position {getattr(tags[i], 'view', '')}",
     )  # fmt: skip
     several = [i for i, tag in enumerate(tags) if tag and tag.frames > 1]
     yield from _report(
-        images, np.array(several, int), "note", "have several frames", "Only the first frame is read.",
+        images, np.array(several, int), "note", "have several frames", "Only the first frame is used.",
         lambda i: f"{getattr(tags[i], 'frames', 1)} frames",
     )  # fmt: skip
 

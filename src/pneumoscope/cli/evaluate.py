@@ -116,8 +116,8 @@ def audit(
 
     It also finds bad images and imbalance. Nothing is changed.
     """
-    from pneumoscope.auditing.audit import audit as job
     from pneumoscope.images.read import Reading
+    from pneumoscope.reports.audit_page import audit as job
 
     with show_progress() as progress, open_cache(no_cache) as cache:
         result = job(

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.differences import (
-    CONFIDENCE,
     Difference,
     adjust_holm,
     compare_aurocs,
@@ -25,6 +24,7 @@ from pneumoscope.evaluation.intervals.differences import (
     compare_means,
     compare_rates,
 )
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.results import without_nan
 
 LISTED = 3  # images that an error names

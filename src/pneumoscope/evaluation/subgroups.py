@@ -77,7 +77,6 @@ def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluati
         labels,
         stack_probabilities(members),
         classes=classes,
-        positive=evaluation.positive,
         split=evaluation.split,
         threshold=evaluation.threshold if evaluation.positive else 0.5,
         patients=[case.patient for case in members],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,20 +11,28 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from pneumoscope.auditing.audit import audit_data
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.files import write_text
+from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.images.read import Reading
+from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.reports.pages import format_command, format_number, format_p, format_percent, render
 from pneumoscope.reports.pictures import draw_thumbnail
 
+OUTPUTS = ("audit.json", "audit.html")
 SIDE = 240  # pixels of a thumbnail's longer side; it is shown at about 160, which a sharp screen has more pixels for
 SHOWN = 24  # images of a finding at most
 OPEN = 12  # of them without a click
 TOTAL = 400  # images of the page: with `LARGEST` they bound its size
 LARGEST = 9_000  # bytes of a thumbnail
 _READERS = 4
-_NAMES = {"auroc": "AUROC", "p": "p value", "low": "interval from", "high": "interval to", "limit": "by chance"}
+_NAMES = {
+    "auroc": "AUROC", "p": "p value", "low": "interval from", "high": "interval to", "chance_95": "by chance (95 %)",
+    "chance_99": "by chance (99 %)",
+}  # fmt: skip
 _SHARES = {"share", "difference", "prevalence"}
 
 MEANINGS: Mapping[Severity, str] = {
@@ -77,6 +86,56 @@ CHECKS: Mapping[str, Check] = {
         "Labels", "Images whose label contradicts the prediction of a model that was not trained on them.", quick=False
     ),
 }
+
+
+def audit(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    patient_pattern: str | None = None,
+    reading: Reading = Reading(),
+    device: str = "auto",
+    cache: FeatureCache | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Audit:
+    """Look for everything in labelled radiographs that would distort a result; nothing is changed or removed.
+
+    Args:
+        data: a folder of classes, or a table.
+        out: folder for `audit.json` and `audit.html`; None writes nothing.
+        quick: skip what needs a network: label errors, outliers, surroundings and cropped copies.
+        seed: fixes every random choice.
+        patient_pattern: regular expression that finds the patient in a file name.
+        reading: how to read images, unless a table says otherwise.
+        device: `auto`, `cpu` or `cuda`.
+        cache: keeps measurements and features between calls, and shares them with training.
+        overwrite: whether to replace an earlier audit in `out`.
+        progress: called as the work goes on.
+
+    Raises:
+        DataError: the data cannot be used at all.
+        UsageError: `out` exists.
+    """
+    if out is not None:
+        check_folder(Path(out), OUTPUTS, overwrite)
+    result, samples = audit_data(
+        data,
+        quick=quick,
+        seed=seed,
+        patient_pattern=patient_pattern,
+        reading=reading,
+        device=device,
+        cache=cache,
+        progress=progress,
+    )
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
+        write_audit(Path(out) / OUTPUTS[1], result, {sample.path: sample for sample in samples})
+        write_text(Path(out) / OUTPUTS[0], json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n")
+    return result
 
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:

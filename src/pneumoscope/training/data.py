@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import GAUGE, RECORD, Images, to_record
+from pneumoscope.auditing.intake import FIELDS, MEASUREMENT, Images, unpack
 from pneumoscope.config import Progress
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes, read_samples
@@ -134,7 +134,7 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
     samples, n = setup.samples, len(setup.samples)
     graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
     engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
-    measurement = GAUGE if setup.settings.data.audit else None
+    measurement = MEASUREMENT if setup.settings.data.audit else None
     extracts: dict[int, Extract] = {}
     for split in SPLITS:
         places = [i for i in range(n) if samples[i].split == split]
@@ -144,16 +144,16 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
             extracts[place] = extracted
             progress("Features", len(extracts), n)
     ordered = [extracts[i] for i in range(n)]
-    records = np.zeros(n, RECORD)
+    measured = np.zeros(n, FIELDS)
     for i, each in enumerate(ordered):
         if each.measured is not None:
-            records[i] = to_record(each.measured)
+            measured[i] = unpack(each.measured)
     notes = []
     if errors := [str(each.error) for each in ordered if each.error]:
         notes.append(f"{len(errors)} images could not be read and are left out: {'; '.join(errors[:10])}")
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
         require_classes(readable, "after unreadable images were left out")
-    found = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], records)
+    found = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
     return Extracted(_stack_splits(setup, ordered), found, engine, graph, tuple(notes))
 
 

@@ -14,6 +14,7 @@ from pneumoscope.evaluation.intervals.bootstrap import bootstrap_t_interval, jac
 from pneumoscope.evaluation.intervals.calibration_error import calibration_error_interval
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
 from pneumoscope.evaluation.intervals.proportions import (
+    CONFIDENCE,
     UNDEFINED,
     Bools,
     Bounds,
@@ -44,12 +45,10 @@ def evaluate_predictions(
     probabilities: ArrayLike,
     *,
     classes: Sequence[str],
-    positive: str | None,
     split: str = "test",
     threshold: float = 0.5,
     patients: Sequence[str | None] | None = None,
     resamples: int = 2000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Evaluation:
     """Measure every metric with its interval, by patient where patients are known.
@@ -61,29 +60,53 @@ def evaluate_predictions(
         labels: (N,) indices into `classes`.
         probabilities: (N,) of the positive class, or (N, C) with C > 2.
         classes: their names; of two the second is the positive one.
-        positive: the positive class's name; None for more than two classes.
         split: name of the split.
         threshold: two classes: positive from this probability on.
         patients: (N,); an image whose patient is None or "" counts as its own patient.
         resamples: bootstrap resamples and simulated sets of labels, for `brier` and `ece`.
-        confidence: in (0, 1).
         seed: the same seed gives the same intervals.
 
     Raises:
         DataError: unusable labels, probabilities or patients.
-        UsageError: invalid classes, resamples or confidence.
+        UsageError: invalid classes or resamples.
     """
     y, p = check_predictions(labels, probabilities)
     two = p.ndim == 1
-    _check_settings(p, classes, positive, resamples, confidence)
-    clusters = cluster_by_patient(patients, len(y))
+    if len(set(classes)) != len(classes) or len(classes) != (2 if two else p.shape[1]):
+        raise UsageError(f"{', '.join(classes)}: not one for each column of probabilities {p.shape}.", "classes")
+    if resamples < 1:
+        raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
+    metrics, methods = _measure_with_intervals(y, p, threshold, cluster_by_patient(patients, len(y)), resamples, seed)
+    shares = (np.bincount(y, minlength=len(classes)) / len(y)).tolist()
+    return Evaluation(
+        split=split,
+        n=len(y),
+        patients=len({patient for patient in patients or () if patient}) or None,
+        classes=tuple(classes),
+        positive=classes[1] if two else None,
+        prevalence=shares[1] if two else math.nan,
+        shares=dict(zip(classes, shares, strict=True)),
+        threshold=threshold if two else math.nan,
+        metrics=metrics,
+        confusion=confusion(y, p, threshold=threshold),
+        resamples=resamples,
+        confidence=CONFIDENCE,
+        seed=seed,
+        methods=methods,
+    )
+
+
+def _measure_with_intervals(
+    y: Ints, p: Floats, threshold: float, clusters: Ints, resamples: int, seed: int
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """Measure metrics, and name the method behind each interval."""
     values = {name: float(value[0]) for name, value in measure(y, p, threshold=threshold).items()}
-    intervals = _find_loss_intervals(y, p, clusters, resamples, confidence, seed)
-    if two:
-        intervals |= _find_rate_intervals(y == 1, predict_classes(p, threshold) == 1, clusters, confidence)
-        intervals |= _find_ranking_intervals(y, p, values, threshold, clusters, confidence)
+    intervals = _find_loss_intervals(y, p, clusters, resamples, seed)
+    if p.ndim == 1:
+        intervals |= _find_rate_intervals(y == 1, predict_classes(p, threshold) == 1, clusters)
+        intervals |= _find_ranking_intervals(y, p, values, threshold, clusters)
     else:
-        intervals |= _find_macro_intervals(y, p, values, clusters, confidence)
+        intervals |= _find_macro_intervals(y, p, values, clusters)
     metrics, methods = {}, {}
     for name in METRICS:
         (low, high), method = intervals[name]
@@ -91,45 +114,10 @@ def evaluate_predictions(
         # Rounding, or a bias that the interval corrects, must not exclude the value itself.
         ends = (min(low, values[name]), max(high, values[name])) if known else UNDEFINED
         metrics[name], methods[name] = Interval(values[name], *ends), method if known else "none"
-    shares = (np.bincount(y, minlength=len(classes)) / len(y)).tolist()
-    return Evaluation(
-        split=split,
-        n=len(y),
-        patients=len({patient for patient in patients or () if patient}) or None,
-        classes=tuple(classes),
-        positive=positive if two else None,
-        prevalence=shares[1] if two else math.nan,
-        shares=dict(zip(classes, shares, strict=True)),
-        threshold=threshold if two else math.nan,
-        metrics=metrics,
-        confusion=confusion(y, p, threshold=threshold),
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-        methods=methods,
-    )
+    return metrics, methods
 
 
-def _check_settings(
-    probabilities: Floats, classes: Sequence[str], positive: str | None, resamples: int, confidence: float
-) -> None:
-    two = probabilities.ndim == 1
-    count = 2 if two else probabilities.shape[1]
-    if len(classes) != count or len(set(classes)) != count or (two and positive != classes[1]):
-        raise UsageError(
-            f"{tuple(classes)} with positive {positive!r} do not fit probabilities {probabilities.shape}. "
-            "Name each class once, and the positive one of two second.",
-            "classes",
-        )
-    if resamples < 1:
-        raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
-    if not 0 < confidence < 1:
-        raise UsageError(f"must lie between 0 and 1, found {confidence}.", "confidence")
-
-
-def _find_loss_intervals(
-    y: Ints, p: Floats, clusters: Ints, resamples: int, confidence: float, seed: int
-) -> dict[str, Found]:
+def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, seed: int) -> dict[str, Found]:
     """Find the intervals of `brier` and `ece`, and of `accuracy` for more than two classes."""
     if p.ndim == 1:
         losses, stated, correct = (y - p) ** 2, p, y == 1
@@ -142,10 +130,10 @@ def _find_loss_intervals(
     columns[np.unique(clusters, return_index=True)[1], BINS:] = moments  # once a patient
     drawn = np.concatenate([weights @ columns for weights in resample(clusters, resamples, seed)])
     shares = drawn[:, :BINS] / drawn[:, :BINS].sum(1, keepdims=True)
-    low, high = bootstrap_t_interval(moments.sum(0), drawn[:, BINS:], len(moments), confidence)
+    low, high = bootstrap_t_interval(moments.sum(0), drawn[:, BINS:], len(moments), CONFIDENCE)
     brier = low, min(high, 1.0 if p.ndim == 1 else 2.0)
-    ece = calibration_error_interval(correct, stated, bins, clusters, shares, confidence, seed)
-    accuracy = rate_interval(correct, np.ones_like(correct), clusters, confidence)
+    ece = calibration_error_interval(correct, stated, bins, clusters, shares, CONFIDENCE, seed)
+    accuracy = rate_interval(correct, np.ones_like(correct), clusters, CONFIDENCE)
     return {
         "brier": (brier, "bootstrap-t"),
         "ece": (ece, "inverted test, labels drawn anew"),
@@ -153,7 +141,7 @@ def _find_loss_intervals(
     }
 
 
-def _find_rate_intervals(truth: Bools, predicted: Bools, clusters: Ints, confidence: float) -> dict[str, Found]:
+def _find_rate_intervals(truth: Bools, predicted: Bools, clusters: Ints) -> dict[str, Found]:
     """Find the intervals of all rates of two classes.
 
     F1 is 2J / (1 + J), where J, the share of true positives among all images positive or predicted so, is a rate.
@@ -166,14 +154,14 @@ def _find_rate_intervals(truth: Bools, predicted: Bools, clusters: Ints, confide
         "ppv": (truth, predicted),
         "npv": (~truth, ~predicted),
     }
-    intervals = {name: rate_interval(hits, among, clusters, confidence) for name, (hits, among) in rates.items()}
+    intervals = {name: rate_interval(hits, among, clusters, CONFIDENCE) for name, (hits, among) in rates.items()}
     low, high = intervals["f1"]
     intervals["f1"] = 2 * low / (1 + low), 2 * high / (1 + high)
     return {name: (interval, "score (Wilson)") for name, interval in intervals.items()}
 
 
 def _find_ranking_intervals(
-    y: Ints, p: Floats, values: Mapping[str, float], threshold: float, clusters: Ints, confidence: float
+    y: Ints, p: Floats, values: Mapping[str, float], threshold: float, clusters: Ints
 ) -> dict[str, Found]:
     """Find the intervals of AUROC, average precision and Matthews' coefficient, for two classes."""
     truth = y == 1
@@ -185,7 +173,7 @@ def _find_ranking_intervals(
     if auroc in (0.0, 1.0):
         method = "exact, of separate pairs"
         pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
-        low, high = perfect_auroc_interval(min(pairs, patients // 2), confidence)
+        low, high = perfect_auroc_interval(min(pairs, patients // 2), CONFIDENCE)
         intervals["auroc"] = (low, high) if auroc else (1 - high, 1 - low), method
         # False over true positives, where errors are spread evenly.
         ratio = (1 - low) * (len(y) - truth.sum()) / truth.sum()
@@ -193,26 +181,26 @@ def _find_ranking_intervals(
         intervals["average_precision"] = (lowest, 1.0) if auroc else UNDEFINED, method
     else:
         error = float(np.sqrt(auroc_covariance(y, p[None], clusters)[1][0, 0]))
-        intervals["auroc"] = logit_interval(auroc, error, confidence, degrees), "logit, DeLong and Obuchowski"
-        precision = logit_interval(values["average_precision"], errors["average_precision"], confidence, degrees)
+        intervals["auroc"] = logit_interval(auroc, error, CONFIDENCE, degrees), "logit, DeLong and Obuchowski"
+        precision = logit_interval(values["average_precision"], errors["average_precision"], CONFIDENCE, degrees)
         intervals["average_precision"] = precision, "logit, jackknife"
     # 1 - MCC is about the error rate over 2 * prevalence * (1 - prevalence): as many trials at either end.
     trials = 4 * truth.mean() * (1 - truth.mean()) * patients
-    low, high = wilson_interval_from_error((1 + matthews) / 2, errors["mcc"] / 2, confidence, degrees, trials)
+    low, high = wilson_interval_from_error((1 + matthews) / 2, errors["mcc"] / 2, CONFIDENCE, degrees, trials)
     intervals["mcc"] = (2 * low - 1, 2 * high - 1), "score, jackknife"
     return intervals
 
 
 def _find_macro_intervals(
-    y: Ints, p: Floats, values: Mapping[str, float], clusters: Ints, confidence: float
+    y: Ints, p: Floats, values: Mapping[str, float], clusters: Ints
 ) -> dict[str, Found]:
     """Find the intervals of all metrics of more than two classes, other than accuracy and losses."""
     errors = jackknife_errors(y, p, clusters)
     intervals: dict[str, Found] = {}
     for name in ("f1", "sensitivity", "specificity", "ppv", "npv"):
-        intervals[name] = wilson_interval_from_error(values[name], errors[name], confidence), "score, jackknife"
+        intervals[name] = wilson_interval_from_error(values[name], errors[name], CONFIDENCE), "score, jackknife"
     for name in ("auroc", "average_precision"):
-        intervals[name] = logit_interval(values[name], errors[name], confidence), "logit, jackknife"
-    low, high = wilson_interval_from_error((1 + values["mcc"]) / 2, errors["mcc"] / 2, confidence)
+        intervals[name] = logit_interval(values[name], errors[name], CONFIDENCE), "logit, jackknife"
+    low, high = wilson_interval_from_error((1 + values["mcc"]) / 2, errors["mcc"] / 2, CONFIDENCE)
     intervals["mcc"] = (2 * low - 1, 2 * high - 1), "score, jackknife"
     return intervals

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.delong import auroc_covariance, find_placements
 from pneumoscope.evaluation.intervals.proportions import (
+    CONFIDENCE,
     Bools,
     Bounds,
     Floats,
@@ -27,7 +28,6 @@ from pneumoscope.evaluation.intervals.proportions import (
 )
 from pneumoscope.evaluation.metrics import measure
 
-CONFIDENCE = 0.95
 TINY = 1e-12  # a smaller standard error comes from rounding
 
 

@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Bounds = tuple[float, float]  # lower and upper end of an interval
 
+CONFIDENCE = 0.95  # of every interval, unless a function is given another
 UNDEFINED: Bounds = (np.nan, np.nan)
 
 
