@@ -65,7 +65,7 @@ def test_a_suspect_is_shown_with_what_it_looks_like() -> None:
     assert finding.remarks[0].startswith("labelled B, looks like A (")
 
 
-def test_a_set_without_a_doubt_has_nothing_to_say() -> None:
+def test_a_clean_set_has_no_finding() -> None:
     truth = np.arange(N) % 2
     assert find_label_errors(make_images(make_features(truth, distance=12), truth)) == []
 
@@ -78,11 +78,11 @@ def test_a_rare_class_is_not_suspected_for_being_rare() -> None:
     assert found.swapped < 0.02
 
 
-def test_features_that_know_nothing_accuse_nobody() -> None:
+def test_features_that_predict_nothing_accuse_nobody() -> None:
     truth = np.arange(N) % 2
     (finding,) = find_label_errors(make_images(make_features(truth, distance=0), truth))
     assert finding.severity == "note"
-    assert finding.title.startswith("Too hard to look for label errors")
+    assert finding.title.startswith("Cannot look for label errors")
     assert not finding.files
 
 
@@ -102,14 +102,14 @@ def test_a_wrong_label_that_all_images_of_a_patient_share_is_found() -> None:
     assert grouped == [finding]
 
 
-def test_too_few_patients_are_said_to_be_too_few() -> None:
+def test_too_few_patients_are_reported() -> None:
     truth = np.arange(N) % 2
     (finding,) = find_label_errors(make_images(make_features(truth), truth, patients=30))
     assert finding.severity == "note"
     assert finding.title == "Too few images to look for label errors: A has 15 patients, and 20 are needed"
 
 
-def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
+def test_unreadable_and_unlabelled_images_are_left_out() -> None:
     truth = np.arange(N) % 2
     features = make_features(truth, distance=12)
     features[:50] = 0  # as where a file cannot be read
@@ -120,7 +120,7 @@ def test_what_cannot_be_read_or_has_no_label_is_left_out() -> None:
     assert find_label_errors(Images(samples, images.digests, images.errors, images.measured, features)) == []
 
 
-def test_without_features_or_a_second_class_nothing_is_said() -> None:
+def test_without_features_or_a_second_class_there_is_no_finding() -> None:
     truth = np.arange(N) % 2
     assert find_label_errors(make_images(None, truth)) == []
     assert find_label_errors(make_images(make_features(truth), np.zeros(N, np.int64))) == []

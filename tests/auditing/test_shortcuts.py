@@ -154,7 +154,7 @@ def test_how_an_image_looks_is_a_warning_only_where_disease_could_hardly_do_it()
         measured = measure_noise()
         measured["mean"] = (np.random.default_rng(1).normal(distance * HALF, 1) + 5) / 15
         finding = find_shortcuts(make_images(measured), quick=True)[0]
-        assert finding.title.startswith("The brightness alone tells the class")
+        assert finding.title.startswith("The brightness alone predicts the class")
         assert finding.severity == severity
 
 

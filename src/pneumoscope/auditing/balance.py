@@ -34,13 +34,13 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "warning", f"Few images of {small}: {least} against {most} of {large}",
             f"{shown}. Accuracy will look better than the model is: report sensitivity and specificity, and train with "
-            "--balance weights.",
+            "`balance='weights'`.",
             values={"ratio": ratio},
         )  # fmt: skip
     elif ratio > 3:
         yield Finding(
             "balance", "note", f"Uneven classes: {shown}",
-            "Report sensitivity and specificity rather than accuracy, and consider --balance weights.",
+            "Report sensitivity and specificity rather than accuracy, and consider `balance='weights'`.",
             values={"ratio": ratio},
         )  # fmt: skip
 
@@ -57,7 +57,7 @@ def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
     if missing:
         yield Finding(
             "balance", "error", f"No image of {', no image of '.join(missing)}",
-            "A class cannot be measured where it is missing. Re-split with pneumoscope data split.",
+            "A class cannot be measured where it is missing. Re-split with `pneumoscope data split`.",
         )  # fmt: skip
     if missing or len(labels) < 2:
         return
@@ -73,7 +73,7 @@ def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "warning", f"Class shares differ between the splits, by up to {difference:.0%}",
             f"{listed} (p = {p:.1g}). Probabilities, PPV, NPV and a threshold do not carry over from one share to "
-            "another. Re-split with pneumoscope data split, or ignore this if it is intended.",
+            "another. Re-split with `pneumoscope data split`, or ignore this if it is intended.",
             values={"p": p, "difference": difference},
         )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "warning", f"{images} of {len(samples)} images have the same patient, {patient}",
             "Most likely the patient's name was removed from all of them. Name patients in a table, or with "
-            "--patient-pattern. Until then the data cannot be split, and intervals count these images as one patient.",
+            "`patient_pattern`. Until then the data cannot be split, and intervals count these images as one patient.",
             values={"images": images},
         )  # fmt: skip
     unknown = sum(sample.patient is None for sample in samples)
@@ -112,7 +112,7 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "note", f"The patient of {unknown} of {len(samples)} images is unknown",
             "Each counts as its own patient, so leaks between splits go unnoticed and intervals may be too narrow. "
-            "Name patients in a table, or with --patient-pattern.",
+            "Name patients in a table, or with `patient_pattern`.",
             values={"images": unknown},
         )  # fmt: skip
 

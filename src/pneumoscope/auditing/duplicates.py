@@ -111,7 +111,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
         for chosen, severity, where in levels:
             if chosen:
                 number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
-                advice = "The model is tested on people it was trained on. Re-split by patient: pneumoscope data split."
+                advice = "The model is tested on people it was trained on. Re-split with `pneumoscope data split`."
                 findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
     if torn:
@@ -133,8 +133,8 @@ def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str)
     if leaks:
         yield _describe(
             samples, leaks, severity, f"{_count(leaks)} {how} across splits",
-            "The model is tested on images it was trained on. Keep one of each, or re-split with pneumoscope data "
-            f"split, which keeps them together.{caution}",
+            "The model is tested on images it was trained on. Keep one of each, or re-split with `pneumoscope data "
+            f"split`, which keeps them together.{caution}",
         )  # fmt: skip
     if torn:
         yield _describe(

@@ -65,7 +65,7 @@ def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detec
             missed = round(rate["n"] * (1 - rate["value"])) if rate["n"] else 0
             if rate["n"] and _too_many(missed, rate["n"], sets.rank(name), len(sets.scores.get(name, ()))):
                 notes.append(
-                    f"Prediction sets hold the true label for {rate['value']:.0%} of the {rate['n']} {name} images, but "
+                    f"Prediction sets hold the true label for {rate['value']:.0%} of the {rate['n']} {name} images; "
                     f"{1 - sets.alpha:.0%} was promised for images like the validation images. These images differ: do "
                     "not rely on probabilities and threshold until they are calibrated on images of this source."
                 )
