@@ -111,7 +111,9 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
         for chosen, severity, where in levels:
             if chosen:
                 number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
-                advice = "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split`."
+                advice = (
+                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split`."
+                )
                 findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
     if torn:

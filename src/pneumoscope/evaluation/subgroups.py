@@ -81,7 +81,6 @@ def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluati
         threshold=evaluation.threshold if evaluation.positive else 0.5,
         patients=[case.patient for case in members],
         resamples=2,  # intervals of rates and areas need none
-        confidence=evaluation.confidence,
     )
     wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
     counts = Counter(case.label for case in members)

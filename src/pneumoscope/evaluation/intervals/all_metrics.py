@@ -184,16 +184,14 @@ def _find_ranking_intervals(
         intervals["auroc"] = logit_interval(auroc, error, CONFIDENCE, degrees), "logit, DeLong and Obuchowski"
         precision = logit_interval(values["average_precision"], errors["average_precision"], CONFIDENCE, degrees)
         intervals["average_precision"] = precision, "logit, jackknife"
-    # 1 - MCC is about the error rate over 2 * prevalence * (1 - prevalence): as many trials at either end.
+    # 1 - MCC is about the share of mistakes over 2 * prevalence * (1 - prevalence): as many trials at either end.
     trials = 4 * truth.mean() * (1 - truth.mean()) * patients
     low, high = wilson_interval_from_error((1 + matthews) / 2, errors["mcc"] / 2, CONFIDENCE, degrees, trials)
     intervals["mcc"] = (2 * low - 1, 2 * high - 1), "score, jackknife"
     return intervals
 
 
-def _find_macro_intervals(
-    y: Ints, p: Floats, values: Mapping[str, float], clusters: Ints
-) -> dict[str, Found]:
+def _find_macro_intervals(y: Ints, p: Floats, values: Mapping[str, float], clusters: Ints) -> dict[str, Found]:
     """Find the intervals of all metrics of more than two classes, other than accuracy and losses."""
     errors = jackknife_errors(y, p, clusters)
     intervals: dict[str, Found] = {}
