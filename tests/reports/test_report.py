@@ -56,7 +56,6 @@ def cases_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: An
 
 
 def written(folder: Path, labels: Any, probabilities: Any, *, classes: Any = CLASSES, **more: Any) -> str:
-    positive = classes[1] if len(classes) == 2 else None
     evaluation = evaluate_predictions(labels, probabilities, classes=classes, resamples=50)
     cases = more.pop("cases", None) or cases_of(labels, probabilities, classes)
     measured = summarised(evaluation, cases, more.pop("errors", ()))

@@ -162,8 +162,9 @@ def _measure_metrics(predictor: Predictor, readable: Sequence[tuple[Prediction, 
     def evaluate(log_shares: Floats, threshold: float) -> Evaluation:
         shares = np.exp(log_shares)
         return evaluate_predictions(
-            labels, shares[:, 1] if shares.shape[1] == 2 else shares, classes=model.labels, split=plan.split, threshold=threshold, patients=[sample.patient for _, sample in readable],
-            resamples=plan.resamples, seed=plan.seed,
+            labels, shares[:, 1] if shares.shape[1] == 2 else shares, classes=model.labels, split=plan.split,
+            threshold=threshold, patients=[sample.patient for _, sample in readable], resamples=plan.resamples,
+            seed=plan.seed,
         )  # fmt: skip
 
     log_shares = calibration.apply(logits, fitted)
