@@ -221,7 +221,7 @@ def _find_warnings(
     model, decisions = predictor.model, predictor.decisions
     warnings = []
     if evaluation.seen:
-        warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too good.")
+        warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
     if shared := find_shared_patients([sample for _, sample in readable]):
         warnings.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
     adjusted, prevalence = evaluation.adjusted, evaluation.prevalence

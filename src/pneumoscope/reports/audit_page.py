@@ -30,8 +30,8 @@ TOTAL = 400  # images of the page: with `LARGEST` they bound its size
 LARGEST = 9_000  # bytes of a thumbnail
 _READERS = 4
 _NAMES = {
-    "auroc": "AUROC", "p": "p value", "low": "interval from", "high": "interval to", "chance_95": "by chance (95 %)",
-    "chance_99": "by chance (99 %)",
+    "n": "images", "auroc": "AUROC", "p": "p value", "low": "interval from", "high": "to",
+    "chance_95": "by chance, 95% below", "chance_99": "by chance, 99% below",
 }  # fmt: skip
 _SHARES = {"share", "difference", "prevalence"}
 
@@ -262,7 +262,7 @@ def _describe(
     picture, reason = pictures[path]
     place = "/".join(part for part in (sample.split, sample.label) if part)
     remark = finding.remarks[i] if i < len(finding.remarks) else ""
-    if remark in reason:
+    if remark in reason or remark in place:
         remark = ""
     return _Image(path.as_posix(), "" if place in remark else place, remark, picture, reason)
 
