@@ -1,4 +1,4 @@
-"""The whole road through the command line: what a user types, what comes back, and how it ends."""
+"""The command line from end to end: what a user types, what it prints, and its exit code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_train_evaluate_and_predict_agree(command: Command, images: Path, tmp_pa
     assert all(float(by_name[name]) == pytest.approx(float(recorded[name]), abs=1e-6) for name in recorded)
 
 
-def test_evaluate_takes_the_split_it_is_told(command: Command, run: Run, images: Path, tmp_path: Path) -> None:
+def test_evaluate_uses_the_split_named(command: Command, run: Run, images: Path, tmp_path: Path) -> None:
     for split, n in (("val", 12), ("train", 24), ("all", 48)):
         assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / split, "--split", split).code == 0
         assert _json(tmp_path / split / "metrics.json")["n"] == n
@@ -113,14 +113,15 @@ def test_predict_writes_every_format_in_input_order(
         "label",
         "probability",
         "predicted_label",
-        "decision",
         "prediction_set",
         "ood_score",
+        "decision",
+        "warnings",
         "error",
     ]
     assert 0 <= float(rows[0]["probability"]) <= 1
     assert rows[0]["predicted_label"] in ("NORMAL", "PNEUMONIA")
-    assert rows[0]["decision"] in ("NORMAL", "PNEUMONIA", "uncertain", "neither")
+    assert rows[0]["decision"] in ("NORMAL", "PNEUMONIA", "uncertain")
     assert "bad.png" in rows[3]["error"]
     assert not rows[3]["probability"]
     assert command("predict", *files, "--model", run.model, "--format", form, "--out", out).code == 2
@@ -134,7 +135,7 @@ def test_predict_takes_a_table_and_keeps_its_labels(command: Command, run: Run, 
     assert {row["label"] for row in rows} == {"NORMAL", "PNEUMONIA"}
 
 
-def test_a_ood_image_gets_no_probability(command: Command, run: Run, tmp_path: Path) -> None:
+def test_an_out_of_distribution_image_gets_no_probability(command: Command, run: Run, tmp_path: Path) -> None:
     stripes = np.tile(np.repeat([0, 255], 8), (200, 13)).astype(np.uint8)
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
     (row,) = _predict(command, tmp_path / "stripes.png", "--model", run.model)
@@ -147,13 +148,13 @@ def test_a_ood_image_gets_no_probability(command: Command, run: Run, tmp_path: P
         True,
     )
     table = command("predict", tmp_path / "stripes.png", "--model", run.model, "--format", "table")
-    assert "not like the training radiographs" in table.out
+    assert "out of distribution" in table.out
 
 
-def test_predict_restates_probabilities_for_a_prevalence(command: Command, run: Run, images: Path) -> None:
+def test_predict_adjusts_probabilities_to_a_prevalence(command: Command, run: Run, images: Path) -> None:
     options = (images / "test", "--model", run.model, "--no-ood")
     plain, rare = _predict(command, *options), _predict(command, *options, "--prevalence", 0.02)
-    assert _json(run.model / "model.json")["calibration"]["shares"] == [0.5, 0.5]
+    assert _json(run.model / "model.json")["decisions"]["calibration"]["class_fractions"] == [0.5, 0.5]
     for before, after in zip(plain, rare, strict=True):
         odds = before["probability"] / (1 - before["probability"]) * 0.02 / 0.98
         assert after["probability"] == pytest.approx(odds / (1 + odds))
@@ -209,7 +210,7 @@ def test_the_name_of_the_output_says_its_format(command: Command, run: Run, imag
     assert "there is no folder" in missing.err
 
 
-def test_an_unforeseen_fault_ends_in_exit_code_1_without_a_stack_trace(
+def test_an_internal_error_ends_in_exit_code_1_without_a_stack_trace(
     command: Command, run: Run, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pneumoscope.inference.predictor
@@ -351,13 +352,15 @@ def test_wrong_usage_ends_in_exit_code_2_and_says_what_to_change(
     assert not (tmp_path / "r").exists()
 
 
-def test_a_config_file_stands_behind_the_options(command: Command, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("recipe: head\nepochs: 2\nsize: 64\nbalance: sampling\n")
+def test_options_take_precedence_over_a_config_file(command: Command, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "run: {recipe: head}\nnetwork: {size: 64}\noptimisation: {epochs: 2, balance: sampling}\n"
+    )
     result = command("train", images, "--out", tmp_path / "run", "--config", tmp_path / "c.yaml", "--epochs", 1)
     assert result.code == 0
     text = (tmp_path / "run" / "config.yaml").read_text()
     for line in ("recipe: head", "epochs: 1", "balance: sampling", "weight_decay: 0.01"):
-        assert f"{line}\n" in text
+        assert f"  {line}\n" in text
 
 
 def test_split_writes_a_table_that_train_reads(command: Command, images: Path, tmp_path: Path) -> None:
@@ -382,12 +385,12 @@ def test_phantoms_are_a_data_set(command: Command, tmp_path: Path) -> None:
     assert command("data", "phantoms", "--out", tmp_path / "p").code == 2
 
 
-def test_the_demo_goes_the_whole_road(command: Command, tmp_path: Path) -> None:
+def test_the_demo_trains_and_reports(command: Command, tmp_path: Path) -> None:
     result = command("demo", "--out", tmp_path / "demo", "--images", 40)
     assert result.code == 0
     assert "auroc" in result.out
     assert (tmp_path / "demo" / "report.html").is_file()
-    assert "Simulated radiographs" in (tmp_path / "demo" / "report.html").read_text()
+    assert "radiographs are simulated" in (tmp_path / "demo" / "report.html").read_text()
 
 
 def test_backbones_are_listed_with_their_licences(command: Command) -> None:
