@@ -38,7 +38,7 @@ def make_rows(
             "probability": share[1] if len(classes) == 2 else share.max(),
             "predicted_label": classes[share.argmax()],
             "decision": "uncertain",
-            "digest": f"{i:012x}",
+            "sha256": f"{i:012x}",
             "error": "",
             **(
                 {f"probability_{name}": part for name, part in zip(classes, share, strict=True)}
@@ -101,8 +101,8 @@ def test_copies_of_an_image_are_paired_one_by_one(tmp_path: Path) -> None:
         compared(tmp_path, first, other[:-1])
 
 
-def test_without_digests_images_are_paired_by_path(tmp_path: Path) -> None:
-    first, other = make_rows(), without(make_rows(seed=1), "digest", "patient")
+def test_without_hashes_images_are_paired_by_path(tmp_path: Path) -> None:
+    first, other = make_rows(), without(make_rows(seed=1), "sha256", "patient")
     found = compared(tmp_path, first, other)
     assert found.paired_by == "path"
     assert found.contrasts[0].differences == compared(tmp_path, first, make_rows(seed=1)).contrasts[0].differences
@@ -118,7 +118,7 @@ def test_patients_of_either_run_are_used(tmp_path: Path) -> None:
 
 def test_images_that_one_run_could_not_read_are_left_out_and_counted(tmp_path: Path) -> None:
     first, other = make_rows(), make_rows(seed=1)
-    first[5] |= {"error": "damaged", "probability": "", "predicted_label": "", "digest": ""}
+    first[5] |= {"error": "damaged", "probability": "", "predicted_label": "", "sha256": ""}
     other[5]["path"] = "/copied/5.png"
     found = compared(tmp_path, first, other)
     assert (found.n, found.unread) == (39, (1, 0))
@@ -128,11 +128,11 @@ def test_images_that_one_run_could_not_read_are_left_out_and_counted(tmp_path: P
         compared(tmp_path, nothing, other)
 
 
-@pytest.mark.parametrize("digests", [True, False])
-def test_other_images_are_refused_by_name(tmp_path: Path, digests: bool) -> None:
+@pytest.mark.parametrize("hashes", [True, False])
+def test_other_images_are_refused_by_name(tmp_path: Path, hashes: bool) -> None:
     first, other = make_rows(), make_rows(41, seed=1)[2:]
-    if not digests:
-        first, other = without(first, "digest"), without(other, "digest")
+    if not hashes:
+        first, other = without(first, "sha256"), without(other, "sha256")
     with pytest.raises(DataError, match=r"1 are not among its.*images/40.png|2 are not.*images/0.png, images/1.png"):
         compared(tmp_path, first, other)
 

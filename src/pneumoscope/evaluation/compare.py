@@ -43,7 +43,7 @@ class Row:
     predicted_label: str
     probabilities: tuple[float, ...]
     patient: str
-    digest: str
+    sha256: str
 
     @property
     def name(self) -> str:
@@ -281,7 +281,7 @@ def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Ro
         columns = ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
         texts = [line[column] for column in columns]
         values = () if line["error"] else tuple(map(float, texts))
-        row = Row(line["path"], label, predicted, values, line.get("patient") or "", line.get("digest") or "")
+        row = Row(line["path"], label, predicted, values, line.get("patient") or "", line.get("sha256") or "")
     except (KeyError, ValueError, TypeError) as problem:
         raise DataError(f"{where}: damaged: {problem}. Evaluate again.") from None
     if not all(0 <= value <= 1 for value in values):
@@ -310,8 +310,8 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
                 f"{run.folder}: its classes are {_name_classes(run)}, those of {first.folder} {_name_classes(first)}. "
                 "Only runs with the same classes can be compared."
             )
-    digests = all(row.digest for run in runs for row in run.rows if row.probabilities)
-    paired_by: Literal["content", "path"] = "content" if digests else "path"
+    hashed = all(row.sha256 for run in runs for row in run.rows if row.probabilities)
+    paired_by: Literal["content", "path"] = "content" if hashed else "path"
     rows = _match(runs, paired_by)
     if not rows:
         raise DataError(f"{first.folder}: there is no image that all runs could read. predictions.csv says why.")
@@ -324,7 +324,7 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
     )
     known = [next((each.patient for each in row if each.patient), None) for row in rows]
     # Copies of one file certainly show one patient.
-    clusters = [patient or row[0].digest or None for patient, row in zip(known, rows, strict=True)]
+    clusters = [patient or row[0].sha256 or None for patient, row in zip(known, rows, strict=True)]
     return Pairing(
         runs=tuple(runs),
         classes=classes,
@@ -357,7 +357,7 @@ def _name_classes(run: Predictions) -> str:
 def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]:
     """Rows of the same image, one a run.
 
-    A file that could not be read may have no digest; then its path or name identifies it.
+    A file that could not be read may have no hash; then its path or name identifies it.
     """
     tables = [_index_rows(run, paired_by) for run in runs]
     failed = [{name for row in run.rows if not row.probabilities for name in _identify(row, paired_by)} for run in runs]
@@ -383,15 +383,15 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]
 
 def _identify(row: Row, paired_by: str) -> set[str]:
     """What an image may be known by; by content, its folder may have another name."""
-    return {row.path} if paired_by == "path" else {row.path, row.name, row.digest} - {""}
+    return {row.path} if paired_by == "path" else {row.path, row.name, row.sha256} - {""}
 
 
 def _index_rows(run: Predictions, paired_by: str) -> dict[tuple[str, int], Row]:
-    """Readable rows by digest or path, and by the number of the copy."""
+    """Readable rows by hash or path, and by the number of the copy."""
     copies: dict[str, list[Row]] = defaultdict(list)
     for row in run.rows:
         if row.probabilities:
-            copies[row.digest if paired_by == "content" else row.path].append(row)
+            copies[row.sha256 if paired_by == "content" else row.path].append(row)
     return {
         (key, number): row
         for key, rows in copies.items()
