@@ -40,7 +40,7 @@ def decisions() -> Decisions:
 
 
 @given(st.floats(-9, 9), SHARE, SHARE)
-def test_restating_is_bayes_rule_and_can_be_taken_back(z: float, stated: float, wanted: float) -> None:
+def test_adjusting_is_bayes_rule_and_can_be_taken_back(z: float, stated: float, wanted: float) -> None:
     logs = normalise(np.array([[0.0, z]]))
     there = prior_shift.apply(logs, (1 - stated, stated), (1 - wanted, wanted))
     odds = np.exp(z) * (wanted / (1 - wanted)) / (stated / (1 - stated))
@@ -122,11 +122,11 @@ def test_prevalence_is_estimated_from_the_very_images_that_are_predicted(run: Ru
             odds = adapted.decider.prevalence / (1 - adapted.decider.prevalence)  # the network's own prevalence is 0.5
             expected = before.raw_probability / (1 - before.raw_probability) * odds
             assert after.raw_probability == pytest.approx(expected / (1 + expected))
-    with pytest.raises(DataError, match=r"9 of these images can be read.*takes 10"):
+    with pytest.raises(DataError, match="9 images can be read.*needs 10"):
         adapt_prior(load(run.model, detect_ood=False), [*samples[:9], samples[-1]])
 
 
-def test_a_prevalence_that_images_do_not_have_is_said(run: Run, images: Path, tmp_path: Path) -> None:
+def test_a_prevalence_other_than_the_images_is_noted(run: Run, images: Path, tmp_path: Path) -> None:
     rare = train(images, tmp_path / "rare", epochs=1, size=64, prevalence=0.05)
     (note,) = [note for note in rare.evaluation.notes if "are stated for" in note]
     assert "stated for 5.0% PNEUMONIA; 50.0% of these images" in note

@@ -35,7 +35,7 @@ def audit_data(
     cache: FeatureCache | None = None,
     progress: Progress = silent,
 ) -> tuple[Audit, Sequence[Sample]]:
-    """Look for everything in labelled radiographs that would distort a result; nothing is changed or removed.
+    """Measure a dataset and run all checks; `reports.audit_page.audit` also writes the result.
 
     Args:
         data: a folder of classes, or a table.
@@ -44,11 +44,11 @@ def audit_data(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images, unless a table says otherwise.
         device: `auto`, `cpu` or `cuda`.
-        cache: keeps measurements and features between calls, and shares them with training.
+        cache: keeps measurements and features.
         progress: called as the work goes on.
 
     Returns:
-        The audit, and the samples it is of.
+        The audit, and its samples.
 
     Raises:
         DataError: the data cannot be used at all.

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from pneumoscope.auditing.intake import COMPRESSIONS, FIELDS, FORMATS, MODALITIES, MODES, THUMBNAIL, VIEWS
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
 
+# Disease has no part in `file`, `view` and `border`, nor in `surroundings`, the image without the lungs; but it changes
+# `appearance`.
 Kind: TypeAlias = Literal["file", "view", "border", "surroundings", "appearance"]
 Singles: TypeAlias = NDArray[np.float32]
 
@@ -30,21 +32,13 @@ MANY = 20_000  # images above which fewer permutations are drawn: bounds the mem
 
 @dataclass(frozen=True)
 class Property:
-    """One property of all images.
+    """One property of all images."""
 
-    Attributes:
-        name: of the clue; several properties may share it.
-        kind: of the clue.
-        label: what `values` are.
-        values: (N,) numbers, or indices into `names`.
-        names: of categories; empty for numbers.
-    """
-
-    name: str
+    name: str  # of the clue; several properties may share it
     kind: Kind
-    label: str
-    values: Singles
-    names: tuple[str, ...] = ()
+    label: str  # what `values` are
+    values: Singles  # (N,) numbers, or indices into `names`
+    names: tuple[str, ...] = ()  # of categories; empty for numbers
 
     def describe(self, i: int) -> str:
         """An image's value in words."""
@@ -56,30 +50,17 @@ class Property:
 
 @dataclass(frozen=True)
 class Clue:
-    """How well one thing about the images, other than the lungs, predicts the class.
-
-    Attributes:
-        name: what it is.
-        kind: `file`, `view`, `border`: disease has no part in it; `surroundings`: the image without the lungs;
-            `appearance`: disease changes it too.
-        auroc: cross-validated by patient; of more than two classes, each against the rest, averaged.
-        low: lower end of its 95 % interval (Hanley & McNeil 1982, counting patients).
-        chance_95: 95th percentile of the AUROC with permuted classes.
-        chance_99: 99th percentile of it.
-        p: how often any clue predicts permuted classes as well, (0, 1].
-        scores: (N,) how clearly it gives away each image's own class, out of fold; comparable within a clue only.
-        measured: the property behind it; None for surroundings.
-    """
+    """How well one thing about the images, other than the lungs, predicts the class."""
 
     name: str
     kind: Kind
-    auroc: float
-    low: float
-    chance_95: float
-    chance_99: float
-    p: float
-    scores: Floats
-    measured: Property | None = None
+    auroc: float  # cross-validated by patient; of more than two classes, each against the rest, averaged
+    low: float  # lower end of its 95 % interval (Hanley & McNeil 1982, counting patients)
+    chance_95: float  # 95th percentile of the AUROC with permuted classes
+    chance_99: float  # 99th percentile of it
+    p: float  # how often any clue predicts permuted classes as well, (0, 1]
+    scores: Floats  # (N,) how clearly it gives away each image's own class; comparable within a clue only
+    measured: Property | None = None  # the property behind it; None for surroundings
 
     @property
     def values(self) -> dict[str, float]:

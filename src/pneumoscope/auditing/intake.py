@@ -58,21 +58,13 @@ FIELDS = np.dtype(
 
 @dataclass(frozen=True)
 class Images:
-    """A measured dataset; all attributes have one entry an image, in the dataset's order.
-
-    Attributes:
-        samples: path, label, patient, split.
-        digests: SHA-256 of the content; empty where unreadable.
-        errors: why a file could not be read.
-        measured: structured (N,) of `FIELDS`; zeros where unreadable.
-        features: float32 (N, D) of a pretrained network; zeros where unreadable; None in a quick audit.
-    """
+    """A measured dataset; all attributes have one entry an image, in the dataset's order."""
 
     samples: Sequence[Sample]
-    digests: Sequence[str]
-    errors: Sequence[str | None]
-    measured: NDArray[np.void]
-    features: Array | None = None
+    digests: Sequence[str]  # SHA-256 of the content; empty where unreadable
+    errors: Sequence[str | None]  # why a file could not be read
+    measured: NDArray[np.void]  # structured (N,) of `FIELDS`; zeros where unreadable
+    features: Array | None = None  # (N, D) of a pretrained network; zeros where unreadable; None in a quick audit
 
     @property
     def readable(self) -> NDArray[np.bool_]:

@@ -29,21 +29,13 @@ MANY, SOME, ENOUGH_TO_ALARM = 0.08, 1 / 30, 200
 
 @dataclass(frozen=True)
 class Suspicion:
-    """Labels that contradict the features.
+    """Labels that contradict the features."""
 
-    Attributes:
-        probabilities: (N, C) out of fold.
-        suspects: indices of images that are likely mislabelled, or hard, the clearest first.
-        swapped: share of swapped labels, [0, 0.25], estimated from the most confident predictions.
-        p: p value of no swapped label.
-        auroc: how well the features predict the given labels.
-    """
-
-    probabilities: Floats
-    suspects: Ints
-    swapped: float
-    p: float
-    auroc: float
+    probabilities: Floats  # (N, C) out of fold
+    suspects: Ints  # indices of images that are likely mislabelled, or hard, the clearest first
+    swapped: float  # share of swapped labels, [0, 0.25], estimated from the most confident predictions
+    p: float  # p value of no swapped label
+    auroc: float  # how well the features predict the given labels
 
     @property
     def alarming(self) -> bool:

@@ -64,31 +64,18 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The predictions of M runs on the N images that all of them could read.
-
-    Attributes:
-        runs: where they come from.
-        classes: their names; of two the second is positive.
-        labels: (N,) indices into `classes`.
-        probabilities: (M, N) of the positive class, or (M, N, C) with C > 2.
-        predicted: (M, N) indices of the predicted classes.
-        paths: (N,) as the first run names them.
-        clusters: (N,) numbers of the patients; an image without one counts as its own patient.
-        patients: number of distinct known patients; None if none is known.
-        paired_by: what identified an image.
-        unread: (M,) how many images each run could not read; none of them is in the pairing.
-    """
+    """The predictions of M runs on the N images that all of them could read."""
 
     runs: tuple[Predictions, ...]
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    predicted: NDArray[np.int64]
-    paths: tuple[str, ...]
-    clusters: NDArray[np.int64]
-    patients: int | None
+    classes: tuple[str, ...]  # of two the second is positive
+    labels: NDArray[np.int64]  # (N,) indices into `classes`
+    probabilities: NDArray[np.float64]  # (M, N) of the positive class, or (M, N, C) with C > 2
+    predicted: NDArray[np.int64]  # (M, N) indices into `classes`
+    paths: tuple[str, ...]  # (N,) as the first run names them
+    clusters: NDArray[np.int64]  # (N,) numbers of the patients; an image without one counts as its own patient
+    patients: int | None  # number of distinct known patients
     paired_by: Literal["content", "path"]
-    unread: tuple[int, ...]
+    unread: tuple[int, ...]  # (M,) how many images each run could not read
 
 
 @dataclass(frozen=True)

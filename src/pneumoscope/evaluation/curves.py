@@ -95,19 +95,12 @@ def precision_recall_band(
 
 @dataclass(frozen=True)
 class DecisionCurve:
-    """Net benefit at each threshold; treating nobody has none.
+    """Net benefit at each threshold; treating nobody has none."""
 
-    Attributes:
-        thresholds: (K,) in (0, 1).
-        model: (K,) net benefit of treating whom the model predicts positive.
-        everybody: (K,) net benefit of treating all.
-        low, high: (K,) interval of `model`.
-    """
-
-    thresholds: Floats
-    model: Floats
-    everybody: Floats
-    low: Floats
+    thresholds: Floats  # (K,) in (0, 1)
+    model: Floats  # (K,) net benefit of treating whom the model predicts positive
+    everybody: Floats  # (K,) net benefit of treating all
+    low: Floats  # (K,) interval of `model`
     high: Floats
 
 
@@ -165,21 +158,13 @@ def _net_benefit_interval(predicted: Bools, truth: Bools, odds: float, clusters:
 
 @dataclass(frozen=True)
 class SelectiveCurve:
-    """The risk-coverage curve (El-Yaniv & Wiener 2010), as accuracy.
+    """The risk-coverage curve (El-Yaniv & Wiener 2010), as accuracy."""
 
-    Attributes:
-        coverage: (K,) rising to 1: shares of the images answered, one for each distinct confidence.
-        accuracy: (K,) share of correct labels among them.
-        area: mean risk (1 - accuracy) over all coverages, AURC (Geifman & El-Yaniv 2017); lower is better.
-        grid: (100,) coverages of the band.
-        low, high: (100,) the band.
-    """
-
-    coverage: Floats
-    accuracy: Floats
-    area: float
-    grid: Floats
-    low: Floats
+    coverage: Floats  # (K,) rising to 1: shares of the images answered, one for each distinct confidence
+    accuracy: Floats  # (K,) share of correct labels among them
+    area: float  # mean risk (1 - accuracy) over all coverages, AURC (Geifman & El-Yaniv 2017); lower is better
+    grid: Floats  # (100,) coverages of the band
+    low: Floats  # (100,) the band
     high: Floats
 
 
@@ -260,23 +245,15 @@ def selective_curve(
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """True and false positives at every threshold of a slider.
+    """True and false positives at every threshold of a slider."""
 
-    Attributes:
-        thresholds: rising; one of them is the model's own.
-        tp, fp: images of each class with at least that probability.
-        positives, negatives: images of each class.
-        start: index of the model's threshold.
-        z: standard normal deviate of the intervals' confidence.
-    """
-
-    thresholds: tuple[float, ...]
-    tp: tuple[int, ...]
-    fp: tuple[int, ...]
+    thresholds: tuple[float, ...]  # rising; one of them is the model's own
+    tp: tuple[int, ...]  # positive images with at least that probability
+    fp: tuple[int, ...]  # negative ones
     positives: int
     negatives: int
-    start: int
-    z: float
+    start: int  # index of the model's threshold
+    z: float  # standard normal deviate of the intervals' confidence
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the page's script."""

@@ -1,4 +1,4 @@
-"""The same model where disease is rarer or commoner than in training."""
+"""The same model where disease is rarer or more common than in training: metrics, and the prevalence's estimate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
@@ -16,158 +16,164 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.intervals.bootstrap import resample
-from pneumoscope.evaluation.intervals.proportions import rate_interval
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, rate_interval
 from pneumoscope.evaluation.metrics import check_predictions, measure
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.predictor import Predictor
 
-Floats = NDArray[np.float64]
-FEWEST = 10  # images; from fewer the estimate is often 0 or 1, and so are its limits
+ENOUGH = 10  # images; an estimate from fewer is often 0 or 1, and so are the ends of its interval
 
 
 def estimate_prevalence(
-    log_shares: ArrayLike,
-    stated: Sequence[float],
+    log_probabilities: ArrayLike,
+    fractions: Sequence[float],
     *,
     patients: Sequence[str | None] | None = None,
     resamples: int = 500,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Estimate the positive class's share of two, with percentile limits of a bootstrap by patient.
+    """Estimate the positive class's share of two, without labels, with the percentile interval of a bootstrap.
 
-    The limits know of chance in drawing images, not of a model that is badly calibrated there.
+    The interval accounts for the choice of images, by patient, not for a model that is badly calibrated on them.
+
+    Args:
+        log_probabilities: (N, 2), which hold for `fractions`.
+        fractions: of the negative and the positive class.
+        patients: (N,), whose images count together.
+        resamples: bootstrap resamples.
+        seed: fixes them.
     """
-    base = np.asarray(log_shares, np.float64)
-    value = float(prior_shift.fit(base, stated)[1])
+    base = np.asarray(log_probabilities, np.float64)
+    value = float(prior_shift.fit(base, fractions)[1])
     drawn = np.concatenate(
         [
-            prior_shift.fit(base, stated, weights, steps=200)[:, 1]
+            prior_shift.fit(base, fractions, weights, steps=200)[:, 1]
             for chunk in resample(cluster_by_patient(patients, len(base)), resamples, seed)
             for weights in np.array_split(chunk, max(1, len(chunk) * len(base) // 200_000))
         ]
     )
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     return Interval(value, min(low, value), max(high, value))
 
 
 def adapt_prior(
     predictor: Predictor, samples: Sequence[Sample], progress: Progress | None = None
 ) -> tuple[Predictor, Interval]:
-    """Estimate the positive class's share among images without labels, and state probabilities for it.
+    """Estimate the prevalence among images without labels, and adjust the predictor to it.
 
-    Images that cannot be read, or are ood, have no part in it. Features are kept meanwhile, so that predicting the
-    same images afterwards takes no second look.
+    Images that are unreadable or out of distribution do not count. Features are cached, so the same images can then be
+    predicted without reading them again.
 
     Args:
-        predictor: of two classes, without a prevalence of its own.
+        predictor: of two classes, not yet adjusted to a prevalence.
         samples: the images.
-        progress: called with the number of images done.
+        progress: called as images are done.
 
     Returns:
-        The classifier for that prevalence, and the prevalence with its limits.
+        The adjusted predictor, and the prevalence with its interval.
 
     Raises:
-        UsageError: more than two classes, or a model that does not know its own prevalence.
-        DataError: too few images to estimate it from.
+        UsageError: the model has more than two classes.
+        DataError: too few images.
     """
     prior_shift.check_prevalence(0.5, predictor.model.labels)
     fitted = predictor.decisions.calibration
-    keeping = copy.copy(predictor)
-    keeping.cache = predictor.cache or FeatureCache(Path(":memory:"))
-    found = keeping.predict(samples, progress)
-    read = [
-        (one, image)
-        for one, image in zip(found, samples, strict=True)
-        if one.error is None and one.decision != OUT_OF_DISTRIBUTION
+    caching = copy.copy(predictor)
+    caching.cache = predictor.cache or FeatureCache(Path(":memory:"))
+    usable = [
+        (prediction.logits, sample.patient)
+        for prediction, sample in zip(caching.predict(samples, progress), samples, strict=True)
+        if prediction.error is None and prediction.decision != OUT_OF_DISTRIBUTION
     ]
-    if len(read) < FEWEST:
+    if len(usable) < ENOUGH:
         raise DataError(
-            f"--adapt-prior: {len(read)} of these images can be read and are like the training radiographs; it takes "
-            f"{FEWEST} to estimate a prevalence. Give --prevalence instead."
+            f"{len(usable)} images can be read and are like the training images, but an estimate of the prevalence "
+            f"needs {ENOUGH}. Set `prevalence` instead.",
+            "adapt_prior",
         )
-    log_shares = calibration.apply([one.logits for one, _ in read], fitted)
-    patients = [image.patient for _, image in read]
-    share = estimate_prevalence(log_shares, fitted.class_fractions, patients=patients)
-    return keeping.at_prevalence(min(max(share.value, 1e-4), 1 - 1e-4)), share
+    log_probabilities = calibration.apply([logits for logits, _ in usable], fitted)
+    patients = [patient for _, patient in usable]
+    prevalence = estimate_prevalence(log_probabilities, fitted.class_fractions, patients=patients)
+    return caching.at_prevalence(min(max(prevalence.value, 1e-4), 1 - 1e-4)), prevalence
 
 
 def adjust_evaluation(
     evaluation: Evaluation,
     decisions: Decisions,
     labels: ArrayLike,
-    log_shares: ArrayLike,
+    log_probabilities: ArrayLike,
     prevalence: float,
     patients: Sequence[str | None] | None = None,
 ) -> Adjusted:
-    """Measure as if the positive class of two had this share: each class's images count by it.
+    """Measure as if the positive class of two had another prevalence, by weighting the images of each class.
 
-    Sensitivity, specificity and AUROC do not depend on it, and have their limits as elsewhere. Those of accuracy, PPV
-    and NPV follow from the limits of the first two (MOVER: Zou & Donner 2008; PPV and NPV by likelihood ratios). The
-    other metrics have none.
+    Sensitivity, specificity and AUROC do not depend on the prevalence. The intervals of accuracy, PPV and NPV follow
+    from those of sensitivity and specificity (MOVER: Zou & Donner 2008; PPV and NPV by likelihood ratios). Other
+    metrics have no interval.
 
     Args:
-        evaluation: of the same images; its AUROC and confidence are taken.
+        evaluation: of the same images; gives AUROC and confidence.
         decisions: calibration and threshold.
         labels: (N,) of 0 and 1.
-        log_shares: (N, 2) logarithms of probabilities, as calibrated.
+        log_probabilities: (N, 2), calibrated.
         prevalence: in (0, 1).
         patients: (N,), whose images count together.
 
     Raises:
-        DataError: images of one class only.
+        DataError: images of only one class.
     """
-    wanted = (1 - prevalence, prevalence)
-    fractions = decisions.calibration.class_fractions
-    adjusted = np.exp(prior_shift.apply(np.asarray(log_shares, np.float64), fractions, wanted))[:, 1]
+    fractions, wanted = decisions.calibration.class_fractions, (1 - prevalence, prevalence)
+    adjusted = np.exp(prior_shift.apply(np.asarray(log_probabilities, np.float64), fractions, wanted))[:, 1]
     threshold = prior_shift.adjust_threshold(decisions.threshold or Threshold(), fractions, prevalence).value
     y, p = check_predictions(labels, adjusted)
     if len(np.unique(y)) < 2:
-        raise DataError("To measure for another prevalence takes images of both classes; there are images of one.")
+        raise DataError("measuring at another prevalence needs images of both classes, found one.", "prevalence")
     weights = np.where(y == 1, prevalence / (y == 1).sum(), (1 - prevalence) / (y == 0).sum())
     metrics = {
         name: Interval(float(value[0]), np.nan, np.nan)
         for name, value in measure(y, p, threshold=threshold, weights=weights[None] * len(y)).items()
     }
-    clusters, called = cluster_by_patient(patients, len(y)), p >= threshold
+    clusters, predicted = cluster_by_patient(patients, len(y)), p >= threshold
     sensitivity, specificity = (
-        Interval(metrics[name].value, *rate_interval(hit, among, clusters, evaluation.confidence))
-        for name, hit, among in (("sensitivity", called, y == 1), ("specificity", ~called, y == 0))
+        Interval(metrics[name].value, *rate_interval(hits, among, clusters, evaluation.confidence))
+        for name, hits, among in (("sensitivity", predicted, y == 1), ("specificity", ~predicted, y == 0))
     )
-    metrics |= {"sensitivity": sensitivity, "specificity": specificity, "auroc": evaluation.metrics["auroc"]}
-    metrics["accuracy"] = _mix(sensitivity, specificity, prevalence)
-    metrics["ppv"] = _predict(sensitivity, specificity, prevalence)
-    metrics["npv"] = _predict(specificity, sensitivity, 1 - prevalence)
+    metrics |= {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "auroc": evaluation.metrics["auroc"],
+        "accuracy": _find_accuracy(sensitivity, specificity, prevalence),
+        "ppv": _find_predictive_value(sensitivity, specificity, prevalence),
+        "npv": _find_predictive_value(specificity, sensitivity, 1 - prevalence),
+    }
     shares = dict(zip(evaluation.classes, wanted, strict=True))
-    certain = Interval(prevalence, np.nan, np.nan)
-    return Adjusted(shares, certain, estimated=False, threshold=threshold, metrics=metrics)
+    return Adjusted(shares, Interval(prevalence, np.nan, np.nan), False, threshold, metrics)
 
 
-def _mix(sensitivity: Interval, specificity: Interval, share: float) -> Interval:
-    """Accuracy, share * sensitivity + (1 - share) * specificity, and its limits."""
-    parts = (share, sensitivity), (1 - share, specificity)
-    value = sum(weight * one.value for weight, one in parts)
-    below = np.sqrt(sum((weight * (one.value - one.low)) ** 2 for weight, one in parts))
-    above = np.sqrt(sum((weight * (one.high - one.value)) ** 2 for weight, one in parts))
+def _find_accuracy(sensitivity: Interval, specificity: Interval, prevalence: float) -> Interval:
+    parts = (prevalence, sensitivity), (1 - prevalence, specificity)
+    value = sum(weight * rate.value for weight, rate in parts)
+    below = np.sqrt(sum((weight * (rate.value - rate.low)) ** 2 for weight, rate in parts))
+    above = np.sqrt(sum((weight * (rate.high - rate.value)) ** 2 for weight, rate in parts))
     return Interval(float(value), float(max(0, value - below)), float(min(1, value + above)))
 
 
-def _predict(own: Interval, other: Interval, share: float) -> Interval:
-    """PPV from sensitivity, specificity and prevalence; NPV from specificity, sensitivity and what is left to 1."""
-    alarms = Interval(1 - other.value, 1 - other.high, 1 - other.low)
-    if own.value == alarms.value == 0:
+def _find_predictive_value(right: Interval, other: Interval, share: float) -> Interval:
+    """PPV from sensitivity, specificity and prevalence; NPV from specificity, sensitivity and 1 - prevalence."""
+    if right.value == 0 and other.value == 1:
         return Interval(np.nan, np.nan, np.nan)
 
-    def share_right(log_ratio: float) -> float:
+    def to_value(log_ratio: float) -> float:
         return float(1 / (1 + (1 - share) / share * np.exp(-log_ratio)))
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = {name: np.log([getattr(one, name) for one in (own, alarms)]) for name in ("low", "value", "high")}
-        hit, alarm = logs["value"]
-        below = np.hypot(hit - logs["low"][0], logs["high"][1] - alarm)
-        above = np.hypot(logs["high"][0] - hit, alarm - logs["low"][1])
-        low = logs["low"][0] - logs["high"][1] if not np.isfinite(hit - alarm) else hit - alarm - below
-        high = logs["high"][0] - logs["low"][1] if not np.isfinite(hit - alarm) else hit - alarm + above
-        value, ends = share_right(hit - alarm), (share_right(low), share_right(high))
-    return Interval(value, min(ends[0], value), max(ends[1], value))
+        hit_low, hit, hit_high = np.log([right.low, right.value, right.high])
+        alarm_low, alarm, alarm_high = np.log([1 - other.high, 1 - other.value, 1 - other.low])
+        ratio = hit - alarm
+        low, high = hit_low - alarm_high, hit_high - alarm_low
+        if np.isfinite(ratio):
+            low = ratio - np.hypot(hit - hit_low, alarm_high - alarm)
+            high = ratio + np.hypot(hit_high - hit, alarm - alarm_low)
+        value = to_value(ratio)
+        return Interval(value, min(to_value(low), value), max(to_value(high), value))

@@ -14,25 +14,15 @@ CELLS = 1 << 24  # simulated labels held at once
 
 @dataclass(frozen=True)
 class _Simulation:
-    """Labels drawn anew for images that are sorted by bin.
+    """Labels drawn anew for images that are sorted by bin."""
 
-    Attributes:
-        stated: (N,) probabilities.
-        bins: (N,) their bins, rising.
-        shares: (B, bins) how images spread over the bins in resamples of the patients.
-        uniform: (B, N) uniform random numbers.
-        share: (bins,) share of the images.
-        gap: (bins,) observed minus stated frequency, times the share.
-        unit: (bins,) more than any gap.
-    """
-
-    stated: Floats
-    bins: Ints
-    shares: Floats
-    uniform: Floats
-    share: Floats
-    gap: Floats
-    unit: Floats
+    stated: Floats  # (N,) probabilities
+    bins: Ints  # (N,) their bins, rising
+    shares: Floats  # (B, bins) how images spread over the bins in resamples of the patients
+    uniform: Floats  # (B, N) uniform random numbers
+    share: Floats  # (bins,) share of the images
+    gap: Floats  # (bins,) observed minus stated frequency, times the share
+    unit: Floats  # (bins,) more than any gap
 
     def run(self, move: float) -> tuple[float, Floats]:
         """The true error, and the observed errors (B,), when the gaps are `move` units nearer to 0."""

@@ -33,27 +33,16 @@ TINY = 1e-12  # a smaller standard error comes from rounding
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two models, and its difference; nan where undefined.
+    """A metric of two models, and its difference; nan where undefined."""
 
-    Attributes:
-        first: the first model's value.
-        other: the other model's value.
-        value: other minus first.
-        low: lower end of the difference's interval.
-        high: its upper end.
-        p: two-sided p value of no difference.
-        adjusted: p after Holm's correction for the number of models compared with the first.
-        bootstrap: the interval by a plain bootstrap of patients, for comparison; None where none was drawn.
-    """
-
-    first: float
-    other: float
-    value: float
-    low: float
-    high: float
-    p: float
-    adjusted: float
-    bootstrap: Bounds | None = None
+    first: float  # the first model's value
+    other: float  # the other model's value
+    value: float  # other minus first
+    low: float  # lower end of the difference's interval
+    high: float  # its upper end
+    p: float  # two-sided p value of no difference
+    adjusted: float  # p after Holm's correction for the number of models compared with the first
+    bootstrap: Bounds | None = None  # the interval by a plain bootstrap of patients, for comparison
 
 
 def compare_rates(first: Bools, other: Bools, clusters: Ints, *, resamples: int = 2000, seed: int = 0) -> Difference:
@@ -147,10 +136,7 @@ def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
     sums = np.bincount(np.asarray(clusters), weights=np.asarray(gain)).round().astype(np.int64)
     likelihood = np.ones(1)  # of each total from -T to T in steps of 1
     for size in np.abs(sums[sums != 0]):
-        both = np.zeros(len(likelihood) + 2 * size)
-        both[: len(likelihood)] += likelihood / 2
-        both[2 * size :] += likelihood / 2
-        likelihood = both
+        likelihood = np.pad(likelihood / 2, (0, 2 * size)) + np.pad(likelihood / 2, (2 * size, 0))
     reach = len(likelihood) // 2
     as_uneven = np.abs(np.arange(-reach, reach + 1)) >= abs(sums.sum())
     return min(1.0, float(likelihood[as_uneven].sum()))
