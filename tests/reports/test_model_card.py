@@ -52,9 +52,7 @@ def make_evaluation(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: 
     rng = np.random.default_rng(0)
     labels, shares = rng.integers(0, len(classes), 60), rng.dirichlet(np.ones(len(classes)), 60)
     two = len(classes) == 2
-    found = evaluate_predictions(
-        labels, shares[:, 1] if two else shares, classes=classes, resamples=20
-    )
+    found = evaluate_predictions(labels, shares[:, 1] if two else shares, classes=classes, resamples=20)
     return dataclasses.replace(found, **more)
 
 
