@@ -125,7 +125,7 @@ class ModelMessage(_Message):
     name: str
     fingerprint: str = Field(description="Identifies the model; every prediction is stored with it.")
     labels: list[str]
-    positive: str | None
+    positive: str | None = Field(description="The positive class of two; null if there are more.")
     threshold: float | None = Field(description="The positive class is predicted at or above this probability.")
     threshold_rule: str
     alpha: float | None = Field(description="How often a prediction set may miss the true class.")

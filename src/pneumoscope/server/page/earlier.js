@@ -4,7 +4,7 @@ import { pick } from "/page/image.js";
 import { lose } from "/page/outage.js";
 import { describeReviews } from "/page/review.js";
 import { call, Lost } from "/page/service.js";
-import { $, announce, format, makeCell, name, nextKey, state } from "/page/state.js";
+import { $, announce, makeCell, name, nextKey, state } from "/page/state.js";
 
 const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 
@@ -16,7 +16,9 @@ export async function openEarlier() {
       const row = document.createElement("tr");
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: title(prediction) });
       button.addEventListener("click", () => reopen(prediction));
-      row.append(makeCell(new Date(prediction.created_at).toLocaleString()), makeCell(button), makeCell(format(prediction.probability), "number"), makeCell(name(prediction.decision)), makeCell(describeReviews(prediction.reviews)));
+      const when = new Date(prediction.created_at).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+      const decision = `${name(prediction.decision)} ${prediction.probability?.toFixed(3) ?? ""}`;
+      row.append(makeCell(when), makeCell(button), makeCell(decision), makeCell(describeReviews(prediction.reviews)));
       return row;
     }));
   } catch (problem) {

@@ -53,7 +53,7 @@ function describe(image) {
   $("explanation").textContent = image.explanation ?? `Predicted on ${new Date(image.created_at).toLocaleString()} by the model ${image.model}.`;
   describeProbability(image);
   const facts = [["Image", image.name], ["Size", `${image.width} × ${image.height}, ${image.format}`]];
-  if (image.prediction_set.length) facts.push(["Possible", image.prediction_set.join(" or ")]);
+  if (image.prediction_set.length) facts.push(["Prediction set", image.prediction_set.join(" or ")]);
   if (image.ood_score !== null) facts.push(["OOD score", `${image.ood_score.toFixed(2)} (above 1: out of distribution)`]);
   for (const warning of image.warnings) facts.push(["Warning", warning]);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [
@@ -91,7 +91,6 @@ function describeViewer() {
   $("window").value = 100 * width;
   $("invert").setAttribute("aria-pressed", String(viewer.inverted));
   $("evidence-shown").setAttribute("aria-pressed", String(viewer.evidence));
-  $("evidence-shown").textContent = viewer.evidence ? "On" : "Off";
   if (!image || current?.state !== "done") {
     $("caption").textContent = "";
     $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);

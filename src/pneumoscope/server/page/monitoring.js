@@ -81,7 +81,7 @@ function showCards({ days, predictions, images, shares, ood_score: ood, agreemen
     card("Positive", percent(positive.value), positive.n ? `of ${positive.n} in distribution; ${interval(positive)}` : ""),
     card("Uncertain", percent(uncertain.value), interval(uncertain)),
     card("Out of distribution", percent(outside.value), interval(outside)),
-    card("OOD score", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}; above 1 is out of distribution` : ""),
+    card("OOD score", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}` : ""),
     card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${interval(agreement.all)}` : "no reviews"),
   );
 }

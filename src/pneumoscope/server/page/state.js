@@ -25,5 +25,3 @@ export function makeCell(content, kind) {
   if (kind) cell.className = kind;
   return cell;
 }
-
-export const format = (probability) => (probability === null || probability === undefined ? "–" : probability.toFixed(3));

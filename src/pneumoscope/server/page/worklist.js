@@ -1,7 +1,7 @@
 // The worklist: progress, sorting, filters, steps to the next image, export.
 
 import { pick, select } from "/page/image.js";
-import { $, format, makeCell, name, state } from "/page/state.js";
+import { $, makeCell, name, state } from "/page/state.js";
 
 let order = { by: "probability", descending: true };
 
@@ -40,7 +40,7 @@ function makeRow(image) {
   const mark = makeCell(image.review ? (image.review.agrees ? "✓" : "✗") : "");
   if (image.review) mark.setAttribute("aria-label", image.review.agrees ? "agreed" : "disagreed");
   const progress = { waiting: "waiting", sent: "…" }[image.state];
-  row.append(makeCell(button), makeCell(progress ?? format(probability(image)), "number"), makeCell(decision(image), image.state === "error" ? "error" : ""), mark);
+  row.append(makeCell(button), makeCell(progress ?? probability(image)?.toFixed(3) ?? "–", "number"), makeCell(decision(image), image.state === "error" ? "error" : ""), mark);
   return row;
 }
 
