@@ -56,7 +56,6 @@ UNFINISHED_WORDS: set[str] = {
     "src/pneumoscope/inference/predictor.py",
     "src/pneumoscope/models/model_folder.py",
     "src/pneumoscope/models/pretrained.py",
-    "src/pneumoscope/models/pretrained/pneumonia-lite0/README.md",
     "src/pneumoscope/models/pretrained/pneumonia-lite0/model.json",
     "src/pneumoscope/training/data.py",
 }
