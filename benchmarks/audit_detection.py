@@ -303,7 +303,7 @@ def score(fault: Fault, touched: set[Path], findings: Sequence[Finding]) -> tupl
     return bool(serious), len(touched & listed) / len(touched) if touched else float("nan")
 
 
-def try_seed(
+def audit_seed(
     seed: int, count: int, size: int, only: str
 ) -> tuple[list[str], dict[tuple[str, float], tuple[bool, float]]]:
     """Audit one clean dataset, and each fault planted into it: false alarms of the clean one, and scores."""
@@ -337,7 +337,7 @@ def main() -> None:
     alarms: list[list[str]] = []
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         settings = (options.images, options.size, options.only)
-        for future in [pool.submit(try_seed, seed, *settings) for seed in range(options.seeds)]:
+        for future in [pool.submit(audit_seed, seed, *settings) for seed in range(options.seeds)]:
             raised, scores = future.result()
             alarms.append(raised)
             for key, result in scores.items():

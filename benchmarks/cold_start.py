@@ -1,4 +1,4 @@
-"""How long a command takes from process start to answer: medians of several processes.
+"""How long a command takes from process start to its answer, as the median of several processes.
 
 python benchmarks/cold_start.py --image SOME.jpg [--model pneumonia-lite0]
 """
@@ -13,7 +13,7 @@ import time
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pneumonia-lite0")
     parser.add_argument("--image", required=True)
     parser.add_argument("--rounds", type=int, default=7)
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def measure(model: str, image: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each command."""
+    """Median seconds per command."""
     commands = {
         "`--help`": ["--help"],
         "`train --help`": ["train", "--help"],

@@ -110,7 +110,7 @@ def main() -> None:
         (3, draw_three, (1.5, 1.5), "equal", ("auroc",)),
         (3, draw_three, (1.5, 2.0), "different", ("auroc",)),
     ]
-    for (classes, draw, qualities, said, names), (n, images) in product(settings, product((100, 624), (1, 2))):
+    for (classes, draw, qualities, shown, names), (n, images) in product(settings, product((100, 624), (1, 2))):
         if options.classes not in (None, classes):
             continue
         truth = dict.fromkeys(names, 0.0) if qualities[0] == qualities[1] else find_truth(draw, qualities, names)
@@ -135,7 +135,7 @@ def main() -> None:
             plain = [one.bootstrap[0] <= truth[name] <= one.bootstrap[1] for one in each if one.bootstrap]
             apart = np.mean([one.p < 0.05 for one in found[name]])
             print(
-                f"| {classes} | {n} | {images} | {said} | {name} | {covered:.3f} | "
+                f"| {classes} | {n} | {images} | {shown} | {name} | {covered:.3f} | "
                 f"{f'{np.mean(plain):.3f}' if plain else ''} | {apart:.3f} |",
                 flush=True,
             )

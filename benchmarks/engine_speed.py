@@ -1,9 +1,8 @@
-"""How fast each engine runs a network on this processor, beside the rate that large matrix products reach.
+"""How fast each engine runs a network on this processor, compared with large matrix products.
 
-All engines take turns in one run; a figure is the fastest of several rounds. Operations are counted as if every
-convolution were computed term by term. The products are those of whichever of PyTorch and NumPy is faster. Two engines
-are there to compare with, and used nowhere: PyTorch's compiler (which needs a C++ compiler) and arithmetic of 16 bits
-(bf16).
+All engines take turns in one run; the fastest of several rounds counts. Operations are counted as if every convolution
+were computed term by term. Matrix products are those of PyTorch or NumPy, whichever is faster. Two engines are only
+measured, and used nowhere else: PyTorch's compiler (which needs a C++ compiler) and 16-bit arithmetic (bf16).
 
     python benchmarks/engine_speed.py [--backbones efficientnet_lite0,resnet50] [--rounds 5] [--compile]
 """
@@ -35,20 +34,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", default="efficientnet_lite0,resnet50,densenet121")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="PyTorch's compiler, too")
+    parser.add_argument("--compile", action="store_true", help="measure PyTorch's compiler, too")
     options = parser.parse_args()
     torch.set_num_threads(count_threads())
     roofs = measure_products()
     print(
         f"{count_threads()} threads. Matrix product:", ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in roofs.items())
     )
-    print("\n| backbone | engine | ms an image | images a second | GFLOP/s | of the product's |")
+    print("\n| backbone | engine | ms per image | images per second | GFLOP/s | of the matrix product |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in options.backbones.split(","):
         for engine, seconds, rate in race(find_backbone(name), options.rounds, options.compile):
-            told = f"{seconds * 1e3:.1f} | {1 / seconds:.0f} | {rate / 1e9:.0f}"
+            cells = f"{seconds * 1e3:.1f} | {1 / seconds:.0f} | {rate / 1e9:.0f}"
             roof = roofs["bf16" if "bf16" in engine else "fp32"]
-            print(f"| {name} | {engine} | {told} | {rate / roof:.0%} |", flush=True)
+            print(f"| {name} | {engine} | {cells} | {rate / roof:.0%} |", flush=True)
 
 
 def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[str, float, float]]:

@@ -1,4 +1,4 @@
-"""How hard the simulated radiographs are: test AUROC of the `baseline` recipe by seed of the images.
+"""How difficult the simulated radiographs are: test AUROC of the `baseline` recipe, by seed of the images.
 
 python benchmarks/phantom_difficulty.py [--seeds 6]
 """
@@ -14,7 +14,7 @@ from pneumoscope.training.train import train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     arguments = parser.parse_args()
     print("| seed of the images | AUROC | 95 % interval | accuracy |\n| --- | --- | --- | --- |")

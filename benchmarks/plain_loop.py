@@ -1,7 +1,7 @@
-"""The published procedure as it is usually written: what `pneumoscope train` is measured against.
+"""The published procedure as it is usually written, to compare `pneumoscope train` with.
 
 Every epoch decodes every file and runs the whole frozen network on it. Same backbone weights, same data, same
-optimizer, plateau and batches as the `baseline` recipe; early stopping is left out, so that both do the same epochs.
+optimizer, plateau and batches as the `baseline` recipe; no early stopping, so that both run the same epochs.
 As in the published script, `model.train()` lets the frozen network's batch-norm statistics drift.
 """
 
@@ -29,7 +29,7 @@ def load(path: str) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""Prediction as it is usually written, with a DataLoader, torchvision and timm: what `predict` is measured by.
+"""Prediction as it is usually written, with DataLoader, torchvision and timm, to compare `pneumoscope predict` with.
 
     python benchmarks/plain_predict.py FOLDER MODEL [--workers 2]
 
-The network and its head are those of a model of ours, run by PyTorch as it comes.
+The network and its head are those of a model folder, run by plain PyTorch.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ def main() -> None:
 
 def open_model(model: Path) -> tuple[torch.nn.Module, transforms.Compose]:
     """A model's network with its head, and the transforms before it."""
-    told = json.loads((model / "model.json").read_text())
+    description = json.loads((model / "model.json").read_text())
     state = {name: tensor.float() for name, tensor in load_file(model / "weights.safetensors").items()}
-    network = timm.create_model(told["architecture"], num_classes=0, **told["arguments"])
+    network = timm.create_model(description["architecture"], num_classes=0, **description["arguments"])
     network.load_state_dict(
         {k.removeprefix("backbone.network."): v for k, v in state.items() if k.startswith("backbone.network.")}
     )
     classes, width = state["head.weight"].shape
     head = torch.nn.Linear(width, classes)
     head.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
-    size = told["input"]["size"]
+    size = description["input"]["size"]
     look = transforms.Compose(
         [
             transforms.Resize(size),
             transforms.CenterCrop(size),
             transforms.ToTensor(),
-            transforms.Normalize(told["input"]["mean"], told["input"]["std"]),
+            transforms.Normalize(description["input"]["mean"], description["input"]["std"]),
         ]
     )
     return torch.nn.Sequential(network, head).eval(), look

@@ -1,10 +1,10 @@
-"""How much faster `pneumoscope predict` is than the plain script, and how much memory it takes for many images.
+"""How much faster `pneumoscope predict` is than the plain script, and how much memory it needs for many images.
 
     python benchmarks/predict_speed.py [--images 2000] [--rounds 3] [--data ../shared/data/kermany-train-224]
     python benchmarks/predict_speed.py --memory 1000,100000
 
-Whole processes, which take turns. The large images are real ones enlarged to 2000 x 1500, with noise, 50
-of them under many names, as the small ones are where there are too few.
+Measures whole processes, which take turns. The large images are 50 real ones enlarged to 2000 x 1500, with noise, under
+many names; small images are repeated likewise if there are too few.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 from pneumoscope.models.model_folder import find_model
 
-ONNX_MODEL = "pneumonia-lite0"
+MODEL = "pneumonia-lite0"
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/kermany-train-224"))
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", help="numbers of images whose peaks are measured instead")
+    parser.add_argument("--memory", help="measure peak memory instead, for these numbers of images")
     options = parser.parse_args()
     if options.memory:
         print("| images | peak memory | seconds |\n| --- | --- | --- |")
@@ -39,7 +39,7 @@ def main() -> None:
             peak, seconds = measure_memory(options.data, count)
             print(f"| {count:,} | {peak:.0f} MB | {seconds:.0f} |", flush=True)
         return
-    print("| images | plain script | pneumoscope | ratio | rounds of ours |\n| --- | --- | --- | --- | --- |")
+    print("| images | plain script | pneumoscope | ratio | rounds of pneumoscope |\n| --- | --- | --- | --- | --- |")
     for large in (False, True):
         plain, ours = race(options.data, options.images, options.rounds, large)
         slow, fast = statistics.median(plain), statistics.median(ours)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def race(data: Path, count: int, rounds: int, large: bool) -> tuple[list[float], list[float]]:
-    """Seconds of the plain script and of ours."""
+    """Seconds of the plain script and of pneumoscope."""
     plain, ours = [], []
     with tempfile.TemporaryDirectory() as place:
         images, table = Path(place, "images"), Path(place, "predictions.csv")
@@ -61,7 +61,7 @@ def race(data: Path, count: int, rounds: int, large: bool) -> tuple[list[float],
             sys.executable,
             str(Path(__file__).with_name("plain_predict.py")),
             str(images),
-            str(find_model(Path(ONNX_MODEL))),
+            str(find_model(Path(MODEL))),
         ]
         for _ in range(rounds):
             start = time.perf_counter()
@@ -70,14 +70,16 @@ def race(data: Path, count: int, rounds: int, large: bool) -> tuple[list[float],
             start = time.perf_counter()
             subprocess.run(predict(images, table), capture_output=True, check=True)
             ours.append(time.perf_counter() - start)
-        told = len(table.read_text(encoding="utf-8").splitlines()) - 1
-    if not len(answer.splitlines()) == told == count:
-        raise SystemExit(f"{count} images, of which the plain script tells {len(answer.splitlines())} and ours {told}")
+        rows = len(table.read_text(encoding="utf-8").splitlines()) - 1
+    if not len(answer.splitlines()) == rows == count:
+        raise SystemExit(
+            f"{count} images, but the plain script wrote {len(answer.splitlines())} rows, pneumoscope {rows}"
+        )
     return plain, ours
 
 
 def measure_memory(data: Path, count: int) -> tuple[float, float]:
-    """Peak memory in MB and seconds of a process that predicts so many images."""
+    """Peak memory in MB and seconds of a process that predicts `count` images."""
     with tempfile.TemporaryDirectory() as place:
         lay_out(find_images(data), Path(place, "images"), count)
         start = time.perf_counter()
@@ -98,7 +100,7 @@ def measure_memory(data: Path, count: int) -> tuple[float, float]:
 
 
 def predict(images: Path, table: Path) -> list[str]:
-    command = [sys.executable, "-m", "pneumoscope", "predict", str(images), "--model", ONNX_MODEL]
+    command = [sys.executable, "-m", "pneumoscope", "predict", str(images), "--model", MODEL]
     return [*command, "--out", str(table), "--overwrite"]
 
 
@@ -107,7 +109,7 @@ def find_images(data: Path) -> list[Path]:
 
 
 def lay_out(sources: list[Path], folder: Path, count: int, enlarge_into: Path | None = None) -> None:
-    """Fill a folder with links to images, so many that some have several names."""
+    """Fill a folder with links to images; some get several names if there are too few."""
     if enlarge_into is not None:
         enlarge_into.mkdir()
         rng = np.random.default_rng(0)
