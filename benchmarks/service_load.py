@@ -112,7 +112,7 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
     """A service in a process of its own; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    model = find_model(Path(predict_speed.ONNX_MODEL))
+    model = find_model(Path(predict_speed.MODEL))
     if name == NAMES[0]:
         command = ["-m", "pneumoscope", "serve", "--port", str(port), "--database", str(folder / "predictions.sqlite")]
     else:
