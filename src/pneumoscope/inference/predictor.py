@@ -215,8 +215,7 @@ def load(
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
         engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or `auto`, the fastest here;
-            `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine that
-            runs the same network.
+            `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine object.
         detect_ood: whether images unlike the training images are detected, and get no probability.
         prevalence: give probabilities for this fraction of the positive class, such as that of your clinic.
         threshold: predict the positive class of two from this probability on, instead of the model's threshold.
@@ -224,14 +223,10 @@ def load(
         false_alarms: of the OOD detector, instead of the model's.
 
     Raises:
-        ModelError: missing, damaged, incomplete or written by a newer version.
+        ModelError: missing, damaged, incomplete or of another version.
         MissingExtraError: what runs it is not installed.
-        UsageError: an option is not between 0 and 1 or does not suit the model, or no model is given and none is
-            installed.
+        UsageError: an option is not valid or does not suit the model, or there is no pretrained model.
     """
-    for name, value in (("threshold", threshold), ("alpha", alpha), ("false_alarms", false_alarms)):
-        if value is not None and not 0 < value < 1:
-            raise UsageError(f"{value} is not between 0 and 1.", name)
     folder = find_pretrained() if model is None else Path(model)
     description = load_model(folder)
     decisions = _override(read_decisions(description), threshold, alpha, false_alarms)
@@ -252,6 +247,9 @@ def load(
 def _override(
     decisions: Decisions, threshold: float | None, alpha: float | None, false_alarms: float | None
 ) -> Decisions:
+    for name, value in (("threshold", threshold), ("alpha", alpha), ("false_alarms", false_alarms)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"{value} is not between 0 and 1.", name)
     if threshold is not None:
         if decisions.threshold is None:
             raise UsageError(
