@@ -1,4 +1,4 @@
-"""Exports through the public door, each run from its files on images that it has not seen."""
+"""Exports, each run from its files on images that it has not seen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def exports(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("to", "kind"), KINDS)
-def test_an_export_says_what_the_model_says(to: Format, kind: type, exports: Path, run: Run, images: Path) -> None:
+def test_an_export_decides_as_the_model_does(to: Format, kind: type, exports: Path, run: Run, images: Path) -> None:
     files = sorted((images / "test").rglob("*.png"))
     own, other = load(run.model, engine="torch"), open_export(exports, to)
     assert isinstance(other.engine, kind)
@@ -57,9 +57,9 @@ def test_an_export_says_what_the_model_says(to: Format, kind: type, exports: Pat
         assert (one.decision, one.prediction_set) == (same.decision, same.prediction_set)
         assert one.raw_probability == pytest.approx(same.raw_probability, abs=1e-5)
         assert one.ood_score == pytest.approx(same.ood_score, rel=1e-4)
-    told = json.loads((exports / to / "export.json").read_text())
-    assert (told["to"], told["changed"], told["images"]) == (to, 0, 12)
-    assert told["auroc"][0] == pytest.approx(told["auroc"][1])
+    report = json.loads((exports / to / "export.json").read_text())
+    assert (report["to"], report["changed"], report["images"]) == (to, 0, 12)
+    assert report["auroc"][0] == pytest.approx(report["auroc"][1])
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
@@ -112,7 +112,7 @@ def test_threads_share_a_batch_and_keep_its_order(run: Run, kind: Kind, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_threads_that_are_the_first_to_run_do_not_wait_for_each_other_for_ever(run: Run, kind: Kind) -> None:
+def test_threads_that_run_first_at_the_same_time_do_not_block_each_other(run: Run, kind: Kind) -> None:
     script = f"""if True:
         import threading
         from concurrent.futures import ThreadPoolExecutor
@@ -130,25 +130,26 @@ def test_threads_that_are_the_first_to_run_do_not_wait_for_each_other_for_ever(r
             print(sum(len(found.features) for found in callers.map(engine.run, [inputs] * 4)))
         done.set()
         """
-    for _ in range(3):  # it takes some luck to meet
+    for _ in range(3):  # the threads do not always meet
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout == "32\n"
 
 
-def test_a_graph_alone_tells_how_to_prepare_and_to_decide(exports: Path, images: Path) -> None:
+def test_the_metadata_of_a_graph_say_how_to_prepare_and_decide(exports: Path, images: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exports / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
-    told = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    metadata = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
     model = load_model(exports / "onnx")
-    assert told["pneumoscope.labels"] == list(model.labels)
-    assert told["pneumoscope.input"]["size"] == model.input.size
+    assert metadata["pneumoscope.labels"] == list(model.labels)
+    assert metadata["pneumoscope.input"]["size"] == model.input.size
+    assert metadata["pneumoscope.decisions"] == model.decisions
     image = pneumoscope.load(exports / "onnx").predict(file := next((images / "test" / "NORMAL").iterdir()))[0]
     (logits,) = session.run(["logits"], {"input": read_input(Sample(file, "NORMAL"), model.input)[None]})
     assert logits[0, 0] == pytest.approx(image.logits[0], abs=1e-4)
 
 
-def test_eight_bits_are_kept_or_refused_by_what_they_change(run: Run, tmp_path: Path) -> None:
+def test_eight_bits_are_refused_where_they_change_too_much(run: Run, tmp_path: Path) -> None:
     try:
         done = export(run.folder, "int8", tmp_path / "int8")
     except DataError as problem:
@@ -161,7 +162,7 @@ def test_eight_bits_are_kept_or_refused_by_what_they_change(run: Run, tmp_path: 
         assert isinstance(load(tmp_path / "int8").engine, OnnxEngine)
 
 
-def test_an_export_that_decides_otherwise_is_not_written(
+def test_an_export_that_decides_differently_is_not_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pneumoscope.models import onnx_graphs as graphs
@@ -186,7 +187,7 @@ def test_an_export_needs_images_and_a_model(run: Run, exports: Path, images: Pat
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """Change a model's description as somebody would who knows how it is checked."""
+    """Change a model's description, and its checksum with it."""
     path = folder / "model.json"
     values = json.loads(path.read_text()) | changes
     values.pop("checksum")
@@ -233,7 +234,7 @@ def test_an_image_that_cannot_be_read_stops_no_export(run: Run, images: Path, tm
         assert "of 11 decisions" in str(problem)  # noqa: PT017 - refused for what it changes
 
 
-def test_another_graph_does_not_speak_for_a_model_by_way_of_the_cache(run: Run, images: Path, tmp_path: Path) -> None:
+def test_features_of_another_graph_are_not_taken_from_the_cache(run: Run, images: Path, tmp_path: Path) -> None:
     import onnx
 
     folder = Path(shutil.copytree(run.model, tmp_path / "crafted"))
@@ -250,7 +251,7 @@ def test_another_graph_does_not_speak_for_a_model_by_way_of_the_cache(run: Run, 
         assert load(run.model, "cpu", cache).predict(image)[0].logits == pytest.approx(expected)
 
 
-def test_a_device_that_is_asked_for_is_taken_or_refused(run: Run) -> None:
+def test_a_device_that_cannot_be_used_is_refused(run: Run) -> None:
     with pytest.raises(UsageError, match="auto, cpu or cuda"):
         load(run.model, "banana", engine="onnx")
     with pytest.raises(UsageError, match="on the processor only"):
@@ -281,13 +282,15 @@ def test_pytorch_is_left_as_it_was_by_engines_in_several_threads(run: Run) -> No
         {"arguments": {"pretrained": True}},
         {"arguments": {"head_norm_first": True}},  # of another network
         {"labels": ["NORMAL", "NORMAL"]},
-        {"calibration": {"method": "platt", "intercept": float("nan")}},
-        {"calibration": {"slope": float("inf")}},
+        {"decisions": {"calibration": {"method": "platt", "intercept": float("nan")}}},
+        {"decisions": {"calibration": {"slope": float("inf")}}},
     ],
     ids=str,
 )
-def test_a_model_that_says_what_cannot_be_is_refused(changes: dict[str, Any], run: Run, tmp_path: Path) -> None:
+def test_a_model_with_invalid_values_is_refused(changes: dict[str, Any], run: Run, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run.model, tmp_path / "crafted"))
+    if "decisions" in changes:
+        changes = {"decisions": load_model(run.model).decisions | changes["decisions"]}
     rewrite(folder, **changes)
     with pytest.raises(ModelError):
         load(folder, "cpu", engine="torch")
@@ -316,7 +319,7 @@ def test_a_graph_that_takes_something_else_is_refused(run: Run) -> None:
         OnnxEngine(network.SerializeToString(), "x")
 
 
-def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: Run, tmp_path: Path) -> None:
+def test_a_damaged_graph_is_found_and_another_one_refused(exports: Path, run: Run, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(exports / "onnx", tmp_path / "broken"))
     (broken / "model.onnx").write_bytes((broken / "model.onnx").read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"model\.onnx: damaged"):
@@ -327,7 +330,7 @@ def test_a_damaged_graph_is_found_and_a_strange_one_refused(exports: Path, run: 
         load(exports / "onnx", engine="torch")
 
 
-def test_a_program_that_could_run_any_code_is_not_loaded_unasked(exports: Path) -> None:
+def test_a_program_that_could_run_any_code_is_not_loaded_by_default(exports: Path) -> None:
     for engine in ("auto", "torch", "onnx"):
         with pytest.raises(UsageError, match="can run any code"):
             load(exports / "torch", engine=engine)
@@ -361,7 +364,7 @@ def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Pat
                 epochs=1, audit=False, resamples=10)  # fmt: skip
     assert isinstance(load(run.model, "cpu").engine, TorchEngine)
     assert export(run.folder, "onnx", tmp_path / "out").check.changed == 0
-    # Its map mixes places, and gradients are out of reach: better no explanation than one that misleads.
+    # Its map mixes places, and the export gives no gradients: no explanation is better than a misleading one.
     image = next((images / "test" / "NORMAL").iterdir())
     with pytest.raises(UsageError, match="Integrated gradients need PyTorch"):
         pneumoscope.explain(image, load(tmp_path / "out"))
