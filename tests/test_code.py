@@ -48,32 +48,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "reports.audit_page.audit": "the options of the command",
     "reports.evaluation_report.evaluate": "the options of the command",
 }
-# Still to be mended by the redesign: the lists shrink to nothing.
-UNFINISHED_WORDS: set[str] = {
-    "src/pneumoscope/decisions/decide.py",
-    "src/pneumoscope/exporting.py",
-    "src/pneumoscope/inference/features.py",
-    "src/pneumoscope/inference/overlays.py",
-    "src/pneumoscope/inference/predictor.py",
-    "src/pneumoscope/models/model_folder.py",
-    "src/pneumoscope/models/pretrained.py",
-    "src/pneumoscope/models/pretrained/pneumonia-lite0/model.json",
-    "src/pneumoscope/training/data.py",
-}
-UNFINISHED_MODULES: set[str] = {
-    "src/pneumoscope/inference/engines.py",
-}
-UNFINISHED_FUNCTIONS: set[str] = {
-    "cli.predict.predict",
-    "cli.serve.serve",
-    "exporting.export",
-    "inference.features.extract_features",
-    "inference.predictor.load",
-}
-UNFINISHED_PARAMETERS: set[str] = {
-    "inference.predictor.Predictor.__init__",
-    "inference.predictor.load",
-}
 
 
 def read_texts() -> dict[str, str]:

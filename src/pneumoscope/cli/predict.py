@@ -56,8 +56,10 @@ def predict(
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives. Use one of them.")
     from pneumoscope.datasets.samples import find_images
+    from pneumoscope.evaluation import prevalence as priors
     from pneumoscope.images.read import Reading
     from pneumoscope.inference.formats import write_predictions
+    from pneumoscope.inference.overlays import OverlayFolder
     from pneumoscope.inference.predictor import load
 
     samples = find_images(paths, Reading(invert, any_modality))
@@ -72,16 +74,10 @@ def predict(
     )
     with show_progress() as progress:
         if adapt_prior:
-            from pneumoscope.evaluation import prevalence as priors
-
             predictor, share = priors.adapt_prior(predictor, samples, progress)
             typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
         _print_threshold(predictor)
-        overlays = None
-        if heatmaps is not None:
-            from pneumoscope.inference.overlays import OverlayFolder
-
-            overlays = OverlayFolder(heatmaps, len(samples), overwrite)
+        overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite)
         failed = write_predictions(predictor, samples, form, out, overlays, progress)
     _report_failed(failed, len(samples))
 

@@ -65,8 +65,6 @@ def serve(
 
     Ctrl-C stops it.
     """
-    import logging
-
     try:
         from pneumoscope.server import app
         from pneumoscope.server.settings import Settings
@@ -83,11 +81,7 @@ def serve(
         batch_wait=batch_wait,
         device=device,
     )
-    logger = logging.getLogger("pneumoscope.server")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    _log_requests()
 
     def announce(address: str, service: PredictionService) -> None:
         images = f"kept in {keep_images}" if keep_images else "not kept"
@@ -95,6 +89,17 @@ def serve(
         typer.echo(f"{printable(facts)}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
     app.serve(settings, announce)
+
+
+def _log_requests() -> None:
+    """Show the service's log on standard error."""
+    import logging
+
+    logger = logging.getLogger("pneumoscope.server")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 @reviews_app.command(cls=PanelCommand)
