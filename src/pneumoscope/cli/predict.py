@@ -35,7 +35,7 @@ def predict(
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="File to write instead of standard output.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option(help="Write to this file, not standard output.", rich_help_panel=OUTPUT)
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         Literal["table", "csv", "json", "jsonl", "parquet"] | None,
