@@ -30,7 +30,8 @@ from pneumoscope.datasets.samples import read_samples
 from pneumoscope.images.prepare import InputSpec, fit, prepare
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.inference.explain import Evidence, Method, explain
+from pneumoscope.inference.evidence import Evidence, Method
+from pneumoscope.inference.explain import explain
 from pneumoscope.inference.predictor import Predictor, compute_logits, load
 from pneumoscope.training.train import train
 

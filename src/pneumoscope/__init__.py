@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
-    from pneumoscope.inference.explain import Evidence, explain
+    from pneumoscope.inference.evidence import Evidence
+    from pneumoscope.inference.explain import explain
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
     from pneumoscope.reports.audit_page import audit
@@ -84,7 +85,8 @@ def __getattr__(name: str) -> object:
         "evaluation.compare": ("Comparison",),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
-        "inference.explain": ("Evidence", "explain"),
+        "inference.evidence": ("Evidence",),
+        "inference.explain": ("explain",),
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
         "reports.audit_page": ("audit",),

@@ -25,7 +25,8 @@ from pneumoscope.errors import ImageError, MissingExtraError, UsageError
 from pneumoscope.images.prepare import InputSpec, find_box, prepare
 from pneumoscope.images.read import Reading, read_pixels
 from pneumoscope.inference.engines import TorchEngine
-from pneumoscope.inference.explain import Evidence, explain
+from pneumoscope.inference.evidence import Evidence
+from pneumoscope.inference.explain import explain
 from pneumoscope.inference.overlays import blend, render_thumbnail, write_explanations, write_overlay
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor, load

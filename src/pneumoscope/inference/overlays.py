@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
-from pneumoscope.inference.explain import Evidence, Method, check_label
+from pneumoscope.inference.evidence import Evidence, Method, check_label
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.text import printable, shorten
 

@@ -11,7 +11,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
 if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
-    from pneumoscope.inference.explain import Evidence
+    from pneumoscope.inference.evidence import Evidence
 
 SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and models
 

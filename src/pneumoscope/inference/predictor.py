@@ -20,7 +20,7 @@ from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine, Kind, open_engine
-from pneumoscope.inference.explain import Method, check_label, find_evidence
+from pneumoscope.inference.evidence import Method, check_label, find_evidence
 from pneumoscope.inference.features import Extract, Source, Wanted, extract_features
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
@@ -133,7 +133,8 @@ class Predictor:
         for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, workers):
             prediction = self.decide(extract)
             if maps and extract.error is None:
-                prediction = replace(prediction, evidence=find_evidence(self, extract, label, method))
+                evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, label, method)
+                prediction = replace(prediction, evidence=evidence)
             yield prediction
 
     def decide(self, extract: Extract) -> Prediction:

@@ -18,7 +18,7 @@ from pneumoscope.datasets.samples import find_patient
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import is_image
-from pneumoscope.inference.explain import mixes_places
+from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import find_model
@@ -44,7 +44,7 @@ from pneumoscope.server.wording import explain_decision
 
 if TYPE_CHECKING:
     from pneumoscope.images.read import ImageBytes
-    from pneumoscope.inference.explain import Evidence
+    from pneumoscope.inference.evidence import Evidence
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.server.settings import Settings
 
@@ -137,7 +137,7 @@ class PredictionService:
             input_size=model.input.size,
             training_images=sum(model.data["counts"].get("train", {}).values()),
             version=__version__,
-            heatmaps=not mixes_places(self.predictor),
+            heatmaps=not mixes_places(self.predictor.model, self.predictor.engine),
             colours=list_colours(),
             intended_use=INTENDED_USE,
         )
