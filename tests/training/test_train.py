@@ -109,7 +109,7 @@ def test_a_run_is_never_overwritten_by_accident(images: Path, tmp_path: Path) ->
     train(images, tmp_path / "run", overwrite=True, **SMALL)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="not overwritten"):
+    with pytest.raises(UsageError, match="not an earlier output"):
         train(images, tmp_path / "thesis", overwrite=True, **SMALL)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,20 +21,6 @@ from pneumoscope.inference.features import read_input
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-
-
-class Batches(Protocol):
-    """Training batches by epoch, and validation batches that are always the same."""
-
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, class indices) of one epoch, numbered from 1."""
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (inputs, class indices)."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +80,19 @@ class FeatureBatches:
     """
 
     def __init__(self, draw: Draw, train: Floats, val: Floats, val_targets: Ints, device: torch.device) -> None:
-        self._draw = draw
+        self.draw = draw
         self._train = torch.from_numpy(train).to(device)
         self._targets = torch.from_numpy(draw.targets).to(device)
         self._val = torch.from_numpy(val).to(device), torch.from_numpy(val_targets).to(device)
 
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return self._draw.steps
-
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of features (B, D) and class indices."""
-        for order, flips in self._draw.epoch(epoch):
+        """Batches of features (B, D) and class indices of an epoch, numbered from 1."""
+        for order, flips in self.draw.epoch(epoch):
             chosen = torch.from_numpy(order)
             yield self._train[chosen, torch.from_numpy(flips.astype(np.int64))], self._targets[chosen]
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch with all of it."""
+        """One batch with all validation images."""
         yield self._val
 
 
@@ -137,13 +118,8 @@ class ImageBatches:
     augmentation: Augmentation
     device: torch.device
 
-    @property
-    def steps(self) -> int:
-        """How many batches an epoch has."""
-        return self.draw.steps
-
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of augmented images (B, 3, S, S) and class indices."""
+        """Batches of augmented images (B, 3, S, S) and class indices of an epoch, numbered from 1."""
         plan = list(self.draw.epoch(epoch))
         order, flips = (np.concatenate(parts) for parts in zip(*plan, strict=True))
 
@@ -170,3 +146,6 @@ class ImageBatches:
             inputs.to(self.device, memory_format=torch.channels_last),
             torch.from_numpy(targets).to(self.device),
         )
+
+
+Batches: TypeAlias = FeatureBatches | ImageBatches

@@ -178,7 +178,7 @@ def _run_epoch(parts: _Parts, batches: Batches, settings: OptimisationSettings, 
 
     def set_rates(step: int) -> None:
         if settings.schedule == "cosine":
-            factor = _cosine((epoch - 1 + step / batches.steps) / phase.epochs)
+            factor = _cosine((epoch - 1 + step / batches.draw.steps) / phase.epochs)
             for group, peak in zip(parts.optimizer.param_groups, parts.peak_rates, strict=True):
                 group["lr"] = peak * factor
 

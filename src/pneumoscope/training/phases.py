@@ -6,96 +6,78 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pneumoscope.images.prepare import InputSpec
-from pneumoscope.models.classifier import Backbone, Classifier, fold_batchnorms, unfold_batchnorms
+from pneumoscope.models.classifier import Classifier, fold_batchnorms, unfold_batchnorms
 from pneumoscope.training.batches import Batches, Draw, FeatureBatches, ImageBatches
-from pneumoscope.training.data import Split
+from pneumoscope.training.data import Setup, Split
 from pneumoscope.training.loop import Phase, Row, choose_precision, fit
 from pneumoscope.training.settings import Settings
 
 
-@dataclass(frozen=True)
-class Network:
-    """What is trained, in place.
-
-    Attributes:
-        backbone: inputs -> maps.
-        head: features -> logits.
-        input: the backbone's.
-        device: where to train.
-    """
-
-    backbone: Backbone
-    head: nn.Linear
-    input: InputSpec
-    device: torch.device
-
-
 def run_phases(
-    network: Network,
+    setup: Setup,
+    head: nn.Linear,
     splits: Mapping[str, Split],
-    settings: Settings,
     checkpoints: Path,
     on_epoch: Callable[[Row, int], None],
 ) -> tuple[list[Row], Row]:
     """Train the head and, if the settings say so, the whole network after it.
 
     Args:
-        network: trained in place.
+        setup: its backbone is trained in place.
+        head: trained in place.
         splits: `train`, with features of each image and its mirror image, and `val`.
-        settings: all of them; the precision is no longer `auto`.
         checkpoints: folder for the checkpoint of each phase.
         on_epoch: called with each row of the history and the maximum number of epochs of its phase.
 
     Returns:
         The history, and its row for the epoch that was kept.
     """
-    network.head.to(network.device)
-    optimisation = settings.optimisation
+    head.to(setup.device)
+    settings, optimisation = setup.settings, setup.settings.optimisation
+    make_phase = partial(_make_phase, setup, splits["train"], checkpoints, on_epoch)
     epochs = optimisation.warmup_epochs if settings.network.train_backbone else optimisation.epochs
     history: list[Row] = []
     best: Row = {"val_loss": math.inf}
     if epochs:
         # Lower precision does not speed up a head on cached features, and early stopping suits it better.
         exact = replace(settings, optimisation=replace(optimisation, precision="float32", schedule="plateau"))
-        phase = _make_phase("head", epochs, network, splits["train"], exact, checkpoints, on_epoch)
-        history, best = _run_phase(network.head, _make_feature_batches(network, splits, settings), exact, phase)
+        history, best = _run_phase(head, _make_feature_batches(setup, splits), exact, make_phase("head", epochs))
     if not settings.network.train_backbone:
         return history, best
-    batches = _make_image_batches(network, splits, settings)
-    epochs = max(optimisation.epochs, math.ceil(optimisation.min_steps / batches.steps))
-    phase = _make_phase("finetune", epochs, network, splits["train"], settings, checkpoints, on_epoch)
-    later, best = _finetune(network, batches, settings, phase, best)
+    batches = _make_image_batches(setup, splits)
+    epochs = max(optimisation.epochs, math.ceil(optimisation.min_steps / batches.draw.steps))
+    later, best = _finetune(setup, head, batches, make_phase("finetune", epochs), best)
     return history + later, best
 
 
-def try_precisions(network: Network, splits: Mapping[str, Split], settings: Settings) -> Literal["float32", "bfloat16"]:
+def try_precisions(setup: Setup, head: nn.Linear, splits: Mapping[str, Split]) -> Literal["float32", "bfloat16"]:
     """Choose the precision for training the whole network with a trial step on the first batch."""
-    inputs, targets = next(_make_image_batches(network, splits, settings).training(1))
-    return choose_precision(_build_classifier(network, settings), inputs, targets)
+    inputs, targets = next(_make_image_batches(setup, splits).training(1))
+    return choose_precision(_build_classifier(setup, head), inputs, targets)
 
 
-def _finetune(network: Network, batches: Batches, settings: Settings, phase: Phase, warm: Row) -> tuple[list[Row], Row]:
+def _finetune(setup: Setup, head: nn.Linear, batches: ImageBatches, phase: Phase, warm: Row) -> tuple[list[Row], Row]:
     """Train the whole network; keep the head alone if, with a plateau schedule, its validation loss was lower."""
-    model = _build_classifier(network, settings)
+    model = _build_classifier(setup, head)
     before = copy.deepcopy(model.state_dict())
-    history, best = _run_phase(model, batches, settings, phase)
-    if settings.optimisation.schedule == "plateau" and warm["val_loss"] < best["val_loss"]:
+    history, best = _run_phase(model, batches, setup.settings, phase)
+    if setup.settings.optimisation.schedule == "plateau" and warm["val_loss"] < best["val_loss"]:
         logging.getLogger("pneumoscope").warning(
             "Training the whole network did not improve the validation loss: only the trained head is kept."
         )
         model.load_state_dict(before)
         best = warm
-    if model.backbone is not network.backbone:
-        unfold_batchnorms(model.backbone.cpu(), network.backbone.cpu().eval(), network.input.size)
+    if model.backbone is not setup.backbone:
+        unfold_batchnorms(model.backbone.cpu(), setup.backbone.cpu().eval(), setup.input.size)
     return history, best
 
 
@@ -107,66 +89,44 @@ def _run_phase(model: nn.Module, batches: Batches, settings: Settings, phase: Ph
 
 
 def _make_phase(
-    name: str,
-    epochs: int,
-    network: Network,
-    train: Split,
-    settings: Settings,
-    checkpoints: Path,
-    on_epoch: Callable[[Row, int], None],
+    setup: Setup, train: Split, checkpoints: Path, on_epoch: Callable[[Row, int], None], name: str, epochs: int
 ) -> Phase:
-    balance = settings.optimisation.balance
-    weights = None if balance == "none" else _balance(train, network)
+    balance, counts = setup.settings.optimisation.balance, np.bincount(train.targets)
+    # With these weights, n / (C n_c), all classes count the same in the loss.
+    even = torch.from_numpy((len(train.targets) / (len(counts) * counts)).astype(np.float32)).to(setup.device)
     return Phase(
         name,
         epochs,
-        class_weights=weights if balance == "weights" else None,
-        val_class_weights=weights,
+        class_weights=even if balance == "weights" else None,
+        val_class_weights=None if balance == "none" else even,
         checkpoint=checkpoints / f"{name}.pt",
         on_epoch=lambda row: on_epoch(row, epochs),
     )
 
 
-def _balance(train: Split, network: Network) -> Tensor:
-    """Class weights with which all classes count the same in the loss: n / (C n_c)."""
-    counts = np.bincount(train.targets)
-    weights = len(train.targets) / (len(counts) * counts)
-    return torch.from_numpy(weights.astype(np.float32)).to(network.device)
+def _make_draw(setup: Setup, train: Split) -> Draw:
+    settings, optimisation = setup.settings, setup.settings.optimisation
+    sampling = optimisation.balance == "sampling"
+    return Draw(train.targets, optimisation.batch_size, settings.augmentation.flip, sampling, settings.run.seed)
 
 
-def _make_draw(train: Split, settings: Settings) -> Draw:
-    optimisation = settings.optimisation
-    return Draw(
-        train.targets,
-        optimisation.batch_size,
-        settings.augmentation.flip,
-        optimisation.balance == "sampling",
-        settings.run.seed,
-    )
-
-
-def _make_feature_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> FeatureBatches:
+def _make_feature_batches(setup: Setup, splits: Mapping[str, Split]) -> FeatureBatches:
     train, val = splits["train"], splits["val"]
-    return FeatureBatches(_make_draw(train, settings), train.features, val.features[:, 0], val.targets, network.device)
+    return FeatureBatches(_make_draw(setup, train), train.features, val.features[:, 0], val.targets, setup.device)
 
 
-def _make_image_batches(network: Network, splits: Mapping[str, Split], settings: Settings) -> ImageBatches:
+def _make_image_batches(setup: Setup, splits: Mapping[str, Split]) -> ImageBatches:
     train, val = splits["train"], splits["val"]
+    augmentation = setup.settings.augmentation.scale_crop(len(train.samples))
     return ImageBatches(
-        _make_draw(train, settings),
-        train.samples,
-        val.samples,
-        val.targets,
-        network.input,
-        settings.augmentation.scale_crop(len(train.samples)),
-        network.device,
+        _make_draw(setup, train), train.samples, val.samples, val.targets, setup.input, augmentation, setup.device
     )
 
 
-def _build_classifier(network: Network, settings: Settings) -> Classifier:
+def _build_classifier(setup: Setup, head: nn.Linear) -> Classifier:
     """The network as it is trained; batch norms that keep their statistics are folded into convolutions, for speed."""
-    backbone, freeze = network.backbone, settings.network.freeze_batchnorm
+    backbone, freeze = setup.backbone, setup.settings.network.freeze_batchnorm
     if freeze:
-        backbone = fold_batchnorms(backbone.cpu().eval(), network.input.size)
-    model = Classifier(backbone, network.head, frozen=False, freeze_batchnorm=freeze)
-    return model.to(network.device).to(memory_format=torch.channels_last)
+        backbone = fold_batchnorms(backbone.cpu().eval(), setup.input.size)
+    model = Classifier(backbone, head, frozen=False, freeze_batchnorm=freeze)
+    return model.to(setup.device).to(memory_format=torch.channels_last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +36,6 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         raise DataError(f"{setup.settings.data.path}: changed since {folder} began ({table}). Start another run.")
     write_samples(table, setup.samples)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove what only resuming needs."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def resume_settings(folder: Path, options: Mapping[str, Any]) -> Settings:

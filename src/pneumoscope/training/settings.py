@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Interval, Len
@@ -172,17 +172,8 @@ class Settings:
             )
 
 
-@dataclass(frozen=True)
-class Option:
-    """A setting as a command-line option.
-
-    Attributes:
-        name: of the field.
-        panel: title of its group.
-        kind: type of its value, without annotations and None.
-        default: value where the option is not given.
-        help: what it does.
-    """
+class Option(NamedTuple):
+    """A setting as a command-line option; `panel` is the title of its group."""
 
     name: str
     panel: str
@@ -249,9 +240,8 @@ def list_options() -> Iterator[Option]:
         hints = get_type_hints(kind, include_extras=True)
         for each in fields(kind):
             if each.name != "path":
-                help_text = hints[each.name].__metadata__[-1].documentation
-                default = usual.get(each.name, each.default)
-                yield Option(each.name, panel.documentation, _strip(hints[each.name]), default, help_text)
+                hint, default = hints[each.name], usual.get(each.name, each.default)
+                yield Option(each.name, panel.documentation, _strip(hint), default, hint.__metadata__[-1].documentation)
 
 
 def _strip(hint: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
@@ -36,16 +38,9 @@ from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
-from pneumoscope.training.phases import Network, run_phases, try_precisions
+from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.remarks import Remarks, check_data, load_remarks, log_data, save_remarks
-from pneumoscope.training.run_folder import (
-    CHECKPOINTS,
-    log_to,
-    open_run,
-    read_history,
-    remove_checkpoints,
-    resume_settings,
-)
+from pneumoscope.training.run_folder import CHECKPOINTS, log_to, open_run, read_history, resume_settings
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
 
 
@@ -79,13 +74,13 @@ class Trained:
     """A trained network.
 
     Attributes:
-        network: backbone and head, with the weights that are stored.
+        head: its last layer; the backbone is that of the setup, trained in place.
         history: a row for each epoch.
         best: the row of the epoch that was kept.
         graph: the backbone in ONNX, if it can be written so.
     """
 
-    network: Network
+    head: nn.Linear
     history: Sequence[Row]
     best: Row
     graph: bytes | None
@@ -112,22 +107,17 @@ def train(
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs.
         progress: called as `progress(task, done, total)`.
-        **options: any setting by its name (see `pneumoscope.training.settings`), such as `recipe="finetune"` or
-            `lr=1e-3`.
+        **options: any setting of `pneumoscope.training.settings` by its name, such as `recipe="finetune"`.
 
     Raises:
-        UsageError: settings that are not valid, or `out` exists.
-        DataError: data that cannot be used.
-        DownloadError: weights that cannot be downloaded.
+        UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
     """
     folder = Path(out)
     options["path"] = None if data is None else str(data)
     setup = read(_resolve(options, folder, config, resume, overwrite))
     open_run(folder, setup, resume, overwrite)
-    with (
-        log_to(folder / "log.txt"),
-        FeatureCache(Path(":memory:")) if cache is None else nullcontext(cache) as features,
-    ):
+    memory = FeatureCache(Path(":memory:")) if cache is None else nullcontext(cache)
+    with log_to(folder / "log.txt"), memory as features:
         remarks, engine = load_remarks(folder), None
         if remarks is None:
             log_data(setup)
@@ -153,20 +143,19 @@ def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) ->
             *(row[key] for key in ("phase", "epoch", "train_loss", "val_loss", "val_accuracy", "lr")),
         )
 
-    settings, splits = setup.settings, extracted.splits
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.run.seed)
-        network = _build_network(setup)
-        history, best = run_phases(network, splits, settings, folder / CHECKPOINTS, report)
+        torch.manual_seed(setup.settings.run.seed)
+        head = build_head(setup.backbone.width, len(setup.classes))
+        history, best = run_phases(setup, head, extracted.splits, folder / CHECKPOINTS, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
     write_text(folder / "history.csv", "".join(format_rows(history)))
-    if settings.network.half_precision:
-        round_to_half(network.backbone)
-        round_to_half(network.head)
+    if setup.settings.network.half_precision:
+        round_to_half(setup.backbone)
+        round_to_half(head)
     graph = extracted.graph
     if setup.changes_backbone or graph is None:
-        graph = try_graph(network.backbone.cpu().eval(), setup.input.size)
-    return Trained(network, history, best, graph)
+        graph = try_graph(setup.backbone.cpu().eval(), setup.input.size)
+    return Trained(head, history, best, graph)
 
 
 def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
@@ -175,7 +164,8 @@ def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
     if optimisation.precision != "auto" or not setup.settings.network.train_backbone:
         return setup
     with torch.random.fork_rng(devices=[]):
-        precision = try_precisions(_build_network(setup), extracted.splits, setup.settings)
+        head = build_head(setup.backbone.width, len(setup.classes))
+        precision = try_precisions(setup, head, extracted.splits)
     settings = replace(setup.settings, optimisation=replace(optimisation, precision=precision))
     write_mapping(folder / "config.yaml", settings)
     return replace(setup, settings=settings)
@@ -187,10 +177,9 @@ def decide(
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
     splits: Mapping[str, Split] = extracted.splits
     if setup.changes_backbone:
-        engine = build_engine(trained.network.backbone, setup.input.size, setup.device.type, trained.graph)
+        engine = build_engine(setup.backbone, setup.input.size, setup.device.type, trained.graph)
         splits = extract_again(setup, splits, engine, cache, progress)
-    head = trained.network.head
-    weight, bias = (part.detach().cpu().numpy() for part in (head.weight, head.bias))
+    weight, bias = (part.detach().cpu().numpy() for part in (trained.head.weight, trained.head.bias))
     decisions = fit_decisions(splits["train"], splits["val"], weight, bias, setup.classes, setup.settings)
     for note in decisions.notes:
         _logger().warning("%s", note)
@@ -209,9 +198,9 @@ def save(
     setup: Setup, extracted: Extracted, trained: Trained, decisions: FittedDecisions, remarks: Remarks, folder: Path
 ) -> None:
     """Write the model folder, and the remarks for its evaluation."""
-    backbone, head, spec = trained.network.backbone, trained.network.head, setup.spec
-    state = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    spec = setup.spec
+    state = {f"backbone.{name}": tensor for name, tensor in setup.backbone.state_dict().items()}
+    state |= {f"head.{name}": tensor for name, tensor in trained.head.state_dict().items()}
     state |= {name: torch.tensor(array) for name, array in decisions.arrays.items()}
     model = Model(
         backbone=spec.name,
@@ -231,22 +220,11 @@ def save(
 
 
 def evaluate(
-    setup: Setup,
-    remarks: Remarks,
-    folder: Path,
-    cache: FeatureCache,
-    engine: Engine | None,
-    progress: Progress,
+    setup: Setup, remarks: Remarks, folder: Path, cache: FeatureCache, engine: Engine | None, progress: Progress
 ) -> Evaluation:
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
-    Args:
-        setup: what was trained on what.
-        remarks: for report and card.
-        folder: the run's.
-        cache: keeps features.
-        engine: of a backbone that did not change; None: the stored model's.
-        progress: called with the number of images done.
+    The engine is that of a backbone that did not change; None loads the stored model's.
     """
     test = [sample for sample in setup.samples if sample.split == "test"]
     predictor = load(folder / "model", setup.device.type, cache, engine=engine or "auto")
@@ -272,13 +250,8 @@ def evaluate(
         data=DataStatement.of(recognise_source(setup.samples)),
         backbone_licence=setup.spec.licence,
     )
-    remove_checkpoints(folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return evaluation
-
-
-def _build_network(setup: Setup) -> Network:
-    head = build_head(setup.backbone.width, len(setup.classes))
-    return Network(setup.backbone, head, setup.input, setup.device)
 
 
 def _resolve(
