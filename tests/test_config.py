@@ -1,4 +1,4 @@
-"""Settings: they survive being written, and a wrong one is named with what is allowed."""
+"""Settings: they are read back as written, and an error names the wrong one and what is allowed."""
 
 from __future__ import annotations
 

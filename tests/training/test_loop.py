@@ -29,7 +29,7 @@ def settings(**changes: Any) -> Settings:
 
 
 def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> FeatureBatches:
-    """Features of classes that overlap a little; two views each."""
+    """Features of classes that overlap a little; features of the mirror image, too."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(classes, size=2 * n)
     centres = 1.5 * np.eye(classes, width)[targets][:, None]
@@ -68,9 +68,9 @@ def test_training_on_cached_features_equals_training_through_the_frozen_network(
     images_batches = ImageBatches(draw, fitted, kept, val_targets, look, Augmentation(), CPU)
     slow = fit(network, images_batches, chosen, Phase("head", 5))
 
-    for one, other in zip(quick.history, slow.history, strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-4)
-        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-4)
+    for cached_row, row in zip(quick.history, slow.history, strict=True):
+        assert cached_row["train_loss"] == pytest.approx(row["train_loss"], abs=1e-4)
+        assert cached_row["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
     assert quick.best_epoch == slow.best_epoch
     torch.testing.assert_close(cached.weight, through.weight, rtol=0, atol=1e-4)
     torch.testing.assert_close(cached.bias, through.bias, rtol=0, atol=1e-4)

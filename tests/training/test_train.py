@@ -196,11 +196,11 @@ def test_the_best_epoch_of_all_phases_is_the_model(folded: bool, images: Path, t
     assert best["phase"] == "head"
     assert best["val_loss"] == min(float(row["val_loss"]) for row in history)
     files = [run.model / "weights.safetensors", head.model / "weights.safetensors"]
-    if folded:  # the same function, written otherwise
-        one, other = (
+    if folded:  # the same function, with rounding errors
+        probabilities, expected = (
             [float(row["probability"]) for row in rows(each.folder / "predictions.csv")] for each in (run, head)
         )
-        assert one == pytest.approx(other, abs=1e-3)
+        assert probabilities == pytest.approx(expected, abs=1e-3)
     else:
         assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -313,7 +313,7 @@ def test_a_recipe_that_contradicts_the_config_is_refused(run: Run, images: Path,
         train(images, run.folder, resume=True, config=run.folder / "config.yaml")
 
 
-def test_evaluating_images_that_were_trained_on_is_said(run: Run, images: Path, tmp_path: Path) -> None:
+def test_evaluating_training_images_gives_a_warning(run: Run, images: Path, tmp_path: Path) -> None:
     for split, known in (("test", False), ("all", True)):
         pneumoscope.evaluate(images, run.folder, tmp_path / split, split=split)
         report = (tmp_path / split / "report.html").read_text()

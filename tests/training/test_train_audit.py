@@ -1,4 +1,4 @@
-"""Training looks at its data first: it says what is serious, and refuses where it is told to be strict."""
+"""Training checks its data first: it warns of serious findings, and stops at errors if `strict` is set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pneumoscope.training.train import Run, train
 
 @pytest.fixture
 def leaky(images: Path, tmp_path: Path) -> Path:
-    """The images, and one of train in test under another name."""
+    """The images, with a training image among the test images under another name."""
     folder = tmp_path / "leaky"
     shutil.copytree(images, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
     image = next((folder / "train" / "NORMAL").iterdir())
@@ -28,15 +28,17 @@ def leaky(images: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_serious_is_said_and_kept(leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_serious_findings_are_logged_and_reported(
+    leaky: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "pneumoscope"):
         run = train(leaky, tmp_path / "run", epochs=1)
-    said = "2 images in 1 group are identical across splits"
-    assert said in caplog.text
-    assert said in run.report.read_text(encoding="utf-8")
-    assert said in (run.folder / "log.txt").read_text(encoding="utf-8")
+    finding = "2 images in 1 group are identical across splits"
+    assert finding in caplog.text
+    assert finding in run.report.read_text(encoding="utf-8")
+    assert finding in (run.folder / "log.txt").read_text(encoding="utf-8")
     card = (run.model / "README.md").read_text(encoding="utf-8")
-    assert said in card
+    assert finding in card
     assert "1 of them were used in training as well" in card
     assert "phantom9000" not in card
     assert ".png" not in card

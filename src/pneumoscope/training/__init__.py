@@ -1,1 +1,1 @@
-"""Samples become a model: recipes, the one loop and train()."""
+"""Training: from labelled images to a run with a model and its evaluation."""

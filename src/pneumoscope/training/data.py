@@ -139,8 +139,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
     for split in SPLITS:
         places = [i for i in range(n) if samples[i].split == split]
         wanted = Wanted(mirror=split == "train", measurement=measurement)
-        images = extract_features([samples[i] for i in places], engine, setup.input, wanted, cache)
-        for place, extracted in zip(places, images, strict=True):
+        extracting = extract_features([samples[i] for i in places], engine, setup.input, wanted, cache)
+        for place, extracted in zip(places, extracting, strict=True):
             extracts[place] = extracted
             progress("Features", len(extracts), n)
     ordered = [extracts[i] for i in range(n)]
@@ -153,8 +153,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
         notes.append(f"{len(errors)} images could not be read and are left out: {'; '.join(errors[:10])}")
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
         require_classes(readable, "after unreadable images were left out")
-    found = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
-    return Extracted(_stack_splits(setup, ordered), found, engine, graph, tuple(notes))
+    images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
+    return Extracted(_stack_splits(setup, ordered), images, engine, graph, tuple(notes))
 
 
 def extract_again(

@@ -99,18 +99,18 @@ def _audit(images: Images, settings: Settings) -> tuple[Finding, ...]:
         DataError: there are errors and `strict` is set.
     """
     command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
-    found = [each for each in find_faults(images, seed=settings.run.seed) if each.severity != "note"]
+    serious = [each for each in find_faults(images, seed=settings.run.seed) if each.severity != "note"]
     findings = []
-    for finding in found:
+    for finding in serious:
         if finding.check not in ("reading", "leaks"):  # the notes say so already
             some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
             findings.append(finding)
             text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
             _logger().warning("%s", f"{text} Examples: {some}" if some else text)
-    if found:
+    if serious:
         findings.append(Finding("audit", "note", "More findings, with pictures", command))
         _logger().warning("For more findings, with pictures, run: %s", command)
-    errors = [finding.title for finding in found if finding.severity == "error"]
+    errors = [finding.title for finding in serious if finding.severity == "error"]
     if settings.data.strict and errors:
         raise DataError(
             f"{settings.data.path}: {'; '.join(errors)}. See `{command}`, correct the data and start again with "

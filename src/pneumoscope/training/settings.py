@@ -164,11 +164,11 @@ class Settings:
         idle = {*_BACKBONE_ONLY, *(each.name for each in fields(Augmentation))} - {"flip"}
         groups = [getattr(self, group.name) for group in fields(self)]
         changed = [each.name for group in groups for each in fields(group) if getattr(group, each.name) != each.default]
-        if found := [name for name in changed if name in idle]:
-            others = f", like {', '.join(f'`{name}`' for name in found[1:])}" if found[1:] else ""
+        if unused := [name for name in changed if name in idle]:
+            others = f", like {', '.join(f'`{name}`' for name in unused[1:])}" if unused[1:] else ""
             raise UsageError(
                 f"no effect while the backbone is frozen{others}. Pass `train_backbone=True` or `recipe='finetune'`.",
-                found[0],
+                unused[0],
             )
 
 
