@@ -23,6 +23,7 @@ from pneumoscope.text import shorten
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 Estimate: TypeAlias = Interval | Difference  # a value with an interval; nan where there is none
 
@@ -57,10 +58,17 @@ def _make_environment() -> Environment:
     environment.filters |= {
         "number": format_number, "signed": format_signed, "interval": format_interval, "percent": format_percent,
         "p_value": format_p, "estimate": format_estimate, "place": place, "file_name": shorten_path,
-        "md": escape_markdown,
+        "md": escape_markdown, "code": mark_code,
         "breakable": lambda name: re.findall(r"[^_…-]*[_…-]|[^_…-]+", name),  # a line may break between these parts
     }  # fmt: skip
     return environment
+
+
+def mark_code(text: str) -> Markup:
+    """Text as HTML, with what stands in backticks as code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - the text is escaped
 
 
 def format_number(value: float) -> str:
