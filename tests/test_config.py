@@ -206,7 +206,7 @@ def test_a_missing_value_is_named_without_repeating_everything_else() -> None:
 
 
 def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match=r"No data\. Name a folder or a table"):
+    with pytest.raises(UsageError, match=r"No data given\. Pass a folder or a table"):
         resolve_settings({"epochs": 3}, {})
     with pytest.raises(
         UsageError, match=r"^recipe: 'magic' does not exist\. Choose one of baseline, head, finetune, best"

@@ -315,7 +315,7 @@ def test_a_graph_that_takes_something_else_is_refused(run: Run) -> None:
     for node in network.graph.node:
         node.input[:] = ["x" if name == "input" else name for name in node.input]
     network.graph.input[0].name = "x"
-    with pytest.raises(ModelError, match="not a graph of pneumoscope"):
+    with pytest.raises(ModelError, match="not a graph made by pneumoscope"):
         OnnxEngine(network.SerializeToString(), "x")
 
 

@@ -131,7 +131,7 @@ def export(
     folder, out = find_pretrained() if model is None else Path(model), Path(out)
     description = load_model(folder)
     if set(description.files) & set(NETWORKS):
-        raise UsageError(f"{folder} is an export itself. Use the model that it was made from.", "model")
+        raise UsageError(f"{folder} is already an export. Use the model that it was made from.", "model")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
     check_folder(out, FILES, overwrite)

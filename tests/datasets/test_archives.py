@@ -173,7 +173,7 @@ def cut(path: Path, share: float) -> Path:
         (lambda path: patch_headers(path, FIRST, METHOD, b"\x0e\0"), "encrypted, or compressed in an unusual way"),
         (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 65 << 20)), "too many for an image"),
         (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 100)), "damaged|cut short"),
-        (flip_content, f"{FIRST} is damaged in it .*CRC"),
+        (flip_content, f"contains a damaged file, {FIRST} .*CRC"),
         (lambda path: cut(path, 0.5), "It seems truncated"),
         (lambda path: cut(path, 0.99), "It seems truncated"),
         (lambda path: cut(path, 0), "cannot be read as a zip archive.*Use the .zip"),

@@ -385,7 +385,7 @@ def test_another_length_than_the_known_one_is_refused_before_the_download(
 
 
 @pytest.mark.parametrize(
-    ("more", "message"), [(1000, "connection closed|416|another range"), (-1000, "wrong checksum")]
+    ("more", "message"), [(1000, "connection closed|416|a different range"), (-1000, "wrong checksum")]
 )
 def test_a_wrong_announced_length_is_noticed(
     more: int, message: str, server: Server, source: Source, tmp_path: Path
@@ -515,7 +515,7 @@ def test_a_redirection_from_https_to_http_is_not_followed(
     monkeypatch.setitem(schemes, "https", schemes["http"])
     server.tricks = [status(302, Location=f"{server.url}?signature=secret")]
     address = server.url.replace("http://", "https://")
-    with pytest.raises(DownloadError, match="redirects to an address that is not followed"):
+    with pytest.raises(DownloadError, match="redirects to an address that pneumoscope does not follow"):
         fetch(source, tmp_path / "out", url=address)
     fetch(source, tmp_path / "out", url=address)
     assert_complete(tmp_path / "out")
@@ -619,7 +619,7 @@ def test_unknown_images_are_reported_and_left_alone(fetched: Place, caplog: pyte
     (fetched.out / "train/NORMAL/mine.jpeg").write_bytes(b"mine")
     (fetched.out / "train/NORMAL/.DS_Store").write_bytes(b"")
     fetched.fetch()
-    assert "1 files are not of small, such as train/NORMAL/mine.jpeg" in caplog.text
+    assert "1 files do not belong to small, such as train/NORMAL/mine.jpeg" in caplog.text
     assert (fetched.out / "train/NORMAL/mine.jpeg").exists()
 
 

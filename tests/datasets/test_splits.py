@@ -316,7 +316,7 @@ def test_test_can_be_balanced_and_val_stratified_by_fraction() -> None:
             DataError,
             "balanced split 'test' of 20 needs 10 images of class B",
         ),
-        ({"test_count": 1}, UsageError, "test_count: 1 is too few for an image of each of the 2 classes"),
+        ({"test_count": 1}, UsageError, "test_count: 1 is too few: the split needs an image of each of the 2 classes"),
         ({"val_count": -3}, UsageError, "val_count: -3 is too few"),
         ({"balanced": ("train",)}, UsageError, "balanced: train: only val and test"),
     ],

@@ -150,7 +150,7 @@ def test_confidence_at_a_half_orders_as_the_highest_probability() -> None:
 
 @pytest.mark.parametrize(("right", "sure"), [([], []), ([True], [0.1, 0.2])])
 def test_labels_and_confidences_must_match(right: Any, sure: Any) -> None:
-    with pytest.raises(DataError, match="need as many"):
+    with pytest.raises(DataError, match="as many as the labels"):
         selective_curve(right, sure)
 
 

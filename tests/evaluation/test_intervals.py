@@ -151,7 +151,7 @@ def test_without_a_mistake_there_are_intervals_all_the_same() -> None:
     assert (metrics["auroc"].high, metrics["mcc"].high) == (1, 1)
     assert 0.5 < metrics["average_precision"].low < metrics["auroc"].low
     assert 0.8 < metrics["mcc"].low < 0.9
-    assert evaluation.methods["auroc"] == "exact, of separate pairs"
+    assert evaluation.methods["auroc"] == "exact, from disjoint pairs"
     assert evaluation.methods["brier"] == "none"
     assert math.isnan(metrics["brier"].low)  # each image errs alike
     wrong = evaluate_predictions(y, 1 - y * 1.0, classes=CLASSES).metrics

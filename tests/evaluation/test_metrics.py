@@ -190,7 +190,7 @@ def test_reliability_of_more_classes_is_that_of_the_decision() -> None:
         ([0, 1], [0.5, 1.1], "between 0 and 1"),
         ([0, 2], [0.5, 0.5], "0 to 1"),
         ([0.0, 1.0], [0.5, 0.5], "class indices"),
-        ([0, 1], [[0.5, 0.5], [0.1, 0.9]], "positive one's alone"),
+        ([0, 1], [[0.5, 0.5], [0.1, 0.9]], "only those of the positive class"),
         ([0, 1], [[0.5, 0.5, 0.5], [0.1, 0.8, 0.1]], "sum to 1"),
     ],
 )

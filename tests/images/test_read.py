@@ -616,9 +616,9 @@ def test_bombs_and_images_that_do_not_fit_are_refused_within_bounded_memory(tmp_
     )
     assert time.monotonic() - started < 30
     assert done.stdout.splitlines() == [
-        "real.png: too large; the limit is 100,000,000 pixels. Save it smaller.",
-        "claimed.png: too large; the limit is 100,000,000 pixels. Save it smaller.",
-        "large.png: does not fit in memory. Save it smaller.",
+        "real.png: too large; the limit is 100,000,000 pixels. Save it at a smaller size.",
+        "claimed.png: too large; the limit is 100,000,000 pixels. Save it at a smaller size.",
+        "large.png: does not fit in memory. Save it at a smaller size.",
     ]
 
 

@@ -331,7 +331,7 @@ def test_a_run_that_began_without_a_setting_is_not_resumed(run: Run, images: Pat
     older = Path(shutil.copytree(run.folder, tmp_path / "older"))
     config = [line for line in (older / "config.yaml").read_text().splitlines() if not line.startswith("  crop:")]
     (older / "config.yaml").write_text("\n".join(config) + "\n")
-    with pytest.raises(UsageError, match=r"config\.yaml: lacks crop.*Start another run"):
+    with pytest.raises(UsageError, match=r"config\.yaml: lacks crop.*Start a new run"):
         train(images, older, resume=True)
 
 

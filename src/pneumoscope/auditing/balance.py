@@ -24,7 +24,7 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
     if len(counts) < 2:
         yield Finding(
             "balance", "error", f"All images are of one class, {next(iter(counts))}",
-            "There is nothing to learn from one class. Add images of another, or check the folders.",
+            "A classifier needs at least two classes. Add images of another class, or check the folders.",
         )  # fmt: skip
         return
     (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
@@ -33,8 +33,8 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
     if ratio > 10:
         yield Finding(
             "balance", "warning", f"Few images of {small}: {least} against {most} of {large}",
-            f"{shown}. Accuracy will look better than the model is: report sensitivity and specificity, and train with "
-            "`balance='weights'`.",
+            f"{shown}. Accuracy will make the model look better than it is: report sensitivity and specificity, "
+            "and train with `balance='weights'`.",
             values={"ratio": ratio},
         )  # fmt: skip
     elif ratio > 3:
@@ -103,8 +103,8 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
     if patient is not None and images > max(20, len(samples) / 2):
         yield Finding(
             "balance", "warning", f"{images} of {len(samples)} images have the same patient, {patient}",
-            "Most likely the patient's name was removed from all of them. Name patients in a table, or with "
-            "`patient_pattern`. Until then the data cannot be split, and intervals count these images as one patient.",
+            "Most likely the patient's name was removed from all of them. Identify patients in a table, or with "
+            "`patient_pattern`. Until then the data cannot be split, and intervals count the images as one patient.",
             values={"images": images},
         )  # fmt: skip
     unknown = sum(sample.patient is None for sample in samples)
@@ -112,7 +112,7 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
         yield Finding(
             "balance", "note", f"The patient of {unknown} of {len(samples)} images is unknown",
             "Each counts as its own patient, so leaks between splits go unnoticed and intervals may be too narrow. "
-            "Name patients in a table, or with `patient_pattern`.",
+            "Identify patients in a table, or with `patient_pattern`.",
             values={"images": unknown},
         )  # fmt: skip
 

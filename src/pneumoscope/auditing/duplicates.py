@@ -35,7 +35,7 @@ def group_images(
     images = measure_images(samples, InputSpec(), cache=cache, progress=progress)
     if unread := len(samples) - int(images.readable.sum()):
         logging.getLogger("pneumoscope").warning(
-            "%d images could not be read, so no duplicates of them are found; pneumoscope audit says why.", unread
+            "%d images could not be read, so their duplicates cannot be found. See why with: pneumoscope audit", unread
         )
     return group_similar(images, progress=progress)
 
@@ -118,7 +118,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
     if torn:
         title = f"{len(torn)} patient{'s have' if len(torn) > 1 else ' has'} images of several classes"
-        advice = "That may be correct: people fall ill and recover. Or several patients share a file name's stem."
+        advice = "That may be correct: people fall ill and recover. Or file names give several patients the same ID."
         remarks = [f"patient {patient}" for patient in patients]
         findings.append(_describe(samples, torn, "note", title, advice, "patients", remarks))
     return findings
@@ -147,7 +147,7 @@ def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str)
         split = any(sample.split for sample in samples)
         yield _describe(
             samples, rest, "note", f"{_count(rest)} {how}" + (" within a split" if split else ""),
-            f"They count twice, and a split by chance may separate them. Keep one of each.{caution}",
+            f"They count twice, and a random split may separate them. Keep one of each.{caution}",
         )  # fmt: skip
 
 

@@ -87,12 +87,13 @@ def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[st
         "warning" if suspicion.alarming else "note",
         f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard "
         f"({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
-        "To a general network they look like another class. That may be an error, or a hard image. Have a radiologist "
-        "read them without seeing the label, in this order; correct wrong labels, and remove no image for being hard. "
+        "A general-purpose network assigns them to another class. That may be an error, or a hard image. Have a "
+        "radiologist read them without seeing the label, in this order; correct wrong labels, and remove no image for "
+        "being hard. "
         + (
-            "There are more than hard images usually explain."
+            "Hard images alone seldom explain so many."
             if suspicion.alarming
-            else "So few may all be hard images."
+            else "With so few, all may simply be hard images."
         ),
         files=tuple(samples[i].path for i in suspects),
         remarks=tuple(remarks),

@@ -97,7 +97,8 @@ def _find_poor(images: Images) -> Iterator[Finding]:
     )  # fmt: skip
     tiny = ok & ~blank & (np.minimum(height, width) < 64)
     yield from _report(
-        images, np.flatnonzero(tiny), "warning", "are tiny", "So few pixels show no infiltrate. Export them larger.",
+        images, np.flatnonzero(tiny), "warning", "are tiny",
+        "They have too few pixels to show an infiltrate. Export them at a larger size.",
         lambda i: f"{width[i]:.0f} × {height[i]:.0f}",
     )  # fmt: skip
     faint = ok & ~blank & (span < _FAINT)
@@ -133,7 +134,7 @@ def _find_turned(images: Images) -> Iterator[Finding]:
     yield from _report(
         images, _sorted(other & (best >= 4), gain), "error", "are inverted: air is bright",
         "Read them with `invert=True`, or with a column named invert in a table if only some are inverted. A network "
-        "gives wrong answers for an inverted image, without an error.",
+        "gives wrong answers for inverted images, and no error.",
     )  # fmt: skip
     yield from _report(
         images, _sorted(other & ((best == 1) | (best == 3)), gain), "warning", "lie on their side",

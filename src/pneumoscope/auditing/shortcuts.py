@@ -44,8 +44,9 @@ _ADVICE: dict[Kind, str] = {
         "each class was collected: other patients, another machine, another position?"
     ),
     "appearance": (
-        "Disease changes how an image looks, so this may be genuine; but so does the machine. Unless the network is "
-        "clearly better than this AUROC, it may have learnt nothing more. Test it on images of another source."
+        "Disease changes how an image looks, so this may be genuine; but the machine changes it too. Unless the "
+        "network is clearly better than this AUROC, it may have learnt nothing more. Test it on images from another "
+        "source."
     ),
 }
 
@@ -115,8 +116,8 @@ def _report_shift(clue: Clue, tested: Ints) -> Finding:
         f"{_alone(clue)} tells test images from the others: AUROC {clue.auroc:.2f}, by chance up to "
         f"{clue.chance_95:.2f}{_describe(clue, tested, ('train and val', 'test'))}",
         "The test images come from another source, or were processed differently. Results on them show how the model "
-        "does there, not on images like those it was trained on. If that is not intended, convert all images in the "
-        "same way.",
+        "performs on that source, not on images like those it was trained on. If that is not intended, convert "
+        "all images in the same way.",
         values=clue.values,
     )
 

@@ -54,7 +54,7 @@ def split(
     test_count: Annotated[int | None, _option("Number of test images, instead of a share.", min=1)] = None,
     val_count: Annotated[int | None, _option("Number of validation images.", min=1)] = None,
     balanced: Annotated[
-        Literal["none", "val", "test", "both"], _option("Which new splits have equally many images of each class.")
+        Literal["none", "val", "test", "both"], _option("New splits that get equal numbers of images of each class.")
     ] = "val",
     folds: Annotated[
         int | None, _option("Cross-validation: write fold-0.csv, …; each image is tested once.", min=2, max=100)
@@ -133,7 +133,7 @@ def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, kee
         if fraction is not None and not 0 < fraction < 1:
             raise UsageError(f"{fraction} is not between 0 and 1.", parameter=f"{name}_fraction")
         if fraction is not None and draw[f"{name}_count"] is not None:
-            raise UsageError(f"--{name}-fraction and --{name}-count exclude each other. Use one of them.")
+            raise UsageError(f"--{name}-fraction and --{name}-count cannot be combined. Use one of them.")
     if subset and (folds or keep or any(value is not None for value in draw.values())):
         raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
     if folds and (keep or draw["test_fraction"] or draw["test_count"]):

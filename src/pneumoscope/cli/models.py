@@ -107,7 +107,7 @@ def export(
     ] = "onnx",
     data: Annotated[
         Path | None,
-        typer.Option(help="Images for the check and for the ranges of int8. [default: those of the run]"),
+        typer.Option(help="Images for the check and for the int8 ranges. [default: those of the run]"),
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -40,7 +40,7 @@ AdaptPrior = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        help="Probability from which the positive class is predicted, instead of the model's.",
+        help="Predict the positive class from this probability on, instead of the model's threshold.",
         rich_help_panel=DECISIONS,
     ),
 ]
@@ -74,9 +74,11 @@ AnyModality = Annotated[
 
 Seed = Annotated[int, typer.Option(min=0, help="Fixes every random choice.", rich_help_panel=COMPUTING)]
 Resamples = Annotated[
-    int, typer.Option(min=1, help="Bootstrap resamples behind each interval.", rich_help_panel=COMPUTING)
+    int, typer.Option(min=1, help="Bootstrap resamples for each interval.", rich_help_panel=COMPUTING)
 ]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.", rich_help_panel=COMPUTING)]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.", rich_help_panel=COMPUTING)
+]
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Do not use the feature cache on disk.", rich_help_panel=COMPUTING)
 ]

@@ -54,7 +54,7 @@ def predict(
     form = format or _choose_format(out)
     _check_output(out, form, overwrite)
     if adapt_prior and prevalence is not None:
-        raise UsageError("--adapt-prior estimates the prevalence that --prevalence gives. Use one of them.")
+        raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
     from pneumoscope.datasets.samples import find_images
     from pneumoscope.evaluation import prevalence as priors
     from pneumoscope.images.read import Reading
@@ -88,7 +88,7 @@ def explain(
     model: options.Model = None,
     label: Annotated[
         str | None,
-        typer.Option(help="The class to explain. [default: the positive one; the likeliest of more than two]"),
+        typer.Option(help="The class to explain. [default: the positive class, or the likeliest of more than two]"),
     ] = None,
     method: Annotated[
         Literal["auto", "cam", "ig"],

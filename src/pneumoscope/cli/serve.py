@@ -36,10 +36,12 @@ def serve(
     model: options.Model = None,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; any but this computer's own needs a token.", rich_help_panel=_SERVICE),
+        typer.Option(
+            help="Address to listen on. Any address but this computer's own needs a token.", rich_help_panel=_SERVICE
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.", rich_help_panel=_SERVICE)
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.", rich_help_panel=_SERVICE)
     ] = 8000,
     token_file: Annotated[
         Path | None,

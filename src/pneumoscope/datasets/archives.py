@@ -68,7 +68,9 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
         except _AttemptError as problem:
             reason, delay = str(problem), max(delay, problem.delay)
         except ValueError:  # urllib3's errors of addresses, and urllib.parse's
-            raise DownloadError(f"{hide_secrets(url)}: redirects to an address that is not followed.") from None
+            raise DownloadError(
+                f"{hide_secrets(url)}: redirects to an address that pneumoscope does not follow."
+            ) from None
         except (OSError, HTTPError) as problem:
             reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
         failures = 0 if part.count - before >= 1 << 20 else failures + 1
@@ -158,14 +160,14 @@ def list_images(archive: zipfile.ZipFile, labels: Sequence[str]) -> dict[str, zi
             raise DataError(f"{path}: encrypted, or compressed in an unusual way. Use the .zip as published.")
         # Many file systems take `a.jpeg` and `A.jpeg` for the same file.
         if by_root[root].setdefault(place.casefold(), (place, member)) != (place, member):
-            raise DataError(f"{path}: contains {member.filename!r} twice, letter case aside.")
+            raise DataError(f"{path}: contains {member.filename!r} twice, if letter case is ignored.")
         labels_of[root].add(label)
     complete = sorted((root for root in by_root if labels_of[root] == set(labels)), key=len)
     if not complete:
         inner = [each.filename for each in members if each.filename.lower().endswith((".zip", ".tar.gz", ".tgz"))]
         raise DataError(
             f"{path}: no folders {{train,test}}/{{{','.join(labels)}}} with images in it."
-            + (f" It contains another archive, {inner[0]}: unpack and use that one." if inner else "")
+            + (f" It contains another archive, {inner[0]}: unpack it and use that one." if inner else "")
         )
     if others := [root for root in complete if not root.startswith(complete[0])]:
         raise DataError(f"{path}: contains two sets of images, {complete[0]} and {others[0]}. Use one.")
@@ -186,7 +188,9 @@ def unpack_images(archive: zipfile.ZipFile, images: Mapping[str, zipfile.ZipInfo
             if len(content) != member.file_size:
                 raise EOFError("cut short")
         except Exception as problem:  # as above
-            raise DataError(f"{archive.filename}: {place} is damaged in it ({problem}). Get it again.") from None
+            raise DataError(
+                f"{archive.filename}: contains a damaged file, {place} ({problem}). Get it again."
+            ) from None
         try:
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             with (folder / place).open("xb") as file:
@@ -272,9 +276,9 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> Non
         fits = content_range.startswith(f"bytes {part.count}-") and total == part.size
         if response.status == 416 or (response.status == 206 and not (fits and validator in (None, part.validator))):
             part.restart()
-            raise _AttemptError(f"another range than requested ({content_range or status})")
+            raise _AttemptError(f"a different range than requested ({content_range or status})")
         if response.status not in (200, 206):
-            raise DownloadError(f"{address}: refused, {status}.")
+            raise DownloadError(f"{address}: the server refused: {status}.")
         if total is not None and (total != (size or total) or total > _MAX_BYTES):
             raise DownloadError(  # what is here stays: this may be the log-in page of a network
                 f"{address}: the file there has {total:,} bytes, expected {size or _MAX_BYTES:,}."

@@ -292,9 +292,9 @@ def _verify(
         return "published" if sha256 == source.sha256 else "given" if expected else None
     message = f"{name}: wrong checksum: SHA-256 is {sha256}, expected {expected}."
     if local:
-        raise DataError(f"{message} It is another file, or damaged: get it again, or correct `sha256`.")
+        raise DataError(f"{message} It is a different file, or damaged: get it again, or correct `sha256`.")
     raise DownloadError(
-        f"{message} It was changed there or on its way here, and has been deleted.\nTry again. Or {_by_hand(source)}"
+        f"{message} It was changed on the server or in transit, and has been deleted.\nTry again. Or {_by_hand(source)}"
     )
 
 
@@ -347,7 +347,7 @@ def _list_missing(out: Path, manifest: Manifest) -> list[str]:
             with os.scandir(out / folder) as entries:  # thousands of files: pathlib takes ten times as long
                 present |= {f"{folder}/{each.name}": each.stat().st_size for each in entries if each.is_file()}
     if unknown := sorted(name for name in present.keys() - manifest.files.keys() if "/." not in name):
-        _log(f"{out}: {len(unknown):,} files are not of {manifest.name}, such as {unknown[0]}.", logging.WARNING)
+        _log(f"{out}: {len(unknown):,} files do not belong to {manifest.name}, such as {unknown[0]}.", logging.WARNING)
     missing = [place for place, size in manifest.files.items() if present.get(place) != size]
     if missing:
         _log(f"{out}: {len(missing):,} of {len(manifest.files):,} images are missing or damaged, such as {missing[0]}.")

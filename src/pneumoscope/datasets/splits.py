@@ -174,7 +174,9 @@ def _share(counts: Mapping[str, int], fraction: float, balanced: bool) -> dict[s
 def _apportion(counts: Mapping[str, int], wanted: int, split: str, balanced: bool) -> dict[str, int]:
     """Divide a number of images among the classes by largest remainder."""
     if wanted < len(counts):
-        raise UsageError(f"{wanted} is too few for an image of each of the {len(counts)} classes.", f"{split}_count")
+        raise UsageError(
+            f"{wanted} is too few: the split needs an image of each of the {len(counts)} classes.", f"{split}_count"
+        )
     if wanted >= (total := sum(counts.values())):
         raise DataError(f"The split {split!r} cannot have {wanted} of {total} images. Choose a smaller number.")
     labels = sorted(counts)
@@ -185,8 +187,8 @@ def _apportion(counts: Mapping[str, int], wanted: int, split: str, balanced: boo
     for label in labels:
         if quotas[label] >= counts[label]:
             raise DataError(
-                f"A {'balanced ' * balanced}split {split!r} of {wanted} needs {quotas[label]} images of class {label}; "
-                f"there are {counts[label]}. Choose a smaller number{', or do not balance it' * balanced}."
+                f"A {'balanced ' * balanced}split {split!r} of {wanted} needs {quotas[label]} images of class {label}, "
+                f"but there are only {counts[label]}. Choose a smaller number{', or do not balance it' * balanced}."
             )
     return quotas
 

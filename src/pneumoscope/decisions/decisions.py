@@ -59,7 +59,7 @@ def read_decisions(model: Model) -> Decisions:
     try:
         decisions.calibration.check(len(model.labels))
         if (decisions.threshold is None) != (len(model.labels) > 2):
-            raise ValueError("a threshold is for two classes, and needed there")
+            raise ValueError("two classes need a threshold, and more classes have none")
         if decisions.threshold is not None:
             parse_rule(decisions.threshold.rule)
         if decisions.prediction_sets is not None and set(decisions.prediction_sets.scores) != set(model.labels):

@@ -214,7 +214,7 @@ def selective_curve(
     """
     hits, sure = np.asarray(correct, dtype=np.float64), np.asarray(confidence, dtype=np.float64)
     if not len(hits) or hits.shape != sure.shape or hits.ndim != 1:
-        raise DataError(f"{hits.shape} labels need as many, found {sure.shape}.", "confidence")
+        raise DataError(f"must be as many as the labels {hits.shape}, found {sure.shape}.", "confidence")
     order = np.argsort(-sure, kind="stable")
     last = np.append(np.flatnonzero(np.diff(sure[order])), len(order) - 1)  # of each run of ties
     grid = np.linspace(0.01, 1, 100)

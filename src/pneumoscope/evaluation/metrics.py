@@ -180,9 +180,11 @@ def check_predictions(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise DataError(f"must be class indices (N,), found {y.dtype} {y.shape}.", "labels")
     if p.ndim not in (1, 2) or len(p) != len(y):
-        raise DataError(f"{len(y)} labels need as many, found {p.shape}.", "probabilities")
+        raise DataError(f"must be as many as the {len(y)} labels, found {p.shape}.", "probabilities")
     if p.ndim == 2 and p.shape[1] < 3:
-        raise DataError(f"two classes need the positive one's alone, ({len(y)},), found {p.shape}.", "probabilities")
+        raise DataError(
+            f"two classes need only those of the positive class, ({len(y)},), found {p.shape}.", "probabilities"
+        )
     if not ((p >= 0) & (p <= 1)).all():
         raise DataError("must lie between 0 and 1; some do not, or are nan.", "probabilities")
     if p.ndim == 2 and (np.abs(p.sum(1) - 1) > 1e-3).any():
@@ -201,7 +203,9 @@ def check_two_classes(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints
     """
     y, p = check_predictions(labels, probabilities)
     if p.ndim == 2:
-        raise DataError("a curve takes those of one class, with labels 1 for it and 0 for the rest.", "probabilities")
+        raise DataError(
+            "a curve needs those of one class only, with label 1 for it and 0 for the rest.", "probabilities"
+        )
     return y, p
 
 

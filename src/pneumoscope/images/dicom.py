@@ -131,7 +131,7 @@ def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
             _require_dicom(source[:132], name)
             return _tags(parse(io.BytesIO(source)).elements)
         if not source.is_file() or source.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{name}: not a file of at most {MAX_BYTES:,} bytes.")
+            raise ImageError(f"{name}: not a file, or larger than {MAX_BYTES:,} bytes.")
         with source.open("rb") as file:
             _require_dicom(file.read(132), name)
             file.seek(0)
@@ -199,7 +199,7 @@ def _translated_errors(name: str) -> Iterator[None]:
     except PneumoscopeError:
         raise
     except MemoryError:
-        raise ImageError(f"{name}: does not fit in memory. Export it smaller.") from None
+        raise ImageError(f"{name}: does not fit in memory. Export it at a smaller size.") from None
     except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything
         reason = to_line(str(problem).strip().partition("\n")[0])[:200] or type(problem).__name__
         raise ImageError(f"{name}: damaged or truncated DICOM ({reason}). Copy it again from its source.") from None

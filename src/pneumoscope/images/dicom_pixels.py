@@ -244,7 +244,7 @@ def _strip_stream(frame: bytes, compression: str) -> tuple[bytes, int, int, int]
         right, bottom, left, top, samples = struct.unpack(">4I16xH", frame[start + 8 : start + 42])
         return frame[start:], bottom - top, right - left, samples
     if end < len(frame) - 64:  # a margin for padding; libjpeg fills what is missing with grey
-        raise ValueError("the compressed pixels have no end")
+        raise ValueError("the compressed pixels are incomplete")
     position = frame.find(b"\xff\xd8") + 2
     while frame[position : position + 1] == b"\xff":
         marker = frame[position + 1]

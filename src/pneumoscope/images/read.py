@@ -203,9 +203,9 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
             "Save it as PNG with 8 or 16 bits."
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: too large; the limit is {MAX_PIXELS:,} pixels. Save it smaller.") from None
+        raise ImageError(f"{name}: too large; the limit is {MAX_PIXELS:,} pixels. Save it at a smaller size.") from None
     except MemoryError:
-        raise ImageError(f"{name}: does not fit in memory. Save it smaller.") from None
+        raise ImageError(f"{name}: does not fit in memory. Save it at a smaller size.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
         reason = to_line(str(problem))[:200] or type(problem).__name__
         raise ImageError(f"{name}: damaged or truncated ({reason}). Copy it again from its source.") from None

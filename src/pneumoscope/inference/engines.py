@@ -190,7 +190,9 @@ class OnnxEngine:
         known = {"input", "features", "map", "intermediate"} <= {*inputs, *outputs}
         known = known and [len(shape) for shape in inputs.values()] == [4] and len(outputs["features"]) == 2
         if not known or not isinstance(outputs["features"][1], int):
-            raise ModelError(f"{_name(graph)}: not a graph of pneumoscope. Its inputs: {inputs}; outputs: {outputs}.")
+            raise ModelError(
+                f"{_name(graph)}: not a graph made by pneumoscope. Its inputs: {inputs}; outputs: {outputs}."
+            )
         self.width = outputs["features"][1]
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
         self._pool = _Pool()

@@ -131,12 +131,12 @@ def load_model(folder: Path) -> Model:
     checksum, schema = values.pop("checksum", None), values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ModelError(
-            f"{path}: schema {schema} is newer than {SCHEMA}, which this version reads. Upgrade pneumoscope."
+            f"{path}: schema {schema} is newer than {SCHEMA}, the one that this version reads. Upgrade pneumoscope."
         )
     if checksum != _checksum(values):
         raise ModelError(f"{path}: damaged: its checksum does not match. Copy the model again from its source.")
     if schema != SCHEMA:
-        raise ModelError(f"{path}: schema {schema} is not {SCHEMA}, which this version reads. Train the model again.")
+        raise ModelError(f"{path}: has schema {schema}, but this version reads schema {SCHEMA}. Train the model again.")
     return build(Model, values, str(path), ModelError)
 
 

@@ -157,19 +157,19 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
         UsageError: a prevalence that the model cannot be asked for.
     """
     if plan.adapt_prior and plan.prevalence is not None:
-        raise UsageError("estimates the prevalence that `prevalence` gives: leave one out.", "adapt_prior")
+        raise UsageError("estimates the prevalence, and `prevalence` sets it: leave one out.", "adapt_prior")
     check_prevalence(plan.prevalence, model.labels)
     present = {sample.split for sample in samples if sample.split}
     split = plan.split or ("test" if "test" in present else "all")
     chosen = [sample for sample in samples if split in ("all", sample.split)]
     if not chosen:
         found = f"the data have {', '.join(sorted(present))}" if present else "the data have no splits"
-        raise DataError(f"no split {split!r}; {found}. Take `all` for every image.", "split")
+        raise DataError(f"no split {split!r}; {found}. Use `all` for every image.", "split")
     unknown = [sample for sample in chosen if sample.label not in model.labels]
     if unknown:
         raise DataError(
             f"{unknown[0].path}: the model does not know its label {unknown[0].label!r} ({len(unknown)} such images), "
-            f"only {', '.join(model.labels)}. Rename the class, or take a model trained on it."
+            f"only {', '.join(model.labels)}. Rename the class, or use a model trained on it."
         )
     if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
         raise DataError("needs images of both classes; there are images of one only.", "prevalence")

@@ -247,7 +247,10 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, problem: HTTPException) -> Response:
-        details = {404: "Nothing is at this address. See /docs.", 405: "This method is not allowed here. See /docs."}
+        details = {
+            404: "There is nothing at this address. See /docs.",
+            405: "This method is not allowed here. See /docs.",
+        }
         detail = details.get(problem.status_code, str(problem.detail))
         return RequestError(problem.status_code, detail, dict(problem.headers or {})).to_response()
 

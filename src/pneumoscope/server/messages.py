@@ -24,7 +24,7 @@ class PredictionQuery(_Message):
 
     heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
     picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
-    invert: bool = Field(default=False, description="The images are inverted (air is white): exchange black and white.")
+    invert: bool = Field(default=False, description="The images are inverted (air is white): swap black and white.")
     any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
 
 
@@ -47,7 +47,7 @@ class ReviewRequest(_Message):
     label: str | None = Field(
         default=None,
         max_length=200,
-        description="The class that the reviewer sees. May be omitted if there are two and one was decided.",
+        description="The class that the reviewer sees. May be omitted if the decision is one of two classes.",
     )
     comment: str = Field(default="", max_length=2000, pattern=_NO_NUL)
     reviewer: str = Field(default="", max_length=100, pattern=_NO_NUL)
@@ -65,15 +65,15 @@ class Heatmap(_Message):
 
     label: str = Field(description="The class that yellow supports.")
     logit: float = Field(description="Its logit: the mean of the map plus the bias.")
-    bias: float = Field(description="The part of the logit that belongs to no place.")
+    bias: float = Field(description="The part of the logit that is not tied to a place in the image.")
     limit: float = Field(description="The evidence at the ends of the colour scale, in logits.")
     png: str = Field(description="Base64: colours to lay over the image, in its proportions.")
 
 
 class PredictionMessage(_Message):
-    """A prediction for one file. Of an out-of-distribution image, nothing is given that the network says."""
+    """A prediction for one file. For an out-of-distribution image, label, probabilities and heatmap are left out."""
 
-    id: str | None = Field(default=None, description="Names this prediction; null if the file could not be read.")
+    id: str | None = Field(default=None, description="Identifies this prediction; null if the file could not be read.")
     created_at: Moment | None = Field(default=None, description="UTC.")
     name: str = Field(description="The file's name, without folders.")
     sha256: str | None = Field(default=None, description="SHA-256 of the file.")
@@ -81,7 +81,7 @@ class PredictionMessage(_Message):
     fingerprint: str | None = Field(default=None, description="The model's fingerprint.")
     decision: str | None = Field(default=None, description="A label, `uncertain` or `out_of_distribution`.")
     predicted_label: str | None = Field(
-        default=None, description="What the threshold alone says; null if out of distribution."
+        default=None, description="The class by the threshold alone; null if out of distribution."
     )
     probability: float | None = Field(
         default=None, description="Of the positive class, calibrated; null if out of distribution."
@@ -125,7 +125,7 @@ class ModelMessage(_Message):
     name: str
     fingerprint: str = Field(description="Identifies the model; every prediction is stored with it.")
     labels: list[str]
-    positive: str | None = Field(description="The positive class of two; null if there are more.")
+    positive: str | None = Field(description="The positive class if there are two; null if there are more.")
     threshold: float | None = Field(description="The positive class is predicted at or above this probability.")
     threshold_rule: str
     alpha: float | None = Field(description="How often a prediction set may miss the true class.")

@@ -92,7 +92,7 @@ class PredictionService:
             try:
                 images.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as problem:
-                raise UsageError(f"{images} cannot be made: {problem.strerror}.", parameter="keep_images") from None
+                raise UsageError(f"{images} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as all others."""
@@ -152,12 +152,12 @@ class PredictionService:
         """
         if query.heatmap and not self.model.heatmaps:
             raise RequestError(
-                422, "This model has no heatmaps: its network has attention, so that they would not explain. Omit "
+                422, "This model has no heatmaps: its network uses attention, so a heatmap would not explain it. Omit "
                 "heatmap=true, or use pneumoscope explain."
             )  # fmt: skip
         most = self.settings.limits.pictured_files
         if (query.heatmap or query.picture) and len(images) > most:
-            raise RequestError(422, f"Pictures and heatmaps are limited to {most} images a request. Send fewer.")
+            raise RequestError(422, f"Pictures and heatmaps are limited to {most} images per request. Send fewer.")
         answers = await self.batcher.run([Job(image, query.heatmap, query.picture) for image in images])
         errors = [answer.error for answer in answers if answer.error is not None]
         for answer in answers:

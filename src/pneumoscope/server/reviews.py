@@ -82,7 +82,7 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
         DataError: there are no reviews, or the folders contain none of the images.
     """
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} already exists. Choose another `out`, or allow `overwrite=True`.")
+        raise UsageError(f"{out} already exists. Choose another `out`, or pass `overwrite=True`.")
     reviews = store.list_reviews()
     if not reviews:
         raise DataError(f"{store.location}: contains no reviews yet.")

@@ -21,7 +21,7 @@ class Telemetry:
             "pneumoscope_requests", "Requests answered.", ("method", "route", "status"), registry=registry
         )
         self._seconds = Histogram(
-            "pneumoscope_request_seconds", "From the head of a request to the end of its answer.", ("route",),
+            "pneumoscope_request_seconds", "Time from the head of a request to the end of its answer.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._images = Counter("pneumoscope_images", "Images processed, by decision.", ("decision",), registry=registry)
@@ -37,7 +37,7 @@ class Telemetry:
         """Report the images in progress, and the bytes of uploads and answers in memory."""
         for name, meaning, value in (
             ("pneumoscope_images_in_progress", "Images waiting or being processed.", images),
-            ("pneumoscope_buffered_bytes", "Uploads, and answers with pictures, in memory.", buffered_bytes),
+            ("pneumoscope_buffered_bytes", "Bytes in memory of uploads and of answers with pictures.", buffered_bytes),
         ):
             Gauge(name, meaning, registry=self._registry).set_function(value)
 

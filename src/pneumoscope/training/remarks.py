@@ -79,8 +79,8 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     samples, notes = setup.samples, []
     if unknown := sum(sample.patient is None for sample in samples):
         notes.append(
-            f"The patient of {unknown} images is not known; each of them counts as a patient of its own. Name patients "
-            "in a table or with `patient_pattern`."
+            f"The patient of {unknown} images is not known; each of them counts as its own patient. Identify "
+            "patients in a table or with `patient_pattern`."
         )
     elif all(str(sample.patient).startswith("phantom") for sample in samples):
         notes.append("These radiographs are simulated: the metrics show that the software works, not how it performs.")

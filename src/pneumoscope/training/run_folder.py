@@ -33,7 +33,9 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         claim_folder(folder, RUN_FILES, overwrite)
         write_mapping(folder / "config.yaml", setup.settings)
     elif table.exists() and table.read_text(encoding="utf-8") != format_samples(setup.samples, folder):
-        raise DataError(f"{setup.settings.data.path}: changed since {folder} began ({table}). Start another run.")
+        raise DataError(
+            f"{setup.settings.data.path}: the data changed since the run in {folder} began ({table}). Start a new run."
+        )
     write_samples(table, setup.samples)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
@@ -51,9 +53,7 @@ def resume_settings(folder: Path, options: Mapping[str, Any]) -> Settings:
     check_mapping(Settings, config, str(path))
     recorded = flatten(config)
     if missing := sorted(set(find_groups()) - set(recorded)):
-        raise UsageError(
-            f"{path}: lacks {', '.join(missing)}, so the run cannot continue unchanged. Start another run."
-        )
+        raise UsageError(f"{path}: lacks {', '.join(missing)}, so the run cannot continue unchanged. Start a new run.")
     for name, value in options.items():
         if value is not None and value != "auto" and recorded.get(name) != value:
             raise UsageError(

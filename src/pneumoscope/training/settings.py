@@ -32,7 +32,7 @@ class RunSettings:
         ),
     ] = "baseline"
     seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Seed of every random choice.")] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Where to compute.")] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Device to compute on.")] = "auto"
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples for each interval.")] = 2000
 
 
@@ -41,11 +41,11 @@ class DataSettings:
     """The images and how they are read, checked and split."""
 
     path: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
-    positive: Annotated[str | None, Doc("Positive class of two; by default PNEUMONIA, if there is such a class.")] = (
-        None
-    )
+    positive: Annotated[
+        str | None, Doc("Positive class, if there are two; by default PNEUMONIA, if it is one of them.")
+    ] = None
     patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
-    invert: Annotated[bool, Doc("Air is bright in these images: exchange black and white.")] = False
+    invert: Annotated[bool, Doc("Air is bright in these images: swap black and white.")] = False
     any_modality: Annotated[bool, Doc("Also read DICOM files that are not projection radiographs.")] = False
     audit: Annotated[bool, Doc("Check the data first; `pneumoscope audit` checks more.")] = True
     strict: Annotated[bool, Doc("Stop if this check finds an error.")] = False
@@ -92,8 +92,8 @@ class OptimisationSettings:
             "steadily to zero; the last epoch is kept (if the backbone is trained)."
         ),
     ] = "plateau"
-    plateau_factor: Annotated[Share, Doc("Factor of the learning rates when the validation loss stalls.")] = 0.5
-    plateau_patience: Annotated[int, Ge(0), Doc("Epochs without improvement before that.")] = 2
+    plateau_factor: Annotated[Share, Doc("Factor applied to learning rates when the validation loss stalls.")] = 0.5
+    plateau_patience: Annotated[int, Ge(0), Doc("Epochs without improvement before learning rates fall (plateau).")] = 2
     patience: Annotated[int, Ge(1), Doc("Epochs without improvement before training stops (plateau).")] = 5
     warmup_epochs: Annotated[
         int, Ge(0), Doc("Maximum number of epochs of the head alone, before the backbone is trained.")
@@ -107,7 +107,7 @@ class OptimisationSettings:
     ] = "none"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        Doc("Arithmetic while the backbone is trained; auto measures which is faster."),
+        Doc("Precision of arithmetic while the backbone is trained; auto picks the faster."),
     ] = "auto"
 
 
@@ -122,7 +122,7 @@ class DecisionSettings:
     threshold: Annotated[
         str,
         Doc(
-            "Probability from which on the positive class is predicted: a number, or a rule for the validation "
+            "Probability from which the positive class is predicted: a number, or a rule for the validation "
             "images: likelihood (as likely under either class), youden, f1, sensitivity>=0.95, specificity>=0.95, "
             "cost=5 (a miss is as bad as five false alarms)."
         ),
@@ -298,7 +298,7 @@ def resolve_settings(options: Mapping[str, Any], config: Mapping[str, Any], sour
         raise UsageError(f"{source} holds the settings of the recipe {recorded}. Leave out one of the two.", "recipe")
     values = {"recipe": DEFAULT_RECIPE, **in_file, **given}
     if "path" not in values:
-        raise UsageError("No data. Name a folder or a table: `pneumoscope train DATA --out RUN`.")
+        raise UsageError("No data given. Pass a folder or a table: `pneumoscope train DATA --out RUN`.")
     return build(Settings, nest({**find_recipe(values), **values}))
 
 

@@ -73,7 +73,9 @@ def evaluate_predictions(
     y, p = check_predictions(labels, probabilities)
     two = p.ndim == 1
     if len(set(classes)) != len(classes) or len(classes) != (2 if two else p.shape[1]):
-        raise UsageError(f"{', '.join(classes)}: not one for each column of probabilities {p.shape}.", "classes")
+        raise UsageError(
+            f"{', '.join(classes)}: there must be one for each column of the probabilities {p.shape}.", "classes"
+        )
     if resamples < 1:
         raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
     metrics, methods = _measure_with_intervals(y, p, threshold, cluster_by_patient(patients, len(y)), resamples, seed)
@@ -136,7 +138,7 @@ def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, see
     accuracy = rate_interval(correct, np.ones_like(correct), clusters, CONFIDENCE)
     return {
         "brier": (brier, "bootstrap-t"),
-        "ece": (ece, "inverted test, labels drawn anew"),
+        "ece": (ece, "test inversion with simulated labels"),
         "accuracy": (accuracy, "score (Wilson)"),
     }
 
@@ -171,7 +173,7 @@ def _find_ranking_intervals(
     auroc, matthews = values["auroc"], values["mcc"]
     intervals: dict[str, Found] = {}
     if auroc in (0.0, 1.0):
-        method = "exact, of separate pairs"
+        method = "exact, from disjoint pairs"
         pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
         low, high = perfect_auroc_interval(min(pairs, patients // 2), CONFIDENCE)
         intervals["auroc"] = (low, high) if auroc else (1 - high, 1 - low), method

@@ -31,7 +31,7 @@ def find_pretrained(name: str = DEFAULT) -> Path:
     if name in names:
         return pretrained_folder() / name
     if names:
-        raise UsageError(f"There is no pretrained model {name!r}. There are: {', '.join(names)}.", "model")
+        raise UsageError(f"There is no pretrained model {name!r}. Available: {', '.join(names)}.", "model")
     raise UsageError(
         "This installation has no pretrained model. Train one (pneumoscope train DATA --out RUN) and name its folder.",
         "model",
