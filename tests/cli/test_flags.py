@@ -35,6 +35,8 @@ def test_an_error_names_the_parameter_in_python_and_the_flag_on_the_command_line
         "--false-alarms: "
     )
     assert describe_error(UsageError("unknown key.", parameter="leraning_rate")) == "leraning_rate: unknown key."
+    in_file = UsageError("0 is not valid.", parameter="config.yaml: optimisation.lr")
+    assert describe_error(in_file) == "config.yaml: optimisation.lr: 0 is not valid."
     assert describe_error(DataError("No images.")) == "No images."
 
 

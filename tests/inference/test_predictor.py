@@ -22,9 +22,9 @@ import pneumoscope
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.decisions.scope import Scope
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import MissingExtraError, UsageError
 from pneumoscope.images.prepare import prepare
-from pneumoscope.images.read import read_bytes, read_pixels, read_radiograph
+from pneumoscope.images.read import ImageBytes, read_bytes, read_pixels, read_radiograph
 from pneumoscope.inference import features
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, TorchEngine
@@ -299,3 +299,30 @@ def test_a_dicom_file_keeps_its_identity_and_warns_outside_the_intended_use(run:
         "view LL is outside the intended use (AP)",
     )
     assert prediction.to_row(predictor.model.labels)["warnings"] == "; ".join(prediction.warnings)
+
+
+def test_few_images_keep_their_pixels_at_a_time(run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = load(run.folder)
+    decoded: list[str] = []
+
+    def read(*arguments: Any) -> Any:
+        decoded.append(arguments[1])
+        return read_radiograph(*arguments)
+
+    monkeypatch.setattr(features, "read_radiograph", read)
+    for done, _ in enumerate(predictor.run(files, pixels=True), start=1):
+        assert len(decoded) <= done + 4
+
+
+def test_a_missing_package_stops_a_command_but_no_other_upload(
+    run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> Any:
+        raise MissingExtraError("not installed")
+
+    predictor = load(run.folder)
+    monkeypatch.setattr(features, "read_radiograph", read)
+    with pytest.raises(MissingExtraError):
+        predictor.predict(files)
+    (prediction,) = predictor.predict(ImageBytes(files[0].read_bytes(), "image.png"))
+    assert prediction.error == "not installed"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,10 @@ def test_weights_that_do_not_fit_the_description_are_refused(run: Run, tmp_path:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model here"):
         pneumoscope.load(tmp_path)
+
+
+def test_a_model_says_for_which_class_fractions_its_probabilities_hold(model: Path) -> None:
+    description = load_model(model)
+    calibration = {**description.decisions["calibration"], "class_fractions": []}
+    with pytest.raises(ModelError, match="class_fractions"):
+        read_decisions(replace(description, decisions={**description.decisions, "calibration": calibration}))

@@ -9,6 +9,7 @@ from typing import Any
 from pneumoscope.cli.app import app
 from pneumoscope.errors import PneumoscopeError
 
+_NAME = re.compile(r"[\w.]+")
 _PARAMETER = re.compile(r"`(?:\w+\.)?(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
 
 
@@ -17,7 +18,8 @@ def describe_error(error: PneumoscopeError) -> str:
     message = show_flags(error.message)
     if error.parameter is None:
         return message
-    flag = _to_flag(error.parameter.rpartition(".")[2])
+    # A key of a file, such as `config.yaml: optimisation.lr`, keeps the file's name.
+    flag = _to_flag(error.parameter.rpartition(".")[2]) if _NAME.fullmatch(error.parameter) else None
     return f"{flag if flag in _list_flags() else error.parameter}: {message}"
 
 

@@ -45,8 +45,7 @@ def predict(
         ),
     ] = None,
     heatmaps: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write: each image with its evidence map.", rich_help_panel=OUTPUT),
+        Path | None, typer.Option(help="Folder to write: each image with its evidence map.", rich_help_panel=OUTPUT)
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

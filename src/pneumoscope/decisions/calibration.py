@@ -68,9 +68,8 @@ class Calibration:
         """
         if self.method == "isotonic" and (classes > 2 or not self.knots):
             raise ValueError("isotonic calibration without knots")
-        for name in ("offset", "class_fractions"):
-            if len(getattr(self, name)) not in (0, classes):
-                raise ValueError(f"calibration: {name} for another number of classes")
+        if len(self.offset) not in (0, classes) or len(self.class_fractions) != classes:
+            raise ValueError("calibration: offset or class_fractions for another number of classes")
 
 
 def apply(logits: ArrayLike, calibration: Calibration) -> Floats:

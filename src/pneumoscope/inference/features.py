@@ -24,6 +24,7 @@ from pneumoscope.inference.engines import Engine
 
 Array: TypeAlias = NDArray[np.float32]
 Source: TypeAlias = str | Path | bytes | ImageBytes | Sample
+_PICTURES = 2  # images whose pixels are kept, each up to 400 MB: so many in a batch, and as many read ahead
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,19 @@ def extract_features(
 
     Yields:
         One `Extract` per source, in input order.
+
+    Raises:
+        MissingExtraError: a package that reads a file is not installed; for `ImageBytes` it is the extract's error.
     """
     batch_size = engine.batch_size if engine else 8
+    ahead, longest = 3 * batch_size, 64 * batch_size
+    if wanted.pixels:
+        batch_size = ahead = longest = _PICTURES
     extraction = _Extraction(engine, spec, wanted, cache)
     batch: list[Extract] = []
-    for extract in prefetch(extraction.load, sources, ahead=3 * batch_size, workers=workers):
+    for extract in prefetch(extraction.load, sources, ahead, workers):
         batch.append(extract)
-        if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == 64 * batch_size:
+        if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == longest:
             extraction.run(batch)
             yield from batch
             batch = []
@@ -175,7 +182,11 @@ class _Extraction:
             else:
                 self._decode(extract, content, name, reading)
             return extract
-        except (ImageError, MissingExtraError) as problem:
+        except ImageError as problem:
+            return Extract(source, error=str(problem))
+        except MissingExtraError as problem:
+            if not isinstance(source, ImageBytes):  # an upload must not stop those of others
+                raise
             return Extract(source, error=str(problem))
 
     def run(self, batch: list[Extract]) -> None:
