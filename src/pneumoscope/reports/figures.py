@@ -168,7 +168,7 @@ def _make_risk_coverage(measured: Measured) -> Figure:
         patients=measured.patients, level=evaluation.confidence, seed=evaluation.seed,
     )  # fmt: skip
     point = find_operating_point(measured.cases)
-    diamond = " Diamond: this model, which gives uncertain and out-of-distribution images no label." if point else ""
+    diamond = " Diamond: this model, which gives no label to uncertain and out-of-distribution images." if point else ""
     return Figure(
         "risk-coverage", "Risk-coverage curve",
         f"Accuracy if only the most certain images are given a label. Area under the risk-coverage curve (AURC): "

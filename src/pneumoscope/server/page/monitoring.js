@@ -96,7 +96,7 @@ function showDrift(drift) {
   $("histogram").replaceChildren(draw(toShares(drift.current), toShares(drift.validation), bins, "Distribution of probabilities now and on validation images"));
   $("drift").textContent = drift.psi === null
     ? `${drift.images} images are too few to measure drift; at least ${drift.min_images} are needed.`
-    : `Population stability index: ${drift.psi.toFixed(2)}. By chance alone it stays below ${drift.psi_by_chance.toFixed(2)} 95 times in 100, if each image is another patient's; above 0.25 counts as a change. Kolmogorov-Smirnov distance: ${drift.ks_distance.toFixed(2)}. A different prevalence also shows as drift.`;
+    : `Population stability index: ${drift.psi.toFixed(2)}. By chance alone it stays below ${drift.psi_by_chance.toFixed(2)} 95 times in 100, if each image is of a different patient; above 0.25 counts as a change. Kolmogorov-Smirnov distance: ${drift.ks_distance.toFixed(2)}. A different prevalence also shows as drift.`;
 }
 
 $("days").addEventListener("change", show);

@@ -47,7 +47,7 @@ export async function call(path, options = {}) {
     const problem = await answer.json().catch(() => ({ detail: `The service answered ${answer.status}.` }));
     if (answer.status === 401) {
       if (sessionStorage.getItem("token") === token) {
-        asking ??= askForToken(token ? "The token is not valid." : "Ask whoever runs this service. The token is forgotten when this tab is closed.").finally(() => { asking = null; });
+        asking ??= askForToken(token ? "The token is not valid." : "Ask the person who runs this service for it. The token is forgotten when this tab is closed.").finally(() => { asking = null; });
         if (await asking) continue;
       } else continue;
     }

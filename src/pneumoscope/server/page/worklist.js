@@ -71,7 +71,7 @@ function report() {
   $("clear").disabled = !images.length || (left > 0 && model !== null);
   $("export").disabled = !images.some((image) => image.state === "done");
   const outside = images.some((image) => image.simulated && image.decision === "out_of_distribution");
-  const hint = !left && outside ? " A model trained on real images should call simulated ones out of distribution." : "";
+  const hint = !left && outside ? " For a model trained on real images, simulated ones should be out of distribution." : "";
   const words = images.length ? `${images.length - left - failed} of ${images.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
   if ($("progress").textContent !== words) $("progress").textContent = words;
 }
