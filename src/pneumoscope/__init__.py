@@ -1,4 +1,4 @@
-"""Chest radiographs in, a measured classifier out.
+"""Turns chest radiographs into a classifier, and measures how good it is.
 
 The public names are loaded when they are first used, so that importing the package costs nothing:
 

@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses: build them from YAML or JSON with all checks, and write them back."""
+"""Settings are frozen dataclasses, built from YAML or JSON with all checks, and written back."""
 
 from __future__ import annotations
 

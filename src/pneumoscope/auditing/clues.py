@@ -1,6 +1,6 @@
 """Clues: anything about images, other than the lungs, that may predict the class, and how well it does.
 
-A network takes whatever separates the classes: markers, borders, compression (Zech et al. 2018; DeGrave et al. 2021).
+A network uses whatever separates the classes: markers, borders, compression (Zech et al. 2018; DeGrave et al. 2021).
 So a simple model predicts the class from one clue at a time, cross-validated by patient, and is compared with itself
 after the classes were permuted between patients. Many clues are tried on one dataset, so a clue counts only where it
 beats the best of all clues under permutation (max T, Westfall & Young 1993).
@@ -77,7 +77,7 @@ class _Permuted:
     folds: Ints  # (N,)
 
     def memberships(self) -> Iterator[Singles]:
-        """Which images are in a class, (N, 1 + P), class by class; of two classes only the second."""
+        """Yield for each class which images are in it, (N, 1 + P); if there are two, only for the second."""
         last = int(self.classes.max())
         for label in [1] if last == 1 else range(last + 1):
             yield np.ascontiguousarray((self.classes == label).T, np.float32)
@@ -132,9 +132,9 @@ def measure_clues(
 
 
 def _permute(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Generator) -> NDArray[np.int16]:
-    """The classes, and as permuted between patients, (1 + P, N).
+    """Return the classes, followed by P permutations of them between patients, (1 + P, N).
 
-    Patients swap with others of as many images; otherwise the number of images could itself predict the class.
+    Patients swap only with others who have as many images; otherwise that number itself could predict the class.
     """
     order = np.argsort(clusters, kind="stable")
     size = np.bincount(clusters)
@@ -152,7 +152,7 @@ def _permute(classes: Ints, clusters: Ints, permutations: int, rng: np.random.Ge
 
 
 def _standardise(statistics: Floats) -> Floats:
-    """In standard deviations of the permutations; where nearly all images are alike, these hardly vary."""
+    """Express statistics in standard deviations of the permuted ones, which hardly vary if most images are alike."""
     permuted = statistics[1:]
     standardised: Floats = (statistics - permuted.mean()) / max(float(permuted.std()), 1e-3)
     return standardised
@@ -224,7 +224,7 @@ def _rim(share: float) -> NDArray[np.bool_]:
 
 
 def _bin(values: Singles, clusters: Ints) -> Ints:
-    """Bins of about equally many images; a value common to many patients has its own, and so has "unknown"."""
+    """Number bins of about equally many images; a value that many patients share has its own bin, as has "unknown"."""
     levels, level = np.unique(values, return_inverse=True)
     if len(levels) <= BINS:
         return level
@@ -266,7 +266,7 @@ def _predict_from_bins(bins: Ints, permuted: _Permuted) -> tuple[Floats, Floats]
 def _predict_from_pixels(pixels: Singles, permuted: _Permuted) -> tuple[Floats, Floats, Floats]:
     """Predict the class by a ridge regression on pixels, and find the single best pixel.
 
-    The regression adds up faint differences, but loses a marker that a quarter of the images carry. The one pixel that
+    The regression adds up faint differences, but misses a marker that only a quarter of images carry. The pixel that
     holds it stands out: its correlation with the class is not cross-validated, nor is that of the permutations.
 
     Args:
@@ -311,7 +311,7 @@ def _sum_ranks(predicted: Singles, member: Singles) -> Floats:
 
 
 def _take_own(scores: Sequence[NDArray[np.floating]], classes: NDArray[np.int16]) -> Floats:
-    """The score of each image's own class, from one score or one a class."""
+    """Return the score of each image's own class, from one score per image or one per class."""
     if len(scores) == 1:
         return np.where(classes == 1, scores[0], -scores[0])
     own: Floats = np.choose(classes, scores)
@@ -321,7 +321,7 @@ def _take_own(scores: Sequence[NDArray[np.floating]], classes: NDArray[np.int16]
 def _make_clue(
     name: str, kind: Kind, aurocs: Floats, scores: Floats, permuted: _Permuted, measured: Property | None = None
 ) -> Clue:
-    """Make a clue of an AUROC and its permutations; p needs the other clues."""
+    """Make a clue from an AUROC and those of the permutations; its p value needs the other clues and is set later."""
     chance_95, chance_99 = np.quantile(aurocs[1:], (0.95, 0.99)).tolist()
     truth = permuted.classes[0]
     patients = [len(np.unique(permuted.clusters[truth == label])) for label in range(truth.max() + 1)]

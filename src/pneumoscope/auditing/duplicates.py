@@ -28,7 +28,7 @@ def group_images(
     """Read images and number the groups that look the same, for a split that keeps them together.
 
     Args:
-        samples: the images; unreadable ones are alone, and the log counts them.
+        samples: the images; unreadable ones are in no group, and the log says how many there are.
         cache: keeps measurements between calls.
         progress: called after each image, then during the comparison.
     """
@@ -49,7 +49,7 @@ def group_similar(images: Images, crops: bool = True, progress: Progress = silen
         progress: called as the search goes on.
 
     Returns:
-        For each image its group, or None where it is alone.
+        For each image its group, or None if it is in no group.
     """
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
@@ -64,7 +64,7 @@ def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> In
     """Number the clusters of images that share a patient or a group of near-duplicates, directly or through others.
 
     Args:
-        samples: N images; one without a patient has its own.
+        samples: N images; one without a patient counts as its own patient.
         groups: (N,) each image's group, or None.
     """
     n = len(samples)
@@ -181,7 +181,7 @@ def _count(groups: Sequence[Sequence[int]]) -> str:
 
 
 def _gather(owners: Sequence[str | None]) -> list[list[int]]:
-    """Indices with the same owner, where there are at least two; none and empty ones are left out."""
+    """Group indices with the same owner; owners with a single index, and those that are None or empty, are left out."""
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for i, owner in enumerate(owners):
         if owner:

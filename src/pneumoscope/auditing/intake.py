@@ -1,4 +1,4 @@
-"""What an audit measures of each image, while it is decoded; kept in the cache."""
+"""What an audit measures of each image while the image is decoded; the results are kept in the cache."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FIELDS = np.dtype(
 
 @dataclass(frozen=True)
 class Images:
-    """A measured dataset; all attributes have one entry an image, in the dataset's order."""
+    """A measured dataset; all attributes have one entry per image, in the dataset's order."""
 
     samples: Sequence[Sample]
     digests: Sequence[str]  # SHA-256 of the content; empty where unreadable
@@ -105,7 +105,7 @@ def measure_images(
 
 
 def measure_image(content: bytes, image: Radiograph) -> Array:
-    """Measure one image; the bytes of `FIELDS` as float32 (K,)."""
+    """Measure one image; return the bytes of `FIELDS` as float32 (K,)."""
     measured = np.zeros(1, FIELDS)
     values = measured[0]
     values["format"] = FORMATS.index(image.format) if image.format in FORMATS else 0

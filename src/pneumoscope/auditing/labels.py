@@ -110,8 +110,8 @@ def suspect_labels(features: Array, classes: Ints, clusters: Ints, *, seed: int 
     """Find labels that contradict the features, by confident learning (Northcutt et al. 2021).
 
     An image is suspect if it is predicted to be of another class, with the confidence that this class's own images have
-    on average. That is true of hard images too, but seldom of the most confident predictions; from their mistakes the
-    share of swapped labels is estimated, and tested against none (Bootkrajang & Kabán 2012).
+    on average. That is true of hard images too, but seldom of the most confident predictions. The mistakes among these
+    tell the share of swapped labels, which is tested against none (Bootkrajang & Kabán 2012).
 
     Args:
         features: float32 (N, D).
@@ -162,7 +162,7 @@ def _predict(features: Array, classes: Ints, clusters: Ints, seed: int) -> Float
 
 
 def _fit_swaps(probabilities: Floats, true: NDArray[np.bool_]) -> tuple[float, float]:
-    """Estimate the share of swapped labels, which keep a logistic curve away from 0 and 1, and the p value of none."""
+    """Estimate the share of swapped labels, which keep a logistic curve away from 0 and 1; test it against none."""
     from scipy.optimize import minimize
 
     score = np.log(probabilities / (1 - probabilities))

@@ -1,4 +1,4 @@
-"""Image quality: images that are unreadable, blank, inverted, turned, or no frontal radiograph."""
+"""Image quality: images that are unreadable, blank, inverted, turned, or not frontal radiographs."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _find_outliers(images: Images) -> Iterator[Finding]:
 
 
 def _find_by_header(images: Images) -> Iterator[Finding]:
-    """Find lateral views and several frames by the DICOM header."""
+    """Find lateral views and files with several frames by their DICOM headers."""
     tags = [sample.tags for sample in images.samples]
     lateral = [i for i, tag in enumerate(tags) if tag and (tag.view or "").upper() in _LATERAL]
     yield from _report(

@@ -155,7 +155,7 @@ def _find_formats_of_some_splits(samples: Sequence[Sample], measured: NDArray[np
 
 
 def _describe(clue: Clue, classes: Ints, labels: Sequence[str]) -> str:
-    """The value that predicts best, and which class; or each class's median."""
+    """Describe the value that predicts best and the class that it predicts; or give each class's median."""
     if (measured := clue.measured) is None:
         return ""
     levels, level = np.unique(measured.values, return_inverse=True)

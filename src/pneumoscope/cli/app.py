@@ -1,4 +1,4 @@
-"""The Typer app, and its help in panels: options and commands stand under the title of their `rich_help_panel`.
+"""The Typer app, and its help in panels: options and commands are listed under the title of their `rich_help_panel`.
 
 Typer's own panels need Rich, whose import alone takes longer than `--help` may take.
 """

@@ -1,4 +1,4 @@
-"""The library's messages name parameters; here, and only here, the names become flags."""
+"""Turns the parameter names in the library's messages into flags; no other module does."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _flush() -> None:
-    """Write what is buffered; where nobody reads it any more, end without a complaint."""
+    """Write what is buffered; if nobody reads it any more, end without an error."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

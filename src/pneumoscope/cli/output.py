@@ -29,7 +29,7 @@ def print_run(run: Run) -> None:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print metrics with their intervals, beside them those adjusted to another prevalence, and the decisions."""
+    """Print metrics with their intervals, next to them the adjusted ones if there are any, and the decisions."""
     from rich.table import Table
 
     typer.echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")

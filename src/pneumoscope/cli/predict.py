@@ -144,7 +144,7 @@ def _print_threshold(predictor: Predictor) -> None:
 
 
 def _report_failed(failed: int, files: int) -> None:
-    """Report how many files could not be read; if that is all of them, the command has failed."""
+    """Report how many files could not be read; if none could be read, the command has failed."""
     if failed:
         typer.echo(f"{failed} of {files} files could not be read; see the error in their rows.", err=True)
     if failed == files:

@@ -1,4 +1,4 @@
-"""The Kermany chest X-rays: where they are published, how they get here complete, and published subsets of them."""
+"""The Kermany chest X-rays: where they are published, how to fetch and verify them, and published subsets of them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def list_sources() -> tuple[Source, ...]:
 
 
 def recognise_source(samples: Sequence[Sample]) -> Source | None:
-    """The dataset that samples are from, if all of their names and labels are of it.
+    """Find the dataset that samples are from, if all of their names and labels match it.
 
     Viewers export DICOM as `IM-0001-0001` for everybody, so names of the other class are required too.
     """
@@ -299,7 +299,7 @@ def _verify(
 
 
 def _find_edition(source: Source, sizes: Mapping[str, int], name: str, verified: str | None) -> str:
-    """Which edition images are of, by their numbers and names."""
+    """Find the edition that images belong to, by their numbers and names."""
     counts = Counter(place.rpartition("/")[0] for place in sizes)
     unknown = [place for place in sizes if not re.match(source.names, place.rpartition("/")[2])]
     for edition, expected in source.editions.items():
@@ -321,7 +321,7 @@ def _format_counts(counts: Mapping[str, int]) -> str:
 
 
 def _read_manifest(out: Path, source: Source, sha256: str | None) -> Manifest | None:
-    """What is in a folder already; refused if it is of another dataset or archive."""
+    """Read what a folder already contains; refuse it if it belongs to another dataset or archive."""
     path = out / _MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -355,7 +355,7 @@ def _list_missing(out: Path, manifest: Manifest) -> list[str]:
 
 
 def _publish(out: Path, manifest: Manifest, source: Source) -> None:
-    """Move unpacked images to their places. The manifest goes first: if killed, it tells what is missing."""
+    """Move unpacked images to their places. The manifest goes first: after a crash it tells what is missing."""
     unpacked = out / _WORKSHOP / "images"
     write_text(out / _MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     write_text(
@@ -374,7 +374,7 @@ def _publish(out: Path, manifest: Manifest, source: Source) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what this call and killed ones before it worked with."""
+    """Remove the temporary files of this call and of earlier ones that were killed."""
     for path in out.glob(".*.part"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -174,7 +174,7 @@ def check_size(size: int) -> None:
 
 
 def _vary(rng: Generator, value: float, spread: float) -> float:
-    """A normally distributed value, limited to two standard deviations."""
+    """Draw a normally distributed value, limited to two standard deviations."""
     return value + spread * min(max(rng.standard_normal(), -2.0), 2.0)
 
 

@@ -78,7 +78,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
         data: folder or table.
         patient_pattern: regular expression searched in the file name; its first group (or the whole match) is the
             patient. By default only names of the Kermany data are recognised.
-        reading: how to read files of which a table does not say it.
+        reading: how to read files, unless a table says otherwise.
 
     Raises:
         DataError: there are no images in that layout, or a table is damaged or names a file twice.
@@ -111,7 +111,7 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sam
 
     Args:
         paths: files, folders and tables.
-        reading: how to read files of which a table does not say it.
+        reading: how to read files, unless a table says otherwise.
 
     Raises:
         DataError: a folder or table holds no images, or a table cannot be read.

@@ -1,4 +1,4 @@
-"""Logits become probabilities that mean what they say; fitted on validation images."""
+"""Turns logits into calibrated probabilities; fitted on validation images."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Calibration:
             2002).
         slope: multiplies the logits; 1 / temperature.
         intercept: added, for `platt` alone.
-        offset: for each class the logarithm of its fraction in `class_fractions` over the one that the network was
+        offset: for each class the logarithm of its fraction in `class_fractions` divided by that which the network was
             trained for; empty where they are the same.
         knots: rising (logit, probability) pairs of `isotonic`.
         class_fractions: fractions of the classes that the probabilities hold for, in the order of the labels.
-        images: how many it was fitted on.
-        before: log loss and Brier score on them without it.
+        images: number of images that it was fitted on.
+        before: log loss and Brier score of these images without it.
         after: the same with it, cross-validated by patient.
     """
 
@@ -57,7 +57,7 @@ class Calibration:
     after: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def without_fit(self) -> Calibration:
-        """The network's own probabilities, for the same class fractions."""
+        """Return a calibration that leaves the network's own probabilities, for the same class fractions."""
         return Calibration(offset=self.offset, class_fractions=self.class_fractions)
 
     def check(self, classes: int) -> None:
@@ -79,7 +79,7 @@ def apply(logits: ArrayLike, calibration: Calibration) -> Floats:
     everything downstream works with logarithms.
 
     Args:
-        logits: (N, 1), of the positive class of two, or (N, C).
+        logits: (N, 1), of the positive class if there are two, or (N, C).
         calibration: `Calibration()` leaves the sigmoid or softmax alone.
 
     Returns:
@@ -125,7 +125,7 @@ def fit(
     section 2.2), (n + 1) / (n + 2) instead of 1.
 
     Args:
-        logits: (N, 1), of the positive class of two, or (N, C), of images that were not trained on.
+        logits: (N, 1), of the positive class if there are two, or (N, C), of images that were not trained on.
         labels: (N,) class indices.
         method: `none` fits nothing, but is measured too.
         class_fractions: (C,) for which the probabilities are to hold; those of the labels by default.

@@ -1,4 +1,4 @@
-"""All that a model decides by, in the order in which it is used: logits become probabilities, labels and decisions."""
+"""Applies a model's decision rules in order: logits become probabilities, then labels, then decisions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Decisions:
 
     Attributes:
         calibration: logits to probabilities.
-        threshold: of two classes; None for more, where the likeliest class is the predicted label.
+        threshold: for two classes; None for more, where the likeliest class is the predicted label.
         prediction_sets: None where the model has none; every predicted label is then its own set.
         ood: None where the model has no detector.
         scope: the intended use.
@@ -78,7 +78,7 @@ class Outcome:
     Attributes:
         probabilities: (N, C), adjusted where a prevalence was given.
         predicted: (N,) class indices by the threshold, or the likeliest of more than two.
-        in_set: (N, C), which classes are in the prediction sets.
+        in_set: (N, C), whether each class is in the prediction set.
         ood_scores: (N,), above 1 is out of distribution; None without a detector.
         decisions: (N,) a label, `uncertain` or `out_of_distribution`.
     """
@@ -95,7 +95,7 @@ class Decider:
     """Applies decisions, perhaps for a prevalence other than that of training.
 
     Attributes:
-        classes: names in the order of the outputs; of two, the second is positive.
+        classes: names in the order of the outputs; if there are two, the second is positive.
         decisions: what to decide by.
         detector: measures the distance from the training images; None switches detection off.
         prevalence: of the positive class, for which probabilities are to hold; None leaves that of training.
@@ -110,7 +110,7 @@ class Decider:
         prior_shift.check_prevalence(self.prevalence, self.classes)
 
     def at_prevalence(self, prevalence: float | None) -> Decider:
-        """The same for probabilities at another prevalence.
+        """Return the same decider for probabilities at another prevalence.
 
         Raises:
             UsageError: not between 0 and 1, or more than two classes.
@@ -119,7 +119,7 @@ class Decider:
 
     @cached_property
     def threshold(self) -> Threshold | None:
-        """The threshold for the probabilities that are given out."""
+        """The threshold for the probabilities as adjusted."""
         own = self.decisions.threshold
         if own is None or self.prevalence is None:
             return own
@@ -133,7 +133,7 @@ class Decider:
         """Decide on N images.
 
         Args:
-            logits: (N, 1), of the positive class of two, or (N, C).
+            logits: (N, 1), of the positive class if there are two, or (N, C).
             intermediate: (N, E) intermediate features, for the detector.
         """
         fitted = self.decisions.calibration

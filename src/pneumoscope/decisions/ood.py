@@ -1,4 +1,4 @@
-"""Is an image like anything seen in training? A distance in feature space, and the limit beyond which it is not."""
+"""Detects images unlike those seen in training: a distance in feature space, and the limit that it may not exceed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OOD:
     distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
 
     def at(self, false_alarms: float | None) -> OOD:
-        """The same at another rate of false alarms."""
+        """Return the same at another rate of false alarms."""
         return self if false_alarms is None else replace(self, false_alarms=false_alarms)
 
     def rank(self, label: str) -> int:
@@ -46,7 +46,7 @@ class OOD:
 
     @property
     def promised_false_alarms(self) -> float:
-        """The rate that can be promised for each class with so few validation images."""
+        """The rate that the number of validation images allows to promise for each class."""
         fewest = min(len(each) for each in self.distances.values() if each)
         return max(self.false_alarms, 1 / (fewest + 1))
 
@@ -92,7 +92,7 @@ class Mahalanobis:
         return distances
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by the names that they have among a model's weights."""
+        """Return its arrays by their names among a model's weights."""
         return {
             f"{PREFIX}mean": self.mean,
             f"{PREFIX}directions": self.directions.astype(np.float16),

@@ -27,7 +27,7 @@ class PredictionSets:
     scores: dict[str, tuple[Fraction, ...]]
 
     def at(self, alpha: float | None) -> PredictionSets:
-        """The same at another alpha."""
+        """Return the same at another alpha."""
         return self if alpha is None else replace(self, alpha=alpha)
 
     def rank(self, label: str) -> int:

@@ -1,6 +1,6 @@
 """Prior shift: probabilities for another fraction of the positive class than in training.
 
-It is right as far as images of a class look the same wherever they come from, and only their numbers differ.
+The adjustment is correct if images of a class look the same wherever they come from and only their shares differ.
 """
 
 from __future__ import annotations

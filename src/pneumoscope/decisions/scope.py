@@ -15,7 +15,7 @@ Years: TypeAlias = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class Scope:
-    """Patients and images that a model is meant for; what is not known restricts nothing.
+    """Patients and images that a model is meant for; what is unknown is not restricted.
 
     Attributes:
         ages: youngest and oldest patient in years.
@@ -40,7 +40,7 @@ def fit(tags: Iterable[Tags | None]) -> Scope:
 
 
 def apply(tags: Tags | None, scope: Scope) -> tuple[str, ...]:
-    """Warnings about an image outside the scope, as far as its header tells."""
+    """Return warnings if an image's header shows that it is outside the scope."""
     if tags is None:
         return ()
     warnings = []

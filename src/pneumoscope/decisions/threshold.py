@@ -146,7 +146,7 @@ def _find_best(goal: Rule, y: NDArray[np.int64], p: NDArray[np.float64], w: NDAr
 
 
 def _find_equal_likelihood(y: NDArray[np.int64], p: NDArray[np.float64], w: NDArray[np.float64]) -> float:
-    """Where a logistic curve through the images' logits, with equal weight of both classes, passes one half."""
+    """Find where a logistic curve through the images' logits, with equal weight for both classes, passes one half."""
     from scipy.special import expit, logit
     from sklearn.linear_model import LogisticRegression
 
