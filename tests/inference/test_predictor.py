@@ -326,3 +326,8 @@ def test_a_missing_package_stops_a_command_but_no_other_upload(
         predictor.predict(files)
     (prediction,) = predictor.predict(ImageBytes(files[0].read_bytes(), "image.png"))
     assert prediction.error == "not installed"
+
+
+def test_a_lateral_view_has_a_warning_whatever_the_model_knows_of_its_training(run: Run) -> None:
+    (prediction,) = load(run.folder).predict(dicom(image(), ViewPosition="RL"))
+    assert prediction.warnings == ("view RL is lateral; the model was probably trained on frontal views",)

@@ -23,13 +23,14 @@ from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.decision_summary import summarise_decisions
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
+from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports import plots
 from pneumoscope.reports.figures import render_svg
 from pneumoscope.reports.gallery import LARGEST
 from pneumoscope.reports.pictures import to_uri
-from pneumoscope.reports.report import Policy, Provenance, find_chance_level, write_report
+from pneumoscope.reports.report import GROUPS, Policy, Provenance, find_chance_level, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -326,3 +327,7 @@ def test_importing_the_report_imports_nothing_heavy() -> None:
     script = "import sys, pneumoscope.reports.report; print(*{'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_the_report_shows_every_metric() -> None:
+    assert {name for names in GROUPS.values() for name in names} == set(NAMES)

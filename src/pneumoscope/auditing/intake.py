@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.images import read
 from pneumoscope.images.hash import SIDE, hash_pixels
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Radiograph
@@ -18,7 +19,7 @@ from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import Measurement, Wanted, extract_features
 
 THUMBNAIL = 64
-FORMATS = ("other", "JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "DICOM")
+FORMATS = ("other", *read.FORMATS, "DICOM")
 MODES = (
     "other", "L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "F",
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",

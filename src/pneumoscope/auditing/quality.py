@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import THUMBNAIL, Images
+from pneumoscope.images.dicom import LATERAL_VIEWS
 
 _SIDE = 16
 # The mean of 150 simulated normal images, left half, 0 to ff: a frontal image, coarsely. By it, none of 5,216 real
@@ -25,7 +26,6 @@ _TURNED = 0.17
 _UNLIKE = 0.2  # correlation; real images have 0.27 at least
 _FAINT = 0.1  # between the first and the 99th percentile; real images have 0.19 at least
 _OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
-_LATERAL = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO"}
 
 
 def find_quality_faults(images: Images) -> list[Finding]:
@@ -175,7 +175,7 @@ def _find_outliers(images: Images) -> Iterator[Finding]:
 def _find_by_header(images: Images) -> Iterator[Finding]:
     """Find lateral views and files with several frames by their DICOM headers."""
     tags = [sample.tags for sample in images.samples]
-    lateral = [i for i, tag in enumerate(tags) if tag and (tag.view or "").upper() in _LATERAL]
+    lateral = [i for i, tag in enumerate(tags) if tag and (tag.view or "").upper() in LATERAL_VIEWS]
     yield from _report(
         images, np.array(lateral, int), "warning", "show a lateral view", "Remove them, or train on them alone.",
         lambda i: f"view position {getattr(tags[i], 'view', '')}",

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.config import build
 from pneumoscope.decisions import calibration, ood, prediction_sets, prior_shift, threshold
 from pneumoscope.decisions.calibration import Calibration
-from pneumoscope.decisions.ood import OOD, Mahalanobis
+from pneumoscope.decisions.ood import OOD, Detector
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.decisions.threshold import Threshold, parse_rule
@@ -103,7 +103,7 @@ class Decider:
 
     classes: tuple[str, ...]
     decisions: Decisions
-    detector: Mahalanobis | None = None
+    detector: Detector | None = None
     prevalence: float | None = None
 
     def __post_init__(self) -> None:

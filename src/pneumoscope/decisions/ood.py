@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from annotated_types import Ge
@@ -64,6 +64,19 @@ class OOD:
             for distances in self.distances.values()
             if (n := len(distances))
         )
+
+
+class Detector(Protocol):
+    """Measures how far images are from the training images.
+
+    Another method is a class like `Mahalanobis`, a function that fits it, and a line in `_METHODS`.
+    """
+
+    def measure(self, features: NDArray[np.floating[Any]]) -> Floats:
+        """Distances (N,) of intermediate features (N, D)."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by the names that they have among a model's weights, which begin with `PREFIX`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +143,8 @@ def fit(
     val_labels: NDArray[np.integer[Any]],
     classes: Sequence[str],
     false_alarms: float,
-) -> tuple[OOD, Mahalanobis]:
+    method: Method = "mahalanobis",
+) -> tuple[OOD, Detector]:
     """Fit the distance on training images, and keep the distances of validation images.
 
     Args:
@@ -139,14 +153,24 @@ def fit(
         val_labels: (M,) class indices.
         classes: their names.
         false_alarms: the fraction of ordinary images that may be flagged, in (0, 1).
+        method: how distances are measured.
     """
-    detector = fit_mahalanobis(train)
+    detector = _METHODS[method][0](train)
     distances = detector.measure(val)
     by_class = {name: tuple(np.sort(distances[val_labels == i]).tolist()) for i, name in enumerate(classes)}
-    return OOD("mahalanobis", false_alarms, by_class), detector
+    return OOD(method, false_alarms, by_class), detector
 
 
-def apply(features: NDArray[np.floating[Any]], detector: Mahalanobis, limit: float) -> Floats:
+def restore(state: OOD, arrays: Mapping[str, NDArray[Any]]) -> Detector:
+    """Restore a detector from a model's arrays.
+
+    Raises:
+        ModelError: an array is missing, has another shape, or holds invalid values.
+    """
+    return _METHODS[state.method][1](arrays)
+
+
+def apply(features: NDArray[np.floating[Any]], detector: Detector, limit: float) -> Floats:
     """OOD scores (N,) of intermediate features (N, D): above 1 is out of distribution."""
     return detector.measure(features) / limit
 
@@ -183,3 +207,8 @@ def _find_principal_directions(centred: Floats) -> tuple[Floats, Floats]:
     if n >= width:
         return values, vectors.T[nonzero]
     return values, vectors.T[nonzero] @ centred / np.sqrt(n * values[nonzero])[:, None]
+
+
+_METHODS: dict[Method, tuple[Callable[..., Detector], Callable[..., Detector]]] = {  # fit, and restore from arrays
+    "mahalanobis": (fit_mahalanobis, Mahalanobis.from_arrays),
+}

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 from annotated_types import Ge
 
-from pneumoscope.images.dicom import Tags
+from pneumoscope.images.dicom import LATERAL_VIEWS, Tags
 
 Years: TypeAlias = Annotated[float, Ge(0)]
 
@@ -50,4 +50,6 @@ def apply(tags: Tags | None, scope: Scope) -> tuple[str, ...]:
     for name, value, allowed in (("view", tags.view, scope.views), ("modality", tags.modality, scope.modalities)):
         if value and allowed and value not in allowed:
             warnings.append(f"{name} {value} is outside the intended use ({', '.join(allowed)})")
+    if not scope.views and (tags.view or "").upper() in LATERAL_VIEWS:
+        warnings.append(f"view {tags.view} is lateral; the model was probably trained on frontal views")
     return tuple(warnings)

@@ -20,7 +20,11 @@ from pneumoscope.text import to_line
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
+# Raster formats by Pillow's names, with the usual suffix of their files.
+SUFFIXES = {
+    "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
+}  # fmt: skip
+FORMATS = tuple(SUFFIXES)
 MAX_PIXELS = 100_000_000  # the largest detectors have about 20 million
 MAX_BYTES = 512 * 1024 * 1024
 _MAX_SCANS = 100  # encoders write about ten; each visits every pixel, even if it has only a few bytes

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.decisions import scope
+from pneumoscope.decisions import ood, scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
-from pneumoscope.decisions.ood import Mahalanobis
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.images.read import ImageBytes
@@ -236,7 +235,7 @@ def load(
         running = open_engine(folder, description, arrays, device, engine) if isinstance(engine, str) else engine
         weight, bias = arrays["head.weight"], arrays["head.bias"]
         _check_head(description, weight, bias, running.width)
-        detector = Mahalanobis.from_arrays(arrays) if detect_ood and decisions.ood is not None else None
+        detector = ood.restore(decisions.ood, arrays) if detect_ood and decisions.ood is not None else None
     except (RuntimeError, KeyError, ValueError) as problem:
         raise ModelError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the model again from its source."

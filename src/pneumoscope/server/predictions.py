@@ -17,7 +17,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.samples import find_patient
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
-from pneumoscope.images.read import is_image
+from pneumoscope.images.read import SUFFIXES, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.predictor import load
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
-_SUFFIXES = {
-    "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
-    "DICOM": ".dcm",
-}  # fmt: skip
 _READERS = 2  # threads a batch, of which there are two: an image needs up to 900 MB while it is read
 _SUMMARISED = 50_000  # predictions, at most
 
@@ -278,7 +274,7 @@ def _draw_heatmap(evidence: Evidence) -> Heatmap:
 
 
 def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:
-    path = folder / f"{record.sha256}{_SUFFIXES[record.format]}"
+    path = folder / f"{record.sha256}{SUFFIXES.get(record.format, '.dcm')}"
     try:
         if not path.exists():
             write_bytes(path, content)

@@ -28,7 +28,7 @@ from sqlalchemy.orm import (
 
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
-SCHEMA = 1
+SCHEMA = 1  # raise it with every change of a table
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -178,9 +178,10 @@ class Store(AbstractContextManager["Store"]):
                 pass  # another service started at the same moment
         with self._begin() as session:
             properties = {each.key: each.value for each in session.scalars(sql.select(_Property))}
-        if int(properties["schema"]) > SCHEMA:
+        if (schema := int(properties["schema"])) != SCHEMA:
             raise DataError(
-                f"{self.location}: written by a newer version (schema {properties['schema']}). Upgrade pneumoscope."
+                f"{self.location}: written by {'a newer' if schema > SCHEMA else 'an older'} version (schema {schema}; "
+                f"this version needs {SCHEMA}). {'Upgrade pneumoscope' if schema > SCHEMA else 'Use another database'}."
             )
         return bytes.fromhex(properties["secret"])
 
