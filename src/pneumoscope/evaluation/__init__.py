@@ -1,1 +1,1 @@
-"""Predictions become numbers and pages: metrics, intervals and the report."""
+"""Measures predictions: metrics with intervals, subgroups, curves and comparisons."""

@@ -1,4 +1,4 @@
-"""Labelled images with their predictions: what metrics, subgroups and reports are made from."""
+"""Labelled images with their predictions, from which metrics, subgroups and reports are made."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def index_labels(cases: Sequence[Case], classes: Sequence[str]) -> NDArray[np.in
 
 
 def stack_probabilities(cases: Sequence[Case]) -> NDArray[np.float64]:
-    """Return probabilities as metrics take them: (N,) of the second of two classes, (N, C) of more."""
+    """Return probabilities as the metrics need them: (N,) of the second class if there are two, else (N, C)."""
     return _stack([case.probabilities for case in cases])
 
 

@@ -1,4 +1,4 @@
-"""Which of several runs is better on the same images: predictions paired image by image, and their differences."""
+"""Compares runs on the same images: pairs their predictions image by image, and measures the differences."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ class Comparison:
 
     Attributes:
         runs: their folders, as given.
-        thresholds: one a run; nan for more than two classes.
+        thresholds: one per run; nan for more than two classes.
         contrasts: one for each run but the first.
-        n: number of images that all could read.
+        n: number of images that all runs could read.
         patients: number of distinct known patients; None if none is known.
         unread: how many images each run could not read.
         classes: their names.
-        positive: the positive class of two.
+        positive: the positive class, if there are two.
         shares: the classes' shares of the images.
         paired_by: `content` or `path`.
         methods: the methods behind interval and p value, by metric.
@@ -144,7 +144,7 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0) -> tuple[Comparison, Pairing]:
-    """Compare runs, or evaluations, on the same images; all with the first.
+    """Compare runs or evaluations with the first one, on the same images.
 
     Args:
         runs: two or more folders with `metrics.json` and `predictions.csv`.
@@ -342,7 +342,7 @@ def _name_classes(run: Predictions) -> str:
 
 
 def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]:
-    """Rows of the same image, one a run.
+    """Match the rows of the same image, one per run.
 
     A file that could not be read may have no hash; then its path or name identifies it.
     """
@@ -369,7 +369,7 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]
 
 
 def _identify(row: Row, paired_by: str) -> set[str]:
-    """What an image may be known by; by content, its folder may have another name."""
+    """Return what may identify an image; if that is its content, its folder may have another name."""
     return {row.path} if paired_by == "path" else {row.path, row.name, row.sha256} - {""}
 
 

@@ -1,4 +1,4 @@
-"""Curves of a classifier over all thresholds, with bands of confidence point by point."""
+"""Curves of a classifier over all thresholds, with pointwise confidence bands."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def precision_recall_band(
 
 @dataclass(frozen=True)
 class DecisionCurve:
-    """Net benefit at each threshold; treating nobody has none."""
+    """Net benefit at each threshold; that of treating nobody is 0."""
 
     thresholds: Floats  # (K,) in (0, 1)
     model: Floats  # (K,) net benefit of treating whom the model predicts positive
@@ -171,14 +171,14 @@ class SelectiveCurve:
 def confidence_of(probabilities: ArrayLike, threshold: float = 0.5) -> Floats:
     """Compute the confidence of each predicted label, from 0 at the threshold to 1.
 
-    The threshold of two classes states the cost of a missed positive against a false alarm. The expected cost of a
+    For two classes, the threshold states the cost of a missed positive against a false alarm. The expected cost of a
     predicted label, relative to that at the threshold, is p / t below it and (1 - p) / (1 - t) from it on; Chow's rule
     (1970) refuses where it is highest. Confidence is 1 minus that. At t = 0.5 it orders images as the highest
     probability does, which serves for more classes.
 
     Args:
         probabilities: (N,) of the positive class, or (N, C).
-        threshold: of two classes, in [0, 1].
+        threshold: for two classes, in [0, 1].
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim == 2:
@@ -289,7 +289,7 @@ def count_from(probabilities: Floats, thresholds: Floats) -> Ints:
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
-    """PPV and NPV by Bayes' theorem; nan where nothing is predicted so."""
+    """Compute PPV and NPV by Bayes' theorem; nan where no image would be predicted as that class."""
     tp, fp = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     fn, tn = (1 - sensitivity) * prevalence, specificity * (1 - prevalence)
     return tp / (tp + fp) if tp + fp else math.nan, tn / (tn + fn) if tn + fn else math.nan

@@ -1,4 +1,4 @@
-"""A classifier and labelled radiographs become metrics: predictions.csv and metrics.json."""
+"""Measures a classifier on labelled radiographs; writes predictions.csv and metrics.json."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Measured:
 
     @property
     def probabilities(self) -> Floats:
-        """(N,) of the positive class of two, or (N, C)."""
+        """(N,) of the positive class if there are two, or (N, C)."""
         return self._data[1]
 
     @property
@@ -98,7 +98,7 @@ class Measured:
 
     @property
     def threshold(self) -> float:
-        """Of two classes; 0.5 for more."""
+        """The threshold for two classes; 0.5 for more."""
         return self.evaluation.threshold if self.evaluation.positive else 0.5
 
 
@@ -202,7 +202,7 @@ def _measure_metrics(predictor: Predictor, readable: Sequence[tuple[Prediction, 
 def _estimate_prior(
     decisions: Decisions, log_shares: Floats, readable: Sequence[tuple[Prediction, Sample]]
 ) -> tuple[list[float], Interval | None, float]:
-    """The classes' shares, estimated without labels; of two classes the prevalence with its interval; the threshold."""
+    """Return the classes' shares, estimated without labels; for two classes, the prevalence; and the threshold."""
     inside = np.array([prediction.decision != OUT_OF_DISTRIBUTION for prediction, _ in readable])
     chosen = inside if inside.any() else ~inside  # images out of distribution belong to no class
     trained = decisions.calibration.class_fractions
@@ -217,7 +217,7 @@ def _estimate_prior(
 def _find_warnings(
     predictor: Predictor, evaluation: Evaluation, readable: Sequence[tuple[Prediction, Sample]]
 ) -> list[str]:
-    """Why these metrics may mislead."""
+    """Say why these metrics may mislead."""
     model, decisions = predictor.model, predictor.decisions
     warnings = []
     if evaluation.seen:

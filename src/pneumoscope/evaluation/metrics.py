@@ -1,11 +1,11 @@
-"""Every metric at once, for many weightings of the same images.
+"""Computes every metric at once, for many weightings of the same images.
 
 A bootstrap resample is a count for each image. So each metric takes a matrix of weights, one row a resample, and the
 images are sorted once for all rows. An undefined metric (0/0) is nan, never 0 and never a warning: no PPV without a
 positive prediction, no AUROC without both classes, no MCC where labels or predictions hold only one class (scikit-learn
 returns 0 there).
 
-With more than two classes the predicted class is the one of the highest probability; F1, sensitivity, specificity,
+With more than two classes, the predicted class is the one with the highest probability; F1, sensitivity, specificity,
 PPV, NPV, AUROC and average precision are one-vs-rest and averaged over the classes where they are defined ("macro").
 """
 

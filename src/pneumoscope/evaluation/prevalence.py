@@ -1,4 +1,4 @@
-"""The same model where disease is rarer or more common than in training: metrics, and the prevalence's estimate."""
+"""Estimates the prevalence, and measures a model as if disease were rarer or more common than in training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def estimate_prevalence(
     resamples: int = 500,
     seed: int = 0,
 ) -> Interval:
-    """Estimate the positive class's share of two, without labels, with the percentile interval of a bootstrap.
+    """Estimate the positive class's share without labels, for two classes, with the percentile interval of a bootstrap.
 
     The interval accounts for the choice of images, by patient, not for a model that is badly calibrated on them.
 
@@ -66,7 +66,7 @@ def adapt_prior(
     predicted without reading them again.
 
     Args:
-        predictor: of two classes, not yet adjusted to a prevalence.
+        predictor: for two classes, not yet adjusted to a prevalence.
         samples: the images.
         progress: called as images are done.
 
@@ -106,7 +106,7 @@ def adjust_evaluation(
     prevalence: float,
     patients: Sequence[str | None] | None = None,
 ) -> Adjusted:
-    """Measure as if the positive class of two had another prevalence, by weighting the images of each class.
+    """Measure as if the positive class had another prevalence, by weighting the images of each class; for two classes.
 
     Sensitivity, specificity and AUROC do not depend on the prevalence. The intervals of accuracy, PPV and NPV follow
     from those of sensitivity and specificity (MOVER: Zou & Donner 2008; PPV and NPV by likelihood ratios). Other

@@ -25,7 +25,7 @@ class Adjusted:
 
     Attributes:
         shares: of the classes, by name.
-        prevalence: of the positive class of two, with an interval where it was estimated.
+        prevalence: of the positive class if there are two, with an interval where it was estimated.
         estimated: whether the shares were estimated from the images without labels; `metrics` are then those of the
             images as they are. Otherwise the shares were given, and `metrics` weight the images by them.
         threshold: for the adjusted probabilities.
@@ -71,11 +71,11 @@ class Evaluation:
         split: name of what was measured.
         n: number of images.
         patients: number of distinct known patients; None if none is known.
-        classes: their names; of two, the second is positive.
-        positive: the positive class of two; None for more.
+        classes: their names; if there are two, the second is positive.
+        positive: the positive class if there are two; None for more.
         prevalence: share of the positive class; nan for more than two classes.
         shares: of the classes among the images.
-        threshold: of two classes; nan for more.
+        threshold: for two classes; nan for more.
         metrics: by name.
         confusion: counts of the confusion matrix.
         resamples: bootstrap resamples.
@@ -84,7 +84,7 @@ class Evaluation:
         methods: how each metric's interval was computed.
         decisions: how often each decision was made, and the coverage of prediction sets (see `decision_summary`).
         uncalibrated: Brier score and calibration error without calibration.
-        adjusted: the same for other shares of the classes, where that was asked for.
+        adjusted: the same for other shares of the classes, where requested.
         notes: warnings that a reader has to know.
         seen: number of images that were used in training.
         subgroups: parts of the images, each measured by itself.

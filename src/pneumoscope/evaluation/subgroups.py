@@ -1,4 +1,4 @@
-"""Does a classifier serve some worse than others? Metrics of subgroups of a test split."""
+"""Metrics of subgroups of a test split: does a classifier work less well for some patients?"""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure_subgroups(cases: Sequence[Case], evaluation: Evaluation, *, most: in
     Args:
         cases: the images of the evaluation.
         evaluation: gives classes, threshold and confidence.
-        most: subgroups of a kind at most; the smallest are left out.
+        most: maximum number of subgroups of a kind; the smallest are left out.
     """
     kinds_by_case = [find_kinds(case) for case in cases]
     order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]

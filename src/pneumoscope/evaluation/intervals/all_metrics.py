@@ -1,4 +1,4 @@
-"""Every metric of an evaluation with its interval, each by the method that covers the truth, by patient."""
+"""Computes every metric of an evaluation with its interval, by the method whose coverage is right, by patient."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate_predictions(
     Args:
         labels: (N,) indices into `classes`.
         probabilities: (N,) of the positive class, or (N, C) with C > 2.
-        classes: their names; of two the second is the positive one.
+        classes: their names; if there are two, the second is positive.
         split: name of the split.
         threshold: two classes: positive from this probability on.
         patients: (N,); an image whose patient is None or "" counts as its own patient.

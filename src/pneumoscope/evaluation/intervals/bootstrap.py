@@ -49,7 +49,7 @@ def loss_moments(losses: Floats, clusters: Ints) -> Floats:
 def bootstrap_t_interval(totals: Floats, drawn: Floats, patients: int, confidence: float) -> Bounds:
     """The bootstrap-t interval (Efron 1981; Hall 1988) of a mean of losses >= 0, on the log scale.
 
-    Each resample is measured by its own standard error. Where a few large losses decide, a resample without them has
+    Each resample is measured by its own standard error. Where a few large losses dominate, a resample without them has
     both too low a mean and too low an error, and the distribution of t accounts for it.
 
     Args:
@@ -105,8 +105,8 @@ def confidence_band(
 ) -> tuple[Floats, Floats]:
     """Wilson's interval at each point of a curve, with the number of trials that the bootstrap's variance implies.
 
-    Percentiles would end where no resample can make a mistake. The intervals hold point by point, not for the whole
-    curve at once.
+    Percentile intervals would have no width where no resample contains an error. The intervals hold
+    point by point, not for the whole curve at once.
 
     Args:
         curve: (K,) in [0, 1]; None where it is undefined.

@@ -45,7 +45,7 @@ def calibration_error_interval(
     Labels are drawn from the stated probabilities for an error of 0 (consistency resampling, Bröcker & Smith 2007), and
     from shifted ones for others. Each bin's gap is then the observed one, moved towards 0 or away from it by a multiple
     of itself and its standard error; small gaps, mostly noise, vanish first. Labels of one patient's images are
-    correlated as the residuals are. No error lies below 0, so near 0 the whole chance to miss goes to the upper side
+    correlated as the residuals are. No error lies below 0, so near 0 the whole chance of a miss is on the upper side
     (Feldman & Cousins 1998): the lower end is 0 unless a test of that level finds the model miscalibrated.
 
     Args:
@@ -86,7 +86,7 @@ def _invert(simulation: _Simulation, observed: float, miss: float) -> Bounds:
         return miss * (1 - min(1.0, true / (2 * max(float(calibrated.std()), 1e-12))) / 2)
 
     def search(inner: float, outer: float, upper: bool) -> float:
-        """The true error at the border between moves that explain the observed error and moves that do not."""
+        """Find the true error at the border between moves that explain the observed error and moves that do not."""
         for _ in range(BISECTIONS):
             middle = (inner + outer) / 2
             true, errors = simulation.run(middle)

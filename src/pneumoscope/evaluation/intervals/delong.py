@@ -1,6 +1,6 @@
 """The covariance of areas under ROC curves, without resampling.
 
-DeLong, DeLong & Clarke-Pearson (Biometrics 1988) see the area as a mean over pairs. An image adds to it its placement
+DeLong, DeLong & Clarke-Pearson (Biometrics 1988) see the area as a mean over pairs. Each image adds its placement
 among the images of the other class, and the spread of the placements gives the variance. Obuchowski (Biometrics 1997)
 sums placements by patient, since images of one patient resemble each other. Placements come from midranks (Sun & Xu
 2014), so memory does not grow with the number of pairs.
@@ -64,7 +64,7 @@ def auroc_covariance(labels: ArrayLike, scores: ArrayLike, clusters: ArrayLike |
 
 
 def find_placements(positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """For each image, the share of the other class that its score is on the right side of, ties half; (M, N)."""
+    """For each image, find the share of the other class that it is correctly ranked against, ties half; (M, N)."""
     from scipy.stats import rankdata
 
     among_all = rankdata(scores, axis=1)

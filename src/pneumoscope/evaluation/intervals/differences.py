@@ -124,10 +124,10 @@ def compare_macro_auroc(
 
 
 def mcnemar(gain: ArrayLike, clusters: ArrayLike) -> float:
-    """The exact two-sided p value that wins and losses are equally likely, exchanging models patient by patient.
+    """Compute the exact two-sided p value for equally likely wins and losses, by exchanging models patient by patient.
 
-    All exchanges that make the sum at least as uneven are counted, by convolution. With one image a patient this is
-    McNemar's exact test.
+    All exchanges that make the sum at least as uneven are counted, by convolution. With one image per patient this
+    is McNemar's exact test.
 
     Args:
         gain: (N,) 1 where only the other model was correct, -1 where only the first was, else 0.
@@ -147,7 +147,7 @@ def tango_interval(wins: float, losses: float, n: float, confidence: float = CON
 
     Args:
         wins: images that only the other model labelled correctly; effective numbers need not be whole.
-        losses: images that only the first did.
+        losses: images that only the first model labelled correctly.
         n: all images.
         confidence: in (0, 1).
     """
@@ -190,7 +190,7 @@ def adjust_holm(p: Sequence[float]) -> list[float]:
 
 
 def _compare_areas(aurocs: Floats, covariance: Floats, patients: int) -> Difference:
-    """MOVER, from two areas, their covariance (2, 2), and the patients of the smallest class."""
+    """Compare two areas by MOVER, with their covariance (2, 2) and the number of patients of the smallest class."""
     first, other = aurocs.tolist()
     (variance_first, shared), (_, variance_other) = covariance.tolist()
     variance = variance_first + variance_other - 2 * shared
@@ -229,7 +229,7 @@ def _count_fewest_patients(labels: Ints, clusters: Ints) -> int:
 
 
 def _without_spread(first: float, other: float) -> Difference:
-    """The difference where all images agree, which gives no measure of chance."""
+    """The difference where all images agree, so that chance cannot be estimated."""
     p = 1.0 if first == other else math.nan
     return Difference(first, other, other - first, math.nan, math.nan, p, p)
 

@@ -42,7 +42,7 @@ def wilson_interval(value: float, size: float, confidence: float, degrees: float
 def wilson_interval_from_error(
     value: float, error: float, confidence: float, degrees: float = np.inf, trials: float = np.nan
 ) -> Bounds:
-    """Wilson's interval of a value in [0, 1], as a share of the number of trials that would have its standard error.
+    """Wilson's interval of a value in [0, 1], as if it were a share of as many trials as give its standard error.
 
     Args:
         value: in [0, 1].
@@ -108,13 +108,13 @@ def rate_interval(hits: Bools, among: Bools, clusters: Ints, confidence: float) 
 def perfect_auroc_interval(pairs: int, confidence: float) -> Bounds:
     """The exact interval of an AUROC of 1 (Clopper & Pearson 1934).
 
-    That `pairs` independent pairs are all in the right order has the probability AUROC**pairs.
+    The probability that `pairs` independent pairs are all in the right order is AUROC**pairs.
     """
     return (((1 - confidence) / 2) ** (1 / pairs), 1.0) if pairs else UNDEFINED
 
 
 def effective_count(clusters: Ints, among: Bools) -> float:
-    """The number of patients of equal size that are worth as much as those of some images (Kish 1965).
+    """The effective number of patients: how many with equally many images would be worth as much (Kish 1965).
 
     Args:
         clusters: (N,) numbers of the patients.
