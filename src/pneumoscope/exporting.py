@@ -187,7 +187,7 @@ def compare(
 
 
 def describe_check(check: Check) -> str:
-    """A check in a sentence."""
+    """Describe a check in a sentence."""
     decisions = f"{check.changed} decision{'' if check.changed == 1 else 's'} changed"
     auroc = "" if check.auroc is None else f"; AUROC {check.auroc[0]:.4f} before and {check.auroc[1]:.4f} after"
     return (
@@ -222,7 +222,7 @@ def _convert(draft: Path, original: _Original, to: Format, progress: Progress) -
 
 
 def _convert_to_int8(draft: Path, original: _Original, samples: Sequence[Sample], progress: Progress) -> Check:
-    """Quantise as many layers as the decisions bear; the last attempt stays even if it changes too many."""
+    """Quantise as many layers as the decisions tolerate; the last attempt stays even if it changes too many of them."""
     training = [sample for sample in samples if sample.split == "train"] or samples
     inputs = _read_inputs(_spread(training, RANGE_IMAGES), original.model)
     _write_onnx(draft, original)
@@ -253,7 +253,7 @@ def _predict(folder: Path, engine: Kind, samples: Sequence[Sample], title: str, 
 
 
 def _find_fault(check: Check, to: Format) -> str | None:
-    """What is wrong with a conversion, or None."""
+    """Say what is wrong with a conversion; None if nothing is."""
     changed = f"{check.changed} of {check.images} decisions change"
     if to != "int8":
         if check.difference <= MAX_DIFFERENCE and not check.changed:
@@ -284,7 +284,7 @@ def _find_images(model: Path, data: Path | None) -> list[Sample]:
 
 
 def _write_onnx(folder: Path, original: _Original) -> None:
-    """Write the network up to its logits, with what a program needs to prepare images and to decide as metadata."""
+    """Write the network up to its logits; its metadata say how to prepare images and how to decide."""
     try:
         import onnx
     except ImportError:

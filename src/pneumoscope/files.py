@@ -35,7 +35,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all, even if the process is killed.
 
-    The text may contain paths that are not UTF-8: their invalid bytes are written as escapes.
+    The text may contain paths that are not valid UTF-8; their invalid bytes are written as escapes.
 
     Raises:
         UsageError: the file cannot be written.
@@ -64,7 +64,7 @@ class _Lines(list[str]):
 
 
 def check_file(path: Path, overwrite: bool = False) -> None:
-    """Refuse to overwrite a file, before the work that takes long.
+    """Refuse to overwrite a file, before any long computation.
 
     Raises:
         UsageError: the file exists.
@@ -74,7 +74,7 @@ def check_file(path: Path, overwrite: bool = False) -> None:
 
 
 def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
-    """Refuse what `claim_folder` would refuse, before the work that takes long.
+    """Refuse what `claim_folder` would refuse, before any long computation.
 
     Raises:
         UsageError: the folder is not empty.

@@ -1,4 +1,4 @@
-"""Random changes of a radiograph for training, such as another position, exposure or machine would make."""
+"""Random changes of a radiograph for training, such as another position, exposure or machine would cause."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Amount: TypeAlias = Annotated[float, Ge(0)]
 class Augmentation:
     """The largest change of each kind; every amount is drawn uniformly between minus and plus its value.
 
-    What cannot be negative (blur, noise, sharpening, compression, a crop at one edge) is then left out, so in half of
-    the draws, each on its own: the network still sees many images without it.
+    Some changes cannot be negative: blur, noise, sharpening, compression, and the crop at each edge. Each of these is
+    left out when its amount is negative, so in half of the draws: the network still sees many images without it.
     """
 
     flip: Annotated[float, Interval(ge=0, le=1), Doc("Probability of a left-right flip.")] = 0.5
@@ -103,7 +103,7 @@ def _move(
 ) -> Pixels:
     """Zoom about a point (`middle`, from the centre), rotate, move the point to the centre, then shift; fill in black.
 
-    Zoom and shares of the side are along width and height.
+    Zoom and shares of the side have one value for width and one for height.
     """
     import numpy as np
     from PIL import Image

@@ -148,7 +148,7 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
     Args:
         content: the content of the file.
         name: of the file, for error messages.
-        any_modality: also read what is not a radiograph, such as a CT slice.
+        any_modality: also read images that are not radiographs, such as a CT slice.
 
     Raises:
         ImageError: not a projection radiograph, damaged, or larger than `MAX_PIXELS`.
@@ -175,7 +175,7 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
 
 
 class _LogFilter(logging.Filter):
-    """Drops what pydicom logs while it reads for us: what matters in it becomes an ImageError."""
+    """Drops what pydicom logs while it reads for this module; serious problems become an ImageError."""
 
     def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
         return not _reading.get()
@@ -186,7 +186,7 @@ _LOG_FILTER = _LogFilter()
 
 @contextmanager
 def _translated_errors(name: str) -> Iterator[None]:
-    """Turn whatever reading raises into an ImageError that names the file, and silence pydicom."""
+    """Turn every exception of reading into an ImageError that names the file, and silence pydicom."""
     try:
         import pydicom  # noqa: F401
     except ImportError:
@@ -246,7 +246,7 @@ def _is_radiograph(parsed: Parsed, tags: Tags) -> bool:
 
 
 def _describe_kind(parsed: Parsed, tags: Tags) -> str:
-    """What a file is, for messages."""
+    """Say what a file is, for messages."""
     from pydicom.uid import UID
 
     sop = _sop_class(parsed)

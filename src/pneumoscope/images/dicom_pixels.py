@@ -1,6 +1,6 @@
 """Decodes the pixel data of DICOM files to stored levels, and reads how to display them.
 
-Sections are of the DICOM standard, of PS3.3 unless another part is named. Why not pydicom's decoders: docs/log.md.
+Sections are of the DICOM standard, PS3.3 unless another part is named. docs/log.md: why not pydicom's decoders.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _decode(parsed: Parsed, layout: Layout, name: str) -> Levels:
 
 
 def _strip_stream(frame: bytes, compression: str) -> tuple[bytes, int, int, int]:
-    """Strip what may surround a compressed stream; also return its rows, columns and samples.
+    """Strip extra bytes around a compressed stream; also return its rows, columns and samples.
 
     Raises:
         ValueError: its header is missing (ITU-T T.81 B.2.2, T.87 C.2.2, T.800 A.5.1), or its end.

@@ -24,7 +24,7 @@ class LookUp:
     """A table of values (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5).
 
     Attributes:
-        first: the value of the first entry; lower values take the first entry, higher ones than the last the last.
+        first: the value of the first entry; lower values take the first entry, values beyond the last take the last.
         entries: (N,), from 0 to 2**bits - 1.
         bits: the depth of the entries.
     """
@@ -46,7 +46,7 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Transformations:
-    """How a file says that its levels are to be displayed.
+    """How to display the levels, according to the file.
 
     Attributes:
         modality: replaces slope and intercept (C.11.1).
@@ -152,5 +152,5 @@ def _find_range(levels: Levels, padding: NDArray[np.bool_]) -> NDArray[np.bool_]
 
 
 def _blocks(size: int) -> Iterator[slice]:
-    """Indexing copies its indices as 64 bits: in blocks, they stay in the cache."""
+    """Yield blocks: indexing copies its indices as 64 bits, and those of a block fit the processor's cache."""
     return (slice(start, start + 65536) for start in range(0, size, 65536))

@@ -1,4 +1,4 @@
-"""Perceptual hashes: what a radiograph keeps when it is saved again, resized, brightened or cropped."""
+"""Perceptual hashes, which hardly change when a radiograph is saved again, resized, brightened or cropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PADDING_RANGE = 0.03  # of grey levels in padding after JPEG compression
 def hash_pixels(pixels: Pixels) -> Pixels:
     """Reduce a radiograph to the small picture that near-duplicates are found by; takes about a millisecond.
 
-    It is not a string of bits: chest images look alike, and the signs of a few frequencies cannot tell them apart.
+    It is not a bit string: chest images look alike, and the signs of a few frequencies cannot distinguish them.
 
     Args:
         pixels: float32 (H, W) in [0, 1].
@@ -60,7 +60,7 @@ def project_hashes(hashes: Vectors, windows: NDArray[np.float64], frequencies: i
 
 
 def _unpad(pixels: Pixels) -> Pixels:
-    """Crop uniform rows, as many at the top as at the bottom: equal padding must not make images similar."""
+    """Crop uniform rows, equally many at the top and the bottom: equal padding must not make images similar."""
     varied = np.flatnonzero(np.ptp(pixels, axis=1) > _PADDING_RANGE)
     if not len(varied):
         return pixels

@@ -19,7 +19,7 @@ def prefetch(
     """Apply a function to items in threads; results come in the order of the items.
 
     Args:
-        function: called in several threads; what it raises is raised here, in its turn.
+        function: called in several threads; an exception is raised when its item's turn comes.
         items: taken only as needed, so that memory stays bounded.
         ahead: how many results may be under way or waiting.
         workers: number of threads; by default half of the cores, at least 2.

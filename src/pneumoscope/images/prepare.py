@@ -1,4 +1,4 @@
-"""Pixels become network input, in the same way for training, prediction and every export."""
+"""Turns pixels into network input, in the same way for training, prediction and every export."""
 
 from __future__ import annotations
 

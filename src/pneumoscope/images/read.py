@@ -38,7 +38,7 @@ _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262  # tags of EXIF and TIFF
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read a file if not in the usual way. A person decides this; nothing is guessed.
+    """How to read an unusual file. A person decides this; nothing is guessed.
 
     Attributes:
         invert: exchange black and white: the scan shows air bright.
@@ -216,7 +216,7 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
 
 
 def _count_scans(content: bytes) -> int:
-    """Count the scans of a JPEG, up to its end (ITU-T T.81, B.1): cameras append whole images after it."""
+    """Count the scans of a JPEG, up to its end (ITU-T T.81, B.1): some cameras append whole images after it."""
     scans = position = 0
     while (marker := _MARKER.search(content, position)) and marker[0] != b"\xff\xd9":
         scans += marker[0] == b"\xff\xda"
@@ -284,7 +284,7 @@ def _to_pixels(picture: Image.Image, orientation: int, name: str) -> Pixels:
 
 
 def _lay_on_black(picture: Image.Image) -> Image.Image:
-    """The picture as `L`, `RGB` or `YCbCr`, its transparency replaced by black."""
+    """Return the picture as `L`, `RGB` or `YCbCr`, with transparency replaced by black."""
     if picture.has_transparency_data:
         from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Features on disk: what a frozen backbone computes for a file never changes, so it is computed once."""
+"""Features on disk: a frozen backbone always computes the same for a file, so it needs to do so only once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FeatureCache:
 
     Args:
         path: the file; its folder is made.
-        max_bytes: the oldest entries go when the features take more.
+        max_bytes: the oldest entries are deleted when the features take more.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -92,7 +92,7 @@ class FeatureCache:
 
 
 def _write_ahead(database: sqlite3.Connection, patience: float = 60.0) -> None:
-    """Let readers and a writer go on side by side; two programs that ask for it at once wait for each other."""
+    """Let readers and a writer work at the same time; two programs that switch this on at once wait for each other."""
     end = time.monotonic() + patience
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What runs the network: an engine turns prepared input into features and feature maps, as NumPy arrays."""
+"""Engines run the network: they turn prepared input into features and feature maps, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Activations:
 
 
 class Engine(Protocol):
-    """Runs a backbone; the same interface whatever is behind it."""
+    """Runs a backbone; the interface is the same for every runtime."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many inputs are best run at a time."""
+        """How many inputs to run at a time."""
 
     @property
     def width(self) -> int:
@@ -379,7 +379,7 @@ def _open_torch(model: Model, arrays: Mapping[str, NDArray[Any]], device: str) -
 def _suits_openvino(weights: Mapping[str, Any]) -> bool:
     """Whether OpenVINO is installed and faster (docs/performance.md): for networks with depthwise convolutions.
 
-    Measuring instead would let a busy minute decide, and the last digits of a run's numbers with it.
+    Measuring instead would make the choice, and the last digits of a run's numbers, depend on how busy the machine is.
     """
     depthwise = any(len(array.shape) == 4 and array.shape[1] == 1 < array.shape[0] for array in weights.values())
     return depthwise and is_installed("openvino")

@@ -1,4 +1,4 @@
-"""Where on an image the evidence for a class lies: maps in logits whose mean, with the bias, is the network's logit."""
+"""Where on an image the evidence for a class lies: maps in logits, whose mean plus the bias is the network's logit."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Evidence:
     Attributes:
         label: the class explained.
         method: how the map was made.
-        logit: the class's logit; of two classes, the other one's is its negative.
-        bias: the part of it that belongs to no place.
+        logit: the class's logit; if there are two classes, that of the other one is its negative.
+        bias: the part of it that is not tied to a place in the image.
         cells: float32 (h, w), in logits: positive where the image supports the class. mean(cells) + bias = logit.
         box: left, top, right and bottom of what the network saw, in pixels of the image.
         shape: height and width of the image, as the file has it.
@@ -120,7 +120,7 @@ def check_label(labels: tuple[str, ...], label: str | None) -> None:
 
 
 def mixes_places(model: Model, engine: Engine) -> bool:
-    """Whether the network has attention, so that a cell of its map need not speak for its own place."""
+    """Whether the network has attention, so that a cell of its map may not represent its own place."""
     backbone = getattr(engine, "backbone", None)
     if backbone is None:
         return model.attention
@@ -130,7 +130,7 @@ def mixes_places(model: Model, engine: Engine) -> bool:
 
 
 def _integrate_gradients(engine: Engine, inputs: Array, weight: NDArray[np.float64], side: int) -> Array:
-    """Integrated gradients of weight · features, from the blurred image to the image: float32 (side, side), logits."""
+    """Integrated gradients of weight · features, from the blurred image to the image: (side, side), in logits."""
     try:
         from captum.attr import IntegratedGradients
     except ImportError:

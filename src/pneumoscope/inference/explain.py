@@ -21,12 +21,12 @@ def explain(
 
     The network ends in a global average and one linear layer, so its class-activation map (Zhou et al. 2016, "Learning
     Deep Features for Discriminative Localization", section 2) is an exact sum and needs no gradient. Where attention
-    has mixed all places before, the map still adds up, but a cell of it need not speak for its own place.
+    has mixed all places before, the map still adds up, but a cell of it may not represent its own place.
 
     Args:
         image: a path, a file's content, or a sample.
         model: as for `load`, or a predictor.
-        label: the class to explain; by default the positive one of two, the likeliest of more.
+        label: the class to explain; by default the positive one if there are two, else the likeliest.
         method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
             Attribution for Deep Networks") from the blurred image to the image, summed over cells of 16 pixels of the
             input; the bias is then the blurred image's logit, and what the numerical integral leaves over. `auto`: `ig`

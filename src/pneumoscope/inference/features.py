@@ -1,4 +1,4 @@
-"""Many files become features: read, prepared and run in batches, with reading ahead and a cache."""
+"""Turns many files into features: reads, prepares and runs them in batches, with reading ahead and a cache."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def read_input(sample: Sample, spec: InputSpec, change: Callable[[Pixels], Pixel
 
 
 class _Extraction:
-    """The two halves of an extraction: `load` in reading threads, `run` where the network computes."""
+    """The two halves of an extraction: `load` runs in reading threads, `run` where the network computes."""
 
     def __init__(self, engine: Engine | None, spec: InputSpec, wanted: Wanted, cache: FeatureCache | None) -> None:
         self._engine, self._spec, self._wanted, self._cache = engine, spec, wanted, cache

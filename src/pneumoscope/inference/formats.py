@@ -1,4 +1,4 @@
-"""Predictions become files: a table for the terminal, CSV, JSON, JSON lines or Parquet."""
+"""Writes predictions as a table for the terminal, CSV, JSON, JSON lines or Parquet."""
 
 from __future__ import annotations
 

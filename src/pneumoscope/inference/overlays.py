@@ -38,7 +38,7 @@ class OverlayFolder:
     Args:
         folder: what to write.
         count: how many images there will be.
-        overwrite: whether an earlier output may go.
+        overwrite: whether to replace an earlier output.
 
     Raises:
         UsageError: the folder holds something already.
@@ -94,7 +94,7 @@ def write_explanations(
         folder: what to write.
         label: the class to explain, as in `explain`.
         method: how, as in `explain`.
-        overwrite: whether an earlier output may go.
+        overwrite: whether to replace an earlier output.
         progress: called with the number of files done.
 
     Returns:
@@ -118,8 +118,8 @@ def write_explanations(
 def write_overlay(prediction: Prediction, path: Path) -> None:
     """Write a PNG: the image, beside it the image under its map, with a scale in logits and a title.
 
-    Yellow supports the class and blue speaks against it; the stronger, the less of the image shows through. What the
-    network did not see is hatched.
+    Yellow is evidence for the class, blue against it; the stronger it is, the less the image shows through. Parts
+    that the network did not see are hatched.
 
     Args:
         prediction: with its evidence and pixels.
@@ -149,7 +149,7 @@ def _require_evidence(prediction: Prediction) -> tuple[Evidence, NDArray[np.floa
 
 
 def _lay_out(image: NDArray[np.float32], blended: NDArray[np.float32]) -> tuple[Figure, Axes, Axes]:
-    """Both pictures side by side; gives the figure, the panel of the second, and the axes of the scale."""
+    """Lay out both pictures side by side; return the figure, the panel of the second, and the axes of the scale."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -191,7 +191,8 @@ def render_thumbnail(prediction: Prediction, side: int) -> bytes:
 def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
     """Draw a map alone as a PNG to be laid over its image: the colour tells the sign, the opacity the strength.
 
-    It has the image's proportions, with `longest` pixels on its longer side; what the network did not see is clear.
+    It has the image's proportions, with `longest` pixels on its longer side. Parts that the network
+    did not see are transparent.
     """
     from PIL import Image
 

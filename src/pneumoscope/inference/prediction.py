@@ -40,12 +40,12 @@ class Prediction:
         decision: a label, `uncertain` (the prediction set does not hold exactly the predicted label) or
             `out_of_distribution`.
         logits: from the head, (1,) or (C,), before calibration.
-        warnings: why to trust it less, such as a patient outside the intended use.
+        warnings: reasons to trust it less, such as a patient outside the intended use.
         error: why the file could not be read; all else is then empty.
         size: height and width of the image as stored; None where its features came from the cache.
         format: of the file, such as JPEG or DICOM; likewise.
-        evidence: where on the image it lies, where it was asked for.
-        pixels: float32 (H, W) in [0, 1], where they were asked for; of a large JPEG at a reduced scale.
+        evidence: where on the image the evidence lies, if requested.
+        pixels: float32 (H, W) in [0, 1], if requested; of a large JPEG at a reduced scale.
     """
 
     path: Path | None = None
@@ -73,7 +73,7 @@ class Prediction:
 
     @property
     def raw_probability(self) -> float | None:
-        """The probability whether or not the image is out of distribution: for those who measure."""
+        """The probability even if the image is out of distribution, for evaluation."""
         values = list((self.probabilities or {}).values())
         return None if not values else values[1] if len(values) == 2 else max(values)
 
@@ -83,8 +83,8 @@ class Prediction:
         Args:
             labels: the model's classes.
             label: the true class, where known.
-            raw: keep probability, predicted label and prediction set of images out of distribution: for those who
-                measure.
+            raw: keep probability, predicted label and prediction set of images out of distribution, for
+                evaluation.
         """
         shown = raw or self.decision != OUT_OF_DISTRIBUTION
         row = {

@@ -56,12 +56,12 @@ class Predictor:
 
     @property
     def decisions(self) -> Decisions:
-        """What it decides by, with the options of `load` applied."""
+        """The model's decisions, with the options of `load` applied."""
         return self.decider.decisions
 
     @property
     def threshold(self) -> float:
-        """The positive class of two is predicted from this probability on; 0.5 for more classes, which have none."""
+        """For two classes, the positive one is predicted from this probability on; 0.5 for more, which have none."""
         return self.decider.threshold.value if self.decider.threshold else 0.5
 
     @property
@@ -117,12 +117,12 @@ class Predictor:
             images: paths, contents or samples.
             maps: also say where the evidence lies.
             pixels: also give the decoded image.
-            label: the class whose evidence is wanted; the positive one of two by default, the likeliest of more.
+            label: the class whose evidence is wanted; by default the positive one if there are two, else the likeliest.
             method: how evidence is found; see `explain`.
             workers: threads that read; by default half of the cores, at least 2.
 
         Yields:
-            One `Prediction` an image, in input order.
+            One `Prediction` per image, in input order.
 
         Raises:
             UsageError: the classifier has no such class, or cannot be explained by that method.
@@ -162,7 +162,7 @@ class Predictor:
 
 
 def _identify(extract: Extract) -> Prediction:
-    """A prediction that says whose image it is, and nothing else."""
+    """Make a prediction that says whose image it is, and nothing else."""
     source, tags = extract.source, extract.tags
     sample = source if isinstance(source, Sample) else None
     path = sample.path if sample else Path(source) if isinstance(source, str | Path) else None
@@ -191,7 +191,7 @@ def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:
 
 
 def compute_logits(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
-    """Features (N, D) -> logits (N, 1) or (N, C); in float64, so that the order of the sum does not show."""
+    """Features (N, D) -> logits (N, 1) or (N, C); in float64, so that the order of summation does not matter."""
     logits: NDArray[np.float64] = features.astype(np.float64) @ weight.T.astype(np.float64) + bias
     return logits
 
@@ -218,7 +218,7 @@ def load(
             `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine object.
         detect_ood: whether images unlike the training images are detected, and get no probability.
         prevalence: give probabilities for this fraction of the positive class, such as that of your clinic.
-        threshold: predict the positive class of two from this probability on, instead of the model's threshold.
+        threshold: for two classes, predict the positive one from this probability on, instead of the model's threshold.
         alpha: of prediction sets, instead of the model's.
         false_alarms: of the OOD detector, instead of the model's.
 

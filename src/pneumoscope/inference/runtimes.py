@@ -1,4 +1,4 @@
-"""What computes here: devices, threads, and the runtimes without what they would report to their makers."""
+"""Devices, threads, and the runtimes with their telemetry switched off."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def choose_device(name: str) -> torch.device:
 def import_onnxruntime() -> Any:
     """ONNX Runtime, without its telemetry to Microsoft.
 
-    Its Python switch works too late (1.32): by then it has looked up a server and stored an id of the device.
+    Its own switch takes effect too late (1.32): by then it has looked up a server and stored an id of the device.
 
     Raises:
         ImportError: it is not installed.

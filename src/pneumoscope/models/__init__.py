@@ -1,1 +1,1 @@
-"""Arrays become logits: backbones, the classifier and the model it is kept in."""
+"""From arrays to logits: backbones, the classifier, and the model folder that holds it."""

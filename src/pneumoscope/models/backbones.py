@@ -303,7 +303,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 def _match(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec: BackboneSpec, path: Path
 ) -> dict[str, Tensor]:
-    """Assign each tensor of the network its value: by name where the names agree, else by order and shape.
+    """Assign each tensor of the network its value, by name if the names agree, else by order and shape.
 
     torchvision, timm and the packages list an architecture's tensors in the same order. A final classifier is left out.
     """

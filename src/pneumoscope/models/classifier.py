@@ -20,7 +20,7 @@ class Backbone(nn.Module):
 
     Args:
         network: the timm network.
-        architecture: its name and arguments, as the same weights can serve two functions.
+        architecture: its name and arguments, because the same weights can define two functions.
     """
 
     def __init__(self, network: nn.Module, architecture: str) -> None:
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
 
 
 def mixes_places(backbone: nn.Module) -> bool:
-    """Whether attention or token mixing makes a cell of the map depend on all places of the image."""
+    """Whether attention or token mixing makes each cell of the map depend on all places in the image."""
     kinds = {type(layer).__name__ for layer in backbone.modules()}
     return any(re.search("attention|attn|mixer", kind, re.IGNORECASE) for kind in kinds)
 

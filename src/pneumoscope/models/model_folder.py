@@ -37,8 +37,8 @@ class Model:
         backbone: name of the backbone.
         architecture: the timm architecture it stands for.
         arguments: what the architecture is built with.
-        labels: class names in the order of the outputs; of two, the second is positive.
-        positive: the positive class of two, None of more.
+        labels: class names in the order of the outputs; if there are two, the second is positive.
+        positive: the positive class if there are two; None for more.
         input: what the network takes.
         decisions: what it decides by, as `pneumoscope.decisions.decisions.Decisions`, whose arrays lie among the
             weights.
@@ -75,7 +75,7 @@ def save_model(
     """Write a model folder.
 
     Args:
-        folder: where to.
+        folder: where to write it.
         model: its description.
         state: the tensors of the network (`backbone.…`, `head.…`) and of the detector (`ood.…`).
         half: store the network's weights in half precision, as `classifier.round_to_half` rounds them, but not its
@@ -141,7 +141,7 @@ def load_model(folder: Path) -> Model:
 
 
 def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
-    """Read a model's weights and check them against `model.json`; those of the network as float32, however stored.
+    """Read a model's weights and check them against `model.json`; those of the network are returned as float32.
 
     Raises:
         ModelError: missing or damaged.

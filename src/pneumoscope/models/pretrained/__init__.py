@@ -1,4 +1,4 @@
-"""The pretrained models, each in a folder beside this module; its name stands for it wherever a model is asked for."""
+"""The pretrained models, each in a folder beside this module; its name can be given wherever a model is expected."""
 
 from __future__ import annotations
 
