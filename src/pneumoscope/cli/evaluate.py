@@ -32,6 +32,9 @@ def evaluate(
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    plot_formats: Annotated[
+        str, typer.Option(help="Formats of the files in plots, such as svg,pdf,png.", rich_help_panel=OUTPUT)
+    ] = "svg",
     no_cache: options.NoCache = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -57,6 +60,7 @@ def evaluate(
             seed=seed,
             cache=cache,
             overwrite=overwrite,
+            plot_formats=plot_formats.split(","),
             progress=progress,
         )
     print_evaluation(evaluation)

@@ -22,7 +22,7 @@ class Prediction:
 
     Attributes:
         path: the file, or None where bytes were given.
-        sha256: of the file's content, empty where it could not be opened.
+        sha256: of the file's content, empty where it could not be read.
         patient: PatientID of a DICOM file, else what the sample says.
         study_uid: StudyInstanceUID of a DICOM file.
         series_uid: SeriesInstanceUID.

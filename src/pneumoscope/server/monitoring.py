@@ -75,15 +75,16 @@ def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.floa
         probabilities: (N,) in [0, 1].
         reference: (M,) in [0, 1].
     """
+    from scipy.stats import ks_2samp
+
     edges = np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1])
     counts = [
         np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _EMPTY_BIN)
         for each in (probabilities, reference)
     ]
     new, old = (each / each.sum() for each in counts)
-    points = np.concatenate([probabilities, reference])
-    reached = [np.searchsorted(np.sort(each), points, side="right") / len(each) for each in (probabilities, reference)]
-    return float(np.sum((new - old) * np.log(new / old))), float(np.abs(reached[0] - reached[1]).max())
+    distance = ks_2samp(probabilities, reference, method="asymp").statistic
+    return float(np.sum((new - old) * np.log(new / old))), float(distance)
 
 
 def bound_by_chance(images: int, reference: int) -> float:
