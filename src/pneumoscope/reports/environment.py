@@ -1,4 +1,4 @@
-"""On what a result was made."""
+"""Describes the software and hardware that a result was computed with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("pneumoscope", "torch", "timm", "numpy", "scipy", "scikit-learn", "p
 
 
 def describe_environment() -> dict[str, str]:
-    """Name versions, operating system, processor and threads, by what each is called."""
+    """Return versions, operating system, processor and threads, each under its name."""
     return {
         "Versions": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",

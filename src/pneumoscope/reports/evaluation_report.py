@@ -58,7 +58,7 @@ def evaluate(
         out: folder for `metrics.json`, `predictions.csv`, `plots` and `report.html`; None writes nothing.
         split: `train`, `val`, `test` or `all`; by default `test` where there is one, else all.
         patient_pattern: regular expression that finds the patient in a file name.
-        reading: how to read images that a table says nothing about.
+        reading: how to read images, unless a table says otherwise.
         device: `auto`, `cpu` or `cuda`.
         prevalence: measure also as if the positive class had this share, with adjusted probabilities.
         adapt_prior: estimate the classes' shares without labels, and measure also with adjusted probabilities.
@@ -100,14 +100,14 @@ def evaluate_predictor(
     plot_formats: Sequence[str] = ("svg",),
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a loaded model on labelled samples, and write all that `evaluate` writes into an existing folder.
+    """Measure a loaded model on labelled samples, and write what `evaluate` writes into an existing folder.
 
     Args:
         predictor: the classifier.
         samples: images with labels that it knows.
         out: the folder; None writes nothing.
         plan: what to measure.
-        provenance: what the report says besides.
+        provenance: what else the report says.
         plot_formats: of the files in `plots`.
         progress: called with the number of images done.
 
@@ -150,11 +150,11 @@ def _claim(out: str | Path | None, overwrite: bool) -> Path | None:
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:
-    """The samples of the plan's split and the plan with the split's name: by default test where there is one, else all.
+    """Return the samples of the plan's split, and the plan with its name: by default test if there is one, else all.
 
     Raises:
         DataError: no such split, or labels that the model does not know.
-        UsageError: a prevalence that the model cannot be asked for.
+        UsageError: a prevalence that the model cannot be adjusted to.
     """
     if plan.adapt_prior and plan.prevalence is not None:
         raise UsageError("estimates the prevalence, and `prevalence` sets it: leave one out.", "adapt_prior")
@@ -177,7 +177,7 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
 
 
 def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, options: _Options) -> dict[str, str]:
-    """What it takes to understand and repeat an evaluation."""
+    """List what a reader needs to understand and repeat an evaluation."""
     given = {"model": None if name is None else str(name), "out": "NEW_FOLDER"}
     command = format_command("evaluate", data, **given, **asdict(plan), **options)
     return {

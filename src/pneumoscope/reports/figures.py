@@ -63,7 +63,7 @@ class Figure:
 def make_figures(
     measured: Measured, calibration: str = "", history: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Figure]:
-    """Make every figure that there are data for, by name.
+    """Make every figure for which there are data, by name.
 
     Args:
         measured: what to plot.
@@ -211,7 +211,7 @@ def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str
     Args:
         name: makes the ids inside an SVG differ from those of other plots.
         draw: fills the axes.
-        formats: of `FORMATS`. Text stays text, and a PDF embeds its fonts.
+        formats: some of `FORMATS`. Text stays text, and a PDF embeds its fonts.
 
     Returns:
         Contents by format.
@@ -251,7 +251,7 @@ def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str
 
 
 def _make_element(name: str, svg: str) -> str:
-    """An SVG element that can stand in a page beside others, light or dark."""
+    """Make an SVG element that can be placed in a page with others, light or dark."""
     svg = svg[svg.index("<svg") :].replace(plots.INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)

@@ -1,4 +1,4 @@
-"""Images worth a look: the most confident errors, the least certain, and those out of distribution."""
+"""Images to review: the most confident errors, the least certain images, and those out of distribution."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def choose_images(cases: Sequence[Case], threshold: float, draw: Draw | None = N
 
     Args:
         cases: all images.
-        threshold: of two classes.
+        threshold: for two classes.
         draw: draws the case of that index.
-        most: images in a group.
+        most: maximum number of images in a group.
     """
     confidence = confidence_of(stack_probabilities(cases), threshold)
     inside = [i for i, case in enumerate(cases) if case.decision != OUT_OF_DISTRIBUTION]
@@ -75,7 +75,7 @@ def draw_explained(predictor: Predictor, sample: Sample, label: str | None = Non
     Args:
         predictor: the classifier.
         sample: the image.
-        label: the class that the map is for; by default the positive one of two, the likeliest of more.
+        label: the class that the map is for; by default the positive one if there are two, else the likeliest.
 
     Returns:
         A data URI, or nothing.

@@ -1,4 +1,4 @@
-"""The model card: a model's README.md, which says what a reader has to know before using the model.
+"""The model card: a model's README.md, which says what users must know before they use the model.
 
 After Mitchell et al., Model Cards for Model Reporting (FAT* 2019): their sections, filled in from the run.
 """
@@ -37,7 +37,7 @@ class DataStatement:
         citation: what to cite.
         homepage: where to get it.
         population: whom it shows, where, and how.
-        recognised: whether it was recognised by its file names, and nobody stated it.
+        recognised: whether it was recognised by its file names rather than stated by somebody.
     """
 
     title: str = ""
@@ -114,7 +114,7 @@ def write_model_card(
 
 
 def _write_front_matter(model: Model, evaluation: Evaluation, licence: str, data: DataStatement) -> str:
-    """What Hugging Face's model cards begin with."""
+    """Write the metadata that Hugging Face's model cards begin with."""
     import yaml
 
     metrics = [
@@ -170,7 +170,7 @@ def _list_caveats(model: Model, evaluation: Evaluation, notes: Sequence[str]) ->
 
 
 def _leave_names_out(note: str) -> str:
-    """A note without its lists of files and patients, which are useless, or harmful, without the data."""
+    """Remove the lists of files and patients from a note: without the data they are useless, or even harmful."""
     if note.startswith("More findings, with pictures"):
         return ""
     plain = re.sub(r" \([^()]*\.\w{2,5}\b[^()]*\)", "", note)

@@ -65,7 +65,7 @@ def _make_environment() -> Environment:
 
 
 def mark_code(text: str) -> Markup:
-    """Text as HTML, with what stands in backticks as code."""
+    """Turn text into HTML, with what is in backticks as code."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - the text is escaped
@@ -124,18 +124,18 @@ def place(estimate: Estimate, start: float, end: float, tick: float | None = Non
 
 
 def shorten_path(path: str, length: int = 40) -> str:
-    """A file's name without its folder; names differ at both ends, so a long one is cut in the middle."""
+    """Return a file's name without its folder; a long one is cut in the middle, as names differ at both ends."""
     return shorten(PurePath(path).name, length, middle=True)
 
 
 def escape_markdown(text: str) -> str:
-    """Text as Markdown shows it: on one line, with no markup in it."""
+    """Escape text for Markdown: on one line, with no markup in it."""
     marked = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def format_command(*words: str, **options: str | float | None) -> str:
-    """A command that does the same again: options that are None or False are left out, True stands alone."""
+    """Format a command that repeats a result: options that are None or False are left out, and True is a bare flag."""
     line = ["pneumoscope", *words]
     for name, value in options.items():
         if value is not None and value is not False:

@@ -1,4 +1,4 @@
-"""Radiographs as small pictures inside a page."""
+"""Thumbnails of radiographs, embedded in a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_thumbnail(sample: Sample, side: int, largest: int) -> str:
     Args:
         sample: the image, and how it is read.
         side: pixels of the longer side.
-        largest: bytes at most; the quality falls until it fits.
+        largest: maximum size in bytes; the quality is lowered until the picture fits.
 
     Raises:
         ImageError: the image cannot be read.

@@ -1,6 +1,6 @@
-"""The plots: each function returns what draws one into axes; `figures.render` makes files of it.
+"""The plots: each function returns a function that draws one into axes; `figures.render` makes the files.
 
-In a page, everything that is not data takes the colour of the text, so that it suits a light and a dark page. Data
+In a page, everything that is not data has the colour of the text, so that it suits light and dark pages. Data
 colours follow Okabe & Ito (2008), which colour-blind readers can tell apart, and classes differ in line style too, for
 print. Equal data give equal bytes. Where data are missing, a plot says so and does not fail.
 """
@@ -44,7 +44,7 @@ _DOT: Mapping[str, Any] = {"ms": 6, "clip_on": False, "zorder": 5}
 def plot_roc(
     evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None = None
 ) -> Draw:
-    """Plot the ROC curve, with its bootstrap band for two classes and a curve for each class of more."""
+    """Plot the ROC curve with its band for two classes, or a curve for each of more classes."""
     curves = list(_one_vs_rest(evaluation, labels, probabilities))
     band = None
     if has_band(evaluation, patients) and 0 < labels.mean() < 1:
@@ -73,7 +73,7 @@ def plot_roc(
 
 
 def has_band(evaluation: Evaluation, patients: Sequence[str | None] | None) -> bool:
-    """Whether a curve gets its band: not where patients matter but were not given, as it would be too narrow."""
+    """Whether a curve gets its band: not if patients matter but were not given, because it would be too narrow."""
     return evaluation.positive is not None and (evaluation.patients is None or patients is not None)
 
 
@@ -106,7 +106,7 @@ def plot_roc_of_runs(names: Sequence[str], labels: Ints, probabilities: Floats, 
 def plot_precision_recall(
     evaluation: Evaluation, labels: Ints, probabilities: Floats, patients: Sequence[str | None] | None = None
 ) -> Draw:
-    """Plot precision against recall, for two classes with its band and with the prevalence, which is chance level."""
+    """Plot precision against recall; for two classes, with its band and the prevalence, which is the chance level."""
     curves = list(_one_vs_rest(evaluation, labels, probabilities))
     band = None
     if has_band(evaluation, patients) and labels.any():
@@ -305,7 +305,7 @@ def _one_vs_rest(
 
 
 def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most 600 points: more cannot be seen, and make a page heavy."""
+    """Keep at most 600 points: more cannot be seen and make a page large."""
     keep = np.unique(np.linspace(0, len(x) - 1, 600).round().astype(int))
     return x[keep], y[keep]
 

@@ -1,6 +1,6 @@
-"""The report of an evaluation, report.html and plots/: how good a model is, how certain that is, and where it fails.
+"""The report of an evaluation, report.html and plots/: how good a model is, how certain this is, and where it fails.
 
-One small script moves the threshold; what it shows at first is in a table, too.
+One small script moves the threshold; a table also shows what it starts with.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class Policy:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a result comes from, and what a reader has to know about it.
+    """Where a result comes from, and what a reader must know about it.
 
     Attributes:
         history: a row for each epoch, with `train_loss`, `val_loss` and `phase` where there are.
         findings: of the audit.
         notes: other warnings.
-        facts: what it takes to understand and repeat the run, in order: data, fingerprint, command and so on.
+        facts: what a reader needs to understand and repeat the run, in order: data, fingerprint, command and so on.
         environment: versions and machine, see `environment.describe_environment`.
     """
 
@@ -160,7 +160,7 @@ def write_report(
 
 
 def _describe_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """What the page says of each metric: groups, meanings, scales and chance level."""
+    """Return what the page says about each metric: groups, meanings, scales and chance level."""
     two = evaluation.positive is not None
     negative, positive = evaluation.classes[:2]
     return {
@@ -267,7 +267,7 @@ def tabulate_thresholds(points: OperatingPoints, prevalence: float, confidence: 
 
 
 def _fill_explorer(measured: Measured) -> dict[str, Any]:
-    """What the explorer of thresholds and prevalences starts with; nothing where it has no meaning."""
+    """Return what the explorer of thresholds and prevalences starts with; nothing if it has no meaning."""
     evaluation = measured.evaluation
     if evaluation.positive is None or not 0 < evaluation.prevalence < 1:
         return {}
@@ -297,7 +297,7 @@ def find_chance_level(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _group_methods(evaluation: Evaluation) -> dict[str, list[str]]:
-    """How intervals are computed, with the metrics that each method serves."""
+    """Group the metrics by the method that computes their intervals."""
     grouped: dict[str, list[str]] = {}
     for name in NAMES:
         if (method := evaluation.methods.get(name, "none")) != "none":

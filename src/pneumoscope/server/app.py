@@ -123,7 +123,7 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
 
 
 def _raise_file_limit(wanted: int) -> None:
-    """Allow that many open files, so that idle connections do not use up those that work needs."""
+    """Raise the limit of open files, so that idle connections do not use up those that are needed."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

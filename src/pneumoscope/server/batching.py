@@ -1,4 +1,4 @@
-"""Images of many requests are predicted together, in threads, never on the event loop."""
+"""Predicts images of many requests together, in threads, never on the event loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Job:
 class Batcher(Generic[Answer]):
     """Gathers the images of many callers into batches.
 
-    An image waits for others, for at most `wait`, only while another batch is processed: alone it is answered at once.
+    An image waits for others only while another batch is processed, for at most `wait`; else it is processed at once.
 
     Args:
         process: answers a batch, in a thread; what it raises is raised to all callers of the batch.
@@ -74,7 +74,7 @@ class Batcher(Generic[Answer]):
         self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
 
     async def close(self) -> None:
-        """End; the images that were accepted are answered by then, as the server waits for its requests."""
+        """Stop; accepted images are answered by then, because the server waits for its requests."""
         for worker in self._workers:
             worker.cancel()
             with suppress(asyncio.CancelledError):
@@ -107,7 +107,7 @@ class Batcher(Generic[Answer]):
         self.in_progress -= 1
 
     async def _gather(self) -> list[tuple[Job, asyncio.Future[Answer]]]:
-        """The next batch; one worker gathers at a time."""
+        """Gather the next batch; one worker gathers at a time."""
         loop = asyncio.get_running_loop()
         async with self._gathering:
             while not self._queue:

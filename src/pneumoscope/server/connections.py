@@ -1,4 +1,4 @@
-"""Connections whose other side is too slow are closed.
+"""Closes connections whose other side is too slow.
 
 Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
 application can see neither. So this extends uvicorn's protocol, whichever it is, by the methods that asyncio defines
@@ -24,7 +24,7 @@ _STATE = "connection"
 
 
 class _TimedConnection(asyncio.Protocol):
-    """Comes before uvicorn's protocol in the list of base classes."""
+    """Adds time limits; it comes before uvicorn's protocol in the list of base classes."""
 
     silence = 10.0
 
@@ -50,12 +50,12 @@ class _TimedConnection(asyncio.Protocol):
             self._head_timer = self._abort_later()
 
     def pause_writing(self) -> None:
-        """The client does not take what it is sent."""
+        """The client does not receive what is sent."""
         super().pause_writing()
         self._answer_timer = self._abort_later()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client receives again."""
         _cancel(self._answer_timer)
         super().resume_writing()
 

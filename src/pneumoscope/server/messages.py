@@ -1,4 +1,4 @@
-"""What the service receives and answers, as JSON."""
+"""The JSON messages that the service receives and sends."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class PredictionMessage(_Message):
 
 
 class PredictionsMessage(_Message):
-    """Predictions: of a request's files in their order, or the latest, the newest first."""
+    """Predictions for a request's files, in their order; or the latest ones, the newest first."""
 
     predictions: list[PredictionMessage]
 

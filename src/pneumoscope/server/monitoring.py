@@ -28,7 +28,7 @@ def summarise(
     """Summarise predictions for the monitoring page; of each image, only the latest prediction and review count.
 
     Drift is the population stability index (PSI) of the probabilities against the validation images' (above 0.25 counts
-    as a change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), beside what it reaches by chance alone, and the largest
+    as a change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), next to what it reaches by chance alone, and the largest
     distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than among the validation images shows as
     drift, too.
 
@@ -88,7 +88,7 @@ def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.floa
 
 
 def bound_by_chance(images: int, reference: int) -> float:
-    """What the index stays below 95 times in 100 if nothing has changed and each image is another patient's.
+    """Return what the index stays below 95 times in 100 if nothing has changed and each image is of another patient.
 
     Its distribution is about (1 / n + 1 / m) chi-squared with one degree of freedom less than there are bins (Yurdakul
     & Naranjo 2020, "Statistical properties of the population stability index", J Risk Model Valid 14).
@@ -99,7 +99,7 @@ def bound_by_chance(images: int, reference: int) -> float:
 
 
 def find_reference(model: Model) -> NDArray[np.float64]:
-    """The positive class's probabilities of the validation images, of two classes; empty where a model has none."""
+    """For two classes, the validation images' probabilities of the positive one; empty where a model has none."""
     sets = read_decisions(model).prediction_sets
     if sets is None or model.positive is None:
         return np.zeros(0)

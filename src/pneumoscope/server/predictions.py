@@ -1,4 +1,4 @@
-"""The service's work: images become predictions that are stored, and reviews of them."""
+"""The service's work: turns images into predictions, and stores predictions and reviews."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _SUMMARISED = 50_000  # predictions, at most
 
 
 class PredictionService:
-    """A model, its database, and what stands before them.
+    """A model and its database, with the batching and the limits in front of them.
 
     Args:
         settings: how to run it.
@@ -91,7 +91,7 @@ class PredictionService:
                 raise UsageError(f"{images} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
     async def open(self) -> None:
-        """Start, and run the network once, so that the first image is answered as fast as all others."""
+        """Start, and run the network once, so that the first image is answered as fast as the others."""
         side = self.predictor.model.input.size
         blank = np.zeros((1, 3, side, side), np.float32)
         await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
@@ -139,7 +139,7 @@ class PredictionService:
         )
 
     async def predict(self, images: Sequence[ImageBytes], query: PredictionQuery) -> PredictionsMessage:
-        """Predict files; one that cannot be read is answered with its error, unless none can.
+        """Predict files; an unreadable one is answered with its error, unless none can be read.
 
         Raises:
             RequestError: 415 or 422, no file can be read; 422, the model has no heatmaps, or pictures of too many

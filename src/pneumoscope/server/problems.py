@@ -32,7 +32,7 @@ class RequestError(Exception):
         self.members = members
 
     def to_response(self) -> Response:
-        """The document."""
+        """Return the problem document."""
         document = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -46,12 +46,12 @@ class RequestError(Exception):
 
 
 def to_internal_error(problem: Exception) -> RequestError:
-    """An unforeseen error: 500, without its message, which could contain a patient's name."""
+    """Make the problem of an unforeseen error: 500, without its message, which could contain a patient's name."""
     return RequestError(500, f"Internal error: {type(problem).__name__}. Please report it.")
 
 
 def too_busy(detail: str, seconds: int = 1) -> RequestError:
-    """Too many images are waiting: 429, with a time to try again."""
+    """Make the problem of too many waiting images: 429, with the time to try again."""
     return RequestError(
         429, f"{detail} Try again in {seconds} s, and send fewer at a time.", {"retry-after": str(seconds)}
     )

@@ -26,7 +26,7 @@ def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequenc
         labels: the classes of the model that is served.
 
     Raises:
-        RequestError: 422, it names no such class, contradicts itself, or has to name a class and does not.
+        RequestError: 422, it names an unknown class, contradicts itself, or lacks a class that it must name.
     """
     decided = None if record.decision in (UNCERTAIN, OUT_OF_DISTRIBUTION) else record.decision
     label = request.label
@@ -67,7 +67,7 @@ class Export:
 
 
 def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Export:
-    """Write a table of the images to which reviewers gave a class: one row an image, by its latest review.
+    """Write a table of the images to which reviewers gave a class: one row per image, by its latest review.
 
     Files are found by their content, whatever their names are now.
 
@@ -139,5 +139,5 @@ def _find_files(folders: Iterable[Path]) -> tuple[dict[str, Path], int]:
 
 
 def _escape_formula(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Escape text that a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

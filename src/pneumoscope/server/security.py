@@ -41,7 +41,7 @@ _HEADERS = {
 class SecurityMiddleware:
     """Wraps the whole service.
 
-    With a token, callers have to show it. Without one, only this machine can call, by one of its own names: a page
+    If there is a token, callers must send it. Without one, only this machine can call, by one of its own names: a page
     whose name was made to point here is refused. Pages of other sites are refused in any case. Logs have the method,
     route, status and time of each request, never names or values.
 

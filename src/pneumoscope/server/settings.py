@@ -46,7 +46,7 @@ class Settings:
         model: a model, a run, or the name of a pretrained model; None for the default.
         host: address to listen on.
         port: 0 takes a free one.
-        token: what callers have to show; needed on any address but this machine's own.
+        token: what callers must send; needed on any address but this machine's own.
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         keep_images: folder to keep the uploaded files in; None keeps none.
         keep_names: whether the names of files are kept.

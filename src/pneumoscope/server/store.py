@@ -72,7 +72,7 @@ class PredictionRecord(_Base):
     """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
 
     Attributes:
-        id: names it; nobody can guess it.
+        id: identifies it; nobody can guess it.
         created_at: when, UTC.
         name: of the file, without folders; empty where names are not kept.
         patient: a pseudonym that only this database gives to a patient; empty where none is known.
@@ -221,7 +221,7 @@ class Store(AbstractContextManager["Store"]):
             return list(session.scalars(query.options(selectinload(PredictionRecord.reviews))))
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
-        """What monitoring needs of the latest predictions, the newest first: rows, much cheaper than records."""
+        """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
         query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since).order_by(*_NEWEST_FIRST).limit(limit)
         with self._begin() as session:
             return session.execute(query).all()
@@ -259,7 +259,7 @@ class Store(AbstractContextManager["Store"]):
 
     @contextmanager
     def _begin(self) -> Iterator[Session]:
-        """A transaction; what is read in it stays usable after it."""
+        """Begin a transaction; what is read in it stays usable after it."""
         try:
             with (
                 self._connect() as connection,
@@ -314,7 +314,7 @@ def _list_options(address: sql.URL) -> dict[str, Any]:
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Readers beside a writer, every commit on disk before it is acknowledged, foreign keys enforced."""
+    """Let readers work beside a writer, write commits to disk before acknowledging them, and enforce foreign keys."""
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -322,7 +322,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 
 
 def _explain(problem: BaseException) -> str:
-    """A database's complaint in one line, without the statement and its values, which could be a patient's."""
+    """Describe a database's error in one line, without the statement and its values, which could be a patient's."""
     origin = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     if isinstance(origin, OSError) and origin.strerror:
         return origin.strerror

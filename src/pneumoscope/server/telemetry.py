@@ -1,4 +1,4 @@
-"""What is counted while the service runs, for Prometheus."""
+"""Counters of the running service, for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests become files, held in memory alone: bounded in number, bytes and time while they arrive."""
+"""Receives files from requests, in memory only; their number, size and time are limited while they arrive."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class UploadBudget:
         self.buffered_bytes = 0
 
     def send(self, content: bytes) -> Response:
-        """A JSON answer whose bytes count as buffered until the client has taken all but the last of them."""
+        """Make a JSON answer whose bytes count as buffered until the client has received nearly all of them."""
         return _CountedResponse(self, content)
 
     @asynccontextmanager
@@ -171,6 +171,6 @@ class _Body:
 
 
 def _clean(name: str) -> str:
-    """The name of a file without folders, of any system, and without unprintable characters."""
+    """Return a file's name without folders, whatever the system, and without unprintable characters."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return to_line(last)[:200].strip() or "image"

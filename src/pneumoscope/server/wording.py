@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
-    """Say in a sentence or two what a decision means, and what it does not."""
+    """Say in a sentence or two what a decision means and what it does not mean."""
     model, possible = predictor.model, prediction.prediction_set
     if prediction.decision == OUT_OF_DISTRIBUTION:
         return (

@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Setup:
-    """What is trained on what.
+    """What a run trains, and on which data.
 
     Attributes:
         settings: with the positive class, input and device that the data, backbone and machine imply.
@@ -82,7 +82,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What the pretrained backbone and the audit's measurements make of the images.
+    """What the pretrained backbone computed and the audit measured for the images.
 
     Attributes:
         splits: features of the readable images; each training image has those of its mirror image, too.

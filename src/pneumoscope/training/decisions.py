@@ -1,4 +1,4 @@
-"""A trained network learns from its validation images how to decide."""
+"""Fits a trained network's decisions to its validation images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FittedDecisions:
     Attributes:
         decisions: fitted.
         arrays: the OOD detector's, by the names that they have among the weights.
-        notes: promises that too few validation images do not allow.
+        notes: promises that cannot be made because there are too few validation images.
     """
 
     decisions: Decisions
@@ -89,7 +89,7 @@ def fit_decisions(
 
 
 def _find_weak_promises(decisions: Decisions, val: Split, classes: Sequence[str]) -> tuple[str, ...]:
-    """Say which promises too few validation images do not allow."""
+    """Say which promises cannot be made because there are too few validation images."""
     notes = []
     counts = np.bincount(val.targets, minlength=len(classes))
     sets, limits = decisions.prediction_sets, decisions.ood

@@ -46,7 +46,7 @@ class Phase:
 
 @dataclass
 class TrainingState:
-    """What training has reached.
+    """The state of training.
 
     Attributes:
         history: a row for each epoch: phase, epoch, lr, train_loss, val_loss, val_accuracy.

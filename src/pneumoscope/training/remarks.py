@@ -75,7 +75,7 @@ def _read_finding(saved: Mapping[str, Any]) -> Finding:
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:
-    """What is unknown or unusual about the data."""
+    """Find what is unknown or unusual about the data."""
     samples, notes = setup.samples, []
     if unknown := sum(sample.patient is None for sample in samples):
         notes.append(

@@ -1,4 +1,4 @@
-"""Every setting of a training run in six groups, and the named recipes, which are sets of values for them."""
+"""Every setting of a training run, in six groups, and the recipes: named sets of values for the settings."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def list_options() -> Iterator[Option]:
-    """List every setting but the path of the data, with the defaults of the default recipe."""
+    """List every setting except the path of the data, with the defaults of the default recipe."""
     usual = {"recipe": DEFAULT_RECIPE, **RECIPES[DEFAULT_RECIPE]}
     for group in get_type_hints(Settings, include_extras=True).values():
         kind, (panel,) = group.__origin__, group.__metadata__

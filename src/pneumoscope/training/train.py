@@ -295,7 +295,7 @@ def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
 
 
 def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
-    """What a reader needs to know and to repeat the run."""
+    """List what a reader needs to understand and repeat the run."""
     settings, training = setup.settings, model.training
     trained = "all layers trained" if training["best"]["phase"] == "finetune" else "frozen, with its batch norms"
     return {
