@@ -84,7 +84,7 @@ def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
     check_file(folder, overwrite)
     marker = names[0]
     if not (folder / marker).is_file():
-        raise UsageError(f"{folder}: not an earlier output, as it has no {marker}. Choose another `out`.")
+        raise UsageError(f"{folder}: not an earlier output, because it has no {marker}. Choose another `out`.")
     for path in folder.iterdir():
         if path.name not in names and not _is_partial(path):
             raise UsageError(

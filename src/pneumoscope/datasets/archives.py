@@ -200,7 +200,7 @@ def unpack_images(archive: zipfile.ZipFile, images: Mapping[str, zipfile.ZipInfo
 
 
 class _AttemptError(Exception):
-    """An attempt failed in a way that may pass; the server may ask for a delay in seconds."""
+    """An attempt failed, but another one may succeed; the server may ask for a delay in seconds."""
 
     def __init__(self, reason: str, retry_after: str = "") -> None:
         super().__init__(reason)
@@ -208,7 +208,7 @@ class _AttemptError(Exception):
 
 
 class _Part:
-    """The beginning of a file, and a note beside it of its version."""
+    """The part of a file that has been downloaded, with a note of the file's version beside it."""
 
     def __init__(self, path: Path, address: str) -> None:
         self.path, self.validator, self.size = path, None, None

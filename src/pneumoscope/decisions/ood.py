@@ -96,7 +96,7 @@ class Mahalanobis:
     rest: float
 
     def measure(self, features: NDArray[np.floating[Any]]) -> Floats:
-        """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, whatever D is."""
+        """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, for any D."""
         centred = np.asarray(features, np.float64) - self.mean
         along = centred @ self.directions.T
         across = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)

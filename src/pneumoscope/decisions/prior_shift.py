@@ -44,7 +44,7 @@ def apply(log_probabilities: Floats, fractions: Sequence[float], wanted: Sequenc
 
 
 def adjust_threshold(threshold: Threshold, fractions: Sequence[float], prevalence: float) -> Threshold:
-    """The threshold of two classes for probabilities adjusted to a prevalence.
+    """Return the threshold for probabilities adjusted to a prevalence, for two classes.
 
     An operating point (`youden`, `sensitivity>=0.95` and so on) moves along, so that predicted labels stay the same.
 

@@ -87,7 +87,7 @@ def fit(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLi
     specificity among the thresholds that reach it on these images, `specificity>=0.95` the best sensitivity.
     `likelihood` is where an image is as likely under either class, by a logistic curve through all images with equal
     weight of the classes: it aims at the same point as Youden's index but depends less on the few images near it.
-    `cost=R`, where a miss is as bad as R false alarms, is 1 / (1 + R) whatever the images (Elkan 2001, eq. 2), and a
+    `cost=R`, where a miss is as bad as R false alarms, is 1 / (1 + R) for any images (Elkan 2001, eq. 2), and a
     number is itself. Rules that count images take the middle between two images' probabilities, and among equally good
     thresholds the one in the widest gap.
 

@@ -67,7 +67,7 @@ class Pairing:
     """The predictions of M runs on the N images that all of them could read."""
 
     runs: tuple[Predictions, ...]
-    classes: tuple[str, ...]  # of two the second is positive
+    classes: tuple[str, ...]  # if there are two, the second is positive
     labels: NDArray[np.int64]  # (N,) indices into `classes`
     probabilities: NDArray[np.float64]  # (M, N) of the positive class, or (M, N, C) with C > 2
     predicted: NDArray[np.int64]  # (M, N) indices into `classes`
@@ -106,7 +106,7 @@ class Comparison:
         shares: the classes' shares of the images.
         paired_by: `content` or `path`.
         methods: the methods behind interval and p value, by metric.
-        notes: what a reader has to know.
+        notes: what a reader must know.
         resamples: bootstrap resamples.
         seed: of the resamples.
         confidence: of the intervals.

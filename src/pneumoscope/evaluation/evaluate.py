@@ -118,7 +118,7 @@ def measure(
         samples: images with labels that it knows.
         out: folder for `predictions.csv` and `metrics.json`; None writes nothing.
         plan: what to measure.
-        notes: warnings that the evaluation carries besides its own.
+        notes: warnings to add to those of the evaluation.
         progress: called with the number of images done.
 
     Raises:

@@ -41,7 +41,7 @@ def measure(
     highest probability (Guo et al. 2017) for more.
 
     Args:
-        labels: (N,) class indices; 1 is the positive one of two classes.
+        labels: (N,) class indices; if there are two classes, 1 is the positive one.
         probabilities: (N,) of the positive class, or (N, C) with C > 2 and rows that sum to 1.
         threshold: two classes: positive from this probability on.
         weights: (B, N), not negative; None counts each image once.
@@ -115,7 +115,7 @@ def predict_classes(probabilities: Floats, threshold: float = 0.5) -> Ints:
 def roc_curve(
     labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """Trace the receiver operating characteristic of two classes, one point for each distinct probability.
+    """Trace the receiver operating characteristic for two classes, one point for each distinct probability.
 
     Args:
         labels: (N,) of 0 and 1.

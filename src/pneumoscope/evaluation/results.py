@@ -85,7 +85,7 @@ class Evaluation:
         decisions: how often each decision was made, and the coverage of prediction sets (see `decision_summary`).
         uncalibrated: Brier score and calibration error without calibration.
         adjusted: the same for other shares of the classes, where requested.
-        notes: warnings that a reader has to know.
+        notes: warnings that a reader must know.
         seen: number of images that were used in training.
         subgroups: parts of the images, each measured by itself.
     """

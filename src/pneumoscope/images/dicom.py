@@ -1,4 +1,4 @@
-"""Reads pixels and tags of DICOM files. No file is trusted: sizes are bounded, and whatever fails is an ImageError."""
+"""Reads pixels and tags of DICOM files. No file is trusted: sizes are bounded, and every failure is an ImageError."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a DICOM file says of its image; None where it says nothing.
+    """What a DICOM file says about its image; None where it says nothing.
 
     Attributes:
         patient: PatientID.

@@ -1,4 +1,4 @@
-"""Reads radiographs. No file is trusted: formats, size and memory are bounded, and whatever fails is an ImageError."""
+"""Reads radiographs. No file is trusted: formats, size and memory are bounded, and every failure is an ImageError."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Radiograph:
         compression: in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it.
         quality: of a JPEG, on the scale 1 to 100 of the IJG encoder; else None.
         colour: mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1.
-        tags: what a DICOM header says of the image.
+        tags: what a DICOM header says about the image.
     """
 
     pixels: Pixels
@@ -136,7 +136,7 @@ def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Re
 def read_radiograph(
     source: str | Path | bytes, name: str | None = None, reading: Reading = Reading(), min_side: int | None = None
 ) -> Radiograph:
-    """Read a radiograph and what its file says of it.
+    """Read a radiograph and what its file says about it.
 
     Colour becomes luminance, transparency becomes black, the EXIF orientation is applied, and grey images keep their
     depth of 16 bits.

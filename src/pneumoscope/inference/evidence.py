@@ -34,7 +34,7 @@ class Evidence:
         bias: the part of it that is not tied to a place in the image.
         cells: float32 (h, w), in logits: positive where the image supports the class. mean(cells) + bias = logit.
         box: left, top, right and bottom of what the network saw, in pixels of the image.
-        shape: height and width of the image, as the file has it.
+        shape: height and width of the image as stored in the file.
     """
 
     label: str

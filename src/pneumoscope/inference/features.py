@@ -42,7 +42,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of each image besides its features.
+    """What to return for each image besides its features.
 
     Attributes:
         mirror: the features of the left-right mirrored image, too.
@@ -68,12 +68,12 @@ class Extract:
         intermediate: float32 (E,), its intermediate features.
         measured: float32 (K,), where something was measured.
         tags: what a DICOM header says.
-        size: height and width as stored; None where the image was not decoded, as the cache knew its features.
-        format: of the file; likewise.
+        size: height and width as stored; None if the image was not decoded because its features were in the cache.
+        format: of the file; None in the same case.
         read_size: height and width as read: of a large JPEG at a reduced scale.
         pixels: float32 (H, W), if wanted.
         inputs: float32 (3, S, S), if maps are wanted.
-        map: float32 (D, h, w), likewise.
+        map: float32 (D, h, w), if maps are wanted.
         error: why it could not be read.
     """
 

@@ -1,4 +1,4 @@
-"""What a classifier says of one radiograph: one type from the network to every output."""
+"""What a classifier says about one radiograph: one type from the network to every output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and m
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a classifier says of one radiograph. Whatever is not known is None.
+    """What a classifier says about one radiograph. Whatever is not known is None.
 
     Attributes:
         path: the file, or None where bytes were given.
@@ -36,14 +36,14 @@ class Prediction:
             distribution: the network computes a number for it, but it means nothing.
         probabilities: of every class by name, for images out of distribution too.
         prediction_set: the classes that cannot be ruled out.
-        ood_score: above 1 is out of distribution; None where the model cannot tell.
+        ood_score: above 1 is out of distribution; None if the model has no detector.
         decision: a label, `uncertain` (the prediction set does not hold exactly the predicted label) or
             `out_of_distribution`.
         logits: from the head, (1,) or (C,), before calibration.
         warnings: reasons to trust it less, such as a patient outside the intended use.
         error: why the file could not be read; all else is then empty.
         size: height and width of the image as stored; None where its features came from the cache.
-        format: of the file, such as JPEG or DICOM; likewise.
+        format: of the file, such as JPEG or DICOM; None in the same case.
         evidence: where on the image the evidence lies, if requested.
         pixels: float32 (H, W) in [0, 1], if requested; of a large JPEG at a reduced scale.
     """

@@ -29,7 +29,7 @@ _CLASSIFIERS = ("fc.", "_fc.", "classifier", "head")  # its names in torchvision
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone's name stands for.
+    """What a backbone's name means.
 
     Attributes:
         name: the name on the command line.

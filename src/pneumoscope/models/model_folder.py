@@ -35,7 +35,7 @@ class Model:
 
     Attributes:
         backbone: name of the backbone.
-        architecture: the timm architecture it stands for.
+        architecture: the timm architecture that the name means.
         arguments: what the architecture is built with.
         labels: class names in the order of the outputs; if there are two, the second is positive.
         positive: the positive class if there are two; None for more.
@@ -115,7 +115,7 @@ def save_model(
 
 
 def load_model(folder: Path) -> Model:
-    """Read and check `model.json`. A run folder stands for the model inside it.
+    """Read and check `model.json`. A run folder can be given in place of the model inside it.
 
     Raises:
         ModelError: missing, damaged, incomplete, or of another version.
@@ -173,7 +173,7 @@ def load_weights(folder: Path, model: Model) -> dict[str, Tensor]:
 
 
 def find_file(folder: Path, model: Model, name: str) -> Path:
-    """A file of the model besides its weights, with its checksum verified.
+    """Find a file of the model other than its weights, and verify its checksum.
 
     Raises:
         ModelError: missing or damaged.

@@ -20,7 +20,7 @@ class _Message(BaseModel):
 
 
 class PredictionQuery(_Message):
-    """How to read the images, and what to answer besides the prediction."""
+    """How to read the images, and what to return besides the prediction."""
 
     heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
     picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
@@ -41,7 +41,7 @@ class MonitoringQuery(_Message):
 
 
 class ReviewRequest(_Message):
-    """What a reviewer says of a prediction."""
+    """What a reviewer says about a prediction."""
 
     agrees: bool = Field(description="Whether the decision is right.")
     label: str | None = Field(

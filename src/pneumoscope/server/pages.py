@@ -23,7 +23,7 @@ _PAGES = (
 
 
 def add_pages(app: FastAPI) -> None:
-    """Serve the pages; `/docs` describes the routes that the application has by now."""
+    """Serve the pages; `/docs` describes the routes that were added before."""
     environment = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
     document = app.openapi()
     for path, name, title, script in _PAGES:

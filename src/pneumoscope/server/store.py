@@ -45,14 +45,14 @@ class _Property(_Base):
 
 
 class Review(_Base):
-    """What a reviewer says of a prediction.
+    """What a reviewer says about a prediction.
 
     Attributes:
         prediction_id: the prediction.
         agrees: whether the decision is right.
         label: the class that the reviewer sees; None where they name none.
         comment: in their words.
-        reviewer: who, as they call themselves.
+        reviewer: the name that the reviewer entered.
         created_at: when, UTC.
         number: counts up.
     """
@@ -78,7 +78,7 @@ class PredictionRecord(_Base):
         patient: a pseudonym that only this database gives to a patient; empty where none is known.
         model: name of the model.
         fingerprint: of the model.
-        probabilities: of every class, whatever the OOD detector says: monitoring needs them.
+        probabilities: of every class, even if out of distribution, because monitoring needs them.
         width: of the image, in pixels.
         height: of the image, in pixels.
         format: of the file.

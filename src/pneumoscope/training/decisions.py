@@ -46,7 +46,7 @@ def fit_decisions(
 
     Args:
         train: with the features that the trained backbone computes.
-        val: likewise.
+        val: the same for validation images.
         weight: (1, D) or (C, D), the head's.
         bias: (1,) or (C,).
         classes: their names.

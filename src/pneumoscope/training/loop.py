@@ -28,7 +28,7 @@ class Phase:
     """One phase of training.
 
     Attributes:
-        name: `head` or `finetune`, as the history has it.
+        name: `head` or `finetune`, as in the history.
         epochs: how many at most.
         class_weights: (C,) weights of the classes in the training loss; None: all equal.
         val_class_weights: (C,) likewise in the validation loss.

@@ -79,7 +79,7 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     samples, notes = setup.samples, []
     if unknown := sum(sample.patient is None for sample in samples):
         notes.append(
-            f"The patient of {unknown} images is not known; each of them counts as its own patient. Identify "
+            f"The patient of {unknown} images is not known; each counts as its own patient. Identify "
             "patients in a table or with `patient_pattern`."
         )
     elif all(str(sample.patient).startswith("phantom") for sample in samples):

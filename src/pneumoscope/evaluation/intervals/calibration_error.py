@@ -14,7 +14,7 @@ CELLS = 1 << 24  # simulated labels held at once
 
 @dataclass(frozen=True)
 class _Simulation:
-    """Labels drawn anew for images that are sorted by bin."""
+    """Simulated labels for images that are sorted by bin."""
 
     stated: Floats  # (N,) probabilities
     bins: Ints  # (N,) their bins, rising

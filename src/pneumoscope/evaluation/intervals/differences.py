@@ -251,7 +251,7 @@ def _cluster_variance(values: NDArray[Any], clusters: Ints) -> float:
 
 
 def _design_effect(values: NDArray[Any], clusters: Ints) -> float:
-    """How many images of patients are worth one independent image; at least 1."""
+    """How many of the patients' images count as much as one independent image; at least 1."""
     counts = np.unique(clusters, return_counts=True)[1]
     if counts.max() == 1:
         return 1.0
