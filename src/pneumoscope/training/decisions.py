@@ -37,12 +37,9 @@ def fit_decisions(
 ) -> FittedDecisions:  # fmt: skip
     """Fit calibration, threshold, prediction sets, OOD detector and scope, in this order.
 
-    The detector's distance is fitted on training images, all else on validation images. Where there are augmented
-    copies of them, the threshold is fitted on all copies, and all else on one copy of each image, chosen at random, so
-    that an image counts once: decisions should hold for images taken, scanned and cropped a little differently.
-
-    Probabilities hold for the class fractions of the training images (validation images are often drawn in equal
-    numbers), or for `settings.prevalence`.
+    The detector's distance is fitted on training images, all else on validation images. Where these have augmented
+    copies, the threshold is fitted on all copies, and all else on one random copy of each image, which counts once.
+    Probabilities hold for the class fractions of the training images, or for `settings.decisions.prevalence`.
 
     Args:
         train: with the features that the trained backbone computes.
@@ -52,40 +49,45 @@ def fit_decisions(
         classes: their names.
         settings: methods, rule and rates.
     """
-    fractions = np.bincount(train.targets, minlength=len(classes)) / len(train.targets)
-    trained_for = fractions if settings.optimisation.balance == "none" else np.full(len(classes), 1 / len(classes))
-    if settings.decisions.prevalence is not None:
-        fractions = np.array([1 - settings.decisions.prevalence, settings.decisions.prevalence])
+    wanted = settings.decisions
+    trained_for, fractions = _find_class_fractions(train, len(classes), settings)
     images, copies = val.intermediate.shape[:2]
     logits = compute_logits(val.features[:, :copies].reshape(images * copies, -1), weight, bias)
-    targets = np.repeat(val.targets, copies)
     one_each = np.arange(images) * copies + np.random.default_rng(settings.run.seed).integers(copies, size=images)
+    patients = [sample.patient for sample in val.samples]
 
     calibrated = calibration.fit(
-        logits[one_each],
-        val.targets,
-        method=settings.decisions.calibration,
-        class_fractions=fractions.tolist(),
-        trained_for=trained_for.tolist(),
-        patients=[sample.patient for sample in val.samples],
-        seed=settings.run.seed,
-    )
+        logits[one_each], val.targets, method=wanted.calibration, class_fractions=fractions, trained_for=trained_for,
+        patients=patients, seed=settings.run.seed,
+    )  # fmt: skip
     probabilities = np.exp(calibration.apply(logits, calibrated))
-    chosen = None
-    if len(classes) == 2:
-        weights = (fractions / np.maximum(np.bincount(targets, minlength=2), 1))[targets]
-        chosen = threshold.fit(settings.decisions.threshold, targets, probabilities[:, 1], weights * len(weights))
-    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, settings.decisions.alpha)
-    limits, detector = ood.fit(
-        train.intermediate.reshape(-1, train.intermediate.shape[-1]),
-        val.intermediate.reshape(images * copies, -1)[one_each],
-        val.targets,
-        classes,
-        settings.decisions.false_alarms,
-    )
+    chosen = _fit_threshold(wanted.threshold, np.repeat(val.targets, copies), probabilities, fractions)
+    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, wanted.alpha)
+    seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
+    held_out = val.intermediate.reshape(images * copies, -1)[one_each]
+    limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
     intended = scope.fit(sample.tags for sample in (*train.samples, *val.samples))
     decisions = Decisions(calibrated, chosen, sets, limits, intended)
     return FittedDecisions(decisions, detector.to_arrays(), _find_weak_promises(decisions, val, classes))
+
+
+def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:
+    """The class fractions that the network was trained for, and those for which probabilities are to hold."""
+    fractions = np.bincount(train.targets, minlength=classes) / len(train.targets)
+    trained_for = fractions if settings.optimisation.balance == "none" else np.full(classes, 1 / classes)
+    if settings.decisions.prevalence is not None:
+        fractions = np.array([1 - settings.decisions.prevalence, settings.decisions.prevalence])
+    return trained_for.tolist(), fractions.tolist()
+
+
+def _fit_threshold(
+    rule: str, targets: NDArray[np.int64], probabilities: NDArray[np.float64], fractions: Sequence[float]
+) -> threshold.Threshold | None:
+    """The threshold of two classes, with images weighted to the class fractions; None for more classes."""
+    if len(fractions) > 2:
+        return None
+    weights = (np.array(fractions) / np.maximum(np.bincount(targets, minlength=2), 1))[targets]
+    return threshold.fit(rule, targets, probabilities[:, 1], weights * len(weights))
 
 
 def _find_weak_promises(decisions: Decisions, val: Split, classes: Sequence[str]) -> tuple[str, ...]:

@@ -102,8 +102,8 @@ def train(
     Args:
         data: folder or table; None if `config` or the run to resume names it.
         out: the run's folder.
-        config: settings, or a YAML file of settings, such as another run's `config.yaml`.
-        resume: continue an interrupted run; the result is the same as without the interruption.
+        config: settings, or a YAML file of them, such as another run's `config.yaml`.
+        resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs.
         progress: called as `progress(task, done, total)`.
@@ -120,17 +120,24 @@ def train(
     with log_to(folder / "log.txt"), memory as features:
         remarks, engine = load_remarks(folder), None
         if remarks is None:
-            log_data(setup)
-            extracted = extract(setup, features, progress)
-            remarks = check_data(setup, extracted)
-            setup = choose_precision(setup, extracted, folder)
-            trained = fit(setup, extracted, folder, progress)
-            decisions = decide(setup, extracted, trained, features, progress)
-            remarks = replace(remarks, notes=remarks.notes + decisions.notes)
-            save(setup, extracted, trained, decisions, remarks, folder)
-            engine = None if setup.changes_backbone else extracted.engine
+            setup, remarks, engine = _make_model(setup, folder, features, progress)
         evaluation = evaluate(setup, remarks, folder, features, engine, progress)
     return Run(folder, setup.settings, evaluation)
+
+
+def _make_model(
+    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress
+) -> tuple[Setup, Remarks, Engine | None]:
+    """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
+    log_data(setup)
+    extracted = extract(setup, cache, progress)
+    remarks = check_data(setup, extracted)
+    setup = choose_precision(setup, extracted, folder)
+    trained = fit(setup, extracted, folder, progress)
+    decisions = decide(setup, extracted, trained, cache, progress)
+    remarks = replace(remarks, notes=remarks.notes + decisions.notes)
+    save(setup, extracted, trained, decisions, remarks, folder)
+    return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
 def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) -> Trained:
