@@ -442,7 +442,7 @@ def test_a_refusal_ends_at_once_and_suggests_a_manual_download(
     code: int, server: Server, source: Source, tmp_path: Path
 ) -> None:
     server.tricks = [status(code)]
-    with pytest.raises(DownloadError, match=rf"refused, status {code}") as error:
+    with pytest.raises(DownloadError, match=rf"refused: status {code}") as error:
         fetch(source, tmp_path / "out")
     assert len(server.ranges) == 1
     assert source.homepage in str(error.value)

@@ -74,7 +74,7 @@ def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models:
         pneumoscope.load("pneumonia-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"no pretrained model 'pneumonia-lite0'.*There are: other"):
+    with pytest.raises(UsageError, match=r"no pretrained model 'pneumonia-lite0'.*Available: other"):
         pneumoscope.load()
 
 
