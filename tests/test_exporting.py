@@ -179,7 +179,7 @@ def test_an_export_needs_images_and_a_model(run: Run, exports: Path, images: Pat
     with pytest.raises(UsageError, match="images like those it was trained on as `data`"):
         export(alone, "onnx", tmp_path / "a")
     assert export(alone, "onnx", tmp_path / "a", images).check.images == 12
-    with pytest.raises(UsageError, match="an export itself"):
+    with pytest.raises(UsageError, match="already an export"):
         export(exports / "onnx", "openvino", tmp_path / "b", images)
     assert not (tmp_path / "b").exists()
     with pytest.raises(UsageError, match="overwrite=True"):

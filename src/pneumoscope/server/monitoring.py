@@ -83,7 +83,8 @@ def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.floa
         for each in (probabilities, reference)
     ]
     new, old = (each / each.sum() for each in counts)
-    distance = ks_2samp(probabilities, reference, method="asymp").statistic
+    with np.errstate(divide="ignore", invalid="ignore"):  # of its p-value, which is not used
+        distance = ks_2samp(probabilities, reference, method="asymp").statistic
     return float(np.sum((new - old) * np.log(new / old))), float(distance)
 
 
