@@ -22,8 +22,11 @@ def prefetch(
         function: called in several threads; an exception is raised when its item's turn comes.
         items: taken only as needed, so that memory stays bounded.
         ahead: how many results may be under way or waiting.
-        workers: number of threads; by default half of the cores, at least 2.
+        workers: number of threads; by default half of the cores, at least 2. With 0 the caller's thread does the work.
     """
+    if workers == 0:
+        yield from map(function, items)
+        return
     with ThreadPoolExecutor(workers or max(2, (os.cpu_count() or 2) // 2), "prefetch") as pool:
         remaining = iter(items)
         pending: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(remaining, ahead))

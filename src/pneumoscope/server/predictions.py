@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
-_READERS = 2  # threads a batch, of which there are two: an image needs up to 900 MB while it is read
+_READERS = 0  # threads besides the two that process batches: an image needs up to 900 MB while it is read
 _SUMMARISED = 50_000  # predictions, at most
 
 
