@@ -118,7 +118,7 @@ def test_many_bombs_at_once_stay_within_bounds(service: Process) -> None:
         before = peak_of(service)
         after = send_eight()
         assert peak_of(service) < before + most
-        assert min(send_eight() for _ in range(3)) < after + 128 * MIB  # what the allocator keeps differs by round
+        assert send_eight() < after + 128 * MIB
 
 
 def test_polyglots_are_taken_for_what_they_are_first_or_refused(service: Process) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -99,7 +100,7 @@ def extract_features(
     spec: InputSpec,
     wanted: Wanted = Wanted(),
     cache: FeatureCache | None = None,
-    workers: int | None = None,
+    pool: Executor | None = None,
 ) -> Iterator[Extract]:
     """Read, prepare and run many files; reading overlaps with computing, and memory stays bounded.
 
@@ -112,7 +113,7 @@ def extract_features(
         spec: its input.
         wanted: what else.
         cache: looked up and filled.
-        workers: threads that read; see `prefetch`.
+        pool: threads that read; see `prefetch`.
 
     Yields:
         One `Extract` per source, in input order.
@@ -126,7 +127,7 @@ def extract_features(
         batch_size = ahead = longest = _PICTURES
     extraction = _Extraction(engine, spec, wanted, cache)
     batch: list[Extract] = []
-    for extract in prefetch(extraction.load, sources, ahead, workers):
+    for extract in prefetch(extraction.load, sources, ahead, pool):
         batch.append(extract)
         if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == longest:
             extraction.run(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,7 +110,7 @@ class Predictor:
         pixels: bool = False,
         label: str | None = None,
         method: Method = "auto",
-        workers: int | None = None,
+        pool: Executor | None = None,
     ) -> Iterator[Prediction]:
         """Read, prepare, run and decide on any number of images in bounded memory, each file opened once.
 
@@ -119,7 +120,7 @@ class Predictor:
             pixels: also give the decoded image.
             label: the class whose evidence is wanted; by default the positive one if there are two, else the likeliest.
             method: how evidence is found; see `explain`.
-            workers: threads that read; by default half of the cores, at least 2.
+            pool: threads that read; by default new ones, as many as half of the cores and at least 2.
 
         Yields:
             One `Prediction` per image, in input order.
@@ -129,7 +130,7 @@ class Predictor:
         """
         check_label(self.model.labels, label)
         wanted = Wanted(maps=maps, pixels=pixels)
-        for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, workers):
+        for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, pool):
             prediction = self.decide(extract)
             if maps and extract.error is None:
                 evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, label, method)

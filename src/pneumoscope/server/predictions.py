@@ -6,6 +6,7 @@ import asyncio
 import base64
 import datetime
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
-_READERS = 0  # threads besides the two that process batches: an image needs up to 900 MB while it is read
 _SUMMARISED = 50_000  # predictions, at most
 
 
@@ -82,6 +82,8 @@ class PredictionService:
         )
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
         self.model = self._describe_model()
+        # They read for all batches: an image needs up to 900 MB while it is read.
+        self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         if (images := settings.keep_images) is not None:
@@ -100,7 +102,7 @@ class PredictionService:
     async def close(self) -> None:
         """End."""
         await self.batcher.close()
-        for pool in (self._database_threads, self._summary_thread):
+        for pool in (self._readers, self._database_threads, self._summary_thread):
             pool.shutdown(cancel_futures=True)
         self.store.close()
 
@@ -209,7 +211,7 @@ class PredictionService:
                 [job.image for job in jobs],
                 maps=any(job.heatmap for job in jobs),
                 pixels=any(job.picture for job in jobs),
-                workers=_READERS,
+                pool=self._readers,
             )
         )
         records = [
