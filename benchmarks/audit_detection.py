@@ -127,7 +127,7 @@ def plant_patients(folder: Path, count: float, rng: Rng) -> set[Path]:
 
 
 def plant_border(level: int) -> Plant:
-    """Draw a border of a grey level, 3 % wide, on a share of the pneumonia images."""
+    """Draw a border of a grey level, 3% wide, on a share of the pneumonia images."""
 
     def plant(folder: Path, share: float, rng: Rng) -> set[Path]:
         def frame(picture: Image.Image) -> Image.Image:
@@ -144,7 +144,7 @@ def plant_border(level: int) -> Plant:
 
 
 def plant_marker(random_corner: bool) -> Plant:
-    """Draw an L, 9 % high, in a corner of a share of the pneumonia images."""
+    """Draw an L, 9% high, in a corner of a share of the pneumonia images."""
 
     def plant(folder: Path, share: float, rng: Rng) -> set[Path]:
         for image in choose(find_images(folder, "*", "PNEUMONIA"), share, rng):

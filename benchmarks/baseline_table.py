@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="baseline")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    print("| backbone | accuracy | F1 | AUROC | 95 % interval of accuracy, seed 0 |\n| --- | --- | --- | --- | --- |")
+    print("| backbone | accuracy | F1 | AUROC | 95% interval of accuracy, seed 0 |\n| --- | --- | --- | --- | --- |")
     for backbone in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"):
         cells = []
         with tempfile.TemporaryDirectory() as folder, FeatureCache(Path(folder) / "features.sqlite") as cache:

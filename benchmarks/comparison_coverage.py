@@ -1,4 +1,4 @@
-"""How often 95 % intervals of differences cover the truth, and how often equal models seem different, by simulation.
+"""How often 95% intervals of differences cover the truth, and how often equal models seem different, by simulation.
 
 Two models see the same simulated images; their scores are normal, correlated, and alike within a patient. The true
 differences are those of two million independent images. Prints a table in Markdown.

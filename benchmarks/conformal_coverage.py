@@ -5,7 +5,7 @@ features is fitted on the first, calibration, threshold and prediction sets on t
 
 Given the validation images, a class's coverage is Beta(n + 1 - k, k) distributed, with n of its validation images and
 k = floor(alpha * (n + 1)) (Vovk 2012); counted on m test images it is beta-binomial. The table says how many of the
-splits lie in the central 95 % of that.
+splits lie in the central 95% of that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     images = extract(options.data)
     print(
-        "| images: train, validation, test | promise | class | mean coverage | splits within 95 % | decided | correct |"
+        "| images: train, validation, test | promise | class | mean coverage | splits within 95% | decided | correct |"
         "\n| --- | --- | --- | --- | --- | --- | --- |"
     )
     for train, val in ((200, 100), (1000, 1000)):
@@ -100,7 +100,7 @@ def fit_logits(images: Images, train: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def measure_split(images: Images, train: int, val: int, seed: int) -> dict[float, dict[str, float]]:
-    """By alpha: each class's coverage, whether it is in its 95 % interval, images decided, and decisions correct."""
+    """By alpha: each class's coverage, whether it is in its 95% interval, images decided, and decisions correct."""
     from scipy.stats import betabinom
 
     fitted, held_out, tested = split_by_patient(images, train, val, seed)

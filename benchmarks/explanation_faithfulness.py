@@ -41,7 +41,7 @@ PARTS = ("pointing", "ig", "fits", "sanity", "curves")
 
 
 def format_interval(values: Floats, seed: int = 0) -> str:
-    """Mean and 95 % bootstrap interval over images (no patient has many)."""
+    """Mean and 95% bootstrap interval over images (no patient has many)."""
     draws = np.random.default_rng(seed).choice(values, (2000, len(values))).mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"

@@ -281,8 +281,8 @@ def print_kinds(rest: Images, ordinary: Images, kinds: Mapping[str, Features], m
             detections.append(detect(detector.measure, limit.features, ordinary.features, kinds, limit.labels))
         shares = zip(np.unique(ordinary.labels), np.mean(by_label, axis=0), strict=True)
         print(f"\n{title}: false alarms on {len(ordinary.features)} held-out images {format_false_alarms(detections)}")
-        print(f"of each class at 5 %: {', '.join(f'{label} {100 * share:.1f} %' for label, share in shares)}\n")
-        print("| kind | AUROC | 95 % interval | flagged at 5 % | at 1 % |\n| --- | --- | --- | --- | --- |")
+        print(f"of each class at 5%: {', '.join(f'{label} {100 * share:.1f}%' for label, share in shares)}\n")
+        print("| kind | AUROC | 95% interval | flagged at 5% | at 1% |\n| --- | --- | --- | --- | --- |")
         known = detectors[0].measure(ordinary.features)
         for name, features in kinds.items():
             patients = made_of if name in {*SPOILED, *CHANGED} else [None] * len(features)
@@ -296,7 +296,7 @@ def print_kinds(rest: Images, ordinary: Images, kinds: Mapping[str, Features], m
 def format_flagged(detections: Sequence[Detection], kind: str) -> str:
     """Mean shares flagged, as cells of a table."""
     return " | ".join(
-        f"{100 * np.mean([each.flagged[kind][k] for each in detections]):.0f} %" for k in range(len(RATES))
+        f"{100 * np.mean([each.flagged[kind][k] for each in detections]):.0f}%" for k in range(len(RATES))
     )
 
 
@@ -305,7 +305,7 @@ def format_false_alarms(detections: Sequence[Detection]) -> str:
     parts = []
     for k, rate in enumerate(RATES):
         values = [100 * each.false_alarms[k] for each in detections]
-        parts.append(f"{np.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f}) at {rate:.0%}")
+        parts.append(f"{np.mean(values):.1f}% ({min(values):.1f} to {max(values):.1f}) at {rate:.0%}")
     return ", ".join(parts)
 
 
@@ -321,7 +321,7 @@ def print_shifts(kermany: dict[str, Images], seed400: dict[str, Images], phantom
         "IM": np.char.startswith(every.names, "IM"),
     }
     print(
-        "\n| fitted on | applied to | AUROC | flagged at 5 % | at 1 % | false alarms |"
+        "\n| fitted on | applied to | AUROC | flagged at 5% | at 1% | false alarms |"
         "\n| --- | --- | --- | --- | --- | --- |"
     )
     for one, other in (("NORMAL", "PNEUMONIA"), ("PNEUMONIA", "NORMAL"), ("bacteria", "virus"), ("virus", "bacteria"),
@@ -375,7 +375,7 @@ def compare_methods(kermany: dict[str, Images], kinds: Mapping[str, Features], s
         )
         print(
             f"\n{fit} images fitted\n\n"
-            "| distance | mean AUROC | lowest | flagged at 5 %, mean | lowest | at 1 %, mean |\n"
+            "| distance | mean AUROC | lowest | flagged at 5%, mean | lowest | at 1%, mean |\n"
             "| --- | --- | --- | --- | --- | --- |"
         )
         for name, make in methods().items():
@@ -388,9 +388,9 @@ def compare_methods(kermany: dict[str, Images], kinds: Mapping[str, Features], s
             low, least = min(aurocs, key=lambda kind: aurocs[kind]), min(shares, key=lambda kind: shares[kind][0])
             print(
                 f"| {name} | {np.mean(list(aurocs.values())):.3f} | {aurocs[low]:.3f} ({low}) "
-                f"| {100 * np.mean([each[0] for each in shares.values()]):.0f} % "
-                f"| {100 * shares[least][0]:.0f} % ({least}) "
-                f"| {100 * np.mean([each[1] for each in shares.values()]):.0f} % |",
+                f"| {100 * np.mean([each[0] for each in shares.values()]):.0f}% "
+                f"| {100 * shares[least][0]:.0f}% ({least}) "
+                f"| {100 * np.mean([each[1] for each in shares.values()]):.0f}% |",
                 flush=True,
             )
 

@@ -208,7 +208,7 @@ SPOILED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
 CHANGED: Mapping[str, Callable[[Sequence[Pixels], int], list[Pixels]]] = {
     "mirrored": _alter(lambda image, _: image[:, ::-1]),
     "turned by 3°": _alter(lambda image, _: ndimage.rotate(image, 3, reshape=False, order=1, mode="nearest")),
-    "5 % cut off": _alter(lambda image, rng: _zoom(image, 0.95, rng)),
+    "5% cut off": _alter(lambda image, rng: _zoom(image, 0.95, rng)),
     "JPEG quality 75": _alter(lambda image, _: _compress(image, 75)),
     "JPEG quality 50": _alter(lambda image, _: _compress(image, 50)),
     "blurred, half a pixel": _alter(lambda image, _: ndimage.gaussian_filter(image, 0.5)),

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     arguments = parser.parse_args()
-    print("| seed of the images | AUROC | 95 % interval | accuracy |\n| --- | --- | --- | --- |")
+    print("| seed of the images | AUROC | 95% interval | accuracy |\n| --- | --- | --- | --- |")
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
             images = write_phantoms(Path(folder) / "images", seed=seed)

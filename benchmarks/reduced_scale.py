@@ -55,7 +55,7 @@ def main() -> None:
                     scale = max(scale for scale in images if scale == 1 or shorter // scale >= factor * size)
                     if scale > 1:
                         changes[str(model), fit, factor].append(abs(probabilities[scale] - probabilities[1]))
-    print("| model | fit | factor | images | median | 99 % | largest |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print("| model | fit | factor | images | median | 99% | largest |\n| --- | --- | --- | --- | --- | --- | --- |")
     for (name, fit, factor), values in sorted(changes.items()):
         median, high = np.quantile(values, (0.5, 0.99))
         print(f"| {name} | {fit} | {factor} | {len(values)} | {median:.5f} | {high:.5f} | {max(values):.5f} |")

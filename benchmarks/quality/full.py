@@ -28,7 +28,7 @@ def main() -> None:
         ]
         rows.append([recipe, *summarise(results), pool_accuracy(results[: options.folds])])
     print_table(
-        ["recipe", *METRICS, "training and test", "accuracy on all images, first division, 95 % interval"], rows
+        ["recipe", *METRICS, "training and test", "accuracy on all images, first division, 95% interval"], rows
     )
 
 

@@ -26,7 +26,7 @@ def main() -> None:
             results.append(train_once(images, options.runs / name, recipe=recipe, seed=seed))
         low, high = results[0].metrics["accuracy"]["low"], results[0].metrics["accuracy"]["high"]
         rows.append([recipe, *summarise(results), f"{low:.3f} to {high:.3f}"])
-    print_table(["recipe", *METRICS, "training and test", "95 % interval of the accuracy, seed 0"], rows)
+    print_table(["recipe", *METRICS, "training and test", "95% interval of the accuracy, seed 0"], rows)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def serious(findings: Sequence[Finding]) -> list[Finding]:
 
 def test_clean_sets_raise_no_more_notes_than_the_level_promises_and_nothing_above() -> None:
     found = [find_shortcuts(make_images(measure_noise(seed)), seed=seed, quick=True) for seed in range(30)]
-    assert sum(map(bool, found)) <= 5  # of 30 at 5 %: more with probability 0.004
+    assert sum(map(bool, found)) <= 5  # of 30 at 5%: more with probability 0.004
     assert not any(map(serious, found))
     assert not any(serious(find_shortcuts(make_images(measure_noise(seed)), seed=seed)) for seed in range(4))
 
@@ -224,7 +224,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sample, Ima
 
 
 def draw_marker(image: Image.Image, rng: np.random.Generator) -> None:
-    """An L in a random corner, 8 % of the image's height."""
+    """An L in a random corner, 8% of the image's height."""
     size, corner = image.height // 12, rng.integers(4)
     x = 6 if corner % 2 else image.width - 6 - size
     y = 6 if corner < 2 else image.height - 6 - size
@@ -296,5 +296,5 @@ def test_noise_is_no_clue_where_one_class_has_more_images_a_patient(shared: bool
         clues = measure_clues(measured, clusters % 2, clusters, seed=seed, quick=True)
         noted += min(clue.p for clue in clues) <= 0.05
         serious_sets += min(clue.p for clue in clues) <= 0.01
-    assert noted <= 4  # of 20 at 5 %: more with probability 0.003
-    assert serious_sets <= 2  # at 1 %: more with probability 0.001
+    assert noted <= 4  # of 20 at 5%: more with probability 0.003
+    assert serious_sets <= 2  # at 1%: more with probability 0.001

@@ -116,7 +116,7 @@ def test_a_broken_promise_is_reported(decisions: Decisions) -> None:
     assert find_broken_promises(summary, decisions, detecting=False) == [coverage]
     assert find_broken_promises(summary, replace(decisions, prediction_sets=None, ood=None)) == []
     assert decisions.ood is not None
-    assert decisions.ood.promised_false_alarms == pytest.approx(1 / 51)  # 50 images cannot promise 1 %
+    assert decisions.ood.promised_false_alarms == pytest.approx(1 / 51)  # 50 images cannot promise 1%
 
 
 @pytest.mark.parametrize("count", [50, 312])

@@ -121,7 +121,7 @@ def test_drawn_labels_are_alike_as_far_as_residuals_are() -> None:
 
 
 def test_the_lower_end_of_a_calibration_error_is_a_test_of_calibration() -> None:
-    """It is above 0 just where the error seen is larger than 95 % of those of labels drawn from what was stated."""
+    """It is above 0 just where the error seen is larger than 95% of those of labels drawn from what was stated."""
     rejected = []
     for seed in range(30):
         rng = np.random.default_rng(seed)

@@ -102,7 +102,7 @@ def test_copies_of_an_image_are_no_evidence() -> None:
 
 @pytest.mark.parametrize("images", [1, 3])
 def test_intervals_cover_the_truth_as_often_as_they_should(images: int) -> None:
-    """200 studies of 120 images, alone and three a patient: the benchmark in miniature; 3.3 standard errors are 5 %."""
+    """200 studies of 120 images, alone and three a patient: the benchmark in miniature; 3.3 standard errors are 5%."""
 
     def study(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         rng = np.random.default_rng([seed, images])  # other numbers than the bootstrap of that seed draws
@@ -135,7 +135,7 @@ def test_the_calibration_error_of_a_calibrated_model_may_be_0() -> None:
         lows.append(ece.low)
         values.append(ece.value)
     assert np.median(values) > 0.08
-    assert 90 <= lows.count(0) <= 99  # a test at 5 %; percentiles of a bootstrap would begin at about the value
+    assert 90 <= lows.count(0) <= 99  # a test at 5%; percentiles of a bootstrap would begin at about the value
 
 
 def test_without_a_mistake_there_are_intervals_all_the_same() -> None:

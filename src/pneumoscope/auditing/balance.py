@@ -91,7 +91,7 @@ def _check_widths(samples: Sequence[Sample]) -> Iterator[Finding]:
         "balance",
         "warning" if high - low > 0.3 else "note",
         f"{'The test split has' if tested else 'There are'} {n} image{'s' * (n > 1)} of {label}: the "
-        f"95 % interval of a rate of 0.90 would be {low:.2f} to {high:.2f}",
+        f"95% interval of a rate of 0.90 would be {low:.2f} to {high:.2f}",
         "It is wider still where patients have several images. An interval of ±0.05 takes about 140 images of each "
         "class.",
         values={"n": n, "low": low, "high": high},

@@ -55,7 +55,7 @@ class Clue:
     name: str
     kind: Kind
     auroc: float  # cross-validated by patient; of more than two classes, each against the rest, averaged
-    low: float  # lower end of its 95 % interval (Hanley & McNeil 1982, counting patients)
+    low: float  # lower end of its 95% interval (Hanley & McNeil 1982, counting patients)
     chance_95: float  # 95th percentile of the AUROC with permuted classes
     chance_99: float  # 99th percentile of it
     p: float  # how often any clue predicts permuted classes as well, (0, 1]

@@ -50,7 +50,7 @@ FIELDS = np.dtype(
         ("black", "<f4"),  # share of pixels at 0
         ("white", "<f4"),  # share of pixels at 1
         ("sharpness", "<f4"),  # mean difference of neighbouring pixels
-        ("border", "<f4", 4),  # mean of the outer 4 %: top, right, bottom, left
+        ("border", "<f4", 4),  # mean of the outer 4%: top, right, bottom, left
         ("hash", "<f2", (SIDE, SIDE)),
         ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL)),  # the whole image, squashed
     ]

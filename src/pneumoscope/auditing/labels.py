@@ -21,9 +21,9 @@ from pneumoscope.inference.engines import Array
 FOLDS = 5
 SHUFFLES = 3
 ENOUGH = 20  # patients of each class
-MIN_AUROC = 0.75  # with good features, 10 % of swapped labels still leave 0.8
-# Of 200 phantoms without swapped labels 1 to 7 % are suspects, with 5 % swapped 4 to 11 %. So a share below MANY needs
-# a second sign. Among fewer images than ENOUGH_TO_ALARM, hard images alone may be 13 %.
+MIN_AUROC = 0.75  # with good features, 10% of swapped labels still leave 0.8
+# Of 200 phantoms without swapped labels 1 to 7% are suspects, with 5% swapped 4 to 11%. So a share below MANY needs
+# a second sign. Among fewer images than ENOUGH_TO_ALARM, hard images alone may be 13%.
 MANY, SOME, ENOUGH_TO_ALARM = 0.08, 1 / 30, 200
 
 

@@ -21,7 +21,7 @@ _TEMPLATE = """
     2b483e42668db5da 2a4e5b7899b1c2db 2c61849dadbac4da 25577889949da4b6
 """
 # How much better another orientation fits: at most 0.16 for 5,216 upright real images. All inverted images exceed it,
-# 99.9 % of those turned by 90°, and two of three turned by 180°.
+# 99.9% of those turned by 90°, and two of three turned by 180°.
 _TURNED = 0.17
 _UNLIKE = 0.2  # correlation; real images have 0.27 at least
 _FAINT = 0.1  # between the first and the 99th percentile; real images have 0.19 at least

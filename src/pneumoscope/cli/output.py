@@ -35,7 +35,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     typer.echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")
     adjusted = evaluation.adjusted
     table = Table(box=None, pad_edge=False)
-    columns = ["metric", "value", "95 % interval"] + ["adjusted", "95 % interval"] * (adjusted is not None)
+    columns = ["metric", "value", "95% interval"] + ["adjusted", "95% interval"] * (adjusted is not None)
     for column in columns:
         table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
     for name, interval in evaluation.metrics.items():
@@ -79,7 +79,7 @@ def print_comparison(comparison: Comparison) -> None:
         other = printable(contrast.run)
         typer.echo(f"\n{other} (other) against {first} (first)\n")
         table = Table(box=None, pad_edge=False)
-        for column in ("metric", "first", "other", "difference", "95 % interval", "p", *["p, Holm"] * several):
+        for column in ("metric", "first", "other", "difference", "95% interval", "p", *["p, Holm"] * several):
             table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
         for name, difference in contrast.differences.items():
             cells = ["–" if math.isnan(value) else f"{value:.3f}" for value in (difference.first, difference.other)]

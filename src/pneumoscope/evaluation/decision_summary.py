@@ -52,7 +52,7 @@ def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detec
 
     The promises hold for images like those of validation. Given n validation images of which the k-th sets the
     threshold, the rate of misses is Beta(k, n + 1 - k) distributed (Vovk 2012), so misses among new images are
-    beta-binomial. A number with a chance of at most 2.5 % is noted. Images of one patient count as independent.
+    beta-binomial. A number with a chance of at most 2.5% is noted. Images of one patient count as independent.
 
     Args:
         summary: from `summarise_decisions`.
@@ -81,7 +81,7 @@ def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detec
 
 
 def _too_many(events: int, images: int, rank: int, count: int) -> bool:
-    """Whether so many events have a chance of at most 2.5 %; the value of `rank` among `count` is the threshold."""
+    """Whether so many events have a chance of at most 2.5%; the value of `rank` among `count` is the threshold."""
     from scipy.stats import betabinom
 
     if not count or not rank:

@@ -97,7 +97,7 @@ function describeViewer() {
     return;
   }
   const zoom = Math.round((100 * scale * image.width) / current.width / (window.devicePixelRatio || 1));
-  $("caption").textContent = `${current.name} · level ${Math.round(100 * level)} % · window ${Math.round(100 * width)} % · zoom ${zoom} %${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · heatmap off" : ""}`;
+  $("caption").textContent = `${current.name} · level ${Math.round(100 * level)}% · window ${Math.round(100 * width)}% · zoom ${zoom}%${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · heatmap off" : ""}`;
   $("image").setAttribute("aria-label", `Image ${current.name}. ${$("explanation").textContent}${viewer.inverted ? " Shown inverted." : ""}`);
 }
 

@@ -3,7 +3,7 @@
 import { call } from "/page/service.js";
 
 const $ = (id) => document.getElementById(id);
-const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`);
+const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}%`);
 const interval = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
 
 function make(tag, attributes = {}, words = "") {
