@@ -10,8 +10,9 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -59,26 +60,31 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
 
     if not re.fullmatch(r"https?://[a-z0-9.:-]+/[!-~]*", url, re.IGNORECASE):
         raise UsageError(f"{url!r} is not the address of a file that begins with http:// or https://.", "url")
-    part, failures = _Part(path, hide_secrets(url)), 0
-    while not part.complete:
-        before, delay = part.count, PAUSE * 2**failures
-        try:
-            _receive(url, part, size, progress)
-            continue
-        except _AttemptError as problem:
-            reason, delay = str(problem), max(delay, problem.delay)
-        except ValueError:  # urllib3's errors of addresses, and urllib.parse's
-            raise DownloadError(
-                f"{hide_secrets(url)}: redirects to an address that pneumoscope does not follow."
-            ) from None
-        except (OSError, HTTPError) as problem:
-            reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
-        failures = 0 if part.count - before >= 1 << 20 else failures + 1
-        if failures >= ATTEMPTS:
-            raise DownloadError(
-                f"{hide_secrets(url)}: failed {failures} times in a row: {reason} ({part.count:,} bytes received)."
-            )
-        time.sleep(min(delay, 60.0))
+    address, failures = hide_secrets(url), 0
+    try:
+        part = _Part(path, address)
+        while not part.complete:
+            before, delay = part.count, PAUSE * 2**failures
+            try:
+                _receive(url, part, size, progress)
+                continue
+            except _AttemptError as problem:
+                reason, delay = str(problem), max(delay, problem.delay)
+            except ValueError:  # urllib3's errors of addresses, and urllib.parse's
+                raise DownloadError(f"{address}: redirects to an address that pneumoscope does not follow.") from None
+            except HTTPError as problem:
+                reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
+            failures = 0 if part.count - before >= 1 << 20 else failures + 1
+            if failures >= ATTEMPTS:
+                raise DownloadError(
+                    f"{address}: failed {failures} times in a row: {reason} ({part.count:,} bytes received)."
+                )
+            time.sleep(min(delay, 60.0))
+    except OSError as problem:  # of the file: urllib3 turns those of the network into HTTPError
+        raise UsageError(
+            f"{path}: cannot be written: {problem.strerror or problem}. Free some space and run it again; the download "
+            "resumes."
+        ) from None
 
 
 def hide_secrets(url: str) -> str:
@@ -88,11 +94,7 @@ def hide_secrets(url: str) -> str:
 
 
 def hash_archive(path: Path) -> str:
-    """SHA-256 of an archive in hexadecimal.
-
-    Raises:
-        DataError: it cannot be read, or lists more members than any known dataset.
-    """
+    """SHA-256 of an archive in hexadecimal; DataError if it cannot be read, or lists more members than any dataset."""
     digest, members = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -148,12 +150,11 @@ def list_images(archive: zipfile.ZipFile, labels: Sequence[str]) -> dict[str, zi
     path, members = archive.filename, archive.infolist()
     layout = re.compile(rf"((?:.*/)?)((?:{'|'.join(SPLITS)})/({'|'.join(labels)})/([^/]+))", re.DOTALL)
     by_root: defaultdict[str, dict[str, tuple[str, zipfile.ZipInfo]]] = defaultdict(dict)
-    labels_of: defaultdict[str, set[str]] = defaultdict(set)
     for member in members:
         match, name = layout.fullmatch(member.filename), PurePosixPath(member.filename)
         if not match or "__MACOSX" in name.parts or name.name[0] == "." or name.suffix.lower() not in _IMAGE_SUFFIXES:
             continue
-        root, place, label, file = match.groups()
+        root, place, _, file = match.groups()
         if not _IMAGE_NAME.fullmatch(file):
             raise DataError(f"{path}: {member.filename!r} is not the name of an image of this dataset.")
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -161,8 +162,8 @@ def list_images(archive: zipfile.ZipFile, labels: Sequence[str]) -> dict[str, zi
         # Many file systems take `a.jpeg` and `A.jpeg` for the same file.
         if by_root[root].setdefault(place.casefold(), (place, member)) != (place, member):
             raise DataError(f"{path}: contains {member.filename!r} twice, if letter case is ignored.")
-        labels_of[root].add(label)
-    complete = sorted((root for root in by_root if labels_of[root] == set(labels)), key=len)
+    labels_of = {root: {place.split("/")[1] for place, _ in images.values()} for root, images in by_root.items()}
+    complete = [root for root in sorted(by_root, key=len) if labels_of[root] == set(labels)]
     if not complete:
         inner = [each.filename for each in members if each.filename.lower().endswith((".zip", ".tar.gz", ".tgz"))]
         raise DataError(
@@ -213,12 +214,10 @@ class _Part:
     def __init__(self, path: Path, address: str) -> None:
         self.path, self.validator, self.size = path, None, None
         self._note, self._address = path.with_name(f"{path.name}.json"), address
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(self._note.read_text(encoding="utf-8"))
             if note["address"] == address:  # without its query: a signature in it changes from call to call
                 self.validator, self.size = note["validator"], note["size"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         if self.validator is None and not self.complete:
             self.restart()
 
@@ -228,23 +227,16 @@ class _Part:
 
     @property
     def complete(self) -> bool:
-        return self.size is not None and self.count == self.size
+        return self.count == self.size
 
     def restart(self, validator: str | None = None, size: int | None = None) -> None:
         """Discard what is here, then note which version comes next."""
-        with self.open() as file:
-            file.truncate(0)
+        self.path.write_bytes(b"")
         self.note(validator, size)
 
     def note(self, validator: str | None, size: int | None) -> None:
         self.validator, self.size = validator, size
         write_text(self._note, json.dumps({"address": self._address, "validator": validator, "size": size}))
-
-    def open(self) -> IO[bytes]:
-        try:
-            return self.path.open("ab")
-        except OSError as problem:
-            raise UsageError(f"{self.path}: cannot be written: {problem.strerror or problem}.") from None
 
 
 def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> None:
@@ -254,18 +246,10 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> Non
     address, headers = hide_secrets(url), {"User-Agent": f"pneumoscope/{__version__}", "Accept-Encoding": "identity"}
     if part.count and part.validator:
         headers |= {"Range": f"bytes={part.count}-", "If-Range": part.validator}
-    with (
-        _connect(url) as client,
-        client.request(
-            "GET",
-            url,
-            headers=headers,
-            timeout=TIMEOUT,
-            retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10),
-            preload_content=False,
-            enforce_content_length=False,  # the length is checked below, and what came is kept
-        ) as response,
-    ):
+    retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
+    options: dict[str, Any] = {"timeout": TIMEOUT, "retries": retries, "preload_content": False}
+    options["enforce_content_length"] = False  # the length is checked below, and what came is kept
+    with _connect(url) as client, client.request("GET", url, headers=headers, **options) as response:
         status, content_range = f"status {response.status} {response.reason}", response.headers.get("Content-Range", "")
         values = (response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))  # strong ones alone:
         validator = next((value for value in values if re.fullmatch(r'"[!-~]*"|[A-Z][ -~]* GMT', value)), None)
@@ -285,27 +269,16 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> Non
             )
         if response.status == 200:
             part.restart(validator, total)
-        _copy(response, part, total, progress)
-    if part.count != (expected := total or size or part.count):
-        raise _AttemptError(f"connection closed at {part.count:,} of {expected:,} bytes")
-    part.note(part.validator, part.count)  # without an announced length, only the end of the stream tells it
-
-
-def _copy(response: urllib3.BaseHTTPResponse, part: _Part, total: int | None, progress: Progress) -> None:
-    count = part.count
-    with part.open() as file:
-        while block := response.read1(1 << 16, decode_content=False):
-            try:
+        count = part.count
+        with part.path.open("ab") as file:
+            while block := response.read1(1 << 16, decode_content=False):
                 file.write(block)
-            except OSError as problem:
-                raise UsageError(
-                    f"{part.path}: cannot be written: {problem.strerror or problem}. Free some space and run it again; "
-                    "the download resumes."
-                ) from None
-            count += len(block)
-            if count > _MAX_BYTES:
-                raise DownloadError(f"The server sent more than {_MAX_BYTES:,} bytes.")
-            progress("Downloading", count, total or 0)
+                if (count := count + len(block)) > _MAX_BYTES:
+                    raise DownloadError(f"The server sent more than {_MAX_BYTES:,} bytes.")
+                progress("Downloading", count, total or 0)
+    if count != (expected := total or size or count):
+        raise _AttemptError(f"connection closed at {count:,} of {expected:,} bytes")
+    part.note(part.validator, count)  # without an announced length, only the end of the stream tells it
 
 
 def _connect(url: str) -> urllib3.PoolManager:

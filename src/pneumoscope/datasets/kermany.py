@@ -31,33 +31,22 @@ _WORKSHOP = ".fetch.part"  # `files.claim_folder` takes a folder with nothing bu
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A published dataset.
-
-    Attributes:
-        name: short name.
-        title: as published; also `licence` with its text at `licence_url`, and the `citation`.
-        homepage: page to download it from with a browser.
-        file: name of the archive there, with its address `url`, and `size` and `sha256` if known.
-        labels: its class folders.
-        names: regular expression for the beginning of every image's name.
-        editions: for each published version its number of images by `split/LABEL`.
-        population: whom the images show.
-    """
+    """A published dataset."""
 
     name: str
     title: str
     licence: str
     licence_url: str
     citation: str
-    homepage: str
-    file: str
-    url: str
-    size: int | None
+    homepage: str  # to download it from with a browser
+    file: str  # name of the archive there
+    url: str  # of the archive
+    size: int | None  # of the archive in bytes, if known
     sha256: str | None
-    labels: tuple[str, ...]
-    names: str
-    editions: Mapping[str, Mapping[str, int]]
-    population: str = ""
+    labels: tuple[str, ...]  # class folders
+    names: str  # regular expression for the beginning of every image's name
+    editions: Mapping[str, Mapping[str, int]]  # for each published version its number of images by `split/LABEL`
+    population: str = ""  # whom the images show
 
 
 KERMANY = Source(
@@ -90,23 +79,14 @@ KERMANY = Source(
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Content of `SOURCE.json` in a fetched dataset.
+    """Content of `SOURCE.json` in a fetched dataset."""
 
-    Attributes:
-        name: of the dataset.
-        edition: the published version.
-        archive: name or address of the archive.
-        sha256: its checksum.
-        verified: whether that is the `published` one, the `given` one, or was compared with nothing.
-        files: size of each image in bytes, by its place `split/LABEL/name`.
-    """
-
-    name: str
+    name: str  # of the dataset
     edition: str
-    archive: str
+    archive: str  # its name or address
     sha256: str
-    verified: Literal["published", "given"] | None
-    files: dict[str, int]
+    verified: Literal["published", "given"] | None  # what the checksum was compared with
+    files: dict[str, int]  # size of each image in bytes, by its place `split/LABEL/name`
 
 
 def list_sources() -> tuple[Source, ...]:
@@ -160,7 +140,11 @@ def fetch(
         DownloadError: the download failed, or is not the expected file.
         DataError: the archive is damaged, unsafe, or not the whole dataset.
     """
-    source = _find_source(source) if isinstance(source, str) else source
+    if isinstance(source, str):
+        known = {each.name: each for each in list_sources()}
+        if source not in known:
+            raise UsageError(f"No dataset is named {source!r}. Known: {', '.join(known)}.")
+        source = known[source]
     if archive is not None and url is not None:
         raise UsageError("Pass `archive` or `url`, not both.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256 := sha256.strip().lower()):
@@ -176,8 +160,8 @@ def fetch(
     if old is None:
         claim_folder(out, SOURCE_FILES, overwrite)
     _log(f"{source.title}\nLicence: {source.licence}, {source.licence_url}\nCite: {source.citation}")
-    source = source if url is None else replace(source, url=url)
     if archive is None:
+        source = source if url is None else replace(source, url=url)
         _download(source, sha256, out, progress)
     try:
         new = _unpack(source, archive, sha256, out, old, missing)
@@ -219,35 +203,25 @@ def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
         raise UsageError(f"No subset is named {name!r}. Known: {', '.join(list_subsets())}.", "subset")
     text = files("pneumoscope.datasets").joinpath("lists", f"{name}.csv").read_text(encoding="utf-8")
     splits = {(row["label"], row["name"]): row["split"] for row in csv.DictReader(text.splitlines())}
-    matches: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if (key := (str(sample.label), sample.path.stem)) in splits:
-            matches[key].append(sample)
-    if missing := [f"{label}/{stem}" for label, stem in splits if (label, stem) not in matches]:
+    keyed = [(key, sample) for sample in samples if (key := (str(sample.label), sample.path.stem)) in splits]
+    copies: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for key, sample in keyed:
+        copies[key].append(str(sample.path))
+    if missing := [f"{label}/{stem}" for label, stem in splits if (label, stem) not in copies]:
         raise DataError(
             f"{len(missing)} of the {len(splits)} images of {name} are missing: {_shorten(missing)}. They are from "
             "the full dataset, including its test split: get it with `pneumoscope data fetch kermany`."
         )
-    if copies := [_shorten([str(each.path) for each in same]) for same in matches.values() if len(same) > 1]:
+    if repeated := [_shorten(paths) for paths in copies.values() if len(paths) > 1]:
         raise DataError(
-            f"{len(copies)} images of {name} occur more than once, such as {copies[0]}. Use one copy of the dataset."
+            f"{len(repeated)} images of {name} occur more than once, such as {repeated[0]}. Use one copy of the "
+            "dataset."
         )
-    return [
-        replace(sample, split=splits[key])
-        for sample in samples
-        if (key := (str(sample.label), sample.path.stem)) in splits
-    ]
+    return [replace(sample, split=splits[key]) for key, sample in keyed]
 
 
 def _shorten(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _find_source(name: str) -> Source:
-    known = {source.name: source for source in list_sources()}
-    if name not in known:
-        raise UsageError(f"No dataset is named {name!r}. Known: {', '.join(known)}.")
-    return known[name]
 
 
 def _download(source: Source, sha256: str | None, out: Path, progress: Progress) -> None:
@@ -365,10 +339,10 @@ def _publish(out: Path, manifest: Manifest, source: Source) -> None:
         "The image files are unchanged; only their folders were rearranged.\n",
     )
     try:
-        for path in sorted(unpacked.glob("*/*/*")):
-            target = out / path.relative_to(unpacked)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+        for place in manifest.files:
+            if (unpacked / place).exists():
+                (out / place).parent.mkdir(parents=True, exist_ok=True)
+                (unpacked / place).replace(out / place)
     except OSError as problem:
         raise UsageError(f"{out}: cannot be written: {problem.strerror or problem}.") from None
 
