@@ -1,8 +1,8 @@
 """Closes connections whose other side is too slow.
 
 Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
-application can see neither. So this extends uvicorn's protocol, whichever it is, by the methods that asyncio defines
-for every protocol, and by `scope["state"]`, through which the application finds its connection.
+application can see neither. So this extends uvicorn's protocol by the methods that asyncio defines for every protocol,
+and by `scope["state"]`, through which the application finds its connection.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
@@ -23,24 +24,20 @@ if TYPE_CHECKING:
 _STATE = "connection"
 
 
-class _TimedConnection(asyncio.Protocol):
-    """Adds time limits; it comes before uvicorn's protocol in the list of base classes."""
+class _TimedProtocol(H11Protocol):
+    """HTTP with time limits."""
 
     silence = 10.0
-
-    def __init__(self, *arguments: Any, app_state: dict[str, Any], **options: Any) -> None:
-        super().__init__(*arguments, app_state={**app_state, _STATE: self}, **options)  # type: ignore[call-arg]
-        self._connection: Any = None
-        self._requests = 0  # that the application is answering
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._answer_timer: asyncio.TimerHandle | None = None
+    _requests = 0  # that the application is answering
+    _head_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A connection opens; the head of its first request is due."""
         super().connection_made(transport)
         # asyncio does so only for sockets created as TCP, which accepted ones may not be: 40 ms an answer otherwise.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._connection = transport
+        self.app_state = {**self.app_state, _STATE: self}
         self._head_timer = self._abort_later()
 
     def data_received(self, data: bytes) -> None:
@@ -59,11 +56,11 @@ class _TimedConnection(asyncio.Protocol):
         _cancel(self._answer_timer)
         super().resume_writing()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """The connection ends."""
         _cancel(self._head_timer)
         _cancel(self._answer_timer)
-        super().connection_lost(error)
+        super().connection_lost(exc)
 
     @contextmanager
     def answer(self) -> Iterator[None]:
@@ -77,7 +74,7 @@ class _TimedConnection(asyncio.Protocol):
             self._requests -= 1
 
     def _abort_later(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self.silence, self._connection.abort)
+        return asyncio.get_running_loop().call_later(self.silence, self.transport.abort)
 
 
 def limit_time(app: ASGIApp) -> ASGIApp:
@@ -96,9 +93,9 @@ def limit_time(app: ASGIApp) -> ASGIApp:
 
 def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """Set up uvicorn to serve an application: slow clients are dropped, and nothing they send is logged."""
-    config = uvicorn.Config(
+    return uvicorn.Config(
         limit_time(app),
-        http="h11",
+        http=type("TimedProtocol", (_TimedProtocol,), {"silence": limits.silence}),
         ws="none",
         log_config=None,
         access_log=False,
@@ -107,10 +104,6 @@ def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=60,
     )
-    config.load()
-    bases = (_TimedConnection, config.http_protocol_class)
-    config.http_protocol_class = type("TimedProtocol", bases, {"silence": limits.silence})
-    return config
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
@@ -32,7 +32,7 @@ SCHEMA = 1  # raise it with every change of a table
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    type_annotation_map = {list[str]: sql.JSON, dict[str, float]: sql.JSON}  # noqa: RUF012 - SQLAlchemy's own
+    type_annotation_map: ClassVar[dict[Any, Any]] = {list[str]: sql.JSON, dict[str, float]: sql.JSON}
 
 
 class _Property(_Base):
@@ -209,10 +209,10 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             session.add_all(records)
 
-    def find_prediction(self, id: str) -> PredictionRecord | None:  # noqa: A002 - its name everywhere
+    def find_prediction(self, prediction_id: str) -> PredictionRecord | None:
         """The prediction with an id, without its reviews; None where there is none."""
         with self._begin() as session:
-            return session.get(PredictionRecord, id)
+            return session.get(PredictionRecord, prediction_id)
 
     def list_predictions(self, limit: int) -> list[PredictionRecord]:
         """The latest predictions with their reviews, the newest first."""
