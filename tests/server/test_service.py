@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,47 @@ def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_sa
     assert "damaged" in answer[2]["error"]
     assert answer[2]["id"] is None
     assert all(one["error"] is None for one in answer if one["name"] != "bad.png")
+
+
+@pytest.mark.parametrize(
+    "place", ["inference.features.read_radiograph", "inference.features.prepare", "server.predictions.render_picture"]
+)
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
+def test_an_internal_error_at_one_image_fails_only_its_own_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str, error: type
+) -> None:
+    module, _, function = f"pneumoscope.{place}".rpartition(".")
+    original, secret = getattr(import_module(module), function), "MUELLER_HANS"
+
+    def fail(*arguments: Any) -> Any:
+        result = original(*arguments)
+        if is_black(arguments[0]) or is_black(getattr(result, "pixels", None)):
+            raise error(secret)
+        return result
+
+    monkeypatch.setattr(f"{module}.{function}", fail)
+    black = io.BytesIO()
+    Image.new("L", (128, 128)).save(black, "PNG")
+    contents = [draw(1), black.getvalue(), draw(2)]
+    files = [("files", (f"{i}.png", content)) for i, content in enumerate(contents)]
+    expected = f"Internal error: {error.__name__}. Please report it."
+    with run_thread(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.post("/v1/predictions", params={"picture": True}, files=files)
+        assert answer.status_code == 200
+        assert [each["error"] for each in answer.json()["predictions"]] == [None, expected, None]
+        assert read_metrics(client)['pneumoscope_images_total{decision="error"}'] == 1
+        assert len(client.get("/v1/predictions").json()["predictions"]) == 2
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda content: post(url, content, picture=True), contents * 2))
+        assert [answer.status_code for answer in answers] == [200, 500, 200] * 2
+        assert answers[1].json()["detail"] == expected
+        assert answers[1].headers["content-type"] == "application/problem+json"
+    assert f"Internal error: {error.__name__}" in caplog.text
+    assert secret not in caplog.text
+
+
+def is_black(pixels: Any) -> bool:
+    return isinstance(pixels, np.ndarray) and not pixels.any()
 
 
 def test_images_computed_together_are_answered_as_those_computed_alone(service: Process) -> None:
@@ -166,7 +208,7 @@ def test_of_several_frames_the_first_is_read_with_a_warning(service: Process) ->
     headers = {"content-type": "application/dicom"}
     answer = httpx.post(f"{service.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
     (warning,) = answer.json()["predictions"][0]["warnings"]
-    assert "3 frames" in warning
+    assert "3 frames; the first was read" in warning
 
 
 def test_another_modality_is_read_if_the_caller_asks_for_it(service: Process) -> None:
@@ -380,8 +422,23 @@ def test_pages_of_other_sites_cannot_use_it(service: Process, image: bytes, head
         httpx.post(f"{service.url}/v1/predictions", content=image, headers={**PNG, **headers}),
         httpx.get(f"{service.url}/v1/monitoring", headers=headers),
     ):
-        assert answer.status_code == (400 if "host" in headers else 403)
+        assert answer.status_code == 403
+        assert answer.headers["content-type"] == "application/problem+json"
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_this_machines_own_names_are_answered_with_any_port(service: Process, name: str) -> None:
+    for host in (name, f"{name}:80"):
+        assert httpx.get(f"{service.url}/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example:8000", "localhost.evil.example", "evil.example#localhost", "[::1", ""])
+def test_every_page_refuses_other_names_than_this_machines(service: Process, host: str) -> None:
+    for path in ("/", "/healthz", "/v1/models"):
+        answer = httpx.get(f"{service.url}{path}", headers={"host": host})
+        assert answer.status_code == 403
+        assert "localhost" in answer.json()["detail"]
 
 
 def test_every_answer_carries_the_security_headers(service: Process) -> None:
@@ -488,6 +545,15 @@ def test_logs_show_no_file_no_query_and_no_comment(service: Process, image: byte
     assert "POST /v1/predictions 200" in log
     for secret in ("MUELLER", "Mueller", "picture=", one["id"]):
         assert secret not in log
+
+
+def test_a_service_that_has_stopped_leaves_no_threads(settings: Settings, image: bytes) -> None:
+    before = set(threading.enumerate())
+    with run_thread(settings) as url:
+        assert post(url, image, heatmap=True, picture=True).status_code == 200
+        assert httpx.get(f"{url}/v1/monitoring").status_code == 200
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) <= before
 
 
 def test_shutting_down_finishes_what_was_accepted(run: Run, tmp_path: Path) -> None:

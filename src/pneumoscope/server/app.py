@@ -69,9 +69,11 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.open()
-        yield
-        await service.close()
+        try:
+            await service.open()
+            yield
+        finally:
+            await service.close()
 
     app = FastAPI(
         title="pneumoscope",
@@ -172,9 +174,9 @@ def _add_predictions(app: FastAPI, service: PredictionService) -> None:
         responses=_problems(400, 401, 403, 404, 408, 413, 422, 503),
         tags=["predictions"],
     )
-    async def review(id: Annotated[str, Path(max_length=64)], review: ReviewRequest) -> Response:  # noqa: A002
+    async def review(prediction_id: Annotated[str, Path(alias="id", max_length=64)], review: ReviewRequest) -> Response:
         """Agree or disagree with a prediction. The review is on disk before the answer is sent."""
-        return _to_json(await service.review(id, review), 201)
+        return _to_json(await service.review(prediction_id, review), 201)
 
     @app.get("/v1/models", response_model=list[ModelMessage], responses=_problems(401, 403), tags=["predictions"])
     async def list_models() -> list[ModelMessage]:

@@ -7,35 +7,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pneumoscope.server.problems import too_busy
+from pneumoscope.server.problems import RequestError, too_busy
 
 if TYPE_CHECKING:
     from pneumoscope.images.read import ImageBytes
+    from pneumoscope.server.messages import PredictionMessage, PredictionQuery
 
-Answer = TypeVar("Answer")
+    Answer: TypeAlias = PredictionMessage | RequestError
 _WORKERS = 2  # one batch is read while another is computed
 _PICTURED = 2  # images of a batch that keeps their pixels, each of which may be 400 MB
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to do with one image.
-
-    Attributes:
-        image: the upload.
-        heatmap: whether to draw a heatmap of the evidence.
-        picture: whether to draw the image for a browser.
-    """
+class Job(NamedTuple):
+    """An uploaded image, and what to return for it."""
 
     image: ImageBytes
-    heatmap: bool = False
-    picture: bool = False
+    query: PredictionQuery
 
 
-class Batcher(Generic[Answer]):
+class Batcher:
     """Gathers the images of many callers into batches.
 
     An image waits for others only while another batch is processed, for at most `wait`; else it is processed at once.
@@ -52,9 +44,9 @@ class Batcher(Generic[Answer]):
         self,
         process: Callable[[Sequence[Job]], list[Answer]],
         batch_size: int,
-        wait: float = 0.005,
-        capacity: int = 256,
-        observe: Callable[[int, float], None] | None = None,
+        wait: float,
+        capacity: int,
+        observe: Callable[[int, float], None],
     ) -> None:
         self.in_progress = 0
         self._process = process
@@ -77,8 +69,7 @@ class Batcher(Generic[Answer]):
         """Stop; accepted images are answered by then, because the server waits for its requests."""
         for worker in self._workers:
             worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await worker
+        await asyncio.gather(*self._workers, return_exceptions=True)
         self._threads.shutdown(cancel_futures=True)
 
     @property
@@ -126,7 +117,7 @@ class Batcher(Generic[Answer]):
                     await asyncio.wait_for(self._arrived.wait(), left)
 
     def _fits(self, batch: Sequence[tuple[Job, object]]) -> bool:
-        pictured = any(job.picture for job, _ in (*batch, self._queue[0]))
+        pictured = any(job.query.picture for job, _ in (*batch, self._queue[0]))
         return len(batch) < (_PICTURED if pictured else self._batch_size)
 
     async def _work(self) -> None:
@@ -144,8 +135,7 @@ class Batcher(Generic[Answer]):
                 continue
             finally:
                 self._processing -= 1
-            if self._observe is not None:
-                self._observe(len(batch), loop.time() - start)
+            self._observe(len(batch), loop.time() - start)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)

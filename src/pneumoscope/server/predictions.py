@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from pneumoscope.server.messages import (
 )
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.pictures import render_picture
-from pneumoscope.server.problems import RequestError
+from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
 from pneumoscope.server.reviews import find_label
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 from pneumoscope.server.telemetry import Telemetry
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
 
 T = TypeVar("T")
+Answer: TypeAlias = tuple[PredictionMessage | RequestError, PredictionRecord | None]
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUMMARISED = 50_000  # predictions, at most
 
@@ -144,8 +145,8 @@ class PredictionService:
         """Predict files; an unreadable one is answered with its error, unless none can be read.
 
         Raises:
-            RequestError: 415 or 422, no file can be read; 422, the model has no heatmaps, or pictures of too many
-                images are requested; 429, too many images are in progress.
+            RequestError: 415, 422 or 500, no file can be predicted; 422, the model has no heatmaps, or pictures of too
+                many images are requested; 429, too many images are in progress.
             DataError: the predictions cannot be stored.
         """
         if query.heatmap and not self.model.heatmaps:
@@ -156,16 +157,22 @@ class PredictionService:
         most = self.settings.limits.pictured_files
         if (query.heatmap or query.picture) and len(images) > most:
             raise RequestError(422, f"Pictures and heatmaps are limited to {most} images per request. Send fewer.")
-        answers = await self.batcher.run([Job(image, query.heatmap, query.picture) for image in images])
-        errors = [answer.error for answer in answers if answer.error is not None]
+        answers = await self.batcher.run([Job(image, query) for image in images])
+        failures = [answer for answer in answers if isinstance(answer, RequestError)]
         for answer in answers:
-            self.telemetry.count_image("error" if answer.decision is None else answer.decision)
-        if len(errors) == len(images):
-            status = 422 if any(is_image(image.content[:512]) for image in images) else 415
-            raise RequestError(
-                status, errors[0] if len(errors) == 1 else f"None of the files can be read: {'; '.join(errors[:5])}"
-            )
-        return PredictionsMessage(predictions=answers)
+            self.telemetry.count_image("error" if isinstance(answer, RequestError) else str(answer.decision))
+        if len(failures) == 1 == len(images):
+            raise failures[0]
+        if len(failures) == len(images):
+            details = "; ".join(failure.detail for failure in failures[:5])
+            status = max(failure.status for failure in failures)
+            raise RequestError(status, f"None of the files can be read: {details}")
+        return PredictionsMessage(
+            predictions=[
+                PredictionMessage(name=image.name, error=answer.detail) if isinstance(answer, RequestError) else answer
+                for image, answer in zip(images, answers, strict=True)
+            ]
+        )
 
     async def list_predictions(self, limit: int) -> PredictionsMessage:
         """The latest predictions with their reviews."""
@@ -204,27 +211,47 @@ class PredictionService:
             **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
         }
 
-    def _process(self, jobs: Sequence[Job]) -> list[PredictionMessage]:
+    def _process(self, jobs: Sequence[Job]) -> list[PredictionMessage | RequestError]:
         """Predict a batch and store it; runs in a thread."""
-        predictions = list(
-            self.predictor.run(
-                [job.image for job in jobs],
-                maps=any(job.heatmap for job in jobs),
-                pixels=any(job.picture for job in jobs),
-                pool=self._readers,
-            )
-        )
-        records = [
-            None if prediction.error is not None else self._to_record(job.image, prediction)
-            for job, prediction in zip(jobs, predictions, strict=True)
-        ]
+        answers = self._predict(jobs)
         if self.settings.keep_images is not None:
-            for job, record in zip(jobs, records, strict=True):
+            for job, (_, record) in zip(jobs, answers, strict=True):
                 if record is not None:
                     _keep_file(self.settings.keep_images, job.image.content, record)
-        messages = [self._to_message(*each) for each in zip(jobs, predictions, records, strict=True)]
-        self.store.add([record for record in records if record is not None])
-        return messages
+        self.store.add([record for _, record in answers if record is not None])
+        return [message for message, _ in answers]
+
+    def _predict(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Predict a batch; if that raises an unforeseen error, each image alone, so that only the guilty one fails."""
+        try:
+            predictions = self.predictor.run(
+                [job.image for job in jobs],
+                maps=any(job.query.heatmap for job in jobs),
+                pixels=any(job.query.picture for job in jobs),
+                pool=self._readers,
+            )
+            return [self._answer(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
+        except Exception as problem:
+            if len(jobs) == 1:
+                log_internal_error(problem)
+                return [(to_internal_error(problem), None)]
+        # Not in the handler: the error keeps the batch's arrays in memory.
+        return [answer for job in jobs for answer in self._predict([job])]
+
+    def _answer(self, job: Job, prediction: Prediction) -> Answer:
+        image, query = job.image, job.query
+        if prediction.error is not None:
+            status = 422 if is_image(image.content[:512]) else 415
+            return RequestError(status, prediction.error.replace("`any_modality=True`", "any_modality=true")), None
+        record = self._to_record(image, prediction)
+        message = PredictionMessage.model_validate(record)
+        message.name = image.name  # also where it is not stored
+        message.explanation = explain_decision(prediction, self.predictor)
+        if query.heatmap and prediction.evidence is not None and message.predicted_label is not None:
+            message.heatmap = _draw_heatmap(prediction.evidence)
+        if query.picture and prediction.pixels is not None:
+            message.picture = base64.b64encode(render_picture(prediction.pixels)).decode()
+        return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
         patient = prediction.patient
@@ -250,19 +277,6 @@ class PredictionService:
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
         )
-
-    def _to_message(self, job: Job, prediction: Prediction, record: PredictionRecord | None) -> PredictionMessage:
-        if record is None:
-            error = str(prediction.error).replace("`any_modality=True`", "any_modality=true")
-            return PredictionMessage(name=job.image.name, error=error)
-        message = PredictionMessage.model_validate(record)
-        message.name = job.image.name  # also where it is not stored
-        message.explanation = explain_decision(prediction, self.predictor)
-        if job.heatmap and prediction.evidence is not None and message.predicted_label is not None:
-            message.heatmap = _draw_heatmap(prediction.evidence)
-        if job.picture and prediction.pixels is not None:
-            message.picture = base64.b64encode(render_picture(prediction.pixels)).decode()
-        return message
 
 
 def _draw_heatmap(evidence: Evidence) -> Heatmap:

@@ -1,11 +1,13 @@
 """Every answer that is not a success is a problem document (RFC 9457) that says what to change.
 
-Exceptions, answered with a line of text: bytes that are not HTTP, too many connections, and a wrong Host header.
+Exceptions, answered with a line of text: bytes that are not HTTP, and too many connections.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 from http import HTTPStatus
 from typing import Any
 
@@ -48,6 +50,12 @@ class RequestError(Exception):
 def to_internal_error(problem: Exception) -> RequestError:
     """Make the problem of an unforeseen error: 500, without its message, which could contain a patient's name."""
     return RequestError(500, f"Internal error: {type(problem).__name__}. Please report it.")
+
+
+def log_internal_error(problem: Exception) -> None:
+    """Log where an unforeseen error occurred, without its message."""
+    where = "".join(traceback.format_tb(problem.__traceback__)[-4:])
+    logging.getLogger("pneumoscope.server").error("Internal error: %s\n%s", type(problem).__name__, where)
 
 
 def too_busy(detail: str, seconds: int = 1) -> RequestError:

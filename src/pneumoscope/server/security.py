@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from pneumoscope.server.problems import RequestError, to_internal_error
+from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,9 +51,6 @@ class SecurityMiddleware:
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
-        if settings.token is None:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            app = TrustedHostMiddleware(app, (*_LOCAL, host), www_redirect=False)
         self._app = app
         self._settings = settings
         self._telemetry = telemetry
@@ -85,8 +81,7 @@ class SecurityMiddleware:
         except RequestError as problem:
             await problem.to_response()(scope, receive, answer)
         except Exception as problem:
-            where = "".join(traceback.format_tb(problem.__traceback__)[-4:])
-            _logger().error("Internal error: %s\n%s", type(problem).__name__, where)
+            log_internal_error(problem)
             if not status:
                 await to_internal_error(problem).to_response()(scope, receive, answer)
         finally:
@@ -106,6 +101,11 @@ class SecurityMiddleware:
                 503, f"{limits.requests} requests are in progress. Try again in 1 s.", {"retry-after": "1"}
             )
         headers, protected = Headers(scope=scope), scope["path"].startswith(_PROTECTED)
+        name = re.sub(r":[0-9]+$", "", headers.get("host", "")).lower()
+        if token is None and name not in (*_LOCAL, self._settings.host.lower()):
+            raise RequestError(
+                403, f"This service answers only to {', '.join(_LOCAL)}. Start it with a token to use another name."
+            )
         if protected or scope["method"] not in _SAFE_METHODS:
             origin = headers.get("origin")
             elsewhere = origin is not None and origin.partition("://")[2] != headers.get("host", "")
