@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,36 +13,42 @@ from PIL import Image
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import MissingExtraError
-from pneumoscope.evaluation.cases import Case
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.reports.gallery import LARGEST, choose_images, draw_explained
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
 
-def case(name: str, label: int, p: float, threshold: float = 0.4, ood_score: float = 0.5) -> Case:
-    predicted = CLASSES[int(p >= threshold)]
-    decision = "out_of_distribution" if ood_score > 1 else predicted
-    return Case(name, CLASSES[label], (1 - p, p), predicted, decision, ood_score=ood_score)
+def predicted(name: str, label: int, p: float, threshold: float = 0.4, ood_score: float = 0.5) -> Prediction:
+    by_threshold = CLASSES[int(p >= threshold)]
+    return Prediction(
+        path=Path(name),
+        label=CLASSES[label],
+        probabilities=dict(zip(CLASSES, (1 - p, p), strict=True)),
+        predicted_label=by_threshold,
+        decision="out_of_distribution" if ood_score > 1 else by_threshold,
+        ood_score=ood_score,
+    )
 
 
 def test_the_most_confident_errors_come_first_and_no_image_appears_twice() -> None:
-    cases = [
-        case("a", 0, 0.7), case("b", 1, 0.02), case("c", 1, 0.9), case("d", 0, 0.45), case("e", 1, 0.6),
-        case("f", 0, 0.99, ood_score=1.5), case("g", 0, 0.39), case("h", 1, 0.8, ood_score=2.5),
+    predictions = [
+        predicted("a", 0, 0.7), predicted("b", 1, 0.02), predicted("c", 1, 0.9), predicted("d", 0, 0.45),
+        predicted("e", 1, 0.6), predicted("f", 0, 0.99, ood_score=1.5), predicted("g", 0, 0.39),
+        predicted("h", 1, 0.8, ood_score=2.5),
     ]  # fmt: skip
-    groups = {group.title: [case.path for case, _ in group.images] for group in choose_images(cases, 0.4, most=2)}
+    chosen = choose_images(predictions, 0.4, most=2)
+    groups = {group.title: [str(image.path) for image, _ in group.images] for group in chosen}
     # confidence counts from the threshold: (0.7 - 0.4) / 0.6 for a, (0.4 - 0.02) / 0.4 for b, 0.083 for d
     assert groups["Most confident errors"] == ["b", "a"]
     assert groups["Least certain"] == ["g", "d"]
     assert groups["Out of distribution"] == ["h", "f"]
-    assert [group.total for group in choose_images(cases, 0.4)] == [3, 0, 2]
-    assert [group.title for group in choose_images([case("c", 1, 0.9)], 0.4)] == ["Least certain"]
+    assert [group.total for group in choose_images(predictions, 0.4)] == [3, 0, 2]
+    assert [group.title for group in choose_images([predicted("c", 1, 0.9)], 0.4)] == ["Least certain"]
 
 
 def read_uri(uri: str) -> bytes:
@@ -72,7 +79,7 @@ def test_pictures_are_image_and_map_of_bounded_size(run: Run, tmp_path: Path) ->
 
 
 def test_an_image_that_cannot_be_drawn_appears_without_a_picture() -> None:
-    (group,) = choose_images([case("c", 1, 0.9)], 0.4, draw=lambda i: f"picture {i}")
+    (group,) = choose_images([predicted("c", 1, 0.9)], 0.4, draw=lambda i: f"picture {i}")
     assert group.images[0][1] == "picture 0"
-    (group,) = choose_images([case("c", 1, 0.9)], 0.4)
+    (group,) = choose_images([predicted("c", 1, 0.9)], 0.4)
     assert group.images[0][1] == ""

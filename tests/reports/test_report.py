@@ -19,12 +19,12 @@ import pytest
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.decision_summary import summarise_decisions
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports import plots
 from pneumoscope.reports.figures import render_svg
@@ -45,33 +45,41 @@ HISTORY = [
 VOID = {"meta", "line", "circle", "path", "use", "rect", "br", "input", "img", "wbr"}
 
 
-def cases_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: Any) -> list[Case]:
-    """Cases without prediction sets or a detector; `more` holds columns."""
-    cases = []
+def predictions_of(labels: Any, probabilities: Any, classes: Any = CLASSES, **more: Any) -> list[Prediction]:
+    """Predictions without prediction sets or a detector; `more` holds columns."""
+    predictions = []
     for i, (label, p) in enumerate(zip(labels, probabilities, strict=True)):
         shares = (1 - p, p) if np.ndim(p) == 0 else tuple(p)
         predicted = classes[int(p >= 0.5)] if np.ndim(p) == 0 else classes[int(np.argmax(p))]
         values = {"path": f"test/{i}.png", "decision": predicted, **{name: column[i] for name, column in more.items()}}
-        cases.append(Case(label=classes[label], probabilities=shares, predicted_label=predicted, **values))
-    return cases
+        values |= {"path": Path(values["path"]), "probabilities": dict(zip(classes, shares, strict=True))}
+        predictions.append(Prediction(label=classes[label], predicted_label=predicted, **values))
+    return predictions
 
 
 def written(folder: Path, labels: Any, probabilities: Any, *, classes: Any = CLASSES, **more: Any) -> str:
     evaluation = evaluate_predictions(labels, probabilities, classes=classes, resamples=50)
-    cases = more.pop("cases", None) or cases_of(labels, probabilities, classes)
-    measured = summarised(evaluation, cases, more.pop("errors", ()))
+    predictions = more.pop("predictions", None) or predictions_of(labels, probabilities, classes)
+    measured = summarised(evaluation, predictions, more.pop("errors", ()), more.pop("uncalibrated", None))
     write_report(folder, measured, **{"title": "A run", **more})
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def summarised(evaluation: Evaluation, cases: Sequence[Case], errors: Sequence[tuple[str, str]] = ()) -> Measured:
+def summarised(
+    evaluation: Evaluation,
+    predictions: Sequence[Prediction],
+    errors: Sequence[tuple[str, str]] = (),
+    uncalibrated: Any = None,
+) -> Measured:
     """An evaluation with its decisions counted."""
-    columns = (
-        [case.label for case in cases],
-        [case.decision for case in cases],
-        [case.prediction_set for case in cases],
+    decisions = summarise_decisions(
+        [str(each.label) for each in predictions],
+        [str(each.decision) for each in predictions],
+        [each.prediction_set for each in predictions],
+        evaluation.classes,
     )
-    return Measured(replace(evaluation, decisions=summarise_decisions(*columns, evaluation.classes)), cases, (), errors)
+    evaluation = replace(evaluation, decisions=decisions)
+    return Measured(evaluation, predictions, errors=errors, uncalibrated=uncalibrated)
 
 
 class Outline(HTMLParser):
@@ -114,16 +122,16 @@ def test_a_full_report(tmp_path: Path) -> None:
     p[:3] = 1 - p[:3]
     decisions = [CLASSES[int(share >= 0.5)] for share in p]
     decisions[0], decisions[1] = "out_of_distribution", "uncertain"
-    cases = cases_of(
+    predictions = predictions_of(
         y, p, decision=decisions, prediction_set=[CLASSES] * 60, ood_score=[0.5] * 60,
-        uncalibrated=[(1 - share**2, share**2) for share in p],
         path=[f"person{i}_{'bacteria' if i % 3 else 'virus'}_1.jpeg" for i in range(60)],
     )  # fmt: skip
     page = written(
         tmp_path / "run",
         y,
         p,
-        cases=cases,
+        predictions=predictions,
+        uncalibrated=p**2,
         policy=Policy("sensitivity>=0.9", "platt", 90, 0.1),
         errors=[("broken.png", "truncated")] * 60,
         provenance=Provenance(
@@ -180,7 +188,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     classes = ("a & {positive}", evil)
     page = written(
         tmp_path, y, 1 - p, classes=classes, title=evil,
-        cases=cases_of(y, 1 - p, classes, path=[evil] * 20, patient=[evil] * 20),
+        predictions=predictions_of(y, 1 - p, classes, path=[evil] * 20, patient=[evil] * 20),
         errors=[(evil, evil)],
         provenance=Provenance(HISTORY, [Finding("x", "note", evil, evil)], [evil], {evil: evil}, {evil: evil}),
     )  # fmt: skip
@@ -197,8 +205,8 @@ def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
     decisions = [
         "out_of_distribution" if far > 1 else CLASSES[int(share >= 0.5)] for far, share in zip(ood, p, strict=True)
     ]
-    cases = cases_of(y, p, decision=decisions, ood_score=ood)
-    page = written(tmp_path / "run", y, p, cases=cases, draw=lambda _: to_uri(bytes(LARGEST), "jpeg"))
+    predictions = predictions_of(y, p, decision=decisions, ood_score=ood)
+    page = written(tmp_path / "run", y, p, predictions=predictions, draw=lambda _: to_uri(bytes(LARGEST), "jpeg"))
     assert page.count("data:image/jpeg") == 18
     assert len(page) < 2_500_000
 
@@ -221,11 +229,11 @@ def test_the_page_stays_light_with_many_images(tmp_path: Path) -> None:
     ],
 )
 def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, classes: Any, decision: Any) -> None:
-    cases = cases_of(labels, probabilities, classes)
+    predictions = predictions_of(labels, probabilities, classes)
     if decision:  # of all images
-        cases = [replace(case, decision=decision, ood_score=3.0, prediction_set=()) for case in cases]
+        predictions = [replace(each, decision=decision, ood_score=3.0, prediction_set=()) for each in predictions]
     more = {"policy": Policy("0.5", "none", 0, 0.1), "provenance": Provenance(history=HISTORY[:1])} if decision else {}
-    page = written(tmp_path, labels, probabilities, classes=classes, cases=cases, **more)
+    page = written(tmp_path, labels, probabilities, classes=classes, predictions=predictions, **more)
     assert re.findall(r"\b(?:nan|None)\b", Outline(page).text) == []
 
 
@@ -236,7 +244,7 @@ def test_adjusted_metrics_stand_beside_the_others(tmp_path: Path, estimated: boo
     other = evaluate_predictions(y, p**2, classes=CLASSES, resamples=50)
     prevalence = Interval(0.2, 0.125, 0.275) if estimated else None
     adjusted = Adjusted({"NORMAL": 0.8, "PNEUMONIA": 0.2}, prevalence, estimated, 0.25, other.metrics)
-    write_report(tmp_path, Measured(replace(evaluation, adjusted=adjusted), cases_of(y, p)), title="A run")
+    write_report(tmp_path, Measured(replace(evaluation, adjusted=adjusted), predictions_of(y, p)), title="A run")
     section = (tmp_path / "report.html").read_text(encoding="utf-8").partition('id="adjusted"')[2]
     text = section.partition("</section>")[0]
     assert f"{other.metrics['specificity'].value:.3f}" in text
@@ -286,11 +294,11 @@ def test_the_chance_level_is_what_constant_predictions_reach() -> None:
         assert chance[name] == pytest.approx(everyone.metrics[name].value), name
 
 
-def test_cases_that_do_not_fit_the_evaluation_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="of 2 images came with 1 cases"):
-        written(tmp_path, [0, 1], [0.1, 0.9], cases=cases_of([0], [0.1]))
+def test_predictions_that_do_not_fit_the_evaluation_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of 2 images came with 1 predictions"):
+        written(tmp_path, [0, 1], [0.1, 0.9], predictions=predictions_of([0], [0.1]))
     with pytest.raises(DataError, match=r"none of the classes \(NORMAL, PNEUMONIA\)"):
-        written(tmp_path, [0], [0.1], cases=cases_of([0], [0.1], ("a", "b")))
+        written(tmp_path, [0], [0.1], predictions=predictions_of([0], [0.1], ("a", "b")))
 
 
 def test_a_run_fills_its_report(run: Run) -> None:

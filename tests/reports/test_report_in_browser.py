@@ -7,24 +7,22 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.evaluation.cases import Case
 from pneumoscope.evaluation.decision_summary import summarise_decisions
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Adjusted, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.reports.pictures import to_uri
 from pneumoscope.reports.report import Policy, Provenance, write_report
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 THRESHOLD = 0.4137
@@ -66,10 +64,11 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     decisions = [
         "out_of_distribution" if i % 40 == 0 else "uncertain" if i % 9 == 0 else label for i, label in enumerate(labels)
     ]
-    cases = [
-        Case(
-            f"a_folder_with_a_long_name/person{i}_{'virus' if i % 2 else 'bacteria'}_{i}.jpeg", CLASSES[y[i]],
-            (1 - p[i], p[i]), labels[i], decisions[i], CLASSES, (1 - p[i] ** 2, p[i] ** 2), ood_score=0.1,
+    predictions = [
+        Prediction(
+            path=Path(f"a_folder_with_a_long_name/person{i}_{'virus' if i % 2 else 'bacteria'}_{i}.jpeg"),
+            label=CLASSES[y[i]], probabilities=dict(zip(CLASSES, (1 - p[i], p[i]), strict=True)),
+            predicted_label=labels[i], decision=decisions[i], prediction_set=CLASSES, ood_score=0.1,
         )
         for i in range(N)
     ]  # fmt: skip
@@ -82,10 +81,11 @@ def report(truth: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> 
             replace(
                 evaluation,
                 adjusted=adjusted,
-                subgroups=tuple(measure_subgroups(cases, evaluation)),
+                subgroups=tuple(measure_subgroups(predictions, evaluation)),
                 decisions=summarise_decisions([CLASSES[label] for label in y], decisions, [CLASSES] * N, CLASSES),
             ),
-            cases,
+            predictions,
+            uncalibrated=p**2,
             errors=[("a/broken/file/with_a_name_that_is_much_longer_than_a_telephone_is_wide.jpeg", "truncated")],
         ),
         title="Chest radiograph classifier: NORMAL or PNEUMONIA",

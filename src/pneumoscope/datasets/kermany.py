@@ -140,11 +140,7 @@ def fetch(
         DownloadError: the download failed, or is not the expected file.
         DataError: the archive is damaged, unsafe, or not the whole dataset.
     """
-    if isinstance(source, str):
-        known = {each.name: each for each in list_sources()}
-        if source not in known:
-            raise UsageError(f"No dataset is named {source!r}. Known: {', '.join(known)}.")
-        source = known[source]
+    source = _find_source(source) if isinstance(source, str) else source
     if archive is not None and url is not None:
         raise UsageError("Pass `archive` or `url`, not both.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256 := sha256.strip().lower()):
@@ -222,6 +218,13 @@ def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
 
 def _shorten(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _find_source(name: str) -> Source:
+    known = {source.name: source for source in list_sources()}
+    if name not in known:
+        raise UsageError(f"No dataset is named {name!r}. Known: {', '.join(known)}.")
+    return known[name]
 
 
 def _download(source: Source, sha256: str | None, out: Path, progress: Progress) -> None:

@@ -19,7 +19,6 @@ from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import calibration, prior_shift
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
 from pneumoscope.errors import DataError
-from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities, to_case
 from pneumoscope.evaluation.decision_summary import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.metrics import check_predictions
@@ -27,7 +26,7 @@ from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_preval
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import format_rows, write_text
-from pneumoscope.inference.prediction import SHORT, Prediction
+from pneumoscope.inference.prediction import SHORT, Prediction, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
 
 Floats = NDArray[np.float64]
@@ -58,30 +57,35 @@ class Measured:
 
     Attributes:
         evaluation: metrics of the N images that could be read.
-        cases: (N,) what the classifier predicted for each.
+        predictions: (N,) with their true labels.
         samples: (N,) where they come from.
         errors: path and reason of each file that could not be read.
         fingerprint: of the images' content and labels.
+        uncalibrated: probabilities before calibration, in the form of `probabilities`; None without calibration.
     """
 
     evaluation: Evaluation
-    cases: Sequence[Case]
+    predictions: Sequence[Prediction]
     samples: Sequence[Sample] = ()
     errors: Sequence[tuple[str, str]] = ()
     fingerprint: str = ""
+    uncalibrated: Floats | None = None
 
     @cached_property
     def _data(self) -> tuple[NDArray[np.int64], Floats]:
-        if len(self.cases) != self.evaluation.n:
-            raise DataError(f"an evaluation of {self.evaluation.n} images came with {len(self.cases)} cases")
-        return check_predictions(index_labels(self.cases, self.evaluation.classes), stack_probabilities(self.cases))
+        if len(self.predictions) != self.evaluation.n:
+            raise DataError(
+                f"an evaluation of {self.evaluation.n} images came with {len(self.predictions)} predictions"
+            )
+        labels = index_labels(self.predictions, self.evaluation.classes)
+        return check_predictions(labels, stack_probabilities(self.predictions))
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) class indices.
 
         Raises:
-            DataError: cases that do not fit the evaluation.
+            DataError: predictions that do not fit the evaluation.
         """
         return self._data[0]
 
@@ -93,7 +97,7 @@ class Measured:
     @property
     def patients(self) -> Sequence[str | None] | None:
         """(N,) patients, or None where none is known."""
-        patients = [case.patient for case in self.cases]
+        patients = [prediction.patient for prediction in self.predictions]
         return patients if any(patients) else None
 
     @property
@@ -125,57 +129,62 @@ def measure(
         DataError: none of the images could be read.
     """
     predictions = predictor.predict(samples, progress)
-    pairs = list(zip(predictions, samples, strict=True))
     if out is not None:
         rows = [
-            prediction.to_row(predictor.model.labels, sample.label, raw=True)
-            | {"patient": sample.patient, "sha256": prediction.sha256[:SHORT]}
-            for prediction, sample in pairs
+            each.to_row(predictor.model.labels, raw=True) | {"patient": each.patient, "sha256": each.sha256[:SHORT]}
+            for each in predictions
         ]
         write_text(out / "predictions.csv", "".join(format_rows(rows)))
-    readable = [(prediction, sample) for prediction, sample in pairs if prediction.probabilities is not None]
+    readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
         raise DataError(f"None of the {len(samples)} images could be read{where}.")
-    evaluation = _measure_metrics(predictor, readable, plan)
-    own = _find_warnings(predictor, evaluation, readable)
+    chosen = [sample for sample, prediction in zip(samples, predictions, strict=True) if prediction.error is None]
+    evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
+    own = _find_warnings(predictor, evaluation, chosen)
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
-    cases = [to_case(prediction, sample, predictor.decisions) for prediction, sample in readable]
-    evaluation = dataclasses.replace(
-        evaluation, notes=(*notes, *own), subgroups=tuple(measure_subgroups(cases, evaluation))
-    )  # fmt: skip
+    subgroups = tuple(measure_subgroups(readable, evaluation))
+    evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
     if out is not None:
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
-    chosen = [sample for _, sample in readable]
-    fingerprint = fingerprint_samples(chosen, [prediction.sha256 for prediction, _ in readable])
-    errors = [(str(prediction.path), prediction.error) for prediction in predictions if prediction.error]
-    return Measured(evaluation, cases, chosen, errors, fingerprint)
+    return Measured(
+        evaluation,
+        readable,
+        chosen,
+        [(str(prediction.path), prediction.error) for prediction in predictions if prediction.error is not None],
+        fingerprint_samples(chosen, [prediction.sha256 for prediction in readable]),
+        uncalibrated,
+    )
 
 
-def _measure_metrics(predictor: Predictor, readable: Sequence[tuple[Prediction, Sample]], plan: Plan) -> Evaluation:
-    """Metrics with intervals: calibrated, uncalibrated and adjusted; decisions; images known from training."""
+def _measure_metrics(
+    predictor: Predictor, readable: Sequence[Prediction], plan: Plan
+) -> tuple[Evaluation, Floats | None]:
+    """Metrics with intervals: calibrated, uncalibrated and adjusted; decisions; images known from training.
+
+    Also returns the uncalibrated probabilities, if there are others.
+    """
     model, fitted = predictor.model, predictor.decisions.calibration
-    labels = np.array([model.labels.index(str(sample.label)) for _, sample in readable])
-    logits = [prediction.logits for prediction, _ in readable]
+    labels = index_labels(readable, model.labels)
+    patients = [prediction.patient for prediction in readable]
 
     def evaluate(log_shares: Floats, threshold: float) -> Evaluation:
-        shares = np.exp(log_shares)
         return evaluate_predictions(
-            labels, shares[:, 1] if shares.shape[1] == 2 else shares, classes=model.labels, split=plan.split,
-            threshold=threshold, patients=[sample.patient for _, sample in readable], resamples=plan.resamples,
-            seed=plan.seed,
+            labels, _to_shares(log_shares), classes=model.labels, split=plan.split, threshold=threshold,
+            patients=patients, resamples=plan.resamples, seed=plan.seed,
         )  # fmt: skip
 
+    logits = [prediction.logits for prediction in readable]
     log_shares = calibration.apply(logits, fitted)
     evaluation = evaluate(log_shares, predictor.threshold)
-    uncalibrated = {}
+    before, uncalibrated = None, {}
     if fitted.method != "none":
-        before = evaluate(calibration.apply(logits, fitted.without_fit()), predictor.threshold)
-        uncalibrated = {name: before.metrics[name] for name in ("brier", "ece")}
+        raw = calibration.apply(logits, fitted.without_fit())
+        before, metrics = _to_shares(raw), evaluate(raw, predictor.threshold).metrics
+        uncalibrated = {name: metrics[name] for name in ("brier", "ece")}
     adjusted = None
     if plan.prevalence is not None:
-        patients = [sample.patient for _, sample in readable]
         adjusted = adjust_evaluation(evaluation, predictor.decisions, labels, log_shares, plan.prevalence, patients)
     elif plan.adapt_prior:
         shares, prevalence, threshold = _estimate_prior(predictor.decisions, log_shares, readable)
@@ -183,46 +192,49 @@ def _measure_metrics(predictor: Predictor, readable: Sequence[tuple[Prediction, 
         by_name = dict(zip(model.labels, shares, strict=True))
         adjusted = Adjusted(by_name, prevalence, estimated=True, threshold=threshold, metrics=metrics)
     decisions = summarise_decisions(
-        [str(sample.label) for _, sample in readable],
-        [str(prediction.decision) for prediction, _ in readable],
-        [prediction.prediction_set for prediction, _ in readable],
+        [str(prediction.label) for prediction in readable],
+        [str(prediction.decision) for prediction in readable],
+        [prediction.prediction_set for prediction in readable],
         model.labels,
     )
-    if (
-        predictor.decisions.prediction_sets is None
-    ):  # each predicted label is then its own prediction set, which guarantees nothing
-        decisions = {key: value for key, value in decisions.items() if key not in ("coverage", "set_size")}
-    seen = set(model.data.get("seen", ()))
-    return dataclasses.replace(
-        evaluation, decisions=decisions, uncalibrated=uncalibrated, adjusted=adjusted,
-        seen=sum(prediction.sha256[:SHORT] in seen for prediction, _ in readable),
-    )  # fmt: skip
+    if predictor.decisions.prediction_sets is None:  # a predicted label as its own set guarantees nothing
+        del decisions["coverage"], decisions["set_size"]
+    known = set(model.data.get("seen", ()))
+    seen = sum(prediction.sha256[:SHORT] in known for prediction in readable)
+    evaluation = dataclasses.replace(
+        evaluation, decisions=decisions, uncalibrated=uncalibrated, adjusted=adjusted, seen=seen
+    )
+    return evaluation, before
+
+
+def _to_shares(log_probabilities: Floats) -> Floats:
+    """Probabilities as the metrics need them: (N,) of the positive class, or (N, C) with C > 2."""
+    shares: Floats = np.exp(log_probabilities)
+    return shares[:, 1] if shares.shape[1] == 2 else shares
 
 
 def _estimate_prior(
-    decisions: Decisions, log_shares: Floats, readable: Sequence[tuple[Prediction, Sample]]
+    decisions: Decisions, log_shares: Floats, readable: Sequence[Prediction]
 ) -> tuple[list[float], Interval | None, float]:
     """Return the classes' shares, estimated without labels; for two classes, the prevalence; and the threshold."""
-    inside = np.array([prediction.decision != OUT_OF_DISTRIBUTION for prediction, _ in readable])
+    inside = np.array([prediction.decision != OUT_OF_DISTRIBUTION for prediction in readable])
     chosen = inside if inside.any() else ~inside  # images out of distribution belong to no class
     trained = decisions.calibration.class_fractions
     shares = prior_shift.fit(log_shares[chosen], trained).tolist()
     if decisions.threshold is None:
         return shares, None, 0.5
-    patients = [sample.patient for (_, sample), take in zip(readable, chosen, strict=True) if take]
+    patients = [prediction.patient for prediction, take in zip(readable, chosen, strict=True) if take]
     prevalence = estimate_prevalence(log_shares[chosen], trained, patients=patients)
     return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, prevalence.value).value
 
 
-def _find_warnings(
-    predictor: Predictor, evaluation: Evaluation, readable: Sequence[tuple[Prediction, Sample]]
-) -> list[str]:
+def _find_warnings(predictor: Predictor, evaluation: Evaluation, samples: Sequence[Sample]) -> list[str]:
     """Say why these metrics may mislead."""
     model, decisions = predictor.model, predictor.decisions
     warnings = []
     if evaluation.seen:
         warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
-    if shared := find_shared_patients([sample for _, sample in readable]):
+    if shared := find_shared_patients(samples):
         warnings.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
     adjusted, prevalence = evaluation.adjusted, evaluation.prevalence
     estimate = adjusted.prevalence if adjusted is not None and adjusted.estimated else None

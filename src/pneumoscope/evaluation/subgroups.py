@@ -6,11 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import PurePath
 
-from pneumoscope.evaluation.cases import Case, index_labels, stack_probabilities
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
+from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 
 _NAMED = (
     ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
@@ -27,40 +26,39 @@ _AGES = (
 _OLDEST = "65 years and over"
 
 
-def find_kinds(case: Case) -> dict[str, str]:
+def find_kinds(prediction: Prediction) -> dict[str, str]:
     """Find an image's subgroups, by kind: from a file name of the Kermany data, and from DICOM tags."""
     kinds: dict[str, str] = {}
     for kind, pattern in _NAMED:
-        if match := pattern.fullmatch(PurePath(case.path).stem):
+        if prediction.path is not None and (match := pattern.fullmatch(prediction.path.stem)):
             kinds[kind] = match[1]
-    if (tags := case.tags) is not None:
-        if tags.sex and tags.sex in _SEXES:
-            kinds["Sex"] = _SEXES[tags.sex]
-        if tags.age is not None:
-            kinds["Age"] = next((name for end, name in _AGES if tags.age < end), _OLDEST)
-        if tags.view:
-            kinds["View"] = tags.view
+    if prediction.sex in _SEXES:
+        kinds["Sex"] = _SEXES[prediction.sex]
+    if (age := prediction.age) is not None:
+        kinds["Age"] = next((name for end, name in _AGES if age < end), _OLDEST)
+    if prediction.view:
+        kinds["View"] = prediction.view
     return kinds
 
 
-def measure_subgroups(cases: Sequence[Case], evaluation: Evaluation, *, most: int = 8) -> list[Subgroup]:
+def measure_subgroups(predictions: Sequence[Prediction], evaluation: Evaluation, *, most: int = 8) -> list[Subgroup]:
     """Measure every subgroup of every kind that has at least two.
 
     Args:
-        cases: the images of the evaluation.
+        predictions: those of the evaluation, with their true labels.
         evaluation: gives classes, threshold and confidence.
         most: maximum number of subgroups of a kind; the smallest are left out.
     """
-    kinds_by_case = [find_kinds(case) for case in cases]
+    kinds_of = [find_kinds(prediction) for prediction in predictions]
     order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]
     ages = [name for _, name in _AGES] + [_OLDEST]
     subgroups = []
     for kind in order:
-        sizes = Counter(kinds[kind] for kinds in kinds_by_case if kind in kinds)
+        sizes = Counter(kinds[kind] for kinds in kinds_of if kind in kinds)
         names = [name for name, _ in sizes.most_common(most)]
         if len(sizes) > 1:
             for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
-                members = [case for case, kinds in zip(cases, kinds_by_case, strict=True) if kinds.get(kind) == name]
+                members = [each for each, kinds in zip(predictions, kinds_of, strict=True) if kinds.get(kind) == name]
                 subgroups.append(_measure(kind, name, members, evaluation))
     return subgroups
 
@@ -70,20 +68,19 @@ def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
     return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
 
 
-def _measure(kind: str, name: str, members: Sequence[Case], evaluation: Evaluation) -> Subgroup:
+def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Evaluation) -> Subgroup:
     classes = evaluation.classes
-    labels = index_labels(members, classes)
     part = evaluate_predictions(
-        labels,
+        index_labels(members, classes),
         stack_probabilities(members),
         classes=classes,
         split=evaluation.split,
         threshold=evaluation.threshold if evaluation.positive else 0.5,
-        patients=[case.patient for case in members],
+        patients=[prediction.patient for prediction in members],
         resamples=2,  # intervals of rates and areas need none
     )
     wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
-    counts = Counter(case.label for case in members)
+    counts = Counter(prediction.label for prediction in members)
     return Subgroup(
         kind,
         name,

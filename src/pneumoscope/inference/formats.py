@@ -50,11 +50,11 @@ def write_predictions(
         nonlocal failed
         drawn = overlays is not None
         predictions = predictor.run(samples, maps=drawn, pixels=drawn)
-        for done, (sample, prediction) in enumerate(zip(samples, predictions, strict=True), start=1):
+        for done, prediction in enumerate(predictions, start=1):
             failed += prediction.error is not None
             if overlays is not None:
                 overlays.add(prediction)
-            yield prediction.to_row(predictor.model.labels, sample.label)
+            yield prediction.to_row(predictor.model.labels)
             if progress is not None:
                 progress("Predicting", done, len(samples))
 

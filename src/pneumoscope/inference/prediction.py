@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
+from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
@@ -23,7 +27,8 @@ class Prediction:
     Attributes:
         path: the file, or None where bytes were given.
         sha256: of the file's content, empty where it could not be read.
-        patient: PatientID of a DICOM file, else what the sample says.
+        patient: what the sample says, else PatientID of a DICOM file.
+        label: the true class, where the sample has one.
         study_uid: StudyInstanceUID of a DICOM file.
         series_uid: SeriesInstanceUID.
         sop_uid: SOPInstanceUID.
@@ -51,6 +56,7 @@ class Prediction:
     path: Path | None = None
     sha256: str = ""
     patient: str | None = None
+    label: str | None = None
     study_uid: str | None = None
     series_uid: str | None = None
     sop_uid: str | None = None
@@ -77,19 +83,18 @@ class Prediction:
         values = list((self.probabilities or {}).values())
         return None if not values else values[1] if len(values) == 2 else max(values)
 
-    def to_row(self, labels: Sequence[str], label: str | None = None, raw: bool = False) -> dict[str, Any]:
+    def to_row(self, labels: Sequence[str], raw: bool = False) -> dict[str, Any]:
         """A row of `predictions.csv`; with more than two classes a column for each class's probability follows.
 
         Args:
             labels: the model's classes.
-            label: the true class, where known.
             raw: keep probability, predicted label and prediction set of images out of distribution, for
                 evaluation.
         """
         shown = raw or self.decision != OUT_OF_DISTRIBUTION
         row = {
             "path": "" if self.path is None else self.path.as_posix(),
-            "label": label,
+            "label": self.label,
             "probability": self.raw_probability if raw else self.probability,
             "predicted_label": self.predicted_label if shown else None,
             "prediction_set": "|".join(self.prediction_set) if shown else None,
@@ -102,3 +107,21 @@ class Prediction:
             values = (self.probabilities or {}) if shown else {}
             row |= {f"probability_{name}": values.get(name) for name in labels}
         return row
+
+
+def index_labels(predictions: Sequence[Prediction], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the true classes (N,) as indices.
+
+    Raises:
+        DataError: a label is not a class.
+    """
+    places = {name: i for i, name in enumerate(classes)}
+    if unknown := next((each for each in predictions if each.label not in places), None):
+        raise DataError(f"{unknown.path}: its label {unknown.label!r} is none of the classes ({', '.join(classes)}).")
+    return np.array([places[str(each.label)] for each in predictions], np.int64)
+
+
+def stack_probabilities(predictions: Sequence[Prediction]) -> NDArray[np.float64]:
+    """Return probabilities as the metrics need them: (N,) of the second class if there are two, else (N, C)."""
+    stacked = np.array([list((each.probabilities or {}).values()) for each in predictions], np.float64)
+    return stacked[:, 1] if stacked.ndim == 2 and stacked.shape[1] == 2 else stacked

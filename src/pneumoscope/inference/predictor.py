@@ -172,6 +172,7 @@ def _identify(extract: Extract) -> Prediction:
         path=path,
         sha256=extract.sha256,
         patient=patient,
+        label=sample.label if sample else None,
         study_uid=tags.study if tags else None,
         series_uid=tags.series if tags else None,
         sop_uid=tags.instance if tags else None,

@@ -136,7 +136,7 @@ def evaluate_predictor(
             environment=describe_environment(),
         ),
         draw=lambda i: draw_explained(
-            predictor, measured.samples[i], model.positive or measured.cases[i].predicted_label
+            predictor, measured.samples[i], model.positive or measured.predictions[i].predicted_label
         ),
         plot_formats=plot_formats,
     )

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import UsageError
-from pneumoscope.evaluation.cases import Case, stack_uncalibrated
 from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.metrics import measure
@@ -86,12 +85,13 @@ def make_figures(
     return {figure.name: figure for figure in figures}
 
 
-def find_operating_point(cases: Sequence[Case]) -> tuple[float, float] | None:
+def find_operating_point(measured: Measured) -> tuple[float, float] | None:
     """The share of images given a label and the accuracy among them; None where all or none of them are."""
-    labelled = [case for case in cases if case.answered]
-    if not labelled or len(labelled) == len(cases):
+    predictions = measured.predictions
+    labelled = [each for each in predictions if each.decision in measured.evaluation.classes]
+    if not labelled or len(labelled) == len(predictions):
         return None
-    return len(labelled) / len(cases), float(np.mean([case.decision == case.label for case in labelled]))
+    return len(labelled) / len(predictions), float(np.mean([each.decision == each.label for each in labelled]))
 
 
 def _make_confusion(evaluation: Evaluation) -> Figure:
@@ -140,7 +140,7 @@ def _make_spread(measured: Measured) -> Figure:
 
 def _make_reliability(measured: Measured, calibration: str) -> Figure:
     evaluation = measured.evaluation
-    before = stack_uncalibrated(measured.cases)
+    before = measured.uncalibrated
     effect = ""
     if before is not None and np.allclose(before, measured.probabilities):
         before = None
@@ -163,11 +163,11 @@ def _make_reliability(measured: Measured, calibration: str) -> Figure:
 def _make_risk_coverage(measured: Measured) -> Figure:
     evaluation = measured.evaluation
     curve = selective_curve(
-        [case.predicted_label == case.label for case in measured.cases],
+        [each.predicted_label == each.label for each in measured.predictions],
         confidence_of(measured.probabilities, measured.threshold),
         patients=measured.patients, level=evaluation.confidence, seed=evaluation.seed,
     )  # fmt: skip
-    point = find_operating_point(measured.cases)
+    point = find_operating_point(measured)
     diamond = " Diamond: this model, which gives no label to uncertain and out-of-distribution images." if point else ""
     return Figure(
         "risk-coverage", "Risk-coverage curve",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import ImageError, PneumoscopeError
-from pneumoscope.evaluation.cases import Case, stack_probabilities
 from pneumoscope.evaluation.curves import confidence_of
 from pneumoscope.inference.explain import explain
 from pneumoscope.inference.overlays import render_thumbnail
+from pneumoscope.inference.prediction import Prediction, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.reports.pictures import draw_thumbnail, to_uri
 
@@ -19,7 +19,7 @@ LARGEST = 80_000  # bytes of a picture; with the number of images they bound the
 SHOWN = 6  # images in each group
 _SIDES = (320, 200, 100)  # pixels of an image's longer side; the first is enough for a closer look
 
-Draw = Callable[[int], str]  # index of a case -> its picture as a data URI, or nothing where it cannot be drawn
+Draw = Callable[[int], str]  # index of an image -> its picture as a data URI, or nothing where it cannot be drawn
 
 
 @dataclass(frozen=True)
@@ -29,41 +29,43 @@ class Group:
     Attributes:
         title: the reason.
         meaning: what to look for.
-        images: each case with its picture as a data URI, or nothing.
+        images: each prediction with its picture as a data URI, or nothing.
         total: how many images have this reason; 0 where that has no meaning.
     """
 
     title: str
     meaning: str
-    images: tuple[tuple[Case, str], ...]
+    images: tuple[tuple[Prediction, str], ...]
     total: int
 
 
-def choose_images(cases: Sequence[Case], threshold: float, draw: Draw | None = None, most: int = SHOWN) -> list[Group]:
+def choose_images(
+    predictions: Sequence[Prediction], threshold: float, draw: Draw | None = None, most: int = SHOWN
+) -> list[Group]:
     """Choose images and draw them; none appears twice.
 
     Args:
-        cases: all images.
+        predictions: of all images, with their true labels.
         threshold: for two classes.
-        draw: draws the case of that index.
+        draw: draws the image of that index.
         most: maximum number of images in a group.
     """
-    confidence = confidence_of(stack_probabilities(cases), threshold)
-    inside = [i for i, case in enumerate(cases) if case.decision != OUT_OF_DISTRIBUTION]
-    outside = [i for i, case in enumerate(cases) if case.decision == OUT_OF_DISTRIBUTION]
-    errors = [i for i in inside if cases[i].predicted_label != cases[i].label]
+    probabilities = stack_probabilities(predictions)
+    confidence = confidence_of(probabilities, threshold)
+    inside = [i for i, each in enumerate(predictions) if each.decision != OUT_OF_DISTRIBUTION]
+    outside = [i for i, each in enumerate(predictions) if each.decision == OUT_OF_DISTRIBUTION]
+    errors = [i for i in inside if predictions[i].predicted_label != predictions[i].label]
     errors.sort(key=lambda i: -confidence[i])
     doubtful = sorted(set(inside) - set(errors[:most]), key=lambda i: (confidence[i], i))
-    outside.sort(key=lambda i: -(cases[i].ood_score or 0))
-    two = len(cases[0].probabilities) == 2
-    doubt = "Closest to the threshold" if two else "Lowest probability of the likeliest class"
+    outside.sort(key=lambda i: -(predictions[i].ood_score or 0))
+    doubt = "Closest to the threshold" if probabilities.ndim == 1 else "Lowest probability of the likeliest class"
     groups = (
         ("Most confident errors", "Check the label too: it may be wrong.", errors, len(errors)),
-        ("Least certain", f"{doubt}, right or wrong.", doubtful[: max(1, len(cases) // 4)], 0),
+        ("Least certain", f"{doubt}, right or wrong.", doubtful[: max(1, len(predictions) // 4)], 0),
         ("Out of distribution", "Unlike the training images; highest OOD score first.", outside, len(outside)),
     )  # fmt: skip
     return [
-        Group(title, meaning, tuple((cases[i], draw(i) if draw else "") for i in chosen[:most]), total)
+        Group(title, meaning, tuple((predictions[i], draw(i) if draw else "") for i in chosen[:most]), total)
         for title, meaning, chosen, total in groups
         if chosen
     ]

@@ -119,11 +119,11 @@ def write_report(
         title: heading of the page.
         policy: how probabilities became decisions.
         provenance: where all this comes from.
-        draw: draws the picture of a case, by index.
+        draw: draws the picture of an image, by index.
         plot_formats: of the files in plots: `svg`, `pdf`, `png`.
 
     Raises:
-        DataError: cases that do not fit the evaluation.
+        DataError: predictions that do not fit the evaluation.
         UsageError: the page cannot be written.
     """
     from markupsafe import Markup
@@ -147,7 +147,7 @@ def write_report(
         decisions=count_decisions(measured, policy),
         explorer=explorer,
         subgroups=by_kind(evaluation.subgroups),
-        galleries=choose_images(measured.cases, measured.threshold, draw),
+        galleries=choose_images(measured.predictions, measured.threshold, draw),
         drawn=draw is not None,
         methods=_group_methods(evaluation),
         provenance=provenance,
@@ -198,18 +198,18 @@ class DecisionCounts:
 
 def count_decisions(measured: Measured, policy: Policy) -> DecisionCounts | None:
     """Count decisions by true class; None for a model that labels every image."""
-    cases, classes, summary = measured.cases, measured.evaluation.classes, measured.evaluation.decisions
-    made = {case.decision for case in cases}
+    predictions, summary = measured.predictions, measured.evaluation.decisions
+    classes, made = measured.evaluation.classes, {each.decision for each in predictions}
     possible = {
         UNCERTAIN: policy.alpha is not None or UNCERTAIN in made,
-        OUT_OF_DISTRIBUTION: any(case.ood_score is not None for case in cases) or OUT_OF_DISTRIBUTION in made,
+        OUT_OF_DISTRIBUTION: any(each.ood_score is not None for each in predictions) or OUT_OF_DISTRIBUTION in made,
     }
     shown = tuple(name for name in possible if possible[name])
     if not shown or not summary:
         return None
     columns = (*classes, *shown)
     rows = {
-        label: tuple(sum(case.label == label and case.decision == decision for case in cases) for decision in columns)
+        label: tuple(sum((each.label, each.decision) == (label, made) for each in predictions) for made in columns)
         for label in classes
     }
     return DecisionCounts(
