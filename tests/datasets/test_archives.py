@@ -169,8 +169,8 @@ def cut(path: Path, share: float) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: patch_headers(path, FIRST, FLAGS, b"\1\0"), "encrypted"),
-        (lambda path: patch_headers(path, FIRST, METHOD, b"\x0e\0"), "encrypted, or compressed in an unusual way"),
+        (lambda path: patch_headers(path, FIRST, FLAGS, b"\1\0"), "is encrypted"),
+        (lambda path: patch_headers(path, FIRST, METHOD, b"\x0e\0"), "is compressed in an unusual way"),
         (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 65 << 20)), "too many for an image"),
         (lambda path: patch_headers(path, FIRST, SIZE, struct.pack("<I", 100)), "damaged|cut short"),
         (flip_content, f"contains a damaged file, {FIRST} .*CRC"),

@@ -515,7 +515,7 @@ def test_a_redirection_from_https_to_http_is_not_followed(
     monkeypatch.setitem(schemes, "https", schemes["http"])
     server.tricks = [status(302, Location=f"{server.url}?signature=secret")]
     address = server.url.replace("http://", "https://")
-    with pytest.raises(DownloadError, match="redirects to an address that pneumoscope does not follow"):
+    with pytest.raises(DownloadError, match=r"redirects to http://.*/ChestXRay2017\.zip, which is not followed"):
         fetch(source, tmp_path / "out", url=address)
     fetch(source, tmp_path / "out", url=address)
     assert_complete(tmp_path / "out")
@@ -645,7 +645,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(overwrite: bool, tmp_pa
     (tmp_path / "out/train").mkdir(parents=True)
     (tmp_path / "out/train/mine.jpeg").write_bytes(b"mine")
     (tmp_path / "a.zip").write_bytes(ZIP)
-    with pytest.raises(UsageError, match=r"another (--out|`out`)"):
+    with pytest.raises(UsageError, match="another `out`"):
         fetch(make_source(), tmp_path / "out", archive=tmp_path / "a.zip", overwrite=overwrite)
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["train", "mine.jpeg"]
 

@@ -318,7 +318,7 @@ def test_test_can_be_balanced_and_val_stratified_by_fraction() -> None:
         ),
         ({"test_count": 1}, UsageError, "test_count: 1 is too few: the split needs an image of each of the 2 classes"),
         ({"val_count": -3}, UsageError, "val_count: -3 is too few"),
-        ({"balanced": ("train",)}, UsageError, "balanced: train: only val and test"),
+        ({"balanced": ("train",)}, UsageError, "balanced: train: only val and test can be balanced"),
     ],
 )
 def test_impossible_splits_are_errors_that_name_the_reason(

@@ -114,6 +114,7 @@ def test_patients_of_either_run_are_used(tmp_path: Path) -> None:
     assert compared(tmp_path, unknown, other).patients == 20
     one, both = (compared(tmp_path, rows, other).contrasts[0].differences for rows in (unknown, first))
     assert one == both
+    assert compared(tmp_path, unknown, without(other, "patient")).patients is None
 
 
 def test_images_that_one_run_could_not_read_are_left_out_and_counted(tmp_path: Path) -> None:

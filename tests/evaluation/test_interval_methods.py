@@ -26,6 +26,7 @@ from pneumoscope.evaluation.intervals.proportions import (
 )
 def test_wilsons_interval_is_that_of_newcombe(hits: int, trials: int, low: float, high: float) -> None:
     """Newcombe (Statistics in Medicine 1998;17:857-72), table I, method 3."""
+    assert np.isnan(wilson_interval(0, 0, 0.95)).all()
     assert wilson_interval(hits / trials, trials, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 

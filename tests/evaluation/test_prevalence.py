@@ -132,3 +132,4 @@ def test_a_prevalence_other_than_the_images_is_noted(run: Run, images: Path, tmp
     assert "prevalence of 5.0%, but 50.0% of these images are PNEUMONIA" in note
     assert read_decisions(load_model(rare.model)).calibration.class_fractions == pytest.approx((0.95, 0.05))
     assert not [note for note in run.evaluation.notes if "hold for a prevalence" in note]
+    assert [note for note in run.evaluation.notes if "With 6 validation images of a class" in note]

@@ -9,11 +9,11 @@ import stat
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pneumoscope import __version__
@@ -70,8 +70,8 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
                 continue
             except _AttemptError as problem:
                 reason, delay = str(problem), max(delay, problem.delay)
-            except ValueError:  # urllib3's errors of addresses, and urllib.parse's
-                raise DownloadError(f"{address}: redirects to an address that pneumoscope does not follow.") from None
+            except ValueError:  # of urljoin, or urllib3
+                raise DownloadError(f"{address}: redirects to an invalid address.") from None
             except HTTPError as problem:
                 reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
             failures = 0 if part.count - before >= 1 << 20 else failures + 1
@@ -157,8 +157,10 @@ def list_images(archive: zipfile.ZipFile, labels: Sequence[str]) -> dict[str, zi
         root, place, _, file = match.groups()
         if not _IMAGE_NAME.fullmatch(file):
             raise DataError(f"{path}: {member.filename!r} is not the name of an image of this dataset.")
-        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{path}: encrypted, or compressed in an unusual way. Use the .zip as published.")
+        if member.flag_bits & 1:
+            raise DataError(f"{path}: is encrypted. Use the .zip as published, without a password.")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{path}: is compressed in an unusual way. Use the .zip as published.")
         # Many file systems take `a.jpeg` and `A.jpeg` for the same file.
         if by_root[root].setdefault(place.casefold(), (place, member)) != (place, member):
             raise DataError(f"{path}: contains {member.filename!r} twice, if letter case is ignored.")
@@ -241,15 +243,10 @@ class _Part:
 
 def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> None:
     """Make one attempt; anything short of the whole file is an error."""
-    import urllib3
-
     address, headers = hide_secrets(url), {"User-Agent": f"pneumoscope/{__version__}", "Accept-Encoding": "identity"}
     if part.count and part.validator:
         headers |= {"Range": f"bytes={part.count}-", "If-Range": part.validator}
-    retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
-    options: dict[str, Any] = {"timeout": TIMEOUT, "retries": retries, "preload_content": False}
-    options["enforce_content_length"] = False  # the length is checked below, and what came is kept
-    with _connect(url) as client, client.request("GET", url, headers=headers, **options) as response:
+    with _open(url, headers) as response:
         status, content_range = f"status {response.status} {response.reason}", response.headers.get("Content-Range", "")
         values = (response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))  # strong ones alone:
         validator = next((value for value in values if re.fullmatch(r'"[!-~]*"|[A-Z][ -~]* GMT', value)), None)
@@ -281,19 +278,39 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> Non
     part.note(part.validator, count)  # without an announced length, only the end of the stream tells it
 
 
+@contextmanager
+def _open(url: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+    """Request an address; follow redirections to http and https, but never from https to http."""
+    target = url
+    for _ in range(10):
+        with (
+            _connect(target) as client,
+            client.request(
+                "GET", target, headers=headers, timeout=TIMEOUT, retries=False, preload_content=False,
+                enforce_content_length=False,  # the caller checks the length, and keeps what came
+            ) as response,
+        ):  # fmt: skip
+            if not (location := response.get_redirect_location()):
+                yield response
+                return
+        allowed = ("https",) if urlsplit(target).scheme == "https" else ("http", "https")
+        target = urljoin(target, location)
+        if urlsplit(target).scheme not in allowed:
+            raise DownloadError(f"{hide_secrets(url)}: redirects to {hide_secrets(target)}, which is not followed.")
+    raise DownloadError(f"{hide_secrets(url)}: redirects too often.")
+
+
 def _connect(url: str) -> urllib3.PoolManager:
     """A client that uses the proxy of the environment or the system."""
     import urllib3
 
-    parts, proxies, client = urlsplit(url), getproxies(), urllib3.PoolManager()
+    parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(parts.netloc):
-        user = urlsplit(proxy).netloc.rpartition("@")[0]
-        headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-        client = urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers)
-    if parts.scheme == "https":  # a redirection must not lead to an unencrypted address
-        client.key_fn_by_scheme = {"https": client.key_fn_by_scheme["https"]}
-    return client
+    if not proxy or proxy_bypass(parts.netloc):
+        return urllib3.PoolManager()
+    user = urlsplit(proxy).netloc.rpartition("@")[0]
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", proxy_headers=headers)
 
 
 def _require_safe(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

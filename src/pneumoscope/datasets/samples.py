@@ -18,22 +18,14 @@ from pneumoscope.datasets import tables
 from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.files import format_rows, write_text
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
-from pneumoscope.images.read import Reading, is_image
+from pneumoscope.images.read import SUFFIXES, Reading, is_image
 
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "test": "test",
-}
-_RASTER_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
-    ".jp2", ".j2k", ".j2c", ".jpx",
+    "train": "train", "training": "train", "test": "test",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val",
 }  # fmt: skip
+_RASTER_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 _DICOM_SUFFIXES = {".dcm", ".dicom"}
 _COLUMNS = ("path", "label", "patient", "split", "invert", "any_modality")
 # Kermany: `person23_bacteria_78`, `IM-0115-0001`, `NORMAL2-IM-0588-0001`. The numbers of bacteria and virus, and of IM

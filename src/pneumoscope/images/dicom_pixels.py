@@ -207,6 +207,7 @@ def _decode(parsed: Parsed, layout: Layout, name: str) -> Levels:
             f"{name}: reading {layout.compression} compression needs an extra: pip install 'pneumoscope[dicom]'."
         ) from None
     frame = get_frame(parsed.stream, 0, number_of_frames=read_integer(parsed.elements, "NumberOfFrames", 1))
+    parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
     if layout.compression == "RLE":
         kind, count = np.dtype(f"u{layout.allocated // 8}"), layout.rows * layout.columns * layout.samples
         levels = np.frombuffer(codecs.dicomrle_decode(frame, kind, out=count * kind.itemsize), kind)

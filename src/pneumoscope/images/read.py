@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ from pneumoscope.text import to_line
 if TYPE_CHECKING:
     from PIL import Image
 
-# Raster formats by Pillow's names, with the usual suffix of their files.
+# Raster formats by Pillow's names, with the suffixes of their files, the usual one first.
 SUFFIXES = {
-    "JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp", "GIF": ".gif", "JPEG2000": ".jp2",
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",), "GIF": (".gif",), "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpx"),
 }  # fmt: skip
 FORMATS = tuple(SUFFIXES)
+MEDIA_TYPES = tuple(f"image/{'jp2' if name == 'JPEG2000' else name.lower()}" for name in SUFFIXES)
 MAX_PIXELS = 100_000_000  # the largest detectors have about 20 million
 MAX_BYTES = 512 * 1024 * 1024
 _MAX_SCANS = 100  # encoders write about ten; each visits every pixel, even if it has only a few bytes
@@ -102,11 +104,11 @@ def read_bytes(path: Path) -> bytes:
         ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
     """
     try:
-        if not os.path.isfile(path):  # noqa: PTH113 - pathlib's raises on some names
-            path.stat()  # raises with the reason if it is missing or not accessible
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path}: not a regular file.")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise ImageError(f"{path}: {size:,} bytes; the limit is {MAX_BYTES:,}.")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"{path}: {status.st_size:,} bytes; the limit is {MAX_BYTES:,}.")
         content = path.read_bytes()
     except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
         raise ImageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None

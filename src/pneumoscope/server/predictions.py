@@ -290,7 +290,7 @@ def _draw_heatmap(evidence: Evidence) -> Heatmap:
 
 
 def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:
-    path = folder / f"{record.sha256}{SUFFIXES.get(record.format, '.dcm')}"
+    path = folder / f"{record.sha256}{SUFFIXES.get(record.format, ('.dcm',))[0]}"
     try:
         if not path.exists():
             write_bytes(path, content)

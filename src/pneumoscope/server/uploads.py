@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
-from pneumoscope.images.read import ImageBytes
+from pneumoscope.images.read import MEDIA_TYPES, ImageBytes
 from pneumoscope.server.problems import RequestError, too_busy
 from pneumoscope.text import to_line
 
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from pneumoscope.images.read import Reading
     from pneumoscope.server.settings import Limits
 
-RAW_TYPES = (
-    "application/dicom", "application/octet-stream", "image/bmp", "image/gif", "image/jp2", "image/jpeg", "image/png",
-    "image/tiff", "image/webp",
-)  # fmt: skip
+RAW_TYPES = ("application/dicom", "application/octet-stream", *sorted(MEDIA_TYPES))
 _FIELDS = 16  # parts of a form that are not files
 _PIECE = 256 * 1024  # bytes of an answer that are sent at a time
 
