@@ -148,7 +148,7 @@ def test_an_absent_or_empty_folder_is_made(tmp_path: Path, overwrite: bool) -> N
 def test_an_earlier_output_is_refused_and_kept(tmp_path: Path) -> None:
     earlier_output(tmp_path / "run")
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match=r"run: already exists\. .*`out`.*`overwrite=True`"):
+    with pytest.raises(UsageError, match=r"run: already exists\. Choose another path, or pass `overwrite=True`"):
         claim_folder(tmp_path / "run", NAMES)
     assert tree(tmp_path) == before
 
@@ -190,7 +190,7 @@ def test_other_content_is_never_deleted(tmp_path: Path, names: list[str], overwr
         (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "home" / name).write_text("dear")
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match=r"home: .*Choose another `out`"):
+    with pytest.raises(UsageError, match=r"home: .*Choose another path"):
         claim_folder(tmp_path / "home", NAMES, overwrite)
     assert tree(tmp_path) == before
 
@@ -198,7 +198,7 @@ def test_other_content_is_never_deleted(tmp_path: Path, names: list[str], overwr
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_in_the_place_of_the_folder_is_kept(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "run").write_text("dear")
-    with pytest.raises(UsageError, match=r"run: .*Choose another `out`"):
+    with pytest.raises(UsageError, match=r"run: .*Choose another path"):
         claim_folder(tmp_path / "run", NAMES, overwrite)
     assert tree(tmp_path) == {"run": b"dear"}
 
@@ -208,6 +208,6 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path, 
     (tmp_path / "file").write_text("dear")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     for name, why in (("file/run", "Not a directory"), ("dangling", "File exists"), ("x" * 300, "File name too long")):
-        with pytest.raises(UsageError, match=rf"{name}: cannot be written: {why}\. Choose another `out`"):
+        with pytest.raises(UsageError, match=rf"{name}: cannot be written: {why}\. Choose another path"):
             claim_folder(tmp_path / name, NAMES, overwrite)
     assert (tmp_path / "file").read_text() == "dear"

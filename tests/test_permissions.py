@@ -62,5 +62,5 @@ def test_a_file_that_may_not_be_read_is_an_error_of_that_file(locked: Path) -> N
 
 def test_a_place_that_may_not_be_written_is_named(locked: Path) -> None:
     locked.chmod(0o555)
-    with nobody(), pytest.raises(UsageError, match=r"run: cannot be written: Permission denied\. Choose another `out`"):
+    with nobody(), pytest.raises(UsageError, match=r"run: cannot be written: Permission denied\. Choose another path"):
         claim_folder(locked / "run", ("config.yaml",))

@@ -27,9 +27,7 @@ def main() -> None:
             for fold, images in enumerate(draw_folds(samples, options.folds, seed))
         ]
         rows.append([recipe, *summarise(results), pool_accuracy(results[: options.folds])])
-    print_table(
-        ["recipe", *METRICS, "training and test", "accuracy on all images, first division, 95% interval"], rows
-    )
+    print_table(["recipe", *METRICS, "training and test", "accuracy on all images, first division, 95% interval"], rows)
 
 
 def pool_accuracy(results: Sequence[Result]) -> str:

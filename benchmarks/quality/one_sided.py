@@ -50,7 +50,7 @@ def main() -> None:
 
 def measure_changes(run: Path, count: int) -> tuple[float, list[Change]]:
     """AUROC of unchanged images, and the effect of every change at its two middle amounts."""
-    predictor = load(run, detect_ood=False)
+    predictor = load(run, ood=False)
     drawn = [
         [Image.open(image.path).convert("L") for image in images]
         for images in draw_images(read_samples(run / "samples.csv"), predictor.model.labels, count)

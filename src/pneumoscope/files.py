@@ -70,7 +70,7 @@ def check_file(path: Path, overwrite: bool = False) -> None:
         UsageError: the file exists.
     """
     if path.exists() and not overwrite:
-        raise UsageError(f"{path}: already exists. Choose another `out`, or pass `overwrite=True`.")
+        raise UsageError(f"{path}: already exists. Choose another path, or pass `overwrite=True`.")
 
 
 def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
@@ -84,11 +84,11 @@ def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
     check_file(folder, overwrite)
     marker = names[0]
     if not (folder / marker).is_file():
-        raise UsageError(f"{folder}: not an earlier output, because it has no {marker}. Choose another `out`.")
+        raise UsageError(f"{folder}: not an earlier output, because it has no {marker}. Choose another path.")
     for path in folder.iterdir():
         if path.name not in names and not _is_partial(path):
             raise UsageError(
-                f"{folder}: contains {path.name}, which is not part of an earlier output. Choose another `out`."
+                f"{folder}: contains {path.name}, which is not part of an earlier output. Choose another path."
             )
 
 
@@ -120,7 +120,7 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 
 
 def _refuse(path: Path, problem: OSError) -> UsageError:
-    return UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another `out`.")
+    return UsageError(f"{path}: cannot be written: {problem.strerror or problem}. Choose another path.")
 
 
 def _is_partial(path: Path) -> bool:

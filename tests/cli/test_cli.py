@@ -436,21 +436,27 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(images: Path, tmp_path: Path) -
     assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
 
 
-def test_output_that_nobody_reads_any_more_is_no_error(run: Run, images: Path) -> None:
-    arguments = ["predict", str(images), "--model", str(run.folder), "--format", "jsonl"]
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["backbones"], ["predict"]])
+def test_output_that_nobody_reads_any_more_is_no_error(
+    arguments: list[str], unbuffered: str, run: Run, images: Path
+) -> None:
+    if arguments == ["predict"]:
+        arguments = ["predict", str(images), "--model", str(run.folder), "--format", "jsonl"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pneumoscope", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read().decode()
     process.stderr.close()
-    assert process.wait(60) in (0, 1)
+    assert process.wait(60) == 0, err
     assert "Traceback" not in err
+    assert "error" not in err.lower()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,22 +1,97 @@
-"""Parameters of the library's messages are shown as flags."""
+"""Parameters of the library's messages are shown as flags of the command that runs, and of no other."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-import pneumoscope.cli.main  # noqa: F401 - adds the commands
-from pneumoscope.cli.flags import describe_error, show_flags
+import pneumoscope
+from pneumoscope.cli import main as cli
+from pneumoscope.cli.flags import describe_error, set_flags, show_flags
 from pneumoscope.errors import DataError, UsageError
+
+SOURCE = Path(pneumoscope.__file__).parent
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+
+
+def list_commands(command: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its name, groups left out."""
+    command = command or typer.main.get_command(cli.app)
+    if members := getattr(command, "commands", None):
+        for word, member in members.items():
+            yield from list_commands(member, f"{name} {word}".strip())
+    else:
+        yield name, command
+
+
+COMMANDS = dict(list_commands())
+
+
+def flags_of(name: str) -> set[str]:
+    command = COMMANDS[name]
+    parameters = command.get_params(typer.Context(command))
+    return {flag for parameter in parameters for flag in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def list_texts(folder: Path) -> Iterator[str]:
+    """Every text in the sources that is not a docstring; what is filled in is left out."""
+    for file in sorted(folder.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        left_out = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+                yield node.value
+
+
+TEXTS = [text for text in list_texts(SOURCE) if "`" in text or "--" in text]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_message_names_flags_of_the_command_that_runs_only(name: str) -> None:
+    known = flags_of(name)
+    set_flags(known)
+    for text in TEXTS:
+        named = set(FLAG.findall(show_flags(text))) - set(FLAG.findall(text))
+        assert named <= known, text
+    for parameter in ("alpha", "out", "resamples", "patient_pattern", "optimisation.lr"):
+        shown = describe_error(UsageError("is wrong.", parameter)).partition(": ")[0]
+        assert shown in known or shown == parameter
+
+
+def test_a_command_that_a_message_names_has_the_flags_that_it_names() -> None:
+    for text in TEXTS:
+        for line in re.findall(r"pneumoscope [a-z][^`.)\n]*", text):
+            names = [name for name in COMMANDS if line.removeprefix("pneumoscope ").startswith(name)]
+            assert names, line
+            assert set(FLAG.findall(line)) <= flags_of(max(names, key=len)), line
+
+
+def test_the_library_names_flags_only_after_a_command() -> None:
+    for package in SOURCE.iterdir():
+        if package.is_dir() and package.name != "cli":
+            for text in list_texts(package):
+                for flag in FLAG.finditer(text):
+                    assert "pneumoscope" in text[: flag.start()] or text == flag[0] or "all but --flip" in text, text
 
 
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
         ("Choose another `out`, or pass `overwrite=True`.", "Choose another --out, or pass --overwrite."),
-        ("Pass `any_modality=True`, `cache=None` or `to='int8'`.", "Pass --any-modality, --no-cache or --to int8."),
+        ("Pass `any_modality=True` or `audit=False`.", "Pass --any-modality or --no-audit."),
+        ("Pass `cache=False` or `balance='weights'`.", "Pass --no-cache or --balance weights."),
         ("Lower `optimisation.lr`.", "Lower --lr."),
+        ("Write `to='int8'`.", "Write `to='int8'`."),
         (
             "`model.json` has no `weight`; run `pneumoscope data split`.",
             "`model.json` has no `weight`; run `pneumoscope data split`.",
@@ -24,10 +99,12 @@ from pneumoscope.errors import DataError, UsageError
     ],
 )
 def test_parameters_become_flags_and_other_words_stay(message: str, shown: str) -> None:
+    set_flags(flags_of("train"))
     assert show_flags(message) == shown
 
 
 def test_an_error_names_the_parameter_in_python_and_the_flag_on_the_command_line() -> None:
+    set_flags(flags_of("train"))
     error = UsageError("1.2 is not between 0 and 1.", parameter="alpha")
     assert str(error) == "alpha: 1.2 is not between 0 and 1."
     assert describe_error(error) == "--alpha: 1.2 is not between 0 and 1."
@@ -38,8 +115,60 @@ def test_an_error_names_the_parameter_in_python_and_the_flag_on_the_command_line
     in_file = UsageError("0 is not valid.", parameter="config.yaml: optimisation.lr")
     assert describe_error(in_file) == "config.yaml: optimisation.lr: 0 is not valid."
     assert describe_error(DataError("No images.")) == "No images."
+    set_flags(flags_of("audit"))
+    assert describe_error(error) == "alpha: 1.2 is not between 0 and 1."
 
 
 def test_errors_survive_another_process() -> None:
     error = pickle.loads(pickle.dumps(UsageError("wrong.", parameter="alpha")))
     assert str(error) == "alpha: wrong."
+
+
+# A command's option or argument -> the Python function's parameter of another name; None for what printing alone needs.
+OTHER_NAMES: dict[str, dict[str, str | None]] = {
+    "audit": {"invert": "reading", "any_modality": "reading", "fail_on": None},
+    "compare": {"form": None},
+    "data phantoms": {"out": "folder"},
+    "evaluate": {"invert": "reading", "any_modality": "reading"},
+    "explain": {"paths": "image", "invert": None, "any_modality": None, "out": None, "overwrite": None},
+    "predict": dict.fromkeys(
+        ("paths", "invert", "any_modality", "adapt_prior", "out", "form", "heatmaps", "overwrite")
+    ),
+    "train": {"context": None},
+}
+# A command needs a folder for its result; a function returns the result, and writes it only if asked.
+OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("audit", pneumoscope.audit),
+        ("compare", pneumoscope.compare),
+        ("data phantoms", pneumoscope.write_phantoms),
+        ("evaluate", pneumoscope.evaluate),
+        ("explain", pneumoscope.explain),
+        ("predict", pneumoscope.load),
+        ("train", pneumoscope.train),
+    ],
+)
+def test_a_command_and_its_function_have_the_same_parameters_and_defaults(name: str, function: Any) -> None:
+    theirs = inspect.signature(function).parameters
+    for option in inspect.signature(COMMANDS[name].callback).parameters.values():
+        other = OTHER_NAMES.get(name, {}).get(option.name, option.name)
+        if other is None or other == "reading":
+            continue
+        assert other in theirs, option.name
+        if (name, option.name) not in OTHER_DEFAULTS:
+            default = theirs[other].default
+            assert (Path(default) if isinstance(option.default, Path) else default) == option.default, option.name
+
+
+def test_a_split_has_the_same_defaults_on_the_command_line() -> None:
+    theirs = inspect.signature(pneumoscope.split_samples).parameters
+    options = inspect.signature(COMMANDS["data split"].callback).parameters
+    assert (options["balanced"].default,) == theirs["balanced"].default
+    assert options["seed"].default == theirs["seed"].default
+    for name in ("test_fraction", "val_fraction"):  # None on the command line: not given
+        (option,) = (each for each in COMMANDS["data split"].params if each.name == name)
+        assert f"[default: {theirs[name].default:.3g}]" in option.help

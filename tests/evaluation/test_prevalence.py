@@ -123,7 +123,7 @@ def test_prevalence_is_estimated_from_the_very_images_that_are_predicted(run: Ru
             expected = before.raw_probability / (1 - before.raw_probability) * odds
             assert after.raw_probability == pytest.approx(expected / (1 + expected))
     with pytest.raises(DataError, match=r"9 images can be read.*needs 10"):
-        adapt_prior(load(run.model, detect_ood=False), [*samples[:9], samples[-1]])
+        adapt_prior(load(run.model, ood=False), [*samples[:9], samples[-1]])
 
 
 def test_a_prevalence_other_than_the_images_is_noted(run: Run, images: Path, tmp_path: Path) -> None:

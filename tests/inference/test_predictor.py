@@ -109,10 +109,10 @@ def test_features_from_the_cache_are_the_computed_ones(images: Path, files: list
 
 
 def test_a_threshold_of_one_s_own_moves_calls_and_nothing_else(run: Run, files: list[Path]) -> None:
-    own = load(run.model, detect_ood=False)
+    own = load(run.model, ood=False)
     before = own.predict(files)
     cut = sorted(one.raw_probability or 0.0 for one in before)[1]
-    other = load(run.model, detect_ood=False, threshold=cut)
+    other = load(run.model, ood=False, threshold=cut)
     after = other.predict(files)
     assert [one.raw_probability for one in after] == [one.raw_probability for one in before]
     assert [one.prediction_set for one in after] == [one.prediction_set for one in before]
@@ -189,7 +189,7 @@ def test_an_image_unlike_those_trained_on_is_ood(run: Run, files: list[Path]) ->
     assert (noise.decision, noise.probability) == ("out_of_distribution", None)
     assert noise.ood_score is not None
     assert noise.ood_score > 1
-    (raw_probability,) = load(run.folder, detect_ood=False).predict(content.getvalue())
+    (raw_probability,) = load(run.folder, ood=False).predict(content.getvalue())
     assert raw_probability.probability == noise.raw_probability
     assert (raw_probability.ood_score, raw_probability.predicted_label) == (None, noise.predicted_label)
     known = [one.ood_score for one in load(run.folder).predict(files) if one.ood_score is not None]

@@ -70,6 +70,17 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     assert load_model(run.model).data["counts"]["train"] == {"NORMAL": 12, "PNEUMONIA": 12}
 
 
+def test_plots_are_saved_in_the_formats_of_the_settings(images: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("run: {plot_formats: 'svg, pdf'}\noptimisation: {epochs: 1}\n")
+    for plot_formats, suffixes in ((None, {".svg", ".pdf"}), ("png", {".png"})):
+        run = train(images, tmp_path / str(plot_formats), config=config, size=64, plot_formats=plot_formats)
+        assert {path.suffix for path in (run.folder / "plots").iterdir()} == suffixes
+    with pytest.raises(UsageError, match="plot_formats: no such format: gif"):
+        train(images, tmp_path / "wrong", plot_formats="svg,gif")
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_two_runs_give_identical_results_and_nothing_is_written_in_the_data(images: Path, tmp_path: Path) -> None:
     before = digest(images)
     for name in ("a", "b"):

@@ -5,21 +5,28 @@ Typer's own panels need Rich, whose import alone takes longer than `--help` may 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from pneumoscope.cli.flags import set_flags
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
 
 
 class PanelCommand(TyperCommand):
-    """A command whose options are shown in panels."""
+    """A command whose options are shown in panels, and whose messages name its own flags only."""
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write arguments and options, panel by panel."""
         _write_options(self, ctx, formatter)
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run the command."""
+        set_flags(flag for option in self.get_params(ctx) for flag in (*option.opts, *option.secondary_opts))
+        return super().invoke(ctx)
 
 
 class PanelGroup(TyperGroup):
@@ -52,12 +59,14 @@ def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: HelpForma
                 formatter.write_dl(rows)
 
 
-app = typer.Typer(
-    cls=PanelGroup,
-    name="pneumoscope",
-    help="Turn a set of chest radiographs into a classifier. For research; not a medical device.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+def make_group(text: str, name: str | None = None) -> typer.Typer:
+    """A group of commands with this help."""
+    return typer.Typer(
+        cls=PanelGroup,
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.app import PanelCommand, PanelGroup
-from pneumoscope.cli.options import open_cache
+from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.options import option
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
 
@@ -18,21 +18,17 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
 
 
-def _option(text: str, *names: str, **bounds: int) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel="Splits", **bounds)  # type: ignore[arg-type]
+_SPLITS = "Splits"  # panel of --help
 
-
-data_app = typer.Typer(
-    cls=PanelGroup, help="Draw, split and fetch data sets.", no_args_is_help=True, rich_markup_mode=None
-)
+data_app = make_group("Draw, split and fetch data sets.")
 
 
 @data_app.command(cls=PanelCommand)
 def phantoms(
     out: options.Out,
-    count: Annotated[int, typer.Option(help="Number of images.")] = 600,
-    size: Annotated[int, typer.Option(help="Height in pixels.")] = 320,
-    prevalence: Annotated[float, typer.Option(help="Share of images with pneumonia.")] = 0.5,
+    count: Annotated[int, option("Number of images.", None)] = 600,
+    size: Annotated[int, option("Height in pixels.", None)] = 320,
+    prevalence: Annotated[float, option("Share of images with pneumonia.", None)] = 0.5,
     seed: options.Seed = 0,
 ) -> None:
     """Draw simulated radiographs, with masks of their opacities."""
@@ -46,27 +42,27 @@ def phantoms(
 @data_app.command(cls=PanelCommand)
 def split(
     data: options.Data,
-    out: Annotated[Path, typer.Option(help="Table to write (.csv); with --folds, a folder.")],
-    test_fraction: Annotated[float | None, _option("Share of each class for the test split. [default: 0.25]")] = None,
-    val_fraction: Annotated[
-        float | None, _option("Share of the rest for the validation split. [default: 0.333]")
-    ] = None,
-    test_count: Annotated[int | None, _option("Number of test images, instead of a share.", min=1)] = None,
-    val_count: Annotated[int | None, _option("Number of validation images.", min=1)] = None,
+    out: Annotated[Path, option("Table to write (.csv); with --folds, a folder.", None)],
+    test_fraction: Annotated[float | None, option("Share of each class in test. [default: 0.25]", _SPLITS)] = None,
+    val_fraction: Annotated[float | None, option("Share of the rest in val. [default: 0.333]", _SPLITS)] = None,
+    test_count: Annotated[int | None, option("Number of test images, instead of a share.", _SPLITS, least=1)] = None,
+    val_count: Annotated[int | None, option("Number of validation images.", _SPLITS, least=1)] = None,
     balanced: Annotated[
-        Literal["none", "val", "test", "both"], _option("New splits that get equal numbers of images of each class.")
+        Literal["none", "val", "test", "both"],
+        option("New splits that get equal numbers of images of each class.", _SPLITS),
     ] = "val",
     folds: Annotated[
-        int | None, _option("Cross-validation: write fold-0.csv, …; each image is tested once.", min=2, max=100)
+        int | None,
+        option("Cross-validation: write fold-0.csv, …; each image is tested once.", _SPLITS, least=2, most=100),
     ] = None,
-    keep: Annotated[bool, _option("Keep existing splits and draw only missing ones.", "--keep")] = False,
-    subset: Annotated[str | None, _option("A published list of images and splits, such as seed-400.")] = None,
-    by_name: Annotated[bool, _option("Do not read the images; near-duplicates may be separated.", "--by-name")] = False,
+    keep: Annotated[bool, option("Keep existing splits and draw only missing ones.", _SPLITS, "--keep")] = False,
+    subset: Annotated[str | None, option("A published list of images and splits, such as seed-400.", _SPLITS)] = None,
+    by_name: Annotated[bool, option("Do not look for near-duplicates in the images.", _SPLITS, "--by-name")] = False,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     seed: options.Seed = 0,
-    no_cache: options.NoCache = False,
+    cache: options.Cache = True,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Split a data set by patient, and write the splits as a table.
@@ -77,12 +73,9 @@ def split(
     from pneumoscope.files import check_file
     from pneumoscope.images.read import Reading
 
-    draw = {
-        "test_fraction": test_fraction,
-        "val_fraction": val_fraction,
-        "test_count": test_count,
-        "val_count": val_count,
-    }
+    sizes = {"test_fraction": test_fraction, "val_fraction": val_fraction}
+    sizes |= {"test_count": test_count, "val_count": val_count}
+    draw = {name: size for name, size in sizes.items() if size is not None}
     _check_draw(draw, subset, folds, keep)
     if folds is None or not out.is_dir() or any(out.iterdir()):
         check_file(out, overwrite)
@@ -92,12 +85,11 @@ def split(
 
         _write_table(out, select_subset(samples, subset))
         return
-    groups = None if by_name else _group(samples, no_cache)
+    groups = None if by_name else _group(samples, cache)
     from pneumoscope.datasets.splits import fold_samples, split_samples
 
     classes = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
-    given = {name: value for name, value in draw.items() if value is not None}
-    how: dict[str, Any] = {**given, "balanced": classes, "groups": groups, "seed": seed}
+    how: dict[str, Any] = {**draw, "balanced": classes, "groups": groups, "seed": seed}
     if folds is not None:
         _write_folds(out, fold_samples(samples, folds, **how), overwrite)
         return
@@ -109,11 +101,9 @@ def split(
 def fetch(
     name: Annotated[str, typer.Argument(help="The data set: kermany.", metavar="NAME")],
     out: options.Out,
-    archive: Annotated[
-        Path | None, typer.Option(help="An archive (zip) that you already have, instead of a download.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="Another address of the archive, such as a mirror.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Checksum that the archive must have.")] = None,
+    archive: Annotated[Path | None, option("A zip archive that you already have, instead of a download.", None)] = None,
+    url: Annotated[str | None, option("Another address of the archive, such as a mirror.", None)] = None,
+    sha256: Annotated[str | None, option("Checksum that the archive must have.", None)] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Download, check and unpack a public data set.
@@ -129,22 +119,23 @@ def fetch(
 
 def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, keep: bool) -> None:
     for name in ("test", "val"):
-        fraction = draw[f"{name}_fraction"]
+        fraction = draw.get(f"{name}_fraction")
         if fraction is not None and not 0 < fraction < 1:
             raise UsageError(f"{fraction} is not between 0 and 1.", parameter=f"{name}_fraction")
-        if fraction is not None and draw[f"{name}_count"] is not None:
+        if fraction is not None and f"{name}_count" in draw:
             raise UsageError(f"--{name}-fraction and --{name}-count cannot be combined. Use one of them.")
-    if subset and (folds or keep or any(value is not None for value in draw.values())):
+    if subset and (folds or keep or draw):
         raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
-    if folds and (keep or draw["test_fraction"] or draw["test_count"]):
+    if folds and (keep or draw.keys() & {"test_fraction", "test_count"}):
         raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
 
 
-def _group(samples: list[Sample], no_cache: bool) -> list[int | None]:
+def _group(samples: list[Sample], cache: bool) -> list[int | None]:
     from pneumoscope.auditing.duplicates import group_images
+    from pneumoscope.inference.cache import open_cache
 
-    with show_progress() as progress, open_cache(no_cache) as cache:
-        return group_images(samples, cache, progress)
+    with show_progress() as progress, open_cache(cache) as opened:
+        return group_images(samples, opened, progress)
 
 
 def _write_table(out: Path, samples: list[Sample]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
-from pneumoscope.cli.options import IMAGES, OUTPUT, open_cache
+from pneumoscope.cli.options import IMAGES, OUTPUT, option
 from pneumoscope.cli.output import print_audit, print_comparison, print_evaluation, show_progress
 
 
@@ -18,8 +18,7 @@ def evaluate(
     out: options.Out,
     model: options.Model = None,
     split: Annotated[
-        str | None,
-        typer.Option(help="train, val, test or all. [default: test if there is one]", rich_help_panel=IMAGES),
+        str | None, option("train, val, test or all. [default: test if there is one, else all]", IMAGES)
     ] = None,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
@@ -32,17 +31,15 @@ def evaluate(
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    plot_formats: Annotated[
-        str, typer.Option(help="Formats of the files in plots, such as svg,pdf,png.", rich_help_panel=OUTPUT)
-    ] = "svg",
-    no_cache: options.NoCache = False,
+    plot_formats: Annotated[str, option("Formats of the plot files, such as svg,pdf,png.", OUTPUT)] = "svg",
+    cache: options.Cache = True,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Evaluate a model on labelled radiographs."""
     from pneumoscope.images.read import Reading
     from pneumoscope.reports import evaluation_report as job
 
-    with show_progress() as progress, open_cache(no_cache) as cache:
+    with show_progress() as progress:
         evaluation = job.evaluate(
             data,
             choose_model(model),
@@ -60,7 +57,7 @@ def evaluate(
             seed=seed,
             cache=cache,
             overwrite=overwrite,
-            plot_formats=plot_formats.split(","),
+            plot_formats=plot_formats,
             progress=progress,
         )
     print_evaluation(evaluation)
@@ -71,11 +68,9 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Two or more runs or evaluations of the same images.", metavar="RUN")
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write: a page and comparison.json.", rich_help_panel=OUTPUT)
-    ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        Literal["table", "csv", "json"], typer.Option(help="Format of standard output.", rich_help_panel=OUTPUT)
+    out: Annotated[Path | None, option("Folder to write: a page and comparison.json.", OUTPUT)] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"], option("Format of standard output.", OUTPUT, "--format")
     ] = "table",
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
@@ -88,32 +83,31 @@ def compare(
     from pneumoscope.reports.comparison import compare as job
 
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
-    if format == "json":
+    if form == "json":
         typer.echo(json.dumps(comparison.to_json(), indent=2))
-    elif format == "csv":
+    elif form == "csv":
         typer.echo("".join(format_rows(comparison.to_rows())), nl=False)
     else:
         print_comparison(comparison)
     if out is not None:
-        typer.echo(f"{chr(10) if format == 'table' else ''}Page: {out / 'comparison.html'}", err=format != "table")
+        typer.echo(f"{chr(10) if form == 'table' else ''}Page: {out / 'comparison.html'}", err=form != "table")
 
 
 def audit(
     data: options.Data,
     out: options.Out = Path("runs/audit"),
     quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Skip wrong labels, outliers, markers in corners and cropped copies."),
+        bool, option("Skip wrong labels, outliers, markers in corners and cropped copies.", None, "--quick")
     ] = False,
     fail_on: Annotated[
-        Literal["error", "warning"] | None, typer.Option(help="Exit with code 3 if a finding is at least this serious.")
+        Literal["error", "warning"] | None, option("Exit with code 3 if a finding is at least this serious.", None)
     ] = None,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    no_cache: options.NoCache = False,
+    cache: options.Cache = True,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Find leaks, duplicates, shortcuts and wrong labels in data.
@@ -123,7 +117,7 @@ def audit(
     from pneumoscope.images.read import Reading
     from pneumoscope.reports.audit_page import audit as job
 
-    with show_progress() as progress, open_cache(no_cache) as cache:
+    with show_progress() as progress:
         result = job(
             data,
             out,

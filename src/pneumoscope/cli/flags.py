@@ -1,16 +1,21 @@
-"""Turns the parameter names in the library's messages into flags; no other module does."""
+"""Turns the parameter names in the library's messages into flags of the command that runs; no other module does."""
 
 from __future__ import annotations
 
-import functools
 import re
-from typing import Any
+from collections.abc import Iterable
 
-from pneumoscope.cli.app import app
 from pneumoscope.errors import PneumoscopeError
 
 _NAME = re.compile(r"[\w.]+")
 _PARAMETER = re.compile(r"`(?:\w+\.)?(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
+_flags: set[str] = set()  # of the command that runs
+
+
+def set_flags(flags: Iterable[str]) -> None:
+    """Set the flags that messages may name: those of the command that runs."""
+    _flags.clear()
+    _flags.update(flags)
 
 
 def describe_error(error: PneumoscopeError) -> str:
@@ -19,42 +24,25 @@ def describe_error(error: PneumoscopeError) -> str:
     if error.parameter is None:
         return message
     # A key of a file, such as `config.yaml: optimisation.lr`, keeps the file's name.
-    flag = _to_flag(error.parameter.rpartition(".")[2]) if _NAME.fullmatch(error.parameter) else None
-    return f"{flag if flag in _list_flags() else error.parameter}: {message}"
+    flag = _to_flag(error.parameter.rpartition(".")[2]) if _NAME.fullmatch(error.parameter) else ""
+    return f"{flag if flag in _flags else error.parameter}: {message}"
 
 
 def show_flags(message: str) -> str:
-    """Replace parameters in backticks by flags: `out` by --out, `cache=None` by --no-cache, `to='int8'` by --to int8.
+    """Replace parameters in backticks by flags: `out` by --out, `cache=False` by --no-cache, `to='int8'` by --to int8.
 
-    Other words in backticks stay as they are.
+    Other words in backticks stay as they are, and so do parameters that the command has no flag for.
     """
 
     def replace(match: re.Match[str]) -> str:
-        flag, value = _to_flag(match["name"]), match["value"]
-        if value in ("False", "None"):
-            flag = f"--no-{flag[2:]}"
-        if flag not in _list_flags():
+        value = match["value"]
+        flag = _to_flag(f"no_{match['name']}" if value == "False" else match["name"])
+        if flag not in _flags:
             return match[0]
-        return flag if value in (None, "True", "False", "None") else f"{flag} {value.strip(chr(39) + chr(34))}"
+        return flag if value in (None, "True", "False") else f"{flag} {value.strip(chr(39) + chr(34))}"
 
     return _PARAMETER.sub(replace, message)
 
 
 def _to_flag(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
-
-
-@functools.cache
-def _list_flags() -> frozenset[str]:
-    """The flags of all commands."""
-    from typer import Context
-    from typer.main import get_command
-
-    flags: set[str] = set()
-    waiting: list[Any] = [get_command(app)]
-    while waiting:
-        command = waiting.pop()
-        waiting += getattr(command, "commands", {}).values()
-        for parameter in command.get_params(Context(command)):
-            flags.update(parameter.opts, parameter.secondary_opts)
-    return frozenset(flags)

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli.app import PanelCommand, app
+from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -23,11 +23,15 @@ from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 from pneumoscope.text import printable
 
-__all__ = ["app", "main"]
-
-_TRAIN_EXTRA = {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"}
+_EXTRAS = {
+    "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
+    "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
+}
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
+app = make_group(
+    "Turn a set of chest radiographs into a classifier. For research; not a medical device.", "pneumoscope"
+)
 for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),
@@ -55,14 +59,19 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # file names and labels reach a terminal of any encoding
     try:
         app()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # nobody reads the output any more; Click's code is 1
+            sys.exit(0)
+        raise
     except PneumoscopeError as problem:
         _fail(describe_error(problem), problem.exit_code)
     except OSError as problem:
         _fail(f"{problem.filename or 'file'}: {problem.strerror or problem}.", 2)
     except Exception as problem:
-        missing = (problem.name or "") if isinstance(problem, ModuleNotFoundError) else ""
-        if missing.partition(".")[0] in _TRAIN_EXTRA:
-            _fail(f'{missing} is not installed: pip install "pneumoscope[train]".', MissingExtraError.exit_code)
+        missing = (problem.name or "").partition(".")[0] if isinstance(problem, ModuleNotFoundError) else ""
+        for extra, packages in _EXTRAS.items():
+            if missing in packages:
+                _fail(f'{missing} is not installed: pip install "pneumoscope[{extra}]".', MissingExtraError.exit_code)
         if os.environ.get("PNEUMOSCOPE_DEBUG"):
             raise
         _fail(

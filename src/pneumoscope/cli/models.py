@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.app import PanelCommand, PanelGroup
-from pneumoscope.cli.flags import show_flags
+from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.options import option
 from pneumoscope.cli.output import open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 _METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 
-models_app = typer.Typer(
-    cls=PanelGroup, help="List and describe trained models.", no_args_is_help=True, rich_markup_mode=None
-)
+models_app = make_group("List and describe trained models.")
 
 
 @models_app.command("list", cls=PanelCommand)
@@ -92,10 +90,10 @@ def backbones() -> None:
     for column in ("backbone", "input", "weights", "here", "licence"):
         table.add_column(column, no_wrap=True)
     for spec in list_backbones():
-        source = "with the installation" if spec.package else show_flags(spec.source)
+        source = "with the installation" if spec.package else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
     open_console().print(table)
-    typer.echo("Any other name from timm works too. If the hub is out of reach, use --weights FILE.", err=True)
+    typer.echo("Any other timm name works too. If the hub is out of reach: pneumoscope train --weights FILE.", err=True)
 
 
 def export(
@@ -103,11 +101,10 @@ def export(
     model: options.Model = None,
     to: Annotated[
         Literal["onnx", "openvino", "int8", "torch"],
-        typer.Option(help="ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program."),
+        option("ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program.", None),
     ] = "onnx",
     data: Annotated[
-        Path | None,
-        typer.Option(help="Images for the check and for the int8 ranges. [default: those of the run]"),
+        Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]", None)
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

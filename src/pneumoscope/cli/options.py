@@ -2,104 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from pneumoscope.cli.flags import describe_error
-from pneumoscope.errors import UsageError
 from pneumoscope.models.pretrained import DEFAULT
 
-if TYPE_CHECKING:
-    from pneumoscope.inference.cache import FeatureCache
-
 DECISIONS, IMAGES, COMPUTING, OUTPUT = "Decisions", "Images", "Computing", "Output"  # panels of --help
+
+
+def option(text: str, panel: str | None, *names: str, least: int | None = None, most: int | None = None) -> Any:
+    """An option with this help, in this panel; a bool has the flags --name and --no-name unless `names` differ."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, min=least, max=most)
+
 
 Data = Annotated[Path, typer.Argument(help="Folder with a subfolder per class, or a table.", metavar="DATA")]
 Paths = Annotated[list[Path], typer.Argument(help="Images, folders of images, or tables.", metavar="PATH")]
 Model = Annotated[
-    Path | None,
-    typer.Option(help=f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]"),
+    Path | None, option(f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]", None)
 ]
 
-Prevalence = Annotated[
-    float | None,
-    typer.Option(help="Adjust probabilities to this share of the positive class.", rich_help_panel=DECISIONS),
-]
+Prevalence = Annotated[float | None, option("Adjust probabilities to this share of the positive class.", DECISIONS)]
 AdaptPrior = Annotated[
     bool,
-    typer.Option(
-        "--adapt-prior",
-        help="Estimate the prevalence from these images, without labels, and adjust to it.",
-        rich_help_panel=DECISIONS,
-    ),
+    option("Estimate the prevalence from these images, without labels, and adjust to it.", DECISIONS, "--adapt-prior"),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
-        help="Predict the positive class from this probability on, instead of the model's threshold.",
-        rich_help_panel=DECISIONS,
-    ),
+    option("Predict the positive class from this probability on, instead of the model's threshold.", DECISIONS),
 ]
 Alpha = Annotated[
-    float | None,
-    typer.Option(
-        help="How often prediction sets may miss the truth, instead of the model's alpha.", rich_help_panel=DECISIONS
-    ),
+    float | None, option("How often prediction sets may miss the truth, instead of the model's alpha.", DECISIONS)
 ]
 FalseAlarms = Annotated[
     float | None,
-    typer.Option(
-        help="Share of ordinary images that the OOD detector may flag, instead of the model's.",
-        rich_help_panel=DECISIONS,
-    ),
+    option("Share of ordinary images that the OOD detector may flag, instead of the model's.", DECISIONS),
 ]
 
-PatientPattern = Annotated[
-    str | None,
-    typer.Option(help="Regular expression that finds the patient in a file name.", rich_help_panel=IMAGES),
-]
-Invert = Annotated[
-    bool, typer.Option("--invert", help="Swap black and white: air is bright in the files.", rich_help_panel=IMAGES)
-]
+PatientPattern = Annotated[str | None, option("Regular expression that finds the patient in a file name.", IMAGES)]
+Invert = Annotated[bool, option("Swap black and white: air is bright in the files.", IMAGES, "--invert")]
 AnyModality = Annotated[
-    bool,
-    typer.Option(
-        "--any-modality", help="Also read DICOM files that are not projection radiographs.", rich_help_panel=IMAGES
-    ),
+    bool, option("Also read DICOM files that are not projection radiographs.", IMAGES, "--any-modality")
 ]
 
-Seed = Annotated[int, typer.Option(min=0, help="Fixes every random choice.", rich_help_panel=COMPUTING)]
-Resamples = Annotated[
-    int, typer.Option(min=1, help="Bootstrap resamples for each interval.", rich_help_panel=COMPUTING)
-]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.", rich_help_panel=COMPUTING)
-]
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Do not use the feature cache on disk.", rich_help_panel=COMPUTING)
-]
+Seed = Annotated[int, option("Fixes every random choice.", COMPUTING, least=0)]
+Resamples = Annotated[int, option("Bootstrap resamples for each interval.", COMPUTING, least=1)]
+Device = Annotated[Literal["auto", "cpu", "cuda"], option("Device to compute on.", COMPUTING)]
+Cache = Annotated[bool, option("Keep features on disk and reuse them.", COMPUTING)]
 
-Out = Annotated[Path, typer.Option(help="Folder to write.", rich_help_panel=OUTPUT)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier output.", rich_help_panel=OUTPUT)]
-
-
-@contextmanager
-def open_cache(disabled: bool) -> Iterator[FeatureCache | None]:
-    """The user's feature cache, or None."""
-    if disabled:
-        yield None
-        return
-    from pneumoscope.inference.cache import FeatureCache, default_cache_path
-
-    try:
-        opened = FeatureCache(default_cache_path())
-    except UsageError as problem:
-        typer.echo(f"{describe_error(problem)} Continuing without it.", err=True)
-        yield None
-        return
-    with opened as cache:
-        yield cache
+Out = Annotated[Path, option("Folder to write.", OUTPUT)]
+Overwrite = Annotated[bool, option("Replace earlier output.", OUTPUT, "--overwrite")]

@@ -10,7 +10,7 @@ import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
-from pneumoscope.cli.options import DECISIONS, OUTPUT
+from pneumoscope.cli.options import DECISIONS, OUTPUT, option
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
@@ -27,31 +27,23 @@ def predict(
     threshold: options.Threshold = None,
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
-    no_ood: Annotated[
-        bool,
-        typer.Option("--no-ood", help="Give out-of-distribution images a probability, too.", rich_help_panel=DECISIONS),
-    ] = False,
+    ood: Annotated[bool, option("Give out-of-distribution images no probability.", DECISIONS)] = True,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Write to this file, not standard output.", rich_help_panel=OUTPUT)
-    ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
+    out: Annotated[Path | None, option("Write to this file, not standard output.", OUTPUT)] = None,
+    form: Annotated[
         Literal["table", "csv", "json", "jsonl", "parquet"] | None,
-        typer.Option(
-            help="Format of the rows. [default: by the name of --out; table on a terminal; else csv]",
-            rich_help_panel=OUTPUT,
+        option(
+            "Format of the rows. [default: by the name of --out; table on a terminal; else csv]", OUTPUT, "--format"
         ),
     ] = None,
-    heatmaps: Annotated[
-        Path | None, typer.Option(help="Folder to write: each image with its evidence map.", rich_help_panel=OUTPUT)
-    ] = None,
+    heatmaps: Annotated[Path | None, option("Folder to write: each image with its evidence map.", OUTPUT)] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
-    form = format or _choose_format(out)
-    _check_output(out, form, overwrite)
+    kind = form or _choose_format(out)
+    _check_output(out, kind, overwrite)
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
     from pneumoscope.datasets.samples import find_images
@@ -65,7 +57,7 @@ def predict(
     predictor = load(
         choose_model(model),
         device,
-        detect_ood=not no_ood,
+        ood=ood,
         prevalence=prevalence,
         threshold=threshold,
         alpha=alpha,
@@ -77,7 +69,7 @@ def predict(
             typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite)
-        failed = write_predictions(predictor, samples, form, out, overlays, progress)
+        failed = write_predictions(predictor, samples, kind, out, overlays, progress)
     _report_failed(failed, len(samples))
 
 
@@ -87,11 +79,11 @@ def explain(
     model: options.Model = None,
     label: Annotated[
         str | None,
-        typer.Option(help="The class to explain. [default: the positive class, or the likeliest of more than two]"),
+        option("The class to explain. [default: the positive class, or the likeliest of more than two]", None),
     ] = None,
     method: Annotated[
         Literal["auto", "cam", "ig"],
-        typer.Option(help="cam: class activation map; ig: integrated gradients (needs captum, slow)."),
+        option("cam: class activation map; ig: integrated gradients (needs captum, slow).", None),
     ] = "auto",
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
@@ -108,13 +100,7 @@ def explain(
     predictor = load(choose_model(model), device)
     with show_progress() as progress:
         failed = write_explanations(
-            predictor,
-            samples,
-            out,
-            label=label,
-            method=method,
-            overwrite=overwrite,
-            progress=progress,
+            predictor, samples, out, label=label, method=method, overwrite=overwrite, progress=progress
         )
     _report_failed(failed, len(samples))
     typer.echo(out)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.app import PanelCommand, PanelGroup
-from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.options import OUTPUT, option
+from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
@@ -20,58 +21,42 @@ _SERVICE, _STORAGE = "Service", "Storage"
 
 Database = Annotated[
     str | None,
-    typer.Option(
-        help="Where predictions are stored: a SQLite file, or postgresql://USER@HOST/NAME. [default: "
+    option(
+        "Where predictions are stored: a SQLite file, or postgresql://USER@HOST/NAME. [default: "
         "$PNEUMOSCOPE_DATABASE, else a file in your data folder]",
-        rich_help_panel=_STORAGE,
+        _STORAGE,
     ),
 ]
 
-reviews_app = typer.Typer(
-    cls=PanelGroup, help="Export what reviewers said in the reading room.", no_args_is_help=True, rich_markup_mode=None
-)
+reviews_app = make_group("Export what reviewers said in the reading room.")
 
 
 def serve(
     model: options.Model = None,
     host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on. Any address but this computer's own needs a token.", rich_help_panel=_SERVICE
-        ),
+        str, option("Address to listen on. Any address but this computer's own needs a token.", _SERVICE)
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.", rich_help_panel=_SERVICE)
-    ] = 8000,
+    port: Annotated[int, option("Port to listen on; 0 takes any free port.", _SERVICE, least=0, most=65535)] = 8000,
     token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File with the token that callers must send. [default: $PNEUMOSCOPE_TOKEN]", rich_help_panel=_SERVICE
-        ),
+        Path | None, option("File with the token that callers must send. [default: $PNEUMOSCOPE_TOKEN]", _SERVICE)
     ] = None,
     batch_wait: Annotated[
-        float,
-        typer.Option(help="Milliseconds that an image may wait for others to share a batch.", rich_help_panel=_SERVICE),
+        float, option("Milliseconds that an image may wait for others to share a batch.", _SERVICE)
     ] = 5.0,
     database: Database = None,
     keep_images: Annotated[
-        Path | None,
-        typer.Option(help="Folder to keep image files in. [default: none are kept]", rich_help_panel=_STORAGE),
+        Path | None, option("Folder to keep image files in. [default: none are kept]", _STORAGE)
     ] = None,
-    forget_names: Annotated[
-        bool, typer.Option("--forget-names", help="Do not store file names.", rich_help_panel=_STORAGE)
-    ] = False,
+    keep_names: Annotated[bool, option("Store file names.", _STORAGE)] = True,
     device: options.Device = "auto",
 ) -> None:
     """Open the reading room, a web page, and a service for programs.
 
     Ctrl-C stops it.
     """
-    try:
-        from pneumoscope.server import app
-        from pneumoscope.server.settings import Settings
-    except ModuleNotFoundError as problem:
-        raise MissingExtraError(f'This needs {problem.name}: pip install "pneumoscope[serve]".') from None
+    from pneumoscope.server import app
+    from pneumoscope.server.settings import Settings
+
     settings = Settings(
         model=model,
         host=host,
@@ -79,7 +64,7 @@ def serve(
         token=_read_token(token_file),
         database=database,
         keep_images=keep_images,
-        keep_names=not forget_names,
+        keep_names=keep_names,
         batch_wait=batch_wait,
         device=device,
     )
@@ -106,19 +91,17 @@ def _log_requests() -> None:
 
 @reviews_app.command(cls=PanelCommand)
 def export(
-    out: Annotated[Path, typer.Option(help="Table to write (.csv).", rich_help_panel=options.OUTPUT)],
+    out: Annotated[Path, option("Table to write (.csv).", OUTPUT)],
     images: Annotated[
-        list[Path], typer.Option(help="Folder with the images, such as that of --keep-images; repeatable.")
+        list[Path], option("Folder with the images, such as that of `serve --keep-images`; repeatable.", None)
     ],
     database: Database = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write reviewed images and their labels as a table to train on."""
-    try:
-        from pneumoscope.server.reviews import export_reviews
-        from pneumoscope.server.store import Store
-    except ModuleNotFoundError as problem:
-        raise MissingExtraError(f'This needs {problem.name}: pip install "pneumoscope[serve]".') from None
+    from pneumoscope.server.reviews import export_reviews
+    from pneumoscope.server.store import Store
+
     with Store(database, create=False) as store:
         result = export_reviews(store, out, images, overwrite)
     typer.echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pneumoscope.cli.app import PanelCommand
-from pneumoscope.cli.options import NoCache, Out, Overwrite, Seed, open_cache
+from pneumoscope.cli.options import Cache, Out, Overwrite, Seed, option
 from pneumoscope.cli.output import print_run, show_progress
 
 if TYPE_CHECKING:
@@ -39,20 +39,14 @@ def _make_options() -> tuple[Parameter, ...]:
     def stub(**options: Any) -> None: ...
 
     parameters = []
-    for option in list_options():
-        kind, flag = option.kind, f"--{option.name.replace('_', '-')}"
-        shown = f"{option.default:.3g}" if isinstance(option.default, float) else option.default
-        info = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=option.help + ("" if shown in (None, "") else f" [default: {shown}]"),
-            rich_help_panel=option.panel,
-        )
+    for setting in list_options():
+        shown = f"{setting.default:.3g}" if isinstance(setting.default, float) else setting.default
+        text = setting.help + ("" if shown in (None, "") else f" [default: {shown}]")
+        annotation: Any = Annotated[setting.kind | None, option(text, setting.panel)]
         parameters.append(
-            inspect.Parameter(
-                option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-            )
+            inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
-    stub.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    vars(stub)["__signature__"] = inspect.Signature(parameters)
     stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(stub)
@@ -66,14 +60,13 @@ def train(
         typer.Argument(help="Folder with a subfolder per class, or a table (.csv, .parquet).", metavar="DATA"),
     ] = None,
     out: Out = Path("runs/latest"),
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings, such as a run's config.yaml.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.", None)] = None,
+    resume: Annotated[bool, option("Continue an interrupted run.", None, "--resume")] = False,
     overwrite: Overwrite = False,
-    no_cache: NoCache = False,
+    cache: Cache = True,
 ) -> None:
     """Train a classifier on labelled radiographs, and evaluate it."""
-    hint = f" Continue it with: pneumoscope train --out {out} --resume"
-    with show_progress(hint) as progress, open_cache(no_cache) as cache:
+    with show_progress(f" Continue it with: pneumoscope train --out {out} --resume") as progress:
         from pneumoscope.training import train as job
 
         run = job.train(
@@ -84,7 +77,7 @@ def train(
 
 def demo(
     out: Out = Path("runs/demo"),
-    images: Annotated[int, typer.Option(min=40, help="Number of simulated radiographs.")] = 600,
+    images: Annotated[int, option("Number of simulated radiographs.", None, least=40)] = 600,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -100,5 +93,5 @@ def demo(
         claim_folder(out, RUN_FILES, overwrite)
         claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
         write_phantoms(data, count=images, seed=seed, progress=progress)
-        run = job.train(data, out, recipe="head", seed=seed, progress=progress)
+        run = job.train(data, out, recipe="head", seed=seed, cache=False, progress=progress)
     print_run(run)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,7 +46,7 @@ class FeatureCache:
             )
         except (OSError, sqlite3.Error) as problem:
             raise UsageError(
-                f"The feature cache {path} cannot be opened ({problem}). Switch it off, or delete the file.", "no_cache"
+                f"The feature cache {path} cannot be opened ({problem}). Pass `cache=False`, or delete the file."
             ) from None
 
     def get(self, digest: str, key: str) -> Array | None:
@@ -110,6 +111,22 @@ def default_cache_path() -> Path:
 
     folder = os.environ.get("PNEUMOSCOPE_CACHE")
     return Path(folder or platformdirs.user_cache_dir("pneumoscope")) / "features.sqlite"
+
+
+@contextmanager
+def open_cache(cache: FeatureCache | bool) -> Iterator[FeatureCache | None]:
+    """The user's cache for True, no cache for False, or the given one; without one that cannot be opened, warn."""
+    if isinstance(cache, FeatureCache) or not cache:
+        yield cache or None
+        return
+    try:
+        opened = FeatureCache(default_cache_path())
+    except UsageError as problem:
+        logging.getLogger("pneumoscope").warning("%s Continuing without it.", problem)
+        yield None
+        return
+    with opened:
+        yield opened
 
 
 def _cache_key(digest: str, key: str) -> bytes:

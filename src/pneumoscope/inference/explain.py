@@ -16,6 +16,7 @@ def explain(
     model: str | Path | Predictor | None = None,
     label: str | None = None,
     method: Method = "auto",
+    device: str = "auto",
 ) -> Prediction:
     """Say where on an image the evidence for a class lies.
 
@@ -31,6 +32,7 @@ def explain(
             Attribution for Deep Networks") from the blurred image to the image, summed over cells of 16 pixels of the
             input; the bias is then the blurred image's logit, and what the numerical integral leaves over. `auto`: `ig`
             where the network has attention, else `cam`.
+        device: `auto`, `cpu` or `cuda`, unless `model` is a predictor.
 
     Returns:
         The prediction with its `evidence` and `pixels`.
@@ -40,7 +42,7 @@ def explain(
         UsageError: the classifier has no such class, or what runs it gives no gradients.
         MissingExtraError: captum, which integrates the gradients, is not installed.
     """
-    predictor = model if isinstance(model, Predictor) else load(model)
+    predictor = model if isinstance(model, Predictor) else load(model, device)
     (prediction,) = predictor.run([image], maps=True, pixels=True, label=label, method=method)
     if prediction.error is not None:
         raise ImageError(prediction.error)

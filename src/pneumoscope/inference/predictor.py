@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.decisions import ood, scope
+from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
+from pneumoscope.decisions.ood import restore
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.images.read import ImageBytes
@@ -204,7 +205,7 @@ def load(
     cache: FeatureCache | None = None,
     *,
     engine: Kind | Engine = "auto",
-    detect_ood: bool = True,
+    ood: bool = True,
     prevalence: float | None = None,
     threshold: float | None = None,
     alpha: float | None = None,
@@ -218,7 +219,7 @@ def load(
         cache: keeps features between calls, and shares them with training.
         engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or `auto`, the fastest here;
             `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine object.
-        detect_ood: whether images unlike the training images are detected, and get no probability.
+        ood: whether images unlike the training images are detected, and get no probability.
         prevalence: give probabilities for this fraction of the positive class, such as that of your clinic.
         threshold: for two classes, predict the positive one from this probability on, instead of the model's threshold.
         alpha: of prediction sets, instead of the model's.
@@ -237,7 +238,7 @@ def load(
         running = open_engine(folder, description, arrays, device, engine) if isinstance(engine, str) else engine
         weight, bias = arrays["head.weight"], arrays["head.bias"]
         _check_head(description, weight, bias, running.width)
-        detector = ood.restore(decisions.ood, arrays) if detect_ood and decisions.ood is not None else None
+        detector = restore(decisions.ood, arrays) if ood and decisions.ood is not None else None
     except (RuntimeError, KeyError, ValueError) as problem:
         raise ModelError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the model again from its source."

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from pneumoscope.auditing.audit import audit_data
+from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
 from pneumoscope.config import Progress, silent
-from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, read_samples
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.read import Reading
-from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.reports.pages import format_command, format_number, format_p, format_percent, render
 from pneumoscope.reports.pictures import draw_thumbnail
 
@@ -97,7 +97,7 @@ def audit(
     patient_pattern: str | None = None,
     reading: Reading = Reading(),
     device: str = "auto",
-    cache: FeatureCache | None = None,
+    cache: FeatureCache | bool = True,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Audit:
@@ -111,7 +111,7 @@ def audit(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images, unless a table says otherwise.
         device: `auto`, `cpu` or `cuda`.
-        cache: keeps measurements and features between calls, and shares them with training.
+        cache: keeps measurements and features between calls: the user's on disk, none for False, or a given one.
         overwrite: whether to replace an earlier audit in `out`.
         progress: called as the work goes on.
 
@@ -121,15 +121,20 @@ def audit(
     """
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
-    result, samples = audit_data(
-        data,
+    samples = read_samples(Path(data), patient_pattern, reading)
+    with open_cache(cache) as opened:
+        images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
+    result = Audit(
+        data=str(data),
+        findings=tuple(find_faults(images, seed=seed, progress=progress)),
+        images=len(samples),
+        counts=count_samples(samples),
+        patients=len({sample.patient for sample in samples if sample.patient}),
         quick=quick,
         seed=seed,
+        fingerprint=fingerprint_samples(samples, images.digests),
         patient_pattern=patient_pattern,
         reading=reading,
-        device=device,
-        cache=cache,
-        progress=progress,
     )
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)

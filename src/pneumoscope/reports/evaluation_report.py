@@ -15,12 +15,12 @@ from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder
 from pneumoscope.images.read import Reading
-from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.reports.environment import describe_environment
-from pneumoscope.reports.figures import check_formats
+from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.gallery import draw_explained
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Policy, Provenance, write_report
@@ -45,8 +45,8 @@ def evaluate(
     false_alarms: float | None = None,
     resamples: int = 2000,
     seed: int = 0,
-    cache: FeatureCache | None = None,
-    plot_formats: Sequence[str] = ("svg",),
+    cache: FeatureCache | bool = True,
+    plot_formats: str = "svg",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -67,8 +67,8 @@ def evaluate(
         false_alarms: of the OOD detector, instead of the model's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
-        cache: keeps features between calls.
-        plot_formats: of the files in `plots`: `svg`, `pdf`, `png`.
+        cache: keeps features between calls: the user's on disk, none for False, or a given one.
+        plot_formats: of the files in `plots`, such as `svg,pdf,png`.
         overwrite: whether to replace an earlier evaluation in `out`.
         progress: called with the number of images done.
 
@@ -77,17 +77,16 @@ def evaluate(
         DataError: no such split, labels that the model does not know, or no readable image.
         UsageError: `out` exists, or an option does not apply to this model.
     """
-    check_formats(plot_formats)
-    predictor = load(model, device, cache, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
-    plan = Plan(split or "", prevalence, adapt_prior, resamples, seed)
-    samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
-    folder = _claim(out, overwrite)
-    options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
-    options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
-    provenance = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
-    return evaluate_predictor(
-        predictor, samples, folder, plan, provenance, plot_formats=plot_formats, progress=progress
-    )
+    formats = parse_formats(plot_formats)
+    with open_cache(cache) as opened:
+        predictor = load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
+        plan = Plan(split or "", prevalence, adapt_prior, resamples, seed)
+        samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
+        folder = _claim(out, overwrite)
+        options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
+        options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
+        provenance = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
+        return evaluate_predictor(predictor, samples, folder, plan, provenance, plot_formats=formats, progress=progress)
 
 
 def evaluate_predictor(

@@ -281,6 +281,17 @@ def save_figures(figures: Mapping[str, Figure], folder: Path, formats: Sequence[
     return elements
 
 
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Parse formats of plot files, such as `svg,pdf,png`.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    formats = tuple(form.strip() for form in text.split(","))
+    check_formats(formats)
+    return formats
+
+
 def check_formats(formats: Sequence[str]) -> None:
     """Refuse formats that plots cannot be saved as.
 

@@ -164,7 +164,7 @@ def _list_caveats(model: Model, evaluation: Evaluation, notes: Sequence[str]) ->
     if model.positive is not None:
         caveats.append(
             f"{format_percent(evaluation.prevalence)} of the test images are {model.positive}. Where it is rarer, PPV "
-            "is lower and NPV higher; --prevalence adjusts the probabilities."
+            "is lower and NPV higher; `pneumoscope predict --prevalence` adjusts the probabilities."
         )
     return caveats
 

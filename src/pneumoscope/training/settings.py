@@ -34,6 +34,7 @@ class RunSettings:
     seed: Annotated[int, Interval(ge=0, lt=2**32), Doc("Seed of every random choice.")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Device to compute on.")] = "auto"
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples for each interval.")] = 2000
+    plot_formats: Annotated[str, Doc("Formats of the plot files, such as svg,pdf,png.")] = "svg"
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         from pneumoscope.decisions.threshold import parse_rule  # needs NumPy, which `train --help` must not load
+        from pneumoscope.reports.figures import parse_formats
 
         parse_rule(self.decisions.threshold)
+        parse_formats(self.run.plot_formats)
         if self.network.train_backbone:
             return
         idle = {*_BACKBONE_ONLY, *(each.name for each in fields(Augmentation))} - {"flip"}

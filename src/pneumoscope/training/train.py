@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import format_rows, write_text
-from pneumoscope.inference.cache import FeatureCache
+from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
@@ -33,6 +33,7 @@ from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.reports.evaluation_report import evaluate_predictor
+from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
@@ -87,13 +88,13 @@ class Trained:
 
 
 def train(
-    data: str | Path | None,
-    out: str | Path,
+    data: str | Path | None = None,
+    out: str | Path = "runs/latest",
     *,
     config: Settings | str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    cache: FeatureCache | None = None,
+    cache: FeatureCache | bool = True,
     progress: Progress = silent,
     **options: Any,
 ) -> Run:
@@ -105,7 +106,7 @@ def train(
         config: settings, or a YAML file of them, such as another run's `config.yaml`.
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
-        cache: keeps features between runs.
+        cache: keeps features between runs: the user's on disk, none for False, or a given one.
         progress: called as `progress(task, done, total)`.
         **options: any setting of `pneumoscope.training.settings` by its name, such as `recipe="finetune"`.
 
@@ -116,8 +117,8 @@ def train(
     options["path"] = None if data is None else str(data)
     setup = read(_resolve(options, folder, config, resume, overwrite))
     open_run(folder, setup, resume, overwrite)
-    memory = FeatureCache(Path(":memory:")) if cache is None else nullcontext(cache)
-    with log_to(folder / "log.txt"), memory as features:
+    with log_to(folder / "log.txt"), ExitStack() as stack:
+        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         remarks, engine = load_remarks(folder), None
         if remarks is None:
             setup, remarks, engine = _make_model(setup, folder, features, progress)
@@ -246,6 +247,7 @@ def evaluate(
             notes=remarks.notes,
             facts=_list_facts(setup, predictor.model, folder),
         ),
+        plot_formats=parse_formats(setup.settings.run.plot_formats),
         progress=lambda _, done, total: progress("Test", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]
