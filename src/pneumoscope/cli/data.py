@@ -57,7 +57,9 @@ def split(
     ] = None,
     keep: Annotated[bool, option("Keep existing splits and draw only missing ones.", _SPLITS, "--keep")] = False,
     subset: Annotated[str | None, option("A published list of images and splits, such as seed-400.", _SPLITS)] = None,
-    by_name: Annotated[bool, option("Do not look for near-duplicates in the images.", _SPLITS, "--by-name")] = False,
+    by_name: Annotated[
+        bool, option("Do not read images; near-duplicates may be separated.", _SPLITS, "--by-name")
+    ] = False,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
