@@ -34,7 +34,7 @@ from pneumoscope.server.messages import (
 from pneumoscope.server.pages import add_pages
 from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import INTENDED_USE, PredictionService
-from pneumoscope.server.problems import MEDIA_TYPE, RequestError, to_internal_error
+from pneumoscope.server.problems import MEDIA_TYPE, RequestError, logger, to_internal_error
 from pneumoscope.server.security import UPLOADS, SecurityMiddleware
 from pneumoscope.server.uploads import RAW_TYPES
 
@@ -43,29 +43,14 @@ if TYPE_CHECKING:
 
     from pneumoscope.server.settings import Settings
 
-_FORM = {
-    "type": "object",
-    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-    "required": ["files"],
-}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": _FORM},
-            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in RAW_TYPES},
-        },
-    }
-}
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"files": {"type": "array", "items": _FILE}}, "required": ["files"]}
+_CONTENT = {"multipart/form-data": {"schema": _FORM}, **{name: {"schema": _FILE} for name in RAW_TYPES}}
+_BODY = {"requestBody": {"required": True, "content": _CONTENT}}
 
 
 def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
-    """Build the service as an ASGI application.
-
-    Args:
-        settings: who may call.
-        service: does the work; it is closed with the application.
-    """
+    """Build the service as an ASGI application; `service` does the work and is closed with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -239,7 +224,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(DataError)
     async def storage_error(_: Request, problem: DataError) -> Response:
-        logging.getLogger("pneumoscope.server").error("%s", problem)
+        logger.error("%s", problem)
         detail = "The service cannot access its storage. Try again later; the reason is in the service's log."
         return RequestError(503, detail, {"retry-after": "5"}).to_response()
 
@@ -249,11 +234,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, problem: HTTPException) -> Response:
-        details = {
-            404: "There is nothing at this address. See /docs.",
-            405: "This method is not allowed here. See /docs.",
-        }
-        detail = details.get(problem.status_code, str(problem.detail))
+        details = {404: "There is nothing at this address.", 405: "This method is not allowed here."}
+        known = details.get(problem.status_code)
+        detail = f"{known} See /docs." if known else str(problem.detail)
         return RequestError(problem.status_code, detail, dict(problem.headers or {})).to_response()
 
     @app.exception_handler(RequestValidationError)

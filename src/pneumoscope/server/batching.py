@@ -30,12 +30,10 @@ class Job(NamedTuple):
 class Batcher:
     """Gathers the images of many callers into batches.
 
-    An image waits for others only while another batch is processed, for at most `wait`; else it is processed at once.
-
     Args:
         process: answers a batch, in a thread; what it raises is raised to all callers of the batch.
         batch_size: images that are best processed together.
-        wait: seconds.
+        wait: seconds that an image waits for others at most, and only while another batch is processed.
         capacity: images that may be in progress.
         observe: called with the size of each batch and the seconds that it took.
     """
@@ -49,11 +47,8 @@ class Batcher:
         observe: Callable[[int, float], None],
     ) -> None:
         self.in_progress = 0
-        self._process = process
-        self._batch_size = batch_size
-        self._wait = wait
-        self._capacity = capacity
-        self._observe = observe
+        self._process, self._observe = process, observe
+        self._batch_size, self._wait, self._capacity = batch_size, wait, capacity
         self._queue: deque[tuple[Job, asyncio.Future[Answer]]] = deque()
         self._arrived = asyncio.Event()
         self._gathering = asyncio.Lock()

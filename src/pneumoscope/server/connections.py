@@ -1,34 +1,28 @@
 """Closes connections whose other side is too slow.
 
 Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
-application can see neither. So this extends uvicorn's protocol by the methods that asyncio defines for every protocol,
-and by `scope["state"]`, through which the application finds its connection.
+application can see neither. So this extends uvicorn's protocol by methods that asyncio defines for every protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Scope
+    from starlette.types import ASGIApp
 
     from pneumoscope.server.settings import Limits
-
-_STATE = "connection"
 
 
 class _TimedProtocol(H11Protocol):
     """HTTP with time limits."""
 
     silence = 10.0
-    _requests = 0  # that the application is answering
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
 
@@ -37,13 +31,15 @@ class _TimedProtocol(H11Protocol):
         super().connection_made(transport)
         # asyncio does so only for sockets created as TCP, which accepted ones may not be: 40 ms an answer otherwise.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.app_state = {**self.app_state, _STATE: self}
         self._head_timer = self._abort_later()
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrive; between two requests they begin a head, whose rest is due."""
         super().data_received(data)
-        if not self._requests and self._head_timer is None:
+        if self.cycle is not None and not self.cycle.response_complete:  # the head has arrived
+            _cancel(self._head_timer)
+            self._head_timer = None
+        elif self._head_timer is None:
             self._head_timer = self._abort_later()
 
     def pause_writing(self) -> None:
@@ -62,39 +58,14 @@ class _TimedProtocol(H11Protocol):
         _cancel(self._answer_timer)
         super().connection_lost(exc)
 
-    @contextmanager
-    def answer(self) -> Iterator[None]:
-        """Inside, the application answers a request: its head has arrived."""
-        _cancel(self._head_timer)
-        self._head_timer = None
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
-
     def _abort_later(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self.silence, self.transport.abort)
-
-
-def limit_time(app: ASGIApp) -> ASGIApp:
-    """Tell a request's connection when the application begins to answer, and when it is done."""
-
-    async def answer(scope: Scope, receive: Any, send: Any) -> None:
-        connection = scope.get("state", {}).pop(_STATE, None) if scope["type"] == "http" else None
-        if connection is None:
-            await app(scope, receive, send)
-            return
-        with connection.answer():
-            await app(scope, receive, send)
-
-    return answer
+        return self.loop.call_later(self.silence, self.transport.abort)
 
 
 def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     """Set up uvicorn to serve an application: slow clients are dropped, and nothing they send is logged."""
     return uvicorn.Config(
-        limit_time(app),
+        app,
         http=type("TimedProtocol", (_TimedProtocol,), {"silence": limits.silence}),
         ws="none",
         log_config=None,

@@ -73,7 +73,7 @@ class Heatmap(_Message):
 class PredictionMessage(_Message):
     """A prediction for one file. For an out-of-distribution image, label, probabilities and heatmap are left out."""
 
-    id: str | None = Field(default=None, description="Identifies this prediction; null if the file could not be read.")
+    id: str | None = Field(default=None, description="Identifies this prediction; null if there is none.")
     created_at: Moment | None = Field(default=None, description="UTC.")
     name: str = Field(description="The file's name, without folders.")
     sha256: str | None = Field(default=None, description="SHA-256 of the file.")
@@ -98,7 +98,7 @@ class PredictionMessage(_Message):
     width: int | None = Field(default=None, description="Of the image, in pixels.")
     height: int | None = Field(default=None, description="Of the image, in pixels.")
     format: str | None = Field(default=None, description="Of the file.")
-    error: str | None = Field(default=None, description="Why the file could not be read, and what to do about it.")
+    error: str | None = Field(default=None, description="Why there is no prediction, and what to do about it.")
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )

@@ -41,11 +41,11 @@ def summarise(
     of_model = [each for each in outcomes if each.fingerprint == fingerprint]
     images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.created_at)}.values())
     latest = {
-        prediction.sha256: (prediction, review)
+        prediction.sha256: (prediction.decision, review.agrees)
         for prediction, review in sorted(reviews, key=lambda pair: pair[1].created_at)
         if prediction.fingerprint == fingerprint
     }
-    agreement = [(prediction.decision, review.agrees) for prediction, review in latest.values()]
+    agreement = latest.values()
     classified = [each for each in images if each.decision != OUT_OF_DISTRIBUTION]
     return {
         "of_this_model": len(of_model),
@@ -69,12 +69,7 @@ def summarise(
 
 
 def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
-    """Population stability index over tenths of the reference, and the Kolmogorov-Smirnov distance.
-
-    Args:
-        probabilities: (N,) in [0, 1].
-        reference: (M,) in [0, 1].
-    """
+    """Population stability index over tenths of `reference` (M,), and Kolmogorov-Smirnov distance; all in [0, 1]."""
     edges = np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1])
     counts = [
         np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _EMPTY_BIN)
@@ -102,9 +97,8 @@ def find_reference(model: Model) -> NDArray[np.float64]:
     sets = read_decisions(model).prediction_sets
     if sets is None or model.positive is None:
         return np.zeros(0)
-    scores = sets.scores
-    negative = next(label for label in model.labels if label != model.positive)
-    return np.concatenate([1 - np.array(scores.get(negative, ())), np.array(scores.get(model.positive, ()))])
+    negative, positive = (np.array(sets.scores.get(label, ())) for label in model.labels)
+    return np.concatenate([1 - negative, positive])
 
 
 def _find_drift(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from pneumoscope.server.problems import RequestError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 _PAGES = (
     ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
@@ -28,12 +28,9 @@ def add_pages(app: FastAPI) -> None:
     document = app.openapi()
     for path, name, title, script in _PAGES:
         page = environment.get_template(name).render(path=path, title=title, script=script, document=document)
-        app.add_api_route(path, _make_route(page.encode(), ".html"), include_in_schema=False)
-    parts = {
-        part.name: _make_route(part.read_bytes(), f".{part.name.rpartition('.')[2]}")
-        for part in (files("pneumoscope.server") / "page").iterdir()
-        if "." in part.name
-    }
+        app.add_api_route(path, _make_route(page.encode(), name), include_in_schema=False)
+    folder = files("pneumoscope.server") / "page"
+    parts = {part.name: _make_route(part.read_bytes(), part.name) for part in folder.iterdir() if "." in part.name}
 
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
@@ -42,12 +39,12 @@ def add_pages(app: FastAPI) -> None:
         return parts[name](request)
 
 
-def _make_route(content: bytes, suffix: str) -> Callable[[Request], Response]:
+def _make_route(content: bytes, name: str) -> Callable[[Request], Response]:
     headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
 
     def answer(request: Request) -> Response:
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        return Response(content, media_type=_MEDIA_TYPES[suffix], headers=headers)
+        return Response(content, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
 
     return answer

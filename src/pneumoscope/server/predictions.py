@@ -25,15 +25,7 @@ from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
 from pneumoscope.server.batching import Batcher, Job
-from pneumoscope.server.messages import (
-    Heatmap,
-    ModelMessage,
-    PredictionMessage,
-    PredictionQuery,
-    PredictionsMessage,
-    ReviewMessage,
-    ReviewRequest,
-)
+from pneumoscope.server.messages import Heatmap, ModelMessage, PredictionMessage, PredictionsMessage, ReviewMessage
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
@@ -45,8 +37,8 @@ from pneumoscope.server.wording import explain_decision
 
 if TYPE_CHECKING:
     from pneumoscope.images.read import ImageBytes
-    from pneumoscope.inference.evidence import Evidence
     from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.server.messages import PredictionQuery, ReviewRequest
     from pneumoscope.server.settings import Settings
 
 T = TypeVar("T")
@@ -57,9 +49,6 @@ _SUMMARISED = 50_000  # predictions, at most
 
 class PredictionService:
     """A model and its database, with the batching and the limits in front of them.
-
-    Args:
-        settings: how to run it.
 
     Raises:
         PneumoscopeError: the model or the database cannot be used.
@@ -74,13 +63,8 @@ class PredictionService:
         self.store = Store(settings.database)
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
-        self.batcher = Batcher(
-            self._process,
-            self.predictor.engine.batch_size,
-            settings.batch_wait / 1000,
-            settings.limits.images,
-            self.telemetry.count_batch,
-        )
+        size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
+        self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
         self.model = self._describe_model()
         # They read for all batches: an image needs up to 900 MB while it is read.
@@ -160,19 +144,18 @@ class PredictionService:
         answers = await self.batcher.run([Job(image, query) for image in images])
         failures = [answer for answer in answers if isinstance(answer, RequestError)]
         for answer in answers:
-            self.telemetry.count_image("error" if isinstance(answer, RequestError) else str(answer.decision))
-        if len(failures) == 1 == len(images):
-            raise failures[0]
+            self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
         if len(failures) == len(images):
+            if len(failures) == 1:
+                raise failures[0]
             details = "; ".join(failure.detail for failure in failures[:5])
             status = max(failure.status for failure in failures)
             raise RequestError(status, f"None of the files can be read: {details}")
-        return PredictionsMessage(
-            predictions=[
-                PredictionMessage(name=image.name, error=answer.detail) if isinstance(answer, RequestError) else answer
-                for image, answer in zip(images, answers, strict=True)
-            ]
-        )
+        predictions = [
+            PredictionMessage(name=image.name, error=answer.detail) if isinstance(answer, RequestError) else answer
+            for image, answer in zip(images, answers, strict=True)
+        ]
+        return PredictionsMessage(predictions=predictions)
 
     async def list_predictions(self, limit: int) -> PredictionsMessage:
         """The latest predictions with their reviews."""
@@ -192,15 +175,15 @@ class PredictionService:
         label = find_label(record, request, self.model.labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
         await self._query(self.store.add, [review])
-        self.telemetry.count_review(review.agrees)
+        self.telemetry.reviews.labels(str(review.agrees).lower()).inc()
         return ReviewMessage.model_validate(review)
 
     async def summarise(self, days: int) -> dict[str, Any]:
         """Summarise the predictions of today (UTC) and the days before it."""
-        since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
-        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days, since)
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days)
 
-    def _summarise(self, days: int, since: datetime.datetime) -> dict[str, Any]:
+    def _summarise(self, days: int) -> dict[str, Any]:
+        since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
         per_day = self.store.count_by_day(since)
         outcomes, reviews = self.store.list_outcomes(_SUMMARISED, since), self.store.list_reviews(since)
         return {
@@ -247,10 +230,14 @@ class PredictionService:
         message = PredictionMessage.model_validate(record)
         message.name = image.name  # also where it is not stored
         message.explanation = explain_decision(prediction, self.predictor)
-        if query.heatmap and prediction.evidence is not None and message.predicted_label is not None:
-            message.heatmap = _draw_heatmap(prediction.evidence)
-        if query.picture and prediction.pixels is not None:
-            message.picture = base64.b64encode(render_picture(prediction.pixels)).decode()
+        evidence, pixels = prediction.evidence, prediction.pixels
+        if query.heatmap and evidence is not None and message.predicted_label is not None:
+            png = base64.b64encode(render_heatmap(evidence)).decode()
+            message.heatmap = Heatmap(
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
+            )
+        if query.picture and pixels is not None:
+            message.picture = base64.b64encode(render_picture(pixels)).decode()
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
@@ -277,16 +264,6 @@ class PredictionService:
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
         )
-
-
-def _draw_heatmap(evidence: Evidence) -> Heatmap:
-    return Heatmap(
-        label=evidence.label,
-        logit=evidence.logit,
-        bias=evidence.bias,
-        limit=evidence.limit,
-        png=base64.b64encode(render_heatmap(evidence)).decode(),
-    )
 
 
 def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:

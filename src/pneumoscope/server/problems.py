@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
+logger = logging.getLogger("pneumoscope.server")
 
 
 class RequestError(Exception):
@@ -35,16 +36,9 @@ class RequestError(Exception):
 
     def to_response(self) -> Response:
         """Return the problem document."""
-        document = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            **self.members,
-        }
-        return Response(
-            json.dumps(document, ensure_ascii=False), self.status, {**self.headers, "content-type": MEDIA_TYPE}
-        )
+        title = HTTPStatus(self.status).phrase
+        document = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.members}
+        return Response(json.dumps(document, ensure_ascii=False), self.status, self.headers, MEDIA_TYPE)
 
 
 def to_internal_error(problem: Exception) -> RequestError:
@@ -55,11 +49,10 @@ def to_internal_error(problem: Exception) -> RequestError:
 def log_internal_error(problem: Exception) -> None:
     """Log where an unforeseen error occurred, without its message."""
     where = "".join(traceback.format_tb(problem.__traceback__)[-4:])
-    logging.getLogger("pneumoscope.server").error("Internal error: %s\n%s", type(problem).__name__, where)
+    logger.error("Internal error: %s\n%s", type(problem).__name__, where)
 
 
 def too_busy(detail: str, seconds: int = 1) -> RequestError:
     """Make the problem of too many waiting images: 429, with the time to try again."""
-    return RequestError(
-        429, f"{detail} Try again in {seconds} s, and send fewer at a time.", {"retry-after": str(seconds)}
-    )
+    detail = f"{detail} Try again in {seconds} s, and send fewer at a time."
+    return RequestError(429, detail, {"retry-after": str(seconds)})

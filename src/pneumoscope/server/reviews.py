@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.datasets.samples import find_images
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
-from pneumoscope.errors import DataError, ImageError, UsageError
-from pneumoscope.files import format_rows, write_text
+from pneumoscope.errors import DataError, ImageError
+from pneumoscope.files import check_file, format_rows, write_text
 from pneumoscope.images.read import read_bytes
 from pneumoscope.server.messages import ReviewRequest
 from pneumoscope.server.problems import RequestError
@@ -18,12 +19,7 @@ from pneumoscope.server.store import PredictionRecord, Store
 
 
 def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequence[str]) -> str | None:
-    """The class that a review names or implies.
-
-    Args:
-        record: the prediction, which may be another model's.
-        request: the review.
-        labels: the classes of the model that is served.
+    """The class that a review names or implies, for a prediction that may be another model's.
 
     Raises:
         RequestError: 422, it names an unknown class, contradicts itself, or lacks a class that it must name.
@@ -81,16 +77,12 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
         UsageError: the table exists already or cannot be written.
         DataError: there are no reviews, or the folders contain none of the images.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} already exists. Choose another `out`, or pass `overwrite=True`.")
+    check_file(out, overwrite)
     reviews = store.list_reviews()
     if not reviews:
         raise DataError(f"{store.location}: contains no reviews yet.")
     latest = {record.sha256: (record, review) for record, review in reviews}
-    labels: dict[str, set[str]] = {}
-    for record, review in reviews:
-        if review.label is not None:
-            labels.setdefault(record.sha256, set()).add(review.label)
+    named = {(record.sha256, review.label) for record, review in reviews if review.label is not None}
     labelled = {sha256: pair for sha256, pair in latest.items() if pair[1].label is not None}
     paths, unreadable = _find_files(folders)
     rows = [
@@ -121,7 +113,7 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
         disagreeing=sum(row["label"] != row["decision"] for row in rows),
         missing=len(labelled) - len(rows),
         unlabelled=len(latest) - len(labelled),
-        conflicting=sum(len(each) > 1 for each in labels.values()),
+        conflicting=sum(count > 1 for count in Counter(sha256 for sha256, _ in named).values()),
         unreadable=unreadable,
     )
 

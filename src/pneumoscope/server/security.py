@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
+from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,9 +50,7 @@ class SecurityMiddleware:
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
-        self._app = app
-        self._settings = settings
-        self._telemetry = telemetry
+        self._app, self._settings, self._telemetry = app, settings, telemetry
         self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +66,11 @@ class SecurityMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(scope["path"], message)
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith(_PROTECTED):
+                    headers.setdefault("cache-control", "no-store")
             await send(message)
 
         self._requests += 1
@@ -86,20 +87,16 @@ class SecurityMiddleware:
                 await to_internal_error(problem).to_response()(scope, receive, answer)
         finally:
             self._requests -= 1
-            self._record(scope, status, time.perf_counter() - start)
-
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self._telemetry.count_request(scope["method"], route, status, seconds)
-        caller = f" from {scope['client'][0]}" if status in (401, 403) and scope["client"] else ""
-        _logger().info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller)
+            route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
+            self._telemetry.count_request(scope["method"], route, status, seconds)
+            caller = f" from {scope['client'][0]}" if status in (401, 403) and scope["client"] else ""
+            logger.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller)
 
     def _check(self, scope: Scope) -> None:
         limits, token = self._settings.limits, self._settings.token
         if self._requests > limits.requests:
-            raise RequestError(
-                503, f"{limits.requests} requests are in progress. Try again in 1 s.", {"retry-after": "1"}
-            )
+            detail = f"{limits.requests} requests are in progress. Try again in 1 s."
+            raise RequestError(503, detail, {"retry-after": "1"})
         headers, protected = Headers(scope=scope), scope["path"].startswith(_PROTECTED)
         name = re.sub(r":[0-9]+$", "", headers.get("host", "")).lower()
         if token is None and name not in (*_LOCAL, self._settings.host.lower()):
@@ -115,11 +112,8 @@ class SecurityMiddleware:
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
             valid = hmac.compare_digest(credentials.strip().encode(), token.encode())
             if scheme.lower() != "bearer" or not valid:
-                raise RequestError(
-                    401,
-                    "A valid token is needed. Send the header Authorization: Bearer TOKEN with the service's token.",
-                    {"www-authenticate": "Bearer"},
-                )
+                text = "A valid token is needed. Send the header Authorization: Bearer TOKEN with the service's token."
+                raise RequestError(401, text, {"www-authenticate": "Bearer"})
 
     async def _receive_whole(self, receive: Receive) -> Receive:
         """Receive a small body whole, and pass it on in one piece."""
@@ -140,15 +134,3 @@ class SecurityMiddleware:
             return pending.pop() if pending else await receive()
 
         return receive_again
-
-
-def _add_headers(path: str, message: Message) -> None:
-    headers = MutableHeaders(scope=message)
-    for name, value in _HEADERS.items():
-        headers.setdefault(name, value)
-    if path.startswith(_PROTECTED):
-        headers.setdefault("cache-control", "no-store")
-
-
-def _logger() -> logging.Logger:
-    return logging.getLogger("pneumoscope.server")

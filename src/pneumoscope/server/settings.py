@@ -43,7 +43,7 @@ class Settings:
     """Settings of the service.
 
     Attributes:
-        model: a model, a run, or the name of a pretrained model; None for the default.
+        model: a model folder, a run, or the name of a pretrained model; None for the default.
         host: address to listen on.
         port: 0 takes a free one.
         token: what callers must send; needed on any address but this machine's own.
@@ -72,25 +72,23 @@ class Settings:
         Raises:
             UsageError: another address without a token, a token that is easily guessed, or a wait out of range.
         """
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+        if self.token is None:
+            if not _is_loopback(self.host):
+                raise UsageError(
+                    f"{self.host}: others can reach this address, so a token is needed. Set PNEUMOSCOPE_TOKEN, for "
+                    "example to the output of: openssl rand -hex 32. Or listen on 127.0.0.1, the default.",
+                    parameter="host",
+                )
+        elif not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
             raise UsageError("The token may hold only ASCII characters without spaces, such as: openssl rand -hex 32.")
-        if self.token is not None and len(self.token) < 16:
+        elif len(self.token) < 16:
             raise UsageError("The token is shorter than 16 characters and could be guessed. Use a longer one.")
-        if self.token is None and not self.is_loopback:
-            raise UsageError(
-                f"{self.host}: others can reach this address, so a token is needed. Set PNEUMOSCOPE_TOKEN, for example "
-                "to the output of: openssl rand -hex 32. Or listen on 127.0.0.1, the default.",
-                parameter="host",
-            )
         if not 0 <= self.batch_wait <= 1000:
             raise UsageError(f"{self.batch_wait:g}: not between 0 and 1000 milliseconds.", parameter="batch_wait")
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach the address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -16,19 +16,12 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
-    MappedAsDataclass,
-    Session,
-    mapped_column,
-    relationship,
-    selectinload,
-)
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
 SCHEMA = 1  # raise it with every change of a table
+_OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -45,17 +38,7 @@ class _Property(_Base):
 
 
 class Review(_Base):
-    """What a reviewer says about a prediction.
-
-    Attributes:
-        prediction_id: the prediction.
-        agrees: whether the decision is right.
-        label: the class that the reviewer sees; None where they name none.
-        comment: in their words.
-        reviewer: the name that the reviewer entered.
-        created_at: when, UTC.
-        number: counts up.
-    """
+    """What a reviewer says about a prediction; `label` is None where they name no class."""
 
     __tablename__ = "reviews"
 
@@ -72,18 +55,12 @@ class PredictionRecord(_Base):
     """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
 
     Attributes:
-        id: identifies it; nobody can guess it.
-        created_at: when, UTC.
         name: of the file, without folders; empty where names are not kept.
         patient: a pseudonym that only this database gives to a patient; empty where none is known.
-        model: name of the model.
         fingerprint: of the model.
         probabilities: of every class, even if out of distribution, because monitoring needs them.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
-        format: of the file.
-        invert: whether black and white were exchanged.
-        any_modality: whether the file was read although it is not a projection radiograph.
+        id: nobody can guess it.
+        created_at: when, UTC.
         reviews: the oldest first.
     """
 
@@ -141,11 +118,11 @@ class Store(AbstractContextManager["Store"]):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not file.exists():
                     os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
-            self._engine = sql.create_engine(address, pool_pre_ping=True, **_list_options(address))
+            options = _OPTIONS.get(address.get_driver_name(), {})
+            self._engine = sql.create_engine(address, pool_pre_ping=True, connect_args=options)
             if address.get_backend_name() == "sqlite":
                 sql.event.listen(self._engine, "connect", _set_up_sqlite)
-            self._create_tables()
-            self._secret = self._read_properties()
+            self._secret = self._set_up()
         except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
             raise UsageError(f"{self.location}: {problem}", parameter="database") from None
         except ModuleNotFoundError as problem:
@@ -156,28 +133,21 @@ class Store(AbstractContextManager["Store"]):
         except (OSError, SQLAlchemyError) as problem:
             raise UsageError(f"{self.location} cannot be opened: {_explain(problem)}.", parameter="database") from None
 
-    def _create_tables(self) -> None:
+    def _set_up(self) -> bytes:
+        """Create what a new database lacks; return the secret behind pseudonyms."""
         for tries_left in reversed(range(5)):
+            properties = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}
             try:
                 with self._begin() as session:
                     _Base.metadata.create_all(session.connection())
-                return
+                    stored = {each.key: each.value for each in session.scalars(sql.select(_Property))}
+                    session.add_all(_Property(key=key, value=properties[key]) for key in properties.keys() - stored)
+                    properties |= stored
+                break
             except (DataError, IntegrityError):  # another service may have started at the same moment, and made them
                 if not tries_left:
                     raise
                 time.sleep(0.1)
-
-    def _read_properties(self) -> bytes:
-        """Check the version of the tables; return the secret behind pseudonyms. Both are set in a new database."""
-        for key, value in (("schema", str(SCHEMA)), ("secret", secrets.token_hex(32))):
-            try:
-                with self._begin() as session:
-                    if session.get(_Property, key) is None:
-                        session.add(_Property(key=key, value=value))
-            except IntegrityError:
-                pass  # another service started at the same moment
-        with self._begin() as session:
-            properties = {each.key: each.value for each in session.scalars(sql.select(_Property))}
         if (schema := int(properties["schema"])) != SCHEMA:
             raise DataError(
                 f"{self.location}: written by {'a newer' if schema > SCHEMA else 'an older'} version (schema {schema}; "
@@ -218,7 +188,7 @@ class Store(AbstractContextManager["Store"]):
         """The latest predictions with their reviews, the newest first."""
         query = sql.select(PredictionRecord).order_by(*_NEWEST_FIRST).limit(limit)
         with self._begin() as session:
-            return list(session.scalars(query.options(selectinload(PredictionRecord.reviews))))
+            return list(session.scalars(query.options(sql.orm.selectinload(PredictionRecord.reviews))))
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
@@ -270,12 +240,10 @@ class Store(AbstractContextManager["Store"]):
                 yield session
         except IntegrityError:
             raise
-        except OSError as problem:
-            raise DataError(f"{self.location}: the database is out of reach: {_explain(problem)}.") from None
-        except DBAPIError as problem:
-            raise DataError(f"{self.location}: the database reports an error: {_explain(problem)}.") from None
-        except SQLAlchemyError as problem:  # a pool without a free connection, for instance
-            raise DataError(f"{self.location}: the database is busy: {_explain(problem)}.") from None
+        except (OSError, SQLAlchemyError) as problem:
+            state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
+            state = "is out of reach" if isinstance(problem, OSError) else state
+            raise DataError(f"{self.location}: the database {state}: {_explain(problem)}.") from None
 
 
 def now() -> datetime.datetime:
@@ -288,9 +256,8 @@ def _parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
     if url is None:
         import platformdirs
 
-        url = os.environ.get("PNEUMOSCOPE_DATABASE") or str(
-            Path(platformdirs.user_data_dir("pneumoscope")) / "predictions.sqlite"
-        )
+        own_file = platformdirs.user_data_path("pneumoscope") / "predictions.sqlite"
+        url = os.environ.get("PNEUMOSCOPE_DATABASE") or str(own_file)
     if "://" not in url:
         file = Path(url).absolute()
         return sql.URL.create("sqlite", database=str(file)), file
@@ -307,18 +274,10 @@ def _parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
     return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
 
 
-def _list_options(address: sql.URL) -> dict[str, Any]:
-    if address.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": 60}}
-    return {"connect_args": {"timeout": 10}} if address.drivername == "postgresql+pg8000" else {}
-
-
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Let readers work beside a writer, write commits to disk before acknowledging them, and enforce foreign keys."""
-    cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _explain(problem: BaseException) -> str:

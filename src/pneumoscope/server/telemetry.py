@@ -10,7 +10,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Telemetry:
-    """Counters of one service."""
+    """Counters of one service.
+
+    Attributes:
+        images: processed, by decision or `error`.
+        reviews: saved, by whether they agree.
+    """
 
     media_type = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -24,8 +29,8 @@ class Telemetry:
             "pneumoscope_request_seconds", "Time from the head of a request to the end of its answer.", ("route",),
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._images = Counter("pneumoscope_images", "Images processed, by decision.", ("decision",), registry=registry)
-        self._reviews = Counter("pneumoscope_reviews", "Reviews saved.", ("agrees",), registry=registry)
+        self.images = Counter("pneumoscope_images", "Images processed, by decision.", ("decision",), registry=registry)
+        self.reviews = Counter("pneumoscope_reviews", "Reviews saved.", ("agrees",), registry=registry)
         self._batches = Histogram(
             "pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
@@ -46,14 +51,6 @@ class Telemetry:
         method = method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
-
-    def count_image(self, decision: str) -> None:
-        """Count an image by its decision, or as `error`."""
-        self._images.labels(decision).inc()
-
-    def count_review(self, agrees: bool) -> None:
-        """Count a review."""
-        self._reviews.labels(str(agrees).lower()).inc()
 
     def count_batch(self, images: int, seconds: float) -> None:
         """Count a batch."""

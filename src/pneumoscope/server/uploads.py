@@ -46,15 +46,20 @@ class UploadBudget:
 
     def send(self, content: bytes) -> Response:
         """Make a JSON answer whose bytes count as buffered until the client has received nearly all of them."""
-        return _CountedResponse(self, content)
+        headers = {"content-length": str(len(content))}
+        return StreamingResponse(self._send(content), media_type="application/json", headers=headers)
+
+    async def _send(self, content: bytes) -> AsyncIterator[bytes]:
+        self.buffered_bytes += len(content)
+        try:
+            for start in range(0, len(content), _PIECE):
+                yield content[start : start + _PIECE]
+        finally:
+            self.buffered_bytes -= len(content)
 
     @asynccontextmanager
     async def receive(self, request: Request, reading: Reading) -> AsyncIterator[list[ImageBytes]]:
         """The files of a request; their bytes count as buffered until the block ends.
-
-        Args:
-            request: the request.
-            reading: how the files are to be read.
 
         Raises:
             RequestError: 408, 413, 415, 422 or 429.
@@ -79,7 +84,12 @@ class UploadBudget:
                 raise RequestError(408, "The body arrived too slowly. Send it again, in smaller requests.") from None
             except ClientDisconnect:
                 raise RequestError(400, "The connection was closed before the whole body had arrived.") from None
-            self._check(images)
+            if not images:
+                raise RequestError(422, "The request contains no file. Send files as form parts that have a file name.")
+            for image in images:
+                if len(image.content) > self.limits.file_bytes:
+                    most = self.limits.file_bytes // 1024**2
+                    raise RequestError(413, f"{image.name}: larger than {most} MiB. Reduce or compress it.")
             yield images
         finally:
             self.buffered_bytes -= body.size
@@ -87,14 +97,6 @@ class UploadBudget:
     def _too_large(self) -> RequestError:
         most = self.limits.request_bytes // 1024**2
         return RequestError(413, f"The request is larger than {most} MiB. Send its files in several requests.")
-
-    def _check(self, images: list[ImageBytes]) -> None:
-        if not images:
-            raise RequestError(422, "The request contains no file. Send files as form parts that have a file name.")
-        for image in images:
-            if len(image.content) > self.limits.file_bytes:
-                most = self.limits.file_bytes // 1024**2
-                raise RequestError(413, f"{image.name}: larger than {most} MiB. Reduce or compress it.")
 
     async def _parse_raw(self, request: Request, body: _Body, reading: Reading) -> list[ImageBytes]:
         content = b"".join([part async for part in body.stream()])
@@ -124,22 +126,6 @@ class UploadBudget:
             await form.close()
 
 
-class _CountedResponse(StreamingResponse):
-    def __init__(self, budget: UploadBudget, content: bytes) -> None:
-        self._budget = budget
-        self._content = content
-        headers = {"content-length": str(len(content))}
-        super().__init__(self._stream(), media_type="application/json", headers=headers)
-
-    async def _stream(self) -> AsyncIterator[bytes]:
-        self._budget.buffered_bytes += len(self._content)
-        try:
-            for start in range(0, len(self._content), _PIECE):
-                yield self._content[start : start + _PIECE]
-        finally:
-            self._budget.buffered_bytes -= len(self._content)
-
-
 class _Body:
     """The body of a request as it arrives."""
 
@@ -151,11 +137,8 @@ class _Body:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         budget, limits, parts = self._budget, self._budget.limits, self._request.stream()
         while True:
-            try:
-                async with asyncio.timeout(limits.silence):
-                    part = await anext(parts, None)
-            except TimeoutError:
-                raise RequestError(408, "The body arrived too slowly. Send it again, in smaller requests.") from None
+            async with asyncio.timeout(limits.silence):
+                part = await anext(parts, None)
             if part is None:
                 return
             self.size += len(part)
