@@ -36,17 +36,11 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, order=True, slots=True)
 class Pair:
-    """Two images that are nearly the same.
+    """Two images that are nearly the same."""
 
-    Attributes:
-        first: the smaller index.
-        second: the larger one.
-        similarity: of one image to the best fitting window of the other; at most 1.
-    """
-
-    first: int
-    second: int
-    similarity: float
+    first: int  # the smaller index
+    second: int  # the larger one
+    similarity: float  # of one image to the best fitting window of the other; at most 1
 
 
 def find_near_duplicates(

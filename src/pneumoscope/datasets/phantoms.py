@@ -50,17 +50,11 @@ _HEART_DEPTH = ((-0.8, 0.10), (-0.5, 0.24), (-0.3, 0.32), (0.1, 0.46), (0.4, 0.4
 
 @dataclass(frozen=True)
 class Phantom:
-    """One simulated frontal radiograph and the truth about it.
+    """One simulated frontal radiograph and the truth about it."""
 
-    Attributes:
-        pixels: the image, (H, W), in [0, 1], air dark, bone bright.
-        mask: where there is an opacity, (H, W); all False in a normal image.
-        label: `NORMAL` or `PNEUMONIA`.
-    """
-
-    pixels: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    label: str
+    pixels: NDArray[np.float32]  # the image, (H, W), in [0, 1], air dark, bone bright
+    mask: NDArray[np.bool_]  # where there is an opacity, (H, W); all False in a normal image
+    label: str  # `NORMAL` or `PNEUMONIA`
 
 
 @dataclass(frozen=True)

@@ -26,29 +26,13 @@ from pneumoscope.evaluation.intervals.differences import (
 )
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.inference.prediction import Prediction, index_labels
 
 LISTED = 3  # images that an error names
 
 _RATE = "Interval: Tango's score interval by the patients' design effect. p: McNemar's exact test by patient."
 _AREA = "Interval: MOVER, from DeLong's covariance by patient and the logit interval of each area. p: DeLong."
 _MEAN = "Interval and p: paired t test, with a standard error by patient."
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of predictions.csv; an unreadable image has no probabilities."""
-
-    path: str
-    label: str
-    predicted_label: str
-    probabilities: tuple[float, ...]
-    patient: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """The file's name without its folder."""
-        return self.path.replace("\\", "/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ class Predictions:
     classes: tuple[str, ...]
     positive: str | None
     threshold: float
-    rows: tuple[Row, ...]
+    rows: tuple[Prediction, ...]  # an unreadable image has no probabilities
 
 
 @dataclass(frozen=True)
@@ -262,13 +246,15 @@ def read_predictions(folder: Path) -> Predictions:
     return Predictions(folder, classes, positive, threshold, tuple(rows))
 
 
-def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Row:
+def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Prediction:
     try:
         label, predicted = line["label"], line["predicted_label"]
-        columns = ["probability"] if len(classes) == 2 else [f"probability_{name}" for name in classes]
-        texts = [line[column] for column in columns]
-        values = () if line["error"] else tuple(map(float, texts))
-        row = Row(line["path"], label, predicted, values, line.get("patient") or "", line.get("sha256") or "")
+        columns = (
+            {classes[1]: "probability"} if len(classes) == 2 else {name: f"probability_{name}" for name in classes}
+        )
+        texts = [line[column] for column in columns.values()]
+        values = [] if line["error"] else [float(text) for text in texts]
+        path, patient, sha256 = Path(line["path"]), line.get("patient") or None, line.get("sha256") or ""
     except (KeyError, ValueError, TypeError) as problem:
         raise DataError(f"{where}: damaged: {problem}. Evaluate again.") from None
     if not all(0 <= value <= 1 for value in values):
@@ -278,7 +264,10 @@ def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Ro
             f"{where}: label {label!r} or predicted label {predicted!r} is none of the classes ({', '.join(classes)}). "
             "Evaluate again."
         )
-    return row
+    probabilities = dict(zip(columns, values, strict=True)) if values else None
+    return Prediction(
+        path=path, label=label, predicted_label=predicted, probabilities=probabilities, patient=patient, sha256=sha256
+    )
 
 
 def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
@@ -304,10 +293,9 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
         raise DataError(f"{first.folder}: there is no image that all runs could read. predictions.csv says why.")
     _check_labels(runs, rows)
     classes = first.classes
-    # Two classes have one probability, of the same positive class; more may stand in another order.
-    orders = [[0] if len(classes) == 2 else [run.classes.index(name) for name in classes] for run in runs]
+    named = classes if len(classes) > 2 else classes[1:]
     probabilities = np.array(
-        [[[row[i].probabilities[place] for place in order] for row in rows] for i, order in enumerate(orders)]
+        [[[(each.probabilities or {})[name] for name in named] for each in run] for run in zip(*rows, strict=True)]
     )
     known = [next((each.patient for each in row if each.patient), None) for row in rows]
     # Copies of one file certainly show one patient.
@@ -315,10 +303,10 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
     return Pairing(
         runs=tuple(runs),
         classes=classes,
-        labels=np.array([classes.index(row[0].label) for row in rows]),
+        labels=index_labels([row[0] for row in rows], classes),
         probabilities=probabilities[:, :, 0] if len(classes) == 2 else probabilities,
-        predicted=np.array([[classes.index(each.predicted_label) for each in row] for row in rows]).T,
-        paths=tuple(row[0].path for row in rows),
+        predicted=np.array([[classes.index(str(each.predicted_label)) for each in row] for row in rows]).T,
+        paths=tuple(_write_path(row[0]) for row in rows),
         clusters=cluster_by_patient(clusters, len(rows)),
         patients=len({patient for patient in known if patient}) or None,
         paired_by=paired_by,
@@ -326,13 +314,13 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
     )
 
 
-def _check_labels(runs: Sequence[Predictions], rows: Sequence[tuple[Row, ...]]) -> None:
+def _check_labels(runs: Sequence[Predictions], rows: Sequence[tuple[Prediction, ...]]) -> None:
     differing = [row for row in rows if len({each.label for each in row}) > 1]
     if differing:
         first, *others = differing[0]
         run, other = next((run, row) for run, row in zip(runs[1:], others, strict=True) if row.label != first.label)
         raise DataError(
-            f"{other.path}: {other.label} in {run.folder}, but {first.label} in {runs[0].folder} "
+            f"{_write_path(other)}: {other.label} in {run.folder}, but {first.label} in {runs[0].folder} "
             f"({len(differing)} such images). Evaluate both on the same labels."
         )
 
@@ -341,7 +329,7 @@ def _name_classes(run: Predictions) -> str:
     return ", ".join(run.classes) + (f" (positive: {run.positive})" if run.positive else "")
 
 
-def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]:
+def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Prediction, ...]]:
     """Match the rows of the same image, one per run.
 
     A file that could not be read may have no hash; then its path or name identifies it.
@@ -349,7 +337,7 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]
     tables = [_index_rows(run, paired_by) for run in runs]
     failed = [{name for row in run.rows if not row.probabilities for name in _identify(row, paired_by)} for run in runs]
     matched = []
-    missing: dict[int, list[Row]] = defaultdict(list)
+    missing: dict[int, list[Prediction]] = defaultdict(list)
     for key in dict.fromkeys(key for rows in tables for key in rows):
         present = [rows[key] for rows in tables if key in rows]
         lacking = [i for i, rows in enumerate(tables) if key not in rows]
@@ -359,7 +347,7 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]
             if not _identify(present[0], paired_by) & failed[i]:
                 missing[i].append(present[0])
     for i, rows in missing.items():
-        names = ", ".join(row.path for row in rows[:LISTED]) + (", …" if len(rows) > LISTED else "")
+        names = ", ".join(map(_write_path, rows[:LISTED])) + (", …" if len(rows) > LISTED else "")
         raise DataError(
             f"{runs[i].folder}: its test images differ from the others': {len(rows)} are not among its predictions"
             f"{' (paired by path)' if paired_by == 'path' else ''}: {names}. "
@@ -368,19 +356,29 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Row, ...]]
     return matched
 
 
-def _identify(row: Row, paired_by: str) -> set[str]:
+def _write_path(row: Prediction) -> str:
+    return "" if row.path is None else row.path.as_posix()
+
+
+def _find_name(row: Prediction) -> str:
+    """The file's name without its folder, on whatever system it was written."""
+    return _write_path(row).replace("\\", "/").rpartition("/")[2]
+
+
+def _identify(row: Prediction, paired_by: str) -> set[str]:
     """Return what may identify an image; if that is its content, its folder may have another name."""
-    return {row.path} if paired_by == "path" else {row.path, row.name, row.sha256} - {""}
+    path = _write_path(row)
+    return {path} if paired_by == "path" else {path, _find_name(row), row.sha256} - {""}
 
 
-def _index_rows(run: Predictions, paired_by: str) -> dict[tuple[str, int], Row]:
+def _index_rows(run: Predictions, paired_by: str) -> dict[tuple[str, int], Prediction]:
     """Readable rows by hash or path, and by the number of the copy."""
-    copies: dict[str, list[Row]] = defaultdict(list)
+    copies: dict[str, list[Prediction]] = defaultdict(list)
     for row in run.rows:
         if row.probabilities:
-            copies[row.sha256 if paired_by == "content" else row.path].append(row)
+            copies[row.sha256 if paired_by == "content" else _write_path(row)].append(row)
     return {
         (key, number): row
         for key, rows in copies.items()
-        for number, row in enumerate(sorted(rows, key=lambda row: (row.label, row.name, row.path)))
+        for number, row in enumerate(sorted(rows, key=lambda row: (row.label, _find_name(row), _write_path(row))))
     }

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.intervals.bootstrap import confidence_band, resample
-from pneumoscope.evaluation.intervals.proportions import Bounds, effective_count, rate_interval
+from pneumoscope.evaluation.intervals.bootstrap import confidence_band
+from pneumoscope.evaluation.intervals.proportions import (
+    CONFIDENCE,
+    Bools,
+    Bounds,
+    Floats,
+    Ints,
+    effective_count,
+    rate_interval,
+    t_quantile,
+)
 from pneumoscope.evaluation.metrics import check_predictions, check_two_classes, roc_curve
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+Patients: TypeAlias = Sequence[str | None] | None
 
 # Thresholds of the operating points. Calibrated probabilities crowd at both ends, and clinics choose thresholds there.
 _TAIL = np.arange(1, 10) / 1000
@@ -28,13 +34,7 @@ LISTED = (0.1, 0.25, 0.5, 0.75, 0.9)  # thresholds of a printed table
 
 
 def roc_band(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    *,
-    patients: Sequence[str | None] | None = None,
-    resamples: int = 500,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients = None, *, resamples: int = 500, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
     """Find the band around an ROC curve, by `confidence_band`.
 
@@ -48,21 +48,14 @@ def roc_band(
         fpr, tpr, _ = roc_curve(y, p, weights)
         return [np.interp(grid, *rates) for rates in zip(fpr, tpr, strict=True) if np.isfinite(rates).all()]
 
-    drawn = [curve for weights in resample(clusters, resamples, seed) for curve in trace(weights)]
     trials = np.full(len(grid), effective_count(clusters, y == 1))
-    low, high = confidence_band(next(iter(trace(np.ones((1, len(y))))), None), drawn, trials, confidence)
+    low, high = confidence_band(trace, trials, clusters, resamples, seed)
     low[-1:] = high[-1:]  # where all are predicted positive, it is 1 by definition
     return grid, low, high
 
 
 def precision_recall_band(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    *,
-    patients: Sequence[str | None] | None = None,
-    resamples: int = 500,
-    confidence: float = 0.95,
-    seed: int = 0,
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients = None, *, resamples: int = 500, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
     """Find the band around a precision-recall curve, by `confidence_band`.
 
@@ -86,11 +79,10 @@ def precision_recall_band(
             traced.append((tp[i, reached] / predicted, predicted))
         return traced
 
-    drawn = [precision for weights in resample(clusters, resamples, seed) for precision, _ in trace(weights)]
-    curve, predicted = next(iter(trace(np.ones((1, len(y))))), (None, grid))
-    share = effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y)
-    low, high = confidence_band(curve, drawn, share * predicted, confidence)
-    return grid, low, high
+    _, predicted = next(iter(trace(np.ones((1, len(y))))), (None, grid))
+    trials = effective_count(clusters, np.ones(len(y), dtype=bool)) / len(y) * predicted
+    band = confidence_band(lambda weights: [curve for curve, _ in trace(weights)], trials, clusters, resamples, seed)
+    return grid, *band
 
 
 @dataclass(frozen=True)
@@ -105,12 +97,7 @@ class DecisionCurve:
 
 
 def decision_curve(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    *,
-    thresholds: ArrayLike | None = None,
-    patients: Sequence[str | None] | None = None,
-    confidence: float = 0.95,
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients = None, *, thresholds: ArrayLike | None = None
 ) -> DecisionCurve:
     """Weigh true positives against false ones: TP/n - FP/n * t/(1 - t) (Vickers & Elkin 2006).
 
@@ -120,9 +107,8 @@ def decision_curve(
     Args:
         labels: (N,) of 0 and 1.
         probabilities: (N,) of class 1.
-        thresholds: (K,) in (0, 1); by default 0.01, 0.02 to 0.99.
         patients: (N,), whose images count together in the band.
-        confidence: of the band, in (0, 1).
+        thresholds: (K,) in (0, 1); by default 0.01, 0.02 to 0.99.
 
     Raises:
         DataError: unusable labels or probabilities.
@@ -136,16 +122,16 @@ def decision_curve(
     benefit = np.where(y == 1, 1.0, -odds[:, None])  # (K, N): of predicting an image positive
     model = np.where(p >= at[:, None], benefit, 0.0).T.mean(0)
     clusters = cluster_by_patient(patients, len(y))
-    bounds = [_net_benefit_interval(p >= t, y == 1, o, clusters, confidence) for t, o in zip(at, odds, strict=True)]
+    bounds = [_net_benefit_interval(p >= t, y == 1, o, clusters) for t, o in zip(at, odds, strict=True)]
     low, high = np.array(bounds).T
     return DecisionCurve(at, model, benefit.mean(1), low, high)
 
 
-def _net_benefit_interval(predicted: Bools, truth: Bools, odds: float, clusters: Ints, confidence: float) -> Bounds:
+def _net_benefit_interval(predicted: Bools, truth: Bools, odds: float, clusters: Ints) -> Bounds:
     """The interval of TP/n - odds * FP/n, from those of two shares that exclude each other (MOVER: Newcombe 1998)."""
     tp, fp, among = predicted & truth, predicted & ~truth, np.ones_like(truth)
     a, b = tp.mean(), fp.mean()
-    (low_a, high_a), (low_b, high_b) = (rate_interval(hits, among, clusters, confidence) for hits in (tp, fp))
+    (low_a, high_a), (low_b, high_b) = (rate_interval(hits, among, clusters, CONFIDENCE) for hits in (tp, fp))
     correlation = -np.sqrt(a * b / ((1 - a) * (1 - b))) if a < 1 and b < 1 else 0.0
 
     def combine(first: float, second: float) -> float:
@@ -189,13 +175,7 @@ def confidence_of(probabilities: ArrayLike, threshold: float = 0.5) -> Floats:
 
 
 def selective_curve(
-    correct: ArrayLike,
-    confidence: ArrayLike,
-    *,
-    patients: Sequence[str | None] | None = None,
-    resamples: int = 500,
-    level: float = 0.95,
-    seed: int = 0,
+    correct: ArrayLike, confidence: ArrayLike, patients: Patients = None, *, resamples: int = 500, seed: int = 0
 ) -> SelectiveCurve:
     """Trace how accuracy changes when the least confident labels are withheld.
 
@@ -206,7 +186,6 @@ def selective_curve(
         confidence: (N,) from `confidence_of`.
         patients: (N,), whose images count together in the band.
         resamples: bootstrap resamples behind the band.
-        level: confidence of the band, in (0, 1).
         seed: the same seed gives the same band.
 
     Raises:
@@ -223,20 +202,18 @@ def selective_curve(
         """Images answered and correct (B, K), down to each distinct confidence."""
         return np.cumsum(weights[:, order], 1)[:, last], np.cumsum(weights[:, order] * hits[order], 1)[:, last]
 
-    def trace(answered: Floats, right: Floats) -> Floats:
-        at = grid * answered[-1]
-        accuracy: Floats = np.interp(at, np.insert(answered, 0, 0), np.insert(right, 0, 0)) / at
-        return accuracy
+    def trace(weights: Floats) -> list[Floats]:
+        curves = zip(*(np.insert(counts, 0, 0, axis=1) for counts in cumulate(weights)), strict=True)
+        # Rounding must not lead beyond 0 and 1.
+        return [
+            np.clip(np.interp(grid * answered[-1], answered, right) / (grid * answered[-1]), 0, 1)
+            for answered, right in curves
+        ]
 
     clusters = cluster_by_patient(patients, len(hits))
-    drawn = [
-        trace(*curve)
-        for weights in resample(clusters, resamples, seed)
-        for curve in zip(*cumulate(weights), strict=True)
-    ]
-    (answered,), (right,) = cumulate(np.ones((1, len(hits))))
     trials = np.maximum(1, grid * effective_count(clusters, np.ones(len(hits), dtype=bool)))
-    low, high = confidence_band(np.clip(trace(answered, right), 0, 1), drawn, trials, level)
+    low, high = confidence_band(trace, trials, clusters, resamples, seed)
+    (answered,), (right,) = cumulate(np.ones((1, len(hits))))
     ranks = np.arange(1, len(hits) + 1)
     expected = np.interp(ranks, np.insert(answered, 0, 0), np.insert(right, 0, 0))  # ties in random order
     area = float(np.mean(1 - expected / ranks))
@@ -245,7 +222,7 @@ def selective_curve(
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """True and false positives at every threshold of a slider."""
+    """True and false positives at every threshold of a slider; `asdict` gives plain values for the page's script."""
 
     thresholds: tuple[float, ...]  # rising; one of them is the model's own
     tp: tuple[int, ...]  # positive images with at least that probability
@@ -255,37 +232,30 @@ class OperatingPoints:
     start: int  # index of the model's threshold
     z: float  # standard normal deviate of the intervals' confidence
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the page's script."""
-        return asdict(self)
 
-
-def count_points(
-    labels: ArrayLike, probabilities: ArrayLike, threshold: float, confidence: float = 0.95
-) -> OperatingPoints:
+def count_points(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> OperatingPoints:
     """Count true and false positives at about 120 thresholds, so that the page's size is bounded.
 
     Args:
         labels: (N,) of 0 and 1.
         probabilities: (N,) of class 1.
         threshold: the model's own.
-        confidence: of the intervals.
 
     Raises:
         DataError: unusable labels or probabilities.
     """
     y, p = check_predictions(labels, probabilities)
     thresholds = np.unique(np.append(GRID, threshold))
-    tp, fp = (count_from(p[y == label], thresholds) for label in (1, 0))
+    positive, negative = np.sort(p[y == 1]), np.sort(p[y == 0])
     return OperatingPoints(
-        tuple(thresholds.tolist()), tuple(tp.tolist()), tuple(fp.tolist()), int((y == 1).sum()), int((y == 0).sum()),
-        int(np.flatnonzero(thresholds == threshold)[0]), NormalDist().inv_cdf((1 + confidence) / 2),
-    )  # fmt: skip
-
-
-def count_from(probabilities: Floats, thresholds: Floats) -> Ints:
-    """Count the probabilities that reach each threshold."""
-    return np.asarray(len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds, side="left"))
+        thresholds=tuple(thresholds.tolist()),
+        tp=tuple((len(positive) - np.searchsorted(positive, thresholds)).tolist()),
+        fp=tuple((len(negative) - np.searchsorted(negative, thresholds)).tolist()),
+        positives=len(positive),
+        negatives=len(negative),
+        start=int(np.flatnonzero(thresholds == threshold)[0]),
+        z=t_quantile(CONFIDENCE),
+    )
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:

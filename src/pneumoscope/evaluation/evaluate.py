@@ -34,41 +34,27 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        split: name of what is measured.
-        prevalence: measure also as if the positive class had this share, with probabilities adjusted to it.
-        adapt_prior: estimate the classes' shares without labels, and measure also with probabilities adjusted to them.
-        resamples: bootstrap resamples behind each interval.
-        seed: fixes them.
-    """
-
-    split: str = "test"
+    split: str = "test"  # name of what is measured
+    # measure also as if the positive class had this share, with probabilities adjusted to it
     prevalence: float | None = None
+    # estimate the classes' shares without labels, and measure also with probabilities adjusted to them
     adapt_prior: bool = False
-    resamples: int = 2000
-    seed: int = 0
+    resamples: int = 2000  # bootstrap resamples behind each interval
+    seed: int = 0  # fixes them
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation with the images behind it.
+    """An evaluation with the images behind it."""
 
-    Attributes:
-        evaluation: metrics of the N images that could be read.
-        predictions: (N,) with their true labels.
-        samples: (N,) where they come from.
-        errors: path and reason of each file that could not be read.
-        fingerprint: of the images' content and labels.
-        uncalibrated: probabilities before calibration, in the form of `probabilities`; None without calibration.
-    """
-
-    evaluation: Evaluation
-    predictions: Sequence[Prediction]
-    samples: Sequence[Sample] = ()
-    errors: Sequence[tuple[str, str]] = ()
-    fingerprint: str = ""
+    evaluation: Evaluation  # metrics of the N images that could be read
+    predictions: Sequence[Prediction]  # (N,) with their true labels
+    samples: Sequence[Sample] = ()  # (N,) where they come from
+    errors: Sequence[tuple[str, str]] = ()  # path and reason of each file that could not be read
+    fingerprint: str = ""  # of the images' content and labels
+    # probabilities before calibration, in the form of `probabilities`; None without calibration
     uncalibrated: Floats | None = None
 
     @cached_property

@@ -21,40 +21,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class Adjusted:
-    """Metrics of the same images for other shares of the classes.
+    """Metrics of the same images for other shares of the classes."""
 
-    Attributes:
-        shares: of the classes, by name.
-        prevalence: of the positive class if there are two, with an interval where it was estimated.
-        estimated: whether the shares were estimated from the images without labels; `metrics` are then those of the
-            images as they are. Otherwise the shares were given, and `metrics` weight the images by them.
-        threshold: for the adjusted probabilities.
-        metrics: by name.
-    """
-
-    shares: Mapping[str, float]
-    prevalence: Interval | None
+    shares: Mapping[str, float]  # of the classes, by name
+    prevalence: Interval | None  # of the positive class if there are two, with an interval where it was estimated
+    # whether the shares were estimated from the images without labels; `metrics` are then those of the images as they
+    # are. Otherwise the shares were given, and `metrics` weight the images by them.
     estimated: bool
-    threshold: float
-    metrics: Mapping[str, Interval]
+    threshold: float  # for the adjusted probabilities
+    metrics: Mapping[str, Interval]  # by name
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """A part of the images, with the metrics that are defined for it.
+    """A part of the images, with the metrics that are defined for it."""
 
-    Attributes:
-        kind: what the images were divided by, such as `Sex`.
-        name: of the part.
-        n: number of images.
-        counts: images of each class.
-        metrics: by name; no sensitivity without a positive image, no AUROC without both classes.
-    """
-
-    kind: str
-    name: str
-    n: int
-    counts: Mapping[str, int]
+    kind: str  # what the images were divided by, such as `Sex`
+    name: str  # of the part
+    n: int  # number of images
+    counts: Mapping[str, int]  # images of each class
+    # by name; no sensitivity without a positive image, no AUROC without both classes
     metrics: Mapping[str, Interval] = field(default_factory=dict)
 
     @property

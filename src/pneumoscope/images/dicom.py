@@ -60,50 +60,29 @@ _reading: ContextVar[bool] = ContextVar("reading", default=False)
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a DICOM file says about its image; None where it says nothing.
+    """What a DICOM file says about its image; None where it says nothing."""
 
-    Attributes:
-        patient: PatientID.
-        study: StudyInstanceUID.
-        series: SeriesInstanceUID.
-        instance: SOPInstanceUID.
-        modality: Modality, such as CR or DX.
-        view: ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on.
-        laterality: ImageLaterality, else Laterality.
-        age: PatientAge in years.
-        sex: PatientSex: M, F or O.
-        frames: NumberOfFrames.
-    """
-
-    patient: str | None
-    study: str | None
-    instance: str | None
-    modality: str | None
-    view: str | None
-    laterality: str | None
-    age: float | None
-    sex: str | None
-    frames: int = 1
-    series: str | None = None
+    patient: str | None  # PatientID
+    study: str | None  # StudyInstanceUID
+    instance: str | None  # SOPInstanceUID
+    modality: str | None  # Modality, such as CR or DX
+    view: str | None  # ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on
+    laterality: str | None  # ImageLaterality, else Laterality
+    age: float | None  # PatientAge in years
+    sex: str | None  # PatientSex: M, F or O
+    frames: int = 1  # NumberOfFrames
+    series: str | None = None  # SeriesInstanceUID
 
 
 @dataclass(frozen=True, slots=True)
 class DicomImage:
-    """A DICOM image, rendered for display.
+    """A DICOM image, rendered for display."""
 
-    Attributes:
-        pixels: float32 (H, W) in [0, 1], air dark, bone bright.
-        tags: patient, study and view.
-        mode: PhotometricInterpretation.
-        bits: BitsStored.
-        compression: `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`.
-    """
-
-    pixels: Pixels
-    tags: Tags
-    mode: str
-    bits: int
-    compression: str
+    pixels: Pixels  # float32 (H, W) in [0, 1], air dark, bone bright
+    tags: Tags  # patient, study and view
+    mode: str  # PhotometricInterpretation
+    bits: int  # BitsStored
+    compression: str  # `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`
 
 
 def is_dicom(head: bytes) -> bool:

@@ -34,23 +34,14 @@ _LONG_HEADER = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data with h
 
 
 class Parsed(NamedTuple):
-    """A data set up to its pixels.
+    """A data set up to its pixels."""
 
-    Attributes:
-        elements: the wanted ones, none longer than the file.
-        media: MediaStorageSOPClassUID.
-        syntax: TransferSyntaxUID; empty where the file has no meta information.
-        little: byte order.
-        stream: positioned at the value of the pixel data.
-        head: the header of the pixel data; empty where there is none.
-    """
-
-    elements: Dataset
-    media: str
-    syntax: str
-    little: bool
-    stream: BinaryIO
-    head: bytes
+    elements: Dataset  # the wanted ones, none longer than the file
+    media: str  # MediaStorageSOPClassUID
+    syntax: str  # TransferSyntaxUID; empty where the file has no meta information
+    little: bool  # byte order
+    stream: BinaryIO  # positioned at the value of the pixel data
+    head: bytes  # the header of the pixel data; empty where there is none
 
 
 def parse(stream: BinaryIO) -> Parsed:

@@ -49,33 +49,19 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The Image Pixel module (C.7.6.3), checked.
+    """The Image Pixel module (C.7.6.3), checked."""
 
-    Attributes:
-        rows: height.
-        columns: width.
-        samples: per pixel: 1, or 3 for colour.
-        mode: PhotometricInterpretation.
-        allocated: BitsAllocated: 8, 16 or 32.
-        bits: BitsStored, at most 16.
-        shift: how many bits lie below the lowest stored one.
-        signed: whether levels are two's complement.
-        planar: whether colours are stored one plane after the other.
-        compression: `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`.
-        lossy: whether decoded levels may differ a little from the original ones.
-    """
-
-    rows: int
-    columns: int
-    samples: int
-    mode: str
-    allocated: int
-    bits: int
-    shift: int
-    signed: bool
-    planar: bool
-    compression: str
-    lossy: bool
+    rows: int  # height
+    columns: int  # width
+    samples: int  # per pixel: 1, or 3 for colour
+    mode: str  # PhotometricInterpretation
+    allocated: int  # BitsAllocated: 8, 16 or 32
+    bits: int  # BitsStored, at most 16
+    shift: int  # how many bits lie below the lowest stored one
+    signed: bool  # whether levels are two's complement
+    planar: bool  # whether colours are stored one plane after the other
+    compression: str  # `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`
+    lossy: bool  # whether decoded levels may differ a little from the original ones
 
 
 def read_layout(parsed: Parsed, name: str) -> Layout:

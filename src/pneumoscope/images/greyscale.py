@@ -21,17 +21,11 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """A table of values (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5).
+    """A table of values (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5)."""
 
-    Attributes:
-        first: the value of the first entry; lower values take the first entry, values beyond the last take the last.
-        entries: (N,), from 0 to 2**bits - 1.
-        bits: the depth of the entries.
-    """
-
-    first: int
-    entries: Table
-    bits: int
+    first: int  # the value of the first entry; lower values take the first entry, values beyond the last take the last
+    entries: Table  # (N,), from 0 to 2**bits - 1
+    bits: int  # the depth of the entries
 
     def __call__(self, values: Table) -> Table:
         """Look values up."""
@@ -46,29 +40,17 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Transformations:
-    """How to display the levels, according to the file.
+    """How to display the levels, according to the file."""
 
-    Attributes:
-        modality: replaces slope and intercept (C.11.1).
-        slope: of the levels' rescaling.
-        intercept: of the levels' rescaling.
-        voi: replaces the window (C.11.2).
-        window: its centre and width.
-        function: of the window: LINEAR, LINEAR_EXACT or SIGMOID.
-        inverted: the lowest output is white: MONOCHROME1.
-        padding: first and last of the levels that are not part of the image (C.7.5.1.1.2).
-        palette: red, green and blue of each level; replaces all but the padding.
-    """
-
-    modality: LookUp | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-    voi: LookUp | None = None
-    window: tuple[float, float] | None = None
-    function: str = "LINEAR"
-    inverted: bool = False
-    padding: tuple[int, int] | None = None
-    palette: tuple[LookUp, ...] = ()
+    modality: LookUp | None = None  # replaces slope and intercept (C.11.1)
+    slope: float = 1.0  # of the levels' rescaling
+    intercept: float = 0.0  # of the levels' rescaling
+    voi: LookUp | None = None  # replaces the window (C.11.2)
+    window: tuple[float, float] | None = None  # its centre and width
+    function: str = "LINEAR"  # of the window: LINEAR, LINEAR_EXACT or SIGMOID
+    inverted: bool = False  # the lowest output is white: MONOCHROME1
+    padding: tuple[int, int] | None = None  # first and last of the levels that are not part of the image (C.7.5.1.1.2)
+    palette: tuple[LookUp, ...] = ()  # red, green and blue of each level; replaces all but the padding
 
 
 def render(levels: Levels, lowest: int, bits: int, image: Transformations) -> Pixels:

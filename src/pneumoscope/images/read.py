@@ -62,27 +62,17 @@ class ImageBytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
-    """A decoded file.
+    """A decoded file."""
 
-    Attributes:
-        pixels: float32 (H, W) in [0, 1]; smaller than `size` if decoded at a reduced scale.
-        format: one of `FORMATS`, or `DICOM`.
-        mode: kind of pixels stored: Pillow's mode, or DICOM's PhotometricInterpretation.
-        size: height and width as stored, upright.
-        compression: in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it.
-        quality: of a JPEG, on the scale 1 to 100 of the IJG encoder; else None.
-        colour: mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1.
-        tags: what a DICOM header says about the image.
-    """
-
-    pixels: Pixels
-    format: str
-    mode: str
-    size: tuple[int, int]
+    pixels: Pixels  # float32 (H, W) in [0, 1]; smaller than `size` if decoded at a reduced scale
+    format: str  # one of `FORMATS`, or `DICOM`
+    mode: str  # kind of pixels stored: Pillow's mode, or DICOM's PhotometricInterpretation
+    size: tuple[int, int]  # height and width as stored, upright
+    # in DICOM and TIFF, such as `JPEG lossless` or `tiff_lzw`; None where the format implies it
     compression: str | None = None
-    quality: float | None = None
-    colour: float = 0.0
-    tags: Tags | None = None
+    quality: float | None = None  # of a JPEG, on the scale 1 to 100 of the IJG encoder; else None
+    colour: float = 0.0  # mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1
+    tags: Tags | None = None  # what a DICOM header says about the image
 
 
 def is_image(head: bytes) -> bool:

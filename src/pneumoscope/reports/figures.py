@@ -165,7 +165,7 @@ def _make_risk_coverage(measured: Measured) -> Figure:
     curve = selective_curve(
         [each.predicted_label == each.label for each in measured.predictions],
         confidence_of(measured.probabilities, measured.threshold),
-        patients=measured.patients, level=evaluation.confidence, seed=evaluation.seed,
+        measured.patients, seed=evaluation.seed,
     )  # fmt: skip
     point = find_operating_point(measured)
     diamond = " Diamond: this model, which gives no label to uncertain and out-of-distribution images." if point else ""
@@ -180,9 +180,7 @@ def _make_risk_coverage(measured: Measured) -> Figure:
 
 def _make_decision_curve(measured: Measured) -> Figure:
     evaluation = measured.evaluation
-    curve = decision_curve(
-        measured.labels, measured.probabilities, patients=measured.patients, confidence=evaluation.confidence
-    )  # fmt: skip
+    curve = decision_curve(measured.labels, measured.probabilities, measured.patients)
     better = np.flatnonzero(curve.model > np.maximum(curve.everybody, 0))
     where = "at no threshold"
     if len(better):

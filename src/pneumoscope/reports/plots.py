@@ -48,9 +48,7 @@ def plot_roc(
     curves = list(_one_vs_rest(evaluation, labels, probabilities))
     band = None
     if has_band(evaluation, patients) and 0 < labels.mean() < 1:
-        band = roc_band(
-            labels, probabilities, patients=patients, confidence=evaluation.confidence, seed=evaluation.seed
-        )  # fmt: skip
+        band = roc_band(labels, probabilities, patients, seed=evaluation.seed)
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], **_THIN_LINE)
@@ -110,9 +108,7 @@ def plot_precision_recall(
     curves = list(_one_vs_rest(evaluation, labels, probabilities))
     band = None
     if has_band(evaluation, patients) and labels.any():
-        band = precision_recall_band(
-            labels, probabilities, patients=patients, confidence=evaluation.confidence, seed=evaluation.seed
-        )  # fmt: skip
+        band = precision_recall_band(labels, probabilities, patients, seed=evaluation.seed)
 
     def draw(axes: Axes) -> None:
         for name, colour, style, truth, scores in curves:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +271,9 @@ def _fill_explorer(measured: Measured) -> dict[str, Any]:
     evaluation = measured.evaluation
     if evaluation.positive is None or not 0 < evaluation.prevalence < 1:
         return {}
-    points = count_points(measured.labels, measured.probabilities, evaluation.threshold, evaluation.confidence)
+    points = count_points(measured.labels, measured.probabilities, evaluation.threshold)
     stops = sorted({*PREVALENCES, evaluation.prevalence})
-    data = {**points.to_json(), "prevalences": stops, "positive": evaluation.positive}
+    data = {**asdict(points), "prevalences": stops, "positive": evaluation.positive}
     return {
         "points": points,
         "rows": tabulate_thresholds(points, evaluation.prevalence, evaluation.confidence),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bounds, wilson_interval
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, UNDEFINED, Bounds, Floats, Ints, wilson_interval
 from pneumoscope.evaluation.metrics import METRICS, measure
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 CHUNK = 1 << 20  # weights held at once: bounds the memory and fits the processor's cache
 STEP = 1e-3  # of a patient's weight, in derivatives
@@ -101,7 +98,7 @@ def jackknife_errors(
 
 
 def confidence_band(
-    curve: Floats | None, drawn: Sequence[Floats], trials: Floats, confidence: float
+    trace: Callable[[Floats], Sequence[Floats]], trials: Floats, clusters: Ints, resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
     """Wilson's interval at each point of a curve, with the number of trials that the bootstrap's variance implies.
 
@@ -109,18 +106,21 @@ def confidence_band(
     point by point, not for the whole curve at once.
 
     Args:
-        curve: (K,) in [0, 1]; None where it is undefined.
-        drawn: curves (K,) of the resamples.
+        trace: turns weights (B, N) into curves (K,) in [0, 1], one a row; none where it is undefined.
         trials: (K,) at most.
-        confidence: in (0, 1).
+        clusters: (N,) from `cluster_by_patient`.
+        resamples: number of resamples.
+        seed: fixes them.
 
     Returns:
         Lower and upper ends (K,); nan without a curve or resamples.
     """
+    drawn = [curve for weights in resample(clusters, resamples, seed) for curve in trace(weights)]
+    curve = next(iter(trace(np.ones((1, len(clusters))))), None)
     if curve is None or not drawn:
         return np.full(len(trials), np.nan), np.full(len(trials), np.nan)
     spread = curve * (1 - curve)
     variance = np.var(drawn, axis=0)
     sizes = np.minimum(trials, np.divide(spread, variance, out=trials.copy(), where=(variance > 0) & (spread > 0)))
-    low, high = np.array([wilson_interval(v, size, confidence) for v, size in zip(curve, sizes, strict=True)]).T
+    low, high = np.array([wilson_interval(v, size, CONFIDENCE) for v, size in zip(curve, sizes, strict=True)]).T
     return low, high
