@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ModelError,
         PneumoscopeError,
         UsageError,
-    )
+    )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
@@ -42,37 +42,11 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Audit",
-    "Comparison",
-    "DataError",
-    "DownloadError",
-    "Evidence",
-    "Finding",
-    "ImageError",
-    "InputSpec",
-    "MissingExtraError",
-    "ModelError",
-    "PneumoscopeError",
-    "Prediction",
-    "Predictor",
-    "Reading",
-    "Run",
-    "Sample",
-    "UsageError",
-    "__version__",
-    "audit",
-    "compare",
-    "draw_phantom",
-    "evaluate",
-    "explain",
-    "load",
-    "prepare",
-    "read_pixels",
-    "read_samples",
-    "split_samples",
-    "train",
-    "write_phantoms",
-]
+    "Audit", "Comparison", "DataError", "DownloadError", "Evidence", "Finding", "ImageError", "InputSpec",
+    "MissingExtraError", "ModelError", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample",
+    "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "load", "prepare",
+    "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

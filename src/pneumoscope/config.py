@@ -36,14 +36,10 @@ def build(
     source: str | None = None,
     error: type[PneumoscopeError] = UsageError,
 ) -> Settings:
-    """Build a dataclass from plain values and check their types and ranges.
+    """Build a dataclass from plain values, as YAML or JSON gives them, and check their types and ranges.
 
-    Args:
-        kind: a frozen dataclass, perhaps with groups of fields that are dataclasses themselves; ranges are declared
-            with `Annotated[int, Ge(1)]` and the like.
-        values: plain values, as YAML or JSON gives them.
-        source: the file that they come from; None for arguments.
-        error: the class of the error to raise.
+    Fields may be dataclasses themselves; ranges are declared with `Annotated[int, Ge(1)]` and the like. `source` is the
+    file that the values come from; None for arguments.
 
     Raises:
         error: names the key, the value found and what is allowed.

@@ -34,7 +34,7 @@ from pneumoscope.models.model_folder import (
     load_model,
     load_weights,
     save_model,
-)
+)  # fmt: skip
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ FLOAT_SHARES = (0.0, 0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Check:
-    """How an exported model differs from its original, both run from their files on the same images.
+    """How an exported model differs from its original, both run from their files on the same readable images.
 
     Attributes:
-        images: how many images could be read.
         difference: the largest difference of a probability.
         changed: how many decisions differ.
         auroc: of the original and of the export; None unless images of both classes are labelled.
@@ -77,13 +76,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model.
-
-    Attributes:
-        folder: a model folder that every command accepts.
-        size: bytes of the network's files.
-        check: how it differs from the original.
-    """
+    """An exported model: a model folder that every command accepts, bytes of its network's files, and the check."""
 
     folder: Path
     size: int
@@ -143,7 +136,8 @@ def export(
         if to == "int8":
             check = _convert_to_int8(draft, original, samples, progress)
         else:
-            check = _convert(draft, original, to, progress)
+            {"onnx": _write_onnx, "openvino": _write_ir, "torch": _write_program}[to](draft, original)
+            check = _check(draft, original, "Export", progress)
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
@@ -215,12 +209,6 @@ def _load(folder: Path, model: Model, samples: Sequence[Sample], progress: Progr
     )
 
 
-def _convert(draft: Path, original: _Original, to: Format, progress: Progress) -> Check:
-    write = {"onnx": _write_onnx, "openvino": _write_ir, "torch": _write_program}[to]
-    write(draft, original)
-    return _check(draft, original, "Export", progress)
-
-
 def _convert_to_int8(draft: Path, original: _Original, samples: Sequence[Sample], progress: Progress) -> Check:
     """Quantise as many layers as the decisions tolerate; the last attempt stays even if it changes too many of them."""
     training = [sample for sample in samples if sample.split == "train"] or samples
@@ -253,7 +241,7 @@ def _predict(folder: Path, engine: Kind, samples: Sequence[Sample], title: str, 
 
 
 def _find_fault(check: Check, to: Format) -> str | None:
-    """Say what is wrong with a conversion; None if nothing is."""
+    """What is wrong with a conversion, if anything."""
     changed = f"{check.changed} of {check.images} decisions change"
     if to != "int8":
         if check.difference <= MAX_DIFFERENCE and not check.changed:
@@ -293,13 +281,8 @@ def _write_onnx(folder: Path, original: _Original) -> None:
 
     model = original.model
     network = onnx.load_from_string(trace_graph(original.backbone, model.input.size, original.head))
-    metadata = {
-        "input": asdict(model.input),
-        "labels": model.labels,
-        "positive": model.positive,
-        "decisions": model.decisions,
-        "version": model.version,
-    }
+    metadata: dict[str, Any] = {"input": asdict(model.input)}
+    metadata |= {name: getattr(model, name) for name in ("labels", "positive", "decisions", "version")}
     properties = {f"pneumoscope.{name}": json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(network, properties)
     network.doc_string = "Chest radiograph classifier. For research; not a medical device."
@@ -341,6 +324,24 @@ def _read_inputs(samples: Sequence[Sample], model: Model) -> list[Array]:
     return inputs
 
 
+class _Strides:
+    """What ONNX Runtime calls a CalibrationDataReader: images in strides, as it keeps all activations of a stride."""
+
+    def __init__(self, images: Sequence[Array]) -> None:
+        self._images = images
+        self.set_range(0, len(images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._stride = iter(self._images[start_index:end_index])
+
+    def get_next(self) -> dict[str, Any] | None:
+        image = next(self._stride, None)
+        return None if image is None else {"input": image[None]}
+
+
 def _quantise(path: Path, images: Sequence[Array], float_share: float) -> None:
     """Quantise the convolutions of an ONNX model to 8 bits (QDQ, by channel), with ranges from these images.
 
@@ -356,22 +357,6 @@ def _quantise(path: Path, images: Sequence[Array], float_share: float) -> None:
     except ImportError:
         raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[train]".') from None
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Yields images in strides, because ONNX Runtime keeps all activations of a stride in memory."""
-
-        def __init__(self) -> None:
-            self.set_range(0, len(images))
-
-        def __len__(self) -> int:
-            return len(images)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self._images = iter(images[start_index:end_index])
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self._images, None)
-            return None if image is None else {"input": image[None]}
-
     stride = next(each for each in range(RANGE_STRIDE, 0, -1) if len(images) % each == 0)  # strides must be equal
     prepared = path.with_name("prepared.onnx")
     shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
@@ -382,7 +367,7 @@ def _quantise(path: Path, images: Sequence[Array], float_share: float) -> None:
         quantization.quantize_static(
             str(prepared),
             str(path),
-            Images(),
+            _Strides(images),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             op_types_to_quantize=["Conv"],

@@ -33,13 +33,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all, even if the process is killed.
-
-    The text may contain paths that are not valid UTF-8; their invalid bytes are written as escapes.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """Write text as `write_bytes` does, in UTF-8; invalid bytes, which a path may contain, are written as escapes."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -74,11 +68,7 @@ def check_file(path: Path, overwrite: bool = False) -> None:
 
 
 def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
-    """Refuse what `claim_folder` would refuse, before any long computation.
-
-    Raises:
-        UsageError: the folder is not empty.
-    """
+    """Refuse what `claim_folder` would refuse, before any long computation."""
     if not folder.exists() or (folder.is_dir() and all(map(_is_partial, folder.iterdir()))):
         return
     check_file(folder, overwrite)
@@ -93,13 +83,10 @@ def check_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 
 
 def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) -> None:
-    """Make an output folder, or empty an earlier one.
+    """Make an output folder, or empty an earlier one if `overwrite` allows it.
 
-    Args:
-        folder: the folder.
-        names: everything that an output of this kind may contain; the first is always there. A folder that contains
-            anything else is never emptied.
-        overwrite: whether an earlier output may be deleted.
+    `names` is everything that an output of this kind may contain; the first is always there. A folder that contains
+    anything else is never emptied.
 
     Raises:
         UsageError: the folder is not empty, or cannot be made.

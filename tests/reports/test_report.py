@@ -319,7 +319,7 @@ def test_a_run_fills_its_report(run: Run) -> None:
 def test_plots_are_saved_in_every_format_that_is_asked_for(tmp_path: Path) -> None:
     y, p = simulated(40, 2)
     for name in "ab":
-        written(tmp_path / name, y, p, plot_formats=("pdf", "png"))
+        written(tmp_path / name, y, p, plot_formats="pdf,png")
     files = sorted(path.name for path in (tmp_path / "a" / "plots").iterdir())
     assert {path.partition(".")[2] for path in files} == {"pdf", "png"}
     assert len(files) == 14
@@ -328,7 +328,7 @@ def test_plots_are_saved_in_every_format_that_is_asked_for(tmp_path: Path) -> No
     for name in files:
         assert (tmp_path / "a" / "plots" / name).read_bytes() == (tmp_path / "b" / "plots" / name).read_bytes()
     with pytest.raises(UsageError, match="plot_formats: no such format: gif"):
-        written(tmp_path / "c", y, p, plot_formats=("gif",))
+        written(tmp_path / "c", y, p, plot_formats="gif")
 
 
 def test_importing_the_report_imports_nothing_heavy() -> None:

@@ -27,7 +27,7 @@ def predict(
     threshold: options.Threshold = None,
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
-    ood: Annotated[bool, option("Give out-of-distribution images no probability.", DECISIONS)] = True,
+    ood: Annotated[bool, option("Detect out-of-distribution images, and give them no probability.", DECISIONS)] = True,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",

@@ -28,7 +28,7 @@ Database = Annotated[
     ),
 ]
 
-reviews_app = make_group("Export what reviewers said in the reading room.")
+reviews_app = make_group("Export the reviews of the reading room.")
 
 
 def serve(

@@ -44,14 +44,7 @@ MEANINGS: Mapping[Severity, str] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One of the audit's checks.
-
-    Attributes:
-        title: what to call it.
-        looks_for: what it finds.
-        left_out: what a quick audit leaves out of it.
-        quick: whether a quick audit runs it at all.
-    """
+    """One of the audit's checks: what a quick audit leaves out of it, and whether it runs it at all."""
 
     title: str
     looks_for: str
@@ -144,16 +137,7 @@ def audit(
 
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
-    """Write an audit as one HTML file of bounded size.
-
-    Args:
-        path: the file.
-        audit: what was found.
-        samples: the images, by path.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """Write an audit of these images, by path, as one HTML file of bounded size."""
     reading = audit.reading
     page = render(
         "audit.html",
@@ -185,13 +169,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Group:
-    """Images shown together.
-
-    Attributes:
-        number: counts groups from 1 where their images belong together, as duplicates do.
-        members: indices of the finding's files.
-        size: how many there would be.
-    """
+    """Files of a finding, by index, `size` of which belong together under a number, as duplicates do."""
 
     number: int | None
     members: Sequence[int]

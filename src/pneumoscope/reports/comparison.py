@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from pneumoscope.evaluation.compare import Comparison, Pairing, compare_runs
-from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.reports.figures import render_svg
-from pneumoscope.reports.pages import format_command, format_level, format_number, render
+from pneumoscope.reports.pages import format_command, format_level, format_number, group_methods, render
 from pneumoscope.reports.plots import plot_roc_of_runs
 
 OUTPUTS = ("comparison.json", "comparison.html")
@@ -68,27 +67,13 @@ def compare(
 
 
 def write_comparison(path: Path, comparison: Comparison, pairing: Pairing) -> None:
-    """Write a comparison as one HTML file.
-
-    Args:
-        path: the file.
-        comparison: the differences.
-        pairing: the predictions behind them.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    from markupsafe import Markup
-
+    """Write a comparison, and the predictions behind it, as one HTML file."""
     two = len(comparison.classes) == 2
     cases, differing = _find_cases(comparison, pairing)
     aurocs = {comparison.runs[0]: comparison.contrasts[0].differences["auroc"].first} | {
         contrast.run: contrast.differences["auroc"].other for contrast in comparison.contrasts
     }
-    roc = ""
-    if two:
-        draw = plot_roc_of_runs(comparison.runs, pairing.labels, pairing.probabilities, pairing.predicted)
-        roc = render_svg("compared", draw)
+    draw = plot_roc_of_runs(comparison.runs, pairing.labels, pairing.probabilities, pairing.predicted)
     page = render(
         "comparison.html",
         title=f"Comparison of {len(comparison.runs)} runs",
@@ -96,12 +81,9 @@ def write_comparison(path: Path, comparison: Comparison, pairing: Pairing) -> No
         level=format_level(comparison.confidence),
         two=two,
         reach=_choose_reach(comparison),
-        roc=Markup(roc),  # noqa: S704 (matplotlib has escaped the names in it)
+        roc=render_svg("compared", draw) if two else "",
         description="; ".join(f"{run}: AUROC {format_number(auroc)}" for run, auroc in aurocs.items()),
-        methods={
-            method: [NAMES[name] for name, other in comparison.methods.items() if other == method]
-            for method in comparison.methods.values()
-        },
+        methods=group_methods(comparison.methods),
         cases=cases,
         differing=differing,
         command=format_command(

@@ -48,4 +48,4 @@ def _threads() -> str:
     if torch is None:
         return cores
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{torch.get_num_threads()} of PyTorch's on {cores}{device}"
+    return f"{torch.get_num_threads()} (PyTorch) on {cores}{device}"

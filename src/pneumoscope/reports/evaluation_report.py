@@ -77,16 +77,20 @@ def evaluate(
         DataError: no such split, labels that the model does not know, or no readable image.
         UsageError: `out` exists, or an option does not apply to this model.
     """
-    formats = parse_formats(plot_formats)
+    parse_formats(plot_formats)
+    folder = None if out is None else Path(out)
     with open_cache(cache) as opened:
         predictor = load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed)
         samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
-        folder = _claim(out, overwrite)
+        if folder is not None:
+            claim_folder(folder, OUTPUTS, overwrite)
         options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
         options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
         provenance = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
-        return evaluate_predictor(predictor, samples, folder, plan, provenance, plot_formats=formats, progress=progress)
+        return evaluate_predictor(
+            predictor, samples, folder, plan, provenance, plot_formats=plot_formats, progress=progress
+        )
 
 
 def evaluate_predictor(
@@ -96,19 +100,10 @@ def evaluate_predictor(
     plan: Plan = Plan(),
     provenance: Provenance = Provenance(),
     *,
-    plot_formats: Sequence[str] = ("svg",),
+    plot_formats: str = "svg",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a loaded model on labelled samples, and write what `evaluate` writes into an existing folder.
-
-    Args:
-        predictor: the classifier.
-        samples: images with labels that it knows.
-        out: the folder; None writes nothing.
-        plan: what to measure.
-        provenance: what else the report says.
-        plot_formats: of the files in `plots`.
-        progress: called with the number of images done.
+    """Measure a loaded model on samples whose labels it knows; write what `evaluate` writes into an existing folder.
 
     Raises:
         DataError: none of the images could be read.
@@ -140,12 +135,6 @@ def evaluate_predictor(
         plot_formats=plot_formats,
     )
     return measured.evaluation
-
-
-def _claim(out: str | Path | None, overwrite: bool) -> Path | None:
-    if out is not None:
-        claim_folder(Path(out), OUTPUTS, overwrite)
-    return None if out is None else Path(out)
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:

@@ -42,15 +42,7 @@ _STYLESHEET = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot for a report.
-
-    Attributes:
-        name: of its file.
-        title: a heading.
-        caption: how to read it.
-        description: what it shows, for readers who cannot see it.
-        draw: fills the axes.
-    """
+    """A plot with a name for its file, a heading, a caption on how to read it, and a description in words."""
 
     name: str
     title: str
@@ -62,13 +54,7 @@ class Figure:
 def make_figures(
     measured: Measured, calibration: str = "", history: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Figure]:
-    """Make every figure for which there are data, by name.
-
-    Args:
-        measured: what to plot.
-        calibration: name of the method, for the caption.
-        history: a row for each epoch of training.
-    """
+    """Every figure for which there are data, by name; `history` has a row for each epoch of training."""
     evaluation = measured.evaluation
     figures = [_make_confusion(evaluation), *_make_curves(measured), _make_spread(measured)]
     figures += [_make_reliability(measured, calibration), _make_risk_coverage(measured)]
@@ -204,16 +190,7 @@ def _write(evaluation: Evaluation, metric: str) -> str:
 
 
 def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:
-    """Draw a plot once and return its files.
-
-    Args:
-        name: makes the ids inside an SVG differ from those of other plots.
-        draw: fills the axes.
-        formats: some of `FORMATS`. Text stays text, and a PDF embeds its fonts.
-
-    Returns:
-        Contents by format.
-    """
+    """Draw a plot once and return its files by format. Text stays text; the name tells the ids of SVGs apart."""
     import matplotlib.style
     from matplotlib.figure import Figure as Canvas
 
@@ -258,17 +235,17 @@ def _make_element(name: str, svg: str) -> str:
 
 
 def render_svg(name: str, draw: Draw) -> str:
-    """Draw a plot as an SVG element."""
+    """Draw a plot as an SVG element; matplotlib escapes the names in it."""
     return render(name, draw)["svg"].decode()
 
 
-def save_figures(figures: Mapping[str, Figure], folder: Path, formats: Sequence[str] = ("svg",)) -> dict[str, str]:
+def save_figures(figures: Mapping[str, Figure], folder: Path, plot_formats: str = "svg") -> dict[str, str]:
     """Write the figures into a folder, and return each one's SVG by name.
 
     Raises:
         UsageError: an unknown format, or a file that cannot be written.
     """
-    check_formats(formats)
+    formats = parse_formats(plot_formats)
     folder.mkdir(parents=True, exist_ok=True)
     elements = {}
     for figure in figures.values():
@@ -286,15 +263,6 @@ def parse_formats(text: str) -> tuple[str, ...]:
         UsageError: an unknown format.
     """
     formats = tuple(form.strip() for form in text.split(","))
-    check_formats(formats)
-    return formats
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse formats that plots cannot be saved as.
-
-    Raises:
-        UsageError: an unknown format.
-    """
     if unknown := [form for form in formats if form not in FORMATS]:
         raise UsageError(f"no such format: {', '.join(unknown)}. Choose from {', '.join(FORMATS)}.", "plot_formats")
+    return formats

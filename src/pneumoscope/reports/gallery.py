@@ -24,14 +24,7 @@ Draw = Callable[[int], str]  # index of an image -> its picture as a data URI, o
 
 @dataclass(frozen=True)
 class Group:
-    """Images shown for one reason.
-
-    Attributes:
-        title: the reason.
-        meaning: what to look for.
-        images: each prediction with its picture as a data URI, or nothing.
-        total: how many images have this reason; 0 where that has no meaning.
-    """
+    """Images shown for one reason, with pictures as data URIs; `total` have it, or 0 where that has no meaning."""
 
     title: str
     meaning: str
@@ -42,14 +35,7 @@ class Group:
 def choose_images(
     predictions: Sequence[Prediction], threshold: float, draw: Draw | None = None, most: int = SHOWN
 ) -> list[Group]:
-    """Choose images and draw them; none appears twice.
-
-    Args:
-        predictions: of all images, with their true labels.
-        threshold: for two classes.
-        draw: draws the image of that index.
-        most: maximum number of images in a group.
-    """
+    """Choose at most `most` labelled images for each group and draw them; none appears twice."""
     probabilities = stack_probabilities(predictions)
     confidence = confidence_of(probabilities, threshold)
     inside = [i for i, each in enumerate(predictions) if each.decision != OUT_OF_DISTRIBUTION]
@@ -72,16 +58,7 @@ def choose_images(
 
 
 def draw_explained(predictor: Predictor, sample: Sample, label: str | None = None) -> str:
-    """Draw an image next to its evidence map; alone where there is no map, not at all where it cannot be read.
-
-    Args:
-        predictor: the classifier.
-        sample: the image.
-        label: the class that the map is for; by default the positive one if there are two, else the likeliest.
-
-    Returns:
-        A data URI, or nothing.
-    """
+    """An image next to its evidence map for a class as a data URI; alone without a map, nothing if it is unreadable."""
     try:
         explained = explain(sample, predictor, label)
     except ImageError:

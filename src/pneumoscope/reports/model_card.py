@@ -29,16 +29,7 @@ _ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hug
 
 @dataclass(frozen=True)
 class DataStatement:
-    """What is known about the training data; empty where nothing is.
-
-    Attributes:
-        title: the dataset's name.
-        licence: its licence.
-        citation: what to cite.
-        homepage: where to get it.
-        population: whom it shows, where, and how.
-        recognised: whether it was recognised by its file names rather than stated by somebody.
-    """
+    """What is known about the training data, stated by somebody or recognised by file names; empty where nothing is."""
 
     title: str = ""
     licence: str = ""
@@ -66,22 +57,10 @@ def write_model_card(
     backbone_licence: str = "",
     licence: str = "",
 ) -> Path:
-    """Write the model card of a model.
+    """Write the card of a model into its folder, and return the card's path.
 
-    Args:
-        folder: the model's.
-        model: its description.
-        evaluation: on its test split.
-        notes: warnings of the run; names of files and patients are left out, since a card is passed on.
-        data: what is known about the training data.
-        backbone_licence: of the pretrained weights.
-        licence: of the model, if its owner states one: an identifier such as `apache-2.0`.
-
-    Returns:
-        The card's path.
-
-    Raises:
-        UsageError: it cannot be written.
+    The evaluation is that of the test split. Names of files and patients in `notes` are left out, since a card is
+    passed on. `licence` is an identifier such as `apache-2.0`, if the model's owner states one.
     """
     two = model.positive is not None
     decisions, counted = read_decisions(model), evaluation.decisions

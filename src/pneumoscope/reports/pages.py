@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,21 +30,11 @@ Estimate: TypeAlias = Interval | Difference  # a value with an interval; nan whe
 
 
 def render(template: str, script: str = "", **values: Any) -> str:
-    """Fill a template of this package.
-
-    Args:
-        template: its file name; what is not Markdown is escaped as HTML.
-        script: file name of the only script that the page may run.
-        **values: what the template shows.
-    """
-    from markupsafe import Markup
-
+    """Fill a template, escaped as HTML unless it is Markdown; `script` names the file that the page may run."""
     environment = _make_environment()
     content = (Path(__file__).parent / "templates" / script).read_text(encoding="utf-8") if script else ""
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        script=Markup(content), script_digest=digest, **values  # noqa: S704 (it is ours)
-    )  # fmt: skip
+    return environment.get_template(template).render(script=content, script_digest=digest, **values)
 
 
 @cache
@@ -62,6 +53,15 @@ def _make_environment() -> Environment:
         "breakable": lambda name: re.findall(r"[^_…-]*[_…-]|[^_…-]+", name),  # a line may break between these parts
     }  # fmt: skip
     return environment
+
+
+def group_methods(methods: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names of metrics by the method that computes their intervals; `none` is left out."""
+    grouped: dict[str, list[str]] = {}
+    for name, method in methods.items():
+        if method != "none":
+            grouped.setdefault(method, []).append(NAMES[name])
+    return grouped
 
 
 def mark_code(text: str) -> Markup:

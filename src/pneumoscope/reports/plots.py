@@ -76,13 +76,9 @@ def has_band(evaluation: Evaluation, patients: Sequence[str | None] | None) -> b
 
 
 def plot_roc_of_runs(names: Sequence[str], labels: Ints, probabilities: Floats, predicted: Ints) -> Draw:
-    """Plot the ROC curves of several models on the same images, and the threshold of each.
+    """Plot the ROC curves of M models on N images, and the threshold of each.
 
-    Args:
-        names: (M,) of the models.
-        labels: (N,) of 0 and 1.
-        probabilities: (M, N) of class 1.
-        predicted: (M, N) of 0 and 1.
+    Labels (N,) are 0 and 1, as are predicted labels (M, N); probabilities (M, N) are those of class 1.
     """
 
     def draw(axes: Axes) -> None:

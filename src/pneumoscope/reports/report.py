@@ -24,7 +24,7 @@ from pneumoscope.evaluation.subgroups import by_kind
 from pneumoscope.files import write_text
 from pneumoscope.reports.figures import make_figures, save_figures
 from pneumoscope.reports.gallery import Draw, choose_images
-from pneumoscope.reports.pages import format_level, render
+from pneumoscope.reports.pages import format_level, group_methods, render
 
 HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1")
 GROUPS = {
@@ -65,14 +65,9 @@ SHOWN_ERRORS = 50
 
 @dataclass(frozen=True)
 class Policy:
-    """How probabilities become decisions.
+    """How validation data were turned into decisions: rule of the threshold, method of calibration on so many images.
 
-    Attributes:
-        threshold_rule: what chose the threshold on validation data, such as `youden`.
-        calibration: `temperature`, `platt` or `isotonic`; empty or `none` for none.
-        images: number of validation images that the calibration was fitted on.
-        alpha: how often the prediction sets may miss, in each class; None without them.
-        augmented: number of augmented copies of each validation image that took part.
+    `alpha` is None without prediction sets; `augmented` copies of each validation image took part.
     """
 
     threshold_rule: str = ""
@@ -84,14 +79,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a result comes from, and what a reader must know about it.
+    """Where a result comes from: rows of `history.csv`, findings of the audit, other warnings.
 
-    Attributes:
-        history: a row for each epoch, with `train_loss`, `val_loss` and `phase` where there are.
-        findings: of the audit.
-        notes: other warnings.
-        facts: what a reader needs to understand and repeat the run, in order: data, fingerprint, command and so on.
-        environment: versions and machine, see `environment.describe_environment`.
+    `facts` are what a reader needs to understand and repeat the run, in order: data, fingerprint, command and so on.
     """
 
     history: Sequence[Mapping[str, Any]] = ()
@@ -109,25 +99,14 @@ def write_report(
     policy: Policy = Policy(),
     provenance: Provenance = Provenance(),
     draw: Draw | None = None,
-    plot_formats: Sequence[str] = ("svg",),
+    plot_formats: str = "svg",
 ) -> None:
-    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots.
-
-    Args:
-        folder: made if needed.
-        measured: images and metrics.
-        title: heading of the page.
-        policy: how probabilities became decisions.
-        provenance: where all this comes from.
-        draw: draws the picture of an image, by index.
-        plot_formats: of the files in plots: `svg`, `pdf`, `png`.
+    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots; `draw` makes its pictures.
 
     Raises:
         DataError: predictions that do not fit the evaluation.
-        UsageError: the page cannot be written.
+        UsageError: an unknown format of plots, or a file that cannot be written.
     """
-    from markupsafe import Markup
-
     evaluation = measured.evaluation
     calibration = CALIBRATIONS.get(policy.calibration, "")
     figures = make_figures(measured, calibration, provenance.history)
@@ -139,7 +118,7 @@ def write_report(
         title=title,
         evaluation=evaluation,
         level=format_level(evaluation.confidence),
-        figures={name: (figure, Markup(elements[name])) for name, figure in figures.items()},  # noqa: S704 (escaped)
+        figures={name: (figure, elements[name]) for name, figure in figures.items()},
         policy=policy,
         calibration=calibration,
         rule=describe_rule(policy.threshold_rule),
@@ -149,7 +128,7 @@ def write_report(
         subgroups=by_kind(evaluation.subgroups),
         galleries=choose_images(measured.predictions, measured.threshold, draw),
         drawn=draw is not None,
-        methods=_group_methods(evaluation),
+        methods=group_methods(evaluation.methods),
         provenance=provenance,
         findings=sorted(provenance.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
         errors=measured.errors[:SHOWN_ERRORS],
@@ -177,16 +156,7 @@ def _describe_metrics(evaluation: Evaluation) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DecisionCounts:
-    """How the images of each class were decided.
-
-    Attributes:
-        columns: possible decisions, classes first.
-        rows: for each true class its count of each decision.
-        totals: number of images without a label, by reason.
-        labelled: proportion that got a label.
-        accuracy: among them.
-        coverage: how often prediction sets contained the true class, by class; empty without prediction sets.
-    """
+    """Decisions by true class (classes first), images without a label by reason, and coverage of prediction sets."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[int, ...]]
@@ -294,15 +264,6 @@ def find_chance_level(evaluation: Evaluation) -> dict[str, float]:
         "f1": 2 * share / (1 + share), "ppv": share, "npv": 1 - share, "average_precision": share,
         "brier": share * (1 - share),
     }  # fmt: skip
-
-
-def _group_methods(evaluation: Evaluation) -> dict[str, list[str]]:
-    """Group the metrics by the method that computes their intervals."""
-    grouped: dict[str, list[str]] = {}
-    for name in NAMES:
-        if (method := evaluation.methods.get(name, "none")) != "none":
-            grouped.setdefault(method, []).append(NAMES[name])
-    return grouped
 
 
 def _to_interval(rate: Mapping[str, float | int | None]) -> Interval:

@@ -33,7 +33,6 @@ from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.reports.evaluation_report import evaluate_predictor
-from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
@@ -247,7 +246,7 @@ def evaluate(
             notes=remarks.notes,
             facts=_list_facts(setup, predictor.model, folder),
         ),
-        plot_formats=parse_formats(setup.settings.run.plot_formats),
+        plot_formats=setup.settings.run.plot_formats,
         progress=lambda _, done, total: progress("Test", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]
