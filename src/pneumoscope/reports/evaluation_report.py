@@ -62,9 +62,7 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         prevalence: measure also as if the positive class had this share, with adjusted probabilities.
         adapt_prior: estimate the classes' shares without labels, and measure also with adjusted probabilities.
-        threshold: for the positive class, instead of the model's.
-        alpha: of prediction sets, instead of the model's.
-        false_alarms: of the OOD detector, instead of the model's.
+        threshold, alpha, false_alarms: as for `load`, instead of the model's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
