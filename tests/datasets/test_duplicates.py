@@ -123,18 +123,10 @@ def test_no_images_have_no_duplicates() -> None:
     assert find_near_duplicates(np.zeros((0, SIDE, SIDE), np.float32)) == []
 
 
-def test_pairs_can_be_dropped_and_progress_is_reported(hashes: Vectors) -> None:
-    asked: list[tuple[int, int]] = []
+def test_progress_is_reported(hashes: Vectors) -> None:
     calls: list[tuple[str, int, int]] = []
-
-    def confirm(first: int, second: int) -> bool:
-        asked.append((first, second))
-        return first == 0
-
-    images = np.concatenate([hashes[:2], hashes[:2]])
-    pairs = find_near_duplicates(images, confirm=confirm, progress=lambda *call: calls.append(call))
-    assert pairs == [Pair(0, 2, 1.0)]
-    assert asked == [(0, 2), (1, 3)]
+    pairs = find_near_duplicates(np.concatenate([hashes[:2], hashes[:2]]), progress=lambda *call: calls.append(call))
+    assert pairs == [Pair(0, 2, 1.0), Pair(1, 3, 1.0)]
     assert calls == [("Comparing", done, len(calls)) for done in range(1, len(calls) + 1)]
 
 
@@ -142,12 +134,6 @@ def test_pairs_can_be_dropped_and_progress_is_reported(hashes: Vectors) -> None:
 def test_other_arrays_than_hashes_are_wrong_usage(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match=r"hashes: must be \(N, 48, 48\)"):
         find_near_duplicates(np.zeros(shape, np.float32))
-
-
-@pytest.mark.parametrize("same", [0.0, 1.1, float("nan")])
-def test_a_similarity_out_of_range_is_wrong_usage(same: float, hashes: Vectors) -> None:
-    with pytest.raises(UsageError, match=r"same: .* is not in \(0, 1\]"):
-        find_near_duplicates(hashes, same=same)
 
 
 def test_pairs_are_grouped_through_others() -> None:

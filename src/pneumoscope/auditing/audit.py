@@ -42,16 +42,7 @@ def measure_samples(
 
 
 def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -> list[Finding]:
-    """Run every check on a measured dataset; without features, those that need them are skipped.
-
-    Args:
-        images: the measured dataset.
-        seed: fixes every random choice.
-        progress: called as the work goes on.
-
-    Returns:
-        The findings, the worst first.
-    """
+    """Run every check on a measured dataset, the worst findings first; without features, some checks are skipped."""
     quick = images.features is None
     readable = [sample for sample, error in zip(images.samples, images.errors, strict=True) if error is None]
     groups = group_similar(images, crops=not quick, progress=progress)

@@ -11,11 +11,7 @@ from pneumoscope.evaluation.intervals.proportions import wilson_interval
 
 
 def find_imbalance(samples: Sequence[Sample]) -> list[Finding]:
-    """Check class sizes, class shares by split, the width of intervals, and patients.
-
-    Args:
-        samples: the readable images.
-    """
+    """Check class sizes, class shares by split, the width of intervals, and patients of readable images."""
     return [*_check_classes(samples), *_check_shares(samples), *_check_widths(samples), *_check_patients(samples)]
 
 

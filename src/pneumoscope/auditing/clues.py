@@ -84,13 +84,7 @@ class _Permuted:
 
 
 def measure_clues(
-    measured: NDArray[np.void],
-    classes: Ints,
-    clusters: Ints,
-    *,
-    seed: int = 0,
-    quick: bool = False,
-    permutations: int | None = None,
+    measured: NDArray[np.void], classes: Ints, clusters: Ints, *, seed: int = 0, quick: bool = False
 ) -> list[Clue]:
     """Measure how well each clue predicts the class; clues that never vary are left out.
 
@@ -99,15 +93,13 @@ def measure_clues(
         classes: (N,) from 0 without a gap.
         clusters: (N,) from `join_clusters`.
         seed: fixes folds and permutations.
-        quick: skip the surroundings.
-        permutations: how many; None for 1000, or 200 in a quick audit and for more than 20,000 images.
+        quick: skip the surroundings, and draw 200 permutations instead of 1000, as for more than 20,000 images.
 
     Returns:
         One clue for each name, the best predictor first.
     """
     rng = np.random.default_rng(seed)
-    few = quick or len(classes) > MANY
-    permuted_classes = _permute(classes, clusters, permutations or (200 if few else 1000), rng)
+    permuted_classes = _permute(classes, clusters, 200 if quick or len(classes) > MANY else 1000, rng)
     permuted = _Permuted(permuted_classes, clusters, (rng.permutation(clusters.max() + 1) % FOLDS)[clusters])
     clues, statistics = [], []
     for each in _list_properties(measured):

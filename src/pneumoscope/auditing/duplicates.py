@@ -41,15 +41,9 @@ def group_images(
 
 
 def group_similar(images: Images, crops: bool = True, progress: Progress = silent) -> list[int | None]:
-    """Number the groups of images that are identical or look the same.
+    """Number the groups of images that are identical or look the same; None for an image in no group.
 
-    Args:
-        images: the measured dataset.
-        crops: also find images cropped out of others, unless there are more than 20,000.
-        progress: called as the search goes on.
-
-    Returns:
-        For each image its group, or None if it is in no group.
+    With `crops`, images cropped out of others are found too, unless there are more than 20,000.
     """
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
@@ -79,12 +73,7 @@ def join_clusters(samples: Sequence[Sample], groups: Groups | None = None) -> In
 
 
 def find_duplicates(images: Images, groups: Groups) -> list[Finding]:
-    """Find identical and nearly identical images across splits, across classes, and elsewhere.
-
-    Args:
-        images: the measured dataset.
-        groups: (N,) each image's group of those that look the same.
-    """
+    """Find identical and nearly identical images (`groups` from `group_similar`) across splits, classes, elsewhere."""
     identical = _gather(images.digests)
     similar = _gather([None if group is None else f"group {group}" for group in groups])
     nearly = [group for group in similar if len({images.digests[i] for i in group}) > 1]

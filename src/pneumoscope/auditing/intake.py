@@ -80,15 +80,7 @@ def measure_images(
     cache: FeatureCache | None = None,
     progress: Progress = silent,
 ) -> Images:
-    """Read and measure images; with an engine, extract features too. No image is decoded twice.
-
-    Args:
-        samples: the images.
-        spec: the network's input.
-        engine: computes the features; None for a quick audit.
-        cache: keeps measurements and features.
-        progress: called after each image.
-    """
+    """Read and measure images; with an engine, extract features too. No image is decoded twice."""
     n = len(samples)
     measured, features = np.zeros(n, FIELDS), None
     digests = [""] * n
@@ -143,11 +135,11 @@ def unpack(vector: Array) -> np.void:
     return values
 
 
-def shrink(grey: NDArray[np.uint8], size: int = THUMBNAIL) -> NDArray[np.uint8]:
-    """Squash an image to a square of `size` pixels, antialiased."""
+def shrink(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Squash an image to a thumbnail, antialiased."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(grey).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 MEASUREMENT = Measurement(f"audit 1, {FIELDS.itemsize} bytes", measure_image)

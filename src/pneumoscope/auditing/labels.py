@@ -76,7 +76,7 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
 
 def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[str]) -> Finding:
     suspects = suspicion.suspects.tolist()
-    given = Counter(str(samples[i].label) for i in suspects)
+    given, alarming = Counter(str(samples[i].label) for i in suspects), suspicion.alarming
     remarks = []
     for i in suspects:
         likely = int(suspicion.probabilities[i].argmax())
@@ -84,17 +84,13 @@ def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[st
         remarks.append(f"labelled {samples[i].label}, looks like {labels[likely]} ({probability:.0%})")
     return Finding(
         "labels",
-        "warning" if suspicion.alarming else "note",
+        "warning" if alarming else "note",
         f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard "
         f"({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
         "A general-purpose network assigns them to another class. That may be an error, or a hard image. Have a "
         "radiologist read them without seeing the label, in this order; correct wrong labels, and remove no image for "
         "being hard. "
-        + (
-            "Hard images alone seldom explain so many."
-            if suspicion.alarming
-            else "With so few, all may simply be hard images."
-        ),
+        + ("Hard images alone seldom explain so many." if alarming else "With so few, all may simply be hard images."),
         files=tuple(samples[i].path for i in suspects),
         remarks=tuple(remarks),
         values={

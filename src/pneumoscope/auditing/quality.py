@@ -29,14 +29,7 @@ _OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have
 
 
 def find_quality_faults(images: Images) -> list[Finding]:
-    """Find images that cannot be read, show nothing, or show something other than an upright frontal chest.
-
-    Args:
-        images: the measured dataset.
-
-    Returns:
-        One finding for each kind of fault found.
-    """
+    """Find images that cannot be read, show nothing, or show something other than an upright frontal chest."""
     return [
         finding
         for check in (_find_unreadable, _find_poor, _find_turned, _find_outliers, _find_by_header)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,13 +20,7 @@ from pneumoscope.images.read import read_bytes
 # Measured on 5,216 squashed images and 298 centre crops of them; see docs/log.md.
 SAME = 0.975
 _CANDIDATE_SIMILARITY = 0.9  # in the coarse search, where a window fits only roughly
-_STEPS = (
-    (0.03, 0.73),
-    (0.03, 0.78),
-    (0.015, 0.83),
-    (0.015, 0.83),
-    (0.0075, 0.83),
-)  # (shift, least similarity to try it)
+_STEPS = ((0.03, 0.73), (0.03, 0.78), (0.015, 0.83), (0.015, 0.83), (0.0075, 0.83))  # shift, least similarity to try it
 _COARSE, _FINE = 12, 20  # numbers of frequencies
 _SHARES = tuple(1.1**-step for step in range(13))
 _WHOLE = np.array([[0.0, 1.0, 0.0, 1.0]])  # top, bottom, left, right
@@ -46,9 +40,7 @@ class Pair:
 def find_near_duplicates(
     hashes: Vectors,
     *,
-    same: float = SAME,
     crops: bool = True,
-    confirm: Callable[[int, int], bool] | None = None,
     progress: Progress = silent,
 ) -> list[Pair]:
     """Find images that were saved twice: in another format or size, with another contrast, squashed, padded or cropped.
@@ -58,21 +50,17 @@ def find_near_duplicates(
 
     Args:
         hashes: float32 (N, SIDE, SIDE) from `hash_pixels`.
-        same: the similarity that makes a pair, in (0, 1].
         crops: compare with windows too; otherwise only whole images are compared, which is much faster.
-        confirm: called with the indices of each pair; the pair is dropped if it returns False.
         progress: called after each window.
 
     Returns:
         The pairs, in order of their indices.
 
     Raises:
-        UsageError: the hashes are not of that shape, or `same` is out of range.
+        UsageError: the hashes are not of that shape.
     """
     if hashes.ndim != 3 or hashes.shape[1:] != (SIDE, SIDE):
         raise UsageError(f"must be (N, {SIDE}, {SIDE}), as `hash_pixels` returns them; found {hashes.shape}.", "hashes")
-    if not 0 < same <= 1:
-        raise UsageError(f"{same} is not in (0, 1].", "same")
     windows = _windows() if crops else _WHOLE
     candidates = _find_candidates(hashes, windows, progress)
     pairs = []
@@ -85,9 +73,9 @@ def find_near_duplicates(
         pairs += [
             Pair(int(min(i, j)), int(max(i, j)), round(min(float(value), 1.0), 4))
             for i, j, value in zip(whole, windowed, similarities, strict=True)
-            if value >= same
+            if value >= SAME
         ]
-    return [pair for pair in sorted(pairs) if confirm is None or confirm(pair.first, pair.second)]
+    return sorted(pairs)
 
 
 def group_identical(samples: Sequence[Sample]) -> list[int | None]:

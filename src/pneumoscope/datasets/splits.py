@@ -80,16 +80,8 @@ def fold_samples(
     """Split samples for cross-validation: each is in the test split of exactly one fold.
 
     Test splits are stratified, patients and groups stay together, and the validation split of a fold is drawn from its
-    other images as in `split_samples`. Existing splits and the order of the samples do not matter.
-
-    Args:
-        samples: labelled samples.
-        folds: how many, at least 2.
-        val_fraction: as in `split_samples`, as are the arguments below; only `val` can be balanced.
-        val_count: number of validation images.
-        balanced: whether `val` is.
-        groups: what stays together.
-        seed: fixes the draw.
+    other images as in `split_samples`, by the same arguments; only `val` can be balanced. Existing splits and the order
+    of the samples do not matter.
 
     Returns:
         For each fold all samples in input order, with their splits in this fold.
@@ -135,11 +127,7 @@ def find_shared_patients(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]
 
 
 def require_classes(samples: Sequence[Sample], when: str = "") -> None:
-    """Check that every split has images of every class.
-
-    Args:
-        samples: with labels and splits.
-        when: what happened before, for the message.
+    """Check that every split has images of every class; `when` says what happened before, for the message.
 
     Raises:
         DataError: a split is empty, or has no image of a class.

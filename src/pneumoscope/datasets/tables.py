@@ -14,11 +14,7 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Read a table.
-
-    Args:
-        table: a `.csv` file in UTF-8, or a `.parquet` file.
-        columns: the columns of interest; a CSV table returns the others too.
+    """Read a `.csv` file in UTF-8, or these columns of a `.parquet` file.
 
     Returns:
         The names of all its columns, and its rows.

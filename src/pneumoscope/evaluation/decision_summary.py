@@ -9,15 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, list_names
-from pneumoscope.evaluation.intervals.proportions import wilson_interval
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 
 
 def summarise_decisions(
-    labels: Sequence[str],
-    decisions: Sequence[str],
-    prediction_sets: Sequence[Sequence[str]],
-    classes: Sequence[str],
-    confidence: float = 0.95,
+    labels: Sequence[str], decisions: Sequence[str], prediction_sets: Sequence[Sequence[str]], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Count decisions, how often prediction sets held the true label, and how often certain decisions were correct.
 
@@ -26,12 +22,11 @@ def summarise_decisions(
         decisions: (N,) labels, `uncertain` or `out_of_distribution`.
         prediction_sets: (N,) sets of labels.
         classes: (C,) names.
-        confidence: of the intervals (Wilson 1927; images count as independent).
 
     Returns:
         `counts` of each decision; `images` of each class, and how many of these are `out_of_distribution`;
         `answered`, the share with a label for a decision, and `accuracy_of_answered`; `coverage` of prediction sets by
-        class; the mean `set_size`. Rates have intervals.
+        class; the mean `set_size`. Rates have intervals (Wilson 1927; images count as independent).
     """
     truth, decided = np.array(labels), np.array(decisions)
     held = np.array([label in fits for label, fits in zip(labels, prediction_sets, strict=True)])
@@ -40,9 +35,9 @@ def summarise_decisions(
         "counts": {name: int((decided == name).sum()) for name in list_names(classes)},
         "images": {name: int((truth == name).sum()) for name in classes},
         "out_of_distribution": {name: int((decided[truth == name] == OUT_OF_DISTRIBUTION).sum()) for name in classes},
-        "answered": _rate(answered, confidence),
-        "accuracy_of_answered": _rate((decided == truth)[answered], confidence),
-        "coverage": {name: _rate(held[truth == name], confidence) for name in classes},
+        "answered": _rate(answered),
+        "accuracy_of_answered": _rate((decided == truth)[answered]),
+        "coverage": {name: _rate(held[truth == name]) for name in classes},
         "set_size": float(np.mean([len(fits) for fits in prediction_sets])),
     }
 
@@ -89,8 +84,8 @@ def _too_many(events: int, images: int, rank: int, count: int) -> bool:
     return bool(betabinom.sf(events - 1, images, rank, count + 1 - rank) <= 0.025)
 
 
-def _rate(hits: NDArray[np.bool_], confidence: float) -> Mapping[str, float | int | None]:
+def _rate(hits: NDArray[np.bool_]) -> Mapping[str, float | int | None]:
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = wilson_interval(float(hits.mean()), len(hits), confidence)
+    low, high = wilson_interval(float(hits.mean()), len(hits), CONFIDENCE)
     return {"value": float(hits.mean()), "low": low, "high": high, "n": len(hits)}

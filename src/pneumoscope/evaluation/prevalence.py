@@ -35,14 +35,8 @@ def estimate_prevalence(
 ) -> Interval:
     """Estimate the positive class's share without labels, for two classes, with the percentile interval of a bootstrap.
 
-    The interval accounts for the choice of images, by patient, not for a model that is badly calibrated on them.
-
-    Args:
-        log_probabilities: (N, 2), which hold for `fractions`.
-        fractions: of the negative and the positive class.
-        patients: (N,), whose images count together.
-        resamples: bootstrap resamples.
-        seed: fixes them.
+    The interval accounts for the choice of images, by patient, not for a model that is badly calibrated on them. The
+    log probabilities (N, 2) hold for `fractions` of the negative and the positive class.
     """
     base = np.asarray(log_probabilities, np.float64)
     value = float(prior_shift.fit(base, fractions)[1])

@@ -51,51 +51,30 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The performance of one model on one split.
+    """The performance of one model on one split."""
 
-    Attributes:
-        split: name of what was measured.
-        n: number of images.
-        patients: number of distinct known patients; None if none is known.
-        classes: their names; if there are two, the second is positive.
-        positive: the positive class if there are two; None for more.
-        prevalence: share of the positive class; nan for more than two classes.
-        shares: of the classes among the images.
-        threshold: for two classes; nan for more.
-        metrics: by name.
-        confusion: counts of the confusion matrix.
-        resamples: bootstrap resamples.
-        confidence: of the intervals.
-        seed: of the resamples.
-        methods: how each metric's interval was computed.
-        decisions: how often each decision was made, and the coverage of prediction sets (see `decision_summary`).
-        uncalibrated: Brier score and calibration error without calibration.
-        adjusted: the same for other shares of the classes, where requested.
-        notes: warnings that a reader must know.
-        seen: number of images that were used in training.
-        subgroups: parts of the images, each measured by itself.
-    """
-
-    split: str
-    n: int
-    patients: int | None
-    classes: tuple[str, ...]
-    positive: str | None
-    prevalence: float
-    shares: Mapping[str, float]
-    threshold: float
-    metrics: Mapping[str, Interval]
-    confusion: Mapping[str, Any]
-    resamples: int
-    confidence: float
-    seed: int
-    methods: Mapping[str, str] = field(default_factory=dict)
+    split: str  # name of what was measured
+    n: int  # number of images
+    patients: int | None  # number of distinct known patients; None if none is known
+    classes: tuple[str, ...]  # their names; if there are two, the second is positive
+    positive: str | None  # the positive class if there are two; None for more
+    prevalence: float  # share of the positive class; nan for more than two classes
+    shares: Mapping[str, float]  # of the classes among the images
+    threshold: float  # for two classes; nan for more
+    metrics: Mapping[str, Interval]  # by name
+    confusion: Mapping[str, Any]  # counts of the confusion matrix
+    resamples: int  # bootstrap resamples
+    confidence: float  # of the intervals
+    seed: int  # of the resamples
+    methods: Mapping[str, str] = field(default_factory=dict)  # how each metric's interval was computed
+    # how often each decision was made, and the coverage of prediction sets (see `decision_summary`)
     decisions: Mapping[str, Any] = field(default_factory=dict)
+    # Brier score and calibration error without calibration
     uncalibrated: Mapping[str, Interval] = field(default_factory=dict)
-    adjusted: Adjusted | None = None
-    notes: tuple[str, ...] = ()
-    seen: int = 0
-    subgroups: tuple[Subgroup, ...] = ()
+    adjusted: Adjusted | None = None  # the same for other shares of the classes, where requested
+    notes: tuple[str, ...] = ()  # warnings that a reader must know
+    seen: int = 0  # number of images that were used in training
+    subgroups: tuple[Subgroup, ...] = ()  # parts of the images, each measured by itself
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json; undefined values are None, as JSON has no nan."""

@@ -131,17 +131,11 @@ def read_radiograph(
     """Read a radiograph and what its file says about it.
 
     Colour becomes luminance, transparency becomes black, the EXIF orientation is applied, and grey images keep their
-    depth of 16 bits.
-
-    Args:
-        source: a path, or the file's content.
-        name: of the content, for error messages.
-        reading: how to read it if not in the usual way.
-        min_side: allows decoding a JPEG at a reduced scale whose shorter side has at least this many pixels.
+    depth of 16 bits. The arguments are those of `read_pixels`; `min_side` also allows decoding a JPEG at a reduced
+    scale whose shorter side has at least this many pixels.
 
     Raises:
-        ImageError: not an image of a known format, damaged, or larger than `MAX_PIXELS`.
-        MissingExtraError: a DICOM file, and the extra to read it is not installed.
+        ImageError, MissingExtraError: as in `read_pixels`.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     content = read_bytes(Path(source)) if isinstance(source, str | Path) else source

@@ -17,12 +17,7 @@ JACKKNIFE_GROUPS = 2000  # of patients at most: more are slow and add no precisi
 
 
 def resample(clusters: Ints, resamples: int, seed: int) -> Iterator[Floats]:
-    """Draw clusters with replacement (Field & Welsh 2007), a chunk of resamples at a time.
-
-    Args:
-        clusters: (N,) from `cluster_by_patient`, numbered from 0 without a gap.
-        resamples: number of resamples, B.
-        seed: the same seed gives the same draws.
+    """Draw clusters (N,), numbered from 0 without a gap, with replacement (Field & Welsh 2007), B resamples by chunks.
 
     Yields:
         Weights (b, N), B rows in all: how often the image's cluster was drawn.
@@ -79,7 +74,7 @@ def jackknife_errors(
     """Estimate each metric's standard error by the infinitesimal jackknife over patients (Jaeckel 1972).
 
     Returns:
-        For each metric of `METRICS` its standard error; nan where it is undefined or there is only one patient.
+        By metric; nan where it is undefined or there is only one patient.
     """
     count = min(int(clusters.max()) + 1, JACKKNIFE_GROUPS)
     # Images come sorted by class, so patients are grouped at random; otherwise all groups would have the same mix.

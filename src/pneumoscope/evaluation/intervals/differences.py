@@ -35,13 +35,13 @@ TINY = 1e-12  # a smaller standard error comes from rounding
 class Difference:
     """A metric of two models, and its difference; nan where undefined."""
 
-    first: float  # the first model's value
-    other: float  # the other model's value
-    value: float  # other minus first
-    low: float  # lower end of the difference's interval
-    high: float  # its upper end
-    p: float  # two-sided p value of no difference
-    adjusted: float  # p after Holm's correction for the number of models compared with the first
+    first: float = math.nan  # the first model's value
+    other: float = math.nan  # the other model's value
+    value: float = math.nan  # other minus first
+    low: float = math.nan  # lower end of the difference's interval
+    high: float = math.nan  # its upper end
+    p: float = math.nan  # two-sided p value of no difference
+    adjusted: float = math.nan  # p after Holm's correction for the number of models compared with the first
     bootstrap: Bounds | None = None  # the interval by a plain bootstrap of patients, for comparison
 
 
@@ -52,7 +52,7 @@ def compare_rates(first: Bools, other: Bools, clusters: Ints, *, resamples: int 
     little where models differ on few images. The p value is that of `mcnemar`.
     """
     if not len(first):
-        return Difference(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
+        return Difference()
     gain = other.astype(np.int64) - first
     effect = _design_effect(gain, clusters)
     wins, losses = float((gain > 0).sum() / effect), float((gain < 0).sum() / effect)
@@ -195,7 +195,7 @@ def _compare_areas(aurocs: Floats, covariance: Floats, patients: int) -> Differe
     (variance_first, shared), (_, variance_other) = covariance.tolist()
     variance = variance_first + variance_other - 2 * shared
     if math.isnan(first) or math.isnan(variance) or patients < 2:
-        return Difference(first, other, other - first, math.nan, math.nan, math.nan, math.nan)
+        return Difference(first, other, other - first)
     varies = variance > TINY**2
     if not varies and not {first, other} & {0.0, 1.0}:
         return _without_spread(first, other)
@@ -231,7 +231,7 @@ def _count_fewest_patients(labels: Ints, clusters: Ints) -> int:
 def _without_spread(first: float, other: float) -> Difference:
     """The difference where all images agree, so that chance cannot be estimated."""
     p = 1.0 if first == other else math.nan
-    return Difference(first, other, other - first, math.nan, math.nan, p, p)
+    return Difference(first, other, other - first, p=p, adjusted=p)
 
 
 def _sum_by_cluster(values: NDArray[Any], clusters: Ints) -> tuple[Floats, Floats]:
