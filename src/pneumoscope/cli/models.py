@@ -11,7 +11,7 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import open_console, show_progress
+from pneumoscope.cli.output import make_table, open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
 
@@ -27,8 +27,6 @@ models_app = make_group("List and describe trained models.")
 @models_app.command("list", cls=PanelCommand)
 def list_models() -> None:
     """List the pretrained models."""
-    from rich.table import Table
-
     from pneumoscope.models.model_folder import load_model
     from pneumoscope.models.pretrained import find_pretrained, list_pretrained
 
@@ -36,20 +34,13 @@ def list_models() -> None:
     if not names:
         typer.echo("This installation has no pretrained models.", err=True)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "classes", "network", "test AUROC", "size"):
-        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
+    table = make_table(["model", "classes", "network", "test AUROC"], ["size"])
     for name in names:
         folder = find_pretrained(name)
         model = load_model(folder)
         auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
-        table.add_row(
-            name,
-            ", ".join(model.labels),
-            model.backbone,
-            f"{auroc['value']:.3f}" if auroc else "",
-            _show_size(folder),
-        )
+        shown = f"{auroc['value']:.3f}" if auroc else ""
+        table.add_row(name, ", ".join(model.labels), model.backbone, shown, _show_size(folder))
     open_console().print(table)
     typer.echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
 
@@ -82,13 +73,9 @@ def show_model(
 
 def backbones() -> None:
     """List the backbones known by name, their weights and licences."""
-    from rich.table import Table
-
     from pneumoscope.models.backbones import is_available, list_backbones
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("backbone", "input", "weights", "here", "licence"):
-        table.add_column(column, no_wrap=True)
+    table = make_table(["backbone", "input", "weights", "here", "licence"])
     for spec in list_backbones():
         source = "with the installation" if spec.package else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pneumoscope.auditing.findings import Audit
     from pneumoscope.config import Progress
@@ -30,14 +31,10 @@ def print_run(run: Run) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print metrics with their intervals, next to them the adjusted ones if there are any, and the decisions."""
-    from rich.table import Table
-
     typer.echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")
     adjusted = evaluation.adjusted
-    table = Table(box=None, pad_edge=False)
-    columns = ["metric", "value", "95% interval"] + ["adjusted", "95% interval"] * (adjusted is not None)
-    for column in columns:
-        table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+    more = ("adjusted", "95% interval") if adjusted is not None else ()
+    table = make_table(["metric"], ["value", "95% interval", *more])
     for name, interval in evaluation.metrics.items():
         intervals = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
         table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in _show(each)))
@@ -68,8 +65,6 @@ def _show(interval: Interval) -> tuple[str, str]:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print how each run differs from the first one, with intervals and p values."""
-    from rich.table import Table
-
     from pneumoscope.reports.pages import format_p
 
     typer.echo(f"{_count(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
@@ -78,9 +73,8 @@ def print_comparison(comparison: Comparison) -> None:
     for contrast in comparison.contrasts:
         other = printable(contrast.run)
         typer.echo(f"\n{other} (other) against {first} (first)\n")
-        table = Table(box=None, pad_edge=False)
-        for column in ("metric", "first", "other", "difference", "95% interval", "p", *["p, Holm"] * several):
-            table.add_column(column, justify="left" if column == "metric" else "right", no_wrap=True)
+        columns = ["first", "other", "difference", "95% interval", "p", *["p, Holm"] * several]
+        table = make_table(["metric"], columns)
         for name, difference in contrast.differences.items():
             cells = ["–" if math.isnan(value) else f"{value:.3f}" for value in (difference.first, difference.other)]
             cells.append("not defined" if math.isnan(difference.value) else f"{difference.value:+.3f}")
@@ -124,6 +118,16 @@ def print_audit(audit: Audit) -> None:
             text.append(f"\n{files}{more}", "dim")
         table.add_row(Text(finding.severity, styles[finding.severity]), text)
     Console(highlight=False).print(table)
+
+
+def make_table(words: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table with these columns; those of numbers are flush right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in (*words, *numbers):
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    return table
 
 
 def open_console(stderr: bool = False) -> Console:

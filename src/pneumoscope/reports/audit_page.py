@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeAlias
 
 from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
@@ -34,6 +35,7 @@ _NAMES = {
     "chance_95": "by chance, 95% below", "chance_99": "by chance, 99% below",
 }  # fmt: skip
 _SHARES = {"share", "difference", "prevalence"}
+_Pictures: TypeAlias = Mapping[Path, tuple[str, str]]  # data URI, or nothing and the reason, of each file
 
 MEANINGS: Mapping[Severity, str] = {
     "error": "Results would be wrong.",
@@ -185,14 +187,8 @@ class _Card:
     images: Mapping[int, _Image]
     open: Sequence[_Group]
     folded: Sequence[_Group]
-
-    @property
-    def more(self) -> int:
-        return sum(len(group.members) for group in self.folded)
-
-    @property
-    def left(self) -> int:
-        return len(self.finding.files) - len(self.images)
+    more: int
+    left: int
 
 
 def _make_cards(findings: Sequence[Finding], samples: Mapping[Path, Sample]) -> list[_Card]:
@@ -208,16 +204,14 @@ def _make_cards(findings: Sequence[Finding], samples: Mapping[Path, Sample]) -> 
 
 
 def _make_card(
-    finding: Finding,
-    groups: Sequence[_Group],
-    samples: Mapping[Path, Sample],
-    pictures: Mapping[Path, tuple[str, str]],
+    finding: Finding, groups: Sequence[_Group], samples: Mapping[Path, Sample], pictures: _Pictures
 ) -> _Card:
     images = {i: _describe(finding, i, samples, pictures) for group in groups for i in group.members}
     totals = accumulate(len(group.members) for group in groups)
     shown = max(1, sum(total <= OPEN for total in totals))
     values = {_NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()}
-    return _Card(finding, values, images, groups[:shown], groups[shown:])
+    more = sum(len(group.members) for group in groups[shown:])
+    return _Card(finding, values, images, groups[:shown], groups[shown:], more, len(finding.files) - len(images))
 
 
 def _choose(finding: Finding, most: int) -> list[_Group]:
@@ -237,9 +231,7 @@ def _choose(finding: Finding, most: int) -> list[_Group]:
     return groups
 
 
-def _describe(
-    finding: Finding, i: int, samples: Mapping[Path, Sample], pictures: Mapping[Path, tuple[str, str]]
-) -> _Image:
+def _describe(finding: Finding, i: int, samples: Mapping[Path, Sample], pictures: _Pictures) -> _Image:
     path = finding.files[i]
     sample = samples.get(path, Sample(path))
     picture, reason = pictures[path]

@@ -62,7 +62,9 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         prevalence: measure also as if the positive class had this share, with adjusted probabilities.
         adapt_prior: estimate the classes' shares without labels, and measure also with adjusted probabilities.
-        threshold, alpha, false_alarms: as for `load`, instead of the model's.
+        threshold: for the positive class, instead of the model's.
+        alpha: of prediction sets, instead of the model's.
+        false_alarms: of the OOD detector, instead of the model's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
@@ -85,10 +87,8 @@ def evaluate(
             claim_folder(folder, OUTPUTS, overwrite)
         options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
         options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
-        provenance = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
-        return evaluate_predictor(
-            predictor, samples, folder, plan, provenance, plot_formats=plot_formats, progress=progress
-        )
+        facts = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
+        return evaluate_predictor(predictor, samples, folder, plan, facts, plot_formats=plot_formats, progress=progress)
 
 
 def evaluate_predictor(
