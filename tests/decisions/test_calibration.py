@@ -14,6 +14,7 @@ from scipy.special import expit, softmax
 from pneumoscope.decisions import calibration
 from pneumoscope.decisions.calibration import Method
 from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.metrics import measure
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +80,8 @@ def test_probabilities_come_close_to_the_true_ones(method: Method) -> None:
     assert np.abs(after - true).mean() < 0.02
     assert np.abs(before - true).mean() > 0.1
     assert fitted.after["log_loss"] < fitted.before["log_loss"]
+    ece = [measure(y, p)["ece"] for p in (before, after)]
+    assert ece[1] < 0.04 < ece[0]
     assert fitted.after["log_loss"] < 0.95 * fitted.before["log_loss"]
 
 

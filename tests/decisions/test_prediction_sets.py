@@ -82,6 +82,15 @@ def test_a_label_is_given_only_where_all_agree(
     assert CLASSES[outcome.predicted[0]] == predicted_label
 
 
+def test_without_sets_and_detector_the_predicted_label_decides() -> None:
+    decider = Decider(CLASSES, Decisions(Calibration(), Threshold(0.25)))
+    outcome = decider.apply([[-2.0], [-1.0], [2.0]])
+    np.testing.assert_allclose(outcome.probabilities[:, 1], 1 / (1 + np.exp([2.0, 1.0, -2.0])))
+    assert outcome.decisions == ["NORMAL", "PNEUMONIA", "PNEUMONIA"]
+    assert outcome.in_set.tolist() == [[True, False], [False, True], [False, True]]
+    assert outcome.ood_scores is None
+
+
 def test_decisions_are_counted() -> None:
     truth = ["NORMAL"] * 4 + ["PNEUMONIA"] * 6
     decisions = ["NORMAL", "uncertain", "out_of_distribution", "PNEUMONIA", *["PNEUMONIA"] * 5, "uncertain"]

@@ -131,7 +131,7 @@ def test_auto_takes_gradients_where_attention_mixes_places(
     transformer = random_predictor(run, "vit_tiny_patch16_224")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     assert find(image, load(run.folder)).method == "cam"
-    with pytest.raises(MissingExtraError, match=r"pip install captum.*cam"):
+    with pytest.raises(MissingExtraError, match=r"pip install captum.*`method='cam'`"):
         find(image, transformer)
 
 

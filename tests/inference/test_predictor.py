@@ -121,7 +121,7 @@ def test_a_threshold_of_one_s_own_moves_calls_and_nothing_else(run: Run, files: 
     ]
     assert other.at_prevalence(0.01).threshold == cut  # a number is meant as a probability
     for wrong in (0.0, 1.0, 2.0):
-        with pytest.raises(UsageError, match="threshold"):
+        with pytest.raises(UsageError, match=r"^threshold: "):
             load(run.model, threshold=wrong)
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_entry_is_computed_again_and_a_damaged_file_is_named(files: li
     with FeatureCache(path) as cache:
         assert cache.get("digest", "engine") is None
     path.write_bytes(b"damaged" * 1000)
-    with pytest.raises(UsageError, match=r"c\.sqlite cannot be opened"):
+    with pytest.raises(UsageError, match=r"c\.sqlite cannot be opened.*`cache=False`"):
         FeatureCache(path)
 
 
@@ -200,7 +200,7 @@ def test_cuda_is_refused_where_there_is_none() -> None:
     if torch.cuda.is_available():
         assert choose_device("cuda").type == "cuda"
     else:
-        with pytest.raises(UsageError, match="cpu or auto"):
+        with pytest.raises(UsageError, match=r"^device: .*cpu or auto"):
             choose_device("cuda")
 
 

@@ -70,7 +70,7 @@ def test_a_path_that_exists_wins(simulated_model: str, tmp_path: Path, monkeypat
 def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models: Path) -> None:
     with pytest.raises(UsageError, match=r"no pretrained model.*pneumoscope train"):
         pneumoscope.load()
-    with pytest.raises(ModelError, match=r"Give a model folder, a finished run\."):
+    with pytest.raises(ModelError, match=r"Give a model folder or a finished run\."):
         pneumoscope.load("pneumonia-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")
@@ -82,7 +82,8 @@ def test_pretrained_models_are_installed_whole() -> None:
     package = ROOT / "src" / "pneumoscope"
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pneumoscope"]
     installed = {path for pattern in patterns for path in package.glob(pattern)}
-    assert {path for path in pretrained.pretrained_folder().glob("*/*") if path.suffix != ".pyc"} <= installed
+    files = {path for path in pretrained.pretrained_folder().rglob("*") if path.is_file()}
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} <= installed
     assert "models/pretrained/*/*" in patterns
     assert pretrained.DEFAULT in pretrained.list_pretrained()
     for name in pretrained.list_pretrained():

@@ -234,7 +234,9 @@ def test_thin_and_wide_data(tmp_path: Path, labels: Any, probabilities: Any, cla
         predictions = [replace(each, decision=decision, ood_score=3.0, prediction_set=()) for each in predictions]
     more = {"policy": Policy("0.5", "none", 0, 0.1), "provenance": Provenance(history=HISTORY[:1])} if decision else {}
     page = written(tmp_path, labels, probabilities, classes=classes, predictions=predictions, **more)
-    assert re.findall(r"\b(?:nan|None)\b", Outline(page).text) == []
+    text = Outline(page).text.replace("Provenance", "")
+    assert "nan" not in text
+    assert "None" not in text
 
 
 @pytest.mark.parametrize("estimated", [True, False])

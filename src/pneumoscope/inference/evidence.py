@@ -135,7 +135,7 @@ def _integrate_gradients(engine: Engine, inputs: Array, weight: NDArray[np.float
         from captum.attr import IntegratedGradients
     except ImportError:
         raise MissingExtraError(
-            "Integrated gradients need captum: pip install captum. Or use the method cam."
+            "Integrated gradients need captum: pip install captum. Or pass `method='cam'`."
         ) from None
     import torch
     from scipy.ndimage import gaussian_filter

@@ -173,9 +173,8 @@ def try_backbone(backbone: Backbone, size: int) -> None:
         fault = str(problem) or type(problem).__name__
     if fault:
         raise UsageError(
-            f"{backbone.architecture} cannot be used with an input of {size} pixels ({fault}). Choose another size or "
-            "backbone.",
-            "backbone",
+            f"{backbone.architecture} cannot be used with an input of {size} pixels ({fault}). Choose another "
+            "`size` or `backbone`."
         )
 
 
@@ -270,9 +269,9 @@ def _locate(spec: BackboneSpec) -> Path:
             f"{spec.name}: its weights ({spec.source}) are not on this machine, and the hub cannot be "
             f"reached ({type(problem).__name__}). You can:\n"
             f"  1. run `hf download {spec.source} {_HUB_FILE}` on a machine with internet, copy the file here, and "
-            "give it as `weights`\n"
+            "pass `weights='FILE'`\n"
             "  2. copy that machine's Hugging Face cache here and set HF_HOME to it\n"
-            "  3. use a backbone whose weights are installed, such as efficientnet_lite0"
+            "  3. pass `backbone='efficientnet_lite0'` or another backbone whose weights are installed"
         ) from None
 
 
