@@ -4,7 +4,7 @@
 
 Programs that are compared take turns in one run; ratios are of medians. `--commit` writes docs/performance.json and the
 table in docs/performance.md; what was not measured stays as it was. A run takes about half an hour, with
-`--images 100000` about 45 minutes. Without wrk, which loads the service, that part is skipped.
+`--images 100000` about 45 minutes. A section whose images or program are missing is skipped, and the reason printed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,6 +35,13 @@ from pneumoscope.models.backbones import find_backbone
 
 RECORD = Path("docs/performance.json")
 PAGE = Path("docs/performance.md")
+DATA = {  # the images that a section needs
+    "start": "seed-400",
+    "predict": "kermany-train-224",
+    "train": "seed-400",
+    "memory": "kermany-train-224",
+    "serve": "seed-400",
+}
 BACKBONES = ("efficientnet_lite0", "resnet50", "densenet121")
 
 
@@ -71,6 +79,11 @@ def main() -> None:
     console, machine = Console(width=110), describe_machine()
     table = Table("measurement", "now", "committed", "change", "aim", box=None, title=machine)
     for section in options.only.split(","):
+        if section not in SECTIONS:
+            parser.error(f"--only: no section {section!r}; choose from {', '.join(SECTIONS)}")
+        if missing := find_missing(section, options.shared):
+            print(f"{section}: skipped: {missing}", flush=True)
+            continue
         for measurement in SECTIONS[section](options):
             measurements[measurement.name] = replace(measurement, machine=machine)
             last = committed.get(measurement.name)
@@ -82,6 +95,16 @@ def main() -> None:
             if options.commit:
                 write_record(committed | measurements)
     console.print(table)
+
+
+def find_missing(section: str, shared: Path) -> str:
+    """What a section lacks to be measured; empty if nothing."""
+    folder = shared / DATA.get(section, "")
+    if section in DATA and not folder.is_dir():
+        return f"there are no images at {folder}; give their folder's parent as --shared."
+    if section == "engines" and find_spec("openvino") is None:
+        return "OpenVINO is not installed. Try: pip install openvino"
+    return service_load.explain_missing_wrk() if section == "serve" else ""
 
 
 def measure_train(options: argparse.Namespace) -> Iterator[Measurement]:
@@ -140,8 +163,6 @@ def measure_finetune(options: argparse.Namespace) -> Iterator[Measurement]:
 
 def measure_serve(options: argparse.Namespace) -> Iterator[Measurement]:
     """The service under load, against the faster one of two plain FastAPI services."""
-    if not service_load.is_wrk_installed():
-        return
     results = service_load.race(options.shared, [1, 8, 64], options.rounds, 8)
     for clients in (1, 8, 64):
         ours, *plain = (service_load.summarise(results[name, clients]) for name in service_load.NAMES)

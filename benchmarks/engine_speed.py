@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def race(spec: BackboneSpec, rounds: int, compiled: bool = False) -> list[tuple[
             ("OpenVINO", OpenVinoEngine(graph, "")),
             ("OpenVINO bf16", ShortEngine(graph, "")),
         ):
-            engines[name] = lambda engine=engine: engine.run(images)  # type: ignore[misc]
+            engines[name] = partial(engine.run, images)
         batch = torch.from_numpy(images).to(memory_format=torch.channels_last)
         folded = TorchEngine(backbone, size, "cpu").backbone
         engines["PyTorch bf16"] = lambda: run_bf16(folded, batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +37,7 @@ from pneumoscope.training.train import train
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
+METHODS: dict[Method, str] = {"cam": "class-activation map", "ig": "integrated gradients"}
 PARTS = ("pointing", "ig", "fits", "sanity", "curves")
 
 
@@ -80,8 +81,8 @@ def measure_pointing(predictor: Predictor, images: Path, methods: tuple[Method, 
     baselines = {"Gaussian at the centre": draw_gaussian(56), "mean training mask": np.mean(masks, 0)}
     scores: dict[str, list[tuple[float, ...]]] = {}
     for path, mask in list(find_opacities(images, "test"))[:most]:
-        maps: dict[str, Evidence] = {method: find_evidence(predictor, path, method) for method in methods}
-        first = maps[methods[0]]
+        maps = {METHODS[method]: find_evidence(predictor, path, method) for method in methods}
+        first = maps[METHODS[methods[0]]]
         maps |= {key: replace(first, cells=cells) for key, cells in baselines.items()}
         maps["chance (uniform)"] = replace(first, cells=np.ones((1, 1), np.float32))
         cell = (first.box[2] - first.box[0]) / first.cells.shape[1]
@@ -117,6 +118,7 @@ def randomise(predictor: Predictor, layers: int, seed: int) -> Predictor:
 
 def measure_sanity(predictor: Predictor, paths: list[Path], name: str) -> None:
     """Print rank correlation and SSIM of maps with those of a network whose last layers are random."""
+    ssim: Callable[..., float] = structural_similarity  # scikit-image has no types for it
     layers = {"head": 0, "+ last convolution": 1, "+ block 7": 2, "+ blocks 6 to 4": 5, "all": 9}
     trained = [find_evidence(predictor, path).cells for path in paths]
     for key, count in layers.items():
@@ -127,7 +129,7 @@ def measure_sanity(predictor: Predictor, paths: list[Path], name: str) -> None:
                 random = find_evidence(other, path).cells
                 correlations.append(spearmanr(cells, random, axis=None).statistic)
                 first, second = (np.abs(each) / np.abs(each).max() for each in (cells, random))
-                similarities.append(structural_similarity(first, second, data_range=1.0, win_size=3))  # type: ignore[no-untyped-call]
+                similarities.append(ssim(first, second, data_range=1.0, win_size=3))
         print(
             f"| {name} | {key} | {np.mean(correlations):+.3f} ± {np.std(correlations):.3f} "
             f"| {np.mean(similarities):.3f} |",
@@ -155,7 +157,7 @@ def measure_curves(predictor: Predictor, paths: list[Path], methods: tuple[Metho
         grey = np.full_like(inputs, inputs.mean())
         side = len(square.cells)
         orders: dict[str, Array] = {
-            **{method: find_evidence(predictor, path, method).cells for method in methods},
+            **{METHODS[method]: find_evidence(predictor, path, method).cells for method in methods},
             "centre": draw_gaussian(side),
             "random": rng.normal(size=(side, side)).astype(np.float32),
         }
@@ -191,7 +193,8 @@ def main() -> None:
             predictor = load_or_train(work, f"run{seed}", images(seed), seed)
             measure_pointing(predictor, images(seed), ("cam",), options.images, f"crop 224, seed {seed}")
     if "ig" in parts:
-        measure_pointing(load_or_train(work, "run0", images(0), 0), images(0), ("cam", "ig"), 40, "crop 224, seed 0")
+        predictor = load_or_train(work, "run0", images(0), 0)
+        measure_pointing(predictor, images(0), ("cam", "ig"), 40, "crop 224, seed 0, first 40 images")
     if "fits" in parts:
         predictor = load_or_train(work, "pad0", images(0), 0, fit="pad")
         measure_pointing(predictor, images(0), ("cam",), options.images, "pad 224, seed 0")

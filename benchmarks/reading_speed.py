@@ -41,7 +41,7 @@ class Idle:
     batch_size = 8
     width = 1
 
-    def run(self, inputs: Array, maps: bool = False) -> Activations:  # noqa: ARG002
+    def run(self, inputs: Array, maps: bool = False) -> Activations:  # noqa: ARG002 - as in `Engine`
         """One feature an image, zero."""
         zeros = np.zeros((len(inputs), 1), np.float32)
         return Activations(zeros, zeros)
@@ -77,13 +77,20 @@ def main() -> None:
     print("| image | MB | usual | ours | ratio | usual, pool | ours, pool | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with ThreadPoolExecutor(workers) as threads:
+
+        def pool_usual(contents: list[bytes]) -> None:
+            consume(threads.map(usual, contents))
+
+        def pool_ours(contents: list[bytes]) -> None:
+            consume(extract_features(contents, Idle(), spec))
+
         for kind, content in images().items():
             alone = race(rounds, partial(usual, content), partial(ours, content))
             many = [content] * POOL
             pooled = race(
                 max(3, rounds // 5),
-                lambda many=many: consume(threads.map(usual, many)),  # type: ignore[misc]
-                lambda many=many: consume(extract_features(many, Idle(), spec)),  # type: ignore[misc]
+                partial(pool_usual, many),
+                partial(pool_ours, many),
             )
             rates = [1 / seconds for seconds in alone] + [POOL / seconds for seconds in pooled]
             print(

@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=8)
     options = parser.parse_args()
-    if not is_wrk_installed():
-        return
+    if missing := explain_missing_wrk():
+        raise SystemExit(f"Not measured: {missing}")
     clients = [int(count) for count in options.clients.split(",")]
     results = race(options.shared, clients, options.rounds, options.seconds)
     columns = ("service", "clients", "images/s", "p50 ms", "p95 ms", "p99 ms", "errors")
@@ -73,12 +73,9 @@ def main() -> None:
             print(f"| {' | '.join(cells)} | {sum(each['errors'] for each in results[name, count]):.0f} |")
 
 
-def is_wrk_installed() -> bool:
-    """Whether load can be made; if not, this says that it is not measured."""
-    installed = shutil.which("wrk") is not None
-    if not installed:
-        print("wrk is not installed: the service under load is not measured. Try: apt-get install wrk", file=sys.stderr)
-    return installed
+def explain_missing_wrk() -> str:
+    """Why no load can be made; empty if it can."""
+    return "" if shutil.which("wrk") else "wrk is not installed. Try: apt-get install wrk"
 
 
 def race(shared: Path, clients: list[int], rounds: int, seconds: int) -> dict[tuple[str, int], list[dict[str, float]]]:

@@ -205,8 +205,10 @@ def find_model(folder: Path) -> Path:
     names = list_pretrained()
     if str(folder) in names and not folder.exists():
         return find_pretrained(str(folder))
-    known = f", a finished run, or the name of a pretrained model ({', '.join(names)})" if names else ""
-    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give a model folder{known or ' or a finished run'}.")
+    kinds = ["a model folder", "a finished run"]
+    if names:
+        kinds.append(f"the name of a pretrained model ({', '.join(names)})")
+    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give {' or '.join(kinds)}.")
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
