@@ -27,10 +27,7 @@ def group_images(
 ) -> list[int | None]:
     """Read images and number the groups that look the same, for a split that keeps them together.
 
-    Args:
-        samples: the images; unreadable ones are in no group, and the log says how many there are.
-        cache: keeps measurements between calls.
-        progress: called after each image, then during the comparison.
+    Unreadable images are in no group, and the log says how many there are.
     """
     images = measure_images(samples, InputSpec(), cache=cache, progress=progress)
     if unread := len(samples) - int(images.readable.sum()):

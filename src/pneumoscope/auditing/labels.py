@@ -49,10 +49,7 @@ class Suspicion:
 def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = None) -> list[Finding]:
     """List images that are likely mislabelled, for a person to check.
 
-    Args:
-        images: measured, with features.
-        seed: fixes the folds.
-        groups: (N,) each image's group of near-duplicates, which no fold divides, or None.
+    Without features there is no finding. `groups` (N,) numbers the groups of near-duplicates, which no fold divides.
     """
     kept = [i for i, sample in enumerate(images.samples) if images.errors[i] is None and sample.label is not None]
     samples = [images.samples[i] for i in kept]

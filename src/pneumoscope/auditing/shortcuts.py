@@ -56,11 +56,8 @@ def find_shortcuts(
 ) -> list[Finding]:
     """Find what predicts the class without the lungs, and how the test files differ from the others.
 
-    Args:
-        images: the measured dataset; unreadable images and those without a label are left out.
-        seed: fixes folds and permutations.
-        quick: check properties of file and image only, with few permutations.
-        groups: (N,) each image's group of near-duplicates, which no fold divides, or None.
+    Unreadable images and those without a label are left out. `quick` checks properties of file and image only, with few
+    permutations. `groups` (N,) numbers the groups of near-duplicates, which no fold divides.
     """
     kept = [i for i, sample in enumerate(images.samples) if images.errors[i] is None and sample.label is not None]
     samples = [images.samples[i] for i in kept]

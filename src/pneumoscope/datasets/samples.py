@@ -99,11 +99,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
 
 
 def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sample]:
-    """Expand files, folders (recursively) and tables into samples, in input order.
-
-    Args:
-        paths: files, folders and tables.
-        reading: how to read files, unless a table says otherwise.
+    """Expand files, folders (recursively) and tables into samples, in input order; tables may override `reading`.
 
     Raises:
         DataError: a folder or table holds no images, or a table cannot be read.

@@ -48,11 +48,7 @@ def find_broken_promises(summary: Mapping[str, Any], decisions: Decisions, detec
     The promises hold for images like those of validation. Given n validation images of which the k-th sets the
     threshold, the rate of misses is Beta(k, n + 1 - k) distributed (Vovk 2012), so misses among new images are
     beta-binomial. A number with a chance of at most 2.5% is noted. Images of one patient count as independent.
-
-    Args:
-        summary: from `summarise_decisions`.
-        decisions: whose promises they are.
-        detecting: whether images out of distribution were detected.
+    `detecting` says whether images out of distribution were detected.
     """
     notes = []
     if (sets := decisions.prediction_sets) is not None:

@@ -221,7 +221,8 @@ def _find_warnings(predictor: Predictor, evaluation: Evaluation, samples: Sequen
     if evaluation.seen:
         warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
     if shared := find_shared_patients(samples):
-        warnings.append(f"{len(shared)} patients are in more than one split: {', '.join(list(shared)[:10])}.")
+        some = ", ".join(list(shared)[:10]) + (", …" if len(shared) > 10 else "")
+        warnings.append(f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in more than one split: {some}.")
     adjusted, prevalence = evaluation.adjusted, evaluation.prevalence
     estimate = adjusted.prevalence if adjusted is not None and adjusted.estimated else None
     if estimate is not None and not estimate.low <= prevalence <= estimate.high:

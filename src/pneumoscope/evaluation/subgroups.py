@@ -15,14 +15,11 @@ _NAMED = (
     ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
     ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)(?:-\d+)+")),
 )
+MOST = 8  # subgroups of a kind
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (
-    (1, "under 1 year"),
-    (6, "1 to 5 years"),
-    (18, "6 to 17 years"),
-    (40, "18 to 39 years"),
-    (65, "40 to 64 years"),
-)
+    (1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"),
+)  # fmt: skip
 _OLDEST = "65 years and over"
 
 
@@ -41,13 +38,10 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
     return kinds
 
 
-def measure_subgroups(predictions: Sequence[Prediction], evaluation: Evaluation, *, most: int = 8) -> list[Subgroup]:
-    """Measure every subgroup of every kind that has at least two.
+def measure_subgroups(predictions: Sequence[Prediction], evaluation: Evaluation) -> list[Subgroup]:
+    """Measure every subgroup of every kind that has at least two; of a kind at most `MOST`, the largest.
 
-    Args:
-        predictions: those of the evaluation, with their true labels.
-        evaluation: gives classes, threshold and confidence.
-        most: maximum number of subgroups of a kind; the smallest are left out.
+    The predictions are those of the evaluation, which gives classes and threshold.
     """
     kinds_of = [find_kinds(prediction) for prediction in predictions]
     order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]
@@ -55,7 +49,7 @@ def measure_subgroups(predictions: Sequence[Prediction], evaluation: Evaluation,
     subgroups = []
     for kind in order:
         sizes = Counter(kinds[kind] for kinds in kinds_of if kind in kinds)
-        names = [name for name, _ in sizes.most_common(most)]
+        names = [name for name, _ in sizes.most_common(MOST)]
         if len(sizes) > 1:
             for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
                 members = [each for each, kinds in zip(predictions, kinds_of, strict=True) if kinds.get(kind) == name]
