@@ -1,4 +1,4 @@
-"""Uploads that mean harm neither bring the service down, nor hold it up, nor fill its store."""
+"""Hostile uploads neither crash the service, nor delay others, nor fill its memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 1024**2
 
 @pytest.fixture(scope="module")
 def service(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A service whose memory is watched; images are kept, which is when names could do harm."""
+    """A service whose memory is watched; it keeps images, so that harmful names could have an effect."""
     folder = tmp_path_factory.mktemp("hostile")
     with run_process(run.model, str(folder / "predictions.sqlite"), "--keep-images", str(folder / "kept")) as process:
         with process.client() as client:
@@ -121,7 +121,7 @@ def test_many_bombs_at_once_stay_within_bounds(service: Process) -> None:
         assert send_eight() < after + 128 * MIB
 
 
-def test_polyglots_are_taken_for_what_they_are_first_or_refused(service: Process) -> None:
+def test_a_file_of_two_formats_is_read_as_the_first_or_refused(service: Process) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("evil.html", "<script>alert(1)</script>")
@@ -154,7 +154,7 @@ def test_polyglots_are_taken_for_what_they_are_first_or_refused(service: Process
         "x" * 5000,
     ],
 )
-def test_names_lead_nowhere(service: Process, name: str) -> None:
+def test_file_names_cannot_leave_the_folder(service: Process, name: str) -> None:
     kept = Path(service.database).with_name("kept")
     with unharmed(service):
         part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
@@ -177,7 +177,7 @@ def test_names_lead_nowhere(service: Process, name: str) -> None:
 
 
 @pytest.mark.parametrize("filed", [True, False])
-def test_ten_thousand_parts_are_refused_soon(service: Process, filed: bool) -> None:
+def test_ten_thousand_parts_are_refused_quickly(service: Process, filed: bool) -> None:
     disposition = 'form-data; name="f"; filename="a.png"' if filed else 'form-data; name="f"'
     part = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\nx\r\n".encode()
     with unharmed(service):
@@ -198,14 +198,14 @@ def test_ten_thousand_parts_are_refused_soon(service: Process, filed: bool) -> N
         bytes(range(256)) * 400,
     ],
 )
-def test_forms_that_are_none_are_refused(service: Process, body: bytes) -> None:
+def test_malformed_forms_are_refused(service: Process, body: bytes) -> None:
     with unharmed(service):
         answer = httpx.post(f"{service.url}/v1/predictions", content=body, headers=FORM)
         assert 400 <= answer.status_code < 500
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_bytes_that_are_no_http_and_heads_without_end_are_let_go(service: Process) -> None:
+def test_connections_without_http_or_with_an_endless_head_are_closed(service: Process) -> None:
     address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
     with unharmed(service):
         for content in (
@@ -223,7 +223,7 @@ def test_bytes_that_are_no_http_and_heads_without_end_are_let_go(service: Proces
                 assert found == b"" or found.startswith(b"HTTP/1.1 4")
 
 
-def test_a_hundred_slow_senders_hold_nobody_up(service: Process) -> None:
+def test_a_hundred_slow_senders_delay_nobody(service: Process) -> None:
     address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
     head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
     senders = [socket.create_connection(address) for _ in range(100)]
@@ -238,7 +238,7 @@ def test_a_hundred_slow_senders_hold_nobody_up(service: Process) -> None:
             sender.close()
 
 
-def test_senders_that_hang_up_leave_nothing_behind(service: Process) -> None:
+def test_aborted_uploads_leave_nothing_in_memory(service: Process) -> None:
     address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
     head = f"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Type: image/png\r\n"
     with unharmed(service):

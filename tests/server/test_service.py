@@ -319,7 +319,7 @@ def test_uploads_stay_in_memory_however_large(
     assert moved == []
 
 
-def test_a_charset_that_is_none_is_refused(service: Process) -> None:
+def test_an_unknown_charset_is_refused(service: Process) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--x--\r\n'
     for charset in ("undefined", "nothing"):
         headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
@@ -522,8 +522,8 @@ def read_metrics_at(url: str) -> dict[str, float]:
         return read_metrics(client)
 
 
-def count_taken(client: httpx.Client) -> float:
-    """Images that are under way, and those that were."""
+def count_accepted(client: httpx.Client) -> float:
+    """Images in progress, and those that are done."""
     metrics = read_metrics(client)
     done = sum(value for name, value in metrics.items() if name.startswith("pneumoscope_images_total{"))
     return metrics["pneumoscope_images_in_progress"] + done
@@ -568,7 +568,7 @@ def test_shutting_down_finishes_what_was_accepted(run: Run, tmp_path: Path) -> N
         for thread in threads:
             thread.start()
         with process.client() as client:
-            wait_until(lambda: count_taken(client) == len(contents))
+            wait_until(lambda: count_accepted(client) == len(contents))
             assert read_metrics(client)["pneumoscope_images_in_progress"] > 0
         process.process.send_signal(signal.SIGTERM)
         for thread in threads:

@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from pneumoscope import __version__
 from pneumoscope.errors import DataError, UsageError
@@ -36,12 +37,8 @@ from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import INTENDED_USE, PredictionService
 from pneumoscope.server.problems import MEDIA_TYPE, RequestError, logger, to_internal_error
 from pneumoscope.server.security import UPLOADS, SecurityMiddleware
+from pneumoscope.server.settings import Settings
 from pneumoscope.server.uploads import RAW_TYPES
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from pneumoscope.server.settings import Settings
 
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"files": {"type": "array", "items": _FILE}}, "required": ["files"]}
@@ -163,7 +160,7 @@ def _add_predictions(app: FastAPI, service: PredictionService) -> None:
         """Agree or disagree with a prediction. The review is on disk before the answer is sent."""
         return _to_json(await service.review(prediction_id, review), 201)
 
-    @app.get("/v1/models", response_model=list[ModelMessage], responses=_problems(401, 403), tags=["predictions"])
+    @app.get("/v1/models", responses=_problems(401, 403), tags=["predictions"])
     async def list_models() -> list[ModelMessage]:
         """Describe the model that is served."""
         return [service.model]

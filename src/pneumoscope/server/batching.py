@@ -7,15 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from pneumoscope.images.read import ImageBytes
+from pneumoscope.server.messages import PredictionMessage, PredictionQuery
 from pneumoscope.server.problems import RequestError, too_busy
 
-if TYPE_CHECKING:
-    from pneumoscope.images.read import ImageBytes
-    from pneumoscope.server.messages import PredictionMessage, PredictionQuery
-
-    Answer: TypeAlias = PredictionMessage | RequestError
+Answer: TypeAlias = PredictionMessage | RequestError
 _WORKERS = 2  # one batch is read while another is computed
 _PICTURED = 2  # images of a batch that keeps their pixels, each of which may be 400 MB
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from pneumoscope.server.settings import Limits
+from pneumoscope.server.settings import Limits
 
 
 class _TimedProtocol(H11Protocol):

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
+from pneumoscope.models.model_folder import Model
+from pneumoscope.server.store import PredictionRecord, Review
 
-if TYPE_CHECKING:
-    from pneumoscope.models.model_folder import Model
-    from pneumoscope.server.store import PredictionRecord, Review
-
-    Outcome: TypeAlias = PredictionRecord | Any  # or a row with the same names
-
+Outcome: TypeAlias = PredictionRecord | Any  # or a row with the same names
 BINS = 10
 MIN_IMAGES = 200  # with fewer, chance alone moves the index by more than a tenth
 _EMPTY_BIN = 0.5  # images, so that a logarithm can be taken

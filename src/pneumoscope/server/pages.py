@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader
 
 from pneumoscope.server.problems import RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 _PAGES = (

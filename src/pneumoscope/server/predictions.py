@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,28 +18,32 @@ from pneumoscope import __version__
 from pneumoscope.datasets.samples import find_patient
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
-from pneumoscope.images.read import SUFFIXES, is_image
+from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
 from pneumoscope.server.batching import Batcher, Job
-from pneumoscope.server.messages import Heatmap, ModelMessage, PredictionMessage, PredictionsMessage, ReviewMessage
+from pneumoscope.server.messages import (
+    Heatmap,
+    ModelMessage,
+    PredictionMessage,
+    PredictionQuery,
+    PredictionsMessage,
+    ReviewMessage,
+    ReviewRequest,
+)
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
 from pneumoscope.server.reviews import find_label
+from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
 from pneumoscope.server.wording import explain_decision
-
-if TYPE_CHECKING:
-    from pneumoscope.images.read import ImageBytes
-    from pneumoscope.inference.prediction import Prediction
-    from pneumoscope.server.messages import PredictionQuery, ReviewRequest
-    from pneumoscope.server.settings import Settings
 
 T = TypeVar("T")
 Answer: TypeAlias = tuple[PredictionMessage | RequestError, PredictionRecord | None]
@@ -205,7 +209,7 @@ class PredictionService:
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Answer]:
-        """Predict a batch; if that raises an unforeseen error, each image alone, so that only the guilty one fails."""
+        """Predict a batch; after an unforeseen error, each image alone, so that only the one at fault fails."""
         try:
             predictions = self.predictor.run(
                 [job.image for job in jobs],

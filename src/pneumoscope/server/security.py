@@ -6,17 +6,13 @@ import asyncio
 import hmac
 import re
 import time
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from pneumoscope.server.settings import Settings
-    from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.settings import Settings
+from pneumoscope.server.telemetry import Telemetry
 
 UPLOADS = "/v1/predictions"  # whose bodies are images, and bounded where they are received
 _PROTECTED = ("/v1/", "/metrics")

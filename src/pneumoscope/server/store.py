@@ -96,7 +96,7 @@ _OUTCOME = (
 
 
 class Store(AbstractContextManager["Store"]):
-    """The database of a reading room; its methods may be called from several threads.
+    """The database of a reading room; its methods may be called from several threads, and raise DataError on failure.
 
     Args:
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
@@ -162,20 +162,12 @@ class Store(AbstractContextManager["Store"]):
         return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:16]
 
     def ping(self) -> None:
-        """Check that the database answers.
-
-        Raises:
-            DataError: it does not.
-        """
+        """Check that the database answers."""
         with self._begin() as session:
             session.execute(sql.select(1))
 
     def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
-        """Save all records in one transaction, or none; when this returns, they are on disk.
-
-        Raises:
-            DataError: the database does not take them.
-        """
+        """Save all records in one transaction, or none; when this returns, they are on disk."""
         with self._begin() as session:
             session.add_all(records)
 
@@ -200,8 +192,7 @@ class Store(AbstractContextManager["Store"]):
         """The number of predictions on each day (UTC) since a moment."""
         created_at = PredictionRecord.created_at
         day = sql.func.substr(sql.cast(created_at, sql.Text), 1, 10).label("day")
-        each = sql.select(day).where(created_at >= since).subquery()
-        query = sql.select(each.c.day, sql.func.count()).group_by(each.c.day).order_by(each.c.day)
+        query = sql.select(day, sql.func.count()).where(created_at >= since).group_by("day").order_by("day")
         with self._begin() as session:
             return {str(name): int(count) for name, count in session.execute(query)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -20,23 +21,17 @@ class Telemetry:
     media_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "pneumoscope_requests", "Requests answered.", ("method", "route", "status"), registry=registry
-        )
-        self._seconds = Histogram(
-            "pneumoscope_request_seconds", "Time from the head of a request to the end of its answer.", ("route",),
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
-        self.images = Counter("pneumoscope_images", "Images processed, by decision.", ("decision",), registry=registry)
-        self.reviews = Counter("pneumoscope_reviews", "Reviews saved.", ("agrees",), registry=registry)
-        self._batches = Histogram(
-            "pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
-        )
-        self._batch_seconds = Histogram(
-            "pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS, registry=registry
-        )
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self._requests = counter("pneumoscope_requests", "Requests answered.", ("method", "route", "status"))
+        meaning = "Time from the head of a request to the end of its answer."
+        self._seconds = histogram("pneumoscope_request_seconds", meaning, ("route",), buckets=_SECONDS)
+        self.images = counter("pneumoscope_images", "Images processed, by decision.", ("decision",))
+        self.reviews = counter("pneumoscope_reviews", "Reviews saved.", ("agrees",))
+        self._batches = histogram("pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
+        self._batch_seconds = histogram("pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS)
 
     def watch(self, images: Callable[[], int], buffered_bytes: Callable[[], int]) -> None:
         """Report the images in progress, and the bytes of uploads and answers in memory."""

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
-from starlette.responses import StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 
-from pneumoscope.images.read import MEDIA_TYPES, ImageBytes
+from pneumoscope.images.read import MEDIA_TYPES, ImageBytes, Reading
 from pneumoscope.server.problems import RequestError, too_busy
+from pneumoscope.server.settings import Limits
 from pneumoscope.text import to_line
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from pneumoscope.images.read import Reading
-    from pneumoscope.server.settings import Limits
 
 RAW_TYPES = ("application/dicom", "application/octet-stream", *sorted(MEDIA_TYPES))
 _FIELDS = 16  # parts of a form that are not files

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
-
-if TYPE_CHECKING:
-    from pneumoscope.inference.prediction import Prediction
-    from pneumoscope.inference.predictor import Predictor
+from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.predictor import Predictor
 
 
 def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
