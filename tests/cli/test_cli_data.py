@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import pneumoscope
 from pneumoscope.cli import main as cli
 from pneumoscope.datasets.samples import read_samples
 
@@ -54,6 +55,23 @@ def test_an_audit_prints_the_worst_first_and_ends_as_it_is_told(run: Runner, lea
         assert run("audit", leaky, "--quick", "--out", tmp_path / level, "--fail-on", level)[0] == 3
     assert run("audit", leaky, "--quick", "--out", tmp_path / "first")[0] == 2
     assert run("audit", leaky, "--quick", "--out", tmp_path / "first", "--overwrite")[0] == 0
+
+
+def test_the_cache_is_used_unless_it_is_switched_off(
+    run: Runner, leaky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "cache"))
+    assert run("audit", leaky, "--quick", "--no-cache", "--out", tmp_path / "a")[0] == 0
+    pneumoscope.audit(leaky, quick=True, cache=False)
+    assert not (tmp_path / "cache").exists()
+    pneumoscope.audit(leaky, quick=True)
+    assert (tmp_path / "cache" / "features.sqlite").exists()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path / "file"))
+    code, _, err = run("audit", leaky, "--quick", "--out", tmp_path / "b")
+    assert code == 0
+    assert "cannot be opened" in err
+    assert "Pass --no-cache, or delete the file. Continuing without it." in err
 
 
 def test_a_file_name_cannot_control_the_terminal(run: Runner, leaky: Path, tmp_path: Path) -> None:
