@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,8 @@ from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
 
 if TYPE_CHECKING:
+    from pneumoscope.config import Progress
+    from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.predictor import Predictor
 
 
@@ -47,7 +50,6 @@ def predict(
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
     from pneumoscope.datasets.samples import find_images
-    from pneumoscope.evaluation import prevalence as priors
     from pneumoscope.images.read import Reading
     from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
@@ -65,12 +67,20 @@ def predict(
     )
     with show_progress() as progress:
         if adapt_prior:
-            predictor, share = priors.adapt_prior(predictor, samples, progress)
-            typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
+            predictor = _adapt_prior(predictor, samples, progress)
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite)
         failed = write_predictions(predictor, samples, kind, out, overlays, progress)
     _report_failed(failed, len(samples))
+
+
+def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> Predictor:
+    """Adjust to the prevalence that is estimated from the images, and print it."""
+    from pneumoscope.evaluation.prevalence import adapt_prior  # most predictions do without
+
+    adapted, share = adapt_prior(predictor, samples, progress)
+    typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
+    return adapted
 
 
 def explain(
