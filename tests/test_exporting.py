@@ -22,7 +22,7 @@ from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageEr
 from pneumoscope.exporting import Format, export
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
-from pneumoscope.inference.features import read_input
+from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import GRAPH, load_model
 from pneumoscope.models.pretrained import find_pretrained
@@ -145,7 +145,7 @@ def test_the_metadata_of_a_graph_say_how_to_prepare_and_decide(exports: Path, im
     assert metadata["pneumoscope.input"]["size"] == model.input.size
     assert metadata["pneumoscope.decisions"] == model.decisions
     image = pneumoscope.load(exports / "onnx").predict(file := next((images / "test" / "NORMAL").iterdir()))[0]
-    (logits,) = session.run(["logits"], {"input": read_input(Sample(file, "NORMAL"), model.input)[None]})
+    (logits,) = session.run(["logits"], {"input": read_inputs(Sample(file, "NORMAL"), model.input)})
     assert logits[0, 0] == pytest.approx(image.logits[0], abs=1e-4)
 
 

@@ -21,7 +21,7 @@ from pneumoscope.datasets.samples import Sample, read_samples
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.inference.engines import Array, Kind
-from pneumoscope.inference.features import read_input
+from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
@@ -318,7 +318,7 @@ def _read_inputs(samples: Sequence[Sample], model: Model) -> list[Array]:
     inputs = []
     for sample in samples:
         with contextlib.suppress(ImageError):
-            inputs.append(read_input(sample, model.input))
+            inputs.append(read_inputs(sample, model.input)[0])
     if not inputs:
         raise DataError(f"None of {len(samples)} images can be read, so there are no ranges for int8.")
     return inputs

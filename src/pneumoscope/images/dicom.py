@@ -62,14 +62,14 @@ _reading: ContextVar[bool] = ContextVar("reading", default=False)
 class Tags:
     """What a DICOM file says about its image; None where it says nothing."""
 
-    patient: str | None  # PatientID
-    study: str | None  # StudyInstanceUID
-    instance: str | None  # SOPInstanceUID
-    modality: str | None  # Modality, such as CR or DX
-    view: str | None  # ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on
-    laterality: str | None  # ImageLaterality, else Laterality
-    age: float | None  # PatientAge in years
-    sex: str | None  # PatientSex: M, F or O
+    patient: str | None = None  # PatientID
+    study: str | None = None  # StudyInstanceUID
+    instance: str | None = None  # SOPInstanceUID
+    modality: str | None = None  # Modality, such as CR or DX
+    view: str | None = None  # ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on
+    laterality: str | None = None  # ImageLaterality, else Laterality
+    age: float | None = None  # PatientAge in years
+    sex: str | None = None  # PatientSex: M, F or O
     frames: int = 1  # NumberOfFrames
     series: str | None = None  # SeriesInstanceUID
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,14 +151,16 @@ def open_source(source: Source) -> tuple[bytes, str | None, Reading]:
     return read_bytes(path), str(path), reading
 
 
-def read_input(sample: Sample, spec: InputSpec, change: Callable[[Pixels], Pixels] | None = None) -> Array:
-    """Read and prepare one image, perhaps changed at random: float32 (3, S, S). For training.
+def read_inputs(
+    sample: Sample, spec: InputSpec, changes: Sequence[Callable[[Pixels], Pixels] | None] = (None,)
+) -> Array:
+    """Read one image and prepare it once for each change, for training: float32 (V, 3, S, S); None changes nothing.
 
     Raises:
         ImageError: it cannot be read.
     """
     image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
-    return prepare(image.pixels, spec, change)
+    return np.stack([prepare(image.pixels, spec, change) for change in changes])
 
 
 class _Extraction:

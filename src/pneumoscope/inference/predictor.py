@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisi
 from pneumoscope.decisions.ood import restore
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
+from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine, Kind, open_engine
@@ -140,9 +142,9 @@ class Predictor:
 
     def decide(self, extract: Extract) -> Prediction:
         """Decide on one image by its features."""
-        known = _identify(extract)
+        identity = _identify(extract)
         if extract.features is None:
-            return replace(known, error=extract.error)
+            return Prediction(**identity, error=extract.error)
         logits = compute_logits(extract.features[:1], self.weight, self.bias)
         intermediate = None if extract.intermediate is None else extract.intermediate[None]
         outcome = self.decider.apply(logits, intermediate)
@@ -150,8 +152,8 @@ class Predictor:
         probabilities = outcome.probabilities[0].tolist()
         predicted, decision = int(outcome.predicted[0]), outcome.decisions[0]
         probability = probabilities[predicted if len(labels) > 2 else 1]
-        return replace(
-            known,
+        return Prediction(
+            **identity,
             predicted_label=labels[predicted],
             probability=None if decision == OUT_OF_DISTRIBUTION else probability,
             probabilities=dict(zip(labels, probabilities, strict=True)),
@@ -163,27 +165,26 @@ class Predictor:
         )
 
 
-def _identify(extract: Extract) -> Prediction:
-    """Make a prediction that says whose image it is, and nothing else."""
-    source, tags = extract.source, extract.tags
+def _identify(extract: Extract) -> dict[str, Any]:
+    """The fields of a prediction that say whose image it is."""
+    source, tags = extract.source, extract.tags or Tags()
     sample = source if isinstance(source, Sample) else None
     path = sample.path if sample else Path(source) if isinstance(source, str | Path) else None
-    patient = sample.patient if sample and sample.patient else tags.patient if tags else None
-    return Prediction(
-        path=path,
-        sha256=extract.sha256,
-        patient=patient,
-        label=sample.label if sample else None,
-        study_uid=tags.study if tags else None,
-        series_uid=tags.series if tags else None,
-        sop_uid=tags.instance if tags else None,
-        age=tags.age if tags else None,
-        sex=tags.sex if tags else None,
-        view=tags.view if tags else None,
-        size=extract.size,
-        format=extract.format,
-        pixels=extract.pixels,
-    )
+    return {
+        "path": path,
+        "sha256": extract.sha256,
+        "patient": (sample.patient if sample else None) or tags.patient,
+        "label": sample.label if sample else None,
+        "study_uid": tags.study,
+        "series_uid": tags.series,
+        "sop_uid": tags.instance,
+        "age": tags.age,
+        "sex": tags.sex,
+        "view": tags.view,
+        "size": extract.size,
+        "format": extract.format,
+        "pixels": extract.pixels,
+    }
 
 
 def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augment import Augmentation, augment
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.inference.features import read_input
+from pneumoscope.inference.features import read_inputs
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -126,7 +126,8 @@ class ImageBatches:
         def read(place: int) -> Floats:
             rng = np.random.default_rng([self.draw.seed, epoch, place])
             change = partial(augment, augmentation=self.augmentation, rng=rng, flip=bool(flips[place]))
-            return read_input(self.train[order[place]], self.spec, change)
+            inputs: Floats = read_inputs(self.train[order[place]], self.spec, [change])[0]
+            return inputs
 
         images = prefetch(read, range(len(order)), ahead=3 * self.draw.batch_size)
         for batch, _ in plan:
@@ -135,7 +136,7 @@ class ImageBatches:
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of unchanged images (B, 3, S, S) and class indices."""
         size = self.draw.batch_size
-        images = prefetch(partial(read_input, spec=self.spec), self.val, ahead=2 * size)
+        images = prefetch(lambda sample: read_inputs(sample, self.spec)[0], self.val, ahead=2 * size)
         for start in range(0, len(self.val), size):
             targets = self.val_targets[start : start + size]
             yield self._to_device(images, len(targets), targets)

@@ -20,11 +20,11 @@ from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
 from pneumoscope.images.prefetch import prefetch
-from pneumoscope.images.prepare import InputSpec, prepare
-from pneumoscope.images.read import Reading, read_radiograph
+from pneumoscope.images.prepare import InputSpec
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine, build_engine
-from pneumoscope.inference.features import Extract, Wanted, extract_features
+from pneumoscope.inference.features import Extract, Wanted, extract_features, read_inputs
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
@@ -272,6 +272,5 @@ def _augment(sample: Sample, spec: InputSpec, augmentations: Sequence[Augmentati
     """Augmented copies of one image, (V, 3, S, S)."""
     rng = np.random.default_rng(seed)
     flips = [rng.random() < each.flip for each in augmentations]
-    image = read_radiograph(sample.path, reading=sample.reading, min_side=spec.min_side)
     changes = [partial(augment, augmentation=a, rng=rng, flip=f) for a, f in zip(augmentations, flips, strict=True)]
-    return np.stack([prepare(image.pixels, spec, change) for change in changes])
+    return read_inputs(sample, spec, changes)

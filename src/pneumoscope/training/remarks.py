@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
@@ -66,12 +66,7 @@ def load_remarks(folder: Path) -> Remarks | None:
     path = folder / CHECKPOINTS / "remarks.json"
     if not path.is_file() or not (folder / "model" / "model.json").is_file():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    return Remarks(tuple(saved["notes"]), tuple(_read_finding(finding) for finding in saved["findings"]))
-
-
-def _read_finding(saved: Mapping[str, Any]) -> Finding:
-    return Finding(**{**saved, "files": tuple(map(Path, saved["files"]))})
+    return TypeAdapter(Remarks).validate_json(path.read_bytes())
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:
