@@ -130,6 +130,8 @@ def run_service(name: str, folder: Path) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            sys.exit(f"{name} did not start within a minute.")
         yield url
     finally:
         process.terminate()

@@ -29,10 +29,8 @@ class RequestError(Exception):
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers or {}
-        self.members = members
+        self.status, self.detail = status, detail
+        self.headers, self.members = headers or {}, members
 
     def to_response(self) -> Response:
         """Return the problem document."""

@@ -35,14 +35,9 @@ _HEADERS = {
 class SecurityMiddleware:
     """Wraps the whole service.
 
-    If there is a token, callers must send it. Without one, only this machine can call, by one of its own names: a page
-    whose name was made to point here is refused. Pages of other sites are refused in any case. Logs have the method,
-    route, status and time of each request, never names or values.
-
-    Args:
-        app: the service.
-        settings: who may call.
-        telemetry: counts requests.
+    If there is a token, callers must send it. Without one, only this machine can call, by one of its own names: other
+    names may be those of sites that point here (DNS rebinding). Pages of other sites are refused in any case. The log
+    has the method, route, status and time of each request, never names or values.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:

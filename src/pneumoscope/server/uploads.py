@@ -27,11 +27,7 @@ class _MemoryParser(MultiPartParser):
 
 
 class UploadBudget:
-    """Receives files, and keeps count of the bytes in memory.
-
-    Args:
-        limits: what the service accepts.
-    """
+    """Receives files, and keeps count of the bytes in memory."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -52,18 +48,17 @@ class UploadBudget:
 
     @asynccontextmanager
     async def receive(self, request: Request, reading: Reading) -> AsyncIterator[list[ImageBytes]]:
-        """The files of a request; their bytes count as buffered until the block ends.
+        """Receive the files of a request; their bytes count as buffered until the block ends.
 
         Raises:
-            RequestError: 408, 413, 415, 422 or 429.
+            RequestError: 400, 408, 413, 415, 422 or 429.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "multipart/form-data" and media_type not in RAW_TYPES:
             raise RequestError(
-                415,
-                f"Content type {media_type[:80] or 'none'!r} is not supported. Send multipart/form-data with one or "
-                f"more files, or one file as {', '.join(RAW_TYPES)}.",
-            )
+                415, f"Content type {media_type[:80] or 'none'!r} is not supported. Send multipart/form-data with one "
+                f"or more files, or one file as {', '.join(RAW_TYPES)}."
+            )  # fmt: skip
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self.limits.request_bytes:
             raise self._too_large()

@@ -21,10 +21,8 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
         if len(possible) > 1:
             risk = "too often" if predictor.alpha is None else f"more than {predictor.alpha:.0%} of the time"
             return f"{' and '.join(possible)} are possible. Naming only one of them would be wrong {risk}."
-        return (
-            f"The two rules disagree: the prediction set holds only {possible[0]}, but the threshold says "
-            f"{prediction.predicted_label}."
-        )
+        label = prediction.predicted_label
+        return f"The two rules disagree: the prediction set holds only {possible[0]}, but the threshold says {label}."
     if model.positive is None:
         return f"{prediction.predicted_label} is the most probable of {len(model.labels)} classes."
     side = "reaches" if prediction.predicted_label == model.positive else "is below"
