@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see cli.main
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.models import pretrained
 from pneumoscope.training.train import Run, train
 
 pytest_plugins = ["service_fixtures"]  # of tests/server
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker for each core, and one more because some tests wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -219,18 +219,16 @@ def test_the_best_epoch_of_all_phases_is_the_model(folded: bool, images: Path, t
 
 @pytest.mark.parametrize("recipe", ["baseline", "finetune"])
 def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, images: Path, tmp_path: Path) -> None:
-    options = ["--recipe", recipe, "--size", "64", "--batch-size", "6", "--precision", "float32"]
-    options += (
-        ["--epochs", "25", "--patience", "25"] if recipe == "baseline" else ["--epochs", "3", "--warmup-epochs", "2"]
-    )
-    arguments = ["train", str(images), *options, "--out"]
-    assert _start([*arguments, str(tmp_path / "whole")]).wait(120) == 0
+    options: dict[str, Any] = {"recipe": recipe, "size": 64, "batch_size": 6, "precision": "float32"}
+    options |= {"epochs": 25, "patience": 25} if recipe == "baseline" else {"epochs": 3, "warmup_epochs": 2}
+    train(images, tmp_path / "whole", **options)
     killed = tmp_path / "killed"
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     # Several moments: before training, while a checkpoint is young, and when it has been replaced.
     moments = [killed / "config.yaml", killed / "samples.csv", killed / "checkpoints" / "head.pt"]
     moments += [killed / "checkpoints" / "finetune.pt"] if recipe == "finetune" else [killed / "history.csv"]
     for number, moment in enumerate(moments):
-        process = _start([*arguments, str(killed), *(["--resume"] if number else [])])
+        process = _start(["train", str(images), *flags, "--out", str(killed), *(["--resume"] if number else [])])
         while not moment.exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
