@@ -31,30 +31,22 @@ class Calibration:
 
     Two classes: sigmoid(slope * logit + intercept), or straight lines between `knots`. More: softmax(slope * logits).
     `offset` is then added to the logarithms of the classes' probabilities (`isotonic` needs none).
-
-    Attributes:
-        method: `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan
-            2002).
-        slope: multiplies the logits; 1 / temperature.
-        intercept: added, for `platt` alone.
-        offset: for each class the logarithm of its fraction in `class_fractions` divided by that which the network was
-            trained for; empty where they are the same.
-        knots: rising (logit, probability) pairs of `isotonic`.
-        class_fractions: fractions of the classes that the probabilities hold for, in the order of the labels.
-        images: number of images that it was fitted on.
-        before: log loss and Brier score of these images without it.
-        after: the same with it, cross-validated by patient.
     """
 
+    # `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan 2002).
     method: Method = "none"
-    slope: Annotated[Finite, Gt(0)] = 1.0
-    intercept: Finite = 0.0
+    slope: Annotated[Finite, Gt(0)] = 1.0  # multiplies the logits; 1 / temperature
+    intercept: Finite = 0.0  # added, for `platt` alone
+    # for each class the logarithm of its fraction in `class_fractions` divided by that which the network was trained
+    # for; empty where they are the same
     offset: tuple[Finite, ...] = ()
-    knots: tuple[tuple[Finite, Fraction], ...] = ()
+    knots: tuple[tuple[Finite, Fraction], ...] = ()  # rising (logit, probability) pairs of `isotonic`
+    # fractions of the classes that the probabilities hold for, in the order of the labels
     class_fractions: tuple[Fraction, ...] = ()
-    images: Annotated[int, Ge(0)] = 0
+    images: Annotated[int, Ge(0)] = 0  # number of images that it was fitted on
+    # log loss and Brier score of these images without it
     before: dict[str, float] = dataclasses.field(default_factory=dict)
-    after: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: dict[str, float] = dataclasses.field(default_factory=dict)  # the same with it, cross-validated by patient
 
     def without_fit(self) -> Calibration:
         """Return a calibration that leaves the network's own probabilities, for the same class fractions."""

@@ -26,21 +26,14 @@ UNCERTAIN, OUT_OF_DISTRIBUTION = "uncertain", "out_of_distribution"  # decisions
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a model learned from its validation images: stored in `model.json` under `decisions`.
+    """What a model learned from its validation images: stored in `model.json` under `decisions`."""
 
-    Attributes:
-        calibration: logits to probabilities.
-        threshold: for two classes; None for more, where the likeliest class is the predicted label.
-        prediction_sets: None where the model has none; every predicted label is then its own set.
-        ood: None where the model has no detector.
-        scope: the intended use.
-    """
-
-    calibration: Calibration
-    threshold: Threshold | None
+    calibration: Calibration  # logits to probabilities
+    threshold: Threshold | None  # for two classes; None for more, where the likeliest class is the predicted label
+    # None where the model has none; every predicted label is then its own set
     prediction_sets: PredictionSets | None = None
-    ood: OOD | None = None
-    scope: Scope = field(default_factory=Scope)
+    ood: OOD | None = None  # None where the model has no detector
+    scope: Scope = field(default_factory=Scope)  # the intended use
 
 
 def to_json(decisions: Decisions) -> dict[str, Any]:
@@ -73,37 +66,23 @@ def read_decisions(model: Model) -> Decisions:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Decisions on N images with C classes.
+    """Decisions on N images with C classes."""
 
-    Attributes:
-        probabilities: (N, C), adjusted where a prevalence was given.
-        predicted: (N,) class indices by the threshold, or the likeliest of more than two.
-        in_set: (N, C), whether each class is in the prediction set.
-        ood_scores: (N,), above 1 is out of distribution; None without a detector.
-        decisions: (N,) a label, `uncertain` or `out_of_distribution`.
-    """
-
-    probabilities: NDArray[np.float64]
-    predicted: NDArray[np.intp]
-    in_set: NDArray[np.bool_]
-    ood_scores: NDArray[np.float64] | None
-    decisions: list[str]
+    probabilities: NDArray[np.float64]  # (N, C), adjusted where a prevalence was given
+    predicted: NDArray[np.intp]  # (N,) class indices by the threshold, or the likeliest of more than two
+    in_set: NDArray[np.bool_]  # (N, C), whether each class is in the prediction set
+    ood_scores: NDArray[np.float64] | None  # (N,), above 1 is out of distribution; None without a detector
+    decisions: list[str]  # (N,) a label, `uncertain` or `out_of_distribution`
 
 
 @dataclass(frozen=True, eq=False)
 class Decider:
-    """Applies decisions, perhaps for a prevalence other than that of training.
+    """Applies decisions, perhaps for a prevalence other than that of training."""
 
-    Attributes:
-        classes: names in the order of the outputs; if there are two, the second is positive.
-        decisions: what to decide by.
-        detector: measures the distance from the training images; None switches detection off.
-        prevalence: of the positive class, for which probabilities are to hold; None leaves that of training.
-    """
-
-    classes: tuple[str, ...]
-    decisions: Decisions
-    detector: Detector | None = None
+    classes: tuple[str, ...]  # names in the order of the outputs; if there are two, the second is positive
+    decisions: Decisions  # what to decide by
+    detector: Detector | None = None  # measures the distance from the training images; None switches detection off
+    # of the positive class, for which probabilities are to hold; None leaves that of training
     prevalence: float | None = None
 
     def __post_init__(self) -> None:

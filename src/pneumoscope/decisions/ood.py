@@ -24,17 +24,11 @@ _TINY = 1e-30  # stands for a variance or a limit of zero, so that any departure
 
 @dataclass(frozen=True)
 class OOD:
-    """When an image counts as out of distribution; the detector's arrays are stored with the weights.
+    """When an image counts as out of distribution; the detector's arrays are stored with the weights."""
 
-    Attributes:
-        method: how distances are measured.
-        false_alarms: the fraction of ordinary images of each class that may be flagged.
-        distances: of each class's validation images, rising.
-    """
-
-    method: Method
-    false_alarms: Rate
-    distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]
+    method: Method  # how distances are measured
+    false_alarms: Rate  # the fraction of ordinary images of each class that may be flagged
+    distances: dict[str, tuple[Annotated[float, Ge(0)], ...]]  # of each class's validation images, rising
 
     def at(self, false_alarms: float | None) -> OOD:
         """Return the same at another rate of false alarms."""
@@ -81,19 +75,12 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Mahalanobis:
-    """A Mahalanobis distance: principal directions with their variances, one variance for all other directions.
+    """A Mahalanobis distance: principal directions with their variances, one variance for all other directions."""
 
-    Attributes:
-        mean: float32 (D,).
-        directions: float64 (K, D), orthonormal rows, rounded to half precision, in which they are stored.
-        variances: float32 (K,), along them.
-        rest: variance along every other direction.
-    """
-
-    mean: NDArray[np.float32]
-    directions: Floats
-    variances: NDArray[np.float32]
-    rest: float
+    mean: NDArray[np.float32]  # float32 (D,)
+    directions: Floats  # float64 (K, D), orthonormal rows, rounded to half precision, in which they are stored
+    variances: NDArray[np.float32]  # float32 (K,), along them
+    rest: float  # variance along every other direction
 
     def measure(self, features: NDArray[np.floating[Any]]) -> Floats:
         """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, for any D."""

@@ -17,13 +17,10 @@ class PredictionSets:
     """Split-conformal prediction sets by class (Vovk 2012, "label-conditional").
 
     The promise then holds for each class, however many images it has, and at any prevalence.
-
-    Attributes:
-        alpha: how often, in each class, the set may miss the truth.
-        scores: for each class the probabilities that its validation images got for it, rising.
     """
 
-    alpha: Rate
+    alpha: Rate  # how often, in each class, the set may miss the truth
+    # for each class the probabilities that its validation images got for it, rising
     scores: dict[str, tuple[Fraction, ...]]
 
     def at(self, alpha: float | None) -> PredictionSets:

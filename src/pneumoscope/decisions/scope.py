@@ -15,17 +15,11 @@ Years: TypeAlias = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class Scope:
-    """Patients and images that a model is meant for; what is unknown is not restricted.
+    """Patients and images that a model is meant for; what is unknown is not restricted."""
 
-    Attributes:
-        ages: youngest and oldest patient in years.
-        views: view positions, such as PA and AP.
-        modalities: DICOM modalities, such as CR and DX.
-    """
-
-    ages: tuple[Years, Years] | None = None
-    views: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()
+    ages: tuple[Years, Years] | None = None  # youngest and oldest patient in years
+    views: tuple[str, ...] = ()  # view positions, such as PA and AP
+    modalities: tuple[str, ...] = ()  # DICOM modalities, such as CR and DX
 
 
 def fit(tags: Iterable[Tags | None]) -> Scope:

@@ -17,15 +17,10 @@ Kind: TypeAlias = Literal["youden", "likelihood", "f1", "sensitivity", "specific
 
 @dataclass(frozen=True)
 class Threshold:
-    """The threshold of two classes.
+    """The threshold of two classes."""
 
-    Attributes:
-        value: an image is labelled positive from this probability on.
-        rule: how it was chosen; see `parse_rule`.
-    """
-
-    value: Fraction = 0.5
-    rule: str = "0.5"
+    value: Fraction = 0.5  # an image is labelled positive from this probability on
+    rule: str = "0.5"  # how it was chosen; see `parse_rule`
 
     @property
     def follows_prevalence(self) -> bool:
@@ -38,17 +33,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a threshold is chosen.
+    """How a threshold is chosen."""
 
-    Attributes:
-        kind: `youden` and `f1` are maximised, `likelihood` is where an image is as likely under either class,
-            `sensitivity` and `specificity` are to be reached, `cost` weighs a miss against false alarms, `fixed`
-            is the threshold itself.
-        value: the goal, the cost ratio or the threshold.
-    """
-
+    # `youden` and `f1` are maximised, `likelihood` is where an image is as likely under either class, `sensitivity`
+    # and `specificity` are to be reached, `cost` weighs a miss against false alarms, `fixed` is the threshold itself
     kind: Kind
-    value: float = math.nan
+    value: float = math.nan  # the goal, the cost ratio or the threshold
 
 
 def parse_rule(text: str) -> Rule:

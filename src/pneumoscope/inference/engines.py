@@ -35,15 +35,10 @@ Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino", "program"]
 
 @dataclass(frozen=True)
 class Activations:
-    """What a network computes for a batch.
+    """What a network computes for a batch."""
 
-    Attributes:
-        features: float32 (B, D), the global average of the feature map.
-        intermediate: float32 (B, E), the averages of each stage's map, which the OOD detector looks at.
-    """
-
-    features: Array
-    intermediate: Array
+    features: Array  # float32 (B, D), the global average of the feature map
+    intermediate: Array  # float32 (B, E), the averages of each stage's map, which the OOD detector looks at
     maps: Array | None = None
 
 

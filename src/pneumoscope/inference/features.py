@@ -30,67 +30,40 @@ _PICTURES = 2  # images whose pixels are kept, each up to 400 MB: so many in a b
 
 @dataclass(frozen=True)
 class Measurement:
-    """Something that is measured of each image while it is decoded, such as what an audit looks at.
+    """Something that is measured of each image while it is decoded, such as what an audit looks at."""
 
-    Attributes:
-        name: names the function and its version, for the cache.
-        compute: (content, radiograph) -> float32 (K,); called in several threads.
-    """
-
-    name: str
-    compute: Callable[[bytes, Radiograph], Array]
+    name: str  # names the function and its version, for the cache
+    compute: Callable[[bytes, Radiograph], Array]  # (content, radiograph) -> float32 (K,); called in several threads
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to return for each image besides its features.
+    """What to return for each image besides its features."""
 
-    Attributes:
-        mirror: the features of the left-right mirrored image, too.
-        maps: its feature map and the prepared input.
-        pixels: the decoded image.
-        measurement: what it measures.
-    """
-
-    mirror: bool = False
-    maps: bool = False
-    pixels: bool = False
-    measurement: Measurement | None = None
+    mirror: bool = False  # the features of the left-right mirrored image, too
+    maps: bool = False  # its feature map and the prepared input
+    pixels: bool = False  # the decoded image
+    measurement: Measurement | None = None  # what it measures
 
 
 @dataclass(eq=False)
 class Extract:
-    """One image after reading, preparing and running. On error all but `source` and `error` are empty.
+    """One image after reading, preparing and running. On error all but `source` and `error` are empty."""
 
-    Attributes:
-        source: what was given.
-        sha256: of its content.
-        features: float32 (V, D), of the image and perhaps of its mirror image.
-        intermediate: float32 (E,), its intermediate features.
-        measured: float32 (K,), where something was measured.
-        tags: what a DICOM header says.
-        size: height and width as stored; None if the image was not decoded because its features were in the cache.
-        format: of the file; None in the same case.
-        read_size: height and width as read: of a large JPEG at a reduced scale.
-        pixels: float32 (H, W), if wanted.
-        inputs: float32 (3, S, S), if maps are wanted.
-        map: float32 (D, h, w), if maps are wanted.
-        error: why it could not be read.
-    """
-
-    source: Source
-    sha256: str = ""
-    features: Array | None = None
-    intermediate: Array | None = None
-    measured: Array | None = None
-    tags: Tags | None = None
+    source: Source  # what was given
+    sha256: str = ""  # of its content
+    features: Array | None = None  # float32 (V, D), of the image and perhaps of its mirror image
+    intermediate: Array | None = None  # float32 (E,), its intermediate features
+    measured: Array | None = None  # float32 (K,), where something was measured
+    tags: Tags | None = None  # what a DICOM header says
+    # height and width as stored; None if the image was not decoded because its features were in the cache
     size: tuple[int, int] | None = None
-    format: str | None = None
-    read_size: tuple[int, int] | None = None
-    pixels: Pixels | None = None
-    inputs: Array | None = None
-    map: Array | None = None
-    error: str | None = None
+    format: str | None = None  # of the file; None in the same case
+    read_size: tuple[int, int] | None = None  # height and width as read: of a large JPEG at a reduced scale
+    pixels: Pixels | None = None  # float32 (H, W), if wanted
+    inputs: Array | None = None  # float32 (3, S, S), if maps are wanted
+    map: Array | None = None  # float32 (D, h, w), if maps are wanted
+    error: str | None = None  # why it could not be read
     cache_key: str = ""
 
 

@@ -29,25 +29,15 @@ _CLASSIFIERS = ("fc.", "_fc.", "classifier", "head")  # its names in torchvision
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone's name means.
+    """What a backbone's name means."""
 
-    Attributes:
-        name: the name on the command line.
-        architecture: the timm architecture.
-        source: where the weights are: `package NAME`, or the hub's repository `timm/…`.
-        licence: of the weights.
-        input: what the network takes.
-        arguments: passed to the architecture.
-        renamed: prefixes of tensor names that the arguments change.
-    """
-
-    name: str
-    architecture: str
-    source: str
-    licence: str
-    input: InputSpec
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    name: str  # the name on the command line
+    architecture: str  # the timm architecture
+    source: str  # where the weights are: `package NAME`, or the hub's repository `timm/…`
+    licence: str  # of the weights
+    input: InputSpec  # what the network takes
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # passed to the architecture
+    renamed: Mapping[str, str] = field(default_factory=dict)  # prefixes of tensor names that the arguments change
 
     @property
     def package(self) -> str | None:

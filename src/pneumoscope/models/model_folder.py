@@ -31,42 +31,28 @@ _UNTOUCHED = "ood."  # arrays of the OOD detector keep the precision they are st
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier without its weights: the content of `model.json`.
+    """A trained classifier without its weights: the content of `model.json`."""
 
-    Attributes:
-        backbone: name of the backbone.
-        architecture: the timm architecture that the name means.
-        arguments: what the architecture is built with.
-        labels: class names in the order of the outputs; if there are two, the second is positive.
-        positive: the positive class if there are two; None for more.
-        input: what the network takes.
-        decisions: what it decides by, as `pneumoscope.decisions.decisions.Decisions`, whose arrays lie among the
-            weights.
-        training: recipe, settings, and the metrics of the epoch that was kept.
-        data: fingerprint and counts of the training samples.
-        version: of the pneumoscope that made it.
-        weights_sha256: of `weights.safetensors`.
-        files: SHA-256 of each file that runs the network without PyTorch, by its name in the folder: `network.onnx`,
-            which reads `weights.safetensors`, or what `export` wrote.
-        attention: an exported network that mixes places by attention before its map, so that the map does not explain.
-            Where PyTorch runs the network, this is found out from the network itself.
-        schema: version of this layout.
-    """
-
-    backbone: str
-    architecture: str
-    arguments: dict[str, Any]
+    backbone: str  # name of the backbone
+    architecture: str  # the timm architecture that the name means
+    arguments: dict[str, Any]  # what the architecture is built with
+    # class names in the order of the outputs; if there are two, the second is positive
     labels: Annotated[tuple[str, ...], Len(2)]
-    positive: str | None
-    input: InputSpec
+    positive: str | None  # the positive class if there are two; None for more
+    input: InputSpec  # what the network takes
+    # what it decides by, as `pneumoscope.decisions.decisions.Decisions`, whose arrays lie among the weights
     decisions: dict[str, Any]
-    training: dict[str, Any]
-    data: dict[str, Any]
-    version: str
-    weights_sha256: str = ""
+    training: dict[str, Any]  # recipe, settings, and the metrics of the epoch that was kept
+    data: dict[str, Any]  # fingerprint and counts of the training samples
+    version: str  # of the pneumoscope that made it
+    weights_sha256: str = ""  # of `weights.safetensors`
+    # SHA-256 of each file that runs the network without PyTorch, by its name in the folder: `network.onnx`, which
+    # reads `weights.safetensors`, or what `export` wrote
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    # an exported network that mixes places by attention before its map, so that the map does not explain. Where
+    # PyTorch runs the network, this is found out from the network itself.
     attention: bool = False
-    schema: int = SCHEMA
+    schema: int = SCHEMA  # version of this layout
 
 
 def save_model(

@@ -25,21 +25,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Draw:
-    """How the training images of an epoch are drawn.
+    """How the training images of an epoch are drawn."""
 
-    Attributes:
-        targets: class index of every training image.
-        batch_size: images in a batch; the last batch may be smaller, or larger by one.
-        flip: probability of a flip.
-        sampling: draw the classes equally often, with replacement.
-        seed: together with the epoch's number, fixes the draw.
-    """
-
-    targets: Ints
-    batch_size: int
-    flip: float
-    sampling: bool
-    seed: int
+    targets: Ints  # class index of every training image
+    batch_size: int  # images in a batch; the last batch may be smaller, or larger by one
+    flip: float  # probability of a flip
+    sampling: bool  # draw the classes equally often, with replacement
+    seed: int  # together with the epoch's number, fixes the draw
 
     @property
     def steps(self) -> int:
@@ -98,25 +90,15 @@ class FeatureBatches:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Batches of images, read and augmented ahead of the network by a few threads.
+    """Batches of images, read and augmented ahead of the network by a few threads."""
 
-    Attributes:
-        draw: how an epoch is drawn.
-        train: the training images, in the order of `draw.targets`.
-        val: the validation images.
-        val_targets: (M,) class indices.
-        spec: what the network takes.
-        augmentation: of training images.
-        device: where the network is.
-    """
-
-    draw: Draw
-    train: Sequence[Sample]
-    val: Sequence[Sample]
-    val_targets: Ints
-    spec: InputSpec
-    augmentation: Augmentation
-    device: torch.device
+    draw: Draw  # how an epoch is drawn
+    train: Sequence[Sample]  # the training images, in the order of `draw.targets`
+    val: Sequence[Sample]  # the validation images
+    val_targets: Ints  # (M,) class indices
+    spec: InputSpec  # what the network takes
+    augmentation: Augmentation  # of training images
+    device: torch.device  # where the network is
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of augmented images (B, 3, S, S) and class indices of an epoch, numbered from 1."""

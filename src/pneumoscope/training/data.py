@@ -36,25 +36,15 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run trains, and on which data.
+    """What a run trains, and on which data."""
 
-    Attributes:
-        settings: with the positive class, input and device that the data, backbone and machine imply.
-        samples: all images, split.
-        classes: their names.
-        spec: where the backbone comes from.
-        backbone: with its pretrained weights; training changes it in place.
-        input: what the backbone takes.
-        device: where it is trained.
-    """
-
-    settings: Settings
-    samples: Sequence[Sample]
-    classes: tuple[str, ...]
-    spec: BackboneSpec
-    backbone: Backbone
-    input: InputSpec
-    device: torch.device
+    settings: Settings  # with the positive class, input and device that the data, backbone and machine imply
+    samples: Sequence[Sample]  # all images, split
+    classes: tuple[str, ...]  # their names
+    spec: BackboneSpec  # where the backbone comes from
+    backbone: Backbone  # with its pretrained weights; training changes it in place
+    input: InputSpec  # what the backbone takes
+    device: torch.device  # where it is trained
 
     @property
     def changes_backbone(self) -> bool:
@@ -64,39 +54,26 @@ class Setup:
 
 @dataclass(frozen=True)
 class Split:
-    """The readable images of a split.
+    """The readable images of a split."""
 
-    Attributes:
-        samples: N images.
-        targets: (N,) class indices.
-        features: float32 (N, V, D), of each image and perhaps of its mirror image or augmented copies.
-        intermediate: float32 (N, W, E), averages of intermediate maps, which the OOD detector uses; of each image and
-            its augmented copies.
-    """
-
-    samples: Sequence[Sample]
-    targets: NDArray[np.int64]
-    features: Floats
+    samples: Sequence[Sample]  # N images
+    targets: NDArray[np.int64]  # (N,) class indices
+    features: Floats  # float32 (N, V, D), of each image and perhaps of its mirror image or augmented copies
+    # float32 (N, W, E), averages of intermediate maps, which the OOD detector uses; of each image and its augmented
+    # copies
     intermediate: Floats
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What the pretrained backbone computed and the audit measured for the images.
+    """What the pretrained backbone computed and the audit measured for the images."""
 
-    Attributes:
-        splits: features of the readable images; each training image has those of its mirror image, too.
-        images: content digests, errors and measurements of all images.
-        engine: runs the pretrained backbone.
-        graph: the pretrained backbone in ONNX, if it can be written so.
-        notes: which images could not be read.
-    """
-
+    # features of the readable images; each training image has those of its mirror image, too
     splits: Mapping[str, Split]
-    images: Images
-    engine: Engine
-    graph: bytes | None
-    notes: tuple[str, ...]
+    images: Images  # content digests, errors and measurements of all images
+    engine: Engine  # runs the pretrained backbone
+    graph: bytes | None  # the pretrained backbone in ONNX, if it can be written so
+    notes: tuple[str, ...]  # which images could not be read
 
 
 def read(settings: Settings) -> Setup:

@@ -18,17 +18,11 @@ from pneumoscope.training.settings import Settings
 
 @dataclass(frozen=True)
 class FittedDecisions:
-    """What a model needs to decide, besides its network.
+    """What a model needs to decide, besides its network."""
 
-    Attributes:
-        decisions: fitted.
-        arrays: the OOD detector's, by the names that they have among the weights.
-        notes: promises that cannot be made because there are too few validation images.
-    """
-
-    decisions: Decisions
-    arrays: dict[str, NDArray[Any]]
-    notes: tuple[str, ...]
+    decisions: Decisions  # fitted
+    arrays: dict[str, NDArray[Any]]  # the OOD detector's, by the names that they have among the weights
+    notes: tuple[str, ...]  # promises that cannot be made because there are too few validation images
 
 
 def fit_decisions(

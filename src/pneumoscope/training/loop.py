@@ -25,42 +25,26 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of training.
+    """One phase of training."""
 
-    Attributes:
-        name: `head` or `finetune`, as in the history.
-        epochs: how many at most.
-        class_weights: (C,) weights of the classes in the training loss; None: all equal.
-        val_class_weights: (C,) likewise in the validation loss.
-        checkpoint: file written after every epoch; training continues from it if it exists.
-        on_epoch: called with each new row of the history.
-    """
-
-    name: str
-    epochs: int
-    class_weights: Tensor | None = None
-    val_class_weights: Tensor | None = None
-    checkpoint: Path | None = None
-    on_epoch: Callable[[Row], None] = lambda _: None
+    name: str  # `head` or `finetune`, as in the history
+    epochs: int  # how many at most
+    class_weights: Tensor | None = None  # (C,) weights of the classes in the training loss; None: all equal
+    val_class_weights: Tensor | None = None  # (C,) likewise in the validation loss
+    checkpoint: Path | None = None  # file written after every epoch; training continues from it if it exists
+    on_epoch: Callable[[Row], None] = lambda _: None  # called with each new row of the history
 
 
 @dataclass
 class TrainingState:
-    """The state of training.
+    """The state of training."""
 
-    Attributes:
-        history: a row for each epoch: phase, epoch, lr, train_loss, val_loss, val_accuracy.
-        weights: those of the best epoch.
-        best_epoch: the epoch with the lowest validation loss; with a cosine schedule, the last one.
-        best_loss: its validation loss.
-        finished: whether training is over.
-    """
-
+    # a row for each epoch: phase, epoch, lr, train_loss, val_loss, val_accuracy
     history: list[Row] = field(default_factory=list)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    finished: bool = False
+    weights: dict[str, Tensor] = field(default_factory=dict)  # those of the best epoch
+    best_epoch: int = 0  # the epoch with the lowest validation loss; with a cosine schedule, the last one
+    best_loss: float = math.inf  # its validation loss
+    finished: bool = False  # whether training is over
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,10 @@ from pneumoscope.training.settings import Settings
 
 @dataclass(frozen=True)
 class Remarks:
-    """What the report and the model card say about a run besides its metrics.
+    """What the report and the model card say about a run besides its metrics."""
 
-    Attributes:
-        notes: sentences about the data and the decisions.
-        findings: of the audit.
-    """
-
-    notes: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences about the data and the decisions
+    findings: tuple[Finding, ...] = ()  # of the audit
 
 
 def log_data(setup: Setup) -> None:

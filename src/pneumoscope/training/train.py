@@ -71,19 +71,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        head: its last layer; the backbone is that of the setup, trained in place.
-        history: a row for each epoch.
-        best: the row of the epoch that was kept.
-        graph: the backbone in ONNX, if it can be written so.
-    """
-
-    head: nn.Linear
-    history: Sequence[Row]
-    best: Row
-    graph: bytes | None
+    head: nn.Linear  # its last layer; the backbone is that of the setup, trained in place
+    history: Sequence[Row]  # a row for each epoch
+    best: Row  # the row of the epoch that was kept
+    graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
 def train(
