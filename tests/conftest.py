@@ -55,7 +55,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `images`; tests read it and change nothing."""
-    return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3)
+    return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3, size=128)
 
 
 @pytest.fixture

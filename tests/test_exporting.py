@@ -125,7 +125,7 @@ def test_threads_that_run_first_at_the_same_time_do_not_block_each_other(run: Ru
                 sum(range(200))
         for _ in range(2):
             threading.Thread(target=work, daemon=True).start()
-        inputs = np.zeros((8, 3, 224, 224), np.float32)
+        inputs = np.zeros((8, 3, 128, 128), np.float32)
         with ThreadPoolExecutor(4) as callers:
             print(sum(len(found.features) for found in callers.map(engine.run, [inputs] * 4)))
         done.set()

@@ -125,7 +125,8 @@ def test_a_model_is_described_within_80_columns(
         "24 images to train (12 NORMAL, 12 PNEUMONIA); 12 images to validate",
         "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 images",
         "threshold 0.5 for PNEUMONIA",
-        "62% of test images answered; 23 out of distribution; NORMAL in its prediction set 0.700 (0.600 to 0.800)",
+        "62% of test images get a label; 23 are out of distribution; "
+        "true class in the prediction set: NORMAL 0.700 (0.600 to 0.800)",
         "about the test They were looked at before.",
         "MB",
         "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/): Kermany D",

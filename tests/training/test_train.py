@@ -224,9 +224,12 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, i
     train(images, tmp_path / "whole", **options)
     killed = tmp_path / "killed"
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    # Several moments: before training, while a checkpoint is young, and when it has been replaced.
-    moments = [killed / "config.yaml", killed / "samples.csv", killed / "checkpoints" / "head.pt"]
-    moments += [killed / "checkpoints" / "finetune.pt"] if recipe == "finetune" else [killed / "history.csv"]
+    # Several moments: before training, which is the same for both, and when a checkpoint or the history is young.
+    names = {
+        "baseline": ["config.yaml", "samples.csv", "head.pt", "history.csv"],
+        "finetune": ["head.pt", "finetune.pt"],
+    }[recipe]
+    moments = [killed / "checkpoints" / name if name.endswith(".pt") else killed / name for name in names]
     for number, moment in enumerate(moments):
         process = _start(["train", str(images), *flags, "--out", str(killed), *(["--resume"] if number else [])])
         while not moment.exists() and process.poll() is None:
@@ -282,7 +285,14 @@ def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(image
 def test_decisions_are_fitted_on_augmented_copies_too_and_on_the_weights_as_stored(
     images: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"recipe": "best", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
+    options: dict[str, Any] = {
+        "recipe": "best",
+        "size": 64,
+        "epochs": 1,
+        "warmup_epochs": 1,
+        "batch_size": 12,
+        "precision": "float32",
+    }
     run = train(images, tmp_path / "run", **options)
     plain = train(images, tmp_path / "plain", augmented_copies=0, **options)
     decisions, other = (read_decisions(load_model(each.model)) for each in (run, plain))
@@ -308,6 +318,7 @@ def test_giving_epochs_means_so_many_and_a_recipe_may_ask_for_steps(images: Path
         "warmup_epochs": 0,
         "batch_size": 12,
         "augmented_copies": 0,
+        "precision": "float32",
     }
     few = train(images, tmp_path / "few", epochs=2, **options)
     assert len(rows(few.folder / "history.csv")) == 2

@@ -154,13 +154,10 @@ def _describe(model: Model) -> dict[str, str]:
         facts["test"] = f"{', '.join(metrics)}; {test['n']:,} images"
         if decisions := test.get("decisions"):
             answered, ood = decisions["answered"], sum(decisions["out_of_distribution"].values())
-            facts["decisions"] = (
-                f"{answered['value']:.0%} of test images answered; {ood} out of distribution"
-                + "".join(
-                    f"; {label} in its prediction set {_show(share)}"
-                    for label, share in decisions.get("coverage", {}).items()
-                )
-            )
+            facts["decisions"] = f"{answered['value']:.0%} of test images get a label; {ood} are out of distribution"
+            if coverage := decisions.get("coverage"):
+                shares = (f"{label} {_show(share)}" for label, share in coverage.items())
+                facts["decisions"] += f"; true class in the prediction set: {', '.join(shares)}"
         if test.get("note"):
             facts["about the test"] = test["note"]
     if source is not None:
