@@ -165,9 +165,7 @@ def apply(features: NDArray[np.floating[Any]], detector: Detector, limit: float)
 def fit_mahalanobis(features: NDArray[np.floating[Any]], components: int = COMPONENTS) -> Mahalanobis:
     """Fit a Gaussian with a shrunk covariance (Ledoit & Wolf 2004; Lee et al. 2018, section 2.1, for features).
 
-    Args:
-        features: (N, D) of the training images, N at least 1.
-        components: how many principal directions are kept at most.
+    Features are (N, D), N at least 1; at most `components` principal directions are kept.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 

@@ -33,14 +33,7 @@ class PredictionSets:
 
 
 def fit(labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str], alpha: float) -> PredictionSets:
-    """Keep the probability that each validation image got for its own class.
-
-    Args:
-        labels: (N,) class indices.
-        probabilities: (N, C).
-        classes: (C,) names.
-        alpha: how often a set may miss the truth, in (0, 1).
-    """
+    """Keep the probability that each validation image got for its own class: labels (N,), probabilities (N, C)."""
     y, p = np.asarray(labels), np.asarray(probabilities, np.float64)
     return PredictionSets(alpha, {name: tuple(np.sort(p[y == i, i]).tolist()) for i, name in enumerate(classes)})
 

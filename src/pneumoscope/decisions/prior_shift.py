@@ -32,26 +32,15 @@ def check_prevalence(prevalence: float | None, labels: Sequence[str]) -> None:
 
 
 def apply(log_probabilities: Floats, fractions: Sequence[float], wanted: Sequence[float]) -> Floats:
-    """Adjust probabilities to other class fractions (Elkan 2001, theorem 2; Saerens et al. 2002, eq. 2.4).
-
-    Args:
-        log_probabilities: (N, C).
-        fractions: (C,) for which they hold.
-        wanted: (C,) for which they are to hold.
-    """
+    """Adjust log probabilities (N, C) to other fractions (Elkan 2001, theorem 2; Saerens et al. 2002, eq. 2.4)."""
     with np.errstate(divide="ignore"):
         return normalise(log_probabilities + np.log(wanted) - np.log(fractions))
 
 
 def adjust_threshold(threshold: Threshold, fractions: Sequence[float], prevalence: float) -> Threshold:
-    """Return the threshold for probabilities adjusted to a prevalence, for two classes.
+    """Return the threshold for probabilities adjusted to a prevalence; `fractions` are those that it was chosen for.
 
     An operating point (`youden`, `sensitivity>=0.95` and so on) moves along, so that predicted labels stay the same.
-
-    Args:
-        threshold: for probabilities that hold for `fractions`.
-        fractions: of the negative and the positive class.
-        prevalence: of the positive class.
     """
     if not threshold.follows_prevalence:
         return threshold

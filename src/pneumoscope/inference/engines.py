@@ -62,13 +62,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """Runs a backbone with PyTorch, in float32, batch norms folded into their convolutions.
-
-    Args:
-        backbone: (B, 3, S, S) -> (B, D, h, w); it is put into evaluation mode, on the processor, and copied.
-        size: side S of the input.
-        device: `auto`, `cpu` or `cuda`.
-    """
+    """Runs a copy of a backbone with PyTorch, in float32, batch norms folded; `size` is the side of its input."""
 
     _flags = threading.Lock()  # cuDNN's are the process's
 
@@ -112,9 +106,7 @@ class TorchEngine:
 class ProgramEngine:
     """Runs a program that `torch.export` wrote, in float32, on the processor.
 
-    Args:
-        program: its file.
-        fingerprint: names its weights and architecture.
+    The fingerprint names its weights and architecture.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
@@ -157,9 +149,7 @@ class _Pool:
 class OnnxEngine:
     """Runs a graph from `models.onnx_graphs` with ONNX Runtime, in float32, on the processor.
 
-    Args:
-        graph: its content, or its file, which may read its weights from beside it.
-        fingerprint: names its weights and architecture.
+    The graph is its content, or its file, which may read its weights from beside it.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -203,9 +193,7 @@ class OnnxEngine:
 class OpenVinoEngine:
     """Runs a graph from `models.onnx_graphs` with OpenVINO, in float32, on the processor; its streams share a batch.
 
-    Args:
-        graph: the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it.
-        fingerprint: names its weights and architecture.
+    The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -263,11 +251,7 @@ class OpenVinoEngine:
 def build_engine(backbone: Backbone, size: int, device: str = "auto", graph: bytes | None = None) -> Engine:
     """Build the fastest engine for a network in memory: on a processor a runtime, if a graph can be traced.
 
-    Args:
-        backbone: (B, 3, S, S) -> (B, D, h, w).
-        size: side S of the input.
-        device: `auto`, `cpu` or `cuda`.
-        graph: the same backbone from `models.onnx_graphs.try_graph`, if it was traced already.
+    `size` is the side of its input; `graph` is the same backbone from `models.onnx_graphs.try_graph`, if it was traced.
     """
     if choose_device(device).type != "cpu" or not is_installed("onnxruntime"):
         return TorchEngine(backbone, size, device)
@@ -296,12 +280,7 @@ def open_engine(
 ) -> Engine:
     """Open what runs a model's network here: its graph on a processor, PyTorch on a GPU or where there is no graph.
 
-    Args:
-        folder: of the model.
-        model: its description.
-        arrays: its weights.
-        device: `auto`, `cpu` or `cuda`.
-        kind: which engine; `program`, which can run any code, is never chosen by `auto`.
+    `auto` never chooses `program`, which can run any code.
 
     Raises:
         ModelError: nothing in the model can be run, or a file of it is damaged.

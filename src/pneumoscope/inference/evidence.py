@@ -80,16 +80,9 @@ def find_evidence(
     label: str | None = None,
     method: Method = "auto",
 ) -> Evidence:
-    """The evidence in an image that the network has seen; see `explain`.
+    """Find the evidence in an image that the network has seen; see `explain`.
 
-    Args:
-        extract: with features, map and inputs.
-        model: its description.
-        weight: float32 (1, D) or (C, D), the head's.
-        bias: float32 (1,) or (C,), the head's.
-        engine: ran the backbone.
-        label: the class, or None.
-        method: how.
+    The head's weight is float32 (1, D) or (C, D), its bias (1,) or (C,).
     """
     features, feature_map, inputs = extract.features, extract.map, extract.inputs
     if features is None or feature_map is None or inputs is None or extract.size is None or extract.read_size is None:

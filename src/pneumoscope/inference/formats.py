@@ -30,16 +30,8 @@ def write_predictions(
 ) -> int:
     """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
 
-    Args:
-        predictor: the classifier.
-        samples: the files.
-        form: `table`, `csv`, `json`, `jsonl` or `parquet`.
-        out: the file; standard output where None.
-        overlays: where to draw the evidence.
-        progress: called with the number of files done.
-
-    Returns:
-        How many files could not be read.
+    The form is `table`, `csv`, `json`, `jsonl` or `parquet`; without `out` the rows go to standard output. Returns how
+    many files could not be read.
 
     Raises:
         UsageError: `out` cannot be written.

@@ -35,10 +35,7 @@ _OPACITY = 0.6  # of the strongest evidence; letters on the image stay readable 
 class OverlayFolder:
     """A folder of explanations: `explanations.csv` with a row for each image, `overlays/` with a picture for each.
 
-    Args:
-        folder: what to write.
-        count: how many images there will be.
-        overwrite: whether to replace an earlier output.
+    `count` is how many images there will be; `overwrite` allows replacing an earlier output.
 
     Raises:
         UsageError: the folder holds something already.
@@ -118,12 +115,8 @@ def write_explanations(
 def write_overlay(prediction: Prediction, path: Path) -> None:
     """Write a PNG: the image, beside it the image under its map, with a scale in logits and a title.
 
-    Yellow is evidence for the class, blue against it; the stronger it is, the less the image shows through. Parts
-    that the network did not see are hatched.
-
-    Args:
-        prediction: with its evidence and pixels.
-        path: the file.
+    Yellow is evidence for the class, blue against it; the stronger it is, the less the image shows through. Parts that
+    the network did not see are hatched.
 
     Raises:
         UsageError: it cannot be written.
@@ -215,15 +208,10 @@ def list_colours(count: int = 15) -> list[str]:
 
 
 def blend(image: NDArray[np.float32], map_: NDArray[np.float32], limit: float) -> NDArray[np.float32]:
-    """Lay a map over an image: the colour tells the sign, its opacity the strength.
+    """Lay a map over an image: the colour tells the sign, its opacity the strength, which is full at `limit` logits.
 
-    Args:
-        image: float32 (H, W) in [0, 1].
-        map_: float32 (H, W), in logits; nan leaves the image as it is.
-        limit: the strength of full opacity, in logits.
-
-    Returns:
-        float32 (H, W, 3) in [0, 1].
+    The image is float32 (H, W) in [0, 1], the map (H, W) in logits, where nan leaves the image as it is.
+    Returns float32 (H, W, 3) in [0, 1].
     """
     colours, strength = _paint(map_, limit)
     opacity = _OPACITY * strength[..., None]

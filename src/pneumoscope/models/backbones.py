@@ -178,11 +178,7 @@ def is_available(spec: BackboneSpec) -> bool:
 
 
 def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
-    """Rebuild the backbone of a model, in evaluation mode.
-
-    Args:
-        model: its description.
-        state: its weights.
+    """Rebuild the backbone of a model from its weights, in evaluation mode.
 
     Raises:
         ModelError: an architecture that timm does not have, or unknown arguments.

@@ -18,9 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 class Backbone(nn.Module):
     """A timm network up to its feature map: (B, 3, S, S) -> (B, D, h, w), whatever layout it uses inside.
 
-    Args:
-        network: the timm network.
-        architecture: its name and arguments, because the same weights can define two functions.
+    The architecture includes its arguments, because the same weights can define two functions.
     """
 
     def __init__(self, network: nn.Module, architecture: str) -> None:
@@ -63,11 +61,7 @@ class Backbone(nn.Module):
 class Classifier(nn.Module):
     """Backbone, average over the feature map, linear head: one logit for two classes, C for more.
 
-    Args:
-        backbone: gives the feature map.
-        head: (D) -> (1) or (C).
-        frozen: do not train the backbone, nor its batch-norm statistics.
-        freeze_batchnorm: keep the batch-norm statistics of a backbone that is trained.
+    A frozen backbone is not trained, nor are its batch-norm statistics; `freeze_batchnorm` keeps only the latter.
     """
 
     def __init__(
@@ -149,11 +143,8 @@ def round_to_half(module: nn.Module) -> None:
 def fold_batchnorms(backbone: Network, size: int) -> Network:
     """Fold each batch norm that directly follows a convolution into it: same function, fewer passes over memory.
 
-    If the output changes by more than 1e-3 of its range, an unfolded copy is returned.
-
-    Args:
-        backbone: in evaluation mode; it is not changed.
-        size: side S of its input.
+    The backbone, in evaluation mode, is not changed. If the output for an input of side `size` changes by more than
+    1e-3 of its range, an unfolded copy is returned.
     """
     import copy
 
@@ -178,14 +169,9 @@ def fold_batchnorms(backbone: Network, size: int) -> Network:
 
 
 def unfold_batchnorms(folded: nn.Module, backbone: nn.Module, size: int) -> None:
-    """Copy the weights of a folded, trained network back into its backbone.
+    """Copy the weights of a network from `fold_batchnorms`, trained since, back into its backbone.
 
     A batch norm that was folded then only adds its convolution's bias.
-
-    Args:
-        folded: from `fold_batchnorms`, trained since.
-        backbone: in evaluation mode; its weights are replaced.
-        size: side S of its input.
     """
     state = folded.state_dict()
     with torch.no_grad():

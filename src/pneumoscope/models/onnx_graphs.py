@@ -22,9 +22,7 @@ _OPSET = 17
 class Description(nn.Module):
     """A backbone with the outputs of an engine: features (B, D), map (B, D, h, w) and intermediate features (B, E).
 
-    Args:
-        backbone: in evaluation mode.
-        head: if given, its logits come first.
+    If there is a head, its logits come first.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Linear | None = None) -> None:
@@ -40,12 +38,9 @@ class Description(nn.Module):
 
 
 def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) -> bytes:
-    """Trace a backbone as an ONNX graph for batches of any size; tensors keep their names.
+    """Trace a backbone, in evaluation mode on the processor, as an ONNX graph for batches of any size.
 
-    Args:
-        backbone: in evaluation mode, on the processor.
-        size: side S of its input.
-        head: if given, its logits are the first output.
+    Tensors keep their names. If there is a head, its logits are the first output.
     """
     outputs = [*([] if head is None else ["logits"]), "features", "map", "intermediate"]
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.no_grad():
@@ -79,13 +74,7 @@ def try_graph(backbone: Backbone, size: int) -> bytes | None:
 
 
 def link_graph(graph: bytes, weights: bytes, location: str) -> bytes:
-    """Make a graph read its weights from a safetensors file beside it (ONNX external data); half precision is cast.
-
-    Args:
-        graph: from `trace_graph`.
-        weights: content of the file.
-        location: its name.
-    """
+    """Make a graph read its weights from a safetensors file beside it (ONNX external data); half precision is cast."""
     import onnx
     from onnx import TensorProto, helper
 

@@ -63,12 +63,7 @@ class Draw:
 class FeatureBatches:
     """Batches of cached features, for training the head of a frozen backbone.
 
-    Args:
-        draw: how an epoch is drawn.
-        train: float32 (N, 2, D), features of each image and of its mirror image.
-        val: float32 (M, D).
-        val_targets: (M,) class indices.
-        device: where the head is.
+    `train` is float32 (N, 2, D), features of each image and of its mirror image; `val` is (M, D).
     """
 
     def __init__(self, draw: Draw, train: Floats, val: Floats, val_targets: Ints, device: torch.device) -> None:

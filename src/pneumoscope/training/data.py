@@ -179,13 +179,7 @@ def add_augmented(
 ) -> Split:
     """Add the features of augmented copies of each image, one for each of `augmentations`.
 
-    Args:
-        split: with features of the images themselves.
-        engine: runs the trained backbone.
-        spec: its input.
-        augmentations: how far each copy may be from its image.
-        seed: together with the image's place in the split, fixes its copies.
-        progress: called with the number of images done.
+    The seed and the image's place in the split fix its copies.
     """
     features, intermediate, done, n, count = [], [], 0, len(split.samples), len(augmentations)
     copies = prefetch(  # epochs of training are numbered from 1, so that 0 is free as a seed

@@ -119,13 +119,7 @@ def compute_loss(
 
 
 def choose_precision(model: nn.Module, inputs: Tensor, targets: Tensor) -> Literal["float32", "bfloat16"]:
-    """Choose bfloat16 if the device computes in it and a trial step is clearly faster, else float32.
-
-    Args:
-        model: left unchanged.
-        inputs: one batch.
-        targets: its classes.
-    """
+    """Choose bfloat16 if the device computes in it and a trial step on one batch is clearly faster, else float32."""
     if not _supports_bfloat16(inputs.device):
         return "float32"
     trial = copy.deepcopy(model).train()

@@ -29,14 +29,10 @@ def run_phases(
     checkpoints: Path,
     on_epoch: Callable[[Row, int], None],
 ) -> tuple[list[Row], Row]:
-    """Train the head and, if the settings say so, the whole network after it.
+    """Train the head and, if the settings say so, the whole network after it, in place.
 
-    Args:
-        setup: its backbone is trained in place.
-        head: trained in place.
-        splits: `train`, with features of each image and its mirror image, and `val`.
-        checkpoints: folder for the checkpoint of each phase.
-        on_epoch: called with each row of the history and the maximum number of epochs of its phase.
+    Training images have features of themselves and of their mirror images. Each phase has a checkpoint in that folder;
+    `on_epoch` is called with each row of the history and the maximum number of epochs of its phase.
 
     Returns:
         The history, and its row for the epoch that was kept.
