@@ -246,13 +246,14 @@ def _find_fault(check: Check, to: Format) -> str | None:
     if to != "int8":
         if check.difference <= MAX_DIFFERENCE and not check.changed:
             return None
-        return f"probabilities differ by up to {check.difference:.2g}, {changed}; {MAX_DIFFERENCE} and 0 are allowed."
+        difference = f"probabilities differ by up to {check.difference:.2g}"
+        return f"{difference}, {changed}; the limits are {MAX_DIFFERENCE} and 0."
     loss = 0.0 if check.auroc is None else check.auroc[0] - check.auroc[1]
     if loss <= MAX_AUROC_LOSS and check.changed <= MAX_CHANGED * check.images:
         return None
     return (
         f"even with {FLOAT_SHARES[-1]:.0%} of the layers in float32, AUROC falls by {loss:.4f} and {changed}; "
-        f"{MAX_AUROC_LOSS} and {MAX_CHANGED:.1%} are allowed. Use `to='onnx'` or `to='openvino'`."
+        f"the limits are {MAX_AUROC_LOSS} and {MAX_CHANGED:.1%}. Use `to='onnx'` or `to='openvino'`."
     )
 
 

@@ -244,7 +244,7 @@ def test_a_part_of_the_data_or_another_version_is_refused(counts: dict[str, int]
     images = draw_images(counts, size=9)
     if message == "other":
         images = {name.replace("IM-", "NORMAL-"): content for name, content in images.items()}
-        message = "names such as test/NORMAL/NORMAL-0000-0001.jpeg, which are of another version"
+        message = "names such as test/NORMAL/NORMAL-0000-0001.jpeg, which belong to another version"
     (tmp_path / "a.zip").write_bytes(make_zip(images))
     with pytest.raises(DataError, match=message):
         fetch(make_source(), tmp_path / "out", archive=tmp_path / "a.zip")
@@ -608,7 +608,7 @@ def test_missing_and_damaged_images_are_repaired_and_the_others_left(
 def test_editions_are_never_mixed(fetched: Place) -> None:
     (fetched.out / "train/NORMAL/IM-0001-0001.jpeg").unlink()
     (fetched.archive.with_name("other.zip")).write_bytes(OTHER_ZIP)
-    with pytest.raises(UsageError, match=r"contains other images \(whole\) than other.zip \(with val\)"):
+    with pytest.raises(UsageError, match=r"its images \(whole\) are not those of other.zip \(with val\)"):
         fetched.fetch(archive=fetched.archive.with_name("other.zip"))
     assert len(images_in(fetched.out)) == len(IMAGES) - 1
     fetched.fetch(archive=fetched.archive.with_name("other.zip"), overwrite=True)

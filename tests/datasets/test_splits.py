@@ -196,7 +196,7 @@ def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: 
 
 
 def test_a_class_of_one_patient_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"no image of class B \(40 in all, too few or of too few patients"):
+    with pytest.raises(DataError, match=r"no image of class B \(40 in all: too few images or patients"):
         split_samples(images([["A"]] * 20 + [["B"] * 40]))
 
 

@@ -122,7 +122,7 @@ def test_prevalence_is_estimated_from_the_very_images_that_are_predicted(run: Ru
             odds = adapted.decider.prevalence / (1 - adapted.decider.prevalence)  # the network's own prevalence is 0.5
             expected = before.raw_probability / (1 - before.raw_probability) * odds
             assert after.raw_probability == pytest.approx(expected / (1 + expected))
-    with pytest.raises(DataError, match=r"9 images can be read.*needs 10"):
+    with pytest.raises(DataError, match=r"9 images can be read.*needs at least 10"):
         adapt_prior(load(run.model, ood=False), [*samples[:9], samples[-1]])
 
 

@@ -130,7 +130,7 @@ def test_an_unknown_name_is_refused_with_names_that_exist() -> None:
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     torch.save(_torchvision("resnet18").state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(DataError, match=r"resnet18.pth: these are not the weights of resnet50: .* needs the shape"):
+    with pytest.raises(DataError, match=r"resnet18.pth: these are not the weights of resnet50: .* must have the shape"):
         load_backbone(find_backbone("resnet50"), tmp_path / "resnet18.pth")
 
 

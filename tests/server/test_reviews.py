@@ -100,7 +100,7 @@ def test_the_latest_review_counts_and_missing_files_are_reported(
     assert gone.stem not in labels
     assert "1 image with a label, but no file in these folders" in done.stderr
     assert "1 image with several labels: the latest is written" in done.stderr
-    assert "1 image in these folders that cannot be read" in done.stderr
+    assert "1 image in these folders: cannot be read" in done.stderr
 
 
 def test_without_reviews_or_a_database_there_is_no_export(settings: Settings, tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def test_other_addresses_than_loopback_need_a_token_that_is_hard_to_guess(settin
         replace(settings, host="0.0.0.0").check()
     with pytest.raises(UsageError, match="16 characters"):
         replace(settings, host="0.0.0.0", token="short").check()
-    with pytest.raises(UsageError, match="without spaces"):
+    with pytest.raises(UsageError, match="no spaces"):
         replace(settings, token="two words, though long enough").check()
     replace(settings, host="0.0.0.0", token="long-enough-to-be-safe").check()
     for host in ("localhost", "127.0.0.1", "::1"):

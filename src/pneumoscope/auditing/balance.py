@@ -68,8 +68,8 @@ def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
         )
         yield Finding(
             "balance", "warning", f"Class shares differ between the splits, by up to {difference:.0%}",
-            f"{listed} (p = {p:.1g}). Probabilities, PPV, NPV and a threshold do not carry over from one share to "
-            "another. Re-split with `pneumoscope data split`, or ignore this if it is intended.",
+            f"{listed} (p = {p:.1g}). Probabilities, PPV, NPV and the best threshold depend on the class shares. "
+            "Re-split with `pneumoscope data split`, or ignore this if it is intended.",
             values={"p": p, "difference": difference},
         )  # fmt: skip
 
@@ -88,7 +88,7 @@ def _check_widths(samples: Sequence[Sample]) -> Iterator[Finding]:
         "warning" if high - low > 0.3 else "note",
         f"{'The test split has' if tested else 'There are'} {n} image{'s' * (n > 1)} of {label}: the "
         f"95% interval of a rate of 0.90 would be {low:.2f} to {high:.2f}",
-        "It is wider still where patients have several images. An interval of ±0.05 takes about 140 images of each "
+        "It is wider still where patients have several images. An interval of ±0.05 needs about 140 images of each "
         "class.",
         values={"n": n, "low": low, "high": high},
     )

@@ -32,7 +32,7 @@ def group_images(
     images = measure_images(samples, InputSpec(), cache=cache, progress=progress)
     if unread := len(samples) - int(images.readable.sum()):
         logging.getLogger("pneumoscope").warning(
-            "%d images could not be read, so their duplicates cannot be found. See why with: pneumoscope audit", unread
+            "%d images could not be read, so their duplicates cannot be found. To see why: pneumoscope audit", unread
         )
     return group_similar(images, progress=progress)
 

@@ -84,9 +84,8 @@ def _report(suspicion: Suspicion, samples: Sequence[Sample], labels: Sequence[st
         "warning" if alarming else "note",
         f"{len(suspects)} of {len(samples)} images are likely mislabelled or hard "
         f"({', '.join(f'{count} labelled {label}' for label, count in sorted(given.items()))})",
-        "A general-purpose network assigns them to another class. That may be an error, or a hard image. Have a "
-        "radiologist read them without seeing the label, in this order; correct wrong labels, and remove no image for "
-        "being hard. "
+        "A general-purpose network assigns them to another class. Either the label is wrong or the image is hard. Have "
+        "a radiologist read them in this order, without seeing the labels. Correct wrong labels, but keep hard images. "
         + ("Hard images alone seldom explain so many." if alarming else "With so few, all may simply be hard images."),
         files=tuple(samples[i].path for i in suspects),
         remarks=tuple(remarks),

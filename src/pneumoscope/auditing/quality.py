@@ -126,8 +126,8 @@ def _find_turned(images: Images) -> Iterator[Finding]:
     other = visible & (fit >= _UNLIKE) & (gain > _TURNED)
     yield from _report(
         images, _sorted(other & (best >= 4), gain), "error", "are inverted: air is bright",
-        "Read them with `invert=True`, or with a column named invert in a table if only some are inverted. A network "
-        "gives wrong answers for inverted images, and no error.",
+        "Read them with `invert=True`. If only some are inverted, mark those in the column `invert` of a table. A "
+        "network gives wrong answers for inverted images, without any error.",
     )  # fmt: skip
     yield from _report(
         images, _sorted(other & ((best == 1) | (best == 3)), gain), "warning", "lie on their side",

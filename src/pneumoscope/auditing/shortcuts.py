@@ -44,8 +44,8 @@ _ADVICE: dict[Kind, str] = {
         "each class was collected: other patients, another machine, another position?"
     ),
     "appearance": (
-        "Disease changes how an image looks, so this may be genuine; but the machine changes it too. Unless the "
-        "network is clearly better than this AUROC, it may have learnt nothing more. Test it on images from another "
+        "Disease changes how an image looks, so this may be genuine. But the machine changes it too. Unless the "
+        "network clearly exceeds this AUROC, it may have learnt nothing else. Test it on images from another "
         "source."
     ),
 }

@@ -104,7 +104,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="The data set: kermany.", metavar="NAME")],
     out: options.Out,
     archive: Annotated[Path | None, option("A zip archive that you already have, instead of a download.", None)] = None,
-    url: Annotated[str | None, option("Another address of the archive, such as a mirror.", None)] = None,
+    url: Annotated[str | None, option("Another address for the archive, such as a mirror.", None)] = None,
     sha256: Annotated[str | None, option("Checksum that the archive must have.", None)] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -127,7 +127,7 @@ def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, kee
         if fraction is not None and f"{name}_count" in draw:
             raise UsageError(f"--{name}-fraction and --{name}-count cannot be combined. Use one of them.")
     if subset and (folds or keep or draw):
-        raise UsageError("--subset has splits of its own. Leave out the options that draw others.")
+        raise UsageError("--subset has its own splits. Leave out the options that draw splits.")
     if folds and (keep or draw.keys() & {"test_fraction", "test_count"}):
         raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
 

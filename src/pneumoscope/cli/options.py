@@ -30,7 +30,7 @@ AdaptPrior = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    option("Predict the positive class from this probability on, instead of the model's threshold.", DECISIONS),
+    option("Predict the positive class at or above this probability, instead of the model's threshold.", DECISIONS),
 ]
 Alpha = Annotated[
     float | None, option("How often prediction sets may miss the truth, instead of the model's alpha.", DECISIONS)

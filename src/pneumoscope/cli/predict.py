@@ -38,7 +38,9 @@ def predict(
     form: Annotated[
         Literal["table", "csv", "json", "jsonl", "parquet"] | None,
         option(
-            "Format of the rows. [default: by the name of --out; table on a terminal; else csv]", OUTPUT, "--format"
+            "Format of the rows. [default: by the suffix of --out; else table on a terminal, csv elsewhere]",
+            OUTPUT,
+            "--format",
         ),
     ] = None,
     heatmaps: Annotated[Path | None, option("Folder to write: each image with its evidence map.", OUTPUT)] = None,
@@ -89,7 +91,7 @@ def explain(
     model: options.Model = None,
     label: Annotated[
         str | None,
-        option("The class to explain. [default: the positive class, or the likeliest of more than two]", None),
+        option("The class to explain. [default: the positive class; with more than two classes, the likeliest]", None),
     ] = None,
     method: Annotated[
         Literal["auto", "cam", "ig"],

@@ -109,7 +109,7 @@ def export(
         (result.missing, "with a label, but no file in these folders"),
         (result.unlabelled, "reviewed without a label: left out"),
         (result.conflicting, "with several labels: the latest is written"),
-        (result.unreadable, "in these folders that cannot be read"),
+        (result.unreadable, "in these folders: cannot be read"),
     ):
         if count:
             typer.echo(f"{_count(count)} {note}", err=True)

@@ -249,7 +249,7 @@ def _unpack(
         sizes = {place: member.file_size for place, member in images.items()}
         new = Manifest(source.name, _find_edition(source, sizes, name, verified), name, digest, verified, sizes)
         if old is not None and old.files != new.files:
-            raise UsageError(f"{out}: contains other images ({old.edition}) than {name} ({new.edition}). {_OTHER_OUT}")
+            raise UsageError(f"{out}: its images ({old.edition}) are not those of {name} ({new.edition}). {_OTHER_OUT}")
         _log(f"Unpacking {len(missing or images):,} images ({new.edition})")
         shutil.rmtree(folder, ignore_errors=True)
         unpack_images(archive, {place: images[place] for place in missing or images}, folder)
@@ -286,7 +286,7 @@ def _find_edition(source: Source, sizes: Mapping[str, int], name: str, verified:
         return "as published"
     raise DataError(
         f"{name}: not this dataset: it has {_format_counts(counts)}"
-        + (f", and names such as {unknown[0]}, which are of another version" if unknown else "")
+        + (f", and names such as {unknown[0]}, which belong to another version" if unknown else "")
         + "; expected "
         + ", or ".join(f"{_format_counts(expected)} ({edition})" for edition, expected in source.editions.items())
         + ". Get the archive again; or unpack it yourself and use its folder as it is."

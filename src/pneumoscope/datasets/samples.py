@@ -130,7 +130,7 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
     """
     names = sorted({sample.label for sample in samples if sample.label is not None})
     if reserved := sorted({"uncertain", "out_of_distribution"} & set(names)):
-        raise DataError(f"A class has the name of a decision, {reserved[0]}. Rename it.")
+        raise DataError(f"The class {reserved[0]} has the name of a decision. Rename the class.")
     if len(names) < 2:
         raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); at least two are needed.")
     if positive is not None and positive not in names:

@@ -138,14 +138,14 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
     for split in SPLITS:
         if not any(counts[split, label] for label in classes):
             raise DataError(
-                f"The split {split!r} is empty{after}. Add images, or leave the split out so that it is drawn."
+                f"The split {split!r} is empty{after}. Add images, or leave the split out to have it drawn."
             )
         for label in classes:
             if not counts[split, label]:
                 total = sum(counts[s, label] for s in SPLITS)
                 raise DataError(
-                    f"The split {split!r} has no image of class {label}{after} ({total} in all, too few or of too "
-                    "few patients). Add images of that class, or leave the class out."
+                    f"The split {split!r} has no image of class {label}{after} ({total} in all: too few images "
+                    "or patients). Add images of that class, or leave the class out."
                 )
 
 

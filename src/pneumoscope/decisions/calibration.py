@@ -59,9 +59,9 @@ class Calibration:
             ValueError: it does not; the message says why.
         """
         if self.method == "isotonic" and (classes > 2 or not self.knots):
-            raise ValueError("isotonic calibration without knots")
+            raise ValueError("isotonic calibration needs knots, and two classes")
         if len(self.offset) not in (0, classes) or len(self.class_fractions) != classes:
-            raise ValueError("calibration: offset or class_fractions for another number of classes")
+            raise ValueError("calibration: offset or class_fractions are for another number of classes")
 
 
 def apply(logits: ArrayLike, calibration: Calibration) -> Floats:

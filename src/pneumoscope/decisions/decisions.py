@@ -52,13 +52,13 @@ def read_decisions(model: Model) -> Decisions:
     try:
         decisions.calibration.check(len(model.labels))
         if (decisions.threshold is None) != (len(model.labels) > 2):
-            raise ValueError("two classes need a threshold, and more classes have none")
+            raise ValueError("two classes need a threshold; more than two must not have one")
         if decisions.threshold is not None:
             parse_rule(decisions.threshold.rule)
         if decisions.prediction_sets is not None and set(decisions.prediction_sets.scores) != set(model.labels):
-            raise ValueError("prediction sets for other classes")
+            raise ValueError("the prediction sets are for other classes")
         if decisions.ood is not None and not any(decisions.ood.distances.values()):
-            raise ValueError("an OOD detector without distances")
+            raise ValueError("the OOD detector has no distances")
     except (ValueError, UsageError) as problem:
         raise ModelError(f"model.json: decisions: {problem}. Copy the model again from its source.") from None
     return decisions

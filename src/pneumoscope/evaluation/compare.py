@@ -349,7 +349,7 @@ def _match(runs: Sequence[Predictions], paired_by: str) -> list[tuple[Prediction
     for i, rows in missing.items():
         names = ", ".join(map(_write_path, rows[:LISTED])) + (", …" if len(rows) > LISTED else "")
         raise DataError(
-            f"{runs[i].folder}: its test images differ from the others': {len(rows)} are not among its predictions"
+            f"{runs[i].folder}: it has no predictions for {len(rows)} of the other runs' test images"
             f"{' (paired by path)' if paired_by == 'path' else ''}: {names}. "
             "Evaluate both on the same images: pneumoscope evaluate DATA --model RUN --out DIR."
         )

@@ -83,7 +83,7 @@ def adapt_prior(
     if len(usable) < ENOUGH:
         raise DataError(
             f"{len(usable)} images can be read and are like the training images, but an estimate of the prevalence "
-            f"needs {ENOUGH}. Set `prevalence` instead.",
+            f"needs at least {ENOUGH}. Set `prevalence` instead.",
             "adapt_prior",
         )
     log_probabilities = calibration.apply([logits for logits, _ in usable], fitted)

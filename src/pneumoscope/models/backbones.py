@@ -241,7 +241,7 @@ def _locate(spec: BackboneSpec) -> Path:
             )
         return next((Path(found.origin).parent / "models").glob("*.pth"))
     if not spec.source.startswith("timm/"):
-        raise UsageError(f"No weights are published for {spec.name}. Give a file.", "weights")
+        raise UsageError(f"No weights are published for {spec.name}. Give a file with its weights.", "weights")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     if isinstance(cached := try_to_load_from_cache(spec.source, _HUB_FILE), str):
@@ -315,8 +315,8 @@ def _match(
         value = state[sources[name]] if name in sources else target[:0]
         if value.numel() != target.numel() or value.squeeze().shape != target.squeeze().shape:
             raise DataError(
-                f"{path}: these are not the weights of {spec.architecture}: {name} needs the shape "
-                f"{tuple(target.shape)}, the file has {tuple(value.shape)} there."
+                f"{path}: these are not the weights of {spec.architecture}: {name} must have the shape "
+                f"{tuple(target.shape)}, but has {tuple(value.shape)} in the file."
             )
         matched[name] = value.reshape(target.shape).to(target.dtype)
     return matched

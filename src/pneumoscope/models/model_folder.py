@@ -113,12 +113,10 @@ def load_model(folder: Path) -> Model:
     except (OSError, ValueError, RecursionError) as problem:
         raise ModelError(f"{path}: damaged: {problem}. Copy the model again from its source.") from None
     if not isinstance(values, dict):
-        raise ModelError(f"{path}: damaged: it holds no mapping. Copy the model again from its source.")
+        raise ModelError(f"{path}: damaged: it is not a JSON object. Copy the model again from its source.")
     checksum, schema = values.pop("checksum", None), values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
-        raise ModelError(
-            f"{path}: schema {schema} is newer than {SCHEMA}, the one that this version reads. Upgrade pneumoscope."
-        )
+        raise ModelError(f"{path}: has schema {schema}, but this version reads schema {SCHEMA}. Upgrade pneumoscope.")
     if checksum != _checksum(values):
         raise ModelError(f"{path}: damaged: its checksum does not match. Copy the model again from its source.")
     if schema != SCHEMA:

@@ -154,8 +154,9 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     unknown = [sample for sample in chosen if sample.label not in model.labels]
     if unknown:
         raise DataError(
-            f"{unknown[0].path}: the model does not know its label {unknown[0].label!r} ({len(unknown)} such images), "
-            f"only {', '.join(model.labels)}. Rename the class, or use a model trained on it."
+            f"{unknown[0].path}: its label {unknown[0].label!r} is none of the model's classes "
+            f"({', '.join(model.labels)}). This concerns {len(unknown)} image{'s' * (len(unknown) > 1)}. Rename the "
+            "class, or use a model trained on it."
         )
     if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
         raise DataError("needs images of both classes; there are images of one only.", "prevalence")

@@ -200,7 +200,7 @@ def describe_rule(rule: str) -> str:
     goal = parse_rule(rule)
     return {
         "youden": "maximises sensitivity + specificity on validation data",
-        "likelihood": "an image is equally likely under both classes, by a logistic curve through validation data",
+        "likelihood": "where an image is equally likely under both classes (logistic fit to validation data)",
         "f1": "maximises F1 on validation data",
         "sensitivity": f"reaches a sensitivity of {goal.value:g} on validation data",
         "specificity": f"reaches a specificity of {goal.value:g} on validation data",

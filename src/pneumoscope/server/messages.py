@@ -67,7 +67,7 @@ class Heatmap(_Message):
     logit: float = Field(description="Its logit: the mean of the map plus the bias.")
     bias: float = Field(description="The part of the logit that is not tied to a place in the image.")
     limit: float = Field(description="The evidence at the ends of the colour scale, in logits.")
-    png: str = Field(description="Base64: colours to lay over the image, in its proportions.")
+    png: str = Field(description="A PNG in Base64: colours to lay over the image, in the same proportions.")
 
 
 class PredictionMessage(_Message):
@@ -81,12 +81,14 @@ class PredictionMessage(_Message):
     fingerprint: str | None = Field(default=None, description="The model's fingerprint.")
     decision: str | None = Field(default=None, description="A label, `uncertain` or `out_of_distribution`.")
     predicted_label: str | None = Field(
-        default=None, description="The class by the threshold alone; null if out of distribution."
+        default=None, description="The class that the threshold gives; null if out of distribution."
     )
     probability: float | None = Field(
-        default=None, description="Of the positive class, calibrated; null if out of distribution."
+        default=None, description="The calibrated probability of the positive class; null if out of distribution."
     )
-    probabilities: dict[str, float] = Field(default={}, description="Of every class; empty if out of distribution.")
+    probabilities: dict[str, float] = Field(
+        default={}, description="Those of all classes; empty if out of distribution."
+    )
     prediction_set: list[str] = Field(
         default=[], description="The classes that are possible at the model's alpha; empty if out of distribution."
     )

@@ -32,7 +32,7 @@ def add_pages(app: FastAPI) -> None:
     @app.get("/page/{name}", include_in_schema=False)
     async def part(request: Request, name: str) -> Response:
         if name not in parts:
-            raise RequestError(404, "The page has no such part.")
+            raise RequestError(404, "The page has no part of this name.")
         return parts[name](request)
 
 

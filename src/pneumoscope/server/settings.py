@@ -80,7 +80,7 @@ class Settings:
                     parameter="host",
                 )
         elif not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
-            raise UsageError("The token may hold only ASCII characters without spaces, such as: openssl rand -hex 32.")
+            raise UsageError("The token may hold only ASCII characters, no spaces. To make one: openssl rand -hex 32")
         elif len(self.token) < 16:
             raise UsageError("The token is shorter than 16 characters and could be guessed. Use a longer one.")
         if not 0 <= self.batch_wait <= 1000:

@@ -26,7 +26,7 @@ class Telemetry:
         counter = partial(Counter, registry=self._registry)
         histogram = partial(Histogram, registry=self._registry)
         self._requests = counter("pneumoscope_requests", "Requests answered.", ("method", "route", "status"))
-        meaning = "Time from the head of a request to the end of its answer."
+        meaning = "Time from the headers of a request to the end of its answer."
         self._seconds = histogram("pneumoscope_request_seconds", meaning, ("route",), buckets=_SECONDS)
         self.images = counter("pneumoscope_images", "Images processed, by decision.", ("decision",))
         self.reviews = counter("pneumoscope_reviews", "Reviews saved.", ("agrees",))
@@ -37,7 +37,7 @@ class Telemetry:
         """Report the images in progress, and the bytes of uploads and answers in memory."""
         for name, meaning, value in (
             ("pneumoscope_images_in_progress", "Images waiting or being processed.", images),
-            ("pneumoscope_buffered_bytes", "Bytes in memory of uploads and of answers with pictures.", buffered_bytes),
+            ("pneumoscope_buffered_bytes", "Memory used by uploads and by answers with pictures.", buffered_bytes),
         ):
             Gauge(name, meaning, registry=self._registry).set_function(value)
 

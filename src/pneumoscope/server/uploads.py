@@ -106,7 +106,7 @@ class UploadBudget:
                 raise RequestError(413, f"More than {_FIELDS} fields without a file. Send only files.") from None
             raise RequestError(422, f"The form cannot be parsed: {problem.message[:200]}") from None
         except (LookupError, UnicodeError):
-            raise RequestError(422, "The charset of the form does not exist. Leave it out.") from None
+            raise RequestError(422, "The charset of the form is unknown. Leave it out.") from None
         try:
             parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             return [ImageBytes(await part.read(), _clean(part.filename or ""), reading) for part in parts]

@@ -98,6 +98,6 @@ def _find_weak_promises(decisions: Decisions, val: Split, classes: Sequence[str]
     if limits is not None and limits.promised_false_alarms > 2.5 * limits.false_alarms:
         notes.append(
             f"With {counts.min()} validation images of a class, up to {limits.promised_false_alarms:.1%} of ordinary "
-            f"images may be flagged as out of distribution, not {limits.false_alarms:.1%} as asked."
+            f"images may be flagged as out of distribution, not the {limits.false_alarms:.1%} requested."
         )
     return tuple(notes)

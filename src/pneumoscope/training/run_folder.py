@@ -34,7 +34,8 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         write_mapping(folder / "config.yaml", setup.settings)
     elif table.exists() and table.read_text(encoding="utf-8") != format_samples(setup.samples, folder):
         raise DataError(
-            f"{setup.settings.data.path}: the data changed since the run in {folder} began ({table}). Start a new run."
+            f"{setup.settings.data.path}: the data have changed since the run in {folder} began ({table}). "
+            "Start a new run."
         )
     write_samples(table, setup.samples)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)

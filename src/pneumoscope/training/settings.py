@@ -123,7 +123,7 @@ class DecisionSettings:
     threshold: Annotated[
         str,
         Doc(
-            "Probability from which the positive class is predicted: a number, or a rule for the validation "
+            "Predict the positive class at or above this probability: a number, or a rule applied to validation "
             "images: likelihood (as likely under either class), youden, f1, sensitivity>=0.95, specificity>=0.95, "
             "cost=5 (a miss is as bad as five false alarms)."
         ),
