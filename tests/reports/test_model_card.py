@@ -149,7 +149,7 @@ def test_calibration_prediction_sets_and_groups_are_told_with_their_intervals(tm
     assert "Of 30 NORMAL images, the sets contained the true class for 60%" in card
     assert "None is a copy of an image that was used for training" in card
     _, card, _ = written(tmp_path, model, dataclasses.replace(evaluation, seen=3))
-    assert "3 of them were used in training" in card
+    assert "3 of them were also used in training" in card
     assert "None is a copy" not in card
     assert "rule: `youden`, applied to validation images" in card
     assert page.count("<table>") == 3
@@ -164,14 +164,14 @@ def test_what_validation_images_had_a_part_in_is_told(tmp_path: Path) -> None:
         )[1]
 
     tuned = card(train_backbone=True, schedule="cosine", warmup_epochs=50, augmented_copies=4)
-    assert "Validation images only ended the warm-up of the head" in tuned
+    assert "validation images only decided when the warm-up of the head ended" in tuned
     assert "Each took part with 4 augmented copies" in tuned
     assert "of epoch 7, the last." in tuned
-    assert "Validation images were not used in training" in card(
+    assert "In training, validation images were not used" in card(
         train_backbone=True, schedule="cosine", warmup_epochs=0
     )
     plain = card(train_backbone=False, schedule="plateau", augmented_copies=0)
-    assert "Validation images ended the training" in plain
+    assert "In training, validation images decided when to stop" in plain
     assert "augmented copies" not in plain
     assert "of epoch 7, the best on validation images." in plain
 

@@ -39,7 +39,7 @@ def test_serious_findings_are_logged_and_reported(
     assert finding in (run.folder / "log.txt").read_text(encoding="utf-8")
     card = (run.model / "README.md").read_text(encoding="utf-8")
     assert finding in card
-    assert "1 of them were used in training as well" in card
+    assert "1 of them were also used in training" in card
     assert "phantom9000" not in card
     assert ".png" not in card
 

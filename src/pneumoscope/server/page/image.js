@@ -63,7 +63,7 @@ function describe(image) {
     const { label, limit, logit, bias } = image.heatmap;
     $("against").textContent = signed(-limit, 1);
     $("for").textContent = signed(limit, 1);
-    $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it, in logits. The mean of the map and the bias (${signed(bias)}) add up to the logit: ${signed(logit)}.`;
+    $("legend-label").textContent = `Yellow supports ${label}; blue speaks against it. The scale is in logits. The mean of the map and the bias (${signed(bias)}) add up to the logit: ${signed(logit)}.`;
   }
 }
 
