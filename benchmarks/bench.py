@@ -74,13 +74,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--commit", action="store_true")
     options = parser.parse_args()
+    sections = options.only.split(",")
+    if unknown := [section for section in sections if section not in SECTIONS]:
+        parser.error(f"--only: no section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
     committed = read_record()
     measurements: dict[str, Measurement] = {}
     console, machine = Console(width=110), describe_machine()
     table = Table("measurement", "now", "committed", "change", "aim", box=None, title=machine)
-    for section in options.only.split(","):
-        if section not in SECTIONS:
-            parser.error(f"--only: no section {section!r}; choose from {', '.join(SECTIONS)}")
+    for section in sections:
         if missing := find_missing(section, options.shared):
             print(f"{section}: skipped: {missing}", flush=True)
             continue
