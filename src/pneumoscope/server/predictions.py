@@ -25,7 +25,7 @@ from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
-from pneumoscope.server.batching import Batcher, Job
+from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -46,7 +46,7 @@ from pneumoscope.server.uploads import UploadBudget
 from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
-Answer: TypeAlias = tuple[PredictionMessage | RequestError, PredictionRecord | None]
+Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUMMARISED = 50_000  # predictions, at most
 
@@ -198,7 +198,7 @@ class PredictionService:
             **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
         }
 
-    def _process(self, jobs: Sequence[Job]) -> list[PredictionMessage | RequestError]:
+    def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
         answers = self._predict(jobs)
         if self.settings.keep_images is not None:
@@ -208,7 +208,7 @@ class PredictionService:
         self.store.add([record for _, record in answers if record is not None])
         return [message for message, _ in answers]
 
-    def _predict(self, jobs: Sequence[Job]) -> list[Answer]:
+    def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
         """Predict a batch; after an unforeseen error, each image alone, so that only the one at fault fails."""
         try:
             predictions = self.predictor.run(
@@ -225,7 +225,7 @@ class PredictionService:
         # Not in the handler: the error keeps the batch's arrays in memory.
         return [answer for job in jobs for answer in self._predict([job])]
 
-    def _answer(self, job: Job, prediction: Prediction) -> Answer:
+    def _answer(self, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
             status = 422 if is_image(image.content[:512]) else 415
