@@ -89,10 +89,11 @@ class SecurityMiddleware:
             detail = f"{limits.requests} requests are in progress. Try again in 1 s."
             raise RequestError(503, detail, {"retry-after": "1"})
         headers, protected = Headers(scope=scope), scope["path"].startswith(_PROTECTED)
-        name = re.sub(r":[0-9]+$", "", headers.get("host", "")).lower()
-        if token is None and name not in (*_LOCAL, self._settings.host.lower()):
+        name, host = re.sub(r":[0-9]+$", "", headers.get("host", "")).lower(), self._settings.host.lower()
+        names = dict.fromkeys([*_LOCAL, f"[{host}]" if ":" in host else host])
+        if token is None and name not in names:
             raise RequestError(
-                403, f"This service answers only to {', '.join(_LOCAL)}. Start it with a token to use another name."
+                403, f"This service answers only to {', '.join(names)}. Start it with a token to use another name."
             )
         if protected or scope["method"] not in _SAFE_METHODS:
             origin = headers.get("origin")
