@@ -13,7 +13,7 @@ from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
-from pneumoscope.files import format_rows, write_bytes
+from pneumoscope.files import format_rows, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
 from pneumoscope.inference.predictor import Predictor
 
@@ -58,7 +58,7 @@ def write_predictions(
     else:
         text = io.StringIO()
         write[form](rows(), text)
-        write_bytes(out, text.getvalue().encode("utf-8"))
+        write_text(out, text.getvalue())
     if overlays is not None:
         overlays.close()
     return failed

@@ -61,7 +61,8 @@ def load_remarks(folder: Path) -> Remarks | None:
     path = folder / CHECKPOINTS / "remarks.json"
     if not path.is_file() or not (folder / "model" / "model.json").is_file():
         return None
-    return TypeAdapter(Remarks).validate_json(path.read_bytes())
+    saved = json.loads(path.read_text(encoding="utf-8"))  # pydantic's own parser refuses paths that are not UTF-8
+    return TypeAdapter(Remarks).validate_python(saved)
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:
@@ -77,7 +78,8 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     if shared := find_shared_patients(samples):
         some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
         more = " and more, which log.txt lists" if len(shared) > 10 else ""
-        notes.append(f"{len(shared)} patients are in more than one of the given splits: {some}{more}.")
+        are = "patients are" if len(shared) > 1 else "patient is"
+        notes.append(f"{len(shared)} {are} in more than one of the given splits: {some}{more}.")
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
 
