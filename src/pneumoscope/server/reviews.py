@@ -104,8 +104,9 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
     ]
     if not rows:
         raise DataError(
-            f"images: none of the {len(labelled)} labelled images is in {', '.join(map(str, folders))}. Give "
-            "the folder of kept images, or the one that the images came from."
+            f"none of the {len(labelled)} labelled images is in {', '.join(map(str, folders))}. Give the folder of "
+            "kept images, or the one that the images came from.",
+            "images",
         )
     write_text(out, "".join(format_rows(rows)))
     return Export(
