@@ -127,7 +127,9 @@ def open_source(source: Source) -> tuple[bytes, str | None, Reading]:
 def read_inputs(
     sample: Sample, spec: InputSpec, changes: Sequence[Callable[[Pixels], Pixels] | None] = (None,)
 ) -> Array:
-    """Read one image and prepare it once for each change, for training: float32 (V, 3, S, S); None changes nothing.
+    """Read one image and prepare it once for each change: float32 (V, 3, S, S); None changes nothing.
+
+    For training, and for the ranges of 8-bit networks; predictions come from `extract_features`.
 
     Raises:
         ImageError: it cannot be read.

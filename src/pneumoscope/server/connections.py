@@ -1,7 +1,8 @@
 """Closes connections whose other side is too slow.
 
 Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
-application can see neither. So this extends uvicorn's protocol by methods that asyncio defines for every protocol.
+application can see neither. So this extends uvicorn's protocol by methods that asyncio defines for every protocol, and
+reads from it whether a request is being answered (`cycle`).
 """
 
 from __future__ import annotations
