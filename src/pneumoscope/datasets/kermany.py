@@ -216,8 +216,8 @@ def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
     return [replace(sample, split=splits[key]) for key, sample in keyed]
 
 
-def _shorten(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _find_source(name: str) -> Source:

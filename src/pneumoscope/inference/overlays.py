@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _TABLE, _PICTURES = "explanations.csv", "overlays"
 _COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
 _LONGEST = 900  # pixels of an image's longer side in an overlay
+_HEATMAP = 448  # the same of a map alone
+_COLOURS = 15  # in a scale
 _OPACITY = 0.6  # of the strongest evidence; letters on the image stay readable through it
 
 
@@ -181,15 +183,14 @@ def render_thumbnail(prediction: Prediction, side: int) -> bytes:
     return stream.getvalue()
 
 
-def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
+def render_heatmap(evidence: Evidence) -> bytes:
     """Draw a map alone as a PNG to be laid over its image: the colour tells the sign, the opacity the strength.
 
-    It has the image's proportions, with `longest` pixels on its longer side. Parts that the network
-    did not see are transparent.
+    It has the image's proportions. Parts that the network did not see are transparent.
     """
     from PIL import Image
 
-    height, width = (max(1, round(longest * side / max(evidence.shape))) for side in evidence.shape)
+    height, width = (max(1, round(_HEATMAP * side / max(evidence.shape))) for side in evidence.shape)
     colours, strength = _paint(evidence.map((height, width)), evidence.limit)
     stream = io.BytesIO()
     picture = np.dstack([colours, strength])
@@ -197,11 +198,11 @@ def render_heatmap(evidence: Evidence, longest: int = 448) -> bytes:
     return stream.getvalue()
 
 
-def list_colours(count: int = 15) -> list[str]:
+def list_colours() -> list[str]:
     """The colours of `render_heatmap`, from the strongest evidence against to the strongest for, as #rrggbbaa."""
     from matplotlib.colors import to_hex
 
-    colours, strength = _paint(np.linspace(-1, 1, count, dtype=np.float32)[None], 1.0)
+    colours, strength = _paint(np.linspace(-1, 1, _COLOURS, dtype=np.float32)[None], 1.0)
     return [
         to_hex((*colour, opacity), keep_alpha=True) for colour, opacity in zip(colours[0], strength[0], strict=True)
     ]
