@@ -16,7 +16,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of a dataset, or one thing worth knowing.
+    """One problem in a dataset, or one thing worth knowing.
 
     Attributes:
         check: the check's name, such as `duplicates`.
@@ -25,7 +25,7 @@ class Finding:
         advice: what it means and what to do about it.
         files: the images concerned, the worst first.
         remarks: a few words on each file, or empty.
-        groups: each file's group number, where files belong together, as duplicates do; or empty.
+        groups: each file's group number if files belong together, such as duplicates; or empty.
         values: the numbers behind the finding, by name.
     """
 
@@ -78,7 +78,7 @@ class Audit:
         return ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n) or "nothing found"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of audit.json; paths as given."""
+        """Return the content of audit.json, with paths as given."""
         values = asdict(self)
         for finding in values["findings"]:
             finding["files"] = [path.as_posix() for path in finding["files"]]

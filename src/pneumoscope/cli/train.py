@@ -81,7 +81,7 @@ def demo(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw simulated radiographs, train on them and report, offline."""
+    """Draw simulated radiographs, train on them and write a report, offline."""
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.files import claim_folder
 

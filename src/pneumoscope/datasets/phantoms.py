@@ -137,7 +137,7 @@ class _Body:
 def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size: int = 320) -> Phantom:
     """Simulate one frontal radiograph.
 
-    The same arguments give the same image. `pneumonia` changes the opacity alone, and the automatic brightness that
+    The same arguments give the same image. `pneumonia` changes only the opacity, and the automatic brightness that
     compensates for it.
 
     Args:

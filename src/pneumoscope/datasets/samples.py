@@ -44,9 +44,9 @@ class Sample:
     Attributes:
         path: the file.
         label: its class, or None where unknown.
-        patient: whom it shows, or None where unknown.
+        patient: the person it shows, or None where unknown.
         split: `train`, `val` or `test`, or None before a split is drawn.
-        reading: how to read it if not in the usual way.
+        reading: how to read it, if it is unusual.
         tags: what its DICOM header says.
     """
 

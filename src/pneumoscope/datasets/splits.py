@@ -26,15 +26,15 @@ def split_samples(
 ) -> list[Sample]:
     """Give every sample a split: existing splits are kept, missing ones are drawn from train.
 
-    A drawn split has the class proportions of train (stratified), or equally many images of each class (balanced). Its
+    A drawn split has the class proportions of train (stratified), or as many images of each class (balanced). Its
     patients and groups are in no other split. The order of the samples does not matter.
 
     Args:
         samples: labelled samples, all with a split or all without one.
         test_fraction: share of each class (balanced: of the smallest) in a drawn test split, in (0, 1).
-        val_fraction: the same for a drawn validation split, of the images that test leaves.
-        test_count: number of images, instead of `test_fraction`. Images of a patient move together, so there may be
-            a few less.
+        val_fraction: the same for a drawn validation split, as a share of the images outside test.
+        test_count: number of images, instead of `test_fraction`. Images of a patient stay together, so there may be
+            a few fewer.
         val_count: the same for validation.
         balanced: which of `val` and `test` are balanced.
         groups: for each sample the group that it must stay with, such as its near-duplicates, or None.

@@ -76,7 +76,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs on the same images, each against the first.
+    """Several runs on the same images, each compared with the first.
 
     Attributes:
         runs: their folders, as given.
@@ -92,7 +92,7 @@ class Comparison:
         methods: the methods behind interval and p value, by metric.
         notes: what a reader must know.
         resamples: bootstrap resamples.
-        seed: of the resamples.
+        seed: fixes the resamples.
         confidence: of the intervals.
     """
 

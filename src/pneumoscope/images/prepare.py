@@ -41,7 +41,8 @@ class InputSpec:
     def min_side(self) -> int:
         """Shorter side, in pixels, that a JPEG decoded at reduced scale must keep.
 
-        Probabilities then change by at most 0.005; at 4 times the size it would be 0.013 (benchmarks/reduced_scale.py).
+        Probabilities then change by at most 0.005; at 4 times the size, they would change by up to 0.013
+        (benchmarks/reduced_scale.py).
         """
         return 6 * self.size
 
@@ -58,7 +59,8 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
         float32 (3, S, S).
 
     Raises:
-        DataError: the pixels are not as `read_pixels` returns them; a guessed range would scale them wrongly.
+        DataError: the pixels are not like those of `read_pixels`. Their range is not guessed, because a wrong guess
+            would scale them wrongly.
     """
     if pixels.ndim != 2 or pixels.dtype != np.float32 or not (pixels.size and 0 <= pixels.min() <= pixels.max() <= 1):
         raise DataError(

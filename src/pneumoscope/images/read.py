@@ -43,8 +43,8 @@ class Reading:
     """How to read an unusual file. A person decides this; nothing is guessed.
 
     Attributes:
-        invert: exchange black and white: the scan shows air bright.
-        any_modality: read DICOM files that are not projection radiographs too.
+        invert: swap black and white, because the scan shows air bright.
+        any_modality: also read DICOM files that are not projection radiographs.
     """
 
     invert: bool = False
@@ -112,8 +112,8 @@ def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Re
 
     Args:
         source: a path, or the file's content.
-        name: of the content, for error messages.
-        reading: how to read it if not in the usual way.
+        name: what error messages call the content.
+        reading: how to read it, if it is unusual.
 
     Returns:
         float32 (H, W) in [0, 1].

@@ -31,7 +31,7 @@ class Evidence:
         label: the class explained.
         method: how the map was made.
         logit: the class's logit; if there are two classes, that of the other one is its negative.
-        bias: the part of it that is not tied to a place in the image.
+        bias: the part of the logit that is not tied to a place in the image.
         cells: float32 (h, w), in logits: positive where the image supports the class. mean(cells) + bias = logit.
         box: left, top, right and bottom of what the network saw, in pixels of the image.
         shape: height and width of the image as stored in the file.
@@ -49,7 +49,7 @@ class Evidence:
         """The cells on the image, interpolated between their centres; nan where the network saw nothing.
 
         Args:
-            shape: of the map; the image's own by default, another one gives the same map at another scale.
+            shape: height and width of the map; by default those of the image.
 
         Returns:
             float32 (H, W), in logits.
@@ -67,7 +67,7 @@ class Evidence:
 
     @property
     def limit(self) -> float:
-        """The strongest evidence either way, at least one logit: weak evidence must not look strong."""
+        """The strongest evidence for or against; at least one logit, so weak evidence does not look strong."""
         return max(1.0, float(np.abs(self.cells).max()))
 
 

@@ -21,8 +21,8 @@ def explain(
     """Say where on an image the evidence for a class lies.
 
     The network ends in a global average and one linear layer, so its class-activation map (Zhou et al. 2016, "Learning
-    Deep Features for Discriminative Localization", section 2) is an exact sum and needs no gradient. Where attention
-    has mixed all places before, the map still adds up, but a cell of it may not represent its own place.
+    Deep Features for Discriminative Localization", section 2) is an exact sum and needs no gradient. In a
+    network with attention, the map still adds up, but a cell may contain evidence from other places.
 
     Args:
         image: a path, a file's content, or a sample.
@@ -30,7 +30,7 @@ def explain(
         label: the class to explain; by default the positive one if there are two, else the likeliest.
         method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
             Attribution for Deep Networks") from the blurred image to the image, summed over cells of 16 pixels of the
-            input; the bias is then the blurred image's logit, and what the numerical integral leaves over. `auto`: `ig`
+            input; the bias is then the blurred image's logit plus what the numerical integral misses. `auto`: `ig`
             where the network has attention, else `cam`.
         device: `auto`, `cpu` or `cuda`, unless `model` is a predictor.
 

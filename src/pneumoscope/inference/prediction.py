@@ -22,12 +22,12 @@ SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and m
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a classifier says about one radiograph. Whatever is not known is None.
+    """What a classifier says about one radiograph. Unknown values are None.
 
     Attributes:
         path: the file, or None where bytes were given.
         sha256: of the file's content, empty where it could not be read.
-        patient: what the sample says, else PatientID of a DICOM file.
+        patient: from the sample, else PatientID of a DICOM file.
         label: the true class, where the sample has one.
         study_uid: StudyInstanceUID of a DICOM file.
         series_uid: SeriesInstanceUID.
@@ -47,10 +47,10 @@ class Prediction:
         logits: from the head, (1,) or (C,), before calibration.
         warnings: reasons to trust it less, such as a patient outside the intended use.
         error: why the file could not be read; all else is then empty.
-        size: height and width of the image as stored; None where its features came from the cache.
-        format: of the file, such as JPEG or DICOM; None in the same case.
+        size: height and width of the image in the file; None where its features came from the cache.
+        format: of the file, such as JPEG or DICOM; None where its features came from the cache.
         evidence: where on the image the evidence lies, if requested.
-        pixels: float32 (H, W) in [0, 1], if requested; of a large JPEG at a reduced scale.
+        pixels: float32 (H, W) in [0, 1], if requested; a large JPEG is read at a reduced scale.
     """
 
     path: Path | None = None

@@ -65,12 +65,12 @@ class Predictor:
 
     @property
     def threshold(self) -> float:
-        """For two classes, the positive one is predicted from this probability on; 0.5 for more, which have none."""
+        """The positive class is predicted at or above this probability; with more than two classes, 0.5 and unused."""
         return self.decider.threshold.value if self.decider.threshold else 0.5
 
     @property
     def alpha(self) -> float | None:
-        """How often a prediction set may miss the truth; None where the model has none."""
+        """How often a prediction set may miss the true class; None if the model has no prediction sets."""
         return self.decisions.prediction_sets.alpha if self.decisions.prediction_sets else None
 
     @property
@@ -123,7 +123,7 @@ class Predictor:
             pixels: also give the decoded image.
             label: the class whose evidence is wanted; by default the positive one if there are two, else the likeliest.
             method: how evidence is found; see `explain`.
-            pool: threads that read; by default new ones, as many as half of the cores and at least 2.
+            pool: threads that read; by default new ones, one for every two cores and at least 2.
 
         Yields:
             One `Prediction` per image, in input order.
@@ -218,13 +218,13 @@ def load(
         model: a model folder, a run, or the name of a pretrained model; `models.pretrained.DEFAULT` by default.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
-        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, or `auto`, the fastest here;
-            `program`, of `torch.export`, can run any code and is for files whose source you trust. Or an engine object.
+        engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, `auto` (the fastest here), or an
+            engine object. `program` runs a file of `torch.export`. It can run any code: trust its source first.
         ood: whether images unlike the training images are detected, and get no probability.
-        prevalence: give probabilities for this fraction of the positive class, such as that of your clinic.
-        threshold: for two classes, predict the positive one from this probability on, instead of the model's threshold.
-        alpha: of prediction sets, instead of the model's.
-        false_alarms: of the OOD detector, instead of the model's.
+        prevalence: adjust probabilities to this share of the positive class, such as that of your clinic.
+        threshold: for two classes, predict the positive one at or above this probability, instead of the model's.
+        alpha: how often prediction sets may miss the true class, instead of the model's alpha.
+        false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
 
     Raises:
         ModelError: missing, damaged, incomplete or of another version.

@@ -96,7 +96,7 @@ def audit(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Audit:
-    """Look for everything in labelled radiographs that would distort a result; nothing is changed or removed.
+    """Look for anything in labelled radiographs that would distort a result. Nothing is changed or removed.
 
     Args:
         data: a folder of classes, or a table.

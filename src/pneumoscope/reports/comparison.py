@@ -43,7 +43,7 @@ def compare(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Comparison:
-    """Compare runs, or evaluations, on the same images; all with the first.
+    """Compare runs or evaluations on the same images, each with the first.
 
     Args:
         runs: two or more folders with `metrics.json` and `predictions.csv`.

@@ -60,15 +60,15 @@ def evaluate(
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images, unless a table says otherwise.
         device: `auto`, `cpu` or `cuda`.
-        prevalence: measure also as if the positive class had this share, with adjusted probabilities.
-        adapt_prior: estimate the classes' shares without labels, and measure also with adjusted probabilities.
-        threshold: for the positive class, instead of the model's.
-        alpha: of prediction sets, instead of the model's.
-        false_alarms: of the OOD detector, instead of the model's.
+        prevalence: also measure as if the positive class had this share, with adjusted probabilities.
+        adapt_prior: estimate the classes' shares without labels, and also measure with adjusted probabilities.
+        threshold: predict the positive class at or above this probability, instead of the model's threshold.
+        alpha: how often prediction sets may miss the true class, instead of the model's alpha.
+        false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
-        plot_formats: of the files in `plots`, such as `svg,pdf,png`.
+        plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
         overwrite: whether to replace an earlier evaluation in `out`.
         progress: called with the number of images done.
 

@@ -136,7 +136,7 @@ def _add_predictions(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     async def predict(request: Request, query: Annotated[PredictionQuery, Query()]) -> Response:
-        """Predict one or more image files: send them as parts of a form, or one as the body itself."""
+        """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
         reading = Reading(query.invert, query.any_modality)
         async with service.budget.receive(request, reading) as images:
             answer = await service.predict(images, query)
@@ -157,7 +157,7 @@ def _add_predictions(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     async def review(prediction_id: Annotated[str, Path(alias="id", max_length=64)], review: ReviewRequest) -> Response:
-        """Agree or disagree with a prediction. The review is on disk before the answer is sent."""
+        """Agree or disagree with a prediction. The review is stored before the answer is sent."""
         return _to_json(await service.review(prediction_id, review), 201)
 
     @app.get("/v1/models", responses=_problems(401, 403), tags=["predictions"])

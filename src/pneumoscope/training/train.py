@@ -93,7 +93,7 @@ def train(
     """Train a classifier on labelled radiographs and evaluate it on their test split.
 
     Args:
-        data: folder or table; None if `config` or the run to resume names it.
+        data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
         config: settings, or a YAML file of them, such as another run's `config.yaml`.
         resume: continue an interrupted run, with the same result as without the interruption.
