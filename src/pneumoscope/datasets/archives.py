@@ -70,8 +70,10 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
                 continue
             except _AttemptError as problem:
                 reason, delay = str(problem), max(delay, problem.delay)
-            except ValueError:  # of urljoin, or urllib3
-                raise DownloadError(f"{address}: redirects to an invalid address.") from None
+            except ValueError as problem:  # of urllib.parse, or urllib3; the message may hold a signature or password
+                raise DownloadError(
+                    f"{address}: not a valid address, or its proxy or a redirection has none ({type(problem).__name__})."
+                ) from None
             except HTTPError as problem:
                 reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
             failures = 0 if part.count - before >= 1 << 20 else failures + 1
