@@ -72,7 +72,7 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
                 reason, delay = str(problem), max(delay, problem.delay)
             except ValueError as problem:  # of urllib.parse, or urllib3; the message may hold a signature or password
                 raise DownloadError(
-                    f"{address}: not a valid address, or its proxy or a redirection has none ({type(problem).__name__})."
+                    f"{address}: this address, its proxy or a redirection is not valid ({type(problem).__name__})."
                 ) from None
             except HTTPError as problem:
                 reason = str(getattr(problem, "reason", problem)) or type(problem).__name__
