@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     as_user: list[str] = []
     if os.geteuid() == 0:
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        for each in (folder, *folder.parents[:3]):  # a worker of pytest-xdist has a folder of its own
-            each.chmod(0o755)
+        for each in (folder, *folder.parents[:3]):  # up to pytest's own, or to /tmp, whose other rights must stay
+            each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o055)
         shutil.chown(folder, "postgres", "postgres")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
