@@ -141,7 +141,7 @@ def test_other_images_are_refused_by_name(tmp_path: Path, hashes: bool) -> None:
 def test_another_label_for_the_same_image_is_refused(tmp_path: Path) -> None:
     other = make_rows(seed=1)
     other[7]["label"] = CLASSES[other[7]["label"] == "NORMAL"]
-    with pytest.raises(DataError, match=r"images/7.png: .* \(1 such images\)"):
+    with pytest.raises(DataError, match=r"images/7.png: .* \(images that differ: 1\)"):
         compared(tmp_path, make_rows(), other)
 
 

@@ -321,7 +321,7 @@ def _check_labels(runs: Sequence[Predictions], rows: Sequence[tuple[Prediction, 
         run, other = next((run, row) for run, row in zip(runs[1:], others, strict=True) if row.label != first.label)
         raise DataError(
             f"{_write_path(other)}: {other.label} in {run.folder}, but {first.label} in {runs[0].folder} "
-            f"({len(differing)} such images). Evaluate both on the same labels."
+            f"(images that differ: {len(differing)}). Evaluate both on the same labels."
         )
 
 

@@ -305,7 +305,7 @@ def _match(
     if unknown := [name for name in listed if name in surplus and not name.startswith(_CLASSIFIERS)]:
         raise DataError(
             f"{path}: these are not the weights of {spec.architecture}, which has no {unknown[0]} "
-            f"({len(unknown)} such tensors)."
+            f"(unknown tensors: {len(unknown)})."
         )
     matched = {}
     for name, target in wanted.items():
