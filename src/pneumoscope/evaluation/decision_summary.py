@@ -35,9 +35,9 @@ def summarise_decisions(
         "counts": {name: int((decided == name).sum()) for name in list_names(classes)},
         "images": {name: int((truth == name).sum()) for name in classes},
         "out_of_distribution": {name: int((decided[truth == name] == OUT_OF_DISTRIBUTION).sum()) for name in classes},
-        "answered": _rate(answered),
-        "accuracy_of_answered": _rate((decided == truth)[answered]),
-        "coverage": {name: _rate(held[truth == name]) for name in classes},
+        "answered": measure_rate(answered),
+        "accuracy_of_answered": measure_rate((decided == truth)[answered]),
+        "coverage": {name: measure_rate(held[truth == name]) for name in classes},
         "set_size": float(np.mean([len(fits) for fits in prediction_sets])),
     }
 
@@ -80,8 +80,10 @@ def _too_many(events: int, images: int, rank: int, count: int) -> bool:
     return bool(betabinom.sf(events - 1, images, rank, count + 1 - rank) <= 0.025)
 
 
-def _rate(hits: NDArray[np.bool_]) -> Mapping[str, float | int | None]:
+def measure_rate(hits: Sequence[bool] | NDArray[np.bool_]) -> dict[str, float | int | None]:
+    """The rate of hits with its interval (Wilson 1927; they count as independent), and their number."""
     if not len(hits):
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = wilson_interval(float(hits.mean()), len(hits), CONFIDENCE)
-    return {"value": float(hits.mean()), "low": low, "high": high, "n": len(hits)}
+    value = float(np.mean(hits))
+    low, high = wilson_interval(value, len(hits), CONFIDENCE)
+    return {"value": value, "low": low, "high": high, "n": len(hits)}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
-from pneumoscope.evaluation.intervals.proportions import wilson_interval
+from pneumoscope.evaluation.decision_summary import measure_rate
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.store import PredictionRecord, Review
 
@@ -48,16 +48,16 @@ def summarise(
         "of_this_model": len(of_model),
         "images": len(images),
         "shares": {
-            "positive": _share([each.predicted_label == model.positive for each in classified if model.positive]),
-            "uncertain": _share([each.decision == UNCERTAIN for each in images]),
-            "out_of_distribution": _share([each.decision == OUT_OF_DISTRIBUTION for each in images]),
+            "positive": measure_rate([each.predicted_label == model.positive for each in classified if model.positive]),
+            "uncertain": measure_rate([each.decision == UNCERTAIN for each in images]),
+            "out_of_distribution": measure_rate([each.decision == OUT_OF_DISTRIBUTION for each in images]),
         },
         "ood_score": _find_quantiles([each.ood_score for each in images if each.ood_score is not None]),
         "drift": _find_drift(classified, model),
         "agreement": {
-            "all": _share([agrees for _, agrees in agreement]),
+            "all": measure_rate([agrees for _, agrees in agreement]),
             **{
-                decision: _share([agrees for other, agrees in agreement if other == decision])
+                decision: measure_rate([agrees for other, agrees in agreement if other == decision])
                 for decision in (*model.labels, UNCERTAIN, OUT_OF_DISTRIBUTION)
                 if any(other == decision for other, _ in agreement)
             },
@@ -122,11 +122,3 @@ def _find_quantiles(values: Sequence[float]) -> dict[str, float] | None:
         return None
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
     return {"p05": low, "median": middle, "p95": high}
-
-
-def _share(hits: Sequence[bool]) -> dict[str, float | int | None]:
-    if not hits:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    value = sum(hits) / len(hits)
-    low, high = wilson_interval(value, len(hits), 0.95)
-    return {"value": value, "low": low, "high": high, "n": len(hits)}
