@@ -61,8 +61,7 @@ def load_remarks(folder: Path) -> Remarks | None:
     path = folder / CHECKPOINTS / "remarks.json"
     if not path.is_file() or not (folder / "model" / "model.json").is_file():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))  # pydantic's own parser refuses paths that are not UTF-8
-    return TypeAdapter(Remarks).validate_python(saved)
+    return TypeAdapter(Remarks).validate_json(path.read_bytes())
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:

@@ -29,11 +29,10 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         DataError: the data changed since the run began.
     """
     table = folder / "samples.csv"
-    content = format_samples(setup.samples, folder).encode("utf-8", "backslashreplace")  # as `write_samples` does
     if not resume:
         claim_folder(folder, RUN_FILES, overwrite)
         write_mapping(folder / "config.yaml", setup.settings)
-    elif table.exists() and table.read_bytes() != content:
+    elif table.exists() and table.read_bytes() != format_samples(setup.samples, folder).encode():
         raise DataError(
             f"{setup.settings.data.path}: the data have changed since the run in {folder} began ({table}). "
             "Start a new run."
