@@ -121,7 +121,7 @@ def test_a_model_is_described_within_80_columns(
     words = " ".join(printed.out.split())
     for expected in (
         "NORMAL, PNEUMONIA (positive)",
-        "224 × 224 pixels, crop",
+        "128 × 128 pixels, crop",
         "24 images to train (12 NORMAL, 12 PNEUMONIA); 12 images to validate",
         "AUROC 0.900 (0.800 to 0.950), accuracy 0.900 (0.800 to 0.950); 1,234 images",
         "threshold 0.5 for PNEUMONIA",

@@ -66,7 +66,7 @@ def test_images_marked_as_inverted_give_the_very_same_model(images: Path, run: R
             Image.fromarray(255 - np.asarray(picture)).save(path)
         inverted.append(Sample(path, sample.label, sample.patient, sample.split, Reading(invert=True)))
     write_samples(tmp_path / "images.csv", inverted)
-    twin = train(tmp_path / "images.csv", tmp_path / "twin", epochs=3)
+    twin = train(tmp_path / "images.csv", tmp_path / "twin", epochs=3, size=128)
     assert twin.evaluation.metrics["auroc"].value == run.evaluation.metrics["auroc"].value
     again = evaluate(twin.folder / "samples.csv", twin.folder, tmp_path / "again")
     assert again.to_json() | {"notes": []} == twin.evaluation.to_json() | {"notes": []}

@@ -215,6 +215,10 @@ def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has the fonts; elsewhere it is a box
         canvas = Canvas(figsize=(3.5, 3.25), layout="constrained")
         draw(canvas.subplots())
+        layout = canvas.get_layout_engine()
+        if layout is not None:  # laid out once: each file would otherwise be drawn twice
+            layout.execute(canvas)
+            canvas.set_layout_engine("none")
         for form in formats:
             file = io.BytesIO()
             metadata = dict.fromkeys(_UNDATED[form])
