@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models import pretrained
 from pneumoscope.training.train import Run, train
 
@@ -22,7 +23,7 @@ pytest_plugins = ["service_fixtures"]  # of tests/server
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker for each core, and one more because some tests wait."""
-    return (os.cpu_count() or 1) + 1
+    return count_threads() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

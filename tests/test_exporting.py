@@ -224,7 +224,9 @@ def test_an_earlier_export_stays_until_a_better_one_is_there(
     assert "Format: openvino. Checked on 12 images" in (out / "README.md").read_text()
 
 
-def test_an_image_that_cannot_be_read_stops_no_export(run: Run, images: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_stops_no_export(
+    run: Run, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))
     for image in (*(data / "train" / "NORMAL").iterdir(), next((data / "test" / "NORMAL").iterdir())):
         image.write_bytes(b"no image")
@@ -232,6 +234,7 @@ def test_an_image_that_cannot_be_read_stops_no_export(run: Run, images: Path, tm
         assert export(run.model, "int8", tmp_path / "int8", data).check.images == 11
     except DataError as problem:
         assert "of 11 decisions" in str(problem)  # noqa: PT017 - refused for what it changes
+    assert "Images that cannot be read and are left out: 12." in caplog.text
 
 
 def test_features_of_another_graph_are_not_taken_from_the_cache(run: Run, images: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -266,10 +267,17 @@ def _find_images(model: Path, data: Path | None) -> list[Sample]:
     advice = "Pass a folder or a table of images like those it was trained on as `data`."
     if table is None:
         raise UsageError(f"{model}: there are no images to check the export on. {advice}")
-    samples = [sample for sample in read_samples(table) if sample.path.is_file()]
+    listed = read_samples(table)
+    samples = [sample for sample in listed if sample.path.is_file()]
     if not samples:
         raise DataError(f"{table}: none of its images exists. {advice}")
+    _warn_left_out(len(listed) - len(samples), "do not exist")
     return samples
+
+
+def _warn_left_out(count: int, why: str) -> None:
+    if count:
+        logging.getLogger("pneumoscope").warning("Images that %s and are left out: %d.", why, count)
 
 
 def _write_onnx(folder: Path, original: _Original) -> None:
@@ -322,6 +330,7 @@ def _read_inputs(samples: Sequence[Sample], model: Model) -> list[Array]:
             inputs.append(read_inputs(sample, model.input)[0])
     if not inputs:
         raise DataError(f"None of {len(samples)} images can be read, so there are no ranges for int8.")
+    _warn_left_out(len(samples) - len(inputs), "cannot be read")
     return inputs
 
 

@@ -292,6 +292,19 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
     assert len(list((out / "overlays").iterdir())) == 1
 
 
+def test_an_interrupted_folder_of_explanations_lists_its_pictures(run: Run, image: Path, tmp_path: Path) -> None:
+    def interrupt(task: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_explanations(load(run.folder), [Sample(image)] * 3, tmp_path / "out", progress=interrupt)
+    with (tmp_path / "out" / "explanations.csv").open(newline="") as file:
+        assert [row["overlay"] for row in csv.DictReader(file)] == [
+            f"overlays/{path.name}" for path in sorted((tmp_path / "out" / "overlays").iterdir())
+        ]
+
+
 def test_a_file_that_cannot_be_read_is_an_image_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"missing\.png"):
         find(tmp_path / "missing.png", load(run.folder))

@@ -141,7 +141,7 @@ def test_calibration_prediction_sets_and_groups_are_told_with_their_intervals(tm
     model = make_model(decisions=to_json(decisions))
     groups = tuple(Subgroup("Sex", name, 30, {}, {"auroc": evaluation.metrics["auroc"]}) for name in ("female", "male"))
     evaluation = dataclasses.replace(evaluation, subgroups=groups)
-    _, card, page = written(tmp_path, model, evaluation, licence="mit")
+    _, card, page = written(tmp_path, model, evaluation)
     assert (
         "Platt scaling, fitted on 50 validation images. On the test images it changed the Brier score from 0.777"
         in card

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -51,16 +52,15 @@ def write_predictions(
                 progress("Predicting", done, len(samples))
 
     write = {"csv": _write_csv, "jsonl": _write_lines, "json": _write_json, "table": _write_table}
-    if out is None:
-        write[form](rows(), sys.stdout)
-    elif form == "parquet":
-        write_bytes(out, _to_parquet(list(rows())))
-    else:
-        text = io.StringIO()
-        write[form](rows(), text)
-        write_text(out, text.getvalue())
-    if overlays is not None:
-        overlays.close()
+    with overlays or nullcontext():
+        if out is None:
+            write[form](rows(), sys.stdout)
+        elif form == "parquet":
+            write_bytes(out, _to_parquet(list(rows())))
+        else:
+            text = io.StringIO()
+            write[form](rows(), text)
+            write_text(out, text.getvalue())
     return failed
 
 

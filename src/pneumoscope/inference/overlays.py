@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,11 @@ class OverlayFolder:
             row["overlay"] = f"{_PICTURES}/{name}"
         self._rows.append(row)
 
-    def close(self) -> None:
-        """Write the table."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write the table, also after an interruption."""
         if self._rows:
             write_text(self._folder / _TABLE, "".join(format_rows(self._rows)))
 
@@ -103,14 +106,13 @@ def write_explanations(
         UsageError: the folder holds something already, or the classifier has no such class.
     """
     check_label(predictor.model.labels, label)
-    overlays = OverlayFolder(folder, len(samples), overwrite)
     failed = 0
     predictions = predictor.run(samples, maps=True, pixels=True, label=label, method=method)
-    for done, prediction in enumerate(predictions, start=1):
-        overlays.add(prediction)
-        failed += prediction.error is not None
-        progress("Explaining", done, len(samples))
-    overlays.close()
+    with OverlayFolder(folder, len(samples), overwrite) as overlays:
+        for done, prediction in enumerate(predictions, start=1):
+            overlays.add(prediction)
+            failed += prediction.error is not None
+            progress("Explaining", done, len(samples))
     return failed
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pneumoscope.datasets.kermany import Source
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
@@ -55,18 +54,17 @@ def write_model_card(
     notes: Sequence[str] = (),
     data: DataStatement = DataStatement(),
     backbone_licence: str = "",
-    licence: str = "",
 ) -> Path:
     """Write the card of a model into its folder, and return the card's path.
 
     The evaluation is that of the test split. Names of files and patients in `notes` are left out, since a card is
-    passed on. `licence` is an identifier such as `apache-2.0`, if the model's owner states one.
+    passed on.
     """
     two = model.positive is not None
     decisions, counted = read_decisions(model), evaluation.decisions
     card = render(
         "model_card.md",
-        front_matter=_write_front_matter(model, evaluation, licence, data),
+        front_matter=_write_front_matter(model, evaluation, data),
         title=f"{' or '.join(model.labels)}: a classifier of chest radiographs",
         model=model,
         settings={"seed": "not stated", "train_backbone": False, **model.training.get("settings", {})},
@@ -83,7 +81,6 @@ def write_model_card(
         ood=counted.get("counts", {}).get(OUT_OF_DISTRIBUTION),
         data=data,
         backbone_licence=backbone_licence,
-        licence=licence,
         caveats=_list_caveats(model, evaluation, notes),
         **(dict(evaluation.confusion) if two else dict.fromkeys(("tp", "fp", "tn", "fn"), 0)),
     )
@@ -92,7 +89,7 @@ def write_model_card(
     return path
 
 
-def _write_front_matter(model: Model, evaluation: Evaluation, licence: str, data: DataStatement) -> str:
+def _write_front_matter(model: Model, evaluation: Evaluation, data: DataStatement) -> str:
     """Write the metadata that Hugging Face's model cards begin with."""
     import yaml
 
@@ -106,8 +103,7 @@ def _write_front_matter(model: Model, evaluation: Evaluation, licence: str, data
         "dataset": {"name": data.title or "not stated", "type": "not-stated", "split": evaluation.split},
         "metrics": metrics,
     }
-    values: dict[str, Any] = {"license": licence} if licence else {}
-    values |= {
+    values = {
         "library_name": "pneumoscope",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "radiology", *sorted(label.lower() for label in model.labels), "not-for-clinical-use"],
