@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.evaluation.intervals.proportions import wilson_interval
+from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 
 
 def find_imbalance(samples: Sequence[Sample]) -> list[Finding]:
@@ -80,7 +80,7 @@ def _check_widths(samples: Sequence[Sample]) -> Iterator[Finding]:
     tested = "test" in table
     counts = table["test"] if tested else Counter(str(sample.label) for sample in samples)
     label, n = min(counts.items(), key=lambda item: (item[1], item[0]))
-    low, high = wilson_interval(0.9, n, 0.95)
+    low, high = wilson_interval(0.9, n, CONFIDENCE)
     if high - low <= 0.1:
         return
     yield Finding(
