@@ -26,9 +26,9 @@ data_app = make_group("Draw, split and fetch data sets.")
 @data_app.command(cls=PanelCommand)
 def phantoms(
     out: options.Out,
-    count: Annotated[int, option("Number of images.", None)] = 600,
-    size: Annotated[int, option("Height in pixels.", None)] = 320,
-    prevalence: Annotated[float, option("Share of images with pneumonia.", None)] = 0.5,
+    count: Annotated[int, option("Number of images.")] = 600,
+    size: Annotated[int, option("Height in pixels.")] = 320,
+    prevalence: Annotated[float, option("Share of images with pneumonia.")] = 0.5,
     seed: options.Seed = 0,
 ) -> None:
     """Draw simulated radiographs, with masks of their opacities."""
@@ -42,7 +42,7 @@ def phantoms(
 @data_app.command(cls=PanelCommand)
 def split(
     data: options.Data,
-    out: Annotated[Path, option("Table to write (.csv); with --folds, a folder.", None)],
+    out: Annotated[Path, option("Table to write (.csv); with --folds, a folder.")],
     test_fraction: Annotated[float | None, option("Share of each class in test. [default: 0.25]", _SPLITS)] = None,
     val_fraction: Annotated[float | None, option("Share of the rest in val. [default: 0.333]", _SPLITS)] = None,
     test_count: Annotated[int | None, option("Number of test images, instead of a share.", _SPLITS, least=1)] = None,
@@ -103,9 +103,9 @@ def split(
 def fetch(
     name: Annotated[str, typer.Argument(help="The data set: kermany.", metavar="NAME")],
     out: options.Out,
-    archive: Annotated[Path | None, option("A zip archive that you already have, instead of a download.", None)] = None,
-    url: Annotated[str | None, option("Another address for the archive, such as a mirror.", None)] = None,
-    sha256: Annotated[str | None, option("Checksum that the archive must have.", None)] = None,
+    archive: Annotated[Path | None, option("A zip archive that you already have, instead of a download.")] = None,
+    url: Annotated[str | None, option("Another address for the archive, such as a mirror.")] = None,
+    sha256: Annotated[str | None, option("Checksum that the archive must have.")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Download, check and unpack a public data set.

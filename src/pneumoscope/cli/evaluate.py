@@ -100,7 +100,7 @@ def audit(
         bool, option("Skip wrong labels, outliers, markers in corners and cropped copies.", None, "--quick")
     ] = False,
     fail_on: Annotated[
-        Literal["error", "warning"] | None, option("Exit with code 3 if a finding is at least this serious.", None)
+        Literal["error", "warning"] | None, option("Exit with code 3 if a finding is at least this serious.")
     ] = None,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,

@@ -88,10 +88,10 @@ def export(
     model: options.Model = None,
     to: Annotated[
         Literal["onnx", "openvino", "int8", "torch"],
-        option("ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program.", None),
+        option("ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program."),
     ] = "onnx",
     data: Annotated[
-        Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]", None)
+        Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]")
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -12,7 +12,7 @@ from pneumoscope.models.pretrained import DEFAULT
 DECISIONS, IMAGES, COMPUTING, OUTPUT = "Decisions", "Images", "Computing", "Output"  # panels of --help
 
 
-def option(text: str, panel: str | None, *names: str, least: int | None = None, most: int | None = None) -> Any:
+def option(text: str, panel: str | None = None, *names: str, least: int | None = None, most: int | None = None) -> Any:
     """An option with this help, in this panel; a bool has the flags --name and --no-name unless `names` differ."""
     return typer.Option(*names, help=text, rich_help_panel=panel, min=least, max=most)
 
@@ -20,7 +20,7 @@ def option(text: str, panel: str | None, *names: str, least: int | None = None, 
 Data = Annotated[Path, typer.Argument(help="Folder with a subfolder per class, or a table.", metavar="DATA")]
 Paths = Annotated[list[Path], typer.Argument(help="Images, folders of images, or tables.", metavar="PATH")]
 Model = Annotated[
-    Path | None, option(f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]", None)
+    Path | None, option(f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]")
 ]
 
 Prevalence = Annotated[float | None, option("Adjust probabilities to this share of the positive class.", DECISIONS)]

@@ -91,11 +91,11 @@ def explain(
     model: options.Model = None,
     label: Annotated[
         str | None,
-        option("The class to explain. [default: the positive class; with more than two classes, the likeliest]", None),
+        option("The class to explain. [default: the positive class; with more than two classes, the likeliest]"),
     ] = None,
     method: Annotated[
         Literal["auto", "cam", "ig"],
-        option("cam: class activation map; ig: integrated gradients (needs captum, slow).", None),
+        option("cam: class activation map; ig: integrated gradients (needs captum, slow)."),
     ] = "auto",
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,

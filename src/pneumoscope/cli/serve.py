@@ -92,9 +92,7 @@ def _log_requests() -> None:
 @reviews_app.command(cls=PanelCommand)
 def export(
     out: Annotated[Path, option("Table to write (.csv).", OUTPUT)],
-    images: Annotated[
-        list[Path], option("Folder with the images, such as that of `serve --keep-images`; repeatable.", None)
-    ],
+    images: Annotated[list[Path], option("Folder with the images, such as that of `serve --keep-images`; repeatable.")],
     database: Database = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -125,7 +123,7 @@ def _read_token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
+        reason = problem.strerror or problem
         raise UsageError(f"{file} cannot be read: {reason}.", parameter="token_file") from None
     if not token:
         raise UsageError(

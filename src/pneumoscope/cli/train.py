@@ -60,7 +60,7 @@ def train(
         typer.Argument(help="Folder with a subfolder per class, or a table (.csv, .parquet).", metavar="DATA"),
     ] = None,
     out: Out = Path("runs/latest"),
-    config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.", None)] = None,
+    config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.")] = None,
     resume: Annotated[bool, option("Continue an interrupted run.", None, "--resume")] = False,
     overwrite: Overwrite = False,
     cache: Cache = True,
@@ -77,7 +77,7 @@ def train(
 
 def demo(
     out: Out = Path("runs/demo"),
-    images: Annotated[int, option("Number of simulated radiographs.", None, least=40)] = 600,
+    images: Annotated[int, option("Number of simulated radiographs.", least=40)] = 600,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
