@@ -314,7 +314,7 @@ def test_few_images_keep_their_pixels_at_a_time(run: Run, files: list[Path], mon
         assert len(decoded) <= done + 4
 
 
-def test_a_missing_package_stops_a_command_but_no_other_upload(
+def test_a_missing_package_is_an_error_of_the_installation_and_not_of_a_file(
     run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: Any) -> Any:
@@ -322,10 +322,9 @@ def test_a_missing_package_stops_a_command_but_no_other_upload(
 
     predictor = load(run.folder)
     monkeypatch.setattr(features, "read_radiograph", read)
-    with pytest.raises(MissingExtraError):
-        predictor.predict(files)
-    (prediction,) = predictor.predict(ImageBytes(files[0].read_bytes(), "image.png"))
-    assert prediction.error == "not installed"
+    for source in (files[0], ImageBytes(files[0].read_bytes(), "image.png")):
+        with pytest.raises(MissingExtraError):
+            predictor.predict(source)
 
 
 def test_a_lateral_view_has_a_warning_whatever_the_model_knows_of_its_training(run: Run) -> None:

@@ -10,9 +10,11 @@ import signal
 import socket
 import sqlite3
 import stat
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +34,7 @@ import pneumoscope
 from pneumoscope.errors import UsageError
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.overlays import render_heatmap
+from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server.settings import Limits, Settings
 from pneumoscope.server.store import Store
 
@@ -109,6 +112,61 @@ def test_an_internal_error_at_one_image_fails_only_its_own_answer(
         assert answers[1].headers["content-type"] == "application/problem+json"
     assert f"Internal error: {error.__name__}" in caplog.text
     assert secret not in caplog.text
+
+
+def test_an_error_of_a_whole_batch_is_logged_once_even_if_its_images_succeed_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original, secret = Predictor.run, "MUELLER_HANS"
+
+    def run_alone(self: Predictor, images: Sequence[Any], *arguments: Any, **options: Any) -> Any:
+        if len(images) > 1:
+            raise MemoryError(secret)
+        return original(self, images, *arguments, **options)
+
+    monkeypatch.setattr(Predictor, "run", run_alone)
+    files = [("files", (f"{seed}.png", draw(seed))) for seed in range(3)]
+    with run_thread(settings) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files=files, timeout=60)
+    assert [each["error"] for each in answer.json()["predictions"]] == [None] * 3
+    (logged,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert "MemoryError" in logged.getMessage()
+    assert "run_alone" in logged.getMessage()
+    assert secret not in caplog.text
+
+
+def test_internal_errors_at_all_files_do_not_blame_the_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
+    files = [("files", (f"{seed}.png", draw(seed))) for seed in range(2)]
+    with run_thread(settings) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files=files, timeout=60)
+        described = httpx.get(f"{url}/openapi.json").json()["paths"]["/v1/predictions"]["post"]["responses"]
+    assert answer.status_code == 500
+    assert answer.json()["detail"].startswith("None of the files can be predicted: Internal error: ZeroDivisionError.")
+    assert "500" in described
+
+
+def test_a_package_that_the_service_lacks_is_not_the_fault_of_a_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = dicom(levels())
+    for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    needed = "The service lacks a package to read this file: a.dcm: reading DICOM needs an extra: "
+    with run_thread(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        alone = client.post("/v1/predictions", files={"files": ("a.dcm", content)})
+        assert alone.status_code == 415
+        assert alone.json()["detail"].startswith(needed)
+        files = [("files", ("a.dcm", content)), ("files", ("b.png", draw(1)))]
+        (one, other) = client.post("/v1/predictions", files=files).json()["predictions"]
+        assert one["error"].startswith(needed)
+        assert other["error"] is None
 
 
 def is_black(pixels: Any) -> bool:

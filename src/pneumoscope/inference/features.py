@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import ImageError, MissingExtraError
+from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec, Pixels, prepare
@@ -92,7 +92,7 @@ def extract_features(
         One `Extract` per source, in input order.
 
     Raises:
-        MissingExtraError: a package that reads a file is not installed; for `ImageBytes` it is the extract's error.
+        MissingExtraError: a package that reads a file is not installed.
     """
     batch_size = engine.batch_size if engine else 8
     ahead, longest = 3 * batch_size, 64 * batch_size
@@ -161,10 +161,6 @@ class _Extraction:
                 self._decode(extract, content, name, reading)
             return extract
         except ImageError as problem:
-            return Extract(source, error=str(problem))
-        except MissingExtraError as problem:
-            if not isinstance(source, ImageBytes):  # an upload must not stop those of others
-                raise
             return Extract(source, error=str(problem))
 
     def run(self, batch: list[Extract]) -> None:

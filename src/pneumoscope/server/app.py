@@ -131,7 +131,7 @@ def _add_predictions(app: FastAPI, service: PredictionService) -> None:
     @app.post(
         UPLOADS,
         response_model=PredictionsMessage,
-        responses=_problems(400, 401, 403, 408, 413, 415, 422, 429, 503),
+        responses=_problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 503),
         openapi_extra=_BODY,
         tags=["predictions"],
     )

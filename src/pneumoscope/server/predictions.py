@@ -16,7 +16,7 @@ import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import find_patient
-from pneumoscope.errors import DataError, UsageError
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
@@ -154,7 +154,8 @@ class PredictionService:
                 raise failures[0]
             details = "; ".join(failure.detail for failure in failures[:5])
             status = max(failure.status for failure in failures)
-            raise RequestError(status, f"None of the files can be read: {details}")
+            what = "predicted" if status == 500 else "read"
+            raise RequestError(status, f"None of the files can be {what}: {details}")
         predictions = [
             PredictionMessage(name=image.name, error=answer.detail) if isinstance(answer, RequestError) else answer
             for image, answer in zip(images, answers, strict=True)
@@ -209,7 +210,7 @@ class PredictionService:
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
-        """Predict a batch; after an unforeseen error, each image alone, so that only the one at fault fails."""
+        """Predict a batch; after an error, each image alone, so that only the one at fault fails."""
         try:
             predictions = self.predictor.run(
                 [job.image for job in jobs],
@@ -221,7 +222,10 @@ class PredictionService:
         except Exception as problem:
             if len(jobs) == 1:
                 log_internal_error(problem)
+                if isinstance(problem, MissingExtraError):
+                    return [(RequestError(415, f"The service lacks a package to read this file: {problem}"), None)]
                 return [(to_internal_error(problem), None)]
+            log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
         return [answer for job in jobs for answer in self._predict([job])]
 

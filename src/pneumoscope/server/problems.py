@@ -44,10 +44,10 @@ def to_internal_error(problem: Exception) -> RequestError:
     return RequestError(500, f"Internal error: {type(problem).__name__}. Please report it.")
 
 
-def log_internal_error(problem: Exception) -> None:
-    """Log where an unforeseen error occurred, without its message."""
+def log_internal_error(problem: Exception, consequence: str = "Internal error") -> None:
+    """Log where an unforeseen error occurred, and its consequence, without the error's message."""
     where = "".join(traceback.format_tb(problem.__traceback__)[-4:])
-    logger.error("Internal error: %s\n%s", type(problem).__name__, where)
+    logger.error("%s: %s\n%s", consequence, type(problem).__name__, where)
 
 
 def too_busy(detail: str, seconds: int = 1) -> RequestError:
