@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +24,7 @@ import sqlalchemy as sql
 from services import draw, run_process, run_thread
 
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.server import store as store_module
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 
 if TYPE_CHECKING:
@@ -160,6 +165,48 @@ def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises((UsageError, DataError)):
         Store(str(path))
     assert path.read_text().startswith("not a database")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pg8000 leaves its socket open
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_unreachable_postgresql_is_reported_after_one_timeout(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(store_module._OPTIONS, "pg8000", {"timeout": 1})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        if not silent:
+            listener.close()
+        start = time.monotonic()
+        try:
+            Store(f"postgresql://a@127.0.0.1:{port}/none")
+        except UsageError as problem:
+            assert "cannot be opened" in str(problem)  # noqa: PT017 - pytest.raises would keep the socket
+        else:
+            pytest.fail("it was opened")
+        assert time.monotonic() - start < (1.9 if silent else 0.9)
+        gc.collect()
+
+
+def test_a_database_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(store_module._OPTIONS, "pysqlite", {"timeout": 0.01})
+    path = tmp_path / "predictions.sqlite"
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(0.5, other.rollback)
+    timer.start()
+    with Store(str(path)) as store:
+        store.ping()
+    timer.join()
+    other.close()
+
+
+def test_a_store_that_cannot_be_set_up_keeps_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disposed: list[sql.Engine] = []
+    monkeypatch.setattr(sql.Engine, "dispose", lambda self, *_, **__: disposed.append(self))
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but somebody's notes" * 100)
+    with pytest.raises(UsageError, match="not a database"):
+        Store(str(path))
+    assert len(disposed) == 1
 
 
 def test_a_killed_service_has_lost_no_review_that_it_acknowledged(run: Run, url: str) -> None:

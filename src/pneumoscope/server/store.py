@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
 import uuid
@@ -22,6 +23,9 @@ from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
 SCHEMA = 1  # raise it with every change of a table
 _OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
+_PATIENCE = 5.0  # seconds for which setting up is tried again
+# What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
+_TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -122,7 +126,11 @@ class Store(AbstractContextManager["Store"]):
             self._engine = sql.create_engine(address, pool_pre_ping=True, connect_args=options)
             if address.get_backend_name() == "sqlite":
                 sql.event.listen(self._engine, "connect", _set_up_sqlite)
-            self._secret = self._set_up()
+            try:
+                self._secret = self._set_up()
+            except BaseException:
+                self._engine.dispose()
+                raise
         except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
             raise UsageError(f"{self.location}: {problem}", parameter="database") from None
         except ModuleNotFoundError as problem:
@@ -135,17 +143,19 @@ class Store(AbstractContextManager["Store"]):
 
     def _set_up(self) -> bytes:
         """Create what a new database lacks; return the secret behind pseudonyms."""
-        for tries_left in reversed(range(5)):
-            properties = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}
+        properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + _PATIENCE
+        while True:
             try:
-                with self._begin() as session:
-                    _Base.metadata.create_all(session.connection())
-                    stored = {each.key: each.value for each in session.scalars(sql.select(_Property))}
-                    session.add_all(_Property(key=key, value=properties[key]) for key in properties.keys() - stored)
-                    properties |= stored
+                with self._engine.begin() as connection:
+                    _Base.metadata.create_all(connection)
+                    rows = connection.execute(sql.select(_Property.key, _Property.value))
+                    stored = dict(rows.tuples().all())
+                    if missing := [{"key": key, "value": properties[key]} for key in properties.keys() - stored]:
+                        connection.execute(sql.insert(_Property), missing)
+                properties |= stored
                 break
-            except (DataError, IntegrityError):  # another service may have started at the same moment, and made them
-                if not tries_left:
+            except DBAPIError as problem:  # another service may have started at the same moment
+                if not _TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
                     raise
                 time.sleep(0.1)
         if (schema := int(properties["schema"])) != SCHEMA:
