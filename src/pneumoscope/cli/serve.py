@@ -123,7 +123,7 @@ def _read_token(file: Path | None) -> str | None:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as problem:
-        reason = problem.strerror or problem
+        reason = getattr(problem, "strerror", None) or problem
         raise UsageError(f"{file} cannot be read: {reason}.", parameter="token_file") from None
     if not token:
         raise UsageError(
