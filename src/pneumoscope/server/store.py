@@ -149,7 +149,7 @@ class Store(AbstractContextManager["Store"]):
                 with self._engine.begin() as connection:
                     _Base.metadata.create_all(connection)
                     rows = connection.execute(sql.select(_Property.key, _Property.value))
-                    stored = dict(rows.tuples().all())
+                    stored = {row.key: row.value for row in rows}
                     if missing := [{"key": key, "value": properties[key]} for key in properties.keys() - stored]:
                         connection.execute(sql.insert(_Property), missing)
                 properties |= stored
