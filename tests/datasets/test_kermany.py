@@ -498,6 +498,16 @@ def test_the_proxy_of_the_environment_is_used(
     assert seen == [("http://elsewhere.invalid/a.zip", "Basic dXNlcjpwYXNzIHdvcmQ=" if scheme else None)]
 
 
+def test_a_proxy_of_an_unknown_kind_is_named_as_the_cause(
+    server: Server, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://user:secret@127.0.0.1:1080")
+    with pytest.raises(DownloadError, match=r"[^ ]+a\.zip: .*proxy.*ProxySchemeUnknown") as error:
+        fetch(source, tmp_path / "out", url="http://elsewhere.invalid/a.zip")
+    assert "secret" not in str(error.value)
+    assert server.ranges == []  # not even asked
+
+
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "http://[", "gopher://x/"])
 def test_a_redirection_to_anything_but_http_is_not_followed(
     place: str, server: Server, source: Source, tmp_path: Path

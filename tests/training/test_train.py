@@ -275,6 +275,18 @@ def test_data_that_changed_since_a_run_began_are_refused(images: Path, tmp_path:
         train(None, run.folder, resume=True)
 
 
+def test_a_run_of_a_file_with_a_carriage_return_in_its_name_is_resumed(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    image = next((tmp_path / "images" / "train" / "NORMAL").iterdir())
+    image.rename(image.with_name(f"a\rb\r\n{image.name}"))
+    run = train(tmp_path / "images", tmp_path / "run", **SMALL)
+    whole = digest(run.folder)
+    assert b"a\rb\r\n" in (run.folder / "samples.csv").read_bytes()
+    train(None, run.folder, resume=True)
+    assert digest(run.folder)["predictions.csv"] == whole["predictions.csv"]
+    assert digest(run.folder)["samples.csv"] == whole["samples.csv"]
+
+
 def test_two_finetuned_runs_are_identical_at_the_precision_that_was_chosen(images: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"recipe": "finetune", "size": 64, "epochs": 1, "warmup_epochs": 1, "batch_size": 12}
     first, second = (train(images, tmp_path / name, **options) for name in ("a", "b"))
