@@ -95,7 +95,7 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
         ) from None
     with listener:
         service = PredictionService(settings)
-        app = build_app(settings, service)
+        config = configure_uvicorn(build_app(settings, service), settings.limits)
         host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
         if ready is not None:
             ready(f"http://{host}:{listener.getsockname()[1]}/", service)
@@ -103,7 +103,7 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
         _raise_file_limit(4 * settings.limits.requests + 512)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(configure_uvicorn(app, settings.limits)).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _raise_file_limit(wanted: int) -> None:
