@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +86,32 @@ def test_evaluate_uses_the_split_named(command: Command, run: Run, images: Path,
     assert wrong.code == 3
     assert "no split 'tset'" in wrong.err
     assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / "val").code == 2
+
+
+def test_on_a_terminal_the_table_follows_the_bar_and_messages_break_between_words(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no image")
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "pneumoscope", "predict", "text.png", "--model", str(run.model), "--out", "p.csv"]
+    for arguments in (command[:-2], command):
+        process = subprocess.Popen(arguments, stdout=terminal, stderr=terminal, cwd=tmp_path)
+        assert process.wait(60) == 3
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n").split("\n")
+    (table,) = [number for number, line in enumerate(lines) if line.lstrip("\r").startswith("file ")]
+    assert not any(
+        "Predicting" in line for line in lines[table:][: lines[table:].index("1 of 1 files could not be read.")]
+    )
+    (reason,) = [
+        number for number, line in enumerate(lines) if line.lstrip("\r").startswith("text.png: unknown format")
+    ]
+    assert len(lines[reason].strip()) <= 80
+    assert "Supported are JPEG, PNG" in " ".join(line.strip() for line in lines[reason : reason + 3])
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet", "table"])

@@ -269,10 +269,9 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
     (tmp_path / "bad.png").write_bytes(b"no image")
     paths = [image, tmp_path / "bad.png", same, tmp_path / "$odd, name.png"]
     predictor, out, done = load(run.folder), tmp_path / "out", list[tuple[str, int, int]]()
-    assert (
-        write_explanations(predictor, [Sample(path) for path in paths], out, progress=lambda *step: done.append(step))
-        == 1
-    )
+    samples = [Sample(path) for path in paths]
+    (error,) = write_explanations(predictor, samples, out, progress=lambda *step: done.append(step))
+    assert "bad.png" in error
     assert done == [("Explaining", number, 4) for number in (1, 2, 3, 4)]
     with (out / "explanations.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -277,7 +277,7 @@ def test_maps_pixels_and_rows_take_one_look_at_each_file(
     monkeypatch.setattr(predictor.engine, "run", count("run", predictor.engine.run, len))
     samples = [Sample(file) for file in files]
     overlays = OverlayFolder(tmp_path / "maps", len(samples))
-    assert write_predictions(predictor, samples, "csv", tmp_path / "rows.csv", overlays) == 0
+    assert write_predictions(predictor, samples, "csv", tmp_path / "rows.csv", overlays) == []
     assert counts == dict.fromkeys(counts, len(files))
     assert len(list((tmp_path / "maps" / "overlays").iterdir())) == len(files)
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == len(files) + 1

@@ -17,6 +17,7 @@ from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import backbones, export, models_app
+from pneumoscope.cli.output import wrap
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.train import SettingsCommand, demo, train
@@ -92,7 +93,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {printable(message)}", err=True)
+    typer.echo(wrap(f"error: {printable(message)}"), err=True)
     sys.exit(code)
 
 

@@ -11,7 +11,7 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import make_table, open_console, show_progress
+from pneumoscope.cli.output import make_table, open_console, show_progress, wrap
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable
 
@@ -124,9 +124,8 @@ def choose_model(model: Path | None) -> Path:
     source = _find_source(description)
     images = sum(description.data["counts"].get("train", {}).values())
     population = f": {source.population}" if source else ""
-    typer.echo(
-        f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device.", err=True
-    )
+    text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
+    typer.echo(wrap(text), err=True)
     return folder
 
 

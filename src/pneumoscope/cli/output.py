@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
         source = f", estimated without labels ({bounds})" if adjusted.estimated else ""
         typer.echo(f"\nPrevalence of these images: {evaluation.prevalence:.3f}. Adjusted to {value}{source}.")
     if decisions := evaluation.decisions:
-        counts = " · ".join(f"{count} {name}" for name, count in decisions["counts"].items() if count)
+        from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
+
+        counts = " · ".join(
+            f"{count} {name.replace('_', ' ') if name == OUT_OF_DISTRIBUTION else name}"
+            for name, count in decisions["counts"].items()
+            if count
+        )
         typer.echo(f"\nDecisions: {printable(counts)}")
         accuracy = decisions["accuracy_of_answered"]
         if accuracy["n"]:
@@ -52,6 +59,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
                 f"{decisions['answered']['value']:.0%} of images got a label; accuracy among them "
                 f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f})."
             )
+        else:
+            typer.echo("No image got a label.")
 
 
 def _count(images: int, patients: int | None) -> str:
@@ -137,6 +146,18 @@ def open_console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
+def wrap(text: str) -> str:
+    """A message with its lines broken between words, if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join("\n".join(line) for line in lines)
+
+
 @contextmanager
 def show_progress(hint: str = "") -> Iterator[Progress]:
     """Messages and progress on standard error: a bar on a terminal, plain lines elsewhere."""
@@ -150,10 +171,10 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
 
     class Messages(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(printable(show_flags(record.getMessage())), markup=False)
+            console.print(wrap(printable(show_flags(record.getMessage()))), markup=False)
 
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Bars(*columns, console=console, disable=not console.is_terminal)
+    bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
     tasks: dict[str, Any] = {}
     last_printed: dict[str, float] = {}
 

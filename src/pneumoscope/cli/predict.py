@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pneumoscope.cli import options
+from pneumoscope.cli.flags import show_flags
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, OUTPUT, option
-from pneumoscope.cli.output import show_progress
+from pneumoscope.cli.output import show_progress, wrap
 from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
 
@@ -67,13 +69,21 @@ def predict(
         alpha=alpha,
         false_alarms=false_alarms,
     )
+    table = io.StringIO() if out is None and kind == "table" else None  # printed when the bars are gone
     with show_progress() as progress:
         if adapt_prior:
             predictor = _adapt_prior(predictor, samples, progress)
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite)
-        failed = write_predictions(predictor, samples, kind, out, overlays, progress)
-    _report_failed(failed, len(samples))
+        rows_on_screen = out is None and table is None and sys.stdout.isatty()
+        shown = None if rows_on_screen else progress
+        errors = write_predictions(predictor, samples, kind, out or table, overlays, shown)
+    if table is not None:
+        typer.echo(table.getvalue(), nl=False)
+    for name, place in (("Predictions", out), ("Heatmaps", heatmaps)):
+        if place is not None:
+            typer.echo(f"{name}: {place}", err=True)
+    _report_failed(errors, len(samples), listed=out is None)
 
 
 def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> Predictor:
@@ -111,11 +121,11 @@ def explain(
     samples = find_images(paths, Reading(invert, any_modality))
     predictor = load(choose_model(model), device)
     with show_progress() as progress:
-        failed = write_explanations(
+        errors = write_explanations(
             predictor, samples, out, label=label, method=method, overwrite=overwrite, progress=progress
         )
-    _report_failed(failed, len(samples))
-    typer.echo(out)
+    typer.echo(f"Explanations: {out}")
+    _report_failed(errors, len(samples))
 
 
 def _choose_format(out: Path | None) -> str:
@@ -141,9 +151,14 @@ def _print_threshold(predictor: Predictor) -> None:
         typer.echo(printable(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}"), err=True)
 
 
-def _report_failed(failed: int, files: int) -> None:
-    """Report how many files could not be read; if none could be read, the command has failed."""
-    if failed:
-        typer.echo(f"{failed} of {files} files could not be read; see the error in their rows.", err=True)
-    if failed == files:
+def _report_failed(errors: Sequence[str], files: int, listed: bool = False) -> None:
+    """Report files that could not be read, with the first reasons unless the rows on the screen list them.
+
+    If none could be read, the command has failed.
+    """
+    if errors:
+        typer.echo(f"{len(errors)} of {files} files could not be read{'.' if listed else ':'}", err=True)
+        for error in () if listed else errors[:5]:
+            typer.echo(wrap(printable(show_flags(error))), err=True)
+    if len(errors) == files:
         raise typer.Exit(3)

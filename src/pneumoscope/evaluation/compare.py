@@ -219,7 +219,7 @@ def _find_notes(pairing: Pairing) -> tuple[str, ...]:
     if unread:
         notes.append(f"Images that any run could not read are left out: {', '.join(unread)}.")
     if len({run.threshold for run in pairing.runs if not math.isnan(run.threshold)}) > 1:
-        notes.append("The runs have different thresholds: each uses its own model's.")
+        notes.append("The runs have different thresholds: each uses the threshold of its own model.")
     return tuple(notes)
 
 

@@ -25,26 +25,25 @@ def write_predictions(
     predictor: Predictor,
     samples: Sequence[Sample],
     form: str,
-    out: Path | None = None,
+    out: Path | TextIO | None = None,
     overlays: OverlayFolder | None = None,
     progress: Progress | None = None,
-) -> int:
+) -> list[str]:
     """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
 
-    The form is `table`, `csv`, `json`, `jsonl` or `parquet`; without `out` the rows go to standard output. Returns how
-    many files could not be read.
+    The form is `table`, `csv`, `json`, `jsonl` or `parquet`, which needs a file; without `out` the rows go to standard
+    output. Returns the errors of files that could not be read.
 
     Raises:
         UsageError: `out` cannot be written.
     """
-    failed = 0
+    errors: list[str] = []
 
     def rows() -> Iterator[Row]:
-        nonlocal failed
         drawn = overlays is not None
         predictions = predictor.run(samples, maps=drawn, pixels=drawn)
         for done, prediction in enumerate(predictions, start=1):
-            failed += prediction.error is not None
+            errors.extend([prediction.error] if prediction.error else [])
             if overlays is not None:
                 overlays.add(prediction)
             yield prediction.to_row(predictor.model.labels)
@@ -53,15 +52,15 @@ def write_predictions(
 
     write = {"csv": _write_csv, "jsonl": _write_lines, "json": _write_json, "table": _write_table}
     with overlays or nullcontext():
-        if out is None:
-            write[form](rows(), sys.stdout)
+        if not isinstance(out, Path):
+            write[form](rows(), out or sys.stdout)
         elif form == "parquet":
             write_bytes(out, _to_parquet(list(rows())))
         else:
             text = io.StringIO()
             write[form](rows(), text)
             write_text(out, text.getvalue())
-    return failed
+    return errors
 
 
 def _write_csv(rows: Iterator[Row], stream: TextIO) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
 from pneumoscope.inference.evidence import Evidence, Method, check_label
 from pneumoscope.inference.prediction import Prediction
@@ -87,7 +88,7 @@ def write_explanations(
     method: Method = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
-) -> int:
+) -> list[str]:
     """Explain files: an `OverlayFolder` with a row and a picture for each.
 
     Args:
@@ -100,20 +101,20 @@ def write_explanations(
         progress: called with the number of files done.
 
     Returns:
-        How many files could not be read.
+        The errors of files that could not be read.
 
     Raises:
         UsageError: the folder holds something already, or the classifier has no such class.
     """
     check_label(predictor.model.labels, label)
-    failed = 0
+    errors: list[str] = []
     predictions = predictor.run(samples, maps=True, pixels=True, label=label, method=method)
     with OverlayFolder(folder, len(samples), overwrite) as overlays:
         for done, prediction in enumerate(predictions, start=1):
             overlays.add(prediction)
-            failed += prediction.error is not None
+            errors.extend([prediction.error] if prediction.error else [])
             progress("Explaining", done, len(samples))
-    return failed
+    return errors
 
 
 def write_overlay(prediction: Prediction, path: Path) -> None:
@@ -280,6 +281,8 @@ def _write_title(prediction: Prediction, evidence: Evidence) -> str:
     if prediction.decision is not None:
         probability = "" if prediction.probability is None else f" · probability {prediction.probability:.3f}"
         lines.append(f"decision {shorten(prediction.decision, 30)}{probability}")
+    if prediction.decision == OUT_OF_DISTRIBUTION:
+        lines[-1] = "out of distribution: this heatmap means nothing"
     return "\n".join(_escape(line) for line in lines)
 
 

@@ -78,7 +78,10 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
         some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
         more = " and more, which log.txt lists" if len(shared) > 10 else ""
         are = "patients are" if len(shared) > 1 else "patient is"
-        notes.append(f"{len(shared)} {are} in more than one of the given splits: {some}{more}.")
+        notes.append(
+            f"{len(shared)} {are} in more than one of the given splits: {some}{more}. Re-split with `pneumoscope data "
+            "split`, or ignore this if it is intended."
+        )
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
 

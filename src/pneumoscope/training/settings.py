@@ -118,7 +118,7 @@ class DecisionSettings:
 
     calibration: Annotated[
         Literal["auto", "none", "temperature", "platt", "isotonic"],
-        Doc("How logits become probabilities; auto chooses by the number of validation images."),
+        Doc("How logits become probabilities; auto chooses by cross-validation."),
     ] = "temperature"  # keeps the published predicted labels, at a threshold of 0.5
     threshold: Annotated[
         str,
