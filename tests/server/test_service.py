@@ -29,14 +29,12 @@ from dicom_files import dicom
 from dicom_files import image as levels
 from PIL import Image
 from services import Process, draw, run_process, run_thread, wait_until
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import pneumoscope
-from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.errors import UsageError
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.server.app import serve
 from pneumoscope.server.settings import Limits, Settings
 from pneumoscope.server.store import Store
 
@@ -440,20 +438,6 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(settings: Settings) -
             while part := taker.recv(1024**2):
                 taken += len(part)
         assert taken < promised
-
-
-def test_a_uvicorn_that_does_not_show_what_is_being_answered_is_refused_at_the_start(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = H11Protocol.__init__
-
-    def forget(self: H11Protocol, *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **options)
-        del self.conn
-
-    monkeypatch.setattr(H11Protocol, "__init__", forget)
-    with pytest.raises(MissingExtraError, match=r"uvicorn [0-9.]+ does not suit"):
-        serve(replace(settings, port=0), ready=lambda *_: pytest.fail("it is said to be ready"))
 
 
 @pytest.mark.parametrize("host", ["::1", "0:0:0:0:0:0:0:1"])

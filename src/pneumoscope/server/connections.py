@@ -2,8 +2,8 @@
 
 Uvicorn has no time limit for the head of a request, nor for a client that does not take its answer, and an ASGI
 application can see neither. So this extends uvicorn's protocol by methods that asyncio defines for every protocol, and
-asks its h11 connection (`conn`) whether a request is being answered. Uvicorn does not promise that attribute, so it is
-checked before the service starts.
+asks its h11 connection (`conn`) whether a request is being answered. Uvicorn does not promise that attribute, so
+pyproject.toml bounds its version.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
-from pneumoscope.errors import MissingExtraError
 from pneumoscope.server.settings import Limits
-
-_TESTED = "0.54.0"  # of uvicorn
 
 
 class _TimedProtocol(H11Protocol):
@@ -68,13 +64,9 @@ class _TimedProtocol(H11Protocol):
 
 
 def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    """Set up uvicorn to serve an application: slow clients are dropped, and nothing they send is logged.
-
-    Raises:
-        MissingExtraError: this version of uvicorn does not show whether a request is being answered.
-    """
+    """Set up uvicorn to serve an application: slow clients are dropped, and nothing they send is logged."""
     protocol = type("TimedProtocol", (_TimedProtocol,), {"silence": limits.silence})
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=protocol,
         ws="none",
@@ -85,18 +77,6 @@ def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=60,
     )
-    if not asyncio.run(_has_connection(protocol, config)):
-        raise MissingExtraError(
-            f"uvicorn {uvicorn.__version__} does not suit this version of pneumoscope, which could not drop slow "
-            f'clients. Install another one: pip install "uvicorn=={_TESTED}".'
-        )
-    return config
-
-
-async def _has_connection(protocol: type[_TimedProtocol], config: uvicorn.Config) -> bool:
-    """Whether a protocol, made as uvicorn makes it, has its h11 connection where this module looks for it."""
-    made = protocol(config=config, server_state=ServerState(), app_state={})
-    return isinstance(getattr(made, "conn", None), h11.Connection)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
