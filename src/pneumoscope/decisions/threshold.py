@@ -58,8 +58,9 @@ def parse_rule(text: str) -> Rule:
         value = math.nan
     if not separator and 0 <= value <= 1:
         return Rule("fixed", value)
-    if separator and kind in ("sensitivity", "specificity") and 0 < value <= 1:
-        return Rule(kind, value)  # type: ignore[arg-type]
+    for goal in ("sensitivity", "specificity"):
+        if separator and kind == goal and 0 < value <= 1:
+            return Rule(goal, value)
     if separator and kind == "cost" and 0 < value < math.inf:
         return Rule("cost", value)
     raise UsageError(
