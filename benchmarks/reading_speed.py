@@ -41,10 +41,10 @@ class Idle:
     batch_size = 8
     width = 1
 
-    def run(self, inputs: Array, maps: bool = False) -> Activations:  # noqa: ARG002 - as in `Engine`
-        """One feature an image, zero."""
+    def run(self, inputs: Array, maps: bool = False) -> Activations:
+        """One feature and a map of one cell for each image, zero."""
         zeros = np.zeros((len(inputs), 1), np.float32)
-        return Activations(zeros, zeros)
+        return Activations(zeros, zeros, zeros[..., None, None] if maps else None)
 
 
 def main() -> None:

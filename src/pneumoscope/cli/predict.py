@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.predictor import Predictor
 
+_SHOWN = 5  # reasons of files that could not be read
+
 
 def predict(
     paths: options.Paths,
@@ -83,7 +85,7 @@ def predict(
     for name, place in (("Predictions", out), ("Heatmaps", heatmaps)):
         if place is not None:
             typer.echo(f"{name}: {place}", err=True)
-    _report_failed(errors, len(samples), listed=out is None)
+    _report_failed(errors, len(samples), out)
 
 
 def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> Predictor:
@@ -125,7 +127,7 @@ def explain(
             predictor, samples, out, label=label, method=method, overwrite=overwrite, progress=progress
         )
     typer.echo(f"Explanations: {out}")
-    _report_failed(errors, len(samples))
+    _report_failed(errors, len(samples), out / "explanations.csv")
 
 
 def _choose_format(out: Path | None) -> str:
@@ -151,14 +153,16 @@ def _print_threshold(predictor: Predictor) -> None:
         typer.echo(printable(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}"), err=True)
 
 
-def _report_failed(errors: Sequence[str], files: int, listed: bool = False) -> None:
-    """Report files that could not be read, with the first reasons unless the rows on the screen list them.
+def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
+    """Report files that could not be read, with the first reasons; without a table, the rows on the screen have them.
 
     If none could be read, the command has failed.
     """
     if errors:
-        typer.echo(f"{len(errors)} of {files} files could not be read{'.' if listed else ':'}", err=True)
-        for error in () if listed else errors[:5]:
+        typer.echo(f"{len(errors)} of {files} files could not be read{':' if table else '.'}", err=True)
+        for error in errors[:_SHOWN] if table else ():
             typer.echo(wrap(printable(show_flags(error))), err=True)
+        if table and len(errors) > _SHOWN:
+            typer.echo(wrap(f"The column error in {table} lists them all."), err=True)
     if len(errors) == files:
         raise typer.Exit(3)

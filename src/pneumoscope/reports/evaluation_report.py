@@ -87,8 +87,8 @@ def evaluate(
             claim_folder(folder, OUTPUTS, overwrite)
         options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
         options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
-        facts = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
-        return evaluate_predictor(predictor, samples, folder, plan, facts, plot_formats=plot_formats, progress=progress)
+        known = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
+        return evaluate_predictor(predictor, samples, folder, plan, known, plot_formats=plot_formats, progress=progress)
 
 
 def evaluate_predictor(
