@@ -27,7 +27,7 @@ from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import measure_images
 from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.reports.audit_page import audit

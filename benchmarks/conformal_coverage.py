@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.samples import Sample, cluster_by_patient, find_classes, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, cluster_by_patient, find_classes
 from pneumoscope.decisions import calibration, prediction_sets, threshold
 from pneumoscope.decisions.decisions import Decider, Decisions
 from pneumoscope.evaluation.decision_summary import summarise_decisions

@@ -26,7 +26,7 @@ from skimage.metrics import structural_similarity
 
 from faithfulness import delete_evidence, points_inside, share_inside
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.images.prepare import InputSpec, fit, prepare
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.engines import TorchEngine

@@ -28,7 +28,8 @@ from sklearn.metrics import roc_auc_score
 
 from ood_images import CHANGED, SPOILED, Pixels, blank, draw_images, hand, limb, noise, page, pattern, photographs
 from pneumoscope.datasets.phantoms import draw_phantom
-from pneumoscope.datasets.samples import Sample, cluster_by_patient, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.decisions.ood import OOD, Mahalanobis, fit_mahalanobis
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.images.read import read_pixels

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.inference.engines import Engine, OpenVinoEngine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.inference.prediction import Prediction

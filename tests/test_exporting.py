@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 import pneumoscope
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
 from pneumoscope.exporting import Format, export
 from pneumoscope.inference.cache import FeatureCache

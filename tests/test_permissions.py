@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.datasets.samples import find_images, read_samples
+from pneumoscope.datasets.reading import find_images, read_samples
 from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.files import claim_folder
 from pneumoscope.images.read import read_pixels

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from pneumoscope.datasets.kermany import Source, list_sources
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.files import claim_folder, write_bytes, write_text
 from pneumoscope.inference.predictor import load

@@ -18,7 +18,7 @@ from PIL import Image
 from protocol import draw_images, encode, print_table
 from sklearn.metrics import roc_auc_score
 
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.inference.predictor import Predictor, load
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,8 @@ from PIL import Image
 import pneumoscope
 from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
-from pneumoscope.datasets.samples import Sample, read_samples, write_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.training.settings import resolve_settings

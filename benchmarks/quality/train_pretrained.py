@@ -10,7 +10,7 @@ import dataclasses
 from protocol import make_parser, read_kermany, train_once
 
 from pneumoscope.datasets.duplicates import group_identical
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.splits import split_samples
 
 

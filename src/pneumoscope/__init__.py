@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pneumoscope.auditing.findings import Audit, Finding
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
-    from pneumoscope.datasets.samples import Sample, read_samples
+    from pneumoscope.datasets.reading import read_samples
+    from pneumoscope.datasets.samples import Sample
     from pneumoscope.datasets.splits import split_samples
     from pneumoscope.errors import (
         DataError,
@@ -54,7 +55,8 @@ def __getattr__(name: str) -> object:
         "auditing.findings": ("Audit", "Finding"),
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),
-        "datasets.samples": ("Sample", "read_samples"),
+        "datasets.samples": ("Sample",),
+        "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
         "images.prepare": ("InputSpec", "prepare"),

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from pneumoscope.config import Progress, silent
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.inference.engines import Array, Kind

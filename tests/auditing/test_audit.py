@@ -12,7 +12,8 @@ import pytest
 
 from audit_detection import FAULTS, Fault, find, find_images, plant, score
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.datasets.samples import read_samples, write_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import write_samples
 from pneumoscope.errors import UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache

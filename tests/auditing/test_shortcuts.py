@@ -19,7 +19,8 @@ from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import FIELDS, FORMATS, MODES, THUMBNAIL, VIEWS, Images, measure_images
 from pneumoscope.auditing.shortcuts import find_shortcuts
 from pneumoscope.datasets.phantom_sets import write_phantoms
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.prepare import InputSpec
 
 N = 240

@@ -10,7 +10,7 @@ import pytest
 
 import pneumoscope
 from pneumoscope.cli import main as cli
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 
 
 @pytest.fixture

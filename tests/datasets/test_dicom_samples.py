@@ -10,7 +10,8 @@ import pytest
 from dicom_files import dicom, image
 from PIL import Image
 
-from pneumoscope.datasets.samples import Sample, find_images, read_samples, write_samples
+from pneumoscope.datasets.reading import find_images, read_samples
+from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.images.read import Reading
 

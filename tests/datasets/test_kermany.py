@@ -25,7 +25,7 @@ import urllib3
 
 from pneumoscope.datasets import archives
 from pneumoscope.datasets.kermany import KERMANY, SOURCE_FILES, Source, fetch, list_sources
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.errors import DataError, DownloadError, UsageError
 
 COUNTS = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "test/NORMAL": 1, "test/PNEUMONIA": 2}

@@ -16,15 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pneumoscope.datasets.reading import find_images, read_samples
 from pneumoscope.datasets.samples import (
     SPLITS,
     Sample,
     cluster_by_patient,
     describe_counts,
     find_classes,
-    find_images,
     fingerprint_samples,
-    read_samples,
     write_samples,
 )
 from pneumoscope.datasets.splits import find_shared_patients, split_samples

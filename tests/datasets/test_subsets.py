@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.datasets.kermany import list_subsets, select_subset
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from pneumoscope.datasets.samples import find_images
+from pneumoscope.datasets.reading import find_images
 from pneumoscope.decisions import prior_shift
 from pneumoscope.decisions.calibration import Calibration, normalise
 from pneumoscope.decisions.decisions import Decisions, read_decisions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pneumoscope.datasets.samples import read_samples
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.images.read import FORMATS, MEDIA_TYPES, SUFFIXES
 
 # Written out, so that a suffix that gets lost is noticed.

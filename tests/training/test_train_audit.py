@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.datasets.samples import Sample, read_samples, write_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.predictor import load

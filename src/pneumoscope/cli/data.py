@@ -71,7 +71,7 @@ def split(
 
     Near-duplicates stay together. No file is moved.
     """
-    from pneumoscope.datasets.samples import read_samples
+    from pneumoscope.datasets.reading import read_samples
     from pneumoscope.files import check_file
     from pneumoscope.images.read import Reading
 

@@ -55,7 +55,7 @@ def predict(
     _check_output(out, kind, overwrite)
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
-    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.datasets.reading import find_images
     from pneumoscope.images.read import Reading
     from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
@@ -115,7 +115,7 @@ def explain(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Draw where on each radiograph the evidence for a class lies."""
-    from pneumoscope.datasets.samples import find_images
+    from pneumoscope.datasets.reading import find_images
     from pneumoscope.images.read import Reading
     from pneumoscope.inference.overlays import write_explanations
     from pneumoscope.inference.predictor import load

@@ -15,7 +15,8 @@ from typing import TypeAlias
 from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
 from pneumoscope.config import Progress, silent
-from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.read import Reading

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pneumoscope.config import Progress
-from pneumoscope.datasets.samples import Sample, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from pneumoscope import __version__
-from pneumoscope.datasets.samples import find_patient
+from pneumoscope.datasets.patients import find_patient
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image

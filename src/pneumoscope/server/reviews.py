@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.datasets.samples import find_images
+from pneumoscope.datasets.reading import find_images
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import check_file, format_rows, write_text

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pneumoscope.auditing.intake import FIELDS, MEASUREMENT, Images, unpack
 from pneumoscope.config import Progress
 from pneumoscope.datasets.duplicates import group_identical
-from pneumoscope.datasets.samples import SPLITS, Sample, find_classes, read_samples
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
