@@ -188,7 +188,9 @@ def test_a_wrong_value_is_an_error_that_names_its_key_and_what_is_allowed(values
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"std": (1, 0, 1)}, r"std\.1: .*greater than 0"),
+        ({"std": (1, 0, 1)}, r"std\.1: .*greater than or equal to 0.000001, found 0"),
+        ({"std": (1, 1, math.nan)}, "std: must be a finite number, found nan"),
+        ({"mean": (1, 1, 1e300)}, r"mean\.2: .*less than or equal to 1000000"),
         ({"mean": [0, 0]}, r"mean\.2: Field required"),
         ({"mean": "grey"}, "mean: .*tuple"),
         ({"fit": "CROP"}, "fit: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_h
 from annotated_types import Interval, Predicate
 
 from pneumoscope.errors import PneumoscopeError, UsageError
-from pneumoscope.files import write_text
+from pneumoscope.files import read_regular, write_text
+from pneumoscope.text import shorten
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
 
+MAX_BYTES = 100_000  # of a YAML file; the worst of this size takes PyYAML a second, one of 10 MB for ever
+MAX_DEPTH = 32  # of groups and lists in each other
 Finite: TypeAlias = Annotated[float, Predicate(math.isfinite)]
 Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
@@ -52,8 +56,8 @@ def build(
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] == "missing" else f", found {first['input']!r}"
-        raise error(f"{first['msg']}{found}.", _name(source, key)) from None
+        found = "" if first["type"] == "missing" else f", found {quote(first['input'])}"
+        raise error(f"{shorten(first['msg'], 300)}{found}.", _name(source, key)) from None
 
 
 def check_mapping(
@@ -63,7 +67,9 @@ def check_mapping(
     error: type[PneumoscopeError] = UsageError,
     prefix: str = "",
 ) -> None:
-    """Check that all keys are fields of a dataclass or of its groups, that groups are mappings and numbers finite.
+    """Check that all keys are fields of a dataclass or of its groups, that groups are mappings and all numbers finite.
+
+    Pydantic takes NaN for a number of any range.
 
     Raises:
         error: names the key, the known ones, or the group that it belongs to.
@@ -78,15 +84,43 @@ def check_mapping(
             place = [group for group, hint in groups.items() if key in (each.name for each in dataclasses.fields(hint))]
             hint = f"It belongs under `{place[0]}:`." if place else f"Known keys: {', '.join(known)}."
             raise error(f"unknown key. {hint}", name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise error(f"must be a finite number, found {value}.", name)
-        if key in groups:
-            if not isinstance(value, Mapping):
-                raise error(f"must be a mapping, found {value!r}.", name)
-            check_mapping(groups[key], value, source, error, f"{prefix}{key}.")
+        if key not in groups:
+            _check_finite(value, name, error)
+            continue
+        if not isinstance(value, Mapping):
+            raise error(f"must be a mapping, found {quote(value)}.", name)
+        check_mapping(groups[key], value, source, error, f"{prefix}{key}.")
+
+
+def _check_finite(value: object, name: str, error: type[PneumoscopeError]) -> None:
+    """Check that a value, and all inside it, is no NaN and no infinite number, and not nested without end."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        lowest = [each for each in level if isinstance(each, float)]
+        if wrong := [each for each in lowest if not math.isfinite(each)]:
+            raise error(f"must be a finite number, found {wrong[0]}.", name)
+        mappings = [each for each in level if isinstance(each, Mapping)]
+        lists = [each for each in level if isinstance(each, list | tuple)]
+        level = [inner for each in mappings for inner in each.values()] + [inner for each in lists for inner in each]
+        if not level:
+            return
+    raise error(f"nested more than {MAX_DEPTH} deep.", name)
+
+
+def quote(value: object) -> str:
+    """A value as Python writes it, cut to a length that fits a message."""
+    try:
+        return _QUOTES.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+_QUOTES = reprlib.Repr()
+_QUOTES.maxstring = _QUOTES.maxother = _QUOTES.maxlong = 80
 
 
 def _name(source: str | None, key: str) -> str:
+    key = shorten(key, 100)
     return f"{source}: {key}" if source else key
 
 
@@ -94,14 +128,30 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        UsageError: the file is missing, is not YAML, or holds something else.
+        UsageError: the file is missing, too large, is not YAML, has aliases or merges, or holds something else.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """PyYAML without what lets a few lines stand for gigabytes."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(None, None, "aliases (*name) are not read; write the value out", mark)
+            return super().compose_node(parent, index)
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    problem = "merges (<<) are not read; write the values out"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(read_regular(path, MAX_BYTES).decode("utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except Exception as problem:  # PyYAML raises many kinds of errors on malformed dates and numbers
-        raise UsageError(f"{path}: cannot be read as YAML: {problem}") from None
+        text = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise UsageError(f"{path}: cannot be read as YAML: {shorten(text or repr(problem), 500)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected lines of `key: value`, found {type(values).__name__}.")
     return values

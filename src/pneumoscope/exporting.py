@@ -29,6 +29,7 @@ from pneumoscope.inference.predictor import load
 from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
 from pneumoscope.models.model_folder import (
     IR,
+    IR_WEIGHTS,
     ONNX_MODEL,
     PROGRAM,
     Model,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch"]
 REPORT = "export.json"
-NETWORKS = (ONNX_MODEL, IR, "model.bin", PROGRAM)
+NETWORKS = (ONNX_MODEL, IR, IR_WEIGHTS, PROGRAM)
 FILES = (REPORT, "weights.safetensors", "README.md", *NETWORKS, DESCRIPTION)
 
 # What a conversion may change: a probability, and with 8 bits AUROC and the share of decisions.

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import UsageError
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes; a pipe or a device could block for ever, or never end.
+
+    Raises:
+        OSError: it is something else, is larger, or cannot be read; `strerror` says which.
+    """
+    # A pipe is opened without waiting for its writer (Windows has no such flag, and no such pipes in folders).
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(limit + 1) if status.st_size <= limit else b""
+        if max(status.st_size, len(content)) > limit:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; the limit is {limit:,}", str(path))
+        return content
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Interval
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.config import Finite, Fraction
+from pneumoscope.config import Fraction, Rate
 from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.errors import UsageError
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Method: TypeAlias = Literal["none", "temperature", "platt", "isotonic"]
+Bounded: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]  # far beyond any logit, and no sum of it overflows
 
 PLATT_FROM = 20  # images of the rarer class: an intercept costs one parameter more
 ISOTONIC_FROM = 500  # Niculescu-Mizil & Caruana (2005) find it better than Platt's from about 1,000 images on
@@ -35,14 +36,14 @@ class Calibration:
 
     # `none`, `temperature` (Guo et al. 2017), `platt` (after Platt 1999) or `isotonic` (Zadrozny & Elkan 2002).
     method: Method = "none"
-    slope: Annotated[Finite, Gt(0)] = 1.0  # multiplies the logits; 1 / temperature
-    intercept: Finite = 0.0  # added, for `platt` alone
+    slope: Annotated[float, Interval(gt=0, le=1e6)] = 1.0  # multiplies the logits; 1 / temperature
+    intercept: Bounded = 0.0  # added, for `platt` alone
     # for each class the logarithm of its fraction in `class_fractions` divided by that which the network was trained
     # for; empty where they are the same
-    offset: tuple[Finite, ...] = ()
-    knots: tuple[tuple[Finite, Fraction], ...] = ()  # rising (logit, probability) pairs of `isotonic`
+    offset: tuple[Bounded, ...] = ()
+    knots: tuple[tuple[Bounded, Fraction], ...] = ()  # rising (logit, probability) pairs of `isotonic`
     # fractions of the classes that the probabilities hold for, in the order of the labels
-    class_fractions: tuple[Fraction, ...] = ()
+    class_fractions: tuple[Rate, ...] = ()
     images: Annotated[int, Ge(0)] = 0  # number of images that it was fitted on
     # log loss and Brier score of these images without it
     before: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -58,10 +59,19 @@ class Calibration:
         Raises:
             ValueError: it does not; the message says why.
         """
-        if self.method == "isotonic" and (classes > 2 or not self.knots):
-            raise ValueError("isotonic calibration needs knots, and two classes")
+        if (self.method == "isotonic") != bool(self.knots) or (self.knots and classes > 2):
+            raise ValueError("calibration: knots belong to isotonic calibration, which needs them and two classes")
+        rising = np.diff(np.asarray(self.knots, np.float64).reshape(-1, 2), axis=0)
+        if not (rising[:, 0] > 0).all() or not (rising[:, 1] >= 0).all():
+            raise ValueError("calibration: the knots do not rise")
+        if self.intercept and (self.method != "platt" or classes > 2):
+            raise ValueError("calibration: an intercept belongs to platt, and to two classes")
+        if self.slope != 1 and self.method in ("none", "isotonic"):
+            raise ValueError(f"calibration: {self.method} has no slope")
         if len(self.offset) not in (0, classes) or len(self.class_fractions) != classes:
             raise ValueError("calibration: offset or class_fractions are for another number of classes")
+        if abs(sum(self.class_fractions) - 1) > 1e-6:
+            raise ValueError(f"calibration: the class_fractions add up to {sum(self.class_fractions):g}, not 1")
 
 
 def apply(logits: ArrayLike, calibration: Calibration) -> Floats:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.config import build
+from pneumoscope.config import build, quote
 from pneumoscope.decisions import calibration, ood, prediction_sets, prior_shift, threshold
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.ood import OOD, Detector
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.scope import Scope
-from pneumoscope.decisions.threshold import Threshold, parse_rule
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.models.model_folder import Model
 
@@ -50,18 +50,38 @@ def read_decisions(model: Model) -> Decisions:
     """
     decisions = build(Decisions, model.decisions, "model.json: decisions", ModelError)
     try:
-        decisions.calibration.check(len(model.labels))
-        if (decisions.threshold is None) != (len(model.labels) > 2):
-            raise ValueError("two classes need a threshold; more than two must not have one")
-        if decisions.threshold is not None:
-            parse_rule(decisions.threshold.rule)
-        if decisions.prediction_sets is not None and set(decisions.prediction_sets.scores) != set(model.labels):
-            raise ValueError("the prediction sets are for other classes")
-        if decisions.ood is not None and not any(decisions.ood.distances.values()):
-            raise ValueError("the OOD detector has no distances")
+        _check(decisions, model.labels)
     except (ValueError, UsageError) as problem:
         raise ModelError(f"model.json: decisions: {problem}. Copy the model again from its source.") from None
     return decisions
+
+
+def _check(decisions: Decisions, labels: Sequence[str]) -> None:
+    """Check what a model decides by, as far as types do not.
+
+    Raises:
+        ValueError: it contradicts itself or the labels; the message says how.
+        UsageError: the threshold's rule is not one.
+    """
+    if reserved := {UNCERTAIN, OUT_OF_DISTRIBUTION} & set(labels):
+        raise ValueError(f"the class {min(reserved)} has the name of a decision")
+    decisions.calibration.check(len(labels))
+    if (decisions.threshold is None) != (len(labels) > 2):
+        raise ValueError("two classes need a threshold; more than two must not have one")
+    if decisions.threshold is not None:
+        decisions.threshold.check()
+    lists = [("prediction sets", decisions.prediction_sets.scores)] if decisions.prediction_sets else []
+    if decisions.ood is not None:
+        lists.append(("OOD detector", decisions.ood.distances))
+        if not any(decisions.ood.distances.values()):
+            raise ValueError("the OOD detector has no distances")
+    for name, values in lists:
+        if set(values) != set(labels):
+            raise ValueError(f"the {name}: for other classes than {quote(list(labels))}")
+        if any(not np.all(np.diff(each) >= 0) for each in values.values()):
+            raise ValueError(f"the {name}: numbers that must rise do not")
+    if decisions.scope.ages is not None and decisions.scope.ages[0] > decisions.scope.ages[1]:
+        raise ValueError(f"the intended use: ages from {decisions.scope.ages[0]:g} to {decisions.scope.ages[1]:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +159,7 @@ class Decider:
         certain = in_set[np.arange(len(predicted)), predicted] & (in_set.sum(1) == 1)
         return [
             OUT_OF_DISTRIBUTION
-            if scores is not None and scores[i] > 1
+            if scores is not None and not scores[i] <= 1  # NaN, too, is unlike the training images
             else self.classes[predicted[i]]
             if certain[i]
             else UNCERTAIN

@@ -115,7 +115,7 @@ class Mahalanobis:
             raise ModelError(f"The OOD detector has no {problem}. Copy the model again from its source.") from None
         shapes = mean.shape, directions.shape, variances.shape, rest.shape
         valid = all(np.isfinite(array).all() for array in (mean, directions)) and all(
-            (np.isfinite(array) & (array > 0)).all() for array in (variances, rest)
+            (np.isfinite(array) & (array > _TINY / 2)).all() for array in (variances, rest)
         )
         if shapes != (mean.shape[:1], (len(variances), mean.size), (len(variances),), (1,)) or not valid:
             raise ModelError(

@@ -31,8 +31,20 @@ def check_prevalence(prevalence: float | None, labels: Sequence[str]) -> None:
         raise UsageError(f"This model has {len(labels)} classes; a prevalence can be set only for two.", "prevalence")
 
 
+def _check_fractions(fractions: Sequence[float]) -> None:
+    if not all(0 < each <= 1 for each in fractions):
+        found = ", ".join(f"{each:g}" for each in fractions)
+        raise UsageError(f"Fractions of classes must be above 0 and at most 1; found {found}.")
+
+
 def apply(log_probabilities: Floats, fractions: Sequence[float], wanted: Sequence[float]) -> Floats:
-    """Adjust log probabilities (N, C) to other fractions (Elkan 2001, theorem 2; Saerens et al. 2002, eq. 2.4)."""
+    """Adjust log probabilities (N, C) to other fractions (Elkan 2001, theorem 2; Saerens et al. 2002, eq. 2.4).
+
+    Raises:
+        UsageError: a fraction of 0, for which no probability can be adjusted.
+    """
+    _check_fractions(fractions)
+    _check_fractions(wanted)
     with np.errstate(divide="ignore"):
         return normalise(log_probabilities + np.log(wanted) - np.log(fractions))
 
@@ -41,7 +53,11 @@ def adjust_threshold(threshold: Threshold, fractions: Sequence[float], prevalenc
     """Return the threshold for probabilities adjusted to a prevalence; `fractions` are those that it was chosen for.
 
     An operating point (`youden`, `sensitivity>=0.95` and so on) moves along, so that predicted labels stay the same.
+
+    Raises:
+        UsageError: a fraction of 0, or a prevalence that is not between 0 and 1.
     """
+    _check_fractions((*fractions, prevalence, 1 - prevalence))
     if not threshold.follows_prevalence:
         return threshold
     negative, positive = fractions
@@ -66,7 +82,11 @@ def fit(
 
     Returns:
         (C,), or (B, C) with B rows of weights.
+
+    Raises:
+        UsageError: a fraction of 0.
     """
+    _check_fractions(fractions)
     base, start = np.asarray(log_probabilities, np.float64), np.asarray(fractions, np.float64)
     rows = np.ones((1, len(base))) if weights is None else np.atleast_2d(np.asarray(weights, np.float64))
     rows = rows / rows.sum(1, keepdims=True)

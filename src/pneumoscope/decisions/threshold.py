@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.config import Fraction
+from pneumoscope.config import Fraction, quote
 from pneumoscope.errors import DataError, UsageError
 
 Kind: TypeAlias = Literal["youden", "likelihood", "f1", "sensitivity", "specificity", "cost", "fixed"]
@@ -29,6 +29,18 @@ class Threshold:
         A number meant as a probability, or one that follows from costs, stays.
         """
         return parse_rule(self.rule).kind not in ("cost", "fixed")
+
+    def check(self) -> None:
+        """Check that the value is what the rule says, where it says it.
+
+        Raises:
+            UsageError: not a valid rule.
+            ValueError: another value.
+        """
+        rule = parse_rule(self.rule)
+        stated = {"fixed": rule.value, "cost": 1 / (1 + rule.value)}.get(rule.kind, self.value)
+        if abs(self.value - stated) > 1e-6:
+            raise ValueError(f"the threshold is {self.value:g}, but its rule says {quote(self.rule)}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ def parse_rule(text: str) -> Rule:
     if separator and kind == "cost" and 0 < value < math.inf:
         return Rule("cost", value)
     raise UsageError(
-        f"{text!r} is not a valid rule. Use likelihood, youden, f1, 'sensitivity>=0.95', "
+        f"{quote(text)} is not a valid rule. Use likelihood, youden, f1, 'sensitivity>=0.95', "
         "'specificity>=0.95', cost=5 (a miss is as bad as five false alarms), or a number from 0 to 1. Quote a rule "
         "that contains >.",
         "threshold",

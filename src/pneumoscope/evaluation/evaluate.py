@@ -206,12 +206,13 @@ def _estimate_prior(
     inside = np.array([prediction.decision != OUT_OF_DISTRIBUTION for prediction in readable])
     chosen = inside if inside.any() else ~inside  # images out of distribution belong to no class
     trained = decisions.calibration.class_fractions
-    shares = prior_shift.fit(log_shares[chosen], trained).tolist()
+    estimate = np.maximum(prior_shift.fit(log_shares[chosen], trained), 1e-4)  # at 0 the class would be impossible
+    shares = (estimate / estimate.sum()).tolist()
     if decisions.threshold is None:
         return shares, None, 0.5
     patients = [prediction.patient for prediction, take in zip(readable, chosen, strict=True) if take]
     prevalence = estimate_prevalence(log_shares[chosen], trained, patients=patients)
-    return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, prevalence.value).value
+    return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, shares[1]).value
 
 
 def _find_warnings(predictor: Predictor, evaluation: Evaluation, samples: Sequence[Sample]) -> list[str]:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 from numpy.typing import NDArray
 
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 
 Pixels: TypeAlias = NDArray[np.float32]
 Box: TypeAlias = tuple[float, float, float, float]
-Triple: TypeAlias = tuple[float, float, float]
-PositiveTriple: TypeAlias = tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]]
+_Level: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]
+_Scale: TypeAlias = Annotated[float, Interval(ge=1e-6, le=1e6)]
+Triple: TypeAlias = tuple[_Level, _Level, _Level]
+PositiveTriple: TypeAlias = tuple[_Scale, _Scale, _Scale]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class InputSpec:
         interpolation: resampling filter; always antialiased.
         mean: subtracted from each of the three equal channels.
         std: divides each channel afterwards.
+
+    Raises:
+        UsageError: a mean or a standard deviation that is not finite, or that no image has.
     """
 
     size: Annotated[int, Interval(ge=32, le=2048)] = 224
@@ -36,6 +41,11 @@ class InputSpec:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Triple = (0.485, 0.456, 0.406)
     std: PositiveTriple = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        values = (*zip(self.mean, [-1e6] * 3, strict=True), *zip(self.std, [1e-6] * 3, strict=True))
+        if not all(lowest <= value <= 1e6 for value, lowest in values):  # false for NaN
+            raise UsageError(f"`mean` {self.mean} and `std` {self.std}: not those of images.")
 
     @property
     def min_side(self) -> int:

@@ -56,17 +56,14 @@ class FeatureCache:
             row = self._database.execute(
                 "SELECT width, vectors, sha256 FROM features WHERE key = ?", (_cache_key(digest, key),)
             ).fetchone()
-        if row is None or hashlib.sha256(row[1]).digest() != row[2]:
-            return None
-        vectors: NDArray[np.float32] = np.frombuffer(row[1], np.float32).reshape(-1, row[0])
-        return vectors
+        return None if row is None else _check(*row)
 
     def put(self, key: str, entries: Iterable[tuple[str, Array]]) -> None:
         """Remember features by their contents' digests."""
         rows = []
         for digest, features in entries:
-            vectors = np.ascontiguousarray(features, np.float32).tobytes()
-            rows.append((_cache_key(digest, key), features.shape[-1], vectors, hashlib.sha256(vectors).digest()))
+            vectors, width = np.ascontiguousarray(features, np.float32).tobytes(), features.shape[-1]
+            rows.append((_cache_key(digest, key), width, vectors, _checksum(width, vectors)))
         with self._lock, suppress(sqlite3.Error), self._database:
             self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", rows)
 
@@ -90,6 +87,20 @@ class FeatureCache:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check(width: object, vectors: object, checksum: object) -> Array | None:
+    """The features of a row, or None where any part of it is not as it was written (SQLite stores any type)."""
+    if not isinstance(width, int) or not isinstance(vectors, bytes) or width < 1 or len(vectors) % (4 * width):
+        return None
+    if checksum != _checksum(width, vectors):
+        return None
+    features: Array = np.frombuffer(vectors, np.float32).reshape(-1, width)
+    return features if len(features) else None
+
+
+def _checksum(width: int, vectors: bytes) -> bytes:
+    return hashlib.sha256(width.to_bytes(8, "little") + vectors).digest()
 
 
 def _write_ahead(database: sqlite3.Connection, patience: float = 60.0) -> None:

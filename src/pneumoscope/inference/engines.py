@@ -24,7 +24,7 @@ from pneumoscope.inference.runtimes import (
     import_openvino,
     is_installed,
 )
-from pneumoscope.models.model_folder import GRAPH, IR, ONNX_MODEL, PROGRAM, Model, find_file
+from pneumoscope.models.model_folder import GRAPH, IR, IR_WEIGHTS, ONNX_MODEL, PROGRAM, Model, find_file
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
@@ -300,15 +300,15 @@ def open_engine(
     if kind == "auto":
         kind = _choose_kind(model, weights, graph, device)
     if kind == "onnx" and graph is not None:
-        return OnnxEngine(find_file(folder, model, graph), name)
+        return OnnxEngine(find_file(folder, model, graph)[0], name)
     if kind == "openvino" and (IR in model.files or graph is not None):
         if IR in model.files:
-            find_file(folder, model, Path(IR).with_suffix(".bin").name)
-        return OpenVinoEngine(find_file(folder, model, IR if IR in model.files else str(graph)), name)
+            find_file(folder, model, IR_WEIGHTS)
+        return OpenVinoEngine(find_file(folder, model, IR if IR in model.files else str(graph))[0], name)
     if kind == "torch" and weights:
         return _open_torch(model, arrays, device)
     if kind == "program" and PROGRAM in model.files:
-        return ProgramEngine(find_file(folder, model, PROGRAM), name)
+        return ProgramEngine(find_file(folder, model, PROGRAM)[0], name)
     if PROGRAM in model.files:
         raise UsageError(
             f"{folder} holds a program of torch.export, which can run any code when it is loaded. If you trust its "

@@ -193,7 +193,8 @@ class _Extraction:
         if self._engine is not None and not self._wanted.maps:
             features = self._cache.get(extract.cache_key, self._key)
             intermediate = self._cache.get(extract.cache_key, f"{self._key} intermediate")
-            if features is not None and intermediate is not None:
+            views = 2 if self._wanted.mirror else 1
+            if features is not None and intermediate is not None and features.shape == (views, self._engine.width):
                 extract.features, extract.intermediate = features, intermediate[0]
         if self._wanted.measurement is not None:
             measured = self._cache.get(extract.cache_key, self._measurement_key)

@@ -29,6 +29,8 @@ from pneumoscope.inference.prediction import Prediction
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
 from pneumoscope.models.pretrained import find_pretrained
 
+_NOT_FINITE = "The network gave a number that is not finite: the model is damaged."
+
 
 class Predictor:
     """A trained classifier, ready for files; made by `load`.
@@ -135,9 +137,10 @@ class Predictor:
         wanted = Wanted(maps=maps, pixels=pixels)
         for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, pool):
             prediction = self.decide(extract)
-            if maps and extract.error is None:
+            if maps and prediction.error is None:
                 evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, label, method)
-                prediction = replace(prediction, evidence=evidence)
+                damaged = None if np.isfinite(evidence.cells).all() else _NOT_FINITE
+                prediction = replace(prediction, evidence=None if damaged else evidence, error=damaged)
             yield prediction
 
     def decide(self, extract: Extract) -> Prediction:
@@ -148,6 +151,9 @@ class Predictor:
         logits = compute_logits(extract.features[:1], self.weight, self.bias)
         intermediate = None if extract.intermediate is None else extract.intermediate[None]
         outcome = self.decider.apply(logits, intermediate)
+        found = (*logits[0], *outcome.probabilities[0], *(() if outcome.ood_scores is None else outcome.ood_scores))
+        if not np.isfinite(found).all():
+            return Prediction(**identity, error=_NOT_FINITE)
         labels = self.model.labels
         probabilities = outcome.probabilities[0].tolist()
         predicted, decision = int(outcome.predicted[0]), outcome.decisions[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Len
 
-from pneumoscope.config import build
+from pneumoscope.config import build, quote
 from pneumoscope.errors import ModelError
-from pneumoscope.files import write_bytes, write_text
+from pneumoscope.files import read_regular, write_bytes, write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained, list_pretrained
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 4
 GRAPH = "network.onnx"  # reads its weights from beside it
-ONNX_MODEL, IR, PROGRAM = "model.onnx", "model.xml", "model.pt2"  # exports, each with its own weights
-_WEIGHTS = "weights.safetensors"
+ONNX_MODEL, IR, IR_WEIGHTS, PROGRAM = "model.onnx", "model.xml", "model.bin", "model.pt2"  # exports
+WEIGHTS = "weights.safetensors"
+FILES = (GRAPH, ONNX_MODEL, IR, IR_WEIGHTS, PROGRAM)  # what `Model.files` may name
+MAX_DESCRIPTION, MAX_FILE = 16 * 1024**2, 2 * 1024**3  # bytes of `model.json` and of any other file
 _UNTOUCHED = "ood."  # arrays of the OOD detector keep the precision they are stored in
 
 
@@ -37,7 +40,7 @@ class Model:
     architecture: str  # the timm architecture that the name means
     arguments: dict[str, Any]  # what the architecture is built with
     # class names in the order of the outputs; if there are two, the second is positive
-    labels: Annotated[tuple[str, ...], Len(2)]
+    labels: Annotated[tuple[Annotated[str, Len(1)], ...], Len(2)]
     positive: str | None  # the positive class if there are two; None for more
     input: InputSpec  # what the network takes
     # what it decides by, as `pneumoscope.decisions.decisions.Decisions`, whose arrays lie among the weights
@@ -89,13 +92,13 @@ def save_model(
     if graph is not None:
         from pneumoscope.models.onnx_graphs import link_graph
 
-        linked = link_graph(graph, content, _WEIGHTS)
+        linked = link_graph(graph, content, WEIGHTS)
         files[GRAPH] = hashlib.sha256(linked).hexdigest()
         write_bytes(folder / GRAPH, linked)
     model = dataclasses.replace(model, weights_sha256=hashlib.sha256(content).hexdigest(), files=files, schema=SCHEMA)
     values = dataclasses.asdict(model)
     values["checksum"] = _checksum(values)
-    write_bytes(folder / _WEIGHTS, content)
+    write_bytes(folder / WEIGHTS, content)
     write_text(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return model
 
@@ -109,19 +112,43 @@ def load_model(folder: Path) -> Model:
     folder = find_model(folder)
     path = folder / DESCRIPTION
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, MAX_DESCRIPTION).decode("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is not a JSON object")
+        checksum, schema = values.pop("checksum", None), values.get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise ModelError(
+                f"{path}: has schema {quote(schema)}, but this version reads schema {SCHEMA}. Upgrade pneumoscope."
+            )
+        if checksum != _checksum(values):
+            raise ValueError("its checksum does not match")
     except (OSError, ValueError, RecursionError) as problem:
-        raise ModelError(f"{path}: damaged: {problem}. Copy the model again from its source.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: damaged: it is not a JSON object. Copy the model again from its source.")
-    checksum, schema = values.pop("checksum", None), values.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise ModelError(f"{path}: has schema {schema}, but this version reads schema {SCHEMA}. Upgrade pneumoscope.")
-    if checksum != _checksum(values):
-        raise ModelError(f"{path}: damaged: its checksum does not match. Copy the model again from its source.")
+        reason = getattr(problem, "strerror", None) or problem
+        raise ModelError(f"{path}: damaged: {reason}. Copy the model again from its source.") from None
     if schema != SCHEMA:
-        raise ModelError(f"{path}: has schema {schema}, but this version reads schema {SCHEMA}. Train the model again.")
-    return build(Model, values, str(path), ModelError)
+        raise ModelError(
+            f"{path}: has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
+        )
+    model = build(Model, values, str(path), ModelError)
+    if (contradiction := _find_contradiction(model)) is not None:
+        raise ModelError(f"{path}: {contradiction}. Copy the model again from its source.")
+    return model
+
+
+def _find_contradiction(model: Model) -> str | None:
+    """What in a description cannot be true, if anything."""
+    labels = quote(list(model.labels))
+    if len(set(model.labels)) < len(model.labels):
+        return f"labels: one is there twice: {labels}"
+    expected = model.labels[1] if len(model.labels) == 2 else None
+    if model.positive != expected:
+        return f"positive: {quote(model.positive)} for the labels {labels}; it must be {quote(expected)}"
+    for name, digest in model.files.items():
+        if name not in FILES or not re.fullmatch("[0-9a-f]{64}", digest):
+            return f"files: {quote(name)} is not a file of a model, or has no SHA-256"
+    if (IR in model.files) != (IR_WEIGHTS in model.files):
+        return f"files: {IR} and {IR_WEIGHTS} belong together"
+    return None
 
 
 def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
@@ -133,12 +160,16 @@ def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
     import numpy as np
     import safetensors.numpy
 
-    path = find_model(folder) / _WEIGHTS
+    path = find_model(folder) / WEIGHTS
     content = _read(path, model.weights_sha256)
     try:
         arrays = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, KeyError) as problem:  # a KeyError where NumPy lacks the kind of number
+    except (safetensors.SafetensorError, KeyError, ValueError, OverflowError) as problem:  # of kinds NumPy lacks, too
         raise ModelError(f"{path}: damaged: {problem!r}. Copy the model again from its source.") from None
+    with np.errstate(all="ignore"):  # in float64 a sum is finite only if all its parts are, and takes no memory
+        wrong = [name for name, each in arrays.items() if not np.isfinite(each.sum(dtype=np.float64))]
+    if wrong:
+        raise ModelError(f"{path}: {quote(wrong[0])} holds numbers that are not finite. Train the model again.")
     return {
         name: array.copy() if name.startswith(_UNTOUCHED) or array.dtype.kind != "f" else array.astype(np.float32)
         for name, array in arrays.items()
@@ -156,20 +187,19 @@ def load_weights(folder: Path, model: Model) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in load_arrays(folder, model).items()}
 
 
-def find_file(folder: Path, model: Model, name: str) -> Path:
-    """Find a file of the model other than its weights, and verify its checksum.
+def find_file(folder: Path, model: Model, name: str) -> tuple[Path, bytes]:
+    """Find a file of the model other than its weights, and verify its checksum: its path and its content.
 
     Raises:
         ModelError: missing or damaged.
     """
     path = find_model(folder) / name
-    _read(path, model.files[name])
-    return path
+    return path, _read(path, model.files[name])
 
 
 def _read(path: Path, sha256: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_FILE)
     except OSError as problem:
         raise ModelError(f"{path}: {problem.strerror}. Copy the model again from its source.") from None
     if hashlib.sha256(content).hexdigest() != sha256:
