@@ -38,19 +38,27 @@ def locked(images: Path) -> Iterator[Path]:
         yield Path(shutil.copytree(images, Path(folder) / "images"))
 
 
-def test_a_folder_that_may_not_be_read_is_named(locked: Path) -> None:
+def test_a_class_folder_that_may_not_be_read_is_an_error_that_names_it(locked: Path) -> None:
     folder = locked / "train" / "NORMAL"
     folder.chmod(0)
-    with nobody():
-        with pytest.raises(DataError, match=r"train/NORMAL: cannot be read: Permission denied\. Check"):
-            read_samples(locked)
-        with pytest.raises(DataError, match=r"train/NORMAL: cannot be read: Permission denied\. Check"):
-            find_images([locked])
+    with nobody(), pytest.raises(DataError, match=r"train/NORMAL: cannot be read: Permission denied\. Check"):
+        read_samples(locked)
     folder.chmod(0o755)
     (locked / "train").chmod(0)
     with nobody(), pytest.raises(DataError, match=r"train: cannot be read: Permission denied\. Check"):
         read_samples(locked)
     (locked / "train").chmod(0o755)
+
+
+def test_a_locked_folder_below_does_not_stop_the_others(locked: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inner = locked / "train" / "NORMAL" / "more"
+    inner.mkdir(0)
+    with nobody():
+        assert len(read_samples(locked)) == 48
+        assert "Left out 1 folders that cannot be read (1 NORMAL): train/NORMAL/more." in caplog.text
+        assert find_images([locked])
+        assert "Left out 1 folders that cannot be read: train/NORMAL/more." in caplog.text
+    inner.chmod(0o755)
 
 
 def test_a_file_that_may_not_be_read_is_an_error_of_that_file(locked: Path) -> None:

@@ -149,15 +149,15 @@ def test_a_missing_folder_and_a_file_that_is_not_a_table_are_errors_that_name_th
         read_samples(touch(tmp_path, "1.png") / "1.png")
 
 
-def test_a_file_name_that_is_not_utf_8_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "A/1.png")
     bad = Path(os.fsdecode(bytes(tmp_path / "A") + b"/image\xff.png"))
     bad.write_bytes(b"")
-    for paths in ([tmp_path], [bad]):
-        with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
-            find_images(paths)
+    for samples in (find_images([tmp_path]), read_samples(tmp_path)):
+        assert [sample.path.name for sample in samples] == ["1.png"]
+    assert r"Left out 1 files with a name that is not valid UTF-8 (1 A): A/image\xff.png." in caplog.text
     with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
-        read_samples(tmp_path)
+        find_images([bad])
 
 
 def test_nothing_in_the_data_is_written_or_moved(tmp_path: Path) -> None:
@@ -207,11 +207,12 @@ def test_numbers_of_separate_series_are_different_patients(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("pattern", "patients"),
     [
-        (r"^([^_]+)_", ["p1", "p2", None]),
-        (r"^[^_]+", ["p1", "p2", "x"]),
+        (r"/([^_/]+)_", ["p1", "p2", None]),
+        (r"[^_/]+(?=_|$)", ["p1", "p2", "x"]),
+        (r"^A/(.+)", ["p1_a", "p2_b", "x"]),  # the whole path below the folder
         (r"p(\d)", ["1", "2", None]),
         (r"p(\d)|x", ["1", "2", None]),  # a group that did not match
-        (r"q*", [None, None, None]),  # a match of nothing is no patient
+        (r"(_a)?$", ["_a", None, None]),  # a match of nothing is no patient
         (r"_(?P<who>.)$", ["a", "b", None]),
     ],
 )

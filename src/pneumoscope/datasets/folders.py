@@ -1,88 +1,213 @@
-"""Finds the images below folders, and the splits and classes that the folders name."""
+"""Finds the images below folders, and the splits and classes that the folders name. Nothing is guessed silently."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from pneumoscope.datasets import tables
+from pneumoscope.datasets import folder_names, left_out, tables
+from pneumoscope.datasets.image_files import (
+    find_direct_images,
+    identify,
+    judge_folder,
+    list_files,
+    list_folder,
+    walk,
+)
+from pneumoscope.datasets.left_out import Dataset, LeftOut
+from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
-from pneumoscope.images.read import SUFFIXES, is_image
+from pneumoscope.images.read import Reading
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "test": "test",
-    "val": "val", "valid": "val", "validation": "val", "validate": "val",
-}  # fmt: skip
-RASTER_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-_DICOM_SUFFIXES = {".dcm", ".dicom"}
+_TABLE = "list the images in a table with the columns path, label and split"
+_SHOWN = 5  # names in a message
+_Place: TypeAlias = tuple[str | None, Path, str]  # split, class folder, class
 
 
-def class_folders(root: Path) -> Iterator[tuple[str | None, Path]]:
-    """Yield the class folders below a root, each with the split that the folder above it names."""
+def read_folder(root: Path, reading: Reading = Reading()) -> Dataset:
+    """Read `root/{train,val,test}/CLASS/`, `root/CLASS/{train,val,test}/` or `root/CLASS/`, with deeper folders below.
+
+    Folders of masks, of pictures made from images, of the operating system and of our own output are left out.
+
+    Raises:
+        DataError: no class folders, or folders that seem to name splits or nothing at all, and what to do about it.
+    """
+    if folder_names.is_output(root):
+        raise DataError(
+            f"{root}: is an output of pneumoscope, not a dataset. Give the folder of the images, or the table "
+            f"{root / 'samples.csv'} if this is a run."
+        )
+    inner = _descend(root)
+    if inner != root:
+        logging.getLogger("pneumoscope").info("Reading %s, the only folder with images in %s.", inner, root)
+    places = _find_splits(inner) or _find_classes(inner)
+    used = {folder for _, folder, _ in places}
+    _require_different(used)
+    samples: list[Sample] = []
+    left = _leave_out_beside(inner, used)
+    others = {inner, *used, *(parent for folder in used for parent in folder.parents)}
+    for split, folder, label in places:
+        found = walk(folder, others, partial(_require_no_split, split=split, root=inner))
+        samples += [Sample(path, label, None, split, reading) for path in found.images]
+        left += [replace(file, label=label) for file in found.left_out]
+    if not samples:
+        names = ", ".join(sorted({label for _, _, label in places}))
+        raise DataError(f"{root}: no images in its class folders ({names}).")
+    _compare_classes(samples, [(split, label) for split, _, label in places], inner)
+    return Dataset(samples, left)
+
+
+def _find_splits(root: Path) -> list[_Place]:
+    """The class folders below split folders as (split, folder, class), or none if no folder with classes is a split.
+
+    Raises:
+        DataError: folders whose names are unclear beside them.
+    """
     folders = _subfolders(root)
-    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-    if not any(SPLIT_NAMES[folder.name.lower()] == "train" or _subfolders(folder) for folder in splits):
-        yield from ((None, folder) for folder in folders)
-        return
-    for folder in splits:
-        yield from ((SPLIT_NAMES[folder.name.lower()], inner) for inner in _subfolders(folder))
+    splits = {folder: split for folder in folders if (split := folder_names.find_split(folder.name))}
+    classes = {folder: inner for folder in splits if (inner := _subfolders(_descend(folder)))}
+    if not classes:
+        return []
+    for split in SPLITS:
+        if len(same := [folder.name for folder, each in splits.items() if each == split]) > 1:
+            raise DataError(
+                f"{root}: the folders {_join(same)} all name the split {split}. Merge or rename them, or {_TABLE}."
+            )
+    names = {folder.name.casefold() for inner in classes.values() for folder in inner}
+    for folder in folders:
+        if folder not in splits and (folder_names.seems_split(folder.name) or folder.name.casefold() in names):
+            raise DataError(
+                f"{root}: has the folder {folder.name} beside {_join([each.name for each in splits])}; it is unclear "
+                f"which split it belongs to. Move it into one of them or elsewhere, or {_TABLE}."
+            )
+    places: list[_Place] = [(splits[folder], each, each.name) for folder, inner in classes.items() for each in inner]
+    _require_class_names(root, places)
+    return places
+
+
+def _find_classes(root: Path) -> list[_Place]:
+    """The class folders of a root without splits, or with splits below the classes, as (split, folder, class).
+
+    Raises:
+        DataError: there are none, or folders that seem to be splits or patients.
+    """
+    folders = _subfolders(root)
+    flat = [folder for folder in folders if folder_names.find_split(folder.name)]  # without class folders
+    unclear = [each.name for each in folders if each not in flat and folder_names.seems_split(each.name)]
+    if unclear:
+        raise DataError(
+            f"{root}: {_join(unclear)} {'seems' if len(unclear) == 1 else 'seem'} to name splits, but not clearly "
+            f"train, val or test. Rename them so, give one of them alone, or {_TABLE}."
+        )
+    folders = [folder for folder in folders if folder not in flat]
+    if not folders:
+        found = f" The folders {_join([each.name for each in flat])} hold images, but no class folders." if flat else ""
+        listed = sorted(path.name for path in list_folder(root) if path.suffix.lower() in tables.SUFFIXES)
+        hint = f" If {_join(listed)} has their labels, give that table." if listed else ""
+        raise DataError(
+            f"{root}: no class folders.{found} Expected {root}/CLASS/… or {root}/{{train,val,test}}/CLASS/…, such as "
+            f"{root}/train/NORMAL and {root}/train/PNEUMONIA.{hint}"
+        )
+    below = {folder: _subfolders(folder) for folder in folders}
+    split = [f for f, inner in below.items() if inner and all(folder_names.find_split(each.name) for each in inner)]
+    if split and len(split) == len(folders) and not flat and not any(find_direct_images(folder) for folder in folders):
+        places: list[_Place] = [
+            (folder_names.find_split(each.name), each, folder.name) for folder in folders for each in below[folder]
+        ]
+        return places
+    places = [(None, folder, folder.name) for folder in folders]
+    _require_class_names(root, places)
+    if len(folders) == 1 and len(below[folders[0]]) > 1 and not find_direct_images(folders[0]):
+        logging.getLogger("pneumoscope").warning(
+            "%s has one class folder, %s, with images in %s. If those are the classes, give %s.",
+            root, folders[0].name, _join([each.name for each in below[folders[0]]]), folders[0],
+        )  # fmt: skip
+    return places
+
+
+def _require_class_names(root: Path, places: Iterable[_Place]) -> None:
+    """Refuse class folders that are patients or that name nothing, as in NIH's images_001/images."""
+    names = sorted({label for _, _, label in places})
+    patients = [name for name in names if folder_names.names_patient(name)]
+    nothing = [name for name in names if folder_names.names_nothing(name)]
+    for what, wrong in (("look like patients", patients), ("name no class", nothing)):
+        if wrong and (len(wrong) == len(names) or wrong is nothing):
+            raise DataError(
+                f"{root}: its folders {_join(wrong)} {what}. Give the table that comes with the images, or {_TABLE}."
+            )
+
+
+def _compare_classes(samples: Sequence[Sample], places: Iterable[tuple[str | None, str]], root: Path) -> None:
+    """Warn of class folders without images, and of splits with different classes."""
+    logger = logging.getLogger("pneumoscope")
+    used = {str(sample.label) for sample in samples}
+    if empty := sorted({label for _, label in places} - used):
+        logger.warning("%s: no images of %s; left out as a class.", root, _join(empty))
+    by_split: Mapping[str, set[str]] = {
+        split: {str(sample.label) for sample in samples if sample.split == split} for split in SPLITS
+    }
+    if len({frozenset(labels) for labels in by_split.values() if labels}) > 1:
+        listed = "; ".join(f"{split} has {', '.join(sorted(labels))}" for split, labels in by_split.items() if labels)
+        logger.warning("%s: the splits have different classes: %s.", root, listed)
+
+
+def _descend(folder: Path) -> Path:
+    """Follow folders that only wrap another one, as in `chest_xray/chest_xray/train` or `split/train`."""
+    inner = _subfolders(folder)
+    if len(inner) != 1 or folder_names.find_split(inner[0].name) or find_direct_images(folder):
+        return folder
+    below = _subfolders(inner[0])
+    same = inner[0].name.casefold() == folder.name.casefold() or folder_names.names_nothing(inner[0].name)
+    wraps = same or any(folder_names.find_split(each.name) and _subfolders(each) for each in below)
+    return _descend(inner[0]) if wraps and below and not find_direct_images(inner[0]) else folder
+
+
+def _leave_out_beside(root: Path, used: set[Path]) -> list[LeftOut]:
+    """What lies beside the class folders: images in the root or in a split, and folders that are not used."""
+    parents = {root, *(parent for folder in used for parent in folder.parents if parent.is_relative_to(root))}
+    left = []
+    for parent in sorted(parents):
+        left += [LeftOut(path, left_out.NO_CLASS) for path in find_direct_images(parent)]
+        for path in _list_folders(parent):
+            if path not in used | parents:
+                flat = folder_names.find_split(path.name) is not None
+                reason = judge_folder(path) or (left_out.NO_CLASS if flat else left_out.BESIDE)
+                left += [LeftOut(file, reason) for file in list_files(path, reason)]
+    return left
+
+
+def _require_no_split(path: Path, split: str | None, root: Path) -> None:
+    """Refuse a folder below a class that seems to name a split, unless it is the split that is known."""
+    named = folder_names.find_split(path.name)
+    if named not in (None, split) or (split is None and folder_names.seems_split(path.name)):
+        raise DataError(
+            f"{path}: this folder seems to name a split, below a class. Arrange all images as {root}/train/CLASS, "
+            f"{root}/val/CLASS and {root}/test/CLASS, rename the folder, or {_TABLE}."
+        )
+
+
+def _require_different(folders: Iterable[Path]) -> None:
+    """Refuse two class folders that links make the same."""
+    first: dict[object, Path] = {}
+    for folder in sorted(folders):
+        if (known := first.setdefault(identify(folder), folder)) != folder:
+            raise DataError(f"{folder}: is the same folder as {known}, by a link. Remove one of them.")
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as problem:
-        raise DataError(f"{folder}: cannot be read: {problem.strerror}. Check the path and its permissions.") from None
+    """The folders in a folder that may hold radiographs."""
+    return [path for path in list_folder(folder) if path.is_dir() and judge_folder(path) is None]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """List the image files below a folder, in order.
-
-    Raises:
-        DataError: a folder cannot be read, or a name is not valid UTF-8.
-    """
-
-    def refuse(problem: OSError) -> None:
-        raise DataError(
-            f"{problem.filename}: cannot be read: {problem.strerror}. Check the path and its permissions."
-        ) from None
-
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            require_utf8(Path(parent, name))
-            for name in sorted(names)
-            if not name.startswith(".") and _may_be_image(Path(parent, name))
-        ]
-    return files
+def _list_folders(folder: Path) -> list[Path]:
+    """All folders in a folder, also hidden ones and those of the system."""
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def _may_be_image(path: Path) -> bool:
-    """Decide by suffix if it is known, else by content: archives and modalities use arbitrary names."""
-    if (suffix := path.suffix.lower()) in RASTER_SUFFIXES | _DICOM_SUFFIXES:
-        return True
-    if path.name.upper() == "DICOMDIR" or suffix in tables.SUFFIXES:
-        return False
-    return is_image(read_head(path))
-
-
-def read_head(path: Path) -> bytes:
-    """The first bytes of a file; empty if it cannot be read."""
-    try:
-        if not path.is_file():  # reading a pipe would block
-            return b""
-        with path.open("rb") as file:
-            return file.read(512)
-    except OSError:
-        return b""
-
-
-def require_utf8(path: Path) -> Path:
-    """Refuse a name that no table or report could contain."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename the file.") from None
-    return path
+def _join(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown}, … ({len(names):,} in all)"

@@ -1,39 +1,149 @@
-"""Reads the patient from the name of an image file."""
+"""Finds the patient of an image: by a table, a pattern, its DICOM header, or a file name as in known datasets."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
 
-# Kermany: `person23_bacteria_78`, `IM-0115-0001`, `NORMAL2-IM-0588-0001`. The numbers of bacteria and virus, and of IM
-# and NORMAL2-IM, are separate series. Phantoms: `phantom0012_1`.
-_PATIENT_PATTERNS = (
-    r"(?P<number>person\d+)_(?P<series>bacteria|virus)_\d+",
-    r"(?P<number>(?:NORMAL2-)?IM-\d+)-\d+",
-    r"(?P<number>phantom\d+)_\d+",
-)
+# Names that identify patients, searched in the path below the dataset's folder, without suffix.
+# Kermany: the numbers of bacteria and virus, and of IM and NORMAL2-IM, are separate series.
+_KNOWN: Mapping[str, tuple[re.Pattern[str], ...]] = {
+    "Kermany": (
+        re.compile(r"(?P<number>person\d+)_(?P<series>bacteria|virus)_\d+[^/]*$"),
+        re.compile(r"(?P<number>(?:NORMAL2-)?IM-\d+)-\d+[^/]*$"),
+    ),
+    "the phantoms": (re.compile(r"(?P<number>phantom\d+)_\d+[^/]*$"),),
+    "CheXpert": (re.compile(r"(?:^|/)(?P<number>patient\d{5})/study\d+/view\d+_(?:frontal|lateral)$"),),
+    "MIMIC-CXR": (re.compile(r"(?:^|/)p\d\d/(?P<number>p\d{8})/s\d{8}/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}$"),),
+}
+# NIH: eight digits alone could be anything, such as dates. The numbers go up to 30805, and most files look so.
+_NIH = re.compile(r"(?:^|/)(?P<number>(?:000[0-2]\d{4}|0003(?:0[0-7]\d\d|080[0-5])))_\d{3}$")
+_MOST = 0.5
+_VIEWERS = re.compile(r"(?:^|/)(?P<name>IM-\d+-\d+)$")  # viewers name everybody's first image IM-0001-0001
+_REPEATED = 0.05  # share of repeated names above which they are a viewer's
 
 
-def compile_patterns(patient_pattern: str | None) -> list[re.Pattern[str]]:
-    """The patterns that find a patient: the given one, or those of known data sets.
+def compile_pattern(patient_pattern: str | None) -> re.Pattern[str] | None:
+    """Compile the pattern that finds a patient.
 
     Raises:
         UsageError: it is not a regular expression.
     """
     try:
-        return [re.compile(p) for p in ([patient_pattern] if patient_pattern else _PATIENT_PATTERNS)]
+        return None if patient_pattern is None else re.compile(patient_pattern)
     except re.error as problem:
         raise UsageError(f"{patient_pattern!r} is not a regular expression: {problem}.", "patient_pattern") from None
 
 
-def find_patient(stem: str, patterns: Sequence[re.Pattern[str]] | None = None) -> str | None:
-    """Read the patient from a file name, by default one of the Kermany data; None if no pattern matches."""
-    for pattern in compile_patterns(None) if patterns is None else patterns:
-        if match := pattern.search(stem):
-            groups = match.groupdict()
-            if "number" in groups:
-                return "-".join(part for part in (groups.get("series"), groups["number"]) if part)
-            return (match.group(1) if pattern.groups else match.group(0)) or None
-    return None
+def find_patient(name: str) -> str | None:
+    """Read the patient from a path or file name as in a known dataset; None if it is not like one.
+
+    Names as in the NIH dataset are left out: one file alone does not show that they are meant.
+    """
+    return _find_known(Path(name).with_suffix("").as_posix())[0]
+
+
+def identify_patients(
+    samples: Sequence[Sample], root: Path, pattern: re.Pattern[str] | None = None, column: bool = False
+) -> list[Sample]:
+    """Find the patients of samples, and say how many images have one and from where.
+
+    Args:
+        samples: images, with patients where a table has a column for them.
+        root: folder of the dataset or of its table; patterns see the path below it, with `/` and without suffix.
+        pattern: its first group (or the whole match) is the patient; where it matches nothing, the DICOM header counts.
+        column: whether a table has a column of patients; nothing else is used then.
+
+    Raises:
+        UsageError: the pattern matches no path, or there is a column too.
+    """
+    if column:
+        if pattern is not None:
+            raise UsageError(
+                "the table has a column of patients, so the pattern would not be used. Leave one of them out.",
+                "patient_pattern",
+            )
+        found = [(sample.patient, "the table") for sample in samples]
+    elif pattern is not None:
+        found = _match_pattern(samples, root, pattern)
+    else:
+        found = _recognise(samples, root)
+    _log(found)
+    return [replace(sample, patient=patient) for sample, (patient, _) in zip(samples, found, strict=True)]
+
+
+def _match_pattern(samples: Sequence[Sample], root: Path, pattern: re.Pattern[str]) -> list[tuple[str | None, str]]:
+    places = [_below(sample.path, root) for sample in samples]
+    found: list[tuple[str | None, str]] = []
+    for sample, place in zip(samples, places, strict=True):
+        match = pattern.search(place)
+        patient = (match.group(1) if pattern.groups else match.group(0)) if match else None
+        in_header = sample.tags.patient if sample.tags else None
+        found.append((patient, "`patient_pattern`") if patient else (in_header, "DICOM headers"))
+    if not any(patient and source == "`patient_pattern`" for patient, source in found):
+        raise UsageError(
+            f"{pattern.pattern!r} finds no patient in {len(places):,} paths such as {places[0]!r} (below {root}, "
+            "without suffix). Correct it, or leave it out.",
+            "patient_pattern",
+        )
+    return found
+
+
+def _recognise(samples: Sequence[Sample], root: Path) -> list[tuple[str | None, str]]:
+    """Patients from DICOM headers, which come first because of names that viewers give, else from known names."""
+    headers = [sample.tags.patient if sample.tags else None for sample in samples]
+    places = [_below(sample.path, root) for sample in samples]
+    known = [_find_known(place) for place in places]
+    viewer = [_VIEWERS.search(place) if header is None else None for place, header in zip(places, headers, strict=True)]
+    names = [match["name"] for match in viewer if match]
+    kermany = any(patient and "person" in patient for patient, _ in known)  # its other class
+    if len(names) - len(set(names)) > _REPEATED * len(names) and not kermany:
+        known = [(None, "") if match else each for match, each in zip(viewer, known, strict=True)]
+    nih = [_NIH.search(place) for place in places]
+    if sum(match is not None for match in nih) >= _MOST * max(1, sum(patient is None for patient, _ in known)):
+        known = [(match["number"], "NIH") if match else each for match, each in zip(nih, known, strict=True)]
+    return [
+        (header, "DICOM headers") if header else (patient, f"file names as in {dataset}")
+        for header, (patient, dataset) in zip(headers, known, strict=True)
+    ]
+
+
+def _find_known(place: str) -> tuple[str | None, str]:
+    """The patient that a path below a dataset names, and the dataset whose names are like that."""
+    for dataset, patterns in _KNOWN.items():
+        for pattern in patterns:
+            if match := pattern.search(place):
+                groups = match.groupdict()
+                return "-".join(part for part in (groups.get("series"), groups["number"]) if part), dataset
+    return None, ""
+
+
+def _below(path: Path, root: Path) -> str:
+    path = path.with_suffix("") if path.suffix else path
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _log(found: Sequence[tuple[str | None, str]]) -> None:
+    sources: defaultdict[str, list[str]] = defaultdict(list)
+    for patient, source in found:
+        if patient:
+            sources[source].append(patient)
+    parts = [
+        f"{_count(len(patients), 'image')} of {_count(len(set(patients)), 'patient')} from {source}"
+        + (f", such as {patients[0]}" if source == "`patient_pattern`" else "")
+        for source, patients in sources.items()
+    ]
+    if unknown := sum(not patient for patient, _ in found):
+        parts.append(f"{_count(unknown, 'image')} without")
+    logging.getLogger("pneumoscope").info("Patients: %s.", "; ".join(parts))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -251,7 +251,7 @@ class PredictionService:
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
         patient = prediction.patient
         if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
-            patient = find_patient(Path(image.name).stem)
+            patient = find_patient(image.name)
         height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
         return PredictionRecord(
             sha256=prediction.sha256,
