@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.auditing.intake import FIELDS, Images, measure_image, shrink, unpack
-from pneumoscope.auditing.quality import correlate_orientations, find_quality_faults
+from pneumoscope.auditing.intake import FIELDS, Images, measure_image, unpack
+from pneumoscope.auditing.quality import find_quality_faults
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.images.appearance import correlate_orientations, shrink
 from pneumoscope.images.dicom import Tags
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.read import Radiograph

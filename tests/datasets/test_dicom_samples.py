@@ -84,9 +84,7 @@ def test_a_damaged_header_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_dicom_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place(tmp_path, "A/image.dcm", dicom(LEVELS))
-    for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "pydicom", None)
+    forget_pydicom(monkeypatch)
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[dicom\]"):
         read_samples(tmp_path)
 
@@ -98,3 +96,33 @@ def test_the_header_comes_before_a_name_that_viewers_give_to_everybody(tmp_path:
     assert {sample.patient for sample in read_samples(tmp_path, r"IM-(\d+)")} == {"0001"}
     place(tmp_path, "A/IM-0007-0001.dcm", dicom(LEVELS, PatientID=""))
     assert "IM-0007" in {sample.patient for sample in read_samples(tmp_path)}
+
+
+def forget_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+
+
+def test_dicom_gives_its_tags_whatever_its_suffix(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "c.TIF", "d.jp2", "e.dcm", "f"):
+        place(tmp_path, f"A/{name}", dicom(LEVELS, PatientID=f"P-{name}", ViewPosition="AP"))
+    samples = read_samples(tmp_path)
+    assert [sample.patient for sample in samples] == [f"P-{sample.path.name}" for sample in samples]
+    assert [sample.tags.view for sample in samples if sample.tags] == ["AP"] * 6
+
+
+def test_one_dicom_file_without_the_extra_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(tmp_path, "A/image.dcm", dicom(LEVELS))
+    (tmp_path / "B").mkdir()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "B" / "scan.png")
+    (tmp_path / "images.csv").write_text("path,label\nA/image.dcm,A\nB/scan.png,B\n")
+    forget_pydicom(monkeypatch)
+    for samples in (read_samples(tmp_path), read_samples(tmp_path / "images.csv"), find_images([tmp_path])):
+        assert [(sample.path.name, sample.tags) for sample in samples] == [("image.dcm", None), ("scan.png", None)]
+    (tmp_path / "images.csv").write_text("path,label\nA/image.dcm,A\n")
+    for alone in (tmp_path / "A", tmp_path / "images.csv"):
+        with pytest.raises(MissingExtraError, match=r"image\.dcm: reading DICOM needs an extra"):
+            find_images([alone])

@@ -16,8 +16,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.auditing.intake import COMPRESSIONS, FIELDS, FORMATS, MODALITIES, MODES, THUMBNAIL, VIEWS
+from pneumoscope.auditing.intake import COMPRESSIONS, FIELDS, FORMATS, MODALITIES, MODES, VIEWS
 from pneumoscope.evaluation.intervals.proportions import Floats, Ints
+from pneumoscope.images.appearance import THUMBNAIL
 
 # Disease has no part in `file`, `view` and `border`, nor in `surroundings`, the image without the lungs; but it changes
 # `appearance`.

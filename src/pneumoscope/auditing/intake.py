@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images import read
+from pneumoscope.images.appearance import THUMBNAIL, sample_grey, shrink
 from pneumoscope.images.hash import SIDE, hash_pixels
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.images.read import Radiograph
@@ -18,7 +19,6 @@ from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import Measurement, Wanted, extract_features
 
-THUMBNAIL = 64
 FORMATS = ("other", *read.FORMATS, "DICOM")
 MODES = (
     "other", "L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "F",
@@ -113,8 +113,7 @@ def measure_image(content: bytes, image: Radiograph) -> Array:
     values["quality"] = np.nan if image.quality is None else image.quality
     values["colour"] = image.colour
     values["hash"] = hash_pixels(image.pixels)
-    down, right = (max(1, side // 256) for side in image.pixels.shape)
-    grey = np.rint(image.pixels[::down, ::right] * 255).astype(np.uint8)  # a large image is sampled
+    grey = sample_grey(image.pixels)
     counts = np.bincount(grey.ravel(), minlength=256) / grey.size
     levels = np.arange(256) / 255
     values["mean"] = mean = counts @ levels
@@ -133,13 +132,6 @@ def unpack(vector: Array) -> np.void:
     """Turn what `measure_image` returned into a scalar of `FIELDS`."""
     values: np.void = np.frombuffer(np.ascontiguousarray(vector, np.float32).tobytes(), FIELDS)[0]
     return values
-
-
-def shrink(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Squash an image to a thumbnail, antialiased."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(grey).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 MEASUREMENT = Measurement(f"audit 1, {FIELDS.itemsize} bytes", measure_image)

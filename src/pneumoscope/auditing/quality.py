@@ -8,23 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.auditing.findings import Finding, Severity
-from pneumoscope.auditing.intake import THUMBNAIL, Images
+from pneumoscope.auditing.intake import Images
+from pneumoscope.images.appearance import BURNT, FAINT, TURNED, UNLIKE, correlate_orientations, measure_burnt
 from pneumoscope.images.dicom import LATERAL_VIEWS
 
-_SIDE = 16
-# The mean of 150 simulated normal images, left half, 0 to ff: a frontal image, coarsely. By it, none of 5,216 real
-# images is inverted or sideways (docs/log.md).
-_TEMPLATE = """
-    0304060d1c3c5b6a 0a16273f5b6f818c 2c4c62777d717e96 577e7e7b685e75a2
-    6589847053506ca9 5a817e5f4c5072b4 4c767252454e78bd 406a61443e4e80c4
-    3960543c3c5598d0 355a4d3c4065a8d5 3154473a4976b2d7 2d4c403a547fb4d9
-    2b483e42668db5da 2a4e5b7899b1c2db 2c61849dadbac4da 25577889949da4b6
-"""
-# How much better another orientation fits: at most 0.16 for 5,216 upright real images. All inverted images exceed it,
-# 99.9% of those turned by 90°, and two of three turned by 180°.
-_TURNED = 0.17
-_UNLIKE = 0.2  # correlation; real images have 0.27 at least
-_FAINT = 0.1  # between the first and the 99th percentile; real images have 0.19 at least
 _OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
 
 
@@ -35,30 +22,6 @@ def find_quality_faults(images: Images) -> list[Finding]:
         for check in (_find_unreadable, _find_poor, _find_turned, _find_outliers, _find_by_header)
         for finding in check(images)
     ]
-
-
-def correlate_orientations(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Correlate images with a frontal image in four orientations.
-
-    Args:
-        thumbnails: uint8 (N, 64, 64).
-
-    Returns:
-        (N, 4): with the template turned by 0, 90, 180 and 270 degrees counter-clockwise; negative where inverted.
-    """
-    step = THUMBNAIL // _SIDE
-    coarse = thumbnails.reshape(-1, _SIDE, step, _SIDE, step).mean((2, 4), dtype=np.float64)
-    half = np.frombuffer(bytes.fromhex(_TEMPLATE), np.uint8).reshape(_SIDE, _SIDE // 2)
-    upright = np.hstack([half, half[:, ::-1]]).astype(np.float64)
-    turned = np.stack([np.rot90(upright, turns) for turns in range(4)])
-    return np.asarray(_standardise(coarse) @ _standardise(turned).T)
-
-
-def _standardise(pictures: NDArray[np.float64]) -> NDArray[np.float64]:
-    flat = pictures.reshape(len(pictures), -1)
-    flat = flat - flat.mean(1, keepdims=True)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.asarray(flat / np.where(length > 0, length, 1))
 
 
 def _find_unreadable(images: Images) -> Iterator[Finding]:
@@ -94,15 +57,14 @@ def _find_poor(images: Images) -> Iterator[Finding]:
         "They have too few pixels to show an infiltrate. Export them at a larger size.",
         lambda i: f"{width[i]:.0f} × {height[i]:.0f}",
     )  # fmt: skip
-    faint = ok & ~blank & (span < _FAINT)
+    faint = ok & ~blank & (span < FAINT)
     yield from _report(
         images, np.flatnonzero(faint), "warning", "have hardly any contrast",
         "Check how they were exported: the window may be far too wide, or 12-bit values may be stored as 16-bit.",
         lambda i: f"grey levels {measured['low'][i]:.2f} to {measured['high'][i]:.2f}",
     )  # fmt: skip
-    inside = measured["thumbnail"][:, 6:-6, 6:-6]  # a white frame is not burnt out
-    white = np.mean(inside >= 254, axis=(1, 2))
-    burnt = ok & ~blank & (white > 0.1)
+    white = measure_burnt(measured["thumbnail"])
+    burnt = ok & ~blank & (white > BURNT)
     yield from _report(
         images, np.flatnonzero(burnt), "warning", "are burnt out",
         "At least a tenth of the image is pure white, and its detail is lost. Export them with another window.",
@@ -123,7 +85,7 @@ def _find_turned(images: Images) -> Iterator[Finding]:
     best, fit = both.argmax(1), both.max(1)
     visible = images.readable & (images.measured["spread"] >= 0.01)
     gain = fit - fits[:, 0]
-    other = visible & (fit >= _UNLIKE) & (gain > _TURNED)
+    other = visible & (fit >= UNLIKE) & (gain > TURNED)
     yield from _report(
         images, _sorted(other & (best >= 4), gain), "error", "are inverted: air is bright",
         "Read them with `invert=True`. If only some are inverted, mark those in the column `invert` of a table. A "
@@ -139,7 +101,7 @@ def _find_turned(images: Images) -> Iterator[Finding]:
         "Turn them upright. A network trained on upright images gives wrong answers for them.",
     )  # fmt: skip
     yield from _report(
-        images, _sorted(visible & (fit < _UNLIKE), -fit), "warning", "do not look like a frontal chest image",
+        images, _sorted(visible & (fit < UNLIKE), -fit), "warning", "do not look like a frontal chest image",
         "They may be lateral views, other body parts, photographs or documents. Check them, and remove what does not "
         "belong.",
         lambda i: f"correlation with a frontal image {fit[i]:.2f}",

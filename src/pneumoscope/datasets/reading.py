@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,13 @@ from pathlib import Path
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.folder_names import find_split
 from pneumoscope.datasets.folders import read_folder
-from pneumoscope.datasets.image_files import RASTER_SUFFIXES, read_head, require_utf8, walk
+from pneumoscope.datasets.image_files import read_head, require_utf8, walk
 from pneumoscope.datasets.left_out import Dataset, log_left_out
 from pneumoscope.datasets.patients import compile_pattern, identify_patients
 from pneumoscope.datasets.samples import COLUMNS, SPLITS, Sample
-from pneumoscope.errors import DataError, ImageError
-from pneumoscope.images.dicom import is_dicom, read_tags
+from pneumoscope.errors import DataError, ImageError, MissingExtraError
+from pneumoscope.images.dicom import can_read_dicom, is_dicom, read_tags
+from pneumoscope.images.dicom_elements import NEEDS_EXTRA
 from pneumoscope.images.read import Reading
 
 
@@ -38,7 +39,7 @@ def read_samples(data: str | Path, patient_pattern: str | None = None, reading: 
         DataError: there are no images in that layout, it is unclear what a folder means, or a table is damaged or names
             a file twice.
         UsageError: the pattern is not a regular expression, or finds no patient.
-        MissingExtraError: there are DICOM files, and the extra to read them is not installed.
+        MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
     return list(read_dataset(data, patient_pattern, reading).samples)
 
@@ -54,6 +55,7 @@ def read_dataset(data: str | Path, patient_pattern: str | None = None, reading: 
         raise DataError(f"{data}: not a table. Use a folder of classes, or a .csv or .parquet table.")
     else:
         dataset, root = read_folder(data, reading), data
+    _require_reader(dataset.samples)
     log_left_out(dataset, root)
     samples = identify_patients([_add_tags(sample) for sample in dataset.samples], root, pattern, column)
     return replace(dataset, samples=samples)
@@ -64,6 +66,7 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sam
 
     Raises:
         DataError: a folder or table holds no images, or a table cannot be read.
+        MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
     samples: list[Sample] = []
     for path in paths:
@@ -78,15 +81,22 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading()) -> list[Sam
             samples += _read_table(path, reading, labelled=False)[0]
         else:  # an unreadable file gets a row with its error and does not stop the others
             samples.append(Sample(require_utf8(path), reading=reading))
+    _require_reader(samples)
     return samples
 
 
 def _add_tags(sample: Sample) -> Sample:
     """Add the tags of a DICOM header."""
-    if sample.path.suffix.lower() not in RASTER_SUFFIXES and is_dicom(read_head(sample.path)):
-        with suppress(ImageError):  # damage is reported when the image is read
+    if is_dicom(read_head(sample.path)):  # whatever its suffix
+        with suppress(ImageError, MissingExtraError):  # reported when the image is read
             return replace(sample, tags=read_tags(sample.path))
     return sample
+
+
+def _require_reader(samples: Sequence[Sample]) -> None:
+    """Stop where all images are DICOM files that cannot be read; a few of them become errors of their own later."""
+    if not can_read_dicom() and samples and all(is_dicom(read_head(sample.path)) for sample in samples):
+        raise MissingExtraError(f"{samples[0].path}: reading DICOM {NEEDS_EXTRA}.")
 
 
 def _read_table(table: Path, reading: Reading, labelled: bool = True) -> tuple[list[Sample], bool]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
-from pneumoscope.images.dicom_elements import MAX_BYTES, Parsed, parse, read_first, read_integer, read_text
-from pneumoscope.images.dicom_pixels import read_layout, read_levels, read_transformations
+from pneumoscope.images.dicom_elements import MAX_BYTES, NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
+from pneumoscope.images.dicom_pixels import read_layout, read_levels
+from pneumoscope.images.dicom_tables import read_transformations
 from pneumoscope.images.greyscale import compute_luminance, render
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.text import to_line
@@ -81,8 +82,9 @@ class DicomImage:
     pixels: Pixels  # float32 (H, W) in [0, 1], air dark, bone bright
     tags: Tags  # patient, study and view
     mode: str  # PhotometricInterpretation
-    bits: int  # BitsStored
+    bits: int  # depth of its levels: BitsStored, unless the stream contradicts it
     compression: str  # `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`
+    warnings: tuple[str, ...] = ()  # where header and pixels disagree, and what was made of it
 
 
 def is_dicom(head: bytes) -> bool:
@@ -96,6 +98,15 @@ def is_dicom(head: bytes) -> bool:
     if element > 0x20:  # all files begin with a group length, version, character set, image type or SOP class
         return False
     return head[4:6] in _VRS or (order == "<" and length <= 256 and length % 2 == 0)
+
+
+def can_read_dicom() -> bool:
+    """Whether the package that reads DICOM is installed."""
+    try:
+        import pydicom  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
@@ -145,12 +156,13 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
                 "Pass `any_modality=True` to read it anyway."
             )
         layout = read_layout(parsed, name)
-        levels, lowest = read_levels(parsed, layout, name)
-        if levels.ndim == 3:
-            pixels = compute_luminance(levels, layout.bits)
+        stored = read_levels(parsed, layout, name)
+        if stored.levels.ndim == 3:
+            pixels = compute_luminance(stored.levels, stored.bits)
         else:
-            pixels = render(levels, lowest, layout.bits, read_transformations(parsed, layout, lowest))
-    return DicomImage(pixels, tags, layout.mode, layout.bits, layout.compression)
+            image = read_transformations(parsed, layout, stored)
+            pixels = render(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
+    return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, tuple(stored.warnings))
 
 
 class _LogFilter(logging.Filter):
@@ -169,7 +181,7 @@ def _translated_errors(name: str) -> Iterator[None]:
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        raise MissingExtraError(f"{name}: reading DICOM needs an extra: pip install 'pneumoscope[dicom]'.") from None
+        raise MissingExtraError(f"{name}: reading DICOM {NEEDS_EXTRA}.") from None
     logging.getLogger("pydicom").addFilter(_LOG_FILTER)  # adding it again has no effect
     if _PYDICOM_WARNINGS not in warnings.filters[:2]:  # never removed, as in `images.read`
         warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")

@@ -28,6 +28,7 @@ _KEYWORDS = (
     *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
 )
+NEEDS_EXTRA = "needs an extra: pip install 'pneumoscope[dicom]'"
 MAX_BYTES = 512 * 1024 * 1024  # as in `images.read`
 MAX_READS = 300_000  # a few per element: pydicom takes far more memory for an empty item than the file does
 _LONG_HEADER = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data with headers of 12 bytes
@@ -42,6 +43,7 @@ class Parsed(NamedTuple):
     little: bool  # byte order
     stream: BinaryIO  # positioned at the value of the pixel data
     head: bytes  # the header of the pixel data; empty where there is none
+    length: int | None  # of the value of the pixel data as stated; None where it is encapsulated
 
 
 def parse(stream: BinaryIO) -> Parsed:
@@ -63,9 +65,11 @@ def parse(stream: BinaryIO) -> Parsed:
     head = stream.read(8)
     if int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order) not in PIXEL_DATA:
         head = b""
-    elif not elements.original_encoding[0] and head[4:6] in _LONG_HEADER:
-        head += stream.read(4)
-    return Parsed(elements, read_text(meta, "MediaStorageSOPClassUID"), syntax, little, stream, head)
+    elif not elements.original_encoding[0]:
+        head += stream.read(4) if head[4:6] in _LONG_HEADER else b""
+    stated = head[6:] if len(head) == 8 and not elements.original_encoding[0] else head[-4:]
+    length = None if stated == b"\xff\xff\xff\xff" else int.from_bytes(stated, order)
+    return Parsed(elements, read_text(meta, "MediaStorageSOPClassUID"), syntax, little, stream, head, length)
 
 
 def read_first(elements: Dataset, keyword: str) -> Any:

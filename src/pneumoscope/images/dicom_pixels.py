@@ -1,13 +1,12 @@
-"""Decodes the pixel data of DICOM files to stored levels, and reads how to display them.
+"""Decodes the pixel data of DICOM files to stored levels.
 
 Sections are of the DICOM standard, PS3.3 unless another part is named. docs/log.md: why not pydicom's decoders.
 """
 
 from __future__ import annotations
 
-import struct
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,16 +15,13 @@ from pneumoscope.images.dicom_elements import (
     BIG_ENDIAN,
     DEFLATED,
     IMPLICIT,
+    NEEDS_EXTRA,
     Parsed,
-    read_first,
     read_integer,
-    read_number,
     read_text,
 )
-from pneumoscope.images.greyscale import Levels, LookUp, Transformations
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, read_stream
+from pneumoscope.images.greyscale import Levels
 
 MAX_PIXELS = 100_000_000  # as in `images.read`
 _JPEG = "1.2.840.10008.1.2.4."
@@ -41,6 +37,7 @@ _COMPRESSIONS = {
 }
 _NATIVE = ("uncompressed", "deflated")
 _LOSSY = (_JPEG + "50", _JPEG + "51", _JPEG + "81", _JPEG + "91", _JPEG + "203")
+_SECOND_FRAME = re.compile(rb"\xff\xd9\0*(\xff\xd8\xff|\xff\x4f\xff\x51)")  # an end, then another beginning
 _MODES = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"),
@@ -62,6 +59,17 @@ class Layout:
     planar: bool  # whether colours are stored one plane after the other
     compression: str  # `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`
     lossy: bool  # whether decoded levels may differ a little from the original ones
+    frames: int  # NumberOfFrames
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The levels of an image, as stored."""
+
+    levels: Levels  # unsigned (H, W) of grey, of a palette, or of luma, or (H, W, 3) in RGB
+    lowest: int  # the stored value of level 0
+    bits: int  # the depth of the levels
+    warnings: list[str]  # where header and pixels disagree, and what was made of it
 
 
 def read_layout(parsed: Parsed, name: str) -> Layout:
@@ -106,26 +114,26 @@ def read_layout(parsed: Parsed, name: str) -> Layout:
         planar=read_integer(elements, "PlanarConfiguration", 0) == 1,
         compression=compression,
         lossy=parsed.syntax in _LOSSY,
+        frames=max(1, read_integer(elements, "NumberOfFrames", 1)),
     )
 
 
-def read_levels(parsed: Parsed, layout: Layout, name: str) -> tuple[Levels, int]:
-    """Read the first frame.
+def read_levels(parsed: Parsed, layout: Layout, name: str) -> Stored:
+    """Read the stored levels of the first frame, one for each sample.
 
-    Returns:
-        levels: unsigned (H, W), luma if colours are stored as YBR, or (H, W, 3) in RGB.
-        lowest: the stored value of level 0.
+    Where header and pixels disagree, they are read as the pixels are, with a warning, or refused.
 
     Raises:
+        ImageError: the header contradicts the pixels.
         MissingExtraError: the pixels are compressed, and imagecodecs is not installed.
         Exception: whatever the decoders raise on damaged pixels.
     """
-    levels = _read_native(parsed, layout) if layout.compression in _NATIVE else _decode(parsed, layout, name)
-    if levels.ndim == 3 and layout.mode.startswith("YBR_FULL"):
-        levels = levels[..., 0]  # full-range luma is luminance (C.7.6.3.1.2)
+    warnings: list[str] = []
+    native = layout.compression in _NATIVE
+    levels, bits = _read_native(parsed, layout, name, warnings) if native else _decode(parsed, layout, name, warnings)
     # A JPEG 2000 stream states whether it is signed, and wins: exporters get the element wrong.
     signed = layout.signed if levels.dtype.kind == "u" else True
-    half = 2 ** (layout.bits - 1)
+    half = 2 ** (bits - 1)
     if layout.lossy and levels.dtype.kind == "i":
         levels = np.clip(levels, -half, half - 1)
     elif layout.lossy and not signed:  # the mask below would turn too bright a white into black
@@ -134,34 +142,25 @@ def read_levels(parsed: Parsed, layout: Layout, name: str) -> tuple[Levels, int]
     kind = levels.dtype.type
     if layout.shift:
         levels = levels >> kind(layout.shift)
-    if layout.bits < levels.dtype.itemsize * 8:  # the bits above, such as an overlay, are not part of the image
-        levels = levels & kind(2**layout.bits - 1)
-    return (levels ^ kind(half), -half) if signed else (levels, 0)
+    if bits < levels.dtype.itemsize * 8:  # the bits above, such as an overlay, are not part of the image
+        levels = levels & kind(2**bits - 1)
+    return Stored(levels ^ kind(half), -half, bits, warnings) if signed else Stored(levels, 0, bits, warnings)
 
 
-def read_transformations(parsed: Parsed, layout: Layout, lowest: int) -> Transformations:
-    """Read how to display the levels (C.11.1, C.11.2, C.7.5.1.1.2); of several windows or LUTs the first."""
-    elements, little = parsed.elements, parsed.little
-    centre, width = read_number(elements, "WindowCenter"), read_number(elements, "WindowWidth")
-    modality, voi = (read_first(elements, f"{kind}LUTSequence") for kind in ("Modality", "VOI"))
-    hues = ("Red", "Green", "Blue") if layout.mode == "PALETTE COLOR" else ()
-    return Transformations(
-        modality=None if modality is None else _read_table(modality, "LUT", little),
-        slope=read_number(elements, "RescaleSlope") or 1.0,  # 0 would erase the image
-        intercept=read_number(elements, "RescaleIntercept") or 0.0,
-        voi=None if voi is None else _read_table(voi, "LUT", little),
-        window=None if centre is None or width is None or width <= 0 else (centre, width),
-        function=read_text(elements, "VOILUTFunction").upper(),
-        inverted=layout.mode == "MONOCHROME1",
-        padding=_read_padding(elements, lowest),
-        palette=tuple(_read_table(elements, f"{hue}PaletteColorLookupTable", little) for hue in hues),
-    )
-
-
-def _read_native(parsed: Parsed, layout: Layout) -> Levels:
+def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, int]:
+    """Levels of uncompressed pixels, and how many of their bits count."""
+    if parsed.length is None:
+        raise ImageError(
+            f"{name}: its pixels are compressed, but its transfer syntax says uncompressed. Export it again."
+        )
     size, pixels = layout.allocated // 8, layout.rows * layout.columns
     shares_colour = layout.mode == "YBR_FULL_422"  # of two pixels: Y1 Y2 Cb Cr (C.7.6.3.1.2)
+    full = pixels * 3 * size * layout.frames
+    if shares_colour and full <= parsed.length <= full + 1:
+        warnings.append("YBR_FULL_422 has two samples for each pixel, but the pixel data hold three; all were read")
+        shares_colour = False
     count = pixels * (2 if shares_colour else layout.samples)
+    _check_length(parsed.length, count * size, layout, name, warnings)
     swapped = not parsed.little and size == 1 and parsed.head[4:6] == b"OW"  # bytes in 16-bit words
     content = parsed.stream.read(count * size + (count % 2 if swapped else 0))
     if len(content) < count * size:
@@ -170,9 +169,46 @@ def _read_native(parsed: Parsed, layout: Layout) -> Levels:
         levels: Levels = np.frombuffer(content, "<u2").byteswap().view(np.uint8)[:count]
     else:
         levels = np.frombuffer(content, f"{'<' if parsed.little else '>'}u{size}", count).astype(f"u{size}", copy=False)
+    if not _fit(levels >> levels.dtype.type(layout.shift) if layout.shift else levels, layout.bits, layout.signed):
+        warnings.append(f"bits above the {layout.bits} of BitsStored are set; they were ignored")
     if shares_colour:
-        return levels.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
-    return _reshape(levels, layout, layout.planar)
+        return levels.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns), layout.bits
+    levels = _reshape(levels, layout, layout.planar)
+    return (levels[..., 0] if layout.mode.startswith("YBR_FULL") else levels), layout.bits  # luma is luminance
+
+
+def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: list[str]) -> None:
+    """Compare the stated length of the pixel data with that of a frame and the number of frames.
+
+    Raises:
+        ImageError: they contradict each other, so that the pixels may not be what the header says.
+    """
+    excess = length - frame * layout.frames
+    held, rest = divmod(length, frame)
+    if excess < 0 and held and rest <= 1:
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held}; the first was read")
+    elif not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
+        of = f" in {layout.frames} frames" if layout.frames > 1 else ""
+        raise ImageError(
+            f"{name}: its header and its pixel data contradict each other: {length:,} of {frame * layout.frames:,} "
+            f"bytes for {layout.columns} x {layout.rows} pixels of {layout.samples} x {layout.allocated} bits{of}. "
+            "Export it again."
+        )
+    elif excess > 1:
+        warnings.append(f"the pixel data have {excess} bytes too many; they were ignored")
+
+
+def _fit(levels: Levels, bits: int, signed: bool, slack: int = 0) -> bool:
+    """Whether levels fit into these bits: as they are, or as signed levels whose sign goes on to the left."""
+    half = 2 ** (bits - 1)
+    if levels.dtype.kind == "i":
+        return bool(levels.min() >= -half - slack and levels.max() < half + slack)
+    if bits == levels.dtype.itemsize * 8 or int(levels.max()) < 2 * half + slack:
+        return True
+    if not signed:
+        return False
+    values = levels.view(f"i{levels.dtype.itemsize}")
+    return bool(values.min() >= -half and values.max() < half)
 
 
 def _reshape(levels: Levels, layout: Layout, planar: bool) -> Levels:
@@ -183,91 +219,67 @@ def _reshape(levels: Levels, layout: Layout, planar: bool) -> Levels:
     return levels.reshape(layout.rows, layout.columns, 3)
 
 
-def _decode(parsed: Parsed, layout: Layout, name: str) -> Levels:
-    from pydicom.encaps import get_frame
-
+def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, int]:
+    """Levels of compressed pixels, and how many of their bits count."""
     try:
         import imagecodecs as codecs
     except ImportError:
-        raise MissingExtraError(
-            f"{name}: reading {layout.compression} compression needs an extra: pip install 'pneumoscope[dicom]'."
-        ) from None
-    frame = get_frame(parsed.stream, 0, number_of_frames=read_integer(parsed.elements, "NumberOfFrames", 1))
-    parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
+        raise MissingExtraError(f"{name}: reading {layout.compression} compression {NEEDS_EXTRA}.") from None
+    frame = _read_frame(parsed, layout, name, warnings)
     if layout.compression == "RLE":
         kind, count = np.dtype(f"u{layout.allocated // 8}"), layout.rows * layout.columns * layout.samples
+        if (segments := int.from_bytes(frame[:4], "little")) != kind.itemsize * layout.samples:
+            raise ValueError(f"{segments} segments, expected {kind.itemsize * layout.samples}")  # PS3.5 G.2
         levels = np.frombuffer(codecs.dicomrle_decode(frame, kind, out=count * kind.itemsize), kind)
-        return _reshape(levels, layout, planar=True)  # PS3.5 G.2
+        if not _fit(levels, layout.bits, layout.signed):
+            warnings.append(f"bits above the {layout.bits} of BitsStored are set; they were ignored")
+        levels = _reshape(levels, layout, planar=True)
+        return (levels[..., 0] if layout.mode.startswith("YBR_FULL") else levels), layout.bits
     # Decoders allocate memory for the size that the stream states, so it is checked first.
-    frame, *shape = _strip_stream(frame, layout.compression)
-    if shape != [layout.rows, layout.columns, layout.samples]:
-        raise ValueError(f"{shape} rows, columns and samples, expected {layout.rows} x {layout.columns}")
-    if layout.compression == "JPEG-LS":
-        levels = codecs.jpegls_decode(frame)
-    elif layout.compression in ("JPEG 2000", "HTJ2K"):  # htj2k_decode returns rubbish for damaged streams
-        levels = codecs.jpeg2k_decode(frame)
-    elif layout.samples == 1:
-        levels = codecs.jpeg8_decode(frame)
-    elif layout.mode == "RGB" or layout.compression == "JPEG lossless":
-        levels = codecs.jpeg8_decode(frame, colorspace="RGB", outcolorspace="RGB")
-    else:
-        levels = codecs.jpeg8_decode(frame, colorspace="YCBCR", outcolorspace="GRAYSCALE")
-    if levels.shape[:2] != (layout.rows, layout.columns) or levels.dtype.kind not in "iu" or levels.dtype.itemsize > 2:
-        raise ValueError(f"decoded to {levels.dtype} {levels.shape}")
-    return levels
+    stream = read_stream(frame, layout.compression)
+    if (stream.rows, stream.columns, stream.samples) != (layout.rows, layout.columns, layout.samples):
+        raise ValueError(
+            f"the stream has {stream.columns} x {stream.rows} pixels of {stream.samples} samples, the header says "
+            f"{layout.columns} x {layout.rows} of {layout.samples}"
+        )
+    stated: Colour = "RGB" if layout.mode == "RGB" else "YBR"
+    if stream.colour and stream.colour != stated:
+        warnings.append(f"PhotometricInterpretation says {layout.mode}, but the JPEG stream is {stream.colour}")
+    colour = stream.colour or ("RGB" if layout.compression == "JPEG lossless" else stated)
+    levels = decode_stream(stream, layout.compression, colour)
+    if levels.ndim == 3 and layout.mode.startswith("YBR_FULL") and stream.colour != "RGB":
+        levels = levels[..., 0]  # full-range luma is luminance (C.7.6.3.1.2)
+    return levels, _choose_bits(levels, stream, layout, warnings)
 
 
-def _strip_stream(frame: bytes, compression: str) -> tuple[bytes, int, int, int]:
-    """Strip extra bytes around a compressed stream; also return its rows, columns and samples.
+def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> bytes:
+    """The first frame of encapsulated pixel data."""
+    from pydicom.encaps import get_frame, parse_basic_offsets
 
-    Raises:
-        ValueError: its header is missing (ITU-T T.81 B.2.2, T.87 C.2.2, T.800 A.5.1), or its end.
+    start = parsed.stream.tell()
+    if parsed.stream.read(4) != b"\xfe\xff\x00\xe0":
+        raise ImageError(
+            f"{name}: its transfer syntax says {layout.compression} compression, but its pixels are not encapsulated. "
+            "Export it again."
+        )
+    parsed.stream.seek(start)
+    offsets = len(parse_basic_offsets(parsed.stream))
+    parsed.stream.seek(start)
+    frame = get_frame(parsed.stream, 0, number_of_frames=layout.frames)
+    parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
+    if (offsets > 1 and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
+        held = offsets if offsets > 1 else "several"
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held}; the first was read")
+    return frame
+
+
+def _choose_bits(levels: Levels, stream: Stream, layout: Layout, warnings: list[str]) -> int:
+    """How many bits of the levels count: those of BitsStored, unless the stream's levels contradict it.
+
+    Many encoders give all 16 allocated bits to levels that have fewer, which changes nothing.
     """
-    end = frame.rfind(b"\xff\xd9")
-    if compression in ("JPEG 2000", "HTJ2K"):
-        start = frame.find(b"\xff\x4f\xff\x51")  # some exporters keep the boxes of a JP2 file around it
-        if start < 0 or end < start or len(frame) < start + 42:
-            raise ValueError("no complete JPEG 2000 stream")
-        right, bottom, left, top, samples = struct.unpack(">4I16xH", frame[start + 8 : start + 42])
-        return frame[start:], bottom - top, right - left, samples
-    if end < len(frame) - 64:  # a margin for padding; libjpeg fills what is missing with grey
-        raise ValueError("the compressed pixels are incomplete")
-    position = frame.find(b"\xff\xd8") + 2
-    while frame[position : position + 1] == b"\xff":
-        marker = frame[position + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns, samples = struct.unpack(">HHB", frame[position + 5 : position + 10])
-            return frame, rows, columns, samples
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    raise ValueError("no complete JPEG stream")
-
-
-def _read_padding(elements: Dataset, lowest: int) -> tuple[int, int] | None:
-    ends = [read_number(elements, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    if ends[0] is None:
-        return None
-    levels = [int(ends[0] if end is None else end) for end in ends]
-    for index, level in enumerate(levels):  # exporters confuse signed and unsigned
-        if lowest < 0 and level >= 2**15:
-            levels[index] -= 2**16
-        elif lowest == 0 and level < 0:
-            levels[index] += 2**16
-    return min(levels), max(levels)
-
-
-def _read_table(elements: Dataset, name: str, little: bool) -> LookUp:
-    """Read a look-up table (C.11.1.1, C.11.2.1.1, C.7.6.3.1.5); exporters do not always write it as specified."""
-    order = "<" if little else ">"
-    described, data = (elements.get(f"{name}{part}") for part in ("Descriptor", "Data"))
-    if described is None or data is None:
-        raise ValueError(f"no {name}Descriptor or no {name}Data")
-    if isinstance(described, bytes):
-        described = struct.unpack(f"{order}3H", described)
-    count, start, bits = (int(value) for value in described)
-    count = (count & 0xFFFF) or 65536
-    if isinstance(data, bytes):  # one entry in a word, or two of 8 bits
-        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
-    entries = np.atleast_1d(np.asarray(data)).astype(np.int64)[:count] & 0xFFFF
-    if not entries.size or not 1 <= bits <= 16:
-        raise ValueError(f"a look-up table of {entries.size} entries with {bits} bits")
-    return LookUp(start, entries.astype(np.float64), max(bits, int(entries.max()).bit_length()))
+    slack = 2**layout.bits // 16 if layout.lossy else 0  # lossy compression goes a little beyond the range
+    if stream.bits == layout.bits or (stream.bits > layout.bits and _fit(levels, layout.bits, layout.signed, slack)):
+        return layout.bits
+    warnings.append(f"BitsStored says {layout.bits}, but the {layout.compression} stream has {stream.bits} bits")
+    return stream.bits

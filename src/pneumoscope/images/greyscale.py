@@ -6,7 +6,7 @@ Sections are of the DICOM standard, PS3.3.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,10 @@ from pneumoscope.images.prepare import Pixels
 Levels = NDArray[Any]  # unsigned integers
 Table = NDArray[np.float64]  # one value for each level
 LUMINANCE = (0.299, 0.587, 0.114)
+_BLACK, _WHITE = 1 / 255, 254 / 255  # what 8 bits show as black, and as white
+_HIDDEN = 0.5  # share of the image that a VOI may make black or white (docs/log.md)
+_FAINT = 0.2  # the least contrast that a VOI may leave: between the first and the 99th percentile
+_SEEN, _FEW = 0.05, 256  # a smaller share of the image, or fewer pixels, that are neither black nor white say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +57,56 @@ class Transformations:
     palette: tuple[LookUp, ...] = ()  # red, green and blue of each level; replaces all but the padding
 
 
-def render(levels: Levels, lowest: int, bits: int, image: Transformations) -> Pixels:
+def render(levels: Levels, lowest: int, bits: int, image: Transformations, warnings: list[str] | None = None) -> Pixels:
     """Render an image for display: modality LUT, VOI LUT, then inversion.
 
     The VOI's output range becomes [0, 1]. Without a VOI, levels of up to 8 bits keep their range, as in a PNG; deeper
-    ones are stretched from the lowest to the highest that occurs. Padding becomes 0, whatever the polarity.
+    ones are stretched from the lowest to the highest that occurs. So they are where the VOI hides most of the image
+    (docs/log.md). Padding becomes 0, whatever the polarity.
 
     Args:
         levels: unsigned (H, W), below 2**bits.
         lowest: the stored value of level 0: 0, or -2**(bits - 1) if values are signed.
         bits: at most 16.
         image: what to apply.
+        warnings: what is unusual is added here.
 
     Returns:
         float32 (H, W) in [0, 1].
     """
     table = _build_table(levels, lowest, bits, image)
+    if (image.voi or image.window) and not image.palette:
+        plain = replace(image, voi=None, window=None)
+        if fault := _find_voi_fault(levels, table, full := _build_table(levels, lowest, bits, plain)):
+            table = full
+            if warnings is not None:
+                name = "VOI LUT" if image.voi else "window"
+                warnings.append(f"the {name} of the file {fault}; the full range of grey levels was used")
     pixels = np.empty(levels.shape, np.float32)
     for part in _blocks(levels.size):
         np.take(table, levels.reshape(-1)[part], out=pixels.reshape(-1)[part], mode="clip")
     return pixels
+
+
+def _find_voi_fault(levels: Levels, table: Pixels, full: Pixels) -> str:
+    """Say what is wrong with a VOI that hides most of the image; empty if it does not.
+
+    What is black or white in the full range too, such as collimated borders, does not count.
+    """
+    down, right = (max(1, side // 256) for side in levels.shape)
+    sample = levels[::down, ::right].reshape(-1)
+    shown, whole = np.take(table, sample, mode="clip"), np.take(full, sample, mode="clip")
+    visible = (whole > _BLACK) & (whole < _WHITE)
+    if visible.sum() < max(_SEEN * sample.size, _FEW):
+        return ""
+    hidden = float(np.mean((shown <= _BLACK) | (shown >= _WHITE), where=visible))
+    if hidden > _HIDDEN:
+        return f"makes {hidden:.0%} of the image black or white"
+    low, high = np.percentile(shown[visible], [1, 99])
+    before, after = np.percentile(whole[visible], [1, 99])
+    if high - low < _FAINT and after - before > high - low:
+        return f"leaves {high - low:.0%} of the range from black to white"
+    return ""
 
 
 def compute_luminance(colours: Levels, bits: int) -> Pixels:

@@ -6,13 +6,14 @@ import io
 import re
 import stat
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pneumoscope.errors import ImageError
+from pneumoscope.images.appearance import find_faults
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.text import to_line
@@ -73,6 +74,7 @@ class Radiograph:
     quality: float | None = None  # of a JPEG, on the scale 1 to 100 of the IJG encoder; else None
     colour: float = 0.0  # mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1
     tags: Tags | None = None  # what a DICOM header says about the image
+    warnings: tuple[str, ...] = ()  # what is unusual about the file or the image, and what was made of it
 
 
 def is_image(head: bytes) -> bool:
@@ -144,13 +146,19 @@ def read_radiograph(
     if is_dicom(content[:512]):
         dicom = read_dicom(content, name, reading.any_modality)
         image = Radiograph(
-            dicom.pixels, "DICOM", dicom.mode, dicom.pixels.shape, compression=dicom.compression, tags=dicom.tags
+            dicom.pixels,
+            "DICOM",
+            dicom.mode,
+            dicom.pixels.shape,
+            compression=dicom.compression,
+            tags=dicom.tags,
+            warnings=dicom.warnings,
         )
     else:
         image = _read_raster(content, name, min_side)
     if reading.invert:
         np.subtract(1, image.pixels, out=image.pixels)
-    return image
+    return replace(image, warnings=image.warnings + find_faults(image.pixels))
 
 
 def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:

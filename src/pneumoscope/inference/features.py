@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec, Pixels, prepare
@@ -56,6 +57,7 @@ class Extract:
     intermediate: Array | None = None  # float32 (E,), its intermediate features
     measured: Array | None = None  # float32 (K,), where something was measured
     tags: Tags | None = None  # what a DICOM header says
+    warnings: tuple[str, ...] = ()  # what is unusual about the file or the image
     # height and width as stored; None if the image was not decoded because its features were in the cache
     size: tuple[int, int] | None = None
     format: str | None = None  # of the file; None in the same case
@@ -64,6 +66,7 @@ class Extract:
     inputs: Array | None = None  # float32 (3, S, S), if maps are wanted
     map: Array | None = None  # float32 (D, h, w), if maps are wanted
     error: str | None = None  # why it could not be read
+    lacks_extra: bool = False  # because a package is not installed
     cache_key: str = ""
 
 
@@ -92,8 +95,28 @@ def extract_features(
         One `Extract` per source, in input order.
 
     Raises:
-        MissingExtraError: a package that reads a file is not installed.
+        MissingExtraError: a package is not installed, and no file can be read without it.
     """
+    waiting: list[Extract] | None = []  # files that lack a package; None as soon as there is another one
+    for extract in _extract(sources, engine, spec, wanted, cache, pool):
+        if waiting is not None and extract.lacks_extra:
+            waiting.append(extract)
+            continue
+        yield from waiting or ()
+        waiting = None
+        yield extract
+    if waiting:
+        raise MissingExtraError(str(waiting[0].error))
+
+
+def _extract(
+    sources: Iterable[Source],
+    engine: Engine | None,
+    spec: InputSpec,
+    wanted: Wanted,
+    cache: FeatureCache | None,
+    pool: Executor | None,
+) -> Iterator[Extract]:
     batch_size = engine.batch_size if engine else 8
     ahead, longest = 3 * batch_size, 64 * batch_size
     if wanted.pixels:
@@ -145,6 +168,7 @@ class _Extraction:
         self._engine, self._spec, self._wanted, self._cache = engine, spec, wanted, cache
         self._key = f"{engine.fingerprint} {spec} {'mirror ' if wanted.mirror else ''}{__version__}" if engine else ""
         measurement = wanted.measurement
+        self._warnings_key = f"warnings {spec.min_side} {__version__}"
         self._measurement_key = f"{measurement.name} {spec.min_side} {__version__}" if measurement else ""
 
     def load(self, source: Source) -> Extract:
@@ -160,8 +184,8 @@ class _Extraction:
             else:
                 self._decode(extract, content, name, reading)
             return extract
-        except ImageError as problem:
-            return Extract(source, error=str(problem))
+        except (ImageError, MissingExtraError) as problem:
+            return Extract(source, error=str(problem), lacks_extra=isinstance(problem, MissingExtraError))
 
     def run(self, batch: list[Extract]) -> None:
         """Compute the features that the cache did not have, and keep them there."""
@@ -185,6 +209,7 @@ class _Extraction:
                 f"{self._key} intermediate",
                 [(each.cache_key, each.intermediate[None]) for each in new if each.intermediate is not None],
             )
+            self._cache.put(self._warnings_key, [(each.cache_key, _to_letters(each.warnings)) for each in new])
             self._cache.put(self._key, [(each.cache_key, each.features) for each in new if each.features is not None])
 
     def _look_up(self, extract: Extract) -> None:
@@ -199,6 +224,11 @@ class _Extraction:
         if self._wanted.measurement is not None:
             measured = self._cache.get(extract.cache_key, self._measurement_key)
             extract.measured = None if measured is None else measured[0]
+        found = self._cache.get(extract.cache_key, self._warnings_key)
+        if found is None:  # the image is looked at again
+            extract.features = extract.intermediate = None
+        else:
+            extract.warnings = tuple(json.loads(bytes(found[0].astype(np.uint8))))
 
     def _lacks_nothing(self, extract: Extract) -> bool:
         return (
@@ -212,6 +242,7 @@ class _Extraction:
         if image.tags and image.tags.frames > 1:
             logging.getLogger("pneumoscope").warning("%s: %d frames; the first was read.", name, image.tags.frames)
         extract.tags, extract.size, extract.format = image.tags, image.size, image.format
+        extract.warnings = image.warnings
         extract.read_size = image.pixels.shape
         measurement = self._wanted.measurement
         if measurement is not None and extract.measured is None:
@@ -222,3 +253,8 @@ class _Extraction:
             extract.inputs = prepare(image.pixels, self._spec)
         if self._wanted.pixels:
             extract.pixels = image.pixels
+
+
+def _to_letters(warnings: Sequence[str]) -> Array:
+    """Warnings as the cache keeps them: float32 (1, N), one number for each byte of their JSON."""
+    return np.frombuffer(json.dumps(warnings).encode(), np.uint8)[None].astype(np.float32)

@@ -194,7 +194,7 @@ def _identify(extract: Extract) -> dict[str, Any]:
 
 
 def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:
-    warnings = list(scope.apply(extract.tags, decisions.scope))
+    warnings = [*scope.apply(extract.tags, decisions.scope), *extract.warnings]
     if extract.tags is not None and extract.tags.frames > 1:
         warnings.append(f"the file has {extract.tags.frames} frames; the first was read")
     return tuple(warnings)

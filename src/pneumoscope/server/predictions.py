@@ -18,6 +18,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
+from pneumoscope.images.dicom_elements import NEEDS_EXTRA
 from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
@@ -223,7 +224,7 @@ class PredictionService:
             if len(jobs) == 1:
                 log_internal_error(problem)
                 if isinstance(problem, MissingExtraError):
-                    return [(RequestError(415, f"The service lacks a package to read this file: {problem}"), None)]
+                    return [(_lacks_package(problem), None)]
                 return [(to_internal_error(problem), None)]
             log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
@@ -232,6 +233,8 @@ class PredictionService:
     def _answer(self, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
+            if NEEDS_EXTRA in prediction.error:
+                return _lacks_package(prediction.error), None
             status = 422 if is_image(image.content[:512]) else 415
             return RequestError(status, prediction.error.replace("`any_modality=True`", "any_modality=true")), None
         record = self._to_record(image, prediction)
@@ -272,6 +275,10 @@ class PredictionService:
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
         )
+
+
+def _lacks_package(problem: object) -> RequestError:
+    return RequestError(415, f"The service lacks a package to read this file: {problem}")
 
 
 def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:

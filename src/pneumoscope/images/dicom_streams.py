@@ -1,0 +1,92 @@
+"""Reads and decodes compressed streams of DICOM pixel data; what a stream says of itself counts, not the elements."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from pneumoscope.images.greyscale import Levels
+
+Colour: TypeAlias = Literal["RGB", "YBR", ""]
+_DISCRETE_COSINE = (0xC0, 0xC1, 0xC2)  # JPEG whose colours are usually converted; lossless ones are not
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A compressed image and its own header."""
+
+    content: bytes  # without what surrounds it
+    rows: int  # height
+    columns: int  # width
+    samples: int  # per pixel
+    bits: int  # precision of each sample
+    colour: Colour = ""  # what the markers of a JPEG say its three samples are; empty where they say nothing
+
+
+def read_stream(frame: bytes, compression: str) -> Stream:
+    """Read the header of a compressed stream, and strip extra bytes around it.
+
+    Raises:
+        ValueError: its header is missing (ITU-T T.81 B.2.2, T.87 C.2.2, T.800 A.5.1), or its end.
+    """
+    end = frame.rfind(b"\xff\xd9")
+    if compression in ("JPEG 2000", "HTJ2K"):
+        start = frame.find(b"\xff\x4f\xff\x51")  # some exporters keep the boxes of a JP2 file around it
+        if start < 0 or end < start or len(frame) < start + 43:
+            raise ValueError("no complete JPEG 2000 stream")
+        right, bottom, left, top, samples = struct.unpack(">4I16xH", frame[start + 8 : start + 42])
+        depths = {1 + (depth & 0x7F) for depth in frame[start + 42 : start + 42 + 3 * samples : 3]}
+        if len(depths) != 1:
+            raise ValueError("samples of different depths")
+        return Stream(frame[start:], bottom - top, right - left, samples, depths.pop())
+    if end < len(frame) - 64:  # a margin for padding; libjpeg fills what is missing with grey
+        raise ValueError("the compressed pixels are incomplete")
+    position, jfif, adobe = frame.find(b"\xff\xd8") + 2, False, None
+    while frame[position : position + 1] == b"\xff":
+        marker, segment = frame[position + 1], frame[position + 4 : position + 18]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            bits, rows, columns, samples = struct.unpack(">BHHB", segment[:6])
+            ids = frame[position + 10 : position + 10 + 3 * samples : 3]
+            colour = _find_colour(jfif, adobe, ids) if marker in _DISCRETE_COSINE and samples == 3 else ""
+            return Stream(frame, rows, columns, samples, bits, colour)
+        jfif |= marker == 0xE0 and segment.startswith(b"JFIF\0")
+        if marker == 0xEE and segment.startswith(b"Adobe") and len(segment) > 11:
+            adobe = segment[11]
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
+    raise ValueError("no complete JPEG stream")
+
+
+def _find_colour(jfif: bool, adobe: int | None, ids: bytes) -> Colour:
+    """What three samples are, by the rules of libjpeg (`jdapimin.c`)."""
+    if jfif:
+        return "YBR"
+    if adobe is not None:
+        return "RGB" if adobe == 0 else "YBR"
+    return "RGB" if ids in (b"RGB", b"rgb") else ""
+
+
+def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
+    """Decode a stream to levels (H, W), (H, W, 3) in RGB, or (H, W) of luma if a JPEG's `colour` is YBR.
+
+    Raises:
+        ImportError: imagecodecs is not installed.
+        Exception: whatever the decoders raise on damaged streams.
+    """
+    import imagecodecs as codecs
+
+    if compression == "JPEG-LS":
+        levels = codecs.jpegls_decode(stream.content)
+    elif compression in ("JPEG 2000", "HTJ2K"):  # htj2k_decode returns rubbish for damaged streams
+        levels = codecs.jpeg2k_decode(stream.content)
+    elif stream.samples == 1:
+        levels = codecs.jpeg8_decode(stream.content)
+    elif colour == "RGB":
+        levels = codecs.jpeg8_decode(stream.content, colorspace="RGB", outcolorspace="RGB")
+    else:
+        levels = codecs.jpeg8_decode(stream.content, colorspace="YCBCR", outcolorspace="GRAYSCALE")
+    if levels.shape[:2] != (stream.rows, stream.columns) or levels.dtype.kind not in "iu" or levels.dtype.itemsize > 2:
+        raise ValueError(f"decoded to {levels.dtype} {levels.shape}")
+    return np.asarray(levels)

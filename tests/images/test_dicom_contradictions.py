@@ -1,0 +1,314 @@
+"""DICOM files whose header and pixels disagree: read right with a warning, or refused, never rubbish."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import BIG, DEFLATED, EXPLICIT, IMPLICIT, JPEG, RLE, Levels, dicom, image, look_up, written
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.sequence import Sequence
+
+from pneumoscope.errors import ImageError
+from pneumoscope.images.dicom import DicomImage, read_dicom
+
+NATIVE = [IMPLICIT, EXPLICIT, BIG, DEFLATED]
+
+
+def read(content: bytes) -> DicomImage:
+    return read_dicom(content, "image.dcm")
+
+
+def refusal(content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        read(content)
+    return str(caught.value)
+
+
+def changed(content: bytes, syntax: str = EXPLICIT, stream: bytes | None = None, **elements: Any) -> bytes:
+    """A file with other elements, and perhaps another compressed stream, than it was made with."""
+    data = pydicom.dcmread(io.BytesIO(content))
+    if stream is not None:
+        data.PixelData = encapsulate([bytes(stream)])
+    for keyword, value in elements.items():
+        setattr(data, keyword, value)
+    return written(data, syntax)
+
+
+# The precision of the stream
+
+
+@pytest.mark.parametrize("kind", ["57", "70", "80", "90", "201"])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_a_stream_of_16_bits_in_a_file_that_says_12_is_read_with_16(kind: str, signed: int) -> None:
+    levels, syntax = image(bits=16), JPEG + kind
+    right = dicom(levels, 16, syntax, PixelRepresentation=signed)
+    found = read(changed(right, syntax, BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(found.pixels, read(right).pixels)
+    assert found.bits == 16
+    assert found.warnings == (f"BitsStored says 12, but the {found.compression} stream has 16 bits",)
+    assert read(right).warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["50", "57", "70", "90"])
+def test_a_stream_of_8_bits_in_a_file_that_says_12_is_read_with_8(kind: str) -> None:
+    syntax = JPEG + kind
+    right = dicom(image(bits=8), 8, syntax)
+    found = read(changed(right, syntax, BitsAllocated=16, BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(found.pixels, read(right).pixels)
+    assert found.warnings == (f"BitsStored says 12, but the {found.compression} stream has 8 bits",)
+
+
+@pytest.mark.parametrize("kind", ["80", "90", "201"])
+def test_levels_that_fit_the_stated_bits_need_no_warning_whatever_the_stream_leaves_room_for(kind: str) -> None:
+    syntax, levels = JPEG + kind, image()
+    encode: Any = {"80": imagecodecs.jpegls_encode, "90": encode_jpeg_2000, "201": imagecodecs.htj2k_encode}[kind]
+    found = read(changed(dicom(levels, 12, syntax), syntax, encode(levels)))
+    np.testing.assert_array_equal(found.pixels, read(dicom(levels)).pixels)
+    assert (found.bits, found.warnings) == (12, ())
+
+
+def encode_jpeg_2000(levels: Levels) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(levels, level=0, reversible=True, codecformat="j2k"))
+
+
+@pytest.mark.parametrize("kind", ["80", "90"])
+def test_the_sign_of_12_bits_may_go_on_in_a_stream_of_16(kind: str) -> None:
+    values = image().astype(np.int16) - 2048
+    syntax = JPEG + kind
+    encode: Any = {"80": imagecodecs.jpegls_encode, "90": encode_jpeg_2000}[kind]
+    content = dicom(values.view(np.uint16) & 0xFFF, 12, syntax, PixelRepresentation=1)
+    found = read(changed(content, syntax, encode(values.view(np.uint16))))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    assert (found.bits, found.warnings) == (12, ())
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE])
+def test_uncompressed_bits_above_the_stored_ones_are_ignored_with_a_warning(syntax: str) -> None:
+    levels = image() | np.uint16(0x5000)
+    found = read(dicom(levels, 12, syntax))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image(), 12, syntax)).pixels)
+    assert found.warnings == ("bits above the 12 of BitsStored are set; they were ignored",)
+    signed = (image().astype(np.int16) - 2048).view(np.uint16)
+    assert read(dicom(signed, 12, syntax, PixelRepresentation=1)).warnings == ()
+    assert read(dicom(image() << 4, 12, syntax, HighBit=15)).warnings == () or syntax == RLE
+
+
+# Samples, length and number of frames
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_three_full_samples_labelled_as_two_are_read(syntax: str) -> None:
+    luma = image(4, 6, 8)
+    colours = np.stack([luma, np.full_like(luma, 100), np.full_like(luma, 150)], -1)
+    found = read(dicom(colours, 8, syntax, PhotometricInterpretation="YBR_FULL_422"))
+    np.testing.assert_allclose(found.pixels, luma / 255, atol=1e-6)
+    assert found.warnings == (
+        "YBR_FULL_422 has two samples for each pixel, but the pixel data hold three; all were read",
+    )
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"Rows": 23}, {"Rows": 25}, {"Columns": 31}, {"Columns": 33}, {"BitsAllocated": 32},
+        {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_pixel_data_of_another_length_are_refused(syntax: str, elements: dict[str, Any]) -> None:
+    message = refusal(dicom(image(), 12, syntax, **elements))
+    assert "header and its pixel data contradict each other" in message
+    assert "Export it again." in message
+
+
+def test_colours_labelled_as_one_sample_are_refused_whatever_their_compression() -> None:
+    colours = np.stack([image(bits=8)] * 3, -1)
+    grey: dict[str, Any] = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    assert "contradict" in refusal(dicom(colours, 8, EXPLICIT, **grey))
+    assert "3 segments, expected 1" in refusal(dicom(colours, 8, RLE, **grey))
+    for kind in ("50", "70", "80", "90"):
+        assert "3 samples, the header says 32 x 24 of 1" in refusal(dicom(colours, 8, JPEG + kind, **grey))
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_padding_after_the_pixels_is_ignored(syntax: str) -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom(image(5, 7, 8), 8, syntax)))
+    assert read(written(data, syntax)).warnings == ()  # one byte makes the length even
+    data.PixelData = data.PixelData[:35] + b"\1\2\3"
+    found = read(written(data, syntax))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image(5, 7, 8), 8)).pixels)
+    assert found.warnings == ("the pixel data have 3 bytes too many; they were ignored",)
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_fewer_frames_than_stated_leave_the_first(syntax: str) -> None:
+    found = read(dicom(image(), 12, syntax, frames=2, NumberOfFrames=5))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    assert found.warnings == ("NumberOfFrames says 5, but the pixel data hold 2; the first was read",)
+    assert "contradict" in refusal(dicom(image(), 12, syntax, frames=2, NumberOfFrames=None))
+
+
+@pytest.mark.parametrize("kind", ["57", "70", "80", "90"])
+@pytest.mark.parametrize("table", [True, False])
+def test_more_compressed_frames_than_stated_leave_the_first(kind: str, table: bool) -> None:
+    syntax = JPEG + kind
+    data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, syntax)))
+    frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    data.PixelData = encapsulate([frame, frame], has_bot=table)
+    found = read(written(data, syntax))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    held = "2" if table else "several"
+    assert found.warnings == (f"NumberOfFrames says 1, but the pixel data hold {held}; the first was read",)
+
+
+@pytest.mark.parametrize("syntax", [RLE, JPEG + "70", JPEG + "90"])
+def test_compressed_pixels_under_an_uncompressed_syntax_are_refused(syntax: str) -> None:
+    stated = EXPLICIT.encode().ljust(len(syntax) + len(syntax) % 2, b"\0")
+    content = dicom(image(), 12, syntax).replace(syntax.encode().ljust(len(stated), b"\0"), stated)
+    assert "its pixels are compressed, but its transfer syntax says uncompressed" in refusal(content)
+
+
+@pytest.mark.parametrize("syntax", [RLE, JPEG + "50", JPEG + "70", JPEG + "90"])
+def test_uncompressed_pixels_under_a_compressed_syntax_are_refused(syntax: str) -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, syntax if syntax != JPEG + "50" else JPEG + "70")))
+    data.PixelData = image().tobytes()
+    data["PixelData"].is_undefined_length = False
+    data.file_meta.TransferSyntaxUID = pydicom.uid.UID(EXPLICIT)
+    content = io.BytesIO()
+    data.save_as(content, enforce_file_format=True)
+    stated = syntax.encode().ljust(len(EXPLICIT) + 1, b"\0")
+    head = struct.pack("<L", len(stated))[:2]
+    at = content.getvalue().index(EXPLICIT.encode(), 132)
+    bare = content.getvalue()
+    assert "its pixels are not encapsulated" in refusal(bare[: at - 2] + head + stated + bare[at + len(EXPLICIT) + 1 :])
+
+
+# Colours
+
+
+def colour_stream(space: str) -> tuple[Levels, bytes]:
+    colours = np.stack([image(bits=8), image(bits=8)[::-1], image(bits=8)[:, ::-1]], -1)
+    how: dict[str, Any] = {"outcolorspace": "RGB"} if space == "RGB" else {}
+    return colours, bytes(imagecodecs.jpeg8_encode(colours, level=98, **how))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("space", ["RGB", "YBR"])
+def test_the_markers_of_a_jpeg_stream_decide_its_colours(space: str, mode: str) -> None:
+    colours, stream = colour_stream(space)
+    assert (b"JFIF" in stream) == (space == "YBR")
+    found = read(changed(dicom(colours, 8, JPEG + "50"), JPEG + "50", stream, PhotometricInterpretation=mode))
+    np.testing.assert_allclose(found.pixels, colours @ [0.299, 0.587, 0.114] / 255, atol=0.03)
+    contradicts = (space == "RGB") != (mode == "RGB")
+    expected = (f"PhotometricInterpretation says {mode}, but the JPEG stream is {space}",)
+    assert found.warnings == (expected if contradicts else ())
+    if space == "YBR":
+        theirs = pydicom.dcmread(
+            io.BytesIO(changed(dicom(colours, 8, JPEG + "50"), JPEG + "50", stream, PhotometricInterpretation=mode))
+        )
+        np.testing.assert_allclose(found.pixels, theirs.pixel_array @ [0.299, 0.587, 0.114] / 255, atol=0.03)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "YBR_FULL_422"])
+def test_without_markers_the_header_decides_the_colours(mode: str) -> None:
+    colours, stream = colour_stream("YBR" if mode != "RGB" else "RGB")
+    start = stream.index(b"\xff\xe0" if mode != "RGB" else b"\xff\xee")
+    bare = stream[:start] + stream[start + 2 + int.from_bytes(stream[start + 2 : start + 4], "big") :]
+    bare = bare.replace(b"\3R\x11\0G\x11\0B\x11\0", b"\3\1\x11\0\2\x11\0\3\x11\0").replace(
+        b"\3R\0G\0B\0", b"\3\1\0\2\0\3\0"
+    )
+    found = read(changed(dicom(colours, 8, JPEG + "50"), JPEG + "50", bare, PhotometricInterpretation=mode))
+    np.testing.assert_allclose(found.pixels, colours @ [0.299, 0.587, 0.114] / 255, atol=0.03)
+    assert found.warnings == ()
+
+
+@pytest.mark.skipif(shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed")
+@pytest.mark.parametrize("mode", ["RGB", "YBR_FULL_422"])
+def test_dcmtk_that_guesses_colours_by_the_stream_agrees(mode: str, tmp_path: Path) -> None:
+    colours, stream = colour_stream("YBR")
+    content = changed(dicom(colours, 8, JPEG + "50"), JPEG + "50", stream, PhotometricInterpretation=mode)
+    source, shot = tmp_path / "image.dcm", tmp_path / "image.ppm"
+    source.write_bytes(content)
+    subprocess.run(["dcmj2pnm", "+cg", "+op", source, shot], check=True)
+    with Image.open(shot) as picture:
+        theirs = np.asarray(picture) @ [0.299, 0.587, 0.114] / 255
+    np.testing.assert_allclose(read(content).pixels, theirs, atol=0.02)
+
+
+# Look-up tables
+
+
+def table_of(entries: Any, first: int, bits: int) -> Any:
+    return Sequence([look_up(entries, first, bits)])
+
+
+@pytest.mark.parametrize(("stated", "used"), [(16, 12), (16, 10), (12, 10), (16, 15), (14, 8), (12, 16)])
+def test_entries_of_fewer_or_more_bits_than_stated_span_the_range_from_black_to_white(stated: int, used: int) -> None:
+    entries = np.linspace(0, 2**used - 1, 4096).astype(int)
+    found = read(dicom(image(), VOILUTSequence=table_of(entries, 0, stated)))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image(), VOILUTSequence=table_of(entries, 0, used))).pixels)
+    assert found.warnings == (f"the VOI LUT says {stated} bits, but its entries have {used}",)
+
+
+def test_a_table_of_few_dark_entries_is_as_dark_as_it_says() -> None:
+    found = read(dicom(np.array([[0, 1, 2, 3]]), 8, VOILUTSequence=table_of([0, 1, 2, 3], 0, 8)))
+    np.testing.assert_allclose(found.pixels, [[0, 1 / 255, 2 / 255, 3 / 255]], atol=1e-7)
+    assert found.warnings == ()
+
+
+def test_a_palette_of_fewer_bits_than_stated_keeps_its_hues() -> None:
+    palette: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for hue, entries in (("Red", [0, 255]), ("Green", [0, 100]), ("Blue", [0, 0])):
+        palette[f"{hue}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
+        palette[f"{hue}PaletteColorLookupTableData"] = np.array(entries, "<u2").tobytes()
+    found = read(dicom(np.array([[0, 1]]), 8, **palette))
+    np.testing.assert_allclose(found.pixels, [[0, 0.299 + 0.587 * 100 / 255]], atol=1e-6)
+    assert found.warnings == ("the palette says 16 bits, but its entries have 8",)
+
+
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
+def test_a_first_value_without_its_sign_is_understood(syntax: str, kind: str) -> None:
+    order = ">" if syntax == BIG else "<"
+    signed = look_up(np.arange(4096), -2048, 12, order=order)
+    unsigned = look_up(np.arange(4096), 65536 - 2048, 12, order=order)
+    window: dict[str, Any] = {} if kind == "VOILUTSequence" else {"WindowCenter": 2048, "WindowWidth": 4096}
+    levels = image() ^ 2048
+    right, wrong = (
+        read(dicom(levels, 12, syntax, **{"PixelRepresentation": 1, **window, kind: Sequence([item])}))
+        for item in (signed, unsigned)
+    )
+    np.testing.assert_array_equal(wrong.pixels, right.pixels)
+    np.testing.assert_allclose(wrong.pixels, image() / 4095, atol=1e-6)
+    name = kind[: -len("LUTSequence")].replace("VOI", "VOI ").replace("Modality", "modality ") + "LUT"
+    warning = (f"the first value of the {name} was read as -2048, not 63488",)
+    assert wrong.warnings == (() if syntax == IMPLICIT else warning)  # which has no types: it is read as it is meant
+
+
+def test_a_first_value_with_a_sign_that_it_should_not_have_is_understood() -> None:
+    levels = image(bits=16) // 8 + 40000
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [8192, 40000 - 65536, 16])
+    item.add_new("LUTData", "OW", (np.arange(8192) * 8).astype("<u2").tobytes())
+    found = read(dicom(levels, 16, VOILUTSequence=Sequence([item])))
+    np.testing.assert_allclose(found.pixels, (levels.astype(float) - 40000) * 8 / 65535, atol=1e-6)
+    assert "was read as 40000, not -25536" in found.warnings[0]
+
+
+def test_a_first_value_after_rescaling_may_exceed_what_is_stored() -> None:
+    item = look_up(np.arange(4096), 40000, 12)
+    found = read(dicom(image(), RescaleIntercept=40000, RescaleSlope=1, VOILUTSequence=Sequence([item])))
+    np.testing.assert_allclose(found.pixels, image() / 4095, atol=1e-6)
+    assert found.warnings == ()
