@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from pneumoscope.text import shorten
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from pydantic import ValidationError
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
@@ -54,10 +56,33 @@ def build(
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] == "missing" else f", found {quote(first['input'])}"
-        raise error(f"{shorten(first['msg'], 300)}{found}.", _name(source, key)) from None
+        key = ".".join(str(part) for part in problem.errors()[0]["loc"])
+        raise error(describe_problem(problem), _name(source, key)) from None
+
+
+_EXPECTED = {  # by the first word of pydantic's type of error
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
+    "tuple": "a list", "dict": "a mapping", "dataclass": "a mapping",
+}  # fmt: skip
+
+
+def describe_problem(problem: ValidationError) -> str:
+    """Say in a sentence what pydantic found first: what is allowed, and the value found."""
+    first = problem.errors()[0]
+    kind, message = first["type"], first["msg"]
+    if kind == "missing":
+        return "is missing."
+    if kind == "value_error":  # the message of a check of our own, or of Typer's, which quotes the value
+        return shorten(message.removeprefix("Value error, ").rstrip("."), 300) + "."
+    word = kind.partition("_")[0]
+    if kind == "predicate_failed":
+        message = "must be a finite number"
+    elif kind.endswith(("_type", "_parsing", "_from_float")) and word in _EXPECTED:
+        message = f"must be {_EXPECTED[word]}"
+    else:
+        message = re.sub(r"^(Input|String|List|Tuple) should ", "must ", message).partition(" after validation")[0]
+        message = shorten(message, 300)
+    return f"{message}, found {quote(first['input'])}."
 
 
 def check_mapping(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from pneumoscope.cli.flags import set_flags
 
@@ -57,6 +58,22 @@ def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: HelpForma
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def describe_parsing(problem: TyperException) -> str:
+    """Say in our words what is wrong with a command line; its help, where it names no command."""
+    from pydantic import ValidationError
+
+    from pneumoscope.config import describe_problem
+
+    message, context = problem.format_message(), getattr(problem, "ctx", None)
+    if context is None or message.startswith("Usage: "):
+        return message
+    parameter, cause = getattr(problem, "param", None), problem.__cause__
+    if parameter is not None and isinstance(cause, ValidationError):
+        name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.display_name_raw
+        message = f"{name}: {describe_problem(cause)}"
+    return f"{message}\nSee: {context.command_path} --help"
 
 
 def make_group(text: str, name: str | None = None) -> typer.Typer:

@@ -10,9 +10,10 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from pneumoscope import __version__
-from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.app import PanelCommand, describe_parsing, make_group
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -59,7 +60,9 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names and labels reach a terminal of any encoding
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except TyperException as problem:  # the command line cannot be parsed
+        _fail(describe_parsing(problem), problem.exit_code)
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # nobody reads the output any more; Click's code is 1
             sys.exit(0)
@@ -93,7 +96,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(wrap(f"error: {printable(message)}"), err=True)
+    typer.echo(wrap(printable(message if message.startswith("Usage: ") else f"error: {message}")), err=True)
     sys.exit(code)
 
 
