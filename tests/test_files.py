@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumoscope.errors import UsageError
-from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
+from pneumoscope.files import (
+    claim_folder,
+    format_rows,
+    parse_rows,
+    path_in_file,
+    write_bytes,
+    write_rows,
+    write_text,
+)
 
 MARKER = "config.yaml"
 NAMES = (MARKER, "model", "linked")
@@ -119,7 +127,7 @@ def test_a_device_or_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
 @given(
     rows=st.lists(
         st.fixed_dictionaries(
-            {name: st.none() | st.text(st.characters(codec="utf-8")) for name in ("path", 'a "b", c')}
+            {name: st.none() | st.text(st.characters(codec="utf-8")) for name in ("label", 'a "b", c')}
         ),
         min_size=1,
         max_size=4,
@@ -127,7 +135,7 @@ def test_a_device_or_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
 )
 def test_rows_come_back_from_csv_as_they_were(rows: list[dict[str, str | None]]) -> None:
     text = "".join(format_rows(rows))
-    back = list(csv.DictReader(io.StringIO(text, newline="")))
+    _, back = parse_rows(io.StringIO(text, newline=""))
     assert back == [{key: value or "" for key, value in row.items()} for row in rows]
 
 
@@ -211,3 +219,50 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path, 
         with pytest.raises(UsageError, match=rf"{name}: cannot be written: {why}\. Choose another path"):
             claim_folder(tmp_path / name, NAMES, overwrite)
     assert (tmp_path / "file").read_text() == "dear"
+
+
+# Rows for spreadsheets
+
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "'=1", "''=1", "＝1", "=", "--x"]
+HARMLESS = ["-", "+", "-5", "+1.5", "-.5e-3", "a=b", "'quoted'", "", "x", "1-1"]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *HARMLESS])
+def test_no_cell_is_a_formula_and_our_reader_gets_back_the_text(text: str) -> None:
+    written = "".join(format_rows([{"label": text, text: "header"}]))
+    cells = [cell for row in csv.reader(io.StringIO(written, newline="")) for cell in row]
+    harmless = {"label", "header", *HARMLESS}
+    assert all(cell in harmless or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "＝")) for cell in cells)
+    assert parse_rows(io.StringIO(written, newline="")) == (["label", text], [{"label": text, text: "header"}])
+    if text in HARMLESS:
+        assert text in cells
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, *HARMLESS[:-3]])
+def test_a_path_that_looks_like_a_formula_leads_to_the_same_file_for_any_reader(name: str) -> None:
+    written = "".join(format_rows([{"path": f"{name}.png"}]))
+    (row,) = csv.DictReader(io.StringIO(written, newline=""))
+    assert Path(row["path"]) == Path(f"{name}.png")
+    assert not row["path"].startswith(("=", "@", "\t", "\r", "＝"))
+    assert parse_rows(io.StringIO(written, newline=""))[1] == [row]
+
+
+def test_numbers_stay_numbers_and_excel_gets_a_byte_order_mark(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", [{"label": "影像", "logit": -1.5}], excel=True)
+    assert (tmp_path / "rows.csv").read_bytes() == "\ufefflabel,logit\n影像,-1.5\n".encode()
+    with (tmp_path / "rows.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert parse_rows(file) == (["label", "logit"], [{"label": "影像", "logit": "-1.5"}])
+
+
+@pytest.mark.parametrize("given", ["images/a.png", "../images/a.png", "./a.png"])
+def test_a_relative_path_in_a_file_leads_to_the_image_from_anywhere(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    written = path_in_file(Path(given), tmp_path / "run")
+    assert not Path(written).is_absolute()
+    assert (tmp_path / "run" / written).resolve() == Path(given).resolve()
+    assert path_in_file(tmp_path / "a.png", tmp_path / "run") == (tmp_path / "a.png").as_posix()

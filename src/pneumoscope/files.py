@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import UsageError
+
+# What a spreadsheet takes for a formula, perhaps after apostrophes that were there before; signed numbers are none.
+_FORMULA = re.compile(r"'*(?:[=@\t\r\n＝＠＋－]|[+-](?!\d*\.?\d*(?:[eE][+-]?\d+)?$))")
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -57,17 +61,53 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def format_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield rows with equal keys as lines of CSV, after a header; None becomes an empty field."""
+def format_rows(rows: Iterable[Mapping[str, Any]], excel: bool = False) -> Iterator[str]:
+    """Yield rows with equal keys as lines of CSV, after a header; None becomes an empty field.
+
+    A spreadsheet takes text such as `=1+1` for a formula. It gets an apostrophe in front, which `parse_rows` removes;
+    in the column `path` it gets `./`, which changes nothing for any reader.
+
+    Args:
+        rows: by column.
+        excel: begin with a byte order mark, without which Excel does not read UTF-8.
+    """
     lines = _Lines()
     writer = None
     for row in rows:
         if writer is None:
-            writer = csv.DictWriter(lines, list(row), lineterminator="\r\n")
-            writer.writeheader()
-        writer.writerow(row)
-        yield from lines
+            lines += ["\ufeff"] if excel else []
+            writer = csv.writer(lines, lineterminator="\r\n")
+            columns = list(row)
+            writer.writerow(map(_escape, columns))
+        writer.writerow([_escape(row[name], name) for name in columns])
+        yield "".join(lines)
         lines.clear()
+
+
+def parse_rows(lines: Iterable[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Read the header and the rows of CSV, also as `format_rows` writes them.
+
+    Raises:
+        csv.Error: it is damaged.
+    """
+    reader = csv.DictReader(lines)
+    reader.fieldnames = columns = [_unescape(name) for name in reader.fieldnames or ()]
+    rows: list[dict[str, Any]] = [
+        {name: _unescape(cell) if name != "path" else cell for name, cell in row.items()} for row in reader
+    ]
+    return columns, rows
+
+
+def _escape(cell: Any, column: str = "") -> Any:
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    if column == "path":
+        return cell if cell.startswith("'") else f"./{cell}"
+    return f"'{cell}"
+
+
+def _unescape(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 class _Lines(list[str]):
@@ -75,6 +115,28 @@ class _Lines(list[str]):
 
     def write(self, line: str) -> None:
         self.append(line.removesuffix("\r\n") + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], excel: bool = False) -> None:
+    """Write rows as a CSV file in UTF-8; see `format_rows`."""
+    write_text(path, "".join(format_rows(rows, excel)))
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """The way from a folder to a file, so that both can be moved together; absolute across drives."""
+    file = path.parent.resolve() / path.name  # resolved: `..` out of a linked folder leads elsewhere
+    try:
+        return Path(os.path.relpath(file, folder.resolve())).as_posix()
+    except ValueError:
+        return file.as_posix()
+
+
+def path_in_file(path: Path, folder: Path) -> str:
+    """A path as it is written into a file in `folder`: relative to the folder, unless it was given as absolute.
+
+    `folder / written` leads to it from any working directory.
+    """
+    return path.as_posix() if path.is_absolute() else relative_path(path, folder)
 
 
 def check_file(path: Path, overwrite: bool = False) -> None:

@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
+def printable_line(text: str) -> str:
+    """Replace every character that would control a terminal or break the line."""
+    return printable(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+
 def to_line(text: str) -> str:
     """Leave out every character that would control a terminal or break the line, and spaces at the ends."""
     return "".join(filter(str.isprintable, text)).strip()

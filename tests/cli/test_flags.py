@@ -171,12 +171,12 @@ def test_errors_survive_another_process() -> None:
 # A command's option or argument -> the Python function's parameter of another name; None for what printing alone needs.
 OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "audit": {"invert": "reading", "any_modality": "reading", "fail_on": None},
-    "compare": {"form": None},
+    "compare": {"form": None, "excel": None},
     "data phantoms": {"out": "folder"},
     "evaluate": {"invert": "reading", "any_modality": "reading"},
-    "explain": {"paths": "image", "invert": None, "any_modality": None, "out": None, "overwrite": None},
+    "explain": {"paths": "image"} | dict.fromkeys(("invert", "any_modality", "out", "excel", "overwrite")),
     "predict": dict.fromkeys(
-        ("paths", "invert", "any_modality", "adapt_prior", "out", "form", "heatmaps", "overwrite")
+        ("paths", "invert", "any_modality", "adapt_prior", "out", "form", "heatmaps", "excel", "overwrite")
     ),
     "train": {"context": None},
 }

@@ -1,4 +1,4 @@
-"""A command line that cannot be parsed: the message says what was found, and what is allowed, in the program's words."""
+"""A command line that cannot be parsed: the message says what was found and what is allowed, in our words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pneumoscope.cli import main as cli
         ("train x --epoch 3", "No such option: --epoch (Possible options: --epochs, --stretch, --warmup-epochs)"),
         ("data split x --out y --folds 1", "--folds: must be greater than or equal to 2, found '1'."),
         ("serve --port 99999", "--port: must be less than or equal to 65535, found '99999'."),
-        ("predict x --format \x1b[31m", "--format: '\ufffd[31m' is not one of 'table',"),
+        ("predict x --format \x1b[31m", "--format: '\\x1b[31m' is not one of 'table',"),
         ("predict x --prevalence", "Option '--prevalence' requires an argument."),
         ("predict", "Missing argument 'PATH'."),
         ("frob", "No such command 'frob'."),
@@ -46,4 +46,4 @@ def test_a_group_without_a_command_shows_its_help(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("Usage: pneumoscope")
+    assert capsys.readouterr().err.startswith("Usage: ")

@@ -65,6 +65,7 @@ def split(
     any_modality: options.AnyModality = False,
     seed: options.Seed = 0,
     cache: options.Cache = True,
+    excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Split a data set by patient, and write the splits as a table.
@@ -85,7 +86,7 @@ def split(
     if subset is not None:
         from pneumoscope.datasets.kermany import select_subset
 
-        _write_table(out, select_subset(samples, subset))
+        _write_table(out, select_subset(samples, subset), excel)
         return
     groups = None if by_name else _group(samples, cache)
     from pneumoscope.datasets.splits import fold_samples, split_samples
@@ -93,10 +94,10 @@ def split(
     classes = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
     how: dict[str, Any] = {**draw, "balanced": classes, "groups": groups, "seed": seed}
     if folds is not None:
-        _write_folds(out, fold_samples(samples, folds, **how), overwrite)
+        _write_folds(out, fold_samples(samples, folds, **how), excel, overwrite)
         return
     unsplit = samples if keep else [replace(sample, split=None) for sample in samples]
-    _write_table(out, split_samples(unsplit, **how))
+    _write_table(out, split_samples(unsplit, **how), excel)
 
 
 @data_app.command(cls=PanelCommand)
@@ -140,18 +141,18 @@ def _group(samples: list[Sample], cache: bool) -> list[int | None]:
         return group_images(samples, opened, progress)
 
 
-def _write_table(out: Path, samples: list[Sample]) -> None:
+def _write_table(out: Path, samples: list[Sample], excel: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
 
-    write_samples(out, samples)
+    write_samples(out, samples, excel)
     typer.echo(describe_counts(samples))
 
 
-def _write_folds(out: Path, folds: list[list[Sample]], overwrite: bool) -> None:
+def _write_folds(out: Path, folds: list[list[Sample]], excel: bool, overwrite: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
     from pneumoscope.files import claim_folder
 
     claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
     for number, samples in enumerate(folds):
-        write_samples(out / f"fold-{number}.csv", samples)
+        write_samples(out / f"fold-{number}.csv", samples, excel)
         typer.echo(f"fold {number}: {describe_counts(samples)}")

@@ -10,7 +10,7 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import IMAGES, OUTPUT, option
-from pneumoscope.cli.output import print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.cli.output import check_excel, print_audit, print_comparison, print_evaluation, show_progress
 
 
 def evaluate(
@@ -32,6 +32,8 @@ def evaluate(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     plot_formats: Annotated[str, option("Formats of the plot files, such as svg,pdf,png.", OUTPUT)] = "svg",
+    patient_ids: options.PatientIds = False,
+    excel: options.Excel = False,
     cache: options.Cache = True,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -58,6 +60,8 @@ def evaluate(
             cache=cache,
             overwrite=overwrite,
             plot_formats=plot_formats,
+            patient_ids=patient_ids,
+            excel=excel,
             progress=progress,
         )
     print_evaluation(evaluation)
@@ -74,6 +78,7 @@ def compare(
     ] = "table",
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
+    excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Compare runs with the first one, on the same images."""
@@ -82,11 +87,12 @@ def compare(
     from pneumoscope.files import format_rows
     from pneumoscope.reports.comparison import compare as job
 
+    check_excel(excel, form)
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if form == "json":
         typer.echo(json.dumps(comparison.to_json(), indent=2))
     elif form == "csv":
-        typer.echo("".join(format_rows(comparison.to_rows())), nl=False)
+        typer.echo("".join(format_rows(comparison.to_rows(), excel)), nl=False)
     else:
         print_comparison(comparison)
     if out is not None:

@@ -51,5 +51,9 @@ Resamples = Annotated[int, option("Bootstrap resamples for each interval.", COMP
 Device = Annotated[Literal["auto", "cpu", "cuda"], option("Device to compute on.", COMPUTING)]
 Cache = Annotated[bool, option("Keep features on disk and reuse them.", COMPUTING)]
 
+PatientIds = Annotated[bool, option("Name patients in findings, metrics and report.", OUTPUT, "--patient-ids")]
+Excel = Annotated[
+    bool, option("Begin CSV files with a byte order mark, so that Excel reads them as UTF-8.", OUTPUT, "--excel")
+]
 Out = Annotated[Path, option("Folder to write.", OUTPUT)]
 Overwrite = Annotated[bool, option("Replace earlier output.", OUTPUT, "--overwrite")]

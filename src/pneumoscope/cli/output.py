@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pneumoscope.cli.flags import show_flags
-from pneumoscope.text import printable
+from pneumoscope.errors import UsageError
+from pneumoscope.text import printable, printable_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,7 +117,7 @@ def print_audit(audit: Audit) -> None:
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     printed: set[str] = set()
     for finding in audit.findings:
-        names = [printable(path.name).replace("\n", " ") for path in finding.files[:3]]
+        names = [printable_line(path.name) for path in finding.files[:3]]
         if finding.check == "reading":  # the reason matters here
             names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
         files = (" " if finding.check == "reading" else ", ").join(names)
@@ -127,6 +130,18 @@ def print_audit(audit: Audit) -> None:
             text.append(f"\n{files}{more}", "dim")
         table.add_row(Text(finding.severity, styles[finding.severity]), text)
     Console(highlight=False).print(table)
+
+
+def check_excel(excel: bool, form: str, out: Path | None = None) -> None:
+    """Check that --excel has an effect; rows for Excel on standard output are in UTF-8, whatever its encoding.
+
+    Raises:
+        UsageError: the format is not CSV.
+    """
+    if excel and form != "csv":
+        raise UsageError(f"is for CSV, and the format is {form}. Leave out one of the two.", "excel")
+    if excel and out is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def make_table(words: Sequence[str], numbers: Sequence[str] = ()) -> Table:

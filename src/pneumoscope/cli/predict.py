@@ -14,7 +14,7 @@ from pneumoscope.cli import options
 from pneumoscope.cli.flags import show_flags
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, OUTPUT, option
-from pneumoscope.cli.output import show_progress, wrap
+from pneumoscope.cli.output import check_excel, show_progress, wrap
 from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
 
@@ -48,11 +48,13 @@ def predict(
         ),
     ] = None,
     heatmaps: Annotated[Path | None, option("Folder to write: each image with its evidence map.", OUTPUT)] = None,
+    excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
     kind = form or _choose_format(out)
     _check_output(out, kind, overwrite)
+    check_excel(excel, kind, out)
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
     from pneumoscope.datasets.reading import find_images
@@ -76,15 +78,12 @@ def predict(
         if adapt_prior:
             predictor = _adapt_prior(predictor, samples, progress)
         _print_threshold(predictor)
-        overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite)
-        rows_on_screen = out is None and table is None and sys.stdout.isatty()
-        shown = None if rows_on_screen else progress
-        errors = write_predictions(predictor, samples, kind, out or table, overlays, shown)
+        overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite, excel)
+        shown = None if out is None and table is None and sys.stdout.isatty() else progress
+        errors = write_predictions(predictor, samples, kind, out or table, overlays, shown, excel=excel)
     if table is not None:
         typer.echo(table.getvalue(), nl=False)
-    for name, place in (("Predictions", out), ("Heatmaps", heatmaps)):
-        if place is not None:
-            typer.echo(f"{name}: {place}", err=True)
+    _report_places(out, heatmaps)
     _report_failed(errors, len(samples), out)
 
 
@@ -112,6 +111,7 @@ def explain(
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
+    excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Draw where on each radiograph the evidence for a class lies."""
@@ -124,7 +124,7 @@ def explain(
     predictor = load(choose_model(model), device)
     with show_progress() as progress:
         errors = write_explanations(
-            predictor, samples, out, label=label, method=method, overwrite=overwrite, progress=progress
+            predictor, samples, out, label=label, method=method, overwrite=overwrite, excel=excel, progress=progress
         )
     typer.echo(f"Explanations: {out}")
     _report_failed(errors, len(samples), out / "explanations.csv")
@@ -151,6 +151,12 @@ def _check_output(out: Path | None, form: str, overwrite: bool) -> None:
 def _print_threshold(predictor: Predictor) -> None:
     if predictor.model.positive is not None:
         typer.echo(printable(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}"), err=True)
+
+
+def _report_places(out: Path | None, heatmaps: Path | None) -> None:
+    for name, place in (("Predictions", out), ("Heatmaps", heatmaps)):
+        if place is not None:
+            typer.echo(printable(f"{name}: {place}"), err=True)
 
 
 def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:

@@ -94,6 +94,7 @@ def export(
     out: Annotated[Path, option("Table to write (.csv).", OUTPUT)],
     images: Annotated[list[Path], option("Folder with the images, such as that of `serve --keep-images`; repeatable.")],
     database: Database = None,
+    excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write reviewed images and their labels as a table to train on."""
@@ -101,7 +102,7 @@ def export(
     from pneumoscope.server.store import Store
 
     with Store(database, create=False) as store:
-        result = export_reviews(store, out, images, overwrite)
+        result = export_reviews(store, out, images, overwrite, excel=excel)
     typer.echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
     for count, note in (
         (result.missing, "with a label, but no file in these folders"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.files import format_rows, write_text
+from pneumoscope.files import format_rows, relative_path, write_text
 from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import Reading
 
@@ -71,12 +70,15 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
     return (next(name for name in names if name != positive), positive), positive
 
 
-def format_samples(samples: Sequence[Sample], folder: Path) -> str:
-    """Format samples as a CSV table in `folder`, which `read_samples` can read; paths are relative if possible."""
+def format_samples(samples: Sequence[Sample], folder: Path, excel: bool = False) -> str:
+    """Format samples as a CSV table in `folder`, which `read_samples` can read; paths are relative if possible.
+
+    With `excel` it begins with a byte order mark.
+    """
     departures = [name for name in COLUMNS[4:] if any(getattr(sample.reading, name) for sample in samples)]
     rows = [
         {
-            "path": _relative(sample.path, folder),
+            "path": relative_path(sample.path, folder),
             "label": sample.label or "",
             "patient": sample.patient or "",
             "split": sample.split or "",
@@ -84,12 +86,12 @@ def format_samples(samples: Sequence[Sample], folder: Path) -> str:
         }
         for sample in samples
     ]
-    return "".join(format_rows(rows))
+    return "".join(format_rows(rows, excel))
 
 
-def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write samples as a CSV table, completely or not at all."""
-    write_text(path, format_samples(samples, path.parent))
+def write_samples(path: Path, samples: Sequence[Sample], excel: bool = False) -> None:
+    """Write samples as a CSV table, completely or not at all; with `excel` it begins with a byte order mark."""
+    write_text(path, format_samples(samples, path.parent, excel))
 
 
 def fingerprint_samples(samples: Sequence[Sample], digests: Sequence[str]) -> str:
@@ -124,12 +126,3 @@ def cluster_by_patient(patients: Sequence[str | None] | None, n: int) -> NDArray
     numbers: dict[str | int, int] = {}
     keys = range(n) if patients is None else [patient or i for i, patient in enumerate(patients)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """A path from the table to the file, so that both can be moved together; absolute across drives."""
-    file = path.parent.resolve() / path.name  # resolved: `..` out of a linked folder leads elsewhere
-    try:
-        return Path(os.path.relpath(file, folder.resolve())).as_posix()
-    except ValueError:
-        return file.as_posix()

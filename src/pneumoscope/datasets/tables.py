@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import DataError, MissingExtraError
+from pneumoscope.files import parse_rows
 
 SUFFIXES = {".csv", ".parquet"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -27,8 +28,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[
         return _read_parquet(table, columns)
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return reader.fieldnames or (), list(reader)
+            return parse_rows(file)
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise DataError(f"{table}: cannot be read as CSV in UTF-8: {problem}.") from None
 

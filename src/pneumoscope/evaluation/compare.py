@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from pneumoscope.evaluation.intervals.differences import (
 )
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.files import parse_rows
 from pneumoscope.inference.prediction import Prediction, index_labels
 
 LISTED = 3  # images that an error names
@@ -143,7 +145,8 @@ def compare_runs(runs: Sequence[str | Path], *, resamples: int = 2000, seed: int
         DataError: different images, labels or classes; the message names the first.
     """
     if len(runs) < 2:
-        raise UsageError(f"a comparison needs at least two, found {len(runs)}.", "runs")
+        given = f"only {runs[0]} was given" if runs else "none was given"
+        raise UsageError(f"{given}. Name at least two runs: each is compared with the first.", "runs")
     if resamples < 1:
         raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
     pairing = pair_predictions([read_predictions(Path(run)) for run in runs])
@@ -235,18 +238,18 @@ def read_predictions(folder: Path) -> Predictions:
         classes = tuple(map(str, values["classes"]))
         threshold = math.nan if values["threshold"] is None else float(values["threshold"])
         positive = values["positive"]
-        with table.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            _, lines = parse_rows(file)
     except FileNotFoundError as problem:
         name = Path(problem.filename).name
         raise DataError(f"{folder}: {name} is missing. Give a finished run, or an evaluation.") from None
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as problem:
         raise DataError(f"{folder}: metrics.json or predictions.csv is damaged: {problem}. Evaluate again.") from None
-    rows = [_read_row(line, classes, f"{table}, line {i}") for i, line in enumerate(lines, start=2)]
+    rows = [_read_row(line, classes, folder, f"{table}, line {i}") for i, line in enumerate(lines, start=2)]
     return Predictions(folder, classes, positive, threshold, tuple(rows))
 
 
-def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Prediction:
+def _read_row(line: Mapping[str, Any], classes: Sequence[str], folder: Path, where: str) -> Prediction:
     try:
         label, predicted = line["label"], line["predicted_label"]
         columns = (
@@ -254,7 +257,8 @@ def _read_row(line: Mapping[str, Any], classes: Sequence[str], where: str) -> Pr
         )
         texts = [line[column] for column in columns.values()]
         values = [] if line["error"] else [float(text) for text in texts]
-        path, patient, sha256 = Path(line["path"]), line.get("patient") or None, line.get("sha256") or ""
+        path = Path(os.path.normpath(folder / line["path"]))
+        patient, sha256 = line.get("patient") or None, line.get("sha256") or ""
     except (KeyError, ValueError, TypeError) as problem:
         raise DataError(f"{where}: damaged: {problem}. Evaluate again.") from None
     if not all(0 <= value <= 1 for value in values):

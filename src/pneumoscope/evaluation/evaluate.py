@@ -25,7 +25,7 @@ from pneumoscope.evaluation.metrics import check_predictions
 from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_prevalence
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
-from pneumoscope.files import format_rows, write_text
+from pneumoscope.files import path_in_file, write_rows, write_text
 from pneumoscope.inference.prediction import SHORT, Prediction, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
 
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure."""
+    """What to measure, and what to write of it."""
 
     split: str = "test"  # name of what is measured
     # measure also as if the positive class had this share, with probabilities adjusted to it
@@ -43,6 +43,8 @@ class Plan:
     adapt_prior: bool = False
     resamples: int = 2000  # bootstrap resamples behind each interval
     seed: int = 0  # fixes them
+    patient_ids: bool = False  # whether metrics and report may name patients
+    excel: bool = False  # whether predictions.csv begins with a byte order mark
 
 
 @dataclass(frozen=True)
@@ -117,17 +119,18 @@ def measure(
     predictions = predictor.predict(samples, progress)
     if out is not None:
         rows = [
-            each.to_row(predictor.model.labels, raw=True) | {"patient": each.patient, "sha256": each.sha256[:SHORT]}
+            each.to_row(predictor.model.labels, raw=True)
+            | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
             for each in predictions
         ]
-        write_text(out / "predictions.csv", "".join(format_rows(rows)))
+        write_rows(out / "predictions.csv", rows, plan.excel)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
         raise DataError(f"None of the {len(samples)} images could be read{where}.")
     chosen = [sample for sample, prediction in zip(samples, predictions, strict=True) if prediction.error is None]
     evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
-    own = _find_warnings(predictor, evaluation, chosen)
+    own = _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
     subgroups = tuple(measure_subgroups(readable, evaluation))
@@ -215,15 +218,18 @@ def _estimate_prior(
     return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, shares[1]).value
 
 
-def _find_warnings(predictor: Predictor, evaluation: Evaluation, samples: Sequence[Sample]) -> list[str]:
+def _find_warnings(
+    predictor: Predictor, evaluation: Evaluation, samples: Sequence[Sample], patient_ids: bool
+) -> list[str]:
     """Say why these metrics may mislead."""
     model, decisions = predictor.model, predictor.decisions
     warnings = []
     if evaluation.seen:
         warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
     if shared := find_shared_patients(samples):
-        some = ", ".join(list(shared)[:10]) + (", …" if len(shared) > 10 else "")
-        warnings.append(f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in more than one split: {some}.")
+        names = ", ".join(list(shared)[:10]) + (", …" if len(shared) > 10 else "")
+        some = f": {names}." if patient_ids else ". `patient_ids=True` names them."
+        warnings.append(f"{len(shared)} patient{'s are' if len(shared) > 1 else ' is'} in more than one split{some}")
     adjusted, prevalence = evaluation.adjusted, evaluation.prevalence
     estimate = adjusted.prevalence if adjusted is not None and adjusted.estimated else None
     if estimate is not None and not estimate.low <= prevalence <= estimate.high:

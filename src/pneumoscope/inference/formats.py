@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -14,9 +15,10 @@ from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
-from pneumoscope.files import format_rows, write_bytes, write_text
+from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.text import printable_line
 
 Row: TypeAlias = dict[str, Any]
 
@@ -28,11 +30,24 @@ def write_predictions(
     out: Path | TextIO | None = None,
     overlays: OverlayFolder | None = None,
     progress: Progress | None = None,
+    *,
+    excel: bool = False,
 ) -> list[str]:
     """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
 
-    The form is `table`, `csv`, `json`, `jsonl` or `parquet`, which needs a file; without `out` the rows go to standard
-    output. Returns the errors of files that could not be read.
+    Paths are written as given on a stream; in a file, those that are relative lead from its folder to the image.
+
+    Args:
+        predictor: the classifier.
+        samples: the files.
+        form: `table`, `csv`, `json`, `jsonl` or `parquet`, which needs a file.
+        out: a file or a stream; standard output by default.
+        overlays: where to draw each image with its evidence.
+        progress: called with the number of files done.
+        excel: begin CSV with a byte order mark.
+
+    Returns:
+        The errors of files that could not be read.
 
     Raises:
         UsageError: `out` cannot be written.
@@ -46,11 +61,15 @@ def write_predictions(
             errors.extend([prediction.error] if prediction.error else [])
             if overlays is not None:
                 overlays.add(prediction)
-            yield prediction.to_row(predictor.model.labels)
+            row = prediction.to_row(predictor.model.labels)
+            if isinstance(out, Path) and prediction.path is not None:
+                row["path"] = path_in_file(prediction.path, out.parent)
+            yield row
             if progress is not None:
                 progress("Predicting", done, len(samples))
 
-    write = {"csv": _write_csv, "jsonl": _write_lines, "json": _write_json, "table": _write_table}
+    write: dict[str, Callable[[Iterator[Row], TextIO], None]]
+    write = {"csv": partial(_write_csv, excel=excel), "jsonl": _write_lines, "json": _write_json, "table": _write_table}
     with overlays or nullcontext():
         if not isinstance(out, Path):
             write[form](rows(), out or sys.stdout)
@@ -63,16 +82,21 @@ def write_predictions(
     return errors
 
 
-def _write_csv(rows: Iterator[Row], stream: TextIO) -> None:
-    stream.writelines(format_rows(rows))
+def _write_csv(rows: Iterator[Row], stream: TextIO, excel: bool) -> None:
+    stream.writelines(format_rows(rows, excel))
 
 
 def _write_lines(rows: Iterator[Row], stream: TextIO) -> None:
-    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    stream.writelines(json.dumps(row, ensure_ascii=not _holds_all(stream)) + "\n" for row in rows)
 
 
 def _write_json(rows: Iterator[Row], stream: TextIO) -> None:
-    stream.write(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n")
+    stream.write(json.dumps(list(rows), indent=2, ensure_ascii=not _holds_all(stream)) + "\n")
+
+
+def _holds_all(stream: TextIO) -> bool:
+    """Whether a stream takes every character; one of another encoding needs the escapes of JSON."""
+    return (stream.encoding or "utf-8").lower().startswith("utf")
 
 
 def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
@@ -85,7 +109,7 @@ def _write_table(rows: Iterator[Row], stream: TextIO) -> None:
     table.add_column("decision")
     for row in rows:
         probability = "" if row["probability"] is None else f"{row['probability']:.3f}"
-        table.add_row(Path(row["path"]).name, probability, _describe_decision(row))
+        table.add_row(*map(printable_line, (Path(row["path"]).name, probability, _describe_decision(row))))
     Console(file=stream, highlight=False, markup=False).print(table)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
-from pneumoscope.files import claim_folder, format_rows, write_bytes, write_text
+from pneumoscope.files import claim_folder, path_in_file, write_bytes, write_rows, write_text
 from pneumoscope.inference.evidence import Evidence, Method, check_label
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.text import printable, shorten
@@ -38,17 +38,19 @@ _OPACITY = 0.6  # of the strongest evidence; letters on the image stay readable 
 class OverlayFolder:
     """A folder of explanations: `explanations.csv` with a row for each image, `overlays/` with a picture for each.
 
-    `count` is how many images there will be; `overwrite` allows replacing an earlier output.
+    `count` is how many images there will be; `overwrite` allows replacing an earlier output; with `excel` the table
+    begins with a byte order mark.
 
     Raises:
         UsageError: the folder holds something already.
     """
 
-    def __init__(self, folder: Path, count: int, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path, count: int, overwrite: bool = False, excel: bool = False) -> None:
         claim_folder(folder, (_TABLE, _PICTURES), overwrite)
         write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # marks the folder as ours if we are interrupted
         (folder / _PICTURES).mkdir()
         self._folder = folder
+        self._excel = excel
         self._digits = len(str(count))
         self._rows: list[dict[str, Any]] = []
 
@@ -56,7 +58,7 @@ class OverlayFolder:
         """Draw an image that was predicted with its evidence and pixels, or note why it could not be read."""
         path = prediction.path or Path("image")
         row = dict.fromkeys(_COLUMNS) | {
-            "path": path.as_posix(),
+            "path": path_in_file(path, self._folder),
             "decision": prediction.decision,
             "error": prediction.error,
         }
@@ -76,7 +78,7 @@ class OverlayFolder:
     def __exit__(self, *_: object) -> None:
         """Write the table, also after an interruption."""
         if self._rows:
-            write_text(self._folder / _TABLE, "".join(format_rows(self._rows)))
+            write_rows(self._folder / _TABLE, self._rows, self._excel)
 
 
 def write_explanations(
@@ -87,6 +89,7 @@ def write_explanations(
     label: str | None = None,
     method: Method = "auto",
     overwrite: bool = False,
+    excel: bool = False,
     progress: Progress = silent,
 ) -> list[str]:
     """Explain files: an `OverlayFolder` with a row and a picture for each.
@@ -98,6 +101,7 @@ def write_explanations(
         label: the class to explain, as in `explain`.
         method: how, as in `explain`.
         overwrite: whether to replace an earlier output.
+        excel: whether the table begins with a byte order mark.
         progress: called with the number of files done.
 
     Returns:
@@ -109,7 +113,7 @@ def write_explanations(
     check_label(predictor.model.labels, label)
     errors: list[str] = []
     predictions = predictor.run(samples, maps=True, pixels=True, label=label, method=method)
-    with OverlayFolder(folder, len(samples), overwrite) as overlays:
+    with OverlayFolder(folder, len(samples), overwrite, excel) as overlays:
         for done, prediction in enumerate(predictions, start=1):
             overlays.add(prediction)
             errors.extend([prediction.error] if prediction.error else [])

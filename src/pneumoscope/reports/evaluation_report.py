@@ -48,6 +48,8 @@ def evaluate(
     seed: int = 0,
     cache: FeatureCache | bool = True,
     plot_formats: str = "svg",
+    patient_ids: bool = False,
+    excel: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -70,24 +72,22 @@ def evaluate(
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
         plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
+        patient_ids: whether metrics and report may name patients; `predictions.csv` always does.
+        excel: whether `predictions.csv` begins with a byte order mark, which Excel needs to read UTF-8.
         overwrite: whether to replace an earlier evaluation in `out`.
         progress: called with the number of images done.
 
     Raises:
-        ModelError: the model cannot be used.
-        DataError: no such split, labels that the model does not know, or no readable image.
+        ModelError, DataError: the model or the data cannot be used, such as labels that the model does not know.
         UsageError: `out` exists, or an option does not apply to this model.
     """
-    parse_formats(plot_formats)
-    folder = None if out is None else Path(out)
     with open_cache(cache) as opened:
         predictor = load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
-        plan = Plan(split or "", prevalence, adapt_prior, resamples, seed)
+        plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
         samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
-        if folder is not None:
-            claim_folder(folder, OUTPUTS, overwrite)
+        folder = _claim(out, plot_formats, overwrite)
         options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
-        options |= {"patient_pattern": patient_pattern, "invert": reading.invert, "any_modality": reading.any_modality}
+        options |= {"patient_pattern": patient_pattern, **asdict(reading)}
         known = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
         return evaluate_predictor(predictor, samples, folder, plan, known, plot_formats=plot_formats, progress=progress)
 
@@ -134,6 +134,13 @@ def evaluate_predictor(
         plot_formats=plot_formats,
     )
     return measured.evaluation
+
+
+def _claim(out: str | Path | None, plot_formats: str, overwrite: bool) -> Path | None:
+    parse_formats(plot_formats)
+    if out is not None:
+        claim_folder(Path(out), OUTPUTS, overwrite)
+    return None if out is None else Path(out)
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pneumoscope.datasets.reading import find_images
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError
-from pneumoscope.files import check_file, format_rows, write_text
+from pneumoscope.files import check_file, write_rows
 from pneumoscope.images.read import read_bytes
 from pneumoscope.server.messages import ReviewRequest
 from pneumoscope.server.problems import RequestError
@@ -62,7 +62,9 @@ class Export:
     unreadable: int
 
 
-def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: bool = False) -> Export:
+def export_reviews(
+    store: Store, out: Path, folders: Iterable[Path], overwrite: bool = False, *, excel: bool = False
+) -> Export:
     """Write a table of the images to which reviewers gave a class: one row per image, by its latest review.
 
     Files are found by their content, whatever their names are now.
@@ -72,6 +74,7 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
         out: the table, with the columns path, label, patient and others.
         folders: where the images are: the folder of kept images, or where they came from.
         overwrite: whether to replace an earlier table.
+        excel: whether the table begins with a byte order mark.
 
     Raises:
         UsageError: the table exists already or cannot be written.
@@ -94,8 +97,8 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
             "any_modality": str(record.any_modality).lower(),
             "decision": record.decision,
             "probability": record.probability,
-            "reviewer": _escape_formula(review.reviewer),
-            "comment": _escape_formula(review.comment),
+            "reviewer": review.reviewer,
+            "comment": review.comment,
             "reviewed_at": f"{review.created_at.isoformat(timespec='seconds')}Z",
             "sha256": sha256,
         }
@@ -108,7 +111,7 @@ def export_reviews(store: Store, out: Path, folders: Iterable[Path], overwrite: 
             "kept images, or the one that the images came from.",
             "images",
         )
-    write_text(out, "".join(format_rows(rows)))
+    write_rows(out, rows, excel)
     return Export(
         images=len(rows),
         disagreeing=sum(row["label"] != row["decision"] for row in rows),
@@ -129,8 +132,3 @@ def _find_files(folders: Iterable[Path]) -> tuple[dict[str, Path], int]:
         except ImageError:
             unreadable += 1
     return paths, unreadable
-
-
-def _escape_formula(text: str) -> str:
-    """Escape text that a spreadsheet would take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
