@@ -91,9 +91,9 @@ def parse_rows(lines: Iterable[str]) -> tuple[list[str], list[dict[str, Any]]]:
         csv.Error: it is damaged.
     """
     reader = csv.DictReader(lines)
-    reader.fieldnames = columns = [_unescape(name) for name in reader.fieldnames or ()]
+    reader.fieldnames = columns = [unescape(name) for name in reader.fieldnames or ()]
     rows: list[dict[str, Any]] = [
-        {name: _unescape(cell) if name != "path" else cell for name, cell in row.items()} for row in reader
+        {name: unescape(cell) if name != "path" else cell for name, cell in row.items()} for row in reader
     ]
     return columns, rows
 
@@ -106,7 +106,8 @@ def _escape(cell: Any, column: str = "") -> Any:
     return f"'{cell}"
 
 
-def _unescape(cell: Any) -> Any:
+def unescape(cell: Any) -> Any:
+    """A cell as it was before `format_rows` made sure that it is no formula."""
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

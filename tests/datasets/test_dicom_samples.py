@@ -64,7 +64,7 @@ def test_a_table_may_define_how_to_read_an_image(tmp_path: Path) -> None:
     write_samples(tmp_path / "again.csv", samples)
     assert [s.reading for s in read_samples(tmp_path / "again.csv")] == [s.reading for s in samples]
     table.write_text("path,label,invert\na.dcm,A,perhaps\n")
-    with pytest.raises(DataError, match="row 1: invert: 'perhaps' is neither true nor false"):
+    with pytest.raises(DataError, match="line 2: invert: 'perhaps' is neither true nor false"):
         read_samples(table)
 
 

@@ -358,7 +358,9 @@ def test_patients_of_nih_chexpert_and_mimic_are_known(tmp_path: Path, caplog: py
     touch(chexpert, "train/B/patient00002/study1/view1_frontal.jpg")
     assert [sample.patient for sample in read_samples(chexpert)] == ["patient00001"] * 2 + ["patient00002"]
     mimic = "p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg"
-    touch(tmp_path, "mimic.csv").joinpath("mimic.csv").write_text(f"path,label\nfiles/{mimic},A\n{mimic},B\n")
+    touch(tmp_path, "mimic.csv", mimic, f"files/{mimic}").joinpath("mimic.csv").write_text(
+        f"path,label\nfiles/{mimic},A\n{mimic},B\n"
+    )
     assert [sample.patient for sample in read_samples(tmp_path / "mimic.csv")] == ["p10000032"] * 2
 
 

@@ -12,8 +12,8 @@ from pneumoscope.datasets.left_out import LeftOut
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import SUFFIXES, is_image
 
-_RASTER_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
-_DICOM_SUFFIXES = {".dcm", ".dicom"}
+RASTER_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+DICOM_SUFFIXES = {".dcm", ".dicom"}
 _SIDECAR_SUFFIXES = tables.SUFFIXES | {
     ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".pdf", ".rtf", ".tsv", ".txt",
     ".xls", ".xlsx", ".xml", ".yaml", ".yml",
@@ -161,7 +161,7 @@ def _sort_files(parent: Path, names: Sequence[str], found: Found) -> None:
 
 def _may_be_image(path: Path) -> bool:
     """Decide by suffix if it is known, else by content: archives and modalities use arbitrary names."""
-    if (suffix := path.suffix.lower()) in _RASTER_SUFFIXES | _DICOM_SUFFIXES:
+    if (suffix := path.suffix.lower()) in RASTER_SUFFIXES | DICOM_SUFFIXES:
         return True
     if path.name.upper() == "DICOMDIR" or suffix in tables.SUFFIXES:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Sample:
         patient: the person it shows, or None where unknown.
         split: `train`, `val` or `test`, or None before a split is drawn.
         reading: how to read it, if it is unusual.
-        tags: what its DICOM header says.
+        tags: what its DICOM header says, and age, sex and view from its table where the header does not say them.
         metadata: the other columns of its table, by name; cells without a value are left out.
     """
 
@@ -41,6 +41,14 @@ class Sample:
     reading: Reading = Reading()
     tags: Tags | None = None
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def merge_tags(header: Tags | None, known: Tags | None) -> Tags | None:
+    """What a DICOM header says, completed by what is known otherwise."""
+    if header is None or known is None:
+        return header or known
+    gaps = {each.name: getattr(known, each.name) for each in fields(Tags) if getattr(header, each.name) is None}
+    return replace(header, **gaps)
 
 
 def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tuple[tuple[str, ...], str | None]:
@@ -76,6 +84,7 @@ def format_samples(samples: Sequence[Sample], folder: Path, excel: bool = False)
     With `excel` it begins with a byte order mark.
     """
     departures = [name for name in COLUMNS[4:] if any(getattr(sample.reading, name) for sample in samples)]
+    others = list(dict.fromkeys(name for sample in samples for name in sample.metadata))
     rows = [
         {
             "path": relative_path(sample.path, folder),
@@ -83,6 +92,7 @@ def format_samples(samples: Sequence[Sample], folder: Path, excel: bool = False)
             "patient": sample.patient or "",
             "split": sample.split or "",
             **{name: str(getattr(sample.reading, name)).lower() for name in departures},
+            **{name: sample.metadata.get(name, "") for name in others},
         }
         for sample in samples
     ]

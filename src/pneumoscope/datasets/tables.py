@@ -1,45 +1,86 @@
-"""Reads CSV and Parquet tables of images as rows of plain values."""
+"""Reads tables of images as rows of plain values: text with commas, semicolons or tabs, and Parquet."""
 
 from __future__ import annotations
 
+import codecs
 import csv
-from collections.abc import Sequence
+import io
+import logging
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pneumoscope.datasets.columns import ROLES, VIEW, to_key
+from pneumoscope.datasets.labels import clean
 from pneumoscope.errors import DataError, MissingExtraError
-from pneumoscope.files import parse_rows
+from pneumoscope.files import unescape
 
-SUFFIXES = {".csv", ".parquet"}
+SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
+WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"}
+MAX_BYTES = 512 * 1024 * 1024  # of a text table: some millions of rows
+_DELIMITERS = (",", ";", "\t")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_MISSING = {"", "nan", "null", "na", "n/a", "#n/a", "<na>", "nat"}  # as pandas, R and Excel write an empty cell
+_IMAGE = re.compile(r".*\.(?:png|jpe?g|tiff?|bmp|dcm|dicom|webp|gif|jp2)", re.IGNORECASE)
+_WORKBOOK_ADVICE = "Save the sheet as CSV (UTF-8), and use that."
 
 
-def read_rows(table: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Read a `.csv` file in UTF-8, or these columns of a `.parquet` file.
+@dataclass(frozen=True)
+class Table:
+    """The content of a table.
 
-    Returns:
-        The names of all its columns, and its rows.
+    Attributes:
+        name: its path, for messages.
+        columns: their names.
+        rows: a value for each column.
+        numbers: of each row, where it stands: the line of the file, or the row of a Parquet table.
+        unit: what the numbers count: `line` or `row`.
+        unread: columns whose values are not text, numbers or dates, with their types.
+    """
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    numbers: Sequence[int]
+    unit: str = "line"
+    unread: dict[str, str] = field(default_factory=dict)
+
+    def place(self, index: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.name}: {self.unit} {self.numbers[index]}"
+
+
+def read_table(path: Path) -> Table:
+    """Read a table with a line of column names, or a Parquet file.
+
+    Text may be separated by commas, semicolons or tabs, in UTF-8, UTF-16 or, with a warning, Windows-1252. Blank rows
+    are left out, and their number is logged.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, has no column names or two equal ones, or a row with too few or too many cells.
         MissingExtraError: it is Parquet, and pyarrow is not installed.
     """
-    if table.suffix.lower() == ".parquet":
-        return _read_parquet(table, columns)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return parse_rows(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError(f"{table}: cannot be read as CSV in UTF-8: {problem}.") from None
+    if path.suffix.lower() in WORKBOOKS:
+        raise DataError(f"{path}: an Excel or LibreOffice workbook. {_WORKBOOK_ADVICE}")
+    size = _measure(path)
+    table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path, size)
+    if not table.rows:
+        raise DataError(f"{path}: no rows.")
+    return table
 
 
 def to_text(value: object) -> str | None:
-    """A cell as text without spaces at its ends; None if it is empty."""
-    if value is None or value != value:  # NaN stands for a missing value
+    """A cell as clean text; None if it is empty or stands for a missing value, such as `nan`."""
+    if value is None or value != value:  # NaN
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # with a missing value, a column of integers becomes one of floats
-    return str(value).strip() or None
+    text = clean(str(value))
+    return None if text.casefold() in _MISSING else text
 
 
 def to_boolean(value: object) -> bool | None:
@@ -54,17 +95,177 @@ def to_boolean(value: object) -> bool | None:
     return None if text is None else _BOOLEANS[text.lower()]
 
 
-def _read_parquet(table: Path, columns: Sequence[str]) -> tuple[Sequence[str], list[dict[str, Any]]]:
+def _read_text(path: Path, size: int) -> Table:
+    text = _decode(_read_bytes(path, size), path)
+    if mark := re.match(r"sep=([,;\t])\r?\n", text):  # for Excel
+        text = text[mark.end() :]
+    delimiter = mark[1] if mark else _find_delimiter(text)
+    records = list(_parse(text, delimiter, path, first=2 if mark else 1))
+    blank = [number for number, cells in records if not any(cell.strip() for cell in cells)]
+    records = [(number, cells) for number, cells in records if any(cell.strip() for cell in cells)]
+    if not records:
+        raise DataError(f"{path}: the table is empty.")
+    if blank:
+        logging.getLogger("pneumoscope").info("%s: %d blank lines are left out.", path, len(blank))
+    (_, header), *body = records
+    names = [clean(unescape(name)) for name in header]
+    _require_header(names, path)
+    _refuse_twice([name for name in names if name], path)
+    rows = [_fit(cells, names, f"{path}: line {number}", delimiter) for number, cells in body]
+    kept = [i for i, name in enumerate(names) if name or any(row[i].strip() for row in rows)]
+    unnamed = [i for i in kept if not names[i]]
+    if unnamed:  # such as the index that pandas writes
+        logging.getLogger("pneumoscope").info("%s: columns without a name, which are not used: %d.", path, len(unnamed))
+    named = [i for i in kept if names[i]]
+    plain = [i for i in named if to_key(names[i]) == "path"]  # its cells are escaped in another way
+    cells = [[row[i] if i in plain else unescape(row[i]) for i in named] for row in rows]
+    return Table(str(path), [names[i] for i in named], cells, [number for number, _ in body])
+
+
+def _measure(path: Path) -> int:
+    """The size of a regular file in bytes."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: not a regular file.")
+        with path.open("rb"):
+            return status.st_size
+    except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
+        raise DataError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
+
+
+def _read_bytes(path: Path, size: int) -> bytes:
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: {size:,} bytes; the limit of a table is {MAX_BYTES:,}.")
+    content = path.read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path}: not text, but a workbook or archive with another suffix. {_WORKBOOK_ADVICE}")
+    return content
+
+
+def _decode(content: bytes, path: Path) -> str:
+    advice = "Save it as CSV in UTF-8."
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:4]:  # as ASCII, of which column names consist, looks in UTF-16
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as problem:
+        if encoding != "utf-8-sig":
+            raise DataError(f"{path}: damaged text ({problem.reason} at byte {problem.start}). {advice}") from None
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: text in an unknown encoding. {advice}") from None
+        logging.getLogger("pneumoscope").warning(
+            "%s: not in UTF-8, so it is read as Windows-1252, which Excel writes. If names look wrong, save it as CSV "
+            "in UTF-8.", path,
+        )  # fmt: skip
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path}: line {line} has a null byte: this is no table, or a damaged one. {advice}")
+    return text
+
+
+def _find_delimiter(text: str) -> str:
+    """The delimiter that finds the most known columns in the first line, then the most columns."""
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    known = {*map(to_key, ROLES), *VIEW}
+
+    def judge(delimiter: str) -> tuple[int, int]:
+        try:
+            names = next(csv.reader([first], delimiter=delimiter), [])
+        except csv.Error:
+            return 0, 0
+        return sum(to_key(name) in known for name in names), len(names)
+
+    return max(_DELIMITERS, key=judge)
+
+
+def _parse(text: str, delimiter: str, path: Path, first: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the number of the line where it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + first
+        try:
+            yield line, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as problem:
+            raise DataError(
+                f"{path}: cannot be read as CSV: in the row that begins in line {line}: {problem}. "
+                'A cell that contains " needs quotes around it, and each " in it twice.'
+            ) from None
+
+
+def _require_header(names: Sequence[str], path: Path) -> None:
+    if image := next((name for name in names if _IMAGE.fullmatch(name)), None):
+        raise DataError(
+            f"{path}: the first line must name the columns, and holds {image!r}. Write a line such as path,label "
+            "above it."
+        )
+
+
+def _refuse_twice(names: Sequence[str], path: Path) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}. Rename or remove one.")
+
+
+def _fit(cells: list[str], names: Sequence[str], place: str, delimiter: str) -> list[str]:
+    """A row with as many cells as there are columns; Excel leaves empty ones after the last."""
+    while len(cells) > len(names) and not cells[-1].strip():
+        cells.pop()
+    if len(cells) != len(names):
+        shown = {"\t": "a tab"}.get(delimiter, f"{delimiter!r}")
+        raise DataError(
+            f"{place} has {len(cells)} cell{'s' * (len(cells) != 1)}, and there are {len(names)} columns. "
+            f"A cell that contains {shown} needs quotes around it."
+        )
+    return cells
+
+
+def _read_parquet(path: Path) -> Table:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise MissingExtraError(
-            f'{table}: Parquet needs pyarrow: pip install "pneumoscope[train]". Or use CSV.'
+            f'{path}: Parquet needs pyarrow: pip install "pneumoscope[train]". Or use CSV.'
         ) from None
     try:
-        with pyarrow.parquet.ParquetFile(table) as file:
-            names: list[str] = file.schema_arrow.names
-            return names, file.read([name for name in columns if name in names]).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            fields = list(file.schema_arrow)
+            _refuse_twice([each.name for each in fields], path)
+            unread = {each.name: str(each.type) for each in fields if not _is_plain(each.type)}
+            columns = file.read([each.name for each in fields if each.name not in unread]).columns
+            values = [_to_list(column) for column in columns]
     except (OSError, pyarrow.ArrowException) as problem:
-        raise DataError(f"{table}: cannot be read as Parquet: {problem}.") from None
+        raise DataError(f"{path}: cannot be read as Parquet: {problem}.") from None
+    names = [each.name for each in fields if each.name not in unread]
+    rows = list(zip(*values, strict=True))
+    return Table(str(path), names, rows, range(1, len(rows) + 1), "row", unread)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether values of this type can be written in a cell; images and lists cannot."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    binary = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return not (types.is_nested(kind) or any(is_kind(kind) for is_kind in binary))
+
+
+def _to_list(column: Any) -> list[Any]:
+    """A column's values; dates and decimals as text, since Python has no time in nanoseconds."""
+    import pyarrow
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_temporal(kind) or types.is_decimal(kind):
+        column = column.cast(pyarrow.string())
+    values: list[Any] = column.to_pylist()
+    return values

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
-from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
 from pneumoscope.decisions.ood import restore
@@ -173,8 +173,9 @@ class Predictor:
 
 def _identify(extract: Extract) -> dict[str, Any]:
     """The fields of a prediction that say whose image it is."""
-    source, tags = extract.source, extract.tags or Tags()
+    source = extract.source
     sample = source if isinstance(source, Sample) else None
+    tags = _find_tags(extract) or Tags()
     path = sample.path if sample else Path(source) if isinstance(source, str | Path) else None
     return {
         "path": path,
@@ -193,8 +194,13 @@ def _identify(extract: Extract) -> dict[str, Any]:
     }
 
 
+def _find_tags(extract: Extract) -> Tags | None:
+    """What the DICOM header says, and where it says nothing, a table."""
+    return merge_tags(extract.tags, extract.source.tags if isinstance(extract.source, Sample) else None)
+
+
 def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:
-    warnings = [*scope.apply(extract.tags, decisions.scope), *extract.warnings]
+    warnings = [*scope.apply(_find_tags(extract), decisions.scope), *extract.warnings]
     if extract.tags is not None and extract.tags.frames > 1:
         warnings.append(f"the file has {extract.tags.frames} frames; the first was read")
     return tuple(warnings)

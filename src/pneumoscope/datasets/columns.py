@@ -1,0 +1,168 @@
+"""Which column of a table holds what: the exact names, usual synonyms, and names that are nearly right."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_doc import Doc
+
+from pneumoscope.errors import DataError, UsageError
+
+NONE = "none"  # as the name of a column: there is no such column
+ROLES = ("path", "label", "patient", "split", "invert", "any_modality")
+# By role, names that mean the same, without case, spaces and punctuation. Those of a later group are looked for only if
+# none of an earlier one is there. They are those of NIH, RSNA, CheXpert, MIMIC, VinDr, COVID-19 sets of Kaggle, and
+# of what people write themselves.
+_SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
+    "path": (
+        (
+            "filepath", "filename", "file", "files", "fname", "imagepath", "imagefile", "imagefilename", "imagename",
+            "imageindex", "image", "images", "img", "imgpath", "imgname", "relativepath", "relpath", "fullpath",
+            "dicompath", "dicomfile", "pngpath", "jpgpath", "xrayimagename",
+        ),
+        ("imageid", "dicomid", "sopinstanceuid", "instanceuid"),
+    ),
+    "label": (
+        (
+            "labels", "labelname", "class", "classname", "classlabel", "target", "diagnosis", "category", "finding",
+            "findings", "findinglabel", "findinglabels", "pathology", "groundtruth", "imagelabel",
+        ),
+    ),
+    "patient": (
+        (
+            "patientid", "patients", "patientno", "patientnr", "patientnumber", "patientcode", "patientkey",
+            "patientuid", "patienthash", "patientname", "patientindex", "subject", "subjectid", "participant",
+            "participantid", "person", "personid", "pid", "mrn",
+        ),
+    ),
+    "split": (
+        ("splits", "datasplit", "set", "subset", "partition", "datasettype", "phase", "traintest", "trainvaltest"),
+    ),
+}  # fmt: skip
+AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchorage")
+SEX = ("sex", "gender", "patientsex", "patientgender")
+VIEW = ("view", "viewposition", "appa", "projection", "frontallateral")  # the first with a value counts
+_SIMILAR = 0.82  # ratio of difflib
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a data set calls its columns and its classes; None where it uses the usual names."""
+
+    path_column: Annotated[str | None, Doc("Column of a table that holds the file.")] = None
+    label_column: Annotated[str | None, Doc("Column of a table that holds the class.")] = None
+    patient_column: Annotated[str | None, Doc("Column of a table that holds the patient; none: no column does.")] = None
+    split_column: Annotated[str | None, Doc("Column of a table that holds the split; none: no column does.")] = None
+    map: Annotated[
+        str | dict[str, str] | None,
+        Doc("Classes to merge, rename or leave out, such as 'No Finding=NORMAL,Pneumonia=PNEUMONIA,*='."),
+    ] = None
+
+
+def to_key(name: str) -> str:
+    """A column's name without case, spaces, punctuation and invisible characters."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+
+
+def find_columns(names: Sequence[str], table: str, naming: Naming = Naming(), labelled: bool = True) -> dict[str, str]:
+    """Find the column of each role (see `ROLES`) among the names of a table's columns.
+
+    A column is taken by the name that `naming` gives, else by its exact name, else by a synonym. A choice between two
+    columns is logged.
+
+    Args:
+        names: of the columns.
+        table: the table's name, for messages.
+        naming: what the user says.
+        labelled: whether there must be labels, and patients and splits matter.
+
+    Returns:
+        The column of each role that has one.
+
+    Raises:
+        DataError: there is none for a path or label, several that mean the same, or one that looks like the patient or
+            the split.
+        UsageError: `naming` names a column that does not exist.
+    """
+    found: dict[str, str] = {}
+    for role in ROLES:
+        given = getattr(naming, f"{role}_column", None)
+        if given is not None:
+            if given.casefold() != NONE or given in names:
+                found[role] = _find_given(given, names, table, f"{role}_column")
+        elif (name := _find_usual(role, names, table, labelled)) is not None:
+            found[role] = name
+    keys = {to_key(name): name for name in names}
+    if "path" not in found and "patientid" in keys and keys.keys() & {"target", "class"}:
+        found["path"] = keys["patientid"]  # RSNA: one image for each patient, which has its name
+    if missing := [role for role in ("path", "label")[: 1 + labelled] if role not in found]:
+        raise DataError(
+            f"{table}: no column {' or '.join(missing)}; found {', '.join(names) or 'none'}. "
+            f"{_suggest(missing, names)}A table has the columns path,label[,patient,split]; name others with "
+            f"{' and '.join(f'`{role}_column`' for role in missing)}."
+        )
+    if labelled:
+        _refuse_similar(found, names, table, naming)
+    return found
+
+
+def _find_given(given: str, names: Sequence[str], table: str, parameter: str) -> str:
+    matching = [name for name in names if name == given] or [name for name in names if to_key(name) == to_key(given)]
+    if len(matching) == 1:
+        return matching[0]
+    what = f"has {len(matching)} columns {given!r}" if matching else f"has no column {given!r}"
+    close = difflib.get_close_matches(given, names, 3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close and not matching else ""
+    raise UsageError(f"{table} {what}; found {', '.join(names)}.{hint}", parameter)
+
+
+def _find_usual(role: str, names: Sequence[str], table: str, strict: bool) -> str | None:
+    same = [name for name in names if name == role] or [name for name in names if to_key(name) == to_key(role)]
+    groups = [same, *([name for name in names if to_key(name) in group] for group in _SYNONYMS.get(role, ()))]
+    candidates = next(filter(None, groups), [])
+    if len(candidates) > 1:
+        if role != "path" and not strict:
+            return None
+        raise DataError(
+            f"{table}: the columns {' and '.join(map(repr, candidates))} may both hold the {role}. "
+            f"Choose one with `{role}_column`."
+        )
+    if same and (others := groups[1] if len(groups) > 1 else []):
+        logging.getLogger("pneumoscope").warning(
+            "%s: the %s is read from the column %s; not from %s, which is kept as other columns are.",
+            table, role, same[0], " or ".join(others),
+        )  # fmt: skip
+    return candidates[0] if candidates else None
+
+
+def _suggest(roles: Iterable[str], names: Sequence[str]) -> str:
+    pairs = [(role, name) for role in roles for name in names if _is_similar(role, name)]
+    return f"Did you mean {' and '.join(f'`{role}_column={name!r}`' for role, name in pairs)}? " if pairs else ""
+
+
+def _refuse_similar(found: Mapping[str, str], names: Sequence[str], table: str, naming: Naming) -> None:
+    """Refuse to leave a column that is probably the patient or the split: test images would be trained on."""
+    for role in ("patient", "split"):
+        if role in found or getattr(naming, f"{role}_column") is not None:
+            continue
+        for name in names:
+            if name not in found.values() and _is_similar(role, name):
+                raise DataError(
+                    f"{table}: is the column {name!r} the {role}? If so, pass `{role}_column={name!r}`; if not, "
+                    f"`{role}_column='{NONE}'`."
+                )
+
+
+def _is_similar(role: str, name: str) -> bool:
+    key = to_key(name)
+    if not key or key in {*AGE, *SEX, *VIEW}:
+        return False
+    usual = {role, *(each for group in _SYNONYMS[role] for each in group if len(each) > 4)}
+    return any(
+        sorted(key) == sorted(each) or difflib.SequenceMatcher(None, key, each).ratio() > _SIMILAR for each in usual
+    )

@@ -1,0 +1,159 @@
+"""The names of classes: cleaned, compared, and merged or left out as a map says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from pneumoscope.datasets.samples import Sample
+from pneumoscope.errors import DataError, UsageError
+
+SEPARATOR = "|"  # between the findings of a cell, as in NIH's tables, and between the classes of a prediction set
+REST = "*"  # in a map: every label that nothing else of it names
+_SHOWN = 5  # labels in a message
+# Lower-case Cyrillic and Greek letters that look like Latin ones in either case (confusables of Unicode TS 39).
+_ALIKE = str.maketrans("авекмнорстухіјѕԁӏһαβεζηικμνορτυχı", "abekmhopctyxijsdlhabezhikmnoptyxi")
+
+
+def clean(text: str) -> str:
+    """Text in Unicode's composed form (NFC), without spaces and invisible characters at its ends."""
+    text = unicodedata.normalize("NFC", text).strip()
+    while text and (_is_invisible(text[0]) or _is_invisible(text[-1])):
+        text = (text[1:] if _is_invisible(text[0]) else text[:-1]).strip()
+    return text
+
+
+def look(text: str) -> str:
+    """What a text looks like: without case, spaces, underscores, invisible characters and the alphabet of letters."""
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_ALIKE)
+    return "".join(each for each in folded if each != "_" and not each.isspace() and not _is_invisible(each))
+
+
+def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Read a map such as `No Finding=NORMAL,Pneumonia=PNEUMONIA,*=`; a label with nothing after it is left out.
+
+    A label that contains a comma needs quotes around its part of the map: `"A, B=C",D=E`.
+
+    Raises:
+        UsageError: a part has no `=`, or a label is named twice.
+    """
+    if text is None:
+        return {}
+    if isinstance(text, str):
+        parts = next(csv.reader(io.StringIO(text.strip()), skipinitialspace=True), [])
+        if wrong := next((part for part in parts if not part.rpartition("=")[0].strip()), None):
+            raise UsageError(f"{wrong!r} is not LABEL=CLASS, or LABEL= to leave a label out.", "map")
+        given = [(label, name) for label, _, name in (part.rpartition("=") for part in parts)]
+    else:
+        given = [(str(label), str(name)) for label, name in text.items()]
+    pairs = [(clean(label), clean(name)) for label, name in given]
+    if twice := [label for label, count in Counter(label for label, _ in pairs).items() if count > 1]:
+        raise UsageError(f"{twice[0]!r} is named twice.", "map")
+    return dict(pairs)
+
+
+def format_map(text: str | Mapping[str, str] | None) -> str | None:
+    """A map as `parse_map` reads it from text."""
+    if text is None or isinstance(text, str):
+        return text
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([f"{label}={name}" for label, name in text.items()])
+    return line.getvalue()
+
+
+def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None = None) -> list[Sample]:
+    """Clean the labels of samples, merge and leave out what a map says, and check the classes that result.
+
+    What becomes of each label is logged.
+
+    Args:
+        samples: with labels.
+        text: a map, see `parse_map`.
+
+    Raises:
+        DataError: a class contains `|`, two classes look the same, or no image is left.
+        UsageError: the map is not valid, names an unknown label, or gives a label two classes.
+    """
+    rules = parse_map(text)
+    counts = Counter(clean(sample.label or "") for sample in samples)
+    classes = {label: _find_class(label, rules) for label in counts}
+    if rules:
+        _require_known(rules, counts)
+        _log_map(classes, counts)
+    named = [replace(sample, label=classes[clean(sample.label or "")]) for sample in samples]
+    kept = [sample for sample in named if sample.label]
+    if not kept:
+        raise DataError(f"leaves out every image. The labels are {_list(counts)}.", "map")
+    _check_classes(Counter(str(sample.label) for sample in kept))
+    return kept
+
+
+def _find_class(label: str, rules: Mapping[str, str]) -> str | None:
+    """The class that rules give a label; None leaves it out. Of several findings, those that are named decide."""
+    rest = rules.get(REST)
+    if label in rules:
+        return rules[label] or None
+    findings = [clean(part) for part in label.split(SEPARATOR)]
+    if len(findings) > 1 and (rest is not None or all(finding in rules for finding in findings)):
+        named = sorted({rules[finding] for finding in findings if rules.get(finding)})
+        if len(named) > 1:
+            raise UsageError(f"makes {label!r} both {' and '.join(named)}. Add '{label}=CLASS', or '{label}='.", "map")
+        if named or all(finding in rules for finding in findings):
+            return named[0] if named else None
+    return label if rest is None else rest or None
+
+
+def _require_known(rules: Mapping[str, str], labels: Iterable[str]) -> None:
+    known = {REST, *labels, *(clean(part) for label in labels for part in label.split(SEPARATOR))}
+    if unknown := [label for label in rules if label not in known]:
+        close = [label for label in known if look(label) == look(unknown[0])]
+        hint = f" Is it {close[0]!r}?" if close else ""
+        raise UsageError(f"no image has the label {unknown[0]!r}.{hint} The labels are {_list(labels)}.", "map")
+
+
+def _log_map(classes: Mapping[str, str | None], counts: Mapping[str, int]) -> None:
+    origins: dict[str | None, list[str]] = defaultdict(list)
+    for label, name in classes.items():
+        origins[name].append(label)
+    for name, labels in sorted(origins.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        images = sum(counts[label] for label in labels)
+        what = "left out" if name is None else f"class {name}"
+        logging.getLogger("pneumoscope").info("Map: %s: %d images of %s.", what, images, _list(labels, counts))
+
+
+def _check_classes(counts: Mapping[str, int]) -> None:
+    if several := [name for name in counts if SEPARATOR in name]:
+        raise DataError(
+            f"{len(several)} labels contain {SEPARATOR}, such as {several[0]!r}: several findings, while an image has "
+            "one class. Say with `map` which findings make which class, and which to leave out; for "
+            "example `map='No Finding=NORMAL,Pneumonia=PNEUMONIA,*='` leaves out images with neither finding."
+        )
+    alike: dict[str, str] = {}
+    for name in counts:
+        other = alike.setdefault(look(name) or name, name)
+        if other != name:
+            pair = " and ".join(f"{_show(each)} ({counts[each]} images)" for each in (other, name))
+            raise DataError(
+                f"The classes {pair} differ only in case, spaces or letters that look the same. If they are one class, "
+                f"rename one, or pass `map='{name}={other}'`."
+            )
+
+
+def _show(name: str) -> str:
+    return repr(name) if name.isascii() and "  " not in name else f"{name!r}, written {name!a}"
+
+
+def _list(labels: Iterable[str], counts: Mapping[str, int] | None = None) -> str:
+    """The most frequent labels, or the first, and how many others there are."""
+    ordered = sorted(labels, key=lambda label: -counts[label]) if counts else list(labels)
+    shown = [f"{label!r} ({counts[label]})" if counts else repr(label) for label in ordered[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(ordered) - _SHOWN} others" if len(ordered) > _SHOWN else "")
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in ("Cf", "Cc")

@@ -1,0 +1,288 @@
+"""The rows of a table as samples: files, labels, patients, splits, and what else its columns say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.datasets import tables
+from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, find_columns, to_key
+from pneumoscope.datasets.folder_names import find_split
+from pneumoscope.datasets.image_paths import ImageFinder
+from pneumoscope.datasets.samples import SPLITS, Sample
+from pneumoscope.errors import DataError
+from pneumoscope.images.dicom import LATERAL_VIEWS, Tags
+from pneumoscope.images.read import Reading
+
+_AGE = re.compile(r"[>≥]?=? *(?P<number>\d+(?:\.\d+)?) *\+? *(?P<unit>[YMWD]?)(?:EARS?|ONTHS?|EEKS?|AYS?)?", re.ASCII)
+_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_OLDEST = 120
+_SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
+_VIEWS = {"L": "LATERAL", "LAT": "LATERAL", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
+_KNOWN_VIEWS = {"AP", "PA", *LATERAL_VIEWS}
+_UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, sex or view
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The samples of a table; `has_patients` says whether a column names their patients."""
+
+    samples: list[Sample]
+    has_patients: bool
+
+
+def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = True) -> Listed:
+    """Read the samples of a table.
+
+    Rows without a label are left out if there must be labels, and so are rows that repeat a row; both are counted in
+    the log, like files that do not exist and whatever was found in another way than the table says.
+
+    Args:
+        path: the table.
+        naming: its columns, where they have unusual names.
+        reading: how to read images, unless the table says otherwise.
+        labelled: whether there must be labels; then patients, splits and repeated rows are checked too.
+
+    Raises:
+        DataError: it cannot be read, a column is missing or unclear, a cell is not valid, one file has two labels,
+            patients or splits, or no file exists.
+        UsageError: `naming` names a column that does not exist.
+    """
+    table = tables.read_table(path)
+    columns = find_columns([*table.columns, *table.unread], table.name, naming, labelled)
+    if wrong := [(role, name) for role, name in columns.items() if name in table.unread]:
+        role, name = wrong[0]
+        raise DataError(f"{path}: the column {name!r} holds {table.unread[name]}, from which no {role} can be read.")
+    cells = _Cells(table, columns)
+    if labelled and naming.split_column is None and "split" not in columns:
+        _refuse_hidden_split(cells)
+    rows = _read_rows(cells, path.parent, reading, labelled)
+    if labelled:
+        rows = _leave_out(rows, table)
+        _check_files(rows, table, cells)
+    _log_columns(cells, path)
+    samples = [sample for _, sample in rows]
+    return Listed(_join_patients(samples), any(sample.patient for sample in samples))
+
+
+class _Cells:
+    """The cells of a table by role, and its other columns."""
+
+    def __init__(self, table: tables.Table, columns: Mapping[str, str]) -> None:
+        self.table = table
+        self._places = {role: table.columns.index(name) for role, name in columns.items()}
+        used = set(self._places.values())
+        self.others = {name: i for i, name in enumerate(table.columns) if i not in used}
+        keys = {to_key(name): i for name, i in reversed(self.others.items())}
+        self._facts = {
+            fact: [keys[key] for key in names if key in keys]
+            for fact, names in (("age", AGE), ("sex", SEX), ("view", VIEW))
+        }
+        self.unclear: Counter[str] = Counter()  # cells of age, sex and view that say nothing that is known
+        self.renamed = [f"{role} from {name}" for role, name in columns.items() if name != role]
+
+    def get(self, role: str, row: Sequence[Any]) -> Any:
+        place = self._places.get(role)
+        return None if place is None else row[place]
+
+    def get_facts(self, row: Sequence[Any]) -> Tags | None:
+        """Age, sex and view, as far as the row says them."""
+        values: dict[str, Any] = {}
+        for fact, places in self._facts.items():
+            for text in filter(None, (tables.to_text(row[place]) for place in places)):
+                value = _READERS[fact](text.upper())
+                if value is not None:
+                    values[fact] = value
+                    break
+                if text.upper() not in _UNSAID:
+                    self.unclear[fact] += 1
+        return Tags(**values) if values else None
+
+    def get_metadata(self, row: Sequence[Any]) -> dict[str, str]:
+        """The other columns; their names and values are shared between rows."""
+        texts = ((name, tables.to_text(row[place])) for name, place in self.others.items())
+        return {_rename(name): sys.intern(text) for name, text in texts if text is not None}
+
+
+def _rename(name: str) -> str:
+    """Another name for a column that has the name of a role, so that both can be written to one table."""
+    return f"{name} (table)" if name in ROLES else name
+
+
+def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool) -> list[tuple[int, Sample]]:
+    table = cells.table
+    paths = [_to_path(cells.get("path", row)) for row in table.rows]
+    finder = ImageFinder(folder, [path for path in paths if path])
+    rows = []
+    for i, (row, path) in enumerate(zip(table.rows, paths, strict=True)):
+        if path is None:
+            raise DataError(f"{table.place(i)} has no path.")
+        label, patient, split = (tables.to_text(cells.get(role, row)) for role in ("label", "patient", "split"))
+        sample = Sample(
+            finder.find(path),
+            label,
+            None if patient and patient.casefold() == NONE else patient,
+            _to_split(split, table.place(i)) if labelled else None,
+            _to_reading(cells, row, reading, table.place(i)),
+            cells.get_facts(row),
+            cells.get_metadata(row),
+        )
+        rows.append((i, sample))
+    finder.log(table.name)
+    return rows
+
+
+def _to_path(cell: object) -> str | None:
+    """A path as it stands: a name may begin or end with a space."""
+    return None if tables.to_text(cell) is None else str(cell)
+
+
+def _to_split(text: str | None, place: str) -> str | None:
+    if text is not None and find_split(text) is None:
+        raise DataError(
+            f"{place} has the split {text!r}; valid are {', '.join(SPLITS)}. If another column holds it, name that "
+            f"with `split_column`; if none does, `split_column='{NONE}'`."
+        )
+    return find_split(text) if text else None
+
+
+def _to_reading(cells: _Cells, row: Sequence[Any], reading: Reading, place: str) -> Reading:
+    for name in ("invert", "any_modality"):
+        try:
+            value = tables.to_boolean(cells.get(name, row))
+        except ValueError as problem:
+            raise DataError(f"{place}: {name}: {problem}.") from None
+        reading = reading if value is None else replace(reading, **{name: value})
+    return reading
+
+
+def _leave_out(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> list[tuple[int, Sample]]:
+    """Leave out rows without a label, and rows that repeat another one.
+
+    Raises:
+        DataError: no row has a label, or two rows say different things about one file.
+    """
+    labelled = [(i, sample) for i, sample in rows if sample.label is not None]
+    if not labelled:
+        raise DataError(f"{table.name}: no row has a label.")
+    if unlabelled := len(rows) - len(labelled):
+        first = next(i for i, sample in rows if sample.label is None)
+        logging.getLogger("pneumoscope").warning(
+            "%s: %d of %d images have no label and are left out, the first in %s %d.",
+            table.name, unlabelled, len(rows), table.unit, table.numbers[first],
+        )  # fmt: skip
+    firsts: dict[str, tuple[int, Sample]] = {}
+    for i, sample in labelled:
+        j, other = firsts.setdefault(os.path.normpath(sample.path), (i, sample))
+        for what in ("label", "patient", "split", "reading"):
+            if getattr(sample, what) != getattr(other, what):
+                raise DataError(
+                    f"{table.name}: {table.unit}s {table.numbers[j]} and {table.numbers[i]} name the same file, "
+                    f"{sample.path}, but differ in {what}: {_name(other, what)} and {_name(sample, what)}. Keep one of "
+                    "them."
+                )
+    if repeated := len(labelled) - len(firsts):
+        logging.getLogger("pneumoscope").warning(
+            "%s: %d rows name a file again, with the same label; each image is taken once.", table.name, repeated
+        )
+    return list(firsts.values())
+
+
+def _name(sample: Sample, what: str) -> str:
+    value = getattr(sample, what)
+    return "none" if value is None else str(value)
+
+
+def _check_files(rows: Sequence[tuple[int, Sample]], table: tables.Table, cells: _Cells) -> None:
+    """Count the files that do not exist, by class.
+
+    Raises:
+        DataError: none exists.
+    """
+    missing = [(i, sample) for i, sample in rows if not os.path.isfile(sample.path)]  # noqa: PTH113 - no error if locked
+    if not missing:
+        return
+    i, _ = missing[0]
+    path = str(cells.get("path", table.rows[i]))
+    tried = ImageFinder(Path(table.name).parent, []).describe(path)
+    first = f"The first, in {table.unit} {table.numbers[i]}, is {path!r}; tried: {tried}."
+    if len(missing) == len(rows):
+        raise DataError(
+            f"{table.name}: none of its {len(rows)} images exists. {first} Paths are relative to the table's folder: "
+            "move the table, or write absolute paths."
+        )
+    lost, total = (Counter(str(sample.label) for _, sample in each) for each in (missing, rows))
+    shares = ", ".join(f"{lost[label]} of {total[label]} {label}" for label in sorted(lost))
+    logging.getLogger("pneumoscope").warning(
+        "%s: %d of %d images do not exist (%s). %s", table.name, len(missing), len(rows), shares, first
+    )
+
+
+def _refuse_hidden_split(cells: _Cells) -> None:
+    """Refuse to leave a column that holds nothing but names of splits."""
+    for name, place in cells.others.items():
+        values = {text for row in cells.table.rows if (text := tables.to_text(row[place]))}
+        splits = {find_split(value) for value in values}
+        if "train" in splits and None not in splits:
+            raise DataError(
+                f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
+                f"`split_column={name!r}`; if not, `split_column='{NONE}'`."
+            )
+
+
+def _join_patients(samples: Sequence[Sample]) -> list[Sample]:
+    """Take patients that differ only in case or spaces for one, so that no split separates them."""
+    spellings: dict[str, str] = {}
+    others: defaultdict[str, set[str]] = defaultdict(set)
+    joined = []
+    for sample in samples:
+        if sample.patient is not None:
+            name = spellings.setdefault("".join(sample.patient.casefold().split()), sample.patient)
+            if name != sample.patient:
+                others[name].add(sample.patient)
+                sample = replace(sample, patient=name)
+        joined.append(sample)
+    if others:
+        name = next(iter(others))
+        logging.getLogger("pneumoscope").warning(
+            "Patients that differ only in case or spaces are taken for one: %d, such as %s and %s.",
+            len(others), name, min(others[name]),
+        )  # fmt: skip
+    return joined
+
+
+def _log_columns(cells: _Cells, path: Path) -> None:
+    logger = logging.getLogger("pneumoscope")
+    if cells.renamed:
+        logger.info("%s: columns: %s.", path, ", ".join(cells.renamed))
+    if cells.others:
+        logger.info("%s: columns kept as metadata: %s.", path, ", ".join(cells.others))
+    if cells.table.unread:
+        logger.warning("%s: columns that are not read, for their type: %s.", path, ", ".join(cells.table.unread))
+    for fact, count in cells.unclear.items():
+        logger.warning("%s: %s: %d cells are not understood.", path, fact, count)
+
+
+def _to_age(text: str) -> float | None:
+    match = _AGE.fullmatch(text)
+    years = float(match["number"]) * _YEARS[match["unit"]] if match else _OLDEST + 1
+    return years if years <= _OLDEST else None
+
+
+def _to_view(text: str) -> str | None:
+    words = [word for word in re.split(r"[^A-Z]+", text) if word]
+    plain = "".join(words)
+    if plain.startswith("LATERAL"):
+        return "LATERAL"
+    view = _VIEWS.get(plain, words[0] if words else "")  # `AP Supine` is AP
+    return view if view in _KNOWN_VIEWS else None
+
+
+_READERS: Mapping[str, Any] = {"age": _to_age, "sex": _SEXES.get, "view": _to_view}
