@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,73 @@ def test_the_models_threshold_counts_and_more_classes_work() -> None:
     ]
     evaluation = evaluate_predictions([i % 3 for i in range(10)], [[0.5, 0.3, 0.2]] * 10, classes="abc", resamples=20)
     assert measure_subgroups(three, evaluation)[0].metrics["accuracy"].value == pytest.approx(2 / 5)
+
+
+def measured(
+    columns: Mapping[str, Sequence[str | None]], caplog: pytest.LogCaptureFixture
+) -> tuple[dict[str, Any], str]:
+    """The subgroups by kind of 200 images with these columns, and what is said of the columns."""
+    rng = np.random.default_rng(1)
+    predictions = [
+        predicted(f"{i}.png", CLASSES[i % 2], float(np.clip(rng.normal(0.4 + 0.2 * (i % 2), 0.2), 0, 1)))
+        for i in range(200)
+    ]
+    evaluation = evaluate_predictions(
+        index_labels(predictions, CLASSES), stack_probabilities(predictions), classes=CLASSES, resamples=20
+    )
+    metadata = [{name: cell for name, cells in columns.items() if (cell := cells[i]) is not None} for i in range(200)]
+    with caplog.at_level("INFO", "pneumoscope"):
+        groups = by_kind(measure_subgroups(predictions, evaluation, metadata))
+    return {kind: {part.name: part for part in parts} for kind, parts in groups.items()}, caplog.text
+
+
+def test_a_column_divides_the_images_and_missing_cells_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    site = [["north", "south", None][i % 3] for i in range(200)]
+    groups, said = measured({"site": site}, caplog)
+    assert {name: part.n for name, part in groups["site"].items()} == {"north": 67, "south": 67, "not known": 66}
+    assert list(groups["site"]) == ["north", "south", "not known"]
+    assert all(set(part.metrics) == {"auroc", "sensitivity", "specificity"} for part in groups["site"].values())
+    assert all(part.metrics["auroc"].low < part.metrics["auroc"].high for part in groups["site"].values())
+    assert said == ""
+
+
+def test_numbers_are_divided_by_quartile_unless_there_are_few(caplog: pytest.LogCaptureFixture) -> None:
+    groups, _ = measured({
+        "kv": [f"{i / 2}" for i in range(200)],
+        "grid": [str(i % 3) for i in range(200)],
+        "dose": [None if i % 4 == 0 else f"{i % 50}e-3" for i in range(200)],
+    }, caplog)  # fmt: skip
+    assert {name: part.n for name, part in groups["kv"].items()} == {
+        "up to 24.88": 50, "over 24.88 to 49.75": 50, "over 49.75 to 74.62": 50, "over 74.62": 50,
+    }  # fmt: skip
+    assert {name: part.n for name, part in groups["grid"].items()} == {"0": 67, "1": 67, "2": 66}
+    assert (len(groups["dose"]), groups["dose"]["not known"].n) == (5, 50)
+    assert sum(part.n for part in groups["dose"].values()) == 200
+
+
+def test_a_number_that_most_images_share_makes_fewer_parts(caplog: pytest.LogCaptureFixture) -> None:
+    groups, _ = measured({"dose": ["0"] * 150 + [str(i) for i in range(1, 51)]}, caplog)
+    assert sum(part.n for part in groups["dose"].values()) == 200
+    assert groups["dose"]["up to 0"].n == 150
+
+
+def test_columns_that_divide_nothing_are_named_and_rare_values_pooled(caplog: pytest.LogCaptureFixture) -> None:
+    columns = {
+        "comment": [f"note {i}" for i in range(200)],
+        "modality": ["CR"] * 200,
+        "ward": [f"ward {min(i, 399 - i) % 15:02}" for i in range(200)],
+    }
+    columns |= {f"extra{i}": [str(j % 2) for j in range(200)] for i in range(11)}
+    groups, said = measured(columns, caplog)
+    assert list(groups) == ["ward", *(f"extra{i}" for i in range(9))]
+    assert len(groups["ward"]) == 9
+    assert sum(part.n for part in groups["ward"].values()) == 200
+    for words in ("comment (200 different texts)", "modality (the same for all images)", "extra10 (after the first 12"):
+        assert words in said
+
+
+def test_the_same_column_as_a_sex_or_age_in_dicom_stands_beside_it() -> None:
+    predictions = [predicted(f"{i}.dcm", CLASSES[i % 2], 0.3, sex=["M", "F", None][i % 3]) for i in range(12)]
+    evaluation = evaluate_predictions([i % 2 for i in range(12)], [0.3] * 12, classes=CLASSES, resamples=20)
+    groups = by_kind(measure_subgroups(predictions, evaluation, [{"Sex": "mf"[i % 2]} for i in range(12)]))
+    assert [(part.name, part.n) for part in groups["Sex"][:3]] == [("female", 4), ("male", 4), ("not known", 4)]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run
 
 
+_SUBGROUPS = 12  # shown on the terminal
+
+
 def print_run(run: Run) -> None:
     """Print the metrics of a run and where it is."""
     print_evaluation(run.evaluation)
@@ -43,6 +46,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         intervals = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
         table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in _show(each)))
     open_console().print(table)
+    _print_subgroups(evaluation)
     if adjusted is not None and adjusted.prevalence is not None:
         value, bounds = _show(adjusted.prevalence)
         source = f", estimated without labels ({bounds})" if adjusted.estimated else ""
@@ -64,6 +68,21 @@ def print_evaluation(evaluation: Evaluation) -> None:
             )
         else:
             typer.echo("No image got a label.")
+
+
+def _print_subgroups(evaluation: Evaluation) -> None:
+    """Print one metric of the first subgroups."""
+    if not evaluation.subgroups:
+        return
+    metric = "auroc" if evaluation.positive else "accuracy"
+    table = make_table(["subgroup"], ["images", metric, "95% interval"])
+    for part in evaluation.subgroups[:_SUBGROUPS]:
+        value = _show(part.metrics[metric]) if metric in part.metrics else ("not defined", "")
+        table.add_row(printable_line(f"{part.kind}: {part.name}"), str(part.n), *value)
+    typer.echo()
+    open_console().print(table, markup=False)
+    if (more := len(evaluation.subgroups) - _SUBGROUPS) > 0:
+        typer.echo(f"{more} more, and other metrics, are in metrics.json and the report.")
 
 
 def _count(images: int, patients: int | None) -> str:

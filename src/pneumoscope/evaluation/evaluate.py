@@ -133,7 +133,7 @@ def measure(
     own = _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
-    subgroups = tuple(measure_subgroups(readable, evaluation))
+    subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen]))
     evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
     if out is not None:
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import numpy as np
 
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
@@ -15,12 +21,24 @@ _NAMED = (
     ("Cause, by file name", re.compile(r"person\d+_(bacteria|virus)_\d+")),
     ("Series, by file name", re.compile(r"(NORMAL2-IM|IM)(?:-\d+)+")),
 )
-MOST = 8  # subgroups of a kind
+MOST = 8  # values of a column that are measured apart
+MOST_TEXTS = 20  # different texts of a column; more are names or comments
+MOST_COLUMNS = 12
+OTHERS, MISSING = "other values", "not known"
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (
     (1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"),
 )  # fmt: skip
 _OLDEST = "65 years and over"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One way to divide the images."""
+
+    name: str
+    parts: Sequence[str | None]  # (N,) the part of each image; None where it belongs to none
+    order: Sequence[str]  # the parts as they are shown
 
 
 def find_kinds(prediction: Prediction) -> dict[str, str]:
@@ -38,23 +56,85 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
     return kinds
 
 
-def measure_subgroups(predictions: Sequence[Prediction], evaluation: Evaluation) -> list[Subgroup]:
-    """Measure every subgroup of every kind that has at least two; of a kind at most `MOST`, the largest.
+def measure_subgroups(
+    predictions: Sequence[Prediction], evaluation: Evaluation, metadata: Sequence[Mapping[str, str]] = ()
+) -> list[Subgroup]:
+    """Measure every subgroup of every kind that has at least two; columns that do not divide the images are named.
 
-    The predictions are those of the evaluation, which gives classes and threshold.
+    Args:
+        predictions: N images, those of the evaluation, which gives classes and threshold.
+        evaluation: of all of them.
+        metadata: (N,) other columns of the table that the images come from, by name; or empty.
     """
-    kinds_of = [find_kinds(prediction) for prediction in predictions]
-    order = [kind for kind, _ in _NAMED] + ["Sex", "Age", "View"]
-    ages = [name for _, name in _AGES] + [_OLDEST]
-    subgroups = []
-    for kind in order:
-        sizes = Counter(kinds[kind] for kinds in kinds_of if kind in kinds)
-        names = [name for name, _ in sizes.most_common(MOST)]
-        if len(sizes) > 1:
-            for name in sorted(names, key=lambda name: (ages.index(name) if name in ages else 0, name)):
-                members = [each for each, kinds in zip(predictions, kinds_of, strict=True) if kinds.get(kind) == name]
-                subgroups.append(_measure(kind, name, members, evaluation))
-    return subgroups
+    found = [find_kinds(prediction) for prediction in predictions]
+    kinds = [_Kind(name, parts := [each.get(name) for each in found], _sort(parts)) for name, _ in _NAMED]
+    for name in ("Sex", "Age", "View"):
+        parts = [each.get(name) for each in found]
+        kinds.append(_complete(name, parts, [age for _, age in _AGES] + [_OLDEST] if name == "Age" else _sort(parts)))
+    kinds += _divide_by_columns(metadata)
+    return [
+        _measure(kind.name, part, members, evaluation)
+        for kind in kinds
+        if len(set(kind.parts) - {None}) > 1
+        for part in kind.order
+        if (members := [each for each, its in zip(predictions, kind.parts, strict=True) if its == part])
+    ]
+
+
+def _divide_by_columns(metadata: Sequence[Mapping[str, str]]) -> list[_Kind]:
+    """Divide images by columns of their table, and say which columns are left out, and why."""
+    names = list(dict.fromkeys(name for each in metadata for name in each))
+    kinds, left_out = [], [f"{name} (after the first {MOST_COLUMNS} columns)" for name in names[MOST_COLUMNS:]]
+    for name in names[:MOST_COLUMNS]:
+        kind = _divide(name, [each.get(name) for each in metadata])
+        if isinstance(kind, str):
+            left_out.append(f"{name} ({kind})")
+        else:
+            kinds.append(kind)
+    if left_out:
+        logging.getLogger("pneumoscope").info("Columns that make no subgroups: %s.", ", ".join(left_out))
+    return kinds
+
+
+def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
+    """Divide images by their cells in a column: numbers by quartile, if there are many; or say why this is not done."""
+    sizes = Counter(cell for cell in cells if cell is not None)
+    if len(sizes) + (None in cells) < 2:
+        return "the same for all images"
+    numbers = [_to_number(cell) for cell in cells]
+    if len(sizes) > MOST and all(number is not None for number, cell in zip(numbers, cells, strict=True) if cell):
+        return _divide_by_number(name, numbers)
+    if len(sizes) > MOST and len(sizes) > min(MOST_TEXTS, sizes.total() / 2):
+        return f"{len(sizes)} different texts"
+    largest = [cell for cell, _ in sizes.most_common(MOST)]
+    parts = [cell if cell is None or cell in largest else OTHERS for cell in cells]
+    return _complete(name, parts, [*sorted(largest), OTHERS])
+
+
+def _divide_by_number(name: str, numbers: Sequence[float | None]) -> _Kind:
+    edges = sorted(set(np.quantile([each for each in numbers if each is not None], (0.25, 0.5, 0.75)).tolist()))
+    shown = [f"{edge:.4g}" for edge in edges]
+    order = [f"up to {shown[0]}", *(f"over {low} to {high}" for low, high in pairwise(shown)), f"over {shown[-1]}"]
+    parts = [None if each is None else order[bisect_left(edges, each)] for each in numbers]
+    return _complete(name, parts, order)
+
+
+def _to_number(cell: str | None) -> float | None:
+    try:
+        number = float(cell or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _complete(name: str, parts: Sequence[str | None], order: Sequence[str]) -> _Kind:
+    """Make images without a part one of their own, if others have one."""
+    known = any(part is not None for part in parts)
+    return _Kind(name, [part or MISSING for part in parts] if known else parts, [*order, MISSING])
+
+
+def _sort(parts: Sequence[str | None]) -> list[str]:
+    return sorted({part for part in parts if part is not None})
 
 
 def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
