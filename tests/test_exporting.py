@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -355,6 +356,40 @@ def test_a_graph_cannot_read_beyond_its_model(run: Run, tmp_path: Path) -> None:
     (folder / GRAPH).write_bytes(network.SerializeToString())
     with pytest.raises(ModelError, match="cannot open"):
         OnnxEngine(folder / GRAPH, "x")
+
+
+def test_a_crafted_openvino_model_is_refused_before_it_is_opened(exports: Path, run: Run, tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13
+
+    folder = Path(shutil.copytree(exports / "openvino", tmp_path / "crafted"))
+    size = load_model(folder).input.size
+    image = opset13.parameter([-1, 3, size, size], np.float32, name="input")
+    huge = opset13.broadcast(opset13.constant(np.float32(1)), opset13.constant(np.array([2**40], np.int64)))
+    one = opset13.reduce_mean(huge, opset13.constant(np.array([0], np.int64)))
+    features = opset13.add(opset13.reduce_mean(image, opset13.constant(np.array([2, 3], np.int64))), one)
+    results = [opset13.result(each) for each in (features, image, features)]
+    for result, name in zip(results, ("features", "map", "intermediate"), strict=True):
+        result.output(0).tensor.names = {name}
+    openvino.serialize(openvino.Model(results, [image]), folder / "model.xml")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.xml", "model.bin")}
+    rewrite(folder, files=digests)
+    with pytest.raises(ModelError, match=r"operation Broadcast: its output has 1,099,511,627,776 numbers"):
+        load(folder)
+    whole = Path(shutil.copytree(exports / "openvino", tmp_path / "whole"))
+    rewrite(whole, input=json.loads((whole / "model.json").read_text())["input"] | {"size": size + 32})
+    with pytest.raises(ModelError, match="not 3 channels"):
+        load(whole)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch"])
+def test_an_export_is_read_from_regular_files(to: Format, exports: Path, tmp_path: Path) -> None:
+    for name in load_model(exports / to).files:
+        folder = Path(shutil.copytree(exports / to, tmp_path / name))
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(ModelError, match=f"{name}: not a regular file"):
+            load(folder, engine="program" if to == "torch" else "auto")
 
 
 def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Path) -> None:

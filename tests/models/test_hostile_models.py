@@ -248,3 +248,186 @@ def test_a_link_to_a_regular_file_is_followed(model: Path, tmp_path: Path, run: 
     (model / "model.json").rename(tmp_path / "elsewhere.json")
     (model / "model.json").symlink_to(tmp_path / "elsewhere.json")
     assert load_model(model) == load_model(run.model)
+
+
+Parts = list[tuple[str, list[str], list[str], dict[str, Any]]]
+
+# Operations that lead from `input` to `x`, which is then added to the features; every one takes or makes too much.
+BOMBS: dict[str, tuple[Parts, dict[str, list[int] | float], str]] = {
+    "a tensor of 2^62 numbers": ([("ConstantOfShape", ["n"], ["x"], {})], {"n": [2**62]}, "numbers"),
+    "a tensor that doubles 60 times": (
+        [("Concat", [f"x{i}", f"x{i}"], [f"x{i + 1}" if i < 59 else "x"], {"axis": 0}) for i in range(60)],
+        {"x0": [1, 2]}, "numbers",
+    ),
+    "an image that doubles 60 times": (
+        [("Concat", [f"x{i}" if i else "input"] * 2, [f"x{i + 1}" if i < 59 else "x"], {"axis": 2}) for i in range(60)],
+        {}, "numbers",
+    ),
+    "a tile of 2^40": ([("Tile", ["input", "n"], ["x"], {})], {"n": [1, 1, 2**20, 2**20]}, "numbers"),
+    "an expansion": ([("Expand", ["one", "n"], ["x"], {})], {"one": 1.0, "n": [2**31, 2**31]}, "numbers"),
+    "a range": ([("Range", ["a", "n", "b"], ["x"], {})], {"a": [0], "n": [2**40], "b": [1]}, "numbers"),
+    "a frame": ([("Pad", ["input", "n"], ["x"], {})], {"n": [0, 0, 2**30, 2**30, 0, 0, 0, 0]}, "numbers"),
+    "an enlargement": ([("Resize", ["input", "", "", "n"], ["x"], {})], {"n": [1, 3, 2**20, 2**20]}, "numbers"),
+    "a square of the batch": (
+        [("Shape", ["input"], ["s"], {}), ("Mul", ["s", "s"], ["q"], {}), ("Mul", ["q", "q"], ["r"], {}),
+         ("ConstantOfShape", ["r"], ["x"], {})], {}, "numbers",
+    ),
+    "a size that the image says": (
+        [("Cast", ["input"], ["i"], {"to": 7}), ("ConstantOfShape", ["i"], ["x"], {})], {}, "depends on the image",
+    ),
+    "numbers that overflow": (
+        [("Mul", ["n", "n"], ["m"], {}), ("ConstantOfShape", ["m"], ["x"], {})], {"n": [2**32 + 1]},
+        "depends on the image",
+    ),
+    "a thousand products": (
+        [("MatMul", ["input" if i == 0 else f"x{i}", "input"], [f"x{i + 1}" if i < 19_999 else "x"], {})
+         for i in range(20_000)], {}, "operations; the limit|multiplications|numbers",
+    ),
+    "an operation that nobody knows": ([("NonZero", ["input"], ["x"], {})], {}, "'NonZero' is not known"),
+    "a division by 0": ([("Div", ["n", "m"], ["x"], {})], {"n": [1], "m": [0]}, "division by 0"),
+}  # fmt: skip
+
+
+def rewrite_graph(folder: Path, change: Callable[[Any], None]) -> None:
+    """Change a model's graph in place, and its checksums with it."""
+    import onnx
+
+    network = onnx.load(folder / "network.onnx", load_external_data=False)
+    change(network.graph)
+    content = network.SerializeToString()
+    (folder / "network.onnx").write_bytes(content)
+    rewrite(folder, {**read(folder), "files": {"network.onnx": hashlib.sha256(content).hexdigest()}})
+
+
+def add_to_features(graph: Any, parts: Parts, constants: dict[str, list[int] | float]) -> None:
+    from onnx import TensorProto, helper
+
+    for node in graph.node:
+        node.output[:] = ["own" if name == "features" else name for name in node.output]
+    for name, value in constants.items():
+        array = np.asarray(value)
+        number = TensorProto.INT64 if array.dtype.kind == "i" else TensorProto.FLOAT
+        graph.initializer.append(helper.make_tensor(name, number, array.shape, array.ravel()))
+    for kind, inputs, outputs, attributes in parts:
+        graph.node.append(helper.make_node(kind, inputs, outputs, **attributes))
+    graph.node.append(helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT))
+    graph.node.append(helper.make_node("ReduceMean", ["c"], ["r"], keepdims=0))
+    graph.node.append(helper.make_node("Add", ["own", "r"], ["features"]))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_graph_that_takes_too_much_is_refused_before_it_is_opened(
+    name: str, engine: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.inference import engines
+
+    parts, constants, message = BOMBS[name]
+    rewrite_graph(model, lambda graph: add_to_features(graph, parts, constants))
+    for runtime in ("OnnxEngine", "OpenVinoEngine"):
+        monkeypatch.setattr(engines, runtime, None)
+    with pytest.raises(ModelError, match=f"this graph is not run: .*({message})"):
+        load(model, engine=engine)
+
+
+def test_a_loop_a_branch_and_a_function_are_refused(model: Path) -> None:
+    from onnx import TensorProto, helper
+
+    def add_loop(graph: Any) -> None:
+        inside = helper.make_graph(
+            [helper.make_node("Identity", ["on"], ["again"])], "inside",
+            [helper.make_tensor_value_info("i", TensorProto.INT64, []),
+             helper.make_tensor_value_info("on", TensorProto.BOOL, [])],
+            [helper.make_tensor_value_info("again", TensorProto.BOOL, [])],
+        )  # fmt: skip
+        graph.initializer.append(helper.make_tensor("n", TensorProto.INT64, [], [2**62]))
+        graph.node.append(helper.make_node("Loop", ["n", ""], [], body=inside))
+
+    rewrite_graph(model, add_loop)
+    with pytest.raises(ModelError, match="a graph, a function"):
+        load(model, engine="onnx")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "/etc/passwd"}, "reads '/etc/passwd'"),
+        ({"location": "pipe"}, "reads 'pipe'"),
+        ({"location": "../model/weights.safetensors"}, "reads '../model"),
+        ({"offset": str(2**40)}, "bytes of weights.safetensors"),
+        ({"offset": "-8"}, "reads 'weights.safetensors'"),
+        ({"length": str(2**40)}, "bytes of weights.safetensors"),
+    ],
+)
+def test_a_graph_reads_only_the_weights_beside_it(entries: dict[str, str], message: str, model: Path) -> None:
+    def change(graph: Any) -> None:
+        for tensor in graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = entries.get(entry.key, entry.value)
+
+    os.mkfifo(model / "pipe")
+    rewrite_graph(model, change)
+    with pytest.raises(ModelError, match=message):
+        load(model, engine="onnx")
+
+
+def test_shapes_larger_than_their_content_are_refused(model: Path) -> None:
+    def change(graph: Any) -> None:
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "value" and attribute.t.dims:
+                    attribute.t.dims[0] = 2**62
+
+    rewrite_graph(model, change)
+    with pytest.raises(ModelError, match=r"(bytes|numbers) for the shape"):
+        load(model, engine="onnx")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_an_input_of_another_size_than_the_graphs_is_refused(engine: Any, model: Path) -> None:
+    values = read(model)
+    values["input"]["size"] = 160
+    rewrite(model, values)
+    with pytest.raises(ModelError, match="not 3 channels of 160 x 160"):
+        load(model, engine=engine)
+
+
+def test_a_detector_of_other_features_is_refused(model: Path) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["ood.mean"] = arrays["ood.mean"][1:].copy()
+        arrays["ood.directions"] = arrays["ood.directions"][:, 1:].copy()
+
+    rewrite_weights(model, change)
+    with pytest.raises(ModelError, match="intermediate features"):
+        load(model, engine="onnx")
+
+
+@settings(max_examples=int(os.environ.get("EXAMPLES", "60")), deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(data=st.data())
+def test_any_changed_byte_of_a_graph_is_refused_or_gives_numbers(data: st.DataObject, run: Run, image: Path,
+                                                                tmp_path: Path) -> None:  # fmt: skip
+    folder = tmp_path / "model"
+    if not folder.exists():
+        shutil.copytree(run.model, folder)
+    content = bytearray((run.model / "network.onnx").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "network.onnx").write_bytes(content)
+    rewrite(folder, {**read(run.model), "files": {"network.onnx": hashlib.sha256(content).hexdigest()}})
+    try:
+        (prediction,) = load(folder, "cpu", engine="onnx").predict(image)
+    except ModelError:
+        return
+    assert prediction.error is None or "not finite" in prediction.error
+
+
+def test_a_network_that_timm_knows_but_the_weights_do_not_is_not_built(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.models import backbones
+
+    monkeypatch.setattr(backbones, "build_backbone", None)
+    rewrite(model, {**read(model), "architecture": "vit_gigantic_patch14_clip_224"})
+    with pytest.raises(ModelError, match="they are not those of vit_gigantic"):
+        load(model, engine="torch")

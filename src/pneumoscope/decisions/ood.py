@@ -83,7 +83,16 @@ class Mahalanobis:
     rest: float  # variance along every other direction
 
     def measure(self, features: NDArray[np.floating[Any]]) -> Floats:
-        """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, for any D."""
+        """Distances (N,) of features (N, D) from those it was fitted on: about 1 for such images, for any D.
+
+        Raises:
+            ModelError: another D.
+        """
+        if features.shape[1:] != self.mean.shape:
+            raise ModelError(
+                f"The OOD detector takes {self.mean.size} intermediate features, but the network gives "
+                f"{features.shape[1]}. Copy the model again from its source."
+            )
         centred = np.asarray(features, np.float64) - self.mean
         along = centred @ self.directions.T
         across = np.maximum((centred**2).sum(1) - (along**2).sum(1), 0)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import MissingExtraError, ModelError, UsageError
+from pneumoscope.inference.ir_sizes import check_ir
 from pneumoscope.inference.runtimes import (
     check_device,
     choose_device,
@@ -24,12 +25,15 @@ from pneumoscope.inference.runtimes import (
     import_openvino,
     is_installed,
 )
-from pneumoscope.models.model_folder import GRAPH, IR, IR_WEIGHTS, ONNX_MODEL, PROGRAM, Model, find_file
+from pneumoscope.models.graph_sizes import GraphSizes
+from pneumoscope.models.model_folder import GRAPH, IR, IR_WEIGHTS, ONNX_MODEL, PROGRAM, WEIGHTS, Model, find_file
+from pneumoscope.models.pretrained import pretrained_folder
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
 
 Array = NDArray[np.float32]
+_PART = 8  # images that a thread runs at a time
 Kind: TypeAlias = Literal["auto", "torch", "onnx", "openvino", "program"]
 
 
@@ -149,14 +153,15 @@ class _Pool:
 class OnnxEngine:
     """Runs a graph from `models.onnx_graphs` with ONNX Runtime, in float32, on the processor.
 
-    The graph is its content, or its file, which may read its weights from beside it.
+    The graph is its content, or its file, which may read its weights from beside it. A graph that comes from elsewhere
+    has been found to be bounded: `check` refuses a size of batch for which it is not.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
         ModelError: not a graph that can be run.
     """
 
-    def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
+    def __init__(self, graph: bytes | Path, fingerprint: str, check: Callable[[int], object] | None = None) -> None:
         try:
             onnxruntime = import_onnxruntime()
         except ImportError:
@@ -178,22 +183,30 @@ class OnnxEngine:
             raise ModelError(
                 f"{_name(graph)}: not a graph made by pneumoscope. Its inputs: {inputs}; outputs: {outputs}."
             )
-        self.width = outputs["features"][1]
+        self.width, self._check = outputs["features"][1], check
         self.fingerprint = f"{fingerprint}, onnxruntime {onnxruntime.__version__} float32 cpu"
         self._pool = _Pool()
-        self.batch_size = 8 * self._pool.size
+        self.batch_size = _PART * self._pool.size
 
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
-        names = ["features", "intermediate", *(["map"] if maps else [])]
-        features, intermediate, *rest = self._pool.share(inputs, lambda part: self._session.run(names, {"input": part}))
+        names, check = ["features", "intermediate", *(["map"] if maps else [])], self._check
+
+        def run(part: Array) -> Sequence[Array]:
+            if check is not None:
+                check(len(part))
+            found: Sequence[Array] = self._session.run(names, {"input": part})
+            return found
+
+        features, intermediate, *rest = self._pool.share(inputs, run)
         return Activations(features, intermediate, rest[0] if maps else None)
 
 
 class OpenVinoEngine:
     """Runs a graph from `models.onnx_graphs` with OpenVINO, in float32, on the processor; its streams share a batch.
 
-    The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it.
+    The graph is the content of an ONNX file, the file, or one of OpenVINO's own (.xml) with its weights beside it;
+    `check` is that of `OnnxEngine`.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -203,7 +216,7 @@ class OpenVinoEngine:
     _precision = "f32"  # the default would be bfloat16 on processors that have it
     _first = threading.Lock()
 
-    def __init__(self, graph: bytes | Path, fingerprint: str) -> None:
+    def __init__(self, graph: bytes | Path, fingerprint: str, check: Callable[[int], object] | None = None) -> None:
         try:
             openvino = import_openvino()
         except ImportError:
@@ -225,8 +238,8 @@ class OpenVinoEngine:
             raise ModelError(f"{_name(graph)}: OpenVINO cannot open it: {problem}") from None
         self.width = self._outputs["features"].partial_shape[1].get_length()
         self.fingerprint = f"{fingerprint}, openvino {openvino.__version__} float32 cpu"
-        self.batch_size = 8 * threads
-        self._lock = threading.Lock()
+        self.batch_size = _PART * threads
+        self._lock, self._check = threading.Lock(), check
         # OpenVINO's Python part sets itself up at the first call, and two threads that do so at once can deadlock: the
         # first call is made alone, and later calls of an engine one after the other.
         with self._first:
@@ -235,6 +248,9 @@ class OpenVinoEngine:
     def run(self, inputs: Array, maps: bool = False) -> Activations:
         """Run a batch of prepared input, float32 (B, 3, S, S)."""
         parts = np.array_split(np.ascontiguousarray(inputs), min(len(self._requests), len(inputs)) or 1)
+        if (check := self._check) is not None:
+            for part in parts:
+                check(len(part))
         with self._lock:
             working = self._requests[: len(parts)]
             for request, part in zip(working, parts, strict=True):
@@ -299,12 +315,19 @@ def open_engine(
     name += "".join(f" {digest}" for digest in model.files.values())
     if kind == "auto":
         kind = _choose_kind(model, weights, graph, device)
-    if kind == "onnx" and graph is not None:
-        return OnnxEngine(find_file(folder, model, graph)[0], name)
-    if kind == "openvino" and (IR in model.files or graph is not None):
-        if IR in model.files:
-            find_file(folder, model, IR_WEIGHTS)
-        return OpenVinoEngine(find_file(folder, model, IR if IR in model.files else str(graph))[0], name)
+    if kind == "openvino" and IR in model.files:
+        path, _ = find_file(folder, model, IR)
+        find_file(folder, model, IR_WEIGHTS)
+        check_ir(path, model.input.size, _PART)
+        return OpenVinoEngine(path, name, _check_part)
+    if kind in ("onnx", "openvino") and graph is not None:
+        path, content = find_file(folder, model, graph)
+        check = None
+        if not path.is_relative_to(pretrained_folder()):  # which is as safe as the package's code
+            sizes = GraphSizes(content, str(path), model.input.size, {WEIGHTS: (path.parent / WEIGHTS).stat().st_size})
+            sizes.check_detector(arrays)
+            check = sizes.check
+        return (OnnxEngine if kind == "onnx" else OpenVinoEngine)(path, name, check)
     if kind == "torch" and weights:
         return _open_torch(model, arrays, device)
     if kind == "program" and PROGRAM in model.files:
@@ -315,6 +338,12 @@ def open_engine(
             'source: pneumoscope.load(FOLDER, engine="program").'
         )
     raise UsageError(f"{folder} holds nothing that {kind} can run. It holds {', '.join(model.files)}.")
+
+
+def _check_part(size: int) -> None:
+    """Refuse a part of a batch that is larger than engines make them."""
+    if size > _PART:
+        raise UsageError(f"A batch of {size} images for each thread is too large; use at most {_PART}.")
 
 
 def _choose_kind(model: Model, weights: Mapping[str, Any], graph: str | None, device: str) -> Kind:

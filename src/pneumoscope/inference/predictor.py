@@ -252,7 +252,7 @@ def load(
         weight, bias = arrays["head.weight"], arrays["head.bias"]
         _check_head(description, weight, bias, running.width)
         detector = restore(decisions.ood, arrays) if ood and decisions.ood is not None else None
-    except (RuntimeError, KeyError, ValueError) as problem:
+    except (RuntimeError, KeyError, ValueError, AssertionError) as problem:
         raise ModelError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the model again from its source."
         ) from None

@@ -188,17 +188,23 @@ def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
 
     # Whoever wrote the model could otherwise make timm open addresses on the hub, or files named in arguments.
     known = {name for spec in list_backbones() for name in spec.arguments}
-    if not timm.is_model(model.architecture) or not model.arguments.keys() <= known:
+    valid = model.arguments.keys() <= known and all(isinstance(each, bool) for each in model.arguments.values())
+    if not valid or not timm.is_model(model.architecture):
         raise ModelError(
             f"This model's network, {model.architecture!r} with {dict(model.arguments)}, is unknown here. Upgrade "
             "pneumoscope and timm, or copy the model again from its source."
         )
     spec = BackboneSpec(model.backbone, model.architecture, "model", "", model.input, model.arguments)
+    own = {k.removeprefix("backbone.network."): v for k, v in state.items() if k.startswith("backbone.network.")}
     try:
+        # Without memory for its weights at first: timm knows networks that take minutes to build.
+        wanted = {name: tensor.shape for name, tensor in _build(spec, "meta").state_dict().items()}
+        if wanted != {name: tensor.shape for name, tensor in own.items()}:
+            raise RuntimeError(f"they are not those of {model.architecture}")
         backbone = build_backbone(spec)
     except TypeError as problem:
         raise ModelError(f"{model.architecture} cannot be built with this model's arguments: {problem}.") from None
-    backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")})
+    backbone.network.load_state_dict(own)
     return backbone.eval()
 
 
@@ -222,11 +228,11 @@ def _describe(spec: BackboneSpec) -> str:
     return f"{spec.architecture} {dict(spec.arguments)}"
 
 
-def _build(spec: BackboneSpec) -> nn.Module:
+def _build(spec: BackboneSpec, device: str = "cpu") -> nn.Module:
     import timm
     import torch
 
-    with torch.random.fork_rng(devices=[]):  # leaves the caller's random state alone
+    with torch.random.fork_rng(devices=[]), torch.device(device):  # leaves the caller's random state alone
         network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0, **spec.arguments)
     return network
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pneumoscope.errors import ModelError
 from pneumoscope.models.classifier import mixes_places, pool
+from pneumoscope.models.graph_sizes import GraphSizes
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
@@ -61,15 +63,17 @@ def trace_graph(backbone: Backbone, size: int, head: nn.Linear | None = None) ->
 
 
 def try_graph(backbone: Backbone, size: int) -> bytes | None:
-    """Trace a backbone, or return None where that fails or the network has attention.
+    """Trace a backbone, or return None where that fails, the graph would not be run, or the network has attention.
 
     Networks with attention are explained by gradients, which need PyTorch.
     """
     if mixes_places(backbone):
         return None
     try:
-        return trace_graph(backbone, size)
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError):
+        graph = trace_graph(backbone, size)
+        GraphSizes(graph, "network", size, {})
+        return graph
+    except (ModelError, torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError):
         return None
 
 
