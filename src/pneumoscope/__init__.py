@@ -16,6 +16,7 @@ __version__ = "0.5.0"
 
 if TYPE_CHECKING:
     from pneumoscope.auditing.findings import Audit, Finding
+    from pneumoscope.datasets.columns import Naming
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
     from pneumoscope.datasets.reading import read_samples
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit", "Comparison", "DataError", "DownloadError", "Evidence", "Finding", "ImageError", "InputSpec",
-    "MissingExtraError", "ModelError", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample",
-    "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "load", "prepare",
+    "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
+    "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "load", "prepare",
     "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
@@ -53,6 +54,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     homes = {
         "auditing.findings": ("Audit", "Finding"),
+        "datasets.columns": ("Naming",),
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),
         "datasets.samples": ("Sample",),

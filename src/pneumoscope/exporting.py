@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from pneumoscope.config import Progress, silent
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
@@ -104,6 +105,7 @@ def export(
     out: str | Path,
     data: str | Path | None = None,
     *,
+    naming: Naming = Naming(),
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Export:
@@ -116,6 +118,7 @@ def export(
         out: the model folder to write. It has no PyTorch weights.
         data: images for the check (the test split if there is one) and for the ranges (the training split if there is
             one); by default those of the run.
+        naming: what columns and classes of `data` are called.
         overwrite: whether to replace an earlier export in `out`.
         progress: called after each image.
 
@@ -131,7 +134,7 @@ def export(
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
     check_folder(out, FILES, overwrite)
-    samples = _find_images(folder, None if data is None else Path(data))
+    samples = _find_images(folder, None if data is None else Path(data), naming)
     original = _load(folder, description, samples, progress)
     # The draft is elsewhere, so that an earlier export stays until there is a better one.
     with tempfile.TemporaryDirectory() as name:
@@ -264,12 +267,12 @@ def _list_networks(folder: Path) -> list[str]:
     return [name for name in NETWORKS if (folder / name).is_file()]
 
 
-def _find_images(model: Path, data: Path | None) -> list[Sample]:
+def _find_images(model: Path, data: Path | None, naming: Naming) -> list[Sample]:
     table = data or next((p for p in (model / "samples.csv", model.parent / "samples.csv") if p.is_file()), None)
     advice = "Pass a folder or a table of images like those it was trained on as `data`."
     if table is None:
         raise UsageError(f"{model}: there are no images to check the export on. {advice}")
-    listed = read_samples(table)
+    listed = read_samples(table, naming=naming)
     samples = [sample for sample in listed if sample.path.is_file()]
     if not samples:
         raise DataError(f"{table}: none of its images exists. {advice}")

@@ -169,15 +169,14 @@ def test_errors_survive_another_process() -> None:
 
 
 # A command's option or argument -> the Python function's parameter of another name; None for what printing alone needs.
+_ALONE = ("path_column", "invert", "any_modality", "out", "excel", "overwrite")
 OTHER_NAMES: dict[str, dict[str, str | None]] = {
-    "audit": {"invert": "reading", "any_modality": "reading", "fail_on": None},
+    "audit": {"context": None, "invert": "reading", "any_modality": "reading", "fail_on": None},
     "compare": {"form": None, "excel": None},
     "data phantoms": {"out": "folder"},
-    "evaluate": {"invert": "reading", "any_modality": "reading"},
-    "explain": {"paths": "image"} | dict.fromkeys(("invert", "any_modality", "out", "excel", "overwrite")),
-    "predict": dict.fromkeys(
-        ("paths", "invert", "any_modality", "adapt_prior", "out", "form", "heatmaps", "excel", "overwrite")
-    ),
+    "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
+    "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
+    "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "form", "heatmaps")),
     "train": {"context": None},
 }
 # A command needs a folder for its result; a function returns the result, and writes it only if asked.

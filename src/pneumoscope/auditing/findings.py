@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pneumoscope import __version__
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.images.read import Reading
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -54,6 +55,7 @@ class Audit:
         fingerprint: hash of images, labels and splits.
         patient_pattern: regular expression that finds the patient in a file name, where given.
         reading: how images were read, unless a table says otherwise.
+        naming: what columns and classes are called.
     """
 
     data: str
@@ -66,6 +68,7 @@ class Audit:
     fingerprint: str
     patient_pattern: str | None = None
     reading: Reading = Reading()
+    naming: Naming = Naming()
 
     def count(self, severity: Severity) -> int:
         """Count the findings of one severity."""

@@ -5,16 +5,21 @@ Typer's own panels need Rich, whose import alone takes longer than `--help` may 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from pneumoscope.cli.flags import set_flags
+from pneumoscope.cli.options import IMAGES, option
+from pneumoscope.datasets.columns import Naming
 
 if TYPE_CHECKING:
-    from typer._click import Command, Context, HelpFormatter
+    from typer._click import Command, Context, HelpFormatter, Parameter
 
 
 class PanelCommand(TyperCommand):
@@ -28,6 +33,42 @@ class PanelCommand(TyperCommand):
         """Run the command."""
         set_flags(flag for option in self.get_params(ctx) for flag in (*option.opts, *option.secondary_opts))
         return super().invoke(ctx)
+
+
+class TableCommand(PanelCommand):
+    """A command with options for what a table calls its columns and classes; `ctx.obj` holds them as a `Naming`."""
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """All parameters: its own, and those of `Naming`."""
+        return [*super().get_params(ctx), *_make_naming_options()]
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        rest = super().parse_args(ctx, args)
+        ctx.obj = Naming(**{str(option.name): ctx.params.pop(str(option.name)) for option in _make_naming_options()})
+        return rest
+
+
+@functools.cache
+def _make_naming_options() -> tuple[Parameter, ...]:
+    hints = get_type_hints(Naming, include_extras=True)
+    return make_options((name, str, hint.__metadata__[-1].documentation, IMAGES) for name, hint in hints.items())
+
+
+def make_options(options: Iterable[tuple[str, Any, str, str]]) -> tuple[Parameter, ...]:
+    """Options of name, type, help and panel; their value is None where they are not given."""
+
+    def stub(**options: Any) -> None: ...
+
+    parameters = []
+    for name, kind, text, panel in options:
+        annotation: Any = Annotated[kind | None, option(text, panel)]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    vars(stub)["__signature__"] = inspect.Signature(parameters)
+    stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(stub)
+    return tuple(typer.main.get_command(app).params)
 
 
 class PanelGroup(TyperGroup):

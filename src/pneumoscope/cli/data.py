@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pneumoscope.cli import options
-from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.app import PanelCommand, TableCommand, make_group
 from pneumoscope.cli.options import option
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
@@ -39,8 +39,9 @@ def phantoms(
     typer.echo(folder)
 
 
-@data_app.command(cls=PanelCommand)
+@data_app.command(cls=TableCommand)
 def split(
+    context: typer.Context,
     data: options.Data,
     out: Annotated[Path, option("Table to write (.csv); with --folds, a folder.")],
     test_fraction: Annotated[float | None, option("Share of each class in test. [default: 0.25]", _SPLITS)] = None,
@@ -82,7 +83,8 @@ def split(
     _check_draw(draw, subset, folds, keep)
     if folds is None or not out.is_dir() or any(out.iterdir()):
         check_file(out, overwrite)
-    samples = read_samples(data, patient_pattern, Reading(invert, any_modality))
+    with show_progress():
+        samples = read_samples(data, patient_pattern, Reading(invert, any_modality), context.obj)
     if subset is not None:
         from pneumoscope.datasets.kermany import select_subset
 

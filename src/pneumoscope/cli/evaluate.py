@@ -14,6 +14,7 @@ from pneumoscope.cli.output import check_excel, print_audit, print_comparison, p
 
 
 def evaluate(
+    context: typer.Context,
     data: options.Data,
     out: options.Out,
     model: options.Model = None,
@@ -49,6 +50,7 @@ def evaluate(
             split=split,
             patient_pattern=patient_pattern,
             reading=Reading(invert, any_modality),
+            naming=context.obj,
             device=device,
             prevalence=prevalence,
             adapt_prior=adapt_prior,
@@ -100,6 +102,7 @@ def compare(
 
 
 def audit(
+    context: typer.Context,
     data: options.Data,
     out: options.Out = Path("runs/audit"),
     quick: Annotated[
@@ -131,6 +134,7 @@ def audit(
             seed=seed,
             patient_pattern=patient_pattern,
             reading=Reading(invert, any_modality),
+            naming=context.obj,
             device=device,
             cache=cache,
             overwrite=overwrite,

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from pneumoscope import __version__
-from pneumoscope.cli.app import PanelCommand, describe_parsing, make_group
+from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -34,6 +34,12 @@ _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data",
 app = make_group(
     "Turn a set of chest radiographs into a classifier. For research; not a medical device.", "pneumoscope"
 )
+_CLASSES: dict[Any, type[PanelCommand]] = {
+    train: SettingsCommand,
+    evaluate: TableCommand,
+    audit: TableCommand,
+    export: TableCommand,
+}
 for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),
@@ -46,7 +52,7 @@ for _panel, _command in (
     (_DATA, audit),
     (_MODELS, backbones),
 ):
-    app.command(cls=SettingsCommand if _command is train else PanelCommand, rich_help_panel=_panel)(_command)
+    app.command(cls=_CLASSES.get(_command, PanelCommand), rich_help_panel=_panel)(_command)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(data_app, name="data", rich_help_panel=_DATA)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)

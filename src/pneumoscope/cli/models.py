@@ -84,6 +84,7 @@ def backbones() -> None:
 
 
 def export(
+    context: typer.Context,
     out: options.Out,
     model: options.Model = None,
     to: Annotated[
@@ -103,7 +104,9 @@ def export(
     from pneumoscope.exporting import describe_check
 
     with show_progress() as progress:
-        result = job.export(choose_model(model), to, out, data, overwrite=overwrite, progress=progress)
+        result = job.export(
+            choose_model(model), to, out, data, naming=context.obj, overwrite=overwrite, progress=progress
+        )
     typer.echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
 
 

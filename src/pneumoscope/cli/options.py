@@ -41,6 +41,7 @@ FalseAlarms = Annotated[
 ]
 
 PatientPattern = Annotated[str | None, option("Regular expression that finds the patient in a file name.", IMAGES)]
+PathColumn = Annotated[str | None, option("Column of the table that holds the file.", IMAGES)]
 Invert = Annotated[bool, option("Swap black and white: air is bright in the files.", IMAGES, "--invert")]
 AnyModality = Annotated[
     bool, option("Also read DICOM files that are not projection radiographs.", IMAGES, "--any-modality")

@@ -35,6 +35,7 @@ def predict(
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
     ood: Annotated[bool, option("Detect out-of-distribution images, and give them no probability.", DECISIONS)] = True,
+    path_column: options.PathColumn = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
@@ -57,13 +58,11 @@ def predict(
     check_excel(excel, kind, out)
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
-    from pneumoscope.datasets.reading import find_images
-    from pneumoscope.images.read import Reading
     from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
     from pneumoscope.inference.predictor import load
 
-    samples = find_images(paths, Reading(invert, any_modality))
+    samples = _find_samples(paths, path_column, invert, any_modality)
     predictor = load(
         choose_model(model),
         device,
@@ -87,6 +86,15 @@ def predict(
     _report_failed(errors, len(samples), out)
 
 
+def _find_samples(paths: list[Path], path_column: str | None, invert: bool, any_modality: bool) -> list[Sample]:
+    from pneumoscope.datasets.columns import Naming
+    from pneumoscope.datasets.reading import find_images
+    from pneumoscope.images.read import Reading
+
+    with show_progress():
+        return find_images(paths, Reading(invert, any_modality), Naming(path_column))
+
+
 def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> Predictor:
     """Adjust to the prevalence that is estimated from the images, and print it."""
     from pneumoscope.evaluation.prevalence import adapt_prior  # most predictions do without
@@ -108,6 +116,7 @@ def explain(
         Literal["auto", "cam", "ig"],
         option("cam: class activation map; ig: integrated gradients (needs captum, slow)."),
     ] = "auto",
+    path_column: options.PathColumn = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
@@ -115,12 +124,10 @@ def explain(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Draw where on each radiograph the evidence for a class lies."""
-    from pneumoscope.datasets.reading import find_images
-    from pneumoscope.images.read import Reading
     from pneumoscope.inference.overlays import write_explanations
     from pneumoscope.inference.predictor import load
 
-    samples = find_images(paths, Reading(invert, any_modality))
+    samples = _find_samples(paths, path_column, invert, any_modality)
     predictor = load(choose_model(model), device)
     with show_progress() as progress:
         errors = write_explanations(

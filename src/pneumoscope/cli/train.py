@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.app import PanelCommand
+from pneumoscope.cli.app import PanelCommand, make_options
 from pneumoscope.cli.options import Cache, Out, Overwrite, Seed, option
 from pneumoscope.cli.output import print_run, show_progress
 
@@ -36,21 +35,12 @@ def _make_options() -> tuple[Parameter, ...]:
     """An option for every setting; its value is None where it is not given."""
     from pneumoscope.training.settings import list_options
 
-    def stub(**options: Any) -> None: ...
-
-    parameters = []
+    options = []
     for setting in list_options():
         shown = f"{setting.default:.3g}" if isinstance(setting.default, float) else setting.default
         text = setting.help + ("" if shown in (None, "") else f" [default: {shown}]")
-        annotation: Any = Annotated[setting.kind | None, option(text, setting.panel)]
-        parameters.append(
-            inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
-    vars(stub)["__signature__"] = inspect.Signature(parameters)
-    stub.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(stub)
-    return tuple(typer.main.get_command(app).params)
+        options.append((setting.name, setting.kind, text, setting.panel))
+    return make_options(options)
 
 
 def train(

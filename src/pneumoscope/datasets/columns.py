@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import logging
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +64,18 @@ class Naming:
         str | dict[str, str] | None,
         Doc("Classes to merge, rename or leave out, such as 'No Finding=NORMAL,Pneumonia=PNEUMONIA,*='."),
     ] = None
+
+    def to_options(self) -> dict[str, str | None]:
+        """The options of a command that say the same."""
+        text = self.map
+        if isinstance(text, dict):
+            line = io.StringIO()
+            csv.writer(line, lineterminator="").writerow([f"{label}={name}" for label, name in text.items()])
+            text = line.getvalue()
+        return {**{name: getattr(self, name) for name in COLUMN_NAMES}, "map": text}
+
+
+COLUMN_NAMES = ("path_column", "label_column", "patient_column", "split_column")  # fields of Naming
 
 
 def to_key(name: str) -> str:

@@ -57,15 +57,6 @@ def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
     return dict(pairs)
 
 
-def format_map(text: str | Mapping[str, str] | None) -> str | None:
-    """A map as `parse_map` reads it from text."""
-    if text is None or isinstance(text, str):
-        return text
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([f"{label}={name}" for label, name in text.items()])
-    return line.getvalue()
-
-
 def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None = None) -> list[Sample]:
     """Clean the labels of samples, merge and leave out what a map says, and check the classes that result.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pneumoscope.datasets import tables
-from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
 from pneumoscope.datasets.folders import read_folder
 from pneumoscope.datasets.image_files import read_head, require_utf8, walk
 from pneumoscope.datasets.labels import name_classes
@@ -63,8 +63,8 @@ def read_dataset(
     elif data.is_file():
         raise DataError(f"{data}: not a table ({', '.join(sorted(tables.SUFFIXES))}). Use one, or a folder of classes.")
     else:
-        if given := [name for name, value in asdict(naming).items() if name != "map" and value is not None]:
-            raise UsageError(f"no effect, because {data} is no table. Leave it out.", given[0])
+        if given := next((name for name in COLUMN_NAMES if getattr(naming, name) is not None), None):
+            raise UsageError(f"no effect, because {data} is no table. Leave it out.", given)
         dataset, root = read_folder(data, reading), data
     _require_reader(dataset.samples)
     log_left_out(dataset, root)

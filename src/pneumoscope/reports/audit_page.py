@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from typing import TypeAlias
 from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
 from pneumoscope.config import Progress, silent
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples
 from pneumoscope.errors import PneumoscopeError
@@ -92,6 +93,7 @@ def audit(
     seed: int = 0,
     patient_pattern: str | None = None,
     reading: Reading = Reading(),
+    naming: Naming = Naming(),
     device: str = "auto",
     cache: FeatureCache | bool = True,
     overwrite: bool = False,
@@ -106,6 +108,7 @@ def audit(
         seed: fixes every random choice.
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images, unless a table says otherwise.
+        naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls: the user's on disk, none for False, or a given one.
         overwrite: whether to replace an earlier audit in `out`.
@@ -117,7 +120,7 @@ def audit(
     """
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
-    samples = read_samples(Path(data), patient_pattern, reading)
+    samples = read_samples(Path(data), patient_pattern, reading, naming)
     with open_cache(cache) as opened:
         images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
     result = Audit(
@@ -131,6 +134,7 @@ def audit(
         fingerprint=fingerprint_samples(samples, images.digests),
         patient_pattern=patient_pattern,
         reading=reading,
+        naming=naming,
     )
     if out is not None:
         claim_folder(Path(out), OUTPUTS, overwrite)
@@ -141,7 +145,6 @@ def audit(
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
     """Write an audit of these images, by path, as one HTML file of bounded size."""
-    reading = audit.reading
     page = render(
         "audit.html",
         title="Data audit",
@@ -153,7 +156,7 @@ def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> Non
         found=Counter((finding.check, finding.severity) for finding in audit.findings),
         command=format_command(
             "audit", audit.data, out="NEW_FOLDER", seed=audit.seed, quick=audit.quick,
-            patient_pattern=audit.patient_pattern, invert=reading.invert, any_modality=reading.any_modality,
+            patient_pattern=audit.patient_pattern, **audit.naming.to_options(), **asdict(audit.reading),
         ),
     )  # fmt: skip
     write_text(path, page)

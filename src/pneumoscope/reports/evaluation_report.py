@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from pneumoscope.config import Progress
+from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.prior_shift import check_prevalence
@@ -38,6 +41,7 @@ def evaluate(
     split: str | None = None,
     patient_pattern: str | None = None,
     reading: Reading = Reading(),
+    naming: Naming = Naming(),
     device: str = "auto",
     prevalence: float | None = None,
     adapt_prior: bool = False,
@@ -62,6 +66,7 @@ def evaluate(
         split: `train`, `val`, `test` or `all`; by default `test` where there is one, else all.
         patient_pattern: regular expression that finds the patient in a file name.
         reading: how to read images, unless a table says otherwise.
+        naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
         prevalence: also measure as if the positive class had this share, with adjusted probabilities.
         adapt_prior: estimate the classes' shares without labels, and also measure with adjusted probabilities.
@@ -78,18 +83,25 @@ def evaluate(
         progress: called with the number of images done.
 
     Raises:
-        ModelError, DataError: the model or the data cannot be used, such as labels that the model does not know.
-        UsageError: `out` exists, or an option does not apply to this model.
+        ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    with open_cache(cache) as opened:
-        predictor = load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
+    changes = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
+    with _open(model, device, cache, changes) as predictor:
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
-        samples, plan = _choose_samples(read_samples(Path(data), patient_pattern, reading), plan, predictor.model)
+        samples, plan = _choose_samples(read_samples(data, patient_pattern, reading, naming), plan, predictor.model)
         folder = _claim(out, plot_formats, overwrite)
-        options: _Options = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
-        options |= {"patient_pattern": patient_pattern, **asdict(reading)}
+        options: _Options = {"patient_pattern": patient_pattern, **changes, **asdict(reading), **naming.to_options()}
         known = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
         return evaluate_predictor(predictor, samples, folder, plan, known, plot_formats=plot_formats, progress=progress)
+
+
+@contextmanager
+def _open(
+    model: str | Path | None, device: str, cache: FeatureCache | bool, changes: dict[str, float | None]
+) -> Iterator[Predictor]:
+    with open_cache(cache) as opened:
+        threshold, alpha, false_alarms = (changes[name] for name in ("threshold", "alpha", "false_alarms"))
+        yield load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
 
 
 def evaluate_predictor(
@@ -161,14 +173,20 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
         raise DataError(f"no split {split!r}; {found}. Use `all` for every image.", "split")
     unknown = [sample for sample in chosen if sample.label not in model.labels]
     if unknown:
+        label = str(unknown[0].label)
         raise DataError(
-            f"{unknown[0].path}: its label {unknown[0].label!r} is none of the model's classes "
-            f"({', '.join(model.labels)}). This concerns {len(unknown)} image{'s' * (len(unknown) > 1)}. Rename the "
-            "class, or use a model trained on it."
+            f"{unknown[0].path}: its label {label!r} is none of the model's classes ({', '.join(model.labels)}). This "
+            f"concerns {len(unknown)} image{'s' * (len(unknown) > 1)}. Say which class it is with `map`, such as "
+            f"`map='{label}={_guess(label, model.labels)}'`, or use a model trained on it."
         )
     if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
         raise DataError("needs images of both classes; there are images of one only.", "prevalence")
     return chosen, replace(plan, split=split)
+
+
+def _guess(label: str, labels: Sequence[str]) -> str:
+    """The class that a label looks like, else a word for any class."""
+    return next((each for each in labels if look(each) == look(label)), "CLASS")
 
 
 def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, options: _Options) -> dict[str, str]:

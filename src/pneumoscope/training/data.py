@@ -204,7 +204,7 @@ def add_augmented(
 def _read_samples(settings: Settings) -> list[Sample]:
     """Read, check and split the samples."""
     data = settings.data
-    samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality))
+    samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
     classes, _ = find_classes(samples, data.positive)
     if len(classes) > 2:
         if settings.decisions.calibration in ("platt", "isotonic"):

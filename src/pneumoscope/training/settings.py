@@ -10,6 +10,7 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt, Interval, Len
 
 from pneumoscope.config import build, check_mapping
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import Augmentation
 
@@ -37,9 +38,9 @@ class RunSettings:
     plot_formats: Annotated[str, Doc("Formats of the plot files, such as svg,pdf,png.")] = "svg"
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """The images and how they are read, checked and split."""
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Naming):
+    """The images, what their table calls things, and how they are read, checked and split."""
 
     path: Annotated[str, Len(1), Doc("Folder or table of labelled radiographs.")]
     positive: Annotated[
