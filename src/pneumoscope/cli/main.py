@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,7 +19,7 @@ from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import backbones, export, models_app
-from pneumoscope.cli.output import wrap
+from pneumoscope.cli.output import open_streams, report_escapes, wrap
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.train import SettingsCommand, demo, train
@@ -62,9 +63,7 @@ def main() -> None:
     """Run the command line. Every error ends in its exit code and a message, not in a stack trace."""
     # Idle threads of OpenMP soon sleep instead of spinning: on a busy machine spinning costs several times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # file names and labels reach a terminal of any encoding
+    open_streams()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as problem:  # the command line cannot be parsed
@@ -90,6 +89,7 @@ def main() -> None:
             1,
         )
     finally:
+        report_escapes()
         _flush()
 
 
@@ -102,7 +102,8 @@ def start(version: Annotated[bool, typer.Option("--version", help="Show the vers
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(wrap(printable(message if message.startswith("Usage: ") else f"error: {message}")), err=True)
+    with suppress(BrokenPipeError):
+        typer.echo(wrap(printable(message if message.startswith("Usage: ") else f"error: {message}")), err=True)
     sys.exit(code)
 
 

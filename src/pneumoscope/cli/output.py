@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,36 @@ if TYPE_CHECKING:
 
 
 _SUBGROUPS = 12  # shown on the terminal
+_escaped: set[str] = set()  # characters that the encoding of standard output lacks
+
+
+def open_streams() -> None:
+    """Let file names and labels reach a terminal or pipe of any encoding, and replace streams that are closed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    codecs.register_error("pneumoscope", _escape)
+    for stream, errors in ((sys.stdout, "pneumoscope"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _escape(problem: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(problem, UnicodeEncodeError):
+        _escaped.add(problem.object[problem.start])
+    return codecs.backslashreplace_errors(problem)
+
+
+def report_escapes() -> None:
+    """Say that standard output has escapes in place of characters that its encoding lacks."""
+    if _escaped:
+        note = (
+            f"Standard output is in {sys.stdout.encoding}, which lacks some characters: they were written as escapes. "
+        )
+        with suppress(BrokenPipeError):
+            typer.echo(
+                wrap(f"{note}Files are always UTF-8; for standard output, set PYTHONIOENCODING=utf-8."), err=True
+            )
+    _escaped.clear()
 
 
 def print_run(run: Run) -> None:

@@ -18,7 +18,7 @@ from pneumoscope.errors import MissingExtraError
 from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
 from pneumoscope.inference.predictor import Predictor
-from pneumoscope.text import printable_line
+from pneumoscope.text import printable, printable_line
 
 Row: TypeAlias = dict[str, Any]
 
@@ -83,7 +83,8 @@ def write_predictions(
 
 
 def _write_csv(rows: Iterator[Row], stream: TextIO, excel: bool) -> None:
-    stream.writelines(format_rows(rows, excel))
+    lines = format_rows(rows, excel)
+    stream.writelines(map(printable, lines) if stream.isatty() else lines)  # a name must not control a terminal
 
 
 def _write_lines(rows: Iterator[Row], stream: TextIO) -> None:
