@@ -6,18 +6,21 @@ import csv
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pneumoscope.config import check_mapping, read_mapping, write_mapping
 from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.files import claim_folder
+from pneumoscope.files import claim_folder, path_in_file, relative_path
 from pneumoscope.reports.evaluation_report import OUTPUTS
+from pneumoscope.text import printable
 from pneumoscope.training.data import Setup
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
+_PATHS = (("data", "path"), ("network", "weights"))  # settings that name a file or folder
 RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", CHECKPOINTS, *OUTPUTS)
 
 
@@ -31,7 +34,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     table = folder / "samples.csv"
     if not resume:
         claim_folder(folder, RUN_FILES, overwrite)
-        write_mapping(folder / "config.yaml", setup.settings)
+        write_settings(folder / "config.yaml", setup.settings)
     elif table.exists() and table.read_bytes() != format_samples(setup.samples, folder).encode():
         raise DataError(
             f"{setup.settings.data.path}: the data have changed since the run in {folder} began ({table}). "
@@ -39,6 +42,35 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
         )
     write_samples(table, setup.samples)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write settings as YAML; paths that are relative to the working directory become relative to the file."""
+    data, network = settings.data, settings.network
+    data = replace(data, path=path_in_file(Path(data.path), path.parent))
+    if network.weights is not None:
+        network = replace(network, weights=path_in_file(Path(network.weights), path.parent))
+    write_mapping(path, replace(settings, data=data, network=network))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read what `write_settings` wrote, or a file written by hand; the paths in it are relative to it.
+
+    Raises:
+        UsageError: the file is missing or is not YAML.
+    """
+    values = read_mapping(path)
+    for group, name in _PATHS:
+        inner = values.get(group)
+        if isinstance(inner, dict) and isinstance(inner.get(name), str) and not Path(inner[name]).is_absolute():
+            inner[name] = relative_path(path.parent.resolve() / inner[name], Path.cwd())
+    return values
+
+
+def _is_same(name: str, recorded: object, value: object) -> bool:
+    if any(name == each for _, each in _PATHS) and isinstance(recorded, str):
+        return Path(recorded).resolve() == Path(str(value)).resolve()
+    return recorded == value
 
 
 def resume_settings(folder: Path, options: Mapping[str, Any]) -> Settings:
@@ -50,13 +82,13 @@ def resume_settings(folder: Path, options: Mapping[str, Any]) -> Settings:
     path = folder / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{folder}: no run to resume. Start it without `resume=True`.")
-    config = read_mapping(path)
+    config = read_settings(path)
     check_mapping(Settings, config, str(path))
     recorded = flatten(config)
     if missing := sorted(set(find_groups()) - set(recorded)):
         raise UsageError(f"{path}: lacks {', '.join(missing)}, so the run cannot continue unchanged. Start a new run.")
     for name, value in options.items():
-        if value is not None and value != "auto" and recorded.get(name) != value:
+        if value is not None and value != "auto" and not _is_same(name, recorded.get(name), value):
             raise UsageError(
                 f"the run in {folder} began with {recorded.get(name)!r}, not {value!r}. Resume it without this option, "
                 "or start another run.",
@@ -76,11 +108,18 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+class _Lines(logging.Formatter):
+    """Formats a record without characters, such as those in a file's name, that would control a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append what is logged to a run's log file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("pneumoscope")
     level = logger.level
     logger.setLevel(logging.DEBUG)

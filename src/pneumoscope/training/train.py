@@ -17,7 +17,7 @@ from torch import nn
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
-from pneumoscope.config import Progress, read_mapping, silent, write_mapping
+from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.decisions.decisions import to_json
@@ -40,7 +40,15 @@ from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.remarks import Remarks, check_data, load_remarks, log_data, save_remarks
-from pneumoscope.training.run_folder import CHECKPOINTS, log_to, open_run, read_history, resume_settings
+from pneumoscope.training.run_folder import (
+    CHECKPOINTS,
+    log_to,
+    open_run,
+    read_history,
+    read_settings,
+    resume_settings,
+    write_settings,
+)
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
 
 
@@ -167,7 +175,7 @@ def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
         head = build_head(setup.backbone.width, len(setup.classes))
         precision = try_precisions(setup, head, extracted.splits)
     settings = replace(setup.settings, optimisation=replace(optimisation, precision=precision))
-    write_mapping(folder / "config.yaml", settings)
+    write_settings(folder / "config.yaml", settings)
     return replace(setup, settings=settings)
 
 
@@ -266,7 +274,7 @@ def _resolve(
     elif isinstance(config, Settings):
         settings = resolve_settings(options, asdict(config))
     else:
-        settings = resolve_settings(options, read_mapping(Path(config)) if config else {}, str(config))
+        settings = resolve_settings(options, read_settings(Path(config)) if config else {}, str(config))
     if settings.data.strict and not settings.data.audit:
         raise UsageError("needs the check of the data: leave out `audit=False`.", "strict")
     return settings
