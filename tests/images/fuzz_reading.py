@@ -27,20 +27,20 @@ with atheris.instrument_imports(include=["PIL", "pydicom", "pneumoscope.images"]
     Image.init()  # the modules of all formats, while imports are instrumented
     from test_read import SOURCES, require_image_or_image_error
 
-    from pneumoscope.images import read as reading
+    from pneumoscope.images import limits
     from pneumoscope.images.dicom import is_dicom
 
 import numpy as np
 
 # At a tenth of the size that is allowed, so that inputs are many; time and memory are held to a tenth too.
-PIXELS, SECONDS = reading.MAX_PIXELS // 10, 5
+PIXELS, SECONDS = limits.MAX_PIXELS // 10, 5
 
 
 def main() -> None:
     target, folder, *options = sys.argv[1:]
     warnings.simplefilter("ignore")
     logging.disable()
-    reading.MAX_PIXELS = PIXELS
+    limits.MAX_PIXELS = PIXELS
     corpus = Path(folder)
     corpus.mkdir(parents=True, exist_ok=True)
     for kind, content in (dicom_sources() if target == "dicom" else SOURCES).items():

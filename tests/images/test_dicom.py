@@ -42,8 +42,8 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
 
 from pneumoscope.errors import ImageError, MissingExtraError
-from pneumoscope.images import dicom_elements, dicom_pixels, read
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom, read_tags
+from pneumoscope.images.limits import MAX_PIXELS
 from pneumoscope.images.prepare import Pixels
 
 Elements = dict[str, Any]
@@ -588,7 +588,7 @@ def test_a_truncated_image_is_reported_as_damaged(syntax: str) -> None:
     [
         ({"Rows": None}, "no Rows"),
         ({"Rows": 0}, "32 x 0 pixels"),
-        ({"Rows": 65535, "Columns": 65535}, f"the limit is {read.MAX_PIXELS:,}"),
+        ({"Rows": 65535, "Columns": 65535}, f"the limit is {MAX_PIXELS:,}"),
         ({"Rows": 25}, "1,536 of 1,600 bytes"),
         ({"BitsStored": 17}, "17 bits stored in 16"),
         ({"BitsAllocated": 12}, "12 bits stored in 12"),
@@ -612,10 +612,6 @@ def test_a_stream_of_another_size_than_stated_is_refused(syntax: str, keyword: s
         assert "damaged" in problem(dicom(image(bits=bits), bits, syntax, **elements))
 
 
-def test_dicom_has_the_same_limits_as_other_formats() -> None:
-    assert (dicom_pixels.MAX_PIXELS, dicom_elements.MAX_BYTES) == (read.MAX_PIXELS, read.MAX_BYTES)
-
-
 def test_an_unknown_transfer_syntax_is_named() -> None:
     data = pydicom.dcmread(io.BytesIO(dicom(image(), 12, JPEG + "70")))
     message = problem(written(data, "1.2.840.10008.1.2.4.102"))
@@ -629,7 +625,7 @@ def test_floating_point_pixels_are_refused() -> None:
 
 def test_a_deflated_bomb_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     content = dicom(image(400, 400), 12, DEFLATED)
-    monkeypatch.setattr("pneumoscope.images.dicom_elements.MAX_BYTES", 300_000)
+    monkeypatch.setattr("pneumoscope.images.limits.MAX_BYTES", 300_000)
     assert "inflates to more than 300,000 bytes" in problem(content)
 
 

@@ -24,9 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pneumoscope.errors import ImageError
+from pneumoscope.images.limits import MAX_BYTES, MAX_PIXELS
 from pneumoscope.images.read import (
-    MAX_BYTES,
-    MAX_PIXELS,
     Reading,
     is_image,
     read_bytes,

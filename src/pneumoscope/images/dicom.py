@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
-from pneumoscope.images.dicom_elements import MAX_BYTES, NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
+from pneumoscope.images import limits
+from pneumoscope.images.dicom_elements import NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
 from pneumoscope.images.dicom_pixels import read_layout, read_levels
 from pneumoscope.images.dicom_tables import read_transformations
 from pneumoscope.images.greyscale import compute_luminance, render
+from pneumoscope.images.limits import CostError
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.text import to_line
 
@@ -121,8 +123,8 @@ def read_tags(source: Path | bytes, name: str | None = None) -> Tags:
         if isinstance(source, bytes):
             _require_dicom(source[:132], name)
             return _tags(parse(io.BytesIO(source)).elements)
-        if not source.is_file() or source.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{name}: not a file, or larger than {MAX_BYTES:,} bytes.")
+        if not source.is_file() or source.stat().st_size > limits.MAX_BYTES:
+            raise ImageError(f"{name}: not a file, or larger than {limits.MAX_BYTES:,} bytes.")
         with source.open("rb") as file:
             _require_dicom(file.read(132), name)
             file.seek(0)
@@ -190,6 +192,8 @@ def _translated_errors(name: str) -> Iterator[None]:
         yield
     except PneumoscopeError:
         raise
+    except CostError as problem:
+        raise ImageError(f"{name}: {problem}. Export it uncompressed.") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Export it at a smaller size.") from None
     except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything

@@ -9,6 +9,7 @@ from collections.abc import MutableSequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
+from pneumoscope.images import limits
 from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _KEYWORDS = (
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
 )
 NEEDS_EXTRA = "needs an extra: pip install 'pneumoscope[dicom]'"
-MAX_BYTES = 512 * 1024 * 1024  # as in `images.read`
 MAX_READS = 300_000  # a few per element: pydicom takes far more memory for an empty item than the file does
 _LONG_HEADER = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data with headers of 12 bytes
 
@@ -140,7 +140,7 @@ def _wanted() -> list[BaseTag | int]:
 
 def _inflate(stream: BinaryIO) -> BinaryIO:
     """PS3.5 A.5; at most `MAX_BYTES`."""
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), MAX_BYTES + 1)
-    if len(inflated) > MAX_BYTES:
-        raise ValueError(f"inflates to more than {MAX_BYTES:,} bytes")
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), limits.MAX_BYTES + 1)
+    if len(inflated) > limits.MAX_BYTES:
+        raise ValueError(f"inflates to more than {limits.MAX_BYTES:,} bytes")
     return io.BytesIO(inflated)

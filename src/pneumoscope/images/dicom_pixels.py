@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pneumoscope.errors import ImageError, MissingExtraError
+from pneumoscope.images import limits
 from pneumoscope.images.dicom_elements import (
     BIG_ENDIAN,
     DEFLATED,
@@ -23,7 +24,6 @@ from pneumoscope.images.dicom_elements import (
 from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, read_stream
 from pneumoscope.images.greyscale import Levels
 
-MAX_PIXELS = 100_000_000  # as in `images.read`
 _JPEG = "1.2.840.10008.1.2.4."
 _COMPRESSIONS = {
     **dict.fromkeys(("", IMPLICIT, "1.2.840.10008.1.2.1", BIG_ENDIAN), "uncompressed"),
@@ -94,8 +94,8 @@ def read_layout(parsed: Parsed, name: str) -> Layout:
     mode = read_text(elements, "PhotometricInterpretation").upper()
     if min(rows, columns) < 1:
         raise ImageError(f"{name}: {columns} x {rows} pixels. Export it again.")
-    if rows * columns > MAX_PIXELS:
-        raise ImageError(f"{name}: {columns} x {rows} pixels; the limit is {MAX_PIXELS:,}.")
+    if rows * columns > limits.MAX_PIXELS:
+        raise ImageError(f"{name}: {columns} x {rows} pixels; the limit is {limits.MAX_PIXELS:,}.")
     if mode not in _MODES.get(samples, ()):
         raise ImageError(f"{name}: unsupported pixels: {samples} samples in {mode[:16]}. Export it in greyscale.")
     if allocated not in (8, 16, 32) or not 1 <= bits <= min(allocated, 16):

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from pneumoscope.images.greyscale import Levels
+from pneumoscope.images.jpeg2000_streams import check_stream
+from pneumoscope.images.jpeg_streams import check_scans, walk_segments
 
 Colour: TypeAlias = Literal["RGB", "YBR", ""]
 _DISCRETE_COSINE = (0xC0, 0xC1, 0xC2)  # JPEG whose colours are usually converted; lossless ones are not
@@ -44,18 +46,17 @@ def read_stream(frame: bytes, compression: str) -> Stream:
         return Stream(frame[start:], bottom - top, right - left, samples, depths.pop())
     if end < len(frame) - 64:  # a margin for padding; libjpeg fills what is missing with grey
         raise ValueError("the compressed pixels are incomplete")
-    position, jfif, adobe = frame.find(b"\xff\xd8") + 2, False, None
-    while frame[position : position + 1] == b"\xff":
-        marker, segment = frame[position + 1], frame[position + 4 : position + 18]
+    jfif, adobe = False, None
+    for marker, at in walk_segments(frame, frame.find(b"\xff\xd8") + 2):
+        segment = frame[at + 2 : at + 16]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             bits, rows, columns, samples = struct.unpack(">BHHB", segment[:6])
-            ids = frame[position + 10 : position + 10 + 3 * samples : 3]
+            ids = frame[at + 8 : at + 8 + 3 * samples : 3]
             colour = _find_colour(jfif, adobe, ids) if marker in _DISCRETE_COSINE and samples == 3 else ""
             return Stream(frame, rows, columns, samples, bits, colour)
         jfif |= marker == 0xE0 and segment.startswith(b"JFIF\0")
         if marker == 0xEE and segment.startswith(b"Adobe") and len(segment) > 11:
             adobe = segment[11]
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     raise ValueError("no complete JPEG stream")
 
 
@@ -73,10 +74,15 @@ def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
 
     Raises:
         ImportError: imagecodecs is not installed.
+        CostError: it would take too much time or memory.
         Exception: whatever the decoders raise on damaged streams.
     """
     import imagecodecs as codecs
 
+    if compression in ("JPEG 2000", "HTJ2K"):
+        check_stream(stream.content)
+    elif compression != "JPEG-LS":  # each scan of which holds a component of its own
+        check_scans(stream.content, stream.rows * stream.columns)
     if compression == "JPEG-LS":
         levels = codecs.jpegls_decode(stream.content)
     elif compression in ("JPEG 2000", "HTJ2K"):  # htj2k_decode returns rubbish for damaged streams

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import stat
 import warnings
@@ -13,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumoscope.errors import ImageError
+from pneumoscope.images import limits
 from pneumoscope.images.appearance import find_faults
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
+from pneumoscope.images.jpeg2000_streams import check_stream, find_stream
+from pneumoscope.images.jpeg_streams import check_scans
+from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.prepare import Pixels
+from pneumoscope.images.tiff_tags import check_tiff
 from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
@@ -28,11 +32,9 @@ SUFFIXES = {
 }  # fmt: skip
 FORMATS = tuple(SUFFIXES)
 MEDIA_TYPES = tuple(f"image/{'jp2' if name == 'JPEG2000' else name.lower()}" for name in SUFFIXES)
-MAX_PIXELS = 100_000_000  # the largest detectors have about 20 million
-MAX_BYTES = 512 * 1024 * 1024
-_MAX_SCANS = 100  # encoders write about ten; each visits every pixel, even if it has only a few bytes
-_MAX_VISITS = 2_000_000_000  # scans times pixels: about a second
-_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # JPEG segments that have a length, and the end of the image
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_2000_SIGNATURES = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
+_MAX_RLE_PIXELS = 5_000_000
 _STRIP = 2**18  # pixels converted at a time: bounds the memory and stays in the cache
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _TABLE_SUM = 3688  # of the luminance table K.1 (ITU-T T.81)
@@ -81,9 +83,8 @@ def is_image(head: bytes) -> bool:
     """Whether a file that begins with these 512 bytes has a supported format."""
     if is_dicom(head):
         return True
-    signatures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF87a", b"GIF89a")
-    jpeg_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")
-    if head.startswith(signatures + jpeg_2000) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    signatures = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_TIFF_SIGNATURES, b"GIF87a", b"GIF89a")
+    if head.startswith(signatures + _JPEG_2000_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
     # Two letters are weak evidence: a bitmap also has one of these sizes of its header.
     return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
@@ -99,8 +100,8 @@ def read_bytes(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path}: not a regular file.")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"{path}: {status.st_size:,} bytes; the limit is {MAX_BYTES:,}.")
+        if status.st_size > limits.MAX_BYTES:
+            raise ImageError(f"{path}: {status.st_size:,} bytes; the limit is {limits.MAX_BYTES:,}.")
         content = path.read_bytes()
     except (OSError, ValueError) as problem:  # a name with a null byte is a ValueError
         raise ImageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}.") from None
@@ -169,17 +170,22 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
         # threads that read, and could leave all warnings of the process ignored.
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        if content[:4] in _TIFF_SIGNATURES:
+            check_tiff(content)
+        stream = find_stream(content) if content.startswith(_JPEG_2000_SIGNATURES) else 0
+        file = LimitedFile(content)
+        with Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
-            if width * height > MAX_PIXELS:
+            if width * height > limits.MAX_PIXELS:
                 raise Image.DecompressionBombError
             if min(width, height) == 0:
                 raise ImageError(f"{name}: {width} x {height} pixels. Export it again.")
             form = {"MPO": "JPEG"}.get(str(picture.format), str(picture.format))  # MPO: several JPEGs in one file
             mode, quality = picture.mode, None
+            _check_cost(picture, form, content, file)
+            if form == "JPEG2000":
+                check_stream(content, stream)
             if form == "JPEG":
-                if (scans := _count_scans(content)) > min(_MAX_SCANS, _MAX_VISITS // (width * height)):
-                    raise ImageError(f"{name}: a JPEG with {scans} scans, too many for its size. Save it again.")
                 quality = _find_quality(picture)
                 _request_scale(picture, min_side)
             picture.load()
@@ -195,13 +201,17 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
             )
     except ImageError:
         raise
+    except CostError as problem:
+        raise ImageError(f"{name}: {problem}. Save it again, as PNG with 8 or 16 bits.") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: unknown format or pixel type. Supported are {', '.join(FORMATS)} and DICOM. "
             "Save it as PNG with 8 or 16 bits."
         ) from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: too large; the limit is {MAX_PIXELS:,} pixels. Save it at a smaller size.") from None
+        raise ImageError(
+            f"{name}: too large; the limit is {limits.MAX_PIXELS:,} pixels. Save it at a smaller size."
+        ) from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Save it at a smaller size.") from None
     except Exception as problem:  # Pillow's decoders raise nearly anything on a damaged file
@@ -209,13 +219,30 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
         raise ImageError(f"{name}: damaged or truncated ({reason}). Copy it again from its source.") from None
 
 
-def _count_scans(content: bytes) -> int:
-    """Count the scans of a JPEG, up to its end (ITU-T T.81, B.1): some cameras append whole images after it."""
-    scans = position = 0
-    while (marker := _MARKER.search(content, position)) and marker[0] != b"\xff\xd9":
-        scans += marker[0] == b"\xff\xda"
-        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    return scans
+def _check_cost(picture: Any, form: str, content: bytes, file: LimitedFile) -> None:
+    """Refuse what would take too much time or memory to decode."""
+    width, height = picture.size
+    needed = width * height * _count_bytes(picture, form)
+    if needed > limits.MAX_MEMORY:
+        raise CostError(
+            f"{width} x {height} pixels in this {form} need {needed:,} bytes; the limit is {limits.MAX_MEMORY:,}"
+        )
+    if form == "JPEG":
+        check_scans(content, width * height)
+    elif form == "BMP" and picture.tile[0][0] == "bmp_rle":  # decoded in Python
+        if width * height > _MAX_RLE_PIXELS:
+            raise CostError(f"{width} x {height} run-length encoded pixels; the limit is {_MAX_RLE_PIXELS:,}")
+        file.left += 2 * width * height
+
+
+def _count_bytes(picture: Any, form: str) -> int:
+    """How many bytes of memory decoding takes for each pixel, the 4 of the result included."""
+    stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
+    if form == "WEBP":
+        return 4 + 3 * stored  # the picture, and two frames of libwebp's
+    if form == "JPEG" and picture.info.get("progressive"):
+        return 4 + stored + 2 * len(picture.getbands())  # coefficients
+    return 4 + stored
 
 
 def _find_quality(picture: Any) -> float | None:
