@@ -105,7 +105,7 @@ def test_on_a_terminal_the_table_follows_the_bar_and_messages_break_between_word
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n").split("\n")
     (table,) = [number for number, line in enumerate(lines) if line.lstrip("\r").startswith("file ")]
     assert not any(
-        "Predicting" in line for line in lines[table:][: lines[table:].index("1 of 1 files could not be read.")]
+        "Predicting" in line for line in lines[table:][: lines[table:].index("1 of 1 files have no prediction.")]
     )
     (reason,) = [
         number for number, line in enumerate(lines) if line.lstrip("\r").startswith("text.png: unknown format")
@@ -123,7 +123,7 @@ def test_predict_writes_every_format_in_input_order(
     out = tmp_path / f"predictions.{form}"
     result = command("predict", *files, "--model", run.model, "--format", form, "--out", out, "--no-ood")
     assert result.code == 0
-    assert "1 of 4 files could not be read" in result.err
+    assert "1 of 4 files have no prediction" in result.err
     assert result.out == ""
     if form == "table":
         text = out.read_text()
@@ -514,7 +514,7 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
     files = [*sorted((images / "test" / "PNEUMONIA").iterdir())[:2], tmp_path / "bad.png"]
     explained = command("explain", *files, "--model", run.folder, "--out", tmp_path / "maps", "--label", "NORMAL")
     assert explained.code == 0
-    assert "1 of 3 files could not be read" in explained.err
+    assert "1 of 3 files have no prediction" in explained.err
     predicted = command("predict", *files, "--model", run.folder, "--format", "csv", "--heatmaps", tmp_path / "heat")
     assert predicted.code == 0
     assert len(predicted.out.splitlines()) == 4

@@ -486,6 +486,41 @@ def test_patients_may_be_written_in_any_script() -> None:
 
 
 @pytest.mark.parametrize(
+    ("birth", "taken", "years"),
+    [
+        ("20200310", "20250309", 4), ("20200310", "20250310", 5), ("20200310", "20200324", 14 / 365.25),
+        ("20200310", "20200309", None), ("19000101", "20250101", None), ("2020", "20250310", None),
+        ("", "20250310", None),
+    ],
+)  # fmt: skip
+def test_without_an_age_it_comes_from_the_dates_of_birth_and_study(birth: str, taken: str, years: float | None) -> None:
+    for date in ("StudyDate", "AcquisitionDate"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's own, as it writes what it shouldn't
+            found = tags_of(PatientBirthDate=birth, **{date: taken})
+        assert found.age == (None if years is None else pytest.approx(years))
+    assert tags_of(PatientBirthDate="19500101", StudyDate="20200101", PatientAge="003Y").age == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [("CHEST", "CHEST"), ("PORT CHEST", "CHEST"), ("THORAX", "CHEST"), ("LUNG", "CHEST"), ("HAND", "HAND"), ("", None)],
+)
+def test_the_body_part_has_one_name_for_the_chest(part: str, known: str | None) -> None:
+    assert tags_of(BodyPartExamined=part).body_part == known
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "51185008", "SCT", part or None
+    assert tags_of(AnatomicRegionSequence=Sequence([code])).body_part == known
+
+
+def test_raw_data_of_a_detector_are_told_by_their_intent_or_class() -> None:
+    assert tags_of(PresentationIntentType="FOR PROCESSING").for_processing
+    assert tags_of(Modality="DX", SOPClassUID=RAW_DX).for_processing
+    assert not tags_of(PresentationIntentType="FOR PRESENTATION").for_processing
+    assert not tags_of(Modality="DX", SOPClassUID=DX).for_processing
+
+
+@pytest.mark.parametrize(
     ("modality", "sop"),
     [
         ("CR", SOP + "1"),

@@ -31,7 +31,8 @@ from pneumoscope.inference.engines import Array, TorchEngine
 from pneumoscope.inference.features import Extract, Wanted, extract_features
 from pneumoscope.inference.formats import write_predictions
 from pneumoscope.inference.overlays import OverlayFolder
-from pneumoscope.inference.predictor import load
+from pneumoscope.inference.prediction import count_warnings
+from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import find_backbone, load_backbone
 from pneumoscope.models.classifier import Classifier, build_head
@@ -295,8 +296,8 @@ def test_a_dicom_file_keeps_its_identity_and_warns_outside_the_intended_use(run:
     assert prediction.series_uid
     assert prediction.sop_uid
     assert prediction.warnings == (
-        "age 45 is outside the intended use (1 to 5 years)",
-        "view LL is outside the intended use (AP)",
+        "outside the intended use: age 45 (meant for 1 to 5 years)",
+        "outside the intended use: view LL (meant for AP)",
     )
     assert prediction.to_row(predictor.model.labels)["warnings"] == "; ".join(prediction.warnings)
 
@@ -329,4 +330,68 @@ def test_a_missing_package_is_an_error_of_the_installation_and_not_of_a_file(
 
 def test_a_lateral_view_has_a_warning_whatever_the_model_knows_of_its_training(run: Run) -> None:
     (prediction,) = load(run.folder).predict(dicom(image(), ViewPosition="RL"))
-    assert prediction.warnings == ("view RL is lateral; the model was probably trained on frontal views",)
+    assert prediction.warnings == ("outside the intended use: view RL (meant for frontal views)",)
+
+
+def refusing(run: Run, scope: Scope) -> Predictor:
+    predictor = load(run.folder, refuse_out_of_scope=True)
+    decisions = replace(predictor.decisions, scope=scope)
+    predictor.decider = replace(predictor.decider, decisions=decisions)
+    return predictor
+
+
+def test_images_outside_the_intended_use_may_be_refused(run: Run, files: list[Path]) -> None:
+    predictor = refusing(run, Scope(ages=(1.0, 5.0), views=("AP",)))
+    outside, inside = dicom(image(), PatientAge="045Y"), dicom(image(), PatientAge="005Y", ViewPosition="AP")
+    refused, answered, unknown = predictor.run([ImageBytes(outside, "a.dcm"), inside, files[0]], maps=True)
+    reason = "outside the intended use: age 45 (meant for 1 to 5 years)"
+    assert refused.error == f"a.dcm: {reason}. Such images get no prediction because of `refuse_out_of_scope=True`."
+    assert refused.warnings == (reason,)
+    assert refused.age == 45
+    row = refused.to_row(predictor.model.labels)
+    empty = ("probability", "predicted_label", "decision", "ood_score")
+    assert [row[name] for name in empty] == [None] * 4
+    assert row["prediction_set"] in ("", None)
+    assert refused.evidence is None
+    for prediction in (answered, unknown):  # of which nothing is known that speaks against it
+        assert prediction.error is None
+        assert prediction.probabilities is not None
+
+
+def test_warnings_come_with_cached_features_too(run: Run, tmp_path: Path) -> None:
+    levels = image(64, 64)
+    faulty = dicom(levels, WindowCenter=100, WindowWidth=50, ViewPosition="LL", frames=2)
+    found = []
+    for _ in range(2):
+        with FeatureCache(tmp_path / "features.sqlite") as cache:
+            found.append(load(run.folder, cache=cache).predict([faulty, dicom(levels)]))
+    computed, cached = found
+    assert computed[0].size == (64, 64)
+    assert cached[0].size is None  # it was not decoded again
+    assert [each.warnings for each in computed] == [each.warnings for each in cached]
+    assert [warning.split(" makes")[0] for warning in cached[0].warnings] == [
+        "outside the intended use: view LL (meant for frontal views)",
+        "the window of the file",
+        "the file has 2 frames; the first was read",
+    ]
+    np.testing.assert_array_equal(computed[0].logits, cached[0].logits)
+
+
+def test_warnings_are_counted_by_kind_whatever_their_numbers() -> None:
+    lines = count_warnings([("age 45", "view LL"), (), ("age 1.5",), ("age 7",), ("view LL",)])
+    assert lines == ["3 images, for example: age 45.", "2 images: view LL."]
+    assert count_warnings([(), ("one",)]) == ["1 image: one."]
+
+
+def test_a_batch_with_one_file_that_lacks_a_package_predicts_the_others(
+    run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, content = load(run.folder), dicom(image())
+    for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    first, second = predictor.predict([ImageBytes(content, "a.dcm"), files[0]])
+    assert str(first.error).startswith("a.dcm: reading DICOM needs an extra: pip install")
+    assert second.error is None
+    with pytest.raises(MissingExtraError, match=r"a\.dcm: reading DICOM needs an extra"):
+        predictor.predict([ImageBytes(content, "a.dcm"), ImageBytes(content, "b.dcm")])

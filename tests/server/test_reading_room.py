@@ -263,7 +263,7 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_are_predicted(servic
     upload(page, [bad, *files_of(range(2))])
     playwright.expect(page.locator("#progress")).to_contain_text("1 not readable")
     page.get_by_role("button", name="letter.pdf").click()
-    playwright.expect(page.locator("#no-prediction")).to_contain_text("letter.pdf cannot be read.")
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("letter.pdf has no prediction.")
     playwright.expect(page.locator("#no-prediction")).to_contain_text("unknown format")
 
 

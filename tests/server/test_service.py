@@ -702,3 +702,24 @@ def test_an_image_keeps_its_patient_and_its_polarity(settings: Settings) -> None
     assert patients[0] == patients[1] != patients[2]
     assert patients[2] != ""
     assert patients[3] == ""
+
+
+def test_images_outside_the_intended_use_have_a_warning_or_are_refused(settings: Settings) -> None:
+    content = dicom(levels(), ViewPosition="LL", PresentationIntentType="FOR PROCESSING")
+    files = [("files", ("a.dcm", content)), ("files", ("b.png", draw(1)))]
+    with run_thread(settings) as url:
+        warned, other = httpx.post(f"{url}/v1/predictions", files=files, timeout=60).json()["predictions"]
+    assert warned["decision"]
+    assert warned["warnings"][:2] == [
+        "outside the intended use: view LL (meant for frontal views)",
+        "outside the intended use: raw data before processing (FOR PROCESSING; meant for images FOR PRESENTATION)",
+    ]
+    assert other["warnings"] == []
+    with run_thread(replace(settings, refuse_out_of_scope=True)) as url:
+        refused, other = httpx.post(f"{url}/v1/predictions", files=files, timeout=60).json()["predictions"]
+        alone = httpx.post(f"{url}/v1/predictions", files=files[:1], timeout=60)
+    assert refused["error"].startswith("a.dcm: outside the intended use: view LL (meant for frontal views); ")
+    assert "the service's setting --refuse-out-of-scope" in refused["error"]
+    assert (refused["id"], refused["decision"], refused["probabilities"]) == (None, None, {})
+    assert other["error"] is None
+    assert (alone.status_code, alone.json()["detail"]) == (422, refused["error"])

@@ -134,6 +134,7 @@ def choose_model(model: Path | None) -> Path:
 
 def _describe(model: Model) -> dict[str, str]:
     from pneumoscope.decisions.decisions import read_decisions
+    from pneumoscope.decisions.scope import describe
 
     counts, source = model.data["counts"], _find_source(model)
     splits = (("train", "to train"), ("val", "to validate"))
@@ -147,6 +148,8 @@ def _describe(model: Model) -> dict[str, str]:
     }
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
+    if intended := describe(read_decisions(model).scope):
+        facts["meant for"] = intended
     if source is not None:
         facts["images"] = source.population
     if test := model.training.get("test"):

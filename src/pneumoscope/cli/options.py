@@ -40,6 +40,15 @@ FalseAlarms = Annotated[
     option("Share of ordinary images that the OOD detector may flag, instead of the model's.", DECISIONS),
 ]
 
+RefuseOutOfScope = Annotated[
+    bool,
+    option(
+        "Give images outside the model's intended use an error and no probability, not only a warning.",
+        DECISIONS,
+        "--refuse-out-of-scope",
+    ),
+]
+
 PatientPattern = Annotated[str | None, option("Regular expression that finds the patient in a file name.", IMAGES)]
 PathColumn = Annotated[str | None, option("Column of the table that holds the file.", IMAGES)]
 Invert = Annotated[bool, option("Swap black and white: air is bright in the files.", IMAGES, "--invert")]

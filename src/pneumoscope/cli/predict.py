@@ -35,6 +35,7 @@ def predict(
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
     ood: Annotated[bool, option("Detect out-of-distribution images, and give them no probability.", DECISIONS)] = True,
+    refuse_out_of_scope: options.RefuseOutOfScope = False,
     path_column: options.PathColumn = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,
@@ -54,8 +55,7 @@ def predict(
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
     kind = form or _choose_format(out)
-    _check_output(out, kind, overwrite)
-    check_excel(excel, kind, out)
+    _check_output(out, kind, overwrite, excel)
     if adapt_prior and prevalence is not None:
         raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
     from pneumoscope.inference.formats import write_predictions
@@ -71,6 +71,7 @@ def predict(
         threshold=threshold,
         alpha=alpha,
         false_alarms=false_alarms,
+        refuse_out_of_scope=refuse_out_of_scope,
     )
     table = io.StringIO() if out is None and kind == "table" else None  # printed when the bars are gone
     with show_progress() as progress:
@@ -143,7 +144,8 @@ def _choose_format(out: Path | None) -> str:
     return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
 
 
-def _check_output(out: Path | None, form: str, overwrite: bool) -> None:
+def _check_output(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
+    check_excel(excel, form, out)
     if out is None:
         if form == "parquet":
             raise UsageError("--format parquet needs --out FILE.")
@@ -167,12 +169,12 @@ def _report_places(out: Path | None, heatmaps: Path | None) -> None:
 
 
 def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
-    """Report files that could not be read, with the first reasons; without a table, the rows on the screen have them.
+    """Report files without a prediction, with the first reasons; without a table, the rows on the screen have them.
 
-    If none could be read, the command has failed.
+    If none has a prediction, the command has failed.
     """
     if errors:
-        typer.echo(f"{len(errors)} of {files} files could not be read{':' if table else '.'}", err=True)
+        typer.echo(f"{len(errors)} of {files} files have no prediction{':' if table else '.'}", err=True)
         for error in errors[:_SHOWN] if table else ():
             typer.echo(wrap(printable(show_flags(error))), err=True)
         if table and len(errors) > _SHOWN:

@@ -48,6 +48,7 @@ def serve(
         Path | None, option("Folder to keep image files in. [default: none are kept]", _STORAGE)
     ] = None,
     keep_names: Annotated[bool, option("Store file names.", _STORAGE)] = True,
+    refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
 ) -> None:
     """Open the reading room, a web page, and a service for programs.
@@ -67,6 +68,7 @@ def serve(
         keep_names=keep_names,
         batch_wait=batch_wait,
         device=device,
+        refuse_out_of_scope=refuse_out_of_scope,
     )
     _log_requests()
 

@@ -47,6 +47,8 @@ class Source:
     names: str  # regular expression for the beginning of every image's name
     editions: Mapping[str, Mapping[str, int]]  # for each published version its number of images by `split/LABEL`
     population: str = ""  # whom the images show
+    ages: tuple[float, float] | None = None  # of the youngest and the oldest patient in years, where known
+    views: tuple[str, ...] = ()  # all view positions, where known
 
 
 KERMANY = Source(
@@ -74,6 +76,8 @@ KERMANY = Source(
                    "test/NORMAL": 234, "test/PNEUMONIA": 390},
     },
     population="children of one to five years in one hospital (Guangzhou, China), anterior-posterior images",
+    ages=(1, 5),
+    views=("AP",),
 )  # fmt: skip
 
 

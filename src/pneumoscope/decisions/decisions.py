@@ -104,6 +104,7 @@ class Decider:
     detector: Detector | None = None  # measures the distance from the training images; None switches detection off
     # of the positive class, for which probabilities are to hold; None leaves that of training
     prevalence: float | None = None
+    refuse_out_of_scope: bool = False  # whether images outside the intended use get no probability
 
     def __post_init__(self) -> None:
         prior_shift.check_prevalence(self.prevalence, self.classes)

@@ -26,7 +26,7 @@ from pneumoscope.evaluation.prevalence import adjust_evaluation, estimate_preval
 from pneumoscope.evaluation.results import Adjusted, Evaluation, Interval
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import path_in_file, write_rows, write_text
-from pneumoscope.inference.prediction import SHORT, Prediction, index_labels, stack_probabilities
+from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
 
 Floats = NDArray[np.float64]
@@ -127,10 +127,11 @@ def measure(
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
-        raise DataError(f"None of the {len(samples)} images could be read{where}.")
+        raise DataError(f"None of the {len(samples)} images has a prediction{where}. The first: {predictions[0].error}")
     chosen = [sample for sample, prediction in zip(samples, predictions, strict=True) if prediction.error is None]
     evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
     own = _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
+    own += count_warnings([prediction.warnings for prediction in predictions])
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
     subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import logging
 import re
@@ -27,9 +28,10 @@ from pneumoscope.text import to_line
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR is older than DX; RG is a digitised radiograph
+RADIOGRAPHY = ("CR", "DX", "DR", "RG")  # DR is older than DX; RG is a digitised radiograph
 _SOP = "1.2.840.10008.5.1.4.1.1."
 _RADIOGRAPHS = (_SOP + "1", _SOP + "1.1", _SOP + "1.1.1")
+_FOR_PROCESSING = _RADIOGRAPHS[-1]
 _CAPTURES = tuple(_SOP + kind for kind in ("7", "7.1", "7.2", "7.3", "7.4"))  # of any modality
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _MODALITY_NAMES = {
@@ -55,7 +57,10 @@ _MODALITY_NAMES = {
 }
 LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
 _VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "LEFT LATERAL": "LL", "RIGHT LATERAL": "RL"}
+CHEST = "CHEST"
+_OF_THE_CHEST = ("CHEST", "THORAX", "LUNG")  # words in what exporters call it
 _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_OLDEST = 110  # years
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 _PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
@@ -71,10 +76,12 @@ class Tags:
     modality: str | None = None  # Modality, such as CR or DX
     view: str | None = None  # ViewPosition, else ViewCodeSequence: PA, AP, LL, LATERAL and so on
     laterality: str | None = None  # ImageLaterality, else Laterality
-    age: float | None = None  # PatientAge in years
+    age: float | None = None  # PatientAge, else from PatientBirthDate and the date of the study, in years
     sex: str | None = None  # PatientSex: M, F or O
     frames: int = 1  # NumberOfFrames
     series: str | None = None  # SeriesInstanceUID
+    body_part: str | None = None  # BodyPartExamined, else AnatomicRegionSequence: CHEST, or as the file says
+    for_processing: bool = False  # PresentationIntentType or SOP class: raw data of a detector, not meant to be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +219,6 @@ def _tags(elements: Dataset) -> Tags:
     view = read_text(elements, "ViewPosition").upper()
     if not view and (code := read_first(elements, "ViewCodeSequence")) is not None:
         view = read_text(code, "CodeMeaning").upper()
-    age = re.fullmatch(r"(\d{1,3}) *([DWMY])", read_text(elements, "PatientAge").upper(), re.ASCII)
     sex = read_text(elements, "PatientSex").upper()
     return Tags(
         patient=read_text(elements, "PatientID") or None,
@@ -222,10 +228,40 @@ def _tags(elements: Dataset) -> Tags:
         modality=read_text(elements, "Modality").upper() or None,
         view=_VIEWS.get(view, view) or None,
         laterality=read_text(elements, "ImageLaterality") or read_text(elements, "Laterality") or None,
-        age=int(age[1]) * _YEARS[age[2]] if age else None,
+        age=_read_age(elements),
         sex=sex if sex in ("M", "F", "O") else None,
         frames=max(1, read_integer(elements, "NumberOfFrames", 1)),
+        body_part=_read_body_part(elements),
+        for_processing=read_text(elements, "PresentationIntentType").upper() == "FOR PROCESSING"
+        or read_text(elements, "SOPClassUID") == _FOR_PROCESSING,
     )
+
+
+def _read_age(elements: Dataset) -> float | None:
+    if age := re.fullmatch(r"(\d{1,3}) *([DWMY])", read_text(elements, "PatientAge").upper(), re.ASCII):
+        return int(age[1]) * _YEARS[age[2]]
+    birth = _read_date(elements, "PatientBirthDate")
+    taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
+    if birth is None or taken is None or taken < birth:
+        return None
+    years = taken.year - birth.year - ((taken.month, taken.day) < (birth.month, birth.day))
+    if years > _OLDEST:  # 1900 stands for an unknown year in files without names
+        return None
+    return float(years) if years else (taken - birth).days * _YEARS["D"]
+
+
+def _read_date(elements: Dataset, keyword: str) -> datetime.date | None:
+    try:
+        return datetime.datetime.strptime(read_text(elements, keyword), "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _read_body_part(elements: Dataset) -> str | None:
+    part = read_text(elements, "BodyPartExamined").upper()
+    if not part and (code := read_first(elements, "AnatomicRegionSequence")) is not None:
+        part = read_text(code, "CodeMeaning").upper()
+    return CHEST if any(word in part for word in _OF_THE_CHEST) else part or None
 
 
 def _sop_class(parsed: Parsed) -> str:
@@ -237,7 +273,7 @@ def _is_radiograph(parsed: Parsed, tags: Tags) -> bool:
     sop = _sop_class(parsed)
     if tags.modality is None:
         return sop in _RADIOGRAPHS
-    return tags.modality in _RADIOGRAPHY and (not sop or sop in _RADIOGRAPHS + _CAPTURES)
+    return tags.modality in RADIOGRAPHY and (not sop or sop in _RADIOGRAPHS + _CAPTURES)
 
 
 def _describe_kind(parsed: Parsed, tags: Tags) -> str:
@@ -247,7 +283,7 @@ def _describe_kind(parsed: Parsed, tags: Tags) -> str:
     sop = _sop_class(parsed)
     if sop == _DIRECTORY:
         return "a DICOMDIR, the index of a medium"
-    if tags.modality and tags.modality not in _RADIOGRAPHY:
+    if tags.modality and tags.modality not in RADIOGRAPHY:
         return _MODALITY_NAMES.get(tags.modality, f"an image of modality {tags.modality[:16]}")
     if sop and sop not in _RADIOGRAPHS + _CAPTURES:
         return f"an object of class {UID(sop).name[:64].removesuffix(' Storage')}"

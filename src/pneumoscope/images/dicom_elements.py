@@ -20,7 +20,8 @@ IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.
 PIXEL_DATA = (0x7FE00010, 0x7FE00009, 0x7FE00008)  # the last two: double and single floating point
 _KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"),
-    *("PatientID", "PatientSex", "PatientAge"),
+    *("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
+    *("BodyPartExamined", "AnatomicRegionSequence", "PresentationIntentType"),
     *("ViewPosition", "ViewCodeSequence", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),

@@ -17,6 +17,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
+from pneumoscope.inference.prediction import log_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.text import printable, printable_line
 
@@ -47,18 +48,19 @@ def write_predictions(
         excel: begin CSV with a byte order mark.
 
     Returns:
-        The errors of files that could not be read.
+        The errors of files that have no prediction.
 
     Raises:
         UsageError: `out` cannot be written.
     """
-    errors: list[str] = []
+    errors, warnings = list[str](), list[tuple[str, ...]]()
 
     def rows() -> Iterator[Row]:
         drawn = overlays is not None
         predictions = predictor.run(samples, maps=drawn, pixels=drawn)
         for done, prediction in enumerate(predictions, start=1):
             errors.extend([prediction.error] if prediction.error else [])
+            warnings.append(prediction.warnings)
             if overlays is not None:
                 overlays.add(prediction)
             row = prediction.to_row(predictor.model.labels)
@@ -79,6 +81,7 @@ def write_predictions(
             text = io.StringIO()
             write[form](rows(), text)
             write_text(out, text.getvalue())
+    log_warnings(warnings)
     return errors
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +47,10 @@ class Prediction:
         decision: a label, `uncertain` (the prediction set does not hold exactly the predicted label) or
             `out_of_distribution`.
         logits: from the head, (1,) or (C,), before calibration.
-        warnings: reasons to trust it less, such as a patient outside the intended use.
-        error: why the file could not be read; all else is then empty.
+        warnings: reasons to trust it less: an image or a patient outside the intended use, a header that contradicts
+            the pixels, an image that is probably inverted.
+        error: why there is no prediction: the file could not be read, or it is outside the intended use and such images
+            are refused. The decision and all numbers are then empty.
         size: height and width of the image in the file; None where its features came from the cache.
         format: of the file, such as JPEG or DICOM; None where its features came from the cache.
         evidence: where on the image the evidence lies, if requested.
@@ -125,3 +129,26 @@ def stack_probabilities(predictions: Sequence[Prediction]) -> NDArray[np.float64
     """Return probabilities as the metrics need them: (N,) of the second class if there are two, else (N, C)."""
     stacked = np.array([list((each.probabilities or {}).values()) for each in predictions], np.float64)
     return stacked[:, 1] if stacked.ndim == 2 and stacked.shape[1] == 2 else stacked
+
+
+def count_warnings(warnings: Iterable[Sequence[str]]) -> list[str]:
+    """Count the images with each kind of warning, the most frequent first; numbers do not make another kind.
+
+    Args:
+        warnings: those of each image.
+    """
+    kinds: dict[str, list[str]] = {}
+    for found in warnings:
+        for warning in found:
+            kinds.setdefault(re.sub(r"\d+(\.\d+)?", "", warning), []).append(warning)
+    lines = []
+    for found in sorted(kinds.values(), key=len, reverse=True):
+        example = "" if len(set(found)) == 1 else ", for example"
+        lines.append(f"{len(found)} image{'s' * (len(found) > 1)}{example}: {found[0]}.")
+    return lines
+
+
+def log_warnings(warnings: Iterable[Sequence[str]]) -> None:
+    """Log how many images have each kind of warning."""
+    for line in count_warnings(warnings):
+        logging.getLogger("pneumoscope").warning("%s", line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -148,12 +148,16 @@ class Predictor:
         identity = _identify(extract)
         if extract.features is None:
             return Prediction(**identity, error=extract.error)
+        outside = scope.apply(_find_tags(extract), self.decisions.scope)
+        warnings = outside + _find_warnings(extract)
+        if outside and self.decider.refuse_out_of_scope:
+            return Prediction(**identity, warnings=warnings, error=_refuse(extract.source, outside))
         logits = compute_logits(extract.features[:1], self.weight, self.bias)
         intermediate = None if extract.intermediate is None else extract.intermediate[None]
         outcome = self.decider.apply(logits, intermediate)
         found = (*logits[0], *outcome.probabilities[0], *(() if outcome.ood_scores is None else outcome.ood_scores))
         if not np.isfinite(found).all():
-            return Prediction(**identity, error=_NOT_FINITE)
+            return Prediction(**identity, warnings=warnings, error=_NOT_FINITE)
         labels = self.model.labels
         probabilities = outcome.probabilities[0].tolist()
         predicted, decision = int(outcome.predicted[0]), outcome.decisions[0]
@@ -167,7 +171,7 @@ class Predictor:
             ood_score=None if outcome.ood_scores is None else float(outcome.ood_scores[0]),
             decision=decision,
             logits=tuple(logits[0].tolist()),
-            warnings=_find_warnings(extract, self.decisions),
+            warnings=warnings,
         )
 
 
@@ -199,11 +203,16 @@ def _find_tags(extract: Extract) -> Tags | None:
     return merge_tags(extract.tags, extract.source.tags if isinstance(extract.source, Sample) else None)
 
 
-def _find_warnings(extract: Extract, decisions: Decisions) -> tuple[str, ...]:
-    warnings = [*scope.apply(_find_tags(extract), decisions.scope), *extract.warnings]
+def _find_warnings(extract: Extract) -> tuple[str, ...]:
     if extract.tags is not None and extract.tags.frames > 1:
-        warnings.append(f"the file has {extract.tags.frames} frames; the first was read")
-    return tuple(warnings)
+        return (*extract.warnings, f"the file has {extract.tags.frames} frames; the first was read")
+    return extract.warnings
+
+
+def _refuse(source: Source, outside: Sequence[str]) -> str:
+    name = source.name if isinstance(source, ImageBytes) else source.path if isinstance(source, Sample) else source
+    name = "image" if isinstance(name, bytes) else name
+    return f"{name}: {'; '.join(outside)}. Such images get no prediction because of `refuse_out_of_scope=True`."
 
 
 def compute_logits(features: Array, weight: Array, bias: Array) -> NDArray[np.float64]:
@@ -223,6 +232,7 @@ def load(
     threshold: float | None = None,
     alpha: float | None = None,
     false_alarms: float | None = None,
+    refuse_out_of_scope: bool = False,
 ) -> Predictor:
     """Load a trained model.
 
@@ -237,6 +247,7 @@ def load(
         threshold: for two classes, predict the positive one at or above this probability, instead of the model's.
         alpha: how often prediction sets may miss the true class, instead of the model's alpha.
         false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
+        refuse_out_of_scope: give images outside the intended use an error and no probability, not only a warning.
 
     Raises:
         ModelError: missing, damaged, incomplete or of another version.
@@ -256,7 +267,7 @@ def load(
         raise ModelError(
             f"{folder}: its weights do not fit its description ({problem}). Copy the model again from its source."
         ) from None
-    decider = Decider(description.labels, decisions, detector, prevalence)
+    decider = Decider(description.labels, decisions, detector, prevalence, refuse_out_of_scope)
     return Predictor(description, weight, bias, running, decider, cache)
 
 

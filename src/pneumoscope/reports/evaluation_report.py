@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pneumoscope.config import Progress
 from pneumoscope.datasets.columns import Naming
@@ -29,7 +29,7 @@ from pneumoscope.reports.gallery import draw_explained
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Policy, Provenance, write_report
 
-_Options: TypeAlias = dict[str, str | float | None]
+_Options: TypeAlias = dict[str, Any]
 OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
@@ -48,6 +48,7 @@ def evaluate(
     threshold: float | None = None,
     alpha: float | None = None,
     false_alarms: float | None = None,
+    refuse_out_of_scope: bool = False,
     resamples: int = 2000,
     seed: int = 0,
     cache: FeatureCache | bool = True,
@@ -73,6 +74,7 @@ def evaluate(
         threshold: predict the positive class at or above this probability, instead of the model's threshold.
         alpha: how often prediction sets may miss the true class, instead of the model's alpha.
         false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
+        refuse_out_of_scope: leave out images outside the model's intended use, as errors.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
@@ -85,23 +87,18 @@ def evaluate(
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    changes = {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms}
-    with _open(model, device, cache, changes) as predictor:
+    with _open(model, device, cache, given := _pick(threshold, alpha, false_alarms, refuse_out_of_scope)) as predictor:
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
         samples, plan = _choose_samples(read_samples(data, patient_pattern, reading, naming), plan, predictor.model)
         folder = _claim(out, plot_formats, overwrite)
-        options: _Options = {"patient_pattern": patient_pattern, **changes, **asdict(reading), **naming.to_options()}
-        known = Provenance(facts=_list_facts(str(data), model, predictor.model, plan, options))
+        known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
         return evaluate_predictor(predictor, samples, folder, plan, known, plot_formats=plot_formats, progress=progress)
 
 
 @contextmanager
-def _open(
-    model: str | Path | None, device: str, cache: FeatureCache | bool, changes: dict[str, float | None]
-) -> Iterator[Predictor]:
+def _open(model: str | Path | None, device: str, cache: FeatureCache | bool, changes: _Options) -> Iterator[Predictor]:
     with open_cache(cache) as opened:
-        threshold, alpha, false_alarms = (changes[name] for name in ("threshold", "alpha", "false_alarms"))
-        yield load(model, device, opened, threshold=threshold, alpha=alpha, false_alarms=false_alarms)
+        yield load(model, device, opened, **changes)
 
 
 def evaluate_predictor(
@@ -187,6 +184,18 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
 def _guess(label: str, labels: Sequence[str]) -> str:
     """The class that a label looks like, else a word for any class."""
     return next((each for each in labels if look(each) == look(label)), "CLASS")
+
+
+def _know(
+    data: str | Path, name: str | Path | None, model: Model, plan: Plan, given: _Options,
+    patient_pattern: str | None, reading: Reading, naming: Naming,
+) -> Provenance:  # fmt: skip
+    options = {"patient_pattern": patient_pattern, **given, **asdict(reading), **naming.to_options()}
+    return Provenance(facts=_list_facts(str(data), name, model, plan, options))
+
+
+def _pick(threshold: float | None, alpha: float | None, false_alarms: float | None, refuse: bool) -> _Options:
+    return {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms, "refuse_out_of_scope": refuse}
 
 
 def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, options: _Options) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pneumoscope.datasets.kermany import Source
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
+from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import write_text
 from pneumoscope.models.model_folder import Model
@@ -71,6 +72,7 @@ def write_model_card(
         evaluation=evaluation,
         two=two,
         decisions=decisions,
+        intended=describe(decisions.scope),
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=_OF_SUBGROUPS,

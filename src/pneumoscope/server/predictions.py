@@ -16,6 +16,7 @@ import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
+from pneumoscope.decisions.scope import describe
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.dicom_elements import NEEDS_EXTRA
@@ -23,7 +24,7 @@ from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.prediction import Prediction
-from pneumoscope.inference.predictor import load
+from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
 from pneumoscope.server.batching import Answer, Batcher, Job
@@ -62,7 +63,7 @@ class PredictionService:
     def __init__(self, settings: Settings) -> None:
         folder = find_model(settings.model or find_pretrained())
         self.settings = settings
-        self.predictor = load(folder, settings.device)
+        self.predictor = load(folder, settings.device, refuse_out_of_scope=settings.refuse_out_of_scope)
         self.name = folder.parent.name if folder.name == "model" else folder.name
         self.fingerprint = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
         self.store = Store(settings.database)
@@ -127,7 +128,7 @@ class PredictionService:
             version=__version__,
             heatmaps=not mixes_places(self.predictor.model, self.predictor.engine),
             colours=list_colours(),
-            intended_use=INTENDED_USE,
+            intended_use=_describe_use(self.predictor),
         )
 
     async def predict(self, images: Sequence[ImageBytes], query: PredictionQuery) -> PredictionsMessage:
@@ -236,7 +237,12 @@ class PredictionService:
             if NEEDS_EXTRA in prediction.error:
                 return _lacks_package(prediction.error), None
             status = 422 if is_image(image.content[:512]) else 415
-            return RequestError(status, prediction.error.replace("`any_modality=True`", "any_modality=true")), None
+            return RequestError(
+                status,
+                prediction.error.replace("`any_modality=True`", "any_modality=true").replace(
+                    "`refuse_out_of_scope=True`", "the service's setting --refuse-out-of-scope"
+                ),
+            ), None
         record = self._to_record(image, prediction)
         message = PredictionMessage.model_validate(record)
         message.name = image.name  # also where it is not stored
@@ -275,6 +281,11 @@ class PredictionService:
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
         )
+
+
+def _describe_use(predictor: Predictor) -> str:
+    intended = describe(predictor.decisions.scope)
+    return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
 
 
 def _lacks_package(problem: object) -> RequestError:

@@ -52,6 +52,7 @@ class Settings:
         keep_names: whether the names of files are kept.
         batch_wait: milliseconds that an image may wait for others to share its batch.
         device: `auto`, `cpu` or `cuda`.
+        refuse_out_of_scope: whether images outside the model's intended use get an error instead of a prediction.
         limits: what the service accepts.
     """
 
@@ -64,6 +65,7 @@ class Settings:
     keep_names: bool = True
     batch_wait: float = 5.0
     device: str = "auto"
+    refuse_out_of_scope: bool = False
     limits: Limits = Limits()
 
     def check(self) -> None:

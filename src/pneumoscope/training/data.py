@@ -18,6 +18,7 @@ from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
+from pneumoscope.decisions import scope
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
 from pneumoscope.images.prefetch import prefetch
@@ -26,6 +27,7 @@ from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.features import Extract, Wanted, extract_features, read_inputs
+from pneumoscope.inference.prediction import count_warnings
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
@@ -85,6 +87,7 @@ def read(settings: Settings) -> Setup:
         DataError: data that cannot be used.
         DownloadError: the weights cannot be downloaded.
     """
+    scope.state(settings.data.intended_use, scope.Scope())  # a faulty file shows early
     samples = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     spec = find_backbone(settings.network.backbone)
@@ -131,6 +134,7 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
         notes.append(f"{len(errors)} images could not be read and are left out: {'; '.join(errors[:10])}")
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
         require_classes(readable, "after unreadable images were left out")
+    notes += count_warnings([each.warnings for each in ordered])
     images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
     return Extracted(_stack_splits(setup, ordered), images, engine, graph, tuple(notes))
 

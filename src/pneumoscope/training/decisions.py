@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.datasets.kermany import recognise_source
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
 from pneumoscope.decisions.decisions import Decisions
+from pneumoscope.images.dicom import CHEST
 from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.training.data import Split
 from pneumoscope.training.settings import Settings
@@ -60,9 +63,16 @@ def fit_decisions(
     seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
     held_out = val.intermediate.reshape(images * copies, -1)[one_each]
     limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
-    intended = scope.fit(sample.tags for sample in (*train.samples, *val.samples))
+    intended = _find_scope([*train.samples, *val.samples], settings.data.intended_use)
     decisions = Decisions(calibrated, chosen, sets, limits, intended)
     return FittedDecisions(decisions, detector.to_arrays(), _find_weak_promises(decisions, val, classes))
+
+
+def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
+    """The intended use: what a file states, else what the headers of the images say, else what is known of the data."""
+    source = recognise_source(samples)
+    known = scope.Scope(source.ages, source.views, body_parts=(CHEST,)) if source else scope.Scope()
+    return scope.state(file, scope.fit((sample.tags for sample in samples), known))
 
 
 def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:

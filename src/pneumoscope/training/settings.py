@@ -49,6 +49,13 @@ class DataSettings(Naming):
     patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
     invert: Annotated[bool, Doc("Air is bright in these images: swap black and white.")] = False
     any_modality: Annotated[bool, Doc("Also read DICOM files that are not projection radiographs.")] = False
+    intended_use: Annotated[
+        str | None,
+        Doc(
+            "YAML file with what the model is meant for: ages, views, modalities and body_parts; by default those of "
+            "the training images, as far as their headers or names tell."
+        ),
+    ] = None
     audit: Annotated[bool, Doc("Check the data first; `pneumoscope audit` checks more.")] = True
     strict: Annotated[bool, Doc("Stop if this check finds an error.")] = False
     val_fraction: Annotated[

@@ -289,7 +289,9 @@ def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
         "phases": dict(Counter(row["phase"] for row in trained.history)),
         "best_epoch": trained.history.index(trained.best) + 1,
         "best": trained.best,
-        "settings": {name: value for name, value in settings.items() if name not in ("path", "weights", "device")},
+        "settings": {
+            name: value for name, value in settings.items() if name not in ("path", "weights", "device", "intended_use")
+        },
     }
 
 

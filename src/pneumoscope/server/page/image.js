@@ -19,7 +19,7 @@ export function select(image) {
   $("prediction").hidden = !done;
   $("no-prediction").hidden = $("nothing").hidden = done;
   if (!done) {
-    const words = image.state === "error" ? `${image.name} cannot be read. ${image.error}` : `${image.name} is waiting.`;
+    const words = image.state === "error" ? `${image.name} has no prediction. ${image.error}` : `${image.name} is waiting.`;
     $("no-prediction").textContent = $("nothing").textContent = words;
     $("image").setAttribute("aria-label", words);
     viewer.clear();
