@@ -6,10 +6,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.model_folder import GRAPH, load_model
+from pneumoscope.models.model_folder import GRAPH, load_model, load_weights, save_model
 from pneumoscope.models.pretrained import find_pretrained
 from pneumoscope.training.train import Run, train
 
@@ -45,7 +47,7 @@ def open_export(folder: Path, to: Format) -> Predictor:
 def exports(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     for to, _ in KINDS:
-        export(run.folder, to, folder / to)
+        export(folder / to, run.folder, to)
     return folder
 
 
@@ -81,7 +83,7 @@ def test_real_images_get_the_same_answer_from_every_engine_and_export(real_data:
     own = load(engine="torch").predict(images)
     others = {engine: load(engine=engine) for engine in ("onnx", "openvino")}
     for to, _ in KINDS:
-        export(find_pretrained(), to, tmp_path / to, real_data / "seed-400")
+        export(tmp_path / to, find_pretrained(), to, real_data / "seed-400")
         others[f"exported, {to}"] = open_export(tmp_path, to)
     for name, predictor in others.items():
         for one, same in zip(own, predictor.predict(images), strict=True):
@@ -151,9 +153,73 @@ def test_the_metadata_of_a_graph_say_how_to_prepare_and_decide(exports: Path, im
     assert logits[0, 0] == pytest.approx(image.logits[0], abs=1e-4)
 
 
+GUIDE = Path(__file__).parents[1] / "docs" / "guide" / "export.md"
+
+
+def craft(folder: Path, run: Run, fit: str, classes: int = 2, **calibration: Any) -> Path:
+    """The run's model with another fit, calibration or number of classes."""
+    import torch
+
+    model = load_model(run.model)
+    state = load_weights(run.model, model)
+    labels = ("A", "B", "C")[:classes]
+    decisions = {**model.decisions, "calibration": {"class_fractions": [1 / classes] * classes, **calibration}}
+    for group, key in (("prediction_sets", "scores"), ("ood", "distances")):
+        (first, second) = model.decisions[group][key].values()
+        values = dict(zip(labels, (first, second, second), strict=False))
+        decisions[group] = {**model.decisions[group], key: values}
+    if classes > 2:
+        decisions["threshold"] = None
+        state["head.weight"] = torch.cat([state["head.weight"] * scale for scale in (1.0, -0.5, 0.3)])
+        state["head.bias"] = torch.tensor([0.1, 0.2, -0.3])
+    changed = replace(
+        model, labels=labels, positive="B" if classes == 2 else None, decisions=decisions,
+        input=replace(model.input, fit=fit),  # type: ignore[arg-type]
+    )  # fmt: skip
+    save_model(folder, changed, state)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fit", "classes", "calibration"),
+    [
+        ("crop", 2, {"method": "platt", "slope": 0.7, "intercept": -0.2, "offset": [0.3, -0.4]}),
+        ("pad", 2, {"method": "isotonic", "knots": [[-1, 0.1], [0, 0.4], [0.5, 0.9]]}),
+        ("squash", 3, {"method": "temperature", "slope": 1.5, "offset": [0.1, 0.2, 0.3]}),
+        ("pad", 3, {}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(180, 133), (97, 301), (128, 128)])
+def test_an_onnx_file_decides_alone_as_the_guide_shows(
+    fit: str, classes: int, calibration: dict[str, Any], shape: tuple[int, int], run: Run, images: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    export("runs/onnx", craft(tmp_path / "model", run, fit, classes, **calibration), data=images)
+    (code,) = re.findall(r"```python\n(import json.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.splitlines()) <= 36
+    predictor = load("runs/onnx", engine="onnx")
+    (image,) = [next((images / "test" / "PNEUMONIA").iterdir())]
+    with Image.open(image) as opened:
+        opened.convert("L").resize(shape[::-1]).save("scan.png")
+    exec(code, found := dict[str, Any]())
+    (prediction,) = predictor.predict("scan.png")
+    assert found["decision"] == prediction.decision
+    assert tuple(found["sets"]) == prediction.prediction_set
+    assert found["labels"][found["predicted"]] == prediction.predicted_label
+    assert found["probabilities"].tolist() == pytest.approx(list((prediction.probabilities or {}).values()), abs=1e-6)
+    assert found["score"] == pytest.approx(prediction.ood_score, abs=1e-6)
+
+
+def test_an_export_is_a_public_function_with_the_defaults_of_the_command(run: Run, tmp_path: Path) -> None:
+    done: pneumoscope.Export = pneumoscope.export(tmp_path / "out", run.folder)
+    assert (done.folder / "model.onnx").is_file()
+    assert done.check.changed == 0
+
+
 def test_eight_bits_are_refused_where_they_change_too_much(run: Run, tmp_path: Path) -> None:
     try:
-        done = export(run.folder, "int8", tmp_path / "int8")
+        done = export(tmp_path / "int8", run.folder, "int8")
     except DataError as problem:
         assert "Nothing was written" in str(problem)  # noqa: PT017 - either is right
         assert not (tmp_path / "int8").exists()
@@ -172,20 +238,20 @@ def test_an_export_that_decides_differently_is_not_written(
     own = graphs.Description.forward
     monkeypatch.setattr(graphs.Description, "forward", lambda self, inputs: own(self, inputs * 0.5))
     with pytest.raises(DataError, match=r"decisions change.*Nothing was written"):
-        export(run.folder, "onnx", tmp_path / "out")
+        export(tmp_path / "out", run.folder, "onnx")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_export_needs_images_and_a_model(run: Run, exports: Path, images: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copytree(run.model, tmp_path / "alone"))
     with pytest.raises(UsageError, match="images like those it was trained on as `data`"):
-        export(alone, "onnx", tmp_path / "a")
-    assert export(alone, "onnx", tmp_path / "a", images).check.images == 12
+        export(tmp_path / "a", alone, "onnx")
+    assert export(tmp_path / "a", alone, "onnx", images).check.images == 12
     with pytest.raises(UsageError, match="already an export"):
-        export(exports / "onnx", "openvino", tmp_path / "b", images)
+        export(tmp_path / "b", exports / "onnx", "openvino", images)
     assert not (tmp_path / "b").exists()
     with pytest.raises(UsageError, match="overwrite=True"):
-        export(alone, "onnx", tmp_path / "a", images)
+        export(tmp_path / "a", alone, "onnx", images)
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
@@ -203,7 +269,7 @@ def test_an_export_never_replaces_its_model(run: Run, images: Path, tmp_path: Pa
     rewrite(model, files={})
     held = {path.name: path.read_bytes() for path in model.iterdir()}
     with pytest.raises(UsageError, match="not an earlier output"):
-        export(model, "onnx", model, images, overwrite=True)
+        export(model, model, "onnx", images, overwrite=True)
     assert {path.name: path.read_bytes() for path in model.iterdir()} == held
 
 
@@ -212,15 +278,15 @@ def test_an_earlier_export_stays_until_a_better_one_is_there(
 ) -> None:
     from pneumoscope.models import onnx_graphs as graphs
 
-    export(run.folder, "onnx", out := tmp_path / "out")
+    export(out := tmp_path / "out", run.folder, "onnx")
     held = {path.name: path.read_bytes() for path in out.iterdir()}
     own = graphs.Description.forward
     with monkeypatch.context() as patch:
         patch.setattr(graphs.Description, "forward", lambda self, inputs: own(self, inputs * 0.5))
         with pytest.raises(DataError, match="Nothing was written"):
-            export(run.folder, "onnx", out, overwrite=True)
+            export(out, run.folder, "onnx", overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == held
-    export(run.folder, "openvino", out, overwrite=True)
+    export(out, run.folder, "openvino", overwrite=True)
     assert (out / "model.xml").is_file()
     assert not (out / "model.onnx").exists()
     assert "Format: openvino. Checked on 12 images" in (out / "README.md").read_text()
@@ -233,7 +299,7 @@ def test_an_image_that_cannot_be_read_stops_no_export(
     for image in (*(data / "train" / "NORMAL").iterdir(), next((data / "test" / "NORMAL").iterdir())):
         image.write_bytes(b"no image")
     try:
-        assert export(run.model, "int8", tmp_path / "int8", data).check.images == 11
+        assert export(tmp_path / "int8", run.model, "int8", data).check.images == 11
     except DataError as problem:
         assert "of 11 decisions" in str(problem)  # noqa: PT017 - refused for what it changes
     assert "Images that cannot be read and are left out: 12." in caplog.text
@@ -402,7 +468,7 @@ def test_networks_with_attention_are_left_to_pytorch(images: Path, tmp_path: Pat
     run = train(images, tmp_path / "run", backbone="vit_tiny_patch16_224", weights=str(tmp_path / "vit.pth"),
                 epochs=1, audit=False, resamples=10)  # fmt: skip
     assert isinstance(load(run.model, "cpu").engine, TorchEngine)
-    assert export(run.folder, "onnx", tmp_path / "out").check.changed == 0
+    assert export(tmp_path / "out", run.folder, "onnx").check.changed == 0
     # Its map mixes places, and the export gives no gradients: no explanation is better than a misleading one.
     image = next((images / "test" / "NORMAL").iterdir())
     with pytest.raises(UsageError, match="Integrated gradients need PyTorch"):
@@ -441,7 +507,7 @@ def test_without_torch_nothing_is_begun_that_needs_it(
     with pytest.raises(ImportError):
         audit(images, tmp_path / "audit")
     with pytest.raises(MissingExtraError, match=r"pneumoscope\[train\]"):
-        export(run.model, "onnx", tmp_path / "export")
+        export(tmp_path / "export", run.model, "onnx")
     assert not list(tmp_path.iterdir())
 
 

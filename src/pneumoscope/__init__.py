@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
+    from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
     from pneumoscope.inference.evidence import Evidence
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Audit", "Comparison", "DataError", "DownloadError", "Evidence", "Finding", "ImageError", "InputSpec",
+    "Audit", "Comparison", "DataError", "DownloadError", "Evidence", "Export", "Finding", "ImageError", "InputSpec",
     "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
-    "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "load", "prepare",
-    "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
+    "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "export", "load",
+    "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def __getattr__(name: str) -> object:
         "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
+        "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
         "inference.evidence": ("Evidence",),

@@ -21,6 +21,8 @@ from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.decisions.rules import describe_rules
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.inference.engines import Array, Kind
@@ -64,18 +66,12 @@ FLOAT_SHARES = (0.0, 0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Check:
-    """How an exported model differs from its original, both run from their files on the same readable images.
-
-    Attributes:
-        difference: the largest difference of a probability.
-        changed: how many decisions differ.
-        auroc: of the original and of the export; None unless images of both classes are labelled.
-    """
+    """How an exported model differs from its original, both run from their files on the same readable images."""
 
     images: int
-    difference: float
-    changed: int
-    auroc: tuple[float, float] | None
+    difference: float  # the largest of a probability
+    changed: int  # decisions that differ
+    auroc: tuple[float, float] | None  # of the original and of the export; None unless both classes are labelled
 
 
 @dataclass(frozen=True)
@@ -100,9 +96,9 @@ class _Original:
 
 
 def export(
-    model: str | Path | None,
-    to: Format,
     out: str | Path,
+    model: str | Path | None = None,
+    to: Format = "onnx",
     data: str | Path | None = None,
     *,
     naming: Naming = Naming(),
@@ -112,10 +108,10 @@ def export(
     """Convert a model for another runtime, and check on images that it decides as before.
 
     Args:
+        out: the model folder to write. It has no PyTorch weights.
         model: a run, a model folder, or the name of a pretrained model; None: the pretrained default.
         to: `onnx` or `openvino`, for these runtimes; `int8`: ONNX with weights and activations of 8 bits, whose
             ranges come from training images; `torch`: a program of `torch.export`.
-        out: the model folder to write. It has no PyTorch weights.
         data: images for the check (the test split if there is one) and for the ranges (the training split if there is
             one); by default those of the run.
         naming: what columns and classes of `data` are called.
@@ -285,17 +281,20 @@ def _warn_left_out(count: int, why: str) -> None:
         logging.getLogger("pneumoscope").warning("Images that %s and are left out: %d.", why, count)
 
 
-def _write_onnx(folder: Path, original: _Original) -> None:
-    """Write the network up to its logits; its metadata say how to prepare images and how to decide."""
+def _write_onnx(folder: Path, original: _Original, scores: bool = True) -> None:
+    """Write the network up to its logits and OOD scores; its metadata say how to prepare images and how to decide."""
     try:
         import onnx
     except ImportError:
         raise MissingExtraError('Exporting needs onnx: pip install "pneumoscope[train]".') from None
-    from pneumoscope.models.onnx_graphs import trace_graph
+    from pneumoscope.models.onnx_graphs import add_distance, trace_graph
 
     model = original.model
     network = onnx.load_from_string(trace_graph(original.backbone, model.input.size, original.head))
-    metadata: dict[str, Any] = {"input": asdict(model.input)}
+    if (limits := read_decisions(model).ood) is not None and scores:
+        stored = {name.removeprefix("ood."): tensor.numpy() for name, tensor in original.other_weights.items()}
+        add_distance(network, stored, limits.limit)
+    metadata: dict[str, Any] = {"input": asdict(model.input), "rules": describe_rules(model)}
     metadata |= {name: getattr(model, name) for name in ("labels", "positive", "decisions", "version")}
     properties = {f"pneumoscope.{name}": json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(network, properties)
@@ -305,7 +304,7 @@ def _write_onnx(folder: Path, original: _Original) -> None:
 
 def _write_ir(folder: Path, original: _Original) -> None:
     """Write OpenVINO's intermediate representation."""
-    _write_onnx(folder, original)
+    _write_onnx(folder, original, scores=False)
     try:
         openvino = import_openvino()
     except ImportError:

@@ -105,7 +105,7 @@ def export(
 
     with show_progress() as progress:
         result = job.export(
-            choose_model(model), to, out, data, naming=context.obj, overwrite=overwrite, progress=progress
+            out, choose_model(model), to, data, naming=context.obj, overwrite=overwrite, progress=progress
         )
     typer.echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
 

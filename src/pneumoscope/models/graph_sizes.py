@@ -47,7 +47,7 @@ class GraphSizes:
                 _check_place(constant, beside)
         except ValueError as problem:
             raise self._refuse(problem) from None
-        self._widths = {name: shape[1] for name, shape in self.check(1).items()}
+        self._width = self.check(1)["intermediate"][1]
 
     def check_detector(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Check that the OOD detector among a model's arrays takes what the graph gives.
@@ -56,8 +56,8 @@ class GraphSizes:
             ModelError: it does not.
         """
         mean = arrays.get("ood.mean")
-        if mean is not None and mean.shape != (self._widths["intermediate"],):
-            raise self._refuse(ValueError(f"{self._widths['intermediate']} intermediate features, not {mean.shape}"))
+        if mean is not None and mean.shape != (self._width,):
+            raise self._refuse(ValueError(f"{self._width} intermediate features, not {mean.shape}"))
 
     def check(self, batch: int) -> dict[str, Shape]:
         """Check that a batch of this size can be run: the shapes of its outputs, or none if this is known.

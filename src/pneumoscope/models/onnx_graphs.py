@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumoscope.errors import ModelError
@@ -16,6 +19,8 @@ from pneumoscope.models.classifier import mixes_places, pool
 from pneumoscope.models.graph_sizes import GraphSizes
 
 if TYPE_CHECKING:
+    import onnx
+
     from pneumoscope.models.classifier import Backbone
 
 _OPSET = 17
@@ -75,6 +80,40 @@ def try_graph(backbone: Backbone, size: int) -> bytes | None:
         return graph
     except (ModelError, torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError, ValueError):
         return None
+
+
+def add_distance(network: onnx.ModelProto, detector: Mapping[str, NDArray[Any]], limit: float) -> None:
+    """Give a graph one more output, `ood_score` (B,) in float64: `decisions.ood.Mahalanobis` divided by its limit.
+
+    The detector's arrays are `mean` (D,), `directions` (K, D), `variances` (K,) and `rest` (1,).
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants: dict[str, NDArray[Any]] = {
+        "mean": detector["mean"].astype(np.float64),
+        "half": np.ascontiguousarray(detector["directions"].astype(np.float16).T),
+        "variances": detector["variances"].astype(np.float64),
+        "rest": detector["rest"].astype(np.float64),
+        "none": np.zeros(1),
+        "limit": np.array([limit * detector["mean"].size ** 0.5]),
+        "axis": np.array([1]),
+    }
+    steps = (
+        ("Cast", "intermediate", "double"), ("Sub", "double mean", "centred"), ("Cast", "half", "directions"),
+        ("MatMul", "centred directions", "along"), ("Mul", "along along", "squares"),
+        ("Div", "squares variances", "scaled"), ("ReduceSum", "scaled axis", "near"),
+        ("Mul", "centred centred", "whole"), ("ReduceSum", "whole axis", "all"), ("ReduceSum", "squares axis", "part"),
+        ("Sub", "all part", "left"), ("Max", "left none", "across"), ("Div", "across rest", "far"),
+        ("Add", "near far", "sum"), ("Sqrt", "sum", "distance"), ("Div", "distance limit", "ood_score"),
+    )  # fmt: skip
+    outer = ("intermediate", "ood_score")
+    for kind, inputs, output in steps:
+        names = [each if each in outer else f"ood.{each}" for each in (*inputs.split(), output)]
+        options: dict[str, Any] = {"to": TensorProto.DOUBLE} if kind == "Cast" else {}
+        options |= {"keepdims": 0} if kind == "ReduceSum" else {}
+        network.graph.node.append(helper.make_node(kind, names[:-1], names[-1:], **options))
+    network.graph.initializer.extend(numpy_helper.from_array(each, f"ood.{key}") for key, each in constants.items())
+    network.graph.output.append(helper.make_tensor_value_info("ood_score", TensorProto.DOUBLE, ["batch"]))
 
 
 def link_graph(graph: bytes, weights: bytes, location: str) -> bytes:
