@@ -294,8 +294,8 @@ def _window(node: Node, inputs: list[Value | None]) -> list[Value]:
         raise ValueError("a window of invalid size")
     shape = []
     for i, (side, width) in enumerate(zip(sides, kernel, strict=True)):
-        room = side + pads[i] + pads[i + len(sides)] - dilations[i] * (width - 1) - 1
-        steps = -(-room // strides[i]) if node.attributes.get("ceil_mode") else room // strides[i]
+        span = side + pads[i] + pads[i + len(sides)] - dilations[i] * (width - 1) - 1
+        steps = -(-span // strides[i]) if node.attributes.get("ceil_mode") else span // strides[i]
         shape.append(max(0, steps + 1))
     return [Value((image[0], channels, *shape))]
 
