@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
+    from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
@@ -45,10 +46,11 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Audit", "Comparison", "DataError", "DownloadError", "Evidence", "Export", "Finding", "ImageError", "InputSpec",
-    "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
-    "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom", "evaluate", "explain", "export", "load",
-    "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
+    "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding", "ImageError",
+    "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction",
+    "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom",
+    "evaluate", "explain", "export", "load", "prepare", "read_pixels", "read_samples", "split_samples", "train",
+    "write_phantoms",
 ]  # fmt: skip
 
 
@@ -62,6 +64,7 @@ def __getattr__(name: str) -> object:
         "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
+        "evaluation.results": ("Evaluation", "Interval"),
         "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),

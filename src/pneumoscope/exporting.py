@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pneumoscope.config import Progress, silent
+from pneumoscope.config import Progress
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
@@ -42,6 +42,7 @@ from pneumoscope.models.model_folder import (
     save_model,
 )  # fmt: skip
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
+from pneumoscope.notebook import notebook_progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +104,7 @@ def export(
     *,
     naming: Naming = Naming(),
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = notebook_progress,
 ) -> Export:
     """Convert a model for another runtime, and check on images that it decides as before.
 
@@ -116,7 +117,7 @@ def export(
             one); by default those of the run.
         naming: what columns and classes of `data` are called.
         overwrite: whether to replace an earlier export in `out`.
-        progress: called after each image.
+        progress: called after each image; by default a bar in a notebook.
 
     Raises:
         DataError: the export decides differently, or no image can be read.

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from pneumoscope.config import Progress, silent
+from pneumoscope.config import Progress
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
 from pneumoscope.errors import UsageError
+from pneumoscope.notebook import notebook_progress
 
 
 def write_phantoms(
@@ -23,7 +24,7 @@ def write_phantoms(
     seed: int = 0,
     size: int = 320,
     prevalence: float = 0.5,
-    progress: Progress = silent,
+    progress: Progress = notebook_progress,
 ) -> Path:
     """Write a dataset of simulated radiographs, split by patient and stratified by label.
 
@@ -38,7 +39,7 @@ def write_phantoms(
         seed: fixes everything.
         size: height of the images in pixels.
         prevalence: share of images with pneumonia; each label has at least four images.
-        progress: called after each image.
+        progress: called after each image; by default a bar in a notebook.
 
     Returns:
         `folder`.

@@ -29,6 +29,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.files import parse_rows
 from pneumoscope.inference.prediction import Prediction, index_labels
+from pneumoscope.notebook import to_frame, to_html
 
 LISTED = 3  # images that an error names
 
@@ -113,6 +114,20 @@ class Comparison:
     resamples: int
     seed: int
     confidence: float = CONFIDENCE
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.runs)}: {self.n} images)"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.n} images, each run against {self.runs[0]}", self.to_rows())
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each run but the first and each metric.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of comparison.json; undefined values are None, as JSON has no nan."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pneumoscope.notebook import to_frame, to_html
+
 SMALL = 30  # images below which one more error moves a rate by over 3 points
 
 
@@ -75,6 +77,31 @@ class Evaluation:
     notes: tuple[str, ...] = ()  # warnings that a reader must know
     seen: int = 0  # number of images that were used in training
     subgroups: tuple[Subgroup, ...] = ()  # parts of the images, each measured by itself
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.summary})"
+
+    def _repr_html_(self) -> str:
+        return to_html(self.summary, self.to_rows())
+
+    @property
+    def summary(self) -> str:
+        """What was measured, and the main metric."""
+        name, title = ("auroc", "AUROC") if "auroc" in self.metrics else ("accuracy", "accuracy")
+        main = f", {title} {self.metrics[name].value:.3f}" if name in self.metrics else ""
+        return f"{self.split}: {self.n} images{main}"
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each metric, with its interval; undefined values are None."""
+        return [{"metric": name, **without_nan(asdict(interval))} for name, interval in self.metrics.items()]
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each metric.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json; undefined values are None, as JSON has no nan."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
+from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.text import printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
@@ -80,6 +82,27 @@ class Prediction:
     format: str | None = None
     evidence: Evidence | None = field(default=None, repr=False)
     pixels: Pixels | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self._describe()})"
+
+    def _describe(self) -> str:
+        name = printable_line(self.path.name) if self.path else "image"
+        if self.error is not None:
+            return f"{name}: error: {printable_line(self.error)}"
+        shown = "" if self.probability is None else f", probability {self.probability:.3f}"
+        return f"{name}: {self.decision}{shown}"
+
+    def _repr_html_(self) -> str:
+        return to_html(self._describe(), [self.to_row(tuple(self.probabilities or ()))])
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row; `pandas.concat(each.to_frame() for each in predictions)` has all.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame([self.to_row(tuple(self.probabilities or ()))])
 
     @property
     def raw_probability(self) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
+from pneumoscope.datasets.reading import find_images
 from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
@@ -28,6 +29,7 @@ from pneumoscope.inference.features import Extract, Source, Wanted, extract_feat
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
 from pneumoscope.models.pretrained import find_pretrained
+from pneumoscope.notebook import notebook_progress
 
 _NOT_FINITE = "The network gave a number that is not finite: the model is damaged."
 
@@ -92,14 +94,23 @@ class Predictor:
         other.decider = self.decider.at_prevalence(prevalence)
         return other
 
-    def predict(self, images: Source | Iterable[Source], progress: Progress | None = None) -> list[Prediction]:
+    def predict(
+        self, images: Source | Iterable[Source], progress: Progress | None = notebook_progress
+    ) -> list[Prediction]:
         """Predict files, in input order; one that cannot be read gives a prediction with its `error`.
 
         Args:
-            images: a path, a file's content, a sample (which may say how to read it), or several of them.
-            progress: called with the number of files done.
+            images: the path of a file, a folder or a table of images, a file's content, a sample (which may say how to
+                read it), or several of them.
+            progress: called with the number of files done; by default a bar in a notebook.
+
+        Raises:
+            DataError: a folder or table holds no images, or cannot be read.
         """
-        several = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else list(images)
+        given = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else images
+        several: list[Source] = []
+        for each in given:
+            several += find_images([Path(each)]) if isinstance(each, str | Path) else [each]
         predictions = []
         for prediction in self.run(several):
             predictions.append(prediction)

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
-from pneumoscope.config import Progress, silent
+from pneumoscope.config import Progress
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples
@@ -22,6 +22,7 @@ from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.pages import format_command, format_number, format_p, format_percent, render
 from pneumoscope.reports.pictures import draw_thumbnail
 
@@ -97,7 +98,7 @@ def audit(
     device: str = "auto",
     cache: FeatureCache | bool = True,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = notebook_progress,
 ) -> Audit:
     """Look for anything in labelled radiographs that would distort a result. Nothing is changed or removed.
 
@@ -112,7 +113,7 @@ def audit(
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls: the user's on disk, none for False, or a given one.
         overwrite: whether to replace an earlier audit in `out`.
-        progress: called as the work goes on.
+        progress: called as the work goes on; by default a bar in a notebook.
 
     Raises:
         DataError: the data cannot be used at all.

@@ -23,6 +23,7 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.environment import describe_environment
 from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.gallery import draw_explained
@@ -56,7 +57,7 @@ def evaluate(
     patient_ids: bool = False,
     excel: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = notebook_progress,
 ) -> Evaluation:
     """Measure a trained model on labelled radiographs, and write metrics, predictions, plots and a report.
 
@@ -82,7 +83,7 @@ def evaluate(
         patient_ids: whether metrics and report may name patients; `predictions.csv` always does.
         excel: whether `predictions.csv` begins with a byte order mark, which Excel needs to read UTF-8.
         overwrite: whether to replace an earlier evaluation in `out`.
-        progress: called with the number of images done.
+        progress: called with the number of images done; by default a bar in a notebook.
 
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.

@@ -17,7 +17,7 @@ from torch import nn
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
-from pneumoscope.config import Progress, silent
+from pneumoscope.config import Progress
 from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.decisions.decisions import to_json
@@ -32,6 +32,7 @@ from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.notebook import notebook_progress, to_html
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
@@ -66,6 +67,20 @@ class Run:
     settings: Settings
     evaluation: Evaluation
 
+    def __repr__(self) -> str:
+        return f"Run({self.folder}; {self.evaluation.summary})"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.folder}; {self.evaluation.summary}", self.evaluation.to_rows())
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each metric of the test split.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return self.evaluation.to_frame()
+
     @property
     def model(self) -> Path:
         """The trained model's folder."""
@@ -95,7 +110,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     cache: FeatureCache | bool = True,
-    progress: Progress = silent,
+    progress: Progress = notebook_progress,
     **options: Any,
 ) -> Run:
     """Train a classifier on labelled radiographs and evaluate it on their test split.
@@ -107,7 +122,7 @@ def train(
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs: the user's on disk, none for False, or a given one.
-        progress: called as `progress(task, done, total)`.
+        progress: called as `progress(task, done, total)`; by default a bar in a notebook.
         **options: any setting of `pneumoscope.training.settings` by its name, such as `recipe="finetune"`.
 
     Raises:

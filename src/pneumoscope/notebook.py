@@ -1,0 +1,88 @@
+"""What a notebook shows: progress, and results as tables of HTML and pandas."""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pneumoscope.errors import MissingExtraError
+
+_INTERVAL = 0.2  # seconds between two updates of a bar
+
+
+class NotebookProgress:
+    """Progress as bars in a notebook, and nothing anywhere else; the default of all functions that take long."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, _Bar] = {}
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Show how much of a task is done, of a total that is 0 where it is not known."""
+        if not in_notebook():
+            return
+        if task not in self._bars or done <= self._bars[task].done:  # a new task, or the same once more
+            self._bars[task] = _Bar()
+        self._bars[task].show(task, done, total)
+
+
+class _Bar:
+    def __init__(self) -> None:
+        self.done = -1
+        self._handle: Any = None
+        self._shown = 0.0
+
+    def show(self, task: str, done: int, total: int) -> None:
+        self.done, now = done, time.monotonic()
+        if done < total and now - self._shown < _INTERVAL:
+            return
+        self._shown = now
+        text = f"{task}: {done}{f' of {total}' if total else ''}"
+        bar = f'<progress value="{done}" max="{total}"></progress> ' if total else ""
+        content = {"text/plain": text, "text/html": f"{bar}{html.escape(text)}"}
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+
+notebook_progress = NotebookProgress()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows with equal keys as a pandas DataFrame.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise MissingExtraError("A DataFrame needs pandas: pip install pandas.") from None
+    return pandas.DataFrame(list(rows))
+
+
+def to_html(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as a table of HTML under a title, all escaped."""
+    lines = [f"<table><caption>{html.escape(title)}</caption>"]
+    lines += [_to_line("th", row) for row in rows[:1]]
+    lines += [_to_line("td", [_show(cell) for cell in row.values()]) for row in rows]
+    return "\n".join([*lines, "</table>"])
+
+
+def _to_line(tag: str, cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _show(cell: object) -> str:
+    return "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
