@@ -535,3 +535,37 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
     assert command("explain", files[2], "--model", run.folder, "--out", tmp_path / "none").code == 3
     assert command("explain", *files, "--model", run.folder, "--out", tmp_path / "x", "--label", "TUMOUR").code == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_rows_name_the_flags_of_the_command(
+    command: Command, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pneumoscope.images import read
+
+    def refuse(*_: object) -> None:
+        raise read.ImageError("x.png: a CT slice. Pass `any_modality=True`.")
+
+    monkeypatch.setattr(read, "_read_raster", refuse)
+    shutil.copy(next((images / "test" / "NORMAL").iterdir()), tmp_path / "x.png")
+    result = command("predict", tmp_path / "x.png", "--model", run.model, "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(result.out))
+    assert row["error"] == "x.png: a CT slice. Pass --any-modality."
+
+
+def test_patients_are_named_on_request_only(command: Command, run: Run, images: Path, tmp_path: Path) -> None:
+    files = sorted((images / "test").rglob("*.png"))
+    rows = [f"{file},{file.parent.name},Smith-4711,{'test' if i % 2 else 'train'}" for i, file in enumerate(files)]
+    (tmp_path / "data.csv").write_text("path,label,patient,split\n" + "\n".join(rows) + "\n")
+    for options, named in (((), False), (("--patient-ids",), True)):
+        out = tmp_path / f"evaluated-{named}"
+        arguments = ("--model", run.model, "--out", out, "--split", "all", "--resamples", 20, *options)
+        assert command("evaluate", tmp_path / "data.csv", *arguments).code == 0
+        for file in ("metrics.json", "report.html"):
+            text = (out / file).read_text(encoding="utf-8")
+            assert "1 patient is in more than one split" in text
+            assert ("Smith-4711" in text) is named
+        assert "Smith-4711" in (out / "predictions.csv").read_text(encoding="utf-8")
+        out = tmp_path / f"audited-{named}"
+        audited = command("audit", tmp_path / "data.csv", "--quick", "--out", out, *options)
+        assert ("Smith-4711" in audited.out + (out / "audit.json").read_text(encoding="utf-8")) is named
+        assert ("Smith-4711" in (out / "audit.html").read_text(encoding="utf-8")) is named

@@ -338,7 +338,7 @@ def test_classes_are_in_order_and_the_positive_one_is_last_of_two(
     ("labels", "positive", "error", "message"),
     [
         (("sick", "healthy"), None, DataError, "Unclear which class is positive, healthy or sick.*`positive`"),
-        (("A", "A"), None, DataError, r"Found 1 class \(A\)"),
+        (("A", "A"), None, DataError, r"the only class is A; at least two"),
         ((), None, DataError, "no labels"),
         (("A", "out_of_distribution"), "A", DataError, "class out_of_distribution has the name of a decision"),
         (("A", "B"), "C", UsageError, "positive: no class is named .C.. The classes are A, B"),

@@ -119,6 +119,7 @@ def audit(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     cache: options.Cache = True,
+    patient_ids: options.PatientIds = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Find leaks, duplicates, shortcuts and wrong labels in data.
@@ -139,6 +140,7 @@ def audit(
             naming=context.obj,
             device=device,
             cache=cache,
+            patient_ids=patient_ids,
             overwrite=overwrite,
             progress=progress,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -80,7 +81,8 @@ def predict(
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite, excel)
         shown = None if out is None and table is None and sys.stdout.isatty() else progress
-        errors = write_predictions(predictor, samples, kind, out or table, overlays, shown, excel=excel)
+        write = partial(write_predictions, excel=excel, wording=show_flags)
+        errors = write(predictor, samples, kind, out or table, overlays, shown)
     if table is not None:
         typer.echo(table.getvalue(), nl=False)
     _report_places(out, heatmaps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -65,7 +66,7 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
     if reserved := sorted({"uncertain", "out_of_distribution"} & set(names)):
         raise DataError(f"The class {reserved[0]} has the name of a decision. Rename the class.")
     if len(names) < 2:
-        raise DataError(f"Found {len(names)} class ({', '.join(names) or 'no labels'}); at least two are needed.")
+        raise DataError(f"{_find_root(samples)}: {_describe_classes(names)}; at least two classes are needed.")
     if positive is not None and positive not in names:
         raise UsageError(f"no class is named {positive!r}. The classes are {', '.join(names)}.", "positive")
     if len(names) > 2:
@@ -76,6 +77,24 @@ def find_classes(samples: Sequence[Sample], positive: str | None = None) -> tupl
     if positive is None:
         raise DataError(f"Unclear which class is positive, {names[0]} or {names[1]}. Choose it with `positive`.")
     return (next(name for name in names if name != positive), positive), positive
+
+
+def number_patients(samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples with numbers in place of patients, in order of appearance, for pages that must not name them."""
+    numbers: dict[str, int] = {}
+    return [
+        replace(each, patient=str(numbers.setdefault(each.patient, len(numbers) + 1))) if each.patient else each
+        for each in samples
+    ]
+
+
+def _find_root(samples: Sequence[Sample]) -> str:
+    """The folder that all images are in."""
+    return os.path.commonpath([sample.path.parent for sample in samples]) if samples else "The data"
+
+
+def _describe_classes(names: Sequence[str]) -> str:
+    return f"the only class is {names[0]}" if names else "no image has a label"
 
 
 def format_samples(samples: Sequence[Sample], folder: Path, excel: bool = False) -> str:

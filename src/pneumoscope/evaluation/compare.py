@@ -122,11 +122,7 @@ class Comparison:
         return to_html(f"{self.n} images, each run against {self.runs[0]}", self.to_rows())
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame with a row for each run but the first and each metric.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
+        """A pandas DataFrame with a row for each run but the first and each metric; it needs pandas."""
         return to_frame(self.to_rows())
 
     def to_json(self) -> dict[str, Any]:

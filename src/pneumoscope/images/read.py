@@ -18,6 +18,7 @@ from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
 from pneumoscope.images.jpeg2000_streams import check_stream, find_stream
 from pneumoscope.images.jpeg_streams import check_scans
 from pneumoscope.images.limits import CostError, LimitedFile
+from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.tiff_tags import check_tiff
 from pneumoscope.text import to_line
@@ -204,10 +205,10 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
     except CostError as problem:
         raise ImageError(f"{name}: {problem}. Save it again, as PNG with 8 or 16 bits.") from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{name}: unknown format or pixel type. Supported are {', '.join(FORMATS)} and DICOM. "
-            "Save it as PNG with 8 or 16 bits."
-        ) from None
+        kind = describe_content(content)
+        found = "unknown format or pixel type" if kind is None else f"unknown format: this is {kind}"
+        advice = "Save it as PNG with 8 or 16 bits." if kind is None else "Give the image itself."
+        raise ImageError(f"{name}: {found}. Supported are {', '.join(FORMATS)} and DICOM. {advice}") from None
     except Image.DecompressionBombError:
         raise ImageError(
             f"{name}: too large; the limit is {limits.MAX_PIXELS:,} pixels. Save it at a smaller size."

@@ -17,7 +17,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
-from pneumoscope.inference.prediction import log_warnings
+from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.text import printable, printable_line
 
@@ -33,6 +33,7 @@ def write_predictions(
     progress: Progress | None = None,
     *,
     excel: bool = False,
+    wording: Callable[[str], str] = str,
 ) -> list[str]:
     """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
 
@@ -46,6 +47,7 @@ def write_predictions(
         overlays: where to draw each image with its evidence.
         progress: called with the number of files done.
         excel: begin CSV with a byte order mark.
+        wording: changes how errors and warnings name options.
 
     Returns:
         The errors of files that have no prediction.
@@ -63,10 +65,7 @@ def write_predictions(
             warnings.append(prediction.warnings)
             if overlays is not None:
                 overlays.add(prediction)
-            row = prediction.to_row(predictor.model.labels)
-            if isinstance(out, Path) and prediction.path is not None:
-                row["path"] = path_in_file(prediction.path, out.parent)
-            yield row
+            yield _make_row(prediction, predictor.model.labels, out, wording)
             if progress is not None:
                 progress("Predicting", done, len(samples))
 
@@ -83,6 +82,16 @@ def write_predictions(
             write_text(out, text.getvalue())
     log_warnings(warnings)
     return errors
+
+
+def _make_row(
+    prediction: Prediction, labels: Sequence[str], out: Path | TextIO | None, wording: Callable[[str], str]
+) -> Row:
+    row = prediction.to_row(labels)
+    if isinstance(out, Path) and prediction.path is not None:
+        row["path"] = path_in_file(prediction.path, out.parent)
+    row["error"], row["warnings"] = prediction.error and wording(prediction.error), wording(row["warnings"])
+    return row
 
 
 def _write_csv(rows: Iterator[Row], stream: TextIO, excel: bool) -> None:

@@ -17,7 +17,7 @@ from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
 from pneumoscope.config import Progress
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
-from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples
+from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.images.read import Reading
@@ -97,6 +97,7 @@ def audit(
     naming: Naming = Naming(),
     device: str = "auto",
     cache: FeatureCache | bool = True,
+    patient_ids: bool = False,
     overwrite: bool = False,
     progress: Progress = notebook_progress,
 ) -> Audit:
@@ -112,6 +113,7 @@ def audit(
         naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps measurements and features between calls: the user's on disk, none for False, or a given one.
+        patient_ids: whether findings may name patients; otherwise they number them.
         overwrite: whether to replace an earlier audit in `out`.
         progress: called as the work goes on; by default a bar in a notebook.
 
@@ -122,6 +124,7 @@ def audit(
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
     samples = read_samples(Path(data), patient_pattern, reading, naming)
+    samples = samples if patient_ids else number_patients(samples)
     with open_cache(cache) as opened:
         images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
     result = Audit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
-from pneumoscope.datasets.samples import describe_counts
+from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.files import write_text
@@ -75,11 +75,13 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     elif all(str(sample.patient).startswith("phantom") for sample in samples):
         notes.append("These radiographs are simulated: the metrics show that the software works, not how it performs.")
     if shared := find_shared_patients(samples):
-        some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
-        more = " and more, which log.txt lists" if len(shared) > 10 else ""
+        some, more = "", " (samples.csv and log.txt say which)"
+        if setup.settings.run.patient_ids:
+            some = ", ".join(f"{patient} ({' and '.join(splits)})" for patient, splits in list(shared.items())[:10])
+            some, more = f": {some}", " and more, which log.txt lists" if len(shared) > 10 else ""
         are = "patients are" if len(shared) > 1 else "patient is"
         notes.append(
-            f"{len(shared)} {are} in more than one of the given splits: {some}{more}. Re-split with `pneumoscope data "
+            f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with `pneumoscope data "
             "split`, or ignore this if it is intended."
         )
         _logger().debug("Patients in more than one split: %s", shared)
@@ -93,6 +95,8 @@ def _audit(images: Images, settings: Settings) -> tuple[Finding, ...]:
         DataError: there are errors and `strict` is set.
     """
     command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
+    if not settings.run.patient_ids:
+        images = replace(images, samples=number_patients(images.samples))
     serious = [each for each in find_faults(images, seed=settings.run.seed) if each.severity != "note"]
     findings = []
     for finding in serious:

@@ -36,6 +36,8 @@ class RunSettings:
     device: Annotated[Literal["auto", "cpu", "cuda"], Doc("Device to compute on.")] = "auto"
     resamples: Annotated[int, Ge(1), Doc("Bootstrap resamples for each interval.")] = 2000
     plot_formats: Annotated[str, Doc("Formats of the plot files, such as svg,pdf,png.")] = "svg"
+    patient_ids: Annotated[bool, Doc("Name patients in report, metrics and model card.")] = False
+    excel: Annotated[bool, Doc("Begin predictions.csv with a byte order mark, so that Excel reads UTF-8.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

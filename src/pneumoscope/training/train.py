@@ -255,7 +255,13 @@ def evaluate(
         predictor,
         test,
         folder,
-        Plan("test", resamples=setup.settings.run.resamples, seed=setup.settings.run.seed),
+        Plan(
+            "test",
+            resamples=setup.settings.run.resamples,
+            seed=setup.settings.run.seed,
+            patient_ids=setup.settings.run.patient_ids,
+            excel=setup.settings.run.excel,
+        ),
         Provenance(
             history=read_history(folder / "history.csv"),
             findings=remarks.findings,
