@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import JPEG, dicom, image, written
+from dicom_files import EXPLICIT, IMPLICIT, JPEG, dicom, image, written
 from PIL import Image
 from pydicom.encaps import encapsulate
 from test_read import IMAGE, chunk, encoded, png
@@ -359,3 +359,106 @@ def test_what_would_need_more_memory_is_refused_by_its_header() -> None:
     at = content.index(b"VP8L") + 9  # 14 bits each: width and height less one
     content[at : at + 4] = struct.pack("<I", 9998 | 9998 << 14 | 1 << 28)
     assert "9999 x 9999 pixels in this WEBP need 1,599,680,016 bytes" in refused(bytes(content))
+
+
+# DICOM
+
+
+def element(tag: int, content: bytes, kind: bytes | None = None) -> bytes:
+    """An element with a length of 32 bits; without a type of value as in implicit encoding."""
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + (kind + b"\0\0" if kind else b"")
+    return head + struct.pack("<I", len(content)) + content
+
+
+def with_elements(elements: bytes, before: bytes, syntax: str = EXPLICIT) -> bytes:
+    """A file with elements put in front of the first that begins with `before`."""
+    content = dicom(image(), 12, syntax, PatientID=None)
+    at = content.index(before, 132)
+    return content[:at] + elements + content[at:]
+
+
+ITEM = b"\xfe\xff\0\xe0\0\0\0\0"
+PIXELS, ROWS, SOP = b"\xe0\x7f\x10\0", b"\x28\0\x10\0", b"\x08\0\x16\0"
+VOI, MODALITY, VIEW = 0x00283010, 0x00283000, 0x00540220
+
+
+def item(content: bytes) -> bytes:
+    return ITEM[:4] + struct.pack("<I", len(content)) + content
+
+
+def falling_table(entries: int) -> bytes:
+    """An item that turns 12 bits around; beyond 4,096 entries it holds zeros."""
+    falling = np.zeros(entries, "<u2")
+    falling[:4096] = np.arange(4095, -1, -1)
+    return item(
+        element(0x00283002, struct.pack("<3H", entries & 0xFFFF, 0, 12)) + element(0x00283006, falling.tobytes())
+    )
+
+
+def test_only_the_first_item_of_a_sequence_is_read() -> None:
+    """Two million empty ones took half a minute and more than a gigabyte."""
+    content = with_elements(element(VOI, falling_table(4096) + ITEM * 2_000_000), PIXELS, IMPLICIT)
+    np.testing.assert_allclose(read_pixels(content), 1 - image() / 4095, atol=1e-6)
+    for tag in (VOI, MODALITY):
+        assert "no LUTDescriptor" in refused(with_elements(element(tag, ITEM * 2_000_000, b"SQ"), PIXELS))
+
+
+@pytest.mark.parametrize("kind", [b"SQ", b"UN", None])
+def test_a_sequence_with_an_item_of_very_many_elements_is_refused(kind: bytes | None) -> None:
+    many = b"\x09\x60\x10\x10" + (b"LO\0\0" if kind == b"SQ" else b"\0\0\0\0")
+    syntax = EXPLICIT if kind else IMPLICIT
+    content = with_elements(element(VOI, item(many * MANY), kind), PIXELS, syntax)
+    assert "too many elements" in refused(content)
+
+
+def test_nested_sequences_cost_nothing_until_they_are_looked_at() -> None:
+    inner = b""
+    for _ in range(2000):
+        inner = element(VOI, item(inner), b"SQ")
+    assert "no LUTDescriptor" in refused(with_elements(inner, PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("tag", "before"),
+    [
+        *((0x00281050, PIXELS), (0x00281051, PIXELS), (0x00281053, PIXELS), (0x00100020, b"\x20\0\x0d\0")),
+        *((0x00280004, ROWS), (0x00185101, b"\x20\0\x0d\0")),
+    ],
+)
+def test_a_value_that_would_take_long_to_convert_is_refused(tag: int, before: bytes) -> None:
+    long = with_elements(element(tag, b"1\\" * MANY), before, IMPLICIT)
+    assert f"{2 * MANY:,} bytes" in refused(long)
+
+
+def test_a_table_larger_than_any_is_refused_and_the_largest_read() -> None:
+    largest = with_elements(element(VOI, falling_table(65536)), PIXELS, IMPLICIT)
+    np.testing.assert_allclose(read_pixels(largest), 1 - image() / 4095, atol=1e-6)
+    assert "600,000 bytes" in refused(with_elements(element(VOI, falling_table(300_000)), PIXELS, IMPLICIT))
+
+
+@pytest.mark.parametrize("name", [b"ISO_IR 100\\", b"nothing\\"])
+@pytest.mark.parametrize("place", ["file", "item", "open sequence"])
+def test_very_many_character_sets_are_refused(name: bytes, place: str) -> None:
+    sets = element(0x00080005, name * 20_000, b"UN")
+    content = {
+        "file": lambda: with_elements(sets, SOP),
+        "item": lambda: with_elements(element(VOI, item(sets), b"SQ"), PIXELS),
+        "open sequence": lambda: with_elements(
+            b"\x38\0\x04\0SQ\0\0\xff\xff\xff\xff" + item(sets) + b"\xfe\xff\xdd\xe0\0\0\0\0", PIXELS
+        ),
+    }[place]()
+    assert "character set" in refused(content)
+
+
+def test_an_offset_table_of_more_frames_than_there_are_is_refused() -> None:
+    content = in_dicom(encoded(IMAGE, "JPEG"), JPEG + "50")
+    at = content.index(ITEM[:4], content.index(PIXELS)) + 4
+    size = int.from_bytes(content[at : at + 4], "little")
+    table = struct.pack("<I", 4 * MANY) + bytes(4 * MANY)
+    assert "offset table" in refused(content[:at] + table + content[at + 4 + size :])
+
+
+def test_a_transfer_syntax_of_a_megabyte_is_refused() -> None:
+    content = dicom(image())
+    at = content.index(b"\2\0\x10\0", 132)
+    assert "bytes" in refused(content[:at] + element(0x00020010, b"1.2\\" * MANY, b"UN") + content[at + 28 :])

@@ -200,7 +200,7 @@ def _translated_errors(name: str) -> Iterator[None]:
     except PneumoscopeError:
         raise
     except CostError as problem:
-        raise ImageError(f"{name}: {problem}. Export it uncompressed.") from None
+        raise ImageError(f"{name}: {problem}. Export it again, uncompressed.") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Export it at a smaller size.") from None
     except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything

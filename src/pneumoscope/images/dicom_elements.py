@@ -10,9 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
 
 from pneumoscope.images import limits
+from pneumoscope.images.limits import CostError
 from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
+    from pydicom.dataelem import RawDataElement
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
@@ -32,6 +34,9 @@ _KEYWORDS = (
 )
 NEEDS_EXTRA = "needs an extra: pip install 'pneumoscope[dicom]'"
 MAX_READS = 300_000  # a few per element: pydicom takes far more memory for an empty item than the file does
+_MAX_VALUE = 2**16  # bytes of a value: pydicom converts all of it, however many numbers or names it holds
+_MAX_TABLE = 2**18  # of the data of a look-up table: 65,536 entries of 16 bits, and as much again
+_CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")  # converted as it is read, so it is recognised before
 _LONG_HEADER = (b"OB", b"OW", b"OF", b"OD", b"UN")  # types of pixel data with headers of 12 bytes
 
 
@@ -54,6 +59,7 @@ def parse(stream: BinaryIO) -> Parsed:
     stream = cast(BinaryIO, _LimitedStream(stream))
     stream.seek(132 if stream.read(132)[128:] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=_past_meta)
+    _bound(meta)
     syntax = read_text(meta, "TransferSyntaxUID")
     if syntax == DEFLATED:
         stream = cast(BinaryIO, _LimitedStream(_inflate(stream)))
@@ -63,6 +69,7 @@ def parse(stream: BinaryIO) -> Parsed:
     order: Literal["little", "big"] = "little" if little else "big"
     implicit = syntax in ("", IMPLICIT)  # pydicom corrects this from the first element
     elements = read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=_wanted())
+    _bound(elements)
     head = stream.read(8)
     if int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order) not in PIXEL_DATA:
         head = b""
@@ -116,12 +123,18 @@ class _LimitedStream:
     def __init__(self, stream: BinaryIO) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
         self._left = MAX_READS
+        self._character_set = False  # whether its value is next
 
     def read(self, size: int = -1) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise ValueError("too many elements or items")
-        return self._read(size)
+            raise CostError("too many elements or items")
+        if self._character_set and size > _MAX_VALUE:
+            raise CostError(f"a character set of {size:,} bytes")
+        content = self._read(size)
+        if size == 8:  # the head of an element
+            self._character_set = content[:4] in _CHARACTER_SET
+        return content
 
 
 def _past_meta(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom's signature
@@ -137,6 +150,60 @@ def _wanted() -> list[BaseTag | int]:
     from pydicom.datadict import tag_for_keyword
 
     return [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
+
+
+@cache
+def _largest() -> dict[int, int]:
+    """The most bytes of each value that is used."""
+    from pydicom.datadict import tag_for_keyword
+
+    tables = ("LUTData", *(keyword for keyword in _KEYWORDS if keyword.endswith("TableData")))
+    others = (*_KEYWORDS, "LUTDescriptor", "CodeMeaning", "TransferSyntaxUID", "MediaStorageSOPClassUID")
+    most = dict.fromkeys(others, _MAX_VALUE) | dict.fromkeys(tables, _MAX_TABLE)
+    return {int(tag_for_keyword(keyword) or 0): size for keyword, size in most.items()}
+
+
+def _bound(elements: Dataset, inside: bool = False) -> None:
+    """Cut sequences down to their first item, and refuse long values: pydicom converts them whole, when first used.
+
+    Args:
+        elements: what was read.
+        inside: whether they are an item of a sequence, of which no inner sequence is used.
+
+    Raises:
+        CostError: a value is long, or an item has very many elements.
+    """
+    from pydicom.datadict import dictionary_VR, keyword_for_tag
+    from pydicom.dataelem import DataElement, RawDataElement
+
+    for tag in [tag for tag in elements.keys() if tag in _largest()]:  # noqa: SIM118 - values() would convert
+        found: Any = elements.get_item(tag)
+        if dictionary_VR(tag) == "SQ" and inside:
+            del elements[tag]
+        elif not isinstance(found, RawDataElement):  # a sequence without a stated length is read already
+            for item in elements[tag].value[:1] if elements[tag].VR == "SQ" else []:
+                _bound(item, inside=True)
+        elif dictionary_VR(tag) == "SQ" and found.VR in (None, "SQ", "UN") and found.value:
+            first = _read_first_item(found, elements)
+            elements[tag] = DataElement(tag, "SQ", [] if first is None else [first])
+        elif found.value and len(found.value) > _largest()[tag]:
+            raise CostError(f"{keyword_for_tag(tag)} has {len(found.value):,} bytes")
+
+
+def _read_first_item(sequence: RawDataElement, elements: Dataset) -> Dataset | None:
+    from pydicom.filereader import read_sequence_item
+
+    stream = _LimitedStream(io.BytesIO(cast(bytes, sequence.value)))
+    implicit, little = sequence.is_implicit_VR, sequence.is_little_endian
+    try:
+        item = read_sequence_item(cast(BinaryIO, stream), implicit, little, elements.original_character_set)
+    except CostError:
+        raise
+    except Exception:  # one unreadable element must not spoil the others
+        return None
+    if item is not None:
+        _bound(item, inside=True)
+    return item
 
 
 def _inflate(stream: BinaryIO) -> BinaryIO:

@@ -23,6 +23,7 @@ from pneumoscope.images.dicom_elements import (
 )
 from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, read_stream
 from pneumoscope.images.greyscale import Levels
+from pneumoscope.images.limits import CostError
 
 _JPEG = "1.2.840.10008.1.2.4."
 _COMPRESSIONS = {
@@ -37,6 +38,7 @@ _COMPRESSIONS = {
 }
 _NATIVE = ("uncompressed", "deflated")
 _LOSSY = (_JPEG + "50", _JPEG + "51", _JPEG + "81", _JPEG + "91", _JPEG + "203")
+_MAX_OFFSETS = 2**20  # bytes: 262,144 frames
 _SECOND_FRAME = re.compile(rb"\xff\xd9\0*(\xff\xd8\xff|\xff\x4f\xff\x51)")  # an end, then another beginning
 _MODES = {
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
@@ -262,6 +264,8 @@ def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) 
             f"{name}: its transfer syntax says {layout.compression} compression, but its pixels are not encapsulated. "
             "Export it again."
         )
+    if int.from_bytes(parsed.stream.read(4), "little") > _MAX_OFFSETS:
+        raise CostError("an offset table of very many frames")
     parsed.stream.seek(start)
     offsets = len(parse_basic_offsets(parsed.stream))
     parsed.stream.seek(start)
