@@ -35,13 +35,14 @@ def test_an_inverted_image_has_a_warning_until_it_is_read_inverted(seed: int) ->
     assert len(read_radiograph(dicom(LEVELS, PhotometricInterpretation="MONOCHROME1")).warnings) == 1
 
 
-@pytest.mark.parametrize("kind", ["turned", "noise", "ramp", "photograph"])
+@pytest.mark.parametrize("kind", ["turned", "noise", "ramp", "photograph", "two dark ellipses"])
 def test_what_is_no_upright_chest_is_not_called_inverted(kind: str) -> None:
     y, x = np.mgrid[:128, :128] / 127
     pictures = {
         "turned": np.rot90(CHEST),
         "noise": np.random.default_rng(0).random((128, 128)),
         "ramp": 0.2 + 0.6 * x,
+        "two dark ellipses": 0.8 - 0.6 * np.exp(-(((np.abs(x - 0.5) - 0.22) / 0.1) ** 2) - ((y - 0.5) / 0.25) ** 2),
         "photograph": 0.5 + 0.4 * np.sin(9 * x) * np.cos(7 * y),
     }
     assert read_radiograph(png(pictures[kind])).warnings == ()

@@ -50,13 +50,14 @@ def test_paths_of_settings_come_back_from_their_file(
 ) -> None:
     (tmp_path / "runs" / "first").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    settings = resolve_settings({"path": "images", "weights": weights}, {})
+    settings = resolve_settings({"path": "images", "weights": weights, "intended_use": weights}, {})
     write_settings(Path("runs/first/config.yaml"), settings)
     assert resolve_settings({}, read_settings(Path("runs/first/config.yaml"))) == settings
     monkeypatch.chdir(tmp_path / "runs")
     moved = resolve_settings({}, read_settings(Path("first/config.yaml")))
     assert Path(moved.data.path) == Path("../images")
     assert moved.network.weights == (f"../{weights}" if weights == "weights.pth" else weights)
+    assert moved.data.intended_use == moved.network.weights
 
 
 def test_a_run_is_resumed_with_its_data_named_from_elsewhere_but_with_no_other(

@@ -39,7 +39,7 @@ def find_faults(pixels: Pixels) -> tuple[str, ...]:
     thumbnail = shrink(grey)[None]
     faults = []
     fits = correlate_orientations(thumbnail)[0]
-    if -fits.min() >= _LIKE and -fits.min() - max(fits.max(), fits[0] + TURNED) > 0:
+    if fits[0] <= -max(_LIKE, *abs(fits)):  # it fits an inverted frontal image better than any other
         faults.append("probably inverted: air is bright; if it is, read it with `invert=True`")
     if (white := float(measure_burnt(thumbnail)[0])) > BURNT:
         faults.append(f"burnt out: {white:.0%} of the image is white")

@@ -20,7 +20,7 @@ from pneumoscope.training.data import Setup
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
-_PATHS = (("data", "path"), ("network", "weights"))  # settings that name a file or folder
+_PATHS = (("data", "path"), ("data", "intended_use"), ("network", "weights"))  # settings that name a file or folder
 RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", CHECKPOINTS, *OUTPUTS)
 
 
@@ -48,6 +48,8 @@ def write_settings(path: Path, settings: Settings) -> None:
     """Write settings as YAML; paths that are relative to the working directory become relative to the file."""
     data, network = settings.data, settings.network
     data = replace(data, path=path_in_file(Path(data.path), path.parent))
+    if data.intended_use is not None:
+        data = replace(data, intended_use=path_in_file(Path(data.intended_use), path.parent))
     if network.weights is not None:
         network = replace(network, weights=path_in_file(Path(network.weights), path.parent))
     write_mapping(path, replace(settings, data=data, network=network))
