@@ -540,10 +540,11 @@ def test_explain_and_heatmaps_write_pictures_and_a_table(
 def test_rows_name_the_flags_of_the_command(
     command: Command, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pneumoscope.errors import ImageError
     from pneumoscope.images import read
 
     def refuse(*_: object) -> None:
-        raise read.ImageError("x.png: a CT slice. Pass `any_modality=True`.")
+        raise ImageError("x.png: a CT slice. Pass `any_modality=True`.")
 
     monkeypatch.setattr(read, "_read_raster", refuse)
     shutil.copy(next((images / "test" / "NORMAL").iterdir()), tmp_path / "x.png")
