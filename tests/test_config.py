@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ from hypothesis import strategies as st
 from pneumoscope.config import build, read_mapping, write_mapping
 from pneumoscope.errors import ModelError, PneumoscopeError, UsageError
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.training.settings import RECIPES, Settings, flatten, list_options, nest, resolve_settings
+from pneumoscope.training.settings import (
+    RECIPES,
+    DataSettings,
+    DecisionSettings,
+    NetworkSettings,
+    OptimisationSettings,
+    RunSettings,
+    Settings,
+    flatten,
+    list_options,
+    nest,
+    resolve_settings,
+)
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1)
 shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
 amounts = st.floats(0, 1e6)
 BASELINE = resolve_settings({"path": "images", "recipe": "baseline"}, {})
+ANYTHING: Any = ["x"]
 WORDS = ["no", "null", "1e-3", "~", "07", "2026-13-45", "a: b", "# x", "- y", "\x85\u2028", "=", "<<", "C:\\images\\1"]
 
 
@@ -214,6 +228,72 @@ def test_without_data_and_with_an_unknown_recipe_it_is_wrong_usage() -> None:
         UsageError, match=r"^recipe: 'magic' does not exist\. Choose one of baseline, head, finetune, best"
     ):
         resolve_settings({"path": "images", "recipe": "magic"}, {})
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"optimisation": OptimisationSettings(epochs=ANYTHING)}, "optimisation.epochs: must be a whole number"),
+        ({"optimisation": OptimisationSettings(lr=math.nan)}, "optimisation.lr: must be a finite number, found nan"),
+        ({"run": RunSettings(seed=-1)}, "run.seed: must be greater than or equal to 0, found -1"),
+        ({"network": NetworkSettings(size=31)}, "network.size: must be greater than or equal to 32, found 31"),
+        ({"network": NetworkSettings(fit=ANYTHING)}, "network.fit: must be 'crop', 'pad' or 'squash'"),
+        ({"decisions": DecisionSettings(threshold=ANYTHING)}, "decisions.threshold: must be text"),
+        ({"network": 3}, "network: must be NetworkSettings, found 3"),
+    ],
+)
+def test_settings_made_in_python_are_checked_as_those_of_a_file(group: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{message}"):
+        Settings(data=DataSettings(path="images"), **group)
+
+
+def test_settings_made_in_python_hold_what_a_file_would_give() -> None:
+    found = Settings(data=DataSettings(path="images"), decisions=DecisionSettings(threshold=0.4))  # type: ignore[arg-type]
+    assert found == resolve_settings({"path": "images", "recipe": "baseline", "threshold": 0.4}, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: &a [1]\nrun: *a\n",
+        "data: &a {path: x}\nrun: {<<: *a}\n",
+        "data: {<<: {path: x}}\n",
+        "data: {? !!merge x : {path: y}}\n",
+        "a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
+    ],
+)
+def test_aliases_and_merges_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read as YAML: (aliases|merges) .* are not read; write the value"):
+        read_mapping(yaml_file(tmp_path, text))
+
+
+def test_what_a_message_quotes_is_short(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, f"data: {{path: images, positive: [{'x' * 50_000}]}}\n")
+    with pytest.raises(UsageError, match="positive") as caught:
+        resolve_settings({}, read_mapping(path), str(path))
+    assert len(str(caught.value)) < 500
+    for text in (f"data: '{'x' * 50_000}", f"{'x' * 50_000}: 1\n"):
+        with pytest.raises(UsageError) as caught:
+            resolve_settings({}, read_mapping(yaml_file(tmp_path, text)), "my.yaml")
+        assert len(str(caught.value)) < 1000
+
+
+def test_a_large_file_a_pipe_and_a_device_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    large = yaml_file(tmp_path, "a: 1\n" * 100_000)
+    for path, reason in (
+        (large, "the limit is"),
+        (tmp_path / "pipe", "not a regular"),
+        (Path("/dev/zero"), "not a reg"),
+    ):
+        with pytest.raises(UsageError, match=f"cannot be read as YAML: .*{reason}"):
+            read_mapping(path)
+
+
+def test_a_normalisation_that_is_not_finite_is_refused_in_python_too() -> None:
+    for values in ({"mean": (0.5, math.nan, 0.5)}, {"std": (1.0, 0.0, 1.0)}, {"std": (1.0, math.inf, 1.0)}):
+        with pytest.raises(UsageError, match="not those of images"):
+            InputSpec(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("found", ["list", "str", "int", "NoneType"])

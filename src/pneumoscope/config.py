@@ -41,22 +41,23 @@ def build(
     values: Mapping[str, Any],
     source: str | None = None,
     error: type[PneumoscopeError] = UsageError,
+    prefix: str = "",
 ) -> Settings:
     """Build a dataclass from plain values, as YAML or JSON gives them, and check their types and ranges.
 
     Fields may be dataclasses themselves; ranges are declared with `Annotated[int, Ge(1)]` and the like. `source` is the
-    file that the values come from; None for arguments.
+    file that the values come from; None for arguments. `prefix` comes before the names of keys in messages.
 
     Raises:
         error: names the key, the value found and what is allowed.
     """
     import pydantic
 
-    check_mapping(kind, values, source, error)
+    check_mapping(kind, values, source, error, prefix)
     try:
         return pydantic.TypeAdapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as problem:
-        key = ".".join(str(part) for part in problem.errors()[0]["loc"])
+        key = prefix + ".".join(str(part) for part in problem.errors()[0]["loc"])
         raise error(describe_problem(problem), _name(source, key)) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.tables import read_table
 from pneumoscope.errors import DataError
 
 Row = tuple[str, str | None, str | None, str | None]
@@ -157,3 +161,28 @@ def test_a_file_that_a_table_names_twice_is_taken_once_or_refused(
     else:
         assert len(read_samples(table)) == 2
         assert "1 rows name a file again" in caplog.text
+
+
+@pytest.mark.parametrize("categories", [True, False])
+def test_a_small_parquet_file_that_stands_for_gigabytes_is_refused(categories: bool, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 9000), pyarrow.array(["x" * 100_000]))
+    pyarrow.parquet.write_table(pyarrow.table({"path": texts}), path, store_schema=categories)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match="holds more than 536,870,912 bytes"):
+        read_table(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_parquet_file_is_a_table_or_a_data_error(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a.png", "b.png"], "label": ["A", "B"], "n": [1, None]}), path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        read_table(path)

@@ -162,7 +162,7 @@ CONTRADICTIONS = {
     "distances that fall": (change_in("decisions.ood.distances", falling), "OOD detector.*must rise"),
     "distances of NaN": (change_in("decisions.ood.distances.NORMAL", [math.nan]), "finite"),
     "distances of other classes": (change_in("decisions.ood.distances", {"A": [1]}), "for other classes"),
-    "ages from 5 to 1": (change_in("decisions.scope.ages", [5, 1]), "ages from 5 to 1"),
+    "ages from 5 to 1": (change_in("decisions.scope.ages", [5, 1]), "the youngest"),
     "a mean of NaN": (change_in("input.mean", [0.5, math.nan, 0.5]), "finite"),
     "a scale of 0": (change_in("input.std", [0.5, 0, 0.5]), r"std\.1"),
     "a file elsewhere": (change_in("files", {"../network.onnx": "0" * 64}), "not a file of a model"),

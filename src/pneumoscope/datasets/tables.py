@@ -18,10 +18,12 @@ from pneumoscope.datasets.columns import ROLES, VIEW, to_key
 from pneumoscope.datasets.labels import clean
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.files import unescape
+from pneumoscope.text import shorten
 
 SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
 WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"}
 MAX_BYTES = 512 * 1024 * 1024  # of a text table: some millions of rows
+_BATCH = 1000  # rows of a Parquet table that are decoded at a time
 _DELIMITERS = (",", ";", "\t")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MISSING = {"", "nan", "null", "na", "n/a", "#n/a", "<na>", "nat"}  # as pandas, R and Excel write an empty cell
@@ -235,17 +237,27 @@ def _read_parquet(path: Path) -> Table:
         raise MissingExtraError(
             f'{path}: Parquet needs pyarrow: pip install "pneumoscope[train]". Or use CSV.'
         ) from None
+    rows: list[tuple[Any, ...]] = []
+    size, limits = 0, {"thrift_string_size_limit": 10**7, "thrift_container_size_limit": 10**6}
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, **limits) as file:
             fields = list(file.schema_arrow)
-            _refuse_twice([each.name for each in fields], path)
-            unread = {each.name: str(each.type) for each in fields if not _is_plain(each.type)}
-            columns = file.read([each.name for each in fields if each.name not in unread]).columns
-            values = [_to_list(column) for column in columns]
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise DataError(f"{path}: cannot be read as Parquet: {problem}.") from None
-    names = [each.name for each in fields if each.name not in unread]
-    rows = list(zip(*values, strict=True))
+        _refuse_twice([each.name for each in fields], path)
+        unread = {each.name: str(each.type) for each in fields if not _is_plain(each.type)}
+        names = [each.name for each in fields if each.name not in unread]
+        texts = [each.name for each in fields if pyarrow.types.is_string(each.type)]
+        # Texts stay in their dictionary: a few bytes can stand for a long text in each of a million rows.
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **limits) as file:
+            for batch in file.iter_batches(_BATCH, columns=names):
+                columns = [_to_list(column) for column in batch.columns]
+                size += sum(len(value) if isinstance(value, str) else 8 for column in columns for value in column)
+                if size > MAX_BYTES:
+                    raise DataError(f"{path}: holds more than {MAX_BYTES:,} bytes, the limit of a table.")
+                rows += zip(*columns, strict=True)
+    except DataError:
+        raise
+    except Exception as problem:  # pyarrow raises errors of many kinds on a damaged file
+        raise DataError(f"{path}: cannot be read as Parquet: {shorten(str(problem), 300)}.") from None
     return Table(str(path), names, rows, range(1, len(rows) + 1), "row", unread)
 
 
@@ -267,5 +279,8 @@ def _to_list(column: Any) -> list[Any]:
     kind = column.type
     if types.is_temporal(kind) or types.is_decimal(kind):
         column = column.cast(pyarrow.string())
+    if types.is_dictionary(kind):  # each text once, however often it is there
+        texts = _to_list(column.dictionary)
+        return [None if place is None else texts[place] for place in column.indices.to_pylist()]
     values: list[Any] = column.to_pylist()
     return values

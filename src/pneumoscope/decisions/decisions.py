@@ -80,8 +80,6 @@ def _check(decisions: Decisions, labels: Sequence[str]) -> None:
             raise ValueError(f"the {name}: for other classes than {quote(list(labels))}")
         if any(not np.all(np.diff(each) >= 0) for each in values.values()):
             raise ValueError(f"the {name}: numbers that must rise do not")
-    if decisions.scope.ages is not None and decisions.scope.ages[0] > decisions.scope.ages[1]:
-        raise ValueError(f"the intended use: ages from {decisions.scope.ages[0]:g} to {decisions.scope.ages[1]:g}")
 
 
 @dataclass(frozen=True, eq=False)

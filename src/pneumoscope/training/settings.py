@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from annotated_doc import Doc
 from annotated_types import Ge, Gt, Interval, Len
 
-from pneumoscope.config import build, check_mapping
+from pneumoscope.config import build, check_mapping, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import Augmentation
@@ -170,6 +170,8 @@ class Settings:
         from pneumoscope.decisions.threshold import parse_rule  # needs NumPy, which `train --help` must not load
         from pneumoscope.reports.figures import parse_formats
 
+        for group in fields(self):
+            self._check_group(group.name)
         parse_rule(self.decisions.threshold)
         parse_formats(self.run.plot_formats)
         if self.network.train_backbone:
@@ -183,6 +185,14 @@ class Settings:
                 f"no effect while the backbone is frozen{others}. Pass `train_backbone=True` or `recipe='finetune'`.",
                 unused[0],
             )
+
+    def _check_group(self, name: str) -> None:
+        """Check the types and values of a group made in Python, as those of a file are; numbers may stand for text."""
+        found, kind = getattr(self, name), get_type_hints(type(self))[name]
+        if not isinstance(found, kind):
+            raise UsageError(f"must be {kind.__name__}, found {quote(found)}.", name)
+        checked = build(kind, _adjust_types(asdict(found)), prefix=f"{name}.")
+        object.__setattr__(self, name, checked)  # frozen for all others
 
 
 class Option(NamedTuple):
@@ -329,9 +339,12 @@ def find_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _adjust(values: Mapping[str, Any]) -> dict[str, Any]:
     """Accept a number as threshold, and let a given number of epochs replace the recipe's minimum of steps."""
-    changes: dict[str, Any] = {}
-    if isinstance(values.get("threshold"), int | float):
-        changes["threshold"] = str(values["threshold"])
+    changes: dict[str, Any] = _adjust_types(values)
     if "epochs" in values and "min_steps" not in values:
         changes["min_steps"] = 0
     return {**values, **changes}
+
+
+def _adjust_types(values: Mapping[str, Any]) -> dict[str, Any]:
+    number = isinstance(values.get("threshold"), int | float)
+    return {**values, "threshold": str(values["threshold"])} if number else dict(values)
