@@ -46,13 +46,13 @@ def test_features_of_another_shape_are_computed_anew(
 ) -> None:
     image = next((images / "test" / "NORMAL").iterdir())
     with FeatureCache(tmp_path / "features.sqlite") as cache:
-        (first,) = load(run.model, "cpu", cache).predict(image)
-        own = cache.get
+        predictor, own = load(run.model, "cpu", cache), cache.get
+        (first,) = predictor.predict(image)
 
         def shorten(digest: str, key: str) -> Array | None:
             found = own(digest, key)
-            return None if found is None else found[:, :-1]
+            return found[:, :-1] if found is not None and found.shape[1] == predictor.engine.width else found
 
         monkeypatch.setattr(cache, "get", shorten)
-        (again,) = load(run.model, "cpu", cache).predict(image)
+        (again,) = predictor.predict(image)
     assert again.logits == pytest.approx(first.logits)
