@@ -312,3 +312,16 @@ def test_a_first_value_after_rescaling_may_exceed_what_is_stored() -> None:
     found = read(dicom(image(), RescaleIntercept=40000, RescaleSlope=1, VOILUTSequence=Sequence([item])))
     np.testing.assert_allclose(found.pixels, image() / 4095, atol=1e-6)
     assert found.warnings == ()
+
+
+@pytest.mark.skipif(shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed")
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_dcmtk_understands_first_values_without_their_sign_too(kind: str, tmp_path: Path) -> None:
+    table = Sequence([look_up(np.arange(4096), 65536 - 2048, 12)])
+    window: dict[str, Any] = {} if kind == "VOILUTSequence" else {"WindowCenter": 2048, "WindowWidth": 4096}
+    content = dicom(image(64, 48) ^ 2048, 12, **{"PixelRepresentation": 1, **window, kind: table})
+    source, shot = tmp_path / "image.dcm", tmp_path / "image.pgm"
+    source.write_bytes(content)
+    subprocess.run(["dcmj2pnm", "+Wl" if not window else "+Wi", "1", "+opw", source, shot], check=True)
+    with Image.open(shot) as picture:
+        np.testing.assert_allclose(read(content).pixels, np.asarray(picture) / 65535, atol=1e-3)
