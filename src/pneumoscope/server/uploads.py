@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import unquote
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -18,12 +20,29 @@ from pneumoscope.server.settings import Limits
 from pneumoscope.text import to_line
 
 RAW_TYPES = ("application/dicom", "application/octet-stream", *sorted(MEDIA_TYPES))
+# Names that clients send although they were never registered.
+_OTHER_TYPES = ("image/jpg", "image/pjpeg", "image/x-png", "image/tif", "image/x-ms-bmp", "image/x-bmp", "image/jpx")
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_EXTENDED = re.compile(r"(?:^|;)\s*filename\*\s*=\s*([^';]*)'[^';]*'([^;]*)", re.IGNORECASE)
 _FIELDS = 16  # parts of a form that are not files
 _PIECE = 256 * 1024  # bytes of an answer that are sent at a time
 
 
 class _MemoryParser(MultiPartParser):
     spool_max_size = 0  # nothing is ever moved to disk
+
+    def on_headers_finished(self) -> None:
+        """Take a file name of RFC 8187, which browsers do not send but other clients do; the parser ignores it."""
+        part = self._current_part
+        try:
+            name = _find_extended_name((part.content_disposition or b"").decode("latin-1"))
+        except ValueError as problem:
+            raise MultiPartException(str(problem)) from None
+        if name is not None:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename="image"'
+        super().on_headers_finished()
+        if name is not None and part.file is not None:
+            part.file.filename = name
 
 
 class UploadBudget:
@@ -54,7 +73,7 @@ class UploadBudget:
             RequestError: 400, 408, 413, 415, 422 or 429.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "multipart/form-data" and media_type not in RAW_TYPES:
+        if media_type != "multipart/form-data" and media_type not in RAW_TYPES + _OTHER_TYPES:
             raise RequestError(
                 415, f"Content type {media_type[:80] or 'none'!r} is not supported. Send multipart/form-data with one "
                 f"or more files, or one file as {', '.join(RAW_TYPES)}."
@@ -88,8 +107,14 @@ class UploadBudget:
 
     async def _parse_raw(self, request: Request, body: _Body, reading: Reading) -> list[ImageBytes]:
         content = b"".join([part async for part in body.stream()])
-        _, options = parse_options_header(request.headers.get("content-disposition"))
-        name = options.get(b"filename", b"").decode("utf-8", "replace")
+        disposition = request.headers.get("content-disposition", "")
+        try:
+            name = _find_extended_name(disposition)
+        except ValueError as problem:
+            raise RequestError(422, str(problem)) from None
+        if name is None:
+            _, options = parse_options_header(disposition)
+            name = options.get(b"filename", b"").decode("utf-8", "replace")
         return [ImageBytes(content, _clean(name), reading)] if content else []
 
     async def _parse_form(self, request: Request, body: _Body, reading: Reading) -> list[ImageBytes]:
@@ -136,6 +161,23 @@ class _Body:
             if budget.buffered_bytes > limits.buffered_bytes:
                 raise too_busy(f"More than {limits.buffered_bytes // 1024**2} MiB are waiting.", 2)
             yield part
+
+
+def _find_extended_name(disposition: str) -> str | None:
+    """The file name that `filename*=` gives (RFC 6266, 4.3, and RFC 8187, 3.2.1); it counts more than `filename=`.
+
+    Raises:
+        ValueError: its character set is neither of the two that RFC 5987 names, or does not decode it.
+    """
+    found = _EXTENDED.search(_QUOTED.sub("", disposition))
+    if found is None:
+        return None
+    try:
+        if found[1].strip().lower() not in ("utf-8", "iso-8859-1"):
+            raise ValueError
+        return unquote(found[2].strip(), found[1].strip(), "strict")
+    except ValueError:
+        raise ValueError(f"A file name in {to_line(found[1])[:40]!r} cannot be decoded. Send it in UTF-8.") from None
 
 
 def _clean(name: str) -> str:
