@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.evaluation.compare import Pairing, Predictions, compare_pairing
+from pneumoscope.evaluation.compare import compare_pairing
 from pneumoscope.evaluation.intervals.differences import Difference, compare_macro_auroc
 from pneumoscope.evaluation.metrics import measure
+from pneumoscope.evaluation.pairing import Pairing, Predictions
 
 PREVALENCE = 0.6
 ALIKE = 0.6  # correlation of the two models' scores

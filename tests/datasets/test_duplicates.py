@@ -101,7 +101,18 @@ def test_the_search_crosses_its_blocks(hashes: Vectors) -> None:
     noise = np.random.default_rng(0).random((2500, SIDE, SIDE), np.float32)
     noise[[3, 2400, 1100]] = hashes[[0, 0, 0]]
     pairs = find_near_duplicates(noise, crops=False)
-    assert [(pair.first, pair.second) for pair in pairs] == [(3, 1100), (3, 2400), (1100, 2400)]
+    assert [(pair.first, pair.second) for pair in pairs] == [(3, 1100), (3, 2400)]  # which connect all three
+
+
+@pytest.mark.parametrize("change", [0.0, 0.004, 0.01])
+def test_many_look_alikes_form_one_group_and_hide_no_other(change: float, hashes: Vectors) -> None:
+    rng = np.random.default_rng(0)
+    faint = np.kron(rng.standard_normal((150, 12, 12)), np.ones((4, 4))).astype(np.float32)
+    images = np.concatenate([hashes[1:3], hashes[0] + np.float32(change) * faint, hashes[1:3] * np.float32(0.8)])
+    pairs = find_near_duplicates(images)
+    groups = group_pairs([(pair.first, pair.second) for pair in pairs], len(images))
+    assert groups == [0, 1, *[2] * 150, 0, 1]
+    assert len(pairs) < 40 * len(images)  # not the 11,175 of all pairs
 
 
 @settings(max_examples=10, deadline=None)

@@ -191,13 +191,23 @@ def test_where_every_patient_is_too_large_the_smallest_is_drawn(seed: int) -> No
 
 @pytest.mark.parametrize("rare", [1, 2])
 def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: int) -> None:
-    with pytest.raises(DataError, match=rf"no image of class B \({rare} in all.*Add images of that class, or leave"):
+    with pytest.raises(DataError, match=rf"cannot be drawn: class B has {rare} image.*Add patients"):
         split_samples(singles(A=20, B=rare))
 
 
 def test_a_class_of_one_patient_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"no image of class B \(40 in all: too few images or patients"):
+    with pytest.raises(DataError, match=r"class B has 40 images, all of one patient \(p20\)"):
         split_samples(images([["A"]] * 20 + [["B"] * 40]))
+
+
+def test_a_class_whose_images_all_stay_together_is_an_error_that_says_so() -> None:
+    samples = singles(A=20, B=40)
+    groups = [None] * 20 + [0] * 40
+    with pytest.raises(DataError, match="class B has 40 images in one group of the same patient or of near-duplicates"):
+        split_samples(samples, groups=groups)
+    given = [replace(sample, split="test" if i % 20 == 0 else "train") for i, sample in enumerate(samples)]
+    with pytest.raises(DataError, match=r"class B has 38 images in one group.*but train and val each need"):
+        split_samples(given, groups=[None] * 20 + [None if i % 20 == 0 else 0 for i in range(40)])
 
 
 @pytest.mark.parametrize("empty", SPLITS)

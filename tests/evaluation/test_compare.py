@@ -162,8 +162,8 @@ def test_other_classes_are_refused(tmp_path: Path, metrics: Any) -> None:
     [
         (lambda folder: (folder / "predictions.csv").unlink(), "predictions.csv is missing"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "damaged"),
-        (lambda folder: (folder / "metrics.json").write_text("[]"), "damaged"),
-        (lambda folder: (folder / "predictions.csv").write_text("path,label\na,b\n"), "line 2"),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "has no classes, positive, threshold"),
+        (lambda folder: (folder / "predictions.csv").write_text("path,label\na,b\n"), "has no column predicted_label"),
         (lambda folder: (folder / "predictions.csv").write_text("path\n"), "no image"),
         (
             lambda folder: (folder / "predictions.csv").write_text(

@@ -113,9 +113,11 @@ def measure_clues(
         for start in (() if quick else range(0, len(measured), BLOCK))
     ]
     for name in blocks[0] if blocks else ():
-        aurocs, correlations, scores = _predict_from_pixels(np.vstack([block[name] for block in blocks]), permuted)
-        clues.append(_make_clue(name, "surroundings", aurocs, scores, permuted))
-        statistics.append(np.maximum(_standardise(aurocs), _standardise(correlations)))
+        pixels = _standardise_pixels(np.vstack([block[name] for block in blocks]))
+        if pixels.shape[1]:  # a rim that is the same in every image, such as a black frame, tells nothing
+            aurocs, correlations, scores = _predict_from_pixels(pixels, permuted)
+            clues.append(_make_clue(name, "surroundings", aurocs, scores, permuted))
+            statistics.append(np.maximum(_standardise(aurocs), _standardise(correlations)))
     best = np.max([statistic[1:] for statistic in statistics], axis=0) if statistics else np.zeros(0)
     by_name: dict[str, Clue] = {}
     for i in sorted(range(len(clues)), key=lambda i: -statistics[i][0]):
@@ -256,6 +258,14 @@ def _predict_from_bins(bins: Ints, permuted: _Permuted) -> tuple[Floats, Floats]
     return np.mean(aurocs, axis=0), _take_own(scores, permuted.classes[0])
 
 
+def _standardise_pixels(pixels: Singles) -> Singles:
+    """Give each pixel (N, D) a mean of 0 and a deviation of 1; pixels that are equal in all images are left out."""
+    pixels = pixels - pixels.mean(axis=0)
+    spread = pixels.std(axis=0)
+    standardised: Singles = (pixels[:, spread > 1e-4] / spread[spread > 1e-4]).astype(np.float32)
+    return standardised
+
+
 def _predict_from_pixels(pixels: Singles, permuted: _Permuted) -> tuple[Floats, Floats, Floats]:
     """Predict the class by a ridge regression on pixels, and find the single best pixel.
 
@@ -263,15 +273,12 @@ def _predict_from_pixels(pixels: Singles, permuted: _Permuted) -> tuple[Floats, 
     holds it stands out: its correlation with the class is not cross-validated, nor is that of the permutations.
 
     Args:
-        pixels: (N, D).
+        pixels: (N, D) from `_standardise_pixels`, D > 0.
         permuted: the classes.
 
     Returns:
         AUROC of the regression (1 + P,), greatest absolute correlation (1 + P,), scores (N,).
     """
-    pixels = pixels - pixels.mean(axis=0)
-    spread = pixels.std(axis=0)
-    pixels = (pixels[:, spread > 1e-4] / spread[spread > 1e-4]).astype(np.float32)
     parts = [permuted.folds == fold for fold in range(FOLDS)]
     grams = [pixels[part].T @ pixels[part] for part in parts]
     ridge = len(pixels) * np.eye(pixels.shape[1], dtype=np.float32)

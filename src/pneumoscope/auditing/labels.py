@@ -63,6 +63,9 @@ def find_label_errors(images: Images, *, seed: int = 0, groups: Groups | None = 
         few = min(sizes, key=lambda label: sizes[label])
         title = f"Too few images to look for label errors: {few} has {sizes[few]} patients, and {ENOUGH} are needed"
         return [Finding("labels", "note", title, "Add images, or have all images labelled twice.")]
+    if not np.ptp(images.features[kept], axis=0).any():
+        title = "Cannot look for label errors: to a network, all images look the same"
+        return [Finding("labels", "note", title, "Look at some of the images: they may all be blank.")]
     suspicion = suspect_labels(images.features[kept], classes, clusters, seed=seed)
     if suspicion.auroc < MIN_AUROC:
         title = f"Cannot look for label errors: features predict the labels with an AUROC of only {suspicion.auroc:.2f}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,11 @@ _SHARES = tuple(1.1**-step for step in range(13))
 _WHOLE = np.array([[0.0, 1.0, 0.0, 1.0]])  # top, bottom, left, right
 _CANDIDATE = np.dtype([("whole", "i4"), ("windowed", "i4"), ("window", "u1"), ("similarity", "f4")])
 _BLOCK = 1024
+# Many look-alikes, such as one phantom a thousand times, must not cost time and memory with the square of their number.
+_COPY = 0.995  # similarity of whole images from which one stands for the other in the search
+_ROWS = 256  # images compared with all leaders at once
+_MOST = 30  # candidates of an image; of real sets, the most that any image has is
+_WAITING = 1 << 22  # candidates before all but the best are dropped
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -54,7 +60,8 @@ def find_near_duplicates(
         progress: called after each window.
 
     Returns:
-        The pairs, in order of their indices.
+        Pairs that connect each group of such images, in order of their indices; pairs of images that others connect may
+        be left out.
 
     Raises:
         UsageError: the hashes are not of that shape.
@@ -62,20 +69,12 @@ def find_near_duplicates(
     if hashes.ndim != 3 or hashes.shape[1:] != (SIDE, SIDE):
         raise UsageError(f"must be (N, {SIDE}, {SIDE}), as `hash_pixels` returns them; found {hashes.shape}.", "hashes")
     windows = _windows() if crops else _WHOLE
-    candidates = _find_candidates(hashes, windows, progress)
-    pairs = []
-    for start in range(0, len(candidates), _BLOCK):
-        whole, windowed, window = (candidates[name][start : start + _BLOCK] for name in ("whole", "windowed", "window"))
-        similarities = _align(hashes[whole], hashes[windowed], windows[window], _STEPS if crops else ())
-        either = np.flatnonzero(crops & (window == 0))  # either may be a slight crop of the other
-        swapped = _align(hashes[windowed[either]], hashes[whole[either]], windows[window[either]], _STEPS)
-        similarities[either] = np.maximum(similarities[either], swapped)
-        pairs += [
-            Pair(int(min(i, j)), int(max(i, j)), round(min(float(value), 1.0), 4))
-            for i, j, value in zip(whole, windowed, similarities, strict=True)
-            if value >= SAME
-        ]
-    return sorted(pairs)
+    copies = _pair_copies(hashes)
+    distinct = np.setdiff1d(np.arange(len(hashes)), [copy.second for copy in copies])
+    candidates = _find_candidates(hashes[distinct], windows, progress)
+    for end in ("whole", "windowed"):
+        candidates[end] = distinct[candidates[end]]
+    return sorted(copies + _confirm(hashes, candidates, windows, _STEPS if crops else ()))
 
 
 def group_identical(samples: Sequence[Sample]) -> list[int | None]:
@@ -110,17 +109,27 @@ def group_pairs(pairs: Iterable[tuple[int, int]], count: int) -> list[int | None
     Returns:
         The group of each item, from 0 in the order of their first items, or None if it is in no pair with another.
     """
+    components = number_components(pairs, count)
+    shared = np.bincount(components, minlength=1) > 1
+    numbers = np.cumsum(shared) - 1
+    return [int(numbers[component]) if shared[component] else None for component in components]
+
+
+def number_components(pairs: Iterable[tuple[int, int]], count: int) -> NDArray[np.int64]:
+    """Number the groups of items that pairs connect, (count,), in the order of their first items.
+
+    Args:
+        pairs: indices of items.
+        count: number of all items; one without a pair is its own group.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if not count:
-        return []
+        return np.zeros(0, np.int64)
     ends = np.array(list(pairs), np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(ends.shape[1]), tuple(ends)), shape=(count, count))
-    _, components = connected_components(graph, directed=False)  # numbered in the order of their first items
-    shared = np.bincount(components) > 1
-    numbers = np.cumsum(shared) - 1
-    return [int(numbers[component]) if shared[component] else None for component in components]
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def _windows() -> NDArray[np.float64]:
@@ -130,34 +139,117 @@ def _windows() -> NDArray[np.float64]:
     return np.array([(0.5 - a / 2, 0.5 + a / 2, 0.5 - b / 2, 0.5 + b / 2) for a, b in sorted(sides, reverse=True)])
 
 
+def _pair_copies(hashes: Vectors) -> list[Pair]:
+    """Pair images that hardly differ from an earlier one with it, so that a thousand copies are compared once."""
+    coarse, fine = (project_hashes(hashes, _WHOLE, frequencies) for frequencies in (_COARSE, _FINE))
+    leaders, count = np.empty(len(hashes), np.intp), 0
+    led = np.empty_like(coarse)  # those of the leaders, the images that are no copies
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(hashes), _ROWS):
+        block = coarse[start : start + _ROWS]
+        free = np.ones(len(block), bool)
+        if count:
+            similarity = block @ led[:count].T
+            nearest = similarity.argmax(axis=1)
+            free = similarity[np.arange(len(block)), nearest] < _COPY
+            pairs += [(int(leaders[nearest[i]]), start + int(i)) for i in np.flatnonzero(~free)]
+        alike = block @ block.T >= _COPY
+        for i in range(len(block)):
+            if free[i]:
+                leaders[count], led[count], count = start + i, block[i], count + 1
+                followers = i + 1 + np.flatnonzero(alike[i, i + 1 :] & free[i + 1 :])
+                free[followers] = False
+                pairs += [(start + i, start + int(j)) for j in followers]
+    found = np.array(pairs, np.intp).reshape(-1, 2)
+    return [
+        Pair(int(i), int(j), round(min(float(similarity), 1.0), 4))
+        for part in _slice(found)
+        for (i, j), similarity in zip(part, (fine[part[:, 0]] * fine[part[:, 1]]).sum(axis=1), strict=True)
+        if similarity >= _COPY
+    ]
+
+
 def _find_candidates(hashes: Vectors, windows: NDArray[np.float64], progress: Progress) -> NDArray[np.void]:
     """Find pairs of which one is similar to a window of the other, each with the best fitting window.
 
     Every image is compared with every other one, in blocks: at so few dimensions a matrix product is faster than an
-    index, and misses nothing.
+    index, and misses nothing. Of images that look like many others, only the `_MOST` best candidates are kept.
     """
     whole = project_hashes(hashes, _WHOLE, _COARSE)
-    best = np.zeros(0, _CANDIDATE)
+    best, found, waiting = np.zeros(0, _CANDIDATE), [np.zeros(0, _CANDIDATE)], 0
+    least = np.full(len(hashes), _CANDIDATE_SIMILARITY, np.float32)  # that a further candidate of an image must exceed
     for number, window in enumerate(windows):
         windowed = project_hashes(hashes, window[None], _COARSE)
-        blocks = [best]
         for row in range(0, len(hashes), _BLOCK):
             # The whole window is symmetric: each pair is compared once.
             for column in range(0 if number else row, len(hashes), _BLOCK):
-                similarity = whole[row : row + _BLOCK] @ windowed[column : column + _BLOCK].T
-                i, j = np.nonzero(similarity > _CANDIDATE_SIMILARITY)
+                rows, columns = slice(row, row + _BLOCK), slice(column, column + _BLOCK)
+                similarity = whole[rows] @ windowed[columns].T
+                i, j = np.nonzero(similarity > np.minimum.outer(least[rows], least[columns]))
                 new = i + row < j + column if number == 0 else i + row != j + column
                 block = np.empty(int(new.sum()), _CANDIDATE)
                 block["whole"], block["windowed"], block["window"] = i[new] + row, j[new] + column, number
                 block["similarity"] = similarity[i[new], j[new]]
-                blocks.append(block)
-        best = np.concatenate(blocks)
-        low, high = np.minimum(best["whole"], best["windowed"]), np.maximum(best["whole"], best["windowed"])
-        order = np.lexsort((-best["similarity"], high, low))
-        repeated = (np.diff(low[order], prepend=-1) == 0) & (np.diff(high[order], prepend=-1) == 0)
-        best = best[order[~repeated]]
+                found.append(block)
+                waiting += len(block)
+                if waiting > _WAITING:
+                    best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
+                    found.clear()
+        best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
+        found.clear()
         progress("Comparing", number + 1, len(windows))
     return best
+
+
+def _keep_best(candidates: NDArray[np.void], least: NDArray[np.float32]) -> NDArray[np.void]:
+    """Keep each pair once, with its best window, and only if it is among the best of either image; raise `least`."""
+    low = np.minimum(candidates["whole"], candidates["windowed"])
+    high = np.maximum(candidates["whole"], candidates["windowed"])
+    order = np.lexsort((-candidates["similarity"], high, low))
+    repeated = (np.diff(low[order], prepend=-1) == 0) & (np.diff(high[order], prepend=-1) == 0)
+    candidates = candidates[order[~repeated]]
+    ends = np.concatenate([candidates["whole"], candidates["windowed"]])
+    similarity = np.tile(candidates["similarity"], 2)
+    order = np.lexsort((-similarity, ends))
+    counts = np.bincount(ends, minlength=len(least))
+    rank = np.empty(len(ends), np.intp)
+    rank[order] = np.arange(len(ends)) - np.repeat(np.cumsum(counts) - counts, counts)
+    last = rank == _MOST - 1
+    least[ends[last]] = similarity[last]
+    return candidates[(rank < _MOST).reshape(2, -1).any(axis=0)]
+
+
+def _confirm(
+    hashes: Vectors,
+    candidates: NDArray[np.void],
+    windows: NDArray[np.float64],
+    steps: Sequence[tuple[float, float]],
+) -> list[Pair]:
+    """Compare candidates closely, the best first; those that other pairs connect already are left out."""
+    pairs: list[Pair] = []
+    group = np.arange(len(hashes))
+    for part in _slice(candidates[np.argsort(-candidates["similarity"], kind="stable")]):
+        chosen = part[group[part["whole"]] != group[part["windowed"]]]
+        whole, windowed, window = (chosen[name] for name in ("whole", "windowed", "window"))
+        similarities = _align(hashes[whole], hashes[windowed], windows[window], steps)
+        either = np.flatnonzero(bool(steps) & (window == 0))  # either may be a slight crop of the other
+        swapped = _align(hashes[windowed[either]], hashes[whole[either]], windows[window[either]], steps)
+        similarities[either] = np.maximum(similarities[either], swapped)
+        new = [
+            Pair(int(min(i, j)), int(max(i, j)), round(min(float(value), 1.0), 4))
+            for i, j, value in zip(whole, windowed, similarities, strict=True)
+            if value >= SAME
+        ]
+        if new:
+            pairs += new
+            group = number_components([(pair.first, pair.second) for pair in pairs], len(hashes))
+    return pairs
+
+
+def _slice(items: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield an array in blocks."""
+    for start in range(0, len(items), _BLOCK):
+        yield items[start : start + _BLOCK]
 
 
 def _align(
@@ -173,7 +265,7 @@ def _align(
     placed = windows.copy()
     best = compare(np.arange(len(whole)), placed)
     for step, least in steps:
-        if not len(rows := np.flatnonzero(best > least)):
+        if not len(rows := np.flatnonzero((best > least) & (best < SAME))):
             break
         for edge in (0, 1, 2, 3):
             for sign in (1, -1):

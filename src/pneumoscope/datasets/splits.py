@@ -54,6 +54,7 @@ def split_samples(
         raise DataError("Some samples have a split and some have none. Give a split to all, or to none.")
     result = [sample if sample.split else replace(sample, split="train") for sample in samples]
     units = _find_units(samples, groups)
+    _require_units(samples, units, [split for split in ("val", "test") if split not in given])
     rng = np.random.default_rng(seed)
     for split, fraction, count in (("test", test_fraction, test_count), ("val", val_fraction, val_count)):
         if split not in given:
@@ -147,6 +148,30 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
                     f"The split {split!r} has no image of class {label}{after} ({total} in all: too few images "
                     "or patients). Add images of that class, or leave the class out."
                 )
+
+
+def _require_units(samples: Sequence[Sample], units: Mapping[int, Sequence[int]], drawn: Sequence[str]) -> None:
+    """Check that each class has units, images that stay together, enough for train and the splits drawn from it."""
+    free = [images for images in units.values() if all(samples[i].split in (None, "train") for i in images)]
+    for label in sorted({str(sample.label) for sample in samples}):
+        own = [images for images in free if any(samples[i].label == label for i in images)]
+        if len(own) > len(drawn):
+            continue
+        patients = {samples[i].patient for images in own for i in images}
+        n = sum(samples[i].label == label for images in own for i in images)
+        images = f"{n} image{'s' * (n != 1)}"
+        if n <= len(drawn):
+            why = f"has {images} that can be divided"
+        elif len(patients) == 1 and None not in patients:
+            why = f"has {images}, all of one patient ({patients.pop()})"
+        else:
+            number = "one group" if len(own) == 1 else f"{len(own)} groups"
+            why = f"has {images} in {number} of the same patient or of near-duplicates, which stay together"
+        raise DataError(
+            f"The splits cannot be drawn: class {label} {why}, but {' and '.join(('train', *drawn))} each need other "
+            "patients. Add patients of this class, identify patients in a table or with `patient_pattern`, or leave "
+            "the class out."
+        )
 
 
 def _class_counts(samples: Sequence[Sample]) -> Counter[str]:

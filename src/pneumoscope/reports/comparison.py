@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.evaluation.compare import Comparison, Pairing, compare_runs
+from pneumoscope.evaluation.compare import Comparison, compare_runs
+from pneumoscope.evaluation.pairing import Pairing
 from pneumoscope.files import check_folder, claim_folder, write_text
 from pneumoscope.reports.figures import render_svg
 from pneumoscope.reports.pages import format_command, format_level, format_number, group_methods, render
