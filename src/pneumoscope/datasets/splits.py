@@ -153,7 +153,8 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
 def _require_units(samples: Sequence[Sample], units: Mapping[int, Sequence[int]], drawn: Sequence[str]) -> None:
     """Check that each class has units, images that stay together, enough for train and the splits drawn from it."""
     free = [images for images in units.values() if all(samples[i].split in (None, "train") for i in images)]
-    for label in sorted({str(sample.label) for sample in samples}):
+    # Without any, the message of `require_classes` is the better one.
+    for label in sorted({str(sample.label) for sample in samples}) if free else ():
         own = [images for images in free if any(samples[i].label == label for i in images)]
         if len(own) > len(drawn):
             continue
