@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import MissingExtraError, ModelError, UsageError
-from pneumoscope.inference.ir_sizes import check_ir
 from pneumoscope.inference.runtimes import (
     check_device,
     choose_device,
@@ -25,7 +24,6 @@ from pneumoscope.inference.runtimes import (
     import_openvino,
     is_installed,
 )
-from pneumoscope.models.graph_sizes import GraphSizes
 from pneumoscope.models.model_folder import GRAPH, IR, IR_WEIGHTS, ONNX_MODEL, PROGRAM, WEIGHTS, Model, find_file
 from pneumoscope.models.pretrained import pretrained_folder
 
@@ -316,6 +314,8 @@ def open_engine(
     if kind == "auto":
         kind = _choose_kind(model, weights, graph, device)
     if kind == "openvino" and IR in model.files:
+        from pneumoscope.inference.ir_sizes import check_ir
+
         path, _ = find_file(folder, model, IR)
         find_file(folder, model, IR_WEIGHTS)
         check_ir(path, model.input.size, _PART)
@@ -324,6 +324,8 @@ def open_engine(
         path, content = find_file(folder, model, graph)
         check = None
         if not path.is_relative_to(pretrained_folder()):  # which is as safe as the package's code
+            from pneumoscope.models.graph_sizes import GraphSizes
+
             sizes = GraphSizes(content, str(path), model.input.size, {WEIGHTS: (path.parent / WEIGHTS).stat().st_size})
             sizes.check_detector(arrays)
             check = sizes.check

@@ -166,14 +166,19 @@ def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, OverflowError) as problem:  # of kinds NumPy lacks, too
         raise ModelError(f"{path}: damaged: {problem!r}. Copy the model again from its source.") from None
-    with np.errstate(all="ignore"):  # in float64 a sum is finite only if all its parts are, and takes no memory
-        wrong = [name for name, each in arrays.items() if not np.isfinite(each.sum(dtype=np.float64))]
-    if wrong:
-        raise ModelError(f"{path}: {quote(wrong[0])} holds numbers that are not finite. Train the model again.")
-    return {
+    arrays = {
         name: array.copy() if name.startswith(_UNTOUCHED) or array.dtype.kind != "f" else array.astype(np.float32)
         for name, array in arrays.items()
     }
+    with np.errstate(all="ignore"):  # a sum is finite only if all its parts are; halves overflow in sums of their own
+        wrong = [
+            name
+            for name, each in arrays.items()
+            if not np.isfinite(each.sum(dtype=np.float64 if each.dtype == np.float16 else None))
+        ]
+    if wrong:
+        raise ModelError(f"{path}: {quote(wrong[0])} holds numbers that are not finite. Train the model again.")
+    return arrays
 
 
 def load_weights(folder: Path, model: Model) -> dict[str, Tensor]:
