@@ -37,7 +37,7 @@ def make_model(classes: tuple[str, ...] = ("NORMAL", "PNEUMONIA"), **more: Any) 
 
     two = len(classes) == 2
     fractions = (1 / len(classes),) * len(classes)
-    decisions = Decisions(Calibration(class_fractions=fractions), Threshold(0.25) if two else None)
+    decisions = Decisions(Calibration(class_fractions=fractions), Threshold(0.25, "0.25") if two else None)
     values = {
         "backbone": "efficientnet_lite0", "architecture": "tf_efficientnet_lite0", "arguments": {}, "labels": classes,
         "positive": classes[1] if two else None, "input": InputSpec(), "decisions": to_json(decisions),

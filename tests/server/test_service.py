@@ -719,7 +719,7 @@ def test_images_outside_the_intended_use_have_a_warning_or_are_refused(settings:
         refused, other = httpx.post(f"{url}/v1/predictions", files=files, timeout=60).json()["predictions"]
         alone = httpx.post(f"{url}/v1/predictions", files=files[:1], timeout=60)
     assert refused["error"].startswith("a.dcm: outside the intended use: view LL (meant for frontal views); ")
-    assert "the service's setting --refuse-out-of-scope" in refused["error"]
+    assert "the service's setting (`pneumoscope serve --refuse-out-of-scope`)" in refused["error"]
     assert (refused["id"], refused["decision"], refused["probabilities"]) == (None, None, {})
     assert other["error"] is None
     assert (alone.status_code, alone.json()["detail"]) == (422, refused["error"])

@@ -240,7 +240,7 @@ class PredictionService:
             return RequestError(
                 status,
                 prediction.error.replace("`any_modality=True`", "any_modality=true").replace(
-                    "`refuse_out_of_scope=True`", "the service's setting --refuse-out-of-scope"
+                    "`refuse_out_of_scope=True`", "the service's setting (`pneumoscope serve --refuse-out-of-scope`)"
                 ),
             ), None
         record = self._to_record(image, prediction)
