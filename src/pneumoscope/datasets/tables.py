@@ -149,8 +149,8 @@ def _decode(content: bytes, path: Path) -> str:
     advice = "Save it as CSV in UTF-8."
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif b"\0" in content[:4]:  # as ASCII, of which column names consist, looks in UTF-16
-        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    elif max(nulls := (content[:256:2].count(0), content[1:256:2].count(0))) > len(content[:256]) // 5:
+        encoding = "utf-16-be" if nulls[0] > nulls[1] else "utf-16-le"  # as ASCII, of which names consist, looks there
     else:
         encoding = "utf-8-sig"
     try:
