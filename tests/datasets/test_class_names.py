@@ -97,7 +97,7 @@ def test_a_map_merges_renames_and_leaves_out(text: str, expected: list[str | Non
         ("Effusion=A,Effusion=B", r"map: 'Effusion' is named twice"),
         (
             "Effusion=E,Pneumonia=P,*=",
-            r"map: makes 'Effusion\|Pneumonia' both E and P\. Add 'Effusion.|Pneumonia=CLASS'",
+            r"map: makes 'Effusion\|Pneumonia' both E and P\. Add 'Effusion\|Pneumonia=CLASS'",
         ),
         ("*=", r"map: leaves out every image"),
         ("*=A|B", r"labels contain \|"),
