@@ -138,3 +138,38 @@ def test_a_data_set_out_of_reach_ends_in_exit_code_5(run: Runner, tmp_path: Path
     assert code == 5
     assert "--archive" in err
     assert run("data", "fetch", "nonsense", "--out", tmp_path / "out")[0] == 2
+
+
+def test_columns_and_classes_are_named_in_every_command_that_reads_a_table(
+    run: Runner, images: Path, tmp_path: Path
+) -> None:
+    samples = read_samples(images)[::6]
+    lines = ["where;what;who;usage", *(f"{s.path};{s.label};{s.patient};train" for s in samples)]
+    table = tmp_path / "others.csv"
+    table.write_text("\n".join(lines), encoding="utf-16")
+    columns = ("--path-column", "where", "--label-column", "What", "--patient-column", "who")
+    code, _, told = run("data", "split", table, "--out", tmp_path / "s.csv", "--by-name", *columns[:2])
+    assert (code, "no column label" in told, "--label-column" in told) == (3, True, True)
+    code, _, told = run("data", "split", table, "--out", tmp_path / "s.csv", "--by-name", *columns)
+    assert (code, "--split-column='usage'" in told or "--split-column usage" in told) == (3, True)
+    named = (*columns, "--split-column", "none", "--map", "PNEUMONIA=P,*=N")
+    code, _, told = run("data", "split", table, "--out", tmp_path / "s.csv", "--by-name", "--balanced", "none", *named)
+    assert code == 0
+    assert "path from where, label from what, patient from who" in told
+    assert f"class P: {sum(s.label == 'PNEUMONIA' for s in samples)} images of 'PNEUMONIA'" in told
+    assert {s.label for s in read_samples(tmp_path / "s.csv")} == {"P", "N"}
+    assert {s.metadata["usage"] for s in read_samples(tmp_path / "s.csv")} == {"train"}
+    code, _, told = run("audit", table, "--quick", "--out", tmp_path / "audit", *named)
+    assert code == 0
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert all(words in page for words in ("--path-column where", "--split-column none", "PNEUMONIA=P,*=N"))
+    for command in ("evaluate", "export"):
+        code, _, told = run(command, *([table] if command == "evaluate" else ["--data", table]), "--out",
+                            tmp_path / command, "--path-column", "wehre")  # fmt: skip
+        assert (code, "--path-column: " in told, "Did you mean 'where'" in told) == (2, True, True), command
+    code, _, told = run("predict", table, "--path-column", "wehre")
+    assert (code, "--path-column: " in told) == (2, True)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data:\n  path: {table}\n  path_column: wehre\n  map: {{PNEUMONIA: P, '*': N}}\n")
+    code, _, told = run("train", "--config", config, "--out", tmp_path / "run")
+    assert (code, "--path-column: " in told) == (2, True)

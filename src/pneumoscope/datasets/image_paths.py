@@ -46,12 +46,12 @@ class ImageFinder:
             return plain
         slashed = _with_slashes(path)
         ways = (
-            ("with / for \\ or without a suffix", self._beside(slashed)),
-            (f"without the leading {self._prefix}", self._beside(slashed.removeprefix(self._prefix))),
-            ("in subfolders, by name", self._below(slashed)),
+            ("with / for \\ or without a suffix", self._beside),
+            (f"without the leading {self._prefix}", self._after_prefix),
+            ("in subfolders, by name", self._below),
         )
-        for way, files in ways:
-            if len(files) > 1:
+        for way, search in ways:
+            if len(files := search(slashed)) > 1:
                 shown = " and ".join(str(file.relative_to(self.folder)) for file in files[:2])
                 raise DataError(
                     f"{path} may be {len(files)} files below {self.folder}, such as {shown}. Write paths with their "
@@ -79,6 +79,9 @@ class ImageFinder:
 
     def _beside(self, path: str) -> list[Path]:
         return _with_suffixes(self.folder / path)
+
+    def _after_prefix(self, path: str) -> list[Path]:
+        return self._beside(path.removeprefix(self._prefix)) if self._prefix else []
 
     def _below(self, path: str) -> list[Path]:
         parts = PurePosixPath(path).parts
@@ -136,6 +139,8 @@ def _with_suffixes(path: Path) -> list[Path]:
 
 def _forms(path: Path) -> Iterator[Path]:
     yield path
+    if str(path).isascii():
+        return
     for form in ("NFC", "NFD"):
         yield Path(unicodedata.normalize(form, str(path)))
 

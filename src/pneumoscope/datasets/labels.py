@@ -22,6 +22,9 @@ _ALIKE = str.maketrans("авекмнорстухіјѕԁӏһαβεζηικμνο
 
 def clean(text: str) -> str:
     """Text in Unicode's composed form (NFC), without spaces and invisible characters at its ends."""
+    text = text.strip()
+    if text.isascii() and text.isprintable():
+        return text
     text = unicodedata.normalize("NFC", text).strip()
     while text and (_is_invisible(text[0]) or _is_invisible(text[-1])):
         text = (text[1:] if _is_invisible(text[0]) else text[:-1]).strip()
