@@ -116,5 +116,5 @@ def _add_tags(sample: Sample) -> Sample:
 
 def _require_reader(samples: Sequence[Sample]) -> None:
     """Stop where all images are DICOM files that cannot be read; a few of them become errors of their own later."""
-    if not can_read_dicom() and samples and all(is_dicom(read_head(sample.path)) for sample in samples):
+    if samples and all(is_dicom(read_head(sample.path)) for sample in samples) and not can_read_dicom():
         raise MissingExtraError(f"{samples[0].path}: reading DICOM {NEEDS_EXTRA}.")
