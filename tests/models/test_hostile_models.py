@@ -166,6 +166,8 @@ CONTRADICTIONS = {
     "a mean of NaN": (change_in("input.mean", [0.5, math.nan, 0.5]), "finite"),
     "a scale of 0": (change_in("input.std", [0.5, 0, 0.5]), r"std\.1"),
     "a file elsewhere": (change_in("files", {"../network.onnx": "0" * 64}), "not a file of a model"),
+    "counts that are text": (change_in("data.counts", {"train": {"NORMAL": "many"}}), "data.counts"),
+    "digests that are numbers": (change_in("data.seen", [1]), "data.seen"),
     "half an OpenVINO model": (change_in("files", {"model.xml": "0" * 64}), "belong together"),
 }  # fmt: skip
 

@@ -125,7 +125,7 @@ def choose_model(model: Path | None) -> Path:
     folder = find_pretrained()
     description = load_model(folder)
     source = _find_source(description)
-    images = sum(description.data["counts"].get("train", {}).values())
+    images = sum(description.data.get("counts", {}).get("train", {}).values())
     population = f": {source.population}" if source else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
     typer.echo(wrap(text), err=True)
@@ -136,7 +136,7 @@ def _describe(model: Model) -> dict[str, str]:
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.scope import describe
 
-    counts, source = model.data["counts"], _find_source(model)
+    counts, source = model.data.get("counts", {}), _find_source(model)
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),

@@ -146,6 +146,12 @@ def _find_contradiction(model: Model) -> str | None:
     for name, digest in model.files.items():
         if name not in FILES or not re.fullmatch("[0-9a-f]{64}", digest):
             return f"files: {quote(name)} is not a file of a model, or has no SHA-256"
+    counts, seen = model.data.get("counts", {}), model.data.get("seen", [])
+    groups = list(counts.values()) if isinstance(counts, dict) else [None]
+    if not all(isinstance(each, dict) and all(type(n) is int and n >= 0 for n in each.values()) for each in groups):
+        return "data.counts: not numbers of images by split and class"
+    if not isinstance(seen, list) or not all(isinstance(each, str) for each in seen):
+        return "data.seen: not a list of digests"
     if (IR in model.files) != (IR_WEIGHTS in model.files):
         return f"files: {IR} and {IR_WEIGHTS} belong together"
     return None

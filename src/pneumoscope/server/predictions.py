@@ -124,7 +124,7 @@ class PredictionService:
             false_alarms=self.predictor.false_alarms,
             backbone=model.backbone,
             input_size=model.input.size,
-            training_images=sum(model.data["counts"].get("train", {}).values()),
+            training_images=sum(model.data.get("counts", {}).get("train", {}).values()),
             version=__version__,
             heatmaps=not mixes_places(self.predictor.model, self.predictor.engine),
             colours=list_colours(),
