@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pneumoscope
 from pneumoscope.cli import main as cli
+from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import write_samples
 
 
 @pytest.fixture
@@ -83,17 +87,57 @@ def test_a_file_name_cannot_control_the_terminal(run: Runner, leaky: Path, tmp_p
     assert "\x1b" not in run("predict", leaky / "no\x1b[31m", "--model", tmp_path / "none\x1b[31m")[2]
 
 
-def test_a_split_is_drawn_anew_and_mends_leaks_unless_told_to_keep(run: Runner, leaky: Path, tmp_path: Path) -> None:
-    assert run("data", "split", leaky, "--out", tmp_path / "new.csv", "--test-count", 12, "--val-count", 12)[0] == 0
+def test_a_split_is_kept_unless_it_is_drawn_anew_which_mends_leaks(run: Runner, leaky: Path, tmp_path: Path) -> None:
+    sizes = ("--test-count", 12, "--val-count", 12)
+    assert run("data", "split", leaky, "--redraw", "--out", tmp_path / "new.csv", *sizes)[0] == 0
     assert run("audit", tmp_path / "new.csv", "--quick", "--out", tmp_path / "a", "--fail-on", "error")[0] == 0
     drawn = [sample.split for sample in read_samples(tmp_path / "new.csv")]
     assert [drawn.count(split) for split in ("val", "test")] == [12, 12]
-    assert run("data", "split", leaky, "--out", tmp_path / "kept.csv", "--keep")[0] == 0
+    code, _, err = run("data", "split", leaky, "--out", tmp_path / "kept.csv")
+    assert code == 0
+    assert "The splits of the data are kept (train, val, test); nothing is drawn. To draw all of them anew, use" in err
     assert [s.split for s in read_samples(tmp_path / "kept.csv")] == [s.split for s in read_samples(leaky)]
 
 
+def test_missing_splits_are_drawn_and_val_alone_can_be_drawn_anew(run: Runner, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns("masks", "truth.csv", "val"))
+    before = {sample.path for sample in read_samples(folder) if sample.split == "test"}
+    code, _, err = run("data", "split", folder, "--out", tmp_path / "some.csv", "--val-count", 6)
+    assert code == 0
+    assert "The splits of the data are kept (train, test); drawn: val." in err
+    again = ("data", "split", tmp_path / "some.csv", "--redraw-val", "--out", tmp_path / "val.csv", "--seed", 7)
+    assert run(*again, "--val-count", 8)[0] == 0
+    first, second = (
+        {
+            split: {s.path.resolve() for s in read_samples(tmp_path / name) if s.split == split}
+            for split in ("val", "test")
+        }
+        for name in ("some.csv", "val.csv")
+    )
+    assert second["test"] == first["test"] == {path.resolve() for path in before}
+    assert second["val"] != first["val"]
+    assert len(second["val"]) == 8
+
+
+def test_a_tiny_validation_split_is_said_with_the_way_out(run: Runner, tmp_path: Path) -> None:
+    for split, count in (("train", 70), ("val", 8), ("test", 30)):
+        for label in ("NORMAL", "PNEUMONIA"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / "data" / split / label / f"{number}.png").touch()
+    code, _, err = run("data", "split", tmp_path / "data", "--by-name", "--out", tmp_path / "kept.csv")
+    assert code == 0
+    assert "The validation split has only 16 images (8 NORMAL, 8 PNEUMONIA), too few to choose a threshold." in err
+    assert "pneumoscope data split DATA --redraw-val" in err
+    redrawn = run("data", "split", tmp_path / "data", "--by-name", "--redraw-val", "--out", tmp_path / "new.csv")
+    assert redrawn[0] == 0
+    assert "too few" not in redrawn[2]
+    assert "test 60 (30 NORMAL, 30 PNEUMONIA)" in redrawn[1]
+
+
 def test_folds_are_files_that_train_reads(run: Runner, images: Path, tmp_path: Path) -> None:
-    code, out, _ = run("data", "split", images, "--folds", 3, "--out", tmp_path / "folds")
+    code, out, _ = run("data", "split", images, "--redraw", "--folds", 3, "--out", tmp_path / "folds")
     assert code == 0
     assert len(out.splitlines()) == 3
     tested = [
@@ -112,7 +156,14 @@ def test_folds_are_files_that_train_reads(run: Runner, images: Path, tmp_path: P
         ("--test-count", 9, "--test-fraction", 0.2),
         ("--val-count", 9, "--val-fraction", 0.2),
         ("--folds", 3, "--test-count", 9),
-        ("--folds", 3, "--keep"),
+        ("--folds", 3),  # the data have splits
+        ("--folds", 3, "--redraw-val"),
+        ("--redraw", "--redraw-val"),
+        ("--val-count", 9),  # val is kept
+        ("--test-fraction", 0.2),
+        ("--balanced", "both"),
+        ("--redraw-val", "--test-count", 9),
+        ("--subset", "seed-400", "--redraw"),
         ("--subset", "seed-400", "--val-count", 9),
         ("--subset", "seed-400", "--folds", 3),
         ("--test-fraction", 2),
@@ -123,14 +174,15 @@ def test_options_that_contradict_each_other_are_refused(
 ) -> None:
     code, _, err = run("data", "split", images, "--out", tmp_path / "out", *words)
     assert code == 2
-    assert err.startswith("error: --")
+    assert "error: --" in err
     assert not (tmp_path / "out").exists()
 
 
 def test_images_that_cannot_be_compared_are_said(run: Runner, leaky: Path, tmp_path: Path) -> None:
     (leaky / "train" / "NORMAL" / "bad.png").write_bytes(b"not an image")
-    assert "1 images could not be read" in run("data", "split", leaky, "--out", tmp_path / "s.csv")[2]
-    assert "could not" not in run("data", "split", leaky, "--out", tmp_path / "n.csv", "--by-name")[2]
+    split = ("data", "split", leaky, "--redraw", "--out")
+    assert "1 images could not be read" in run(*split, tmp_path / "s.csv")[2]
+    assert "could not" not in run(*split, tmp_path / "n.csv", "--by-name")[2]
 
 
 def test_a_data_set_out_of_reach_ends_in_exit_code_5(run: Runner, tmp_path: Path) -> None:
@@ -173,3 +225,34 @@ def test_columns_and_classes_are_named_in_every_command_that_reads_a_table(
     config.write_text(f"data:\n  path: {table}\n  path_column: wehre\n  map: {{PNEUMONIA: P, '*': N}}\n")
     code, _, told = run("train", "--config", config, "--out", tmp_path / "run")
     assert (code, "--path-column: " in told) == (2, True)
+
+
+def test_what_is_left_out_is_said_listed_and_compared(run: Runner, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns("masks", "truth.csv"))
+    for number in range(8):
+        (folder / "train" / "NORMAL" / f"{number}.avif").write_bytes(b"not readable")
+        (folder / "train" / "NORMAL" / f"bad{number}.png").write_bytes(b"damaged")
+    (folder / "train" / "PNEUMONIA" / "notes.txt").write_text("notes")
+    code, out, err = run("audit", folder, "--quick", "--out", tmp_path / "audit")
+    assert code == 0
+    assert "Left out 8 files that are not images of a known format (8 NORMAL, 8 .avif): train/NORMAL/0.avif" in err
+    assert "8 files that are not images of a known format left out" in out
+    assert "The classes lose unequal shares of their files" in out
+    findings = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))["findings"]
+    listed = {file.rpartition("/")[2] for finding in findings for file in finding["files"]}
+    assert {f"{number}.avif" for number in range(8)} | {"notes.txt"} <= listed
+    (unequal,) = (each for each in findings if each["title"].startswith("The classes lose unequal shares"))
+    assert unequal["advice"].startswith("16 of 40 NORMAL (40%), 0 of 24 PNEUMONIA (0%).")
+    assert unequal["severity"] == "warning"
+
+
+def test_a_tiny_validation_split_is_a_finding(run: Runner, tmp_path: Path) -> None:
+    images = write_phantoms(tmp_path / "phantoms", count=132, size=64)
+    kept = [sample for sample in read_samples(images) if sample.split != "val"]
+    val = [sample for sample in read_samples(images) if sample.split == "val"]
+    small = [sample for label in ("NORMAL", "PNEUMONIA") for sample in [s for s in val if s.label == label][:4]]
+    train = [replace(sample, split="train") for sample in val if sample not in small]
+    write_samples(tmp_path / "small.csv", kept + small + train)
+    _, out, _ = run("audit", tmp_path / "small.csv", "--quick", "--out", tmp_path / "audit")
+    assert "The validation split has only 8 images (4 NORMAL, 4 PNEUMONIA)" in " ".join(out.split())

@@ -170,7 +170,7 @@ def test_images_beside_the_class_folders_are_said(tmp_path: Path, caplog: pytest
     touch(tmp_path, "root.png", "train/loose.jpg", "old/C/1.png", "notes.txt")
     assert len(read_samples(tmp_path)) == 4
     assert "Left out 2 images in no class folder: root.png, train/loose.jpg." in caplog.text
-    assert "Left out 1 images in folders beside the splits: old/C/1.png." in caplog.text
+    assert "Left out 1 image in a folder beside the splits: old/C/1.png." in caplog.text
 
 
 def test_splits_with_different_classes_and_empty_class_folders_are_said(
@@ -237,14 +237,14 @@ def test_files_that_are_no_images_are_counted_by_class_and_kind(
     touch(tmp_path, "PNEUMONIA/a.npy", "PNEUMONIA/a.txt", "PNEUMONIA/a.json", "NORMAL/README")
     dataset = read_dataset(tmp_path)
     assert len(dataset.samples) == 60
-    assert Counter((file.label, file.reason) for file in dataset.left_out) == {
+    assert Counter((file.label, file.reason.many) for file in dataset.left_out) == {
         ("NORMAL", "files that are not images of a known format"): 18,
         ("PNEUMONIA", "files that are not images of a known format"): 1,
-        ("PNEUMONIA", "text files and tables"): 2,
-        ("NORMAL", "text files and tables"): 1,
+        ("PNEUMONIA", "text files or tables"): 2,
+        ("NORMAL", "text files or tables"): 1,
     }
     said = {record.message: record.levelname for record in caplog.records}
-    assert said["Left out 3 text files and tables (1 NORMAL, 2 PNEUMONIA, 1 without suffix, 1 .json, 1 .txt): "
+    assert said["Left out 3 text files or tables (1 NORMAL, 2 PNEUMONIA, 1 without suffix, 1 .json, 1 .txt): "
                 "NORMAL/README, PNEUMONIA/a.json, PNEUMONIA/a.txt."] == "INFO"  # fmt: skip
     assert said["Left out 19 files that are not images of a known format (18 NORMAL, 1 PNEUMONIA, 9 .heic, 9 .avif, "
                 "1 .npy): NORMAL/0.HEIC, NORMAL/0.avif, NORMAL/1.HEIC, …."] == "WARNING"  # fmt: skip
@@ -287,7 +287,7 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path, caplog: pytest.Lo
     (store / "p1" / "back").symlink_to(store / "p1")
     assert count(data) == {"-/A": 4, "-/B": 1, "-/C": 3}
     assert "Left out 5 linked folders that were read already (5 A)" in caplog.text
-    assert "Left out 1 files that are not images of a known format (1 A, 1 without suffix): A/gone." in caplog.text
+    assert "Left out 1 file that is not an image of a known format (1 A, 1 without suffix): A/gone." in caplog.text
     assert len(find_images([data])) == 8
 
 

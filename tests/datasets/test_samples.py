@@ -156,7 +156,7 @@ def test_a_file_name_that_is_not_utf_8_is_left_out_and_said(tmp_path: Path, capl
     bad.write_bytes(b"")
     for samples in (find_images([tmp_path]), read_samples(tmp_path)):
         assert [sample.path.name for sample in samples] == ["1.png"]
-    assert r"Left out 1 files with a name that is not valid UTF-8 (1 A): A/image\xff.png." in caplog.text
+    assert r"Left out 1 file whose name is not valid UTF-8 (1 A): A/image\xff.png." in caplog.text
     with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
         find_images([bad])
 

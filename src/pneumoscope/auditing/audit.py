@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.auditing.balance import find_imbalance
 from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
-from pneumoscope.auditing.findings import SEVERITIES, Finding
+from pneumoscope.auditing.findings import Finding, sort_findings
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.auditing.labels import find_label_errors
 from pneumoscope.auditing.quality import find_quality_faults
@@ -58,4 +58,4 @@ def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -
     for done, check in enumerate(checks, start=1):
         findings += check()
         progress("Checking", done, len(checks))
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return list(sort_findings(findings))

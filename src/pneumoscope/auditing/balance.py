@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import SPLITS, Sample
+from pneumoscope.datasets.splits import describe_small_val
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 
 
 def find_imbalance(samples: Sequence[Sample]) -> list[Finding]:
     """Check class sizes, class shares by split, the width of intervals, and patients of readable images."""
-    return [*_check_classes(samples), *_check_shares(samples), *_check_widths(samples), *_check_patients(samples)]
+    checks = (_check_classes, _check_shares, _check_validation, _check_widths, _check_patients)
+    return [finding for check in checks for finding in check(samples)]
 
 
 def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -72,6 +74,12 @@ def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
             "Re-split with `pneumoscope data split`, or ignore this if it is intended.",
             values={"p": p, "difference": difference},
         )  # fmt: skip
+
+
+def _check_validation(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Is a validation split too small, although there are enough images to draw a larger one?"""
+    if small := describe_small_val(samples):
+        yield Finding("balance", "warning", *small)
 
 
 def _check_widths(samples: Sequence[Sample]) -> Iterator[Finding]:

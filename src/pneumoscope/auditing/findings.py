@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -40,6 +40,11 @@ class Finding:
     values: Mapping[str, float] = field(default_factory=dict)
 
 
+def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Sort findings, the worst first."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
 @dataclass(frozen=True)
 class Audit:
     """What an audit found.
@@ -53,7 +58,7 @@ class Audit:
         quick: whether the checks that need a network were skipped.
         seed: fixes every random choice.
         fingerprint: hash of images, labels and splits.
-        patient_pattern: regular expression that finds the patient in a file name, where given.
+        patient_pattern: regular expression that finds the patient in the path of a file, where given.
         reading: how images were read, unless a table says otherwise.
         naming: what columns and classes are called.
     """

@@ -13,8 +13,10 @@ from pneumoscope.cli.app import PanelCommand, TableCommand, make_group
 from pneumoscope.cli.options import option
 from pneumoscope.cli.output import show_progress
 from pneumoscope.errors import UsageError
+from pneumoscope.files import check_file
 
 if TYPE_CHECKING:
+    from pneumoscope.config import Progress
     from pneumoscope.datasets.samples import Sample
 
 
@@ -49,14 +51,15 @@ def split(
     test_count: Annotated[int | None, option("Number of test images, instead of a share.", _SPLITS, least=1)] = None,
     val_count: Annotated[int | None, option("Number of validation images.", _SPLITS, least=1)] = None,
     balanced: Annotated[
-        Literal["none", "val", "test", "both"],
-        option("New splits that get equal numbers of images of each class.", _SPLITS),
-    ] = "val",
+        Literal["none", "val", "test", "both"] | None,
+        option("New splits that get equal numbers of images of each class. [default: val]", _SPLITS),
+    ] = None,
     folds: Annotated[
         int | None,
         option("Cross-validation: write fold-0.csv, …; each image is tested once.", _SPLITS, least=2, most=100),
     ] = None,
-    keep: Annotated[bool, option("Keep existing splits and draw only missing ones.", _SPLITS, "--keep")] = False,
+    redraw: Annotated[bool, option("Draw all splits anew, not only missing ones.", _SPLITS, "--redraw")] = False,
+    redraw_val: Annotated[bool, option("Draw val anew, from train and val.", _SPLITS, "--redraw-val")] = False,
     subset: Annotated[str | None, option("A published list of images and splits, such as seed-400.", _SPLITS)] = None,
     by_name: Annotated[
         bool, option("Do not read images; near-duplicates may be separated.", _SPLITS, "--by-name")
@@ -71,35 +74,32 @@ def split(
 ) -> None:
     """Split a data set by patient, and write the splits as a table.
 
-    Near-duplicates stay together. No file is moved.
+    Splits that the data have are kept, and missing ones are drawn. Near-duplicates stay together. No file is moved.
     """
     from pneumoscope.datasets.reading import read_samples
-    from pneumoscope.files import check_file
     from pneumoscope.images.read import Reading
 
     sizes = {"test_fraction": test_fraction, "val_fraction": val_fraction}
     sizes |= {"test_count": test_count, "val_count": val_count}
-    draw = {name: size for name, size in sizes.items() if size is not None}
-    _check_draw(draw, subset, folds, keep)
+    draw: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    if balanced is not None:
+        draw["balanced"] = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
+    anew = {"all": redraw, "val": redraw_val}
+    _check_draw(draw, subset, folds, anew)
     if folds is None or not out.is_dir() or any(out.iterdir()):
         check_file(out, overwrite)
-    with show_progress():
+    with show_progress() as progress:
         samples = read_samples(data, patient_pattern, Reading(invert, any_modality), context.obj)
-    if subset is not None:
-        from pneumoscope.datasets.kermany import select_subset
-
-        _write_table(out, select_subset(samples, subset), excel)
-        return
-    groups = None if by_name else _group(samples, cache)
-    from pneumoscope.datasets.splits import fold_samples, split_samples
-
-    classes = {"none": (), "both": ("val", "test")}.get(balanced, (balanced,))
-    how: dict[str, Any] = {**draw, "balanced": classes, "groups": groups, "seed": seed}
-    if folds is not None:
-        _write_folds(out, fold_samples(samples, folds, **how), excel, overwrite)
-        return
-    unsplit = samples if keep else [replace(sample, split=None) for sample in samples]
-    _write_table(out, split_samples(unsplit, **how), excel)
+        if subset is not None:
+            _write_table(out, _select_subset(samples, subset), excel)
+            return
+        samples = _forget_splits(samples, anew, folds, draw)
+        draw |= {"groups": None if by_name else _group(samples, folds, cache, progress), "seed": seed}
+        drawn = _draw(samples, folds, draw)
+    if folds is None:
+        _write_table(out, drawn[0], excel)
+    else:
+        _write_folds(out, drawn, excel, overwrite)
 
 
 @data_app.command(cls=PanelCommand)
@@ -122,24 +122,79 @@ def fetch(
     typer.echo(folder)
 
 
-def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, keep: bool) -> None:
+def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, anew: dict[str, bool]) -> None:
+    if all(anew.values()):
+        raise UsageError("--redraw draws all splits, and --redraw-val only val. Use one of them.")
     for name in ("test", "val"):
         fraction = draw.get(f"{name}_fraction")
         if fraction is not None and not 0 < fraction < 1:
             raise UsageError(f"{fraction} is not between 0 and 1.", parameter=f"{name}_fraction")
         if fraction is not None and f"{name}_count" in draw:
             raise UsageError(f"--{name}-fraction and --{name}-count cannot be combined. Use one of them.")
-    if subset and (folds or keep or draw):
+    if subset and (folds or any(anew.values()) or draw):
         raise UsageError("--subset has its own splits. Leave out the options that draw splits.")
-    if folds and (keep or draw.keys() & {"test_fraction", "test_count"}):
-        raise UsageError("--folds tests every image once. Leave out --keep, --test-fraction and --test-count.")
+    if folds and (anew["val"] or draw.keys() & {"test_fraction", "test_count"}):
+        raise UsageError("--folds tests every image once. Leave out --redraw-val, --test-fraction and --test-count.")
 
 
-def _group(samples: list[Sample], cache: bool) -> list[int | None]:
+def _forget_splits(
+    samples: list[Sample], anew: dict[str, bool], folds: int | None, draw: dict[str, Any]
+) -> list[Sample]:
+    """Forget the splits that are to be drawn anew; refuse options for those that are kept."""
+    present = {sample.split for sample in samples if sample.split}
+    if anew["all"]:
+        return [replace(sample, split=None) for sample in samples]
+    if folds and present:
+        raise UsageError(
+            f"the data have the splits {', '.join(sorted(present))}, and folds mix them: every image is tested once. "
+            "Add `redraw=True` if that is intended.",
+            "folds",
+        )
+    if anew["val"] and "val" not in present:
+        raise UsageError("the data have no val to draw anew. Leave the option out.", "redraw_val")
+    if anew["val"]:
+        samples = [replace(sample, split="train") if sample.split == "val" else sample for sample in samples]
+    kept = {"val", "test"} & {sample.split for sample in samples}
+    for name in draw:
+        concerned = kept & ({name.partition("_")[0]} if name != "balanced" else set(draw["balanced"]))
+        if concerned:
+            raise UsageError(
+                f"the data have the split {', '.join(sorted(concerned))}, which is kept. Leave the option out, or draw "
+                "all splits anew with `redraw=True`.",
+                name,
+            )
+    return samples
+
+
+def _draw(samples: list[Sample], folds: int | None, how: dict[str, Any]) -> list[list[Sample]]:
+    """Draw folds, or the missing splits alone; say which are kept."""
+    import logging
+
+    from pneumoscope.datasets.splits import describe_small_val, fold_samples, split_samples
+
+    if folds is not None:
+        return fold_samples(samples, folds, **how)
+    present = {sample.split for sample in samples}
+    kept, missing = ([s for s in ("train", "val", "test") if (s in present) is known] for known in (True, False))
+    if kept:
+        logging.getLogger("pneumoscope").info(
+            "The splits of the data are kept (%s); %s. To draw all of them anew, use `redraw`.",
+            ", ".join(kept), f"drawn: {', '.join(missing)}" if missing else "nothing is drawn",
+        )  # fmt: skip
+    result = split_samples(samples, **how)
+    if small := describe_small_val(result):
+        logging.getLogger("pneumoscope").warning("%s. %s", *small)
+    return [result]
+
+
+def _group(samples: list[Sample], folds: int | None, cache: bool, progress: Progress) -> list[int | None] | None:
+    """Group near-duplicates, if anything is to be drawn."""
+    if not folds and {"val", "test"} <= {sample.split for sample in samples}:
+        return None
     from pneumoscope.auditing.duplicates import group_images
     from pneumoscope.inference.cache import open_cache
 
-    with show_progress() as progress, open_cache(cache) as opened:
+    with open_cache(cache) as opened:
         return group_images(samples, opened, progress)
 
 
@@ -148,6 +203,12 @@ def _write_table(out: Path, samples: list[Sample], excel: bool) -> None:
 
     write_samples(out, samples, excel)
     typer.echo(describe_counts(samples))
+
+
+def _select_subset(samples: list[Sample], name: str) -> list[Sample]:
+    from pneumoscope.datasets.kermany import select_subset
+
+    return select_subset(samples, name)
 
 
 def _write_folds(out: Path, folds: list[list[Sample]], excel: bool, overwrite: bool) -> None:

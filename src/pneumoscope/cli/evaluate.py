@@ -18,9 +18,7 @@ def evaluate(
     data: options.Data,
     out: options.Out,
     model: options.Model = None,
-    split: Annotated[
-        str | None, option("train, val, test or all. [default: test if there is one, else all]", IMAGES)
-    ] = None,
+    split: Annotated[str | None, option("train, val, test or all. [default: test if there is one]", IMAGES)] = None,
     patient_pattern: options.PatientPattern = None,
     invert: options.Invert = False,
     any_modality: options.AnyModality = False,

@@ -49,7 +49,9 @@ RefuseOutOfScope = Annotated[
     ),
 ]
 
-PatientPattern = Annotated[str | None, option("Regular expression that finds the patient in a file name.", IMAGES)]
+PatientPattern = Annotated[
+    str | None, option("Regular expression that finds the patient in the path of a file.", IMAGES)
+]
 PathColumn = Annotated[str | None, option("Column of the table that holds the file.", IMAGES)]
 Invert = Annotated[bool, option("Swap black and white: air is bright in the files.", IMAGES, "--invert")]
 AnyModality = Annotated[

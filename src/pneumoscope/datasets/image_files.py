@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumoscope.datasets import folder_names, left_out, tables
-from pneumoscope.datasets.left_out import LeftOut
+from pneumoscope.datasets.left_out import LeftOut, Reason
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import SUFFIXES, is_image
 
@@ -65,7 +65,7 @@ def walk(folder: Path, others: Iterable[Path] = (), check: Callable[[Path], None
     return found
 
 
-def judge_folder(path: Path) -> str | None:
+def judge_folder(path: Path) -> Reason | None:
     """Why the images below a folder are no radiographs; None if they may be."""
     if folder_names.is_system(path.name):
         return left_out.SYSTEM
@@ -76,7 +76,7 @@ def judge_folder(path: Path) -> str | None:
     return left_out.DERIVED if folder_names.names_pictures(path.name) else None
 
 
-def list_files(folder: Path, reason: str) -> list[Path]:
+def list_files(folder: Path, reason: Reason) -> list[Path]:
     """The images below a folder that is left out; of a folder of the system, only what looks like an image."""
     walked = [(Path(parent), sorted(names)) for parent, _, names in os.walk(folder)]
     if reason == left_out.SYSTEM:

@@ -11,21 +11,44 @@ from pathlib import Path
 
 from pneumoscope.datasets.samples import Sample
 
-NOT_IMAGES = "files that are not images of a known format"
-SIDECARS = "text files and tables"
-MASKS = "masks"
-DERIVED = "pictures made from images"
-OUTPUT = "images in output of pneumoscope"
-SYSTEM = "files of macOS (._*)"
-LOCKED = "folders that cannot be read"
-BAD_NAMES = "files with a name that is not valid UTF-8"
-LINKED_AGAIN = "linked folders that were read already"
-NO_CLASS = "images in no class folder"
-BESIDE = "images in folders beside the splits"
-_HARMLESS = {SIDECARS, MASKS, DERIVED, OUTPUT, SYSTEM}
-_LOSSES = {NOT_IMAGES, LOCKED, BAD_NAMES}  # reasons that may lose an image of a class
 _SHOWN = 3
 _P, _DIFFERENCE = 0.01, 0.01  # unequal losses: p value of the chi-squared test, and difference of the lost shares
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why files are left out: what they are, for one and for many of them.
+
+    Attributes:
+        one: such as `mask`.
+        many: such as `masks`.
+        harmless: whether no radiograph of a class is lost by it.
+        loses: whether it may lose more images of one class than of another, by accident.
+    """
+
+    one: str
+    many: str
+    harmless: bool = False
+    loses: bool = False
+
+    def count(self, n: int) -> str:
+        """So many of them."""
+        return f"{n:,} {self.one if n == 1 else self.many}"
+
+
+NOT_IMAGES = Reason(
+    "file that is not an image of a known format", "files that are not images of a known format", loses=True
+)
+SIDECARS = Reason("text file or table", "text files or tables", harmless=True)
+MASKS = Reason("mask", "masks", harmless=True)
+DERIVED = Reason("picture made from an image", "pictures made from images", harmless=True)
+OUTPUT = Reason("image in output of pneumoscope", "images in output of pneumoscope", harmless=True)
+SYSTEM = Reason("file of macOS (._*)", "files of macOS (._*)", harmless=True)
+LOCKED = Reason("folder that cannot be read", "folders that cannot be read", loses=True)
+BAD_NAMES = Reason("file whose name is not valid UTF-8", "files whose names are not valid UTF-8", loses=True)
+LINKED_AGAIN = Reason("linked folder that was read already", "linked folders that were read already")
+NO_CLASS = Reason("image in no class folder", "images in no class folder")
+BESIDE = Reason("image in a folder beside the splits", "images in folders beside the splits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +57,12 @@ class LeftOut:
 
     Attributes:
         path: where it is.
-        reason: what it is, in the plural, such as `masks`.
+        reason: why.
         label: the class whose folder or row it is in, or None.
     """
 
     path: Path
-    reason: str
+    reason: Reason
     label: str | None = None
 
 
@@ -61,21 +84,47 @@ def describe_left_out(files: Sequence[LeftOut], root: Path) -> str:
     shown = ", ".join(_below(file.path, root) for file in files[:_SHOWN])
     more = ", …" if len(files) > _SHOWN else ""
     counts = f" ({', '.join(parts)})" if parts else ""
-    return f"Left out {len(files):,} {files[0].reason}{counts}: {shown}{more}."
+    return f"Left out {files[0].reason.count(len(files))}{counts}: {shown}{more}."
 
 
 def log_left_out(dataset: Dataset, root: Path) -> None:
     """Say what was left out, once for each reason, and whether the classes lose unequal shares."""
     logger = logging.getLogger("pneumoscope")
-    reasons: defaultdict[str, list[LeftOut]] = defaultdict(list)
+    reasons: defaultdict[Reason, list[LeftOut]] = defaultdict(list)
     for file in dataset.left_out:
         reasons[file.reason].append(file)
     for reason, files in reasons.items():
-        level = logging.INFO if reason in _HARMLESS else logging.WARNING
+        level = logging.INFO if reason.harmless else logging.WARNING
         logger.log(level, "%s", describe_left_out(files, root))
-    lost = Counter(str(file.label) for file in dataset.left_out if file.label and file.reason in _LOSSES)
-    if unequal := compare_losses(Counter(str(sample.label) for sample in dataset.samples), lost):
+    kept = Counter(str(sample.label) for sample in dataset.samples)
+    if unequal := compare_losses(kept, count_losses(dataset.left_out)):
         logger.warning("%s", unequal)
+
+
+def count_losses(files: Sequence[LeftOut]) -> Counter[str]:
+    """Count what may be lost images, by class."""
+    return Counter(file.label for file in files if file.label is not None and file.reason.loses)
+
+
+def describe_unusable(
+    samples: Sequence[Sample], errors: Sequence[str | None], which: str = "that could not be read"
+) -> list[str]:
+    """Sentences on images that cannot be used: how many of each class, and whether the classes lose unequal shares.
+
+    Args:
+        samples: N images.
+        errors: (N,) why each cannot be used, or None.
+        which: images these are.
+    """
+    reasons = [error for error in errors if error is not None]
+    if not reasons:
+        return []
+    lost = Counter(str(sample.label) for sample, error in zip(samples, errors, strict=True) if error is not None)
+    kept = Counter(str(sample.label) for sample, error in zip(samples, errors, strict=True) if error is None)
+    counts = ", ".join(f"{count:,} {label}" for label, count in sorted(lost.items()))
+    many = "s" if len(reasons) > 1 else ""
+    said = f"Left out {len(reasons):,} image{many} {which} ({counts}): {'; '.join(reasons[:10])}"
+    return [text for text in (said, compare_losses(kept, lost)) if text]
 
 
 def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:

@@ -12,6 +12,8 @@ from pneumoscope.datasets.duplicates import group_pairs
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, UsageError
 
+MIN_VAL = 20  # images of a class in val
+
 
 def split_samples(
     samples: Sequence[Sample],
@@ -127,6 +129,23 @@ def find_shared_patients(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]
     return {patient: tuple(sorted(where)) for patient, where in sorted(splits.items()) if len(where) > 1}
 
 
+def describe_small_val(samples: Sequence[Sample]) -> tuple[str, str] | None:
+    """What is wrong with a validation split that is small beside train, and what to do; None if nothing is.
+
+    A sensitivity of 0.95 needs 20 images of a class to be seen at all.
+    """
+    val = Counter(str(sample.label) for sample in samples if sample.split == "val")
+    train = _class_counts(samples)
+    if not (val and train) or (least := min(val.values())) >= MIN_VAL or min(train.values()) < 5 * least:
+        return None
+    counts = ", ".join(f"{count:,} {label}" for label, count in sorted(val.items()))
+    return (
+        f"The validation split has only {val.total():,} images ({counts}), too few to choose a threshold",
+        "Calibration, threshold and prediction sets would depend on single images. Draw a larger one from train; test "
+        "stays: `pneumoscope data split DATA --redraw-val --out TABLE.csv`.",
+    )
+
+
 def require_classes(samples: Sequence[Sample], when: str = "") -> None:
     """Check that every split has images of every class; `when` says what happened before, for the message.
 
@@ -136,10 +155,13 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
     counts = Counter((sample.split, sample.label) for sample in samples)
     classes = sorted({str(sample.label) for sample in samples})
     after = f" {when}" if when else ""
+    sizes = Counter(str(sample.split) for sample in samples)
     for split in SPLITS:
         if not any(counts[split, label] for label in classes):
             raise DataError(
-                f"The split {split!r} is empty{after}. Add images, or leave the split out to have it drawn."
+                f"The split {split!r} is empty{after}: of {len(samples):,} images, "
+                f"{', '.join(f'{sizes[name]:,} are in {name}' for name in SPLITS if sizes[name])}. Give images to "
+                f"{split}, or draw all splits anew with `pneumoscope data split DATA --redraw`."
             )
         for label in classes:
             if not counts[split, label]:

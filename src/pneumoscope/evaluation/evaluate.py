@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
+from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.samples import Sample, fingerprint_samples
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import calibration, prior_shift
@@ -130,7 +131,8 @@ def measure(
         raise DataError(f"None of the {len(samples)} images has a prediction{where}. The first: {predictions[0].error}")
     chosen = [sample for sample, prediction in zip(samples, predictions, strict=True) if prediction.error is None]
     evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
-    own = _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
+    own = describe_unusable(samples, [prediction.error for prediction in predictions], "without a prediction")
+    own += _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
     own += count_warnings([prediction.warnings for prediction in predictions])
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)

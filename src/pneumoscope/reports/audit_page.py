@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pneumoscope.auditing.audit import find_faults, measure_samples
-from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity
+from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity, sort_findings
+from pneumoscope.auditing.losses import find_losses
 from pneumoscope.config import Progress
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.files import check_folder, claim_folder, write_text
@@ -108,7 +109,7 @@ def audit(
         out: folder for `audit.json` and `audit.html`; None writes nothing.
         quick: skip what needs a network: label errors, outliers, surroundings and cropped copies.
         seed: fixes every random choice.
-        patient_pattern: regular expression that finds the patient in a file name.
+        patient_pattern: regular expression that finds the patient in the path of a file.
         reading: how to read images, unless a table says otherwise.
         naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
@@ -123,13 +124,14 @@ def audit(
     """
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
-    samples = read_samples(Path(data), patient_pattern, reading, naming)
-    samples = samples if patient_ids else number_patients(samples)
+    dataset = read_dataset(Path(data), patient_pattern, reading, naming)
+    samples = dataset.samples if patient_ids else number_patients(dataset.samples)
     with open_cache(cache) as opened:
         images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
+    findings = find_faults(images, seed=seed, progress=progress) + find_losses(dataset, images.errors)
     result = Audit(
         data=str(data),
-        findings=tuple(find_faults(images, seed=seed, progress=progress)),
+        findings=sort_findings(findings),
         images=len(samples),
         counts=count_samples(samples),
         patients=len({sample.patient for sample in samples if sample.patient}),

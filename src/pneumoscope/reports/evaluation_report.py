@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -65,8 +67,8 @@ def evaluate(
         data: a folder of classes, or a table.
         model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
         out: folder for `metrics.json`, `predictions.csv`, `plots` and `report.html`; None writes nothing.
-        split: `train`, `val`, `test` or `all`; by default `test` where there is one, else all.
-        patient_pattern: regular expression that finds the patient in a file name.
+        split: `train`, `val`, `test` or `all`; by default `test`, or the only split, or all images without splits.
+        patient_pattern: regular expression that finds the patient in the path of a file.
         reading: how to read images, unless a table says otherwise.
         naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
@@ -154,21 +156,24 @@ def _claim(out: str | Path | None, plot_formats: str, overwrite: bool) -> Path |
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:
-    """Return the samples of the plan's split, and the plan with its name: by default test if there is one, else all.
+    """Return the samples of the plan's split, and the plan with its name.
 
     Raises:
-        DataError: no such split, or labels that the model does not know.
+        DataError: no such split, an unclear one, or labels that the model does not know.
         UsageError: a prevalence that the model cannot be adjusted to.
     """
     if plan.adapt_prior and plan.prevalence is not None:
         raise UsageError("estimates the prevalence, and `prevalence` sets it: leave one out.", "adapt_prior")
     check_prevalence(plan.prevalence, model.labels)
-    present = {sample.split for sample in samples if sample.split}
-    split = plan.split or ("test" if "test" in present else "all")
+    split = plan.split or _choose_split(samples)
     chosen = [sample for sample in samples if split in ("all", sample.split)]
     if not chosen:
-        found = f"the data have {', '.join(sorted(present))}" if present else "the data have no splits"
-        raise DataError(f"no split {split!r}; {found}. Use `all` for every image.", "split")
+        raise DataError(f"no split {split!r}; the data have {_count_splits(samples)}. Use `all` for all.", "split")
+    if not plan.split and len({sample.split for sample in samples}) > 1:
+        logging.getLogger("pneumoscope").info(
+            "Evaluating the split %s; the data have %s. To evaluate another one, or all, use `split`.",
+            split, _count_splits(samples),
+        )  # fmt: skip
     unknown = [sample for sample in chosen if sample.label not in model.labels]
     if unknown:
         label = str(unknown[0].label)
@@ -180,6 +185,25 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
         raise DataError("needs images of both classes; there are images of one only.", "prevalence")
     return chosen, replace(plan, split=split)
+
+
+def _choose_split(samples: Sequence[Sample]) -> str:
+    """The split to evaluate if none is named: test, else the only one, else all images if there are no splits.
+
+    Raises:
+        DataError: several splits and no test, where all images would include those of training.
+    """
+    present = {str(sample.split) for sample in samples if sample.split}
+    if "test" in present or not present:
+        return "test" if present else "all"
+    if len(present) > 1 or any(sample.split is None for sample in samples):
+        raise DataError(f"no test split; the data have {_count_splits(samples)}. Choose one, or `all`.", "split")
+    return present.pop()
+
+
+def _count_splits(samples: Sequence[Sample]) -> str:
+    counts = Counter(sample.split or "no split" for sample in samples)
+    return ", ".join(f"{split} ({count:,})" for split, count in sorted(counts.items()))
 
 
 def _guess(label: str, labels: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.auditing.intake import FIELDS, MEASUREMENT, Images, unpack
 from pneumoscope.config import Progress
 from pneumoscope.datasets.duplicates import group_identical
+from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
@@ -129,9 +130,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
     for i, each in enumerate(ordered):
         if each.measured is not None:
             measured[i] = unpack(each.measured)
-    notes = []
-    if errors := [str(each.error) for each in ordered if each.error]:
-        notes.append(f"{len(errors)} images could not be read and are left out: {'; '.join(errors[:10])}")
+    notes = describe_unusable(samples, [each.error for each in ordered])
+    if notes:
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
         require_classes(readable, "after unreadable images were left out")
     notes += count_warnings([each.warnings for each in ordered])

@@ -31,11 +31,10 @@ class Remarks:
 
 
 def log_data(setup: Setup) -> None:
-    """Log the counts of images, classes and patients."""
+    """Log the counts of images, and the classes."""
     positive = setup.settings.data.positive
     _logger().info("Data: %s", describe_counts(setup.samples))
     _logger().info("Classes: %s%s.", ", ".join(setup.classes), f"; positive: {positive}" if positive else "")
-    _logger().info("Known patients: %d.", len({sample.patient for sample in setup.samples if sample.patient}))
 
 
 def check_data(setup: Setup, extracted: Extracted) -> Remarks:

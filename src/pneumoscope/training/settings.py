@@ -48,7 +48,9 @@ class DataSettings(Naming):
     positive: Annotated[
         str | None, Doc("Positive class, if there are two; by default PNEUMONIA, if it is one of them.")
     ] = None
-    patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in a file name.")] = None
+    patient_pattern: Annotated[str | None, Doc("Regular expression that finds the patient in the path of a file.")] = (
+        None
+    )
     invert: Annotated[bool, Doc("Air is bright in these images: swap black and white.")] = False
     any_modality: Annotated[bool, Doc("Also read DICOM files that are not projection radiographs.")] = False
     intended_use: Annotated[
