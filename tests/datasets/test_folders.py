@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.folder_names import find_split, names_masks, names_nothing, seems_split
 from pneumoscope.datasets.left_out import compare_losses
 from pneumoscope.datasets.reading import find_images, read_dataset, read_samples
@@ -398,3 +399,78 @@ def test_a_pattern_that_finds_nobody_is_an_error(tmp_path: Path) -> None:
     table.write_text("path,label,patient\nA/0.png,A,p1\nB/0.png,B,\n")
     with pytest.raises(UsageError, match="patient_pattern: the table has a column of patients"):
         read_samples(table, "(A)")
+
+
+# Tables whose paths name splits
+
+
+def list_files(folder: Path, *paths: str, header: str = "path,label", extra: str = "") -> Path:
+    touch(folder, *paths)
+    lines = [header, *(f"{path},{'AB'[number % 2]}{extra}" for number, path in enumerate(paths))]
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def test_splits_in_the_paths_of_a_table_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("x/Training/1.png", "x/Training/2.png", "x/Test/3.png", "x/Test/p1/4.png")
+    table = list_files(tmp_path, *names)
+    assert [sample.split for sample in read_samples(table)] == ["train", "train", "test", "test"]
+    assert "splits from the folders of the files: train 2, test 2. To ignore them, use" in caplog.text
+    assert {sample.split for sample in read_samples(table, naming=Naming(split_column="none"))} == {None}
+    named = list_files(tmp_path, *names, header="path,label,split", extra=",val")
+    assert {sample.split for sample in read_samples(named)} == {"val"}
+
+
+@pytest.mark.parametrize(
+    "names", [("x/train/1.png", "x/2.png"), ("test/1.png", "2.png"), ("a/train/test/1.png", "a/test/2.png")]
+)
+def test_paths_of_which_only_some_name_a_split_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"has no column of splits\. Some of its files lie in folders"):
+        read_samples(list_files(tmp_path, *names))
+
+
+def test_paths_all_in_one_split_are_split_anew_and_unclear_folders_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert {s.split for s in read_samples(list_files(tmp_path, "a/train/1.png", "b/train/2.png"))} == {None}
+    assert "seem to name splits" not in caplog.text
+    assert {s.split for s in read_samples(list_files(tmp_path, "fold1/1.png", "fold2/2.png"))} == {None}
+    assert "the folders fold1, fold2 seem to name splits, but the table has no column of splits" in caplog.text
+
+
+def test_a_tree_of_chexpert_with_its_views_as_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Labels come from a table alone; the folders name patients, and one split."""
+    root = tmp_path / "CheXpert-v1.0-small"
+    rows = []
+    for patient in range(1, 5):
+        for study, view in ((1, "PA"), (2, "AP")):
+            name = f"train/patient{patient:05}/study{study}/view1_frontal.jpg"
+            touch(root, name)
+            rows.append(f"CheXpert-v1.0-small/{name},{view}")
+    (root / "views.csv").write_text("\n".join(["Path,label", *rows]) + "\n")
+    samples = read_samples(root / "views.csv")
+    assert all(sample.path.is_file() for sample in samples)
+    assert Counter(sample.label for sample in samples) == {"AP": 4, "PA": 4}
+    assert "8 images of 4 patients from file names as in CheXpert." in caplog.text
+    with pytest.raises(DataError, match="patient00001, patient00002, patient00003, patient00004 look like patients"):
+        read_samples(root)
+
+
+def test_a_folder_of_nih(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"{number:08}_{study:03}.png" for number in (1, 2, 3) for study in (0, 1)]
+    touch(tmp_path, *(f"images_{1 + number % 2:03}/images/{name}" for number, name in enumerate(names)))
+    with pytest.raises(DataError, match=r"its folders images_001, images_002 name no class\. Give the table"):
+        read_samples(tmp_path)
+    findings = ["No Finding", "Pneumonia"]
+    rows = [f"{name},{findings[number % 2]}" for number, name in enumerate(names)]
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join(["Image Index,Finding Labels", *rows]) + "\n")
+    samples = read_samples(tmp_path / "Data_Entry_2017.csv")
+    assert all(sample.path.is_file() for sample in samples)
+    assert Counter(sample.patient for sample in samples) == {"00000001": 2, "00000002": 2, "00000003": 2}
+    assert "6 images of 3 patients from file names as in NIH." in caplog.text
+
+
+def test_classes_that_differ_by_case_between_the_splits_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, "train/Normal", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA")
+    with pytest.raises(DataError, match=r"NORMAL.*Normal|Normal.*NORMAL"):
+        read_samples(tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -59,6 +61,41 @@ def read_folder(root: Path, reading: Reading = Reading()) -> Dataset:
         raise DataError(f"{root}: no images in its class folders ({names}).")
     _compare_classes(samples, [(split, label) for split, _, label in places], inner)
     return Dataset(samples, left)
+
+
+def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
+    """Take the splits that the folders of the files name, for a table that has no column of splits.
+
+    Raises:
+        DataError: only some files lie in folders that name a split.
+    """
+    parents = [Path(os.path.normpath(Path.cwd() / sample.path.parent)) for sample in samples]
+    common = os.path.commonpath(parents)
+    below = [parent.relative_to(common).parts for parent in parents]
+    splits = [[split for part in parts if (split := folder_names.find_split(part))] for parts in below]
+    named = {split for each in splits for split in each}
+    logger = logging.getLogger("pneumoscope")
+    if unclear := sorted({part for parts in below for part in parts if folder_names.seems_split(part)}):
+        unclear = [part for part in unclear if not folder_names.find_split(part)]
+    if unclear:
+        logger.warning(
+            "%s: the folders %s seem to name splits, but the table has no column of splits, so they count for nothing.",
+            table, _join(unclear),
+        )  # fmt: skip
+    if not named or (len(named) == 1 and all(splits)):
+        return list(samples)
+    if odd := next((sample.path for sample, each in zip(samples, splits, strict=True) if len(each) != 1), None):
+        raise DataError(
+            f"{table}: has no column of splits. Some of its files lie in folders that name a split "
+            f"({_join(sorted(named))}), but {odd} lies in none, or in several. Add a column split, or pass "
+            "`split_column='none'`."
+        )
+    counts = Counter(each[0] for each in splits)
+    logger.info(
+        "%s: splits from the folders of the files: %s. To ignore them, use `split_column='none'`.",
+        table, ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in counts),
+    )  # fmt: skip
+    return [replace(sample, split=each[0]) for sample, each in zip(samples, splits, strict=True)]
 
 
 def _find_splits(root: Path) -> list[_Place]:

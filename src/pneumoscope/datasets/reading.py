@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
-from pneumoscope.datasets.folders import read_folder
+from pneumoscope.datasets.folders import adopt_splits, read_folder
 from pneumoscope.datasets.image_files import read_head, require_utf8, walk
 from pneumoscope.datasets.labels import name_classes
 from pneumoscope.datasets.left_out import Dataset, log_left_out
@@ -59,7 +59,9 @@ def read_dataset(
     if _is_table(data):
         listed = read_listed(data, naming, reading)
         column = listed.has_patients
-        dataset, root = Dataset(listed.samples), data.parent
+        unsplit = not listed.has_splits and naming.split_column is None
+        dataset = Dataset(adopt_splits(listed.samples, data) if unsplit else listed.samples)
+        root = data.parent
     elif data.is_file():
         raise DataError(f"{data}: not a table ({', '.join(sorted(tables.SUFFIXES))}). Use one, or a folder of classes.")
     else:

@@ -32,10 +32,11 @@ _UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, se
 
 @dataclass(frozen=True)
 class Listed:
-    """The samples of a table; `has_patients` says whether a column names their patients."""
+    """The samples of a table; whether columns name their patients and splits."""
 
     samples: list[Sample]
     has_patients: bool
+    has_splits: bool
 
 
 def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = True) -> Listed:
@@ -69,7 +70,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         _check_files(rows, table, cells)
     _log_columns(cells, path)
     samples = [sample for _, sample in rows]
-    return Listed(_join_patients(samples), any(sample.patient for sample in samples))
+    return Listed(_join_patients(samples), any(sample.patient for sample in samples), "split" in columns)
 
 
 class _Cells:

@@ -1,0 +1,50 @@
+"""`evaluate` takes the test split, says so, and never measures on training images by default."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.errors import DataError
+from pneumoscope.reports.evaluation_report import evaluate
+from pneumoscope.training.train import Run
+
+
+def copy(images: Path, folder: Path, *splits: str) -> Path:
+    for split in splits:
+        shutil.copytree(images / split, folder / split)
+    return folder
+
+
+def test_the_split_that_is_evaluated_is_said(images: Path, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pneumoscope")
+    assert evaluate(images, run.folder, resamples=50).split == "test"
+    assert "Evaluating the split test; the data have test (12), train (24), val (12)." in caplog.text
+    caplog.clear()
+    assert evaluate(images, run.folder, resamples=50, split="val").split == "val"
+    assert "Evaluating the split" not in caplog.text
+
+
+def test_train_and_val_without_test_are_not_evaluated_together(images: Path, run: Run, tmp_path: Path) -> None:
+    folder = copy(images, tmp_path / "some", "train", "val")
+    with pytest.raises(DataError, match=r"split: no test split; the data have train \(24\), val \(12\)\. Choose one"):
+        evaluate(folder, run.folder, resamples=50)
+    with pytest.raises(DataError, match=r"split: no split 'test'; the data have train \(24\), val \(12\)"):
+        evaluate(folder, run.folder, split="test", resamples=50)
+
+
+def test_the_only_split_is_taken_by_its_name(images: Path, run: Run, tmp_path: Path) -> None:
+    assert evaluate(copy(images, tmp_path / "one", "val"), run.folder, resamples=50).split == "val"
+
+
+def test_unreadable_images_are_noted_by_class(images: Path, run: Run, tmp_path: Path) -> None:
+    folder = copy(images, tmp_path / "some", "test")
+    for number in range(12):
+        (folder / "test" / "NORMAL" / f"bad{number}.png").write_bytes(b"damaged")
+    notes = evaluate(folder, run.folder, resamples=50).notes
+    assert any(note.startswith("12 images could not be read and are left out (12 NORMAL): ") for note in notes)
+    lost = "The classes lose unequal shares of their files: 12 of 18 NORMAL (67%), 0 of 6 PNEUMONIA (0%)."
+    assert any(note.startswith(lost) for note in notes)
