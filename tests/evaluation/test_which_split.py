@@ -45,6 +45,6 @@ def test_unreadable_images_are_noted_by_class(images: Path, run: Run, tmp_path: 
     for number in range(12):
         (folder / "test" / "NORMAL" / f"bad{number}.png").write_bytes(b"damaged")
     notes = evaluate(folder, run.folder, resamples=50).notes
-    assert any(note.startswith("12 images could not be read and are left out (12 NORMAL): ") for note in notes)
+    assert any(note.startswith("Left out 12 images without a prediction (12 NORMAL): ") for note in notes)
     lost = "The classes lose unequal shares of their files: 12 of 18 NORMAL (67%), 0 of 6 PNEUMONIA (0%)."
     assert any(note.startswith(lost) for note in notes)

@@ -264,7 +264,7 @@ def test_a_run_in_a_linked_folder_is_resumed_and_keeps_its_notes(images: Path, t
     assert not (folder / "report.html").exists()
     train(None, folder, resume=True)
     assert digest(folder)["predictions.csv"] == digest(whole.folder)["predictions.csv"]
-    assert "1 image could not be read" in (folder / "report.html").read_text()
+    assert "1 image that could not be read" in (folder / "report.html").read_text()
 
 
 def test_data_that_changed_since_a_run_began_are_refused(images: Path, tmp_path: Path) -> None:
