@@ -81,14 +81,14 @@ def boxed(stream: bytes, outside: bytes = b"", inside: bytes = b"") -> bytes:
 
 
 SMALL_BLOCKS = struct.pack(">BBHBBBBBB", 0, 0, 1, 0, 5, 0, 0, 0, 1)
-POLYGLOT = segment(0xFF52, SMALL_BLOCKS)
+SMALLER = segment(0xFF52, SMALL_BLOCKS)
 JPEG_2000_BOMBS: dict[str, tuple[bytes, str]] = {
     "precincts of one sample": (jpeg_2000(precincts=(0, 1, 1, 1, 1, 1)), "code-blocks and precincts"),
     "one level of them": (jpeg_2000(levels=0, precincts=(0,)), "code-blocks and precincts"),
-    "small code-blocks": (jpeg_2000(9000, 9000, block=2), "code-blocks and precincts"),
-    "in the tile-part": (jpeg_2000(9000, 9000, part=POLYGLOT), "code-blocks and precincts"),
+    "small code-blocks": (jpeg_2000(5000, 5000, block=2), "code-blocks and precincts"),
+    "in the tile-part": (jpeg_2000(5000, 5000, part=SMALLER), "code-blocks and precincts"),
     "in one component": (
-        jpeg_2000(5000, 5000, components=3, main=segment(0xFF53, b"\2\0\5\0\0\0\1")),
+        jpeg_2000(3000, 3000, components=3, main=segment(0xFF53, b"\2\0\5\0\0\0\1")),
         "code-blocks and precincts",
     ),
     "layers": (jpeg_2000(layers=65535, precincts=(7,) * 6), "packets"),
