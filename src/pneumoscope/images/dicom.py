@@ -238,8 +238,8 @@ def _tags(elements: Dataset) -> Tags:
 
 
 def _read_age(elements: Dataset) -> float | None:
-    if age := re.fullmatch(r"(\d{1,3}) *([DWMY])", read_text(elements, "PatientAge").upper(), re.ASCII):
-        return int(age[1]) * _YEARS[age[2]]
+    if age := re.fullmatch(r"(\d{1,3}) *([DWMY]?)", read_text(elements, "PatientAge").upper(), re.ASCII):
+        return int(age[1]) * _YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
     birth = _read_date(elements, "PatientBirthDate")
     taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
     if birth is None or taken is None or taken < birth:
