@@ -339,7 +339,7 @@ def test_classes_are_in_order_and_the_positive_one_is_last_of_two(
     [
         (("sick", "healthy"), None, DataError, "Unclear which class is positive, healthy or sick.*`positive`"),
         (("A", "A"), None, DataError, r"the only class is A; at least two"),
-        ((), None, DataError, "no labels"),
+        ((), None, DataError, "no image has a label"),
         (("A", "out_of_distribution"), "A", DataError, "class out_of_distribution has the name of a decision"),
         (("A", "B"), "C", UsageError, "positive: no class is named .C.. The classes are A, B"),
         (("A", "B", "C"), "A", UsageError, "positive: needs exactly two classes"),
