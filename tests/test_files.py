@@ -6,6 +6,8 @@ import csv
 import io
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.files import (
     claim_folder,
     format_rows,
+    lock_folder,
     parse_rows,
     path_in_file,
     write_bytes,
@@ -266,3 +269,35 @@ def test_a_relative_path_in_a_file_leads_to_the_image_from_anywhere(
     assert not Path(written).is_absolute()
     assert (tmp_path / "run" / written).resolve() == Path(given).resolve()
     assert path_in_file(tmp_path / "a.png", tmp_path / "run") == (tmp_path / "a.png").as_posix()
+
+
+def test_of_ten_pairs_of_processes_never_two_write_into_one_folder(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, sys, time
+from pneumoscope.errors import UsageError
+from pneumoscope.files import lock_folder
+folder = pathlib.Path(sys.argv[1])
+try:
+    with lock_folder(folder):
+        os.close(os.open(folder / "here", os.O_CREAT | os.O_EXCL))  # fails if the other is here, too
+        time.sleep(0.05)
+        (folder / "here").unlink()
+except UsageError as refusal:
+    assert "another process is writing into it" in str(refusal)
+    sys.exit(2)
+"""
+    pairs = [
+        [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / str(number))]) for _ in range(2)]
+        for number in range(10)
+    ]
+    codes = [sorted(process.wait(60) for process in pair) for pair in pairs]
+    assert all(code in ([0, 0], [0, 2]) for code in codes), codes
+
+
+def test_a_folder_is_locked_as_long_as_it_is_written(tmp_path: Path) -> None:
+    with lock_folder(tmp_path / "new" / "run"):
+        with pytest.raises(UsageError, match="another process is writing"), lock_folder(tmp_path / "new" / "run"):
+            pass
+        assert list((tmp_path / "new" / "run").iterdir()) == []
+    with lock_folder(tmp_path / "new" / "run"):
+        pass

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,41 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise _refuse(folder, problem) from None
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes that lock it out of it meanwhile, where the file system can.
+
+    Raises:
+        UsageError: another process has locked it, or it cannot be made.
+    """
+    try:
+        with suppress(FileExistsError):  # of a file, which `claim_folder` refuses
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as problem:
+        raise _refuse(folder, problem) from None
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"{folder}: another process is writing into it. Wait until it has ended, or choose another path."
+        ) from None
+    except OSError:  # such as on some network drives
+        return
 
 
 def _refuse(path: Path, problem: OSError) -> UsageError:

@@ -46,7 +46,7 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
         "config.yaml", "samples.csv", "history.csv", "model", "metrics.json", "predictions.csv", "plots",
-        "report.html", "log.txt",
+        "report.html", "log.txt", "resume.json",
     }  # fmt: skip
     assert {path.name for path in run.model.iterdir()} == {
         "README.md",
@@ -273,6 +273,73 @@ def test_data_that_changed_since_a_run_began_are_refused(images: Path, tmp_path:
     next((tmp_path / "images" / "train" / "NORMAL").iterdir()).unlink()
     with pytest.raises(DataError, match="changed since"):
         train(None, run.folder, resume=True)
+
+
+@pytest.mark.parametrize("how", ["same size", "other size", "only the time"])
+def test_images_whose_content_changed_since_a_run_began_are_refused(how: str, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    image = next((tmp_path / "images" / "train" / "NORMAL").iterdir())
+
+    class KilledError(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what.startswith("Training"):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(tmp_path / "images", tmp_path / "run", progress=kill, **SMALL)
+    content = image.read_bytes()
+    if how == "only the time":
+        os.utime(image, ns=(0, 0))
+        assert train(None, tmp_path / "run", resume=True).report.is_file()
+        return
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if how == "same size" else content + b" ")
+    os.utime(image, ns=(0, 0))
+    with pytest.raises(DataError, match=f"1 image has changed since the run.*{image.name}"):
+        train(None, tmp_path / "run", resume=True)
+
+
+def test_resuming_a_finished_run_trains_nothing_and_keeps_its_caveats(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    next((tmp_path / "images" / "train" / "NORMAL").iterdir()).write_bytes(b"")
+    run = train(tmp_path / "images", tmp_path / "run", **SMALL)
+    before = digest(run.folder)
+    trained = (run.model / "weights.safetensors").stat().st_mtime_ns
+    seen = []
+
+    class KilledError(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        seen.append(what)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(None, run.folder, resume=True, progress=kill)
+    train(None, run.folder, resume=True)
+    assert seen == ["Test"]
+    assert (run.model / "weights.safetensors").stat().st_mtime_ns == trained
+    assert "is finished. Its model is kept" in (run.folder / "log.txt").read_text()
+    after = digest(run.folder)
+    for name in ("metrics.json", "predictions.csv", "model/README.md", "model/model.json"):
+        assert after[name] == before[name], name
+    assert "could not be read" in (run.folder / "report.html").read_text()
+
+
+def test_remarks_belong_to_the_model_that_they_were_made_for(images: Path, tmp_path: Path) -> None:
+    first, other = (train(images, tmp_path / name, seed=seed, **SMALL) for seed, name in enumerate("ab"))
+    shutil.copy(other.folder / "resume.json", first.folder / "resume.json")
+    seen: set[str] = set()
+    train(None, first.folder, resume=True, progress=lambda what, done, total: seen.add(what))
+    assert "Training (head)" in seen
+
+
+def test_of_two_runs_into_one_folder_one_is_refused(images: Path, tmp_path: Path) -> None:
+    command = ["train", str(images), "--size", "32", "--epochs", "1", "--no-cache", "--out", str(tmp_path / "run")]
+    processes = [_start(command) for _ in range(2)]
+    assert sorted(process.wait(120) for process in processes) == [0, 2]
+    assert load_model(tmp_path / "run" / "model").labels == ("NORMAL", "PNEUMONIA")
 
 
 def test_a_run_of_a_file_with_a_carriage_return_in_its_name_is_resumed(images: Path, tmp_path: Path) -> None:

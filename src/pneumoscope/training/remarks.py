@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-
-from pydantic import TypeAdapter
+from dataclasses import dataclass, replace
 
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
@@ -16,9 +12,7 @@ from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
-from pneumoscope.files import write_text
 from pneumoscope.training.data import Extracted, Setup
-from pneumoscope.training.run_folder import CHECKPOINTS
 from pneumoscope.training.settings import Settings
 
 
@@ -48,19 +42,6 @@ def check_data(setup: Setup, extracted: Extracted) -> Remarks:
     for note in notes:
         _logger().warning("%s", note)
     return Remarks(notes, findings)
-
-
-def save_remarks(folder: Path, remarks: Remarks) -> None:
-    """Keep the remarks until the run is evaluated, in case it is interrupted before."""
-    write_text(folder / CHECKPOINTS / "remarks.json", json.dumps(asdict(remarks), default=str))
-
-
-def load_remarks(folder: Path) -> Remarks | None:
-    """The remarks of a run whose model is complete but not yet evaluated; None if it is still to be trained."""
-    path = folder / CHECKPOINTS / "remarks.json"
-    if not path.is_file() or not (folder / "model" / "model.json").is_file():
-        return None
-    return TypeAdapter(Remarks).validate_json(path.read_bytes())
 
 
 def _find_notes(setup: Setup) -> tuple[str, ...]:

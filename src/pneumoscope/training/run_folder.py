@@ -17,11 +17,12 @@ from pneumoscope.files import claim_folder, path_in_file, relative_path
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
 from pneumoscope.training.data import Setup
+from pneumoscope.training.record import RECORD, begin_record, check_files
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
 _PATHS = (("data", "path"), ("data", "intended_use"), ("network", "weights"))  # settings that name a file or folder
-RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", CHECKPOINTS, *OUTPUTS)
+RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, CHECKPOINTS, *OUTPUTS)
 
 
 def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
@@ -41,6 +42,10 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
             "Start a new run."
         )
     write_samples(table, setup.samples)
+    if resume and (folder / RECORD).exists():
+        check_files(folder, setup.samples)
+    else:
+        begin_record(folder, setup.samples)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 

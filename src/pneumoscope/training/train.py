@@ -24,7 +24,7 @@ from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
-from pneumoscope.files import format_rows, write_text
+from pneumoscope.files import format_rows, lock_folder, write_text
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.prediction import SHORT
@@ -40,7 +40,8 @@ from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
-from pneumoscope.training.remarks import Remarks, check_data, load_remarks, log_data, save_remarks
+from pneumoscope.training.record import load_remarks, record_digests, save_remarks
+from pneumoscope.training.remarks import Remarks, check_data, log_data
 from pneumoscope.training.run_folder import (
     CHECKPOINTS,
     log_to,
@@ -131,10 +132,13 @@ def train(
     folder = Path(out)
     options["path"] = None if data is None else str(data)
     setup = read(_resolve(options, folder, config, resume, overwrite))
-    open_run(folder, setup, resume, overwrite)
-    with log_to(folder / "log.txt"), ExitStack() as stack:
+    with lock_folder(folder), ExitStack() as stack:
+        open_run(folder, setup, resume, overwrite)
+        stack.enter_context(log_to(folder / "log.txt"))
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         remarks, engine = load_remarks(folder), None
+        if remarks is not None and (folder / "report.html").exists():
+            _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
         if remarks is None:
             setup, remarks, engine = _make_model(setup, folder, features, progress)
         evaluation = evaluate(setup, remarks, folder, features, engine, progress)
@@ -147,6 +151,7 @@ def _make_model(
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     log_data(setup)
     extracted = extract(setup, cache, progress)
+    record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
     trained = fit(setup, extracted, folder, progress)
@@ -237,9 +242,9 @@ def save(
         data=_summarise_data(setup, extracted.images),
         version=__version__,
     )
-    save_remarks(folder, remarks)
     half = setup.settings.network.half_precision
     save_model(folder / "model", model, state, half=half, graph=trained.graph)
+    save_remarks(folder, remarks)
 
 
 def evaluate(
