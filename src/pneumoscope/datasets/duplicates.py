@@ -30,7 +30,7 @@ _BLOCK = 1024
 # Many look-alikes, such as one phantom a thousand times, must not cost time and memory with the square of their number.
 _COPY = 0.995  # similarity of whole images from which one stands for the other in the search
 _ROWS = 256  # images compared with all leaders at once
-_MOST = 30  # candidates of an image; of real sets, the most that any image has is
+_MOST = 30  # candidates kept of an image that looks like many others
 _WAITING = 1 << 22  # candidates before all but the best are dropped
 
 
