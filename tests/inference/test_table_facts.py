@@ -31,3 +31,12 @@ def test_a_label_that_the_model_does_not_know_comes_with_the_map_that_would_help
     naming = pneumoscope.Naming(map={"Normal": "NORMAL", "Pneumonia": "PNEUMONIA"})
     evaluation = pneumoscope.evaluate(table, naming=naming, resamples=20, cache=False)
     assert set(evaluation.classes) == {"NORMAL", "PNEUMONIA"}
+
+
+def test_age_sex_and_view_of_a_table_are_subgroups_once(table: Path) -> None:
+    lines = table.read_text(encoding="utf-8").splitlines()
+    sexes = ["female", "male"]
+    rows = [line.replace("female", sexes[i % 2]) for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([lines[0], *rows]).replace("Normal;", "NORMAL;").replace("Pneumonia;", "PNEUMONIA;"))
+    evaluation = pneumoscope.evaluate(table, resamples=20, cache=False)
+    assert {subgroup.kind for subgroup in evaluation.subgroups} == {"Sex"}

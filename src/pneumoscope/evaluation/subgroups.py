@@ -13,6 +13,7 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
+from pneumoscope.datasets.columns import AGE, SEX, VIEW, to_key
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
@@ -29,6 +30,7 @@ _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (
     (1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"),
 )  # fmt: skip
+_COLUMNS = {"Age": AGE, "Sex": SEX, "View": VIEW}  # of a table, from which predictions have age, sex and view
 _OLDEST = "65 years and over"
 
 
@@ -71,7 +73,8 @@ def measure_subgroups(
     for name in ("Sex", "Age", "View"):
         parts = [each.get(name) for each in found]
         kinds.append(_complete(name, parts, [age for _, age in _AGES] + [_OLDEST] if name == "Age" else _sort(parts)))
-    kinds += _divide_by_columns(metadata)
+    known = {key for name, keys in _COLUMNS.items() if any(name in each for each in found) for key in keys}
+    kinds += _divide_by_columns([{name: each[name] for name in each if to_key(name) not in known} for each in metadata])
     return [
         _measure(kind.name, part, members, evaluation)
         for kind in kinds
