@@ -358,6 +358,14 @@ def test_patients_of_nih_chexpert_and_mimic_are_known(tmp_path: Path, caplog: py
     touch(chexpert, "train/A/patient00001/study1/view1_frontal.jpg", "train/A/patient00001/study2/view2_lateral.jpg")
     touch(chexpert, "train/B/patient00002/study1/view1_frontal.jpg")
     assert [sample.patient for sample in read_samples(chexpert)] == ["patient00001"] * 2 + ["patient00002"]
+    renamed = tmp_path / "renamed"  # its folders tell the patient, whatever the images are called
+    touch(
+        renamed,
+        "A/patient00001/study1/frontal_224.png",
+        "A/patient64541/study12/x.png",
+        "B/p10/p10000032/s50414267/1.png",
+    )
+    assert [sample.patient for sample in read_samples(renamed)] == ["patient00001", "patient64541", "p10000032"]
     mimic = "p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg"
     touch(tmp_path, "mimic.csv", mimic, f"files/{mimic}").joinpath("mimic.csv").write_text(
         f"path,label\nfiles/{mimic},A\n{mimic},B\n"

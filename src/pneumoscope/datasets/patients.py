@@ -20,8 +20,8 @@ _KNOWN: Mapping[str, tuple[re.Pattern[str], ...]] = {
         re.compile(r"(?P<number>(?:NORMAL2-)?IM-\d+)-\d+[^/]*$"),
     ),
     "the phantoms": (re.compile(r"(?P<number>phantom\d+)_\d+[^/]*$"),),
-    "CheXpert": (re.compile(r"(?:^|/)(?P<number>patient\d{5})/study\d+/view\d+_(?:frontal|lateral)$"),),
-    "MIMIC-CXR": (re.compile(r"(?:^|/)p\d\d/(?P<number>p\d{8})/s\d{8}/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}$"),),
+    "CheXpert": (re.compile(r"(?:^|/)(?P<number>patient\d{3,7})/study\d+/[^/]+$"),),
+    "MIMIC-CXR": (re.compile(r"(?:^|/)p\d\d/(?P<number>p\d{8})/s\d{6,9}/[^/]+$"),),
 }
 # NIH: eight digits alone could be anything, such as dates. The numbers go up to 30805, and most files look so.
 _NIH = re.compile(r"(?:^|/)(?P<number>(?:000[0-2]\d{4}|0003(?:0[0-7]\d\d|080[0-5])))_\d{3}$")
