@@ -165,7 +165,7 @@ def test_unreadable_images_are_left_out_and_named(images: Path, tmp_path: Path) 
         broken[-1].write_bytes(broken[-1].read_bytes()[:100])
     run = train(tmp_path / "images", tmp_path / "run", **SMALL)
     log = (run.folder / "log.txt").read_text()
-    assert "2 images could not be read" in log
+    assert "2 images that could not be read" in log
     assert all(path.name in log for path in broken)
     failed = [row for row in rows(run.folder / "predictions.csv") if row["error"]]
     assert [Path(row["path"]).name for row in failed] == [broken[1].name]
