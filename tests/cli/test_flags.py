@@ -135,6 +135,7 @@ def test_the_library_names_flags_only_after_a_command() -> None:
         ("Pass `any_modality=True` or `audit=False`.", "Pass --any-modality or --no-audit."),
         ("Pass `cache=False` or `balance='weights'`.", "Pass --no-cache or --balance weights."),
         ("Lower `optimisation.lr`.", "Lower --lr."),
+        ("Pass `label_column='No Finding'`.", "Pass --label-column 'No Finding'."),
         ("Write `to='int8'`.", "Write `to='int8'`."),
         (
             "`model.json` has no `weight`; run `pneumoscope data split`.",

@@ -159,6 +159,9 @@ def test_a_file_name_that_is_not_utf_8_is_left_out_and_said(tmp_path: Path, capl
     assert r"Left out 1 file whose name is not valid UTF-8 (1 A): A/image\xff.png." in caplog.text
     with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
         find_images([bad])
+    caplog.clear()
+    assert [sample.path.name for sample in find_images([bad, tmp_path / "A" / "1.png"])] == ["1.png"]
+    assert rf"Left out 1 file whose name is not valid UTF-8: {tmp_path}/A/image\xff.png." in caplog.text
 
 
 def test_nothing_in_the_data_is_written_or_moved(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 
 from pneumoscope.errors import PneumoscopeError
@@ -31,7 +32,8 @@ def describe_error(error: PneumoscopeError) -> str:
 def show_flags(message: str) -> str:
     """Replace parameters in backticks by flags: `out` by --out, `cache=False` by --no-cache, `to='int8'` by --to int8.
 
-    Other words in backticks stay as they are, and so do parameters that the command has no flag for.
+    Values are quoted where a shell needs it. Other words in backticks stay as they are, and so do parameters that the
+    command has no flag for.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -39,7 +41,7 @@ def show_flags(message: str) -> str:
         flag = _to_flag(f"no_{match['name']}" if value == "False" else match["name"])
         if flag not in _flags:
             return match[0]
-        return flag if value in (None, "True", "False") else f"{flag} {value.strip(chr(39) + chr(34))}"
+        return flag if value in (None, "True", "False") else f"{flag} {shlex.quote(value.strip(chr(39) + chr(34)))}"
 
     return _PARAMETER.sub(replace, message)
 

@@ -133,7 +133,7 @@ def read_head(path: Path) -> bytes:
 
 def require_utf8(path: Path) -> Path:
     """Refuse a name that no table or report could contain."""
-    if not _is_utf8(str(path)):
+    if not is_utf8(str(path)):
         raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename the file.") from None
     return path
 
@@ -148,7 +148,7 @@ def _sort_files(parent: Path, names: Sequence[str], found: Found) -> None:
             found.left_out.append(LeftOut(path, left_out.SYSTEM))
         elif folder_names.is_system(name):
             continue
-        elif not _is_utf8(name):
+        elif not is_utf8(name):
             found.left_out.append(LeftOut(path, left_out.BAD_NAMES))
         elif not _may_be_image(path):
             sidecar = path.suffix.lower() in _SIDECAR_SUFFIXES or path.stem.upper() in _SIDECAR_NAMES
@@ -168,7 +168,8 @@ def _may_be_image(path: Path) -> bool:
     return is_image(read_head(path))
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a table or report could contain this name."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

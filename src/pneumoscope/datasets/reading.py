@@ -11,9 +11,9 @@ from pathlib import Path
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
 from pneumoscope.datasets.folders import adopt_splits, read_folder
-from pneumoscope.datasets.image_files import read_head, require_utf8, walk
+from pneumoscope.datasets.image_files import is_utf8, read_head, require_utf8, walk
 from pneumoscope.datasets.labels import name_classes
-from pneumoscope.datasets.left_out import Dataset, log_left_out
+from pneumoscope.datasets.left_out import BAD_NAMES, Dataset, LeftOut, log_left_out
 from pneumoscope.datasets.patients import compile_pattern, identify_patients
 from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.datasets.table_samples import read_listed
@@ -88,6 +88,7 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
         MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
     samples: list[Sample] = []
+    nameless: list[Path] = []
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a name is too long or lies in a locked folder
             found = walk(path)
@@ -98,8 +99,13 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
             samples += images
         elif _is_table(path):
             samples += read_listed(path, naming, reading, labelled=False).samples
-        else:  # an unreadable file gets a row with its error and does not stop the others
-            samples.append(Sample(require_utf8(path), reading=reading))
+        elif is_utf8(str(path)):  # an unreadable file gets a row with its error and does not stop the others
+            samples.append(Sample(path, reading=reading))
+        else:
+            nameless.append(path)
+    if nameless and not samples:
+        require_utf8(nameless[0])
+    log_left_out(Dataset((), [LeftOut(path, BAD_NAMES) for path in nameless]), Path())
     _require_reader(samples)
     return samples
 
