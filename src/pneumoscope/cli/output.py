@@ -78,6 +78,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         intervals = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
         table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in _show(each)))
     open_console().print(table)
+    _print_classes(evaluation)
     _print_subgroups(evaluation)
     if adjusted is not None and adjusted.prevalence is not None:
         value, bounds = _show(adjusted.prevalence)
@@ -100,6 +101,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
             )
         else:
             typer.echo("No image got a label.")
+
+
+def _print_classes(evaluation: Evaluation) -> None:
+    """Print how each class is recognised."""
+    table = make_table(["class", "metric"], ["value", "95% interval"])
+    for name, part in evaluation.per_class.items():
+        table.add_row(printable_line(name), "images", str(part.support))
+        for metric, interval in (("precision", part.precision), ("recall", part.recall), ("f1", part.f1)):
+            table.add_row("", metric, *_show(interval))
+    typer.echo()
+    open_console().print(table, markup=False)
 
 
 def _print_subgroups(evaluation: Evaluation) -> None:

@@ -154,21 +154,25 @@ class SelectiveCurve:
     high: Floats
 
 
-def confidence_of(probabilities: ArrayLike, threshold: float = 0.5) -> Floats:
+def confidence_of(probabilities: ArrayLike, threshold: ArrayLike = 0.5) -> Floats:
     """Compute the confidence of each predicted label, from 0 at the threshold to 1.
 
     For two classes, the threshold states the cost of a missed positive against a false alarm. The expected cost of a
     predicted label, relative to that at the threshold, is p / t below it and (1 - p) / (1 - t) from it on; Chow's rule
     (1970) refuses where it is highest. Confidence is 1 minus that. At t = 0.5 it orders images as the highest
-    probability does, which serves for more classes.
+    probability does, which serves for more classes; where each has a threshold, by the highest p / t, made to sum to 1.
 
     Args:
         probabilities: (N,) of the positive class, or (N, C).
-        threshold: for two classes, in [0, 1].
+        threshold: for two classes, in [0, 1]; for more (C,), as for `predict_classes`.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim == 2:
-        return np.asarray(p.max(1))
+        if np.ndim(threshold) == 0:
+            return np.asarray(p.max(1))
+        multiples = p / np.asarray(threshold)
+        return np.asarray(multiples.max(1) / multiples.sum(1))
+    threshold = float(np.asarray(threshold))
     with np.errstate(divide="ignore", invalid="ignore"):
         confidence = np.where(p >= threshold, (p - threshold) / (1 - threshold), (threshold - p) / threshold)
     return np.nan_to_num(confidence, nan=1.0)  # only a probability of 1 reaches a threshold of 1

@@ -90,9 +90,9 @@ class Measured:
         return patients if any(patients) else None
 
     @property
-    def threshold(self) -> float:
-        """The threshold for two classes; 0.5 for more."""
-        return self.evaluation.threshold if self.evaluation.positive else 0.5
+    def cut(self) -> float | tuple[float, ...]:
+        """The evaluation's threshold or thresholds, as metrics need them."""
+        return self.evaluation.cut
 
 
 def measure(

@@ -5,8 +5,9 @@ images are sorted once for all rows. An undefined metric (0/0) is nan, never 0 a
 positive prediction, no AUROC without both classes, no MCC where labels or predictions hold only one class (scikit-learn
 returns 0 there).
 
-With more than two classes, the predicted class is the one with the highest probability; F1, sensitivity, specificity,
-PPV, NPV, AUROC and average precision are one-vs-rest and averaged over the classes where they are defined ("macro").
+With more than two classes, the predicted class is the one with the highest probability, or with the largest multiple of
+its threshold where each class has one; F1, sensitivity, specificity, PPV, NPV, AUROC and average precision are
+one-vs-rest and averaged over the classes where they are defined ("macro").
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BINS = 10
 
 
 def measure(
-    labels: ArrayLike, probabilities: ArrayLike, *, threshold: float = 0.5, weights: ArrayLike | None = None
+    labels: ArrayLike, probabilities: ArrayLike, *, threshold: ArrayLike = 0.5, weights: ArrayLike | None = None
 ) -> dict[str, Floats]:
     """Compute every metric of `METRICS`, once for each row of weights.
 
@@ -43,7 +44,7 @@ def measure(
     Args:
         labels: (N,) class indices; if there are two classes, 1 is the positive one.
         probabilities: (N,) of the positive class, or (N, C) with C > 2 and rows that sum to 1.
-        threshold: two classes: positive from this probability on.
+        threshold: two classes: positive from this probability on; more: (C,), as for `predict_classes`.
         weights: (B, N), not negative; None counts each image once.
 
     Returns:
@@ -59,7 +60,7 @@ def measure(
     classes = predict_classes(p, threshold)
     truth, predicted = np.eye(n_classes)[y], np.eye(n_classes)[classes]
     squared = (y - p) ** 2 if two else ((truth - p) ** 2).sum(1)
-    stated, correct = (p, y == 1) if two else (p.max(1), classes == y)
+    stated, correct = (p, y == 1) if two else (p.max(1), p.argmax(1) == y)
     gaps = np.eye(BINS)[find_bins(stated)] * (correct - stated)[:, None]
     positives, chosen, tp, negatives, rejected, tn, error, gap = _sum_weighted(
         w, truth, predicted, truth * predicted, 1 - truth, 1 - predicted, (1 - truth) * (1 - predicted),
@@ -87,7 +88,7 @@ def measure(
     }
 
 
-def confusion(labels: ArrayLike, probabilities: ArrayLike, *, threshold: float = 0.5) -> dict[str, Any]:
+def confusion(labels: ArrayLike, probabilities: ArrayLike, *, threshold: ArrayLike = 0.5) -> dict[str, Any]:
     """Count predicted classes against labels.
 
     Returns:
@@ -104,12 +105,19 @@ def confusion(labels: ArrayLike, probabilities: ArrayLike, *, threshold: float =
     return {"tp": tp, "fp": fp, "tn": tn, "fn": fn}
 
 
-def predict_classes(probabilities: Floats, threshold: float = 0.5) -> Ints:
-    """Turn probabilities into class indices: positive from the threshold on, or the highest of more than two."""
+def predict_classes(probabilities: Floats, threshold: ArrayLike = 0.5) -> Ints:
+    """Turn probabilities into class indices.
+
+    Args:
+        probabilities: (N,) of the positive class, or (N, C) with C > 2.
+        threshold: two classes: positive from this probability on; more: (C,) thresholds, of which the predicted class
+            reaches the largest multiple, or one number for the likeliest class.
+    """
+    cut = np.asarray(threshold, np.float64)
     if probabilities.ndim == 1:
-        return (probabilities >= threshold).astype(np.int64)
-    highest: Ints = probabilities.argmax(1)
-    return highest
+        return (probabilities >= cut).astype(np.int64)
+    largest: Ints = (probabilities / cut).argmax(1)
+    return largest
 
 
 def roc_curve(

@@ -22,6 +22,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class ClassMetrics:
+    """How one class is recognised, against all others."""
+
+    precision: Interval  # share of the images labelled as this class that are of it
+    recall: Interval  # share of the images of this class that are labelled so
+    f1: Interval  # harmonic mean of the two
+    support: int  # number of images of this class
+
+
+@dataclass(frozen=True)
 class Adjusted:
     """Metrics of the same images for other shares of the classes."""
 
@@ -77,6 +87,15 @@ class Evaluation:
     notes: tuple[str, ...] = ()  # warnings that a reader must know
     seen: int = 0  # number of images that were used in training
     subgroups: tuple[Subgroup, ...] = ()  # parts of the images, each measured by itself
+    per_class: Mapping[str, ClassMetrics] = field(default_factory=dict)  # by class
+    # by class, for more than two: the class that reaches the largest multiple of its own is predicted; empty where
+    # that is the likeliest
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def cut(self) -> float | tuple[float, ...]:
+        """The threshold, or for more than two classes the thresholds (0.5 where there are none), as metrics need it."""
+        return self.threshold if self.positive else tuple(self.thresholds.values()) or 0.5
 
     def __repr__(self) -> str:
         return f"Evaluation({self.summary})"

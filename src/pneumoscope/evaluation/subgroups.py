@@ -152,7 +152,7 @@ def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Ev
         stack_probabilities(members),
         classes=classes,
         split=evaluation.split,
-        threshold=evaluation.threshold if evaluation.positive else 0.5,
+        threshold=evaluation.cut,
         patients=[prediction.patient for prediction in members],
         resamples=2,  # intervals of rates and areas need none
     )

@@ -131,7 +131,7 @@ def _make_reliability(measured: Measured, calibration: str) -> Figure:
     if before is not None and np.allclose(before, measured.probabilities):
         before = None
     if before is not None:
-        raw = measure(measured.labels, before, threshold=measured.threshold)
+        raw = measure(measured.labels, before, threshold=measured.cut)
         effect = (
             f" {calibration or 'Calibration'} changed the calibration error from {raw['ece'][0]:.3f} to "
             f"{_write(evaluation, 'ece')} and the Brier score from {raw['brier'][0]:.3f} to "
@@ -150,7 +150,7 @@ def _make_risk_coverage(measured: Measured) -> Figure:
     evaluation = measured.evaluation
     curve = selective_curve(
         [each.predicted_label == each.label for each in measured.predictions],
-        confidence_of(measured.probabilities, measured.threshold),
+        confidence_of(measured.probabilities, measured.cut),
         measured.patients, seed=evaluation.seed,
     )  # fmt: skip
     point = find_operating_point(measured)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from numpy.typing import ArrayLike
+
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import ImageError, PneumoscopeError
@@ -33,7 +35,7 @@ class Group:
 
 
 def choose_images(
-    predictions: Sequence[Prediction], threshold: float, draw: Draw | None = None, most: int = SHOWN
+    predictions: Sequence[Prediction], threshold: ArrayLike, draw: Draw | None = None, most: int = SHOWN
 ) -> list[Group]:
     """Choose at most `most` labelled images for each group and draw them; none appears twice."""
     probabilities = stack_probabilities(predictions)
@@ -44,7 +46,7 @@ def choose_images(
     errors.sort(key=lambda i: -confidence[i])
     doubtful = sorted(set(inside) - set(errors[:most]), key=lambda i: (confidence[i], i))
     outside.sort(key=lambda i: -(predictions[i].ood_score or 0))
-    doubt = "Closest to the threshold" if probabilities.ndim == 1 else "Lowest probability of the likeliest class"
+    doubt = "Closest to the threshold" if probabilities.ndim == 1 else "Lowest confidence in the predicted label"
     groups = (
         ("Most confident errors", "Check the label too: it may be wrong.", errors, len(errors)),
         ("Least certain", f"{doubt}, right or wrong.", doubtful[: max(1, len(predictions) // 4)], 0),

@@ -126,7 +126,7 @@ def write_report(
         decisions=count_decisions(measured, policy),
         explorer=explorer,
         subgroups=by_kind(evaluation.subgroups),
-        galleries=choose_images(measured.predictions, measured.threshold, draw),
+        galleries=choose_images(measured.predictions, measured.cut, draw),
         drawn=draw is not None,
         methods=group_methods(evaluation.methods),
         provenance=provenance,

@@ -35,7 +35,7 @@ from pneumoscope.evaluation.metrics import (
     measure,
     predict_classes,
 )
-from pneumoscope.evaluation.results import Evaluation, Interval
+from pneumoscope.evaluation.results import ClassMetrics, Evaluation, Interval
 
 Found = tuple[Bounds, str]  # an interval and the method behind it
 
@@ -46,7 +46,7 @@ def evaluate_predictions(
     *,
     classes: Sequence[str],
     split: str = "test",
-    threshold: float = 0.5,
+    threshold: ArrayLike = 0.5,
     patients: Sequence[str | None] | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -61,7 +61,7 @@ def evaluate_predictions(
         probabilities: (N,) of the positive class, or (N, C) with C > 2.
         classes: their names; if there are two, the second is positive.
         split: name of the split.
-        threshold: two classes: positive from this probability on.
+        threshold: two classes: positive from this probability on; more: (C,), as for `predict_classes`.
         patients: (N,); an image whose patient is None or "" counts as its own patient.
         resamples: bootstrap resamples and simulated sets of labels, for `brier` and `ece`.
         seed: the same seed gives the same intervals.
@@ -78,7 +78,8 @@ def evaluate_predictions(
         )
     if resamples < 1:
         raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
-    metrics, methods = _measure_with_intervals(y, p, threshold, cluster_by_patient(patients, len(y)), resamples, seed)
+    clusters = cluster_by_patient(patients, len(y))
+    metrics, methods = _measure_with_intervals(y, p, threshold, clusters, resamples, seed)
     shares = (np.bincount(y, minlength=len(classes)) / len(y)).tolist()
     return Evaluation(
         split=split,
@@ -88,8 +89,10 @@ def evaluate_predictions(
         positive=classes[1] if two else None,
         prevalence=shares[1] if two else math.nan,
         shares=dict(zip(classes, shares, strict=True)),
-        threshold=threshold if two else math.nan,
+        threshold=float(np.asarray(threshold)) if two else math.nan,
+        thresholds={} if np.ndim(threshold) == 0 else dict(zip(classes, np.asarray(threshold).tolist(), strict=True)),
         metrics=metrics,
+        per_class=_measure_classes(y, predict_classes(p, threshold), classes, clusters),
         confusion=confusion(y, p, threshold=threshold),
         resamples=resamples,
         confidence=CONFIDENCE,
@@ -99,16 +102,19 @@ def evaluate_predictions(
 
 
 def _measure_with_intervals(
-    y: Ints, p: Floats, threshold: float, clusters: Ints, resamples: int, seed: int
+    y: Ints, p: Floats, threshold: ArrayLike, clusters: Ints, resamples: int, seed: int
 ) -> tuple[dict[str, Interval], dict[str, str]]:
     """Measure metrics, and name the method behind each interval."""
     values = {name: float(value[0]) for name, value in measure(y, p, threshold=threshold).items()}
     intervals = _find_loss_intervals(y, p, clusters, resamples, seed)
+    predicted = predict_classes(p, threshold)
     if p.ndim == 1:
-        intervals |= _find_rate_intervals(y == 1, predict_classes(p, threshold) == 1, clusters)
+        intervals |= _find_rate_intervals(y == 1, predicted == 1, clusters)
         intervals |= _find_ranking_intervals(y, p, values, threshold, clusters)
     else:
-        intervals |= _find_macro_intervals(y, p, values, clusters)
+        intervals |= _find_macro_intervals(y, p, values, threshold, clusters)
+        accuracy = rate_interval(predicted == y, np.ones(len(y), bool), clusters, CONFIDENCE)
+        intervals["accuracy"] = accuracy, "score (Wilson)"
     metrics, methods = {}, {}
     for name in METRICS:
         (low, high), method = intervals[name]
@@ -120,11 +126,11 @@ def _measure_with_intervals(
 
 
 def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, seed: int) -> dict[str, Found]:
-    """Find the intervals of `brier` and `ece`, and of `accuracy` for more than two classes."""
+    """Find the intervals of `brier` and `ece`."""
     if p.ndim == 1:
         losses, stated, correct = (y - p) ** 2, p, y == 1
     else:
-        losses, stated, correct = ((np.eye(p.shape[1])[y] - p) ** 2).sum(1), p.max(1), predict_classes(p) == y
+        losses, stated, correct = ((np.eye(p.shape[1])[y] - p) ** 2).sum(1), p.max(1), p.argmax(1) == y
     bins = find_bins(stated)
     moments = loss_moments(losses, clusters)
     columns = np.zeros((len(y), BINS + moments.shape[1]))
@@ -135,35 +141,55 @@ def _find_loss_intervals(y: Ints, p: Floats, clusters: Ints, resamples: int, see
     low, high = bootstrap_t_interval(moments.sum(0), drawn[:, BINS:], len(moments), CONFIDENCE)
     brier = low, min(high, 1.0 if p.ndim == 1 else 2.0)
     ece = calibration_error_interval(correct, stated, bins, clusters, shares, CONFIDENCE, seed)
-    accuracy = rate_interval(correct, np.ones_like(correct), clusters, CONFIDENCE)
     return {
         "brier": (brier, "bootstrap-t"),
         "ece": (ece, "test inversion with simulated labels"),
-        "accuracy": (accuracy, "score (Wilson)"),
     }
 
 
 def _find_rate_intervals(truth: Bools, predicted: Bools, clusters: Ints) -> dict[str, Found]:
-    """Find the intervals of all rates of two classes.
-
-    F1 is 2J / (1 + J), where J, the share of true positives among all images positive or predicted so, is a rate.
-    """
+    """Find the intervals of all rates of two classes."""
     rates = {
         "accuracy": (truth == predicted, np.ones_like(truth)),
-        "f1": (truth & predicted, truth | predicted),
         "sensitivity": (predicted, truth),
         "specificity": (~predicted, ~truth),
         "ppv": (truth, predicted),
         "npv": (~truth, ~predicted),
     }
     intervals = {name: rate_interval(hits, among, clusters, CONFIDENCE) for name, (hits, among) in rates.items()}
-    low, high = intervals["f1"]
-    intervals["f1"] = 2 * low / (1 + low), 2 * high / (1 + high)
+    intervals["f1"] = _find_f1_interval(truth, predicted, clusters)
     return {name: (interval, "score (Wilson)") for name, interval in intervals.items()}
 
 
+def _find_f1_interval(truth: Bools, predicted: Bools, clusters: Ints) -> Bounds:
+    """F1 is 2J / (1 + J), where J, the share of true positives among all images positive or predicted so, is a rate."""
+    low, high = rate_interval(truth & predicted, truth | predicted, clusters, CONFIDENCE)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
+
+
+def _measure_classes(y: Ints, predicted: Ints, classes: Sequence[str], clusters: Ints) -> dict[str, ClassMetrics]:
+    """Measure how each class is recognised, against all others; intervals as for two classes."""
+
+    def find_rate(hits: Bools, among: Bools) -> Interval:
+        value = float(hits[among].mean()) if among.any() else math.nan
+        return Interval(value, *rate_interval(hits, among, clusters, CONFIDENCE))
+
+    found = {}
+    for i, name in enumerate(classes):
+        truth, chosen = y == i, predicted == i
+        either = int((truth | chosen).sum())
+        f1 = 2 * int((truth & chosen).sum()) / (int(truth.sum()) + int(chosen.sum())) if either else math.nan
+        found[name] = ClassMetrics(
+            find_rate(truth, chosen),
+            find_rate(chosen, truth),
+            Interval(f1, *_find_f1_interval(truth, chosen, clusters)),
+            int(truth.sum()),
+        )
+    return found
+
+
 def _find_ranking_intervals(
-    y: Ints, p: Floats, values: Mapping[str, float], threshold: float, clusters: Ints
+    y: Ints, p: Floats, values: Mapping[str, float], threshold: ArrayLike, clusters: Ints
 ) -> dict[str, Found]:
     """Find the intervals of AUROC, average precision and Matthews' coefficient, for two classes."""
     truth = y == 1
@@ -193,9 +219,11 @@ def _find_ranking_intervals(
     return intervals
 
 
-def _find_macro_intervals(y: Ints, p: Floats, values: Mapping[str, float], clusters: Ints) -> dict[str, Found]:
+def _find_macro_intervals(
+    y: Ints, p: Floats, values: Mapping[str, float], threshold: ArrayLike, clusters: Ints
+) -> dict[str, Found]:
     """Find the intervals of all metrics of more than two classes, other than accuracy and losses."""
-    errors = jackknife_errors(y, p, clusters)
+    errors = jackknife_errors(y, p, clusters, threshold=threshold)
     intervals: dict[str, Found] = {}
     for name in ("f1", "sensitivity", "specificity", "ppv", "npv"):
         intervals[name] = wilson_interval_from_error(values[name], errors[name], CONFIDENCE), "score, jackknife"

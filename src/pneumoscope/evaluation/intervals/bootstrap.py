@@ -69,7 +69,7 @@ def bootstrap_t_interval(totals: Floats, drawn: Floats, patients: int, confidenc
 
 
 def jackknife_errors(
-    labels: ArrayLike, probabilities: ArrayLike, clusters: Ints, *, threshold: float = 0.5
+    labels: ArrayLike, probabilities: ArrayLike, clusters: Ints, *, threshold: ArrayLike = 0.5
 ) -> dict[str, float]:
     """Estimate each metric's standard error by the infinitesimal jackknife over patients (Jaeckel 1972).
 
