@@ -129,11 +129,23 @@ def test_numbers_are_divided_by_quartile_unless_there_are_few(caplog: pytest.Log
         "dose": [None if i % 4 == 0 else f"{i % 50}e-3" for i in range(200)],
     }, caplog)  # fmt: skip
     assert {name: part.n for name, part in groups["kv"].items()} == {
-        "up to 24.88": 50, "over 24.88 to 49.75": 50, "over 49.75 to 74.62": 50, "over 74.62": 50,
+        "up to 24.5": 50, "over 24.5 to 49.5": 50, "over 49.5 to 74.5": 50, "over 74.5": 50,
     }  # fmt: skip
     assert {name: part.n for name, part in groups["grid"].items()} == {"0": 67, "1": 67, "2": 66}
     assert (len(groups["dose"]), groups["dose"]["not known"].n) == (5, 50)
     assert sum(part.n for part in groups["dose"].values()) == 200
+
+
+def test_large_numbers_and_texts_like_our_own_make_each_part_once(caplog: pytest.LogCaptureFixture) -> None:
+    dates, sites = [str(20190101 + i) for i in range(200)], ["not known", "other values", "north", "south"]
+    groups, _ = measured({"date": dates, "site": [*sites * 49, *[None] * 4]}, caplog)
+    assert {name: part.n for name, part in groups["date"].items()} == {
+        "up to 20190150": 50, "over 20190150 to 20190200": 50, "over 20190200 to 20190250": 50, "over 20190250": 50,
+    }  # fmt: skip
+    assert [(name, part.n) for name, part in groups["site"].items()] == [
+        ("north", 49), ("south", 49), ("other values", 49), ("not known", 53),
+    ]  # fmt: skip
+    assert sum(part.n for part in groups["site"].values()) == 200
 
 
 def test_a_number_that_most_images_share_makes_fewer_parts(caplog: pytest.LogCaptureFixture) -> None:

@@ -111,12 +111,13 @@ def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
         return f"{len(sizes)} different texts"
     largest = [cell for cell, _ in sizes.most_common(MOST)]
     parts = [cell if cell is None or cell in largest else OTHERS for cell in cells]
-    return _complete(name, parts, [*sorted(largest), OTHERS])
+    return _complete(name, parts, sorted(largest))
 
 
 def _divide_by_number(name: str, numbers: Sequence[float | None]) -> _Kind:
-    edges = sorted(set(np.quantile([each for each in numbers if each is not None], (0.25, 0.5, 0.75)).tolist()))
-    shown = [f"{edge:.4g}" for edge in edges]
+    known = [each for each in numbers if each is not None]
+    edges = sorted(set(np.quantile(known, (0.25, 0.5, 0.75), method="inverted_cdf").tolist()))
+    shown = [np.format_float_positional(edge, trim="-") for edge in edges]  # rounded, dates would look the same
     order = [f"up to {shown[0]}", *(f"over {low} to {high}" for low, high in pairwise(shown)), f"over {shown[-1]}"]
     parts = [None if each is None else order[bisect_left(edges, each)] for each in numbers]
     return _complete(name, parts, order)
@@ -133,7 +134,8 @@ def _to_number(cell: str | None) -> float | None:
 def _complete(name: str, parts: Sequence[str | None], order: Sequence[str]) -> _Kind:
     """Make images without a part one of their own, if others have one."""
     known = any(part is not None for part in parts)
-    return _Kind(name, [part or MISSING for part in parts] if known else parts, [*order, MISSING])
+    order = [part for part in order if part not in (OTHERS, MISSING)]  # which may also be texts of a column
+    return _Kind(name, [part or MISSING for part in parts] if known else parts, [*order, OTHERS, MISSING])
 
 
 def _sort(parts: Sequence[str | None]) -> list[str]:
