@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import dicom
+from dicom_files import image as draw_levels
 
 from audit_detection import FAULTS, Fault, find, find_images, plant, score
 from pneumoscope.datasets.phantom_sets import write_phantoms
@@ -102,6 +104,21 @@ def test_images_without_splits_are_audited_too(clean: Path, tmp_path: Path) -> N
         shutil.copy(image, place)
     found = audit(tmp_path / "images", quick=True)
     assert {finding.severity for finding in found.findings} <= {"note"}
+
+
+def test_warnings_of_headers_are_counted_whether_cached_or_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        for number in range(2):
+            file = tmp_path / "data" / label / f"{number}.dcm"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(dicom(draw_levels(), frames=2, PatientID=f"{label}{number}"))
+    for _ in range(2):
+        caplog.clear()
+        with FeatureCache(tmp_path / "features.sqlite") as cache:
+            audit(tmp_path / "data", quick=True, cache=cache)
+        assert "4 images: the file has 2 frames; the first was read." in caplog.messages
 
 
 def test_nothing_is_changed(clean: Path, cache: FeatureCache) -> None:

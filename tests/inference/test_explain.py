@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from dicom_files import dicom
+from dicom_files import image as draw_levels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -289,6 +291,16 @@ def test_a_folder_of_explanations_has_a_row_and_a_picture_an_image(run: Run, ima
         write_explanations(predictor, [Sample(image)], out)
     write_explanations(predictor, [Sample(image)], out, overwrite=True)
     assert len(list((out / "overlays").iterdir())) == 1
+
+
+def test_warnings_of_explained_images_are_counted(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / name).write_bytes(dicom(draw_levels(), ViewPosition="LL", frames=3))
+    write_explanations(load(run.folder), [Sample(tmp_path / name) for name in ("a.dcm", "b.dcm")], tmp_path / "out")
+    assert [line for line in caplog.messages if "frames" in line] == [
+        "2 images: the file has 3 frames; the first was read."
+    ]
+    assert "2 images: outside the intended use: view LL (meant for frontal views)." in caplog.messages
 
 
 def test_an_interrupted_folder_of_explanations_lists_its_pictures(run: Run, image: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pneumoscope.images.read import Radiograph
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine
 from pneumoscope.inference.features import Measurement, Wanted, extract_features
+from pneumoscope.inference.prediction import log_warnings
 
 FORMATS = ("other", *read.FORMATS, "DICOM")
 MODES = (
@@ -80,13 +81,14 @@ def measure_images(
     cache: FeatureCache | None = None,
     progress: Progress = silent,
 ) -> Images:
-    """Read and measure images; with an engine, extract features too. No image is decoded twice."""
+    """Read and measure images, each once, and count their warnings; with an engine, extract features too."""
     n = len(samples)
     measured, features = np.zeros(n, FIELDS), None
     digests = [""] * n
     errors: list[str | None] = [None] * n
+    warnings: list[tuple[str, ...]] = [()] * n
     for i, extract in enumerate(extract_features(samples, engine, spec, Wanted(measurement=MEASUREMENT), cache)):
-        digests[i], errors[i] = extract.sha256, extract.error
+        digests[i], errors[i], warnings[i] = extract.sha256, extract.error, extract.warnings
         if extract.measured is not None:
             measured[i] = unpack(extract.measured)
         if extract.features is not None:
@@ -94,6 +96,7 @@ def measure_images(
                 features = np.zeros((n, extract.features.shape[-1]), np.float32)
             features[i] = extract.features[0]
         progress("Measuring", i + 1, n)
+    log_warnings(warnings)
     return Images(samples, digests, errors, measured, features)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ class _Extraction:
             extract.measured = None if measured is None else measured[0]
         found = self._cache.get(extract.cache_key, self._warnings_key)
         if found is None:  # the image is looked at again
-            extract.features = extract.intermediate = None
+            extract.features = extract.intermediate = extract.measured = None
         else:
             extract.warnings = tuple(json.loads(bytes(found[0].astype(np.uint8))))
 
@@ -239,11 +238,11 @@ class _Extraction:
 
     def _decode(self, extract: Extract, content: bytes, name: str | None, reading: Reading) -> None:
         image = read_radiograph(content, name, reading, self._spec.min_side)
-        if image.tags and image.tags.frames > 1:
-            logging.getLogger("pneumoscope").warning("%s: %d frames; the first was read.", name, image.tags.frames)
         extract.tags, extract.size, extract.format = image.tags, image.size, image.format
         extract.warnings = image.warnings
         extract.read_size = image.pixels.shape
+        if self._cache is not None and self._engine is None:  # else `run` keeps them
+            self._cache.put(self._warnings_key, [(extract.cache_key, _to_letters(extract.warnings))])
         measurement = self._wanted.measurement
         if measurement is not None and extract.measured is None:
             extract.measured = measurement.compute(content, image)

@@ -17,7 +17,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.files import claim_folder, path_in_file, write_bytes, write_rows, write_text
 from pneumoscope.inference.evidence import Evidence, Method, check_label
-from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -111,13 +111,15 @@ def write_explanations(
         UsageError: the folder holds something already, or the classifier has no such class.
     """
     check_label(predictor.model.labels, label)
-    errors: list[str] = []
+    errors, warnings = list[str](), list[tuple[str, ...]]()
     predictions = predictor.run(samples, maps=True, pixels=True, label=label, method=method)
     with OverlayFolder(folder, len(samples), overwrite, excel) as overlays:
         for done, prediction in enumerate(predictions, start=1):
             overlays.add(prediction)
             errors.extend([prediction.error] if prediction.error else [])
+            warnings.append(prediction.warnings)
             progress("Explaining", done, len(samples))
+    log_warnings(warnings)
     return errors
 
 

@@ -160,7 +160,7 @@ class Predictor:
         if extract.features is None:
             return Prediction(**identity, error=extract.error)
         outside = scope.apply(_find_tags(extract), self.decisions.scope)
-        warnings = outside + _find_warnings(extract)
+        warnings = outside + extract.warnings
         if outside and self.decider.refuse_out_of_scope:
             return Prediction(**identity, warnings=warnings, error=_refuse(extract.source, outside))
         logits = compute_logits(extract.features[:1], self.weight, self.bias)
@@ -212,12 +212,6 @@ def _identify(extract: Extract) -> dict[str, Any]:
 def _find_tags(extract: Extract) -> Tags | None:
     """What the DICOM header says, and where it says nothing, a table."""
     return merge_tags(extract.tags, extract.source.tags if isinstance(extract.source, Sample) else None)
-
-
-def _find_warnings(extract: Extract) -> tuple[str, ...]:
-    if extract.tags is not None and extract.tags.frames > 1:
-        return (*extract.warnings, f"the file has {extract.tags.frames} frames; the first was read")
-    return extract.warnings
 
 
 def _refuse(source: Source, outside: Sequence[str]) -> str:
