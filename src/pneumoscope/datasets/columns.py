@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Annotated
 
 from annotated_doc import Doc
 
+from pneumoscope.datasets.folder_names import seems_split
 from pneumoscope.errors import DataError, UsageError
 
 NONE = "none"  # as the name of a column: there is no such column
@@ -50,6 +52,13 @@ AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchor
 SEX = ("sex", "gender", "patientsex", "patientgender")
 VIEW = ("view", "viewposition", "appa", "projection", "frontallateral")  # the first with a value counts
 _SIMILAR = 0.82  # ratio of difflib
+# Keys of columns that seem to tell persons apart: `anonymized_patient_id`, `PAT_ID`, `MRN Number`, `Fallnummer`.
+_PERSON = re.compile(
+    r".*(?:patient|patienten|subject|person|participant|paciente|paziente)(?:id|nr|num|nummer|code|key|uid|hash|name).*"
+    r"|(?:pat|pt|subj|mrn|case|anon|fall|client|individual)(?:id|no|nr|num|number|nummer|code|key|uid|name)"
+    r"|(?:id|identifiant|identificador)(?:du|de|del)?(?:patient|paciente|paziente)"
+    r"|patientin|patienten|paciente|paziente"
+)
 
 
 @dataclass(frozen=True)
@@ -165,11 +174,16 @@ def _refuse_similar(found: Mapping[str, str], names: Sequence[str], table: str, 
         if role in found or getattr(naming, f"{role}_column") is not None:
             continue
         for name in names:
-            if name not in found.values() and _is_similar(role, name):
+            if name not in found.values() and (_is_similar(role, name) or _seems(role, name)):
                 raise DataError(
                     f"{table}: is the column {name!r} the {role}? If so, pass `{role}_column={name!r}`; if not, "
                     f"`{role}_column='{NONE}'`."
                 )
+
+
+def _seems(role: str, name: str) -> bool:
+    """Whether a column's name says that it tells persons apart, or splits, such as `is_test` or `fold`."""
+    return seems_split(name) if role == "split" else _PERSON.fullmatch(to_key(name)) is not None
 
 
 def _is_similar(role: str, name: str) -> bool:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 _SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val", "development": "val",
+    # Other languages, without accents: German, French, Spanish, Portuguese, Italian.
+    "validierung": "val", "entrainement": "train", "apprentissage": "train", "entrenamiento": "train",
+    "treinamento": "train", "treino": "train", "addestramento": "train", "allenamento": "train", "prueba": "test",
+    "teste": "test", "validacion": "val", "validacao": "val", "validazione": "val",
 }  # fmt: skip
 _UNCLEAR = {"cv", "eval", "evaluate", "evaluation", "fold", "folds", "holdout", "kfold", "unseen"}
 _FILLERS = {
@@ -75,12 +80,16 @@ def is_output(folder: Path) -> bool:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or belongs to the operating system."""
-    return name.startswith(".") or name.casefold() in _SYSTEM | _SYSTEM_FILES
+    """Whether a file or folder is hidden, or belongs to the operating system.
+
+    A hidden `.NAME.icloud` stands for an image that was not downloaded.
+    """
+    return (name.startswith(".") and not name.endswith(".icloud")) or name.casefold() in _SYSTEM | _SYSTEM_FILES
 
 
 def _list_words(name: str) -> list[str]:
-    """The words and numbers of a name in lower case: `TrainImages_2` is train, images, 2."""
+    """The words and numbers of a name in lower case without accents: `TrainImages_2` is train, images, 2."""
+    name = "".join(each for each in unicodedata.normalize("NFD", name) if not unicodedata.combining(each))
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     spaced = re.sub(r"\bx[-_ ]?(?=rays?\b)", "x", spaced.casefold().replace("_", " "))
     words: list[str] = []

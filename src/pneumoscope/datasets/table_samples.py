@@ -14,7 +14,7 @@ from typing import Any
 
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, find_columns, to_key
-from pneumoscope.datasets.folder_names import find_split
+from pneumoscope.datasets.folder_names import find_split, seems_split
 from pneumoscope.datasets.image_paths import ImageFinder
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
@@ -227,11 +227,13 @@ def _check_files(rows: Sequence[tuple[int, Sample]], table: tables.Table, cells:
 
 
 def _refuse_hidden_split(cells: _Cells) -> None:
-    """Refuse to leave a column that holds nothing but names of splits."""
+    """Refuse to leave a column that holds names of splits, or marks some images as one."""
     for name, place in cells.others.items():
-        values = {text for row in cells.table.rows if (text := tables.to_text(row[place]))}
-        splits = {find_split(value) for value in values}
-        if "train" in splits and None not in splits:
+        texts = {tables.to_text(row[place]) for row in cells.table.rows}
+        values = {text for text in texts if text}
+        splits = {find_split(value) for value in values} - {None}
+        named = "train" in splits or None in texts  # not of images that are all of one split
+        if splits and named and (len(splits) > 1 or all(seems_split(value) for value in values)):
             raise DataError(
                 f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
                 f"`split_column={name!r}`; if not, `split_column='{NONE}'`."

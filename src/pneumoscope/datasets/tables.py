@@ -1,4 +1,4 @@
-"""Reads tables of images as rows of plain values: text with commas, semicolons or tabs, and Parquet."""
+"""Reads tables of images as rows of plain values: text with commas, semicolons, tabs or `|`, and Parquet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
 WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"}
 MAX_BYTES = 512 * 1024 * 1024  # of a text table: some millions of rows
 _BATCH = 1000  # rows of a Parquet table that are decoded at a time
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
+_INDEX = re.compile(r"Unnamed: \d+")  # the name that pandas gives to an index without one
+_EXCEL_TEXT = re.compile(r'="(.*)"', re.DOTALL)  # how a cell is kept as text in Excel, such as ="012"
+_ABOVE = 10  # lines above the column names, at most, among which they are looked for
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MISSING = {"", "nan", "null", "na", "n/a", "#n/a", "<na>", "nat"}  # as pandas, R and Excel write an empty cell
 _IMAGE = re.compile(r".*\.(?:png|jpe?g|tiff?|bmp|dcm|dicom|webp|gif|jp2)", re.IGNORECASE)
@@ -59,8 +62,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a table with a line of column names, or a Parquet file.
 
-    Text may be separated by commas, semicolons or tabs, in UTF-8, UTF-16 or, with a warning, Windows-1252. Blank rows
-    are left out, and their number is logged.
+    Text may be separated by commas, semicolons, tabs or `|`, in UTF-8, UTF-16 or, with a warning, Windows-1252. Blank
+    rows are left out, and their number is logged, like lines above the column names that begin with `#`.
 
     Raises:
         DataError: it cannot be read, has no column names or two equal ones, or a row with too few or too many cells.
@@ -99,10 +102,11 @@ def to_boolean(value: object) -> bool | None:
 
 def _read_text(path: Path, size: int) -> Table:
     text = _decode(_read_bytes(path, size), path)
+    text, above = _skip_comments(text, path)
     if mark := re.match(r"sep=([,;\t])\r?\n", text):  # for Excel
         text = text[mark.end() :]
     delimiter = mark[1] if mark else _find_delimiter(text)
-    records = list(_parse(text, delimiter, path, first=2 if mark else 1))
+    records = list(_parse(text, delimiter, path, first=above + (2 if mark else 1)))
     blank = [number for number, cells in records if not any(cell.strip() for cell in cells)]
     records = [(number, cells) for number, cells in records if any(cell.strip() for cell in cells)]
     if not records:
@@ -110,18 +114,37 @@ def _read_text(path: Path, size: int) -> Table:
     if blank:
         logging.getLogger("pneumoscope").info("%s: %d blank lines are left out.", path, len(blank))
     (_, header), *body = records
-    names = [clean(unescape(name)) for name in header]
-    _require_header(names, path)
+    names = [clean(_to_cell(name)) for name in header]
+    _require_header(names, path, body)
+    names, body = _fit_header(names, body, path)
     _refuse_twice([name for name in names if name], path)
     rows = [_fit(cells, names, f"{path}: line {number}", delimiter) for number, cells in body]
     kept = [i for i, name in enumerate(names) if name or any(row[i].strip() for row in rows)]
     unnamed = [i for i in kept if not names[i]]
-    if unnamed:  # such as the index that pandas writes
+    if unnamed:
         logging.getLogger("pneumoscope").info("%s: columns without a name, which are not used: %d.", path, len(unnamed))
     named = [i for i in kept if names[i]]
     plain = [i for i in named if to_key(names[i]) == "path"]  # its cells are escaped in another way
-    cells = [[row[i] if i in plain else unescape(row[i]) for i in named] for row in rows]
+    cells = [[_to_cell(row[i], i in plain) for i in named] for row in rows]
     return Table(str(path), [names[i] for i in named], cells, [number for number, _ in body])
+
+
+def _skip_comments(text: str, path: Path) -> tuple[str, int]:
+    """Leave out the lines above the column names that begin with `#`, unless one names columns itself."""
+    count = 0
+    while (mark := re.match(r"\s*#[^\r\n]*(?:\r\n|\r|\n)", text)) and not _count_known(mark[0]):
+        count += len(mark[0].splitlines())
+        text = text[mark.end() :]
+    if count:
+        logging.getLogger("pneumoscope").info("%s: %d lines of comment are left out.", path, count)
+    return text, count
+
+
+def _to_cell(text: str, plain: bool = False) -> str:
+    """A cell without the marks of Excel or of our own writer, which is not used in the column `path`."""
+    if match := _EXCEL_TEXT.fullmatch(text):
+        return match[1]
+    return text if plain else str(unescape(text))
 
 
 def _measure(path: Path) -> int:
@@ -175,21 +198,28 @@ def _decode(content: bytes, path: Path) -> str:
 def _find_delimiter(text: str) -> str:
     """The delimiter that finds the most known columns in the first line, then the most columns."""
     first = next((line for line in io.StringIO(text) if line.strip()), "")
+    return max(_DELIMITERS, key=lambda delimiter: _judge(first, delimiter))
+
+
+def _judge(line: str, delimiter: str) -> tuple[int, int]:
+    """How many known columns a line names, and how many columns."""
+    try:
+        names = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return 0, 0
     known = {*map(to_key, ROLES), *VIEW}
+    return sum(to_key(name) in known for name in names), len(names)
 
-    def judge(delimiter: str) -> tuple[int, int]:
-        try:
-            names = next(csv.reader([first], delimiter=delimiter), [])
-        except csv.Error:
-            return 0, 0
-        return sum(to_key(name) in known for name in names), len(names)
 
-    return max(_DELIMITERS, key=judge)
+def _count_known(line: str) -> int:
+    return max(_judge(line, delimiter)[0] for delimiter in _DELIMITERS)
 
 
 def _parse(text: str, delimiter: str, path: Path, first: int) -> Iterator[tuple[int, list[str]]]:
     """Yield each row with the number of the line where it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    spaced = re.search(rf'{re.escape(delimiter)} +"', text) is not None  # else ` "NORMAL"` keeps its quotes
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced)
     while True:
         line = reader.line_num + first
         try:
@@ -199,16 +229,38 @@ def _parse(text: str, delimiter: str, path: Path, first: int) -> Iterator[tuple[
         except csv.Error as problem:
             raise DataError(
                 f"{path}: cannot be read as CSV: in the row that begins in line {line}: {problem}. "
-                'A cell that contains " needs quotes around it, and each " in it twice.'
+                'A cell that contains " needs quotes around it, and each " in it twice; between cells stand commas, '
+                "semicolons or tabs, not spaces."
             ) from None
 
 
-def _require_header(names: Sequence[str], path: Path) -> None:
+def _require_header(names: Sequence[str], path: Path, body: Sequence[tuple[int, list[str]]]) -> None:
+    known = {*map(to_key, ROLES)}
+    if not known & set(map(to_key, names)):
+        for number, cells in body[:_ABOVE]:
+            if len(known & set(map(to_key, cells))) > 1:
+                raise DataError(
+                    f"{path}: line {number} seems to name the columns ({', '.join(cells)}). Remove the lines above it."
+                )
     if image := next((name for name in names if _IMAGE.fullmatch(name)), None):
         raise DataError(
             f"{path}: the first line must name the columns, and holds {image!r}. Write a line such as path,label "
             "above it."
         )
+
+
+def _fit_header(
+    names: list[str], body: list[tuple[int, list[str]]], path: Path
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Names without empty ones at the end that no row has; rows without the numbers that R writes before them."""
+    widest = max((len(cells) for _, cells in body), default=0)
+    while len(names) > widest > 0 and not names[-1]:
+        names = names[:-1]
+    firsts = [cells[0] for _, cells in body if len(cells) == len(names) + 1]
+    if len(firsts) == len(body) and firsts == [str(number) for number in range(1, len(body) + 1)]:
+        logging.getLogger("pneumoscope").info("%s: row numbers without a column name, as R writes, left out.", path)
+        body = [(number, cells[1:]) for number, cells in body]
+    return ["" if _INDEX.fullmatch(name) else name for name in names], body
 
 
 def _refuse_twice(names: Sequence[str], path: Path) -> None:
