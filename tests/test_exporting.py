@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +157,9 @@ def test_the_metadata_of_a_graph_say_how_to_prepare_and_decide(exports: Path, im
 GUIDE = Path(__file__).parents[1] / "docs" / "guide" / "export.md"
 
 
-def craft(folder: Path, run: Run, fit: str, classes: int = 2, **calibration: Any) -> Path:
+def craft(
+    folder: Path, run: Run, fit: str, classes: int = 2, thresholds: Sequence[float] = (), **calibration: Any
+) -> Path:
     """The run's model with another fit, calibration or number of classes."""
     import torch
 
@@ -169,7 +172,7 @@ def craft(folder: Path, run: Run, fit: str, classes: int = 2, **calibration: Any
         values = dict(zip(labels, (first, second, second), strict=False))
         decisions[group] = {**model.decisions[group], key: values}
     if classes > 2:
-        decisions["threshold"] = None
+        decisions |= {"threshold": None, "class_thresholds": thresholds}
         state["head.weight"] = torch.cat([state["head.weight"] * scale for scale in (1.0, -0.5, 0.3)])
         state["head.bias"] = torch.tensor([0.1, 0.2, -0.3])
     changed = replace(
@@ -187,6 +190,8 @@ def craft(folder: Path, run: Run, fit: str, classes: int = 2, **calibration: Any
         ("pad", 2, {"method": "isotonic", "knots": [[-1, 0.1], [0, 0.4], [0.5, 0.9]]}),
         ("squash", 3, {"method": "temperature", "slope": 1.5, "offset": [0.1, 0.2, 0.3]}),
         ("pad", 3, {}),
+        ("pad", 3, {"thresholds": [0.2, 0.7, 0.1]}),
+        ("pad", 3, {"thresholds": [0.7, 0.1, 0.2]}),
     ],
 )
 @pytest.mark.parametrize("shape", [(180, 133), (97, 301), (128, 128)])

@@ -158,6 +158,8 @@ CONTRADICTIONS = {
     "a threshold beside its rule": (change_in("decisions.threshold", {"value": 0.9, "rule": "0.5"}), "its rule says"),
     "a threshold of no cost": (change_in("decisions.threshold", {"value": 0.9, "rule": "cost=5"}), "its rule says"),
     "a threshold of NaN": (change_in("decisions.threshold.value", math.nan), "finite"),
+    "thresholds by class of two": (change_in("decisions.class_thresholds", [0.5, 0.5]), "more than two classes"),
+    "a threshold by class of 0": (change_in("decisions.class_thresholds", [0, 0.5, 0.5]), "class_thresholds.0"),
     "scores that fall": (change_in("decisions.prediction_sets.scores", falling), "prediction sets.*must rise"),
     "distances that fall": (change_in("decisions.ood.distances", falling), "OOD detector.*must rise"),
     "distances of NaN": (change_in("decisions.ood.distances.NORMAL", [math.nan]), "finite"),

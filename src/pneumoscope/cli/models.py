@@ -148,6 +148,9 @@ def _describe(model: Model) -> dict[str, str]:
     }
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
+    if by_class := read_decisions(model).class_thresholds:
+        named = zip(model.labels, by_class, strict=True)
+        facts["thresholds"] = ", ".join(f"{value:.3g} for {name}" for name, value in named)
     if intended := describe(read_decisions(model).scope):
         facts["meant for"] = intended
     if source is not None:

@@ -113,7 +113,7 @@ def explain(
     model: options.Model = None,
     label: Annotated[
         str | None,
-        option("The class to explain. [default: the positive class; with more than two classes, the likeliest]"),
+        option("The class to explain. [default: the positive class; with more than two classes, the predicted label]"),
     ] = None,
     method: Annotated[
         Literal["auto", "cam", "ig"],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.config import build, quote
+from pneumoscope.config import Rate, build, quote
 from pneumoscope.decisions import calibration, ood, prediction_sets, prior_shift, threshold
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.ood import OOD, Detector
@@ -29,11 +29,14 @@ class Decisions:
     """What a model learned from its validation images: stored in `model.json` under `decisions`."""
 
     calibration: Calibration  # logits to probabilities
-    threshold: Threshold | None  # for two classes; None for more, where the likeliest class is the predicted label
+    threshold: Threshold | None  # for two classes; None for more
     # None where the model has none; every predicted label is then its own set
     prediction_sets: PredictionSets | None = None
     ood: OOD | None = None  # None where the model has no detector
     scope: Scope = field(default_factory=Scope)  # the intended use
+    # for more than two classes, in the order of the labels: the one whose probability is the largest multiple of its
+    # own is predicted; empty where that is the likeliest
+    class_thresholds: tuple[Rate, ...] = ()
 
 
 def to_json(decisions: Decisions) -> dict[str, Any]:
@@ -70,6 +73,8 @@ def _check(decisions: Decisions, labels: Sequence[str]) -> None:
         raise ValueError("two classes need a threshold; more than two must not have one")
     if decisions.threshold is not None:
         decisions.threshold.check()
+    if decisions.class_thresholds and (len(decisions.class_thresholds) != len(labels) or len(labels) == 2):
+        raise ValueError("class_thresholds: there must be one for each of more than two classes, or none")
     lists = [("prediction sets", decisions.prediction_sets.scores)] if decisions.prediction_sets else []
     if decisions.ood is not None:
         lists.append(("OOD detector", decisions.ood.distances))
@@ -87,7 +92,7 @@ class Outcome:
     """Decisions on N images with C classes."""
 
     probabilities: NDArray[np.float64]  # (N, C), adjusted where a prevalence was given
-    predicted: NDArray[np.intp]  # (N,) class indices by the threshold, or the likeliest of more than two
+    predicted: NDArray[np.intp]  # (N,) class indices by the threshold or thresholds
     in_set: NDArray[np.bool_]  # (N, C), whether each class is in the prediction set
     ood_scores: NDArray[np.float64] | None  # (N,), above 1 is out of distribution; None without a detector
     decisions: list[str]  # (N,) a label, `uncertain` or `out_of_distribution`
@@ -141,7 +146,7 @@ class Decider:
             adjusted = prior_shift.apply(reference, fitted.class_fractions, wanted)
         probabilities = np.exp(adjusted)
         if self.threshold is None:
-            predicted = probabilities.argmax(1)
+            predicted = threshold.apply_by_class(probabilities, self.decisions.class_thresholds or 0.5)
         else:
             predicted = threshold.apply(probabilities[:, 1], self.threshold).astype(np.intp)
         in_set = np.eye(len(self.classes), dtype=bool)[predicted]

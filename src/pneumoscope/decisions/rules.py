@@ -15,8 +15,9 @@ def describe_rules(model: Model) -> dict[str, Any]:
 
     Returns:
         `formula`, `slope`, `intercept`, `offset` and `knots` of the calibration; `threshold` of the positive class,
-        None for more than two; `cutoffs`, the probabilities from which on each class is in the prediction set, in the
-        order of the labels; None without prediction sets.
+        None for more than two; `thresholds` of more than two, in the order of the labels: the class that reaches the
+        largest multiple of its own is predicted; `cutoffs`, the probabilities from which on each class is in the
+        prediction set, in the order of the labels; None without prediction sets.
 
     Raises:
         ModelError: the decisions are damaged.
@@ -30,6 +31,7 @@ def describe_rules(model: Model) -> dict[str, Any]:
         "offset": list(fitted.offset or [0.0] * len(model.labels)),
         "knots": [list(knot) for knot in fitted.knots],
         "threshold": None if decisions.threshold is None else decisions.threshold.value,
+        "thresholds": None if decisions.threshold else list(decisions.class_thresholds or [0.5] * len(model.labels)),
         "cutoffs": None if sets is None else find_cutoffs(sets, model.labels).tolist(),
     }
 

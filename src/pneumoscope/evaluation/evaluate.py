@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import Progress
 from pneumoscope.datasets.left_out import describe_unusable
@@ -161,7 +162,7 @@ def _measure_metrics(
     labels = index_labels(readable, model.labels)
     patients = [prediction.patient for prediction in readable]
 
-    def evaluate(log_shares: Floats, threshold: float) -> Evaluation:
+    def evaluate(log_shares: Floats, threshold: ArrayLike) -> Evaluation:
         return evaluate_predictions(
             labels, _to_shares(log_shares), classes=model.labels, split=plan.split, threshold=threshold,
             patients=patients, resamples=plan.resamples, seed=plan.seed,
@@ -169,19 +170,20 @@ def _measure_metrics(
 
     logits = [prediction.logits for prediction in readable]
     log_shares = calibration.apply(logits, fitted)
-    evaluation = evaluate(log_shares, predictor.threshold)
+    evaluation = evaluate(log_shares, predictor.cut)
     before, uncalibrated = None, {}
     if fitted.method != "none":
         raw = calibration.apply(logits, fitted.without_fit())
-        before, metrics = _to_shares(raw), evaluate(raw, predictor.threshold).metrics
+        before, metrics = _to_shares(raw), evaluate(raw, predictor.cut).metrics
         uncalibrated = {name: metrics[name] for name in ("brier", "ece")}
     adjusted = None
     if plan.prevalence is not None:
         adjusted = adjust_evaluation(evaluation, predictor.decisions, labels, log_shares, plan.prevalence, patients)
     elif plan.adapt_prior:
-        shares, prevalence, threshold = _estimate_prior(predictor.decisions, log_shares, readable)
-        metrics = evaluate(prior_shift.apply(log_shares, fitted.class_fractions, shares), threshold).metrics
+        shares, prevalence, cut = _estimate_prior(predictor.decisions, log_shares, readable)
+        metrics = evaluate(prior_shift.apply(log_shares, fitted.class_fractions, shares), cut).metrics
         by_name = dict(zip(model.labels, shares, strict=True))
+        threshold = math.nan if isinstance(cut, tuple) else cut
         adjusted = Adjusted(by_name, prevalence, estimated=True, threshold=threshold, metrics=metrics)
     decisions = summarise_decisions(
         [str(prediction.label) for prediction in readable],
@@ -207,15 +209,16 @@ def _to_shares(log_probabilities: Floats) -> Floats:
 
 def _estimate_prior(
     decisions: Decisions, log_shares: Floats, readable: Sequence[Prediction]
-) -> tuple[list[float], Interval | None, float]:
-    """Return the classes' shares, estimated without labels; for two classes, the prevalence; and the threshold."""
+) -> tuple[list[float], Interval | None, float | tuple[float, ...]]:
+    """Return the classes' shares, estimated without labels; for two, the prevalence; and the threshold(s)."""
     inside = np.array([prediction.decision != OUT_OF_DISTRIBUTION for prediction in readable])
     chosen = inside if inside.any() else ~inside  # images out of distribution belong to no class
     trained = decisions.calibration.class_fractions
     estimate = np.maximum(prior_shift.fit(log_shares[chosen], trained), 1e-4)  # at 0 the class would be impossible
     shares = (estimate / estimate.sum()).tolist()
     if decisions.threshold is None:
-        return shares, None, 0.5
+        moved = np.array(decisions.class_thresholds) * shares / trained if decisions.class_thresholds else ()
+        return shares, None, tuple(moved) or 0.5
     patients = [prediction.patient for prediction, take in zip(readable, chosen, strict=True) if take]
     prevalence = estimate_prevalence(log_shares[chosen], trained, patients=patients)
     return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, shares[1]).value

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumoscope.decisions.threshold import apply_by_class
 from pneumoscope.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -116,8 +117,7 @@ def predict_classes(probabilities: Floats, threshold: ArrayLike = 0.5) -> Ints:
     cut = np.asarray(threshold, np.float64)
     if probabilities.ndim == 1:
         return (probabilities >= cut).astype(np.int64)
-    largest: Ints = (probabilities / cut).argmax(1)
-    return largest
+    return apply_by_class(probabilities, cut)
 
 
 def roc_curve(

@@ -40,7 +40,7 @@ class Adjusted:
     # whether the shares were estimated from the images without labels; `metrics` are then those of the images as they
     # are. Otherwise the shares were given, and `metrics` weight the images by them.
     estimated: bool
-    threshold: float  # for the adjusted probabilities
+    threshold: float  # for the adjusted probabilities; nan where each class has its own
     metrics: Mapping[str, Interval]  # by name
 
 

@@ -27,7 +27,7 @@ def explain(
     Args:
         image: a path, a file's content, or a sample.
         model: as for `load`, or a predictor.
-        label: the class to explain; by default the positive one if there are two, else the likeliest.
+        label: the class to explain; by default the positive one if there are two, else the predicted.
         method: `cam`: the class-activation map. `ig`: integrated gradients (Sundararajan et al. 2017, "Axiomatic
             Attribution for Deep Networks") from the blurred image to the image, summed over cells of 16 pixels of the
             input; the bias is then the blurred image's logit plus what the numerical integral misses. `auto`: `ig`

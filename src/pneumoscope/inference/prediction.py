@@ -39,9 +39,9 @@ class Prediction:
         age: in years.
         sex: M, F or O.
         view: PA, AP, LL and so on.
-        predicted_label: by the threshold, or the likeliest of more than two classes; given for images out of
+        predicted_label: by the threshold or thresholds; given for images out of
             distribution too.
-        probability: of the positive class, or of the likeliest of more than two. None for an image out of
+        probability: of the positive class, or of the predicted label of more than two. None for an image out of
             distribution: the network computes a number for it, but it means nothing.
         probabilities: of every class by name, for images out of distribution too.
         prediction_set: the classes that cannot be ruled out.
@@ -107,8 +107,10 @@ class Prediction:
     @property
     def raw_probability(self) -> float | None:
         """The probability even if the image is out of distribution, for evaluation."""
-        values = list((self.probabilities or {}).values())
-        return None if not values else values[1] if len(values) == 2 else max(values)
+        values = self.probabilities or {}
+        if len(values) == 2:
+            return list(values.values())[1]
+        return values[str(self.predicted_label)] if values else None
 
     def to_row(self, labels: Sequence[str], raw: bool = False) -> dict[str, Any]:
         """A row of `predictions.csv`; with more than two classes a column for each class's probability follows.

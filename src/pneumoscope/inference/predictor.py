@@ -73,6 +73,11 @@ class Predictor:
         return self.decider.threshold.value if self.decider.threshold else 0.5
 
     @property
+    def cut(self) -> float | tuple[float, ...]:
+        """The threshold, or for more than two classes that of each (0.5 where there are none), as metrics need it."""
+        return self.decisions.class_thresholds or self.threshold
+
+    @property
     def alpha(self) -> float | None:
         """How often a prediction set may miss the true class; None if the model has no prediction sets."""
         return self.decisions.prediction_sets.alpha if self.decisions.prediction_sets else None
@@ -134,7 +139,7 @@ class Predictor:
             images: paths, contents or samples.
             maps: also say where the evidence lies.
             pixels: also give the decoded image.
-            label: the class whose evidence is wanted; by default the positive one if there are two, else the likeliest.
+            label: the class whose evidence is wanted; by default the positive one if there are two, else the predicted.
             method: how evidence is found; see `explain`.
             pool: threads that read; by default new ones, one for every two cores and at least 2.
 
@@ -149,7 +154,8 @@ class Predictor:
         for extract in extract_features(images, self.engine, self.model.input, wanted, self.cache, pool):
             prediction = self.decide(extract)
             if maps and prediction.error is None:
-                evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, label, method)
+                shown = label or self.model.positive or prediction.predicted_label
+                evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, shown, method)
                 damaged = None if np.isfinite(evidence.cells).all() else _NOT_FINITE
                 prediction = replace(prediction, evidence=None if damaged else evidence, error=damaged)
             yield prediction
@@ -285,7 +291,7 @@ def _override(
     if threshold is not None:
         if decisions.threshold is None:
             raise UsageError(
-                "This model has more than two classes and predicts the likeliest: it has no threshold.", "threshold"
+                "This model has more than two classes, and one threshold decides between two only.", "threshold"
             )
         decisions = replace(decisions, threshold=Threshold(threshold, str(threshold)))
     if decisions.prediction_sets is not None:

@@ -72,6 +72,7 @@ def write_model_card(
         evaluation=evaluation,
         two=two,
         decisions=decisions,
+        per_label=list(zip(model.labels, decisions.class_thresholds, strict=False)),
         intended=describe(decisions.scope),
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),

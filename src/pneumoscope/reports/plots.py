@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.evaluation.curves import precision_recall_band, roc_band
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
-from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
+from pneumoscope.evaluation.metrics import precision_recall_curve, predict_classes, reliability_curve, roc_curve
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.text import printable, shorten
 
@@ -230,7 +230,10 @@ def plot_probabilities(evaluation: Evaluation, labels: Ints, probabilities: Floa
         values, groups = probabilities, labels
         names, meaning = evaluation.classes, f"Probability of {_show(evaluation.positive, 18)}"
     else:
-        values, groups = probabilities.max(1), (probabilities.argmax(1) != labels).astype(np.int64)
+        values, groups = (
+            probabilities.max(1),
+            (predict_classes(probabilities, evaluation.cut) != labels).astype(np.int64),
+        )
         names, meaning = ("correct", "wrong"), "Highest probability"
 
     def draw(axes: Axes) -> None:

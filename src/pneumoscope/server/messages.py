@@ -130,6 +130,10 @@ class ModelMessage(_Message):
     positive: str | None = Field(description="The positive class if there are two; null if there are more.")
     threshold: float | None = Field(description="The positive class is predicted at or above this probability.")
     threshold_rule: str
+    thresholds: dict[str, float] = Field(
+        description="Of more than two classes, the one that reaches the largest multiple of its own is predicted. "
+        "Empty: the likeliest."
+    )
     alpha: float | None = Field(description="How often a prediction set may miss the true class.")
     false_alarms: float | None = Field(description="The share of ordinary images that may be out of distribution.")
     backbone: str

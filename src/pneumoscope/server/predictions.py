@@ -120,6 +120,7 @@ class PredictionService:
             positive=model.positive,
             threshold=self.predictor.threshold if threshold else None,
             threshold_rule=threshold.rule if threshold else "",
+            thresholds=dict(zip(model.labels, self.predictor.decisions.class_thresholds, strict=False)),
             alpha=self.predictor.alpha,
             false_alarms=self.predictor.false_alarms,
             backbone=model.backbone,

@@ -22,8 +22,9 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
             risk = "too often" if predictor.alpha is None else f"more than {predictor.alpha:.0%} of the time"
             return f"{' and '.join(possible)} are possible. Naming only one of them would be wrong {risk}."
         label = prediction.predicted_label
-        return f"The two rules disagree: the prediction set holds only {possible[0]}, but the threshold says {label}."
+        return f"The two rules disagree: the prediction set holds only {possible[0]}, but {label} is predicted."
     if model.positive is None:
-        return f"{prediction.predicted_label} is the most probable of {len(model.labels)} classes."
+        equal = " if all were equally common" if predictor.decisions.class_thresholds else ""
+        return f"{prediction.predicted_label} is the most probable of {len(model.labels)} classes{equal}."
     side = "reaches" if prediction.predicted_label == model.positive else "is below"
     return f"The probability of {model.positive} {side} the threshold of {predictor.threshold:.3f}."

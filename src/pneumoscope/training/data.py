@@ -20,6 +20,7 @@ from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.decisions import scope
+from pneumoscope.decisions.threshold import fit_by_class
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
 from pneumoscope.images.prefetch import prefetch
@@ -215,6 +216,7 @@ def _read_samples(settings: Settings) -> list[Sample]:
             raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
         if settings.decisions.prevalence is not None:
             raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
+        fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
     present = {sample.split for sample in samples}
     return split_samples(
         samples,

@@ -64,7 +64,8 @@ def fit_decisions(
     held_out = val.intermediate.reshape(images * copies, -1)[one_each]
     limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
     intended = _find_scope([*train.samples, *val.samples], settings.data.intended_use)
-    decisions = Decisions(calibrated, chosen, sets, limits, intended)
+    by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
+    decisions = Decisions(calibrated, chosen, sets, limits, intended, by_class)
     return FittedDecisions(decisions, detector.to_arrays(), _find_weak_promises(decisions, val, classes))
 
 

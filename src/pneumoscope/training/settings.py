@@ -137,7 +137,8 @@ class DecisionSettings:
         Doc(
             "Predict the positive class at or above this probability: a number, or a rule applied to validation "
             "images: likelihood (as likely under either class), youden, f1, sensitivity>=0.95, specificity>=0.95, "
-            "cost=5 (a miss is as bad as five false alarms)."
+            "cost=5 (a miss is as bad as five false alarms). For more than two classes: likelihood (the same "
+            "weight for each class), or 0.5 (the likeliest class)."
         ),
     ] = "0.5"
     prevalence: Annotated[
