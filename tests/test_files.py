@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pneumoscope
 from pneumoscope.errors import UsageError
 from pneumoscope.files import (
     claim_folder,
@@ -26,6 +28,7 @@ from pneumoscope.files import (
     write_rows,
     write_text,
 )
+from pneumoscope.training.train import Run
 
 MARKER = "config.yaml"
 NAMES = (MARKER, "model", "linked")
@@ -301,3 +304,30 @@ def test_a_folder_is_locked_as_long_as_it_is_written(tmp_path: Path) -> None:
         assert list((tmp_path / "new" / "run").iterdir()) == []
     with lock_folder(tmp_path / "new" / "run"):
         pass
+
+
+def test_after_an_error_no_empty_folder_stays(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no images"), lock_folder(tmp_path / "new"):
+        raise ValueError("no images")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ValueError, match="no images"), lock_folder(tmp_path / "old"):
+        raise ValueError("no images")
+    assert (tmp_path / "old").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "audit", "export", "compare"])
+def test_a_second_process_is_kept_out_of_a_folder(command: str, images: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    commands: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: pneumoscope.evaluate(images, run.folder, out, resamples=20),
+        "audit": lambda: pneumoscope.audit(images, out, quick=True),
+        "export": lambda: pneumoscope.export(out, run.folder),
+        "compare": lambda: pneumoscope.compare([run.folder, run.folder], out, resamples=20),
+    }
+    with lock_folder(out):
+        with pytest.raises(UsageError, match="another process is writing into it"):
+            commands[command]()
+        assert list(out.iterdir()) == []
+    commands[command]()
+    assert list(out.iterdir())

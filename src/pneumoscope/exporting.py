@@ -24,7 +24,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.decisions.rules import describe_rules
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
-from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.inference.engines import Array, Kind
 from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.prediction import Prediction
@@ -134,7 +134,7 @@ def export(
     samples = _find_images(folder, None if data is None else Path(data), naming)
     original = _load(folder, description, samples, progress)
     # The draft is elsewhere, so that an earlier export stays until there is a better one.
-    with tempfile.TemporaryDirectory() as name:
+    with lock_folder(out), tempfile.TemporaryDirectory() as name:
         draft = Path(name)
         if to == "int8":
             check = _convert_to_int8(draft, original, samples, progress)

@@ -62,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def format_rows(rows: Iterable[Mapping[str, Any]], excel: bool = False) -> Iterator[str]:
+def format_rows(rows: Iterable[Mapping[str, Any]], excel: bool = False, columns: Sequence[str] = ()) -> Iterator[str]:
     """Yield rows with equal keys as lines of CSV, after a header; None becomes an empty field.
 
     A spreadsheet takes text such as `=1+1` for a formula. It gets an apostrophe in front, which `parse_rows` removes;
@@ -71,18 +71,21 @@ def format_rows(rows: Iterable[Mapping[str, Any]], excel: bool = False) -> Itera
     Args:
         rows: by column.
         excel: begin with a byte order mark, without which Excel does not read UTF-8.
+        columns: those of the header, which then is there without rows, too; by default those of the first row.
     """
-    lines = _Lines()
-    writer = None
+    lines = _Lines(["\ufeff"] if excel else [])
+    writer = csv.writer(lines, lineterminator="\r\n")
+    if columns:
+        writer.writerow(map(_escape, columns))
     for row in rows:
-        if writer is None:
-            lines += ["\ufeff"] if excel else []
-            writer = csv.writer(lines, lineterminator="\r\n")
+        if not columns:
             columns = list(row)
             writer.writerow(map(_escape, columns))
         writer.writerow([_escape(row[name], name) for name in columns])
         yield "".join(lines)
         lines.clear()
+    if columns and lines:
+        yield "".join(lines)
 
 
 def parse_rows(lines: Iterable[str]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -119,9 +122,9 @@ class _Lines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], excel: bool = False) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], excel: bool = False, columns: Sequence[str] = ()) -> None:
     """Write rows as a CSV file in UTF-8; see `format_rows`."""
-    write_text(path, "".join(format_rows(rows, excel)))
+    write_text(path, "".join(format_rows(rows, excel, columns)))
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -194,9 +197,12 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 def lock_folder(folder: Path) -> Iterator[None]:
     """Make a folder and keep other processes that lock it out of it meanwhile, where the file system can.
 
+    After an error, a folder that was made and is still empty is removed.
+
     Raises:
         UsageError: another process has locked it, or it cannot be made.
     """
+    made = not folder.exists()
     try:
         with suppress(FileExistsError):  # of a file, which `claim_folder` refuses
             folder.mkdir(parents=True, exist_ok=True)
@@ -206,6 +212,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         _lock(handle, folder)
         yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     finally:
         os.close(handle)
 
@@ -217,12 +228,15 @@ def _lock(handle: int, folder: Path) -> None:
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{folder}: another process is writing into it. Wait until it has ended, or choose another path."
-        ) from None
+        taken = not os.path.samestat(os.fstat(handle), folder.stat())  # removed meanwhile, and perhaps made anew
+    except (BlockingIOError, FileNotFoundError):
+        taken = True
     except OSError:  # such as on some network drives
         return
+    if taken:
+        raise UsageError(
+            f"{folder}: another process is writing into it. Wait until it has ended, or choose another path."
+        )
 
 
 def _refuse(path: Path, problem: OSError) -> UsageError:

@@ -71,3 +71,15 @@ def test_data_of_one_class_are_an_error() -> None:
 def test_one_patient_who_has_most_images_was_probably_anonymised() -> None:
     samples = [Sample(Path(f"{n}.dcm"), "AB"[n % 2], "ANONYMOUS") for n in range(300)]
     assert [f.title for f in serious(find_imbalance(samples))] == ["300 of 300 images have the same patient, ANONYMOUS"]
+
+
+def test_a_validation_split_that_is_meant_to_be_balanced_is_no_finding() -> None:
+    samples = images("train", A=150, B=450) + images("test", A=50, B=150)
+    assert serious(find_imbalance(samples + images("val", A=50, B=50))) == []
+    assert serious(find_imbalance(samples + images("val", A=50, B=55))) == []
+    lumpy = samples + images("val", A=50, B=30)  # where patients have many images
+    assert ["Class shares differ" in finding.title for finding in serious(find_imbalance(lumpy))] == [True]
+    assert serious(find_imbalance(lumpy, drawn={"val"})) == []
+    (finding,) = serious(find_imbalance(images("train", A=150, B=450) + images("test", A=100, B=100)))
+    assert "Class shares differ" in finding.title  # a balanced test split is not corrected for
+    assert not [f for f in find_imbalance(images("train", A=9) + images("val", A=9)) if "shares" in f.title]

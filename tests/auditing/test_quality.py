@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,16 @@ def test_correlation_is_numpys(image: Pixels) -> None:
     np.testing.assert_allclose(
         correlate_orientations(255 - thumbnail[None])[0], [-upright, -left, -down, -right], atol=1e-12
     )
+
+
+def test_no_absurd_distance_is_told_where_most_images_are_equal_to_a_network(image: Pixels) -> None:
+    images = measured(*[image] * 30)
+    features = np.ones((30, 8), np.float32)
+    features[7] = 2
+    (finding,) = find_quality_faults(replace(images, features=features))
+    assert finding.title == "1 image is unlike all others"
+    assert finding.remarks == ("over 20.0 standard deviations from the rest",)
+    features[:] = np.random.default_rng(0).normal(size=(30, 8))
+    features[7] = 60
+    (finding,) = find_quality_faults(replace(images, features=features))
+    assert 3.8 < float(finding.remarks[0].removesuffix(" standard deviations from the rest")) < 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -300,3 +301,36 @@ def test_noise_is_no_clue_where_one_class_has_more_images_a_patient(shared: bool
         serious_sets += min(clue.p for clue in clues) <= 0.01
     assert noted <= 4  # of 20 at 5%: more with probability 0.003
     assert serious_sets <= 2  # at 1%: more with probability 0.001
+
+
+def find_titles(key: str, values: NDArray[np.float64], classes: Sequence[object] = HALF.tolist()) -> str:
+    measured = measure_noise()
+    measured[key] = values
+    return "; ".join(finding.title for finding in find_shortcuts(make_images(measured, classes), quick=True))
+
+
+def test_the_numbers_of_a_finding_differ_between_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    # Most images of either class have no black at all.
+    black = np.where(rng.random(N) < np.where(HALF == 1, 0.4, 0.0), rng.uniform(0.1, 0.3, N), 0.0)
+    share = np.mean(black[HALF == 1] == 0)
+    assert f"(share of black up to 0: 100% of 0, {share:.0%} of 1)" in find_titles("black", black)
+    sides = np.resize([0.2, 0.2, 0.5, 0.8, 0.8], N) + rng.uniform(-0.05, 0.05, N)
+    title = find_titles("mean", np.where(HALF == 1, rng.uniform(0.4, 0.6, N), sides))  # the medians are equal
+    found = re.search(r"\(mean over (\S+) up to (\S+): (\d+)% of 0, (\d+)% of 1\)", title)
+    assert found
+    assert float(found[1]) < float(found[2]) < 0.75
+    assert int(found[3]) < 30 < 90 < int(found[4])
+    assert ", median: 0.2" in find_titles("mean", np.where(HALF == 1, 0.7, 0.2) + rng.uniform(0, 0.1, N))
+    thirds: Sequence[object] = (np.arange(N) % 3).tolist()
+    rare = np.where((np.arange(N) % 3 == 2) & (rng.random(N) < 0.3), rng.uniform(0.5, 1, N), rng.uniform(0, 0.01, N))
+    shares = [int(share) for share in re.findall(r"(\d+)% of [012]", find_titles("white", rare, thirds))]
+    assert len(shares) == 3
+    assert abs(shares[2] - shares[0]) > 20
+    assert abs(shares[2] - shares[1]) > 20
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_number_that_only_one_class_has_is_told_as_known() -> None:
+    quality = np.where(HALF == 1, np.random.default_rng(0).integers(60, 90, N), np.nan)
+    assert "(quality known: 0% of 0, 100% of 1)" in find_titles("quality", quality)

@@ -43,11 +43,11 @@ def test_the_most_confident_errors_come_first_and_no_image_appears_twice() -> No
     ]  # fmt: skip
     chosen = choose_images(predictions, 0.4, most=2)
     groups = {group.title: [str(image.path) for image, _ in group.images] for group in chosen}
-    # confidence counts from the threshold: (0.7 - 0.4) / 0.6 for a, (0.4 - 0.02) / 0.4 for b, 0.083 for d
-    assert groups["Most confident errors"] == ["b", "a"]
+    # confidence counts from the threshold: 0.59 / 0.6 for f, (0.4 - 0.02) / 0.4 for b, 0.3 / 0.6 for a, 0.083 for d
+    assert groups["Most confident errors"] == ["f", "b"]
     assert groups["Least certain"] == ["g", "d"]
-    assert groups["Out of distribution"] == ["h", "f"]
-    assert [group.total for group in choose_images(predictions, 0.4)] == [3, 0, 2]
+    assert groups["Out of distribution"] == ["h"]
+    assert [group.total for group in choose_images(predictions, 0.4)] == [4, 0, 2]
     assert [group.title for group in choose_images([predicted("c", 1, 0.9)], 0.4)] == ["Least certain"]
 
 

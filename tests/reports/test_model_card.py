@@ -21,6 +21,8 @@ from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.results import Evaluation, Subgroup
+from pneumoscope.evaluation.subgroups import measure_subgroups
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.reports.model_card import DataStatement, write_model_card
@@ -190,3 +192,23 @@ def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path
     assert recognise_source([Sample(Path("IM-0001-0001.jpeg"), label="TB")]) is None
     assert recognise_source([]) is None
     assert DataStatement.of(None) == DataStatement()
+
+
+@pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("A", "B", "C")])
+def test_the_subgroups_have_the_metrics_that_are_measured(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(len(classes)), 60)
+    predictions = [
+        Prediction(
+            path=Path(f"{i}.png"), label=classes[i % len(classes)], predicted_label=classes[int(each.argmax())],
+            probabilities=dict(zip(classes, each, strict=True)), sex="FM"[i // 30],
+        )
+        for i, each in enumerate(shares)
+    ]  # fmt: skip
+    evaluation = make_evaluation(classes)
+    parts = tuple(measure_subgroups(predictions, evaluation))
+    _, card, _ = written(tmp_path, make_model(classes), dataclasses.replace(evaluation, subgroups=parts))
+    rows = [line for line in card.splitlines() if line.startswith("| Sex: ")]
+    assert len(rows) == 2
+    assert "–" not in "".join(rows)
+    for row, part in zip(rows, parts, strict=True):
+        assert all(f"{metric.value:.3f}" in row for metric in part.metrics.values())

@@ -19,6 +19,7 @@ import pytest
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.curves import selective_curve
 from pneumoscope.evaluation.decision_summary import summarise_decisions
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
@@ -341,3 +342,23 @@ def test_importing_the_report_imports_nothing_heavy() -> None:
 
 def test_the_report_shows_every_metric() -> None:
     assert {name for names in GROUPS.values() for name in names} == set(NAMES)
+
+
+@pytest.mark.parametrize("wrong", [(0,), (0, 1, 2), (), (39,), tuple(range(30))])
+def test_the_risk_coverage_plot_stays_in_its_axes(wrong: Sequence[int]) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+    correct = np.ones(40, bool)
+    correct[list(wrong)] = False  # 0 is the most confident
+    curve = selective_curve(correct, np.linspace(1, 0, 40), resamples=50)
+    axes = Figure().add_subplot()
+    plots.plot_risk_coverage(curve, (0.5, float(correct[:20].mean())))(axes)
+    bottom, top = axes.get_ylim()
+    assert 0 <= bottom < 1 < top < 1.02
+    for line in axes.lines:
+        values = np.asarray(line.get_ydata(), float)
+        assert line.get_clip_on() or (values.min() >= bottom and values.max() <= top)
+    note = axes.texts[0]
+    assert isinstance(note, Annotation)
+    assert bottom < note.xy[1] + (0.05 if note.xyann[1] > 0 else -0.05) * (top - bottom) < top

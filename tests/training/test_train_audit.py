@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,3 +94,21 @@ def test_identical_images_are_never_separated_by_a_draw_of_ours(images: Path, tm
     split = {sample.path.stem: sample.split for sample in read_samples(run.folder / "samples.csv")}
     assert set(split.values()) == {"train", "val", "test"}
     assert all(split[f"{name.rsplit('-', 1)[0]}-1"] == where for name, where in split.items())
+
+
+def test_a_balanced_validation_split_that_training_drew_is_no_finding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label, patients, count in (("NORMAL", 40, 1), ("PNEUMONIA", 40, 6)):  # few patients fit the quota of val
+        (folder := tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(patients * count):
+            pixels = np.random.default_rng([count, number]).integers(0, 255, (32, 32)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"phantom{label}{number // count}_{number}.png")
+    settings: dict[str, Any] = {"size": 32, "epochs": 1, "resamples": 20, "patient_pattern": r"phantom(\w+?\d+)_"}
+    with caplog.at_level(logging.INFO, "pneumoscope"):
+        run = train(tmp_path / "images", tmp_path / "run", **settings)
+    assert "Class shares differ" not in caplog.text
+    assert "Class shares differ" not in run.report.read_text(encoding="utf-8")
+    val = [sample.label for sample in read_samples(run.folder / "samples.csv") if sample.split == "val"]
+    assert val.count("NORMAL") == 10
+    assert val.count("PNEUMONIA") == 6

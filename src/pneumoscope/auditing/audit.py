@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pneumoscope.auditing.balance import find_imbalance
@@ -41,8 +41,13 @@ def measure_samples(
     return measure_images(samples, backbone.input, engine, cache, progress)
 
 
-def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -> list[Finding]:
-    """Run every check on a measured dataset, the worst findings first; without features, some checks are skipped."""
+def find_faults(
+    images: Images, *, seed: int = 0, drawn: Collection[str] = (), progress: Progress = silent
+) -> list[Finding]:
+    """Run every check on a measured dataset, the worst findings first; without features, some checks are skipped.
+
+    Splits that were `drawn` here have the class shares that they were meant to have.
+    """
     quick = images.features is None
     readable = [sample for sample, error in zip(images.samples, images.errors, strict=True) if error is None]
     groups = group_similar(images, crops=not quick, progress=progress)
@@ -50,7 +55,7 @@ def find_faults(images: Images, *, seed: int = 0, progress: Progress = silent) -
         lambda: find_shared(images.samples),
         lambda: find_duplicates(images, groups),
         lambda: find_quality_faults(images),
-        lambda: find_imbalance(readable) if readable else [],
+        lambda: find_imbalance(readable, drawn) if readable else [],
         lambda: find_shortcuts(images, seed=seed, quick=quick, groups=groups),
         lambda: [] if quick else find_label_errors(images, seed=seed, groups=groups),
     )

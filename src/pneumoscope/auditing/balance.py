@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import SPLITS, Sample
@@ -11,9 +12,12 @@ from pneumoscope.datasets.splits import describe_small_val
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 
 
-def find_imbalance(samples: Sequence[Sample]) -> list[Finding]:
-    """Check class sizes, class shares by split, the width of intervals, and patients of readable images."""
-    checks = (_check_classes, _check_shares, _check_validation, _check_widths, _check_patients)
+def find_imbalance(samples: Sequence[Sample], drawn: Collection[str] = ()) -> list[Finding]:
+    """Check class sizes, class shares by split, the width of intervals, and patients of readable images.
+
+    Splits that were `drawn` here have the class shares that they were meant to have.
+    """
+    checks = (_check_classes, partial(_check_shares, drawn=drawn), _check_validation, _check_widths, _check_patients)
     return [finding for check in checks for finding in check(samples)]
 
 
@@ -43,7 +47,7 @@ def _check_classes(samples: Sequence[Sample]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
+def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator[Finding]:
     """Compare class shares between the given splits by Pearson's chi-squared test."""
     from scipy.stats import chi2_contingency
 
@@ -57,7 +61,8 @@ def _check_shares(samples: Sequence[Sample]) -> Iterator[Finding]:
             "balance", "error", f"No image of {', no image of '.join(missing)}",
             "A class cannot be measured where it is missing. Re-split with `pneumoscope data split`.",
         )  # fmt: skip
-    if missing or len(labels) < 2:
+    table = {split: n for split, n in table.items() if split not in drawn and not (split == "val" and _is_balanced(n))}
+    if missing or len(labels) < 2 or len(table) < 2:
         return
     p = float(chi2_contingency([[counts[label] for label in labels] for counts in table.values()], correction=False)[1])
     shares = {split: {label: counts[label] / counts.total() for label in labels} for split, counts in table.items()}
@@ -119,6 +124,11 @@ def _check_patients(samples: Sequence[Sample]) -> Iterator[Finding]:
             "Identify patients in a table, or with `patient_pattern`.",
             values={"images": unknown},
         )  # fmt: skip
+
+
+def _is_balanced(counts: Mapping[str, int]) -> bool:
+    """Whether classes are about equal, as in a validation split that is meant to be; training allows for it."""
+    return min(counts.values()) >= 0.8 * max(counts.values())
 
 
 def _count(samples: Sequence[Sample]) -> dict[str, Counter[str]]:

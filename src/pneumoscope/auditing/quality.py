@@ -13,6 +13,7 @@ from pneumoscope.images.appearance import BURNT, FAINT, TURNED, UNLIKE, correlat
 from pneumoscope.images.dicom import LATERAL_VIEWS
 
 _OUTLYING = 3.8  # robust standard deviations of the logarithm; real images have 3.5 at most
+_MOST = 20.0  # of them that a finding gives
 
 
 def find_quality_faults(images: Images) -> list[Finding]:
@@ -123,7 +124,8 @@ def _find_outliers(images: Images) -> Iterator[Finding]:
         images, _sorted(score > _OUTLYING, score), "warning", "are unlike all others",
         "They may be other body parts, lateral views, photographs or documents. Check them, and remove what does not "
         "belong.",
-        lambda i: f"{score[i]:.1f} standard deviations from the rest",
+        # Where most images are equal to a network, the deviation is next to nothing, and any number of them possible.
+        lambda i: f"{'over ' if score[i] > _MOST else ''}{min(score[i], _MOST):.1f} standard deviations from the rest",
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pneumoscope.evaluation.intervals.proportions import Ints
 
 ENOUGH = 10  # patients of each class
 SHOWN = 12  # images listed with a finding
+_EDGES = 101  # of the ranges in which classes are compared
 NOTED, WARNED = 0.05, 0.01  # family-wise p
 # AUROC from which a clue is a warning.
 WARNING: dict[Kind, float] = {"file": 0.55, "view": 0.55, "border": 0.58, "surroundings": 0.58, "appearance": 1.0}
@@ -152,13 +153,12 @@ def _find_formats_of_some_splits(samples: Sequence[Sample], measured: NDArray[np
 
 
 def _describe(clue: Clue, classes: Ints, labels: Sequence[str]) -> str:
-    """Describe the value that predicts best and the class that it predicts; or give each class's median."""
+    """Describe the value that predicts best and the class that it predicts; or how the classes' numbers differ."""
     if (measured := clue.measured) is None:
         return ""
     levels, level = np.unique(measured.values, return_inverse=True)
     if len(levels) > BINS:
-        medians = (f"{np.nanmedian(measured.values[classes == i]):.3g} in {label}" for i, label in enumerate(labels))
-        return f" ({measured.label}, median: {', '.join(medians)})"
+        return f" ({measured.label}{_contrast([measured.values[classes == i] for i in range(len(labels))], labels)})"
     counts = np.array([np.bincount(classes[level == i], minlength=len(labels)) for i in range(len(levels))])
     total = counts.sum(axis=1, keepdims=True)
     surplus = (counts - total * counts.sum(axis=0) / len(level)) / np.sqrt(total)
@@ -166,3 +166,25 @@ def _describe(clue: Clue, classes: Ints, labels: Sequence[str]) -> str:
     value = measured.describe(int(np.argmax(level == i)))
     share = np.mean(classes == label)
     return f" ({value}: {counts[i, label]} of {total[i, 0]} are {labels[label]}; of all images, {share:.0%})"
+
+
+def _contrast(values: Sequence[NDArray[np.float32]], labels: Sequence[str]) -> str:
+    """Give the classes' medians if these differ clearly, else their shares in the range where these differ most."""
+    known = [each[~np.isnan(each)] for each in values]
+    quarter, three_quarters = np.quantile(np.concatenate(known), (0.25, 0.75))
+    if all(map(len, known)):
+        medians = [float(np.median(each)) for each in known]
+        if np.ptp(medians) > 0.5 * (three_quarters - quarter):
+            listed = (f"{median:.3g} in {label}" for median, label in zip(medians, labels, strict=True))
+            return f", median: {', '.join(listed)}"
+    edges = np.unique(np.quantile(np.concatenate(known), np.linspace(0, 1, _EDGES), method="inverted_cdf"))
+    # The share of each class at or below each edge, nothing before the first.
+    shares = np.array([np.searchsorted(np.sort(own), edges, "right") / len(each)
+                       for own, each in zip(known, values, strict=True)])  # fmt: skip
+    shares = np.hstack([np.zeros((len(values), 1)), shares])
+    inside = shares[:, None, :] - shares[:, :, None]  # (class, start, end): after one edge, up to another
+    start, end = np.unravel_index(np.triu(np.ptp(inside, axis=0), 1).argmax(), inside.shape[1:])
+    after = f" over {edges[start - 1]:.3g}" if start else ""
+    upto = f" up to {edges[end - 1]:.3g}" if end < len(edges) else "" if start else " known"
+    listed = (f"{share:.0%} of {label}" for share, label in zip(inside[:, start, end], labels, strict=True))
+    return f"{after}{upto}: {', '.join(listed)}"

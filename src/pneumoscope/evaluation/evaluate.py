@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import calibration, prior_shift
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.curves import confidence_of
 from pneumoscope.evaluation.decision_summary import find_broken_promises, summarise_decisions
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.metrics import check_predictions
@@ -110,7 +112,7 @@ def measure(
     Args:
         predictor: the classifier.
         samples: images with labels that it knows.
-        out: folder for `predictions.csv` and `metrics.json`; None writes nothing.
+        out: folder for `predictions.csv`, `errors.csv` and `metrics.json`; None writes nothing.
         plan: what to measure.
         notes: warnings to add to those of the evaluation.
         progress: called with the number of images done.
@@ -120,12 +122,7 @@ def measure(
     """
     predictions = predictor.predict(samples, progress)
     if out is not None:
-        rows = [
-            each.to_row(predictor.model.labels, raw=True)
-            | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
-            for each in predictions
-        ]
-        write_rows(out / "predictions.csv", rows, plan.excel)
+        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
@@ -140,6 +137,7 @@ def measure(
     subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen]))
     evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
     if out is not None:
+        _write_errors(out / "errors.csv", readable, predictor, evaluation.cut, plan.excel)
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     return Measured(
         evaluation,
@@ -149,6 +147,37 @@ def measure(
         fingerprint_samples(chosen, [prediction.sha256 for prediction in readable]),
         uncalibrated,
     )
+
+
+def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list[int]:
+    """The indices of the predictions whose predicted label is wrong, the most confident first.
+
+    Args:
+        predictions: N predictions, all with probabilities and a true label.
+        threshold: as for `confidence_of`.
+    """
+    confidence = confidence_of(stack_probabilities(predictions), threshold)
+    errors = [i for i, each in enumerate(predictions) if each.predicted_label != each.label]
+    return sorted(errors, key=lambda i: -confidence[i])
+
+
+def _make_rows(predictions: Sequence[Prediction], predictor: Predictor, out: Path) -> list[dict[str, Any]]:
+    """The rows of `predictions.csv` and `errors.csv`."""
+    return [
+        each.to_row(predictor.model.labels, raw=True)
+        | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
+        for each in predictions
+    ]
+
+
+def _write_errors(
+    path: Path, readable: Sequence[Prediction], predictor: Predictor, threshold: ArrayLike, excel: bool
+) -> None:
+    """Write the rows of `predictions.csv` whose predicted label is wrong, the most confident first."""
+    errors = [readable[i] for i in rank_errors(readable, threshold)]
+    rows = [{"path": row.pop("path"), "label": row.pop("label"), "predicted_label": row.pop("predicted_label"), **row}
+            for row in _make_rows(errors or readable[:1], predictor, path.parent)]  # fmt: skip
+    write_rows(path, rows if errors else [], excel, list(rows[0]))
 
 
 def _measure_metrics(

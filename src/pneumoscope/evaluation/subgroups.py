@@ -142,6 +142,11 @@ def _sort(parts: Sequence[str | None]) -> list[str]:
     return sorted({part for part in parts if part is not None})
 
 
+def choose_metrics(evaluation: Evaluation) -> tuple[str, ...]:
+    """The metrics that subgroups have, for two classes or more."""
+    return ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
+
+
 def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
     """Group subgroups that follow each other by kind."""
     return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
@@ -158,7 +163,7 @@ def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Ev
         patients=[prediction.patient for prediction in members],
         resamples=2,  # intervals of rates and areas need none
     )
-    wanted = ("auroc", "sensitivity", "specificity") if evaluation.positive else ("accuracy", "auroc")
+    wanted = choose_metrics(evaluation)
     counts = Counter(prediction.label for prediction in members)
     return Subgroup(
         kind,

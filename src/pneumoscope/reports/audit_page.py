@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +21,7 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import notebook_progress
@@ -126,31 +127,31 @@ def audit(
         check_folder(Path(out), OUTPUTS, overwrite)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)
-    with open_cache(cache) as opened:
-        images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
-    findings = find_faults(images, seed=seed, progress=progress) + find_losses(dataset, images.errors)
-    result = Audit(
-        data=str(data),
-        findings=sort_findings(findings),
-        images=len(samples),
-        counts=count_samples(samples),
-        patients=len({sample.patient for sample in samples if sample.patient}),
-        quick=quick,
-        seed=seed,
-        fingerprint=fingerprint_samples(samples, images.digests),
-        patient_pattern=patient_pattern,
-        reading=reading,
-        naming=naming,
-    )
-    if out is not None:
-        claim_folder(Path(out), OUTPUTS, overwrite)
-        write_audit(Path(out) / OUTPUTS[1], result, {sample.path: sample for sample in samples})
-        write_text(Path(out) / OUTPUTS[0], json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n")
+    with nullcontext() if out is None else lock_folder(Path(out)):
+        with open_cache(cache) as opened:
+            images = measure_samples(samples, quick=quick, device=device, cache=opened, progress=progress)
+        findings = find_faults(images, seed=seed, progress=progress) + find_losses(dataset, images.errors)
+        result = Audit(
+            data=str(data),
+            findings=sort_findings(findings),
+            images=len(samples),
+            counts=count_samples(samples),
+            patients=len({sample.patient for sample in samples if sample.patient}),
+            quick=quick,
+            seed=seed,
+            fingerprint=fingerprint_samples(samples, images.digests),
+            patient_pattern=patient_pattern,
+            reading=reading,
+            naming=naming,
+        )
+        if out is not None:
+            claim_folder(Path(out), OUTPUTS, overwrite)
+            write_audit(Path(out) / OUTPUTS[1], result, {sample.path: sample for sample in samples})
     return result
 
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
-    """Write an audit of these images, by path, as one HTML file of bounded size."""
+    """Write an audit of these images, by path, as one HTML file of bounded size, and as audit.json beside it."""
     page = render(
         "audit.html",
         title="Data audit",
@@ -166,6 +167,7 @@ def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> Non
         ),
     )  # fmt: skip
     write_text(path, page)
+    write_text(path.with_name(OUTPUTS[0]), json.dumps(audit.to_json(), indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pneumoscope.evaluation.compare import Comparison, compare_runs
 from pneumoscope.evaluation.pairing import Pairing
-from pneumoscope.files import check_folder, claim_folder, write_text
+from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.reports.figures import render_svg
 from pneumoscope.reports.pages import format_command, format_level, format_number, group_methods, render
 from pneumoscope.reports.plots import plot_roc_of_runs
@@ -61,9 +61,10 @@ def compare(
         check_folder(Path(out), OUTPUTS, overwrite)
     comparison, pairing = compare_runs(runs, resamples=resamples, seed=seed)
     if out is not None:
-        claim_folder(Path(out), OUTPUTS, overwrite)
-        write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
-        write_comparison(Path(out) / OUTPUTS[1], comparison, pairing)
+        with lock_folder(Path(out)):
+            claim_folder(Path(out), OUTPUTS, overwrite)
+            write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
+            write_comparison(Path(out) / OUTPUTS[1], comparison, pairing)
     return comparison
 
 

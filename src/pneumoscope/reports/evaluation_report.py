@@ -19,7 +19,7 @@ from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.evaluation.results import Evaluation
-from pneumoscope.files import claim_folder
+from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.predictor import Predictor, load
@@ -33,7 +33,7 @@ from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Policy, Provenance, write_report
 
 _Options: TypeAlias = dict[str, Any]
-OUTPUTS = ("predictions.csv", "metrics.json", "plots", "report.html")  # the first is written first
+OUTPUTS = ("predictions.csv", "errors.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
 def evaluate(
@@ -66,7 +66,7 @@ def evaluate(
     Args:
         data: a folder of classes, or a table.
         model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
-        out: folder for `metrics.json`, `predictions.csv`, `plots` and `report.html`; None writes nothing.
+        out: folder for `metrics.json`, `predictions.csv`, `errors.csv`, `plots` and `report.html`; None writes nothing.
         split: `train`, `val`, `test` or `all`; by default `test`, or the only split, or all images without splits.
         patient_pattern: regular expression that finds the patient in the path of a file.
         reading: how to read images, unless a table says otherwise.
@@ -93,9 +93,9 @@ def evaluate(
     with _open(model, device, cache, given := _pick(threshold, alpha, false_alarms, refuse_out_of_scope)) as predictor:
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
         samples, plan = _choose_samples(read_samples(data, patient_pattern, reading, naming), plan, predictor.model)
-        folder = _claim(out, plot_formats, overwrite)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
-        return evaluate_predictor(predictor, samples, folder, plan, known, plot_formats=plot_formats, progress=progress)
+        with _claim(out, plot_formats, overwrite) as to:
+            return evaluate_predictor(predictor, samples, to, plan, known, plot_formats=plot_formats, progress=progress)
 
 
 @contextmanager
@@ -148,11 +148,15 @@ def evaluate_predictor(
     return measured.evaluation
 
 
-def _claim(out: str | Path | None, plot_formats: str, overwrite: bool) -> Path | None:
+@contextmanager
+def _claim(out: str | Path | None, plot_formats: str, overwrite: bool) -> Iterator[Path | None]:
     parse_formats(plot_formats)
-    if out is not None:
+    if out is None:
+        yield None
+        return
+    with lock_folder(Path(out)):
         claim_folder(Path(out), OUTPUTS, overwrite)
-    return None if out is None else Path(out)
+        yield Path(out)
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:

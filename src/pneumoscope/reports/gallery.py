@@ -11,6 +11,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import ImageError, PneumoscopeError
 from pneumoscope.evaluation.curves import confidence_of
+from pneumoscope.evaluation.evaluate import rank_errors
 from pneumoscope.inference.explain import explain
 from pneumoscope.inference.overlays import render_thumbnail
 from pneumoscope.inference.prediction import Prediction, stack_probabilities
@@ -42,15 +43,15 @@ def choose_images(
     confidence = confidence_of(probabilities, threshold)
     inside = [i for i, each in enumerate(predictions) if each.decision != OUT_OF_DISTRIBUTION]
     outside = [i for i, each in enumerate(predictions) if each.decision == OUT_OF_DISTRIBUTION]
-    errors = [i for i in inside if predictions[i].predicted_label != predictions[i].label]
-    errors.sort(key=lambda i: -confidence[i])
+    errors = rank_errors(predictions, threshold)
     doubtful = sorted(set(inside) - set(errors[:most]), key=lambda i: (confidence[i], i))
-    outside.sort(key=lambda i: -(predictions[i].ood_score or 0))
+    total = len(outside)
+    outside = sorted(set(outside) - set(errors[:most]), key=lambda i: (-(predictions[i].ood_score or 0), i))
     doubt = "Closest to the threshold" if probabilities.ndim == 1 else "Lowest confidence in the predicted label"
     groups = (
-        ("Most confident errors", "Check the label too: it may be wrong.", errors, len(errors)),
+        ("Most confident errors", "Check the label too: it may be wrong. All are in errors.csv.", errors, len(errors)),
         ("Least certain", f"{doubt}, right or wrong.", doubtful[: max(1, len(predictions) // 4)], 0),
-        ("Out of distribution", "Unlike the training images; highest OOD score first.", outside, len(outside)),
+        ("Out of distribution", "Unlike the training images; highest OOD score first.", outside, total),
     )  # fmt: skip
     return [
         Group(title, meaning, tuple((predictions[i], draw(i) if draw else "") for i in chosen[:most]), total)

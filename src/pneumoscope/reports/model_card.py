@@ -15,6 +15,7 @@ from pneumoscope.datasets.kermany import Source
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
 from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.evaluation.subgroups import choose_metrics
 from pneumoscope.files import write_text
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.pages import format_estimate, format_level, format_percent, render
@@ -23,7 +24,6 @@ from pneumoscope.reports.report import CALIBRATIONS
 FILE = "README.md"
 FEW = 200  # images of a class, below which the interval of a rate is more than about 0.1 wide
 _WITHIN = {"brier": "Brier score", "ece": "calibration error"}  # a sentence
-_OF_SUBGROUPS = ("sensitivity", "specificity", "auroc")
 _ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hugging Face calls them
 
 
@@ -76,7 +76,7 @@ def write_model_card(
         intended=describe(decisions.scope),
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),
-        metrics_of_subgroups=_OF_SUBGROUPS,
+        metrics_of_subgroups=choose_metrics(evaluation),
         calibration=_describe_calibration(decisions, evaluation),
         labelled=counted.get("answered"),
         correct=counted.get("accuracy_of_answered"),

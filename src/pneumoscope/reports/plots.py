@@ -193,15 +193,17 @@ def plot_risk_coverage(curve: SelectiveCurve, point: tuple[float, float] | None 
     def draw(axes: Axes) -> None:
         axes.fill_between(curve.grid, curve.low, curve.high, color=BLUE, alpha=0.18, lw=0)
         coverage, accuracy = _thin(curve.coverage, curve.accuracy)
-        axes.plot(coverage, accuracy, color=BLUE, lw=1.8, clip_on=False)
+        axes.plot(coverage, accuracy, color=BLUE, lw=1.8)  # the few surest images may lie below what is shown
         lowest = min(float(curve.low[9:].min()), float(accuracy[coverage >= 0.1].min()), *(point or (1.0,))[1:])
+        bottom = max(0.0, math.floor((lowest - 0.02) * 20) / 20)
         if point is not None:
             axes.plot(*point, "D", color=ORANGE, **_DOT)
             side, shift = ("right", -9) if point[0] > 0.45 else ("left", 9)
-            _annotate(axes, f"{point[1]:.3f} at {point[0]:.0%}", point, (shift, -13), side)
+            up = 7 if point[1] < (bottom + 1) / 2 else -13
+            _annotate(axes, f"{point[1]:.3f} at {point[0]:.0%}", point, (shift, up), side)
         axes.axhline(accuracy[-1], **_THIN_LINE)
         axes.set(xlim=(0, 1), xlabel="Coverage, most certain images first", ylabel="Accuracy")
-        axes.set_ylim(max(0.0, math.floor((lowest - 0.02) * 20) / 20), 1)
+        axes.set_ylim(bottom, 1 + 0.01 * (1 - bottom))  # half of a line at 1 is above it
         axes.set_box_aspect(1)
 
     return draw

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -50,6 +50,7 @@ class Setup:
     backbone: Backbone  # with its pretrained weights; training changes it in place
     input: InputSpec  # what the backbone takes
     device: torch.device  # where it is trained
+    drawn: Collection[str] = ()  # splits that the data do not have
 
     @property
     def changes_backbone(self) -> bool:
@@ -90,7 +91,7 @@ def read(settings: Settings) -> Setup:
         DownloadError: the weights cannot be downloaded.
     """
     scope.state(settings.data.intended_use, scope.Scope())  # a faulty file shows early
-    samples = _read_samples(settings)
+    samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     spec = find_backbone(settings.network.backbone)
     backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
@@ -103,7 +104,7 @@ def read(settings: Settings) -> Setup:
         network=replace(settings.network, size=input_spec.size, fit=input_spec.fit),
         run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
     )
-    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device)
+    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn)
 
 
 def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
@@ -206,8 +207,8 @@ def add_augmented(
     )
 
 
-def _read_samples(settings: Settings) -> list[Sample]:
-    """Read, check and split the samples."""
+def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
+    """Read, check and split the samples; also give the splits that were drawn."""
     data = settings.data
     samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
     classes, _ = find_classes(samples, data.positive)
@@ -217,14 +218,15 @@ def _read_samples(settings: Settings) -> list[Sample]:
         if settings.decisions.prevalence is not None:
             raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
         fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
-    present = {sample.split for sample in samples}
-    return split_samples(
+    drawn = {"val", "test"} - {sample.split for sample in samples}
+    split = split_samples(
         samples,
         test_fraction=data.test_fraction,
         val_fraction=data.val_fraction,
-        groups=None if {"val", "test"} <= present else group_identical(samples),
+        groups=group_identical(samples) if drawn else None,
         seed=settings.run.seed,
     )
+    return split, drawn
 
 
 def _stack_splits(setup: Setup, extracts: Sequence[Extract]) -> dict[str, Split]:

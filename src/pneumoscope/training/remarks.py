@@ -13,7 +13,6 @@ from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.training.data import Extracted, Setup
-from pneumoscope.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def check_data(setup: Setup, extracted: Extracted) -> Remarks:
         DataError: the check found an error and `strict` is set.
     """
     notes = _find_notes(setup) + extracted.notes
-    findings = _audit(extracted.images, setup.settings) if setup.settings.data.audit else ()
+    findings = _audit(extracted.images, setup) if setup.settings.data.audit else ()
     for note in notes:
         _logger().warning("%s", note)
     return Remarks(notes, findings)
@@ -68,16 +67,19 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _audit(images: Images, settings: Settings) -> tuple[Finding, ...]:
+def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
     """Log and give the errors and warnings of the quick checks, from what was measured while images were read.
 
     Raises:
         DataError: there are errors and `strict` is set.
     """
+    settings = setup.settings
     command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
     if not settings.run.patient_ids:
         images = replace(images, samples=number_patients(images.samples))
-    serious = [each for each in find_faults(images, seed=settings.run.seed) if each.severity != "note"]
+    serious = [
+        each for each in find_faults(images, seed=settings.run.seed, drawn=setup.drawn) if each.severity != "note"
+    ]
     findings = []
     for finding in serious:
         if finding.check not in ("reading", "leaks"):  # the notes say so already
