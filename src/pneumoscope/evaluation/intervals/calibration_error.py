@@ -9,6 +9,7 @@ import numpy as np
 from pneumoscope.evaluation.intervals.proportions import UNDEFINED, Bools, Bounds, Floats, Ints
 
 BISECTIONS = 12  # to 1/4096 of the range searched
+ROUNDING = 1e-9  # by which equal errors may seem to differ
 CELLS = 1 << 24  # simulated labels held at once
 
 
@@ -22,11 +23,15 @@ class _Simulation:
     uniform: Floats  # (B, N) uniform random numbers
     share: Floats  # (bins,) share of the images
     gap: Floats  # (bins,) observed minus stated frequency, times the share
+    middle: Floats  # (bins,) mean stated probability, times the share
     unit: Floats  # (bins,) more than any gap
 
     def run(self, move: float) -> tuple[float, Floats]:
         """The true error, and the observed errors (B,), when the gaps are `move` units nearer to 0."""
-        gaps = np.sign(self.gap) * np.maximum(np.abs(self.gap) - move * self.unit, 0)
+        # A gap of 0, as of equal probabilities, may be one by chance: a true one is then as likely on either side, and
+        # the side with more room is taken.
+        side = np.where(self.gap == 0, np.where(self.middle <= self.share / 2, 1, -1), np.sign(self.gap))
+        gaps = side * np.maximum(np.abs(self.gap) - move * self.unit, 0)
         shift = _divide(gaps, self.share)
         labels = self.uniform < np.clip(self.stated + shift[self.bins], 0, 1)
         filled, starts = np.unique(self.bins, return_index=True)
@@ -73,7 +78,9 @@ def calibration_error_interval(
     shares = shares[: max(100, CELLS // n)]
     uniform = draw_uniform(correct - fitted, np.sqrt(fitted * (1 - fitted)), clusters, len(shares), seed)
     return _invert(
-        _Simulation(stated, bins, shares, uniform, share, gap, error + np.abs(gap)), observed, 1 - confidence
+        _Simulation(stated, bins, shares, uniform, share, gap, mean_by_bin(stated), error + np.abs(gap)),
+        observed,
+        1 - confidence,
     )
 
 
@@ -91,13 +98,13 @@ def _invert(simulation: _Simulation, observed: float, miss: float) -> Bounds:
             middle = (inner + outer) / 2
             true, errors = simulation.run(middle)
             if upper:
-                explained = (errors <= observed).mean() >= miss - upper_miss(true)
+                explained = (errors <= observed + ROUNDING).mean() >= miss - upper_miss(true)
             else:
-                explained = (errors >= observed).mean() >= upper_miss(true)
+                explained = (errors >= observed - ROUNDING).mean() >= upper_miss(true)
             inner, outer = (middle, outer) if explained else (inner, middle)
         return simulation.run((inner + outer) / 2)[0]
 
-    low = 0.0 if (calibrated >= observed).mean() >= miss else search(0.0, 1.0, upper=False)
+    low = 0.0 if (calibrated >= observed - ROUNDING).mean() >= miss else search(0.0, 1.0, upper=False)
     high = search(0.0, -10.0, upper=True)
     return min(low, observed), min(1.0, max(high, observed))
 
