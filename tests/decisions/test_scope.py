@@ -55,7 +55,13 @@ def test_a_model_that_states_nothing_is_meant_for_frontal_radiographs_of_the_che
 
 
 def test_the_scope_is_what_headers_say_or_else_what_is_known_of_the_source() -> None:
-    headers = [Tags(age=30, view="PA", modality="DX"), Tags(age=60, view="AP"), None, Tags(body_part="CHEST")]
+    headers = [
+        Tags(age=155),  # a mistake, as the NIH data have some
+        Tags(age=30, view="PA", modality="DX"),
+        Tags(age=60, view="AP"),
+        None,
+        Tags(body_part="CHEST"),
+    ]
     fitted = Scope((30.0, 60.0), ("AP", "PA"), ("DX",), ("CHEST",))
     assert scope.fit(headers, CHILDREN) == fitted
     assert scope.fit([None, None], CHILDREN) == CHILDREN

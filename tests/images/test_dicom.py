@@ -34,7 +34,7 @@ from dicom_files import (
     look_up,
     written,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -156,6 +156,7 @@ def images(draw: st.DrawFn) -> tuple[list[int], int, bool, str, dict[str, Any]]:
 
 @settings(deadline=None, max_examples=150)
 @given(images())
+@example(([0], 16, False, IMPLICIT, {"inverted": False, "rescale": (-1, 0), "voi": ([0, 1], 1, 8)}))
 def test_images_are_rendered_as_the_standard_says(
     drawn: tuple[list[int], int, bool, str, dict[str, Any]],
 ) -> None:

@@ -384,14 +384,19 @@ def test_warnings_are_counted_by_kind_whatever_their_numbers() -> None:
 
 
 def test_a_batch_with_one_file_that_lacks_a_package_predicts_the_others(
-    run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch
+    run: Run, files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     predictor, content = load(run.folder), dicom(image())
+    path = tmp_path / "c.dcm"
+    path.write_bytes(content)
     for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     first, second = predictor.predict([ImageBytes(content, "a.dcm"), files[0]])
     assert str(first.error).startswith("a.dcm: reading DICOM needs an extra: pip install")
+    assert second.error is None
+    first, second = predictor.predict([path, files[0]])
+    assert str(first.error).startswith(f"{path}: reading DICOM needs an extra")
     assert second.error is None
     with pytest.raises(MissingExtraError, match=r"a\.dcm: reading DICOM needs an extra"):
         predictor.predict([ImageBytes(content, "a.dcm"), ImageBytes(content, "b.dcm")])

@@ -72,12 +72,11 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
     parents = [Path(os.path.normpath(Path.cwd() / sample.path.parent)) for sample in samples]
     common = os.path.commonpath(parents)
     below = [parent.relative_to(common).parts for parent in parents]
-    splits = [[split for part in parts if (split := folder_names.find_split(part))] for parts in below]
+    splits = [[split for part in each if (split := folder_names.find_split(part))] for each in below]
     named = {split for each in splits for split in each}
     logger = logging.getLogger("pneumoscope")
-    if unclear := sorted({part for parts in below for part in parts if folder_names.seems_split(part)}):
-        unclear = [part for part in unclear if not folder_names.find_split(part)]
-    if unclear:
+    parts = {part for each in below for part in each}
+    if unclear := sorted(filter(folder_names.seems_split, parts - set(filter(folder_names.find_split, parts)))):
         logger.warning(
             "%s: the folders %s seem to name splits, but the table has no column of splits, so they count for nothing.",
             table, _join(unclear),

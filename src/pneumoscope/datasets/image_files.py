@@ -78,7 +78,7 @@ def judge_folder(path: Path) -> Reason | None:
 
 def list_files(folder: Path, reason: Reason) -> list[Path]:
     """The images below a folder that is left out; of a folder of the system, only what looks like an image."""
-    walked = [(Path(parent), sorted(names)) for parent, _, names in os.walk(folder)]
+    walked = sorted((Path(parent), sorted(names)) for parent, _, names in os.walk(folder))
     if reason == left_out.SYSTEM:
         return [parent / name for parent, names in walked for name in names if name.startswith("._")]
     return [

@@ -18,12 +18,10 @@ from pneumoscope.datasets.folder_names import find_split, seems_split
 from pneumoscope.datasets.image_paths import ImageFinder
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
-from pneumoscope.images.dicom import LATERAL_VIEWS, Tags
+from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
 from pneumoscope.images.read import Reading
 
 _AGE = re.compile(r"[>≥]?=? *(?P<number>\d+(?:\.\d+)?) *\+? *(?P<unit>[YMWD]?)(?:EARS?|ONTHS?|EEKS?|AYS?)?", re.ASCII)
-_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-_OLDEST = 120
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
 _VIEWS = {"L": "LATERAL", "LAT": "LATERAL", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
 _KNOWN_VIEWS = {"AP", "PA", *LATERAL_VIEWS}
@@ -275,8 +273,8 @@ def _log_columns(cells: _Cells, path: Path) -> None:
 
 def _to_age(text: str) -> float | None:
     match = _AGE.fullmatch(text)
-    years = float(match["number"]) * _YEARS[match["unit"]] if match else _OLDEST + 1
-    return years if years <= _OLDEST else None
+    years = float(match["number"]) * YEARS[match["unit"] or "Y"] if match else OLDEST + 1
+    return years if years <= OLDEST else None
 
 
 def _to_view(text: str) -> str | None:

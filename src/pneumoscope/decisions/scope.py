@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 from annotated_types import Ge
 
 from pneumoscope.config import build, read_mapping
-from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, RADIOGRAPHY, Tags
+from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, OLDEST, RADIOGRAPHY, Tags
 
 Years: TypeAlias = Annotated[float, Ge(0)]
 
@@ -31,9 +31,12 @@ class Scope:
 
 
 def fit(tags: Iterable[Tags | None], known: Scope = Scope()) -> Scope:
-    """Take the scope from what the training images' DICOM headers say, else from what is known of their source."""
+    """Take the scope from what the training images' DICOM headers say, else from what is known of their source.
+
+    Ages above `OLDEST` are mistakes, of which the NIH data have some.
+    """
     headers = [each for each in tags if each is not None]
-    ages = [each.age for each in headers if each.age is not None]
+    ages = [each.age for each in headers if each.age is not None and each.age <= OLDEST]
     return Scope(
         ages=(min(ages), max(ages)) if ages else known.ages,
         views=_list_values(each.view for each in headers) or known.views,

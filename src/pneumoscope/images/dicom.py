@@ -59,8 +59,8 @@ LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
 _VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "LEFT LATERAL": "LL", "RIGHT LATERAL": "RL"}
 CHEST = "CHEST"
 _OF_THE_CHEST = ("CHEST", "THORAX", "LUNG")  # words in what exporters call it
-_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_OLDEST = 110  # years
+YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+OLDEST = 110  # years; a higher age is a mistake, or an unknown year of birth
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 _PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
@@ -241,15 +241,15 @@ def _tags(elements: Dataset) -> Tags:
 
 def _read_age(elements: Dataset) -> float | None:
     if age := re.fullmatch(r"(\d{1,3}) *([DWMY]?)", read_text(elements, "PatientAge").upper(), re.ASCII):
-        return int(age[1]) * _YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
+        return int(age[1]) * YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
     birth = _read_date(elements, "PatientBirthDate")
     taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
     if birth is None or taken is None or taken < birth:
         return None
     years = taken.year - birth.year - ((taken.month, taken.day) < (birth.month, birth.day))
-    if years > _OLDEST:  # 1900 stands for an unknown year in files without names
+    if years > OLDEST:  # 1900 stands for an unknown year in files without names
         return None
-    return float(years) if years else (taken - birth).days * _YEARS["D"]
+    return float(years) if years else (taken - birth).days * YEARS["D"]
 
 
 def _read_date(elements: Dataset, keyword: str) -> datetime.date | None:

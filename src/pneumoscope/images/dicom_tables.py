@@ -92,11 +92,11 @@ def _place(table: LookUp, ends: tuple[float, float], name: str, warnings: list[s
     def reaches(first: int) -> bool:
         return first <= ends[1] and first + len(table.entries) > ends[0]
 
-    for first in (table.first - 2**16, table.first + 2**16):
-        if not reaches(table.first) and reaches(first):
-            warnings.append(f"the first value of the {name} was read as {first}, not {table.first}")
-            return replace(table, first=first)
-    return table
+    first = table.first - 2**16 if table.first >= 2**15 else table.first + 2**16 if table.first < 0 else table.first
+    if reaches(table.first) or not reaches(first):
+        return table
+    warnings.append(f"the first value of the {name} was read as {first}, not {table.first}")
+    return replace(table, first=first)
 
 
 def _find_depth(tables: Sequence[LookUp], name: str, warnings: list[str]) -> list[LookUp]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ class Predictor:
         """
         given = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else images
         several: list[Source] = []
-        for each in given:
-            several += find_images([Path(each)]) if isinstance(each, str | Path) else [each]
+        for are_paths, some in groupby(given, lambda each: isinstance(each, str | Path)):
+            part = list(some)
+            several += find_images(Path(each) for each in part if isinstance(each, str | Path)) if are_paths else part
         predictions = []
         for prediction in self.run(several):
             predictions.append(prediction)
