@@ -43,7 +43,7 @@ def test_classes_that_look_the_same_are_an_error_that_names_both(one: str, other
     for label in (one, other):
         (tmp_path / label).mkdir()
         (tmp_path / label / "1.png").touch()
-    with pytest.raises(DataError, match=r"The classes .* differ only in case, spaces or letters that look the same"):
+    with pytest.raises(DataError, match=r"The classes .* differ only in case, spaces, punctuation or letters"):
         read_samples(tmp_path)
     with pytest.raises(DataError) as caught:
         name_classes(labelled(one, one, other))

@@ -379,7 +379,7 @@ def test_patients_of_nih_chexpert_and_mimic_are_known(tmp_path: Path, caplog: py
         ["20240101_001", "20240102_002"],  # dates
         ["00030806_000", "99999999_000"],  # NIH ends at 30805
         ["00000001_001", "a", "b", "c"],  # one file among others
-        ["patient1/study1/view1_frontal", "patient00001/view1_frontal"],
+        ["patient/study1/view1_frontal", "patients00001/view1_frontal"],
         ["p10/p123/s1/x", "p10000032"],
         ["one/IM-0001-0001", "two/IM-0001-0001", "three/IM-0001-0001"],  # names that viewers give to everybody
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 
 IMAGES = ("a.png", "b.png", "c.png", "d.png")
 
@@ -124,6 +124,124 @@ def test_a_column_that_tells_persons_apart_is_not_ignored(tmp_path: Path, name: 
 def test_other_columns_are_not_asked_about(tmp_path: Path, name: str) -> None:
     samples = read_samples(table(tmp_path, f"path,label,{name}", "a.png,A,1", "b.png,B,2"))
     assert samples[0].metadata == {name: "1"}
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", "1.0"), ("0", "00"), ("COVID-19", "COVID19"), ("COVID-19", "COVID\u201119"), ("NORMAL", "NORMAL."),
+        ("NORMAL", "'NORMAL'"), ("PNEUMONIA", "PNEUMONIA - Kopie"), ("PNEUMONIA", "PNEUMONIA (1)"),
+        ("Normal", "Normal copy (2)"),
+    ],
+)  # fmt: skip
+def test_labels_that_differ_in_marks_only_are_one_class_or_an_error(tmp_path: Path, one: str, other: str) -> None:
+    path = table(tmp_path, "path,label", f"a.png,{one}", f"b.png,{other}", "c.png,X")
+    with pytest.raises(DataError, match="differ only"):
+        read_samples(path)
+    assert {s.label for s in read_samples(path, naming=Naming(map={other: one}))} == {one, "X"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "-1"), ("1.5", "15"), ("Grade (1)", "Grade (2)"), ("A+", "A"), ("T1", "T2")]
+)
+def test_labels_that_differ_are_two_classes(
+    tmp_path: Path, one: str, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = read_samples(table(tmp_path, "path,label", f"a.png,{one}", f"b.png,{other}"))
+    assert {s.label for s in samples} == {one, other}
+    assert "same name" not in said(caplog)
+
+
+@pytest.mark.parametrize(("one", "other"), [("PNEUMONIA", "PNUEMONIA"), ("NORMAL", "NORMALS"), ("Krank", "Kränk")])
+def test_labels_that_may_be_misspelt_are_said(
+    tmp_path: Path, one: str, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_samples(table(tmp_path, "path,label", f"a.png,{one}", f"b.png,{one}", f"c.png,{other}"))
+    if one != "Krank":  # too short to tell
+        assert f"'{one}' (2 images) and '{other}' (1) have nearly the same name" in said(caplog)
+
+
+@pytest.mark.parametrize("name", ["unsorted", "New folder", "EXCLUDED", "old"])
+def test_class_folders_that_may_be_none_are_said(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    read_samples(folders(tmp_path, "A", "B", name))
+    assert f"Is {name!r} (1 images) a class? If not, leave it out with `map='{name}='`" in said(caplog)
+
+
+def test_findings_in_brackets_are_several_findings(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "path,label",
+        "a.png,\"['normal']\"",
+        "b.png,\"['pneumonia', 'pleural effusion']\"",
+        "c.png,['mass']",
+        "d.png,[]",
+    )
+    with pytest.raises(DataError, match="several findings"):
+        read_samples(path)
+    samples = read_samples(path, naming=Naming(map="normal=NORMAL,pneumonia=PNEUMONIA,*="))
+    assert [s.label for s in samples] == ["NORMAL", "PNEUMONIA"]
+
+
+def test_a_label_mapped_to_nothing_in_a_file_of_settings_is_left_out(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,label", "a.png,A", "b.png,B", "c.png,C")
+    assert len(read_samples(path, naming=Naming(map={"C": None}))) == 2  # type: ignore[dict-item]
+
+
+# Patients
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("12", "12.0"), ("12", "012"), ("12", '"12,0"'), ("P-001", "P\u2013001"), ("P001", "\u0420001")]
+)
+def test_patients_that_programs_write_in_two_ways_are_one(
+    tmp_path: Path, one: str, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = read_samples(table(tmp_path, "path,label,patient", f"a.png,A,{one}", f"b.png,B,{other}", "c.png,B,13"))
+    assert [s.patient for s in samples] == [one, one, "13"]
+    assert "are taken for one: 1" in said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1-11", "11-1"), ("1" * 40, "1" * 39 + "2"), ("10", "100"), ("1.5", "1.50.0"), ("P1", "P01")]
+)
+def test_patients_that_differ_stay_apart(tmp_path: Path, one: str, other: str) -> None:
+    samples = read_samples(table(tmp_path, "path,label,patient", f"a.png,A,{one}", f"b.png,B,{other}"))
+    assert [s.patient for s in samples] == [one, other]
+
+
+@pytest.mark.parametrize("nobody", ["unknown", "-", "?", "ANONYMOUS", "#REF!"])
+def test_an_unknown_patient_is_not_one_person(tmp_path: Path, nobody: str) -> None:
+    samples = read_samples(table(tmp_path, "path,label,patient", f"a.png,A,{nobody}", f"b.png,B,{nobody}", "c.png,B,1"))
+    assert [s.patient for s in samples] == [None, None, "1"]
+
+
+def test_numbers_of_patients_that_were_rounded_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_samples(table(tmp_path, "path,label,patient", "a.png,A,1.23E+11", "b.png,B,1.23E+11"))
+    assert "1 patients such as 1.23E+11 are numbers that a spreadsheet has rounded" in said(caplog)
+
+
+def test_patients_of_a_pattern_are_compared_too(tmp_path: Path) -> None:
+    root = folders(tmp_path, "A/P1_x", "B/p1_x")
+    assert {s.patient for s in read_samples(root, r"[Pp]\d")} == {"P1"}
+
+
+def test_a_group_named_patient_is_the_patient(tmp_path: Path) -> None:
+    root = folders(tmp_path, "A/s1_p1", "B/s1_p2")
+    assert [s.patient for s in read_samples(root, r"(s\d)_(?P<patient>p\d)")] == ["p1", "p2"]
+
+
+def test_a_pattern_that_finds_the_class_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"finds the class \(NORMAL\), not the patient"):
+        read_samples(folders(tmp_path, "NORMAL/p1", "PNEUMONIA/p2"), "([A-Z]+)")
+
+
+def test_folders_of_patients_below_classes_are_patients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = read_samples(folders(tmp_path, "A/patient1", "A/Patient_2", "B/patient1/day2", "B/other"))
+    assert [s.patient for s in samples] == ["Patient_2", "patient1", None, "patient1"]
+    assert "3 images of 2 patients from folders of patients; 1 image without" in said(caplog)
 
 
 # Folders

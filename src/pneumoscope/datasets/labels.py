@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import logging
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,15 @@ from pneumoscope.errors import DataError, UsageError
 SEPARATOR = "|"  # between the findings of a cell, as in NIH's tables, and between the classes of a prediction set
 REST = "*"  # in a map: every label that nothing else of it names
 _SHOWN = 5  # labels in a message
+_NUMBER = re.compile(r"(?P<sign>-?)\+?0*(?P<whole>\d+?)(?:[.,](?P<part>\d*?)0*)?", re.ASCII)
+_COPY = re.compile(r"(?P<of>.+?)(?: *-? *(?:copy|kopie|copie|copia|cópia)(?: *\(\d+\))?| *\(\d+\))", re.IGNORECASE)
+_COMPARED = 50  # classes that are compared with each other
+_NEAR = 0.85  # ratio of difflib from which one of two names may be misspelt
+# What folders are called whose images belong to no class.
+_NO_CLASSES = {
+    "backup", "bad", "discard", "discarded", "duplicates", "exclude", "excluded", "ignore", "new folder", "old",
+    "other files", "rejected", "temp", "tmp", "todo", "trash", "unlabeled", "unlabelled", "unsorted", "unusable",
+}  # fmt: skip
 # Lower-case Cyrillic and Greek letters that look like Latin ones in either case (confusables of Unicode TS 39).
 _ALIKE = str.maketrans("авекмнорстухіјѕԁӏһαβεζηικμνορτυχı", "abekmhopctyxijsdlhabezhikmnoptyxi")
 
@@ -32,9 +43,19 @@ def clean(text: str) -> str:
 
 
 def look(text: str) -> str:
-    """What a text looks like: without case, spaces, underscores, invisible characters and the alphabet of letters."""
+    """What a text looks like: without case, spaces, invisible characters, the alphabet of letters and kinds of dashes.
+
+    A number looks like its value: `1.0` and `01` like `1`.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_ALIKE)
-    return "".join(each for each in folded if each != "_" and not each.isspace() and not _is_invisible(each))
+    shown = "".join(
+        "-" if unicodedata.category(each) == "Pd" else each
+        for each in folded
+        if not each.isspace() and not _is_invisible(each)
+    )
+    if number := _NUMBER.fullmatch(shown):
+        shown = number["sign"] + number["whole"] + (f".{number['part']}" if number["part"] else "")
+    return shown
 
 
 def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
@@ -53,7 +74,7 @@ def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
             raise UsageError(f"{wrong!r} is not LABEL=CLASS, or LABEL= to leave a label out.", "map")
         given = [(label, name) for label, _, name in (part.rpartition("=") for part in parts)]
     else:
-        given = [(str(label), str(name)) for label, name in text.items()]
+        given = [(str(label), "" if name is None else str(name)) for label, name in text.items()]
     pairs = [(clean(label), clean(name)) for label, name in given]
     if twice := [label for label, count in Counter(label for label, _ in pairs).items() if count > 1]:
         raise UsageError(f"{twice[0]!r} is named twice.", "map")
@@ -129,13 +150,45 @@ def _check_classes(counts: Mapping[str, int]) -> None:
         )
     alike: dict[str, str] = {}
     for name in counts:
-        other = alike.setdefault(look(name) or name, name)
+        other = alike.setdefault(_look_bare(name) or name, name)
+        copy = _COPY.fullmatch(name)
+        if copy and copy["of"] in counts:
+            other = copy["of"]
         if other != name:
             pair = " and ".join(f"{_show(each)} ({counts[each]} images)" for each in (other, name))
+            how = "in case, spaces, punctuation or letters that look the same"
             raise DataError(
-                f"The classes {pair} differ only in case, spaces or letters that look the same. If they are one class, "
-                f"rename one, or pass `map='{name}={other}'`."
+                f"The classes {pair} differ only {'as copies do' if copy else how}. If they are one class, rename one, "
+                f"or pass `map='{name}={other}'`."
             )
+    _warn_doubtful(counts)
+
+
+def _look_bare(name: str) -> str:
+    """What the name of a class looks like without punctuation: `COVID-19` like `COVID_19`; numbers keep their sign."""
+    shown = look(name)
+    if _NUMBER.fullmatch(shown):
+        return shown
+    return "".join(each for each in shown if not unicodedata.category(each).startswith("P"))
+
+
+def _warn_doubtful(counts: Mapping[str, int]) -> None:
+    """Warn of classes that may be none, or misspelt."""
+    logger = logging.getLogger("pneumoscope")
+    for name in counts:
+        if name.casefold().replace("_", " ") in _NO_CLASSES:
+            logger.warning(
+                "Is %r (%d images) a class? If not, leave it out with `map='%s='`.", name, counts[name], name
+            )
+    names = sorted(counts, key=lambda name: -counts[name])[:_COMPARED]
+    for i, name in enumerate(names):
+        for other in names[i + 1 :]:
+            one, two = (re.sub(r"[\W\d_]+", "", each.casefold()) for each in (name, other))
+            if one != two and difflib.SequenceMatcher(None, one, two).ratio() >= _NEAR:
+                logger.warning(
+                    "The classes %r (%d images) and %r (%d) have nearly the same name. If one is misspelt, pass "
+                    "`map='%s=%s'`.", name, counts[name], other, counts[other], other, name,
+                )  # fmt: skip
 
 
 def _show(name: str) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
 
+_FOLDERS = "folders of patients"
 # Names that identify patients, searched in the path below the dataset's folder, without suffix.
 # Kermany: the numbers of bacteria and virus, and of IM and NORMAL2-IM, are separate series.
 _KNOWN: Mapping[str, tuple[re.Pattern[str], ...]] = {
@@ -22,10 +24,12 @@ _KNOWN: Mapping[str, tuple[re.Pattern[str], ...]] = {
     "the phantoms": (re.compile(r"(?P<number>phantom\d+)_\d+[^/]*$"),),
     "CheXpert": (re.compile(r"(?:^|/)(?P<number>patient\d{3,7})/study\d+/[^/]+$"),),
     "MIMIC-CXR": (re.compile(r"(?:^|/)p\d\d/(?P<number>p\d{8})/s\d{6,9}/[^/]+$"),),
+    _FOLDERS: (re.compile(r"(?:^|/)(?P<number>(?i:patient|pat|subject|subj|sub|pid)[-_ ]?\d+)/"),),
 }
 # NIH: eight digits alone could be anything, such as dates. The numbers go up to 30805, and most files look so.
 _NIH = re.compile(r"(?:^|/)(?P<number>(?:000[0-2]\d{4}|0003(?:0[0-7]\d\d|080[0-5])))_\d{3}$")
 _MOST = 0.5
+_ROUNDED = re.compile(r"\d[.,]\d+E\+\d+", re.IGNORECASE)  # 1.23E+11, as Excel shows and exports long numbers
 _VIEWERS = re.compile(r"(?:^|/)(?P<name>IM-\d+-\d+)$")  # viewers name everybody's first image IM-0001-0001
 _REPEATED = 0.05  # share of repeated names above which they are a viewer's
 
@@ -58,7 +62,8 @@ def identify_patients(
     Args:
         samples: images, with patients where a table has a column for them.
         root: folder of the dataset or of its table; patterns see the path below it, with `/` and without suffix.
-        pattern: its first group (or the whole match) is the patient; where it matches nothing, the DICOM header counts.
+        pattern: its group `patient`, else its first (or the whole match) is the patient; where it matches nothing, the
+            DICOM header counts.
         column: whether a table has a column of patients; nothing else is used then.
 
     Raises:
@@ -75,16 +80,37 @@ def identify_patients(
         found = _match_pattern(samples, root, pattern)
     else:
         found = _recognise(samples, root)
+    found = _join(found)
     _log(found)
     return [replace(sample, patient=patient) for sample, (patient, _) in zip(samples, found, strict=True)]
 
 
+def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str]]:
+    """Take patients that look the same for one, so that no split separates them."""
+    looks = {patient: look(patient) for patient, _ in found if patient}
+    first: dict[str, str] = {}
+    names = {patient: first.setdefault(each, patient) for patient, each in looks.items()}
+    logger = logging.getLogger("pneumoscope")
+    if others := [(name, patient) for patient, name in names.items() if name != patient]:
+        logger.warning(
+            "Patients that differ only in case, spaces, look-alike letters or zeros are taken for one: %d, such as %s "
+            "and %s.", len({name for name, _ in others}), *others[0],
+        )  # fmt: skip
+    if rounded := [patient for patient in names if _ROUNDED.fullmatch(patient)]:
+        logger.warning(
+            "%d patients such as %s are numbers that a spreadsheet has rounded; several persons may be one of them. "
+            "Export the column as text.", len(rounded), rounded[0],
+        )  # fmt: skip
+    return [(names[patient] if patient else None, source) for patient, source in found]
+
+
 def _match_pattern(samples: Sequence[Sample], root: Path, pattern: re.Pattern[str]) -> list[tuple[str | None, str]]:
     places = [_below(sample.path, root) for sample in samples]
+    group: str | int = "patient" if "patient" in pattern.groupindex else min(pattern.groups, 1)
     found: list[tuple[str | None, str]] = []
     for sample, place in zip(samples, places, strict=True):
         match = pattern.search(place)
-        patient = (match.group(1) if pattern.groups else match.group(0)) if match else None
+        patient = match.group(group) if match else None
         in_header = sample.tags.patient if sample.tags else None
         found.append((patient, "`patient_pattern`") if patient else (in_header, "DICOM headers"))
     if not any(patient and source == "`patient_pattern`" for patient, source in found):
@@ -93,6 +119,8 @@ def _match_pattern(samples: Sequence[Sample], root: Path, pattern: re.Pattern[st
             "without suffix). Correct it, or leave it out.",
             "patient_pattern",
         )
+    if all(patient is None or patient == sample.label for sample, (patient, _) in zip(samples, found, strict=True)):
+        raise UsageError(f"{pattern.pattern!r} finds the class ({found[0][0]}), not the patient.", "patient_pattern")
     return found
 
 
@@ -110,7 +138,9 @@ def _recognise(samples: Sequence[Sample], root: Path) -> list[tuple[str | None, 
     if sum(match is not None for match in nih) >= _MOST * max(1, sum(patient is None for patient, _ in known)):
         known = [(match["number"], "NIH") if match else each for match, each in zip(nih, known, strict=True)]
     return [
-        (header, "DICOM headers") if header else (patient, f"file names as in {dataset}")
+        (header, "DICOM headers")
+        if header
+        else (patient, dataset if dataset == _FOLDERS else f"file names as in {dataset}")
         for header, (patient, dataset) in zip(headers, known, strict=True)
     ]
 

@@ -36,8 +36,8 @@ def read_samples(
 
     Args:
         data: folder or table.
-        patient_pattern: regular expression searched in the path below the folder (with `/`, without suffix); its first
-            group (or the whole match) is the patient.
+        patient_pattern: regular expression searched in the path below the folder (with `/`, without suffix); its group
+            `patient`, else its first (or the whole match) is the patient.
         reading: how to read files, unless a table says otherwise.
         naming: what columns and classes are called.
 

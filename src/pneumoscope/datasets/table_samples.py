@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, find_columns, to_key
 from pneumoscope.datasets.folder_names import find_split, seems_split
 from pneumoscope.datasets.image_paths import ImageFinder
+from pneumoscope.datasets.labels import SEPARATOR, clean
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
@@ -25,6 +26,21 @@ _AGE = re.compile(r"[>≥]?=? *(?P<number>\d+(?:\.\d+)?) *\+? *(?P<unit>[YMWD]?)
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
 _VIEWS = {"L": "LATERAL", "LAT": "LATERAL", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
 _KNOWN_VIEWS = {"AP", "PA", *LATERAL_VIEWS}
+_LIST = re.compile(r"""\[\s*(?:['"][^'"]*['"](?:\s*,\s*['"][^'"]*['"])*)?\s*\]""")
+_NOBODY = {
+    NONE,
+    "unknown",
+    "anonymous",
+    "anonymized",
+    "anonymised",
+    "unbekannt",
+    "-",
+    "--",
+    "?",
+    ".",
+    "#ref!",
+    "#value!",
+}
 _UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, sex or view
 
 
@@ -68,7 +84,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         _check_files(rows, table, cells)
     _log_columns(cells, path)
     samples = [sample for _, sample in rows]
-    return Listed(_join_patients(samples), any(sample.patient for sample in samples), "split" in columns)
+    return Listed(samples, any(sample.patient for sample in samples), "split" in columns)
 
 
 class _Cells:
@@ -126,8 +142,8 @@ def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool) ->
         label, patient, split = (tables.to_text(cells.get(role, row)) for role in ("label", "patient", "split"))
         sample = Sample(
             finder.find(path),
-            label,
-            None if patient and patient.casefold() == NONE else patient,
+            _to_label(label),
+            None if patient and patient.casefold() in _NOBODY else patient,
             _to_split(split, table.place(i)) if labelled else None,
             _to_reading(cells, row, reading, table.place(i)),
             cells.get_facts(row),
@@ -141,6 +157,13 @@ def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool) ->
 def _to_path(cell: object) -> str | None:
     """A path as it stands: a name may begin or end with a space."""
     return None if tables.to_text(cell) is None else str(cell)
+
+
+def _to_label(text: str | None) -> str | None:
+    """A label; several findings in brackets, as in PadChest's `['pneumonia', 'effusion']`, get `|` between them."""
+    if text is None or not _LIST.fullmatch(text):
+        return text
+    return SEPARATOR.join(clean(each) for each in re.findall(r"""['"]([^'"]*)['"]""", text)) or None
 
 
 def _to_split(text: str | None, place: str) -> str | None:
@@ -236,27 +259,6 @@ def _refuse_hidden_split(cells: _Cells) -> None:
                 f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
                 f"`split_column={name!r}`; if not, `split_column='{NONE}'`."
             )
-
-
-def _join_patients(samples: Sequence[Sample]) -> list[Sample]:
-    """Take patients that differ only in case or spaces for one, so that no split separates them."""
-    spellings: dict[str, str] = {}
-    others: defaultdict[str, set[str]] = defaultdict(set)
-    joined = []
-    for sample in samples:
-        if sample.patient is not None:
-            name = spellings.setdefault("".join(sample.patient.casefold().split()), sample.patient)
-            if name != sample.patient:
-                others[name].add(sample.patient)
-                sample = replace(sample, patient=name)
-        joined.append(sample)
-    if others:
-        name = next(iter(others))
-        logging.getLogger("pneumoscope").warning(
-            "Patients that differ only in case or spaces are taken for one: %d, such as %s and %s.",
-            len(others), name, min(others[name]),
-        )  # fmt: skip
-    return joined
 
 
 def _log_columns(cells: _Cells, path: Path) -> None:
