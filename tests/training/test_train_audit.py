@@ -112,3 +112,16 @@ def test_a_balanced_validation_split_that_training_drew_is_no_finding(
     val = [sample.label for sample in read_samples(run.folder / "samples.csv") if sample.split == "val"]
     assert val.count("NORMAL") == 10
     assert val.count("PNEUMONIA") == 6
+
+
+def test_a_setting_without_effect_is_said(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"size": 32, "epochs": 1, "resamples": 20, "audit": False}
+    train(images, tmp_path / "plain", **settings)
+    assert "has no effect" not in caplog.text
+    train(images, tmp_path / "run", test_fraction=0.2, val_fraction=0.2, momentum=0.5, **settings)
+    said = [record.getMessage() for record in caplog.records if "has no effect" in record.getMessage()]
+    assert said == [
+        "`val_fraction` has no effect: the data have a validation split.",
+        "`test_fraction` has no effect: the data have a test split.",
+        "`momentum` has no effect: only the optimizer sgd has it.",
+    ]

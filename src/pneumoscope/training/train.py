@@ -41,7 +41,7 @@ from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import load_remarks, record_digests, save_remarks
-from pneumoscope.training.remarks import Remarks, check_data, log_data
+from pneumoscope.training.remarks import Remarks, check_data, log_data, log_idle
 from pneumoscope.training.run_folder import (
     CHECKPOINTS,
     log_to,
@@ -150,6 +150,7 @@ def _make_model(
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     log_data(setup)
+    log_idle(setup)
     extracted = extract(setup, cache, progress)
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
