@@ -75,8 +75,8 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
     splits = [[split for part in each if (split := folder_names.find_split(part))] for each in below]
     named = {split for each in splits for split in each}
     logger = logging.getLogger("pneumoscope")
-    parts = {part for each in below for part in each}
-    if unclear := sorted(filter(folder_names.seems_split, parts - set(filter(folder_names.find_split, parts)))):
+    parts = {part for each in below for part in each if not folder_names.find_split(part)}
+    if unclear := sorted(part for part in parts if folder_names.seems_split(part)):
         logger.warning(
             "%s: the folders %s seem to name splits, but the table has no column of splits, so they count for nothing.",
             table, _join(unclear),
