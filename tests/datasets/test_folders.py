@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.folder_names import find_split, names_masks, names_nothing, seems_split
-from pneumoscope.datasets.left_out import compare_losses
+from pneumoscope.datasets.left_out import compare_losses, describe_unusable
 from pneumoscope.datasets.reading import find_images, read_dataset, read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -482,3 +483,10 @@ def test_classes_that_differ_by_case_between_the_splits_are_refused(tmp_path: Pa
     make(tmp_path, "train/Normal", "train/PNEUMONIA", "test/NORMAL", "test/PNEUMONIA")
     with pytest.raises(DataError, match=r"NORMAL.*Normal|Normal.*NORMAL"):
         read_samples(tmp_path)
+
+
+def test_reasons_beyond_the_first_ten_are_counted() -> None:
+    (few,) = describe_unusable([Sample(Path("a.png"), "A")] * 2, ["a.png: bad", None])
+    assert few == "Left out 1 image that could not be read (1 A): a.png: bad"
+    (many,) = describe_unusable([Sample(Path("a.png"), "A")] * 13, ["bad"] * 12 + [None])
+    assert many == f"Left out 12 images that could not be read (12 A): {'; '.join(['bad'] * 10)}; and 2 more"

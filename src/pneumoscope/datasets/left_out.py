@@ -124,6 +124,7 @@ def describe_unusable(
     counts = ", ".join(f"{count:,} {label}" for label, count in sorted(lost.items()))
     many = "s" if len(reasons) > 1 else ""
     said = f"Left out {len(reasons):,} image{many} {which} ({counts}): {'; '.join(reasons[:10])}"
+    said += f"; and {len(reasons) - 10:,} more" if len(reasons) > 10 else ""
     return [text for text in (said, compare_losses(kept, lost)) if text]
 
 
