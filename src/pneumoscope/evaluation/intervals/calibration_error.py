@@ -29,7 +29,7 @@ class _Simulation:
     def run(self, move: float) -> tuple[float, Floats]:
         """The true error, and the observed errors (B,), when the gaps are `move` units nearer to 0."""
         # A gap of 0, as of equal probabilities, may be one by chance: a true one is then as likely on either side, and
-        # the side with more room is taken.
+        # the side on which it can be larger is taken.
         side = np.where(self.gap == 0, np.where(self.middle <= self.share / 2, 1, -1), np.sign(self.gap))
         gaps = side * np.maximum(np.abs(self.gap) - move * self.unit, 0)
         shift = _divide(gaps, self.share)
