@@ -80,6 +80,59 @@ def test_a_table_separated_by_spaces_is_refused_with_what_to_use(tmp_path: Path)
         read_samples(table(tmp_path, '"path" "label"', '"a.png" "A"'))
 
 
+@pytest.mark.parametrize("line", ["Total:,2,", ",Summe,110"])
+def test_a_line_of_totals_is_no_image(tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    samples = read_samples(table(tmp_path, "path,label,age", "a.png,A,50", "b.png,B,60", line))
+    assert [s.label for s in samples] == ["A", "B"]
+    assert "line 4 is a line of totals, and is left out" in said(caplog)
+
+
+def test_an_image_that_has_a_total_of_something_is_kept(tmp_path: Path) -> None:
+    assert len(read_samples(table(tmp_path, "path,label,extent", "a.png,A,partial", "b.png,B,total"))) == 2
+
+
+@pytest.mark.parametrize("header", ["No Finding,Pneumonia", "NORMAL,PNEUMONIA", "Sex_Male,PNEUMONIA"])
+def test_a_column_for_each_finding_is_an_error_that_says_how_to_read_one(tmp_path: Path, header: str) -> None:
+    path = table(tmp_path, f"Path,{header}", "a.png,1.0,", "b.png,,1.0", "c.png,,-1.0", "d.png,,0.0")
+    name = header.split(",")[1]
+    with pytest.raises(DataError, match=rf"`label_column='{name}'` and `map='1=PNEUMONIA,0=NORMAL,\*='`"):
+        read_samples(path)
+    samples = read_samples(path, naming=Naming(label_column=name, map="1=PNEUMONIA,0=NORMAL,*="))
+    assert [(s.path.name, s.label) for s in samples] == [("b.png", "PNEUMONIA"), ("d.png", "NORMAL")]
+
+
+@pytest.mark.parametrize(
+    ("path", "image"),
+    [
+        ("A.PNG", "a.png"), ("Images/a.png", "images/A.png"), (" a.png", "a.png"), ("a.png ", "a.png"),
+        ("chest%20ray.png", "chest ray.png"), ("im%C3%A4ge.png", "imäge.png"), ("IMAGES\\a.PNG", "images/a.png"),
+    ],
+)  # fmt: skip
+def test_images_are_found_in_spite_of_spaces_and_capitals(
+    tmp_path: Path, path: str, image: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = read_samples(table(tmp_path, "path,label", f"{path},A", images=(image,)))
+    assert [s.path for s in found] == [tmp_path / image]
+    assert "1 images were found with" in said(caplog)
+
+
+def test_two_images_that_differ_in_capitals_are_not_chosen_from(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"A.PNG may be 2 files"):
+        read_samples(table(tmp_path, "path,label", "A.PNG,A", images=("a.png", "A.png")))
+
+
+def test_a_path_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    lines = ("path,filename,label", "images,a.png,A", "images,b.png,B")
+    with pytest.raises(DataError, match=r"line 2: .*images is a folder, not an image.*`path_column`"):
+        read_samples(table(tmp_path, *lines, images=("images/a.png", "images/b.png")))
+
+
+def test_a_label_that_contradicts_the_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = table(tmp_path, "path,label", "A/a.png,B", "B/b.png,B", "c.png,A", images=("A/a.png", "B/b.png", "c.png"))
+    assert [s.label for s in read_samples(path)] == ["B", "B", "A"]
+    assert "1 images lie in a folder with the name of another class" in said(caplog)
+
+
 # Splits and patients in columns with other names
 
 
@@ -267,3 +320,13 @@ def test_images_that_icloud_has_not_downloaded_are_counted(tmp_path: Path, caplo
     (root / "A" / ".2.png.icloud").write_bytes(b"bplist00")
     assert len(read_samples(root)) == 2
     assert "A/.2.png.icloud" in said(caplog)
+
+
+def test_classes_below_folders_of_something_else_are_an_error(tmp_path: Path) -> None:
+    root = folders(
+        tmp_path, *(f"{site}/{name}" for site in ("original", "resized") for name in ("NORMAL", "PNEUMONIA"))
+    )
+    with pytest.raises(
+        DataError, match="original, resized all hold the folders NORMAL, PNEUMONIA, which seem to be the"
+    ):
+        read_samples(root)

@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -92,7 +92,9 @@ def to_key(name: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
-def find_columns(names: Sequence[str], table: str, naming: Naming = Naming(), labelled: bool = True) -> dict[str, str]:
+def find_columns(
+    names: Sequence[str], table: str, naming: Naming = Naming(), labelled: bool = True, flags: Sequence[str] = ()
+) -> dict[str, str]:
     """Find the column of each role (see `ROLES`) among the names of a table's columns.
 
     A column is taken by the name that `naming` gives, else by its exact name, else by a synonym. A choice between two
@@ -103,6 +105,7 @@ def find_columns(names: Sequence[str], table: str, naming: Naming = Naming(), la
         table: the table's name, for messages.
         naming: what the user says.
         labelled: whether there must be labels, and patients and splits matter.
+        flags: columns that hold only 0, 1 and -1, as of findings that are present or not.
 
     Returns:
         The column of each role that has one.
@@ -126,7 +129,7 @@ def find_columns(names: Sequence[str], table: str, naming: Naming = Naming(), la
     if missing := [role for role in ("path", "label")[: 1 + labelled] if role not in found]:
         raise DataError(
             f"{table}: no column {' or '.join(missing)}; found {', '.join(names) or 'none'}. "
-            f"{_suggest(missing, names)}A table has the columns path,label[,patient,split]; name others with "
+            f"{_suggest(missing, names, flags)}A table has the columns path,label[,patient,split]; name others with "
             f"{' and '.join(f'`{role}_column`' for role in missing)}."
         )
     if labelled:
@@ -163,7 +166,13 @@ def _find_usual(role: str, names: Sequence[str], table: str, strict: bool) -> st
     return candidates[0] if candidates else None
 
 
-def _suggest(roles: Iterable[str], names: Sequence[str]) -> str:
+def _suggest(roles: Sequence[str], names: Sequence[str], flags: Sequence[str]) -> str:
+    if "label" in roles and flags:
+        shown = ", ".join(map(repr, flags[:3])) + (", …" if len(flags) > 3 else "")
+        return (
+            f"If {shown} say with 1 and 0 whether a finding is there, choose one: `label_column={flags[-1]!r}` and "
+            "`map='1=PNEUMONIA,0=NORMAL,*='`. "
+        )
     pairs = [(role, name) for role in roles for name in names if _is_similar(role, name)]
     return f"Did you mean {' and '.join(f'`{role}_column={name!r}`' for role, name in pairs)}? " if pairs else ""
 

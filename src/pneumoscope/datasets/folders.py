@@ -156,6 +156,13 @@ def _find_classes(root: Path) -> list[_Place]:
         ]
         return places
     places = [(None, folder, folder.name) for folder in folders]
+    inner = [{each.name.casefold() for each in below[folder]} for folder in folders]
+    if len(folders) > 1 and {"normal", "pneumonia"} & inner[0] and all(each == inner[0] for each in inner):
+        raise DataError(
+            f"{root}: the folders {_join([each.name for each in folders])} all hold the folders "
+            f"{_join([each.name for each in below[folders[0]]])}, which seem to be the classes. Give one of them, or "
+            f"{_TABLE}."
+        )
     _require_class_names(root, places)
     if len(folders) == 1 and len(below[folders[0]]) > 1 and not find_direct_images(folders[0]):
         logging.getLogger("pneumoscope").warning(

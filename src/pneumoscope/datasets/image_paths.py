@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from pneumoscope.datasets.image_files import DICOM_SUFFIXES, RASTER_SUFFIXES, require_utf8
 from pneumoscope.errors import DataError
@@ -23,7 +24,8 @@ class ImageFinder:
 
     A path is relative to the table's folder. If nothing is there, these are tried, in this order: `/` in place of `\`;
     without the first folders of the path, the same for all paths, as after the data moved; the only file in any
-    subfolder whose path ends so; each also with the suffix of an image added.
+    subfolder whose path ends so; each also with the suffix of an image added; the path without spaces around it or with
+    `%20` as a space; a file whose path differs only in capitals.
 
     Args:
         folder: the table's folder.
@@ -49,6 +51,8 @@ class ImageFinder:
             ("with / for \\ or without a suffix", self._beside),
             (f"without the leading {self._prefix}", self._after_prefix),
             ("in subfolders, by name", self._below),
+            ("without spaces around the path or with %20 as a space", self._cleaned),
+            ("with other capitals", self._any_case),
         )
         for way, search in ways:
             if len(files := search(slashed)) > 1:
@@ -83,6 +87,21 @@ class ImageFinder:
     def _after_prefix(self, path: str) -> list[Path]:
         return self._beside(path.removeprefix(self._prefix)) if self._prefix else []
 
+    def _cleaned(self, path: str) -> list[Path]:
+        cleaned = {path.strip(), unquote(path.strip())} - {path}
+        return sorted({file for each in cleaned for file in self._beside(each) or self._below(each)})
+
+    def _any_case(self, path: str) -> list[Path]:
+        parts = PurePosixPath(path.strip()).parts
+        if not parts or ".." in parts or path.startswith("/"):
+            return []
+        folded = [part.casefold() for part in parts]
+        return [
+            file
+            for file in self._by_folded_name.get(folded[-1], [])
+            if [part.casefold() for part in file.parts[-len(parts) :]] == folded
+        ]
+
     def _below(self, path: str) -> list[Path]:
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or path.startswith("/"):
@@ -104,6 +123,13 @@ class ImageFinder:
                 if _with_suffixes(self.folder / "/".join(parts[count:])):
                     return "/".join(parts[:count]) + "/"
         return ""
+
+    @cached_property
+    def _by_folded_name(self) -> dict[str, list[Path]]:
+        by_name: dict[str, list[Path]] = {}
+        for name, files in self._index[0].items():
+            by_name.setdefault(name.casefold(), []).extend(files)
+        return by_name
 
     @cached_property
     def _index(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:

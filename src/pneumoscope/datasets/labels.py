@@ -111,6 +111,8 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
 def _find_class(label: str, rules: Mapping[str, str]) -> str | None:
     """The class that rules give a label; None leaves it out. Of several findings, those that are named decide."""
     rest = rules.get(REST)
+    if label not in rules and _NUMBER.fullmatch(label):
+        label = next((rule for rule in rules if _NUMBER.fullmatch(rule) and look(rule) == look(label)), label)
     if label in rules:
         return rules[label] or None
     findings = [clean(part) for part in label.split(SEPARATOR)]
@@ -124,7 +126,12 @@ def _find_class(label: str, rules: Mapping[str, str]) -> str | None:
 
 
 def _require_known(rules: Mapping[str, str], labels: Iterable[str]) -> None:
-    known = {REST, *labels, *(clean(part) for label in labels for part in label.split(SEPARATOR))}
+    known = {
+        REST,
+        *labels,
+        *map(look, filter(_NUMBER.fullmatch, labels)),
+        *(clean(part) for label in labels for part in label.split(SEPARATOR)),
+    }
     if unknown := [label for label in rules if label not in known]:
         close = [label for label in known if look(label) == look(unknown[0])]
         hint = f" Is it {close[0]!r}?" if close else ""

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, find_columns, to_key
 from pneumoscope.datasets.folder_names import find_split, seems_split
 from pneumoscope.datasets.image_paths import ImageFinder
-from pneumoscope.datasets.labels import SEPARATOR, clean
+from pneumoscope.datasets.labels import SEPARATOR, clean, look
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
@@ -27,6 +27,7 @@ _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"
 _VIEWS = {"L": "LATERAL", "LAT": "LATERAL", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
 _KNOWN_VIEWS = {"AP", "PA", *LATERAL_VIEWS}
 _LIST = re.compile(r"""\[\s*(?:['"][^'"]*['"](?:\s*,\s*['"][^'"]*['"])*)?\s*\]""")
+_TOTALS = {"total", "totals", "sum", "summe", "gesamt", "grand total", "somme", "suma", "totale", "count"}
 _NOBODY = {
     NONE,
     "unknown",
@@ -71,20 +72,39 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         UsageError: `naming` names a column that does not exist.
     """
     table = tables.read_table(path)
-    columns = find_columns([*table.columns, *table.unread], table.name, naming, labelled)
+    flags = [name for i, name in enumerate(table.columns) if _is_flag(row[i] for row in table.rows)]
+    columns = find_columns([*table.columns, *table.unread], table.name, naming, labelled, flags)
     if wrong := [(role, name) for role, name in columns.items() if name in table.unread]:
         role, name = wrong[0]
         raise DataError(f"{path}: the column {name!r} holds {table.unread[name]}, from which no {role} can be read.")
+    table = _drop_total(table, columns["path"])
     cells = _Cells(table, columns)
     if labelled and naming.split_column is None and "split" not in columns:
         _refuse_hidden_split(cells)
     rows = _read_rows(cells, path.parent, reading, labelled)
     if labelled:
+        _refuse_folders(rows, table)
         rows = _leave_out(rows, table)
         _check_files(rows, table, cells)
+        _compare_folders([sample for _, sample in rows], table)
     _log_columns(cells, path)
     samples = [sample for _, sample in rows]
     return Listed(samples, any(sample.patient for sample in samples), "split" in columns)
+
+
+def _drop_total(table: tables.Table, path_column: str) -> tables.Table:
+    """A table without the line of totals that a spreadsheet may have at its end."""
+    words = [(tables.to_text(cell) or "").strip(":").casefold() for cell in table.rows[-1]]
+    if len(words) == 1 or not _TOTALS & set(words) or words[table.columns.index(path_column)] not in {"", *_TOTALS}:
+        return table
+    logging.getLogger("pneumoscope").warning("%s is a line of totals, and is left out.", table.place(-1))
+    return replace(table, rows=table.rows[:-1], numbers=table.numbers[:-1])
+
+
+def _is_flag(cells: Iterable[Any]) -> bool:
+    """Whether a column says yes or no (or, with -1, uncertain) of a finding."""
+    texts = {text for cell in cells if (text := tables.to_text(cell))}
+    return bool(texts) and {look(text) for text in texts} <= {"0", "1", "-1"}
 
 
 class _Cells:
@@ -245,6 +265,31 @@ def _check_files(rows: Sequence[tuple[int, Sample]], table: tables.Table, cells:
     logging.getLogger("pneumoscope").warning(
         "%s: %d of %d images do not exist (%s). %s", table.name, len(missing), len(rows), shares, first
     )
+
+
+def _refuse_folders(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> None:
+    for i, sample in rows:
+        if os.path.isdir(sample.path):  # noqa: PTH112 - no error if locked
+            raise DataError(
+                f"{table.place(i)}: {sample.path} is a folder, not an image. Give the path of each image, or name the "
+                "column that holds it with `path_column`."
+            )
+
+
+def _compare_folders(samples: Sequence[Sample], table: tables.Table) -> None:
+    """Warn of images in a folder that has the name of another class than their label."""
+    classes = {look(sample.label): sample.label for sample in samples if sample.label}
+    wrong = [
+        (sample, label)
+        for sample in samples
+        if (label := classes.get(look(sample.path.parent.name))) and label != sample.label
+    ]
+    if wrong:
+        sample, label = wrong[0]
+        logging.getLogger("pneumoscope").warning(
+            "%s: %d images lie in a folder with the name of another class, such as %s, which the table calls %s. The "
+            "table counts.", table.name, len(wrong), sample.path, sample.label,
+        )  # fmt: skip
 
 
 def _refuse_hidden_split(cells: _Cells) -> None:
