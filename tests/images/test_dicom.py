@@ -467,7 +467,23 @@ def test_tags_that_are_absent_or_empty_are_none() -> None:
 
 @pytest.mark.parametrize(
     ("age", "years"),
-    [("045Y", 45), ("006M", 0.5), ("003W", 21 / 365.25), ("010D", 10 / 365.25), ("7Y", 7), ("45", 45), ("XY", None)],
+    [
+        ("045Y", 45),
+        ("006M", 0.5),
+        ("003W", 21 / 365.25),
+        ("010D", 10 / 365.25),
+        ("7Y", 7),
+        ("45", 45),
+        ("XY", None),
+        ("000Y", 0),
+        ("1200M", 100),
+        ("5.5Y", 5.5),
+        ("5 years", 5),
+        ("18 Months", 1.5),
+        ("P5Y", None),
+        ("-05Y", None),
+        ("5 J", None),
+    ],
 )
 def test_ages_are_years(age: str, years: float | None) -> None:
     with warnings.catch_warnings():
@@ -480,6 +496,32 @@ def test_the_view_may_be_a_code_and_the_laterality_of_the_body_part() -> None:
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "R-10214", "SNM3", "postero-anterior"
     found = tags_of(ViewCodeSequence=Sequence([code]), Laterality="R")
     assert (found.view, found.laterality) == ("PA", "R")
+
+
+@pytest.mark.parametrize(
+    ("words", "view"),
+    [
+        ("Chest LAT", "LATERAL"), ("Lateral (L)", "LATERAL"), ("LATERAL LEFT", "LL"), ("right lateral", "RL"),
+        ("XTABLE LAT", "LATERAL"), ("SEITLICH", "LATERAL"), ("PERFIL", "LATERAL"), ("PA and lateral", "LATERAL"),
+        ("LLD", "LLD"), ("P.A.", "PA"), ("PA CHEST", "PA"), ("Chest AP Supine", "AP"), ("AP PORTABLE", "AP"),
+        ("Antero-posterior projection", "AP"), ("POSTEROANTERIOR", "PA"), ("AP AXIAL", "AP AXIAL"), ("RAO", "RAO"),
+        ("BILATERAL", "BILATERAL"), ("FRONTAL", "FRONTAL"), ("PA AP", "PA AP"), ("", None),
+    ],
+)  # fmt: skip
+def test_a_view_in_words_gets_its_code_where_they_leave_no_doubt(words: str, view: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's own, as it writes what it shouldn't
+        assert tags_of(ViewPosition=words).view == view
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", words or None
+    assert tags_of(ViewCodeSequence=Sequence([code])).view == view
+
+
+@pytest.mark.parametrize("part", ["TÓRAX", "Torace", "POUMONS", "pulmones", "BRUSTKORB", "胸部"])
+def test_the_chest_has_names_in_other_languages(part: str) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "51185008", "SCT", part
+    assert tags_of(SpecificCharacterSet="ISO_IR 192", AnatomicRegionSequence=Sequence([code])).body_part == "CHEST"
 
 
 def test_patients_may_be_written_in_any_script() -> None:

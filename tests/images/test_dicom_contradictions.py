@@ -15,9 +15,11 @@ import pydicom
 import pytest
 from dicom_files import BIG, DEFLATED, EXPLICIT, IMPLICIT, JPEG, RLE, Levels, dicom, image, look_up, written
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import DicomImage, read_dicom
@@ -102,6 +104,50 @@ def test_uncompressed_bits_above_the_stored_ones_are_ignored_with_a_warning(synt
     signed = (image().astype(np.int16) - 2048).view(np.uint16)
     assert read(dicom(signed, 12, syntax, PixelRepresentation=1)).warnings == ()
     assert read(dicom(image() << 4, 12, syntax, HighBit=15)).warnings == () or syntax == RLE
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE, JPEG + "70", JPEG + "80", JPEG + "90"])
+def test_negative_numbers_that_are_called_unsigned_are_read_as_signed(syntax: str) -> None:
+    values = (image().astype(np.int16) - 2048).view(np.uint16)
+    content = dicom(values, 16, syntax)
+    found = read(changed(content, syntax, BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    assert found.bits == 12
+    assert found.warnings == ("PixelRepresentation says unsigned, but the pixel data hold negative numbers",)
+
+
+def test_a_signed_stream_that_is_called_unsigned_is_read_as_signed() -> None:
+    values = image().astype(np.int16) - 2048
+    stream = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k", bitspersample=12)
+    found = read(changed(dicom(image(), 12, JPEG + "90"), JPEG + "90", bytes(stream)))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    assert found.warnings == ("PixelRepresentation says unsigned, but the JPEG 2000 stream is signed",)
+
+
+@pytest.mark.parametrize("syntax", NATIVE)
+@pytest.mark.parametrize("signed", [0, 1])
+def test_levels_below_where_high_bit_puts_them_are_read_in_full(syntax: str, signed: int) -> None:
+    levels = (image().astype(np.int16) - 2048).view(np.uint16) if signed else image()
+    found = read(dicom(levels, 12, syntax, HighBit=15, PixelRepresentation=signed))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    assert found.warnings == ("HighBit says that levels begin at bit 4, but they begin at bit 0",)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE])
+@pytest.mark.parametrize(("padding", "signed"), [(63536, 0), (65535, 0), (-32768, 1), (32767, 1)])
+@pytest.mark.parametrize("window", [{}, {"WindowWidth": 2500}], ids=["full", "window"])
+def test_padding_beyond_the_stored_bits_is_dark(syntax: str, padding: int, signed: int, window: dict[str, Any]) -> None:
+    levels = image().astype(np.int32) // 2 - 1000 * signed
+    inside = np.where(np.arange(32) < 4, levels.min(), levels)
+    outside = np.where(np.arange(32) < 4, padding, levels).astype(np.uint16)
+    how: dict[str, Any] = {"PixelRepresentation": signed, **window}
+    if window:
+        how["WindowCenter"] = 1000 - 1000 * signed
+    found = read(dicom(outside, 12, syntax, PixelPaddingValue=padding, **how))
+    right = read(dicom(inside.astype(np.uint16), 12, syntax, **how))
+    np.testing.assert_array_equal(found.pixels[:, :4], 0)
+    np.testing.assert_allclose(found.pixels[:, 4:], right.pixels[:, 4:], atol=1e-3)
+    assert found.warnings == ("PixelPaddingValue has more than the 12 bits of BitsStored",)
 
 
 # Samples, length and number of frames
@@ -245,6 +291,72 @@ def test_dcmtk_that_guesses_colours_by_the_stream_agrees(mode: str, tmp_path: Pa
     with Image.open(shot) as picture:
         theirs = np.asarray(picture) @ [0.299, 0.587, 0.114] / 255
     np.testing.assert_allclose(read(content).pixels, theirs, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", ["YBR_RCT", "YBR_ICT"])
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE, JPEG + "70", JPEG + "80", JPEG + "90"])
+def test_colours_that_no_stream_transformed_are_rgb(syntax: str, mode: str) -> None:
+    colours, _ = colour_stream("RGB")
+    content = dicom(colours, 8, syntax, PhotometricInterpretation=mode)
+    if syntax == JPEG + "90":
+        stream = imagecodecs.jpeg2k_encode(colours, level=0, reversible=True, codecformat="j2k", mct=False)
+        assert read(content).warnings == ()  # which was transformed
+        content = changed(content, syntax, bytes(stream))
+    found = read(content)
+    np.testing.assert_allclose(found.pixels, colours @ [0.299, 0.587, 0.114] / 255, atol=1e-6)
+    assert found.warnings == (
+        f"PhotometricInterpretation says {mode}, but the pixel data are not; they were read as RGB",
+    )
+
+
+@pytest.mark.parametrize("mode", ["YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("kind", ["90", "201"])
+def test_colours_that_a_stream_transformed_are_rgb(kind: str, mode: str) -> None:
+    colours, _ = colour_stream("RGB")
+    found = read(dicom(colours, 8, JPEG + kind, PhotometricInterpretation=mode))
+    np.testing.assert_allclose(found.pixels, colours @ [0.299, 0.587, 0.114] / 255, atol=1e-6)
+    assert found.warnings == (
+        f"PhotometricInterpretation says {mode}, but the pixel data are not; they were read as RGB",
+    )
+    if kind == "90":
+        stream = imagecodecs.jpeg2k_encode(colours, level=0, reversible=True, codecformat="j2k", mct=False)
+        luma = read(changed(dicom(colours, 8, JPEG + "90", PhotometricInterpretation=mode), JPEG + "90", bytes(stream)))
+        np.testing.assert_allclose(luma.pixels, colours[..., 0] / 255, atol=1e-6)
+        assert luma.warnings == ()
+
+
+# Rescaling and windows
+
+
+def stated(tag: int, kind: str, value: bytes) -> bytes:
+    """A file with a window, and an element as it is stated here."""
+    content = dicom(image(), WindowCenter="2048", WindowWidth="4096", RescaleSlope="1", RescaleIntercept="0")
+    data = pydicom.dcmread(io.BytesIO(content))
+    data._dict[Tag(tag)] = RawDataElement(Tag(tag), kind, len(value), value, 0, False, True)  # pydicom checks others
+    return written(data)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "warning"),
+    [
+        (0x00281053, b"0 ", "RescaleSlope is 0; it was ignored"),
+        (0x00281053, b"NaN ", "RescaleSlope is no number; it was ignored"),
+        (0x00281053, b"1,5 ", "RescaleSlope is no number; it was ignored"),
+        (0x00281052, b"inf ", "RescaleIntercept is no number; it was ignored"),
+        (0x00281053, b"", None),
+        (0x00281052, b"  ", None),
+        (0x00281051, b"0 ", "the window of the file has no centre or no positive width; it was ignored"),
+        (0x00281051, b"-400", "the window of the file has no centre or no positive width; it was ignored"),
+        (0x00281051, b"wide", "the window of the file has no centre or no positive width; it was ignored"),
+        (0x00281050, b"", "the window of the file has no centre or no positive width; it was ignored"),
+        (0x00281056, b"GAMMA ", "VOILUTFunction GAMMA is unknown; the window was read as LINEAR"),
+        (0x00281056, b"linear", None),
+    ],
+)
+def test_what_is_ignored_of_the_display_is_said(tag: int, value: bytes, warning: str | None) -> None:
+    found = read(stated(tag, "CS" if tag == 0x00281056 else "DS", value))
+    assert found.warnings == (() if warning is None else (warning,))
+    np.testing.assert_allclose(found.pixels, image() / 4095, atol=2e-3)
 
 
 # Look-up tables

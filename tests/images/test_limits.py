@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import EXPLICIT, IMPLICIT, JPEG, dicom, image, written
+from dicom_files import DEFLATED, EXPLICIT, IMPLICIT, JPEG, RLE, dicom, image, written
 from PIL import Image
 from pydicom.encaps import encapsulate
 from test_read import IMAGE, chunk, encoded, png
@@ -359,6 +359,27 @@ def test_what_would_need_more_memory_is_refused_by_its_header() -> None:
     at = content.index(b"VP8L") + 9  # 14 bits each: width and height less one
     content[at : at + 4] = struct.pack("<I", 9998 | 9998 << 14 | 1 << 28)
     assert "9999 x 9999 pixels in this WEBP need 1,599,680,016 bytes" in refused(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "bits", "allocated", "needed"),
+    [
+        (RLE, 16, 32, "2,800,000,000"), (RLE, 16, 16, "1,600,000,000"), (DEFLATED, 16, 16, "1,600,000,000"),
+        (JPEG + "70", 16, 16, "1,600,000,000"), (JPEG + "80", 16, 16, "1,600,000,000"),
+        (JPEG + "90", 8, 8, "2,200,000,000"),
+    ],
+)  # fmt: skip
+def test_a_dicom_image_that_would_need_more_memory_is_refused_by_its_header(
+    syntax: str, bits: int, allocated: int, needed: str
+) -> None:
+    levels = np.zeros((4, 4, 3), np.uint8 if bits <= 8 else np.uint16)
+    message = refused(dicom(levels, bits, syntax, BitsAllocated=allocated, Rows=10_000, Columns=10_000))
+    assert f"10000 x 10000 pixels of 3 x {allocated} bits need {needed} bytes" in message
+
+
+def test_a_jpeg_2000_needs_memory_for_all_its_components() -> None:
+    stream = jpeg_2000(10_000, 10_000, components=4, exponent=1, guard=1)
+    assert "10000 x 10000 pixels in this JPEG2000 need 2,800,000,000 bytes" in refused(stream)
 
 
 # DICOM

@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import struct
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,10 +57,28 @@ _MODALITY_NAMES = {
     "XA": "an angiogram",
 }
 LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
-_VIEWS = {"POSTERO-ANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "LEFT LATERAL": "LL", "RIGHT LATERAL": "RL"}
+_LATERAL_WORDS = (*LATERAL_VIEWS, "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
+_FRONTAL_WORDS = (
+    {"PA": "PA", "POSTEROANTERIOR": "PA", "POSTERIORANTERIOR": "PA"}
+    | {"AP": "AP", "ANTEROPOSTERIOR": "AP", "ANTERIORPOSTERIOR": "AP"}
+)  # fmt: skip
+_HARMLESS_WORDS = re.compile(
+    r"\b(CHEST|THORAX|ERECT|UPRIGHT|STANDING|SITTING|SUPINE|PORTABLE|MOBILE|PROJECTION|VIEW)\b"
+)
 CHEST = "CHEST"
-_OF_THE_CHEST = ("CHEST", "THORAX", "LUNG")  # words in what exporters call it
+_OF_THE_CHEST = (
+    "CHEST",
+    "THORAX",
+    "TORAX",
+    "LUNG",
+    "TORACE",
+    "POUMON",
+    "PULMON",
+    "BRUSTKORB",
+    "胸",
+)  # exporters' words
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_AGE = re.compile(r"(\d{1,5}(?:\.\d{1,3})?) *(?:([DWMY])(?:AYS?|EEKS?|ONTHS?|EARS?)?)?", re.ASCII)
 OLDEST = 110  # years; a higher age is a mistake, or an unknown year of birth
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 _PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
@@ -228,7 +247,7 @@ def _tags(elements: Dataset) -> Tags:
         series=read_text(elements, "SeriesInstanceUID") or None,
         instance=read_text(elements, "SOPInstanceUID") or None,
         modality=read_text(elements, "Modality").upper() or None,
-        view=_VIEWS.get(view, view) or None,
+        view=_name_view(view) or None,
         laterality=read_text(elements, "ImageLaterality") or read_text(elements, "Laterality") or None,
         age=_read_age(elements),
         sex=sex if sex in ("M", "F", "O") else None,
@@ -239,9 +258,20 @@ def _tags(elements: Dataset) -> Tags:
     )
 
 
+def _name_view(text: str) -> str:
+    """A view as a code where its words leave no doubt: `PA CHEST` is PA, and `CHEST LAT` is LATERAL."""
+    if text in LATERAL_VIEWS:
+        return text
+    words = re.findall(r"[A-Z]+", text.replace(".", ""))
+    if any(word in _LATERAL_WORDS for word in words):
+        return "LL" if "LEFT" in words else "RL" if "RIGHT" in words else "LATERAL"
+    plain = "".join(re.findall(r"[A-Z]+", _HARMLESS_WORDS.sub("", text.replace(".", ""))))
+    return _FRONTAL_WORDS.get(plain, text)
+
+
 def _read_age(elements: Dataset) -> float | None:
-    if age := re.fullmatch(r"(\d{1,3}) *([DWMY]?)", read_text(elements, "PatientAge").upper(), re.ASCII):
-        return int(age[1]) * YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
+    if age := _AGE.fullmatch(read_text(elements, "PatientAge").upper()):
+        return float(age[1]) * YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
     birth = _read_date(elements, "PatientBirthDate")
     taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
     if birth is None or taken is None or taken < birth:
@@ -263,7 +293,8 @@ def _read_body_part(elements: Dataset) -> str | None:
     part = read_text(elements, "BodyPartExamined").upper()
     if not part and (code := read_first(elements, "AnatomicRegionSequence")) is not None:
         part = read_text(code, "CodeMeaning").upper()
-    return CHEST if any(word in part for word in _OF_THE_CHEST) else part or None
+    plain = "".join(each for each in unicodedata.normalize("NFKD", part) if not unicodedata.combining(each))
+    return CHEST if any(word in plain for word in _OF_THE_CHEST) else part or None
 
 
 def _sop_class(parsed: Parsed) -> str:

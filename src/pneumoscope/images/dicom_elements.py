@@ -90,6 +90,13 @@ def read_first(elements: Dataset, keyword: str) -> Any:
     return None if value == "" or isinstance(value, bytes) else value
 
 
+def is_stated(elements: Dataset, keyword: str) -> bool:
+    """Whether an element is there and not empty, even if its value is invalid."""
+    value: Any = elements.get_item(keyword).value if keyword in elements else None
+    text = value.decode("latin-1") if isinstance(value, bytes) else str("" if value is None else value)
+    return bool(text.strip(" \0"))
+
+
 def read_text(elements: Dataset, keyword: str) -> str:
     """An element's first value as one line of text; empty if there is none."""
     value = read_first(elements, keyword)

@@ -6,7 +6,7 @@ Sections are of the DICOM standard, PS3.3 unless another part is named. docs/log
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from pneumoscope.images.dicom_elements import (
     NEEDS_EXTRA,
     Parsed,
     read_integer,
+    read_number,
     read_text,
 )
 from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, read_stream
@@ -103,6 +104,12 @@ def read_layout(parsed: Parsed, name: str) -> Layout:
     if allocated not in (8, 16, 32) or not 1 <= bits <= min(allocated, 16):
         raise ImageError(f"{name}: unsupported depth: {bits} bits stored in {allocated}. Export it with 8 to 16 bits.")
     compression = _COMPRESSIONS[parsed.syntax]
+    cell = 2 * allocated // 8 + (4 if compression in ("JPEG 2000", "HTJ2K") else 0)  # levels, twice, and the decoder's
+    if (needed := rows * columns * (samples * cell + 4)) > limits.MAX_MEMORY:
+        raise CostError(
+            f"{columns} x {rows} pixels of {samples} x {allocated} bits need {needed:,} bytes; "
+            f"the limit is {limits.MAX_MEMORY:,}"
+        )
     high = read_integer(elements, "HighBit", bits - 1)
     return Layout(
         rows=rows,
@@ -132,9 +139,8 @@ def read_levels(parsed: Parsed, layout: Layout, name: str) -> Stored:
     """
     warnings: list[str] = []
     native = layout.compression in _NATIVE
-    levels, bits = _read_native(parsed, layout, name, warnings) if native else _decode(parsed, layout, name, warnings)
-    # A JPEG 2000 stream states whether it is signed, and wins: exporters get the element wrong.
-    signed = layout.signed if levels.dtype.kind == "u" else True
+    levels, layout = _read_native(parsed, layout, name, warnings) if native else _decode(parsed, layout, name, warnings)
+    bits, signed = layout.bits, layout.signed
     half = 2 ** (bits - 1)
     if layout.lossy and levels.dtype.kind == "i":
         levels = np.clip(levels, -half, half - 1)
@@ -149,8 +155,8 @@ def read_levels(parsed: Parsed, layout: Layout, name: str) -> Stored:
     return Stored(levels ^ kind(half), -half, bits, warnings) if signed else Stored(levels, 0, bits, warnings)
 
 
-def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, int]:
-    """Levels of uncompressed pixels, and how many of their bits count."""
+def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, Layout]:
+    """Levels of uncompressed pixels, and their layout, corrected."""
     if parsed.length is None:
         raise ImageError(
             f"{name}: its pixels are compressed, but its transfer syntax says uncompressed. Export it again."
@@ -171,12 +177,10 @@ def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str])
         levels: Levels = np.frombuffer(content, "<u2").byteswap().view(np.uint8)[:count]
     else:
         levels = np.frombuffer(content, f"{'<' if parsed.little else '>'}u{size}", count).astype(f"u{size}", copy=False)
-    if not _fit(levels >> levels.dtype.type(layout.shift) if layout.shift else levels, layout.bits, layout.signed):
-        warnings.append(f"bits above the {layout.bits} of BitsStored are set; they were ignored")
+    layout = _correct_bits(levels, layout, parsed, warnings)
     if shares_colour:
-        return levels.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns), layout.bits
-    levels = _reshape(levels, layout, layout.planar)
-    return (levels[..., 0] if layout.mode.startswith("YBR_FULL") else levels), layout.bits  # luma is luminance
+        return levels.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns), layout
+    return _find_luma(_reshape(levels, layout, layout.planar), layout, warnings), layout
 
 
 def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: list[str]) -> None:
@@ -221,8 +225,8 @@ def _reshape(levels: Levels, layout: Layout, planar: bool) -> Levels:
     return levels.reshape(layout.rows, layout.columns, 3)
 
 
-def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, int]:
-    """Levels of compressed pixels, and how many of their bits count."""
+def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> tuple[Levels, Layout]:
+    """Levels of compressed pixels, and their layout, corrected."""
     try:
         import imagecodecs as codecs
     except ImportError:
@@ -233,10 +237,8 @@ def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> t
         if (segments := int.from_bytes(frame[:4], "little")) != kind.itemsize * layout.samples:
             raise ValueError(f"{segments} segments, expected {kind.itemsize * layout.samples}")  # PS3.5 G.2
         levels = np.frombuffer(codecs.dicomrle_decode(frame, kind, out=count * kind.itemsize), kind)
-        if not _fit(levels, layout.bits, layout.signed):
-            warnings.append(f"bits above the {layout.bits} of BitsStored are set; they were ignored")
-        levels = _reshape(levels, layout, planar=True)
-        return (levels[..., 0] if layout.mode.startswith("YBR_FULL") else levels), layout.bits
+        layout = _correct_bits(levels, layout, parsed, warnings)
+        return _find_luma(_reshape(levels, layout, planar=True), layout, warnings), layout
     # Decoders allocate memory for the size that the stream states, so it is checked first.
     stream = read_stream(frame, layout.compression)
     if (stream.rows, stream.columns, stream.samples) != (layout.rows, layout.columns, layout.samples):
@@ -249,9 +251,50 @@ def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> t
         warnings.append(f"PhotometricInterpretation says {layout.mode}, but the JPEG stream is {stream.colour}")
     colour = stream.colour or ("RGB" if layout.compression == "JPEG lossless" else stated)
     levels = decode_stream(stream, layout.compression, colour)
-    if levels.ndim == 3 and layout.mode.startswith("YBR_FULL") and stream.colour != "RGB":
-        levels = levels[..., 0]  # full-range luma is luminance (C.7.6.3.1.2)
-    return levels, _choose_bits(levels, stream, layout, warnings)
+    if levels.ndim == 3 and stream.colour != "RGB":
+        levels = _find_luma(levels, layout, warnings, stream.transformed)
+    return levels, _correct_by_stream(levels, stream, layout, warnings)
+
+
+def _find_luma(levels: Levels, layout: Layout, warnings: list[str], transformed: bool = False) -> Levels:
+    """Levels of grey, of luma, which is luminance (C.7.6.3.1.2), or of RGB, whatever the decoder gave.
+
+    Args:
+        levels: (H, W), or (H, W, 3) as the decoder gave them.
+        layout: what the header says.
+        warnings: what is contradictory is added here.
+        transformed: whether a JPEG 2000 stream had YBR_RCT or YBR_ICT, which its decoder made RGB.
+    """
+    if levels.ndim == 2 or layout.mode == "RGB" or (layout.mode in ("YBR_RCT", "YBR_ICT") and transformed):
+        return levels
+    if layout.mode.startswith("YBR_FULL") and not transformed:
+        return levels[..., 0]
+    warnings.append(f"PhotometricInterpretation says {layout.mode}, but the pixel data are not; they were read as RGB")
+    return levels
+
+
+def _correct_bits(levels: Levels, layout: Layout, parsed: Parsed, warnings: list[str]) -> Layout:
+    """Correct HighBit, PixelRepresentation and BitsStored where uncompressed levels contradict them."""
+    bits = layout.bits
+    kind = levels.dtype.type
+    if layout.shift and (levels & kind(2**layout.shift - 1)).any() and _fit(levels, bits, layout.signed):
+        warnings.append(f"HighBit says that levels begin at bit {layout.shift}, but they begin at bit 0")
+        layout = replace(layout, shift=0)
+    values = levels >> kind(layout.shift) if layout.shift else levels
+    if _fit(values, bits, layout.signed):
+        return layout
+    ends = [read_number(parsed.elements, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    padding = sorted(int(end) % 2**layout.allocated for end in ends if end is not None)
+    if padding and layout.allocated == 16:
+        image = values[(values < padding[0]) | (values > padding[-1])]
+        if not image.size or _fit(image, bits, layout.signed):
+            warnings.append(f"PixelPaddingValue has more than the {bits} bits of BitsStored")
+            return replace(layout, bits=layout.allocated)
+    if not layout.shift and _fit(values, bits, signed=True):
+        warnings.append("PixelRepresentation says unsigned, but the pixel data hold negative numbers")
+        return replace(layout, signed=True)
+    warnings.append(f"bits above the {bits} of BitsStored are set; they were ignored")
+    return layout
 
 
 def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> bytes:
@@ -271,19 +314,26 @@ def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) 
     parsed.stream.seek(start)
     frame = get_frame(parsed.stream, 0, number_of_frames=layout.frames)
     parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
-    if (offsets > 1 and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
-        held = offsets if offsets > 1 else "several"
+    if (offsets and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
+        held = offsets if offsets and offsets != layout.frames else "several"
         warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held}; the first was read")
     return frame
 
 
-def _choose_bits(levels: Levels, stream: Stream, layout: Layout, warnings: list[str]) -> int:
-    """How many bits of the levels count: those of BitsStored, unless the stream's levels contradict it.
+def _correct_by_stream(levels: Levels, stream: Stream, layout: Layout, warnings: list[str]) -> Layout:
+    """Correct BitsStored and PixelRepresentation where the stream or its levels contradict them.
 
-    Many encoders give all 16 allocated bits to levels that have fewer, which changes nothing.
+    Many encoders give all 16 allocated bits to levels that have fewer, which changes nothing. Only JPEG 2000 says
+    whether levels are signed.
     """
+    if levels.dtype.kind == "i" and not layout.signed:
+        warnings.append(f"PixelRepresentation says unsigned, but the {layout.compression} stream is signed")
+        layout = replace(layout, signed=True)
     slack = 2**layout.bits // 16 if layout.lossy else 0  # lossy compression goes a little beyond the range
     if stream.bits == layout.bits or (stream.bits > layout.bits and _fit(levels, layout.bits, layout.signed, slack)):
-        return layout.bits
+        return layout
+    if stream.bits > layout.bits and _fit(levels, layout.bits, signed=True):
+        warnings.append("PixelRepresentation says unsigned, but the pixel data hold negative numbers")
+        return replace(layout, signed=True)
     warnings.append(f"BitsStored says {layout.bits}, but the {layout.compression} stream has {stream.bits} bits")
-    return stream.bits
+    return replace(layout, bits=stream.bits)

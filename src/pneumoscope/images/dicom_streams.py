@@ -25,6 +25,7 @@ class Stream:
     columns: int  # width
     samples: int  # per pixel
     bits: int  # precision of each sample
+    transformed: bool = False  # whether a JPEG 2000 stream turned RGB into YBR_RCT or YBR_ICT
     colour: Colour = ""  # what the markers of a JPEG say its three samples are; empty where they say nothing
 
 
@@ -43,7 +44,9 @@ def read_stream(frame: bytes, compression: str) -> Stream:
         depths = {1 + (depth & 0x7F) for depth in frame[start + 42 : start + 42 + 3 * samples : 3]}
         if len(depths) != 1:
             raise ValueError("samples of different depths")
-        return Stream(frame[start:], bottom - top, right - left, samples, depths.pop())
+        style = frame.find(b"\xff\x52", start + 42 + 3 * samples)
+        transformed = style >= 0 and frame[style + 8 : style + 9] == b"\1"  # A.6.1: multiple component transformation
+        return Stream(frame[start:], bottom - top, right - left, samples, depths.pop(), transformed)
     if end < len(frame) - 64:  # a margin for padding; libjpeg fills what is missing with grey
         raise ValueError("the compressed pixels are incomplete")
     jfif, adobe = False, None
@@ -53,7 +56,7 @@ def read_stream(frame: bytes, compression: str) -> Stream:
             bits, rows, columns, samples = struct.unpack(">BHHB", segment[:6])
             ids = frame[at + 8 : at + 8 + 3 * samples : 3]
             colour = _find_colour(jfif, adobe, ids) if marker in _DISCRETE_COSINE and samples == 3 else ""
-            return Stream(frame, rows, columns, samples, bits, colour)
+            return Stream(frame, rows, columns, samples, bits, colour=colour)
         jfif |= marker == 0xE0 and segment.startswith(b"JFIF\0")
         if marker == 0xEE and segment.startswith(b"Adobe") and len(segment) > 11:
             adobe = segment[11]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pneumoscope.images.dicom_elements import Parsed, read_first, read_number, read_text
+from pneumoscope.images.dicom_elements import Parsed, is_stated, read_first, read_number, read_text
 from pneumoscope.images.dicom_pixels import Layout, Stored
 from pneumoscope.images.greyscale import LookUp, Transformations
 
@@ -26,9 +26,8 @@ def read_transformations(parsed: Parsed, layout: Layout, stored: Stored) -> Tran
     What contradicts the levels is corrected, and added to the warnings of `stored`.
     """
     elements, little, warnings = parsed.elements, parsed.little, stored.warnings
-    centre, width = read_number(elements, "WindowCenter"), read_number(elements, "WindowWidth")
-    slope = read_number(elements, "RescaleSlope") or 1.0  # 0 would erase the image
-    intercept = read_number(elements, "RescaleIntercept") or 0.0
+    slope = _read_rescaling(elements, "RescaleSlope", warnings) or 1.0
+    intercept = _read_rescaling(elements, "RescaleIntercept", warnings) or 0.0
     modality, voi = (read_first(elements, f"{kind}LUTSequence") for kind in ("Modality", "VOI"))
     hues = ("Red", "Green", "Blue") if layout.mode == "PALETTE COLOR" else ()
     ends = (float(stored.lowest), float(stored.lowest + 2**stored.bits - 1))
@@ -47,12 +46,32 @@ def read_transformations(parsed: Parsed, layout: Layout, stored: Stored) -> Tran
         slope=slope,
         intercept=intercept,
         voi=voi_table,
-        window=None if centre is None or width is None or width <= 0 else (centre, width),
+        window=None if voi is not None else _read_window(elements, warnings),
         function=read_text(elements, "VOILUTFunction").upper(),
         inverted=layout.mode == "MONOCHROME1",
         padding=_read_padding(elements, stored.lowest),
         palette=tuple(_find_depth(palette, "palette", warnings)),
     )
+
+
+def _read_rescaling(elements: Dataset, keyword: str, warnings: list[str]) -> float | None:
+    value = read_number(elements, keyword)
+    erases = keyword == "RescaleSlope" and value == 0
+    if erases or (value is None and is_stated(elements, keyword)):
+        warnings.append(f"{keyword} is {'0' if erases else 'no number'}; it was ignored")
+    return value
+
+
+def _read_window(elements: Dataset, warnings: list[str]) -> tuple[float, float] | None:
+    centre, width = read_number(elements, "WindowCenter"), read_number(elements, "WindowWidth")
+    if centre is None or width is None or width <= 0:
+        if is_stated(elements, "WindowCenter") or is_stated(elements, "WindowWidth"):
+            warnings.append("the window of the file has no centre or no positive width; it was ignored")
+        return None
+    function = read_text(elements, "VOILUTFunction").upper()
+    if function not in ("", "LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        warnings.append(f"VOILUTFunction {function[:16]} is unknown; the window was read as LINEAR")
+    return centre, width
 
 
 def _read_padding(elements: Dataset, lowest: int) -> tuple[int, int] | None:

@@ -112,8 +112,13 @@ def _find_voi_fault(levels: Levels, table: Pixels, full: Pixels) -> str:
 def compute_luminance(colours: Levels, bits: int) -> Pixels:
     """Luminance of RGB levels (H, W, 3) with that many bits: float32 (H, W) in [0, 1]."""
     pixels = np.zeros(colours.shape[:2], np.float32)
-    for sample, weight in enumerate(LUMINANCE):
-        pixels += np.multiply(colours[..., sample], np.float32(weight / (2**bits - 1)), dtype=np.float32)
+    rows = max(1, 2**18 // max(1, colours.shape[1]))
+    for top in range(0, len(colours), rows):  # a strip at a time, which bounds the memory
+        strip = slice(top, top + rows)
+        for sample, weight in enumerate(LUMINANCE):
+            pixels[strip] += np.multiply(
+                colours[strip, :, sample], np.float32(weight / (2**bits - 1)), dtype=np.float32
+            )
     return np.clip(pixels, 0, 1, out=pixels)
 
 

@@ -243,6 +243,8 @@ def _count_bytes(picture: Any, form: str) -> int:
         return 4 + 3 * stored  # the picture, and two frames of libwebp's
     if form == "JPEG" and picture.info.get("progressive"):
         return 4 + stored + 2 * len(picture.getbands())  # coefficients
+    if form == "JPEG2000":
+        return 4 + stored + 5 * len(picture.getbands())  # OpenJPEG's 32 bits, and a copy of a tile
     return 4 + stored
 
 
