@@ -374,6 +374,15 @@ def test_entries_of_fewer_or_more_bits_than_stated_span_the_range_from_black_to_
     assert found.warnings == (f"the VOI LUT says {stated} bits, but its entries have {used}",)
 
 
+@pytest.mark.parametrize("held", [1, 100, 3000, 4094])
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_table_with_fewer_entries_than_stated_is_refused(kind: str, held: int) -> None:
+    item = look_up(np.arange(held), 0, 12)
+    item.LUTDescriptor = [4096, 0, 12]
+    message = refusal(dicom(image(), **{kind: Sequence([item])}))
+    assert f"a look-up table of {held:,} entries; its descriptor says 4,096" in message
+
+
 def test_a_table_of_few_dark_entries_is_as_dark_as_it_says() -> None:
     found = read(dicom(np.array([[0, 1, 2, 3]]), 8, VOILUTSequence=table_of([0, 1, 2, 3], 0, 8)))
     np.testing.assert_allclose(found.pixels, [[0, 1 / 255, 2 / 255, 3 / 255]], atol=1e-7)

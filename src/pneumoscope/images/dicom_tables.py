@@ -98,9 +98,11 @@ def _read_table(elements: Dataset, name: str, little: bool) -> LookUp:
     count, start, bits = (int(value) for value in described)
     count = (count & 0xFFFF) or 65536
     if isinstance(data, bytes):  # one entry in a word, or two of 8 bits
-        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * count else np.uint8)
+        data = np.frombuffer(data, np.uint8 if count <= len(data) < min(count + 2, 2 * count) else f"{order}u2")
     entries = np.atleast_1d(np.asarray(data)).astype(np.int64)[:count] & 0xFFFF
-    if not entries.size or not 1 <= bits <= 16:
+    if entries.size < count:  # which entries are missing, and how deep they are, is unknown
+        raise ValueError(f"a look-up table of {entries.size:,} entries; its descriptor says {count:,}")
+    if not 1 <= bits <= 16:
         raise ValueError(f"a look-up table of {entries.size} entries with {bits} bits")
     return LookUp(start, entries.astype(np.float64), bits)
 
