@@ -286,7 +286,7 @@ try:
         time.sleep(0.05)
         (folder / "here").unlink()
 except UsageError as refusal:
-    assert "another process is writing into it" in str(refusal)
+    assert "another process is writing into this folder" in str(refusal)
     sys.exit(2)
 """
     pairs = [

@@ -55,9 +55,9 @@ def test_a_locked_folder_below_does_not_stop_the_others(locked: Path, caplog: py
     inner.mkdir(0)
     with nobody():
         assert len(read_samples(locked)) == 48
-        assert "Left out 1 folder that cannot be read (1 NORMAL): train/NORMAL/more." in caplog.text
+        assert "1 folder that cannot be read was left out (1 NORMAL): train/NORMAL/more." in caplog.text
         assert find_images([locked])
-        assert "Left out 1 folder that cannot be read: train/NORMAL/more." in caplog.text
+        assert "1 folder that cannot be read was left out: train/NORMAL/more." in caplog.text
     inner.chmod(0o755)
 
 

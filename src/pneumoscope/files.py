@@ -228,14 +228,14 @@ def _lock(handle: int, folder: Path) -> None:
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = not os.path.samestat(os.fstat(handle), folder.stat())  # removed meanwhile, and perhaps made anew
+        taken = not os.path.samestat(os.fstat(handle), folder.stat())  # perhaps removed and made again meanwhile
     except (BlockingIOError, FileNotFoundError):
         taken = True
     except OSError:  # such as on some network drives
         return
     if taken:
         raise UsageError(
-            f"{folder}: another process is writing into it. Wait until it has ended, or choose another path."
+            f"{folder}: another process is writing into this folder. Wait until it has ended, or choose another path."
         )
 
 

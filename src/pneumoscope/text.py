@@ -1,4 +1,4 @@
-"""Text from outside, such as names of files and classes and DICOM tags, made fit to show."""
+"""Text for messages: counts, and text from outside such as names of files and DICOM tags, made fit to show."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def shorten(text: str, length: int, *, middle: bool = False) -> str:
         return text
     tail = (length - 1) // 2 if middle else 0
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural, such as `1 image` or `2,000 images`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def were(number: int, noun: str) -> str:
+    """The subject and verb of a sentence such as `1 image was left out` or `2 images were left out`."""
+    return f"{counted(number, noun)} {'was' if number == 1 else 'were'}"

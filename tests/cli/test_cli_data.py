@@ -95,7 +95,7 @@ def test_a_split_is_kept_unless_it_is_drawn_anew_which_mends_leaks(run: Runner, 
     assert [drawn.count(split) for split in ("val", "test")] == [12, 12]
     code, _, err = run("data", "split", leaky, "--out", tmp_path / "kept.csv")
     assert code == 0
-    assert "The splits of the data are kept (train, val, test); nothing is drawn. To draw all of them anew, use" in err
+    assert "The existing splits are kept (train, val, test); nothing is drawn. To redraw all splits, use" in err
     assert [s.split for s in read_samples(tmp_path / "kept.csv")] == [s.split for s in read_samples(leaky)]
 
 
@@ -105,7 +105,7 @@ def test_missing_splits_are_drawn_and_val_alone_can_be_drawn_anew(run: Runner, i
     before = {sample.path for sample in read_samples(folder) if sample.split == "test"}
     code, _, err = run("data", "split", folder, "--out", tmp_path / "some.csv", "--val-count", 6)
     assert code == 0
-    assert "The splits of the data are kept (train, test); drawn: val." in err
+    assert "The existing splits are kept (train, test); drawn: val." in err
     again = ("data", "split", tmp_path / "some.csv", "--redraw-val", "--out", tmp_path / "val.csv", "--seed", 7)
     assert run(*again, "--val-count", 8)[0] == 0
     first, second = (
@@ -208,7 +208,7 @@ def test_columns_and_classes_are_named_in_every_command_that_reads_a_table(
     code, _, told = run("data", "split", table, "--out", tmp_path / "s.csv", "--by-name", "--balanced", "none", *named)
     assert code == 0
     assert "path from where, label from what, patient from who" in told
-    assert f"class P: {sum(s.label == 'PNEUMONIA' for s in samples)} images of 'PNEUMONIA'" in told
+    assert f"the class P {sum(s.label == 'PNEUMONIA' for s in samples)} images of 'PNEUMONIA'" in told
     assert {s.label for s in read_samples(tmp_path / "s.csv")} == {"P", "N"}
     assert {s.metadata["usage"] for s in read_samples(tmp_path / "s.csv")} == {"train"}
     code, _, told = run("audit", table, "--quick", "--out", tmp_path / "audit", *named)
@@ -236,8 +236,8 @@ def test_what_is_left_out_is_said_listed_and_compared(run: Runner, images: Path,
     (folder / "train" / "PNEUMONIA" / "notes.txt").write_text("notes")
     code, out, err = run("audit", folder, "--quick", "--out", tmp_path / "audit")
     assert code == 0
-    assert "Left out 8 files that are not images of a known format (8 NORMAL, 8 .avif): train/NORMAL/0.avif" in err
-    assert "8 files that are not images of a known format left out" in out
+    assert "8 files in an unknown format were left out (8 NORMAL, 8 .avif): train/NORMAL/0.avif" in err
+    assert "8 files in an unknown format left out" in out
     assert "The classes lose unequal shares of their files" in out
     findings = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))["findings"]
     listed = {file.rpartition("/")[2] for finding in findings for file in finding["files"]}

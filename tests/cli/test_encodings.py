@@ -53,7 +53,7 @@ def test_predict_writes_rows_in_any_encoding(encoding: str, process: Process, fo
     assert {row["path"] for row in rows} == {path.relative_to(folder).as_posix() for path in folder.glob("data/*/*")}
     table = process(*options, "--format", "csv", encoding=encoding)
     assert len(list(csv.DictReader(table.stdout.decode(encoding).splitlines(keepends=True)))) == 20
-    assert f"Standard output is in {encoding}".encode() in table.stderr
+    assert f"The encoding of standard output, {encoding}".encode() in table.stderr
     assert b"\x1b" not in process(*options, "--format", "table", encoding=encoding).stdout
 
 
@@ -73,7 +73,7 @@ def test_rows_for_excel_are_utf_8_with_a_byte_order_mark_everywhere(process: Pro
     assert written_paths == {path.resolve() for path in folder.glob("data/*/*")}
     assert process("compare", "été", "été").stdout.startswith(b"20 images")
     json_for_excel = process("predict", "data", *model, "--format", "json", "--excel", code=2)
-    assert b"--excel: is for CSV" in json_for_excel.stderr
+    assert b"--excel: is only for CSV" in json_for_excel.stderr
 
 
 def test_train_and_audit_write_files_in_utf_8(process: Process, folder: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_map_merges_renames_and_leaves_out(text: str, expected: list[str | Non
     ("text", "message"),
     [
         ("Pneumona=P", r"map: no image has the label 'Pneumona'\. The labels are 'No Finding', 'Pneumonia', .*"),
-        ("no finding=N", r"map: no image has the label 'no finding'\. Is it 'No Finding'\?"),
+        ("no finding=N", r"map: no image has the label 'no finding'\. Did you mean 'No Finding'\?"),
         ("Pneumonia", r"map: 'Pneumonia' is not LABEL=CLASS"),
         ("=X", r"map: '=X' is not LABEL=CLASS"),
         ("Effusion=A,Effusion=B", r"map: 'Effusion' is named twice"),
@@ -113,9 +113,9 @@ def test_what_becomes_of_each_label_is_said(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO, "pneumoscope")
     classes([*NIH, "Effusion"], "No Finding=NORMAL,Pneumonia=PNEUMONIA,*=")
     assert [record.getMessage() for record in caplog.records] == [
-        "Map: class NORMAL: 1 images of 'No Finding' (1).",
-        "Map: class PNEUMONIA: 2 images of 'Pneumonia' (1), 'Effusion|Pneumonia' (1).",
-        "Map: left out: 3 images of 'Effusion' (2), 'Mass|Nodule' (1).",
+        "The map gives the class NORMAL 1 image of 'No Finding' (1).",
+        "The map gives the class PNEUMONIA 2 images of 'Pneumonia' (1), 'Effusion|Pneumonia' (1).",
+        "The map leaves out 3 images of 'Effusion' (2), 'Mass|Nodule' (1).",
     ]
 
 

@@ -119,7 +119,7 @@ def test_a_folder_that_names_nothing_is_looked_through(tmp_path: Path, folders: 
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("fold1/A", "fold1/B", "fold2/A", "fold2/B"), "fold1, fold2 seem to name splits, but not clearly"),
+        (("fold1/A", "fold1/B", "fold2/A", "fold2/B"), "fold1, fold2 seem to name splits, but it is unclear which"),
         (("fold1/train/A", "fold1/test/A", "fold2/train/A"), "fold1, fold2 seem to name splits"),
         (("A", "B", "holdout"), "holdout seems to name splits"),
         (("A", "B", "holdout/A", "holdout/B"), "holdout seems to name splits"),
@@ -129,16 +129,16 @@ def test_a_folder_that_names_nothing_is_looked_through(tmp_path: Path, folders: 
         (("normal", "test/NORMAL", "test/PNEUMONIA"), "has the folder normal beside test"),
         (("train/A", "Train/A", "train/B"), "the folders Train, train all name the split train"),
         (("train/A", "val/A", "dev/B"), "the folders dev, val all name the split val"),
-        (("A/train", "A/test", "B"), "A/test: this folder seems to name a split, below a class"),
-        (("A/fold2", "A/x", "B/x"), "A/fold2: this folder seems to name a split"),
-        (("A/p1/test", "B/p2"), "A/p1/test: this folder seems to name a split"),
-        (("train/A/test", "train/B"), "train/A/test: this folder seems to name a split"),
+        (("A/train", "A/test", "B"), "A/test: this folder lies below a class, but seems to name a split"),
+        (("A/fold2", "A/x", "B/x"), "A/fold2: this folder lies below a class"),
+        (("A/p1/test", "B/p2"), "A/p1/test: this folder lies below a class"),
+        (("train/A/test", "train/B"), "train/A/test: this folder lies below a class"),
         (("train", "test"), "no class folders. The folders test, train hold images, but no class folders"),
-        (("images_001/images", "images_002/images"), "its folders images_001, images_002 name no class"),
-        (("train/images", "train/labels"), "its folders images name no class"),
-        (("images", "A", "B"), "its folders images name no class"),
+        (("images_001/images", "images_002/images"), "the folders images_001, images_002 name no class"),
+        (("train/images", "train/labels"), "the folders images name no class"),
+        (("images", "A", "B"), "the folders images name no class"),
         (("train/patient00001/study1", "train/patient00002/study1"), "patient00001, patient00002 look like patients"),
-        (("p10/p10000032/s50414267", "p11/p11000032/s1"), "its folders p10, p11 look like patients"),
+        (("p10/p10000032/s50414267", "p11/p11000032/s1"), "the folders p10, p11 look like patients"),
     ],
 )
 def test_what_is_unclear_is_refused_with_the_way_out(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
@@ -163,7 +163,7 @@ def test_an_unlabelled_test_folder_is_left_out_and_said(
     make(tmp_path, *classes)
     make(tmp_path, "test", count=5)
     assert {key.rpartition("/")[2] for key in count(tmp_path)} == set(CLASSES)
-    assert "Left out 5 images in no class folder: test/0.png, test/1.png, test/2.png, …." in caplog.text
+    assert "5 images outside any class folder were left out: test/0.png, test/1.png, test/2.png, …." in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -171,8 +171,8 @@ def test_images_beside_the_class_folders_are_said(tmp_path: Path, caplog: pytest
     make(tmp_path, "train/A", "train/B", "test/A", "test/B")
     touch(tmp_path, "root.png", "train/loose.jpg", "old/C/1.png", "notes.txt")
     assert len(read_samples(tmp_path)) == 4
-    assert "Left out 2 images in no class folder: root.png, train/loose.jpg." in caplog.text
-    assert "Left out 1 image in a folder beside the splits: old/C/1.png." in caplog.text
+    assert "2 images outside any class folder were left out: root.png, train/loose.jpg." in caplog.text
+    assert "1 image in a folder beside the splits was left out: old/C/1.png." in caplog.text
 
 
 def test_splits_with_different_classes_and_empty_class_folders_are_said(
@@ -181,7 +181,7 @@ def test_splits_with_different_classes_and_empty_class_folders_are_said(
     make(tmp_path, "train/A", "train/B", "train/C", "test/A", "test/B")
     (tmp_path / "train" / "D").mkdir()
     assert len(read_samples(tmp_path)) == 5
-    assert "no images of D; left out as a class." in caplog.text
+    assert "there are no images of D, so this is not a class." in caplog.text
     assert "the splits have different classes: train has A, B, C; test has A, B." in caplog.text
 
 
@@ -196,8 +196,8 @@ def test_masks_and_pictures_are_left_out_and_said(tmp_path: Path, caplog: pytest
     samples = read_samples(tmp_path)
     assert Counter(sample.label for sample in samples) == {"NORMAL": 3, "PNEUMONIA": 2}
     assert {sample.path.parent.name for sample in samples} == {"images"}
-    assert "Left out 6 masks (3 NORMAL, 2 PNEUMONIA)" in caplog.text
-    assert "Left out 6 pictures made from images (2 NORMAL, 2 PNEUMONIA)" in caplog.text
+    assert "6 masks were left out (3 NORMAL, 2 PNEUMONIA)" in caplog.text
+    assert "6 pictures made from images were left out (2 NORMAL, 2 PNEUMONIA)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_output_of_our_own_is_no_class_and_no_dataset(
     make(tmp_path, "A", "B", "first/plots", "runs/second/plots")
     touch(tmp_path, *(f"{folder}/{name}" for folder in ("first", "runs/second") for name in files))
     assert count(tmp_path) == {"-/A": 1, "-/B": 1}
-    assert "Left out 2 images in output of pneumoscope" in caplog.text
-    with pytest.raises(DataError, match="first: is an output of pneumoscope, not a dataset"):
+    assert "2 images in output folders of pneumoscope were left out" in caplog.text
+    with pytest.raises(DataError, match="first is an output of pneumoscope, not a dataset"):
         read_samples(tmp_path / "first")
 
 
@@ -225,8 +225,8 @@ def test_files_of_the_system_are_left_out(tmp_path: Path, caplog: pytest.LogCapt
     touch(tmp_path, "A/Thumbs.db", "B/desktop.ini", "A/.DS_Store", ".trash/1.png", "A/@eaDir/1.png", "A/._0.png")
     touch(tmp_path, "__MACOSX/A/._0.png", "__MACOSX/._A")
     assert count(tmp_path) == {"-/A": 1, "-/B": 1}
-    assert [record.message for record in caplog.records if "Left out" in record.message] == [
-        "Left out 3 files of macOS (._*) (1 A): __MACOSX/._A, __MACOSX/A/._0.png, A/._0.png."
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        "3 files of macOS (._*) were left out (1 A): __MACOSX/._A, __MACOSX/A/._0.png, A/._0.png."
     ]
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
@@ -240,15 +240,15 @@ def test_files_that_are_no_images_are_counted_by_class_and_kind(
     dataset = read_dataset(tmp_path)
     assert len(dataset.samples) == 60
     assert Counter((file.label, file.reason.many) for file in dataset.left_out) == {
-        ("NORMAL", "files that are not images of a known format"): 18,
-        ("PNEUMONIA", "files that are not images of a known format"): 1,
-        ("PNEUMONIA", "text files or tables"): 2,
-        ("NORMAL", "text files or tables"): 1,
+        ("NORMAL", "files in an unknown format"): 18,
+        ("PNEUMONIA", "files in an unknown format"): 1,
+        ("PNEUMONIA", "text or table files"): 2,
+        ("NORMAL", "text or table files"): 1,
     }
     said = {record.message: record.levelname for record in caplog.records}
-    assert said["Left out 3 text files or tables (1 NORMAL, 2 PNEUMONIA, 1 without suffix, 1 .json, 1 .txt): "
+    assert said["3 text or table files were left out (1 NORMAL, 2 PNEUMONIA): "
                 "NORMAL/README, PNEUMONIA/a.json, PNEUMONIA/a.txt."] == "INFO"  # fmt: skip
-    assert said["Left out 19 files that are not images of a known format (18 NORMAL, 1 PNEUMONIA, 9 .heic, 9 .avif, "
+    assert said["19 files in an unknown format were left out (18 NORMAL, 1 PNEUMONIA, 9 .heic, 9 .avif, "
                 "1 .npy): NORMAL/0.HEIC, NORMAL/0.avif, NORMAL/1.HEIC, …."] == "WARNING"  # fmt: skip
     unequal = "The classes lose unequal shares of their files: 18 of 48 NORMAL (38%), 1 of 31 PNEUMONIA (3%)."
     assert any(message.startswith(unequal) for message in said)
@@ -288,8 +288,8 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path, caplog: pytest.Lo
     (data / "A" / "gone").symlink_to(tmp_path / "nowhere")
     (store / "p1" / "back").symlink_to(store / "p1")
     assert count(data) == {"-/A": 4, "-/B": 1, "-/C": 3}
-    assert "Left out 5 linked folders that were read already (5 A)" in caplog.text
-    assert "Left out 1 file that is not an image of a known format (1 A, 1 without suffix): A/gone." in caplog.text
+    assert "5 linked folders that had already been read were left out (5 A)" in caplog.text
+    assert "1 file in an unknown format was left out (1 A): A/gone." in caplog.text
     assert len(find_images([data])) == 8
 
 
@@ -307,7 +307,7 @@ def test_two_class_folders_that_are_the_same_are_refused(tmp_path: Path) -> None
     make(tmp_path, "data/A", "store")
     for name in ("B", "C"):
         (tmp_path / "data" / name).symlink_to(tmp_path / "store")
-    with pytest.raises(DataError, match=r"C: is the same folder as .*B, by a link"):
+    with pytest.raises(DataError, match=r"C and .*B are the same folder, because of a link"):
         read_samples(tmp_path / "data")
 
 
@@ -331,14 +331,16 @@ def test_kermany_as_it_comes_from_kaggle(tmp_path: Path, caplog: pytest.LogCaptu
         "train/NORMAL": 30, "train/PNEUMONIA": 60, "val/NORMAL": 8, "val/PNEUMONIA": 8,
         "test/NORMAL": 10, "test/PNEUMONIA": 20,
     }  # fmt: skip
-    assert "136 images of 90 patients from file names as in Kermany." in caplog.text
+    assert "The patient of 136 images is known from file names as in Kermany: 90 patients." in caplog.text
 
 
 def test_a_second_copy_beside_the_splits_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_kermany(tmp_path)
     make_kermany(tmp_path / "chest_xray")  # as in the archive of Kaggle: chest_xray/{train,chest_xray/train}
     assert len(read_samples(tmp_path / "chest_xray")) == 136
-    assert "Left out 136 images in folders beside the splits: chest_xray/test/NORMAL/IM-0000-0001.jpeg" in caplog.text
+    assert (
+        "136 images in folders beside the splits were left out: chest_xray/test/NORMAL/IM-0000-0001.jpeg" in caplog.text
+    )
 
 
 def test_the_covid_radiography_database(tmp_path: Path) -> None:
@@ -354,7 +356,8 @@ def test_the_covid_radiography_database(tmp_path: Path) -> None:
 def test_patients_of_nih_chexpert_and_mimic_are_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nih = touch(tmp_path / "nih", "A/00000013_005.png", "A/00000013_006.png", "B/00030805_000.png", "B/other.png")
     assert [sample.patient for sample in read_samples(nih)] == ["00000013", "00000013", "00030805", None]
-    assert "Patients: 3 images of 2 patients from file names as in NIH; 1 image without." in caplog.text
+    assert "The patient of 3 images is known from file names as in NIH: 2 patients." in caplog.text
+    assert "The patient of 1 image is unknown." in caplog.text
     chexpert = tmp_path / "chexpert"
     touch(chexpert, "train/A/patient00001/study1/view1_frontal.jpg", "train/A/patient00001/study2/view2_lateral.jpg")
     touch(chexpert, "train/B/patient00002/study1/view1_frontal.jpg")
@@ -396,7 +399,8 @@ def test_a_pattern_sees_the_path_below_the_folder(tmp_path: Path, caplog: pytest
         s.path.relative_to(tmp_path / "p9").as_posix(): s.patient for s in read_samples(tmp_path / "p9", r"(p\d)/")
     }
     assert found == {"A/p1/x.png": "p1", "A/p1/y.png": "p1", "B/p2/x.png": "p2", "B/x.png": None}
-    assert "3 images of 2 patients from `patient_pattern`, such as p1; 1 image without." in caplog.text
+    assert "The patient of 3 images is known from `patient_pattern`: 2 patients, such as p1." in caplog.text
+    assert "The patient of 1 image is unknown." in caplog.text
 
 
 def test_a_pattern_that_finds_nobody_is_an_error(tmp_path: Path) -> None:
@@ -424,7 +428,7 @@ def test_splits_in_the_paths_of_a_table_are_kept(tmp_path: Path, caplog: pytest.
     names = ("x/Training/1.png", "x/Training/2.png", "x/Test/3.png", "x/Test/p1/4.png")
     table = list_files(tmp_path, *names)
     assert [sample.split for sample in read_samples(table)] == ["train", "train", "test", "test"]
-    assert "splits from the folders of the files: train 2, test 2. To ignore them, use" in caplog.text
+    assert "the splits come from the folders of the files: train 2, test 2. To ignore them, use" in caplog.text
     assert {sample.split for sample in read_samples(table, naming=Naming(split_column="none"))} == {None}
     named = list_files(tmp_path, *names, header="path,label,split", extra=",val")
     assert {sample.split for sample in read_samples(named)} == {"val"}
@@ -460,7 +464,7 @@ def test_a_tree_of_chexpert_with_its_views_as_classes(tmp_path: Path, caplog: py
     samples = read_samples(root / "views.csv")
     assert all(sample.path.is_file() for sample in samples)
     assert Counter(sample.label for sample in samples) == {"AP": 4, "PA": 4}
-    assert "8 images of 4 patients from file names as in CheXpert." in caplog.text
+    assert "The patient of 8 images is known from file names as in CheXpert: 4 patients." in caplog.text
     with pytest.raises(DataError, match="patient00001, patient00002, patient00003, patient00004 look like patients"):
         read_samples(root)
 
@@ -468,7 +472,7 @@ def test_a_tree_of_chexpert_with_its_views_as_classes(tmp_path: Path, caplog: py
 def test_a_folder_of_nih(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"{number:08}_{study:03}.png" for number in (1, 2, 3) for study in (0, 1)]
     touch(tmp_path, *(f"images_{1 + number % 2:03}/images/{name}" for number, name in enumerate(names)))
-    with pytest.raises(DataError, match=r"its folders images_001, images_002 name no class\. Give the table"):
+    with pytest.raises(DataError, match=r"the folders images_001, images_002 name no class\. Give the table"):
         read_samples(tmp_path)
     findings = ["No Finding", "Pneumonia"]
     rows = [f"{name},{findings[number % 2]}" for number, name in enumerate(names)]
@@ -476,7 +480,7 @@ def test_a_folder_of_nih(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     samples = read_samples(tmp_path / "Data_Entry_2017.csv")
     assert all(sample.path.is_file() for sample in samples)
     assert Counter(sample.patient for sample in samples) == {"00000001": 2, "00000002": 2, "00000003": 2}
-    assert "6 images of 3 patients from file names as in NIH." in caplog.text
+    assert "The patient of 6 images is known from file names as in NIH: 3 patients." in caplog.text
 
 
 def test_classes_that_differ_by_case_between_the_splits_are_refused(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_missing_folder_and_a_file_that_is_not_a_table_are_errors_that_name_th
     for name in ("gone", "gone.csv", "gone.parquet"):
         with pytest.raises(DataError, match=rf"{name}: cannot be read: No such file"):
             read_samples(tmp_path / name)
-    with pytest.raises(DataError, match=r"1\.png: not a table"):
+    with pytest.raises(DataError, match=r"1\.png is not a table"):
         read_samples(touch(tmp_path, "1.png") / "1.png")
 
 
@@ -156,12 +156,12 @@ def test_a_file_name_that_is_not_utf_8_is_left_out_and_said(tmp_path: Path, capl
     bad.write_bytes(b"")
     for samples in (find_images([tmp_path]), read_samples(tmp_path)):
         assert [sample.path.name for sample in samples] == ["1.png"]
-    assert r"Left out 1 file whose name is not valid UTF-8 (1 A): A/image\xff.png." in caplog.text
+    assert r"1 file whose name is not valid UTF-8 was left out (1 A): A/image\xff.png." in caplog.text
     with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
         find_images([bad])
     caplog.clear()
     assert [sample.path.name for sample in find_images([bad, tmp_path / "A" / "1.png"])] == ["1.png"]
-    assert rf"Left out 1 file whose name is not valid UTF-8: {tmp_path}/A/image\xff.png." in caplog.text
+    assert rf"1 file whose name is not valid UTF-8 was left out: {tmp_path}/A/image\xff.png." in caplog.text
 
 
 def test_nothing_in_the_data_is_written_or_moved(tmp_path: Path) -> None:

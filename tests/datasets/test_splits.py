@@ -191,7 +191,7 @@ def test_where_every_patient_is_too_large_the_smallest_is_drawn(seed: int) -> No
 
 @pytest.mark.parametrize("rare", [1, 2])
 def test_a_class_of_too_few_images_is_an_error_that_names_it_and_a_remedy(rare: int) -> None:
-    with pytest.raises(DataError, match=rf"cannot be drawn: class B has {rare} image.*Add patients"):
+    with pytest.raises(DataError, match=rf"cannot be drawn: class B has only {rare} image.*Add patients"):
         split_samples(singles(A=20, B=rare))
 
 

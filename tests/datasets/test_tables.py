@@ -116,19 +116,19 @@ def test_missing_values_of_parquet_are_missing_and_numbers_become_text(tmp_path:
         ("path,label\n", "no rows"),
         ("path,label\n1.png,A\n\n,B\n", "line 4 has no path"),
         ("path,label\n1.png, \n", "no row has a label"),
-        ("path,label\n1.png\n", "line 2 has 1 cell, and there are 2 columns"),
-        ("path,label\n1.png,A\n1.png,A, b\n", "line 3 has 3 cells, and there are 2 columns"),
+        ("path,label\n1.png\n", "line 2 has 1 cell, but there are 2 columns"),
+        ("path,label\n1.png,A\n1.png,A, b\n", "line 3 has 3 cells, but there are 2 columns"),
         ("path,label,split\n1.png,A,tets\n", "line 2 has the split 'tets'; valid are train, val, test"),
         ('path,label\n1.png,"A\n\n"\n"1.png,A\n', "cannot be read as CSV: in the row that begins in line 5"),
         ('path,label\n1.png,"A"B\n', "cannot be read as CSV: in the row that begins in line 2"),
         ('path,label\n"1.png,A\n' + "x" * 200_000, "cannot be read as CSV: in the row that begins in line 2"),
         ("path,label\n1.png,A\0\n", "line 2 has a null byte"),
-        ("1.png,NORMAL\n2.png,PNEUMONIA\n", r"the first line must name the columns, and holds '1\.png'"),
+        ("1.png,NORMAL\n2.png,PNEUMONIA\n", r"the first line must name the columns, but holds '1\.png'"),
         ("path,label,label\n1.png,A,B\n", "two columns are named 'label'"),
         ("path,label,Patient ID,pid\n1.png,A,1,2\n", "the columns 'Patient ID' and 'pid' may both hold the patient"),
         ("image,file,label\n1.png,1.png,A\n", "the columns 'image' and 'file' may both hold the path.*`path_column`"),
-        ("path,label,pateint\n1.png,A,1\n", "is the column 'pateint' the patient.*`patient_column='none'`"),
-        ("path,label,Spilt\n1.png,A,train\n", "is the column 'Spilt' the split"),
+        ("path,label,pateint\n1.png,A,1\n", "does the column 'pateint' hold the patient.*`patient_column='none'`"),
+        ("path,label,Spilt\n1.png,A,train\n", "does the column 'Spilt' hold the split"),
         ("path,label,usage\n1.png,A,train\n", "the column 'usage' holds train.*`split_column='usage'`"),
         ("path,label\ngone/2.png,A\n", r"none of its 1 images exists. The first, in line 2, is 'gone/2\.png'; tried: "),
     ],
@@ -165,7 +165,7 @@ def test_a_file_that_a_table_names_twice_is_taken_once_or_refused(
             read_samples(table)
     else:
         assert len(read_samples(table)) == 2
-        assert "1 rows name a file again" in caplog.text
+        assert "1 row was left out" in caplog.text
 
 
 @pytest.mark.parametrize("categories", [True, False])
@@ -265,11 +265,11 @@ def test_a_table_of_nih_needs_a_map_only(tmp_path: Path, caplog: pytest.LogCaptu
     assert samples[0].metadata["Follow-up #"] == "5"
     for words in (
         "path from Image Index, label from Finding Labels, patient from Patient ID",
-        "4 images were found in subfolders, by name",
-        "Map: class NORMAL: 2 images of 'No Finding' (2)",
-        "Map: class PNEUMONIA: 1 images of 'Emphysema|Infiltration|Pneumonia' (1)",
-        "Map: left out: 1 images of 'Effusion' (1)",
-        "age: 1 cells are not understood",
+        "4 images were found by name, in subfolders",
+        "The map gives the class NORMAL 2 images of 'No Finding' (2)",
+        "The map gives the class PNEUMONIA 1 image of 'Emphysema|Infiltration|Pneumonia' (1)",
+        "The map leaves out 1 image of 'Effusion' (1)",
+        "1 cell was not understood (age",
     ):
         assert words in said(caplog)
 
@@ -285,7 +285,7 @@ def test_a_table_of_rsna_names_patients_who_are_files_and_repeats_them(
     table = csv_table(tmp_path, text, *images)
     found = read_samples(table, naming=Naming(map={"0": "NORMAL", "1": "OPACITY"}))
     assert rows(found, tmp_path) == [(images[0], "NORMAL", "0004cfab", None), (images[1], "OPACITY", "00436515", None)]
-    assert "1 rows name a file again, with the same label" in said(caplog)
+    assert "1 row was left out as repetitions of others" in said(caplog)
 
 
 def test_a_table_of_chexpert_begins_with_the_name_of_the_folder(
@@ -306,7 +306,7 @@ def test_a_table_of_chexpert_begins_with_the_name_of_the_folder(
     assert rows(found, tmp_path) == [(f"train/{name}", "1.0", "patient00002", None) for name in names[1:]]
     assert [sample.tags and sample.tags.view for sample in found] == ["PA", "LATERAL"]
     assert "1 of 3 images have no label and are left out, the first in line 2" in said(caplog)
-    assert "without the leading CheXpert-v1.0-small/" in said(caplog)
+    assert "by leaving out the leading CheXpert-v1.0-small/" in said(caplog)
 
 
 def test_tables_of_mimic_vindr_and_covid_sets_are_read(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_chosen_column_and_no_column(tmp_path: Path, caplog: pytest.LogCapture
     ):
         with pytest.raises(UsageError, match=message):
             read_samples(table, naming=wrong)
-    with pytest.raises(UsageError, match=r"label_column: no effect, because .* is no table"):
+    with pytest.raises(UsageError, match=r"label_column: no effect, because .* is not a table"):
         read_samples(touch(tmp_path / "images", "A/1.png"), naming=Naming(label_column="x"))
 
 
@@ -368,7 +368,7 @@ def test_of_two_columns_the_one_with_the_exact_name_is_taken_and_that_is_said(
 ) -> None:
     table = csv_table(tmp_path, "path,filename,label,class,patient,pid\na.png,b.png,A,B,1,2\n", "a.png", "b.png")
     assert rows(read_samples(table), tmp_path) == [("a.png", "A", "1", None)]
-    for words in ("path is read from the column path; not from filename", "not from class", "not from pid"):
+    for words in ("path is read from the column path, not from filename", "not from class", "not from pid"):
         assert words in said(caplog)
 
 
@@ -406,7 +406,7 @@ def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path, caplog: p
     found = read_samples(csv_table(tmp_path, text, *(f"{c}.png" for c in "abcde")))
     assert [(sample.path.stem, sample.label) for sample in found] == [("a", "A"), ("e", "B")]
     assert "3 of 5 images have no label and are left out, the first in line 3" in said(caplog)
-    assert "1 blank lines are left out" in said(caplog)
+    assert "1 blank line was left out" in said(caplog)
 
 
 def test_columns_are_kept_through_a_written_table(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_parquet_of_any_types_gives_text(tmp_path: Path, caplog: pytest.LogCaptu
     assert (first.label, second.label) == ("A", "B")
     assert first.metadata == {"flag": "True", "when": "1970-01-01 00:00:00.000000001", "count": "3"}
     assert second.metadata == {"count": "4"}
-    assert "columns that are not read, for their type: box, blob" in said(caplog)
+    assert "columns that are not read because of their type: box, blob" in said(caplog)
     with pytest.raises(DataError, match=r"the column 'label' holds list.*, from which no label can be read"):
         read_samples(parquet_table(tmp_path, path=["1.png"], label=[["A"]]))
     with pytest.raises(DataError, match="the column 'image' holds struct"):
@@ -457,7 +457,7 @@ def test_windows_1252_is_read_with_a_word(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_what_excel_adds_is_no_part_of_the_table(tmp_path: Path) -> None:
     table = csv_table(tmp_path, "sep=;\npath;label;\na.png;A;\nb.png;B\n;;\n", "a.png", "b.png")
-    with pytest.raises(DataError, match="line 4 has 2 cells, and there are 3 columns"):
+    with pytest.raises(DataError, match="line 4 has 2 cells, but there are 3 columns"):
         read_samples(table)
     table = csv_table(tmp_path, "sep=;\npath;label;\na.png;A;;\nb.png;B;\n;;\n")
     assert rows(read_samples(table), tmp_path) == [("a.png", "A", None, None), ("b.png", "B", None, None)]
@@ -475,18 +475,18 @@ def test_a_table_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "image", "word"),
     [
-        (r"train\A\1.png", "train/A/1.png", "with / for"),
-        ("train/A/1", "train/A/1.png", "without a suffix"),
-        ("1.2.840", "1.2.840.dcm", "without a suffix"),
-        (r"C:\Users\me\data\train\1.png", "train/1.png", "without the leading /Users/me/data/"),
-        ("/old/place/train/1.png", "train/1.png", "without the leading /old/place/"),
-        (r"\\server\share\1.png", "1.png", "without the leading /server/share/"),
-        ("data/train/1.png", "train/1.png", "without the leading data/"),
-        ("1.png", "images/001/1.png", "in subfolders, by name"),
-        ("A/1.png", "images/A/1.png", "in subfolders, by name"),
-        ("1", "images/1.DCM", "in subfolders, by name"),
-        ("e\u0301.png", "\u00e9.png", "with / for"),
-        ("\u00e9.png", "e\u0301.png", "with / for"),
+        (r"train\A\1.png", "train/A/1.png", "by writing / for"),
+        ("train/A/1", "train/A/1.png", "by adding a suffix"),
+        ("1.2.840", "1.2.840.dcm", "by adding a suffix"),
+        (r"C:\Users\me\data\train\1.png", "train/1.png", "by leaving out the leading /Users/me/data/"),
+        ("/old/place/train/1.png", "train/1.png", "by leaving out the leading /old/place/"),
+        (r"\\server\share\1.png", "1.png", "by leaving out the leading /server/share/"),
+        ("data/train/1.png", "train/1.png", "by leaving out the leading data/"),
+        ("1.png", "images/001/1.png", "by name, in subfolders"),
+        ("A/1.png", "images/A/1.png", "by name, in subfolders"),
+        ("1", "images/1.DCM", "by name, in subfolders"),
+        ("e\u0301.png", "\u00e9.png", "by writing / for"),
+        ("\u00e9.png", "e\u0301.png", "by writing / for"),
     ],
 )
 def test_images_are_found_and_how_is_said(
@@ -500,10 +500,10 @@ def test_images_are_found_and_how_is_said(
 
 def test_a_name_that_several_files_have_is_an_error(tmp_path: Path) -> None:
     table = csv_table(tmp_path, "path,label\n1.png,A\n", "a/1.png", "b/1.png")
-    with pytest.raises(DataError, match=r"1\.png may be 2 files below .*, such as a/1\.png and b/1\.png"):
+    with pytest.raises(DataError, match=r"1\.png fits 2 files below .*, such as a/1\.png and b/1\.png"):
         read_samples(table)
     table = csv_table(tmp_path, "path,label\nx,A\n", "x.png", "x.dcm")
-    with pytest.raises(DataError, match=r"x may be 2 files below .*, such as x\.dcm and x\.png"):
+    with pytest.raises(DataError, match=r"x fits 2 files below .*, such as x\.dcm and x\.png"):
         read_samples(table)
 
 

@@ -165,7 +165,11 @@ def test_columns_that_divide_nothing_are_named_and_rare_values_pooled(caplog: py
     assert list(groups) == ["ward", *(f"extra{i}" for i in range(9))]
     assert len(groups["ward"]) == 9
     assert sum(part.n for part in groups["ward"].values()) == 200
-    for words in ("comment (200 different texts)", "modality (the same for all images)", "extra10 (after the first 12"):
+    for words in (
+        "comment (200 different texts)",
+        "modality (the same value for all images)",
+        "extra10 (after the first 12",
+    ):
         assert words in said
 
 

@@ -30,7 +30,9 @@ def test_the_split_that_is_evaluated_is_said(images: Path, run: Run, caplog: pyt
 
 def test_train_and_val_without_test_are_not_evaluated_together(images: Path, run: Run, tmp_path: Path) -> None:
     folder = copy(images, tmp_path / "some", "train", "val")
-    with pytest.raises(DataError, match=r"split: no test split; the data have train \(24\), val \(12\)\. Choose one"):
+    with pytest.raises(
+        DataError, match=r"split: the data have no test split, but train \(24\), val \(12\)\. Choose one"
+    ):
         evaluate(folder, run.folder, resamples=50)
     with pytest.raises(DataError, match=r"split: no split 'test'; the data have train \(24\), val \(12\)"):
         evaluate(folder, run.folder, split="test", resamples=50)
@@ -45,6 +47,6 @@ def test_unreadable_images_are_noted_by_class(images: Path, run: Run, tmp_path: 
     for number in range(12):
         (folder / "test" / "NORMAL" / f"bad{number}.png").write_bytes(b"damaged")
     notes = evaluate(folder, run.folder, resamples=50).notes
-    assert any(note.startswith("Left out 12 images without a prediction (12 NORMAL): ") for note in notes)
+    assert any(note.startswith("12 images without a prediction were left out (12 NORMAL): ") for note in notes)
     lost = "The classes lose unequal shares of their files: 12 of 18 NORMAL (67%), 0 of 6 PNEUMONIA (0%)."
     assert any(note.startswith(lost) for note in notes)

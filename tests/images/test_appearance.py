@@ -30,7 +30,7 @@ def test_an_inverted_image_has_a_warning_until_it_is_read_inverted(seed: int) ->
     pixels = draw_phantom(seed, pneumonia=bool(seed % 2), size=128).pixels
     assert read_radiograph(png(pixels)).warnings == ()
     (warning,) = read_radiograph(png(1 - pixels)).warnings
-    assert warning == "probably inverted: air is bright; if it is, read it with `invert=True`"
+    assert warning == "probably inverted (air is bright); if so, read it with `invert=True`"
     assert read_radiograph(png(1 - pixels), reading=Reading(invert=True)).warnings == ()
     assert len(read_radiograph(dicom(LEVELS, PhotometricInterpretation="MONOCHROME1")).warnings) == 1
 
@@ -78,7 +78,7 @@ def test_a_window_that_hides_most_of_the_image_is_replaced_by_the_full_range(
     else:
         (warning,) = found.warnings
         assert warning.startswith(f"the window of the file {fault} ")
-        assert warning.endswith("; the full range of grey levels was used")
+        assert warning.endswith(", so the full range of grey levels was used")
 
 
 def test_a_look_up_table_may_hide_the_image_too() -> None:

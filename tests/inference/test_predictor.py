@@ -372,15 +372,15 @@ def test_warnings_come_with_cached_features_too(run: Run, tmp_path: Path) -> Non
     assert [warning.split(" makes")[0] for warning in cached[0].warnings] == [
         "outside the intended use: view LL (meant for frontal views)",
         "the window of the file",
-        "the file has 2 frames; the first was read",
+        "the file has 2 frames (the first was read)",
     ]
     np.testing.assert_array_equal(computed[0].logits, cached[0].logits)
 
 
 def test_warnings_are_counted_by_kind_whatever_their_numbers() -> None:
     lines = count_warnings([("age 45", "view LL"), (), ("age 1.5",), ("age 7",), ("view LL",)])
-    assert lines == ["3 images, for example: age 45.", "2 images: view LL."]
-    assert count_warnings([(), ("one",)]) == ["1 image: one."]
+    assert lines == ["3 images have a warning such as 'age 45'.", "2 images have the warning 'view LL'."]
+    assert count_warnings([(), ("one",)]) == ["1 image has the warning 'one'."]
 
 
 def test_a_batch_with_one_file_that_lacks_a_package_predicts_the_others(

@@ -26,7 +26,7 @@ def test_age_sex_and_view_of_a_table_reach_the_prediction_and_its_warnings(table
 
 
 def test_a_label_that_the_model_does_not_know_comes_with_the_map_that_would_help(table: Path) -> None:
-    with pytest.raises(DataError, match=r"its label 'Normal' is none of the model's classes.*`map='Normal=NORMAL'`"):
+    with pytest.raises(DataError, match=r"its label 'Normal' is not a class of the model.*`map='Normal=NORMAL'`"):
         pneumoscope.evaluate(table)
     naming = pneumoscope.Naming(map={"Normal": "NORMAL", "Pneumonia": "PNEUMONIA"})
     evaluation = pneumoscope.evaluate(table, naming=naming, resamples=20, cache=False)

@@ -266,7 +266,7 @@ def test_of_several_frames_the_first_is_read_with_a_warning(service: Process) ->
     headers = {"content-type": "application/dicom"}
     answer = httpx.post(f"{service.url}/v1/predictions", content=dicom(levels(), frames=3), headers=headers)
     (warning,) = answer.json()["predictions"][0]["warnings"]
-    assert "3 frames; the first was read" in warning
+    assert "3 frames (the first was read)" in warning
 
 
 def test_another_modality_is_read_if_the_caller_asks_for_it(service: Process) -> None:

@@ -259,7 +259,7 @@ def _predict_from_bins(bins: Ints, permuted: _Permuted) -> tuple[Floats, Floats]
 
 
 def _standardise_pixels(pixels: Singles) -> Singles:
-    """Give each pixel (N, D) a mean of 0 and a deviation of 1; pixels that are equal in all images are left out."""
+    """Scale each pixel (N, D) to mean 0 and standard deviation 1; pixels that are equal in all images are left out."""
     pixels = pixels - pixels.mean(axis=0)
     spread = pixels.std(axis=0)
     standardised: Singles = (pixels[:, spread > 1e-4] / spread[spread > 1e-4]).astype(np.float32)

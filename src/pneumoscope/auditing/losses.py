@@ -24,8 +24,8 @@ def find_losses(dataset: Dataset, errors: Sequence[str | None]) -> list[Finding]
             "reading",
             "note" if reason.harmless else "warning",
             f"{reason.count(len(files))} left out",
-            "They are not part of the dataset. Check that none of them should be: convert other formats to PNG, and "
-            "move images into class folders.",
+            "They are not part of the dataset. If any of them should be, convert other formats to PNG and move images "
+            "into class folders.",
             files=tuple(file.path for file in files),
             remarks=tuple(file.label or "" for file in files),
         )

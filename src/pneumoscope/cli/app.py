@@ -36,7 +36,7 @@ class PanelCommand(TyperCommand):
 
 
 class TableCommand(PanelCommand):
-    """A command with options for what a table calls its columns and classes; `ctx.obj` holds them as a `Naming`."""
+    """A command with options that name the columns and classes of a table; `ctx.obj` holds them as a `Naming`."""
 
     def get_params(self, ctx: Context) -> list[Parameter]:
         """All parameters: its own, and those of `Naming`."""
@@ -102,7 +102,7 @@ def _write_panels(panels: dict[str, list[tuple[str, str]]], formatter: HelpForma
 
 
 def describe_parsing(problem: TyperException) -> str:
-    """Say in our words what is wrong with a command line; its help, where it names no command."""
+    """Say in plain words what is wrong with a command line, or show the help if it names no command."""
     from pydantic import ValidationError
 
     from pneumoscope.config import describe_problem

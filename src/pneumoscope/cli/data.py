@@ -58,8 +58,8 @@ def split(
         int | None,
         option("Cross-validation: write fold-0.csv, …; each image is tested once.", _SPLITS, least=2, most=100),
     ] = None,
-    redraw: Annotated[bool, option("Draw all splits anew, not only missing ones.", _SPLITS, "--redraw")] = False,
-    redraw_val: Annotated[bool, option("Draw val anew, from train and val.", _SPLITS, "--redraw-val")] = False,
+    redraw: Annotated[bool, option("Redraw all splits, not only the missing ones.", _SPLITS, "--redraw")] = False,
+    redraw_val: Annotated[bool, option("Redraw val, from train and val.", _SPLITS, "--redraw-val")] = False,
     subset: Annotated[str | None, option("A published list of images and splits, such as seed-400.", _SPLITS)] = None,
     by_name: Annotated[
         bool, option("Do not read images; near-duplicates may be separated.", _SPLITS, "--by-name")
@@ -72,9 +72,9 @@ def split(
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Split a data set by patient, and write the splits as a table.
+    """Split a dataset by patient, and write the splits as a table.
 
-    Splits that the data have are kept, and missing ones are drawn. Near-duplicates stay together. No file is moved.
+    Existing splits are kept, and missing ones are drawn. Near-duplicates stay together. No file is moved.
     """
     from pneumoscope.datasets.reading import read_samples
     from pneumoscope.images.read import Reading
@@ -140,18 +140,18 @@ def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, ane
 def _forget_splits(
     samples: list[Sample], anew: dict[str, bool], folds: int | None, draw: dict[str, Any]
 ) -> list[Sample]:
-    """Forget the splits that are to be drawn anew; refuse options for those that are kept."""
+    """Forget the splits that are to be redrawn; refuse options for those that are kept."""
     present = {sample.split for sample in samples if sample.split}
     if anew["all"]:
         return [replace(sample, split=None) for sample in samples]
     if folds and present:
         raise UsageError(
-            f"the data have the splits {', '.join(sorted(present))}, and folds mix them: every image is tested once. "
-            "Add `redraw=True` if that is intended.",
+            f"the data have the splits {', '.join(sorted(present))}, but folds replace them, because every image is "
+            "tested once. Add `redraw=True` if that is intended.",
             "folds",
         )
     if anew["val"] and "val" not in present:
-        raise UsageError("the data have no val to draw anew. Leave the option out.", "redraw_val")
+        raise UsageError("the data have no val split to redraw. Leave the option out.", "redraw_val")
     if anew["val"]:
         samples = [replace(sample, split="train") if sample.split == "val" else sample for sample in samples]
     kept = {"val", "test"} & {sample.split for sample in samples}
@@ -159,8 +159,8 @@ def _forget_splits(
         concerned = kept & ({name.partition("_")[0]} if name != "balanced" else set(draw["balanced"]))
         if concerned:
             raise UsageError(
-                f"the data have the split {', '.join(sorted(concerned))}, which is kept. Leave the option out, or draw "
-                "all splits anew with `redraw=True`.",
+                f"the data have the split {', '.join(sorted(concerned))}, which is kept. Leave the option out, or "
+                "redraw all splits with `redraw=True`.",
                 name,
             )
     return samples
@@ -178,7 +178,7 @@ def _draw(samples: list[Sample], folds: int | None, how: dict[str, Any]) -> list
     kept, missing = ([s for s in ("train", "val", "test") if (s in present) is known] for known in (True, False))
     if kept:
         logging.getLogger("pneumoscope").info(
-            "The splits of the data are kept (%s); %s. To draw all of them anew, use `redraw`.",
+            "The existing splits are kept (%s); %s. To redraw all splits, use `redraw`.",
             ", ".join(kept), f"drawn: {', '.join(missing)}" if missing else "nothing is drawn",
         )  # fmt: skip
     result = split_samples(samples, **how)

@@ -43,7 +43,7 @@ FalseAlarms = Annotated[
 RefuseOutOfScope = Annotated[
     bool,
     option(
-        "Give images outside the model's intended use an error and no probability, not only a warning.",
+        "Give images outside the model's intended use an error and no probability, instead of a warning.",
         DECISIONS,
         "--refuse-out-of-scope",
     ),

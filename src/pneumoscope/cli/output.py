@@ -53,7 +53,8 @@ def report_escapes() -> None:
     """Say that standard output has escapes in place of characters that its encoding lacks."""
     if _escaped:
         note = (
-            f"Standard output is in {sys.stdout.encoding}, which lacks some characters: they were written as escapes. "
+            f"The encoding of standard output, {sys.stdout.encoding}, lacks some characters. They were written as "
+            "escapes. "
         )
         with suppress(BrokenPipeError):
             typer.echo(
@@ -202,7 +203,7 @@ def check_excel(excel: bool, form: str, out: Path | None = None) -> None:
         UsageError: the format is not CSV.
     """
     if excel and form != "csv":
-        raise UsageError(f"is for CSV, and the format is {form}. Leave out one of the two.", "excel")
+        raise UsageError(f"is only for CSV, but the format is {form}. Leave out one of the two.", "excel")
     if excel and out is None and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
 

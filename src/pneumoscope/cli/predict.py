@@ -171,7 +171,7 @@ def _report_places(out: Path | None, heatmaps: Path | None) -> None:
 
 
 def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
-    """Report files without a prediction, with the first reasons; without a table, the rows on the screen have them.
+    """Report files without a prediction. The first reasons follow if there is a table; otherwise the screen shows all.
 
     If none has a prediction, the command has failed.
     """

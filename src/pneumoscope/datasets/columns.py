@@ -63,7 +63,7 @@ _PERSON = re.compile(
 
 @dataclass(frozen=True)
 class Naming:
-    """What a data set calls its columns and its classes; None where it uses the usual names."""
+    """The names that a dataset gives its columns and classes; None where they are the usual ones."""
 
     path_column: Annotated[str | None, Doc("Column of a table that holds the file.")] = None
     label_column: Annotated[str | None, Doc("Column of a table that holds the class.")] = None
@@ -129,8 +129,8 @@ def find_columns(
     if missing := [role for role in ("path", "label")[: 1 + labelled] if role not in found]:
         raise DataError(
             f"{table}: no column {' or '.join(missing)}; found {', '.join(names) or 'none'}. "
-            f"{_suggest(missing, names, flags)}A table has the columns path,label[,patient,split]; name others with "
-            f"{' and '.join(f'`{role}_column`' for role in missing)}."
+            f"{_suggest(missing, names, flags)}A table has the columns path,label[,patient,split]. If yours have other "
+            f"names, pass {' and '.join(f'`{role}_column`' for role in missing)}."
         )
     if labelled:
         _refuse_similar(found, names, table, naming)
@@ -160,7 +160,7 @@ def _find_usual(role: str, names: Sequence[str], table: str, strict: bool) -> st
         )
     if same and (others := groups[1] if len(groups) > 1 else []):
         logging.getLogger("pneumoscope").warning(
-            "%s: the %s is read from the column %s; not from %s, which is kept as other columns are.",
+            "%s: the %s is read from the column %s, not from %s, which is kept as metadata.",
             table, role, same[0], " or ".join(others),
         )  # fmt: skip
     return candidates[0] if candidates else None
@@ -178,15 +178,15 @@ def _suggest(roles: Sequence[str], names: Sequence[str], flags: Sequence[str]) -
 
 
 def _refuse_similar(found: Mapping[str, str], names: Sequence[str], table: str, naming: Naming) -> None:
-    """Refuse to leave a column that is probably the patient or the split: test images would be trained on."""
+    """Refuse to ignore a column that probably holds the patient or the split: test images could be trained on."""
     for role in ("patient", "split"):
         if role in found or getattr(naming, f"{role}_column") is not None:
             continue
         for name in names:
             if name not in found.values() and (_is_similar(role, name) or _seems(role, name)):
                 raise DataError(
-                    f"{table}: is the column {name!r} the {role}? If so, pass `{role}_column={name!r}`; if not, "
-                    f"`{role}_column='{NONE}'`."
+                    f"{table}: does the column {name!r} hold the {role}? If so, pass `{role}_column={name!r}`; if not, "
+                    f"pass `{role}_column='{NONE}'`."
                 )
 
 

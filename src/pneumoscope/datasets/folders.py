@@ -40,7 +40,7 @@ def read_folder(root: Path, reading: Reading = Reading()) -> Dataset:
     """
     if folder_names.is_output(root):
         raise DataError(
-            f"{root}: is an output of pneumoscope, not a dataset. Give the folder of the images, or the table "
+            f"{root} is an output of pneumoscope, not a dataset. Give the folder of the images, or the table "
             f"{root / 'samples.csv'} if this is a run."
         )
     inner = _descend(root)
@@ -78,20 +78,21 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
     parts = {part for each in below for part in each if not folder_names.find_split(part)}
     if unclear := sorted(part for part in parts if folder_names.seems_split(part)):
         logger.warning(
-            "%s: the folders %s seem to name splits, but the table has no column of splits, so they count for nothing.",
+            "%s: the folders %s seem to name splits, but the table has no column of splits. If they are splits, add "
+            "a column split.",
             table, _join(unclear),
         )  # fmt: skip
     if not named or (len(named) == 1 and all(splits)):
         return list(samples)
     if odd := next((sample.path for sample, each in zip(samples, splits, strict=True) if len(each) != 1), None):
         raise DataError(
-            f"{table}: has no column of splits. Some of its files lie in folders that name a split "
+            f"{table} has no column of splits. Some of its files lie in folders that name a split "
             f"({_join(sorted(named))}), but {odd} lies in none, or in several. Add a column split, or pass "
             "`split_column='none'`."
         )
     counts = Counter(each[0] for each in splits)
     logger.info(
-        "%s: splits from the folders of the files: %s. To ignore them, use `split_column='none'`.",
+        "%s: the splits come from the folders of the files: %s. To ignore them, use `split_column='none'`.",
         table, ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in counts),
     )  # fmt: skip
     return [replace(sample, split=each[0]) for sample, each in zip(samples, splits, strict=True)]
@@ -117,7 +118,7 @@ def _find_splits(root: Path) -> list[_Place]:
     for folder in folders:
         if folder not in splits and (folder_names.seems_split(folder.name) or folder.name.casefold() in names):
             raise DataError(
-                f"{root}: has the folder {folder.name} beside {_join([each.name for each in splits])}; it is unclear "
+                f"{root} has the folder {folder.name} beside {_join([each.name for each in splits])}; it is unclear "
                 f"which split it belongs to. Move it into one of them or elsewhere, or {_TABLE}."
             )
     places: list[_Place] = [(splits[folder], each, each.name) for folder, inner in classes.items() for each in inner]
@@ -136,8 +137,8 @@ def _find_classes(root: Path) -> list[_Place]:
     unclear = [each.name for each in folders if each not in flat and folder_names.seems_split(each.name)]
     if unclear:
         raise DataError(
-            f"{root}: {_join(unclear)} {'seems' if len(unclear) == 1 else 'seem'} to name splits, but not clearly "
-            f"train, val or test. Rename them so, give one of them alone, or {_TABLE}."
+            f"{root}: {_join(unclear)} {'seems' if len(unclear) == 1 else 'seem'} to name splits, but it is unclear "
+            f"which. Rename them to train, val or test, give one of them alone, or {_TABLE}."
         )
     folders = [folder for folder in folders if folder not in flat]
     if not folders:
@@ -166,7 +167,7 @@ def _find_classes(root: Path) -> list[_Place]:
     _require_class_names(root, places)
     if len(folders) == 1 and len(below[folders[0]]) > 1 and not find_direct_images(folders[0]):
         logging.getLogger("pneumoscope").warning(
-            "%s has one class folder, %s, with images in %s. If those are the classes, give %s.",
+            "%s has only one class folder, %s, with images in %s. If those are the classes, give %s instead.",
             root, folders[0].name, _join([each.name for each in below[folders[0]]]), folders[0],
         )  # fmt: skip
     return places
@@ -180,7 +181,7 @@ def _require_class_names(root: Path, places: Iterable[_Place]) -> None:
     for what, wrong in (("look like patients", patients), ("name no class", nothing)):
         if wrong and (len(wrong) == len(names) or wrong is nothing):
             raise DataError(
-                f"{root}: its folders {_join(wrong)} {what}. Give the table that comes with the images, or {_TABLE}."
+                f"{root}: the folders {_join(wrong)} {what}. Give the table that comes with the images, or {_TABLE}."
             )
 
 
@@ -189,7 +190,7 @@ def _compare_classes(samples: Sequence[Sample], places: Iterable[tuple[str | Non
     logger = logging.getLogger("pneumoscope")
     used = {str(sample.label) for sample in samples}
     if empty := sorted({label for _, label in places} - used):
-        logger.warning("%s: no images of %s; left out as a class.", root, _join(empty))
+        logger.warning("%s: there are no images of %s, so this is not a class.", root, _join(empty))
     by_split: Mapping[str, set[str]] = {
         split: {str(sample.label) for sample in samples if sample.split == split} for split in SPLITS
     }
@@ -228,8 +229,8 @@ def _require_no_split(path: Path, split: str | None, root: Path) -> None:
     named = folder_names.find_split(path.name)
     if named not in (None, split) or (split is None and folder_names.seems_split(path.name)):
         raise DataError(
-            f"{path}: this folder seems to name a split, below a class. Arrange all images as {root}/train/CLASS, "
-            f"{root}/val/CLASS and {root}/test/CLASS, rename the folder, or {_TABLE}."
+            f"{path}: this folder lies below a class, but seems to name a split. Arrange all images as "
+            f"{root}/train/CLASS, {root}/val/CLASS and {root}/test/CLASS, rename the folder, or {_TABLE}."
         )
 
 
@@ -238,7 +239,7 @@ def _require_different(folders: Iterable[Path]) -> None:
     first: dict[object, Path] = {}
     for folder in sorted(folders):
         if (known := first.setdefault(identify(folder), folder)) != folder:
-            raise DataError(f"{folder}: is the same folder as {known}, by a link. Remove one of them.")
+            raise DataError(f"{folder} and {known} are the same folder, because of a link. Remove one of them.")
 
 
 def _subfolders(folder: Path) -> list[Path]:

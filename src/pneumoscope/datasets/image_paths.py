@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from pneumoscope.datasets.image_files import DICOM_SUFFIXES, RASTER_SUFFIXES, require_utf8
 from pneumoscope.errors import DataError
+from pneumoscope.text import were
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _TRIED = 100  # paths that may show where the folders of the others are
@@ -34,11 +35,11 @@ class ImageFinder:
 
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         self.folder = folder
-        self.found: Counter[str] = Counter()  # how often something else than the path itself led to the file
+        self.found: Counter[str] = Counter()  # how often a file was found in another way than by its path
         self._paths = paths
 
     def find(self, path: str) -> Path:
-        """The file of a path; where there is none, what the path says.
+        """Find the file of a path; if there is none, return the path as it was written.
 
         Raises:
             DataError: several files could be it, or its name is not valid UTF-8.
@@ -48,17 +49,17 @@ class ImageFinder:
             return plain
         slashed = _with_slashes(path)
         ways = (
-            ("with / for \\ or without a suffix", self._beside),
-            (f"without the leading {self._prefix}", self._after_prefix),
-            ("in subfolders, by name", self._below),
-            ("without spaces around the path or with %20 as a space", self._cleaned),
-            ("with other capitals", self._any_case),
+            ("by writing / for \\ or by adding a suffix", self._beside),
+            (f"by leaving out the leading {self._prefix}", self._after_prefix),
+            ("by name, in subfolders", self._below),
+            ("by removing spaces around the path or by reading %20 as a space", self._cleaned),
+            ("by ignoring capitals", self._any_case),
         )
         for way, search in ways:
             if len(files := search(slashed)) > 1:
                 shown = " and ".join(str(file.relative_to(self.folder)) for file in files[:2])
                 raise DataError(
-                    f"{path} may be {len(files)} files below {self.folder}, such as {shown}. Write paths with their "
+                    f"{path} fits {len(files)} files below {self.folder}, such as {shown}. Write paths with their "
                     "folders and suffix, relative to the table."
                 )
             if files:
@@ -69,7 +70,7 @@ class ImageFinder:
     def log(self, table: str) -> None:
         """Say how many files were found in another way than by their path."""
         for way, count in self.found.items():
-            logging.getLogger("pneumoscope").info("%s: %d images were found %s.", table, count, way)
+            logging.getLogger("pneumoscope").info("%s: %s found %s.", table, were(count, "image"), way)
 
     def describe(self, path: str) -> str:
         """What was tried for a path that leads to no file."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.text import counted
 
 SEPARATOR = "|"  # between the findings of a cell, as in NIH's tables, and between the classes of a prediction set
 REST = "*"  # in a map: every label that nothing else of it names
@@ -134,7 +135,7 @@ def _require_known(rules: Mapping[str, str], labels: Iterable[str]) -> None:
     }
     if unknown := [label for label in rules if label not in known]:
         close = [label for label in known if look(label) == look(unknown[0])]
-        hint = f" Is it {close[0]!r}?" if close else ""
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"no image has the label {unknown[0]!r}.{hint} The labels are {_list(labels)}.", "map")
 
 
@@ -144,16 +145,18 @@ def _log_map(classes: Mapping[str, str | None], counts: Mapping[str, int]) -> No
         origins[name].append(label)
     for name, labels in sorted(origins.items(), key=lambda item: (item[0] is None, item[0] or "")):
         images = sum(counts[label] for label in labels)
-        what = "left out" if name is None else f"class {name}"
-        logging.getLogger("pneumoscope").info("Map: %s: %d images of %s.", what, images, _list(labels, counts))
+        what = "leaves out" if name is None else f"gives the class {name}"
+        logging.getLogger("pneumoscope").info(
+            "The map %s %s of %s.", what, counted(images, "image"), _list(labels, counts)
+        )
 
 
 def _check_classes(counts: Mapping[str, int]) -> None:
     if several := [name for name in counts if SEPARATOR in name]:
         raise DataError(
-            f"{len(several)} labels contain {SEPARATOR}, such as {several[0]!r}: several findings, while an image has "
-            "one class. Say with `map` which findings make which class, and which to leave out; for "
-            "example `map='No Finding=NORMAL,Pneumonia=PNEUMONIA,*='` leaves out images with neither finding."
+            f"{len(several)} labels contain {SEPARATOR}, such as {several[0]!r}. They name several findings, but an "
+            "image has one class. Say with `map` which findings make which class, and which to leave out. For "
+            "example, `map='No Finding=NORMAL,Pneumonia=PNEUMONIA,*='` leaves out images with neither finding."
         )
     alike: dict[str, str] = {}
     for name in counts:

@@ -32,22 +32,20 @@ class Reason:
     loses: bool = False
 
     def count(self, n: int) -> str:
-        """So many of them."""
+        """A number of files left out for this reason, such as `3 masks`."""
         return f"{n:,} {self.one if n == 1 else self.many}"
 
 
-NOT_IMAGES = Reason(
-    "file that is not an image of a known format", "files that are not images of a known format", loses=True
-)
-SIDECARS = Reason("text file or table", "text files or tables", harmless=True)
+NOT_IMAGES = Reason("file in an unknown format", "files in an unknown format", loses=True)
+SIDECARS = Reason("text or table file", "text or table files", harmless=True)
 MASKS = Reason("mask", "masks", harmless=True)
 DERIVED = Reason("picture made from an image", "pictures made from images", harmless=True)
-OUTPUT = Reason("image in output of pneumoscope", "images in output of pneumoscope", harmless=True)
+OUTPUT = Reason("image in an output folder of pneumoscope", "images in output folders of pneumoscope", harmless=True)
 SYSTEM = Reason("file of macOS (._*)", "files of macOS (._*)", harmless=True)
 LOCKED = Reason("folder that cannot be read", "folders that cannot be read", loses=True)
 BAD_NAMES = Reason("file whose name is not valid UTF-8", "files whose names are not valid UTF-8", loses=True)
-LINKED_AGAIN = Reason("linked folder that was read already", "linked folders that were read already")
-NO_CLASS = Reason("image in no class folder", "images in no class folder")
+LINKED_AGAIN = Reason("linked folder that had already been read", "linked folders that had already been read")
+NO_CLASS = Reason("image outside any class folder", "images outside any class folder")
 BESIDE = Reason("image in a folder beside the splits", "images in folders beside the splits")
 
 
@@ -75,16 +73,17 @@ class Dataset:
 
 
 def describe_left_out(files: Sequence[LeftOut], root: Path) -> str:
-    """One sentence on files left out for the same reason: how many, of which classes and kinds, and the first few."""
+    """A sentence on files left out for the same reason: how many, of which classes and kinds, and the first few."""
     classes = Counter(file.label for file in files if file.label is not None)
     parts = [f"{count:,} {label}" for label, count in sorted(classes.items())]
     if files[0].reason in (NOT_IMAGES, SIDECARS):
         kinds = Counter(file.path.suffix.lower() or "without suffix" for file in files)
-        parts += [f"{count:,} {kind}" for kind, count in kinds.most_common(5)]
+        parts += [f"{count:,} {kind}" for kind, count in kinds.most_common(5)] if len(files) > _SHOWN else []
     shown = ", ".join(_below(file.path, root) for file in files[:_SHOWN])
     more = ", …" if len(files) > _SHOWN else ""
     counts = f" ({', '.join(parts)})" if parts else ""
-    return f"Left out {files[0].reason.count(len(files))}{counts}: {shown}{more}."
+    were = "was" if len(files) == 1 else "were"
+    return f"{files[0].reason.count(len(files))} {were} left out{counts}: {shown}{more}."
 
 
 def log_left_out(dataset: Dataset, root: Path) -> None:
@@ -122,8 +121,8 @@ def describe_unusable(
     lost = Counter(str(sample.label) for sample, error in zip(samples, errors, strict=True) if error is not None)
     kept = Counter(str(sample.label) for sample, error in zip(samples, errors, strict=True) if error is None)
     counts = ", ".join(f"{count:,} {label}" for label, count in sorted(lost.items()))
-    many = "s" if len(reasons) > 1 else ""
-    said = f"Left out {len(reasons):,} image{many} {which} ({counts}): {'; '.join(reasons[:10])}"
+    images, were = ("image", "was") if len(reasons) == 1 else ("images", "were")
+    said = f"{len(reasons):,} {images} {which} {were} left out ({counts}): {'; '.join(reasons[:10])}"
     said += f"; and {len(reasons) - 10:,} more" if len(reasons) > 10 else ""
     return [text for text in (said, compare_losses(kept, lost)) if text]
 
@@ -150,8 +149,8 @@ def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:
         f"{lost.get(label, 0):,} of {total:,} {label} ({shares[label]:.0%})" for label, total in totals.items()
     )
     return (
-        f"The classes lose unequal shares of their files: {listed}. What is left may not represent them: convert or "
-        "copy these files again."
+        f"The classes lose unequal shares of their files: {listed}. What is left may not represent the classes. "
+        "Convert or copy these files again."
     )
 
 

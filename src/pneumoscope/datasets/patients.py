@@ -12,6 +12,7 @@ from pathlib import Path
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
+from pneumoscope.text import counted
 
 _FOLDERS = "folders of patients"
 # Names that identify patients, searched in the path below the dataset's folder, without suffix.
@@ -72,7 +73,7 @@ def identify_patients(
     if column:
         if pattern is not None:
             raise UsageError(
-                "the table has a column of patients, so the pattern would not be used. Leave one of them out.",
+                "the table has a column of patients, so the pattern would not be used. Leave out one of the two.",
                 "patient_pattern",
             )
         found = [(sample.patient, "the table") for sample in samples]
@@ -165,15 +166,12 @@ def _log(found: Sequence[tuple[str | None, str]]) -> None:
     for patient, source in found:
         if patient:
             sources[source].append(patient)
-    parts = [
-        f"{_count(len(patients), 'image')} of {_count(len(set(patients)), 'patient')} from {source}"
-        + (f", such as {patients[0]}" if source == "`patient_pattern`" else "")
-        for source, patients in sources.items()
-    ]
+    lines = []
+    for source, patients in sources.items():
+        number, example = counted(len(set(patients)), "patient"), f", such as {patients[0]}"
+        shown = example if source == "`patient_pattern`" else ""
+        lines.append(f"The patient of {counted(len(patients), 'image')} is known from {source}: {number}{shown}.")
     if unknown := sum(not patient for patient, _ in found):
-        parts.append(f"{_count(unknown, 'image')} without")
-    logging.getLogger("pneumoscope").info("Patients: %s.", "; ".join(parts))
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
+        lines.append(f"The patient of {counted(unknown, 'image')} is unknown.")
+    for line in lines:
+        logging.getLogger("pneumoscope").info("%s", line)

@@ -63,10 +63,12 @@ def read_dataset(
         dataset = Dataset(adopt_splits(listed.samples, data) if unsplit else listed.samples)
         root = data.parent
     elif data.is_file():
-        raise DataError(f"{data}: not a table ({', '.join(sorted(tables.SUFFIXES))}). Use one, or a folder of classes.")
+        raise DataError(
+            f"{data} is not a table ({', '.join(sorted(tables.SUFFIXES))}). Give a table, or a folder of classes."
+        )
     else:
         if given := next((name for name in COLUMN_NAMES if getattr(naming, name) is not None), None):
-            raise UsageError(f"no effect, because {data} is no table. Leave it out.", given)
+            raise UsageError(f"no effect, because {data} is not a table. Leave the option out.", given)
         dataset, root = read_folder(data, reading), data
     _require_reader(dataset.samples)
     log_left_out(dataset, root)

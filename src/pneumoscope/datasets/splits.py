@@ -11,6 +11,7 @@ import numpy as np
 from pneumoscope.datasets.duplicates import group_pairs
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.text import counted
 
 MIN_VAL = 20  # images of a class in val
 
@@ -161,7 +162,7 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
             raise DataError(
                 f"The split {split!r} is empty{after}: of {len(samples):,} images, "
                 f"{', '.join(f'{sizes[name]:,} are in {name}' for name in SPLITS if sizes[name])}. Give images to "
-                f"{split}, or draw all splits anew with `pneumoscope data split DATA --redraw`."
+                f"{split}, or redraw all splits with `pneumoscope data split DATA --redraw`."
             )
         for label in classes:
             if not counts[split, label]:
@@ -182,9 +183,9 @@ def _require_units(samples: Sequence[Sample], units: Mapping[int, Sequence[int]]
             continue
         patients = {samples[i].patient for images in own for i in images}
         n = sum(samples[i].label == label for images in own for i in images)
-        images = f"{n} image{'s' * (n != 1)}"
+        images = counted(n, "image")
         if n <= len(drawn):
-            why = f"has {images} that can be divided"
+            why = f"has only {images} to divide"
         elif len(patients) == 1 and None not in patients:
             why = f"has {images}, all of one patient ({patients.pop()})"
         else:

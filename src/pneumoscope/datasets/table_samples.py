@@ -21,6 +21,7 @@ from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
 from pneumoscope.images.read import Reading
+from pneumoscope.text import were
 
 _AGE = re.compile(r"[>≥]?=? *(?P<number>\d+(?:\.\d+)?) *\+? *(?P<unit>[YMWD]?)(?:EARS?|ONTHS?|EEKS?|AYS?)?", re.ASCII)
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
@@ -190,7 +191,7 @@ def _to_split(text: str | None, place: str) -> str | None:
     if text is not None and find_split(text) is None:
         raise DataError(
             f"{place} has the split {text!r}; valid are {', '.join(SPLITS)}. If another column holds it, name that "
-            f"with `split_column`; if none does, `split_column='{NONE}'`."
+            f"with `split_column`; if none does, pass `split_column='{NONE}'`."
         )
     return find_split(text) if text else None
 
@@ -232,7 +233,7 @@ def _leave_out(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> list[
                 )
     if repeated := len(labelled) - len(firsts):
         logging.getLogger("pneumoscope").warning(
-            "%s: %d rows name a file again, with the same label; each image is taken once.", table.name, repeated
+            "%s: %s left out as repetitions of others.", table.name, were(repeated, "row")
         )
     return list(firsts.values())
 
@@ -302,20 +303,20 @@ def _refuse_hidden_split(cells: _Cells) -> None:
         if splits and named and (len(splits) > 1 or all(seems_split(value) for value in values)):
             raise DataError(
                 f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
-                f"`split_column={name!r}`; if not, `split_column='{NONE}'`."
+                f"`split_column={name!r}`; if not, pass `split_column='{NONE}'`."
             )
 
 
 def _log_columns(cells: _Cells, path: Path) -> None:
     logger = logging.getLogger("pneumoscope")
     if cells.renamed:
-        logger.info("%s: columns: %s.", path, ", ".join(cells.renamed))
+        logger.info("%s: columns used: %s.", path, ", ".join(cells.renamed))
     if cells.others:
         logger.info("%s: columns kept as metadata: %s.", path, ", ".join(cells.others))
     if cells.table.unread:
-        logger.warning("%s: columns that are not read, for their type: %s.", path, ", ".join(cells.table.unread))
+        logger.warning("%s: columns that are not read because of their type: %s.", path, ", ".join(cells.table.unread))
     for fact, count in cells.unclear.items():
-        logger.warning("%s: %s: %d cells are not understood.", path, fact, count)
+        logger.warning("%s: %s not understood (%s).", path, were(count, "cell"), fact)
 
 
 def _to_age(text: str) -> float | None:

@@ -18,7 +18,7 @@ from pneumoscope.datasets.columns import ROLES, VIEW, to_key
 from pneumoscope.datasets.labels import clean
 from pneumoscope.errors import DataError, MissingExtraError
 from pneumoscope.files import unescape
-from pneumoscope.text import shorten
+from pneumoscope.text import counted, shorten, were
 
 SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
 WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"}
@@ -112,7 +112,7 @@ def _read_text(path: Path, size: int) -> Table:
     if not records:
         raise DataError(f"{path}: the table is empty.")
     if blank:
-        logging.getLogger("pneumoscope").info("%s: %d blank lines are left out.", path, len(blank))
+        logging.getLogger("pneumoscope").info("%s: %s left out.", path, were(len(blank), "blank line"))
     (_, header), *body = records
     names = [clean(_to_cell(name)) for name in header]
     _require_header(names, path, body)
@@ -122,7 +122,7 @@ def _read_text(path: Path, size: int) -> Table:
     kept = [i for i, name in enumerate(names) if name or any(row[i].strip() for row in rows)]
     unnamed = [i for i in kept if not names[i]]
     if unnamed:
-        logging.getLogger("pneumoscope").info("%s: columns without a name, which are not used: %d.", path, len(unnamed))
+        logging.getLogger("pneumoscope").info("%s: %s left out, without a name.", path, were(len(unnamed), "column"))
     named = [i for i in kept if names[i]]
     plain = [i for i in named if to_key(names[i]) == "path"]  # its cells are escaped in another way
     cells = [[_to_cell(row[i], i in plain) for i in named] for row in rows]
@@ -191,7 +191,7 @@ def _decode(content: bytes, path: Path) -> str:
         )  # fmt: skip
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{path}: line {line} has a null byte: this is no table, or a damaged one. {advice}")
+        raise DataError(f"{path}: line {line} has a null byte: this is not a table, or it is damaged. {advice}")
     return text
 
 
@@ -229,8 +229,8 @@ def _parse(text: str, delimiter: str, path: Path, first: int) -> Iterator[tuple[
         except csv.Error as problem:
             raise DataError(
                 f"{path}: cannot be read as CSV: in the row that begins in line {line}: {problem}. "
-                'A cell that contains " needs quotes around it, and each " in it twice; between cells stand commas, '
-                "semicolons or tabs, not spaces."
+                'A cell that contains " needs quotes around it, and each " inside it must be doubled. Separate '
+                "cells by commas, semicolons or tabs, not by spaces."
             ) from None
 
 
@@ -244,7 +244,7 @@ def _require_header(names: Sequence[str], path: Path, body: Sequence[tuple[int, 
                 )
     if image := next((name for name in names if _IMAGE.fullmatch(name)), None):
         raise DataError(
-            f"{path}: the first line must name the columns, and holds {image!r}. Write a line such as path,label "
+            f"{path}: the first line must name the columns, but holds {image!r}. Write a line such as path,label "
             "above it."
         )
 
@@ -275,7 +275,7 @@ def _fit(cells: list[str], names: Sequence[str], place: str, delimiter: str) -> 
     if len(cells) != len(names):
         shown = {"\t": "a tab"}.get(delimiter, f"{delimiter!r}")
         raise DataError(
-            f"{place} has {len(cells)} cell{'s' * (len(cells) != 1)}, and there are {len(names)} columns. "
+            f"{place} has {counted(len(cells), 'cell')}, but there are {len(names)} columns. "
             f"A cell that contains {shown} needs quotes around it."
         )
     return cells
@@ -304,7 +304,7 @@ def _read_parquet(path: Path) -> Table:
                 columns = [_to_list(column) for column in batch.columns]
                 size += sum(len(value) if isinstance(value, str) else 8 for column in columns for value in column)
                 if size > MAX_BYTES:
-                    raise DataError(f"{path}: holds more than {MAX_BYTES:,} bytes, the limit of a table.")
+                    raise DataError(f"{path} holds more than {MAX_BYTES:,} bytes, the limit of a table.")
                 rows += zip(*columns, strict=True)
     except DataError:
         raise

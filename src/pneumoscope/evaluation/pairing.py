@@ -82,7 +82,7 @@ def read_predictions(folder: Path) -> Predictions:
         raise DataError(f"{table}: damaged: {problem}. Evaluate again.") from None
     columns = ("path", "label", "predicted_label", "error", *_name_columns(known.classes).values())
     if lines and (lacking := [name for name in columns if name not in found]):
-        raise DataError(f"{table}: has no column {', '.join(lacking)}. Give a finished run, or an evaluation.")
+        raise DataError(f"{table} has no column {', '.join(lacking)}. Give a finished run, or an evaluation.")
     rows = [_read_row(line, known.classes, folder, f"{table}, line {i}") for i, line in enumerate(lines, start=2)]
     threshold = math.nan if known.threshold is None else known.threshold
     return Predictions(folder, known.classes, known.positive, threshold, tuple(rows))
@@ -94,7 +94,7 @@ def _check_metrics(values: object, path: Path) -> _Metrics:
     missing = [name for name in names if not isinstance(values, dict) or name not in values]
     if not isinstance(values, dict) or missing:
         raise DataError(
-            f"{path}: has no {', '.join(missing)}, so `pneumoscope train` or `evaluate` did not write it. Give a "
+            f"{path} has no {', '.join(missing)}, so `pneumoscope train` or `evaluate` did not write it. Give a "
             "finished run, or an evaluation."
         )
     known = build(_Metrics, {name: values[name] for name in names}, str(path), DataError)

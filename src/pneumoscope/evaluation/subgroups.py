@@ -95,15 +95,15 @@ def _divide_by_columns(metadata: Sequence[Mapping[str, str]]) -> list[_Kind]:
         else:
             kinds.append(kind)
     if left_out:
-        logging.getLogger("pneumoscope").info("Columns that make no subgroups: %s.", ", ".join(left_out))
+        logging.getLogger("pneumoscope").info("These columns are not used for subgroups: %s.", ", ".join(left_out))
     return kinds
 
 
 def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
-    """Divide images by their cells in a column: numbers by quartile, if there are many; or say why this is not done."""
+    """Divide images by their cells in a column, many numbers by quartile; or say why this cannot be done."""
     sizes = Counter(cell for cell in cells if cell is not None)
     if len(sizes) + (None in cells) < 2:
-        return "the same for all images"
+        return "the same value for all images"
     numbers = [_to_number(cell) for cell in cells]
     if len(sizes) > MOST and all(number is not None for number, cell in zip(numbers, cells, strict=True) if cell):
         return _divide_by_number(name, numbers)
@@ -132,7 +132,7 @@ def _to_number(cell: str | None) -> float | None:
 
 
 def _complete(name: str, parts: Sequence[str | None], order: Sequence[str]) -> _Kind:
-    """Make images without a part one of their own, if others have one."""
+    """Put images without a value into a part of their own, if others have a value."""
     known = any(part is not None for part in parts)
     order = [part for part in order if part not in (OTHERS, MISSING)]  # which may also be texts of a column
     return _Kind(name, [part or MISSING for part in parts] if known else parts, [*order, OTHERS, MISSING])

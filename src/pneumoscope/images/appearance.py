@@ -43,7 +43,7 @@ def find_faults(pixels: Pixels) -> tuple[str, ...]:
     faults = []
     fits = correlate_orientations(thumbnail)[0]
     if fits[0] <= -max(_LIKE, *abs(fits)):  # it fits an inverted frontal image better than any other
-        faults.append("probably inverted: air is bright; if it is, read it with `invert=True`")
+        faults.append("probably inverted (air is bright); if so, read it with `invert=True`")
     if (white := float(measure_burnt(thumbnail)[0])) > BURNT:
         faults.append(f"burnt out: {white:.0%} of the image is white")
     return tuple(faults)

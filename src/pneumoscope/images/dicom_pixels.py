@@ -165,7 +165,7 @@ def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str])
     shares_colour = layout.mode == "YBR_FULL_422"  # of two pixels: Y1 Y2 Cb Cr (C.7.6.3.1.2)
     full = pixels * 3 * size * layout.frames
     if shares_colour and full <= parsed.length <= full + 1:
-        warnings.append("YBR_FULL_422 has two samples for each pixel, but the pixel data hold three; all were read")
+        warnings.append("YBR_FULL_422 has two samples for each pixel, but the pixel data hold three (all were read)")
         shares_colour = False
     count = pixels * (2 if shares_colour else layout.samples)
     _check_length(parsed.length, count * size, layout, name, warnings)
@@ -192,7 +192,7 @@ def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: 
     excess = length - frame * layout.frames
     held, rest = divmod(length, frame)
     if excess < 0 and held and rest <= 1:
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held}; the first was read")
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
     elif not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
         of = f" in {layout.frames} frames" if layout.frames > 1 else ""
         raise ImageError(
@@ -201,7 +201,7 @@ def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: 
             "Export it again."
         )
     elif excess > 1:
-        warnings.append(f"the pixel data have {excess} bytes too many; they were ignored")
+        warnings.append(f"the pixel data have {excess} bytes too many (they were ignored)")
 
 
 def _fit(levels: Levels, bits: int, signed: bool, slack: int = 0) -> bool:

@@ -81,7 +81,7 @@ def render(levels: Levels, lowest: int, bits: int, image: Transformations, warni
             table = full
             if warnings is not None:
                 name = "VOI LUT" if image.voi else "window"
-                warnings.append(f"the {name} of the file {fault}; the full range of grey levels was used")
+                warnings.append(f"the {name} of the file {fault}, so the full range of grey levels was used")
     pixels = np.empty(levels.shape, np.float32)
     for part in _blocks(levels.size):
         np.take(table, levels.reshape(-1)[part], out=pixels.reshape(-1)[part], mode="clip")

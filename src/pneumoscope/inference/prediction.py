@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
 from pneumoscope.notebook import to_frame, to_html
-from pneumoscope.text import printable_line
+from pneumoscope.text import counted, printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
@@ -168,8 +168,9 @@ def count_warnings(warnings: Iterable[Sequence[str]]) -> list[str]:
             kinds.setdefault(re.sub(r"\d+(\.\d+)?", "", warning), []).append(warning)
     lines = []
     for found in sorted(kinds.values(), key=len, reverse=True):
-        example = "" if len(set(found)) == 1 else ", for example"
-        lines.append(f"{len(found)} image{'s' * (len(found) > 1)}{example}: {found[0]}.")
+        have = f"{counted(len(found), 'image')} {'has' if len(found) == 1 else 'have'}"
+        which = "the warning" if len(set(found)) == 1 else "a warning such as"
+        lines.append(f"{have} {which} {found[0]!r}.")
     return lines
 
 

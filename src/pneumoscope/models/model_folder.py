@@ -118,7 +118,7 @@ def load_model(folder: Path) -> Model:
         checksum, schema = values.pop("checksum", None), values.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
             raise ModelError(
-                f"{path}: has schema {quote(schema)}, but this version reads schema {SCHEMA}. Upgrade pneumoscope."
+                f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Upgrade pneumoscope."
             )
         if checksum != _checksum(values):
             raise ValueError("its checksum does not match")
@@ -127,7 +127,7 @@ def load_model(folder: Path) -> Model:
         raise ModelError(f"{path}: damaged: {reason}. Copy the model again from its source.") from None
     if schema != SCHEMA:
         raise ModelError(
-            f"{path}: has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
+            f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
         )
     model = build(Model, values, str(path), ModelError)
     if (contradiction := _find_contradiction(model)) is not None:

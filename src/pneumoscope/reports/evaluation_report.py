@@ -31,6 +31,7 @@ from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.gallery import draw_explained
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Policy, Provenance, write_report
+from pneumoscope.text import counted
 
 _Options: TypeAlias = dict[str, Any]
 OUTPUTS = ("predictions.csv", "errors.csv", "metrics.json", "plots", "report.html")  # the first is written first
@@ -182,8 +183,8 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     if unknown:
         label = str(unknown[0].label)
         raise DataError(
-            f"{unknown[0].path}: its label {label!r} is none of the model's classes ({', '.join(model.labels)}). This "
-            f"concerns {len(unknown)} image{'s' * (len(unknown) > 1)}. Say which class it is with `map`, such as "
+            f"{unknown[0].path}: its label {label!r} is not a class of the model ({', '.join(model.labels)}). This "
+            f"concerns {counted(len(unknown), 'image')}. Say which class it is with `map`, such as "
             f"`map='{label}={_guess(label, model.labels)}'`, or use a model trained on it."
         )
     if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
@@ -201,7 +202,7 @@ def _choose_split(samples: Sequence[Sample]) -> str:
     if "test" in present or not present:
         return "test" if present else "all"
     if len(present) > 1 or any(sample.split is None for sample in samples):
-        raise DataError(f"no test split; the data have {_count_splits(samples)}. Choose one, or `all`.", "split")
+        raise DataError(f"the data have no test split, but {_count_splits(samples)}. Choose one, or `all`.", "split")
     return present.pop()
 
 

@@ -51,7 +51,9 @@ def check_files(folder: Path, samples: Sequence[Sample]) -> None:
     """
     files = _read(folder).files
     if len(files) != len(samples):
-        raise DataError(f"{folder / RECORD}: is about {len(files)} images, not {len(samples)}. Start a new run.")
+        raise DataError(
+            f"{folder / RECORD} lists {len(files)} images, but the run has {len(samples)}. Start a new run."
+        )
     changed = [
         sample.path
         for sample, (size, time, digest) in zip(samples, files, strict=True)
