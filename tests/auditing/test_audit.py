@@ -118,7 +118,7 @@ def test_warnings_of_headers_are_counted_whether_cached_or_not(
         caplog.clear()
         with FeatureCache(tmp_path / "features.sqlite") as cache:
             audit(tmp_path / "data", quick=True, cache=cache)
-        assert "4 images: the file has 2 frames; the first was read." in caplog.messages
+        assert "4 images have the warning 'the file has 2 frames (the first was read)'." in caplog.messages
 
 
 def test_nothing_is_changed(clean: Path, cache: FeatureCache) -> None:

@@ -298,9 +298,9 @@ def test_warnings_of_explained_images_are_counted(run: Run, tmp_path: Path, capl
         (tmp_path / name).write_bytes(dicom(draw_levels(), ViewPosition="LL", frames=3))
     write_explanations(load(run.folder), [Sample(tmp_path / name) for name in ("a.dcm", "b.dcm")], tmp_path / "out")
     assert [line for line in caplog.messages if "frames" in line] == [
-        "2 images: the file has 3 frames; the first was read."
+        "2 images have the warning 'the file has 3 frames (the first was read)'."
     ]
-    assert "2 images: outside the intended use: view LL (meant for frontal views)." in caplog.messages
+    assert "2 images have the warning 'outside the intended use: view LL (meant for frontal views)'." in caplog.messages
 
 
 def test_an_interrupted_folder_of_explanations_lists_its_pictures(run: Run, image: Path, tmp_path: Path) -> None:

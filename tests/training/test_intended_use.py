@@ -74,7 +74,7 @@ def test_an_evaluation_counts_warnings_and_leaves_out_what_is_refused(
             write_dicom(folder / label / f"{seed}.dcm", seed, label == "PNEUMONIA", ViewPosition=view)
     with caplog.at_level(logging.WARNING):
         evaluation = pneumoscope.evaluate(folder, run.folder, tmp_path / "all", resamples=20)
-    line = "2 images: outside the intended use: view LL (meant for frontal views)."
+    line = "2 images have the warning 'outside the intended use: view LL (meant for frontal views)'."
     assert line in evaluation.notes
     assert line in caplog.text
     kept = pneumoscope.evaluate(folder, run.folder, tmp_path / "kept", resamples=20, refuse_out_of_scope=True)

@@ -179,7 +179,7 @@ def _require_units(samples: Sequence[Sample], units: Mapping[int, Sequence[int]]
     # Without any, the message of `require_classes` is the better one.
     for label in sorted({str(sample.label) for sample in samples}) if free else ():
         own = [images for images in free if any(samples[i].label == label for i in images)]
-        if len(own) > len(drawn):
+        if not own or len(own) > len(drawn):
             continue
         patients = {samples[i].patient for images in own for i in images}
         n = sum(samples[i].label == label for images in own for i in images)

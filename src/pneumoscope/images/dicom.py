@@ -191,7 +191,7 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
             image = read_transformations(parsed, layout, stored)
             pixels = render(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
         if tags.frames > 1 and not any("NumberOfFrames" in each for each in stored.warnings):
-            stored.warnings.append(f"the file has {tags.frames} frames; the first was read")
+            stored.warnings.append(f"the file has {tags.frames} frames (the first was read)")
     return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, tuple(stored.warnings))
 
 
