@@ -491,6 +491,6 @@ def test_classes_that_differ_by_case_between_the_splits_are_refused(tmp_path: Pa
 
 def test_reasons_beyond_the_first_ten_are_counted() -> None:
     (few,) = describe_unusable([Sample(Path("a.png"), "A")] * 2, ["a.png: bad", None])
-    assert few == "Left out 1 image that could not be read (1 A): a.png: bad"
+    assert few == "1 image that could not be read was left out (1 A): a.png: bad"
     (many,) = describe_unusable([Sample(Path("a.png"), "A")] * 13, ["bad"] * 12 + [None])
-    assert many == f"Left out 12 images that could not be read (12 A): {'; '.join(['bad'] * 10)}; and 2 more"
+    assert many == f"12 images that could not be read were left out (12 A): {'; '.join(['bad'] * 10)}; and 2 more"
