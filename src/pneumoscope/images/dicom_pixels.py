@@ -293,7 +293,7 @@ def _correct_bits(levels: Levels, layout: Layout, parsed: Parsed, warnings: list
     if not layout.shift and _fit(values, bits, signed=True):
         warnings.append("PixelRepresentation says unsigned, but the pixel data hold negative numbers")
         return replace(layout, signed=True)
-    warnings.append(f"bits above the {bits} of BitsStored are set; they were ignored")
+    warnings.append(f"bits above the {bits} of BitsStored are set (they were ignored)")
     return layout
 
 
@@ -316,7 +316,7 @@ def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) 
     parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
     if (offsets and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
         held = offsets if offsets and offsets != layout.frames else "several"
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held}; the first was read")
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
     return frame
 
 
