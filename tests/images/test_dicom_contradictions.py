@@ -379,7 +379,8 @@ def test_entries_of_fewer_or_more_bits_than_stated_span_the_range_from_black_to_
 def test_a_table_with_fewer_entries_than_stated_is_refused(kind: str, held: int) -> None:
     item = look_up(np.arange(held), 0, 12)
     item.LUTDescriptor = [4096, 0, 12]
-    message = refusal(dicom(image(), **{kind: Sequence([item])}))
+    elements: dict[str, Any] = {kind: Sequence([item])}
+    message = refusal(dicom(image(), **elements))
     assert f"a look-up table of {held:,} entries; its descriptor says 4,096" in message
 
 

@@ -106,9 +106,9 @@ def read_layout(parsed: Parsed, name: str) -> Layout:
     compression = _COMPRESSIONS[parsed.syntax]
     cell = 2 * allocated // 8 + (4 if compression in ("JPEG 2000", "HTJ2K") else 0)  # levels, twice, and the decoder's
     if (needed := rows * columns * (samples * cell + 4)) > limits.MAX_MEMORY:
-        raise CostError(
-            f"{columns} x {rows} pixels of {samples} x {allocated} bits need {needed:,} bytes; "
-            f"the limit is {limits.MAX_MEMORY:,}"
+        raise ImageError(
+            f"{name}: {columns} x {rows} pixels of {samples} x {allocated} bits need {needed:,} bytes; "
+            f"the limit is {limits.MAX_MEMORY:,}. Export it at a smaller size."
         )
     high = read_integer(elements, "HighBit", bits - 1)
     return Layout(
