@@ -24,7 +24,7 @@ def evaluate(
     any_modality: options.AnyModality = False,
     prevalence: options.Prevalence = None,
     adapt_prior: options.AdaptPrior = False,
-    threshold: options.Threshold = None,
+    threshold: options.ThresholdOrRule = None,
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
     refuse_out_of_scope: options.RefuseOutOfScope = False,

@@ -32,6 +32,14 @@ Threshold = Annotated[
     float | None,
     option("Predict the positive class at or above this probability, instead of the model's threshold.", DECISIONS),
 ]
+ThresholdOrRule = Annotated[
+    str | None,
+    option(
+        "Predict the positive class at or above this probability, instead of the model's threshold; or a rule of "
+        "train, such as sensitivity>=0.95, applied to the validation split of DATA.",
+        DECISIONS,
+    ),
+]
 Alpha = Annotated[
     float | None, option("How often prediction sets may miss the truth, instead of the model's alpha.", DECISIONS)
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,18 +11,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pneumoscope.config import Progress
+import numpy as np
+
+from pneumoscope.config import Progress, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.prior_shift import check_prevalence
+from pneumoscope.decisions.threshold import fit as fit_threshold
+from pneumoscope.decisions.threshold import parse_rule
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.inference.prediction import index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
@@ -49,7 +55,7 @@ def evaluate(
     device: str = "auto",
     prevalence: float | None = None,
     adapt_prior: bool = False,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     alpha: float | None = None,
     false_alarms: float | None = None,
     refuse_out_of_scope: bool = False,
@@ -75,7 +81,7 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         prevalence: also measure as if the positive class had this share, with adjusted probabilities.
         adapt_prior: estimate the classes' shares without labels, and also measure with adjusted probabilities.
-        threshold: predict the positive class at or above this probability, instead of the model's threshold.
+        threshold: for the positive class, instead of the model's; or a rule that chooses it on the val split of `data`.
         alpha: how often prediction sets may miss the true class, instead of the model's alpha.
         false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
         refuse_out_of_scope: leave out images outside the model's intended use, as errors.
@@ -91,12 +97,16 @@ def evaluate(
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    with _open(model, device, cache, given := _pick(threshold, alpha, false_alarms, refuse_out_of_scope)) as predictor:
+    number, rule = _read_threshold(threshold)
+    given = _pick(rule or number, alpha, false_alarms, refuse_out_of_scope)
+    with _open(model, device, cache, {**given, "threshold": number}) as predictor:
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
-        samples, plan = _choose_samples(read_samples(data, patient_pattern, reading, naming), plan, predictor.model)
+        every = read_samples(data, patient_pattern, reading, naming)
+        samples, plan = _choose_samples(every, plan, predictor.model)
+        chosen = _choose_threshold(predictor, rule, every, plan.split, progress)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
         with _claim(out, plot_formats, overwrite) as to:
-            return evaluate_predictor(predictor, samples, to, plan, known, plot_formats=plot_formats, progress=progress)
+            return evaluate_predictor(chosen, samples, to, plan, known, plot_formats=plot_formats, progress=progress)
 
 
 @contextmanager
@@ -147,6 +157,49 @@ def evaluate_predictor(
         plot_formats=plot_formats,
     )
     return measured.evaluation
+
+
+def _read_threshold(given: float | str | None) -> tuple[float | None, str | None]:
+    """A threshold as a number, or the rule by which it is to be chosen."""
+    if not isinstance(given, str):
+        return given, None
+    rule = parse_rule(given)
+    return (rule.value, None) if rule.kind == "fixed" else (None, given)
+
+
+def _choose_threshold(
+    predictor: Predictor, rule: str | None, samples: Sequence[Sample], split: str, progress: Progress
+) -> Predictor:
+    """The predictor with a threshold chosen by a rule, if there is one, on the validation split.
+
+    The images are weighted to the class fractions of the model.
+
+    Raises:
+        UsageError: more than two classes, or no validation split apart from what is measured.
+    """
+    if rule is None:
+        return predictor
+    labels, val = predictor.model.labels, [sample for sample in samples if sample.split == "val"]
+    if len(labels) > 2:
+        raise UsageError("This model has more than two classes, and one threshold decides between two.", "threshold")
+    if not val or split in ("val", "all"):
+        raise UsageError(
+            f"{quote(rule)} is chosen on a validation split, never on the images that are measured: "
+            f"{'these are both' if val else 'the data have none'}. Evaluate another split, of data with a split val; "
+            "train with this rule; or give a number.",
+            "threshold",
+        )
+    found = [each for each in predictor.predict(val, progress) if each.error is None]
+    y = index_labels(found, labels)
+    fractions = np.array(predictor.decisions.calibration.class_fractions)
+    weights = (fractions / np.maximum(np.bincount(y, minlength=2), 1))[y] * len(y)
+    chosen = fit_threshold(rule, y, stack_probabilities(found), weights)
+    logging.getLogger("pneumoscope").info(
+        "Threshold %.4g by the rule %s, chosen on %d validation images.", chosen.value, rule, len(found)
+    )
+    other = copy.copy(predictor)
+    other.decider = replace(predictor.decider, decisions=replace(predictor.decisions, threshold=chosen))
+    return other
 
 
 @contextmanager
@@ -224,7 +277,7 @@ def _know(
     return Provenance(facts=_list_facts(str(data), name, model, plan, options))
 
 
-def _pick(threshold: float | None, alpha: float | None, false_alarms: float | None, refuse: bool) -> _Options:
+def _pick(threshold: float | str | None, alpha: float | None, false_alarms: float | None, refuse: bool) -> _Options:
     return {"threshold": threshold, "alpha": alpha, "false_alarms": false_alarms, "refuse_out_of_scope": refuse}
 
 
