@@ -97,22 +97,18 @@ def evaluate(
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    number, rule = _read_threshold(threshold)
-    given = _pick(rule or number, alpha, false_alarms, refuse_out_of_scope)
-    with _open(model, device, cache, {**given, "threshold": number}) as predictor:
+    with _open(model, device, cache, given := _pick(threshold, alpha, false_alarms, refuse_out_of_scope)) as opened:
         plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
         every = read_samples(data, patient_pattern, reading, naming)
-        samples, plan = _choose_samples(every, plan, predictor.model)
-        chosen = _choose_threshold(predictor, rule, every, plan.split, progress)
+        predictor, samples, plan = _prepare(opened, every, plan, threshold, progress)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
-        with _claim(out, plot_formats, overwrite) as to:
-            return evaluate_predictor(chosen, samples, to, plan, known, plot_formats=plot_formats, progress=progress)
+        return _evaluate_into(out, predictor, samples, plan, known, plot_formats, overwrite, progress)
 
 
 @contextmanager
 def _open(model: str | Path | None, device: str, cache: FeatureCache | bool, changes: _Options) -> Iterator[Predictor]:
     with open_cache(cache) as opened:
-        yield load(model, device, opened, **changes)
+        yield load(model, device, opened, **{**changes, "threshold": _read_threshold(changes["threshold"])[0]})
 
 
 def evaluate_predictor(
@@ -202,15 +198,32 @@ def _choose_threshold(
     return other
 
 
-@contextmanager
-def _claim(out: str | Path | None, plot_formats: str, overwrite: bool) -> Iterator[Path | None]:
+def _evaluate_into(
+    out: str | Path | None,
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    plan: Plan,
+    known: Provenance,
+    plot_formats: str,
+    overwrite: bool,
+    progress: Progress,
+) -> Evaluation:
     parse_formats(plot_formats)
+    how: dict[str, Any] = {"plot_formats": plot_formats, "progress": progress}
     if out is None:
-        yield None
-        return
+        return evaluate_predictor(predictor, samples, None, plan, known, **how)
     with lock_folder(Path(out)):
         claim_folder(Path(out), OUTPUTS, overwrite)
-        yield Path(out)
+        return evaluate_predictor(predictor, samples, Path(out), plan, known, **how)
+
+
+def _prepare(
+    predictor: Predictor, samples: Sequence[Sample], plan: Plan, threshold: float | str | None, progress: Progress
+) -> tuple[Predictor, list[Sample], Plan]:
+    """Choose the images to measure and, by a rule, the threshold."""
+    chosen, plan = _choose_samples(samples, plan, predictor.model)
+    rule = _read_threshold(threshold)[1]
+    return _choose_threshold(predictor, rule, samples, plan.split, progress), chosen, plan
 
 
 def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tuple[list[Sample], Plan]:
