@@ -150,7 +150,7 @@ def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:
     )
     return (
         f"The classes lose unequal shares of their files: {listed}. What is left may not represent the classes. "
-        "Convert or copy these files again."
+        "Find out why: files that cannot be read can often be converted or copied again."
     )
 
 
