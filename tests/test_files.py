@@ -326,7 +326,7 @@ def test_a_second_process_is_kept_out_of_a_folder(command: str, images: Path, ru
         "compare": lambda: pneumoscope.compare([run.folder, run.folder], out, resamples=20),
     }
     with lock_folder(out):
-        with pytest.raises(UsageError, match="another process is writing into it"):
+        with pytest.raises(UsageError, match="another process is writing into this folder"):
             commands[command]()
         assert list(out.iterdir()) == []
     commands[command]()

@@ -76,7 +76,7 @@ def test_lines_are_counted_from_the_first_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_table_separated_by_spaces_is_refused_with_what_to_use(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="semicolons or tabs, not spaces"):
+    with pytest.raises(DataError, match="semicolons or tabs, not by spaces"):
         read_samples(table(tmp_path, '"path" "label"', '"a.png" "A"'))
 
 
@@ -113,11 +113,11 @@ def test_images_are_found_in_spite_of_spaces_and_capitals(
 ) -> None:
     found = read_samples(table(tmp_path, "path,label", f"{path},A", images=(image,)))
     assert [s.path for s in found] == [tmp_path / image]
-    assert "1 images were found with" in said(caplog)
+    assert "1 image was found by" in said(caplog)
 
 
 def test_two_images_that_differ_in_capitals_are_not_chosen_from(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"A.PNG may be 2 files"):
+    with pytest.raises(DataError, match=r"A.PNG fits 2 files"):
         read_samples(table(tmp_path, "path,label", "A.PNG,A", images=("a.png", "A.png")))
 
 
@@ -141,7 +141,7 @@ def test_a_label_that_contradicts_the_folder_is_said(tmp_path: Path, caplog: pyt
 )
 def test_a_column_that_marks_a_split_is_not_ignored(tmp_path: Path, name: str) -> None:
     lines = (f"path,label,{name}", "a.png,A,0", "b.png,B,1")
-    with pytest.raises(DataError, match=f"is the column '{name}' the split.*`split_column='none'`"):
+    with pytest.raises(DataError, match=f"does the column '{name}' hold the split.*`split_column='none'`"):
         read_samples(table(tmp_path, *lines))
     assert len(read_samples(table(tmp_path, *lines), naming=Naming(split_column="none"))) == 2
 
@@ -168,7 +168,7 @@ def test_a_column_of_other_groups_is_metadata(tmp_path: Path, values: tuple[str,
 )  # fmt: skip
 def test_a_column_that_tells_persons_apart_is_not_ignored(tmp_path: Path, name: str) -> None:
     lines = (f"path,label,{name}", "a.png,A,1", "b.png,B,1")
-    with pytest.raises(DataError, match=f"is the column '{name}' the patient"):
+    with pytest.raises(DataError, match=f"does the column '{name}' hold the patient"):
         read_samples(table(tmp_path, *lines))
     assert {s.patient for s in read_samples(table(tmp_path, *lines), naming=Naming(patient_column=name))} == {"1"}
 
@@ -294,7 +294,10 @@ def test_a_pattern_that_finds_the_class_is_an_error(tmp_path: Path) -> None:
 def test_folders_of_patients_below_classes_are_patients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     samples = read_samples(folders(tmp_path, "A/patient1", "A/Patient_2", "B/patient1/day2", "B/other"))
     assert [s.patient for s in samples] == ["Patient_2", "patient1", None, "patient1"]
-    assert "3 images of 2 patients from folders of patients; 1 image without" in said(caplog)
+    assert (
+        "The patient of 3 images is known from folders of patients: 2 patients.\nThe patient of 1 image is unknown."
+        in said(caplog)
+    )
 
 
 # Folders

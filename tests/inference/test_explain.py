@@ -51,7 +51,8 @@ def random_predictor(run: Run, architecture: str, labels: tuple[str, ...] = ("NO
     for value in backbone.parameters():
         if value.ndim > 1:
             torch.nn.init.kaiming_normal_(value) if value.ndim == 4 else torch.nn.init.trunc_normal_(value, std=0.05)
-    model: Model = replace(load_model(run.folder), input=spec, labels=labels)
+    positive = labels[1] if len(labels) == 2 else None
+    model: Model = replace(load_model(run.folder), input=spec, labels=labels, positive=positive)
     rng = np.random.default_rng(2)
     outputs = 1 if len(labels) == 2 else len(labels)
     weight = rng.normal(0, 0.3, (outputs, backbone.width)).astype(np.float32)

@@ -260,7 +260,7 @@ def test_print_shows_all_there_is(open_page: Any) -> None:
     assert page.locator(".points table").is_visible()
     assert not page.locator("#threshold").is_visible()
     assert not page.locator("nav").is_visible()
-    assert sections.count() == 11
+    assert sections.count() == 12
     assert all(sections.nth(i).is_visible() for i in range(sections.count()))
     assert all(figure.is_visible() for figure in page.locator("figure").all())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

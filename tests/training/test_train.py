@@ -46,7 +46,7 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
         "config.yaml", "samples.csv", "history.csv", "model", "metrics.json", "predictions.csv", "plots",
-        "report.html", "log.txt", "resume.json",
+        "report.html", "log.txt", "resume.json", "errors.csv",
     }  # fmt: skip
     assert {path.name for path in run.model.iterdir()} == {
         "README.md",
@@ -134,8 +134,10 @@ def test_patients_that_the_folders_share_are_named_in_the_run(tmp_path: Path) ->
             folder.mkdir(parents=True, exist_ok=True)
             _write_image(folder / f"phantom{patient:04d}_{split}{number}.png", number, label)
     run = train(tmp_path / "images", tmp_path / "run", patient_pattern=r"phantom\d+", **SMALL)
-    assert "phantom0007 (test and train)" in (run.folder / "log.txt").read_text()
-    assert "phantom0007 (test and train)" in (run.folder / "report.html").read_text()
+    assert "'phantom0007': ('test', 'train')" in (run.folder / "log.txt").read_text()
+    report = (run.folder / "report.html").read_text()
+    assert "24 patients are in more than one of the given splits" in report
+    assert "phantom0007 (" not in report  # only on request
 
 
 def test_three_classes_work_like_two(tmp_path: Path) -> None:
@@ -439,7 +441,8 @@ def test_the_published_split_trains_to_the_published_level(real_data: Path, tmp_
     run = train(real_data / "seed-400", tmp_path / "run", recipe="baseline")
     assert run.evaluation.n == 100
     assert run.evaluation.metrics["auroc"].value > 0.9
-    assert "bacteria-person336 (train and val)" in (run.folder / "report.html").read_text()
+    assert "2 patients are in more than one of the given splits" in (run.folder / "report.html").read_text()
+    assert "bacteria-person336" in (run.folder / "log.txt").read_text()
 
 
 def test_the_simulated_images_are_neither_a_toy_nor_noise(tmp_path: Path) -> None:
