@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from dataset_files import touch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,14 +19,6 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 
 CLASSES = ("NORMAL", "PNEUMONIA")
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 def make(root: Path, *folders: str, count: int = 1) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from dataset_files import touch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -31,15 +32,6 @@ from pneumoscope.datasets.splits import find_shared_patients, split_samples
 from pneumoscope.errors import DataError, UsageError
 
 Row = tuple[str, str | None, str | None, str | None]
-
-
-def touch(root: Path, *names: str) -> Path:
-    """Files are not opened here; any content does."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 def rows(samples: Iterable[Sample], root: Path) -> list[Row]:

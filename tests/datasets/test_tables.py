@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from dataset_files import touch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pneumoscope.auditing.losses import find_losses
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.datasets.reading import find_images, read_samples
+from pneumoscope.datasets.reading import find_images, read_dataset, read_samples
 from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.datasets.tables import read_table
 from pneumoscope.errors import DataError, UsageError
@@ -28,14 +30,6 @@ Row = tuple[str, str | None, str | None, str | None]
 
 def rows(samples: Iterable[Sample], root: Path) -> list[Row]:
     return [(s.path.relative_to(root).as_posix(), s.label, s.patient, s.split) for s in samples]
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-    return root
 
 
 def csv_table(folder: Path, text: str, *images: str, name: str = "table.csv", encoding: str = "utf-8") -> Path:
@@ -539,3 +533,18 @@ def test_for_a_prediction_a_missing_image_is_left_to_its_row_and_columns_that_do
         Sample(tmp_path / "gone.png", metadata={"class": "A", "target": "B", "pateint": "1"})
     ]
     assert find_images([table], naming=Naming("target"))[0].path == tmp_path / "B"
+
+
+def test_rows_that_are_left_out_of_a_table_are_listed_for_the_audit(tmp_path: Path) -> None:
+    table = csv_table(tmp_path, "path,label\n1.png,A\n2.png,\n1.png,A\n3.png,B\n", "1.png", "2.png", "3.png")
+    dataset = read_dataset(table)
+    assert [sample.path.name for sample in dataset.samples] == ["1.png", "3.png"]
+    assert [(each.path.name, each.reason.count(1), each.label) for each in dataset.left_out] == [
+        ("2.png", "1 row without a label", None),
+        ("1.png", "1 row that repeats another", "A"),
+    ]
+    findings = find_losses(dataset, [None, None])
+    assert [(each.severity, each.title) for each in findings] == [
+        ("warning", "1 row without a label left out"),
+        ("note", "1 row that repeats another left out"),
+    ]

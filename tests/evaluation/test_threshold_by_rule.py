@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,10 @@ def test_a_rule_is_never_applied_to_what_is_measured(split: str, run: Run, image
 def test_data_without_a_validation_split_cannot_choose(run: Run, images: Path) -> None:
     with pytest.raises(UsageError, match="the data have none"):
         evaluate(images / "test", run.folder, threshold="youden")
+
+
+def test_a_rule_needs_both_classes_in_the_validation_split(run: Run, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    shutil.rmtree(tmp_path / "images" / "val" / "NORMAL")
+    with pytest.raises(UsageError, match="both classes in the split val"):
+        evaluate(tmp_path / "images", run.folder, threshold="youden")

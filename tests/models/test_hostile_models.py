@@ -85,14 +85,25 @@ TURNS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-@settings(max_examples=int(os.environ.get("EXAMPLES", "60")), deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(data=st.data())
-def test_any_changed_value_is_refused_or_gives_finite_numbers(data: st.DataObject, run: Run, image: Path,
-                                                             tmp_path: Path) -> None:  # fmt: skip
+FUZZ = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def copy_once(run: Run, tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     if not folder.exists():
         shutil.copytree(run.model, folder)
+    return folder
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_changed_value_is_refused_or_gives_finite_numbers(data: st.DataObject, run: Run, image: Path,
+                                                             tmp_path: Path) -> None:  # fmt: skip
+    folder = copy_once(run, tmp_path)
     original = read(run.model)
     groups: dict[Any, list[tuple[Any, ...]]] = {}
     for place in list_places(original):
@@ -406,14 +417,11 @@ def test_a_detector_of_other_features_is_refused(model: Path) -> None:
         load(model, engine="onnx")
 
 
-@settings(max_examples=int(os.environ.get("EXAMPLES", "60")), deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@FUZZ
 @given(data=st.data())
 def test_any_changed_byte_of_a_graph_is_refused_or_gives_numbers(data: st.DataObject, run: Run, image: Path,
                                                                 tmp_path: Path) -> None:  # fmt: skip
-    folder = tmp_path / "model"
-    if not folder.exists():
-        shutil.copytree(run.model, folder)
+    folder = copy_once(run, tmp_path)
     content = bytearray((run.model / "network.onnx").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -19,19 +19,19 @@ from pneumoscope.training.train import Run, train
 def test_a_run_begun_with_relative_paths_is_repeated_from_another_folder(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(images, tmp_path / "work" / "images")
+    shutil.copytree(images, tmp_path / "study" / "images")
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "study")
     first = train("images", "runs/first", recipe="head", epochs=2, size=64, resamples=20)
     assert "  path: ../../images\n" in Path("runs/first/config.yaml").read_text()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    second = train(None, "second", config="../work/runs/first/config.yaml")
-    assert second.settings.data.path == "../work/images"
+    second = train(None, "second", config="../study/runs/first/config.yaml")
+    assert second.settings.data.path == "../study/images"
     assert second.evaluation.metrics == first.evaluation.metrics
-    for folder in (tmp_path / "work/runs/first", tmp_path / "elsewhere/second"):
+    for folder in (tmp_path / "study/runs/first", tmp_path / "elsewhere/second"):
         with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
             assert all((folder / row["path"]).is_file() for row in csv.DictReader(file))
-    assert compare(["../work/runs/first", "second"], resamples=20).paired_by == "content"
+    assert compare(["../study/runs/first", "second"], resamples=20).paired_by == "content"
 
 
 def test_evaluate_writes_paths_that_lead_from_its_folder(

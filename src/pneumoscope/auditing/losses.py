@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 from pneumoscope.auditing.findings import Finding
-from pneumoscope.datasets.left_out import Dataset, LeftOut, Reason, compare_losses, count_losses
+from pneumoscope.datasets.left_out import UNEQUAL, Dataset, compare_losses, count_losses, group_left_out
 
 
 def find_losses(dataset: Dataset, errors: Sequence[str | None]) -> list[Finding]:
@@ -16,24 +16,20 @@ def find_losses(dataset: Dataset, errors: Sequence[str | None]) -> list[Finding]
         dataset: N samples, and what was left out.
         errors: (N,) why each image could not be read, or None.
     """
-    reasons: defaultdict[Reason, list[LeftOut]] = defaultdict(list)
-    for file in dataset.left_out:
-        reasons[file.reason].append(file)
     findings = [
         Finding(
             "reading",
             "note" if reason.harmless else "warning",
             f"{reason.count(len(files))} left out",
-            "They are not part of the dataset. If any of them should be, convert other formats to PNG and move images "
-            "into class folders.",
+            "They are not part of the dataset. If any of them should be, convert other formats to PNG, move images "
+            "into class folders, and give rows a label.",
             files=tuple(file.path for file in files),
             remarks=tuple(file.label or "" for file in files),
         )
-        for reason, files in reasons.items()
+        for reason, files in group_left_out(dataset.left_out).items()
     ]
     read = [(str(sample.label), error is None) for sample, error in zip(dataset.samples, errors, strict=True)]
     lost = count_losses(dataset.left_out) + Counter(label for label, readable in read if not readable)
     if unequal := compare_losses(Counter(label for label, readable in read if readable), lost):
-        shares = unequal.removeprefix("The classes lose unequal shares of their files: ")
-        findings.append(Finding("reading", "warning", "The classes lose unequal shares of their files", shares))
+        findings.append(Finding("reading", "warning", UNEQUAL, unequal))
     return findings

@@ -12,6 +12,7 @@ from pathlib import Path
 from pneumoscope.datasets.samples import Sample
 
 _SHOWN = 3
+UNEQUAL = "The classes lose unequal shares of their files"
 _P, _DIFFERENCE = 0.01, 0.01  # unequal losses: p value of the chi-squared test, and difference of the lost shares
 
 
@@ -46,6 +47,8 @@ LOCKED = Reason("folder that cannot be read", "folders that cannot be read", los
 BAD_NAMES = Reason("file whose name is not valid UTF-8", "files whose names are not valid UTF-8", loses=True)
 LINKED_AGAIN = Reason("linked folder that had already been read", "linked folders that had already been read")
 NO_CLASS = Reason("image outside any class folder", "images outside any class folder")
+NO_LABEL = Reason("row without a label", "rows without a label")
+REPEATED = Reason("row that repeats another", "rows that repeat others", harmless=True)
 BESIDE = Reason("image in a folder beside the splits", "images in folders beside the splits")
 
 
@@ -89,15 +92,20 @@ def describe_left_out(files: Sequence[LeftOut], root: Path) -> str:
 def log_left_out(dataset: Dataset, root: Path) -> None:
     """Say what was left out, once for each reason, and whether the classes lose unequal shares."""
     logger = logging.getLogger("pneumoscope")
-    reasons: defaultdict[Reason, list[LeftOut]] = defaultdict(list)
-    for file in dataset.left_out:
-        reasons[file.reason].append(file)
-    for reason, files in reasons.items():
+    for reason, files in group_left_out(dataset.left_out).items():
         level = logging.INFO if reason.harmless else logging.WARNING
         logger.log(level, "%s", describe_left_out(files, root))
     kept = Counter(str(sample.label) for sample in dataset.samples)
     if unequal := compare_losses(kept, count_losses(dataset.left_out)):
-        logger.warning("%s", unequal)
+        logger.warning("%s: %s", UNEQUAL, unequal)
+
+
+def group_left_out(files: Sequence[LeftOut]) -> dict[Reason, list[LeftOut]]:
+    """Group files by the reason why they are left out."""
+    reasons: defaultdict[Reason, list[LeftOut]] = defaultdict(list)
+    for file in files:
+        reasons[file.reason].append(file)
+    return dict(reasons)
 
 
 def count_losses(files: Sequence[LeftOut]) -> Counter[str]:
@@ -124,11 +132,12 @@ def describe_unusable(
     images, were = ("image", "was") if len(reasons) == 1 else ("images", "were")
     said = f"{len(reasons):,} {images} {which} {were} left out ({counts}): {'; '.join(reasons[:10])}"
     said += f"; and {len(reasons) - 10:,} more" if len(reasons) > 10 else ""
-    return [text for text in (said, compare_losses(kept, lost)) if text]
+    unequal = compare_losses(kept, lost)
+    return [said, *([f"{UNEQUAL}: {unequal}"] if unequal else [])]
 
 
 def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:
-    """A sentence if the classes lose unequal shares of their files, by a chi-squared test; else empty.
+    """Say which share each class loses, if a chi-squared test finds them unequal; else return an empty text.
 
     Args:
         kept: number of images used, by class.
@@ -149,7 +158,7 @@ def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:
         f"{lost.get(label, 0):,} of {total:,} {label} ({shares[label]:.0%})" for label, total in totals.items()
     )
     return (
-        f"The classes lose unequal shares of their files: {listed}. What is left may not represent the classes. "
+        f"{listed}. What is left may not represent the classes. "
         "Find out why: files that cannot be read can often be converted or copied again."
     )
 

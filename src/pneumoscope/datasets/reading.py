@@ -55,10 +55,10 @@ def read_dataset(
 ) -> Dataset:
     """Read samples as `read_samples` does, and list what was left out."""
     data, pattern = Path(data), compile_pattern(patient_pattern)
-    column = False
+    column, rows_left_out = False, list[LeftOut]()
     if _is_table(data):
         listed = read_listed(data, naming, reading)
-        column = listed.has_patients
+        column, rows_left_out = listed.has_patients, listed.left_out
         unsplit = not listed.has_splits and naming.split_column is None
         dataset = Dataset(adopt_splits(listed.samples, data) if unsplit else listed.samples)
         root = data.parent
@@ -73,7 +73,8 @@ def read_dataset(
     _require_reader(dataset.samples)
     log_left_out(dataset, root)
     samples = name_classes([_add_tags(sample) for sample in dataset.samples], naming.map)
-    return replace(dataset, samples=identify_patients(samples, root, pattern, column))
+    left_out = [*dataset.left_out, *rows_left_out]  # the table's own message gives their lines
+    return Dataset(identify_patients(samples, root, pattern, column), left_out)
 
 
 def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Naming = Naming()) -> list[Sample]:

@@ -17,6 +17,7 @@ from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, fi
 from pneumoscope.datasets.folder_names import find_split, seems_split
 from pneumoscope.datasets.image_paths import ImageFinder
 from pneumoscope.datasets.labels import SEPARATOR, clean, look
+from pneumoscope.datasets.left_out import NO_LABEL, REPEATED, LeftOut
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
@@ -48,9 +49,10 @@ _UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, se
 
 @dataclass(frozen=True)
 class Listed:
-    """The samples of a table; whether columns name their patients and splits."""
+    """The samples of a table, and the rows left out of it; whether columns name their patients and splits."""
 
     samples: list[Sample]
+    left_out: list[LeftOut]
     has_patients: bool
     has_splits: bool
 
@@ -83,14 +85,15 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
     if labelled and naming.split_column is None and "split" not in columns:
         _refuse_hidden_split(cells)
     rows = _read_rows(cells, path.parent, reading, labelled)
+    left_out: list[LeftOut] = []
     if labelled:
         _refuse_folders(rows, table)
-        rows = _leave_out(rows, table)
+        rows, left_out = _leave_out(rows, table)
         _check_files(rows, table, cells)
         _compare_folders([sample for _, sample in rows], table)
     _log_columns(cells, path)
     samples = [sample for _, sample in rows]
-    return Listed(samples, any(sample.patient for sample in samples), "split" in columns)
+    return Listed(samples, left_out, any(sample.patient for sample in samples), "split" in columns)
 
 
 def _drop_total(table: tables.Table, path_column: str) -> tables.Table:
@@ -206,8 +209,10 @@ def _to_reading(cells: _Cells, row: Sequence[Any], reading: Reading, place: str)
     return reading
 
 
-def _leave_out(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> list[tuple[int, Sample]]:
-    """Leave out rows without a label, and rows that repeat another one.
+def _leave_out(
+    rows: Sequence[tuple[int, Sample]], table: tables.Table
+) -> tuple[list[tuple[int, Sample]], list[LeftOut]]:
+    """Divide rows into those that are kept, and those without a label or that repeat another one.
 
     Raises:
         DataError: no row has a label, or two rows say different things about one file.
@@ -221,9 +226,11 @@ def _leave_out(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> list[
             "%s: %d of %d images have no label and are left out, the first in %s %d.",
             table.name, unlabelled, len(rows), table.unit, table.numbers[first],
         )  # fmt: skip
+    left_out = [LeftOut(sample.path, NO_LABEL) for _, sample in rows if sample.label is None]
     firsts: dict[str, tuple[int, Sample]] = {}
     for i, sample in labelled:
         j, other = firsts.setdefault(os.path.normpath(sample.path), (i, sample))
+        left_out += [LeftOut(sample.path, REPEATED, sample.label)] if j != i else []
         for what in ("label", "patient", "split", "reading"):
             if getattr(sample, what) != getattr(other, what):
                 raise DataError(
@@ -235,7 +242,7 @@ def _leave_out(rows: Sequence[tuple[int, Sample]], table: tables.Table) -> list[
         logging.getLogger("pneumoscope").warning(
             "%s: %s left out as repetitions of others.", table.name, were(repeated, "row")
         )
-    return list(firsts.values())
+    return list(firsts.values()), left_out
 
 
 def _name(sample: Sample, what: str) -> str:

@@ -221,7 +221,9 @@ def _translated_errors(name: str) -> Iterator[None]:
     except PneumoscopeError:
         raise
     except CostError as problem:
-        raise ImageError(f"{name}: {problem}. Export it again, uncompressed.") from None
+        raise ImageError(
+            f"{name}: {problem}. Reading it could take too much time or memory. Export it again."
+        ) from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory. Export it at a smaller size.") from None
     except Exception as problem:  # a damaged file makes pydicom and the decoders raise nearly anything

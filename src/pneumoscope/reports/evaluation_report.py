@@ -187,11 +187,13 @@ def _choose_threshold(
         )
     found = [each for each in predictor.predict(val, progress) if each.error is None]
     y = index_labels(found, labels)
+    if len(set(y.tolist())) < 2:
+        raise UsageError(f"{quote(rule)} needs readable images of both classes in the split val.", "threshold")
     fractions = np.array(predictor.decisions.calibration.class_fractions)
     weights = (fractions / np.maximum(np.bincount(y, minlength=2), 1))[y] * len(y)
     chosen = fit_threshold(rule, y, stack_probabilities(found), weights)
     logging.getLogger("pneumoscope").info(
-        "Threshold %.4g by the rule %s, chosen on %d validation images.", chosen.value, rule, len(found)
+        "Threshold %.4g by the rule %s, chosen on %d of %d validation images.", chosen.value, rule, len(found), len(val)
     )
     other = copy.copy(predictor)
     other.decider = replace(predictor.decider, decisions=replace(predictor.decisions, threshold=chosen))
