@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
+from pneumoscope import evaluate
+from pneumoscope.cli.output import print_evaluation
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import write_samples
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.subgroups import by_kind, find_kinds, measure_subgroups
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
+from pneumoscope.training.train import Run
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
@@ -178,3 +183,18 @@ def test_the_same_column_as_a_sex_or_age_in_dicom_stands_beside_it() -> None:
     evaluation = evaluate_predictions([i % 2 for i in range(12)], [0.3] * 12, classes=CLASSES, resamples=20)
     groups = by_kind(measure_subgroups(predictions, evaluation, [{"Sex": "mf"[i % 2]} for i in range(12)]))
     assert [(part.name, part.n) for part in groups["Sex"][:3]] == [("female", 4), ("male", 4), ("not known", 4)]
+
+
+def test_a_subgroup_of_one_class_is_printed_with_a_metric_that_it_has(
+    run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [
+        replace(sample, metadata={"ward": "A" if sample.label == "NORMAL" else "B"})
+        for sample in read_samples(images)
+        if sample.split == "test"
+    ]
+    write_samples(tmp_path / "wards.csv", samples)
+    print_evaluation(evaluate(tmp_path / "wards.csv", run.folder, resamples=20))
+    printed = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("ward: ")]
+    assert [(line[1], line[3]) for line in printed] == [("A", "specificity"), ("B", "sensitivity")]
+    assert all(0 <= float(line[4]) <= 1 for line in printed)

@@ -116,14 +116,17 @@ def _print_classes(evaluation: Evaluation) -> None:
 
 
 def _print_subgroups(evaluation: Evaluation) -> None:
-    """Print one metric of the first subgroups."""
+    """Print one metric of the first subgroups: the first that each has, as one class alone has no AUROC."""
     if not evaluation.subgroups:
         return
-    metric = "auroc" if evaluation.positive else "accuracy"
-    table = make_table(["subgroup"], ["images", metric, "95% interval"])
+    from pneumoscope.evaluation.subgroups import choose_metrics
+
+    wanted = choose_metrics(evaluation)
+    table = make_table(["subgroup"], ["images", "metric", "value", "95% interval"])
     for part in evaluation.subgroups[:_SUBGROUPS]:
-        value = _show(part.metrics[metric]) if metric in part.metrics else ("not defined", "")
-        table.add_row(printable_line(f"{part.kind}: {part.name}"), str(part.n), *value)
+        metric = next((name for name in wanted if name in part.metrics), None)
+        value = ("not defined", "") if metric is None else _show(part.metrics[metric])
+        table.add_row(printable_line(f"{part.kind}: {part.name}"), str(part.n), metric, *value)
     typer.echo()
     open_console().print(table, markup=False)
     if (more := len(evaluation.subgroups) - _SUBGROUPS) > 0:
