@@ -92,8 +92,8 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
         text: a map, see `parse_map`.
 
     Raises:
-        DataError: a class contains `|`, two classes look the same, or no image is left.
-        UsageError: the map is not valid, names an unknown label, or gives a label two classes.
+        DataError: a class contains `|`, or two classes look the same.
+        UsageError: the map is not valid, names an unknown label, gives a label two classes, or leaves no image.
     """
     rules = parse_map(text)
     counts = Counter(clean(sample.label or "") for sample in samples)
@@ -104,7 +104,7 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
     named = [replace(sample, label=classes[clean(sample.label or "")]) for sample in samples]
     kept = [sample for sample in named if sample.label]
     if not kept:
-        raise DataError(f"leaves out every image. The labels are {_list(counts)}.", "map")
+        raise UsageError(f"leaves out every image. The labels are {_list(counts)}.", "map")
     _check_classes(Counter(str(sample.label) for sample in kept))
     return kept
 

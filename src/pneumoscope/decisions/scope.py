@@ -11,7 +11,8 @@ from typing import Annotated, TypeAlias
 from annotated_types import Ge
 
 from pneumoscope.config import build, read_mapping
-from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, OLDEST, RADIOGRAPHY, Tags
+from pneumoscope.images.ages import OLDEST
+from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, RADIOGRAPHY, Tags
 
 Years: TypeAlias = Annotated[float, Ge(0)]
 

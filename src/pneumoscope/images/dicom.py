@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
 from pneumoscope.images import limits
+from pneumoscope.images.ages import DAYS, OLDEST, parse_age
 from pneumoscope.images.dicom_elements import NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
 from pneumoscope.images.dicom_pixels import read_layout, read_levels
 from pneumoscope.images.dicom_tables import read_transformations
@@ -77,9 +78,6 @@ _OF_THE_CHEST = (
     "BRUSTKORB",
     "胸",
 )  # exporters' words
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_AGE = re.compile(r"(\d{1,5}(?:\.\d{1,3})?) *(?:([DWMY])(?:AYS?|EEKS?|ONTHS?|EARS?)?)?", re.ASCII)
-OLDEST = 110  # years; a higher age is a mistake, or an unknown year of birth
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 _PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
@@ -190,8 +188,6 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
         else:
             image = read_transformations(parsed, layout, stored)
             pixels = render(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
-        if tags.frames > 1 and not any("NumberOfFrames" in each for each in stored.warnings):
-            stored.warnings.append(f"the file has {tags.frames} frames (the first was read)")
     return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, tuple(stored.warnings))
 
 
@@ -272,16 +268,17 @@ def _name_view(text: str) -> str:
 
 
 def _read_age(elements: Dataset) -> float | None:
-    if age := _AGE.fullmatch(read_text(elements, "PatientAge").upper()):
-        return float(age[1]) * YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
+    age = parse_age(read_text(elements, "PatientAge"))
+    if age:
+        return age
     birth = _read_date(elements, "PatientBirthDate")
     taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
     if birth is None or taken is None or taken < birth:
-        return None
+        return age  # 000Y: less than a year, and the dates do not say how much less
     years = taken.year - birth.year - ((taken.month, taken.day) < (birth.month, birth.day))
     if years > OLDEST:  # 1900 stands for an unknown year in files without names
-        return None
-    return float(years) if years else (taken - birth).days * YEARS["D"]
+        return age
+    return float(years) if years else (taken - birth).days / DAYS
 
 
 def _read_date(elements: Dataset, keyword: str) -> datetime.date | None:

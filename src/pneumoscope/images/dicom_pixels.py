@@ -192,16 +192,26 @@ def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: 
     excess = length - frame * layout.frames
     held, rest = divmod(length, frame)
     if excess < 0 and held and rest <= 1:
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
-    elif not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
+        _note_frames(layout, held, warnings)
+        return
+    if not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
         of = f" in {layout.frames} frames" if layout.frames > 1 else ""
         raise ImageError(
             f"{name}: its header and its pixel data contradict each other: {length:,} of {frame * layout.frames:,} "
             f"bytes for {layout.columns} x {layout.rows} pixels of {layout.samples} x {layout.allocated} bits{of}. "
             "Export it again."
         )
-    elif excess > 1:
+    if excess > 1:
         warnings.append(f"the pixel data have {excess} bytes too many (they were ignored)")
+    _note_frames(layout, layout.frames, warnings)
+
+
+def _note_frames(layout: Layout, held: int | str, warnings: list[str]) -> None:
+    """Warn of several frames, or of a number of them that the header does not say."""
+    if held != layout.frames:
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
+    elif layout.frames > 1:
+        warnings.append(f"the file has {layout.frames} frames (the first was read)")
 
 
 def _fit(levels: Levels, bits: int, signed: bool, slack: int = 0) -> bool:
@@ -314,9 +324,8 @@ def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) 
     parsed.stream.seek(start)
     frame = get_frame(parsed.stream, 0, number_of_frames=layout.frames)
     parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
-    if (offsets and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
-        held = offsets if offsets and offsets != layout.frames else "several"
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
+    held: int | str = offsets or layout.frames
+    _note_frames(layout, "several" if held == layout.frames == 1 and _SECOND_FRAME.search(frame) else held, warnings)
     return frame
 
 

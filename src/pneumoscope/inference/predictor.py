@@ -166,7 +166,7 @@ class Predictor:
         """Decide on one image by its features."""
         identity = _identify(extract)
         if extract.features is None:
-            return Prediction(**identity, error=extract.error)
+            return Prediction(**identity, error=extract.error, lacks_extra=extract.lacks_extra)
         outside = scope.apply(_find_tags(extract), self.decisions.scope)
         warnings = outside + extract.warnings
         if outside and self.decider.refuse_out_of_scope:

@@ -232,8 +232,8 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     """Return the samples of the plan's split, and the plan with its name.
 
     Raises:
-        DataError: no such split, an unclear one, or labels that the model does not know.
-        UsageError: a prevalence that the model cannot be adjusted to.
+        DataError: an unclear split, or labels that the model does not know.
+        UsageError: no such split, or a prevalence that the model cannot be adjusted to.
     """
     if plan.adapt_prior and plan.prevalence is not None:
         raise UsageError("estimates the prevalence, and `prevalence` sets it: leave one out.", "adapt_prior")
@@ -241,7 +241,7 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     split = plan.split or _choose_split(samples)
     chosen = [sample for sample in samples if split in ("all", sample.split)]
     if not chosen:
-        raise DataError(f"no split {split!r}; the data have {_count_splits(samples)}. Use `all` for all.", "split")
+        raise UsageError(f"no split {split!r}; the data have {_count_splits(samples)}. Use `all` for all.", "split")
     if not plan.split and len({sample.split for sample in samples}) > 1:
         logging.getLogger("pneumoscope").info(
             "Evaluating the split %s; the data have %s. To evaluate another one, or all, use `split`.",
