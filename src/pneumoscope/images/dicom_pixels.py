@@ -260,7 +260,7 @@ def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> t
     if stream.colour and stream.colour != stated:
         warnings.append(f"PhotometricInterpretation says {layout.mode}, but the JPEG stream is {stream.colour}")
     colour = stream.colour or ("RGB" if layout.compression == "JPEG lossless" else stated)
-    levels = decode_stream(stream, layout.compression, colour)
+    levels = decode_stream(stream, layout.compression, colour, warnings)
     if levels.ndim == 3 and stream.colour != "RGB":
         levels = _find_luma(levels, layout, warnings, stream.transformed)
     return levels, _correct_by_stream(levels, stream, layout, warnings)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from pneumoscope.images.greyscale import Levels
 from pneumoscope.images.jpeg2000_streams import check_stream
-from pneumoscope.images.jpeg_streams import check_scans, walk_segments
+from pneumoscope.images.jpeg_completeness import decode_whole
+from pneumoscope.images.jpeg_streams import check_scans, read_outline, walk_segments
 
 Colour: TypeAlias = Literal["RGB", "YBR", ""]
 _DISCRETE_COSINE = (0xC0, 0xC1, 0xC2)  # JPEG whose colours are usually converted; lossless ones are not
@@ -72,8 +74,10 @@ def _find_colour(jfif: bool, adobe: int | None, ids: bytes) -> Colour:
     return "RGB" if ids in (b"RGB", b"rgb") else ""
 
 
-def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
+def decode_stream(stream: Stream, compression: str, colour: Colour, warnings: list[str]) -> Levels:
     """Decode a stream to levels (H, W), (H, W, 3) in RGB, or (H, W) of luma if a JPEG's `colour` is YBR.
+
+    What is unusual is added to `warnings`.
 
     Raises:
         ImportError: imagecodecs is not installed.
@@ -90,12 +94,16 @@ def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
         levels = codecs.jpegls_decode(stream.content)
     elif compression in ("JPEG 2000", "HTJ2K"):  # htj2k_decode returns rubbish for damaged streams
         levels = codecs.jpeg2k_decode(stream.content)
-    elif stream.samples == 1:
-        levels = codecs.jpeg8_decode(stream.content)
-    elif colour == "RGB":
-        levels = codecs.jpeg8_decode(stream.content, colorspace="RGB", outcolorspace="RGB")
     else:
-        levels = codecs.jpeg8_decode(stream.content, colorspace="YCBCR", outcolorspace="GRAYSCALE")
+        if stream.samples == 1:
+            decode = codecs.jpeg8_decode
+        elif colour == "RGB":
+            decode = partial(codecs.jpeg8_decode, colorspace="RGB", outcolorspace="RGB")
+        else:
+            decode = partial(codecs.jpeg8_decode, colorspace="YCBCR", outcolorspace="GRAYSCALE")
+        if (outline := read_outline(stream.content)) is None:
+            raise ValueError("no complete JPEG stream")
+        levels = decode_whole(stream.content, outline, decode, warnings)
     if levels.shape[:2] != (stream.rows, stream.columns) or levels.dtype.kind not in "iu" or levels.dtype.itemsize > 2:
         raise ValueError(f"decoded to {levels.dtype} {levels.shape}")
     return np.asarray(levels)
