@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
@@ -96,6 +96,7 @@ class _Original:
     predictions: list[Prediction]
 
 
+@checked
 def export(
     out: str | Path,
     model: str | Path | None = None,
@@ -151,11 +152,10 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        card_file = find_model(folder) / "README.md"
-        card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
+        card = own.read_text(encoding="utf-8") if (own := find_model(folder) / "README.md").is_file() else ""
         write_text(draft / "README.md", f"{card}\n## Export\n\nFormat: {to}. {describe_check(check)}\n".lstrip())
-        report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
-        write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
+        origin = {"from": str(description.weights_sha256), "to": to}
+        write_text(draft / REPORT, json.dumps(origin | asdict(check), indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
         # The report marks the folder as an export, even if interrupted; the description makes it a model, at the end.
         for file in FILES:

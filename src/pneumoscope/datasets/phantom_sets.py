@@ -11,18 +11,19 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
 from pneumoscope.errors import UsageError
 from pneumoscope.files import lock_folder
 from pneumoscope.notebook import notebook_progress
 
 
+@checked
 def write_phantoms(
-    folder: Path,
+    folder: str | Path,
     *,
     count: int = 600,
-    seed: int = 0,
+    seed: Seed = 0,
     size: int = 320,
     prevalence: float = 0.5,
     progress: Progress = notebook_progress,
@@ -48,6 +49,7 @@ def write_phantoms(
     Raises:
         UsageError: the folder is not empty, another process is writing into it, or a number is out of range.
     """
+    folder = Path(folder)
     check_size(size)
     if count < 8:
         raise UsageError(f"{count} are too few for three splits of two labels; at least 8 are needed.", "count")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pneumoscope.config import checked
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
 from pneumoscope.datasets.folders import adopt_splits, read_folder
@@ -23,6 +24,7 @@ from pneumoscope.images.dicom_elements import NEEDS_EXTRA
 from pneumoscope.images.read import Reading
 
 
+@checked
 def read_samples(
     data: str | Path, patient_pattern: str | None = None, reading: Reading = Reading(), naming: Naming = Naming()
 ) -> list[Sample]:

@@ -58,7 +58,10 @@ _MODALITY_NAMES = {
     "XA": "an angiogram",
 }
 LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
-_LATERAL_WORDS = (*LATERAL_VIEWS, "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
+OBLIQUE_VIEWS = ("OBLIQUE", "LAO", "RAO", "LPO", "RPO")
+_SPELLED_LATERAL = ("LATERAL", "LAT", "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
+_LATERAL_WORDS = (*LATERAL_VIEWS, *_SPELLED_LATERAL)
+_DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")  # where no tag has it
 _FRONTAL_WORDS = (
     {"PA": "PA", "POSTEROANTERIOR": "PA", "POSTERIORANTERIOR": "PA"}
     | {"AP": "AP", "ANTEROPOSTERIOR": "AP", "ANTERIORPOSTERIOR": "AP"}
@@ -238,6 +241,7 @@ def _tags(elements: Dataset) -> Tags:
     view = read_text(elements, "ViewPosition").upper()
     if not view and (code := read_first(elements, "ViewCodeSequence")) is not None:
         view = read_text(code, "CodeMeaning").upper()
+    view = _name_view(view) or _find_described_view(elements)
     sex = read_text(elements, "PatientSex").upper()
     return Tags(
         patient=read_text(elements, "PatientID") or None,
@@ -245,7 +249,7 @@ def _tags(elements: Dataset) -> Tags:
         series=read_text(elements, "SeriesInstanceUID") or None,
         instance=read_text(elements, "SOPInstanceUID") or None,
         modality=read_text(elements, "Modality").upper() or None,
-        view=_name_view(view) or None,
+        view=view or None,
         laterality=read_text(elements, "ImageLaterality") or read_text(elements, "Laterality") or None,
         age=_read_age(elements),
         sex=sex if sex in ("M", "F", "O") else None,
@@ -263,8 +267,21 @@ def _name_view(text: str) -> str:
     words = re.findall(r"[A-Z]+", text.replace(".", ""))
     if any(word in _LATERAL_WORDS for word in words):
         return "LL" if "LEFT" in words else "RL" if "RIGHT" in words else "LATERAL"
+    if oblique := [view for view in OBLIQUE_VIEWS if view in words]:
+        return oblique[0]
     plain = "".join(re.findall(r"[A-Z]+", _HARMLESS_WORDS.sub("", text.replace(".", ""))))
     return _FRONTAL_WORDS.get(plain, text)
+
+
+def _find_described_view(elements: Dataset) -> str:
+    """The view that a description spells out, if it names one alone: `PA and lateral` describes two images."""
+    for keyword in _DESCRIPTIONS:
+        words = re.findall(r"[A-Z]+", read_text(elements, keyword).upper().replace(".", ""))
+        frontal = {_FRONTAL_WORDS[word] for word in words if word in _FRONTAL_WORDS}
+        lateral = {"LATERAL" for word in words if word in _SPELLED_LATERAL}
+        if len(found := [*frontal, *lateral]) == 1:
+            return found[0]
+    return ""
 
 
 def _read_age(elements: Dataset) -> float | None:

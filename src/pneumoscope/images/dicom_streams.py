@@ -15,6 +15,7 @@ from pneumoscope.images.jpeg_completeness import decode_whole
 from pneumoscope.images.jpeg_streams import check_scans, read_outline, walk_segments
 
 Colour: TypeAlias = Literal["RGB", "YBR", ""]
+_LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 _DISCRETE_COSINE = (0xC0, 0xC1, 0xC2)  # JPEG whose colours are usually converted; lossless ones are not
 
 
@@ -29,6 +30,22 @@ class Stream:
     bits: int  # precision of each sample
     transformed: bool = False  # whether a JPEG 2000 stream turned RGB into YBR_RCT or YBR_ICT
     colour: Colour = ""  # what the markers of a JPEG say its three samples are; empty where they say nothing
+
+
+def name_compression(frame: bytes) -> str:
+    """Name what a frame is compressed with, by its own first bytes, as `Layout.compression` does; empty if unknown."""
+    if frame[4:8] == b"\x40\0\0\0" and 1 <= int.from_bytes(frame[:4], "little") <= 15:  # PS3.5 G.5
+        return "RLE"
+    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):
+        start = frame.find(b"\xff\x4f\xff\x51")
+        return "HTJ2K" if frame[start + 6 : start + 7] and frame[start + 6] & 0x40 else "JPEG 2000"  # T.814 A.2
+    if frame.startswith(b"\xff\xd8"):
+        for marker, _ in walk_segments(frame, 2):
+            if marker == 0xF7:
+                return "JPEG-LS"
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return "JPEG lossless" if marker in _LOSSLESS else "JPEG"
+    return ""
 
 
 def read_stream(frame: bytes, compression: str) -> Stream:

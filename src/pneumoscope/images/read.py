@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pneumoscope.config import checked
 from pneumoscope.errors import ImageError
 from pneumoscope.images import limits
 from pneumoscope.images.appearance import find_faults
@@ -122,6 +123,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
+@checked
 def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Reading = Reading()) -> Pixels:
     """Read a radiograph with one channel, air dark and bone bright, at its own size.
 

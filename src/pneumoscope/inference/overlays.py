@@ -29,7 +29,19 @@ if TYPE_CHECKING:
     from pneumoscope.inference.predictor import Predictor
 
 _TABLE, _PICTURES = "explanations.csv", "overlays"
-_COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
+_COLUMNS = (
+    "path",
+    "decision",
+    "label",
+    "method",
+    "logit",
+    "bias",
+    "minimum",
+    "maximum",
+    "overlay",
+    "warnings",
+    "error",
+)
 _LONGEST = 900  # pixels of an image's longer side in an overlay
 _HEATMAP = 448  # the same of a map alone
 _COLOURS = 15  # in a scale
@@ -58,6 +70,7 @@ class OverlayFolder:
         row = dict.fromkeys(_COLUMNS) | {
             "path": path_in_file(path, self._folder),
             "decision": prediction.decision,
+            "warnings": "; ".join(prediction.warnings),
             "error": prediction.error,
         }
         if (evidence := prediction.evidence) is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pneumoscope.config import Progress, quote
+from pneumoscope.config import Count, Progress, Seed, checked, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.reading import read_samples
@@ -43,6 +43,7 @@ _Options: TypeAlias = dict[str, Any]
 OUTPUTS = ("predictions.csv", "errors.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
+@checked
 def evaluate(
     data: str | Path,
     model: str | Path | None = None,
@@ -59,8 +60,8 @@ def evaluate(
     alpha: float | None = None,
     false_alarms: float | None = None,
     refuse_out_of_scope: bool = False,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: Count = 2000,
+    seed: Seed = 0,
     cache: FeatureCache | bool = True,
     plot_formats: str = "svg",
     patient_ids: bool = False,
