@@ -49,7 +49,7 @@ def test_every_public_function_has_its_examples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "found"),
+    ("given", "found"),
     [
         (None, "None"),
         (3, "3"),
@@ -59,9 +59,9 @@ def test_every_public_function_has_its_examples() -> None:
         (bytearray(3), "int"),
     ],
 )
-def test_what_is_no_image_is_refused(images: Any, found: str, run: Run) -> None:
+def test_what_is_no_image_is_refused(given: Any, found: str, run: Run) -> None:
     with pytest.raises(UsageError, match=f"^images: .* found {found}"):
-        pneumoscope.load(run.model).predict(images)
+        pneumoscope.load(run.model).predict(given)
 
 
 def test_numbers_of_numpy_are_numbers(run: Run) -> None:
