@@ -89,6 +89,8 @@ def _describe_details(first: ErrorDetails) -> str:
     word = kind.partition("_")[0]
     if kind == "predicate_failed":
         message = "must be a finite number"
+    elif kind == "string_unicode":  # a path from the command line
+        message = "must be valid UTF-8"
     elif kind.endswith(("_type", "_parsing", "_from_float")) and word in _EXPECTED:
         message = f"must be {_EXPECTED[word]}"
     else:

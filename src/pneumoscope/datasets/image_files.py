@@ -39,8 +39,9 @@ def walk(folder: Path, others: Iterable[Path] = (), check: Callable[[Path], None
         check: called with every folder below; it may refuse it.
 
     Raises:
-        DataError: the folder itself cannot be read.
+        DataError: the folder itself cannot be read, or its name is not valid UTF-8.
     """
+    require_utf8(folder)
     found = Found()
 
     def note(problem: OSError) -> None:
@@ -134,7 +135,7 @@ def read_head(path: Path) -> bytes:
 def require_utf8(path: Path) -> Path:
     """Refuse a name that no table or report could contain."""
     if not is_utf8(str(path)):
-        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename the file.") from None
+        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename it.") from None
     return path
 
 
@@ -148,7 +149,7 @@ def _sort_files(parent: Path, names: Sequence[str], found: Found) -> None:
             found.left_out.append(LeftOut(path, left_out.SYSTEM))
         elif folder_names.is_system(name):
             continue
-        elif not is_utf8(name):
+        elif not is_utf8(str(path)):
             found.left_out.append(LeftOut(path, left_out.BAD_NAMES))
         elif not _may_be_image(path):
             sidecar = path.suffix.lower() in _SIDECAR_SUFFIXES or path.stem.upper() in _SIDECAR_NAMES
