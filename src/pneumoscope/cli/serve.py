@@ -13,6 +13,7 @@ from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
 from pneumoscope.errors import UsageError
+from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.server.predictions import PredictionService
