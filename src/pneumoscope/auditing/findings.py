@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from pneumoscope import __version__
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.images.read import Reading
+from pneumoscope.notebook import to_frame, to_html
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -84,6 +85,28 @@ class Audit:
         """The number of findings of each severity, in words."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         return ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n) or "nothing found"
+
+    def __repr__(self) -> str:
+        return f"Audit({self.data}; {self.images} images: {self.summary})"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.images} images: {self.summary}", self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A row for each finding, the worst first."""
+        return [
+            {"severity": each.severity, "check": each.check, "title": each.title, "advice": each.advice,
+             "files": len(each.files)}
+            for each in self.findings
+        ]  # fmt: skip
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each finding.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of audit.json, with paths as given."""
