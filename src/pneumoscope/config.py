@@ -242,7 +242,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
             return super().compose_node(parent, index)
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            seen = set[object]()
             for key, _ in node.value:
+                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                    problem = f"the key {shorten(key.value, 100)} is there twice; leave one out"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
                 if key.tag == "tag:yaml.org,2002:merge":
                     problem = "merges (<<) are not read; write the values out"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
