@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 def printable(text: str) -> str:
     """Replace every character that would control a terminal; line breaks stay."""
@@ -16,6 +18,14 @@ def printable_line(text: str) -> str:
 def to_line(text: str) -> str:
     """Leave out every character that would control a terminal or break the line, and spaces at the ends."""
     return "".join(filter(str.isprintable, text)).strip()
+
+
+def escape(text: str) -> str:
+    r"""Replace what is not valid UTF-8 in a name of a file, which no table could hold, by its bytes, such as `\xff`."""
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no name of a file has such characters
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def shorten(text: str, length: int, *, middle: bool = False) -> str:

@@ -12,6 +12,7 @@ from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import IMAGES, OUTPUT, option
 from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.errors import UsageError
 
 
 def evaluate(
@@ -91,6 +92,8 @@ def compare(
     from pneumoscope.reports.comparison import compare as job
 
     check_excel(excel, form)
+    if overwrite and out is None:
+        raise UsageError("no effect without `out`. Leave it out.", "overwrite")
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if form == "json":
         echo(json.dumps(comparison.to_json(), indent=2))

@@ -55,9 +55,9 @@ def predict(
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
     kind = form or _choose_format(out)
-    _check_output(out, kind, overwrite, excel)
-    if adapt_prior and prevalence is not None:
-        raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
+    _check_output(out or heatmaps, overwrite)
+    _check_table(out, kind, overwrite, excel)
+    cut = _check_decisions(adapt_prior, prevalence, threshold)
     from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
     from pneumoscope.inference.predictor import load
@@ -68,7 +68,7 @@ def predict(
         device,
         ood=ood,
         prevalence=prevalence,
-        threshold=threshold,
+        threshold=cut,
         alpha=alpha,
         false_alarms=false_alarms,
         refuse_out_of_scope=refuse_out_of_scope,
@@ -145,7 +145,12 @@ def _choose_format(out: Path | None) -> str:
     return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
 
 
-def _check_output(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
+def _check_output(place: Path | None, overwrite: bool) -> None:
+    if overwrite and place is None:
+        raise UsageError("no effect without `out` or `heatmaps`. Leave it out.", "overwrite")
+
+
+def _check_table(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
     check_excel(excel, form, out)
     if out is None:
         if form == "parquet":
@@ -156,6 +161,17 @@ def _check_output(out: Path | None, form: str, overwrite: bool, excel: bool) -> 
     check_file(out, overwrite)
     if not out.absolute().parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Create it, or choose another --out.")
+
+
+def _check_decisions(adapt_prior: bool, prevalence: float | None, threshold: str | None) -> float | None:
+    """Check options before anything is read, and give the threshold as a number."""
+    if adapt_prior and prevalence is not None:
+        raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
+    if threshold is None:
+        return None
+    from pneumoscope.decisions.threshold import require_number
+
+    return require_number(threshold)
 
 
 def _print_threshold(predictor: Predictor) -> None:

@@ -30,11 +30,20 @@ _SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
             "dicompath", "dicomfile", "pngpath", "jpgpath", "xrayimagename",
         ),
         ("imageid", "dicomid", "sopinstanceuid", "instanceuid"),
+        (  # German, French, Spanish
+            "datei", "dateiname", "dateipfad", "bild", "bilder", "bildname", "bilddatei", "bildpfad", "pfad",
+            "fichier", "nomfichier", "nomdufichier", "chemin", "cheminimage", "chemindefichier", "nomimage",
+            "archivo", "fichero", "nombrearchivo", "nombredearchivo", "imagen", "ruta", "rutaimagen",
+        ),
     ),
     "label": (
         (
             "labels", "labelname", "class", "classname", "classlabel", "target", "diagnosis", "category", "finding",
             "findings", "findinglabel", "findinglabels", "pathology", "groundtruth", "imagelabel",
+        ),
+        (  # German, French, Spanish
+            "befund", "befunde", "diagnose", "klasse", "etikett", "zielklasse", "etiquette", "classe", "diagnostic",
+            "categorie", "etiqueta", "clase", "diagnostico", "categoria", "hallazgo", "hallazgos",
         ),
     ),
     "patient": (
@@ -46,9 +55,10 @@ _SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
     ),
     "split": (
         ("splits", "datasplit", "set", "subset", "partition", "datasettype", "phase", "traintest", "trainvaltest"),
+        ("aufteilung", "teilmenge", "repartition", "particion", "conjunto"),
     ),
 }  # fmt: skip
-AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchorage")
+AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchorage", "alter", "edad")
 SEX = ("sex", "gender", "patientsex", "patientgender")
 VIEW = ("view", "viewposition", "appa", "projection", "frontallateral")  # the first with a value counts
 _SIMILAR = 0.82  # ratio of difflib
@@ -88,8 +98,8 @@ COLUMN_NAMES = ("path_column", "label_column", "patient_column", "split_column")
 
 
 def to_key(name: str) -> str:
-    """A column's name without case, spaces, punctuation and invisible characters."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+    """A column's name without case, accents, spaces, punctuation and invisible characters."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name.casefold())))
 
 
 def find_columns(

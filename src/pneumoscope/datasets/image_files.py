@@ -112,13 +112,13 @@ def unreadable(folder: Path, problem: OSError) -> DataError:
     return DataError(f"{folder}: cannot be read: {problem.strerror}. Check the path and its permissions.")
 
 
-def identify(folder: Path) -> tuple[int, int] | Path:
-    """Identify the real folder behind a path that may be a link."""
+def identify(path: Path) -> tuple[int, int] | Path:
+    """Identify the real file or folder behind a path that may be a link."""
     try:
-        status = folder.stat()
-    except OSError:
-        return folder
-    return (status.st_dev, status.st_ino) if status.st_ino else folder.resolve()
+        status = path.stat()
+    except (OSError, ValueError):  # a name with a null byte is a ValueError
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
 def read_head(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from pneumoscope.datasets.columns import AGE, SEX, VIEW, to_key
-from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
+from pneumoscope.evaluation.intervals.all_metrics import measure_some
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 
@@ -154,21 +154,18 @@ def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
 
 def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Evaluation) -> Subgroup:
     classes = evaluation.classes
-    part = evaluate_predictions(
+    metrics = measure_some(
         index_labels(members, classes),
         stack_probabilities(members),
-        classes=classes,
-        split=evaluation.split,
+        choose_metrics(evaluation),
         threshold=evaluation.cut,
         patients=[prediction.patient for prediction in members],
-        resamples=2,  # intervals of rates and areas need none
     )
-    wanted = choose_metrics(evaluation)
     counts = Counter(prediction.label for prediction in members)
     return Subgroup(
         kind,
         name,
         len(members),
         {label: counts[label] for label in classes},
-        {metric: part.metrics[metric] for metric in wanted if part.metrics[metric].value == part.metrics[metric].value},
+        {metric: found for metric, found in metrics.items() if not math.isnan(found.value)},
     )

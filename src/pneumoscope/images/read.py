@@ -33,7 +33,7 @@ from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.tiff_tags import check_tiff
-from pneumoscope.text import to_line
+from pneumoscope.text import escape, to_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,8 +107,10 @@ def read_bytes(path: Path) -> bytes:
     """Read a file that may be a radiograph.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
+        ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`, or no table could hold its name.
     """
+    if (name := escape(str(path))) != str(path):
+        raise ImageError(f"{name}: its name is not valid UTF-8. Rename the file.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,8 +125,7 @@ def audit(
         DataError: the data cannot be used at all.
         UsageError: `out` exists.
     """
-    if out is not None:
-        check_folder(Path(out), OUTPUTS, overwrite)
+    _check_options(out, overwrite, quick, device)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)
     with nullcontext() if out is None else lock_folder(Path(out)):
@@ -149,6 +149,16 @@ def audit(
             claim_folder(Path(out), OUTPUTS, overwrite)
             write_audit(Path(out) / OUTPUTS[1], result, {sample.path: sample for sample in samples})
     return result
+
+
+def _check_options(out: str | Path | None, overwrite: bool, quick: bool, device: str) -> None:
+    """Check that the output can be written, and warn of options that have no effect."""
+    if out is not None:
+        check_folder(Path(out), OUTPUTS, overwrite)
+    elif overwrite:
+        logging.getLogger("pneumoscope").warning("`overwrite` has no effect without `out`.")
+    if quick and device != "auto":
+        logging.getLogger("pneumoscope").warning("`device` has no effect with `quick`, which uses no network.")
 
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:

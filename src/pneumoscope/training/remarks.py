@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
@@ -14,7 +13,6 @@ from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.training.data import Extracted, Setup
-from pneumoscope.training.settings import RECIPES
 
 
 @dataclass(frozen=True)
@@ -30,26 +28,6 @@ def log_data(setup: Setup) -> None:
     positive = setup.settings.data.positive
     _logger().info("Data: %s", describe_counts(setup.samples))
     _logger().info("Classes: %s%s.", ", ".join(setup.classes), f"; positive: {positive}" if positive else "")
-
-
-def log_idle(setup: Setup) -> None:
-    """Warn of settings that were changed and have no effect on this data, or with the other settings."""
-    settings = setup.settings
-    optimisation, whole = settings.optimisation, settings.network.train_backbone
-    images = sum(sample.split == "train" for sample in setup.samples)
-    steps = optimisation.epochs * math.ceil(images / optimisation.batch_size)
-    reasons = {
-        "test_fraction": ("the data have a test split", "test" not in setup.drawn),
-        "val_fraction": ("the data have a validation split", "val" not in setup.drawn),
-        "momentum": ("only the optimizer sgd has it", optimisation.optimizer != "sgd"),
-        "epochs": ("`min_steps` asks for more", whole and steps < optimisation.min_steps),
-    }
-    usual = RECIPES[settings.run.recipe]
-    for group in (settings.data, optimisation):
-        for each in fields(group):
-            reason, idle = reasons.get(each.name, ("", False))
-            if idle and getattr(group, each.name) != usual.get(each.name, each.default):
-                _logger().warning("`%s` has no effect: %s.", each.name, reason)
 
 
 def check_data(setup: Setup, extracted: Extracted) -> Remarks:
