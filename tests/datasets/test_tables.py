@@ -132,6 +132,14 @@ def test_an_invalid_table_is_an_error_that_names_the_place(tmp_path: Path, text:
         read_samples(csv_table(tmp_path, text, "1.png"))
 
 
+@pytest.mark.parametrize("column", ["path", "label", "site"])
+def test_a_text_of_megabytes_in_parquet_is_refused(column: str, tmp_path: Path) -> None:
+    columns = {"path": ["a.png", "b.png"], "label": ["A", "B"], "site": ["x", "y"]} | {column: ["a" * 200_000, "b"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    with pytest.raises(DataError, match=r"holds a text of 200,000 characters; the limit is 131,072\."):
+        read_samples(tmp_path / "table.parquet")
+
+
 def test_a_damaged_parquet_table_is_an_error_that_names_it(tmp_path: Path) -> None:
     content = parquet_table(tmp_path, "1.png", path=["1.png"], label=["A"]).read_bytes()
     table = tmp_path / "damaged.parquet"
