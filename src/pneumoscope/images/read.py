@@ -289,6 +289,7 @@ def _load_jpeg(picture: Image.Image, file: TailFile, min_side: int | None, fault
     outline = read_outline(content)
     if outline is None:
         raise ValueError("a JPEG without image")
+    divided = has_restarts(content, outline) or len(outline.scans) > 1
     _request_scale(picture, min_side)
     size, mode = picture.size, picture.mode
     if can_count(outline):
@@ -301,7 +302,7 @@ def _load_jpeg(picture: Image.Image, file: TailFile, min_side: int | None, fault
     else:
         check_refinement(outline)
         picture.load()
-    if (len(outline.scans) > 1 or has_restarts(content, outline)) and outline.frame in (*SEQUENTIAL, PROGRESSIVE):
+    if divided and outline.frame in (*SEQUENTIAL, PROGRESSIVE):
         with Image.open(io.BytesIO(pad(content, outline)), formats=("JPEG",)) as padded:
             padded.draft(mode, size)
             rows = max(1, _STRIP // size[0])
