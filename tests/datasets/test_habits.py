@@ -254,7 +254,7 @@ def test_patients_that_programs_write_in_two_ways_are_one(
 ) -> None:
     samples = read_samples(table(tmp_path, "path,label,patient", f"a.png,A,{one}", f"b.png,B,{other}", "c.png,B,13"))
     assert [s.patient for s in samples] == [one, one, "13"]
-    assert "are taken for one: 1" in said(caplog)
+    assert "count as the same patient: 1" in said(caplog)
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_patients_that_differ_invisibly_are_one(tmp_path: Path, caplog: pytest.L
     text = "path,label,patient\n" + "".join(f"{i},A,{p}\n" for i, p in zip(images, patients, strict=True))
     found = read_samples(csv_table(tmp_path, text, *images))
     assert [sample.patient for sample in found] == ["P001", "P001", "P001", "P002", None, None]
-    assert "are taken for one: 1, such as P001 and p001." in said(caplog)
+    assert "count as the same patient: 1, such as P001 and p001." in said(caplog)
 
 
 def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -617,7 +617,7 @@ def test_patients_that_differ_in_punctuation_are_one(tmp_path: Path, caplog: pyt
     rows = "".join(f"{i}.png,A,{name}\n" for i, name in enumerate(names))
     samples = read_samples(csv_table(tmp_path, f"path,label,patient\n{rows}", *(f"{i}.png" for i in range(8))))
     assert [sample.patient for sample in samples] == ["P-001"] * 4 + names[4:]
-    assert "are taken for one: 1, such as P-001 and P_001." in caplog.text
+    assert "count as the same patient: 1, such as P-001 and P_001." in caplog.text
 
 
 @pytest.mark.parametrize(
