@@ -56,12 +56,7 @@ def split(
     ] = None,
     folds: Annotated[
         int | None,
-        option(
-            "Cross-validation: write fold-0.csv and so on; each image is tested once.",
-            _SPLITS,
-            least=2,
-            most=100,
-        ),
+        option("Cross-validation: write fold-0.csv and so on; each image is tested once.", _SPLITS, least=2, most=100),
     ] = None,
     redraw: Annotated[bool, option("Redraw all splits, not only the missing ones.", _SPLITS, "--redraw")] = False,
     redraw_val: Annotated[bool, option("Redraw val, from train and val.", _SPLITS, "--redraw-val")] = False,

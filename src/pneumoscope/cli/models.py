@@ -13,7 +13,7 @@ from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
 from pneumoscope.cli.output import echo, make_table, open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.text import printable
+from pneumoscope.text import printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.kermany import Source
@@ -40,7 +40,7 @@ def list_models() -> None:
         model = load_model(folder)
         auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
         shown = f"{auroc['value']:.3f}" if auroc else ""
-        table.add_row(name, ", ".join(model.labels), model.backbone, shown, _show_size(folder))
+        table.add_row(name, printable_line(", ".join(model.labels)), model.backbone, shown, _show_size(folder))
     open_console().print(table)
     echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
 
@@ -61,13 +61,13 @@ def show_model(
     folder = find_model(model)
     facts = {**_describe(load_model(folder)), "size": _show_size(folder), "card": str(folder / "README.md")}
     if not sys.stdout.isatty():  # whole lines for a pipe
-        echo("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        echo("\n".join(f"{name}: {printable_line(value)}" for name, value in facts.items()))
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(Text(name, "bold"), Text(printable(value)))
+        table.add_row(Text(name, "bold"), Text(printable_line(value)))
     Console(highlight=False).print(table)
 
 
@@ -183,7 +183,9 @@ def _show_counts(counts: dict[str, int], use: str) -> str:
 
 
 def _show(interval: dict[str, Any]) -> str:
-    bounds = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    bounds = (
+        "" if None in (interval["low"], interval["high"]) else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    )
     return f"{interval['value']:.3f}{bounds}"
 
 
