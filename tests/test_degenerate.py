@@ -179,7 +179,6 @@ def test_a_model_meets_any_images(odd: Odd, run: Run) -> None:
     [
         Odd("blank", (2, 2), 1, 1, "one"),
         Odd("equal", (48, 48), 10, 1, "none"),
-        Odd("frame", (48, 48), 2, 12, "own"),
         Odd("saturated", (1, 40), 3, 4, "own", splits=True),
     ],
     ids=lambda odd: odd.kind,
