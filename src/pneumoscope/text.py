@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
@@ -34,6 +35,16 @@ def shorten(text: str, length: int, *, middle: bool = False) -> str:
         return text
     tail = (length - 1) // 2 if middle else 0
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def tell_apart(paths: Sequence[str]) -> list[str]:
+    """The ends of paths with `/` that tell them apart: their names, else with as many folders as it takes."""
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts), default=0)):
+        ends = ["/".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(set(paths)):
+            return ends
+    return list(paths)
 
 
 def counted(number: int, noun: str) -> str:

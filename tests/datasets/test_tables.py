@@ -104,6 +104,10 @@ def test_missing_values_of_parquet_are_missing_and_numbers_become_text(tmp_path:
             r"no column path or label; found doc, sort\. A table has the columns path,label",
         ),
         ("path\n1.png\n", "no column label; found path"),
+        (
+            f"path,{','.join(f'gene{i}' for i in range(3000))}\n{'x,' * 3000}x\n",
+            r"no column label; found path, .* and 2,989 others\. A",
+        ),
         ("path,lable\n1.png,A\n", "no column label; found path, lable. Did you mean `label_column='lable'`"),
         ("", "the table is empty"),
         (" \n,,\n", "the table is empty"),

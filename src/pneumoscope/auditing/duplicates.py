@@ -120,7 +120,8 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
             if chosen:
                 number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
                 advice = (
-                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split`."
+                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split "
+                    "DATA --redraw`."
                 )
                 findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
@@ -144,7 +145,7 @@ def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str)
         yield _describe(
             samples, leaks, severity, f"{_count(leaks)} {how} across splits",
             "The model is tested on images it was trained on. Keep one of each, or re-split with `pneumoscope data "
-            f"split`, which keeps them together.{caution}",
+            f"split DATA --redraw`, which keeps them together.{caution}",
         )  # fmt: skip
     if torn:
         yield _describe(

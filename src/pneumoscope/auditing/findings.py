@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ class Finding:
     remarks: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
+
+    def name_files(self, data: str, most: int = 3) -> list[str]:
+        """The first files as a message shows them, by their paths below the audited folder, or beside the table."""
+        root = Path(data) if os.path.isdir(data) else Path(data).parent  # noqa: PTH112 - no error if locked
+        return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.files[:most]]
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:

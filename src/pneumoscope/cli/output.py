@@ -239,7 +239,7 @@ def print_audit(audit: Audit) -> None:
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     printed: set[str] = set()
     for finding in audit.findings:
-        names = [printable_line(path.name) for path in finding.files[:3]]
+        names = [printable_line(name) for name in finding.name_files(audit.data)]
         if finding.check == "reading":  # the reason matters here
             names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
         files = (" " if finding.check == "reading" else ", ").join(names)

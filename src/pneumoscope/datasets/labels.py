@@ -25,8 +25,11 @@ _COPY = re.compile(r"(?P<of>.+?)(?: *-? *(?:copy|kopie|copie|copia|cópia)(?: *\
 _LISTED = re.compile(r"[,;/+&]|\b(?:and|und|et|y)\b", re.IGNORECASE)  # between findings in a cell
 _COMPARED = 50  # classes that are compared with each other
 _NEAR = 0.85  # ratio of difflib from which one of two names may be misspelt
-# What folders are called whose images belong to no class.
+# Folders whose images belong to no class, and what stands in a table where nobody knows it.
 _NO_CLASSES = {
+    "-", "--", "---", "–", "—", "?", "??", "???", ".", "...", "…", "/", "#ref!", "#value!", "not available",
+    "not known", "not labelled", "missing", "no label", "none", "nil", "undefined", "unknown", "unbekannt", "inconnu",
+    "desconocido",
     "backup", "bad", "discard", "discarded", "duplicates", "exclude", "excluded", "ignore", "new folder", "old",
     "other files", "rejected", "temp", "tmp", "todo", "trash", "unlabeled", "unlabelled", "unsorted", "unusable",
 }  # fmt: skip

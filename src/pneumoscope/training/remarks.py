@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from dataclasses import dataclass, replace
 
 from pneumoscope.auditing.audit import find_faults
@@ -12,7 +11,9 @@ from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
+from pneumoscope.reports.pages import format_command
 from pneumoscope.training.data import Extracted, Setup
+from pneumoscope.training.settings import DataSettings
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
         are = "patients are" if len(shared) > 1 else "patient is"
         notes.append(
             f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with `pneumoscope data "
-            "split`, or ignore this if it is intended."
+            "split DATA --redraw`, or ignore this if it is intended."
         )
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
@@ -74,7 +75,7 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
         DataError: there are errors and `strict` is set.
     """
     settings = setup.settings
-    command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
+    command = _format_audit(settings.data)
     if not settings.run.patient_ids:
         images = replace(images, samples=number_patients(images.samples))
     serious = [
@@ -83,7 +84,7 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
     findings = []
     for finding in serious:
         if finding.check not in ("reading", "leaks"):  # the notes say so already
-            some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
+            some = ", ".join(finding.name_files(settings.data.path)) + ("…" if len(finding.files) > 3 else "")
             findings.append(finding)
             text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
             _logger().warning("%s", f"{text} Examples: {some}" if some else text)
@@ -97,6 +98,14 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
             "`overwrite=True`, or leave out `strict`."
         )
     return tuple(findings)
+
+
+def _format_audit(data: DataSettings) -> str:
+    """The command that audits these data as this run reads them."""
+    return format_command(
+        "audit", data.path, patient_pattern=data.patient_pattern, **data.to_options(), invert=data.invert,
+        any_modality=data.any_modality,
+    )  # fmt: skip
 
 
 def _logger() -> logging.Logger:
