@@ -48,6 +48,12 @@ def test_another_network_beside_the_model_is_refused(run: Run, images: Path, tmp
         pneumoscope.train(images, tmp_path / "x", init=str(run.folder), weights="weights.pth")
 
 
+def test_a_model_that_is_not_there_is_a_mistake_in_init(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such folder or model") as refusal:
+        pneumoscope.train(images, tmp_path / "x", init=str(tmp_path / "nowhere"))
+    assert refusal.value.parameter == "init"
+
+
 def test_a_resumed_run_notices_that_its_parent_is_another_model(run: Run, images: Path, tmp_path: Path) -> None:
     first = pneumoscope.train(images, tmp_path / "a", seed=1, **QUICK)
     shutil.copytree(run.model, tmp_path / "parent")

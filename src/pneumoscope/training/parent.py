@@ -37,7 +37,10 @@ def load_parent(settings: NetworkSettings) -> tuple[Parent, BackboneSpec, Backbo
         ModelError: there is no model, or it is damaged.
     """
     folder = Path(str(settings.init))
-    model = load_model(folder)
+    try:
+        model = load_model(folder)
+    except UsageError as problem:  # there is none, and it is not called `model` here
+        raise UsageError(problem.message, "init") from None
     usual = type(settings)().backbone
     if settings.weights is not None or settings.backbone not in (usual, model.backbone):
         other = "weights" if settings.weights is not None else "backbone"
