@@ -292,7 +292,8 @@ def _compare_folders(samples: Sequence[Sample], table: tables.Table) -> None:
     wrong = [
         (sample, label)
         for sample in samples
-        if (label := classes.get(look(sample.path.parent.name))) and label != sample.label
+        if (label := classes.get(look(sample.path.parent.name)))
+        and label not in (sample.label or "").split(SEPARATOR)  # of several findings, the map decides
     ]
     if wrong:
         sample, label = wrong[0]
