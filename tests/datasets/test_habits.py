@@ -305,7 +305,7 @@ def test_an_unknown_patient_is_not_one_person(tmp_path: Path, nobody: str) -> No
 
 def test_numbers_of_patients_that_were_rounded_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_samples(table(tmp_path, "path,label,patient", "a.png,A,1.23E+11", "b.png,B,1.23E+11"))
-    assert "1 patients such as 1.23E+11 are numbers that a spreadsheet has rounded" in said(caplog)
+    assert "Patient numbers that a spreadsheet has rounded: 1, such as 1.23E+11." in said(caplog)
 
 
 def test_patients_of_a_pattern_are_compared_too(tmp_path: Path) -> None:

@@ -241,9 +241,7 @@ def _leave_out(
                     "them."
                 )
     if repeated := len(labelled) - len(firsts):
-        logging.getLogger("pneumoscope").warning(
-            "%s: %s left out as repetitions of others.", table.name, were(repeated, "row")
-        )
+        logging.getLogger("pneumoscope").warning("%s: repeated rows are left out: %d.", table.name, repeated)
     return list(firsts.values()), left_out
 
 
