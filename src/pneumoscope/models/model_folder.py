@@ -66,8 +66,8 @@ Share = Annotated[float, Strict(), Ge(-1), Le(1)]
 @dataclass(frozen=True)
 class _Interval:
     value: Share
-    low: Share | None
-    high: Share | None
+    low: Share | None = None
+    high: Share | None = None
 
 
 @dataclass(frozen=True)
