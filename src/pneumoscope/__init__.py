@@ -43,14 +43,15 @@ if TYPE_CHECKING:
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding", "ImageError",
-    "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction",
-    "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom",
-    "evaluate", "explain", "export", "load", "prepare", "read_pixels", "read_samples", "split_samples", "train",
-    "write_phantoms",
+    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding",
+    "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError",
+    "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt", "audit", "compare",
+    "draw_phantom", "evaluate", "explain", "export", "load", "prepare", "read_pixels", "read_samples",
+    "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def __getattr__(name: str) -> object:
         "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "training.adapt": ("Adaptation", "adapt"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }
