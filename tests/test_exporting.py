@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import dicom
 from PIL import Image
 
 import pneumoscope
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
 from pneumoscope.exporting import Format, export
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_inputs
@@ -538,3 +541,31 @@ def test_batches_of_any_size_are_run(run: Run) -> None:
     for one in many:
         assert one.logits == pytest.approx(alone[0].logits, abs=1e-5)
     assert load(run.model, "cpu").predict([]) == []
+
+
+def test_the_images_of_the_check_are_read_as_the_options_say(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "ct" / label).mkdir(parents=True)
+        for i in range(2):
+            levels = rng.integers(0, 4000, (80, 80)).astype(np.uint16)
+            (tmp_path / "ct" / label / f"{i}.dcm").write_bytes(dicom(levels, Modality="CT"))
+    with pytest.raises(DataError, match="None of the 4 images can be read"):
+        export(tmp_path / "out", run.folder, "onnx", tmp_path / "ct")
+    done = export(tmp_path / "out", run.folder, "onnx", tmp_path / "ct", reading=Reading(any_modality=True))
+    assert (done.check.images, done.check.changed) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"reading": Reading(invert=True)}, "invert"),
+        ({"reading": Reading(any_modality=True)}, "any_modality"),
+        ({"naming": Naming(label_column="finding")}, "label_column"),
+        ({"naming": Naming(map="A=B")}, "map"),
+    ],
+)
+def test_options_of_data_without_data_are_refused(options: dict[str, Any], name: str, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^{name}: no effect on the run's own images\. Pass `data` too"):
+        export(tmp_path / "out", run.folder, "onnx", **options)
+    assert not (tmp_path / "out").exists()

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import pneumoscope
+from pneumoscope.cli.main import app
 from pneumoscope.errors import UsageError
 from pneumoscope.files import (
     claim_folder,
@@ -316,18 +318,35 @@ def test_after_an_error_no_empty_folder_stays(tmp_path: Path) -> None:
     assert (tmp_path / "old").exists()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "audit", "export", "compare"])
+def run_command(*words: object) -> None:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None:
+        raise result.exception
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "audit", "export", "compare", "explain", "predict", "split", "phantoms", "demo", "train"],
+)
 def test_a_second_process_is_kept_out_of_a_folder(command: str, images: Path, run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, image = tmp_path / "out", next((images / "test" / "PNEUMONIA").iterdir())
     commands: dict[str, Callable[[], object]] = {
         "evaluate": lambda: pneumoscope.evaluate(images, run.folder, out, resamples=20),
         "audit": lambda: pneumoscope.audit(images, out, quick=True),
         "export": lambda: pneumoscope.export(out, run.folder),
         "compare": lambda: pneumoscope.compare([run.folder, run.folder], out, resamples=20),
+        "explain": lambda: run_command("explain", image, "--model", run.model, "--out", out),
+        "predict": lambda: run_command("predict", image, "--model", run.model, "--heatmaps", out),
+        "split": lambda: run_command("data", "split", images, "--by-name", "--redraw", "--folds", 2, "--out", out),
+        "phantoms": lambda: run_command("data", "phantoms", "--count", 8, "--size", 64, "--out", out),
+        "demo": lambda: run_command("demo", "--images", 40, "--out", out),
+        "train": lambda: run_command("train", images, "--epochs", 1, "--resamples", 20, "--out", out),
     }
     with lock_folder(out):
         with pytest.raises(UsageError, match="another process is writing into this folder"):
             commands[command]()
         assert list(out.iterdir()) == []
+    if command == "demo":  # which trains for a while
+        return
     commands[command]()
     assert list(out.iterdir())

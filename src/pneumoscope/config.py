@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
-from annotated_types import Interval, Predicate
+from annotated_types import Ge, Interval, Predicate
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.files import read_regular, write_text
@@ -19,6 +22,7 @@ from pneumoscope.text import shorten
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
@@ -28,6 +32,10 @@ MAX_DEPTH = 32  # of groups and lists in each other
 Finite: TypeAlias = Annotated[float, Predicate(math.isfinite)]
 Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 Rate: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+Seed: TypeAlias = Annotated[int, Interval(ge=0, lt=2**32)]
+Count: TypeAlias = Annotated[int, Ge(1)]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 # Called with a task, how much of it is done, and the total (0 where that is not known).
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -63,13 +71,16 @@ def build(
 
 _EXPECTED = {  # by the first word of pydantic's type of error
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
-    "tuple": "a list", "dict": "a mapping", "dataclass": "a mapping",
+    "tuple": "a list", "bytes": "bytes", "dict": "a mapping", "dataclass": "a mapping",
 }  # fmt: skip
 
 
 def describe_problem(problem: ValidationError) -> str:
     """Say in a sentence what pydantic found first: what is allowed, and the value found."""
-    first = problem.errors()[0]
+    return _describe_details(problem.errors()[0])
+
+
+def _describe_details(first: ErrorDetails) -> str:
     kind, message = first["type"], first["msg"]
     if kind == "missing":
         return "is missing."
@@ -131,6 +142,67 @@ def _check_finite(value: object, name: str, error: type[PneumoscopeError]) -> No
         if not level:
             return
     raise error(f"nested more than {MAX_DEPTH} deep.", name)
+
+
+def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function check its arguments by their annotations: a wrong type or value is a UsageError that names it.
+
+    A NumPy number is passed on as a number of Python. What has an annotation that exists for type checkers alone is
+    not checked.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            plain = value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
+            bound.arguments[name] = _check_argument(_read_types(function).get(name), name, plain)
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
+@functools.cache
+def _read_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """What checks each parameter: a dataclass its instances, pydantic the rest."""
+    import pydantic
+    from pydantic_core import SchemaError
+
+    types: dict[str, Any] = {}
+    settings = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD or parameter.annotation is inspect.Parameter.empty:
+            continue
+        shim = SimpleNamespace(__annotations__={name: parameter.annotation})
+        try:
+            hint = get_type_hints(shim, function.__globals__, include_extras=True)[name]
+            types[name] = hint if dataclasses.is_dataclass(hint) else pydantic.TypeAdapter(hint, config=settings)
+        except (
+            NameError,
+            SchemaError,
+            pydantic.PydanticSchemaGenerationError,
+        ):  # arrays are checked where they are used
+            continue
+    return types
+
+
+def _check_argument(kind: Any, name: str, value: object) -> object:
+    import pydantic
+
+    if isinstance(kind, type):
+        if not isinstance(value, kind):
+            raise UsageError(f"must be {kind.__name__}, found {quote(value)}.", name)
+    elif kind is not None:
+        try:
+            kind.validate_python(value, strict=True)
+        except pydantic.ValidationError as problem:
+            errors = problem.errors()
+            kinds = [each.get("ctx", {}).get("class_name") or _describe_details(each) for each in errors]
+            plain = [each.rpartition(", found ")[0].removeprefix("must be ") or each for each in kinds]
+            choices = " or ".join(dict.fromkeys(each.removeprefix("an instance of ") for each in plain))
+            raise UsageError(f"must be {choices}, found {quote(value)}.", name) from None
+    return value
 
 
 def quote(value: object) -> str:

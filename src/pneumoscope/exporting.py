@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import io
 import json
 import logging
 import shutil
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
@@ -25,11 +24,13 @@ from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.decisions.rules import describe_rules
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.engines import Array, Kind
 from pneumoscope.inference.features import read_inputs
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
-from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
+from pneumoscope.inference.quantisation import quantise
+from pneumoscope.inference.runtimes import import_openvino
 from pneumoscope.models.model_folder import (
     IR,
     IR_WEIGHTS,
@@ -58,10 +59,9 @@ FILES = (REPORT, "weights.safetensors", "README.md", *NETWORKS, DESCRIPTION)
 MAX_DIFFERENCE = 0.01
 MAX_AUROC_LOSS, MAX_CHANGED = 0.002, 0.005
 
-# Quantisation to 8 bits: images for the ranges of activations, how many of them are in memory at a time, the percentile
-# of activations that is representable, and the shares of the first layers that stay in float32, tried in turn.
-RANGE_IMAGES, RANGE_STRIDE = 200, 8
-PERCENTILE = 99.99
+# Quantisation to 8 bits: images for the ranges of activations, and the shares of the first layers that stay in float32,
+# tried in turn.
+RANGE_IMAGES = 200
 FLOAT_SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
@@ -96,12 +96,14 @@ class _Original:
     predictions: list[Prediction]
 
 
+@checked
 def export(
     out: str | Path,
     model: str | Path | None = None,
     to: Format = "onnx",
     data: str | Path | None = None,
     *,
+    reading: Reading = Reading(),
     naming: Naming = Naming(),
     overwrite: bool = False,
     progress: Progress = notebook_progress,
@@ -115,6 +117,7 @@ def export(
             ranges come from training images; `torch`: a program of `torch.export`.
         data: images for the check (the test split if there is one) and for the ranges (the training split if there is
             one); by default those of the run.
+        reading: how to read the images of `data`, unless a table says otherwise.
         naming: what columns and classes of `data` are called.
         overwrite: whether to replace an earlier export in `out`.
         progress: called after each image; by default a bar in a notebook.
@@ -122,8 +125,13 @@ def export(
     Raises:
         DataError: the export decides differently, or no image can be read.
         MissingExtraError: a package that writes or runs the format is not installed.
-        UsageError: `out` exists, the model is an export itself, or there are no images to check it on.
+        UsageError: `out` exists, the model is an export itself, there are no images to check it on, or `reading` or
+            `naming` has no effect, as the run's own images are used.
     """
+    if data is None and (reading, naming) != (Reading(), Naming()):
+        given = {**asdict(reading), **naming.to_options()}
+        name = next(name for name, value in given.items() if value)
+        raise UsageError("no effect on the run's own images. Pass `data` too, or leave it out.", name)
     folder, out = find_pretrained() if model is None else Path(model), Path(out)
     description = load_model(folder)
     if set(description.files) & set(NETWORKS):
@@ -131,7 +139,7 @@ def export(
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
     check_folder(out, FILES, overwrite)
-    samples = _find_images(folder, None if data is None else Path(data), naming)
+    samples = _find_images(folder, None if data is None else Path(data), reading, naming)
     original = _load(folder, description, samples, progress)
     # The draft is elsewhere, so that an earlier export stays until there is a better one.
     with lock_folder(out), tempfile.TemporaryDirectory() as name:
@@ -144,11 +152,10 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        card_file = find_model(folder) / "README.md"
-        card = card_file.read_text(encoding="utf-8") if card_file.is_file() else ""
+        card = own.read_text(encoding="utf-8") if (own := find_model(folder) / "README.md").is_file() else ""
         write_text(draft / "README.md", f"{card}\n## Export\n\nFormat: {to}. {describe_check(check)}\n".lstrip())
-        report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
-        write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
+        origin = {"from": str(description.weights_sha256), "to": to}
+        write_text(draft / REPORT, json.dumps(origin | asdict(check), indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
         # The report marks the folder as an export, even if interrupted; the description makes it a model, at the end.
         for file in FILES:
@@ -220,7 +227,7 @@ def _convert_to_int8(draft: Path, original: _Original, samples: Sequence[Sample]
     network = (draft / ONNX_MODEL).read_bytes()
     for share in FLOAT_SHARES:
         (draft / ONNX_MODEL).write_bytes(network)
-        _quantise(draft / ONNX_MODEL, inputs, share)
+        quantise(draft / ONNX_MODEL, inputs, share)
         check = _check(draft, original, f"{1 - share:.0%} in 8 bits", progress)
         if _find_fault(check, "int8") is None:
             break
@@ -264,12 +271,12 @@ def _list_networks(folder: Path) -> list[str]:
     return [name for name in NETWORKS if (folder / name).is_file()]
 
 
-def _find_images(model: Path, data: Path | None, naming: Naming) -> list[Sample]:
+def _find_images(model: Path, data: Path | None, reading: Reading, naming: Naming) -> list[Sample]:
     table = data or next((p for p in (model / "samples.csv", model.parent / "samples.csv") if p.is_file()), None)
     advice = "Pass a folder or a table of images like those it was trained on as `data`."
     if table is None:
         raise UsageError(f"{model}: there are no images to check the export on. {advice}")
-    listed = read_samples(table, naming=naming)
+    listed = read_samples(table, None, reading, naming)
     samples = [sample for sample in listed if sample.path.is_file()]
     if not samples:
         raise DataError(f"{table}: none of its images exists. {advice}")
@@ -295,7 +302,10 @@ def _write_onnx(folder: Path, original: _Original, scores: bool = True) -> None:
     if (limits := read_decisions(model).ood) is not None and scores:
         stored = {name.removeprefix("ood."): tensor.numpy() for name, tensor in original.other_weights.items()}
         add_distance(network, stored, limits.limit)
-    metadata: dict[str, Any] = {"input": asdict(model.input), "rules": describe_rules(model)}
+    metadata: dict[str, Any] = {
+        "input": asdict(model.input),
+        "rules": describe_rules(read_decisions(model), model.labels),
+    }
     metadata |= {name: getattr(model, name) for name in ("labels", "positive", "decisions", "version")}
     properties = {f"pneumoscope.{name}": json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(network, properties)
@@ -337,62 +347,6 @@ def _read_inputs(samples: Sequence[Sample], model: Model) -> list[Array]:
         raise DataError(f"None of {len(samples)} images can be read, so there are no ranges for int8.")
     _warn_left_out(len(samples) - len(inputs), "cannot be read")
     return inputs
-
-
-class _Strides:
-    """What ONNX Runtime calls a CalibrationDataReader: images in strides, as it keeps all activations of a stride."""
-
-    def __init__(self, images: Sequence[Array]) -> None:
-        self._images = images
-        self.set_range(0, len(images))
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._stride = iter(self._images[start_index:end_index])
-
-    def get_next(self) -> dict[str, Any] | None:
-        image = next(self._stride, None)
-        return None if image is None else {"input": image[None]}
-
-
-def _quantise(path: Path, images: Sequence[Array], float_share: float) -> None:
-    """Quantise the convolutions of an ONNX model to 8 bits (QDQ, by channel), with ranges from these images.
-
-    Depthwise convolutions stay in float32, as they gain little and lose much (docs/log.md); so do the first
-    convolution and a share of those that follow.
-    """
-    try:
-        import onnx
-
-        import_onnxruntime()
-        from onnxruntime import quantization
-        from onnxruntime.quantization import shape_inference
-    except ImportError:
-        raise MissingExtraError('ONNX Runtime is not installed: pip install "pneumoscope[train]".') from None
-
-    stride = next(each for each in range(RANGE_STRIDE, 0, -1) if len(images) % each == 0)  # strides must be equal
-    prepared = path.with_name("prepared.onnx")
-    shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    convolutions = [node for node in onnx.load(prepared).graph.node if node.op_type == "Conv"]
-    grouped = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
-    early = [node.name for node in convolutions[: max(1, round(float_share * len(convolutions)))]]
-    with contextlib.redirect_stdout(io.StringIO()):  # ONNX Runtime prints its progress
-        quantization.quantize_static(
-            str(prepared),
-            str(path),
-            _Strides(images),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            op_types_to_quantize=["Conv"],
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": stride},
-            nodes_to_exclude=[*grouped, *early],
-        )
-    prepared.unlink()
 
 
 def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from dicom_files import dicom
 from dicom_files import image as draw_levels
+from typer.testing import CliRunner
 
 from audit_detection import FAULTS, Fault, find, find_images, plant, score
+from pneumoscope.cli.main import app
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import write_samples
@@ -139,3 +141,25 @@ def test_an_image_none_of_whose_neighbours_can_be_read_does_not_stop_it(tmp_path
     found = audit(tmp_path / "images")
     assert found.findings[0].check == "reading"
     assert len(found.findings[0].files) == 6
+
+
+def test_images_that_a_map_leaves_out_are_a_finding_everywhere(clean: Path, tmp_path: Path) -> None:
+    copied: list[tuple[str, str]] = []
+    for number, path in enumerate(find_images(clean, "train")[:12]):
+        label = ("NORMAL", "PNEUMONIA", "Effusion")[number % 3]
+        (tmp_path / "images" / label).mkdir(parents=True, exist_ok=True)
+        copied.append((Path(shutil.copy(path, tmp_path / "images" / label)).as_posix(), label))
+    left = sorted(path for path, label in copied if label == "Effusion")
+    command = ["audit", str(tmp_path / "images"), "--map", "Effusion=", "--quick", "--out", str(tmp_path / "out")]
+    printed = CliRunner().invoke(app, command)
+    assert printed.exit_code == 0
+    written = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert written["images"] == 8
+    (finding,) = [each for each in written["findings"] if each["files"] == left]
+    assert (finding["severity"], finding["title"]) == ("note", "4 images to which the map gives no class left out")
+    assert finding["remarks"] == ["Effusion"] * 4
+    assert "4 images to which the map gives no class left out" in printed.stdout
+    assert "--map" in printed.stdout
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "4 images to which the map gives no class left out" in page
+    assert all(Path(path).name in page for path in left)

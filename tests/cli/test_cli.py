@@ -83,7 +83,7 @@ def test_evaluate_uses_the_split_named(command: Command, run: Run, images: Path,
         assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / split, "--split", split).code == 0
         assert _json(tmp_path / split / "metrics.json")["n"] == n
     wrong = command("evaluate", images, "--model", run.folder, "--out", tmp_path / "x", "--split", "tset")
-    assert wrong.code == 3
+    assert wrong.code == 2
     assert "no split 'tset'" in wrong.err
     assert command("evaluate", images, "--model", run.folder, "--out", tmp_path / "val").code == 2
 

@@ -86,8 +86,8 @@ def test_every_command_accepts_the_name_of_a_pretrained_model(
     )
     assert typed(monkeypatch, "explain", image, "--model", simulated_model, "--out", "x") == 0
     assert typed(monkeypatch, "predict", image, "--model", simulated_model, "--format", "csv") == 0
-    assert typed(monkeypatch, "predict", image, "--model", "pneumonia-light", "--format", "csv") == 4
-    assert "pneumonia-light: no model here" in (printed := capsys.readouterr().err)
+    assert typed(monkeypatch, "predict", image, "--model", "pneumonia-light", "--format", "csv") == 2
+    assert "--model: pneumonia-light: there is no such folder or model" in (printed := capsys.readouterr().err)
     assert f"({simulated_model})" in printed
 
 

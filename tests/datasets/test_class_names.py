@@ -23,7 +23,7 @@ def labelled(*labels: str) -> list[Sample]:
 
 
 def classes(labels: list[str], text: str | dict[str, str] | None = None) -> list[str | None]:
-    return [sample.label for sample in name_classes(labelled(*labels), text)]
+    return [sample.label for sample in name_classes(labelled(*labels), text).samples]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from pneumoscope.datasets import archives
 from pneumoscope.datasets.kermany import KERMANY, SOURCE_FILES, Source, fetch, list_sources
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.errors import DataError, DownloadError, UsageError
+from pneumoscope.files import lock_folder
 
 COUNTS = {"train/NORMAL": 3, "train/PNEUMONIA": 4, "test/NORMAL": 1, "test/PNEUMONIA": 2}
 WITH_VAL = {"train/NORMAL": 2, "train/PNEUMONIA": 4, "val/NORMAL": 1, "test/NORMAL": 1, "test/PNEUMONIA": 2}
@@ -415,7 +416,7 @@ def test_a_wrong_checksum_is_reported_and_the_file_deleted(server: Server, sourc
         DownloadError, match=r"wrong checksum: SHA-256 is \w{64}, expected \w{64}.*\n.*pass it as `archive`"
     ):
         fetch(source, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()  # it was empty
     server.content = ZIP
     fetch(source, tmp_path / "out")
     assert_complete(tmp_path / "out")
@@ -784,3 +785,14 @@ def test_a_login_page_in_place_of_the_file_does_not_discard_what_has_come(
     fetch(source, tmp_path / "out")
     assert_complete(tmp_path / "out")
     assert server.ranges[-1][0] == "bytes=100000-"
+
+
+def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
+    archive = tmp_path / "mine.zip"
+    archive.write_bytes(ZIP)
+    with lock_folder(tmp_path / "out"):
+        with pytest.raises(UsageError, match="another process is writing into this folder"):
+            fetch(make_source(), tmp_path / "out", archive=archive)
+        assert list((tmp_path / "out").iterdir()) == []
+    fetch(make_source(), tmp_path / "out", archive=archive)
+    assert_complete(tmp_path / "out")

@@ -42,7 +42,7 @@ def test_a_child_of_five_is_five_until_the_sixth_birthday(age: float, ages: tupl
     assert (warned(Tags(age=age), Scope(ages=ages)) == []) == inside
 
 
-@pytest.mark.parametrize("view", ["LL", "RL", "LATERAL", "LAT"])
+@pytest.mark.parametrize("view", ["LL", "RL", "LATERAL", "LAT", "LAO", "OBLIQUE"])
 def test_a_model_that_states_nothing_is_meant_for_frontal_radiographs_of_the_chest(view: str) -> None:
     nothing = Scope()
     assert warned(Tags(view=view), nothing) == [f"view {view} (meant for frontal views)"]

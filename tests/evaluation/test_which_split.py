@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.reports.evaluation_report import evaluate
 from pneumoscope.training.train import Run
 
@@ -34,7 +34,7 @@ def test_train_and_val_without_test_are_not_evaluated_together(images: Path, run
         DataError, match=r"split: the data have no test split, but train \(24\), val \(12\)\. Choose one"
     ):
         evaluate(folder, run.folder, resamples=50)
-    with pytest.raises(DataError, match=r"split: no split 'test'; the data have train \(24\), val \(12\)"):
+    with pytest.raises(UsageError, match=r"split: no split 'test'; the data have train \(24\), val \(12\)"):
         evaluate(folder, run.folder, split="test", resamples=50)
 
 

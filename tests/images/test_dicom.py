@@ -505,6 +505,7 @@ def test_the_view_may_be_a_code_and_the_laterality_of_the_body_part() -> None:
         ("XTABLE LAT", "LATERAL"), ("SEITLICH", "LATERAL"), ("PERFIL", "LATERAL"), ("PA and lateral", "LATERAL"),
         ("LLD", "LLD"), ("P.A.", "PA"), ("PA CHEST", "PA"), ("Chest AP Supine", "AP"), ("AP PORTABLE", "AP"),
         ("Antero-posterior projection", "AP"), ("POSTEROANTERIOR", "PA"), ("AP AXIAL", "AP AXIAL"), ("RAO", "RAO"),
+        ("CHEST OBLIQUE", "OBLIQUE"),
         ("BILATERAL", "BILATERAL"), ("FRONTAL", "FRONTAL"), ("PA AP", "PA AP"), ("", None),
     ],
 )  # fmt: skip
@@ -515,6 +516,20 @@ def test_a_view_in_words_gets_its_code_where_they_leave_no_doubt(words: str, vie
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", words or None
     assert tags_of(ViewCodeSequence=Sequence([code])).view == view
+
+
+@pytest.mark.parametrize(
+    ("words", "view"),
+    [
+        ("Chest Lateral", "LATERAL"), ("LAT", "LATERAL"), ("view: PA", "PA"), ("Thorax p.a.", "PA"), ("CHEST AP", "AP"),
+        ("PA and lateral", None), ("PA/AP", None), ("Chest", None), ("BILATERAL", None), ("LL lobe", None), ("", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription"])
+def test_a_description_names_the_view_where_no_element_does(words: str, view: str | None, keyword: str) -> None:
+    described: dict[str, Any] = {keyword: words}
+    assert tags_of(**described).view == view
+    assert tags_of(ViewPosition="RL", **described).view == "RL"
 
 
 @pytest.mark.parametrize("part", ["TÓRAX", "Torace", "POUMONS", "pulmones", "BRUSTKORB", "胸部"])

@@ -37,7 +37,7 @@ def refusal(content: bytes) -> str:
     return str(caught.value)
 
 
-def changed(content: bytes, syntax: str = EXPLICIT, stream: bytes | None = None, **elements: Any) -> bytes:
+def changed(content: bytes, syntax: str = EXPLICIT, stream: bytes | bytearray | None = None, **elements: Any) -> bytes:
     """A file with other elements, and perhaps another compressed stream, than it was made with."""
     data = pydicom.dcmread(io.BytesIO(content))
     if stream is not None:
@@ -103,7 +103,7 @@ def test_uncompressed_bits_above_the_stored_ones_are_ignored_with_a_warning(synt
     assert found.warnings == ("bits above the 12 of BitsStored are set (they were ignored)",)
     signed = (image().astype(np.int16) - 2048).view(np.uint16)
     assert read(dicom(signed, 12, syntax, PixelRepresentation=1)).warnings == ()
-    assert read(dicom(image() << 4, 12, syntax, HighBit=15)).warnings == () or syntax == RLE
+    assert read(dicom(image() << 4, 12, syntax, HighBit=15)).warnings == ()
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, RLE, JPEG + "70", JPEG + "80", JPEG + "90"])
@@ -131,6 +131,51 @@ def test_levels_below_where_high_bit_puts_them_are_read_in_full(syntax: str, sig
     found = read(dicom(levels, 12, syntax, HighBit=15, PixelRepresentation=signed))
     np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
     assert found.warnings == ("HighBit says that levels begin at bit 4, but they begin at bit 0",)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize("high", [11, 15])
+def test_levels_above_where_high_bit_puts_them_are_read_in_full(syntax: str, signed: int, high: int) -> None:
+    levels = ((image().astype(np.int32) - 2048 * signed) << 4).astype(np.uint16)
+    found = read(dicom(levels, 12, syntax, HighBit=high, PixelRepresentation=signed))
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    said = () if high == 15 else ("HighBit says that levels begin at bit 0, but they begin at bit 4",)
+    assert (found.bits, found.warnings) == (12, said)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, RLE])
+@pytest.mark.parametrize("bits", [10, 12])
+def test_bytes_in_the_other_order_are_exchanged(syntax: str, bits: int) -> None:
+    levels = image(bits=bits)
+    found = read(dicom(levels.byteswap(), bits, syntax))
+    np.testing.assert_array_equal(found.pixels, read(dicom(levels, bits)).pixels)
+    assert found.warnings == ("the bytes of the pixel data are in the other order than the transfer syntax says",)
+
+
+STREAMS = {"JPEG lossless": "70", "JPEG-LS": "80", "JPEG 2000": "90", "HTJ2K": "201"}
+
+
+@pytest.mark.parametrize("stated", [*STREAMS, "RLE"])
+@pytest.mark.parametrize("held", [*STREAMS, "RLE"])
+def test_a_stream_is_decoded_by_its_own_kind_whatever_the_transfer_syntax_says(stated: str, held: str) -> None:
+    syntax, other = (RLE if kind == "RLE" else JPEG + STREAMS[kind] for kind in (stated, held))
+    content = changed(
+        dicom(image(), 12, other),
+        syntax,
+        get_frame(pydicom.dcmread(io.BytesIO(dicom(image(), 12, other))).PixelData, 0, number_of_frames=1),
+    )
+    found = read(content)
+    np.testing.assert_array_equal(found.pixels, read(dicom(image())).pixels)
+    said = () if held == stated else (f"the transfer syntax says {stated}, but the stream is {held}",)
+    assert found.warnings == said
+
+
+def test_a_lossy_stream_under_a_lossless_transfer_syntax_is_decoded() -> None:
+    stream = imagecodecs.jpeg8_encode(image(bits=8), level=95)
+    found = read(changed(dicom(image(bits=8), 8, JPEG + "70"), JPEG + "70", stream))
+    np.testing.assert_allclose(found.pixels, image(bits=8) / 255, atol=0.03)
+    assert found.warnings == ("the transfer syntax says JPEG lossless, but the stream is JPEG",)
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, RLE])
@@ -382,6 +427,17 @@ def test_a_table_with_fewer_entries_than_stated_is_refused(kind: str, held: int)
     elements: dict[str, Any] = {kind: Sequence([item])}
     message = refusal(dicom(image(), **elements))
     assert f"a look-up table of {held:,} entries; its descriptor says 4,096" in message
+
+
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_table_with_more_entries_than_stated_is_refused_unless_they_are_padding(kind: str) -> None:
+    item = look_up(np.arange(4096), 0, 12)
+    item.LUTDescriptor = [2048, 0, 12]
+    elements: dict[str, Any] = {kind: Sequence([item])}
+    assert "a look-up table of 4,096 entries; its descriptor says 2,048" in refusal(dicom(image(), **elements))
+    item.LUTDescriptor = [4096, 0, 12]
+    item.LUTData = np.append(np.arange(4096), [0, 0, 0]).astype("<u2").tobytes()
+    np.testing.assert_array_equal(read(dicom(image(), **elements)).pixels, read(dicom(image())).pixels)
 
 
 def test_a_table_of_few_dark_entries_is_as_dark_as_it_says() -> None:

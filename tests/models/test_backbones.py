@@ -155,7 +155,7 @@ def test_a_damaged_weights_file_is_an_error_that_names_it(name: str, content: by
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
         load_backbone(find_backbone("resnet18"), tmp_path / name)
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(UsageError, match="there is no such file"):
         load_backbone(find_backbone("resnet18"), tmp_path / f"missing-{name}")
 
 

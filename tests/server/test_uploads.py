@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import httpx
 import pytest
 from services import Process, draw
+from typer.testing import CliRunner
+
+from pneumoscope.cli.main import app
 
 NAMES = [
     ("filename*=UTF-8''Thorax%20p.a.%20M%C3%BCller.png", "Thorax p.a. Müller.png"),
@@ -20,6 +24,10 @@ NAMES = [
     ("filename*=UTF-8''..%2F..%2Fetc%2Fpasswd", "passwd"),
     ("filename*=UTF-8''a%00%0d%0ab.png", None),  # whatever it is called, it is one printable line
     ("filename*=UTF-8''", "image"),
+    ("filename*=UTF-8''%1B%5B2J%1B%5D0%3Bowned%07.png", "[2J]0;owned.png"),
+    ("filename*=UTF-8''%E2%80%AEgnp.exe%C2%9B2J.png", "gnp.exe2J.png"),  # text from right to left, and a C1 control
+    ("filename*=UTF-8''2026-01-01%0A2026-01-01%2000:00:00%20forged.png", "2026-01-012026-01-01 00:00:00 forged.png"),
+    ('filename="\x1b[31mred.png"', "[31mred.png"),
 ]
 
 
@@ -65,3 +73,41 @@ def test_unregistered_names_of_types_are_accepted(service: Process, media_type: 
 def test_other_types_are_refused(service: Process) -> None:
     answer = httpx.post(f"{service.url}/v1/predictions", content=draw(3), headers={"content-type": "image/svg+xml"})
     assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_the_log_of_a_service_holds_nothing_of_the_names_of_files(service: Process, form: bool) -> None:
+    for disposition, content, status in (
+        ("filename*=UTF-8''%1B%5B2J%0A2026-01-01%20forged.png", draw(3), 200),
+        ("filename*=UTF-8''%1B%5B2J%0A2026-01-01%20forged.png", b"no image", 415),
+        ('filename="\x1b[2J forged.png"', b"no image", 415),
+        ("filename*=forged%1B''%1B.png", draw(3), 422),
+    ):
+        answer = send(service, content, disposition, form)
+        assert answer.status_code == status, answer.text
+        assert "\x1b" not in answer.text
+        assert "\\u001b" not in answer.text
+    assert all(line.rstrip("\n").isprintable() and "forged" not in line for line in service.lines)
+
+
+@pytest.mark.parametrize("logger", ["pneumoscope.server", "pneumoscope", "uvicorn.error", "asyncio"])
+def test_nothing_that_is_logged_controls_the_terminal_or_forges_an_entry(
+    logger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a\x1b[2J\x9b31m\u202egnp.png\n2026-01-01 00:00:00,000 POST /forged 200 1 ms\r2026 b"
+
+    def serve(*_: object) -> None:
+        logging.getLogger(logger).error("%s cannot be read", name)
+        try:
+            raise ValueError(name)
+        except ValueError:
+            logging.getLogger(logger).exception("failed")
+
+    monkeypatch.setattr("pneumoscope.server.app.serve", serve)
+    logged = CliRunner().invoke(app, ["serve"]).stderr
+    first, *others = logged.split("\n")[:-1]
+    assert first.endswith(" a\ufffd[2J\ufffd31m\ufffdgnp.png")
+    assert all(line.isprintable() for line in (first, *others))
+    entries = [line for line in others if not line.startswith("    ")]
+    assert [line.rpartition(" ")[2] for line in entries] == ["failed"]
+    assert "ValueError: a\ufffd[2J" in logged

@@ -213,9 +213,10 @@ def _select_subset(samples: list[Sample], name: str) -> list[Sample]:
 
 def _write_folds(out: Path, folds: list[list[Sample]], excel: bool, overwrite: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
-    from pneumoscope.files import claim_folder
+    from pneumoscope.files import claim_folder, lock_folder
 
-    claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
-    for number, samples in enumerate(folds):
-        write_samples(out / f"fold-{number}.csv", samples, excel)
-        typer.echo(f"fold {number}: {describe_counts(samples)}")
+    with lock_folder(out):
+        claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
+        for number, samples in enumerate(folds):
+            write_samples(out / f"fold-{number}.csv", samples, excel)
+            typer.echo(f"fold {number}: {describe_counts(samples)}")

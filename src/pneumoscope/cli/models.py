@@ -94,6 +94,8 @@ def export(
     data: Annotated[
         Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]")
     ] = None,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Convert a model for another runtime, and check it on images.
@@ -102,11 +104,14 @@ def export(
     """
     from pneumoscope import exporting as job
     from pneumoscope.exporting import describe_check
+    from pneumoscope.images.read import Reading
 
+    reading = Reading(invert, any_modality)
     with show_progress() as progress:
         result = job.export(
-            out, choose_model(model), to, data, naming=context.obj, overwrite=overwrite, progress=progress
-        )
+            out, choose_model(model), to, data, reading=reading, naming=context.obj, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
     typer.echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
 
 

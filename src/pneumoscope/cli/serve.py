@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,25 +72,34 @@ def serve(
         device=device,
         refuse_out_of_scope=refuse_out_of_scope,
     )
-    _log_requests()
 
     def announce(address: str, service: PredictionService) -> None:
         images = f"kept in {keep_images}" if keep_images else "not kept"
         facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
         typer.echo(f"{printable(facts)}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
-    app.serve(settings, announce)
+    with _show_log():
+        app.serve(settings, announce)
 
 
-def _log_requests() -> None:
-    """Show the service's log on standard error."""
+@contextmanager
+def _show_log() -> Iterator[None]:
+    """Show what the process logs on standard error; no name or message from outside controls the terminal."""
     import logging
 
-    logger = logging.getLogger("pneumoscope.server")
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            # Indented, so that a line break in a message cannot begin what looks like another entry.
+            return printable(super().format(record)).replace("\n", "\n    ")
+
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    handler.setFormatter(Lines("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)  # of all libraries, whose messages may hold names, too
+    logging.getLogger("pneumoscope.server").setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @reviews_app.command(cls=PanelCommand)

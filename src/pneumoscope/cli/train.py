@@ -73,15 +73,16 @@ def demo(
 ) -> None:
     """Draw simulated radiographs, train on them and write a report, offline."""
     from pneumoscope.datasets.phantom_sets import write_phantoms
-    from pneumoscope.files import claim_folder
+    from pneumoscope.files import claim_folder, lock_folder
 
     data = out.parent / f"{out.name or 'demo'}-images"
     with show_progress() as progress:
         from pneumoscope.training import train as job
         from pneumoscope.training.run_folder import RUN_FILES
 
-        claim_folder(out, RUN_FILES, overwrite)
-        claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
+        with lock_folder(out), lock_folder(data):
+            claim_folder(out, RUN_FILES, overwrite)
+            claim_folder(data, ("truth.csv", "masks", "train", "val", "test"), overwrite)
         write_phantoms(data, count=images, seed=seed, progress=progress)
         run = job.train(data, out, recipe="head", seed=seed, cache=False, progress=progress)
     print_run(run)

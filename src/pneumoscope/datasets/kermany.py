@@ -20,7 +20,7 @@ from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.archives import download, hash_archive, hide_secrets, list_images, open_archive, unpack_images
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, DownloadError, UsageError
-from pneumoscope.files import claim_folder, write_text
+from pneumoscope.files import claim_folder, lock_folder, write_text
 
 _MANIFEST = "SOURCE.json"
 _NOTICE = "SOURCE.txt"
@@ -140,7 +140,8 @@ def fetch(
         `out`.
 
     Raises:
-        UsageError: an argument is not valid, or `out` contains something else or cannot be written.
+        UsageError: an argument is not valid, or `out` contains something else, is being written by another process, or
+            cannot be written.
         DownloadError: the download failed, or is not the expected file.
         DataError: the archive is damaged, unsafe, or not the whole dataset.
     """
@@ -149,12 +150,26 @@ def fetch(
         raise UsageError("Pass `archive` or `url`, not both.")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256 := sha256.strip().lower()):
         raise UsageError(f"{sha256!r} is not a checksum of 64 hexadecimal digits.", "sha256")
+    with lock_folder(out):
+        _fetch(source, out, archive, url, sha256, overwrite, progress)
+    return out
+
+
+def _fetch(
+    source: Source,
+    out: Path,
+    archive: Path | None,
+    url: str | None,
+    sha256: str | None,
+    overwrite: bool,
+    progress: Progress,
+) -> None:
     old = None if overwrite else _read_manifest(out, source, sha256)
     missing = [] if old is None else _list_missing(out, old)
     if old is not None and not missing:
         _remove_leftovers(out)
         _log(f"{out}: complete, {len(old.files):,} images of {source.name} ({old.edition}). Nothing to do.")
-        return out
+        return
     if archive is not None and not archive.is_file():
         raise DataError(f"{archive}: no such file. Pass the archive as published.")
     if old is None:
@@ -172,7 +187,6 @@ def fetch(
     _publish(out, old or new, source)
     _remove_leftovers(out)
     _log(f"{out}: {_describe(new)}")
-    return out
 
 
 def list_subsets() -> tuple[str, ...]:

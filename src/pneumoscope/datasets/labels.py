@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from pneumoscope.datasets.left_out import MAPPED, NO_LABEL, Dataset, LeftOut
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.text import counted
@@ -82,18 +83,18 @@ def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
     return dict(pairs)
 
 
-def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None = None) -> list[Sample]:
+def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None = None) -> Dataset:
     """Clean the labels of samples, merge and leave out what a map says, and check the classes that result.
 
-    What becomes of each label is logged.
+    What becomes of each label is logged. What is left out keeps the label that it had.
 
     Args:
         samples: with labels.
         text: a map, see `parse_map`.
 
     Raises:
-        DataError: a class contains `|`, two classes look the same, or no image is left.
-        UsageError: the map is not valid, names an unknown label, or gives a label two classes.
+        DataError: a class contains `|`, or two classes look the same.
+        UsageError: the map is not valid, names an unknown label, gives a label two classes, or leaves no image.
     """
     rules = parse_map(text)
     counts = Counter(clean(sample.label or "") for sample in samples)
@@ -101,12 +102,17 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
     if rules:
         _require_known(rules, counts)
         _log_map(classes, counts)
-    named = [replace(sample, label=classes[clean(sample.label or "")]) for sample in samples]
-    kept = [sample for sample in named if sample.label]
+    kept, left_out = list[Sample](), list[LeftOut]()
+    for sample in samples:
+        label = clean(sample.label or "")
+        if name := classes[label]:
+            kept.append(replace(sample, label=name))
+        else:
+            left_out.append(LeftOut(sample.path, MAPPED if label else NO_LABEL, label))
     if not kept:
-        raise DataError(f"leaves out every image. The labels are {_list(counts)}.", "map")
+        raise UsageError(f"leaves out every image. The labels are {_list(counts)}.", "map")
     _check_classes(Counter(str(sample.label) for sample in kept))
-    return kept
+    return Dataset(kept, left_out)
 
 
 def _find_class(label: str, rules: Mapping[str, str]) -> str | None:

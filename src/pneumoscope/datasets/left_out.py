@@ -49,6 +49,7 @@ LINKED_AGAIN = Reason("linked folder that had already been read", "linked folder
 NO_CLASS = Reason("image outside any class folder", "images outside any class folder")
 NO_LABEL = Reason("row without a label", "rows without a label")
 REPEATED = Reason("row that repeats another", "rows that repeat others", harmless=True)
+MAPPED = Reason("image to which the map gives no class", "images to which the map gives no class", harmless=True)
 BESIDE = Reason("image in a folder beside the splits", "images in folders beside the splits")
 
 

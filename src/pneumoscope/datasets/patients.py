@@ -29,7 +29,7 @@ _KNOWN: Mapping[str, tuple[re.Pattern[str], ...]] = {
 }
 # NIH: eight digits alone could be anything, such as dates. The numbers go up to 30805, and most files look so.
 _NIH = re.compile(r"(?:^|/)(?P<number>(?:000[0-2]\d{4}|0003(?:0[0-7]\d\d|080[0-5])))_\d{3}$")
-_MOST = 0.5
+_NIH_SHARE = 0.5  # of the images without another patient: names that only some of them have are a coincidence
 _ROUNDED = re.compile(r"\d[.,]\d+E\+\d+", re.IGNORECASE)  # 1.23E+11, as Excel shows and exports long numbers
 _VIEWERS = re.compile(r"(?:^|/)(?P<name>IM-\d+-\d+)$")  # viewers name everybody's first image IM-0001-0001
 _REPEATED = 0.05  # share of repeated names above which they are a viewer's
@@ -136,7 +136,7 @@ def _recognise(samples: Sequence[Sample], root: Path) -> list[tuple[str | None, 
     if len(names) - len(set(names)) > _REPEATED * len(names) and not kermany:
         known = [(None, "") if match else each for match, each in zip(viewer, known, strict=True)]
     nih = [_NIH.search(place) for place in places]
-    if sum(match is not None for match in nih) >= _MOST * max(1, sum(patient is None for patient, _ in known)):
+    if sum(match is not None for match in nih) >= _NIH_SHARE * max(1, sum(patient is None for patient, _ in known)):
         known = [(match["number"], "NIH") if match else each for match, each in zip(nih, known, strict=True)]
     return [
         (header, "DICOM headers")

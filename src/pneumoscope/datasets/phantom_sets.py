@@ -11,17 +11,19 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
 from pneumoscope.errors import UsageError
+from pneumoscope.files import lock_folder
 from pneumoscope.notebook import notebook_progress
 
 
+@checked
 def write_phantoms(
-    folder: Path,
+    folder: str | Path,
     *,
     count: int = 600,
-    seed: int = 0,
+    seed: Seed = 0,
     size: int = 320,
     prevalence: float = 0.5,
     progress: Progress = notebook_progress,
@@ -45,14 +47,21 @@ def write_phantoms(
         `folder`.
 
     Raises:
-        UsageError: the folder is not empty, or a number is out of range.
+        UsageError: the folder is not empty, another process is writing into it, or a number is out of range.
     """
+    folder = Path(folder)
     check_size(size)
     if count < 8:
         raise UsageError(f"{count} are too few for three splits of two labels; at least 8 are needed.", "count")
     if not 0 < prevalence < 1:
         raise UsageError(f"{prevalence} is not between 0 and 1.", "prevalence")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    with lock_folder(folder):
+        _write(folder, count, seed, size, prevalence, progress)
+    return folder
+
+
+def _write(folder: Path, count: int, seed: int, size: int, prevalence: float, progress: Progress) -> None:
+    if not folder.is_dir() or any(folder.iterdir()):
         raise UsageError(f"{folder}: exists and is not an empty folder. Choose a new one, or remove it.")
     images = _plan(np.random.default_rng((3, seed)), count, prevalence)
     for place in {folder / row["path"] for row, _, _ in images} | {folder / "masks" / "any"}:
@@ -70,7 +79,6 @@ def write_phantoms(
             table.writerow(row)
             progress("Drawing", done, count)
         pending.result()
-    return folder
 
 
 def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
+from pneumoscope.config import Seed, checked
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class _Body:
     bone: Map
 
 
-def draw_phantom(seed: int, *, pneumonia: bool, patient: int | None = None, size: int = 320) -> Phantom:
+@checked
+def draw_phantom(seed: Seed, *, pneumonia: bool, patient: Seed | None = None, size: int = 320) -> Phantom:
     """Simulate one frontal radiograph.
 
     The same arguments give the same image. `pneumonia` changes only the opacity, and the automatic brightness that

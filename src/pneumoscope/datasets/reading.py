@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pneumoscope.config import checked
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
 from pneumoscope.datasets.folders import adopt_splits, read_folder
@@ -23,6 +24,7 @@ from pneumoscope.images.dicom_elements import NEEDS_EXTRA
 from pneumoscope.images.read import Reading
 
 
+@checked
 def read_samples(
     data: str | Path, patient_pattern: str | None = None, reading: Reading = Reading(), naming: Naming = Naming()
 ) -> list[Sample]:
@@ -72,9 +74,10 @@ def read_dataset(
         dataset, root = read_folder(data, reading), data
     _require_reader(dataset.samples)
     log_left_out(dataset, root)
-    samples = name_classes([_add_tags(sample) for sample in dataset.samples], naming.map)
-    left_out = [*dataset.left_out, *rows_left_out]  # the table's own message gives their lines
-    return Dataset(identify_patients(samples, root, pattern, column), left_out)
+    named = name_classes([_add_tags(sample) for sample in dataset.samples], naming.map)
+    # Other messages give the lines of the table and the labels of the map.
+    left_out = [*dataset.left_out, *rows_left_out, *named.left_out]
+    return Dataset(identify_patients(named.samples, root, pattern, column), left_out)
 
 
 def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Naming = Naming()) -> list[Sample]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pneumoscope.config import Seed, checked
 from pneumoscope.datasets.duplicates import group_pairs
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError, UsageError
@@ -16,6 +17,7 @@ from pneumoscope.text import counted
 MIN_VAL = 20  # images of a class in val
 
 
+@checked
 def split_samples(
     samples: Sequence[Sample],
     *,
@@ -25,7 +27,7 @@ def split_samples(
     val_count: int | None = None,
     balanced: Collection[str] = ("val",),
     groups: Sequence[int | None] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> list[Sample]:
     """Give every sample a split: existing splits are kept, missing ones are drawn from train.
 

@@ -20,11 +20,11 @@ from pneumoscope.datasets.labels import SEPARATOR, clean, look
 from pneumoscope.datasets.left_out import NO_LABEL, REPEATED, LeftOut
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
-from pneumoscope.images.dicom import LATERAL_VIEWS, OLDEST, YEARS, Tags
+from pneumoscope.images.ages import parse_age
+from pneumoscope.images.dicom import LATERAL_VIEWS, Tags
 from pneumoscope.images.read import Reading
 from pneumoscope.text import were
 
-_AGE = re.compile(r"[>≥]?=? *(?P<number>\d+(?:\.\d+)?) *\+? *(?P<unit>[YMWD]?)(?:EARS?|ONTHS?|EEKS?|AYS?)?", re.ASCII)
 _SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "O": "O", "OTHER": "O"}
 _VIEWS = {"L": "LATERAL", "LAT": "LATERAL", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP"}
 _KNOWN_VIEWS = {"AP", "PA", *LATERAL_VIEWS}
@@ -326,12 +326,6 @@ def _log_columns(cells: _Cells, path: Path) -> None:
         logger.warning("%s: %s not understood (%s).", path, were(count, "cell"), fact)
 
 
-def _to_age(text: str) -> float | None:
-    match = _AGE.fullmatch(text)
-    years = float(match["number"]) * YEARS[match["unit"] or "Y"] if match else OLDEST + 1
-    return years if years <= OLDEST else None
-
-
 def _to_view(text: str) -> str | None:
     words = [word for word in re.split(r"[^A-Z]+", text) if word]
     plain = "".join(words)
@@ -341,4 +335,4 @@ def _to_view(text: str) -> str | None:
     return view if view in _KNOWN_VIEWS else None
 
 
-_READERS: Mapping[str, Any] = {"age": _to_age, "sex": _SEXES.get, "view": _to_view}
+_READERS: Mapping[str, Any] = {"age": parse_age, "sex": _SEXES.get, "view": _to_view}

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pneumoscope.decisions.calibration import Calibration
-from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.decisions.decisions import Decisions
 from pneumoscope.decisions.prediction_sets import find_cutoffs
-from pneumoscope.models.model_folder import Model
 
 
-def describe_rules(model: Model) -> dict[str, Any]:
-    """Describe how logits become a decision; docs/guide/export.md uses it.
+def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any]:
+    """Describe how the logits of these classes become a decision; docs/guide/export.md uses it.
 
     Returns:
         `formula`, `slope`, `intercept`, `offset` and `knots` of the calibration; `threshold` of the positive class,
         None for more than two; `thresholds` of more than two, in the order of the labels: the class that reaches the
         largest multiple of its own is predicted; `cutoffs`, the probabilities from which on each class is in the
         prediction set, in the order of the labels; None without prediction sets.
-
-    Raises:
-        ModelError: the decisions are damaged.
     """
-    decisions = read_decisions(model)
     fitted, sets = decisions.calibration, decisions.prediction_sets
     return {
-        "formula": _describe_formula(fitted, len(model.labels)),
+        "formula": _describe_formula(fitted, len(labels)),
         "slope": fitted.slope,
         "intercept": fitted.intercept,
-        "offset": list(fitted.offset or [0.0] * len(model.labels)),
+        "offset": list(fitted.offset or [0.0] * len(labels)),
         "knots": [list(knot) for knot in fitted.knots],
         "threshold": None if decisions.threshold is None else decisions.threshold.value,
-        "thresholds": None if decisions.threshold else list(decisions.class_thresholds or [0.5] * len(model.labels)),
-        "cutoffs": None if sets is None else find_cutoffs(sets, model.labels).tolist(),
+        "thresholds": None if decisions.threshold else list(decisions.class_thresholds or [0.5] * len(labels)),
+        "cutoffs": None if sets is None else find_cutoffs(sets, labels).tolist(),
     }
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, TypeAlias
 from annotated_types import Ge
 
 from pneumoscope.config import build, read_mapping
-from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, OLDEST, RADIOGRAPHY, Tags
+from pneumoscope.images.ages import OLDEST
+from pneumoscope.images.dicom import CHEST, LATERAL_VIEWS, OBLIQUE_VIEWS, RADIOGRAPHY, Tags
 
 Years: TypeAlias = Annotated[float, Ge(0)]
 
@@ -68,7 +69,7 @@ def apply(tags: Tags | None, scope: Scope) -> tuple[str, ...]:
     if scope.ages is not None and tags.age is not None and not _includes(scope.ages, tags.age):
         outside.append(f"age {tags.age:.3g} (meant for {_describe_ages(scope.ages)})")
     for name, value, allowed, usual in (
-        ("view", tags.view, scope.views, (tags.view or "").upper() not in LATERAL_VIEWS),
+        ("view", tags.view, scope.views, (tags.view or "").upper() not in (*LATERAL_VIEWS, *OBLIQUE_VIEWS)),
         ("modality", tags.modality, scope.modalities, tags.modality in RADIOGRAPHY),
         ("body part", tags.body_part, scope.body_parts, tags.body_part == CHEST),
     ):

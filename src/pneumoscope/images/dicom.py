@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
 from pneumoscope.images import limits
+from pneumoscope.images.ages import DAYS, OLDEST, parse_age
 from pneumoscope.images.dicom_elements import NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
 from pneumoscope.images.dicom_pixels import read_layout, read_levels
 from pneumoscope.images.dicom_tables import read_transformations
@@ -57,7 +58,10 @@ _MODALITY_NAMES = {
     "XA": "an angiogram",
 }
 LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
-_LATERAL_WORDS = (*LATERAL_VIEWS, "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
+OBLIQUE_VIEWS = ("OBLIQUE", "LAO", "RAO", "LPO", "RPO")
+_SPELLED_LATERAL = ("LATERAL", "LAT", "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
+_LATERAL_WORDS = (*LATERAL_VIEWS, *_SPELLED_LATERAL)
+_DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")  # where no tag has it
 _FRONTAL_WORDS = (
     {"PA": "PA", "POSTEROANTERIOR": "PA", "POSTERIORANTERIOR": "PA"}
     | {"AP": "AP", "ANTEROPOSTERIOR": "AP", "ANTERIORPOSTERIOR": "AP"}
@@ -77,9 +81,6 @@ _OF_THE_CHEST = (
     "BRUSTKORB",
     "胸",
 )  # exporters' words
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_AGE = re.compile(r"(\d{1,5}(?:\.\d{1,3})?) *(?:([DWMY])(?:AYS?|EEKS?|ONTHS?|EARS?)?)?", re.ASCII)
-OLDEST = 110  # years; a higher age is a mistake, or an unknown year of birth
 _VRS = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
 _PYDICOM_WARNINGS = ("ignore", None, UserWarning, re.compile(r"pydicom\."), 0)
 _reading: ContextVar[bool] = ContextVar("reading", default=False)
@@ -190,8 +191,6 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
         else:
             image = read_transformations(parsed, layout, stored)
             pixels = render(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
-        if tags.frames > 1 and not any("NumberOfFrames" in each for each in stored.warnings):
-            stored.warnings.append(f"the file has {tags.frames} frames (the first was read)")
     return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, tuple(stored.warnings))
 
 
@@ -242,6 +241,7 @@ def _tags(elements: Dataset) -> Tags:
     view = read_text(elements, "ViewPosition").upper()
     if not view and (code := read_first(elements, "ViewCodeSequence")) is not None:
         view = read_text(code, "CodeMeaning").upper()
+    view = _name_view(view) or _find_described_view(elements)
     sex = read_text(elements, "PatientSex").upper()
     return Tags(
         patient=read_text(elements, "PatientID") or None,
@@ -249,7 +249,7 @@ def _tags(elements: Dataset) -> Tags:
         series=read_text(elements, "SeriesInstanceUID") or None,
         instance=read_text(elements, "SOPInstanceUID") or None,
         modality=read_text(elements, "Modality").upper() or None,
-        view=_name_view(view) or None,
+        view=view or None,
         laterality=read_text(elements, "ImageLaterality") or read_text(elements, "Laterality") or None,
         age=_read_age(elements),
         sex=sex if sex in ("M", "F", "O") else None,
@@ -267,21 +267,35 @@ def _name_view(text: str) -> str:
     words = re.findall(r"[A-Z]+", text.replace(".", ""))
     if any(word in _LATERAL_WORDS for word in words):
         return "LL" if "LEFT" in words else "RL" if "RIGHT" in words else "LATERAL"
+    if oblique := [view for view in OBLIQUE_VIEWS if view in words]:
+        return oblique[0]
     plain = "".join(re.findall(r"[A-Z]+", _HARMLESS_WORDS.sub("", text.replace(".", ""))))
     return _FRONTAL_WORDS.get(plain, text)
 
 
+def _find_described_view(elements: Dataset) -> str:
+    """The view that a description spells out, if it names one alone: `PA and lateral` describes two images."""
+    for keyword in _DESCRIPTIONS:
+        words = re.findall(r"[A-Z]+", read_text(elements, keyword).upper().replace(".", ""))
+        frontal = {_FRONTAL_WORDS[word] for word in words if word in _FRONTAL_WORDS}
+        lateral = {"LATERAL" for word in words if word in _SPELLED_LATERAL}
+        if len(found := [*frontal, *lateral]) == 1:
+            return found[0]
+    return ""
+
+
 def _read_age(elements: Dataset) -> float | None:
-    if age := _AGE.fullmatch(read_text(elements, "PatientAge").upper()):
-        return float(age[1]) * YEARS[age[2] or "Y"]  # RSNA's files of 2018 leave the unit out, and mean years
+    age = parse_age(read_text(elements, "PatientAge"))
+    if age:
+        return age
     birth = _read_date(elements, "PatientBirthDate")
     taken = _read_date(elements, "StudyDate") or _read_date(elements, "AcquisitionDate")
     if birth is None or taken is None or taken < birth:
-        return None
+        return age  # 000Y: less than a year, and the dates do not say how much less
     years = taken.year - birth.year - ((taken.month, taken.day) < (birth.month, birth.day))
     if years > OLDEST:  # 1900 stands for an unknown year in files without names
-        return None
-    return float(years) if years else (taken - birth).days * YEARS["D"]
+        return age
+    return float(years) if years else (taken - birth).days / DAYS
 
 
 def _read_date(elements: Dataset, keyword: str) -> datetime.date | None:

@@ -22,7 +22,7 @@ from pneumoscope.images.dicom_elements import (
     read_number,
     read_text,
 )
-from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, read_stream
+from pneumoscope.images.dicom_streams import Colour, Stream, decode_stream, name_compression, read_stream
 from pneumoscope.images.greyscale import Levels
 from pneumoscope.images.limits import CostError
 
@@ -104,27 +104,37 @@ def read_layout(parsed: Parsed, name: str) -> Layout:
     if allocated not in (8, 16, 32) or not 1 <= bits <= min(allocated, 16):
         raise ImageError(f"{name}: unsupported depth: {bits} bits stored in {allocated}. Export it with 8 to 16 bits.")
     compression = _COMPRESSIONS[parsed.syntax]
-    cell = 2 * allocated // 8 + (4 if compression in ("JPEG 2000", "HTJ2K") else 0)  # levels, twice, and the decoder's
-    if (needed := rows * columns * (samples * cell + 4)) > limits.MAX_MEMORY:
-        raise ImageError(
-            f"{name}: {columns} x {rows} pixels of {samples} x {allocated} bits need {needed:,} bytes; "
-            f"the limit is {limits.MAX_MEMORY:,}. Export it at a smaller size."
-        )
     high = read_integer(elements, "HighBit", bits - 1)
-    return Layout(
+    layout = Layout(
         rows=rows,
         columns=columns,
         samples=samples,
         mode=mode,
         allocated=allocated,
         bits=bits,
-        shift=high + 1 - bits if compression in _NATIVE and bits <= high < allocated else 0,
+        shift=high + 1 - bits if compression in (*_NATIVE, "RLE") and bits <= high < allocated else 0,
         signed=read_integer(elements, "PixelRepresentation", 0) == 1,
         planar=read_integer(elements, "PlanarConfiguration", 0) == 1,
         compression=compression,
         lossy=parsed.syntax in _LOSSY,
         frames=max(1, read_integer(elements, "NumberOfFrames", 1)),
     )
+    _check_memory(layout, name)
+    return layout
+
+
+def _check_memory(layout: Layout, name: str) -> None:
+    """Bound what decoding takes: the levels, twice, and what the decoder of JPEG 2000 needs.
+
+    Raises:
+        ImageError: it is too much.
+    """
+    cell = 2 * layout.allocated // 8 + (4 if layout.compression in ("JPEG 2000", "HTJ2K") else 0)
+    if (needed := layout.rows * layout.columns * (layout.samples * cell + 4)) > limits.MAX_MEMORY:
+        raise ImageError(
+            f"{name}: {layout.columns} x {layout.rows} pixels of {layout.samples} x {layout.allocated} bits need "
+            f"{needed:,} bytes; the limit is {limits.MAX_MEMORY:,}. Export it at a smaller size."
+        )
 
 
 def read_levels(parsed: Parsed, layout: Layout, name: str) -> Stored:
@@ -177,7 +187,7 @@ def _read_native(parsed: Parsed, layout: Layout, name: str, warnings: list[str])
         levels: Levels = np.frombuffer(content, "<u2").byteswap().view(np.uint8)[:count]
     else:
         levels = np.frombuffer(content, f"{'<' if parsed.little else '>'}u{size}", count).astype(f"u{size}", copy=False)
-    layout = _correct_bits(levels, layout, parsed, warnings)
+    levels, layout = _correct_bits(levels, layout, parsed, warnings)
     if shares_colour:
         return levels.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns), layout
     return _find_luma(_reshape(levels, layout, layout.planar), layout, warnings), layout
@@ -192,16 +202,26 @@ def _check_length(length: int, frame: int, layout: Layout, name: str, warnings: 
     excess = length - frame * layout.frames
     held, rest = divmod(length, frame)
     if excess < 0 and held and rest <= 1:
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
-    elif not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
+        _note_frames(layout, held, warnings)
+        return
+    if not 0 <= excess < max(2, frame // max(layout.rows, layout.columns)):  # less than one more row or column
         of = f" in {layout.frames} frames" if layout.frames > 1 else ""
         raise ImageError(
             f"{name}: its header and its pixel data contradict each other: {length:,} of {frame * layout.frames:,} "
             f"bytes for {layout.columns} x {layout.rows} pixels of {layout.samples} x {layout.allocated} bits{of}. "
             "Export it again."
         )
-    elif excess > 1:
+    if excess > 1:
         warnings.append(f"the pixel data have {excess} bytes too many (they were ignored)")
+    _note_frames(layout, layout.frames, warnings)
+
+
+def _note_frames(layout: Layout, held: int | str, warnings: list[str]) -> None:
+    """Warn of several frames, or of a number of them that the header does not say."""
+    if held != layout.frames:
+        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
+    elif layout.frames > 1:
+        warnings.append(f"the file has {layout.frames} frames (the first was read)")
 
 
 def _fit(levels: Levels, bits: int, signed: bool, slack: int = 0) -> bool:
@@ -232,12 +252,16 @@ def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> t
     except ImportError:
         raise MissingExtraError(f"{name}: reading {layout.compression} compression {NEEDS_EXTRA}.") from None
     frame = _read_frame(parsed, layout, name, warnings)
+    if (held := name_compression(frame)) and held != layout.compression:
+        warnings.append(f"the transfer syntax says {layout.compression}, but the stream is {held}")
+        layout = replace(layout, compression=held, lossy=held != "RLE", shift=layout.shift if held == "RLE" else 0)
+        _check_memory(layout, name)
     if layout.compression == "RLE":
         kind, count = np.dtype(f"u{layout.allocated // 8}"), layout.rows * layout.columns * layout.samples
         if (segments := int.from_bytes(frame[:4], "little")) != kind.itemsize * layout.samples:
             raise ValueError(f"{segments} segments, expected {kind.itemsize * layout.samples}")  # PS3.5 G.2
         levels = np.frombuffer(codecs.dicomrle_decode(frame, kind, out=count * kind.itemsize), kind)
-        layout = _correct_bits(levels, layout, parsed, warnings)
+        levels, layout = _correct_bits(levels, layout, parsed, warnings)
         return _find_luma(_reshape(levels, layout, planar=True), layout, warnings), layout
     # Decoders allocate memory for the size that the stream states, so it is checked first.
     stream = read_stream(frame, layout.compression)
@@ -250,7 +274,7 @@ def _decode(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> t
     if stream.colour and stream.colour != stated:
         warnings.append(f"PhotometricInterpretation says {layout.mode}, but the JPEG stream is {stream.colour}")
     colour = stream.colour or ("RGB" if layout.compression == "JPEG lossless" else stated)
-    levels = decode_stream(stream, layout.compression, colour)
+    levels = decode_stream(stream, layout.compression, colour, warnings)
     if levels.ndim == 3 and stream.colour != "RGB":
         levels = _find_luma(levels, layout, warnings, stream.transformed)
     return levels, _correct_by_stream(levels, stream, layout, warnings)
@@ -273,28 +297,33 @@ def _find_luma(levels: Levels, layout: Layout, warnings: list[str], transformed:
     return levels
 
 
-def _correct_bits(levels: Levels, layout: Layout, parsed: Parsed, warnings: list[str]) -> Layout:
-    """Correct HighBit, PixelRepresentation and BitsStored where uncompressed levels contradict them."""
-    bits = layout.bits
-    kind = levels.dtype.type
+def _correct_bits(levels: Levels, layout: Layout, parsed: Parsed, warnings: list[str]) -> tuple[Levels, Layout]:
+    """Correct HighBit, PixelRepresentation, BitsStored and the order of bytes where uncompressed levels disagree."""
+    bits, kind, empty = layout.bits, levels.dtype.type, layout.allocated - layout.bits
     if layout.shift and (levels & kind(2**layout.shift - 1)).any() and _fit(levels, bits, layout.signed):
         warnings.append(f"HighBit says that levels begin at bit {layout.shift}, but they begin at bit 0")
         layout = replace(layout, shift=0)
     values = levels >> kind(layout.shift) if layout.shift else levels
     if _fit(values, bits, layout.signed):
-        return layout
+        return levels, layout
     ends = [read_number(parsed.elements, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     padding = sorted(int(end) % 2**layout.allocated for end in ends if end is not None)
     if padding and layout.allocated == 16:
         image = values[(values < padding[0]) | (values > padding[-1])]
         if not image.size or _fit(image, bits, layout.signed):
             warnings.append(f"PixelPaddingValue has more than the {bits} bits of BitsStored")
-            return replace(layout, bits=layout.allocated)
+            return levels, replace(layout, bits=layout.allocated)
     if not layout.shift and _fit(values, bits, signed=True):
         warnings.append("PixelRepresentation says unsigned, but the pixel data hold negative numbers")
-        return replace(layout, signed=True)
+        return levels, replace(layout, signed=True)
+    if not layout.shift and not (levels & kind(2**empty - 1)).any():
+        warnings.append(f"HighBit says that levels begin at bit 0, but they begin at bit {empty}")
+        return levels, replace(layout, shift=empty)
+    if not layout.shift and _fit(swapped := levels.byteswap(), bits, layout.signed):
+        warnings.append("the bytes of the pixel data are in the other order than the transfer syntax says")
+        return swapped, layout
     warnings.append(f"bits above the {bits} of BitsStored are set (they were ignored)")
-    return layout
+    return levels, layout
 
 
 def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) -> bytes:
@@ -314,9 +343,8 @@ def _read_frame(parsed: Parsed, layout: Layout, name: str, warnings: list[str]) 
     parsed.stream.seek(start)
     frame = get_frame(parsed.stream, 0, number_of_frames=layout.frames)
     parsed.stream.read(0)  # raises if the stream was read too often, which pydicom takes for the end of the fragments
-    if (offsets and offsets != layout.frames) or (layout.frames == 1 and _SECOND_FRAME.search(frame)):
-        held = offsets if offsets and offsets != layout.frames else "several"
-        warnings.append(f"NumberOfFrames says {layout.frames}, but the pixel data hold {held} (the first was read)")
+    held: int | str = offsets or layout.frames
+    _note_frames(layout, "several" if held == layout.frames == 1 and _SECOND_FRAME.search(frame) else held, warnings)
     return frame
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from pneumoscope.images.greyscale import Levels
 from pneumoscope.images.jpeg2000_streams import check_stream
-from pneumoscope.images.jpeg_streams import check_scans, walk_segments
+from pneumoscope.images.jpeg_completeness import decode_whole
+from pneumoscope.images.jpeg_streams import check_scans, read_outline, walk_segments
 
 Colour: TypeAlias = Literal["RGB", "YBR", ""]
+_LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 _DISCRETE_COSINE = (0xC0, 0xC1, 0xC2)  # JPEG whose colours are usually converted; lossless ones are not
 
 
@@ -27,6 +30,22 @@ class Stream:
     bits: int  # precision of each sample
     transformed: bool = False  # whether a JPEG 2000 stream turned RGB into YBR_RCT or YBR_ICT
     colour: Colour = ""  # what the markers of a JPEG say its three samples are; empty where they say nothing
+
+
+def name_compression(frame: bytes) -> str:
+    """Name what a frame is compressed with, by its own first bytes, as `Layout.compression` does; empty if unknown."""
+    if frame[4:8] == b"\x40\0\0\0" and 1 <= int.from_bytes(frame[:4], "little") <= 15:  # PS3.5 G.5
+        return "RLE"
+    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):
+        start = frame.find(b"\xff\x4f\xff\x51")
+        return "HTJ2K" if frame[start + 6 : start + 7] and frame[start + 6] & 0x40 else "JPEG 2000"  # T.814 A.2
+    if frame.startswith(b"\xff\xd8"):
+        for marker, _ in walk_segments(frame, 2):
+            if marker == 0xF7:
+                return "JPEG-LS"
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return "JPEG lossless" if marker in _LOSSLESS else "JPEG"
+    return ""
 
 
 def read_stream(frame: bytes, compression: str) -> Stream:
@@ -72,8 +91,10 @@ def _find_colour(jfif: bool, adobe: int | None, ids: bytes) -> Colour:
     return "RGB" if ids in (b"RGB", b"rgb") else ""
 
 
-def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
+def decode_stream(stream: Stream, compression: str, colour: Colour, warnings: list[str]) -> Levels:
     """Decode a stream to levels (H, W), (H, W, 3) in RGB, or (H, W) of luma if a JPEG's `colour` is YBR.
+
+    What is unusual is added to `warnings`.
 
     Raises:
         ImportError: imagecodecs is not installed.
@@ -90,12 +111,16 @@ def decode_stream(stream: Stream, compression: str, colour: Colour) -> Levels:
         levels = codecs.jpegls_decode(stream.content)
     elif compression in ("JPEG 2000", "HTJ2K"):  # htj2k_decode returns rubbish for damaged streams
         levels = codecs.jpeg2k_decode(stream.content)
-    elif stream.samples == 1:
-        levels = codecs.jpeg8_decode(stream.content)
-    elif colour == "RGB":
-        levels = codecs.jpeg8_decode(stream.content, colorspace="RGB", outcolorspace="RGB")
     else:
-        levels = codecs.jpeg8_decode(stream.content, colorspace="YCBCR", outcolorspace="GRAYSCALE")
+        if stream.samples == 1:
+            decode = codecs.jpeg8_decode
+        elif colour == "RGB":
+            decode = partial(codecs.jpeg8_decode, colorspace="RGB", outcolorspace="RGB")
+        else:
+            decode = partial(codecs.jpeg8_decode, colorspace="YCBCR", outcolorspace="GRAYSCALE")
+        if (outline := read_outline(stream.content)) is None:
+            raise ValueError("no complete JPEG stream")
+        levels = decode_whole(stream.content, outline, decode, warnings)
     if levels.shape[:2] != (stream.rows, stream.columns) or levels.dtype.kind not in "iu" or levels.dtype.itemsize > 2:
         raise ValueError(f"decoded to {levels.dtype} {levels.shape}")
     return np.asarray(levels)

@@ -99,9 +99,10 @@ def _read_table(elements: Dataset, name: str, little: bool) -> LookUp:
     count = (count & 0xFFFF) or 65536
     if isinstance(data, bytes):  # one entry in a word, or two of 8 bits
         data = np.frombuffer(data, np.uint8 if count <= len(data) < min(count + 2, 2 * count) else f"{order}u2")
-    entries = np.atleast_1d(np.asarray(data)).astype(np.int64)[:count] & 0xFFFF
-    if entries.size < count:  # which entries are missing, and how deep they are, is unknown
-        raise ValueError(f"a look-up table of {entries.size:,} entries; its descriptor says {count:,}")
+    held = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
+    entries = held[:count]
+    if entries.size < count or held[count:].any():  # which are missing, or too many, is unknown; zeros may be padding
+        raise ValueError(f"a look-up table of {held.size:,} entries; its descriptor says {count:,}")
     if not 1 <= bits <= 16:
         raise ValueError(f"a look-up table of {entries.size} entries with {bits} bits")
     return LookUp(start, entries.astype(np.float64), bits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pneumoscope.images.limits import MAX_SEGMENTS, CostError
 
@@ -12,6 +13,25 @@ MAX_VISITS = 2_000_000_000  # scans times pixels: about a second
 _MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # segments that have a length, and the end of the image
 _FILL = b"\xff" * 1024  # libjpeg goes through fill bytes again with every block that it is given
 _SCAN, _END = 0xDA, 0xD9
+_NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers C0 to CF
+SEQUENTIAL, PROGRESSIVE, LOSSLESS = (0xC0, 0xC1), 0xC2, 0xC3  # frames, coded by Huffman's method
+
+
+class Scan(NamedTuple):
+    """A scan and its entropy-coded data."""
+
+    start: int  # of the data
+    end: int  # of the data: where the next marker begins, fill bytes before it left out
+    header: bytes  # components, spectral selection, approximation (B.2.3)
+
+
+class Outline(NamedTuple):
+    """Where the parts of the first image of a stream are."""
+
+    frame: int  # marker of the frame, such as 0xC0
+    header: int  # where the frame's content begins: precision, height, width, components
+    scans: list[Scan]
+    ended: bool  # whether the last scan is followed by a marker
 
 
 def walk_segments(stream: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
@@ -33,6 +53,29 @@ def walk_segments(stream: bytes, start: int = 0) -> Iterator[tuple[int, int]]:
         yield stream[found.end() - 1], found.end()
         start = found.end() + int.from_bytes(stream[found.end() : found.end() + 2], "big")
     raise CostError(f"a JPEG with more than {MAX_SEGMENTS:,} segments")
+
+
+def read_outline(stream: bytes) -> Outline | None:
+    """Find the frame and the scans of a stream; None if it has none.
+
+    Raises:
+        CostError: as in `walk_segments`.
+    """
+    frame = header = 0
+    scans = []
+    ended = True
+    for marker, at in walk_segments(stream, 2):
+        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES and not frame:
+            frame, header = marker, at + 2
+        elif marker == _SCAN:
+            start = at + int.from_bytes(stream[at : at + 2], "big")
+            following = _MARKER.search(stream, start)
+            ended = following is not None
+            end = following.start() if following else len(stream)
+            while end > start and stream[end - 1] == 0xFF:
+                end -= 1
+            scans.append(Scan(start, end, stream[at + 2 : start]))
+    return Outline(frame, header, scans, ended) if frame and scans else None
 
 
 def count_scans(stream: bytes) -> int:

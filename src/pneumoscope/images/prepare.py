@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
+from pneumoscope.config import checked
 from pneumoscope.errors import DataError, UsageError
 
 Pixels: TypeAlias = NDArray[np.float32]
@@ -57,6 +58,7 @@ class InputSpec:
         return 6 * self.size
 
 
+@checked
 def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels] | None = None) -> Pixels:
     """Turn a radiograph into network input; there is no other preprocessing.
 
@@ -76,7 +78,7 @@ def prepare(pixels: Pixels, spec: InputSpec, augment: Callable[[Pixels], Pixels]
         raise DataError(
             "Pixels must be float32 (H, W) in [0, 1], as `read_pixels` returns them; "
             f"found {pixels.dtype} {pixels.shape}"
-            f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size else ''}."
+            f"{f' in [{pixels.min()}, {pixels.max()}]' if pixels.size and pixels.dtype.kind in 'biuf' else ''}."
         )
     image = fit(pixels, spec)
     if augment is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import warnings
@@ -11,12 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pneumoscope.config import checked
 from pneumoscope.errors import ImageError
 from pneumoscope.images import limits
 from pneumoscope.images.appearance import find_faults
+from pneumoscope.images.checksums import check_chunks
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
 from pneumoscope.images.jpeg2000_streams import check_stream, find_stream
-from pneumoscope.images.jpeg_streams import check_scans
+from pneumoscope.images.jpeg_completeness import (
+    MISSING,
+    TailFile,
+    can_count,
+    check_left_over,
+    check_refinement,
+    has_restarts,
+    pad,
+)
+from pneumoscope.images.jpeg_streams import PROGRESSIVE, SEQUENTIAL, check_scans, read_outline
 from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
@@ -111,6 +123,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
+@checked
 def read_pixels(source: str | Path | bytes, name: str | None = None, reading: Reading = Reading()) -> Pixels:
     """Read a radiograph with one channel, air dark and bone bright, at its own size.
 
@@ -174,7 +187,7 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
         if content[:4] in _TIFF_SIGNATURES:
             check_tiff(content)
         stream = find_stream(content) if content.startswith(_JPEG_2000_SIGNATURES) else 0
-        file = LimitedFile(content)
+        file = TailFile(content)
         with Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > limits.MAX_PIXELS:
@@ -186,9 +199,12 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
             _check_cost(picture, form, content, file)
             if form == "JPEG2000":
                 check_stream(content, stream)
+            faults: list[str] = []
+            if form == "PNG" and (fault := check_chunks(content)):
+                faults.append(fault)
             if form == "JPEG":
                 quality = _find_quality(picture)
-                _request_scale(picture, min_side)
+                _load_jpeg(picture, file, min_side, faults)
             picture.load()
             orientation = _find_orientation(picture)
             return Radiograph(
@@ -199,6 +215,7 @@ def _read_raster(content: bytes, name: str, min_side: int | None) -> Radiograph:
                 compression=picture.info.get("compression") if form == "TIFF" else None,
                 quality=quality,
                 colour=_measure_colour(picture),
+                warnings=tuple(faults),
             )
     except ImageError:
         raise
@@ -255,6 +272,41 @@ def _find_quality(picture: Any) -> float | None:
         return None
     scale = 100 * sum(table) / _TABLE_SUM
     return float(np.clip(5000 / scale if scale > 100 else (200 - scale) / 2, 1, 100))
+
+
+def _load_jpeg(picture: Image.Image, file: TailFile, min_side: int | None, faults: list[str]) -> None:
+    """Decode a JPEG, and refuse one whose compressed data are too few or too many.
+
+    Raises:
+        ValueError: they are.
+        CostError: it has very many restart markers.
+    """
+    from PIL import Image
+
+    content = file.getvalue()
+    outline = read_outline(content)
+    if outline is None:
+        raise ValueError("a JPEG without image")
+    _request_scale(picture, min_side)
+    size, mode = picture.size, picture.mode
+    if can_count(outline):
+        file.end = outline.scans[0].end
+        picture.load()
+        if fault := check_left_over(file.count_left_over()):
+            faults.append(fault)
+        if not outline.ended:
+            faults.append("the file ends without the end marker of its JPEG; the image is complete")
+    else:
+        check_refinement(outline)
+        picture.load()
+    if (len(outline.scans) > 1 or has_restarts(content, outline)) and outline.frame in (*SEQUENTIAL, PROGRESSIVE):
+        with Image.open(io.BytesIO(pad(content, outline)), formats=("JPEG",)) as padded:
+            padded.draft(mode, size)
+            rows = max(1, _STRIP // size[0])
+            for top in range(0, size[1], rows):
+                box = (0, top, size[0], min(top + rows, size[1]))
+                if padded.crop(box).tobytes() != picture.crop(box).tobytes():
+                    raise ValueError(MISSING)
 
 
 def _request_scale(picture: Image.Image, min_side: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.images.checksums import check_deflated
 from pneumoscope.images.jpeg_streams import MAX_SCANS, MAX_VISITS, count_scans
 from pneumoscope.images.limits import MAX_PIXELS, CostError
 
@@ -18,11 +19,13 @@ _BYTES, _TEXT, _SHORT, _UNDEFINED = 1, 2, 3, 7
 _PRIVATE = 32768  # Pillow does not unpack the values of private tags
 _WIDTH, _HEIGHT, _COMPRESSION, _ROWS = 256, 257, 259, 278
 _STRIPS, _STRIP_SIZES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES = 273, 279, 322, 323, 324, 325
+_BITS, _FILL_ORDER, _SAMPLES, _PLANAR = 258, 266, 277, 284
 _WANTED = (
+    *(_BITS, _FILL_ORDER, _SAMPLES, _PLANAR),
     *(_WIDTH, _HEIGHT, _COMPRESSION, _ROWS),
     *(_STRIPS, _STRIP_SIZES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES),
 )
-_RAW, _JPEG = 1, 7
+_RAW, _JPEG, _DEFLATED = 1, 7, (8, 32946)
 _LARGEST = 2**31 - 1  # of the numbers taken seriously, so that their products are exact
 Tags = dict[int, NDArray[np.int64]]
 
@@ -35,7 +38,7 @@ class _Entry(NamedTuple):
 
 
 def check_tiff(content: bytes) -> None:
-    """Refuse a TIFF that would take too much time or memory to decode.
+    """Refuse a TIFF that would take too much time or memory to decode, or whose deflated strips are damaged.
 
     Raises:
         CostError: it has too many tags, values, strips or tiles, tiles far larger than the image, strips that share
@@ -60,15 +63,25 @@ def check_tiff(content: bytes) -> None:
     sizes = np.minimum(sizes[: len(offsets)], len(content))
     if sizes.sum() > 4 * len(content):
         raise CostError("a TIFF whose strips share their bytes")
+    places = list(zip(offsets.tolist(), sizes.tolist(), strict=True))
+    if compression in _DEFLATED and _read_number(tags, _FILL_ORDER) == 1:
+        samples = _read_number(tags, _SAMPLES) if _read_number(tags, _PLANAR) == 1 else 1
+        row = -(-side * samples * _read_number(tags, _BITS) // 8)
+        check_deflated(content, places, row * rows)
     if compression == _JPEG:
         visits = 0
         counts: dict[tuple[int, int], int] = {}
-        for place in zip(offsets.tolist(), sizes.tolist(), strict=True):
+        for place in places:
             if place not in counts:
                 counts[place] = count_scans(content[place[0] : sum(place)])
             visits += counts[place] * side * rows
             if counts[place] > MAX_SCANS or visits > MAX_VISITS:
                 raise CostError("a TIFF whose JPEG streams have too many scans")
+
+
+def _read_number(tags: Tags, tag: int) -> int:
+    """The first value of a tag; 1 if it is missing, as for all tags that this is asked of (TIFF 6.0, section 8)."""
+    return int(tags[tag][0]) if tag in tags and tags[tag].size else 1
 
 
 def _read_tags(content: bytes) -> Tags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pneumoscope.config import checked
 from pneumoscope.errors import ImageError
 from pneumoscope.inference.evidence import Method
 from pneumoscope.inference.features import Source
@@ -11,6 +12,7 @@ from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor, load
 
 
+@checked
 def explain(
     image: Source,
     model: str | Path | Predictor | None = None,

@@ -6,6 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
-from pneumoscope.files import claim_folder, path_in_file, write_bytes, write_rows, write_text
+from pneumoscope.files import claim_folder, lock_folder, path_in_file, write_bytes, write_rows, write_text
 from pneumoscope.inference.evidence import Evidence, Method, check_label
 from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.text import printable, shorten
@@ -28,7 +29,19 @@ if TYPE_CHECKING:
     from pneumoscope.inference.predictor import Predictor
 
 _TABLE, _PICTURES = "explanations.csv", "overlays"
-_COLUMNS = ("path", "decision", "label", "method", "logit", "bias", "minimum", "maximum", "overlay", "error")
+_COLUMNS = (
+    "path",
+    "decision",
+    "label",
+    "method",
+    "logit",
+    "bias",
+    "minimum",
+    "maximum",
+    "overlay",
+    "warnings",
+    "error",
+)
 _LONGEST = 900  # pixels of an image's longer side in an overlay
 _HEATMAP = 448  # the same of a map alone
 _COLOURS = 15  # in a scale
@@ -39,18 +52,15 @@ class OverlayFolder:
     """A folder of explanations: `explanations.csv` with a row for each image, `overlays/` with a picture for each.
 
     `count` is how many images there will be; `overwrite` allows replacing an earlier output; with `excel` the table
-    begins with a byte order mark.
-
-    Raises:
-        UsageError: the folder holds something already.
+    begins with a byte order mark. As a context manager it makes the folder, keeps other processes out of it meanwhile,
+    and writes the table.
     """
 
     def __init__(self, folder: Path, count: int, overwrite: bool = False, excel: bool = False) -> None:
-        claim_folder(folder, (_TABLE, _PICTURES), overwrite)
-        write_text(folder / _TABLE, ",".join(_COLUMNS) + "\n")  # marks the folder as ours if we are interrupted
-        (folder / _PICTURES).mkdir()
         self._folder = folder
+        self._overwrite = overwrite
         self._excel = excel
+        self._open = ExitStack()
         self._digits = len(str(count))
         self._rows: list[dict[str, Any]] = []
 
@@ -60,6 +70,7 @@ class OverlayFolder:
         row = dict.fromkeys(_COLUMNS) | {
             "path": path_in_file(path, self._folder),
             "decision": prediction.decision,
+            "warnings": "; ".join(prediction.warnings),
             "error": prediction.error,
         }
         if (evidence := prediction.evidence) is not None:
@@ -73,12 +84,24 @@ class OverlayFolder:
         self._rows.append(row)
 
     def __enter__(self) -> Self:
+        """Make the folder.
+
+        Raises:
+            UsageError: it holds something already, or another process is writing into it.
+        """
+        with ExitStack() as opening:
+            opening.enter_context(lock_folder(self._folder))
+            claim_folder(self._folder, (_TABLE, _PICTURES), self._overwrite)
+            write_text(self._folder / _TABLE, ",".join(_COLUMNS) + "\n")  # marks it as ours if we are interrupted
+            (self._folder / _PICTURES).mkdir()
+            self._open = opening.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Write the table, also after an interruption."""
-        if self._rows:
-            write_rows(self._folder / _TABLE, self._rows, self._excel)
+        with self._open:
+            if self._rows:
+                write_rows(self._folder / _TABLE, self._rows, self._excel)
 
 
 def write_explanations(

@@ -53,6 +53,7 @@ class Prediction:
             the pixels, an image that is probably inverted.
         error: why there is no prediction: the file could not be read, or it is outside the intended use and such images
             are refused. The decision and all numbers are then empty.
+        lacks_extra: whether the error is that a package is not installed, not that the file is at fault.
         size: height and width of the image in the file; None where its features came from the cache.
         format: of the file, such as JPEG or DICOM; None where its features came from the cache.
         evidence: where on the image the evidence lies, if requested.
@@ -78,6 +79,7 @@ class Prediction:
     logits: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    lacks_extra: bool = False
     size: tuple[int, int] | None = None
     format: str | None = None
     evidence: Evidence | None = field(default=None, repr=False)

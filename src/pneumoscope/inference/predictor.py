@@ -8,12 +8,12 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, checked, quote
 from pneumoscope.datasets.reading import find_images
 from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.decisions import scope
@@ -27,7 +27,7 @@ from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Array, Engine, Kind, open_engine
 from pneumoscope.inference.evidence import Method, check_label, find_evidence
 from pneumoscope.inference.features import Extract, Source, Wanted, extract_features
-from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
 from pneumoscope.models.pretrained import find_pretrained
 from pneumoscope.notebook import notebook_progress
@@ -90,6 +90,7 @@ class Predictor:
             return None
         return self.decisions.ood.promised_false_alarms
 
+    @checked
     def at_prevalence(self, prevalence: float) -> Predictor:
         """The same classifier with probabilities for another prevalence.
 
@@ -100,10 +101,13 @@ class Predictor:
         other.decider = self.decider.at_prevalence(prevalence)
         return other
 
+    @checked
     def predict(
         self, images: Source | Iterable[Source], progress: Progress | None = notebook_progress
     ) -> list[Prediction]:
         """Predict files, in input order; one that cannot be read gives a prediction with its `error`.
+
+        How many have each kind of warning is said through `logging`.
 
         Args:
             images: the path of a file, a folder or a table of images, a file's content, a sample (which may say how to
@@ -112,8 +116,12 @@ class Predictor:
 
         Raises:
             DataError: a folder or table holds no images, or cannot be read.
+            UsageError: something else was given.
         """
-        given = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else images
+        given = [images] if isinstance(images, str | bytes | Path | ImageBytes | Sample) else list(images)
+        wrong = [type(each).__name__ for each in given if not isinstance(each, get_args(Source))]
+        if wrong:
+            raise UsageError(f"each must be a path, a file's content (bytes) or a sample, found {wrong[0]}.", "images")
         several: list[Source] = []
         for are_paths, some in groupby(given, lambda each: isinstance(each, str | Path)):
             part = list(some)
@@ -123,6 +131,7 @@ class Predictor:
             predictions.append(prediction)
             if progress is not None:
                 progress("Predicting", len(predictions), len(several))
+        log_warnings(each.warnings for each in predictions)
         return predictions
 
     def run(
@@ -166,7 +175,7 @@ class Predictor:
         """Decide on one image by its features."""
         identity = _identify(extract)
         if extract.features is None:
-            return Prediction(**identity, error=extract.error)
+            return Prediction(**identity, error=extract.error, lacks_extra=extract.lacks_extra)
         outside = scope.apply(_find_tags(extract), self.decisions.scope)
         warnings = outside + extract.warnings
         if outside and self.decider.refuse_out_of_scope:
@@ -234,6 +243,7 @@ def compute_logits(features: Array, weight: Array, bias: Array) -> NDArray[np.fl
     return logits
 
 
+@checked
 def load(
     model: str | Path | None = None,
     device: str = "auto",
@@ -267,6 +277,8 @@ def load(
         MissingExtraError: what runs it is not installed.
         UsageError: an option is not valid or does not suit the model, or there is no pretrained model.
     """
+    if not (isinstance(engine, str) or hasattr(engine, "width")):
+        raise UsageError(f"must be a name or an engine, found {quote(engine)}.", "engine")
     folder = find_pretrained() if model is None else Path(model)
     description = load_model(folder)
     decisions = _override(read_decisions(description), threshold, alpha, false_alarms)

@@ -280,7 +280,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # about unusual pickles, which torch then refuses
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.", "weights") from None
+        raise UsageError(f"{path}: there is no such file.", "weights") from None
     except Exception:  # torch's unpickler raises nearly anything on a damaged file
         raise DataError(f"{path}: cannot be read as a state dict (.pth or .safetensors).", "weights") from None
     if isinstance(state, dict):

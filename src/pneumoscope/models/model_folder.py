@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Len
 
 from pneumoscope.config import build, quote
-from pneumoscope.errors import ModelError
+from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.files import read_regular, write_bytes, write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained, list_pretrained
@@ -261,7 +261,8 @@ def find_model(folder: Path) -> Path:
     """Find the folder that holds `model.json`: the given one, or `model/` inside a run, or a pretrained model by name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the folder holds none.
+        UsageError: there is no such folder or name.
     """
     for candidate in (folder, folder / "model"):
         if (candidate / DESCRIPTION).is_file():
@@ -272,6 +273,8 @@ def find_model(folder: Path) -> Path:
     kinds = ["a model folder", "a finished run"]
     if names:
         kinds.append(f"the name of a pretrained model ({', '.join(names)})")
+    if not folder.exists():
+        raise UsageError(f"{folder}: there is no such folder or model. Give {' or '.join(kinds)}.", "model")
     raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give {' or '.join(kinds)}.")
 
 

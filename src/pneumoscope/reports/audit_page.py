@@ -16,7 +16,7 @@ from typing import TypeAlias
 from pneumoscope.auditing.audit import find_faults, measure_samples
 from pneumoscope.auditing.findings import SEVERITIES, Audit, Finding, Severity, sort_findings
 from pneumoscope.auditing.losses import find_losses
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, count_samples, fingerprint_samples, number_patients
@@ -88,12 +88,13 @@ CHECKS: Mapping[str, Check] = {
 }
 
 
+@checked
 def audit(
     data: str | Path,
     out: str | Path | None = None,
     *,
     quick: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     patient_pattern: str | None = None,
     reading: Reading = Reading(),
     naming: Naming = Naming(),

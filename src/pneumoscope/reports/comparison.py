@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pneumoscope.config import Count, Seed, checked
 from pneumoscope.evaluation.compare import Comparison, compare_runs
 from pneumoscope.evaluation.pairing import Pairing
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
@@ -36,12 +37,13 @@ class _Case:
     other_probability: float
 
 
+@checked
 def compare(
     runs: Sequence[str | Path],
     out: str | Path | None = None,
     *,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: Count = 2000,
+    seed: Seed = 0,
     overwrite: bool = False,
 ) -> Comparison:
     """Compare runs or evaluations on the same images, each with the first.

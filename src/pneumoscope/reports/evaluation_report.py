@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pneumoscope.config import Progress, quote
+from pneumoscope.config import Count, Progress, Seed, checked, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.reading import read_samples
@@ -43,6 +43,7 @@ _Options: TypeAlias = dict[str, Any]
 OUTPUTS = ("predictions.csv", "errors.csv", "metrics.json", "plots", "report.html")  # the first is written first
 
 
+@checked
 def evaluate(
     data: str | Path,
     model: str | Path | None = None,
@@ -59,8 +60,8 @@ def evaluate(
     alpha: float | None = None,
     false_alarms: float | None = None,
     refuse_out_of_scope: bool = False,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: Count = 2000,
+    seed: Seed = 0,
     cache: FeatureCache | bool = True,
     plot_formats: str = "svg",
     patient_ids: bool = False,
@@ -238,8 +239,8 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     """Return the samples of the plan's split, and the plan with its name.
 
     Raises:
-        DataError: no such split, an unclear one, or labels that the model does not know.
-        UsageError: a prevalence that the model cannot be adjusted to.
+        DataError: an unclear split, or labels that the model does not know.
+        UsageError: no such split, or a prevalence that the model cannot be adjusted to.
     """
     if plan.adapt_prior and plan.prevalence is not None:
         raise UsageError("estimates the prevalence, and `prevalence` sets it: leave one out.", "adapt_prior")
@@ -247,7 +248,7 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
     split = plan.split or _choose_split(samples)
     chosen = [sample for sample in samples if split in ("all", sample.split)]
     if not chosen:
-        raise DataError(f"no split {split!r}; the data have {_count_splits(samples)}. Use `all` for all.", "split")
+        raise UsageError(f"no split {split!r}; the data have {_count_splits(samples)}. Use `all` for all.", "split")
     if not plan.split and len({sample.split for sample in samples}) > 1:
         logging.getLogger("pneumoscope").info(
             "Evaluating the split %s; the data have %s. To evaluate another one, or all, use `split`.",

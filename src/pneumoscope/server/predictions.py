@@ -19,7 +19,6 @@ from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.scope import describe
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.files import write_bytes
-from pneumoscope.images.dicom_elements import NEEDS_EXTRA
 from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
@@ -235,7 +234,7 @@ class PredictionService:
     def _answer(self, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
-            if NEEDS_EXTRA in prediction.error:
+            if prediction.lacks_extra:
                 return _lacks_package(prediction.error), None
             status = 422 if is_image(image.content[:512]) else 415
             return RequestError(

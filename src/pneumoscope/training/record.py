@@ -75,7 +75,7 @@ def save_remarks(folder: Path, remarks: Remarks) -> None:
 
 def load_remarks(folder: Path) -> Remarks | None:
     """The remarks on the run's model; None if it is still to be trained, or is another one."""
-    with suppress(ModelError):
+    with suppress(ModelError, UsageError):
         record = _read(folder)
         if load_model(folder / "model").weights_sha256 == record.weights_sha256:
             return record.remarks

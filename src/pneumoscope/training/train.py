@@ -17,7 +17,7 @@ from torch import nn
 
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
-from pneumoscope.config import Progress
+from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.decisions.decisions import to_json
@@ -103,6 +103,7 @@ class Trained:
     graph: bytes | None  # the backbone in ONNX, if it can be written so
 
 
+@checked
 def train(
     data: str | Path | None = None,
     out: str | Path = "runs/latest",
