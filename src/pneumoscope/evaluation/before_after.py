@@ -23,17 +23,18 @@ from pneumoscope.inference.prediction import Prediction, index_labels, stack_pro
 class Candidate:
     """A way to adapt a model, as cross-validation found it."""
 
-    step: str  # what is changed
+    step: str  # what is changed: `unchanged`, `intercept`, `scaling` or `head`
+    width: float  # of the prior around no change; the wider, the more it may change
     log_loss: float  # of images that it was not fitted on
-    difference: float  # from the log loss of the best candidate
-    standard_error: float  # of this difference, by patient
+    gain: float  # by how much this is lower than that of the candidate taken before it
+    standard_error: float  # of this gain, by patient
 
 
 @dataclass(frozen=True)
 class Evidence:
     """How a model was adapted, why so, and what changed."""
 
-    step: str  # what was changed about the probabilities
+    chosen: Candidate  # what was changed about the probabilities
     changes: Sequence[str]  # sentences on each thing that was changed; the first is about the probabilities
     candidates: Sequence[Candidate]  # the simplest first
     # by name of the images: `out-of-fold` are those adapted to, each predicted without its own fold; perhaps `test`

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope import __version__
-from pneumoscope.config import Progress, write_mapping
+from pneumoscope.config import Progress, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.duplicates import number_components
 from pneumoscope.datasets.left_out import describe_unusable
@@ -130,30 +130,15 @@ class _Data:
     local: Local  # (N,)
 
 
+@checked
 def adapt(
-    data: str | Path,
-    out: str | Path = "runs/adapted",
-    *,
-    model: str | Path | None = None,
-    head: bool = False,
-    threshold: float | str | None = None,
-    alpha: float | None = None,
-    false_alarms: float | None = None,
-    prevalence: float | None = None,
-    intended_use: str | None = None,
-    patient_pattern: str | None = None,
-    reading: Reading = Reading(),
-    naming: Naming = Naming(),
-    device: str = "auto",
-    resamples: int = 2000,
-    seed: int = 0,
-    cache: FeatureCache | bool = True,
-    plot_formats: str = "svg",
-    patient_ids: bool = False,
-    excel: bool = False,
-    overwrite: bool = False,
-    progress: Progress = notebook_progress,
-) -> Adaptation:
+    data: str | Path, out: str | Path = "runs/adapted", *, model: str | Path | None = None, head: bool = False,
+    threshold: float | str | None = None, alpha: float | None = None, false_alarms: float | None = None,
+    prevalence: float | None = None, intended_use: str | None = None, patient_pattern: str | None = None,
+    reading: Reading = Reading(), naming: Naming = Naming(), device: str = "auto", resamples: int = 2000, seed: int = 0,
+    cache: FeatureCache | bool = True, plot_formats: str = "svg", patient_ids: bool = False, excel: bool = False,
+    overwrite: bool = False, progress: Progress = notebook_progress,
+) -> Adaptation:  # fmt: skip
     """Adapt a trained model to a hospital's own labelled images, of which 20 to 500 are enough.
 
     What is changed about the probabilities follows from cross-validation on these images: nothing, an intercept, a
@@ -186,24 +171,32 @@ def adapt(
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    folder = Path(out)
     wishes = Wishes(head, None if threshold is None else str(threshold), alpha, false_alarms, prevalence, seed)
     options = Options(str(data), str(model or DEFAULT), intended_use, patient_pattern, reading, naming, wishes)
     plan = Plan("", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel)
     parse_formats(plot_formats)
     with open_cache(cache) as opened:
         predictor = load(model, device, opened)
-        parent = describe_parent(predictor)
-        check_wishes(parent, wishes)
-        scope.state(intended_use, scope.Scope())  # a faulty file shows early
-        samples = read_samples(data, patient_pattern, reading, naming)
-        check_labels(samples, predictor.model)
-        job = _Job(folder, options, plan, plot_formats, predictor, parent, progress)
-        with lock_folder(folder):
-            claim_folder(folder, FILES, overwrite)
-            write_mapping(folder / "config.yaml", options)
-            with log_to(folder / "log.txt"):
-                return _adapt(job, samples)
+        job = _Job(Path(out), options, plan, plot_formats, predictor, describe_parent(predictor), progress)
+        return _adapt_into(job, _read(job), overwrite)
+
+
+def _read(job: _Job) -> list[Sample]:
+    """Read the samples, and check all that can be checked before anything is computed."""
+    check_wishes(job.parent, job.options.wishes)
+    scope.state(job.options.intended_use, scope.Scope())  # a faulty file shows early
+    given = job.options
+    samples = read_samples(given.data, given.patient_pattern, given.reading, given.naming)
+    check_labels(samples, job.predictor.model)
+    return samples
+
+
+def _adapt_into(job: _Job, samples: Sequence[Sample], overwrite: bool) -> Adaptation:
+    with lock_folder(job.folder):
+        claim_folder(job.folder, FILES, overwrite)
+        write_mapping(job.folder / "config.yaml", job.options)
+        with log_to(job.folder / "log.txt"):
+            return _adapt(job, samples)
 
 
 def describe_parent(predictor: Predictor) -> Parent:
@@ -236,7 +229,7 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
         measured = measure(successor, test.samples, job.folder, replace(plan, split="test"), notes=notes)
         earlier = [job.predictor.decide(each) for each in test.extracts]
         differences["test"] = compare_predictions(earlier, measured.predictions, classes, *how)
-    evidence = Evidence(adapted.choice.step, changes, adapted.choice.candidates, differences)
+    evidence = Evidence(adapted.choice.chosen, changes, adapted.choice.candidates, differences)
     write_text(job.folder / ADAPTATION, json.dumps(without_nan(asdict(evidence)), indent=2) + "\n")
     provenance = Provenance(notes=measured.evaluation.notes, facts=_list_facts(job, model), adaptation=evidence)
     write_evaluation(job.folder, successor, measured, provenance, job.plot_formats)
@@ -345,7 +338,7 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
             "images": {name: labels[name] for name in parent.labels},
             "patients": int(data.local.clusters.max()) + 1,
         },
-        "step": adapted.choice.step,
+        "step": adapted.choice.chosen.step,
         "changes": list(changes),
         "candidates": [asdict(each) for each in adapted.choice.candidates],
         "wishes": asdict(job.options.wishes),

@@ -110,7 +110,7 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
         start = _shift(start, wanted)
         weights, fractions = (wanted / np.maximum(fractions, 1e-12))[local.labels], wanted
     logits = compute_logits(local.features, parent.weight, parent.bias)
-    features = local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 1))
+    features = local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 0))
     base = np.maximum(calibration.apply(logits, start), -50)  # isotonic knots may be 0
     images = Images(local.labels, base, features, weights, local.clusters)
     choice = choose(images, head=wishes.head, seed=wishes.seed)
@@ -124,7 +124,7 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
             after=_score(images, choice.held_out),
         )
     probabilities = np.exp(choice.held_out)
-    cut, by_class = _fit_thresholds(parent, wishes, choice, calibrated, probabilities, weights)
+    cut, by_class = _fit_thresholds(parent, wishes, calibrated, probabilities, weights)
     decisions = replace(
         parent.decisions,
         calibration=calibrated,
@@ -161,23 +161,16 @@ def _score(images: Images, log_probabilities: Floats) -> dict[str, float]:
 
 
 def _fit_thresholds(
-    parent: Parent, wishes: Wishes, choice: Choice, calibrated: Calibration, probabilities: Floats, weights: Floats
+    parent: Parent, wishes: Wishes, calibrated: Calibration, probabilities: Floats, weights: Floats
 ) -> tuple[Threshold | None, tuple[float, ...]]:
-    """The threshold of two classes, or those of more; the parent's where nothing else changed or was wished.
+    """The threshold of two classes, or those of more, by the rule that is wished or by the parent's.
 
     Each image counts as both classes, by its probabilities: with few images this varies less than their labels.
     """
     decisions = parent.decisions
-    unchanged = choice.change is None and wishes.threshold is None
     if decisions.threshold is None:
         rule = wishes.threshold or ("likelihood" if decisions.class_thresholds else "0.5")
-        kept = decisions.class_thresholds if unchanged else None
-        return None, threshold.fit_by_class(rule, calibrated.class_fractions) if kept is None else kept
-    if unchanged:
-        moved = decisions.threshold
-        if wishes.prevalence is not None:
-            moved = prior_shift.adjust_threshold(moved, decisions.calibration.class_fractions, wishes.prevalence)
-        return moved, ()
+        return None, threshold.fit_by_class(rule, calibrated.class_fractions)
     rule, p = wishes.threshold or decisions.threshold.rule, probabilities[:, 1]
     labels = np.repeat([0, 1], len(p))
     soft = np.concatenate([weights * (1 - p), weights * p])
@@ -218,19 +211,16 @@ def _fit_limits(parent: Parent, local: Local, wishes: Wishes) -> OOD | None:
 def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
     """Say in sentences what was changed and why; the first is about the probabilities."""
     choice, old, new = adapted.choice, parent.decisions, adapted.decisions
-    best = min(choice.candidates, key=lambda each: each.log_loss)
-    chosen = next(each for each in choice.candidates if each.step == choice.step)
-    unchanged = choice.candidates[0]
+    chosen, unchanged = choice.chosen, choice.candidates[0]
     if choice.change is not None:
         why = f"{unchanged.log_loss:.3f} without"
-    elif best is unchanged:
-        why = "no change is better"
     else:
+        best = max(choice.candidates[1:], key=lambda each: each.gain)
         why = (
-            f"at best {best.log_loss:.3f}, with {STEPS[best.step]}; the difference of {unchanged.difference:.3f} has a "
-            f"standard error of {unchanged.standard_error:.3f}"
+            f"the best change, {STEPS[best.step]}, gains {best.gain:.3f} with a standard error of "
+            f"{best.standard_error:.3f}"
         )
-    what = "left as they were" if choice.change is None else f"refitted, {STEPS[choice.step]}"
+    what = "left as they were" if choice.change is None else f"refitted, {STEPS[chosen.step]}"
     first = f"Probabilities: {what} (cross-validated log loss {chosen.log_loss:.3f}; {why})."
     changes = [first]
     if old.threshold is not None and new.threshold is not None:

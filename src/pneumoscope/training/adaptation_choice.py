@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +21,10 @@ NEWTON_STEPS = 50
 INTERCEPT_PRIOR = 0.5  # of an intercept around 0; wider ones gain more where much differs, and lose more elsewhere
 FOLDS, REPEATS = 5, 4
 DIRECTIONS = 64  # principal directions of the features along which a head may change
-HEAD_PRIORS = (1.0, 3.0, 10.0)  # standard deviations of how far a head may move the log odds of an average image
+HEAD_PRIOR = 1.0  # of how far another head moves the log odds of an average image
+WIDTHS = (1.0, 4.0)  # multiples of these standard deviations; the wide ones matter where a source is very different
+WEAK = 2.0  # standard errors by which wide ones, and another head, must be better
+HEAD_WIDTHS = (1.0, 3.0, 10.0)  # the same for another head
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Images:
 
     labels: Ints  # (N,) class indices
     log_probabilities: Floats  # (N, C), by the model as it is
-    features: Floats  # (N, D), that its head takes
+    features: Floats  # (N, D), that its head takes, or their coordinates along some directions
     weights: Floats  # (N,), how much each image counts
     clusters: Ints  # (N,), images that belong together, such as a patient's
 
@@ -71,60 +74,75 @@ class Choice:
     """What was chosen, and why."""
 
     candidates: tuple[Candidate, ...]  # the simplest first
-    step: Step  # the one chosen
-    prior: float | None  # of the head, if that was chosen
+    place: int  # of the one chosen
     change: Change | None  # fitted on all images; None for `unchanged`
     held_out: Floats  # (N, C), log probabilities of each image by fits on other patients
 
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that was chosen."""
+        return self.candidates[self.place]
+
 
 def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
-    """Choose the simplest way to adapt that cross-validation cannot tell from the best, and fit it.
+    """Choose how to adapt by cross-validation, in doubt the simpler way, and fit it.
 
     The candidates, the simplest first: nothing; an intercept for each class (a prior shift); a slope, too (Platt
     scaling for two classes, bias-corrected temperature scaling for more); with `head` also another direction in feature
-    space. All are penalised towards no change. One that is simpler than the best is taken if its log loss is at most
-    one standard error of the difference higher (Breiman et al. 1984, for paired differences).
+    space. All are penalised towards no change: intercept and slope first strongly, then weakly. One after the other
+    replaces the one taken before it if its log loss is lower by more than a standard error of this difference (after
+    Breiman et al. 1984), with weak priors or another head by more than two.
     """
-    names: list[tuple[Step, float | None]] = [("unchanged", None), ("intercept", None), ("scaling", None)]
-    names += [("head", prior) for prior in HEAD_PRIORS] if head else []
-    predicted = {name: _cross_validate(images, *name, seed) for name in names}
+    basis = _find_basis(images.features) if head else np.zeros((images.features.shape[1], 0))
+    mean = images.features.mean(0)
+    # Directions need no labels, so all folds share them.
+    images = replace(images, features=(images.features - mean) @ basis)
     rows = np.arange(len(images.labels))
-    losses = {name: -found[rows, images.labels] * images.weights for name, found in predicted.items()}
-    if head:  # of heads the best prior alone is a candidate
-        best_head = min(names[3:], key=lambda name: losses[name].sum())
-        names = [*names[:3], best_head]
-    best = min(names, key=lambda name: losses[name].sum())
-    total, candidates = images.weights.sum(), []
-    for name in names:
-        difference, error = _compare(losses[name] - losses[best], images.weights, images.clusters)
-        candidates.append(Candidate(name[0], float(losses[name].sum() / total), difference, error))
-    place = next(i for i, each in enumerate(candidates) if each.difference <= each.standard_error)
-    step, prior = names[place]
-    change = None if step == "unchanged" else fit(images, step, prior)
-    return Choice(tuple(candidates), step, prior, change, predicted[step, prior])
+
+    def validate(step: Step, width: float) -> tuple[Step, float, Floats, Floats]:
+        found = _cross_validate(images, step, width, seed)
+        return step, width, found, -found[rows, images.labels] * images.weights
+
+    tried = [validate("unchanged", 1.0)]
+    tried += [validate(step, width) for width in WIDTHS for step in ("intercept", "scaling")]
+    if head:  # of heads, that with the best width alone is a candidate
+        tried.append(min((validate("head", width) for width in HEAD_WIDTHS), key=lambda each: float(each[3].sum())))
+    total, candidates, place = images.weights.sum(), [], 0
+    for i, (step, width, _, losses) in enumerate(tried):
+        gain, error = _compare(tried[place][3] - losses, images.weights, images.clusters)
+        candidates.append(Candidate(step, width, float(losses.sum() / total), gain, error))
+        if gain > error * (WEAK if step == "head" or width > 1 else 1):
+            place = i
+    chosen, width, held_out, _ = tried[place]
+    change = None if chosen == "unchanged" else fit(images, chosen, width)
+    if change is not None and change.direction is not None:
+        direction = basis @ change.direction
+        change = replace(change, direction=direction, origin=change.origin + float(mean @ direction))
+    return Choice(tuple(candidates), place, change, held_out)
 
 
-def fit(images: Images, step: Step, prior: float | None = None) -> Change:
-    """Fit a change to images by penalised maximum likelihood; `prior` is the standard deviation for a head."""
+def fit(images: Images, step: Step, width: float = 1.0) -> Change:
+    """Fit a change to images by penalised maximum likelihood; `width` multiplies the priors' standard deviations.
+
+    A head may change along all features.
+    """
     base, classes = images.log_probabilities, images.log_probabilities.shape[1]
     weights = images.weights * len(base) / images.weights.sum()
     centre = np.average(base, axis=0, weights=weights)
-    basis = _find_basis(images.features) if step == "head" else np.zeros((images.features.shape[1], 0))
     mean = images.features.mean(0)
+    moved = images.features - mean if step == "head" else np.zeros((len(base), 0))
     columns = [np.tile(each, (len(base), 1)) for each in np.eye(classes)[1:]]
     widths = [INTERCEPT_PRIOR] * (classes - 1)
     if step != "intercept":
         columns, widths = [*columns, base - centre], [*widths, SLOPE_PRIOR]
-    moved = (images.features - mean) @ basis
     columns += [np.outer(each, np.eye(classes)[-1]) for each in moved.T]
-    widths += [prior or 1.0] * basis.shape[1]
-    found = _maximise(base, np.stack(columns, axis=2), images.labels, weights, np.array(widths))
+    widths += [HEAD_PRIOR] * moved.shape[1]
+    found = _maximise(base, np.stack(columns, axis=2), images.labels, weights, width * np.array(widths))
     intercepts = np.concatenate([[0.0], found[: classes - 1]])
     slope = 1.0 if step == "intercept" else max(MIN_SLOPE, 1 + float(found[classes - 1]))
     if step != "head":
         return Change(slope, centre, intercepts)
-    direction = basis @ found[classes:]
-    return Change(slope, centre, intercepts, direction, float(mean @ direction))
+    return Change(slope, centre, intercepts, found[classes:], float(mean @ found[classes:]))
 
 
 def _maximise(base: Floats, design: Floats, labels: Ints, weights: Floats, widths: Floats) -> Floats:
@@ -167,7 +185,7 @@ def _find_basis(features: Floats) -> Floats:
     return basis
 
 
-def _cross_validate(images: Images, step: Step, prior: float | None, seed: int) -> Floats:
+def _cross_validate(images: Images, step: Step, width: float, seed: int) -> Floats:
     """Log probabilities (N, C) of each image by fits on other patients, averaged over several divisions into folds."""
     if step == "unchanged":
         return images.log_probabilities
@@ -180,7 +198,7 @@ def _cross_validate(images: Images, step: Step, prior: float | None, seed: int) 
             if held_out.all():
                 total[held_out] += images.log_probabilities[held_out]
                 continue
-            change = fit(images.take(~held_out), step, prior)
+            change = fit(images.take(~held_out), step, width)
             total[held_out] += change.apply(images.log_probabilities[held_out], images.features[held_out])
     return normalise(total / REPEATS)
 

@@ -53,8 +53,7 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Measure every metric with its interval, by patient where patients are known.
 
-    docs/results.md shows how often the intervals cover the truth in simulations, and where they are too wide. Where
-    nothing varies, an interval is undefined (nan).
+    docs/results.md shows how often the intervals cover the truth in simulations. Where nothing varies, there is none.
 
     Args:
         labels: (N,) indices into `classes`.
@@ -91,9 +90,7 @@ def evaluate_predictions(
         prevalence=shares[1] if two else math.nan,
         shares=dict(zip(classes, shares, strict=True)),
         threshold=float(np.asarray(threshold, np.float64).mean()) if two else math.nan,
-        thresholds={}
-        if two or np.ndim(threshold) == 0
-        else dict(zip(classes, np.asarray(threshold).tolist(), strict=True)),
+        thresholds=_name_thresholds(threshold, classes),
         metrics=metrics,
         per_class=_measure_classes(y, predict_classes(p, threshold), classes, clusters),
         confusion=confusion(y, p, threshold=threshold),
@@ -102,6 +99,13 @@ def evaluate_predictions(
         seed=seed,
         methods=methods,
     )
+
+
+def _name_thresholds(threshold: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
+    """The thresholds of more than two classes, by class; none where there is one for all."""
+    if len(classes) == 2 or np.ndim(threshold) == 0:
+        return {}
+    return dict(zip(classes, np.asarray(threshold).tolist(), strict=True))
 
 
 def _measure_with_intervals(
