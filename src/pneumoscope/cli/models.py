@@ -151,6 +151,10 @@ def _describe(model: Model) -> dict[str, str]:
             _show_counts(counts[split], f"images {use}") for split, use in splits if split in counts
         ),
     }
+    if model.lineage:
+        last = model.lineage[-1]
+        images = ", ".join(f"{count:,} {name}" for name, count in last["data"]["images"].items())
+        facts["adapted from"] = f"{last['parent']['name']} on {images} images: {' '.join(last['changes'])}"
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if by_class := read_decisions(model).class_thresholds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,11 +57,16 @@ def estimate_metrics(
         truth = rng.random(len(p)) < p
         drawn.append(np.concatenate([times * ~truth, times * truth]))
     spread = measure_expected(p, positive, np.array(drawn))
-    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    return {
-        name: Interval(float(found[name][0]), *(float(end) for end in np.nanquantile(spread[name], ends)))
-        for name in METRICS
-    }
+    return {name: Interval(float(found[name][0]), *_find_ends(spread[name])) for name in METRICS}
+
+
+def _find_ends(drawn: Floats) -> tuple[float, float]:
+    """The ends of the interval of resampled values; nan where none is defined."""
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def measure_expected(
