@@ -124,7 +124,7 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
             after=_score(images, choice.held_out),
         )
     probabilities = np.exp(choice.held_out)
-    cut, by_class = _fit_thresholds(parent, wishes, calibrated, probabilities, weights)
+    cut, by_class = _fit_thresholds(parent, wishes, calibrated, local.labels, probabilities, weights)
     decisions = replace(
         parent.decisions,
         calibration=calibrated,
@@ -161,20 +161,16 @@ def _score(images: Images, log_probabilities: Floats) -> dict[str, float]:
 
 
 def _fit_thresholds(
-    parent: Parent, wishes: Wishes, calibrated: Calibration, probabilities: Floats, weights: Floats
+    parent: Parent, wishes: Wishes, calibrated: Calibration, labels: Ints, probabilities: Floats, weights: Floats
 ) -> tuple[Threshold | None, tuple[float, ...]]:
-    """The threshold of two classes, or those of more, by the rule that is wished or by the parent's.
-
-    Each image counts as both classes, by its probabilities: with few images this varies less than their labels.
-    """
+    """The threshold of two classes, or those of more, by the rule that is wished or by the parent's."""
     decisions = parent.decisions
     if decisions.threshold is None:
         rule = wishes.threshold or ("likelihood" if decisions.class_thresholds else "0.5")
         return None, threshold.fit_by_class(rule, calibrated.class_fractions)
-    rule, p = wishes.threshold or decisions.threshold.rule, probabilities[:, 1]
-    labels = np.repeat([0, 1], len(p))
-    soft = np.concatenate([weights * (1 - p), weights * p])
-    return threshold.fit(rule, labels, np.tile(p, 2), soft), ()
+    if len(np.unique(labels)) < 2:  # among the images of some folds
+        return decisions.threshold, ()
+    return threshold.fit(wishes.threshold or decisions.threshold.rule, labels, probabilities[:, 1], weights), ()
 
 
 def _fit_sets(

@@ -24,6 +24,7 @@ DIRECTIONS = 64  # principal directions of the features along which a head may c
 HEAD_PRIOR = 1.0  # of how far another head moves the log odds of an average image
 WIDTHS = (1.0, 4.0)  # multiples of these standard deviations; the wide ones matter where a source is very different
 WEAK = 2.0  # standard errors by which wide ones, and another head, must be better
+WEAK_FROM = 40  # patients; with fewer, cross-validation too often finds them better by chance
 HEAD_WIDTHS = (1.0, 3.0, 10.0)  # the same for another head
 
 
@@ -89,9 +90,10 @@ def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
 
     The candidates, the simplest first: nothing; an intercept for each class (a prior shift); a slope, too (Platt
     scaling for two classes, bias-corrected temperature scaling for more); with `head` also another direction in feature
-    space. All are penalised towards no change: intercept and slope first strongly, then weakly. One after the other
-    replaces the one taken before it if its log loss is lower by more than a standard error of this difference (after
-    Breiman et al. 1984), with weak priors or another head by more than two.
+    space. All are penalised towards no change: intercept and slope first strongly, then, with 40 patients or more,
+    weakly, and only then is another head tried. One after the other replaces the one taken before it if its log loss is
+    lower by more than a standard error of this difference (after Breiman et al. 1984), with weak priors or another head
+    by more than two.
     """
     basis = _find_basis(images.features) if head else np.zeros((images.features.shape[1], 0))
     mean = images.features.mean(0)
@@ -104,8 +106,9 @@ def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
         return step, width, found, -found[rows, images.labels] * images.weights
 
     tried = [validate("unchanged", 1.0)]
-    tried += [validate(step, width) for width in WIDTHS for step in ("intercept", "scaling")]
-    if head:  # of heads, that with the best width alone is a candidate
+    many = len(np.unique(images.clusters)) >= WEAK_FROM
+    tried += [validate(step, width) for width in WIDTHS[: 1 + many] for step in ("intercept", "scaling")]
+    if head and many:  # of heads, that with the best width alone is a candidate
         tried.append(min((validate("head", width) for width in HEAD_WIDTHS), key=lambda each: float(each[3].sum())))
     total, candidates, place = images.weights.sum(), [], 0
     for i, (step, width, _, losses) in enumerate(tried):
