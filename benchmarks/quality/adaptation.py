@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,14 +34,20 @@ from pneumoscope.decisions.calibration import normalise
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider
 from pneumoscope.evaluation.expected import measure_expected
 from pneumoscope.evaluation.metrics import measure
+from pneumoscope.images.prepare import prepare
+from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.inference.features import extract_features
-from pneumoscope.inference.predictor import compute_logits, load
+from pneumoscope.inference.predictor import Predictor, compute_logits, load
 from pneumoscope.training.adapt import FEWEST, describe_parent
 from pneumoscope.training.adaptation import Local, Parent, Wishes, fit
 from pneumoscope.training.adaptation_choice import Images, choose
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from ood_images import SPOILED, draw_images, hand, limb, page, photographs
+
 SIZES = (20, 50, 100, 200, 500)
+FOREIGN = 40  # images of each kind that are no chest radiographs
 FEWEST_TEST = 60  # images left to measure on
 ESTIMATED = ("accuracy", "sensitivity", "specificity", "auroc")
 SHOWN = ("log_loss", "sensitivity", "specificity", "coverage +", "coverage -", "answered", "refused", "auroc")
@@ -72,6 +80,8 @@ def main() -> None:
         for shift in shifts:
             curve = [(n, *show(shift, n, options.draws, head)) for n in options.sizes]
             curves[f"{shift.name}{', head' if head else ''}"] = [each for each in curve if len(each) > 1]
+    print("\n## Other images that the OOD detector refuses, adapted to adults\n")
+    show_refused(shifts[0], load(options.model), options.data / "adults", options.sizes, options.draws)
     print("\n## Simulated\n\n| slope, intercept | images | log loss before | change | ± | best possible | unchanged |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for slope, intercept in SHIFTS:
@@ -177,6 +187,38 @@ def evaluate(parent: Parent, images: Local) -> dict[str, float]:
         "refused": float((decisions == OUT_OF_DISTRIBUTION).mean()),
         **{f"estimate {name}": abs(float(expected[name][0]) - measured[name]) for name in ESTIMATED},
     }
+
+
+def show_refused(shift: Shift, predictor: Predictor, adults: Path, sizes: Sequence[int], draws: int) -> None:
+    """Print how many images that are no chest radiographs, or altered ones, the detector refuses before and after."""
+    makers = {"hands": hand, "limbs": limb, "text pages": page}
+    kinds = {name: draw_images(maker, FOREIGN, 0) for name, maker in makers.items()}
+    kinds["photographs"] = photographs(FOREIGN, 0)
+    with (adults / "films.csv").open(encoding="utf-8") as file:
+        paths = [row["path"] for row in csv.DictReader(file) if row["source"] in ("rsna", "nih") and row["label"]]
+    chests = [read_pixels(adults / path) for path in paths[:: len(paths) // FOREIGN][:FOREIGN]]
+    kinds |= {name: SPOILED[name](chests, 0) for name in ("turned by 90°", "turned by 180°", "inverted")}
+    distances = {}
+    for name, pixels in kinds.items():
+        inputs = np.stack([prepare(each, predictor.model.input) for each in pixels])
+        found = [predictor.engine.run(inputs[i : i + 8]).intermediate for i in range(0, len(inputs), 8)]
+        assert shift.parent.detector is not None
+        distances[name] = shift.parent.detector.measure(np.concatenate(found))
+    print(f"| images | limit | {' | '.join(kinds)} |\n| ---: | ---: |" + " ---: |" * len(kinds))
+    for n in (0, *sizes):
+        limits = []
+        for seed in range(draws if n else 1):
+            chosen = np.random.default_rng([seed, n]).permutation(len(shift.images.labels))[:n]
+            parent = shift.parent
+            mask = np.isin(np.arange(len(shift.images.labels)), chosen)
+            decisions = fit(parent, shift.images.take(mask), Wishes()).decisions if n else parent.decisions
+            assert decisions.ood is not None
+            limits.append(decisions.ood.limit)
+        shares = [np.mean([(found > limit).mean() for limit in limits]) for found in distances.values()]
+        print(
+            f"| {n or 'before'} | {np.mean(limits):.3f} | {' | '.join(f'{share:.0%}' for share in shares)} |",
+            flush=True,
+        )
 
 
 def simulate(slope: float, intercept: float, n: int, draws: int) -> None:
