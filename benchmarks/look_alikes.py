@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--commands", nargs="+", default=["audit", "quick audit", "train"])
     parser.add_argument("--search", type=int, help="search so many generated hashes instead")
     options = parser.parse_args()
-    print("| what | images | strength | seconds | memory, MB |\n| --- | --- | --- | --- | --- |", flush=True)
+    print("| what | images | strength | s | CPU s | memory, MB |\n| --- | --- | --- | --- | --- | --- |", flush=True)
     for strength in options.strengths:
         if options.search:
             measure_search(options.search, strength)
@@ -44,8 +44,8 @@ def main() -> None:
 
 def measure_commands(commands: list[str], images: int, size: int, strength: float) -> None:
     """Run whole commands on the same folder of images, each in a new process with an empty cache."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         write_images(folder / "images", images, size, strength)
         for command in commands:
             flags = {"audit": [], "quick audit": ["--quick"], "train": ["--epochs", "1", "--resamples", "100"]}[command]
@@ -55,8 +55,9 @@ def measure_commands(commands: list[str], images: int, size: int, strength: floa
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
             failed = f" (exit code {os.waitstatus_to_exitcode(status)})" if status else ""
-            memory = usage.ru_maxrss / 1024
-            print(f"| {command}{failed} | {images:,} | {strength} | {seconds:.1f} | {memory:,.0f} |", flush=True)
+            busy, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+            name = f"{command}{failed}"
+            print(f"| {name} | {images:,} | {strength} | {seconds:.0f} | {busy:.0f} | {memory:,.0f} |", flush=True)
 
 
 def write_images(folder: Path, count: int, size: int, strength: float) -> None:
@@ -89,11 +90,13 @@ hashes = np.empty(({count}, *base.shape), np.float32)
 for row in hashes:
     row[:] = base + np.float32({strength}) * np.kron(rng.standard_normal((12, 12)), np.ones((4, 4)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
+start, busy = time.perf_counter(), time.process_time()
 find_near_duplicates(hashes, crops={count} <= MANY)
-seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+seconds, busy = time.perf_counter() - start, time.process_time() - busy
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 how = "with" if {count} <= MANY else "without"
-print(f"| search {{how}} crops | {count:,} | {strength} | {{seconds:.1f}} | {{(after - before) / 1024:,.0f}} more |")
+memory = (after - before) / 1024
+print(f"| search {{how}} crops | {count:,} | {strength} | {{seconds:.0f}} | {{busy:.0f}} | {{memory:,.0f}} more |")
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 

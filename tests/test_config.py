@@ -253,6 +253,16 @@ def test_settings_made_in_python_hold_what_a_file_would_give() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [("seed: 1\nseed: 2\n", 2), ("run:\n  seed: 1\n  x: 1\n  seed: 1\n", 4), ("{a: [{seed: 1, seed: 2}]}", 1)],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str, line: int, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UsageError, match=rf"the key seed is there twice; leave one out\n.*line {line}, column"):
+        read_mapping(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "data: &a [1]\nrun: *a\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -69,6 +70,23 @@ def test_results_are_rows_of_a_frame(pandas: None, run: Run) -> None:
     assert comparison.to_frame() == comparison.to_rows()
     assert repr(comparison) == f"Comparison({run.folder}, {run.folder}: 12 images)"
     assert "<td>sensitivity</td>" in comparison._repr_html_()
+
+
+def test_an_audit_is_a_table_of_its_findings(pandas: None, images: Path, tmp_path: Path) -> None:
+    audit = pneumoscope.audit(images, tmp_path / "audit", quick=True)
+    assert repr(audit) == f"Audit({images}; 48 images: {audit.summary})"
+    assert [row["title"] for row in audit.to_frame()] == [finding.title for finding in audit.findings]
+    assert f"<td>{audit.findings[0].check}</td>" in audit._repr_html_()
+
+
+def test_training_shows_warnings_where_logging_is_not_set_up(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    pneumoscope.train(images, tmp_path / "run", recipe="baseline", epochs=1, size=64, resamples=20)
+    said = capsys.readouterr().err
+    assert said.count("6 validation images of NORMAL are too few for alpha 0.1") == 1
+    assert "Kept epoch" not in said  # no warning
 
 
 def test_without_pandas_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,8 @@ def _describe_details(first: ErrorDetails) -> str:
     word = kind.partition("_")[0]
     if kind == "predicate_failed":
         message = "must be a finite number"
+    elif kind == "string_unicode":  # a path from the command line
+        message = "must be valid UTF-8"
     elif kind.endswith(("_type", "_parsing", "_from_float")) and word in _EXPECTED:
         message = f"must be {_EXPECTED[word]}"
     else:
@@ -240,7 +242,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
             return super().compose_node(parent, index)
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            seen = set[object]()
             for key, _ in node.value:
+                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                    problem = f"the key {shorten(key.value, 100)} is there twice; leave one out"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
                 if key.tag == "tag:yaml.org,2002:merge":
                     problem = "merges (<<) are not read; write the values out"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)

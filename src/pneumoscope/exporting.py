@@ -128,10 +128,6 @@ def export(
         UsageError: `out` exists, the model is an export itself, there are no images to check it on, or `reading` or
             `naming` has no effect, as the run's own images are used.
     """
-    if data is None and (reading, naming) != (Reading(), Naming()):
-        given = {**asdict(reading), **naming.to_options()}
-        name = next(name for name, value in given.items() if value)
-        raise UsageError("no effect on the run's own images. Pass `data` too, or leave it out.", name)
     folder, out = find_pretrained() if model is None else Path(model), Path(out)
     description = load_model(folder)
     if set(description.files) & set(NETWORKS):
@@ -152,16 +148,22 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        card = own.read_text(encoding="utf-8") if (own := find_model(folder) / "README.md").is_file() else ""
-        write_text(draft / "README.md", f"{card}\n## Export\n\nFormat: {to}. {describe_check(check)}\n".lstrip())
-        origin = {"from": str(description.weights_sha256), "to": to}
-        write_text(draft / REPORT, json.dumps(origin | asdict(check), indent=2) + "\n")
+        _write_card(draft / "README.md", folder, f"Format: {to}. {describe_check(check)}")
+        report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
+        write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
         # The report marks the folder as an export, even if interrupted; the description makes it a model, at the end.
         for file in FILES:
             if (draft / file).exists():
                 shutil.move(draft / file, out / file)
     return Export(out, size, check)
+
+
+def _write_card(path: Path, model: Path, about: str) -> None:
+    """Write the model's card, with a section about the export."""
+    own = find_model(model) / "README.md"
+    card = own.read_text(encoding="utf-8") if own.is_file() else ""
+    write_text(path, f"{card}\n## Export\n\n{about}\n".lstrip())
 
 
 def compare(
@@ -272,6 +274,9 @@ def _list_networks(folder: Path) -> list[str]:
 
 
 def _find_images(model: Path, data: Path | None, reading: Reading, naming: Naming) -> list[Sample]:
+    given = [name for name, value in {**asdict(reading), **naming.to_options()}.items() if value]
+    if data is None and given:
+        raise UsageError("no effect on the run's own images. Pass `data` too, or leave it out.", given[0])
     table = data or next((p for p in (model / "samples.csv", model.parent / "samples.csv") if p.is_file()), None)
     advice = "Pass a folder or a table of images like those it was trained on as `data`."
     if table is None:

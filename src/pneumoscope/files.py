@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.errors import UsageError
+from pneumoscope.text import escape
 
 # What a spreadsheet takes for a formula, perhaps after apostrophes that were there before; signed numbers are none.
 _FORMULA = re.compile(r"'*(?:[=@\t\r\n＝＠＋－]|[+-](?!\d*\.?\d*(?:[eE][+-]?\d+)?$))")
@@ -141,7 +142,7 @@ def path_in_file(path: Path, folder: Path) -> str:
 
     `folder / written` leads to it from any working directory.
     """
-    return path.as_posix() if path.is_absolute() else relative_path(path, folder)
+    return escape(path.as_posix() if path.is_absolute() else relative_path(path, folder))
 
 
 def check_file(path: Path, overwrite: bool = False) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 
 def printable(text: str) -> str:
     """Replace every character that would control a terminal; line breaks stay."""
@@ -18,12 +21,30 @@ def to_line(text: str) -> str:
     return "".join(filter(str.isprintable, text)).strip()
 
 
+def escape(text: str) -> str:
+    r"""Replace what is not valid UTF-8 in a name of a file, which no table could hold, by its bytes, such as `\xff`."""
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no name of a file has such characters
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def shorten(text: str, length: int, *, middle: bool = False) -> str:
     """Cut a text to `length` characters; an ellipsis marks the cut, at the end or in the middle."""
     if len(text) <= length:
         return text
     tail = (length - 1) // 2 if middle else 0
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def tell_apart(paths: Sequence[str]) -> list[str]:
+    """The ends of paths with `/` that tell them apart: their names, else with as many folders as it takes."""
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts), default=0)):
+        ends = ["/".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(set(paths)):
+            return ends
+    return list(paths)
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
+from pneumoscope.auditing.audit import find_faults
+from pneumoscope.auditing.duplicates import find_crowded, find_duplicates, find_shared, group_similar
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import FIELDS, Images
+from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.dicom import Tags
+from pneumoscope.images.hash import hash_pixels
 
 NOBODY = Tags(None, None, None, None, None, None, None, None)
 
@@ -78,3 +81,20 @@ def test_many_copies_of_one_file_are_one_group_in_no_time() -> None:
     assert groups == [0] * 3001
     finding = find_duplicates(some, groups)[-1]
     assert finding.title == "3001 images in 1 group are nearly identical across splits"
+
+
+def test_the_audit_says_which_images_look_like_so_many_others_that_copies_may_be_missed() -> None:
+    rng = np.random.default_rng(0)
+    some = images(*["train/A"] * 40, digests="".join(chr(65 + i) for i in range(40)))
+    base = hash_pixels(draw_phantom(0, pneumonia=False, size=192).pixels)
+    some.measured["hash"] = [base + 0.03 * np.kron(rng.standard_normal((12, 12)), np.ones((4, 4))) for _ in range(40)]
+    crowded: list[int] = []
+    groups = group_similar(some, crowded=crowded)
+    assert groups == [None] * 40
+    assert len(crowded) > 30
+    (finding,) = find_crowded(some.samples, crowded)
+    assert (finding.check, finding.severity) == ("duplicates", "note")
+    assert finding.title == f"{len(crowded)} images look like more than 30 others"
+    assert finding.files == tuple(Path(f"{i}.png") for i in crowded)
+    assert finding in find_faults(some)
+    assert find_crowded(some.samples, []) == []

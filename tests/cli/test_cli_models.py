@@ -109,16 +109,22 @@ def test_the_list_of_pretrained_models_fits_80_columns(
     assert "Default: pneumonia-lite0" in printed.err
 
 
-def test_a_model_is_described_within_80_columns(
-    noted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+class Terminal(io.BytesIO):
+    """What a terminal received."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_model_is_described_within_80_columns(noted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    stdout = io.TextIOWrapper(terminal := Terminal(), "utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout)
     assert typed(monkeypatch, "models", "show") == 0
-    printed = capsys.readouterr()
-    assert max(map(len, printed.out.splitlines())) <= 80
-    words = " ".join(printed.out.split())
+    printed = terminal.getvalue().decode()
+    assert max(map(len, printed.splitlines())) <= 80
+    words = " ".join(printed.split())
     for expected in (
         "NORMAL, PNEUMONIA (positive)",
         "128 × 128 pixels, crop",

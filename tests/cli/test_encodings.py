@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,59 @@ def test_a_reader_that_leaves_ends_a_command_quietly(line: str, folder: Path, ru
         done = subprocess.run(command, cwd=folder, stdout=closed, stderr=subprocess.PIPE, timeout=120)
     assert done.returncode == (2 if line == "frob" else 0)
     assert not any(word in done.stderr for word in (b"Traceback", b"Broken pipe", b"Exception ignored", b"internal"))
+
+
+def test_everything_on_a_stream_has_its_encoding_and_columns_are_in_line(
+    process: Process, folder: Path, images: Path
+) -> None:
+    for label, name in (("NORMAL", "正常"), ("PNEUMONIA", "肺炎 ё")):
+        shutil.copytree(images / "test" / label, folder / "类" / name)
+    run, quick = "rün\x1b[31m影", ("--resamples", "20")
+    model = ("--model", run)
+    lines: list[tuple[int, tuple[str, ...]]] = [
+        (0, ("train", "类", "--epochs", "1", "--size", "64", "--positive", "肺炎 ё", "--out", run, *quick)),
+        (0, ("evaluate", "类", *model, "--out", "копия", *quick)),
+        (0, ("compare", "копия", "копия")),
+        (0, ("models", "show", run)),
+        (0, ("predict", "类", *model, "--format", "table")),
+        (0, ("explain", "类", *model, "--out", f"{run}2")),
+        (0, ("export", *model, "--out", f"{run}3")),
+        (0, ("data", "split", "类", "--by-name", "--out", f"{run}.csv")),
+        (0, ("data", "phantoms", "--count", "8", "--size", "64", "--out", f"{run}4")),
+        (0, ("data", "split", "--help")),
+        (2, ("fröb影",)),
+        (3, ("data", "fetch", "kermany", "--out", "影", "--archive", f"{run}.zip")),
+        (2, ("reviews", "export", "--database", f"{run}.db", "--images", ".", "--out", "影.csv")),
+        (2, ("serve", "--token-file", f"{run}.txt")),
+    ]
+    for code, line in lines:
+        done = process(*line, encoding="ascii", code=code)
+        shown, _ = done.stdout.decode("ascii"), done.stderr.decode("ascii")
+        assert "\x1b" not in shown
+        if line[0] in ("train", "evaluate"):
+            assert len({len(row) for row in re.findall(r"^.* images +\d+", shown, re.MULTILINE)}) == 1
+    for line in (("models", "show", run), ("predict", "类", *model, "--format", "table")):
+        assert "肺炎 ё" in process(*line, encoding="utf-16").stdout.decode("utf-16")
+
+
+@pytest.mark.parametrize("line", ["--help", "models list", "data split data --by-name --out split9.csv"])
+def test_a_full_disk_below_standard_output_is_named(line: str, folder: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        command = [sys.executable, "-m", "pneumoscope", *line.split()]
+        done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[-1] == "error: standard output: No space left on device."
+
+
+@pytest.mark.parametrize(("line", "code"), [("predict data --format csv", 0), ("frob", 2)])
+@pytest.mark.parametrize("streams", [">&3 2>/dev/full", ">&3 2>&-", "2>&1 >&3 | true"])
+def test_messages_that_cannot_be_written_end_no_command(
+    line: str, code: int, streams: str, folder: Path, run: Run, tmp_path: Path
+) -> None:
+    model = f" --model {run.model}" if line.startswith("predict") else ""
+    shell = f"set -o pipefail; exec 3>{tmp_path}/out; {sys.executable} -m pneumoscope {line}{model} {streams}"
+    assert subprocess.run(["bash", "-c", shell], cwd=folder, timeout=120).returncode == code
+    assert bool((tmp_path / "out").read_bytes()) == (code == 0)
 
 
 @pytest.mark.parametrize("line", ["--version", "models list"])

@@ -100,6 +100,7 @@ def test_a_map_merges_renames_and_leaves_out(text: str, expected: list[str | Non
             r"map: makes 'Effusion\|Pneumonia' both E and P\. Add 'Effusion\|Pneumonia=CLASS'",
         ),
         ("*=", r"map: leaves out every image"),
+        ("a=b\rc=d", r"map: 'a=b\\rc=d' cannot be read"),
         ("*=A|B", r"labels contain \|"),
         ("No Finding=Normal,*=NORMAL", r"differ only in case"),
     ],

@@ -115,6 +115,25 @@ def test_many_look_alikes_form_one_group_and_hide_no_other(change: float, hashes
     assert len(pairs) < 40 * len(images)  # not the 11,175 of all pairs
 
 
+def test_copies_among_many_look_alikes_are_found_and_what_is_not_compared_is_said(
+    pictures: list[Pixels], caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    shape, images = pictures[0].shape[::-1], list[Pixels]()
+    for _ in range(60):
+        pattern = Image.fromarray(rng.standard_normal((12, 12)).astype(np.float32))
+        faint = np.asarray(pattern.resize(shape, Image.Resampling.NEAREST))
+        images.append(np.clip(pictures[0] + np.float32(0.03) * faint, 0, 1))
+    images += [change(image) for change, image in zip(COPIES.values(), images, strict=False)]
+    crowded: list[int] = []
+    with caplog.at_level("INFO", "pneumoscope"):
+        pairs = find_near_duplicates(np.stack([hash_pixels(image) for image in images]), crowded=crowded)
+    assert [(pair.first, pair.second) for pair in pairs] == [(i, i + 60) for i in range(len(COPIES))]
+    assert len(crowded) > 50
+    (said,) = caplog.messages
+    assert said.startswith(f"{len(crowded)} images look like more than 30 others.")
+
+
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_the_order_of_the_images_makes_no_difference(hashes: Vectors, data: st.DataObject) -> None:

@@ -487,3 +487,18 @@ def test_reasons_beyond_the_first_ten_are_counted() -> None:
     assert few == "1 image that could not be read was left out (1 A): a.png: bad"
     (many,) = describe_unusable([Sample(Path("a.png"), "A")] * 13, ["bad"] * 12 + [None])
     assert many == f"12 images that could not be read were left out (12 A): {'; '.join(['bad'] * 10)}; and 2 more"
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_one_file_linked_under_two_labels_is_refused(link: str, tmp_path: Path) -> None:
+    for name in ("A/1.png", "A/2.png", "B/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    again = tmp_path / "B" / "4.png"
+    again.symlink_to(tmp_path / "A" / "1.png") if link == "symbolic" else again.hardlink_to(tmp_path / "A" / "1.png")
+    with pytest.raises(DataError, match=r"A/1\.png \(A\) and .*B/4\.png \(B\) are the same file, linked"):
+        read_samples(tmp_path)
+    (tmp_path / "t.csv").write_text("path,label\nA/1.png,A\nA/2.png,A\nB/3.png,B\nB/4.png,B\n")
+    with pytest.raises(DataError, match=r"A/1\.png \(A\) and .*B/4\.png \(B\) are the same file, linked"):
+        read_samples(tmp_path / "t.csv")
+    assert len(read_samples(tmp_path, naming=Naming(map={"A": "X", "B": "X"}))) == 4

@@ -217,7 +217,9 @@ def test_labels_that_may_be_misspelt_are_said(
         assert f"'{one}' (2 images) and '{other}' (1) have nearly the same name" in said(caplog)
 
 
-@pytest.mark.parametrize("name", ["unsorted", "New folder", "EXCLUDED", "old"])
+@pytest.mark.parametrize(
+    "name", ["unsorted", "New folder", "EXCLUDED", "old", "-", "?", "--", "Unknown", "None", "not_known"]
+)
 def test_class_folders_that_may_be_none_are_said(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     read_samples(folders(tmp_path, "A", "B", name))
     assert f"Is {name!r} (1 images) a class? If not, leave it out with `map='{name}='`" in said(caplog)
@@ -254,7 +256,7 @@ def test_patients_that_programs_write_in_two_ways_are_one(
 ) -> None:
     samples = read_samples(table(tmp_path, "path,label,patient", f"a.png,A,{one}", f"b.png,B,{other}", "c.png,B,13"))
     assert [s.patient for s in samples] == [one, one, "13"]
-    assert "are taken for one: 1" in said(caplog)
+    assert "count as the same patient: 1" in said(caplog)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from pneumoscope.datasets.samples import (
 )
 from pneumoscope.datasets.splits import find_shared_patients, split_samples
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.training.train import train
 
 Row = tuple[str, str | None, str | None, str | None]
 
@@ -149,11 +150,24 @@ def test_a_file_name_that_is_not_utf_8_is_left_out_and_said(tmp_path: Path, capl
     for samples in (find_images([tmp_path]), read_samples(tmp_path)):
         assert [sample.path.name for sample in samples] == ["1.png"]
     assert r"1 file whose name is not valid UTF-8 was left out (1 A): A/image\xff.png." in caplog.text
-    with pytest.raises(DataError, match=r"image\\udcff\.png'.*not valid UTF-8"):
-        find_images([bad])
-    caplog.clear()
-    assert [sample.path.name for sample in find_images([bad, tmp_path / "A" / "1.png"])] == ["1.png"]
-    assert rf"1 file whose name is not valid UTF-8 was left out: {tmp_path}/A/image\xff.png." in caplog.text
+    assert [sample.path for sample in find_images([bad, tmp_path / "A" / "1.png"])] == [bad, tmp_path / "A" / "1.png"]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_or_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = os.fsdecode(b"B\xff")
+    for name in ("A/1.png", f"A/{bad}/2.png", "B/3.png"):
+        touch(tmp_path / "data", name)
+    assert [sample.path.name for sample in read_samples(tmp_path / "data")] == ["1.png", "3.png"]
+    assert r"1 file whose name is not valid UTF-8 was left out (1 A): A/B\xff/2.png." in caplog.text
+    (tmp_path / "data" / "B").rename(tmp_path / "data" / bad)
+    with pytest.raises(DataError, match=r"data/B\\udcff': its name is not valid UTF-8. Rename it"):
+        read_samples(tmp_path / "data")
+    with pytest.raises(DataError, match="not valid UTF-8"):
+        find_images([tmp_path / "data" / bad])
+    with pytest.raises(UsageError, match=r"data.path: must be valid UTF-8, found '.*B\\udcff'"):
+        train(tmp_path / "data" / bad, tmp_path / "run")
 
 
 def test_nothing_in_the_data_is_written_or_moved(tmp_path: Path) -> None:

@@ -100,10 +100,14 @@ def test_missing_values_of_parquet_are_missing_and_numbers_become_text(tmp_path:
     ("text", "message"),
     [
         (
-            "datei,klasse\n1.png,A\n",
-            r"no column path or label; found datei, klasse\. A table has the columns path,label",
+            "doc,sort\n1.png,A\n",
+            r"no column path or label; found doc, sort\. A table has the columns path,label",
         ),
         ("path\n1.png\n", "no column label; found path"),
+        (
+            f"path,{','.join(f'gene{i}' for i in range(3000))}\n{'x,' * 3000}x\n",
+            r"no column label; found path, .* and 2,989 others\. A",
+        ),
         ("path,lable\n1.png,A\n", "no column label; found path, lable. Did you mean `label_column='lable'`"),
         ("", "the table is empty"),
         (" \n,,\n", "the table is empty"),
@@ -132,6 +136,14 @@ def test_an_invalid_table_is_an_error_that_names_the_place(tmp_path: Path, text:
         read_samples(csv_table(tmp_path, text, "1.png"))
 
 
+@pytest.mark.parametrize("column", ["path", "label", "site"])
+def test_a_text_of_megabytes_in_parquet_is_refused(column: str, tmp_path: Path) -> None:
+    columns = {"path": ["a.png", "b.png"], "label": ["A", "B"], "site": ["x", "y"]} | {column: ["a" * 200_000, "b"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    with pytest.raises(DataError, match=r"holds a text of 200,000 characters; the limit is 131,072\."):
+        read_samples(tmp_path / "table.parquet")
+
+
 def test_a_damaged_parquet_table_is_an_error_that_names_it(tmp_path: Path) -> None:
     content = parquet_table(tmp_path, "1.png", path=["1.png"], label=["A"]).read_bytes()
     table = tmp_path / "damaged.parquet"
@@ -139,8 +151,8 @@ def test_a_damaged_parquet_table_is_an_error_that_names_it(tmp_path: Path) -> No
         table.write_bytes(damaged)
         with pytest.raises(DataError, match=r"damaged\.parquet: cannot be read as Parquet"):
             read_samples(table)
-    with pytest.raises(DataError, match=r"table\.parquet: no column label; found path, klasse"):
-        read_samples(parquet_table(tmp_path, path=["1.png"], klasse=["A"]))
+    with pytest.raises(DataError, match=r"table\.parquet: no column label; found path, sort"):
+        read_samples(parquet_table(tmp_path, path=["1.png"], sort=["A"]))
 
 
 @pytest.mark.parametrize("again", ["A/1.png", "./A/1.png", "A/../A/1.png", r"A\1.png"])
@@ -392,7 +404,7 @@ def test_patients_that_differ_invisibly_are_one(tmp_path: Path, caplog: pytest.L
     text = "path,label,patient\n" + "".join(f"{i},A,{p}\n" for i, p in zip(images, patients, strict=True))
     found = read_samples(csv_table(tmp_path, text, *images))
     assert [sample.patient for sample in found] == ["P001", "P001", "P001", "P002", None, None]
-    assert "are taken for one: 1, such as P001 and p001." in said(caplog)
+    assert "count as the same patient: 1, such as P001 and p001." in said(caplog)
 
 
 def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -548,3 +560,88 @@ def test_rows_that_are_left_out_of_a_table_are_listed_for_the_audit(tmp_path: Pa
         ("warning", "1 row without a label left out"),
         ("note", "1 row that repeats another left out"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("header", "age"),
+    [("Datei;Befund;Alter", 7), ("Bildpfad;Klasse;Alter", 7), ("Fichier;Étiquette;âge", 7), ("chemin;classe;Age", 7),
+     ("Archivo;Diagnóstico;Edad", 7), ("ruta;clase;edad", 7)],
+)  # fmt: skip
+def test_usual_names_in_german_french_and_spanish_are_known(header: str, age: float, tmp_path: Path) -> None:
+    (sample,) = read_samples(csv_table(tmp_path, f"{header}\n1.png;NORMAL;7\n", "1.png"))
+    assert (sample.path.name, sample.label, sample.tags and sample.tags.age) == ("1.png", "NORMAL", age)
+
+
+@pytest.mark.parametrize("header", ["Patientennummer", "ID paciente", "Identifiant patient"])
+def test_names_of_patients_in_other_languages_are_asked_about(header: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"does the column '{header}' hold the patient"):
+        read_samples(csv_table(tmp_path, f"Datei,Befund,{header}\n1.png,A,1\n", "1.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Usage", ("Training", "PublicTest", "PrivateTest")), ("Usage", ("Public", "Private", "Public")),
+        ("group", ("train", "val", "test")), ("fold", ("train", "test", "test")), ("part", ("training", "public", "")),
+    ],
+)  # fmt: skip
+def test_a_column_that_holds_splits_under_another_name_is_asked_about(
+    name: str, values: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = "".join(f"{i}.png,A,{value}\n" for i, value in enumerate(values))
+    table = csv_table(tmp_path, f"path,label,{name}\n{rows}", *(f"{i}.png" for i in range(3)))
+    with pytest.raises(DataError, match=rf"the column '{name}' hold.*`split_column='{name}'`"):
+        read_samples(table)
+    assert len(read_samples(table, naming=Naming(split_column="none"))) == 3
+
+
+@pytest.mark.parametrize("values", [("public", "public"), ("control", "train"), ("A", "B")])
+def test_a_column_that_holds_something_else_is_metadata(values: tuple[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,A,{value}\n" for i, value in enumerate(values))
+    samples = read_samples(csv_table(tmp_path, f"path,label,group\n{rows}", "0.png", "1.png"))
+    assert [sample.metadata["group"] for sample in samples] == list(values)
+
+
+def test_folders_that_name_another_split_than_the_table_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = ["train/A/1.png", "train/A/2.png", "valid/B/3.png", "test/B/4.png", "other/5.png"]
+    text = "path,label,split\n" + "".join(
+        f"{path},{label},{split}\n"
+        for path, label, split in zip(paths, "AABBA", ["train", "test", "val", "train", "test"], strict=True)
+    )
+    samples = read_samples(csv_table(tmp_path, text, *paths))
+    assert [sample.split for sample in samples] == ["train", "test", "val", "train", "test"]
+    assert "2 of 5 images lie in a folder with the name of another split, such as " in caplog.text
+    assert "train/A/2.png, which the table puts into test. The table counts." in caplog.text
+
+
+def test_patients_that_differ_in_punctuation_are_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["P-001", "P_001", "P 001", "p001", "P-002", "P0-01", "1-23", "12-3"]
+    rows = "".join(f"{i}.png,A,{name}\n" for i, name in enumerate(names))
+    samples = read_samples(csv_table(tmp_path, f"path,label,patient\n{rows}", *(f"{i}.png" for i in range(8))))
+    assert [sample.patient for sample in samples] == ["P-001"] * 4 + names[4:]
+    assert "count as the same patient: 1, such as P-001 and P_001." in caplog.text
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["Effusion, Pneumonia", "Effusion;Pneumonia", "Effusion/Pneumonia", "Pneumonia + effusion",
+     "Effusion and Pneumonia", "Mass, Effusion, Pneumonia"],
+)  # fmt: skip
+def test_a_cell_that_lists_labels_of_other_cells_is_no_class(cell: str, tmp_path: Path) -> None:
+    rows = [f'0.png,"{cell}"', "1.png,Effusion", "2.png,Pneumonia"]
+    table = csv_table(tmp_path, "path,label\n" + "\n".join(rows) + "\n", "0.png", "1.png", "2.png")
+    with pytest.raises(DataError, match=r"seems to list several findings, as '.*' are labels too"):
+        read_samples(table)
+    chosen = read_samples(table, naming=Naming(map={cell: "Pneumonia"}))
+    assert [sample.label for sample in chosen] == ["Pneumonia", "Effusion", "Pneumonia"]
+    assert len(read_samples(table, naming=Naming(map={cell: "", "Effusion": "E", "Pneumonia": "P"}))) == 2
+    with pytest.raises(DataError, match="seems to list several findings"):
+        read_samples(table, naming=Naming(map={"Effusion": "E", "Pneumonia": "P"}))
+
+
+@pytest.mark.parametrize("cell", ["Pneumonia, bacterial", "COVID-19", "Tuberculosis/Pneumonia", "no finding"])
+def test_a_class_with_punctuation_may_be_one(cell: str, tmp_path: Path) -> None:
+    table = csv_table(tmp_path, f'path,label\n0.png,"{cell}"\n1.png,Pneumonia\n', "0.png", "1.png")
+    assert [sample.label for sample in read_samples(table)] == [cell, "Pneumonia"]

@@ -141,6 +141,19 @@ def test_numbers_are_divided_by_quartile_unless_there_are_few(caplog: pytest.Log
     assert sum(part.n for part in groups["dose"].values()) == 200
 
 
+def test_identifiers_are_not_divided_as_if_they_were_amounts(caplog: pytest.LogCaptureFixture) -> None:
+    groups, said = measured({
+        "study_id": [str(50_000_000 + 37 * i // 2) for i in range(200)],
+        "exam": [str(90_000 - i) for i in range(200)],
+        "ScannerID": [str(100 + i % 12) for i in range(200)],
+        "mAs": [str(10 + i % 12) for i in range(200)],
+    }, caplog)  # fmt: skip
+    assert list(groups) == ["ScannerID", "mAs"]
+    assert list(groups["ScannerID"]) == [*map(str, range(100, 108)), "other values"]
+    assert "up to 12" in groups["mAs"]
+    assert "study_id (200 different identifiers), exam (200 different identifiers)" in said
+
+
 def test_large_numbers_and_texts_like_our_own_make_each_part_once(caplog: pytest.LogCaptureFixture) -> None:
     dates, sites = [str(20190101 + i) for i in range(200)], ["not known", "other values", "north", "south"]
     groups, _ = measured({"date": dates, "site": [*sites * 49, *[None] * 4]}, caplog)

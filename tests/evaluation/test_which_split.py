@@ -50,3 +50,12 @@ def test_unreadable_images_are_noted_by_class(images: Path, run: Run, tmp_path: 
     assert any(note.startswith("12 images without a prediction were left out (12 NORMAL): ") for note in notes)
     lost = "The classes lose unequal shares of their files: 12 of 18 NORMAL (67%), 0 of 6 PNEUMONIA (0%)."
     assert any(note.startswith(lost) for note in notes)
+
+
+def test_a_copy_under_another_label_is_noted_by_both_names(images: Path, run: Run, tmp_path: Path) -> None:
+    folder = copy(images, tmp_path / "some", "test")
+    first = min((folder / "test" / "NORMAL").iterdir())
+    shutil.copy(first, folder / "test" / "PNEUMONIA" / "copy.png")
+    (note,) = [note for note in evaluate(folder, run.folder, resamples=50).notes if "identical" in note]
+    assert note.startswith("1 image is identical to an image with another label, such as ")
+    assert f"{first} (NORMAL) and {folder}/test/PNEUMONIA/copy.png (PNEUMONIA): one of the labels is wrong." in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,27 @@ def test_a_window_that_hides_most_of_the_image_is_replaced_by_the_full_range(
         (warning,) = found.warnings
         assert warning.startswith(f"the window of the file {fault} ")
         assert warning.endswith(", so the full range of grey levels was used")
+
+
+@pytest.mark.parametrize("mode", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.4, 0.48])
+@pytest.mark.parametrize("kind", ["window", "VOI LUT"])
+def test_a_window_that_saturates_a_quarter_to_a_half_of_the_image_is_used_with_a_warning(
+    share: float, kind: str, mode: str
+) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    shown = np.clip((np.arange(4096) - 2048) / (4096 * (1 - share)) + 0.5, 0, 1)
+    how: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096 * (1 - share), "VOILUTFunction": "LINEAR_EXACT"}
+    if kind == "VOI LUT":
+        how = {"VOILUTSequence": Sequence([look_up(np.rint(shown * 4095), 0, 12)])}
+    found = read_dicom(dicom(ramp, PhotometricInterpretation=mode, **how), "image")
+    right = shown if mode == "MONOCHROME2" else 1 - shown
+    np.testing.assert_allclose(found.pixels.reshape(-1), right, atol=1 / 4095)
+    if share < 0.25:
+        assert found.warnings == ()
+    else:
+        (warning,) = found.warnings
+        assert re.fullmatch(rf"the {kind} of the file saturates {share:.0%} of the image; it was used", warning)
 
 
 def test_a_look_up_table_may_hide_the_image_too() -> None:

@@ -198,3 +198,18 @@ def test_a_deflated_tiff_with_a_changed_byte_is_refused(levels: Levels) -> None:
     for share in (0.3, 0.5, 0.7):
         at = int(len(content) * share)
         assert "damaged" in refusal(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize("kind", ["DICOM 51, 12", "DICOM 70, 16"])
+def test_a_long_stream_that_is_decoded_several_times_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, wrapped = STREAMS[kind]
+    monkeypatch.setattr("pneumoscope.images.jpeg_completeness.MAX_STREAM", len(stream) + 1)
+    read_radiograph(wrapped(stream))
+    monkeypatch.setattr("pneumoscope.images.jpeg_completeness.MAX_STREAM", len(stream) - 2)
+    assert "a JPEG stream of" in refusal(wrapped(stream))
+
+
+def test_very_many_restart_markers_are_refused() -> None:
+    stream, wrapped = STREAMS["DICOM, restarts"]
+    for content in (stream[:-2] + b"\xff\xd0" * 400_001 + END, wrapped(stream[:-2] + b"\xff\xd0" * 400_001 + END)):
+        assert "restart markers" in refusal(content)

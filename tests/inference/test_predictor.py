@@ -371,8 +371,8 @@ def test_warnings_come_with_cached_features_too(run: Run, tmp_path: Path) -> Non
     assert [each.warnings for each in computed] == [each.warnings for each in cached]
     assert [warning.split(" makes")[0] for warning in cached[0].warnings] == [
         "outside the intended use: view LL (meant for frontal views)",
-        "the window of the file",
         "the file has 2 frames (the first was read)",
+        "the window of the file",
     ]
     np.testing.assert_array_equal(computed[0].logits, cached[0].logits)
 
@@ -400,3 +400,13 @@ def test_a_batch_with_one_file_that_lacks_a_package_predicts_the_others(
     assert second.error is None
     with pytest.raises(MissingExtraError, match=r"a\.dcm: reading DICOM needs an extra"):
         predictor.predict([ImageBytes(content, "a.dcm"), ImageBytes(content, "b.dcm")])
+
+
+def test_a_name_that_is_not_utf_8_gets_a_row_with_an_error(run: Run, images: Path, tmp_path: Path) -> None:
+    good = next((images / "test" / "NORMAL").iterdir())
+    bad = Path(os.fsdecode(bytes(tmp_path) + b"/image\xff.png"))
+    shutil.copy(good, bad)
+    first, second = load(run.model).predict([bad, good])
+    assert first.error == rf"{tmp_path}/image\xff.png: its name is not valid UTF-8. Rename the file."
+    assert first.to_row(("NORMAL", "PNEUMONIA"))["path"] == rf"{tmp_path}/image\xff.png"
+    assert (second.error, second.path) == (None, good)

@@ -156,6 +156,15 @@ def test_links_ids_and_headings_are_in_order(write: Write, images: list[Sample])
     assert {"header", "main", "nav", "footer"} <= {tag for tag, _ in page.tags}
 
 
+def test_files_of_one_name_are_told_apart(write: Write, images: list[Sample], tmp_path: Path) -> None:
+    paths = [tmp_path / f"patient{i}" / "study1" / "view1_frontal.jpg" for i in (1, 2)]
+    samples = [Sample(path, "A") for path in paths]
+    page = write([finding(samples), finding(samples[:1])], samples).html.replace("<wbr>", "")
+    for i, path in enumerate(paths, start=1):
+        assert f'<b title="{path}"><bdi>patient{i}/study1/view1_frontal.jpg</bdi>' in page
+    assert f'<b title="{paths[0]}"><bdi>view1_frontal.jpg</bdi>' in page
+
+
 def test_hostile_names_are_text(write: Write, images: list[Sample], tmp_path: Path) -> None:
     image = tmp_path / f"{EVIL.replace('/', '')}.png"
     shutil.copy(images[0].path, image)

@@ -103,6 +103,29 @@ def test_names_of_files_and_patients_stay_out(tmp_path: Path) -> None:
     assert "say nothing about patients" in card
 
 
+def test_what_notes_quote_and_code_in_them_stay_whole(tmp_path: Path) -> None:
+    notes = ["1 image has the warning 'outside the intended use: age 86 (meant for 3 to 83 years)'.",
+             "Identify patients with `patient_pattern`, or `<b>`; `a` *b*."]  # fmt: skip
+    _, card, page = written(tmp_path, make_model(), make_evaluation(), notes=notes)
+    assert "- 1 image has the warning 'outside the intended use'.\n" in card
+    assert "Identify patients with <code>patient_pattern</code>, or <code>&lt;b&gt;</code>; <code>a</code> *b*." in page
+
+
+def test_the_card_of_three_classes_says_how_each_is_recognised(tmp_path: Path) -> None:
+    evaluation = make_evaluation(("A|1", "B", "C"))
+    _, card, page = written(tmp_path, make_model(("A|1", "B", "C")), evaluation)
+    found = evaluation.per_class["A|1"]
+    row = next(line for line in card.splitlines() if line.startswith(r"| A\|1 |"))
+    assert row.startswith(rf"| A\|1 | {found.support} | {found.precision.value:.3f} (")
+    assert f"| {found.recall.value:.3f} (" in row
+    assert f"| {found.f1.value:.3f} (" in row
+    assert "<td>A|1</td>" in page
+    counts = [evaluation.per_class[name].support for name in ("A|1", "B", "C")]
+    assert r"({} A\|1, {} B, {} C images)".format(*counts) in card
+    _, two, _ = written(tmp_path, make_model(), make_evaluation())
+    assert "| class | images |" not in two
+
+
 def test_hostile_class_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     classes = ("a|b *x*", "<script>\n# [y](z) `q`")
     _, card, page = written(tmp_path, make_model(classes), make_evaluation(classes))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumoscope.cli import main as cli
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.errors import DataError, UsageError
@@ -44,6 +47,33 @@ def test_serious_findings_are_logged_and_reported(
     assert "1 of them were also used in training" in card
     assert "phantom9000" not in card
     assert ".png" not in card
+
+
+def test_the_audit_that_is_advised_reads_the_data_as_the_run_does(
+    leaky: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [f"{path},{int(path.parent.name == 'PNEUMONIA')},{path.parent.parent.name}"
+             for path in sorted(leaky.glob("t*/*/*.png")) + sorted(leaky.glob("val/*/*.png"))]  # fmt: skip
+    (tmp_path / "my list.csv").write_text("\n".join(["path,Pneumonia,split", *lines]) + "\n", encoding="utf-8")
+    settings: dict[str, Any] = {"label_column": "Pneumonia", "map": {"1": "PNEUMONIA", "0": "NORMAL", "*": ""}}
+    with caplog.at_level(logging.WARNING, "pneumoscope"):
+        train(tmp_path / "my list.csv", tmp_path / "run", epochs=1, size=32, resamples=20,
+              patient_pattern=r"phantom(\d+)_", **settings)  # fmt: skip
+    said = next(record.getMessage() for record in caplog.records if "with pictures, run" in record.getMessage())
+    words = shlex.split(said.partition("run: ")[2])
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", [*words, "--quick", "--out", str(tmp_path / "audit")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "identical across splits" in shown
+    assert "leaky/test/NORMAL/phantom9000_1.png" in shown
+    assert "leaky/test/NORMAL/phantom9000_1.png" in caplog.text
 
 
 def test_strict_training_refuses_errors(leaky: Path, images: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pneumoscope.auditing.balance import find_imbalance
-from pneumoscope.auditing.duplicates import find_duplicates, find_shared, group_similar
+from pneumoscope.auditing.duplicates import find_crowded, find_duplicates, find_shared, group_similar
 from pneumoscope.auditing.findings import Finding, sort_findings
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.auditing.labels import find_label_errors
@@ -50,10 +50,12 @@ def find_faults(
     """
     quick = images.features is None
     readable = [sample for sample, error in zip(images.samples, images.errors, strict=True) if error is None]
-    groups = group_similar(images, crops=not quick, progress=progress)
+    crowded: list[int] = []
+    groups = group_similar(images, crops=not quick, progress=progress, crowded=crowded)
     checks: Sequence[Callable[[], list[Finding]]] = (
         lambda: find_shared(images.samples),
         lambda: find_duplicates(images, groups),
+        lambda: find_crowded(images.samples, crowded),
         lambda: find_quality_faults(images),
         lambda: find_imbalance(readable, drawn) if readable else [],
         lambda: find_shortcuts(images, seed=seed, quick=quick, groups=groups),

@@ -59,7 +59,7 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
     if missing:
         yield Finding(
             "balance", "error", f"No image of {', no image of '.join(missing)}",
-            "A class cannot be measured where it is missing. Re-split with `pneumoscope data split`.",
+            "A class cannot be measured where it is missing. Re-split with `pneumoscope data split DATA --redraw`.",
         )  # fmt: skip
     table = {split: n for split, n in table.items() if split not in drawn and not (split == "val" and _is_balanced(n))}
     if missing or len(labels) < 2 or len(table) < 2:
@@ -76,7 +76,7 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
         yield Finding(
             "balance", "warning", f"Class shares differ between the splits, by up to {difference:.0%}",
             f"{listed} (p = {p:.1g}). Probabilities, PPV, NPV and the best threshold depend on the class shares. "
-            "Re-split with `pneumoscope data split`, or ignore this if it is intended.",
+            "Re-split with `pneumoscope data split DATA --redraw`, or ignore this if it is intended.",
             values={"p": p, "difference": difference},
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 from pneumoscope.auditing.findings import Finding, Severity
 from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.config import Progress, silent
-from pneumoscope.datasets.duplicates import find_near_duplicates, group_pairs
+from pneumoscope.datasets.duplicates import MOST, describe_crowded, find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.evaluation.intervals.proportions import Ints
 from pneumoscope.images.prepare import InputSpec
@@ -37,16 +37,22 @@ def group_images(
     return group_similar(images, progress=progress)
 
 
-def group_similar(images: Images, crops: bool = True, progress: Progress = silent) -> list[int | None]:
+def group_similar(
+    images: Images, crops: bool = True, progress: Progress = silent, crowded: list[int] | None = None
+) -> list[int | None]:
     """Number the groups of images that are identical or look the same; None for an image in no group.
 
-    With `crops`, images cropped out of others are found too, unless there are more than 20,000.
+    With `crops`, images cropped out of others are found too, unless there are more than 20,000. `crowded` gets the
+    indices of images that look like so many others that copies of them may be missed.
     """
     first: dict[str, int] = {}
     identical = [(first.setdefault(digest, i), i) for i, digest in enumerate(images.digests) if digest]
     single = list(first.values())  # a thousand copies of one file are compared once
     hashes = images.measured["hash"][single].astype(np.float32)
-    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= MANY, progress=progress)
+    many: list[int] = []
+    pairs = find_near_duplicates(hashes, crops=crops and len(hashes) <= MANY, progress=progress, crowded=many)
+    if crowded is not None:
+        crowded += [single[i] for i in many]
     similar = [(single[pair.first], single[pair.second]) for pair in pairs]
     return group_pairs(similar + identical, len(images.samples))
 
@@ -77,6 +83,22 @@ def find_duplicates(images: Images, groups: Groups) -> list[Finding]:
     return [*_grade(images.samples, identical, "identical"), *_grade(images.samples, nearly, "nearly identical")]
 
 
+def find_crowded(samples: Sequence[Sample], crowded: Sequence[int]) -> list[Finding]:
+    """Say of which images copies may have been missed (`crowded` from `group_similar`)."""
+    if not crowded:
+        return []
+    return [
+        Finding(
+            "duplicates",
+            "note",
+            f"{describe_crowded(len(crowded))} like more than {MOST} others",
+            f"Each was compared closely only with the {MOST} most similar ones, so a cropped or changed copy of it may "
+            "have been missed. Do the files show different patients, or one image many times?",
+            files=tuple(samples[i].path for i in crowded),
+        )
+    ]
+
+
 def find_shared(samples: Sequence[Sample]) -> list[Finding]:
     """Find patients (or, where unknown, studies) in more than one split, and patients in more than one class."""
     findings: list[Finding] = []
@@ -98,7 +120,8 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
             if chosen:
                 number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
                 advice = (
-                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split`."
+                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split "
+                    "DATA --redraw`."
                 )
                 findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
@@ -122,7 +145,7 @@ def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str)
         yield _describe(
             samples, leaks, severity, f"{_count(leaks)} {how} across splits",
             "The model is tested on images it was trained on. Keep one of each, or re-split with `pneumoscope data "
-            f"split`, which keeps them together.{caution}",
+            f"split DATA --redraw`, which keeps them together.{caution}",
         )  # fmt: skip
     if torn:
         yield _describe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from pneumoscope import __version__
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.images.read import Reading
+from pneumoscope.notebook import to_frame, to_html
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -38,6 +40,11 @@ class Finding:
     remarks: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
+
+    def name_files(self, data: str, most: int = 3) -> list[str]:
+        """The first files as a message shows them, by their paths below the audited folder, or beside the table."""
+        root = Path(data) if os.path.isdir(data) else Path(data).parent  # noqa: PTH112 - no error if locked
+        return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.files[:most]]
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -84,6 +91,28 @@ class Audit:
         """The number of findings of each severity, in words."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         return ", ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counts if n) or "nothing found"
+
+    def __repr__(self) -> str:
+        return f"Audit({self.data}; {self.images} images: {self.summary})"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.images} images: {self.summary}", self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A row for each finding, the worst first."""
+        return [
+            {"severity": each.severity, "check": each.check, "title": each.title, "advice": each.advice,
+             "files": len(each.files)}
+            for each in self.findings
+        ]  # fmt: skip
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each finding.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of audit.json, with paths as given."""

@@ -89,8 +89,8 @@ def _find_turned(images: Images) -> Iterator[Finding]:
     other = visible & (fit >= UNLIKE) & (gain > TURNED)
     yield from _report(
         images, _sorted(other & (best >= 4), gain), "error", "are inverted: air is bright",
-        "Read them with `invert=True`. If only some are inverted, mark those in the column `invert` of a table. A "
-        "network gives wrong answers for inverted images, without any error.",
+        "If all images are inverted, read them with `invert=True`; if only some are, mark those in a table, in a "
+        "column 'invert'. A network gives wrong answers for inverted images, without any error.",
     )  # fmt: skip
     yield from _report(
         images, _sorted(other & ((best == 1) | (best == 3)), gain), "warning", "lie on their side",

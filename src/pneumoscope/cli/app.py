@@ -114,7 +114,18 @@ def describe_parsing(problem: TyperException) -> str:
     if parameter is not None and isinstance(cause, ValidationError):
         name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.display_name_raw
         message = f"{name}: {describe_problem(cause)}"
-    return f"{message}\nSee: {context.command_path} --help"
+    return f"{message}{_find_owners(problem, context)}\nSee: {context.command_path} --help"
+
+
+def _find_owners(problem: TyperException, context: Context) -> str:
+    """Which other commands have an option that this one does not have."""
+    flag = getattr(problem, "option_name", None)
+    commands = getattr(context.find_root().command, "commands", {})
+    owners = [
+        name for name, command in commands.items()
+        if any(flag in parameter.opts for parameter in command.get_params(context))
+    ]  # fmt: skip
+    return f" These commands have it: {', '.join(owners)}." if flag and owners else ""
 
 
 def make_group(text: str, name: str | None = None) -> typer.Typer:

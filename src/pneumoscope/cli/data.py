@@ -11,7 +11,7 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, TableCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import show_progress
+from pneumoscope.cli.output import echo, show_progress
 from pneumoscope.errors import UsageError
 from pneumoscope.files import check_file
 
@@ -38,7 +38,7 @@ def phantoms(
 
     with show_progress() as progress:
         folder = write_phantoms(out, count=count, seed=seed, size=size, prevalence=prevalence, progress=progress)
-    typer.echo(folder)
+    echo(folder)
 
 
 @data_app.command(cls=TableCommand)
@@ -56,7 +56,7 @@ def split(
     ] = None,
     folds: Annotated[
         int | None,
-        option("Cross-validation: write fold-0.csv, …; each image is tested once.", _SPLITS, least=2, most=100),
+        option("Cross-validation: write fold-0.csv and so on; each image is tested once.", _SPLITS, least=2, most=100),
     ] = None,
     redraw: Annotated[bool, option("Redraw all splits, not only the missing ones.", _SPLITS, "--redraw")] = False,
     redraw_val: Annotated[bool, option("Redraw val, from train and val.", _SPLITS, "--redraw-val")] = False,
@@ -119,7 +119,7 @@ def fetch(
 
     with show_progress(" Run the same command again to continue.") as progress:
         folder = job(name, out, archive=archive, url=url, sha256=sha256, overwrite=overwrite, progress=progress)
-    typer.echo(folder)
+    echo(folder)
 
 
 def _check_draw(draw: dict[str, Any], subset: str | None, folds: int | None, anew: dict[str, bool]) -> None:
@@ -202,7 +202,7 @@ def _write_table(out: Path, samples: list[Sample], excel: bool) -> None:
     from pneumoscope.datasets.samples import describe_counts, write_samples
 
     write_samples(out, samples, excel)
-    typer.echo(describe_counts(samples))
+    echo(describe_counts(samples))
 
 
 def _select_subset(samples: list[Sample], name: str) -> list[Sample]:
@@ -219,4 +219,4 @@ def _write_folds(out: Path, folds: list[list[Sample]], excel: bool, overwrite: b
         claim_folder(out, [f"fold-{number}.csv" for number in range(100)], overwrite)
         for number, samples in enumerate(folds):
             write_samples(out / f"fold-{number}.csv", samples, excel)
-            typer.echo(f"fold {number}: {describe_counts(samples)}")
+            echo(f"fold {number}: {describe_counts(samples)}")

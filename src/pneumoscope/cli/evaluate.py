@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import IMAGES, OUTPUT, option
-from pneumoscope.cli.output import check_excel, print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.errors import UsageError
 
 
 def evaluate(
@@ -67,7 +69,7 @@ def evaluate(
             progress=progress,
         )
     print_evaluation(evaluation)
-    typer.echo(f"\nReport: {out / 'report.html'}")
+    echo(f"\nReport: {out / 'report.html'}")
 
 
 def compare(
@@ -86,19 +88,21 @@ def compare(
     """Compare runs with the first one, on the same images."""
     import json
 
-    from pneumoscope.files import format_rows
+    from pneumoscope.inference.formats import write_csv
     from pneumoscope.reports.comparison import compare as job
 
     check_excel(excel, form)
+    if overwrite and out is None:
+        raise UsageError("no effect without `out`. Leave it out.", "overwrite")
     comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
     if form == "json":
-        typer.echo(json.dumps(comparison.to_json(), indent=2))
+        echo(json.dumps(comparison.to_json(), indent=2))
     elif form == "csv":
-        typer.echo("".join(format_rows(comparison.to_rows(), excel)), nl=False)
+        write_csv(comparison.to_rows(), sys.stdout, excel)
     else:
         print_comparison(comparison)
     if out is not None:
-        typer.echo(f"{chr(10) if form == 'table' else ''}Page: {out / 'comparison.html'}", err=form != "table")
+        echo(f"{chr(10) if form == 'table' else ''}Page: {out / 'comparison.html'}", err=form != "table")
 
 
 def audit(
@@ -143,6 +147,6 @@ def audit(
             progress=progress,
         )
     print_audit(result)
-    typer.echo(f"\nPage: {out / 'audit.html'}")
+    echo(f"\nPage: {out / 'audit.html'}")
     if result.count("error") or (fail_on == "warning" and result.count("warning")):
         raise typer.Exit(3 if fail_on else 0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,12 +19,11 @@ from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import backbones, export, models_app
-from pneumoscope.cli.output import open_streams, report_escapes, wrap
+from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
-from pneumoscope.text import printable
 
 _EXTRAS = {
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
@@ -68,7 +66,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     open_streams()
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
     except TyperException as problem:  # the command line cannot be parsed
         _fail(describe_parsing(problem), problem.exit_code)
     except SystemExit as ended:
@@ -77,6 +77,8 @@ def main() -> None:
         raise
     except PneumoscopeError as problem:
         _fail(describe_error(problem), problem.exit_code)
+    except BrokenPipeError:  # nobody reads the output any more
+        sys.exit(0)
     except OSError as problem:
         _fail(f"{problem.filename or 'file'}: {problem.strerror or problem}.", 2)
     except Exception as problem:
@@ -93,26 +95,25 @@ def main() -> None:
         )
     finally:
         report_escapes()
-        _flush()
+        _close()
 
 
 @app.callback(invoke_without_command=True)
 def start(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     """What all commands share."""
     if version:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    with suppress(BrokenPipeError):
-        typer.echo(wrap(printable(message if message.startswith("Usage: ") else f"error: {message}")), err=True)
+    echo(message if message.startswith("Usage: ") else f"error: {message}", err=True)
     sys.exit(code)
 
 
-def _flush() -> None:
-    """Write what is buffered; if nobody reads it any more, end without an error."""
+def _close() -> None:
+    """Drop what could not be written, or Python would try again at its end."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

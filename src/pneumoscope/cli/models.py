@@ -11,9 +11,9 @@ import typer
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
-from pneumoscope.cli.output import make_table, open_console, show_progress, wrap
+from pneumoscope.cli.output import echo, make_table, open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.text import printable
+from pneumoscope.text import printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.kermany import Source
@@ -32,7 +32,7 @@ def list_models() -> None:
 
     names = list_pretrained()
     if not names:
-        typer.echo("This installation has no pretrained models.", err=True)
+        echo("This installation has no pretrained models.", err=True)
         return
     table = make_table(["model", "classes", "network", "test AUROC"], ["size"])
     for name in names:
@@ -40,9 +40,9 @@ def list_models() -> None:
         model = load_model(folder)
         auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
         shown = f"{auroc['value']:.3f}" if auroc else ""
-        table.add_row(name, ", ".join(model.labels), model.backbone, shown, _show_size(folder))
+        table.add_row(name, printable_line(", ".join(model.labels)), model.backbone, shown, _show_size(folder))
     open_console().print(table)
-    typer.echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
+    echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
 
 
 @models_app.command("show", cls=PanelCommand)
@@ -61,13 +61,13 @@ def show_model(
     folder = find_model(model)
     facts = {**_describe(load_model(folder)), "size": _show_size(folder), "card": str(folder / "README.md")}
     if not sys.stdout.isatty():  # whole lines for a pipe
-        typer.echo("\n".join(f"{name}: {printable(value)}" for name, value in facts.items()))
+        echo("\n".join(f"{name}: {printable_line(value)}" for name, value in facts.items()))
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(Text(name, "bold"), Text(printable(value)))
+        table.add_row(Text(name, "bold"), Text(printable_line(value)))
     Console(highlight=False).print(table)
 
 
@@ -80,7 +80,7 @@ def backbones() -> None:
         source = "with the installation" if spec.package else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
     open_console().print(table)
-    typer.echo("Any other timm name works too. If the hub is out of reach: pneumoscope train --weights FILE.", err=True)
+    echo("Any other timm name works too. If the hub is out of reach: pneumoscope train --weights FILE.", err=True)
 
 
 def export(
@@ -112,7 +112,7 @@ def export(
             out, choose_model(model), to, data, reading=reading, naming=context.obj, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
-    typer.echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
+    echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
 
 
 def choose_model(model: Path | None) -> Path:
@@ -133,7 +133,7 @@ def choose_model(model: Path | None) -> Path:
     images = sum(description.data.get("counts", {}).get("train", {}).values())
     population = f": {source.population}" if source else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
-    typer.echo(wrap(text), err=True)
+    echo(text, err=True)
     return folder
 
 
@@ -187,7 +187,9 @@ def _show_counts(counts: dict[str, int], use: str) -> str:
 
 
 def _show(interval: dict[str, Any]) -> str:
-    bounds = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    bounds = (
+        "" if None in (interval["low"], interval["high"]) else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    )
     return f"{interval['value']:.3f}{bounds}"
 
 

@@ -38,8 +38,12 @@ Estimate = Annotated[
     ),
 ]
 Threshold = Annotated[
-    float | None,
-    option("Predict the positive class at or above this probability, instead of the model's threshold.", DECISIONS),
+    str | None,
+    typer.Option(
+        help="Predict the positive class at or above this probability, instead of the model's threshold.",
+        rich_help_panel=DECISIONS,
+        metavar="<float>",
+    ),
 ]
 ThresholdOrRule = Annotated[
     str | None,

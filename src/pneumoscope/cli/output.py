@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -34,14 +34,61 @@ _SUBGROUPS = 12  # shown on the terminal
 _escaped: set[str] = set()  # characters that the encoding of standard output lacks
 
 
+class _Stream(io.TextIOWrapper):
+    """A standard stream whose file stays open, as it belongs to the stream that this one replaces."""
+
+    def close(self) -> None:
+        self.flush()
+
+
+class _Results(_Stream):
+    """Standard output, which errors call by its name."""
+
+    def write(self, text: str) -> int:
+        with _named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named():
+            super().flush()
+
+
+class _Messages(_Stream):
+    """Standard error. A message that cannot be written, as on a full disk, does not end a command."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        problem.filename = "standard output"
+        raise
+
+
 def open_streams() -> None:
     """Let file names and labels reach a terminal or pipe of any encoding, and replace streams that are closed."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the whole process
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     codecs.register_error("pneumoscope", _escape)
-    for stream, errors in ((sys.stdout, "pneumoscope"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    sys.stdout = _open(_Results, sys.stdout, "pneumoscope")
+    sys.stderr = _open(_Messages, sys.stderr, "backslashreplace")
+
+
+def _open(kind: type[_Stream], stream: TextIO | None, errors: str) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for the whole process
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    return kind(stream.buffer, stream.encoding, errors, line_buffering=stream.line_buffering)
 
 
 def _escape(problem: UnicodeError) -> tuple[str | bytes, int]:
@@ -53,21 +100,29 @@ def _escape(problem: UnicodeError) -> tuple[str | bytes, int]:
 def report_escapes() -> None:
     """Say that standard output has escapes in place of characters that its encoding lacks."""
     if _escaped:
-        note = (
+        echo(
             f"The encoding of standard output, {sys.stdout.encoding}, lacks some characters. They were written as "
-            "escapes. "
+            "escapes. Files are always UTF-8; for standard output, set PYTHONIOENCODING=utf-8.",
+            err=True,
         )
-        with suppress(BrokenPipeError):
-            typer.echo(
-                wrap(f"{note}Files are always UTF-8; for standard output, set PYTHONIOENCODING=utf-8."), err=True
-            )
     _escaped.clear()
+
+
+def echo(text: object = "", *, err: bool = False, end: str = "\n") -> None:
+    """Print text on standard output or standard error, without characters that would control a terminal.
+
+    `typer.echo` writes UTF-8 where the encoding is ASCII, which then differs from what else is written there.
+    """
+    shown = printable(f"{text}")
+    stream = sys.stderr if err else sys.stdout
+    stream.write((wrap(shown) if err else shown) + end)
+    stream.flush()
 
 
 def print_run(run: Run) -> None:
     """Print the metrics of a run and where it is."""
     print_evaluation(run.evaluation)
-    typer.echo(f"\nRun:    {run.folder}\nReport: {run.report}")
+    echo(f"\nRun:    {run.folder}\nReport: {run.report}")
 
 
 def print_adaptation(adaptation: Adaptation) -> None:
@@ -88,7 +143,7 @@ def print_adaptation(adaptation: Adaptation) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print metrics with their intervals, next to them the adjusted ones if there are any, and the decisions."""
-    typer.echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")
+    echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")
     adjusted = evaluation.adjusted
     more = ("adjusted", "95% interval") if adjusted is not None else ()
     table = make_table(["metric"], ["value", "95% interval", *more])
@@ -101,7 +156,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if adjusted is not None and adjusted.prevalence is not None:
         value, bounds = _show(adjusted.prevalence)
         source = f", estimated without labels ({bounds})" if adjusted.estimated else ""
-        typer.echo(f"\nPrevalence of these images: {evaluation.prevalence:.3f}. Adjusted to {value}{source}.")
+        echo(f"\nPrevalence of these images: {evaluation.prevalence:.3f}. Adjusted to {value}{source}.")
     if decisions := evaluation.decisions:
         from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
@@ -110,25 +165,25 @@ def print_evaluation(evaluation: Evaluation) -> None:
             for name, count in decisions["counts"].items()
             if count
         )
-        typer.echo(f"\nDecisions: {printable(counts)}")
+        echo(f"\nDecisions: {counts}")
         accuracy = decisions["accuracy_of_answered"]
         if accuracy["n"]:
-            typer.echo(
+            echo(
                 f"{decisions['answered']['value']:.0%} of images got a label; accuracy among them "
                 f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f})."
             )
         else:
-            typer.echo("No image got a label.")
+            echo("No image got a label.")
 
 
 def _print_classes(evaluation: Evaluation) -> None:
     """Print how each class is recognised."""
     table = make_table(["class", "metric"], ["value", "95% interval"])
     for name, part in evaluation.per_class.items():
-        table.add_row(printable_line(name), "images", str(part.support))
+        table.add_row(name, "images", str(part.support))
         for metric, interval in (("precision", part.precision), ("recall", part.recall), ("f1", part.f1)):
             table.add_row("", metric, *_show(interval))
-    typer.echo()
+    echo()
     open_console().print(table, markup=False)
 
 
@@ -143,11 +198,11 @@ def _print_subgroups(evaluation: Evaluation) -> None:
     for part in evaluation.subgroups[:_SUBGROUPS]:
         metric = next((name for name in wanted if name in part.metrics), None)
         value = ("not defined", "") if metric is None else _show(part.metrics[metric])
-        table.add_row(printable_line(f"{part.kind}: {part.name}"), str(part.n), metric, *value)
-    typer.echo()
+        table.add_row(f"{part.kind}: {part.name}", str(part.n), metric, *value)
+    echo()
     open_console().print(table, markup=False)
     if (more := len(evaluation.subgroups) - _SUBGROUPS) > 0:
-        typer.echo(f"{more} more, and other metrics, are in metrics.json and the report.")
+        echo(f"{more} more, and other metrics, are in metrics.json and the report.")
 
 
 def _count(images: int, patients: int | None) -> str:
@@ -163,12 +218,12 @@ def print_comparison(comparison: Comparison) -> None:
     """Print how each run differs from the first one, with intervals and p values."""
     from pneumoscope.reports.pages import format_p
 
-    typer.echo(f"{_count(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
+    echo(f"{_count(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
     several = len(comparison.contrasts) > 1
-    first = printable(comparison.runs[0])
+    first = comparison.runs[0]
     for contrast in comparison.contrasts:
-        other = printable(contrast.run)
-        typer.echo(f"\n{other} (other) against {first} (first)\n")
+        other = contrast.run
+        echo(f"\n{other} (other) against {first} (first)\n")
         columns = ["first", "other", "difference", "95% interval", "p", *["p, Holm"] * several]
         table = make_table(["metric"], columns)
         for name, difference in contrast.differences.items():
@@ -178,12 +233,12 @@ def print_comparison(comparison: Comparison) -> None:
             adjusted = [format_p(difference.adjusted)] * several
             table.add_row(name, *cells, format_p(difference.p), *adjusted)
         open_console().print(table)
-        typer.echo(
+        echo(
             f"\nBoth correct: {contrast.both_correct}; only {first}: {contrast.only_first}; only {other}: "
             f"{contrast.only_other}; both wrong: {contrast.both_wrong}"
         )
     for note in comparison.notes:
-        typer.echo(printable(note), err=True)
+        echo(note, err=True)
 
 
 def print_audit(audit: Audit) -> None:
@@ -192,7 +247,7 @@ def print_audit(audit: Audit) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    typer.echo(f"{_count(audit.images, audit.patients)}: {audit.summary}")
+    echo(f"{_count(audit.images, audit.patients)}: {audit.summary}")
     if not audit.findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False, padding=(1, 2, 0, 0))
@@ -201,7 +256,7 @@ def print_audit(audit: Audit) -> None:
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     printed: set[str] = set()
     for finding in audit.findings:
-        names = [printable_line(path.name) for path in finding.files[:3]]
+        names = [printable_line(name) for name in finding.name_files(audit.data)]
         if finding.check == "reading":  # the reason matters here
             names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
         files = (" " if finding.check == "reading" else ", ").join(names)
@@ -232,10 +287,20 @@ def make_table(words: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """An empty table with these columns; those of numbers are flush right."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
+    class Fitted(Table):
+        def add_row(self, *cells: Any, **how: Any) -> None:
+            super().add_row(*map(_fit, cells), **how)
+
+    table = Fitted(box=None, pad_edge=False)
     for column in (*words, *numbers):
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     return table
+
+
+def _fit(cell: str | None) -> str:
+    """A cell on one line, with the escapes that the encoding needs: they are wider than what they stand for."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return printable_line(cell or "").encode(encoding, "pneumoscope").decode(encoding)
 
 
 def open_console(stderr: bool = False) -> Console:
@@ -296,7 +361,7 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
         with bars:
             yield progress
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted.{hint}", err=True)
+        echo(f"Interrupted.{hint}", err=True)
         raise typer.Exit(130) from None
     finally:
         logger.removeHandler(handler)

@@ -15,9 +15,8 @@ from pneumoscope.cli import options
 from pneumoscope.cli.flags import show_flags
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import DECISIONS, OUTPUT, option
-from pneumoscope.cli.output import check_excel, show_progress, wrap
+from pneumoscope.cli.output import check_excel, echo, show_progress
 from pneumoscope.errors import UsageError
-from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.config import Progress
@@ -58,9 +57,9 @@ def predict(
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
     kind = form or _choose_format(out)
-    _check_output(out, kind, overwrite, excel)
-    if adapt_prior and prevalence is not None:
-        raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
+    _check_output(out or heatmaps, overwrite)
+    _check_table(out, kind, overwrite, excel)
+    cut = _check_decisions(adapt_prior, prevalence, threshold)
     from pneumoscope.inference.formats import write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
     from pneumoscope.inference.predictor import load
@@ -71,7 +70,7 @@ def predict(
         device,
         ood=ood,
         prevalence=prevalence,
-        threshold=threshold,
+        threshold=cut,
         alpha=alpha,
         false_alarms=false_alarms,
         refuse_out_of_scope=refuse_out_of_scope,
@@ -88,7 +87,7 @@ def predict(
         write = partial(write_predictions, excel=excel, wording=show_flags)
         errors = write(predictor, samples, kind, out or table, overlays, shown)
     if table is not None:
-        typer.echo(table.getvalue(), nl=False)
+        echo(table.getvalue(), end="")
     _report_places(out, heatmaps)
     _report_failed(errors, len(samples), out)
 
@@ -107,7 +106,7 @@ def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Prog
     from pneumoscope.evaluation.prevalence import adapt_prior  # most predictions do without
 
     adapted, share = adapt_prior(predictor, samples, progress)
-    typer.echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
+    echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
     return adapted
 
 
@@ -155,7 +154,7 @@ def explain(
         errors = write_explanations(
             predictor, samples, out, label=label, method=method, overwrite=overwrite, excel=excel, progress=progress
         )
-    typer.echo(f"Explanations: {out}")
+    echo(f"Explanations: {out}")
     _report_failed(errors, len(samples), out / "explanations.csv")
 
 
@@ -165,7 +164,12 @@ def _choose_format(out: Path | None) -> str:
     return {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}.get(out.suffix.lower(), "csv")
 
 
-def _check_output(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
+def _check_output(place: Path | None, overwrite: bool) -> None:
+    if overwrite and place is None:
+        raise UsageError("no effect without `out` or `heatmaps`. Leave it out.", "overwrite")
+
+
+def _check_table(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
     check_excel(excel, form, out)
     if out is None:
         if form == "parquet":
@@ -178,15 +182,26 @@ def _check_output(out: Path | None, form: str, overwrite: bool, excel: bool) -> 
         raise UsageError(f"{out}: there is no folder {out.absolute().parent}. Create it, or choose another --out.")
 
 
+def _check_decisions(adapt_prior: bool, prevalence: float | None, threshold: str | None) -> float | None:
+    """Check options before anything is read, and give the threshold as a number."""
+    if adapt_prior and prevalence is not None:
+        raise UsageError("--adapt-prior estimates the prevalence, and --prevalence sets it. Use one of them.")
+    if threshold is None:
+        return None
+    from pneumoscope.decisions.threshold import require_number
+
+    return require_number(threshold)
+
+
 def _print_threshold(predictor: Predictor) -> None:
     if predictor.model.positive is not None:
-        typer.echo(printable(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}"), err=True)
+        echo(f"Threshold for {predictor.model.positive}: {predictor.threshold:.3g}", err=True)
 
 
 def _report_places(out: Path | None, heatmaps: Path | None) -> None:
     for name, place in (("Predictions", out), ("Heatmaps", heatmaps)):
         if place is not None:
-            typer.echo(printable(f"{name}: {place}"), err=True)
+            echo(f"{name}: {place}", err=True)
 
 
 def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
@@ -195,10 +210,10 @@ def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> Non
     If none has a prediction, the command has failed.
     """
     if errors:
-        typer.echo(f"{len(errors)} of {files} files have no prediction{':' if table else '.'}", err=True)
+        echo(f"{len(errors)} of {files} files have no prediction{':' if table else '.'}", err=True)
         for error in errors[:_SHOWN] if table else ():
-            typer.echo(wrap(printable(show_flags(error))), err=True)
+            echo(show_flags(error), err=True)
         if table and len(errors) > _SHOWN:
-            typer.echo(wrap(f"The column error in {table} lists them all."), err=True)
+            echo(f"The column error in {table} lists them all.", err=True)
     if len(errors) == files:
         raise typer.Exit(3)

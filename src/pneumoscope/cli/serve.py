@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import OUTPUT, option
+from pneumoscope.cli.output import echo
 from pneumoscope.errors import UsageError
 from pneumoscope.text import printable
 
@@ -76,7 +75,7 @@ def serve(
     def announce(address: str, service: PredictionService) -> None:
         images = f"kept in {keep_images}" if keep_images else "not kept"
         facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
-        typer.echo(f"{printable(facts)}\nReading room: {address} (Ctrl-C stops it)", err=True)
+        echo(f"{facts}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
     with _show_log():
         app.serve(settings, announce)
@@ -116,7 +115,7 @@ def export(
 
     with Store(database, create=False) as store:
         result = export_reviews(store, out, images, overwrite, excel=excel)
-    typer.echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
+    echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
     for count, note in (
         (result.missing, "with a label, but no file in these folders"),
         (result.unlabelled, "reviewed without a label: left out"),
@@ -124,7 +123,7 @@ def export(
         (result.unreadable, "in these folders: cannot be read"),
     ):
         if count:
-            typer.echo(f"{_count(count)} {note}", err=True)
+            echo(f"{_count(count)} {note}", err=True)
 
 
 def _count(images: int) -> str:

@@ -16,6 +16,7 @@ from annotated_doc import Doc
 
 from pneumoscope.datasets.folder_names import seems_split
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.text import shorten
 
 NONE = "none"  # as the name of a column: there is no such column
 ROLES = ("path", "label", "patient", "split", "invert", "any_modality")
@@ -30,11 +31,20 @@ _SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
             "dicompath", "dicomfile", "pngpath", "jpgpath", "xrayimagename",
         ),
         ("imageid", "dicomid", "sopinstanceuid", "instanceuid"),
+        (  # German, French, Spanish
+            "datei", "dateiname", "dateipfad", "bild", "bilder", "bildname", "bilddatei", "bildpfad", "pfad",
+            "fichier", "nomfichier", "nomdufichier", "chemin", "cheminimage", "chemindefichier", "nomimage",
+            "archivo", "fichero", "nombrearchivo", "nombredearchivo", "imagen", "ruta", "rutaimagen",
+        ),
     ),
     "label": (
         (
             "labels", "labelname", "class", "classname", "classlabel", "target", "diagnosis", "category", "finding",
             "findings", "findinglabel", "findinglabels", "pathology", "groundtruth", "imagelabel",
+        ),
+        (  # German, French, Spanish
+            "befund", "befunde", "diagnose", "klasse", "etikett", "zielklasse", "etiquette", "classe", "diagnostic",
+            "categorie", "etiqueta", "clase", "diagnostico", "categoria", "hallazgo", "hallazgos",
         ),
     ),
     "patient": (
@@ -46,12 +56,15 @@ _SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
     ),
     "split": (
         ("splits", "datasplit", "set", "subset", "partition", "datasettype", "phase", "traintest", "trainvaltest"),
+        ("aufteilung", "teilmenge", "repartition", "particion", "conjunto"),
     ),
 }  # fmt: skip
-AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchorage")
+AGE = ("age", "patientage", "ageyears", "ageinyears", "patientageyears", "anchorage", "alter", "edad")
 SEX = ("sex", "gender", "patientsex", "patientgender")
 VIEW = ("view", "viewposition", "appa", "projection", "frontallateral")  # the first with a value counts
 _SIMILAR = 0.82  # ratio of difflib
+_SHOWN = 12  # columns in a message
+_SIMILAR_SHOWN = 4
 # Keys of columns that seem to tell persons apart: `anonymized_patient_id`, `PAT_ID`, `MRN Number`, `Fallnummer`.
 _PERSON = re.compile(
     r".*(?:patient|patienten|subject|person|participant|paciente|paziente)(?:id|nr|num|nummer|code|key|uid|hash|name).*"
@@ -88,8 +101,8 @@ COLUMN_NAMES = ("path_column", "label_column", "patient_column", "split_column")
 
 
 def to_key(name: str) -> str:
-    """A column's name without case, spaces, punctuation and invisible characters."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
+    """A column's name without case, accents, spaces, punctuation and invisible characters."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", name.casefold())))
 
 
 def find_columns(
@@ -128,7 +141,7 @@ def find_columns(
         found["path"] = keys["patientid"]  # RSNA: one image for each patient, which has its name
     if missing := [role for role in ("path", "label")[: 1 + labelled] if role not in found]:
         raise DataError(
-            f"{table}: no column {' or '.join(missing)}; found {', '.join(names) or 'none'}. "
+            f"{table}: no column {' or '.join(missing)}; found {_list(names)}. "
             f"{_suggest(missing, names, flags)}A table has the columns path,label[,patient,split]. If yours have other "
             f"names, pass {' and '.join(f'`{role}_column`' for role in missing)}."
         )
@@ -144,7 +157,7 @@ def _find_given(given: str, names: Sequence[str], table: str, parameter: str) ->
     what = f"has {len(matching)} columns {given!r}" if matching else f"has no column {given!r}"
     close = difflib.get_close_matches(given, names, 3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close and not matching else ""
-    raise UsageError(f"{table} {what}; found {', '.join(names)}.{hint}", parameter)
+    raise UsageError(f"{table} {what}; found {_list(names)}.{hint}", parameter)
 
 
 def _find_usual(role: str, names: Sequence[str], table: str, strict: bool) -> str | None:
@@ -166,6 +179,12 @@ def _find_usual(role: str, names: Sequence[str], table: str, strict: bool) -> st
     return candidates[0] if candidates else None
 
 
+def _list(names: Sequence[str]) -> str:
+    """The first names, and how many others there are: a table may have thousands."""
+    others = f" and {len(names) - _SHOWN:,} others" if len(names) > _SHOWN else ""
+    return ", ".join(shorten(name, 40) for name in names[:_SHOWN]) + others or "none"
+
+
 def _suggest(roles: Sequence[str], names: Sequence[str], flags: Sequence[str]) -> str:
     if "label" in roles and flags:
         shown = ", ".join(map(repr, flags[:3])) + (", …" if len(flags) > 3 else "")
@@ -173,7 +192,7 @@ def _suggest(roles: Sequence[str], names: Sequence[str], flags: Sequence[str]) -
             f"If {shown} say with 1 and 0 whether a finding is there, choose one: `label_column={flags[-1]!r}` and "
             "`map='1=PNEUMONIA,0=NORMAL,*='`. "
         )
-    pairs = [(role, name) for role in roles for name in names if _is_similar(role, name)]
+    pairs = [(role, name) for role in roles for name in names if _is_similar(role, name)][:_SIMILAR_SHOWN]
     return f"Did you mean {' and '.join(f'`{role}_column={name!r}`' for role, name in pairs)}? " if pairs else ""
 
 

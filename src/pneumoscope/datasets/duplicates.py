@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.images.hash import SIDE, Vectors, project_hashes
 from pneumoscope.images.read import read_bytes
+from pneumoscope.text import counted
 
 # Measured on 5,216 squashed images and 298 centre crops of them; see docs/log.md.
 SAME = 0.975
@@ -30,7 +32,7 @@ _BLOCK = 1024
 # Many look-alikes, such as one phantom a thousand times, must not cost time and memory with the square of their number.
 _COPY = 0.995  # similarity of whole images from which one stands for the other in the search
 _ROWS = 256  # images compared with all leaders at once
-_MOST = 30  # candidates kept of an image that looks like many others
+MOST = 30  # candidates kept of an image that looks like many others
 _WAITING = 1 << 22  # candidates before all but the best are dropped
 
 
@@ -48,6 +50,7 @@ def find_near_duplicates(
     *,
     crops: bool = True,
     progress: Progress = silent,
+    crowded: list[int] | None = None,
 ) -> list[Pair]:
     """Find images that were saved twice: in another format or size, with another contrast, squashed, padded or cropped.
 
@@ -58,6 +61,8 @@ def find_near_duplicates(
         hashes: float32 (N, SIDE, SIDE) from `hash_pixels`.
         crops: compare with windows too; otherwise only whole images are compared, which is much faster.
         progress: called after each window.
+        crowded: gets the indices of images that look like more than `MOST` others, of which only the most similar ones
+            are compared closely; the log says how many there are, too.
 
     Returns:
         Pairs that connect each group of such images, in order of their indices; pairs of images that others connect may
@@ -71,10 +76,22 @@ def find_near_duplicates(
     windows = _windows() if crops else _WHOLE
     copies = _pair_copies(hashes)
     distinct = np.setdiff1d(np.arange(len(hashes)), [copy.second for copy in copies])
-    candidates = _find_candidates(hashes[distinct], windows, progress)
+    candidates, many = _find_candidates(hashes[distinct], windows, progress)
+    if crowded is not None:
+        crowded += distinct[many].tolist()
+    if many.any():
+        logging.getLogger("pneumoscope").info(
+            "%s like more than %d others. Only the %d most similar ones to each are compared with it closely, so a "
+            "cropped or changed copy may be missed.", describe_crowded(int(many.sum())), MOST, MOST,
+        )  # fmt: skip
     for end in ("whole", "windowed"):
         candidates[end] = distinct[candidates[end]]
     return sorted(copies + _confirm(hashes, candidates, windows, _STEPS if crops else ()))
+
+
+def describe_crowded(count: int) -> str:
+    """The subject and verb of a sentence such as `5 images look` alike."""
+    return f"{counted(count, 'image')} look{'s' * (count == 1)}"
 
 
 def group_identical(samples: Sequence[Sample]) -> list[int | None]:
@@ -169,11 +186,14 @@ def _pair_copies(hashes: Vectors) -> list[Pair]:
     ]
 
 
-def _find_candidates(hashes: Vectors, windows: NDArray[np.float64], progress: Progress) -> NDArray[np.void]:
+def _find_candidates(
+    hashes: Vectors, windows: NDArray[np.float64], progress: Progress
+) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
     """Find pairs of which one is similar to a window of the other, each with the best fitting window.
 
     Every image is compared with every other one, in blocks: at so few dimensions a matrix product is faster than an
-    index, and misses nothing. Of images that look like many others, only the `_MOST` best candidates are kept.
+    index, and misses nothing. Of images that look like many others, only the `MOST` best candidates are kept; also
+    return which these are (N,).
     """
     whole = project_hashes(hashes, _WHOLE, _COARSE)
     best, found, waiting = np.zeros(0, _CANDIDATE), [np.zeros(0, _CANDIDATE)], 0
@@ -198,7 +218,7 @@ def _find_candidates(hashes: Vectors, windows: NDArray[np.float64], progress: Pr
         best, waiting = _keep_best(np.concatenate([best, *found]), least), 0
         found.clear()
         progress("Comparing", number + 1, len(windows))
-    return best
+    return best, least > _CANDIDATE_SIMILARITY
 
 
 def _keep_best(candidates: NDArray[np.void], least: NDArray[np.float32]) -> NDArray[np.void]:
@@ -214,9 +234,9 @@ def _keep_best(candidates: NDArray[np.void], least: NDArray[np.float32]) -> NDAr
     counts = np.bincount(ends, minlength=len(least))
     rank = np.empty(len(ends), np.intp)
     rank[order] = np.arange(len(ends)) - np.repeat(np.cumsum(counts) - counts, counts)
-    last = rank == _MOST - 1
+    last = (rank == MOST - 1) & (counts[ends] > MOST)
     least[ends[last]] = similarity[last]
-    return candidates[(rank < _MOST).reshape(2, -1).any(axis=0)]
+    return candidates[(rank < MOST).reshape(2, -1).any(axis=0)]
 
 
 def _confirm(

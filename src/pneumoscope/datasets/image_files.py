@@ -39,8 +39,9 @@ def walk(folder: Path, others: Iterable[Path] = (), check: Callable[[Path], None
         check: called with every folder below; it may refuse it.
 
     Raises:
-        DataError: the folder itself cannot be read.
+        DataError: the folder itself cannot be read, or its name is not valid UTF-8.
     """
+    require_utf8(folder)
     found = Found()
 
     def note(problem: OSError) -> None:
@@ -111,13 +112,13 @@ def unreadable(folder: Path, problem: OSError) -> DataError:
     return DataError(f"{folder}: cannot be read: {problem.strerror}. Check the path and its permissions.")
 
 
-def identify(folder: Path) -> tuple[int, int] | Path:
-    """Identify the real folder behind a path that may be a link."""
+def identify(path: Path) -> tuple[int, int] | Path:
+    """Identify the real file or folder behind a path that may be a link."""
     try:
-        status = folder.stat()
-    except OSError:
-        return folder
-    return (status.st_dev, status.st_ino) if status.st_ino else folder.resolve()
+        status = path.stat()
+    except (OSError, ValueError):  # a name with a null byte is a ValueError
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
 
 
 def read_head(path: Path) -> bytes:
@@ -134,7 +135,7 @@ def read_head(path: Path) -> bytes:
 def require_utf8(path: Path) -> Path:
     """Refuse a name that no table or report could contain."""
     if not is_utf8(str(path)):
-        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename the file.") from None
+        raise DataError(f"{str(path)!r}: its name is not valid UTF-8. Rename it.") from None
     return path
 
 
@@ -148,7 +149,7 @@ def _sort_files(parent: Path, names: Sequence[str], found: Found) -> None:
             found.left_out.append(LeftOut(path, left_out.SYSTEM))
         elif folder_names.is_system(name):
             continue
-        elif not is_utf8(name):
+        elif not is_utf8(str(path)):
             found.left_out.append(LeftOut(path, left_out.BAD_NAMES))
         elif not _may_be_image(path):
             sidecar = path.suffix.lower() in _SIDECAR_SUFFIXES or path.stem.upper() in _SIDECAR_NAMES

@@ -22,10 +22,14 @@ REST = "*"  # in a map: every label that nothing else of it names
 _SHOWN = 5  # labels in a message
 _NUMBER = re.compile(r"(?P<sign>-?)\+?0*(?P<whole>\d+?)(?:[.,](?P<part>\d*?)0*)?", re.ASCII)
 _COPY = re.compile(r"(?P<of>.+?)(?: *-? *(?:copy|kopie|copie|copia|cópia)(?: *\(\d+\))?| *\(\d+\))", re.IGNORECASE)
+_LISTED = re.compile(r"[,;/+&]|\b(?:and|und|et|y)\b", re.IGNORECASE)  # between findings in a cell
 _COMPARED = 50  # classes that are compared with each other
 _NEAR = 0.85  # ratio of difflib from which one of two names may be misspelt
-# What folders are called whose images belong to no class.
+# Folders whose images belong to no class, and what stands in a table where nobody knows it.
 _NO_CLASSES = {
+    "-", "--", "---", "–", "—", "?", "??", "???", ".", "...", "…", "/", "#ref!", "#value!", "not available",
+    "not known", "not labelled", "missing", "no label", "none", "nil", "undefined", "unknown", "unbekannt", "inconnu",
+    "desconocido",
     "backup", "bad", "discard", "discarded", "duplicates", "exclude", "excluded", "ignore", "new folder", "old",
     "other files", "rejected", "temp", "tmp", "todo", "trash", "unlabeled", "unlabelled", "unsorted", "unusable",
 }  # fmt: skip
@@ -71,7 +75,10 @@ def parse_map(text: str | Mapping[str, str] | None) -> dict[str, str]:
     if text is None:
         return {}
     if isinstance(text, str):
-        parts = next(csv.reader(io.StringIO(text.strip()), skipinitialspace=True), [])
+        try:
+            parts = next(csv.reader(io.StringIO(text.strip()), skipinitialspace=True), [])
+        except csv.Error as problem:  # such as a line break inside a label
+            raise UsageError(f"{text!r} cannot be read: {problem}.", "map") from None
         if wrong := next((part for part in parts if not part.rpartition("=")[0].strip()), None):
             raise UsageError(f"{wrong!r} is not LABEL=CLASS, or LABEL= to leave a label out.", "map")
         given = [(label, name) for label, _, name in (part.rpartition("=") for part in parts)]
@@ -93,7 +100,7 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
         text: a map, see `parse_map`.
 
     Raises:
-        DataError: a class contains `|`, or two classes look the same.
+        DataError: a class contains `|` or lists other labels, or two classes look the same.
         UsageError: the map is not valid, names an unknown label, gives a label two classes, or leaves no image.
     """
     rules = parse_map(text)
@@ -111,7 +118,9 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
             left_out.append(LeftOut(sample.path, MAPPED if label else NO_LABEL, label))
     if not kept:
         raise UsageError(f"leaves out every image. The labels are {_list(counts)}.", "map")
-    _check_classes(Counter(str(sample.label) for sample in kept))
+    named = Counter(str(sample.label) for sample in kept)
+    _check_classes(named)
+    _refuse_lists(named, {*counts, *named})
     return Dataset(kept, left_out)
 
 
@@ -178,6 +187,20 @@ def _check_classes(counts: Mapping[str, int]) -> None:
                 f"or pass `map='{name}={other}'`."
             )
     _warn_doubtful(counts)
+
+
+def _refuse_lists(counts: Mapping[str, int], labels: Iterable[str]) -> None:
+    """Refuse a class such as `Effusion, Pneumonia` where other images have the labels that it lists."""
+    known = {look(label) for label in labels}
+    for name in counts:
+        parts = [part for part in _LISTED.split(name) if part.strip()]
+        if sum(look(part) in known for part in parts) > 1:
+            quoted = f'"{name}=CLASS"' if "," in name else f"{name}=CLASS"
+            raise DataError(
+                f"The class {name!r} ({counted(counts[name], 'image')}) seems to list several findings, as "
+                f"{' and '.join(map(repr, parts))} are labels too, but an image has one class. Say which it is with "
+                f"`map='{quoted}'`, or leave such images out with nothing after the `=`."
+            )
 
 
 def _look_bare(name: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.text import escape
 
 _SHOWN = 3
 UNEQUAL = "The classes lose unequal shares of their files"
@@ -165,5 +165,4 @@ def compare_losses(kept: Mapping[str, int], lost: Mapping[str, int]) -> str:
 
 
 def _below(path: Path, root: Path) -> str:
-    text = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return escape(path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix())

@@ -88,14 +88,14 @@ def identify_patients(
 
 def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str]]:
     """Take patients that look the same for one, so that no split separates them."""
-    looks = {patient: look(patient) for patient, _ in found if patient}
+    looks = {patient: _look_at_patient(patient) for patient, _ in found if patient}
     first: dict[str, str] = {}
     names = {patient: first.setdefault(each, patient) for patient, each in looks.items()}
     logger = logging.getLogger("pneumoscope")
     if others := [(name, patient) for patient, name in names.items() if name != patient]:
         logger.warning(
-            "Patients that differ only in case, spaces, look-alike letters or zeros are taken for one: %d, such as %s "
-            "and %s.", len({name for name, _ in others}), *others[0],
+            "Patient names that differ only in case, spaces, punctuation, look-alike letters or zeros count as the "
+            "same patient: %d, such as %s and %s.", len({name for name, _ in others}), *others[0],
         )  # fmt: skip
     if rounded := [patient for patient in names if _ROUNDED.fullmatch(patient)]:
         logger.warning(
@@ -103,6 +103,13 @@ def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str
             "Export the column as text.", len(rounded), rounded[0],
         )  # fmt: skip
     return [(names[patient] if patient else None, source) for patient, source in found]
+
+
+def _look_at_patient(patient: str) -> str:
+    """What a patient looks like; with letters, also without punctuation: `P-001` and `P 001` like `P001`."""
+    words = re.findall(r"[^\W\d_]+|\d+", patient)
+    letters = any(word.isalpha() for word in words)
+    return "-".join(look(word) if word.isalpha() else word for word in words) if letters else look(patient)
 
 
 def _match_pattern(samples: Sequence[Sample], root: Path, pattern: re.Pattern[str]) -> list[tuple[str | None, str]]:

@@ -12,9 +12,9 @@ from pneumoscope.config import checked
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import COLUMN_NAMES, Naming
 from pneumoscope.datasets.folders import adopt_splits, read_folder
-from pneumoscope.datasets.image_files import is_utf8, read_head, require_utf8, walk
+from pneumoscope.datasets.image_files import identify, read_head, walk
 from pneumoscope.datasets.labels import name_classes
-from pneumoscope.datasets.left_out import BAD_NAMES, Dataset, LeftOut, log_left_out
+from pneumoscope.datasets.left_out import Dataset, LeftOut, log_left_out
 from pneumoscope.datasets.patients import compile_pattern, identify_patients
 from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.datasets.table_samples import read_listed
@@ -45,7 +45,7 @@ def read_samples(
 
     Raises:
         DataError: there are no images in that layout, it is unclear what a folder or column means, a table is damaged,
-            or classes look the same.
+            classes look the same, or one file has two labels.
         UsageError: the pattern is not a regular expression, or finds no patient, or `naming` does not fit the data.
         MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
@@ -75,6 +75,7 @@ def read_dataset(
     _require_reader(dataset.samples)
     log_left_out(dataset, root)
     named = name_classes([_add_tags(sample) for sample in dataset.samples], naming.map)
+    _refuse_two_labels(named.samples)
     # Other messages give the lines of the table and the labels of the map.
     left_out = [*dataset.left_out, *rows_left_out, *named.left_out]
     return Dataset(identify_patients(named.samples, root, pattern, column), left_out)
@@ -94,7 +95,9 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
         MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
     samples: list[Sample] = []
-    nameless: list[Path] = []
+    paths = list(paths)
+    if naming.path_column is not None and not any(map(_is_table, paths)):
+        raise UsageError("no effect, because there is no table. Leave the option out.", "path_column")
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises where a name is too long or lies in a locked folder
             found = walk(path)
@@ -105,15 +108,22 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
             samples += images
         elif _is_table(path):
             samples += read_listed(path, naming, reading, labelled=False).samples
-        elif is_utf8(str(path)):  # an unreadable file gets a row with its error and does not stop the others
+        else:  # an unreadable file gets a row with its error and does not stop the others
             samples.append(Sample(path, reading=reading))
-        else:
-            nameless.append(path)
-    if nameless and not samples:
-        require_utf8(nameless[0])
-    log_left_out(Dataset((), [LeftOut(path, BAD_NAMES) for path in nameless]), Path())
     _require_reader(samples)
     return samples
+
+
+def _refuse_two_labels(samples: Sequence[Sample]) -> None:
+    """Refuse one file that has two labels under two names, which are links."""
+    firsts: dict[object, Sample] = {}
+    for sample in samples:
+        first = firsts.setdefault(identify(sample.path), sample)
+        if first.label != sample.label:
+            raise DataError(
+                f"{first.path} ({first.label}) and {sample.path} ({sample.label}) are the same file, linked. Delete "
+                "the one whose label is wrong."
+            )
 
 
 def _is_table(path: Path) -> bool:

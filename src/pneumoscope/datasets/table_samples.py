@@ -44,6 +44,7 @@ _NOBODY = {
     "#ref!",
     "#value!",
 }
+_CONTESTS = {"public", "private"}  # tests of a contest
 _UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, sex or view
 
 
@@ -91,6 +92,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         rows, left_out = _leave_out(rows, table)
         _check_files(rows, table, cells)
         _compare_folders([sample for _, sample in rows], table)
+        _compare_splits([sample for _, sample in rows], table, path.parent)
     _log_columns(cells, path)
     samples = [sample for _, sample in rows]
     return Listed(samples, left_out, any(sample.patient for sample in samples), "split" in columns)
@@ -300,6 +302,22 @@ def _compare_folders(samples: Sequence[Sample], table: tables.Table) -> None:
         )  # fmt: skip
 
 
+def _compare_splits(samples: Sequence[Sample], table: tables.Table, root: Path) -> None:
+    """Warn of images in a folder that has the name of another split than theirs."""
+    wrong = []
+    for sample in samples:
+        folders = sample.path.parent
+        below = folders.relative_to(root) if folders.is_relative_to(root) else Path(folders.name)
+        named = {find_split(part) for part in below.parts} - {None}
+        if sample.split and named and named != {sample.split}:
+            wrong.append(sample)
+    if wrong:
+        logging.getLogger("pneumoscope").warning(
+            "%s: %d of %d images lie in a folder with the name of another split, such as %s, which the table puts into "
+            "%s. The table counts.", table.name, len(wrong), len(samples), wrong[0].path, wrong[0].split,
+        )  # fmt: skip
+
+
 def _refuse_hidden_split(cells: _Cells) -> None:
     """Refuse to leave a column that holds names of splits, or marks some images as one."""
     for name, place in cells.others.items():
@@ -307,7 +325,9 @@ def _refuse_hidden_split(cells: _Cells) -> None:
         values = {text for text in texts if text}
         splits = {find_split(value) for value in values} - {None}
         named = "train" in splits or None in texts  # not of images that are all of one split
-        if splits and named and (len(splits) > 1 or all(seems_split(value) for value in values)):
+        hidden = {value.casefold() for value in values} & _CONTESTS
+        listed = all(seems_split(value) or value.casefold() in _CONTESTS for value in values)
+        if (splits and named and (len(splits) > 1 or listed)) or (listed and len(hidden) > 1):
             raise DataError(
                 f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
                 f"`split_column={name!r}`; if not, pass `split_column='{NONE}'`."

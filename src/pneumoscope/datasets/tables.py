@@ -23,6 +23,8 @@ from pneumoscope.text import counted, shorten, were
 SUFFIXES = {".csv", ".tsv", ".txt", ".parquet"}
 WORKBOOKS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"}
 MAX_BYTES = 512 * 1024 * 1024  # of a text table: some millions of rows
+MAX_CELL = 2**17  # characters of a text in Parquet, as Python's csv allows in a text table
+_CELL = 32  # bytes that a cell of Parquet takes at least, however few there are in the file
 _BATCH = 1000  # rows of a Parquet table that are decoded at a time
 _DELIMITERS = (",", ";", "\t", "|")
 _INDEX = re.compile(r"Unnamed: \d+")  # the name that pandas gives to an index without one
@@ -302,7 +304,10 @@ def _read_parquet(path: Path) -> Table:
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts, **limits) as file:
             for batch in file.iter_batches(_BATCH, columns=names):
                 columns = [_to_list(column) for column in batch.columns]
-                size += sum(len(value) if isinstance(value, str) else 8 for column in columns for value in column)
+                sizes = [len(value) if isinstance(value, str) else 0 for column in columns for value in column]
+                size += sum(sizes) + _CELL * len(sizes)
+                if max(sizes, default=0) > MAX_CELL:
+                    raise DataError(f"{path} holds a text of {max(sizes):,} characters; the limit is {MAX_CELL:,}.")
                 if size > MAX_BYTES:
                     raise DataError(f"{path} holds more than {MAX_BYTES:,} bytes, the limit of a table.")
                 rows += zip(*columns, strict=True)

@@ -84,7 +84,7 @@ def _check(decisions: Decisions, labels: Sequence[str]) -> None:
         if set(values) != set(labels):
             raise ValueError(f"the {name}: for other classes than {quote(list(labels))}")
         if any(not np.all(np.diff(each) >= 0) for each in values.values()):
-            raise ValueError(f"the {name}: numbers that must rise do not")
+            raise ValueError(f"the {name}: its numbers must be sorted from low to high")
 
 
 @dataclass(frozen=True, eq=False)

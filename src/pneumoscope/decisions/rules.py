@@ -14,17 +14,18 @@ def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any
     """Describe how the logits of these classes become a decision; docs/guide/export.md uses it.
 
     Returns:
-        `formula`, `slope`, `intercept`, `offset` and `knots` of the calibration; `threshold` of the positive class,
-        None for more than two; `thresholds` of more than two, in the order of the labels: the class that reaches the
-        largest multiple of its own is predicted; `cutoffs`, the probabilities from which on each class is in the
-        prediction set, in the order of the labels; None without prediction sets.
+        `formula`, `slope`, `intercept` and `knots` of the calibration, offsets included: `intercept` is one number for
+        two classes, and one for each of more. `threshold` of the positive class; None for more than two. `thresholds`
+        of more than two, in the order of the labels: the class that reaches the largest multiple of its own is
+        predicted. `cutoffs`: the probability from which on each class is in the prediction set, in the order of the
+        labels; None without prediction sets.
     """
     fitted, sets = decisions.calibration, decisions.prediction_sets
+    offset = fitted.offset or (0.0,) * len(labels)
     return {
         "formula": _describe_formula(fitted, len(labels)),
         "slope": fitted.slope,
-        "intercept": fitted.intercept,
-        "offset": list(fitted.offset or [0.0] * len(labels)),
+        "intercept": fitted.intercept + offset[1] - offset[0] if len(labels) == 2 else list(offset),
         "knots": [list(knot) for knot in fitted.knots],
         "threshold": None if decisions.threshold is None else decisions.threshold.value,
         "thresholds": None if decisions.threshold else list(decisions.class_thresholds or [0.5] * len(labels)),
@@ -35,5 +36,6 @@ def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any
 def _describe_formula(fitted: Calibration, classes: int) -> str:
     if fitted.method == "isotonic":
         return "probability of the positive class = straight lines between the knots (logit, probability)"
-    scaled = "[0, slope * logit + intercept]" if classes == 2 else "slope * logits"
-    return f"probabilities = softmax({scaled} + offset)"
+    if classes == 2:
+        return "probability of the positive class = 1 / (1 + exp(-(slope * logit + intercept)))"
+    return "probabilities = softmax(slope * logits + intercept)"

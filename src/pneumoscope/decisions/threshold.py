@@ -84,6 +84,27 @@ def parse_rule(text: str) -> Rule:
     )
 
 
+def require_number(threshold: float | str) -> float:
+    """A threshold that must be a number, as there are no labels by which a rule could choose it.
+
+    Raises:
+        UsageError: a rule, or something else.
+    """
+    try:
+        return float(threshold)
+    except ValueError:
+        wrong = UsageError(f"must be a number, found {quote(threshold)}.", "threshold")
+    try:
+        parse_rule(str(threshold))
+    except UsageError:
+        raise wrong from None
+    raise UsageError(
+        f"must be a number here, found the rule {quote(threshold)}, which needs labelled images. Train with the rule, "
+        "or apply it with `pneumoscope evaluate DATA --threshold RULE`, and give the number that it chooses.",
+        "threshold",
+    )
+
+
 def fit(rule: str, labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> Threshold:
     """Choose the threshold of two classes by a rule.
 

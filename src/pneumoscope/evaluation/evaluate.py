@@ -32,6 +32,7 @@ from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import path_in_file, write_rows, write_text
 from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.text import counted
 
 Floats = NDArray[np.float64]
 
@@ -131,6 +132,7 @@ def measure(
     evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
     own = describe_unusable(samples, [prediction.error for prediction in predictions], "without a prediction")
     own += _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
+    own += _find_contradictions(readable)
     own += count_warnings([prediction.warnings for prediction in predictions])
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
@@ -300,6 +302,21 @@ def _estimate_prior(
     patients = [prediction.patient for prediction, take in zip(readable, chosen, strict=True) if take]
     prevalence = estimate_prevalence(log_shares[chosen], trained, patients=patients)
     return shares, prevalence, prior_shift.adjust_threshold(decisions.threshold, trained, shares[1]).value
+
+
+def _find_contradictions(predictions: Sequence[Prediction]) -> list[str]:
+    """Say which images have the same content and different labels, so that at least one label is wrong."""
+    firsts: dict[str, Prediction] = {}
+    pairs = [
+        (first, each) for each in predictions if (first := firsts.setdefault(each.sha256, each)).label != each.label
+    ]
+    if not pairs:
+        return []
+    first, other = pairs[0]
+    return [
+        f"{counted(len(pairs), 'image')} {'is' if len(pairs) == 1 else 'are'} identical to an image with another "
+        f"label, such as {first.path} ({first.label}) and {other.path} ({other.label}): one of the labels is wrong."
+    ]
 
 
 def _find_warnings(

@@ -14,7 +14,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from pneumoscope.datasets.columns import AGE, SEX, VIEW, to_key
-from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
+from pneumoscope.evaluation.intervals.all_metrics import measure_some
 from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 
@@ -32,6 +32,10 @@ _AGES = (
 )  # fmt: skip
 _COLUMNS = {"Age": AGE, "Sex": SEX, "View": VIEW}  # of a table, from which predictions have age, sex and view
 _OLDEST = "65 years and over"
+_IDENTIFIERS = {"accession", "code", "id", "ids", "index", "key", "mrn", "no", "nr", "num", "number", "pk", "uid"}
+_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # what lies between the words of a column's name
+_DISTINCT = 0.95  # share of different whole numbers from which they are identifiers, unless they are dates
+_DATES = (1900_01_01, 2100_12_31)
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,25 @@ def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
     if len(sizes) + (None in cells) < 2:
         return "the same value for all images"
     numbers = [_to_number(cell) for cell in cells]
-    if len(sizes) > MOST and all(number is not None for number, cell in zip(numbers, cells, strict=True) if cell):
+    numeric = all(number is not None for number, cell in zip(numbers, cells, strict=True) if cell)
+    identifies = numeric and _identifies(name, [number for number in numbers if number is not None])
+    if len(sizes) > MOST and numeric and not identifies:
         return _divide_by_number(name, numbers)
     if len(sizes) > MOST and len(sizes) > min(MOST_TEXTS, sizes.total() / 2):
-        return f"{len(sizes)} different texts"
+        return f"{len(sizes)} different {'identifiers' if identifies else 'texts'}"
     largest = [cell for cell, _ in sizes.most_common(MOST)]
     parts = [cell if cell is None or cell in largest else OTHERS for cell in cells]
     return _complete(name, parts, sorted(largest))
+
+
+def _identifies(name: str, numbers: Sequence[float]) -> bool:
+    """Whether whole numbers tell studies, machines or the like apart, so that an order of them means nothing."""
+    if not all(number.is_integer() for number in numbers):
+        return False
+    if _WORDS.split(name)[-1].casefold() in _IDENTIFIERS:
+        return True
+    dates = _DATES[0] <= min(numbers) and max(numbers) <= _DATES[1]
+    return len(set(numbers)) >= _DISTINCT * len(numbers) and not dates
 
 
 def _divide_by_number(name: str, numbers: Sequence[float | None]) -> _Kind:
@@ -154,21 +170,18 @@ def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
 
 def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Evaluation) -> Subgroup:
     classes = evaluation.classes
-    part = evaluate_predictions(
+    metrics = measure_some(
         index_labels(members, classes),
         stack_probabilities(members),
-        classes=classes,
-        split=evaluation.split,
+        choose_metrics(evaluation),
         threshold=evaluation.cut,
         patients=[prediction.patient for prediction in members],
-        resamples=2,  # intervals of rates and areas need none
     )
-    wanted = choose_metrics(evaluation)
     counts = Counter(prediction.label for prediction in members)
     return Subgroup(
         kind,
         name,
         len(members),
         {label: counts[label] for label in classes},
-        {metric: part.metrics[metric] for metric in wanted if part.metrics[metric].value == part.metrics[metric].value},
+        {metric: found for metric, found in metrics.items() if not math.isnan(found.value)},
     )

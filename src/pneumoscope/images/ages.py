@@ -17,7 +17,7 @@ _AGE = re.compile(
 def parse_age(text: str) -> float | None:
     """Read an age in years: `045Y`, `006M`, `63 years`, `3.5`, `90+` and the like; a number without unit is in years.
 
-    RSNA's DICOM files of 2018 leave the unit out. `>89` is 89: what is known of people who are older than may be told.
+    RSNA's DICOM files of 2018 leave the unit out. `>89`, which hides the age of the very old, is 89.
 
     Returns:
         Years from 0 to `OLDEST`; None for all else, such as `-5`, `999Y` or `adult`.

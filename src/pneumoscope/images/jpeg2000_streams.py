@@ -20,7 +20,7 @@ from pneumoscope.images.limits import MAX_PIXELS, MAX_SEGMENTS, CostError
 MAX_BLOCKS = 500_000  # code-blocks and precincts: about 300 MB; 100 million pixels in blocks of 32 x 32 have 100,000
 _MAX_TILES = 10_000  # 10 KB each
 _MAX_PACKETS = 20_000_000  # 2 bytes each
-_MAX_WORK = 600_000_000  # samples times bit planes: ten seconds; 20 million pixels of 16 bits have 380 million
+_MAX_WORK = 450_000_000  # samples times bit planes: ten seconds; 20 million pixels of 16 bits have 380 million
 _MAX_PLANES = 30  # OpenJPEG decodes no more
 _MAX_STYLES = 16
 _MAX_BOXES = 1000

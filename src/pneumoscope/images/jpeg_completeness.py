@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pneumoscope.images.jpeg_streams import LOSSLESS, PROGRESSIVE, SEQUENTIAL, Outline
 from pneumoscope.images.limits import CostError, LimitedFile
 
+MAX_STREAM = 128 * 2**20  # bytes of a stream that is decoded several times; 20 million pixels of 16 bits have 40 MB
 MISSING = "compressed data are missing"
 LEFT_OVER = "compressed data are left over behind the last pixel, so some of them are wrong"
 _LOOK_AHEAD = 8  # bytes that libjpeg wants to see behind the last one that it needs
@@ -144,8 +145,10 @@ def decode_whole(
 
     Raises:
         ValueError: data are missing or left over.
-        CostError: there are very many restart markers.
+        CostError: it is very long, or there are very many restart markers.
     """
+    if len(stream) > MAX_STREAM:
+        raise CostError(f"a JPEG stream of {len(stream):,} bytes; the limit is {MAX_STREAM:,}")
     height, width = (int.from_bytes(stream[outline.header + at : outline.header + at + 2], "big") for at in (1, 3))
     wide, high = _measure_blocks(stream, outline)
     rows = -(-height // high)

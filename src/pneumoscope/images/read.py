@@ -33,7 +33,7 @@ from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.tiff_tags import check_tiff
-from pneumoscope.text import to_line
+from pneumoscope.text import escape, to_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,8 +107,10 @@ def read_bytes(path: Path) -> bytes:
     """Read a file that may be a radiograph.
 
     Raises:
-        ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`.
+        ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`, or no table could hold its name.
     """
+    if (name := escape(str(path))) != str(path):
+        raise ImageError(f"{name}: its name is not valid UTF-8. Rename the file.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -287,6 +289,7 @@ def _load_jpeg(picture: Image.Image, file: TailFile, min_side: int | None, fault
     outline = read_outline(content)
     if outline is None:
         raise ValueError("a JPEG without image")
+    divided = has_restarts(content, outline) or len(outline.scans) > 1
     _request_scale(picture, min_side)
     size, mode = picture.size, picture.mode
     if can_count(outline):
@@ -299,7 +302,7 @@ def _load_jpeg(picture: Image.Image, file: TailFile, min_side: int | None, fault
     else:
         check_refinement(outline)
         picture.load()
-    if (len(outline.scans) > 1 or has_restarts(content, outline)) and outline.frame in (*SEQUENTIAL, PROGRESSIVE):
+    if divided and outline.frame in (*SEQUENTIAL, PROGRESSIVE):
         with Image.open(io.BytesIO(pad(content, outline)), formats=("JPEG",)) as padded:
             padded.draft(mode, size)
             rows = max(1, _STRIP // size[0])

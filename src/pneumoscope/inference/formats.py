@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,7 @@ def write_predictions(
                 progress("Predicting", done, len(samples))
 
     write: dict[str, Callable[[Iterator[Row], TextIO], None]]
-    write = {"csv": partial(_write_csv, excel=excel), "jsonl": _write_lines, "json": _write_json, "table": _write_table}
+    write = {"csv": partial(write_csv, excel=excel), "jsonl": _write_lines, "json": _write_json, "table": _write_table}
     with overlays or nullcontext():
         if not isinstance(out, Path):
             write[form](rows(), out or sys.stdout)
@@ -94,7 +94,8 @@ def _make_row(
     return row
 
 
-def _write_csv(rows: Iterator[Row], stream: TextIO, excel: bool) -> None:
+def write_csv(rows: Iterable[Row], stream: TextIO, excel: bool) -> None:
+    """Write rows as CSV, with a byte order mark for Excel; to a terminal without characters that would control it."""
     lines = format_rows(rows, excel)
     stream.writelines(map(printable, lines) if stream.isatty() else lines)  # a name must not control a terminal
 

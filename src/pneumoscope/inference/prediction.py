@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
 from pneumoscope.notebook import to_frame, to_html
-from pneumoscope.text import counted, printable_line
+from pneumoscope.text import counted, escape, printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
@@ -124,7 +124,7 @@ class Prediction:
         """
         shown = raw or self.decision != OUT_OF_DISTRIBUTION
         row = {
-            "path": "" if self.path is None else self.path.as_posix(),
+            "path": "" if self.path is None else escape(self.path.as_posix()),
             "label": self.label,
             "probability": self.raw_probability if raw else self.probability,
             "predicted_label": self.predicted_label if shown else None,

@@ -19,7 +19,7 @@ from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
 from pneumoscope.decisions.ood import restore
-from pneumoscope.decisions.threshold import Threshold
+from pneumoscope.decisions.threshold import Threshold, require_number
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import ImageBytes
@@ -252,7 +252,7 @@ def load(
     engine: Kind | Engine = "auto",
     ood: bool = True,
     prevalence: float | None = None,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     alpha: float | None = None,
     false_alarms: float | None = None,
     refuse_out_of_scope: bool = False,
@@ -275,13 +275,17 @@ def load(
     Raises:
         ModelError: missing, damaged, incomplete or of another version.
         MissingExtraError: what runs it is not installed.
-        UsageError: an option is not valid or does not suit the model, or there is no pretrained model.
+        UsageError: an option is not valid, does not suit the model or has no effect on it, or there is no pretrained
+            model.
     """
     if not (isinstance(engine, str) or hasattr(engine, "width")):
         raise UsageError(f"must be a name or an engine, found {quote(engine)}.", "engine")
     folder = find_pretrained() if model is None else Path(model)
     description = load_model(folder)
-    decisions = _override(read_decisions(description), threshold, alpha, false_alarms)
+    cut = None if threshold is None else require_number(threshold)
+    decisions = _override(read_decisions(description), cut, alpha, false_alarms)
+    if false_alarms is not None and not ood:
+        raise UsageError("no effect without the OOD detector. Leave out `ood=False`.", "false_alarms")
     arrays = load_arrays(folder, description)
     try:
         running = open_engine(folder, description, arrays, device, engine) if isinstance(engine, str) else engine
@@ -308,6 +312,13 @@ def _override(
                 "This model has more than two classes, and one threshold decides between two only.", "threshold"
             )
         decisions = replace(decisions, threshold=Threshold(threshold, str(threshold)))
+    for name, value, part in (
+        ("alpha", alpha, decisions.prediction_sets),
+        ("false_alarms", false_alarms, decisions.ood),
+    ):
+        if value is not None and part is None:
+            what = "prediction sets" if name == "alpha" else "OOD detector"
+            raise UsageError(f"no effect: this model has no {what}. Leave the option out.", name)
     if decisions.prediction_sets is not None:
         decisions = replace(decisions, prediction_sets=decisions.prediction_sets.at(alpha))
     if decisions.ood is not None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Len
+from annotated_types import Ge, Le, Len
+from pydantic import Strict
 
 from pneumoscope.config import build, quote
 from pneumoscope.errors import ModelError, UsageError
@@ -58,6 +59,51 @@ class Model:
     # for each time that `adapt` made a model of another: which one, on which images, what was changed and why
     lineage: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA  # version of this layout
+
+
+Count = Annotated[int, Strict(), Ge(0)]
+Share = Annotated[float, Strict(), Ge(-1), Le(1)]
+
+
+@dataclass(frozen=True)
+class _Interval:
+    value: Share
+    low: Share | None
+    high: Share | None
+
+
+@dataclass(frozen=True)
+class _TestDecisions:
+    answered: _Interval
+    out_of_distribution: dict[str, Count]
+    coverage: dict[str, _Interval] = dataclasses.field(default_factory=dict)
+    images: dict[str, Count] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What a pretrained model says of its test, for `models show`."""
+
+    n: Count
+    metrics: dict[str, _Interval]
+    split: str = "test"
+    decisions: _TestDecisions | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Of all settings of the training, those that commands use."""
+
+    augmented_copies: Count = 0
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Of all that is said about the training, what commands use."""
+
+    test: _Test | None = None
+    settings: _Settings = _Settings()
 
 
 def save_model(
@@ -169,6 +215,10 @@ def load_model(folder: Path) -> Model:
             f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
         )
     model = build(Model, values, str(path), ModelError)
+    used = {name: value for name, value in model.training.items() if name in ("test", "settings")}
+    if isinstance(used.get("settings"), dict):
+        used["settings"] = {key: value for key, value in used["settings"].items() if key == "augmented_copies"}
+    build(_Training, used, str(path), ModelError, "training.")
     if (contradiction := _find_contradiction(model)) is not None:
         raise ModelError(f"{path}: {contradiction}. Copy the model again from its source.")
     return model

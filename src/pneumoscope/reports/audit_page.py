@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.pages import format_command, format_number, format_p, format_percent, render
 from pneumoscope.reports.pictures import draw_thumbnail
+from pneumoscope.text import shorten, tell_apart
 
 OUTPUTS = ("audit.json", "audit.html")
 SIDE = 240  # pixels of a thumbnail's longer side; it is shown at about 160, which a sharp screen has more pixels for
@@ -35,6 +37,7 @@ OPEN = 12  # of them without a click
 TOTAL = 400  # images of the page: with `LARGEST` they bound its size
 LARGEST = 9_000  # bytes of a thumbnail
 _READERS = 4
+_NAME = 40  # characters of a file's name
 _NAMES = {
     "n": "images", "auroc": "AUROC", "p": "p value", "low": "interval from", "high": "to",
     "chance_95": "by chance, 95% below", "chance_99": "by chance, 99% below",
@@ -124,8 +127,7 @@ def audit(
         DataError: the data cannot be used at all.
         UsageError: `out` exists.
     """
-    if out is not None:
-        check_folder(Path(out), OUTPUTS, overwrite)
+    _check_options(out, overwrite, quick, device)
     dataset = read_dataset(Path(data), patient_pattern, reading, naming)
     samples = dataset.samples if patient_ids else number_patients(dataset.samples)
     with nullcontext() if out is None else lock_folder(Path(out)):
@@ -149,6 +151,16 @@ def audit(
             claim_folder(Path(out), OUTPUTS, overwrite)
             write_audit(Path(out) / OUTPUTS[1], result, {sample.path: sample for sample in samples})
     return result
+
+
+def _check_options(out: str | Path | None, overwrite: bool, quick: bool, device: str) -> None:
+    """Check that the output can be written, and warn of options that have no effect."""
+    if out is not None:
+        check_folder(Path(out), OUTPUTS, overwrite)
+    elif overwrite:
+        logging.getLogger("pneumoscope").warning("`overwrite` has no effect without `out`.")
+    if quick and device != "auto":
+        logging.getLogger("pneumoscope").warning("`device` has no effect with `quick`, which uses no network.")
 
 
 def write_audit(path: Path, audit: Audit, samples: Mapping[Path, Sample]) -> None:
@@ -176,6 +188,7 @@ class _Image:
     """One image of a finding; `picture` is a data URI, or empty, and `reason` says why."""
 
     path: str
+    name: str  # as much of the path's end as tells it from the others of the finding
     place: str
     remark: str
     picture: str
@@ -219,7 +232,8 @@ def _make_cards(findings: Sequence[Finding], samples: Mapping[Path, Sample]) -> 
 def _make_card(
     finding: Finding, groups: Sequence[_Group], samples: Mapping[Path, Sample], pictures: _Pictures
 ) -> _Card:
-    images = {i: _describe(finding, i, samples, pictures) for group in groups for i in group.members}
+    names = tell_apart([path.as_posix() for path in finding.files])
+    images = {i: _describe(finding, i, names[i], samples, pictures) for group in groups for i in group.members}
     totals = accumulate(len(group.members) for group in groups)
     shown = max(1, sum(total <= OPEN for total in totals))
     values = {_NAMES.get(name, name.replace("_", " ")): _format(name, value) for name, value in finding.values.items()}
@@ -244,7 +258,7 @@ def _choose(finding: Finding, most: int) -> list[_Group]:
     return groups
 
 
-def _describe(finding: Finding, i: int, samples: Mapping[Path, Sample], pictures: _Pictures) -> _Image:
+def _describe(finding: Finding, i: int, name: str, samples: Mapping[Path, Sample], pictures: _Pictures) -> _Image:
     path = finding.files[i]
     sample = samples.get(path, Sample(path))
     picture, reason = pictures[path]
@@ -252,7 +266,9 @@ def _describe(finding: Finding, i: int, samples: Mapping[Path, Sample], pictures
     remark = finding.remarks[i] if i < len(finding.remarks) else ""
     if remark in reason or remark in place:
         remark = ""
-    return _Image(path.as_posix(), "" if place in remark else place, remark, picture, reason)
+    return _Image(
+        path.as_posix(), shorten(name, _NAME, middle=True), "" if place in remark else place, remark, picture, reason
+    )
 
 
 def _draw(sample: Sample) -> tuple[str, str]:

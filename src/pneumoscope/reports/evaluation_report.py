@@ -218,6 +218,10 @@ def _evaluate_into(
     progress: Progress,
 ) -> Evaluation:
     parse_formats(plot_formats)
+    if out is None:
+        idle = {"plot_formats": plot_formats != "svg", "excel": plan.excel, "overwrite": overwrite}
+        for name in (name for name, given in idle.items() if given):
+            logging.getLogger("pneumoscope").warning("`%s` has no effect without `out`.", name)
     how: dict[str, Any] = {"plot_formats": plot_formats, "progress": progress}
     if out is None:
         return evaluate_predictor(predictor, samples, None, plan, known, **how)

@@ -137,8 +137,8 @@ def _list_caveats(model: Model, evaluation: Evaluation, notes: Sequence[str]) ->
         if (images := round(share * evaluation.n)) < FEW and not math.isnan(share)
     }
     if few:
-        counts = " and ".join(f"{images} {name} images" for name, images in few.items())
-        caveats.append(f"The test split is small ({counts}): rely on the intervals, not on the values.")
+        counts = ", ".join(f"{images} {name}" for name, images in few.items())
+        caveats.append(f"The test split is small ({counts} images): rely on the intervals, not on the values.")
     if model.positive is not None:
         caveats.append(
             f"{format_percent(evaluation.prevalence)} of the test images are {model.positive}. Where it is rarer, PPV "
@@ -153,4 +153,7 @@ def _leave_names_out(note: str) -> str:
         return ""
     plain = re.sub(r" \([^()]*\.\w{2,5}\b[^()]*\)", "", note)
     start, colon, _ = plain.partition(": ")
-    return f"{start}." if colon and start.count(" ") >= 3 else plain
+    if colon and start.count(" ") >= 3:
+        quoted = len(re.findall(r"(?<!\w)'", start)) > len(re.findall(r"'(?!\w)", start))  # cut within quotes
+        return start + "'." * quoted + "." * (not quoted)
+    return plain

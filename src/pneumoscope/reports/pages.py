@@ -49,7 +49,7 @@ def _make_environment() -> Environment:
     environment.filters |= {
         "number": format_number, "signed": format_signed, "interval": format_interval, "percent": format_percent,
         "p_value": format_p, "estimate": format_estimate, "place": place, "file_name": shorten_path,
-        "md": escape_markdown, "code": mark_code,
+        "md": escape_markdown, "prose": escape_prose, "code": mark_code,
         "breakable": lambda name: re.findall(r"[^_…-]*[_…-]|[^_…-]+", name),  # a line may break between these parts
     }  # fmt: skip
     return environment
@@ -130,7 +130,17 @@ def shorten_path(path: str, length: int = 40) -> str:
 
 def escape_markdown(text: str) -> str:
     """Escape text for Markdown: on one line, with no markup in it."""
-    marked = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    return _mark(" ".join(text.split()))
+
+
+def escape_prose(text: str) -> str:
+    """Escape a message for Markdown, but keep its code, such as `invert=True`, which Markdown shows as it stands."""
+    parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(part if i % 2 else _mark(part) for i, part in enumerate(parts))
+
+
+def _mark(text: str) -> str:
+    marked = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text)
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -75,8 +75,8 @@ def save_remarks(folder: Path, remarks: Remarks) -> None:
 
 def load_remarks(folder: Path) -> Remarks | None:
     """The remarks on the run's model; None if it is still to be trained, or is another one."""
-    with suppress(ModelError, UsageError):
-        record = _read(folder)
+    record = _read(folder)
+    with suppress(ModelError, UsageError):  # there may be none yet
         if load_model(folder / "model").weights_sha256 == record.weights_sha256:
             return record.remarks
     return None

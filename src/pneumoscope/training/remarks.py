@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
@@ -13,8 +11,9 @@ from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
+from pneumoscope.reports.pages import format_command
 from pneumoscope.training.data import Extracted, Setup
-from pneumoscope.training.settings import RECIPES
+from pneumoscope.training.settings import DataSettings
 
 
 @dataclass(frozen=True)
@@ -30,26 +29,6 @@ def log_data(setup: Setup) -> None:
     positive = setup.settings.data.positive
     _logger().info("Data: %s", describe_counts(setup.samples))
     _logger().info("Classes: %s%s.", ", ".join(setup.classes), f"; positive: {positive}" if positive else "")
-
-
-def log_idle(setup: Setup) -> None:
-    """Warn of settings that were changed and have no effect on this data, or with the other settings."""
-    settings = setup.settings
-    optimisation, whole = settings.optimisation, settings.network.train_backbone
-    images = sum(sample.split == "train" for sample in setup.samples)
-    steps = optimisation.epochs * math.ceil(images / optimisation.batch_size)
-    reasons = {
-        "test_fraction": ("the data have a test split", "test" not in setup.drawn),
-        "val_fraction": ("the data have a validation split", "val" not in setup.drawn),
-        "momentum": ("only the optimizer sgd has it", optimisation.optimizer != "sgd"),
-        "epochs": ("`min_steps` asks for more", whole and steps < optimisation.min_steps),
-    }
-    usual = RECIPES[settings.run.recipe]
-    for group in (settings.data, optimisation):
-        for each in fields(group):
-            reason, idle = reasons.get(each.name, ("", False))
-            if idle and getattr(group, each.name) != usual.get(each.name, each.default):
-                _logger().warning("`%s` has no effect: %s.", each.name, reason)
 
 
 def check_data(setup: Setup, extracted: Extracted) -> Remarks:
@@ -83,7 +62,7 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
         are = "patients are" if len(shared) > 1 else "patient is"
         notes.append(
             f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with `pneumoscope data "
-            "split`, or ignore this if it is intended."
+            "split DATA --redraw`, or ignore this if it is intended."
         )
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
@@ -96,7 +75,7 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
         DataError: there are errors and `strict` is set.
     """
     settings = setup.settings
-    command = f"pneumoscope audit {shlex.quote(settings.data.path)}"
+    command = _format_audit(settings.data)
     if not settings.run.patient_ids:
         images = replace(images, samples=number_patients(images.samples))
     serious = [
@@ -105,7 +84,7 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
     findings = []
     for finding in serious:
         if finding.check not in ("reading", "leaks"):  # the notes say so already
-            some = ", ".join(path.name for path in finding.files[:3]) + ("…" if len(finding.files) > 3 else "")
+            some = ", ".join(finding.name_files(settings.data.path)) + ("…" if len(finding.files) > 3 else "")
             findings.append(finding)
             text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
             _logger().warning("%s", f"{text} Examples: {some}" if some else text)
@@ -119,6 +98,14 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
             "`overwrite=True`, or leave out `strict`."
         )
     return tuple(findings)
+
+
+def _format_audit(data: DataSettings) -> str:
+    """The command that audits these data as this run reads them."""
+    return format_command(
+        "audit", data.path, patient_pattern=data.patient_pattern, **data.to_options(), invert=data.invert,
+        any_modality=data.any_modality,
+    )  # fmt: skip
 
 
 def _logger() -> logging.Logger:

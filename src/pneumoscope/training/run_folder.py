@@ -128,12 +128,16 @@ def log_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("pneumoscope")
+    # Python shows warnings by itself only where there is no handler at all, and the file is one.
+    shown = [] if logger.hasHandlers() or logging.lastResort is None else [logging.lastResort]
     level = logger.level
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
+    for each in (handler, *shown):
+        logger.addHandler(each)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for each in (handler, *shown):
+            logger.removeHandler(each)
         logger.setLevel(level)
         handler.close()

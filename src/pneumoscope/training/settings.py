@@ -18,7 +18,10 @@ DEFAULT_RECIPE = "head"
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 
 # What has no effect on a frozen backbone. Of the augmentation, a frozen backbone uses the flip only.
-_BACKBONE_ONLY = ("freeze_batchnorm", "min_steps", "backbone_lr", "schedule", "warmup_epochs", "augmented_copies")
+BACKBONE_ONLY = (
+    *("freeze_batchnorm", "min_steps", "backbone_lr", "schedule", "warmup_epochs", "augmented_copies"),
+    *(each.name for each in fields(Augmentation) if each.name != "flip"),
+)
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,9 @@ class Settings:
         parse_formats(self.run.plot_formats)
         if self.network.train_backbone:
             return
-        idle = {*_BACKBONE_ONLY, *(each.name for each in fields(Augmentation))} - {"flip"}
         groups = [getattr(self, group.name) for group in fields(self)]
         changed = [each.name for group in groups for each in fields(group) if getattr(group, each.name) != each.default]
-        if unused := [name for name in changed if name in idle]:
+        if unused := [name for name in changed if name in BACKBONE_ONLY]:
             others = f", like {', '.join(f'`{name}`' for name in unused[1:])}" if unused[1:] else ""
             raise UsageError(
                 f"no effect while the backbone is frozen{others}. Pass `train_backbone=True` or `recipe='finetune'`.",

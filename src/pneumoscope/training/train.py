@@ -38,10 +38,11 @@ from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
+from pneumoscope.training.idle import log_idle
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import load_remarks, record_digests, save_remarks
-from pneumoscope.training.remarks import Remarks, check_data, log_data, log_idle
+from pneumoscope.training.remarks import Remarks, check_data, log_data
 from pneumoscope.training.run_folder import (
     CHECKPOINTS,
     log_to,
@@ -132,6 +133,7 @@ def train(
     """
     folder = Path(out)
     options["path"] = None if data is None else str(data)
+    given = [name for name, value in options.items() if value is not None]
     setup = read(_resolve(options, folder, config, resume, overwrite))
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
@@ -141,6 +143,8 @@ def train(
         if remarks is not None and (folder / "report.html").exists():
             _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
         if remarks is None:
+            log_data(setup)
+            log_idle(setup, given)
             setup, remarks, engine = _make_model(setup, folder, features, progress)
         evaluation = evaluate(setup, remarks, folder, features, engine, progress)
     return Run(folder, setup.settings, evaluation)
@@ -150,8 +154,6 @@ def _make_model(
     setup: Setup, folder: Path, cache: FeatureCache, progress: Progress
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    log_data(setup)
-    log_idle(setup)
     extracted = extract(setup, cache, progress)
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)

@@ -108,6 +108,51 @@ def _name_thresholds(threshold: ArrayLike, classes: Sequence[str]) -> dict[str, 
     return dict(zip(classes, np.asarray(threshold).tolist(), strict=True))
 
 
+def measure_some(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    names: Sequence[str],
+    *,
+    threshold: ArrayLike = 0.5,
+    patients: Sequence[str | None] | None = None,
+) -> dict[str, Interval]:
+    """Measure some metrics only, as `evaluate_predictions` does, but in a fraction of the time.
+
+    Args:
+        labels: (N,) indices of classes.
+        probabilities: (N,) of the positive class, or (N, C) with C > 2.
+        names: of rates and `auroc`, whose intervals need no resampling.
+        threshold: as for `evaluate_predictions`.
+        patients: (N,), as for `evaluate_predictions`.
+
+    Raises:
+        DataError: unusable labels, probabilities or patients.
+    """
+    y, p = check_predictions(labels, probabilities)
+    clusters = cluster_by_patient(patients, len(y))
+    values = {name: float(value[0]) for name, value in measure(y, p, threshold=threshold).items()}
+    predicted = predict_classes(p, threshold)
+    if p.ndim == 1:
+        intervals = _find_rate_intervals(y == 1, predicted == 1, clusters)
+        if "auroc" in names:
+            intervals["auroc"] = _find_auroc_interval(y, p, values["auroc"], clusters)
+    else:
+        intervals = _find_macro_intervals(y, p, values, threshold, clusters)
+        intervals["accuracy"] = _find_accuracy_interval(predicted == y, clusters)
+    return {name: _bound(values[name], intervals[name][0]) for name in names}
+
+
+def _bound(value: float, bounds: Bounds) -> Interval:
+    """A value with its interval: rounding, or a bias that the interval corrects, must not exclude the value itself."""
+    low, high = bounds
+    known = not math.isnan(value) and not math.isnan(low)
+    return Interval(value, *((min(low, value), max(high, value)) if known else UNDEFINED))
+
+
+def _find_accuracy_interval(hits: Bools, clusters: Ints) -> Found:
+    return rate_interval(hits, np.ones(len(hits), bool), clusters, CONFIDENCE), "score (Wilson)"
+
+
 def _measure_with_intervals(
     y: Ints, p: Floats, threshold: ArrayLike, clusters: Ints, resamples: int, seed: int
 ) -> tuple[dict[str, Interval], dict[str, str]]:
@@ -120,15 +165,12 @@ def _measure_with_intervals(
         intervals |= _find_ranking_intervals(y, p, values, threshold, clusters)
     else:
         intervals |= _find_macro_intervals(y, p, values, threshold, clusters)
-        accuracy = rate_interval(predicted == y, np.ones(len(y), bool), clusters, CONFIDENCE)
-        intervals["accuracy"] = accuracy, "score (Wilson)"
+        intervals["accuracy"] = _find_accuracy_interval(predicted == y, clusters)
     metrics, methods = {}, {}
     for name in METRICS:
-        (low, high), method = intervals[name]
-        known = not math.isnan(values[name]) and not math.isnan(low)
-        # Rounding, or a bias that the interval corrects, must not exclude the value itself.
-        ends = (min(low, values[name]), max(high, values[name])) if known else UNDEFINED
-        metrics[name], methods[name] = Interval(values[name], *ends), method if known else "none"
+        bounds, method = intervals[name]
+        metrics[name] = _bound(values[name], bounds)
+        methods[name] = "none" if math.isnan(metrics[name].low) else method
     return metrics, methods
 
 
@@ -195,28 +237,38 @@ def _measure_classes(y: Ints, predicted: Ints, classes: Sequence[str], clusters:
     return found
 
 
+def _find_auroc_interval(y: Ints, p: Floats, auroc: float, clusters: Ints) -> Found:
+    """Find the interval of AUROC, for two classes."""
+    truth = y == 1
+    if auroc in (0.0, 1.0):
+        pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
+        low, high = perfect_auroc_interval(min(pairs, (int(clusters.max()) + 1) // 2), CONFIDENCE)
+        return (low, high) if auroc else (1 - high, 1 - low), "exact, from disjoint pairs"
+    error = float(np.sqrt(auroc_covariance(y, p[None], clusters)[1][0, 0]))
+    return logit_interval(auroc, error, CONFIDENCE, _count_degrees(truth, clusters)), "logit, DeLong and Obuchowski"
+
+
+def _count_degrees(truth: Bools, clusters: Ints) -> float:
+    return min(effective_count(clusters, side) for side in (truth, ~truth)) - 1
+
+
 def _find_ranking_intervals(
     y: Ints, p: Floats, values: Mapping[str, float], threshold: ArrayLike, clusters: Ints
 ) -> dict[str, Found]:
     """Find the intervals of AUROC, average precision and Matthews' coefficient, for two classes."""
     truth = y == 1
-    degrees = min(effective_count(clusters, side) for side in (truth, ~truth)) - 1
+    degrees = _count_degrees(truth, clusters)
     patients = int(clusters.max()) + 1
     errors = jackknife_errors(y, p, clusters, threshold=threshold)
     auroc, matthews = values["auroc"], values["mcc"]
-    intervals: dict[str, Found] = {}
+    (low, _), method = found = _find_auroc_interval(y, p, auroc, clusters)
+    intervals: dict[str, Found] = {"auroc": found}
     if auroc in (0.0, 1.0):
-        method = "exact, from disjoint pairs"
-        pairs = min(len(np.unique(clusters[side])) for side in (truth, ~truth))
-        low, high = perfect_auroc_interval(min(pairs, patients // 2), CONFIDENCE)
-        intervals["auroc"] = (low, high) if auroc else (1 - high, 1 - low), method
         # False over true positives, where errors are spread evenly.
         ratio = (1 - low) * (len(y) - truth.sum()) / truth.sum()
         lowest = 1 - ratio * math.log1p(1 / ratio)
         intervals["average_precision"] = (lowest, 1.0) if auroc else UNDEFINED, method
     else:
-        error = float(np.sqrt(auroc_covariance(y, p[None], clusters)[1][0, 0]))
-        intervals["auroc"] = logit_interval(auroc, error, CONFIDENCE, degrees), "logit, DeLong and Obuchowski"
         precision = logit_interval(values["average_precision"], errors["average_precision"], CONFIDENCE, degrees)
         intervals["average_precision"] = precision, "logit, jackknife"
     # 1 - MCC is about the share of mistakes over 2 * prevalence * (1 - prevalence): as many trials at either end.
