@@ -119,6 +119,7 @@ def test_another_head_is_stored_in_the_weights_and_predicts_as_it_was_fitted(
     from pneumoscope.training import adaptation_choice
 
     monkeypatch.setattr(adaptation_choice, "WEAK", -1e9)  # evidence for anything
+    monkeypatch.setattr(adaptation_choice, "WEAK_FROM", 0)
     new = pneumoscope.adapt(other_images, tmp_path / "new", model=run.folder, head=True, resamples=100)
     assert new.evidence.chosen.step == "head"
     before, model = load_model(run.model), load_model(new.model)
