@@ -174,6 +174,24 @@ def test_a_model_meets_any_images(odd: Odd, run: Run) -> None:
         run_command("predict", data, *model, "--out", folder / "predictions.csv")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Odd("blank", (2, 2), 1, 1, "one"),
+        Odd("equal", (48, 48), 10, 1, "none"),
+        Odd("saturated", (1, 40), 3, 4, "own", splits=True),
+    ],
+    ids=lambda odd: odd.kind,
+)
+def test_a_model_is_exported_whatever_images_it_is_checked_with(odd: Odd, run: Run, tmp_path: Path) -> None:
+    data = write(odd, tmp_path / "images")
+    options = ("--model", run.model, "--to", "onnx", "--out", tmp_path / "export")
+    if run_command("export", *options, "--data", data):
+        assert run_command("predict", data, "--model", tmp_path / "export", "--out", tmp_path / "predictions.csv")
+    else:
+        assert not (tmp_path / "export" / "model.json").exists()
+
+
 @settings(max_examples=40, deadline=None)
 @given(odd=odds, balanced=st.sampled_from([(), ("val",), ("val", "test")]), seed=st.integers(0, 5))
 def test_a_split_is_drawn_or_refused_with_a_reason(odd: Odd, balanced: tuple[str, ...], seed: int) -> None:

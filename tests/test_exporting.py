@@ -26,11 +26,12 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
-from pneumoscope.exporting import Format, export
+from pneumoscope.exporting import Format, compare, export
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
 from pneumoscope.inference.features import read_inputs
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import GRAPH, load_model, load_weights, save_model
 from pneumoscope.models.pretrained import find_pretrained
@@ -586,3 +587,17 @@ def test_options_of_data_without_data_are_refused(options: dict[str, Any], name:
     with pytest.raises(UsageError, match=rf"^{name}: no effect on the run's own images\. Pass `data` too"):
         export(tmp_path / "out", run.folder, "onnx", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_decision_on_a_limit_that_rounding_changes_is_not_counted() -> None:
+    def predict(probability: float, decision: str, error: str | None = None) -> Prediction:
+        shares = None if error else {"NORMAL": 1 - probability, "PNEUMONIA": probability}
+        return Prediction(path=Path("a.png"), probabilities=shares, decision=decision, ood_score=0.5, error=error)
+
+    labels, samples = ("NORMAL", "PNEUMONIA"), [Sample(Path("a.png"))] * 2
+    before = [predict(0.7, "PNEUMONIA"), predict(0.2, "NORMAL")]
+    rounded = compare(before, [predict(0.7 - 6e-8, "uncertain"), predict(0.2, "NORMAL")], samples, labels)
+    moved = compare(before, [predict(0.7 - 2e-5, "uncertain"), predict(0.2, "NORMAL")], samples, labels)
+    assert (rounded.changed, moved.changed) == (0, 1)
+    with pytest.raises(DataError, match="does not predict an image that the model predicts: not finite"):
+        compare(before, [before[0], predict(0, "", "not finite")], samples, labels)

@@ -49,6 +49,7 @@ def test_the_examples_of_a_page_work(
         if language == "python":
             capsys.readouterr()
             exec(block, {})
+            sys.stdout.flush()  # a command before it has replaced the stream by one with a buffer
             printed = capsys.readouterr().out
             assert "Interval(value=" in printed if "evaluation.metrics" in block else printed
             continue

@@ -105,7 +105,7 @@ def test_missing_splits_are_drawn_and_val_alone_can_be_drawn_anew(run: Runner, i
     before = {sample.path for sample in read_samples(folder) if sample.split == "test"}
     code, _, err = run("data", "split", folder, "--out", tmp_path / "some.csv", "--val-count", 6)
     assert code == 0
-    assert "The existing splits are kept (train, test); drawn: val." in err
+    assert "The existing splits are kept (test); drawn from train: val." in err
     again = ("data", "split", tmp_path / "some.csv", "--redraw-val", "--out", tmp_path / "val.csv", "--seed", 7)
     assert run(*again, "--val-count", 8)[0] == 0
     first, second = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_a_column_for_each_finding_is_an_error_that_says_how_to_read_one(tmp_pat
         read_samples(path)
     samples = read_samples(path, naming=Naming(label_column=name, map="1=PNEUMONIA,0=NORMAL,*="))
     assert [(s.path.name, s.label) for s in samples] == [("b.png", "PNEUMONIA"), ("d.png", "NORMAL")]
+
+
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        ("Pneumonia,Edema", "`label_column='Pneumonia'` and `map='1=PNEUMONIA,0=NORMAL,*='`"),
+        ("Fracture,Edema", "`label_column='Edema'` and `map='1=POSITIVE,0=NEGATIVE,*='`"),
+    ],
+)
+def test_the_class_that_a_message_proposes_is_that_of_the_column(tmp_path: Path, header: str, advice: str) -> None:
+    path = table(tmp_path, f"Path,{header}", "a.png,1,0", "b.png,0,1", "c.png,0,0")
+    with pytest.raises(DataError, match=re.escape(advice)):
+        read_samples(path)
 
 
 @pytest.mark.parametrize(

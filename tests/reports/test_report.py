@@ -139,6 +139,7 @@ def test_a_full_report(tmp_path: Path) -> None:
             history=HISTORY,
             findings=[
                 Finding("balance", "note", "few images"),
+                Finding("reading", "note", "of one name", "", (Path("p1/front.jpg"), Path("p2/front.jpg"))),
                 Finding("leaks", "error", "images in two splits", "Move them.", tuple(map(Path, "abcd"))),
             ],
             notes=["3 patients are in two splits"],
@@ -151,7 +152,8 @@ def test_a_full_report(tmp_path: Path) -> None:
         "A run", "60 images", "Not a medical device", "AUROC", "95% interval", "Tick: chance level", "truncated",
         "efficientnet_lite0", "3 patients are in two splits", "10 more are in predictions.csv", "Most confident errors",
         "reaches a sensitivity of 0.9 on validation data", "Platt scaling, fitted on 90 validation images", "an abacus",
-        "found 1 error", "Move them. For example: a, b, c…", "Target: 90% of each class", "bacteria", "virus",
+        "found 1 error", "For example: p1/front.jpg, p2/front.jpg",
+        "Move them. For example: a, b, c…", "Target: 90% of each class", "bacteria", "virus",
         "Net benefit", "Platt scaling changed the calibration error", "Out of distribution (predicted label: ",
     ):  # fmt: skip
         assert words in outline.text, words

@@ -45,7 +45,9 @@ def test_of_three_classes_a_rare_one_is_labelled_by_its_likelihood_everywhere(tm
     )
     assert metrics["per_class"]["VIRUS"]["support"] == sum(row["label"] == "VIRUS" for row in labelled)
     assert "the most probable one if all classes were equally common" in (run.model / "README.md").read_text()
-    assert "largest multiple of its threshold (BACTERIA" in (run.folder / "report.html").read_text()
+    report = (run.folder / "report.html").read_text()
+    assert "The predicted label is the class whose probability is the largest multiple of its threshold." in report
+    assert "largest multiple of its threshold (BACTERIA" in report
     again = evaluate(tmp_path / "images", run.folder, tmp_path / "again", split="all", adapt_prior=True)
     assert again.thresholds == metrics["thresholds"]
     assert again.adjusted is not None

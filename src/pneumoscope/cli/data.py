@@ -176,10 +176,12 @@ def _draw(samples: list[Sample], folds: int | None, how: dict[str, Any]) -> list
         return fold_samples(samples, folds, **how)
     present = {sample.split for sample in samples}
     kept, missing = ([s for s in ("train", "val", "test") if (s in present) is known] for known in (True, False))
+    if missing:
+        kept = [split for split in kept if split != "train"]  # which gives images to those that are drawn
     if kept:
         logging.getLogger("pneumoscope").info(
             "The existing splits are kept (%s); %s. To redraw all splits, use `redraw`.",
-            ", ".join(kept), f"drawn: {', '.join(missing)}" if missing else "nothing is drawn",
+            ", ".join(kept), f"drawn from train: {', '.join(missing)}" if missing else "nothing is drawn",
         )  # fmt: skip
     result = split_samples(samples, **how)
     if small := describe_small_val(result):

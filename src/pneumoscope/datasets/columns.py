@@ -188,9 +188,11 @@ def _list(names: Sequence[str]) -> str:
 def _suggest(roles: Sequence[str], names: Sequence[str], flags: Sequence[str]) -> str:
     if "label" in roles and flags:
         shown = ", ".join(map(repr, flags[:3])) + (", …" if len(flags) > 3 else "")
+        name = next((flag for flag in flags if to_key(flag) == "pneumonia"), flags[-1])
+        classes = "1=PNEUMONIA,0=NORMAL" if to_key(name) == "pneumonia" else "1=POSITIVE,0=NEGATIVE"
         return (
-            f"If {shown} say with 1 and 0 whether a finding is there, choose one: `label_column={flags[-1]!r}` and "
-            "`map='1=PNEUMONIA,0=NORMAL,*='`. "
+            f"If {shown} say with 1 and 0 whether a finding is there, choose one: `label_column={name!r}` and "
+            f"`map='{classes},*='`. "
         )
     pairs = [(role, name) for role in roles for name in names if _is_similar(role, name)][:_SIMILAR_SHOWN]
     return f"Did you mean {' and '.join(f'`{role}_column={name!r}`' for role, name in pairs)}? " if pairs else ""

@@ -20,7 +20,7 @@ from pneumoscope import __version__
 from pneumoscope.evaluation.intervals.differences import Difference
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Interval
-from pneumoscope.text import shorten
+from pneumoscope.text import shorten, tell_apart
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,6 +49,7 @@ def _make_environment() -> Environment:
     environment.filters |= {
         "number": format_number, "signed": format_signed, "interval": format_interval, "percent": format_percent,
         "p_value": format_p, "estimate": format_estimate, "place": place, "file_name": shorten_path,
+        "apart": lambda paths: tell_apart([path.as_posix() for path in paths]),
         "md": escape_markdown, "prose": escape_prose, "code": mark_code,
         "breakable": lambda name: re.findall(r"[^_…-]*[_…-]|[^_…-]+", name),  # a line may break between these parts
     }  # fmt: skip
