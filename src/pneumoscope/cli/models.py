@@ -199,6 +199,6 @@ def _show_size(folder: Path) -> str:
 
 def _find_source(model: Model) -> Source | None:
     """The public data set that a model was trained on, if it names one that is known here."""
-    from pneumoscope.datasets.kermany import list_sources
+    from pneumoscope.datasets.kermany import find_source
 
-    return next((source for source in list_sources() if source.name == model.data.get("source")), None)
+    return find_source(model.data.get("source"))

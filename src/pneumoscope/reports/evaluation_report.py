@@ -147,7 +147,7 @@ def write_evaluation(
             decisions.calibration.method,
             decisions.calibration.images,
             predictor.alpha,
-            model.training.get("settings", {}).get("augmented_copies", 0),
+            0 if model.lineage else model.training.get("settings", {}).get("augmented_copies", 0),
         ),
         provenance=replace(
             provenance,

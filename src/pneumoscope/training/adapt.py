@@ -17,6 +17,7 @@ from pneumoscope import __version__
 from pneumoscope.config import Progress, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.duplicates import number_components
+from pneumoscope.datasets.kermany import find_source
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, cluster_by_patient, fingerprint_samples
@@ -37,7 +38,7 @@ from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
 from pneumoscope.reports.figures import parse_formats
-from pneumoscope.reports.model_card import write_model_card
+from pneumoscope.reports.model_card import DataStatement, write_model_card
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Provenance
 from pneumoscope.text import counted
@@ -222,6 +223,13 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     after, thresholds = _predict_out_of_fold(job, data)
     differences = {OUT_OF_FOLD: compare_predictions(before, after, classes, *how)}
     successor = load(job.folder / "model", cache=job.predictor.cache, engine=job.predictor.engine)
+    outside = sum(any("outside the intended use" in warning for warning in each.warnings) for each in before)
+    if outside and job.options.intended_use is None:
+        notes += (
+            f"{outside} of {len(before)} images are outside the intended use, which stays as it was. State that of the "
+            "adapted model with `intended_use`.",
+        )
+        _logger().warning("%s", notes[-1])
     plan = replace(job.plan, split=OUT_OF_FOLD)
     measured = measure_predictions(successor, data.samples, after, thresholds, job.folder, plan, notes=notes)
     if test is not None:
@@ -233,7 +241,8 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     write_text(job.folder / ADAPTATION, json.dumps(without_nan(asdict(evidence)), indent=2) + "\n")
     provenance = Provenance(notes=measured.evaluation.notes, facts=_list_facts(job, model), adaptation=evidence)
     write_evaluation(job.folder, successor, measured, provenance, job.plot_formats)
-    write_model_card(job.folder / "model", model, measured.evaluation, notes=measured.evaluation.notes)
+    source = DataStatement.of(find_source(model.data.get("source")))
+    write_model_card(job.folder / "model", model, measured.evaluation, notes=measured.evaluation.notes, data=source)
     return Adaptation(job.folder, evidence, measured.evaluation)
 
 
@@ -328,7 +337,7 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
     labels = Counter(str(sample.label) for sample in data.samples)
     step = {
         "parent": {
-            "name": job.options.model,
+            "name": _name_model(Path(job.options.model)),
             "weights_sha256": parent.weights_sha256,
             "data_fingerprint": parent.data.get("fingerprint"),
             "version": parent.version,
@@ -349,12 +358,18 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
         parent,
         decisions=to_json(replace(adapted.decisions, scope=intended)),
         data={**parent.data, "seen": sorted(seen)},
+        training={key: value for key, value in parent.training.items() if key != "test"},  # of the parent's decisions
         lineage=(*parent.lineage, step),
         version=__version__,
     )
     changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
     source = Path(job.options.model)
     return save_changed(job.folder / "model", source, model, changed)
+
+
+def _name_model(path: Path) -> str:
+    """The name of a model by its folder, without where that is on this machine."""
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def _list_facts(job: _Job, model: Model) -> dict[str, str]:
