@@ -245,7 +245,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             seen = set[object]()
             for key, _ in node.value:
                 if key.value in seen and isinstance(key, yaml.ScalarNode):
-                    problem = f"the key {shorten(key.value, 100)} is there twice; leave one out"
+                    problem = f"the key {shorten(key.value, 100)} occurs twice; leave one out"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
                 if key.tag == "tag:yaml.org,2002:merge":

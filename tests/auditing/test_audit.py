@@ -158,6 +158,7 @@ def test_images_that_a_map_leaves_out_are_a_finding_everywhere(clean: Path, tmp_
     (finding,) = [each for each in written["findings"] if each["files"] == left]
     assert (finding["severity"], finding["title"]) == ("note", "4 images to which the map gives no class left out")
     assert finding["remarks"] == ["Effusion"] * 4
+    assert "allow locked folders to be read" in finding["advice"]
     assert "4 images to which the map gives no class left out" in printed.stdout
     assert "--map" in printed.stdout
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")

@@ -61,6 +61,24 @@ def test_an_audit_prints_the_worst_first_and_ends_as_it_is_told(run: Runner, lea
     assert run("audit", leaky, "--quick", "--out", tmp_path / "first", "--overwrite")[0] == 0
 
 
+def test_a_finding_shows_the_end_of_a_path_however_long(run: Runner, images: Path, tmp_path: Path) -> None:
+    samples = []
+    for i, sample in enumerate(read_samples(images)):
+        place = tmp_path / "a" / "rather-long-name-of-a-folder" / f"patient{i:05}" / "study1"
+        place.mkdir(parents=True)
+        shutil.copy(sample.path, place / "view1_frontal_of_the_first_examination_of_the_chest.png")
+        samples.append(replace(sample, path=place / "view1_frontal_of_the_first_examination_of_the_chest.png"))
+    shutil.copy(samples[0].path, samples[1].path)
+    (tmp_path / "lists").mkdir()
+    write_samples(tmp_path / "lists" / "images.csv", samples)
+    code, out, _ = run("audit", tmp_path / "lists" / "images.csv", "--quick", "--out", tmp_path / "audit")
+    assert code == 0
+    shown = "".join(line.strip() for line in out.splitlines())
+    end = "study1/view1_frontal_of_the_first_examination_of_the_chest.png"
+    assert all(f"…/rather-long-name-of-a-folder/{name}/{end}" in shown for name in ("patient00000", "patient00001"))
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+
+
 def test_the_cache_is_used_unless_it_is_switched_off(
     run: Runner, leaky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

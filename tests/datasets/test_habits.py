@@ -105,12 +105,12 @@ def test_a_column_for_each_finding_is_an_error_that_says_how_to_read_one(tmp_pat
 @pytest.mark.parametrize(
     ("header", "advice"),
     [
-        ("Pneumonia,Edema", "`label_column='Pneumonia'` and `map='1=PNEUMONIA,0=NORMAL,*='`"),
-        ("Fracture,Edema", "`label_column='Edema'` and `map='1=POSITIVE,0=NEGATIVE,*='`"),
+        ("Pneumonia,Edema,View,pid", "`label_column='Pneumonia'` and `map='1=PNEUMONIA,0=NORMAL,*='`"),
+        ("Fracture,Edema,Sex,Patient", "`label_column='Edema'` and `map='1=POSITIVE,0=NEGATIVE,*='`"),
     ],
 )
 def test_the_class_that_a_message_proposes_is_that_of_the_column(tmp_path: Path, header: str, advice: str) -> None:
-    path = table(tmp_path, f"Path,{header}", "a.png,1,0", "b.png,0,1", "c.png,0,0")
+    path = table(tmp_path, f"Path,{header}", "a.png,1,0,1,0", "b.png,0,1,1,1", "c.png,0,0,0,0")
     with pytest.raises(DataError, match=re.escape(advice)):
         read_samples(path)
 
@@ -139,6 +139,22 @@ def test_a_path_of_a_folder_is_an_error(tmp_path: Path) -> None:
     lines = ("path,filename,label", "images,a.png,A", "images,b.png,B")
     with pytest.raises(DataError, match=r"line 2: .*images is a folder, not an image.*`path_column`"):
         read_samples(table(tmp_path, *lines, images=("images/a.png", "images/b.png")))
+
+
+def test_the_current_folder_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(tmp_path, "path,label", "gone.png,A", images=())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"gone\.png in all folders below the current folder\. Paths are relative"):
+        read_samples("table.csv")
+
+
+def test_one_of_several_findings_does_not_contradict_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("A/1.png", "A/2.png", "B/3.png")
+    path = table(tmp_path, "path,label", "A/1.png,A", "A/2.png,A|Mass", "B/3.png,B", images=names)
+    read_samples(path, naming=Naming(map="A=A,Mass=,B=B"))
+    assert "name of another class" not in said(caplog)
 
 
 def test_a_label_that_contradicts_the_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,7 +305,7 @@ def test_an_unknown_patient_is_not_one_person(tmp_path: Path, nobody: str) -> No
 
 def test_numbers_of_patients_that_were_rounded_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_samples(table(tmp_path, "path,label,patient", "a.png,A,1.23E+11", "b.png,B,1.23E+11"))
-    assert "1 patients such as 1.23E+11 are numbers that a spreadsheet has rounded" in said(caplog)
+    assert "Patient numbers that a spreadsheet has rounded: 1, such as 1.23E+11." in said(caplog)
 
 
 def test_patients_of_a_pattern_are_compared_too(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_file_that_a_table_names_twice_is_taken_once_or_refused(
             read_samples(table)
     else:
         assert len(read_samples(table)) == 2
-        assert "1 row was left out" in caplog.text
+        assert "repeated rows are left out: 1" in caplog.text
 
 
 @pytest.mark.parametrize("categories", [True, False])
@@ -291,7 +291,7 @@ def test_a_table_of_rsna_names_patients_who_are_files_and_repeats_them(
     table = csv_table(tmp_path, text, *images)
     found = read_samples(table, naming=Naming(map={"0": "NORMAL", "1": "OPACITY"}))
     assert rows(found, tmp_path) == [(images[0], "NORMAL", "0004cfab", None), (images[1], "OPACITY", "00436515", None)]
-    assert "1 row was left out as repetitions of others" in said(caplog)
+    assert "repeated rows are left out: 1" in said(caplog)
 
 
 def test_a_table_of_chexpert_begins_with_the_name_of_the_folder(

@@ -385,9 +385,9 @@ def stated(tag: int, kind: str, value: bytes) -> bytes:
     ("tag", "value", "warning"),
     [
         (0x00281053, b"0 ", "RescaleSlope is 0; it was ignored"),
-        (0x00281053, b"NaN ", "RescaleSlope is no number; it was ignored"),
-        (0x00281053, b"1,5 ", "RescaleSlope is no number; it was ignored"),
-        (0x00281052, b"inf ", "RescaleIntercept is no number; it was ignored"),
+        (0x00281053, b"NaN ", "RescaleSlope is not a number; it was ignored"),
+        (0x00281053, b"1,5 ", "RescaleSlope is not a number; it was ignored"),
+        (0x00281052, b"inf ", "RescaleIntercept is not a number; it was ignored"),
         (0x00281053, b"", None),
         (0x00281052, b"  ", None),
         (0x00281051, b"0 ", "the window of the file has no centre or no positive width; it was ignored"),

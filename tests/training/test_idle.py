@@ -17,7 +17,7 @@ from pneumoscope.training.settings import find_groups, resolve_settings
 
 WHOLE = {"recipe": "finetune"}
 UNCHANGED = {each.name: 0 for each in fields(Augmentation)}
-PLATEAU = "no phase with the schedule plateau has so many epochs"
+PLATEAU = "no phase with the schedule plateau has enough epochs"
 
 
 class Network:
@@ -49,7 +49,7 @@ def said(setup: Setup, given: dict[str, Any], caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("given", "name", "reason"),
     [
-        ({"momentum": 0.9}, "momentum", "only the optimizer sgd has it"),
+        ({"momentum": 0.9}, "momentum", "only the optimizer sgd uses it"),
         ({"precision": "float32"}, "precision", "the backbone is frozen"),
         ({"rotate": 0.0}, "rotate", "the backbone is frozen"),
         ({"schedule": "plateau"}, "schedule", "the backbone is frozen"),
@@ -59,10 +59,10 @@ def said(setup: Setup, given: dict[str, Any], caplog: pytest.LogCaptureFixture) 
         ({"epochs": 5, "plateau_patience": 3}, "plateau_patience", PLATEAU),
         ({**WHOLE, "warmup_epochs": 0, "plateau_factor": 0.1}, "plateau_factor", PLATEAU),
         ({**WHOLE, "warmup_epochs": 0, "patience": 1}, "patience", PLATEAU),
-        ({**WHOLE, "epochs": 2, "min_steps": 50}, "epochs", "`min_steps` asks for more"),
-        ({**WHOLE, "epochs": 50, "min_steps": 50}, "min_steps", "`epochs` asks for as many or more"),
+        ({**WHOLE, "epochs": 2, "min_steps": 50}, "epochs", "`min_steps` needs more epochs"),
+        ({**WHOLE, "epochs": 50, "min_steps": 50}, "min_steps", "`epochs` already gives as many batches or more"),
         ({**WHOLE, "crop": 0.0, "full_crop_from": 100}, "full_crop_from", "`crop` is 0"),
-        ({**WHOLE, "full_crop_from": 64}, "full_crop_from", "there are as many training images"),
+        ({**WHOLE, "full_crop_from": 64}, "full_crop_from", "there are at least as many training images"),
         ({**WHOLE, **UNCHANGED, "augmented_copies": 2}, "augmented_copies", "there is no augmentation"),
     ],
 )  # fmt: skip

@@ -153,5 +153,5 @@ def test_a_setting_without_effect_is_said(images: Path, tmp_path: Path, caplog: 
     assert said == [
         "`val_fraction` has no effect: the data have a validation split.",
         "`test_fraction` has no effect: the data have a test split.",
-        "`momentum` has no effect: only the optimizer sgd has it.",
+        "`momentum` has no effect: only the optimizer sgd uses it.",
     ]

@@ -15,6 +15,7 @@ from pneumoscope.notebook import to_frame, to_html
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_PARTS = 4  # of a path in a message, as in train/patient00001/study1/view1_frontal.jpg
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,14 @@ class Finding:
     values: Mapping[str, float] = field(default_factory=dict)
 
     def name_files(self, data: str, most: int = 3) -> list[str]:
-        """The first files as a message shows them, by their paths below the audited folder, or beside the table."""
+        """The first files as a message shows them: below the audited folder or beside the table, else by their ends."""
         root = Path(data) if os.path.isdir(data) else Path(data).parent  # noqa: PTH112 - no error if locked
-        return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in self.files[:most]]
+        names = []
+        for path in self.files[:most]:
+            inside = path.relative_to(root) if path.is_relative_to(root) else path
+            end = Path(*inside.parts[-_PARTS:])
+            names.append(end.as_posix() if end == inside else f"…/{end.as_posix()}")
+        return names
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -26,7 +26,7 @@ MODES = (
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",
 )  # fmt: skip
 COMPRESSIONS = (
-    "as the format has it", "uncompressed", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K",
+    "usual for the format", "uncompressed", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K",
     "raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4", "other",
 )  # fmt: skip
 MODALITIES = ("unknown", "CR", "DX", "DR", "RG", "other")

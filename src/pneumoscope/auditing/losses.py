@@ -22,7 +22,7 @@ def find_losses(dataset: Dataset, errors: Sequence[str | None]) -> list[Finding]
             "note" if reason.harmless else "warning",
             f"{reason.count(len(files))} left out",
             "They are not part of the dataset. If any of them should be, convert other formats to PNG, move images "
-            "into class folders, give rows a label, and change `map`.",
+            "into class folders, allow locked folders to be read, give rows a label, and change `map`.",
             files=tuple(file.path for file in files),
             remarks=tuple(file.label or "" for file in files),
         )

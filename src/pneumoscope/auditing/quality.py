@@ -32,7 +32,8 @@ def _find_unreadable(images: Images) -> Iterator[Finding]:
     refused = np.array(["any_modality" in (error or "") for error in images.errors], bool)
     yield from _report(
         images, np.flatnonzero(~images.readable & ~refused), "error", "cannot be read",
-        "Copy them again from their source, or remove them. Training leaves them out and reports it.", explain,
+        "Copy them again from their source, allow them to be read, or remove them. Training leaves them out and "
+        "reports it.", explain,
         "reading",
     )  # fmt: skip
     yield from _report(

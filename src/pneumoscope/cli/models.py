@@ -188,7 +188,9 @@ def _show_counts(counts: dict[str, int], use: str) -> str:
 
 def _show(interval: dict[str, Any]) -> str:
     bounds = (
-        "" if None in (interval["low"], interval["high"]) else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+        ""
+        if None in (interval.get("low"), interval.get("high"))
+        else f" ({interval['low']:.3f} to {interval['high']:.3f})"
     )
     return f"{interval['value']:.3f}{bounds}"
 

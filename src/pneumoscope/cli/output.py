@@ -252,7 +252,7 @@ def print_audit(audit: Audit) -> None:
         return
     table = Table(box=None, pad_edge=False, show_header=False, padding=(1, 2, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")  # the end of a long path tells most
     styles = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
     printed: set[str] = set()
     for finding in audit.findings:

@@ -140,10 +140,11 @@ def find_columns(
     if "path" not in found and "patientid" in keys and keys.keys() & {"target", "class"}:
         found["path"] = keys["patientid"]  # RSNA: one image for each patient, which has its name
     if missing := [role for role in ("path", "label")[: 1 + labelled] if role not in found]:
+        others = [name for name in flags if name not in found.values() and to_key(name) not in {*AGE, *SEX, *VIEW}]
         raise DataError(
             f"{table}: no column {' or '.join(missing)}; found {_list(names)}. "
-            f"{_suggest(missing, names, flags)}A table has the columns path,label[,patient,split]. If yours have other "
-            f"names, pass {' and '.join(f'`{role}_column`' for role in missing)}."
+            f"{_suggest(missing, names, others)}A table has the columns path,label[,patient,split]. If yours have "
+            f"other names, pass {' and '.join(f'`{role}_column`' for role in missing)}."
         )
     if labelled:
         _refuse_similar(found, names, table, naming)

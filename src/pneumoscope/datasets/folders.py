@@ -87,7 +87,7 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
     if odd := next((sample.path for sample, each in zip(samples, splits, strict=True) if len(each) != 1), None):
         raise DataError(
             f"{table} has no column of splits. Some of its files lie in folders that name a split "
-            f"({_join(sorted(named))}), but {odd} lies in none, or in several. Add a column split, or pass "
+            f"({_join(sorted(named))}), but {odd} lies in no such folder, or in several. Add a column split, or pass "
             "`split_column='none'`."
         )
     counts = Counter(each[0] for each in splits)

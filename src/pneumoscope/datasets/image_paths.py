@@ -79,7 +79,8 @@ class ImageFinder:
             tried.append(str(self.folder / slashed))
         if not PurePosixPath(slashed).suffix:
             tried.append("the same with the suffix of an image")
-        tried.append(f"{PurePosixPath(slashed).name} in all folders below {self.folder}")
+        where = "the current folder" if self.folder == Path() else self.folder
+        tried.append(f"{PurePosixPath(slashed).name} in all folders below {where}")
         return "; ".join(tried)
 
     def _beside(self, path: str) -> list[Path]:

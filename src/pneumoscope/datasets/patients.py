@@ -99,8 +99,8 @@ def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str
         )  # fmt: skip
     if rounded := [patient for patient in names if _ROUNDED.fullmatch(patient)]:
         logger.warning(
-            "%d patients such as %s are numbers that a spreadsheet has rounded; several persons may be one of them. "
-            "Export the column as text.", len(rounded), rounded[0],
+            "Patient numbers that a spreadsheet has rounded: %d, such as %s. One of them may stand for several "
+            "persons. Export the column as text.", len(rounded), rounded[0],
         )  # fmt: skip
     return [(names[patient] if patient else None, source) for patient, source in found]
 

@@ -187,16 +187,16 @@ def _require_units(samples: Sequence[Sample], units: Mapping[int, Sequence[int]]
         n = sum(samples[i].label == label for images in own for i in images)
         images = counted(n, "image")
         if n <= len(drawn):
-            why = f"has only {images} to divide"
+            why = f"has only {images}"
         elif len(patients) == 1 and None not in patients:
             why = f"has {images}, all of one patient ({patients.pop()})"
         else:
             number = "one group" if len(own) == 1 else f"{len(own)} groups"
             why = f"has {images} in {number} of the same patient or of near-duplicates, which stay together"
         raise DataError(
-            f"The splits cannot be drawn: class {label} {why}, but {' and '.join(('train', *drawn))} each need other "
-            "patients. Add patients of this class, identify patients in a table or with `patient_pattern`, or leave "
-            "the class out."
+            f"The splits cannot be drawn: class {label} {why}, but {' and '.join(('train', *drawn))} each need "
+            "different patients. Add patients of this class, identify patients in a table or with `patient_pattern`, "
+            "or leave the class out."
         )
 
 

@@ -241,9 +241,7 @@ def _leave_out(
                     "them."
                 )
     if repeated := len(labelled) - len(firsts):
-        logging.getLogger("pneumoscope").warning(
-            "%s: %s left out as repetitions of others.", table.name, were(repeated, "row")
-        )
+        logging.getLogger("pneumoscope").warning("%s: repeated rows are left out: %d.", table.name, repeated)
     return list(firsts.values()), left_out
 
 
@@ -292,7 +290,8 @@ def _compare_folders(samples: Sequence[Sample], table: tables.Table) -> None:
     wrong = [
         (sample, label)
         for sample in samples
-        if (label := classes.get(look(sample.path.parent.name))) and label != sample.label
+        if (label := classes.get(look(sample.path.parent.name)))
+        and label not in (sample.label or "").split(SEPARATOR)  # of several findings, the map decides
     ]
     if wrong:
         sample, label = wrong[0]

@@ -124,7 +124,7 @@ def _read_text(path: Path, size: int) -> Table:
     kept = [i for i, name in enumerate(names) if name or any(row[i].strip() for row in rows)]
     unnamed = [i for i in kept if not names[i]]
     if unnamed:
-        logging.getLogger("pneumoscope").info("%s: %s left out, without a name.", path, were(len(unnamed), "column"))
+        logging.getLogger("pneumoscope").info("%s: columns without a name are left out: %d.", path, len(unnamed))
     named = [i for i in kept if names[i]]
     plain = [i for i in named if to_key(names[i]) == "path"]  # its cells are escaped in another way
     cells = [[_to_cell(row[i], i in plain) for i in named] for row in rows]
@@ -138,7 +138,7 @@ def _skip_comments(text: str, path: Path) -> tuple[str, int]:
         count += len(mark[0].splitlines())
         text = text[mark.end() :]
     if count:
-        logging.getLogger("pneumoscope").info("%s: %d lines of comment are left out.", path, count)
+        logging.getLogger("pneumoscope").info("%s: comment lines are left out: %d.", path, count)
     return text, count
 
 
@@ -260,7 +260,7 @@ def _fit_header(
         names = names[:-1]
     firsts = [cells[0] for _, cells in body if len(cells) == len(names) + 1]
     if len(firsts) == len(body) and firsts == [str(number) for number in range(1, len(body) + 1)]:
-        logging.getLogger("pneumoscope").info("%s: row numbers without a column name, as R writes, left out.", path)
+        logging.getLogger("pneumoscope").info("%s: row numbers without a column name are left out.", path)
         body = [(number, cells[1:]) for number, cells in body]
     return ["" if _INDEX.fullmatch(name) else name for name in names], body
 

@@ -82,7 +82,7 @@ def _check(decisions: Decisions, labels: Sequence[str]) -> None:
             raise ValueError("the OOD detector has no distances")
     for name, values in lists:
         if set(values) != set(labels):
-            raise ValueError(f"the {name}: for other classes than {quote(list(labels))}")
+            raise ValueError(f"the {name}: its classes are {quote(sorted(values))}, not {quote(list(labels))}")
         if any(not np.all(np.diff(each) >= 0) for each in values.values()):
             raise ValueError(f"the {name}: its numbers must be sorted from low to high")
 

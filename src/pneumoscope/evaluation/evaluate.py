@@ -133,9 +133,9 @@ def measure(
     own = describe_unusable(samples, [prediction.error for prediction in predictions], "without a prediction")
     own += _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
     own += _find_contradictions(readable)
-    own += count_warnings([prediction.warnings for prediction in predictions])
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
+    own += count_warnings([prediction.warnings for prediction in predictions])  # which `predict` logged
     subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen]))
     evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
     if out is not None:

@@ -58,7 +58,7 @@ def _read_rescaling(elements: Dataset, keyword: str, warnings: list[str]) -> flo
     value = read_number(elements, keyword)
     erases = keyword == "RescaleSlope" and value == 0
     if erases or (value is None and is_stated(elements, keyword)):
-        warnings.append(f"{keyword} is {'0' if erases else 'no number'}; it was ignored")
+        warnings.append(f"{keyword} is {'0' if erases else 'not a number'}; it was ignored")
     return value
 
 

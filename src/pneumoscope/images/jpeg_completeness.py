@@ -18,7 +18,7 @@ from pneumoscope.images.limits import CostError, LimitedFile
 
 MAX_STREAM = 128 * 2**20  # bytes of a stream that is decoded several times; 20 million pixels of 16 bits have 40 MB
 MISSING = "compressed data are missing"
-LEFT_OVER = "compressed data are left over behind the last pixel, so some of them are wrong"
+LEFT_OVER = "compressed data are left over after the last pixel, so some of them are wrong"
 _LOOK_AHEAD = 8  # bytes that libjpeg wants to see behind the last one that it needs
 _TAIL = 64  # bytes that a decoder is given one by one
 _HARMLESS = 4  # bytes that sloppy encoders leave before the end

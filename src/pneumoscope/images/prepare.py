@@ -46,7 +46,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         values = (*zip(self.mean, [-1e6] * 3, strict=True), *zip(self.std, [1e-6] * 3, strict=True))
         if not all(lowest <= value <= 1e6 for value, lowest in values):  # false for NaN
-            raise UsageError(f"`mean` {self.mean} and `std` {self.std}: not those of images.")
+            raise UsageError(f"`mean` {self.mean} and `std` {self.std}: no image has such values.")
 
     @property
     def min_side(self) -> int:

@@ -1,7 +1,7 @@
 """Reads an ONNX file without the `onnx` package: only what decides how much work its graph is.
 
 What protobuf or ONNX allow but `models.onnx_graphs` never writes is refused: graphs inside nodes, functions, sparse
-tensors, a field that is there twice (which protobuf would merge).
+tensors, a field that occurs twice (which protobuf would merge).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _one(fields: Fields, number: int, default: Any) -> Any:
     if found is None:
         return memoryview(default) if isinstance(default, bytes) else default
     if len(found) > 1 or isinstance(found[0], int) != isinstance(default, int):
-        raise ValueError("a field is there twice, or is of another kind")
+        raise ValueError("a field occurs twice, or has another type")
     return found[0]
 
 
@@ -165,7 +165,7 @@ def _read_node(part: memoryview) -> Node:
         raise ValueError(f"operations of {domain} are not run")
     attributes = dict(_read_attribute(each) for each in fields.get(5, ()))
     if len(attributes) < len(fields.get(5, ())):
-        raise ValueError("an attribute is there twice")
+        raise ValueError("an attribute occurs twice")
     inputs, outputs = (tuple(_text(each) for each in fields.get(number, ())) for number in (1, 2))
     return Node(kind, inputs, outputs, attributes)
 
@@ -174,7 +174,7 @@ def _read_attribute(part: memoryview) -> tuple[str, Any]:
     fields = _split(part)
     kind = _one(fields, 20, 0)
     if kind not in _CONTENTS or not {2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 21, 22, 23} & fields.keys() <= {_CONTENTS[kind]}:
-        raise ValueError("an attribute is a graph, a function, of another kind, or there twice")
+        raise ValueError("an attribute is a graph or a function, has another type, or occurs twice")
     name = _text(_one(fields, 1, b""))
     if kind == 1:
         return name, struct.unpack("<f", _one(fields, 2, b"\0" * 4))[0]
@@ -205,7 +205,7 @@ def _read_tensor(part: memoryview) -> tuple[str, Constant]:
     raw = _one(fields, 9, b"")
     lists = [number for number in _LISTS if number in fields]
     if lists and (len(raw) or len(lists) > 1):
-        raise ValueError(f"{name}: a tensor that is there twice")
+        raise ValueError(f"{name}: a tensor that occurs twice")
     values: Any = None
     if lists:
         code = _LISTS[lists[0]]

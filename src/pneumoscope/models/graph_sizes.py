@@ -125,7 +125,7 @@ def measure_graph(graph: Graph, batch: int) -> dict[str, Shape]:
         for name, output in zip(node.outputs, outputs, strict=False):
             size = math.prod(output.shape)
             if name in values or len(output.shape) > MAX_RANK or size > MAX_TENSOR * pixels + weights:
-                raise ValueError(f"operation {node.kind}: its output has {size:,} numbers, or is there twice")
+                raise ValueError(f"operation {node.kind}: its output has {size:,} numbers, or it occurs twice")
             values[name] = output
             live, total = live + size, total + size
         if live > MAX_LIVE * pixels + 2 * weights or total > MAX_TOTAL * pixels + 4 * weights:

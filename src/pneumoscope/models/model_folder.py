@@ -68,8 +68,8 @@ Share = Annotated[float, Strict(), Ge(-1), Le(1)]
 @dataclass(frozen=True)
 class _Interval:
     value: Share
-    low: Share | None
-    high: Share | None
+    low: Share | None = None
+    high: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _find_contradiction(model: Model) -> str | None:
     """What in a description cannot be true, if anything."""
     labels = quote(list(model.labels))
     if len(set(model.labels)) < len(model.labels):
-        return f"labels: one is there twice: {labels}"
+        return f"labels: one occurs twice: {labels}"
     expected = model.labels[1] if len(model.labels) == 2 else None
     if model.positive != expected:
         return f"positive: {quote(model.positive)} for the labels {labels}; it must be {quote(expected)}"

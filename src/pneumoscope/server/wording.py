@@ -17,7 +17,7 @@ def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
         )
     if prediction.decision == UNCERTAIN:
         if not possible:
-            return f"Typical of none of the classes: {' and '.join(model.labels)} are improbable for this image."
+            return f"The image is typical of none of the classes: {' and '.join(model.labels)} are improbable."
         if len(possible) > 1:
             risk = "too often" if predictor.alpha is None else f"more than {predictor.alpha:.0%} of the time"
             return f"{' and '.join(possible)} are possible. Naming only one of them would be wrong {risk}."

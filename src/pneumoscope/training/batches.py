@@ -32,6 +32,7 @@ class Draw:
     flip: float  # probability of a flip
     sampling: bool  # draw the classes equally often, with replacement
     seed: int  # together with the epoch's number, fixes the draw
+    groups: Ints | None = None  # group of every training image, drawn equally often within its class
 
     @property
     def steps(self) -> int:
@@ -44,13 +45,21 @@ class Draw:
             starts.pop()  # a single image has no batch statistics; it joins the batch before
         return starts
 
+    def _weigh(self) -> NDArray[np.float64]:
+        """How often each image is drawn, in proportion: every class alike, and every group of a class alike."""
+        if self.groups is None:
+            return 1 / np.bincount(self.targets)[self.targets]
+        pairs = np.stack([self.targets, self.groups])
+        kinds, members, counts = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+        shares: NDArray[np.float64] = 1 / (np.bincount(kinds[0])[self.targets] * counts[members.ravel()])
+        return shares
+
     def epoch(self, number: int) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
         """Indices and flips of each batch of an epoch."""
         rng = np.random.default_rng([self.seed, number])
         n = len(self.targets)
         if self.sampling:
-            counts = np.bincount(self.targets)
-            weights = 1 / counts[self.targets]
+            weights = self._weigh()
             order = rng.choice(n, n, p=weights / weights.sum())
         else:
             order = rng.permutation(n)

@@ -34,6 +34,7 @@ from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.training.parent import Parent, load_parent
 from pneumoscope.training.settings import Settings
 
 Floats = NDArray[np.float32]
@@ -51,6 +52,8 @@ class Setup:
     input: InputSpec  # what the backbone takes
     device: torch.device  # where it is trained
     drawn: Collection[str] = ()  # splits that the data do not have
+    parent: Parent | None = None  # the model that the run continues from
+    groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
 
     @property
     def changes_backbone(self) -> bool:
@@ -93,18 +96,23 @@ def read(settings: Settings) -> Setup:
     scope.state(settings.data.intended_use, scope.Scope())  # a faulty file shows early
     samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
-    spec = find_backbone(settings.network.backbone)
-    backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
+    groups = _find_groups(samples, settings)
+    parent = None
+    if settings.network.init is not None:
+        parent, spec, backbone = load_parent(settings.network)
+    else:
+        spec = find_backbone(settings.network.backbone)
+        backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
     input_spec = resize_input(spec, settings.network.size, settings.network.fit)
     try_backbone(backbone, input_spec.size)
     device = choose_device(settings.run.device)
     resolved = replace(
         settings,
         data=replace(settings.data, positive=positive),
-        network=replace(settings.network, size=input_spec.size, fit=input_spec.fit),
+        network=replace(settings.network, backbone=spec.name, size=input_spec.size, fit=input_spec.fit),
         run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
     )
-    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn)
+    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, parent, groups)
 
 
 def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
@@ -227,6 +235,27 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
         seed=settings.run.seed,
     )
     return split, drawn
+
+
+def _find_groups(samples: Sequence[Sample], settings: Settings) -> dict[Path, str] | None:
+    """The group of each image by the columns that `balance_by` names; cells without a value are a group, too.
+
+    Raises:
+        UsageError: the data have no such column, or images are not drawn by class.
+    """
+    if settings.optimisation.balance_by is None:
+        return None
+    if settings.optimisation.balance != "sampling":
+        raise UsageError("needs `balance='sampling'`.", "balance_by")
+    names = [name.strip() for name in settings.optimisation.balance_by.split(",")]
+    known = dict.fromkeys(name for sample in samples for name in sample.metadata)
+    if missing := [name for name in names if name not in known]:
+        have = f"Its other columns are {', '.join(known)}" if known else "It has no columns besides these"
+        raise UsageError(
+            f"{settings.data.path}: there is no column {missing[0]!r} besides path, label, patient and split. {have}.",
+            "balance_by",
+        )
+    return {sample.path: "/".join(sample.metadata.get(name, "") for name in names) for sample in samples}
 
 
 def _stack_splits(setup: Setup, extracts: Sequence[Extract]) -> dict[str, Split]:

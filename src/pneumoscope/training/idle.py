@@ -55,7 +55,7 @@ def _is_unchanged(augmentation: Augmentation) -> bool:
     return not any(getattr(augmentation, name) for name in amounts)
 
 
-_NO_PLATEAU = "no phase with the schedule plateau has so many epochs"
+_NO_PLATEAU = "no phase with the schedule plateau has enough epochs"
 # A phase of E epochs can stop after epoch `patience` + 1 at the earliest, and rates fall after epoch
 # `plateau_patience` + 2: neither matters after the last.
 IDLE = (
@@ -70,15 +70,15 @@ IDLE = (
         lambda setup: setup.settings.run.patient_ids and not any(sample.patient for sample in setup.samples),
     ),
     Idle(
-        ("momentum",), "only the optimizer sgd has it",
+        ("momentum",), "only the optimizer sgd uses it",
         lambda setup: setup.settings.optimisation.optimizer != "sgd",
     ),
     Idle(
-        ("epochs",), "`min_steps` asks for more",
+        ("epochs",), "`min_steps` needs more epochs",
         lambda setup: _is_whole(setup) and _count_steps(setup) < setup.settings.optimisation.min_steps,
     ),
     Idle(
-        ("min_steps",), "`epochs` asks for as many or more",
+        ("min_steps",), "`epochs` already gives as many batches or more",
         lambda setup: _is_whole(setup) and 0 < setup.settings.optimisation.min_steps <= _count_steps(setup),
     ),
     Idle(
@@ -98,7 +98,7 @@ IDLE = (
         lambda setup: _is_whole(setup) and setup.settings.augmentation.crop == 0,
     ),
     Idle(
-        ("full_crop_from",), "there are as many training images",
+        ("full_crop_from",), "there are at least as many training images",
         lambda setup: _is_whole(setup)
         and setup.settings.augmentation.crop > 0
         and 0 < setup.settings.augmentation.full_crop_from <= _count_images(setup),

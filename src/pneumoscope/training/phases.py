@@ -103,7 +103,11 @@ def _make_phase(
 def _make_draw(setup: Setup, train: Split) -> Draw:
     settings, optimisation = setup.settings, setup.settings.optimisation
     sampling = optimisation.balance == "sampling"
-    return Draw(train.targets, optimisation.batch_size, settings.augmentation.flip, sampling, settings.run.seed)
+    groups = None
+    if setup.groups is not None:
+        groups = np.unique([setup.groups[sample.path] for sample in train.samples], return_inverse=True)[1]
+    flip, seed = settings.augmentation.flip, settings.run.seed
+    return Draw(train.targets, optimisation.batch_size, flip, sampling, seed, groups)
 
 
 def _make_feature_batches(setup: Setup, splits: Mapping[str, Split]) -> FeatureBatches:

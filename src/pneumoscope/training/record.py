@@ -15,6 +15,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, ModelError, UsageError
 from pneumoscope.files import write_text
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.training.parent import Parent
 from pneumoscope.training.remarks import Remarks
 
 RECORD = "resume.json"
@@ -30,17 +31,20 @@ class Record:
     files: tuple[tuple[int, int, str | None], ...]
     remarks: Remarks | None = None  # on the model with these weights
     weights_sha256: str = ""
+    parent_sha256: str = ""  # of the weights of the model that the run continues from
 
 
-def begin_record(folder: Path, samples: Sequence[Sample]) -> None:
-    """Record the sizes and times of the files that a run begins with."""
-    _write(folder, Record(tuple((*_find_state(sample.path), None) for sample in samples)))
+def begin_record(folder: Path, samples: Sequence[Sample], parent: Parent | None = None) -> None:
+    """Record the sizes and times of the files that a run begins with, and the model that it continues from."""
+    files = tuple((*_find_state(sample.path), None) for sample in samples)
+    _write(folder, Record(files, parent_sha256=_identify(parent)))
 
 
 def record_digests(folder: Path, digests: Sequence[str]) -> None:
     """Add what the files contained when they were read; all else that is recorded belongs to an earlier model."""
     files = zip(_read(folder).files, digests, strict=True)
-    _write(folder, Record(tuple((size, changed, digest) for (size, changed, _), digest in files)))
+    known = tuple((size, changed, digest) for (size, changed, _), digest in files)
+    _write(folder, Record(known, parent_sha256=_read(folder).parent_sha256))
 
 
 def check_files(folder: Path, samples: Sequence[Sample]) -> None:
@@ -65,6 +69,22 @@ def check_files(folder: Path, samples: Sequence[Sample]) -> None:
             f"{len(changed)} image{'s have' if len(changed) > 1 else ' has'} changed since the run in {folder} began: "
             f"{some}. Restore the files, or start a new run."
         )
+
+
+def check_parent(folder: Path, parent: Parent | None) -> None:
+    """Check that the model which a run continues from is the same as when the run began.
+
+    Raises:
+        DataError: it is not.
+    """
+    if parent is not None and _identify(parent) != _read(folder).parent_sha256:
+        raise DataError(
+            f"{parent.name}: this model has changed since the run in {folder} began. Restore it, or start a new run."
+        )
+
+
+def _identify(parent: Parent | None) -> str:
+    return "" if parent is None else parent.weights_sha256
 
 
 def save_remarks(folder: Path, remarks: Remarks) -> None:

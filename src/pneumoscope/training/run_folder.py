@@ -14,14 +14,16 @@ from pneumoscope.config import check_mapping, read_mapping, write_mapping
 from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import claim_folder, path_in_file, relative_path
+from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
 from pneumoscope.training.data import Setup
-from pneumoscope.training.record import RECORD, begin_record, check_files
+from pneumoscope.training.record import RECORD, begin_record, check_files, check_parent
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
-_PATHS = (("data", "path"), ("data", "intended_use"), ("network", "weights"))  # settings that name a file or folder
+# Settings that name a file or folder; `init` may name a pretrained model instead.
+_PATHS = (("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"))
 RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, CHECKPOINTS, *OUTPUTS)
 
 
@@ -44,8 +46,9 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     write_samples(table, setup.samples)
     if resume and (folder / RECORD).exists():
         check_files(folder, setup.samples)
+        check_parent(folder, setup.parent)
     else:
-        begin_record(folder, setup.samples)
+        begin_record(folder, setup.samples, setup.parent)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 
@@ -57,6 +60,8 @@ def write_settings(path: Path, settings: Settings) -> None:
         data = replace(data, intended_use=path_in_file(Path(data.intended_use), path.parent))
     if network.weights is not None:
         network = replace(network, weights=path_in_file(Path(network.weights), path.parent))
+    if network.init is not None and network.init not in list_pretrained():
+        network = replace(network, init=path_in_file(Path(network.init), path.parent))
     write_mapping(path, replace(settings, data=data, network=network))
 
 
@@ -69,7 +74,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     values = read_mapping(path)
     for group, name in _PATHS:
         inner = values.get(group)
-        if isinstance(inner, dict) and isinstance(inner.get(name), str) and not Path(inner[name]).is_absolute():
+        if not isinstance(inner, dict) or not isinstance(inner.get(name), str) or Path(inner[name]).is_absolute():
+            continue
+        if name != "init" or inner[name] not in list_pretrained():
             inner[name] = relative_path(path.parent.resolve() / inner[name], Path.cwd())
     return values
 

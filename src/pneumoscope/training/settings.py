@@ -76,6 +76,13 @@ class NetworkSettings:
     """The network and its input."""
 
     backbone: Annotated[str, Doc("Name of the pretrained network; see `pneumoscope backbones`.")] = "efficientnet_lite0"
+    init: Annotated[
+        str | None,
+        Doc(
+            "Model to continue from, instead of a backbone's weights: a run, a model folder or a pretrained model. Its "
+            "last layer is kept where the classes are the same."
+        ),
+    ] = None
     weights: Annotated[str | None, Doc("File with its weights (.pth or .safetensors), for offline use.")] = None
     size: Annotated[
         Annotated[int, Interval(ge=32, le=2048)] | None,
@@ -121,6 +128,13 @@ class OptimisationSettings:
         Literal["none", "weights", "sampling"],
         Doc("How to balance classes: not at all, with weights in the loss, or by drawing them equally often."),
     ] = "none"
+    balance_by: Annotated[
+        str | None,
+        Doc(
+            "Columns of the table, such as source,view: within each class, draw the groups that they define equally "
+            "often (sampling)."
+        ),
+    ] = None
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Doc("Precision of arithmetic while the backbone is trained; auto picks the faster."),

@@ -1,0 +1,179 @@
+"""Adults and children: a model, or five folds by patient, on the adults' images, by view, source and age.
+
+Without --train it measures the pretrained model, which may have seen the images. With --train NAME it trains one run a
+fold on children and adults, with the settings that follow (`name=value`), and measures each image in the fold that left
+its patient out.
+
+The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA; --other says whether
+OTHER trains as NORMAL (a group of its own) or not at all. It is always tested.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from protocol import make_parser, print_table, read_kermany, train_once
+
+from pneumoscope.datasets.samples import Sample, cluster_by_patient
+from pneumoscope.datasets.splits import fold_samples
+from pneumoscope.evaluation.intervals.delong import auroc_covariance
+from pneumoscope.evaluation.intervals.proportions import logit_interval, rate_interval
+from pneumoscope.images.dicom import Tags
+from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.predictor import load
+
+READ = ("OPACITY", "NORMAL", "OTHER")
+HEAD = (
+    *("group", "positive", "normal", "other", "AUROC, normal", "AUROC, all else", "sensitivity", "specificity"),
+    *("set holds truth", "uncertain", "out of distribution"),
+)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--train", metavar="NAME", help="train a run for each fold")
+    parser.add_argument("--model", default=None, help="measure this model, instead of training")
+    parser.add_argument("--folds", default="0,1,2,3,4", help="which of the five folds")
+    parser.add_argument("--other", choices=("negative", "none"), default="negative")
+    parser.add_argument("--sources", default="rsna,nih,rsna-normal", help="adults to train on")
+    parser.add_argument("settings", nargs="*", help="settings of training, such as epochs=4")
+    options = parser.parse_args()
+    adults, children = read_adults(options.data), read_kermany(options.data)
+    if options.train is None:
+        report(predict(options.model, adults))
+        return
+    settings = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in options.settings)}
+    tested: list[Prediction] = []
+    every = [*adults, *children]
+    for fold, images in enumerate(fold_samples(every, 5, seed=0)):
+        if str(fold) not in options.folds.split(","):
+            continue
+        chosen = [each for each in map(adapt, images) if is_used(each, options.sources.split(","), options.other)]
+        result = train_once(
+            chosen, options.runs / f"adults-{options.train}-{fold}", balance="sampling", balance_by="group", **settings
+        )
+        tested += predict(str(result.folder), [each for each in images if each.split == "test"])
+    report(tested)
+
+
+def read_adults(data: Path) -> list[Sample]:
+    """The adults' images that radiologists read, with what the table says of them."""
+    samples = []
+    with (data / "adults" / "films.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["label"] in READ:
+                tags = Tags(age=float(row["age"]) if row["age"] else None, sex=row["sex"] or None, view=row["view"])
+                path = data / "adults" / row["path"]
+                metadata = {"source": row["source"], "reading": row["label"]}
+                samples.append(Sample(path, row["label"], row["patient"], None, tags=tags, metadata=metadata))
+    return samples
+
+
+def adapt(sample: Sample) -> Sample:
+    """A sample as it is trained on: with a class of the children's, and the group that is balanced."""
+    if "reading" not in sample.metadata:
+        return dataclasses.replace(sample, metadata={"group": "children"})
+    view = sample.tags.view if sample.tags else ""
+    other = " other" if sample.label == "OTHER" else ""
+    label = "PNEUMONIA" if sample.label == "OPACITY" else "NORMAL"
+    return dataclasses.replace(
+        sample, label=label, metadata={"group": f"adults {view}{other}", "source": sample.metadata["source"]}
+    )
+
+
+def is_used(sample: Sample, sources: Sequence[str], other: str) -> bool:
+    """Whether a sample is trained on; test images are tested by `predict` as well, but a run needs some."""
+    group = sample.metadata["group"]
+    if group == "children":
+        return True
+    return sample.metadata["source"] in sources and (other == "negative" or not group.endswith("other"))
+
+
+def predict(model: str | None, images: Sequence[Sample]) -> list[Prediction]:
+    """Predict images, which keep their label and what is known about them."""
+    return [
+        dataclasses.replace(found, label=sample.metadata.get("reading", sample.label))
+        for sample, found in zip(images, load(model).run(images), strict=True)
+    ]
+
+
+def report(predictions: Sequence[Prediction]) -> None:
+    """Print a row for each group: how opacities rank, and what is decided."""
+    print_table(
+        HEAD,
+        [[name, *describe(group)] for name, group in divide(predictions) if len({each.label for each in group}) > 1],
+    )
+
+
+def divide(predictions: Sequence[Prediction]) -> Iterator[tuple[str, list[Prediction]]]:
+    """The groups that are reported apart."""
+    age = [("under 40", 18, 40), ("40 to 59", 40, 60), ("60 and over", 60, 120)]
+    rules: list[tuple[str, Callable[[Prediction], bool]]] = [
+        ("children", lambda each: find_source(each) == "children"),
+        ("adults, rsna and nih", lambda each: find_source(each) in ("rsna", "nih")),
+        *((f"adults, {name}", lambda each, name=name: find_source(each) == name) for name in ("rsna", "nih")),
+        *((f"adults, {view}", lambda each, view=view: is_adult(each) and each.view == view) for view in ("PA", "AP")),
+        *(
+            (f"adults, {name}", lambda each, low=low, high=high: is_adult(each) and low <= (each.age or 0) < high)
+            for name, low, high in age
+        ),
+        ("adults, with rsna-normal", lambda each: find_source(each) != "children"),
+    ]
+    for name, rule in rules:
+        yield name, [each for each in predictions if rule(each)]
+
+
+def find_source(prediction: Prediction) -> str:
+    """`children`, or the adults' source, which is the folder of the image."""
+    name = Path(str(prediction.path)).parent.name
+    return name if name in ("rsna", "nih", "rsna-normal") else "children"
+
+
+def is_adult(prediction: Prediction) -> bool:
+    """Whether it is one of the adults of which both classes are there."""
+    return find_source(prediction) in ("rsna", "nih")
+
+
+def describe(group: Sequence[Prediction]) -> list[str]:
+    """Counts, AUROCs with intervals, and rates of decisions; OTHER counts as negative in none but the second AUROC."""
+    positive = np.array([each.label in ("OPACITY", "PNEUMONIA") for each in group])
+    other = np.array([each.label == "OTHER" for each in group])
+    scores = np.array([each.raw_probability for each in group])
+    clusters = cluster_by_patient([each.patient for each in group], len(group))
+    strange = np.array([each.decision == "out_of_distribution" for each in group])
+    called = np.array([each.predicted_label == "PNEUMONIA" for each in group])
+    truth = np.where(positive, "PNEUMONIA", "NORMAL")
+    held = np.array([label in each.prediction_set for label, each in zip(truth, group, strict=True)])
+    unsure = np.array([each.decision == "uncertain" for each in group])
+
+    def rank(kept: np.ndarray) -> str:
+        values, covariance = auroc_covariance(positive[kept], scores[kept][None], clusters[kept])
+        low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
+        return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
+
+    def rate(hits: np.ndarray, among: np.ndarray) -> str:
+        if not among.any():
+            return "–"
+        low, high = rate_interval(hits, among, clusters, 0.95)
+        return f"{hits[among].mean():.3f} ({low:.3f} to {high:.3f})"
+
+    every, answered = np.ones(len(group), bool), ~strange & ~other
+    return [
+        *(str(int(each.sum())) for each in (positive, ~positive & ~other, other)),
+        rank(~other),
+        rank(every) if other.any() else "–",
+        rate(called, positive),
+        rate(~called, ~positive & ~other),
+        rate(held, answered),
+        rate(unsure, answered),
+        rate(strange, ~other),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The model that a run continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pneumoscope.errors import UsageError
+from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_backbone
+from pneumoscope.models.model_folder import load_model, load_weights
+
+if TYPE_CHECKING:
+    from pneumoscope.models.classifier import Backbone
+    from pneumoscope.training.settings import NetworkSettings
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that a run continues from, except its backbone."""
+
+    name: str  # as the user gave it
+    weights_sha256: str  # of its weights
+    labels: tuple[str, ...]  # its classes
+    head: Mapping[str, Tensor]  # weight and bias of its last layer
+    seen: frozenset[str]  # digests of the images that it learned from
+
+
+def load_parent(settings: NetworkSettings) -> tuple[Parent, BackboneSpec, Backbone]:
+    """Load the model that `init` names, and say what its backbone is.
+
+    Raises:
+        UsageError: `weights` or another `backbone` is given too, or it is an export, which cannot be trained.
+        ModelError: there is no model, or it is damaged.
+    """
+    folder = Path(str(settings.init))
+    try:
+        model = load_model(folder)
+    except UsageError as problem:  # there is none, and it is not called `model` here
+        raise UsageError(problem.message, "init") from None
+    usual = type(settings)().backbone
+    if settings.weights is not None or settings.backbone not in (usual, model.backbone):
+        other = "weights" if settings.weights is not None else "backbone"
+        raise UsageError(f"the model names its own network, {model.backbone}. Leave out `{other}`.", "init")
+    weights = load_weights(folder, model)
+    if not any(name.startswith("backbone.") for name in weights):
+        raise UsageError(
+            f"{folder}: an exported model cannot be trained. Name the model that it was made from.", "init"
+        )
+    spec = replace(
+        find_backbone(model.backbone), architecture=model.architecture, arguments=model.arguments, input=model.input
+    )
+    head = {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}
+    seen = frozenset(model.data.get("seen", ()))
+    return (
+        Parent(str(settings.init), model.weights_sha256, model.labels, head, seen),
+        spec,
+        rebuild_backbone(model, weights),
+    )
