@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
+    from pneumoscope.evaluation.expected import estimate_metrics
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
@@ -50,8 +51,8 @@ __all__ = [
     "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding",
     "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError",
     "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt", "audit", "compare",
-    "draw_phantom", "evaluate", "explain", "export", "load", "prepare", "read_pixels", "read_samples",
-    "split_samples", "train", "write_phantoms",
+    "draw_phantom", "estimate_metrics", "evaluate", "explain", "export", "load", "prepare", "read_pixels",
+    "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def __getattr__(name: str) -> object:
         "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
+        "evaluation.expected": ("estimate_metrics",),
         "evaluation.results": ("Evaluation", "Interval"),
         "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),

@@ -146,6 +146,16 @@ def test_images_that_the_model_learned_from_are_left_out_and_counted(
     assert new.evaluation.n == 16
 
 
+def test_an_adapted_model_can_be_adapted_again_with_other_images(adapted: Adaptation, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "later", count=30, seed=11, size=128)
+    again = pneumoscope.adapt(tmp_path / "later", tmp_path / "again", model=adapted.folder, resamples=100)
+    first, second = read_json(again.model / "model.json")["lineage"]
+    assert first == read_json(adapted.model / "model.json")["lineage"][0]
+    assert second["parent"]["name"] == adapted.folder.name
+    assert second["data"]["fingerprint"] != first["data"]["fingerprint"]
+    assert "2. Adapted from the model" in (again.model / "README.md").read_text(encoding="utf-8")
+
+
 def test_what_cannot_be_adapted_is_refused(run: Run, images: Path, other_images: Path, tmp_path: Path) -> None:
     few = copy_images(other_images, tmp_path / "few", {"NORMAL": 20, "PNEUMONIA": 3})
     with pytest.raises(DataError, match=r"20 NORMAL, 3 PNEUMONIA to adapt to, and at least 5 of each"):
