@@ -187,11 +187,8 @@ def _show_counts(counts: dict[str, int], use: str) -> str:
 
 
 def _show(interval: dict[str, Any]) -> str:
-    bounds = (
-        ""
-        if None in (interval.get("low"), interval.get("high"))
-        else f" ({interval['low']:.3f} to {interval['high']:.3f})"
-    )
+    low, high = interval.get("low"), interval.get("high")
+    bounds = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
     return f"{interval['value']:.3f}{bounds}"
 
 
