@@ -162,6 +162,9 @@ def test_what_cannot_be_adapted_is_refused(run: Run, images: Path, other_images:
         pneumoscope.adapt(few, tmp_path / "a", model=run.folder)
     with pytest.raises(DataError, match="to adapt to"):  # all are known from training
         pneumoscope.adapt(images, tmp_path / "b", model=run.folder)
+    many = copy_images(other_images, tmp_path / "many", {"NORMAL": 12, "PNEUMONIA": 12})
+    with pytest.raises(DataError, match="of 1 patient, and at least 5 are needed"):
+        pneumoscope.adapt(many, tmp_path / "one", model=run.folder, patient_pattern="(?P<patient>phantom)")
     with pytest.raises(UsageError, match="alpha"):
         pneumoscope.adapt(other_images, tmp_path / "c", model=run.folder, alpha=1.5)
     (few / "NORMAL").rename(few / "HEALTHY")

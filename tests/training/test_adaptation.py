@@ -168,3 +168,13 @@ def test_what_a_model_does_not_allow_is_refused() -> None:
             check_wishes(make_parent(), wrong)
     adapted = fit(make_parent(calibration=isotonic), make_local(200), Wishes())
     adapted.decisions.calibration.check(2)
+
+
+def test_images_of_one_class_as_in_a_fold_leave_the_threshold_and_put_the_other_class_into_every_set() -> None:
+    parent, local = make_parent(), make_local(60)
+    negatives = local.take(local.labels == 0)
+    adapted = fit(parent, negatives, Wishes())
+    outcome = decide(parent, adapted, make_local(200, seed=9))
+    assert np.isfinite(outcome.probabilities).all()
+    assert adapted.decisions.threshold == parent.decisions.threshold
+    assert outcome.in_set[:, 1].all()

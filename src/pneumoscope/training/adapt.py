@@ -291,12 +291,18 @@ def _gather(job: _Job, samples: Sequence[Sample], extracts: Sequence[Extract], c
 
 
 def _check_counts(data: _Data, classes: Sequence[str]) -> None:
-    """Check that there are images enough of each class.
+    """Check that there are images enough of each class, and of patients enough to cross-validate.
 
     Raises:
         DataError: there are not.
     """
     counts = np.bincount(data.local.labels, minlength=len(classes))
+    patients = len(np.unique(data.local.clusters))
+    if counts.min() >= FEWEST and patients < FOLDS:
+        raise DataError(
+            f"The images to adapt to are of {counted(patients, 'patient')}, and at least {FOLDS} are needed, better 20. "
+            "Add images of others, or check the column of patients and `patient_pattern`."
+        )
     if counts.min() >= FEWEST:
         return
     found = ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
