@@ -300,8 +300,8 @@ def _check_counts(data: _Data, classes: Sequence[str]) -> None:
     patients = len(np.unique(data.local.clusters))
     if counts.min() >= FEWEST and patients < FOLDS:
         raise DataError(
-            f"The images to adapt to are of {counted(patients, 'patient')}, and at least {FOLDS} are needed, better 20. "
-            "Add images of others, or check the column of patients and `patient_pattern`."
+            f"The images to adapt to are of {counted(patients, 'patient')}, and at least {FOLDS} are needed, better "
+            "20. Add images of others, or check the column of patients and `patient_pattern`."
         )
     if counts.min() >= FEWEST:
         return
