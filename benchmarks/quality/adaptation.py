@@ -38,6 +38,7 @@ from pneumoscope.images.prepare import prepare
 from pneumoscope.images.read import read_pixels
 from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.inference.features import extract_features
+from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import Predictor, compute_logits, load
 from pneumoscope.training.adapt import FEWEST, describe_parent
 from pneumoscope.training.adaptation import Local, Parent, Wishes, fit
@@ -100,6 +101,13 @@ def load_shifts(data: Path, model: str | None) -> list[Shift]:
         predictor = load(model, cache=cache)
         samples = [Sample(data / "adults" / row["path"], patient=row["patient"]) for row in rows]
         extracts = list(extract_features(samples, predictor.engine, predictor.model.input, cache=cache))
+    seen = set(predictor.model.data.get("seen", ()))
+    unseen = [i for i, each in enumerate(extracts) if each.sha256[:SHORT] not in seen]
+    if len(unseen) < len(rows):
+        print(f"{len(rows) - len(unseen)} of {len(rows)} images left out: the model learned from them.", file=sys.stderr)
+    if len(unseen) < 2 * FEWEST_TEST:
+        sys.exit("Too few images are left. Give a model that did not learn from them (--model).")
+    rows, extracts = [rows[i] for i in unseen], [extracts[i] for i in unseen]
     everything = Local(
         np.array([row["label"] == "OPACITY" for row in rows], np.int64),
         np.array([each.features[0] for each in extracts if each.features is not None]),
