@@ -104,7 +104,9 @@ def load_shifts(data: Path, model: str | None) -> list[Shift]:
     seen = set(predictor.model.data.get("seen", ()))
     unseen = [i for i, each in enumerate(extracts) if each.sha256[:SHORT] not in seen]
     if len(unseen) < len(rows):
-        print(f"{len(rows) - len(unseen)} of {len(rows)} images left out: the model learned from them.", file=sys.stderr)
+        print(
+            f"{len(rows) - len(unseen)} of {len(rows)} images left out: the model learned from them.", file=sys.stderr
+        )
     if len(unseen) < 2 * FEWEST_TEST:
         sys.exit("Too few images are left. Give a model that did not learn from them (--model).")
     rows, extracts = [rows[i] for i in unseen], [extracts[i] for i in unseen]
