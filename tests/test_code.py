@@ -39,6 +39,8 @@ INSTEAD = {
 # Longest parameter lists, with why a dataclass would not make them plainer.
 MANY_PARAMETERS: dict[str, str] = {
     "inference.predictor.load": "the options of predicting, each given by name",
+    "training.adapt.adapt": "the options of the command",
+    "cli.adapt.adapt": "the options of the command",
     "cli.data.split": "the options of the command",
     "cli.evaluate.audit": "the options of the command",
     "cli.evaluate.evaluate": "the options of the command",

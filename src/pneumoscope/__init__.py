@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
+    from pneumoscope.evaluation.expected import estimate_metrics
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
@@ -43,14 +44,15 @@ if TYPE_CHECKING:
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding", "ImageError",
-    "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction",
-    "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "audit", "compare", "draw_phantom",
-    "evaluate", "explain", "export", "load", "prepare", "read_pixels", "read_samples", "split_samples", "train",
-    "write_phantoms",
+    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding",
+    "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError",
+    "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt", "audit", "compare",
+    "draw_phantom", "estimate_metrics", "evaluate", "explain", "export", "load", "prepare", "read_pixels",
+    "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -64,6 +66,7 @@ def __getattr__(name: str) -> object:
         "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
+        "evaluation.expected": ("estimate_metrics",),
         "evaluation.results": ("Evaluation", "Interval"),
         "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),
@@ -75,6 +78,7 @@ def __getattr__(name: str) -> object:
         "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "training.adapt": ("Adaptation", "adapt"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }

@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from pneumoscope import __version__
+from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
@@ -35,6 +36,7 @@ app = make_group(
 )
 _CLASSES: dict[Any, type[PanelCommand]] = {
     train: SettingsCommand,
+    adapt: TableCommand,
     evaluate: TableCommand,
     audit: TableCommand,
     export: TableCommand,
@@ -42,6 +44,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
 for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),
+    (_TRAINING, adapt),
     (_TRAINING, evaluate),
     (_TRAINING, compare),
     (_USING, predict),

@@ -151,6 +151,10 @@ def _describe(model: Model) -> dict[str, str]:
             _show_counts(counts[split], f"images {use}") for split, use in splits if split in counts
         ),
     }
+    if model.lineage:
+        last = model.lineage[-1]
+        images = ", ".join(f"{count:,} {name}" for name, count in last["data"]["images"].items())
+        facts["adapted from"] = f"{last['parent']['name']} on {images} images: {' '.join(last['changes'])}"
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if by_class := read_decisions(model).class_thresholds:
@@ -194,6 +198,6 @@ def _show_size(folder: Path) -> str:
 
 def _find_source(model: Model) -> Source | None:
     """The public data set that a model was trained on, if it names one that is known here."""
-    from pneumoscope.datasets.kermany import list_sources
+    from pneumoscope.datasets.kermany import find_source
 
-    return next((source for source in list_sources() if source.name == model.data.get("source")), None)
+    return find_source(model.data.get("source"))

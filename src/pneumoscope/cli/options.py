@@ -28,6 +28,15 @@ AdaptPrior = Annotated[
     bool,
     option("Estimate the prevalence from these images, without labels, and adjust to it.", DECISIONS, "--adapt-prior"),
 ]
+Estimate = Annotated[
+    bool,
+    option(
+        "Also estimate from the probabilities, without labels, how often they are right. This holds only where they "
+        "are calibrated, as after adapt.",
+        DECISIONS,
+        "--estimate",
+    ),
+]
 Threshold = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pneumoscope.config import Progress
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.results import Evaluation, Interval
+    from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
 
 
@@ -122,6 +123,22 @@ def print_run(run: Run) -> None:
     """Print the metrics of a run and where it is."""
     print_evaluation(run.evaluation)
     echo(f"\nRun:    {run.folder}\nReport: {run.report}")
+
+
+def print_adaptation(adaptation: Adaptation) -> None:
+    """Print what was changed and why, each metric before and after, and where the model is."""
+    for change in adaptation.evidence.changes:
+        typer.echo(printable(change))
+    for images, differences in adaptation.evidence.differences.items():
+        table = make_table(["metric"], ["before", "after", "difference", "95% interval"])
+        for name, each in differences.items():
+            values = ["–" if math.isnan(value) else f"{value:.3f}" for value in (each.first, each.other)]
+            values.append("" if math.isnan(each.value) else f"{each.value:+.3f}")
+            values.append("" if math.isnan(each.low) else f"{each.low:+.3f} to {each.high:+.3f}")
+            table.add_row(printable_line(name.replace("_", " ")), *values)
+        typer.echo(f"\n{images}:\n")
+        open_console().print(table, markup=False)
+    typer.echo(f"\nModel:  {adaptation.model}\nReport: {adaptation.report}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

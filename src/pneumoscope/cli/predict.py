@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.predictor import Predictor
 
+Form = Annotated[
+    Literal["table", "csv", "json", "jsonl", "parquet"] | None,
+    option(
+        "Format of the rows. [default: by the suffix of --out; else table on a terminal, csv elsewhere]",
+        OUTPUT,
+        "--format",
+    ),
+]
 _SHOWN = 5  # reasons of files that could not be read
 
 
@@ -31,6 +39,7 @@ def predict(
     model: options.Model = None,
     prevalence: options.Prevalence = None,
     adapt_prior: options.AdaptPrior = False,
+    estimate: options.Estimate = False,
     threshold: options.Threshold = None,
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
@@ -41,14 +50,7 @@ def predict(
     any_modality: options.AnyModality = False,
     device: options.Device = "auto",
     out: Annotated[Path | None, option("Write to this file, not standard output.", OUTPUT)] = None,
-    form: Annotated[
-        Literal["table", "csv", "json", "jsonl", "parquet"] | None,
-        option(
-            "Format of the rows. [default: by the suffix of --out; else table on a terminal, csv elsewhere]",
-            OUTPUT,
-            "--format",
-        ),
-    ] = None,
+    form: Form = None,
     heatmaps: Annotated[Path | None, option("Folder to write: each image with its evidence map.", OUTPUT)] = None,
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
@@ -77,6 +79,8 @@ def predict(
     with show_progress() as progress:
         if adapt_prior:
             predictor = _adapt_prior(predictor, samples, progress)
+        if estimate:
+            _estimate(predictor, samples, progress)
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite, excel)
         shown = None if out is None and table is None and sys.stdout.isatty() else progress
@@ -104,6 +108,21 @@ def _adapt_prior(predictor: Predictor, samples: Sequence[Sample], progress: Prog
     adapted, share = adapt_prior(predictor, samples, progress)
     echo(f"Estimated prevalence: {share.value:.3f} ({share.low:.3f} to {share.high:.3f})", err=True)
     return adapted
+
+
+def _estimate(predictor: Predictor, samples: Sequence[Sample], progress: Progress) -> None:
+    """Print how good the predictions are if the probabilities are calibrated for these images."""
+    from pneumoscope.evaluation.expected import estimate_metrics
+
+    predictions = predictor.predict(samples, progress)
+    found = estimate_metrics(predictions, predictor.model.labels)
+    left_out = sum(each.probability is None for each in predictions)
+    typer.echo("Expected, if the probabilities are calibrated for these images (nothing here can tell):", err=True)
+    for name, each in found.items():
+        title = name.upper() if name == "auroc" else name
+        typer.echo(f"  {title:12} {each.value:.3f} ({each.low:.3f} to {each.high:.3f})", err=True)
+    if left_out:
+        typer.echo(f"  without {left_out} of {len(predictions)} images, which have no probability", err=True)
 
 
 def explain(

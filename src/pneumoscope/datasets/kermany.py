@@ -98,6 +98,11 @@ def list_sources() -> tuple[Source, ...]:
     return (KERMANY,)
 
 
+def find_source(name: object) -> Source | None:
+    """The public dataset of this name, if it is known here."""
+    return next((source for source in list_sources() if source.name == name), None)
+
+
 def recognise_source(samples: Sequence[Sample]) -> Source | None:
     """Find the dataset that samples are from, if all of their names and labels match it.
 

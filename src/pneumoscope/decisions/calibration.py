@@ -39,7 +39,7 @@ class Calibration:
     slope: Annotated[float, Interval(gt=0, le=1e6)] = 1.0  # multiplies the logits; 1 / temperature
     intercept: Bounded = 0.0  # added, for `platt` alone
     # for each class the logarithm of its fraction in `class_fractions` divided by that which the network was trained
-    # for; empty where they are the same
+    # for, and with more than two classes what `adapt` added; empty where nothing is to be added
     offset: tuple[Bounded, ...] = ()
     knots: tuple[tuple[Bounded, Fraction], ...] = ()  # rising (logit, probability) pairs of `isotonic`
     # fractions of the classes that the probabilities hold for, in the order of the labels
@@ -100,6 +100,33 @@ def apply(logits: ArrayLike, calibration: Calibration) -> Floats:
     return normalise(z + np.array(calibration.offset) if calibration.offset else z)
 
 
+def follow(calibration: Calibration, slope: float, shifts: ArrayLike) -> Calibration:
+    """Return the calibration whose log probabilities are `slope` times those of another plus `shifts`, normalised.
+
+    Of `isotonic` the knots are moved; between them it stays a straight line.
+
+    Args:
+        calibration: the one to follow.
+        slope: above 0.
+        shifts: (C,), one for each class.
+    """
+    moved = np.asarray(shifts, np.float64)
+    added = float(moved[1] - moved[0])
+    if calibration.method == "isotonic":
+        from scipy.special import expit, logit
+
+        logits, probabilities = np.transpose(calibration.knots)
+        rising = expit(slope * logit(probabilities) + added)
+        return replace(calibration, knots=tuple(zip(logits.tolist(), rising.tolist(), strict=True)))
+    offset = np.asarray(calibration.offset or np.zeros(len(moved)))
+    if len(moved) > 2:
+        shifted = slope * offset + moved
+        method = "temperature" if calibration.method == "none" else calibration.method
+        return replace(calibration, method=method, slope=slope * calibration.slope, offset=tuple(shifted.tolist()))
+    intercept = slope * (calibration.intercept + float(offset[1] - offset[0])) + added
+    return replace(calibration, method="platt", slope=slope * calibration.slope, intercept=intercept, offset=())
+
+
 def normalise(log_values: Floats) -> Floats:
     """Subtract from each row what makes its exponentials sum to 1."""
     top = log_values.max(axis=1, keepdims=True)
@@ -157,7 +184,7 @@ def fit(
         return weights if name == "isotonic" else training_weights
 
     scores = {
-        name: _score(_cross_fit(replace(start, method=name), z, y, weigh(name), clusters, seed), y, weights)
+        name: score(_cross_fit(replace(start, method=name), z, y, weigh(name), clusters, seed), y, weights)
         for name in candidates
     }
     chosen = min(candidates, key=lambda name: scores[name]["log_loss"])
@@ -165,13 +192,19 @@ def fit(
         _fit(replace(start, method=chosen), z, y, weigh(chosen)),
         class_fractions=tuple(wanted.tolist()),
         images=len(y),
-        before=_score(apply(z, start), y, weights),
+        before=score(apply(z, start), y, weights),
         after=scores[chosen],
     )
 
 
-def _score(log_probabilities: Floats, labels: Ints, weights: Floats) -> dict[str, float]:
-    """Weighted log loss and Brier score (in [0, 1] for two classes, in [0, 2] for more)."""
+def score(log_probabilities: Floats, labels: Ints, weights: Floats) -> dict[str, float]:
+    """Log loss and Brier score (in [0, 1] for two classes, in [0, 2] for more) of weighted images.
+
+    Args:
+        log_probabilities: (N, C).
+        labels: (N,) class indices.
+        weights: (N,).
+    """
     losses = -np.maximum(log_probabilities[np.arange(len(labels)), labels], -700)
     errors = ((np.exp(log_probabilities) - np.eye(log_probabilities.shape[1])[labels]) ** 2).sum(1)
     if log_probabilities.shape[1] == 2:

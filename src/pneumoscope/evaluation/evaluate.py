@@ -151,6 +151,47 @@ def measure(
     )
 
 
+def measure_predictions(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    thresholds: ArrayLike,
+    out: Path | None = None,
+    plan: Plan = Plan(),
+    *,
+    notes: Sequence[str] = (),
+) -> Measured:
+    """Measure predictions that were made otherwise, such as those of cross-validation, and write what `measure` writes.
+
+    Args:
+        predictor: a classifier of the same classes.
+        samples: N images with labels that it knows.
+        predictions: (N,), all with probabilities.
+        thresholds: two classes: (N,), from which probability on each image was labelled positive; more: one of each.
+        out: folder for `predictions.csv`, `errors.csv` and `metrics.json`; None writes nothing.
+        plan: what to measure; nothing is adjusted to a prevalence.
+        notes: warnings for the evaluation.
+    """
+    labels = index_labels(predictions, predictor.model.labels)
+    evaluation = evaluate_predictions(
+        labels, stack_probabilities(predictions), classes=predictor.model.labels, split=plan.split,
+        threshold=thresholds, patients=[each.patient for each in predictions], resamples=plan.resamples, seed=plan.seed,
+    )  # fmt: skip
+    evaluation = dataclasses.replace(
+        evaluation,
+        threshold=predictor.threshold if predictor.model.positive else math.nan,
+        decisions=_summarise(predictor, predictions),
+        notes=tuple(notes),
+        subgroups=tuple(measure_subgroups(predictions, evaluation, [sample.metadata for sample in samples])),
+    )
+    if out is not None:
+        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
+        _write_errors(out / "errors.csv", predictions, predictor, evaluation.cut, plan.excel)
+        write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+    fingerprint = fingerprint_samples(samples, [each.sha256 for each in predictions])
+    return Measured(evaluation, predictions, samples, (), fingerprint)
+
+
 def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list[int]:
     """The indices of the predictions whose predicted label is wrong, the most confident first.
 
@@ -216,20 +257,28 @@ def _measure_metrics(
         by_name = dict(zip(model.labels, shares, strict=True))
         threshold = math.nan if isinstance(cut, tuple) else cut
         adjusted = Adjusted(by_name, prevalence, estimated=True, threshold=threshold, metrics=metrics)
+    known = set(model.data.get("seen", ()))
+    seen = sum(prediction.sha256[:SHORT] in known for prediction in readable)
+    evaluation = dataclasses.replace(
+        evaluation,
+        decisions=_summarise(predictor, readable),
+        uncalibrated=uncalibrated,
+        adjusted=adjusted,
+        seen=seen,
+    )
+    return evaluation, before
+
+
+def _summarise(predictor: Predictor, readable: Sequence[Prediction]) -> dict[str, Any]:
     decisions = summarise_decisions(
         [str(prediction.label) for prediction in readable],
         [str(prediction.decision) for prediction in readable],
         [prediction.prediction_set for prediction in readable],
-        model.labels,
+        predictor.model.labels,
     )
     if predictor.decisions.prediction_sets is None:  # a predicted label as its own set guarantees nothing
         del decisions["coverage"], decisions["set_size"]
-    known = set(model.data.get("seen", ()))
-    seen = sum(prediction.sha256[:SHORT] in known for prediction in readable)
-    evaluation = dataclasses.replace(
-        evaluation, decisions=decisions, uncalibrated=uncalibrated, adjusted=adjusted, seen=seen
-    )
-    return evaluation, before
+    return decisions
 
 
 def _to_shares(log_probabilities: Floats) -> Floats:

@@ -56,6 +56,8 @@ class Model:
     # an exported network that mixes places by attention before its map, so that the map does not explain. Where
     # PyTorch runs the network, this is found out from the network itself.
     attention: bool = False
+    # for each time that `adapt` made a model of another: which one, on which images, what was changed and why
+    lineage: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA  # version of this layout
 
 
@@ -142,11 +144,48 @@ def save_model(
         files[GRAPH] = hashlib.sha256(linked).hexdigest()
         write_bytes(folder / GRAPH, linked)
     model = dataclasses.replace(model, weights_sha256=hashlib.sha256(content).hexdigest(), files=files, schema=SCHEMA)
+    write_bytes(folder / WEIGHTS, content)
+    _write_description(folder, model)
+    return model
+
+
+def save_changed(folder: Path, source: Path, model: Model, arrays: Mapping[str, NDArray[Any]]) -> Model:
+    """Write a model that differs from another one by its description and by some of its arrays.
+
+    Arrays keep the precision and all files the layout that they have there, so that its `network.onnx` still fits.
+
+    Args:
+        folder: where to write it.
+        source: the other model's folder.
+        model: the new description, with the files and checksums of the other one.
+        arrays: those that replace others, of the same shapes.
+
+    Returns:
+        The description with the weights' checksum filled in.
+
+    Raises:
+        ModelError: the other model is missing or damaged.
+    """
+    import safetensors.numpy
+
+    content = _read(find_model(source) / WEIGHTS, model.weights_sha256)
+    if arrays:
+        stored = safetensors.numpy.load(content)
+        stored |= {name: array.astype(stored[name].dtype) for name, array in arrays.items()}
+        content = safetensors.numpy.save(stored)
+    model = dataclasses.replace(model, weights_sha256=hashlib.sha256(content).hexdigest(), schema=SCHEMA)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in model.files:
+        write_bytes(folder / name, find_file(source, model, name)[1])
+    write_bytes(folder / WEIGHTS, content)
+    _write_description(folder, model)
+    return model
+
+
+def _write_description(folder: Path, model: Model) -> None:
     values = dataclasses.asdict(model)
     values["checksum"] = _checksum(values)
-    write_bytes(folder / WEIGHTS, content)
     write_text(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    return model
 
 
 def load_model(folder: Path) -> Model:

@@ -22,7 +22,7 @@ from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.decisions.threshold import fit as fit_threshold
 from pneumoscope.decisions.threshold import parse_rule
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.evaluate import Plan, measure
+from pneumoscope.evaluation.evaluate import Measured, Plan, measure
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.images.read import Reading
@@ -128,8 +128,15 @@ def evaluate_predictor(
         DataError: none of the images could be read.
     """
     measured = measure(predictor, samples, out, plan, notes=provenance.notes, progress=progress)
-    if out is None:
-        return measured.evaluation
+    if out is not None:
+        write_evaluation(out, predictor, measured, provenance, plot_formats)
+    return measured.evaluation
+
+
+def write_evaluation(
+    out: Path, predictor: Predictor, measured: Measured, provenance: Provenance, plot_formats: str = "svg"
+) -> None:
+    """Write the report on what was measured of a model, and its plots, into an existing folder."""
     model, decisions = predictor.model, predictor.decisions
     write_report(
         out,
@@ -140,7 +147,7 @@ def evaluate_predictor(
             decisions.calibration.method,
             decisions.calibration.images,
             predictor.alpha,
-            model.training.get("settings", {}).get("augmented_copies", 0),
+            0 if model.lineage else model.training.get("settings", {}).get("augmented_copies", 0),
         ),
         provenance=replace(
             provenance,
@@ -153,7 +160,6 @@ def evaluate_predictor(
         ),
         plot_formats=plot_formats,
     )
-    return measured.evaluation
 
 
 def _read_threshold(given: float | str | None) -> tuple[float | None, str | None]:
@@ -252,7 +258,19 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
             "Evaluating the split %s; the data have %s. To evaluate another one, or all, use `split`.",
             split, _count_splits(samples),
         )  # fmt: skip
-    unknown = [sample for sample in chosen if sample.label not in model.labels]
+    check_labels(chosen, model)
+    if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
+        raise DataError("needs images of both classes; there are images of one only.", "prevalence")
+    return chosen, replace(plan, split=split)
+
+
+def check_labels(samples: Sequence[Sample], model: Model) -> None:
+    """Check that a model knows the labels of samples.
+
+    Raises:
+        DataError: there are others.
+    """
+    unknown = [sample for sample in samples if sample.label not in model.labels]
     if unknown:
         label = str(unknown[0].label)
         raise DataError(
@@ -260,9 +278,6 @@ def _choose_samples(samples: Sequence[Sample], plan: Plan, model: Model) -> tupl
             f"concerns {counted(len(unknown), 'image')}. Say which class it is with `map`, such as "
             f"`map='{label}={_guess(label, model.labels)}'`, or use a model trained on it."
         )
-    if plan.prevalence is not None and len({sample.label for sample in chosen}) < 2:
-        raise DataError("needs images of both classes; there are images of one only.", "prevalence")
-    return chosen, replace(plan, split=split)
 
 
 def _choose_split(samples: Sequence[Sample]) -> str:

@@ -77,7 +77,9 @@ def write_model_card(
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=choose_metrics(evaluation),
-        calibration=_describe_calibration(decisions, evaluation),
+        calibration=_describe_calibration(
+            decisions, evaluation, "images that it was adapted to" if model.lineage else "validation images"
+        ),
         labelled=counted.get("answered"),
         correct=counted.get("accuracy_of_answered"),
         coverage=counted.get("coverage", {}),
@@ -116,12 +118,12 @@ def _write_front_matter(model: Model, evaluation: Evaluation, data: DataStatemen
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _describe_calibration(decisions: Decisions, evaluation: Evaluation) -> str:
+def _describe_calibration(decisions: Decisions, evaluation: Evaluation, kind: str) -> str:
     fitted = decisions.calibration
     if fitted.method == "none":
         adjusted = ", adjusted to other shares of the classes" if fitted.offset else ""
         return f"none. Probabilities are those of the trained network{adjusted}."
-    words = f"{CALIBRATIONS[fitted.method]}, fitted on {fitted.images} validation images."
+    words = f"{CALIBRATIONS[fitted.method]}, fitted on {fitted.images} {kind}."
     changes = [
         f"the {_WITHIN[name]} from {format_estimate(before)} to {format_estimate(evaluation.metrics[name])}"
         for name, before in evaluation.uncalibrated.items()

@@ -15,6 +15,7 @@ from typing import Any
 from pneumoscope.auditing.findings import SEVERITIES, Finding
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.decisions.threshold import Threshold, parse_rule
+from pneumoscope.evaluation.before_after import Evidence
 from pneumoscope.evaluation.curves import LISTED, OperatingPoints, count_points, predictive_values
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
@@ -82,6 +83,7 @@ class Provenance:
     """Where a result comes from: rows of `history.csv`, findings of the audit, other warnings.
 
     `facts` are what a reader needs to understand and repeat the run, in order: data, fingerprint, command and so on.
+    `adaptation` says how the model was adapted to the images, if it was.
     """
 
     history: Sequence[Mapping[str, Any]] = ()
@@ -89,6 +91,7 @@ class Provenance:
     notes: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    adaptation: Evidence | None = None
 
 
 def write_report(

@@ -66,7 +66,7 @@ def fit_decisions(
     intended = _find_scope([*train.samples, *val.samples], settings.data.intended_use)
     by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
     decisions = Decisions(calibrated, chosen, sets, limits, intended, by_class)
-    return FittedDecisions(decisions, detector.to_arrays(), _find_weak_promises(decisions, val, classes))
+    return FittedDecisions(decisions, detector.to_arrays(), find_weak_promises(decisions, val.targets, classes))
 
 
 def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
@@ -95,20 +95,23 @@ def _fit_threshold(
     return threshold.fit(rule, targets, probabilities[:, 1], weights * len(weights))
 
 
-def _find_weak_promises(decisions: Decisions, val: Split, classes: Sequence[str]) -> tuple[str, ...]:
-    """Say which promises cannot be made because there are too few validation images."""
+def find_weak_promises(
+    decisions: Decisions, targets: NDArray[np.int64], classes: Sequence[str], kind: str = "validation images"
+) -> tuple[str, ...]:
+    """Say which promises cannot be made because there are too few images, with class indices (N,), of this kind."""
     notes = []
-    counts = np.bincount(val.targets, minlength=len(classes))
+    counts = np.bincount(targets, minlength=len(classes))
     sets, limits = decisions.prediction_sets, decisions.ood
     for name, count in zip(classes, counts, strict=True):
         if sets is not None and not sets.rank(name):
             notes.append(
-                f"{count} validation images of {name} are too few for alpha {sets.alpha:g}: every prediction set "
+                f"{count} {kind} of {name} are too few for alpha {sets.alpha:g}: every prediction set "
                 f"includes {name}. Use at least {int(np.ceil(1 / sets.alpha - 1))} images, or a larger alpha."
             )
     if limits is not None and limits.promised_false_alarms > 2.5 * limits.false_alarms:
+        fewest = min(len(each) for each in limits.distances.values() if each)
         notes.append(
-            f"With {counts.min()} validation images of a class, up to {limits.promised_false_alarms:.1%} of ordinary "
+            f"With {fewest} {kind} of a class, up to {limits.promised_false_alarms:.1%} of ordinary "
             f"images may be flagged as out of distribution, not the {limits.false_alarms:.1%} requested."
         )
     return tuple(notes)

@@ -53,15 +53,15 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Measure every metric with its interval, by patient where patients are known.
 
-    docs/results.md shows how often the intervals cover the truth in simulations, and where they are too wide. Where
-    nothing varies, an interval is undefined (nan).
+    docs/results.md shows how often the intervals cover the truth in simulations. Where nothing varies, there is none.
 
     Args:
         labels: (N,) indices into `classes`.
         probabilities: (N,) of the positive class, or (N, C) with C > 2.
         classes: their names; if there are two, the second is positive.
         split: name of the split.
-        threshold: two classes: positive from this probability on; more: (C,), as for `predict_classes`.
+        threshold: two classes: positive from this probability on, or (N,) with one for each image, whose mean is then
+            that of the result; more: (C,), as for `predict_classes`.
         patients: (N,); an image whose patient is None or "" counts as its own patient.
         resamples: bootstrap resamples and simulated sets of labels, for `brier` and `ece`.
         seed: the same seed gives the same intervals.
@@ -89,8 +89,8 @@ def evaluate_predictions(
         positive=classes[1] if two else None,
         prevalence=shares[1] if two else math.nan,
         shares=dict(zip(classes, shares, strict=True)),
-        threshold=float(np.asarray(threshold)) if two else math.nan,
-        thresholds={} if np.ndim(threshold) == 0 else dict(zip(classes, np.asarray(threshold).tolist(), strict=True)),
+        threshold=float(np.asarray(threshold, np.float64).mean()) if two else math.nan,
+        thresholds=_name_thresholds(threshold, classes),
         metrics=metrics,
         per_class=_measure_classes(y, predict_classes(p, threshold), classes, clusters),
         confusion=confusion(y, p, threshold=threshold),
@@ -99,6 +99,13 @@ def evaluate_predictions(
         seed=seed,
         methods=methods,
     )
+
+
+def _name_thresholds(threshold: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
+    """The thresholds of more than two classes, by class; none where there is one for all."""
+    if len(classes) == 2 or np.ndim(threshold) == 0:
+        return {}
+    return dict(zip(classes, np.asarray(threshold).tolist(), strict=True))
 
 
 def measure_some(

@@ -1,0 +1,399 @@
+"""`pneumoscope.adapt`: a model for the images of another hospital, made of a trained one and a few labelled images."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumoscope import __version__
+from pneumoscope.config import Progress, checked, write_mapping
+from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.duplicates import number_components
+from pneumoscope.datasets.kermany import find_source
+from pneumoscope.datasets.left_out import describe_unusable
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, cluster_by_patient, fingerprint_samples
+from pneumoscope.decisions import scope
+from pneumoscope.decisions.decisions import Decider, to_json
+from pneumoscope.errors import DataError
+from pneumoscope.evaluation.before_after import Evidence, compare_predictions
+from pneumoscope.evaluation.evaluate import Plan, measure, measure_predictions
+from pneumoscope.evaluation.results import Evaluation, without_nan
+from pneumoscope.files import claim_folder, lock_folder, write_text
+from pneumoscope.images.read import Reading
+from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.inference.features import Extract, extract_features
+from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings
+from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.model_folder import Model, save_changed
+from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
+from pneumoscope.reports.figures import parse_formats
+from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.pages import format_command
+from pneumoscope.reports.report import Provenance
+from pneumoscope.text import counted
+from pneumoscope.training.adaptation import Adapted, Local, Parent, Wishes, check_wishes, describe_changes, fit
+from pneumoscope.training.decisions import find_weak_promises
+from pneumoscope.training.run_folder import log_to
+
+FOLDS = 5
+FEWEST = 5  # images of a class, below which nothing can be learned about it
+ADAPTATION, OUT_OF_FOLD = "adaptation.json", "out-of-fold"
+FILES = ("config.yaml", "model", "log.txt", ADAPTATION, "out_of_fold.csv", *OUTPUTS)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """An adapted model, and what it is worth.
+
+    Attributes:
+        folder: where it is.
+        evidence: what was changed and why, and each metric before and after.
+        evaluation: metrics of the adapted model with intervals: on the test split if the data have one, else on the
+            images it was adapted to, each predicted without its own fold.
+    """
+
+    folder: Path
+    evidence: Evidence
+    evaluation: Evaluation
+
+    def __repr__(self) -> str:
+        return f"Adaptation({self.folder}; {self.evidence.changes[0]})"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.folder}; {self.evidence.changes[0]}", self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each metric: before, after, difference and its interval; undefined values are None."""
+        return self.evidence.to_rows()
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each metric.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
+
+    @property
+    def model(self) -> Path:
+        """The adapted model's folder."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.folder / "report.html"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `config.yaml` records."""
+
+    data: str
+    model: str
+    intended_use: str | None
+    patient_pattern: str | None
+    reading: Reading
+    naming: Naming
+    wishes: Wishes
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One adaptation."""
+
+    folder: Path
+    options: Options
+    plan: Plan
+    plot_formats: str
+    predictor: Predictor  # the model as it is
+    parent: Parent  # the same, as far as it is adapted
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Readable images with what the network computes of them."""
+
+    samples: Sequence[Sample]  # N images
+    extracts: Sequence[Extract]  # (N,)
+    local: Local  # (N,)
+
+
+@checked
+def adapt(
+    data: str | Path, out: str | Path = "runs/adapted", *, model: str | Path | None = None, head: bool = False,
+    threshold: float | str | None = None, alpha: float | None = None, false_alarms: float | None = None,
+    prevalence: float | None = None, intended_use: str | None = None, patient_pattern: str | None = None,
+    reading: Reading = Reading(), naming: Naming = Naming(), device: str = "auto", resamples: int = 2000, seed: int = 0,
+    cache: FeatureCache | bool = True, plot_formats: str = "svg", patient_ids: bool = False, excel: bool = False,
+    overwrite: bool = False, progress: Progress = notebook_progress,
+) -> Adaptation:  # fmt: skip
+    """Adapt a trained model to a hospital's own labelled images, of which 20 to 500 are enough.
+
+    What is changed about the probabilities follows from cross-validation on these images: nothing, an intercept, a
+    slope, too, or with `head` another head. Threshold, prediction sets and the limit of the OOD detector are then
+    fitted to them. Images of a test split are only measured.
+
+    Args:
+        data: a folder of classes, or a table.
+        out: folder to write.
+        model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
+        head: whether another head on the same features is tried.
+        threshold: a rule of `train`, or a number; by default the rule of the model.
+        alpha: how often prediction sets may miss the true class, by default as the model's.
+        false_alarms: the share of ordinary images that the OOD detector may flag, by default as the model's.
+        prevalence: the share of the positive class where the model will be used, if it is another than in `data`.
+        intended_use: YAML file that states the patients and images that the adapted model is meant for.
+        patient_pattern: regular expression that finds the patient in the path of a file.
+        reading: how to read images, unless a table says otherwise.
+        naming: what columns and classes are called.
+        device: `auto`, `cpu` or `cuda`.
+        resamples: bootstrap resamples behind each interval.
+        seed: fixes folds and resamples.
+        cache: keeps features between calls: the user's on disk, none for False, or a given one.
+        plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
+        patient_ids: whether metrics and report may name patients.
+        excel: whether CSV files begin with a byte order mark, which Excel needs to read UTF-8.
+        overwrite: whether to replace an earlier adaptation in `out`.
+        progress: called with the number of images done; by default a bar in a notebook.
+
+    Raises:
+        ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
+    """
+    wishes = Wishes(head, None if threshold is None else str(threshold), alpha, false_alarms, prevalence, seed)
+    options = Options(str(data), str(model or DEFAULT), intended_use, patient_pattern, reading, naming, wishes)
+    plan = Plan("", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel)
+    parse_formats(plot_formats)
+    with open_cache(cache) as opened:
+        predictor = load(model, device, opened)
+        job = _Job(Path(out), options, plan, plot_formats, predictor, describe_parent(predictor), progress)
+        return _adapt_into(job, _read(job), overwrite)
+
+
+def _read(job: _Job) -> list[Sample]:
+    """Read the samples, and check all that can be checked before anything is computed."""
+    check_wishes(job.parent, job.options.wishes)
+    scope.state(job.options.intended_use, scope.Scope())  # a faulty file shows early
+    given = job.options
+    samples = read_samples(given.data, given.patient_pattern, given.reading, given.naming)
+    check_labels(samples, job.predictor.model)
+    return samples
+
+
+def _adapt_into(job: _Job, samples: Sequence[Sample], overwrite: bool) -> Adaptation:
+    with lock_folder(job.folder):
+        claim_folder(job.folder, FILES, overwrite)
+        write_mapping(job.folder / "config.yaml", job.options)
+        with log_to(job.folder / "log.txt"):
+            return _adapt(job, samples)
+
+
+def describe_parent(predictor: Predictor) -> Parent:
+    """What of a loaded model is adapted."""
+    return Parent(
+        predictor.model.labels, predictor.weight, predictor.bias, predictor.decisions, predictor.decider.detector
+    )
+
+
+def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
+    """Extract, fit, save and measure."""
+    data, test, notes = _extract(job, samples)
+    classes, how = job.parent.classes, (job.plan.resamples, job.plan.seed)
+    adapted = fit(job.parent, data.local, job.options.wishes)
+    notes += find_weak_promises(adapted.decisions, data.local.labels, classes, "images")
+    for note in notes:
+        _logger().warning("%s", note)
+    changes = describe_changes(job.parent, adapted)
+    for change in changes:
+        _logger().debug("%s", change)
+    model = _save(job, data, adapted, changes)
+    before = [job.predictor.decide(each) for each in data.extracts]
+    after, thresholds = _predict_out_of_fold(job, data)
+    differences = {OUT_OF_FOLD: compare_predictions(before, after, classes, *how)}
+    successor = load(job.folder / "model", cache=job.predictor.cache, engine=job.predictor.engine)
+    outside = sum(any("outside the intended use" in warning for warning in each.warnings) for each in before)
+    if outside and job.options.intended_use is None:
+        notes += (
+            f"{outside} of {len(before)} images are outside the intended use, which stays as it was. State that of the "
+            "adapted model with `intended_use`.",
+        )
+        _logger().warning("%s", notes[-1])
+    plan = replace(job.plan, split=OUT_OF_FOLD)
+    measured = measure_predictions(successor, data.samples, after, thresholds, job.folder, plan, notes=notes)
+    if test is not None:
+        (job.folder / "predictions.csv").replace(job.folder / "out_of_fold.csv")
+        measured = measure(successor, test.samples, job.folder, replace(plan, split="test"), notes=notes)
+        earlier = [job.predictor.decide(each) for each in test.extracts]
+        differences["test"] = compare_predictions(earlier, measured.predictions, classes, *how)
+    evidence = Evidence(adapted.choice.chosen, changes, adapted.choice.candidates, differences)
+    write_text(job.folder / ADAPTATION, json.dumps(without_nan(asdict(evidence)), indent=2) + "\n")
+    provenance = Provenance(notes=measured.evaluation.notes, facts=_list_facts(job, model), adaptation=evidence)
+    write_evaluation(job.folder, successor, measured, provenance, job.plot_formats)
+    source = DataStatement.of(find_source(model.data.get("source")))
+    write_model_card(job.folder / "model", model, measured.evaluation, notes=measured.evaluation.notes, data=source)
+    return Adaptation(job.folder, evidence, measured.evaluation)
+
+
+def _extract(job: _Job, samples: Sequence[Sample]) -> tuple[_Data, _Data | None, tuple[str, ...]]:
+    """Features of the images to adapt to and of those of the test split, and notes on what was left out."""
+    model, predictor = job.predictor.model, job.predictor
+    extracts = []
+    for extract in extract_features(samples, predictor.engine, model.input, cache=predictor.cache):
+        extracts.append(extract)
+        job.progress("Features", len(extracts), len(samples))
+    notes = describe_unusable(samples, [each.error for each in extracts])
+    known = set(model.data.get("seen", ()))
+    tested = {each.sha256 for each, sample in zip(extracts, samples, strict=True) if sample.split == "test"}
+    readable = np.array([each.error is None for each in extracts])
+    seen = readable & np.array([each.sha256[:SHORT] in known for each in extracts])
+    is_test = np.array([sample.split == "test" for sample in samples])
+    copies = readable & ~is_test & ~seen & np.array([each.sha256 in tested for each in extracts])
+    for left_out, what in ((seen & ~is_test, "the model learned from them"), (copies, "the test split has them, too")):
+        if left_out.any():
+            notes.append(f"{counted(int(left_out.sum()), 'image')} left out: {what}.")
+    notes += count_warnings([each.warnings for each in extracts])
+    chosen = readable & ~is_test & ~seen & ~copies
+    data = _gather(job, samples, extracts, chosen)
+    _check_counts(data, model.labels)
+    test = _gather(job, samples, extracts, readable & is_test) if (readable & is_test).any() else None
+    return data, test, tuple(notes)
+
+
+def _gather(job: _Job, samples: Sequence[Sample], extracts: Sequence[Extract], chosen: NDArray[np.bool_]) -> _Data:
+    """The chosen images with their features; images of a patient, and identical ones, belong together."""
+    places = np.flatnonzero(chosen).tolist()
+    some = [extracts[i] for i in places]
+    labels = [job.predictor.model.labels.index(str(samples[i].label)) for i in places]
+    patients = cluster_by_patient([job.predictor.decide(each).patient for each in some], len(some))
+    first: dict[object, int] = {}
+    pairs = [(first.setdefault(key, i), i) for i, each in enumerate(some) for key in (int(patients[i]), each.sha256)]
+    features = [each.features[0] for each in some if each.features is not None]
+    intermediate = [each.intermediate for each in some if each.intermediate is not None]
+    local = Local(
+        np.array(labels, np.int64),
+        np.array(features, np.float32),
+        np.array(intermediate, np.float32),
+        number_components(pairs, len(some)).astype(np.int64),
+    )
+    return _Data([samples[i] for i in places], some, local)
+
+
+def _check_counts(data: _Data, classes: Sequence[str]) -> None:
+    """Check that there are images enough of each class, and of patients enough to cross-validate.
+
+    Raises:
+        DataError: there are not.
+    """
+    counts = np.bincount(data.local.labels, minlength=len(classes))
+    patients = len(np.unique(data.local.clusters))
+    if counts.min() >= FEWEST and patients < FOLDS:
+        raise DataError(
+            f"The images to adapt to are of {counted(patients, 'patient')}, and at least {FOLDS} are needed, better "
+            "20. Add images of others, or check the column of patients and `patient_pattern`."
+        )
+    if counts.min() >= FEWEST:
+        return
+    found = ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
+    raise DataError(
+        f"There are {found} to adapt to, and at least {FEWEST} of each class are needed, better 20: images of one "
+        "class do not tell how probable another one is. Add images. Where only the classes' shares differ from "
+        "training, set `prevalence` when you predict; then nothing needs to be adapted."
+    )
+
+
+def _predict_out_of_fold(job: _Job, data: _Data) -> tuple[list[Prediction], ArrayLike]:
+    """Predict each image with a model that was adapted to other patients' images, by everything that is chosen.
+
+    Also give the threshold of each image's fold, for two classes.
+    """
+    local, classes = data.local, job.parent.classes
+    folds = np.random.default_rng(job.plan.seed).permutation(int(local.clusters.max()) + 1)[local.clusters] % FOLDS
+    found: dict[int, Prediction] = {}
+    thresholds = np.full(len(folds), np.nan)
+    for fold in np.unique(folds):
+        job.progress("Cross-validation", int(fold) + 1, FOLDS)
+        adapted = fit(job.parent, local.take(folds != fold), job.options.wishes)
+        decider = Decider(classes, adapted.decisions, job.parent.detector)
+        model, engine = job.predictor.model, job.predictor.engine
+        predictor = Predictor(model, adapted.weight, adapted.bias, engine, decider)
+        for place in np.flatnonzero(folds == fold).tolist():
+            found[place] = predictor.decide(data.extracts[place])
+            thresholds[place] = predictor.threshold
+    predictions = [found[i] for i in range(len(folds))]
+    return predictions, thresholds if len(classes) == 2 else job.predictor.cut
+
+
+def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> Model:
+    """Write the model folder with its lineage."""
+    parent = job.predictor.model
+    digests = [each.sha256 for each in data.extracts]
+    intended = scope.state(job.options.intended_use, adapted.decisions.scope)
+    labels = Counter(str(sample.label) for sample in data.samples)
+    step = {
+        "parent": {
+            "name": _name_model(Path(job.options.model)),
+            "weights_sha256": parent.weights_sha256,
+            "data_fingerprint": parent.data.get("fingerprint"),
+            "version": parent.version,
+        },
+        "data": {
+            "fingerprint": fingerprint_samples(data.samples, digests),
+            "images": {name: labels[name] for name in parent.labels},
+            "patients": int(data.local.clusters.max()) + 1,
+        },
+        "step": adapted.choice.chosen.step,
+        "changes": list(changes),
+        "candidates": [asdict(each) for each in adapted.choice.candidates],
+        "wishes": asdict(job.options.wishes),
+        "version": __version__,
+    }
+    seen = {*parent.data.get("seen", ()), *(digest[:SHORT] for digest in digests)}
+    model = replace(
+        parent,
+        decisions=to_json(replace(adapted.decisions, scope=intended)),
+        data={**parent.data, "seen": sorted(seen)},
+        training={key: value for key, value in parent.training.items() if key != "test"},  # of the parent's decisions
+        lineage=(*parent.lineage, step),
+        version=__version__,
+    )
+    changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
+    source = Path(job.options.model)
+    return save_changed(job.folder / "model", source, model, changed)
+
+
+def _name_model(path: Path) -> str:
+    """The name of a model by its folder, without where that is on this machine."""
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+def _list_facts(job: _Job, model: Model) -> dict[str, str]:
+    """List what a reader needs to understand and repeat the adaptation."""
+    options = job.options
+    given = {**asdict(options.wishes), **asdict(options.reading), **options.naming.to_options()}
+    command = format_command(
+        "adapt", options.data, model=options.model, out="NEW_FOLDER", intended_use=options.intended_use,
+        patient_pattern=options.patient_pattern, resamples=job.plan.resamples, **given,
+    )  # fmt: skip
+    return {
+        "Data": options.data,
+        "Adapted from": options.model,
+        "Weights of that model": job.predictor.model.weights_sha256,
+        "Adaptation fingerprint": model.lineage[-1]["data"]["fingerprint"],
+        "Command": command,
+    }
+
+
+def _logger() -> logging.Logger:
+    return logging.getLogger("pneumoscope")
