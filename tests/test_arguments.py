@@ -15,9 +15,11 @@ from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.training.train import Run
 
 WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    "adapt": [((3,), {}), (("data",), {"head": "yes"}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
     "audit": [((3,), {}), ((None,), {}), (("data",), {"seed": -1}), (("data",), {"cache": "yes"})],
     "compare": [((3,), {}), ((["a", 3],), {}), ((["a", "b"],), {"resamples": 0}), ((["a", "b"],), {"seed": "x"})],
     "draw_phantom": [((-1,), {"pneumonia": True}), (("x",), {"pneumonia": True}), ((0,), {"pneumonia": "yes"})],
+    "estimate_metrics": [((3, ["A", "B"]), {}), (([], ["A", 1]), {}), (([], ["A", "B"]), {"resamples": 0})],
     "evaluate": [((b"data",), {}), (("data",), {"model": 3}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
     "explain": [((None,), {}), (("a.png", 3), {}), (("a.png",), {"method": "zoom"}), (("a.png",), {"label": 1})],
     "export": [((3,), {}), (("out",), {"to": "tflite"}), (("out",), {"naming": {}}), (("out",), {"progress": 1})],

@@ -71,8 +71,12 @@ def build(
 
 _EXPECTED = {  # by the first word of pydantic's type of error
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
-    "tuple": "a list", "bytes": "bytes", "dict": "a mapping", "dataclass": "a mapping",
+    "tuple": "a list", "sequence": "a list",
+    "iterable": "a list", "path": "a path", "bytes": "bytes", "dict": "a mapping", "dataclass": "a mapping",
 }  # fmt: skip
+
+
+_CLASSES = {"Path": "a path", "Sequence": "a list", "Collection": "a list", "Iterable": "a list", "iterable": "a list"}
 
 
 def describe_problem(problem: ValidationError) -> str:
@@ -91,7 +95,7 @@ def _describe_details(first: ErrorDetails) -> str:
         message = "must be a finite number"
     elif kind == "string_unicode":  # a path from the command line
         message = "must be valid UTF-8"
-    elif kind.endswith(("_type", "_parsing", "_from_float")) and word in _EXPECTED:
+    elif kind.endswith(("_type", "_parsing", "_from_float", "_str")) and word in _EXPECTED:
         message = f"must be {_EXPECTED[word]}"
     else:
         message = re.sub(r"^(Input|String|List|Tuple) should ", "must ", message).partition(" after validation")[0]
@@ -179,7 +183,9 @@ def _read_types(function: Callable[..., Any]) -> dict[str, Any]:
         shim = SimpleNamespace(__annotations__={name: parameter.annotation})
         try:
             hint = get_type_hints(shim, function.__globals__, include_extras=True)[name]
-            types[name] = hint if dataclasses.is_dataclass(hint) else pydantic.TypeAdapter(hint, config=settings)
+            adapter = pydantic.TypeAdapter(hint, config=settings) if not dataclasses.is_dataclass(hint) else None
+            if adapter is None or adapter.pydantic_complete:
+                types[name] = adapter or hint
         except (
             NameError,
             SchemaError,
@@ -200,10 +206,11 @@ def _check_argument(kind: Any, name: str, value: object) -> object:
             kind.validate_python(value, strict=True)
         except pydantic.ValidationError as problem:
             errors = problem.errors()
-            kinds = [each.get("ctx", {}).get("class_name") or _describe_details(each) for each in errors]
+            kinds = [str(each.get("ctx", {}).get("class_name") or _describe_details(each)) for each in errors]
             plain = [each.rpartition(", found ")[0].removeprefix("must be ") or each for each in kinds]
-            choices = " or ".join(dict.fromkeys(each.removeprefix("an instance of ") for each in plain))
-            raise UsageError(f"must be {choices}, found {quote(value)}.", name) from None
+            plain = [_CLASSES.get(each, each) for each in (part.removeprefix("an instance of ") for part in plain)]
+            choices = [each for each in dict.fromkeys(plain) if each != "text" or "a path" not in plain]
+            raise UsageError(f"must be {' or '.join(choices)}, found {quote(value)}.", name) from None
     return value
 
 
@@ -244,10 +251,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             seen = set[object]()
             for key, _ in node.value:
-                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(None, None, "a key must be text", key.start_mark)
+                if key.value in seen:
                     problem = f"the key {shorten(key.value, 100)} occurs twice; leave one out"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+                seen.add(key.value)
                 if key.tag == "tag:yaml.org,2002:merge":
                     problem = "merges (<<) are not read; write the values out"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)

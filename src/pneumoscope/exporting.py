@@ -195,7 +195,7 @@ def compare(
         auroc = (of_first, of_second)
     distances = np.abs(first - second).max(axis=1)
     scores = np.array([[each[i].ood_score or 0.0 for i in readable] for each in (before, after)])
-    distances = np.maximum(distances, np.abs(scores[0] - scores[1]))
+    distances = np.maximum(distances, np.abs(scores[0] - scores[1]) / np.maximum(1, scores[0]))
     differ = np.array([before[i].decision != after[i].decision for i in readable])
     changed = int((differ & (distances > ROUNDING)).sum())
     return Check(len(readable), float(np.abs(first - second).max()), changed, auroc)

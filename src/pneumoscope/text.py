@@ -21,6 +21,15 @@ def to_line(text: str) -> str:
     return "".join(filter(str.isprintable, text)).strip()
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a table or report could contain this name."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def escape(text: str) -> str:
     r"""Replace what is not valid UTF-8 in a name of a file, which no table could hold, by its bytes, such as `\xff`."""
     try:

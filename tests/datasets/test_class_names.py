@@ -137,3 +137,9 @@ def test_any_labels_and_maps_give_clean_classes_or_our_error(labels: list[str], 
         assert label is not None
         assert label == unicodedata.normalize("NFC", label).strip()
         assert "|" not in label
+
+
+def test_a_class_that_a_map_names_may_list_findings() -> None:
+    merged = {"COVID": "COVID/PNEUMONIA", "PNEUMONIA": "COVID/PNEUMONIA"}
+    assert classes(["COVID", "PNEUMONIA", "NORMAL"], merged) == ["COVID/PNEUMONIA"] * 2 + ["NORMAL"]
+    assert classes(["A/B", "A", "B"], {"A/B": "A/B"}) == ["A/B", "A", "B"]

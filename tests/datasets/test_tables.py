@@ -595,7 +595,7 @@ def test_a_column_that_holds_splits_under_another_name_is_asked_about(
     assert len(read_samples(table, naming=Naming(split_column="none"))) == 3
 
 
-@pytest.mark.parametrize("values", [("public", "public"), ("control", "train"), ("A", "B")])
+@pytest.mark.parametrize("values", [("public", "public"), ("Public", "Private"), ("control", "train"), ("A", "B")])
 def test_a_column_that_holds_something_else_is_metadata(values: tuple[str, str], tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,A,{value}\n" for i, value in enumerate(values))
     samples = read_samples(csv_table(tmp_path, f"path,label,group\n{rows}", "0.png", "1.png"))

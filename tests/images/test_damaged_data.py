@@ -213,3 +213,23 @@ def test_very_many_restart_markers_are_refused() -> None:
     stream, wrapped = STREAMS["DICOM, restarts"]
     for content in (stream[:-2] + b"\xff\xd0" * 400_001 + END, wrapped(stream[:-2] + b"\xff\xd0" * 400_001 + END)):
         assert "restart markers" in refusal(content)
+
+
+@pytest.mark.parametrize("quality", [75, 90])
+@pytest.mark.parametrize("rows", [1, 8, 30])
+def test_a_whole_image_that_ends_bright_is_read(quality: int, rows: int) -> None:
+    # Where the last blocks are clipped to white, whatever follows the data decodes to the same white.
+    for seed in range(20):
+        grey = np.random.default_rng(seed).integers(60, 200, (200, 256)).astype(np.uint8)
+        grey[-rows:] = 255
+        stream = encoded(Image.fromarray(grey), "JPEG", quality=quality)
+        found = read_radiograph(wrap(stream, grey, 8, JPEG + "50"))
+        assert found.pixels.shape == grey.shape
+        assert not found.warnings
+
+
+def test_what_is_left_of_the_end_chunk_of_a_png_does_no_harm() -> None:
+    whole = encoded(Image.fromarray(EIGHT), "PNG")
+    for content in (whole[:-12], whole[:-5], whole[:-12] + bytes(2), whole[:-1] + b"?"):
+        found = read_radiograph(content)
+        np.testing.assert_allclose(found.pixels, EIGHT / 255, atol=1e-6)

@@ -522,10 +522,11 @@ def test_a_view_in_words_gets_its_code_where_they_leave_no_doubt(words: str, vie
     ("words", "view"),
     [
         ("Chest Lateral", "LATERAL"), ("LAT", "LATERAL"), ("view: PA", "PA"), ("Thorax p.a.", "PA"), ("CHEST AP", "AP"),
+        ("Standard profile", None), ("bi-lateral chest", None), ("LAT MARKER, chest PA", "PA"), ("profil", "LATERAL"),
         ("PA and lateral", None), ("PA/AP", None), ("Chest", None), ("BILATERAL", None), ("LL lobe", None), ("", None),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("keyword", ["SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription"])
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "ProtocolName"])
 def test_a_description_names_the_view_where_no_element_does(words: str, view: str | None, keyword: str) -> None:
     described: dict[str, Any] = {keyword: words}
     assert tags_of(**described).view == view

@@ -27,7 +27,7 @@ def read_weights(run: Run) -> dict[str, np.ndarray]:
 
 
 def test_a_run_starts_from_the_network_and_last_layer_of_a_model(run: Run, images: Path, tmp_path: Path) -> None:
-    later = pneumoscope.train(images, tmp_path / "later", init=str(run.folder), lr=1e-12, **QUICK)
+    later = pneumoscope.train(images, tmp_path / "later", init=run.folder, lr=1e-12, **QUICK)
     before, after = read_weights(run), read_weights(later)
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
     np.testing.assert_allclose(after["head.weight"], before["head.weight"], atol=1e-8)

@@ -114,7 +114,9 @@ def describe_parsing(problem: TyperException) -> str:
     if parameter is not None and isinstance(cause, ValidationError):
         name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.display_name_raw
         message = f"{name}: {describe_problem(cause)}"
-    return f"{message}{_find_owners(problem, context)}\nSee: {context.command_path} --help"
+    owners = _find_owners(problem, context)
+    message = f"{message.rstrip('.')}.{owners}" if owners else message
+    return f"{message}\nSee: {context.command_path} --help"
 
 
 def _find_owners(problem: TyperException, context: Context) -> str:

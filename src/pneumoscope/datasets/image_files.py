@@ -11,6 +11,7 @@ from pneumoscope.datasets import folder_names, left_out, tables
 from pneumoscope.datasets.left_out import LeftOut, Reason
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import SUFFIXES, is_image
+from pneumoscope.text import is_utf8
 
 RASTER_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 DICOM_SUFFIXES = {".dcm", ".dicom"}
@@ -167,12 +168,3 @@ def _may_be_image(path: Path) -> bool:
     if path.name.upper() == "DICOMDIR" or suffix in tables.SUFFIXES:
         return False
     return is_image(read_head(path))
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a table or report could contain this name."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

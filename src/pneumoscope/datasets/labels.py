@@ -120,7 +120,8 @@ def name_classes(samples: Sequence[Sample], text: str | Mapping[str, str] | None
         raise UsageError(f"leaves out every image. The labels are {_list(counts)}.", "map")
     named = Counter(str(sample.label) for sample in kept)
     _check_classes(named)
-    _refuse_lists(named, {*counts, *named})
+    written = set(rules.values())  # a class that the map names is meant
+    _refuse_lists({name: count for name, count in named.items() if name not in written}, {*counts, *named})
     return Dataset(kept, left_out)
 
 
@@ -193,7 +194,7 @@ def _refuse_lists(counts: Mapping[str, int], labels: Iterable[str]) -> None:
     """Refuse a class such as `Effusion, Pneumonia` where other images have the labels that it lists."""
     known = {look(label) for label in labels}
     for name in counts:
-        parts = [part for part in _LISTED.split(name) if part.strip()]
+        parts = [part.strip() for part in _LISTED.split(name) if part.strip()]
         if sum(look(part) in known for part in parts) > 1:
             quoted = f'"{name}=CLASS"' if "," in name else f"{name}=CLASS"
             raise DataError(

@@ -94,8 +94,9 @@ def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str
     logger = logging.getLogger("pneumoscope")
     if others := [(name, patient) for patient, name in names.items() if name != patient]:
         logger.warning(
-            "Patient names that differ only in case, spaces, punctuation, look-alike letters or zeros count as the "
-            "same patient: %d, such as %s and %s.", len({name for name, _ in others}), *others[0],
+            "Patient names that differ only in case, spaces, punctuation or look-alike letters, or numbers that differ "
+            "only in leading zeros, count as the same patient: %d, such as %s and %s.",
+            len({name for name, _ in others}), *others[0],
         )  # fmt: skip
     if rounded := [patient for patient in names if _ROUNDED.fullmatch(patient)]:
         logger.warning(

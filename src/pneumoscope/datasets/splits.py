@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def split_samples(
     test_count: int | None = None,
     val_count: int | None = None,
     balanced: Collection[str] = ("val",),
-    groups: Sequence[int | None] | None = None,
+    groups: Sequence[SupportsIndex | None] | None = None,
     seed: Seed = 0,
 ) -> list[Sample]:
     """Give every sample a split: existing splits are kept, missing ones are drawn from train.
@@ -80,7 +81,7 @@ def fold_samples(
     val_fraction: float = 1 / 3,
     val_count: int | None = None,
     balanced: Collection[str] = ("val",),
-    groups: Sequence[int | None] | None = None,
+    groups: Sequence[SupportsIndex | None] | None = None,
     seed: int = 0,
 ) -> list[list[Sample]]:
     """Split samples for cross-validation: each is in the test split of exactly one fold.
@@ -232,7 +233,7 @@ def _apportion(counts: Mapping[str, int], wanted: int, split: str, balanced: boo
     return quotas
 
 
-def _find_units(samples: Sequence[Sample], groups: Sequence[int | None] | None) -> dict[int, list[int]]:
+def _find_units(samples: Sequence[Sample], groups: Sequence[SupportsIndex | None] | None) -> dict[int, list[int]]:
     """Indices of the images that patients and groups keep together, in an order independent of the input's."""
     order = sorted(range(len(samples)), key=lambda i: (samples[i].path.parts, str(samples[i].label)))
     first: dict[tuple[str, object], int] = {}

@@ -45,6 +45,7 @@ _NOBODY = {
     "#value!",
 }
 _CONTESTS = {"public", "private"}  # tests of a contest
+_CONTEST_NAMES = {"usage", "leaderboard", "subset", "set"}  # of columns that say which; hospitals are public, too
 _UNSAID = {"UNKNOWN", "U", "FRONTAL", "NONE", "-"}  # says nothing about age, sex or view
 
 
@@ -326,7 +327,9 @@ def _refuse_hidden_split(cells: _Cells) -> None:
         named = "train" in splits or None in texts  # not of images that are all of one split
         hidden = {value.casefold() for value in values} & _CONTESTS
         listed = all(seems_split(value) or value.casefold() in _CONTESTS for value in values)
-        if (splits and named and (len(splits) > 1 or listed)) or (listed and len(hidden) > 1):
+        if (splits and named and (len(splits) > 1 or listed)) or (
+            listed and len(hidden) > 1 and to_key(name) in _CONTEST_NAMES
+        ):
             raise DataError(
                 f"{cells.table.name}: the column {name!r} holds {', '.join(sorted(values))}. If it is the split, pass "
                 f"`split_column={name!r}`; if not, pass `split_column='{NONE}'`."

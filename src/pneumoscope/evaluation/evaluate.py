@@ -315,7 +315,7 @@ def _find_contradictions(predictions: Sequence[Prediction]) -> list[str]:
     first, other = pairs[0]
     return [
         f"{counted(len(pairs), 'image')} {'is' if len(pairs) == 1 else 'are'} identical to an image with another "
-        f"label, such as {first.path} ({first.label}) and {other.path} ({other.label}): one of the labels is wrong."
+        f"label, so one of the labels is wrong: {first.path} ({first.label}) and {other.path} ({other.label})."
     ]
 
 

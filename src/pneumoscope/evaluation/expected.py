@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.config import Count, Seed, checked, quote
 from pneumoscope.datasets.samples import cluster_by_patient
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.metrics import measure
 from pneumoscope.evaluation.results import Interval
@@ -19,8 +20,9 @@ Floats = NDArray[np.float64]
 METRICS = ("accuracy", "sensitivity", "specificity", "auroc", "brier")
 
 
+@checked
 def estimate_metrics(
-    predictions: Sequence[Prediction], classes: Sequence[str], *, resamples: int = 500, seed: int = 0
+    predictions: Sequence[Prediction], classes: Sequence[str], *, resamples: Count = 500, seed: Seed = 0
 ) -> dict[str, Interval]:
     """Estimate metrics of predictions without labels, from their probabilities (confidence-based estimation).
 
@@ -40,8 +42,11 @@ def estimate_metrics(
         For each metric the estimate with an interval for labels and images by chance; the assumption is not in it.
 
     Raises:
+        UsageError: an argument is of the wrong type.
         DataError: no image has a probability, or there are more than two classes.
     """
+    if not isinstance(predictions, Sequence) or not all(isinstance(each, Prediction) for each in predictions):
+        raise UsageError(f"must be a list of predictions, found {quote(predictions)}.", "predictions")
     chosen = [each for each in predictions if each.probability is not None]
     if len(classes) > 2:
         raise DataError(f"Performance can be estimated without labels for two classes only; there are {len(classes)}.")

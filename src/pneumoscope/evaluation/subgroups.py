@@ -34,6 +34,7 @@ _COLUMNS = {"Age": AGE, "Sex": SEX, "View": VIEW}  # of a table, from which pred
 _OLDEST = "65 years and over"
 _IDENTIFIERS = {"accession", "code", "id", "ids", "index", "key", "mrn", "no", "nr", "num", "number", "pk", "uid"}
 _WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # what lies between the words of a column's name
+_MANY = 200  # with fewer, most measurements differ, too
 _DISTINCT = 0.95  # share of different whole numbers from which they are identifiers, unless they are dates
 _DATES = (1900_01_01, 2100_12_31)
 
@@ -127,7 +128,7 @@ def _identifies(name: str, numbers: Sequence[float]) -> bool:
     if _WORDS.split(name)[-1].casefold() in _IDENTIFIERS:
         return True
     dates = _DATES[0] <= min(numbers) and max(numbers) <= _DATES[1]
-    return len(set(numbers)) >= _DISTINCT * len(numbers) and not dates
+    return len(numbers) >= _MANY and len(set(numbers)) >= _DISTINCT * len(numbers) and not dates
 
 
 def _divide_by_number(name: str, numbers: Sequence[float | None]) -> _Kind:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pneumoscope.images.limits import MAX_READS, CostError
 
 _SIGNATURE = 8  # bytes
+_EMPTY_CHUNK = 12  # bytes of a chunk without data, such as IEND
 _PART = 2**18  # bytes that are unpacked at a time
 
 
@@ -22,20 +23,22 @@ def check_chunks(content: bytes) -> str:
         ValueError: a chunk is damaged or incomplete.
     """
     view = memoryview(content)
-    position = _SIGNATURE
+    position, before = _SIGNATURE, b""
     for _ in range(MAX_READS):
         if position >= len(content):
             return "the file ends without the end chunk of its PNG; the image is complete"
         length, kind = int.from_bytes(view[position : position + 4], "big"), content[position + 4 : position + 8]
-        end = position + 8 + length
+        end, name = position + 8 + length, kind.decode("latin-1")
+        if kind == b"IEND" and end + 4 <= len(content):
+            return ""
+        if before == b"IDAT" and len(content) - position < _EMPTY_CHUNK:  # what is left of the end chunk
+            return "the file ends without the end chunk of its PNG; the image is complete"
         if not kind[:1].islower():  # others may be ignored
             if end + 4 > len(content):
-                raise ValueError(f"its chunk {kind!r} is incomplete")
+                raise ValueError(f"its chunk {name} is incomplete")
             if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-                raise ValueError(f"its chunk {kind!r} has a wrong checksum")
-        if kind == b"IEND":
-            return ""
-        position = end + 4
+                raise ValueError(f"its chunk {name} has a wrong checksum")
+        position, before = end + 4, kind
     raise CostError("made of too many small parts")
 
 

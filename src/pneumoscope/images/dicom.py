@@ -59,9 +59,10 @@ _MODALITY_NAMES = {
 }
 LATERAL_VIEWS = ("LL", "RL", "LATERAL", "LAT", "LLD", "RLD", "LLO", "RLO")
 OBLIQUE_VIEWS = ("OBLIQUE", "LAO", "RAO", "LPO", "RPO")
-_SPELLED_LATERAL = ("LATERAL", "LAT", "SEITLICH", "PERFIL", "PROFIL", "PROFILE")
-_LATERAL_WORDS = (*LATERAL_VIEWS, *_SPELLED_LATERAL)
-_DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")  # where no tag has it
+_SPELLED_LATERAL = ("LATERAL", "LAT", "SEITLICH", "PERFIL", "PROFIL")
+_LATERAL_WORDS = (*LATERAL_VIEWS, *_SPELLED_LATERAL, "PROFILE")
+_DESCRIPTIONS = ("SeriesDescription", "ProtocolName")  # where no tag has it
+_NOT_LATERAL = re.compile(r"\bBI[- ]?LATERAL\b|\bLAT(ERAL)?[ _-]*MARKER\b")  # both sides; a mark on the image
 _FRONTAL_WORDS = (
     {"PA": "PA", "POSTEROANTERIOR": "PA", "POSTERIORANTERIOR": "PA"}
     | {"AP": "AP", "ANTEROPOSTERIOR": "AP", "ANTERIORPOSTERIOR": "AP"}
@@ -276,7 +277,8 @@ def _name_view(text: str) -> str:
 def _find_described_view(elements: Dataset) -> str:
     """The view that a description spells out, if it names one alone: `PA and lateral` describes two images."""
     for keyword in _DESCRIPTIONS:
-        words = re.findall(r"[A-Z]+", read_text(elements, keyword).upper().replace(".", ""))
+        text = _NOT_LATERAL.sub(" ", read_text(elements, keyword).upper().replace(".", ""))
+        words = re.findall(r"[A-Z]+", text)
         frontal = {_FRONTAL_WORDS[word] for word in words if word in _FRONTAL_WORDS}
         lateral = {"LATERAL" for word in words if word in _SPELLED_LATERAL}
         if len(found := [*frontal, *lateral]) == 1:

@@ -24,7 +24,7 @@ _KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"),
     *("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
     *("BodyPartExamined", "AnatomicRegionSequence", "PresentationIntentType"),
-    *("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription"),
+    *("SeriesDescription", "ProtocolName"),
     *("ViewPosition", "ViewCodeSequence", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),

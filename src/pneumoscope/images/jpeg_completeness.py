@@ -24,8 +24,9 @@ _TAIL = 64  # bytes that a decoder is given one by one
 _HARMLESS = 4  # bytes that sloppy encoders leave before the end
 _MAX_RESTARTS = 400_000  # 20 million pixels in intervals of one block have 312,500
 _RESTART = re.compile(rb"\xff(?=[\xd0-\xd7])")
-# Two paddings that decode differently, whatever bits of the last byte precede them.
-_PADDINGS = (bytes.fromhex("5a17c2893bd4660e91f32c"), bytes.fromhex("a5e83d76c42b99f16e0cd3"))
+# Two paddings that decode differently, whatever bits of the last byte precede them. The second is the first in reverse
+# order: with one of other bits, both decode to nothing but clipped white where an image ends bright.
+_PADDINGS = (bytes.fromhex("5a17c2893bd4660e91f32c"), bytes.fromhex("2cf3910e66d43b89c2175a"))
 _MAX_HEIGHT = 65_500  # libjpeg's
 
 
@@ -84,7 +85,9 @@ def check_refinement(outline: Outline) -> None:
         return
     last: dict[int, NDArray[np.int64]] = {}
     for scan in outline.scans:
-        count = scan.header[0]
+        count = scan.header[0] if scan.header else 0
+        if len(scan.header) < 4 + 2 * count:
+            raise ValueError("the header of a scan is incomplete")
         first, final, bits = scan.header[1 + 2 * count : 4 + 2 * count]
         for component in scan.header[1 : 1 + 2 * count : 2]:
             last.setdefault(component, np.full(64, -1))[first : final + 1] = bits & 15

@@ -33,7 +33,7 @@ from pneumoscope.images.limits import CostError, LimitedFile
 from pneumoscope.images.other_formats import describe_content
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.tiff_tags import check_tiff
-from pneumoscope.text import escape, to_line
+from pneumoscope.text import escape, is_utf8, to_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,8 +109,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ImageError: the file is missing, unreadable, empty or larger than `MAX_BYTES`, or no table could hold its name.
     """
-    if (name := escape(str(path))) != str(path):
-        raise ImageError(f"{name}: its name is not valid UTF-8. Rename the file.")
+    if not is_utf8(str(path)):
+        raise ImageError(f"{escape(str(path))}: its name is not valid UTF-8. Rename the file.")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

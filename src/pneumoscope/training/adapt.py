@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope import __version__
-from pneumoscope.config import Progress, checked, write_mapping
+from pneumoscope.config import Count, Progress, Seed, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.duplicates import number_components
 from pneumoscope.datasets.kermany import find_source
@@ -136,9 +136,10 @@ def adapt(
     data: str | Path, out: str | Path = "runs/adapted", *, model: str | Path | None = None, head: bool = False,
     threshold: float | str | None = None, alpha: float | None = None, false_alarms: float | None = None,
     prevalence: float | None = None, intended_use: str | None = None, patient_pattern: str | None = None,
-    reading: Reading = Reading(), naming: Naming = Naming(), device: str = "auto", resamples: int = 2000, seed: int = 0,
-    cache: FeatureCache | bool = True, plot_formats: str = "svg", patient_ids: bool = False, excel: bool = False,
-    overwrite: bool = False, progress: Progress = notebook_progress,
+    reading: Reading = Reading(), naming: Naming = Naming(), device: str = "auto",
+    resamples: Count = 2000, seed: Seed = 0, cache: FeatureCache | bool = True, plot_formats: str = "svg",
+    patient_ids: bool = False, excel: bool = False, overwrite: bool = False,
+    progress: Progress = notebook_progress,
 ) -> Adaptation:  # fmt: skip
     """Adapt a trained model to a hospital's own labelled images, of which 20 to 500 are enough.
 

@@ -249,13 +249,15 @@ def _find_groups(samples: Sequence[Sample], settings: Settings) -> dict[Path, st
         raise UsageError("needs `balance='sampling'`.", "balance_by")
     names = [name.strip() for name in settings.optimisation.balance_by.split(",")]
     known = dict.fromkeys(name for sample in samples for name in sample.metadata)
+    if "" in names:
+        raise UsageError("names no column. Separate the names of columns by commas.", "balance_by")
     if missing := [name for name in names if name not in known]:
         have = f"Its other columns are {', '.join(known)}" if known else "It has no columns besides these"
         raise UsageError(
             f"{settings.data.path}: there is no column {missing[0]!r} besides path, label, patient and split. {have}.",
             "balance_by",
         )
-    return {sample.path: "/".join(sample.metadata.get(name, "") for name in names) for sample in samples}
+    return {sample.path: "\0".join(sample.metadata.get(name, "") for name in names) for sample in samples}
 
 
 def _stack_splits(setup: Setup, extracts: Sequence[Extract]) -> dict[str, Split]:

@@ -133,6 +133,7 @@ def train(
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
     """
     folder = Path(out)
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
     setup = read(_resolve(options, folder, config, resume, overwrite))
