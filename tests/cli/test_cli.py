@@ -349,7 +349,9 @@ def test_a_damaged_model_ends_in_exit_code_4(command: Command, run: Run, image: 
     damaged = command("predict", image, "--model", model)
     assert damaged.code == 4
     assert "weights.safetensors" in damaged.err
-    assert command("predict", image, "--model", tmp_path / "nothing").code == 4
+    (tmp_path / "empty").mkdir()
+    assert command("predict", image, "--model", tmp_path / "empty").code == 4
+    assert command("predict", image, "--model", tmp_path / "mistyped").code == 2
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,10 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "audit": {"context": None, "invert": "reading", "any_modality": "reading", "fail_on": None},
     "compare": {"form": None, "excel": None},
     "data phantoms": {"out": "folder"},
+    "adapt": {"context": None, "invert": "reading", "any_modality": "reading"},
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
     "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
-    "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "form", "heatmaps")),
+    "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
     "train": {"context": None},
 }
 # A command needs a folder for its result; a function returns the result, and writes it only if asked.
@@ -189,6 +190,7 @@ OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
     [
         ("audit", pneumoscope.audit),
         ("compare", pneumoscope.compare),
+        ("adapt", pneumoscope.adapt),
         ("data phantoms", pneumoscope.write_phantoms),
         ("evaluate", pneumoscope.evaluate),
         ("explain", pneumoscope.explain),
