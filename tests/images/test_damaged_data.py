@@ -233,3 +233,12 @@ def test_what_is_left_of_the_end_chunk_of_a_png_does_no_harm() -> None:
     for content in (whole[:-12], whole[:-5], whole[:-12] + bytes(2), whole[:-1] + b"?"):
         found = read_radiograph(content)
         np.testing.assert_allclose(found.pixels, EIGHT / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("left", [4, 8, 11])
+def test_a_png_that_ends_within_a_chunk_of_pixels_is_refused(left: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400)).astype(np.uint8)
+    whole = encoded(Image.fromarray(noise), "PNG")  # of several chunks
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4) - 4
+    with pytest.raises(ImageError, match="damaged or truncated"):
+        read_radiograph(whole[: second + left])

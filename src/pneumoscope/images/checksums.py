@@ -31,7 +31,8 @@ def check_chunks(content: bytes) -> str:
         end, name = position + 8 + length, kind.decode("latin-1")
         if kind == b"IEND" and end + 4 <= len(content):
             return ""
-        if before == b"IDAT" and len(content) - position < _EMPTY_CHUNK:  # what is left of the end chunk
+        cut = len(content) - position < _EMPTY_CHUNK
+        if cut and before == b"IDAT" and (b"IEND".startswith(kind) or not any(kind)):  # what is left of the end chunk
             return "the file ends without the end chunk of its PNG; the image is complete"
         if not kind[:1].islower():  # others may be ignored
             if end + 4 > len(content):
