@@ -37,7 +37,8 @@ def test_a_run_starts_from_the_network_and_last_layer_of_a_model(run: Run, image
 def test_the_model_names_its_parent_and_the_images_of_both(run: Run, images: Path, tmp_path: Path) -> None:
     later = pneumoscope.train(images, tmp_path / "later", init=str(run.model), seed=7, **QUICK)
     parent, child = load_model(run.model), load_model(later.model)
-    assert child.training["init"] == {"model": str(run.model), "weights_sha256": parent.weights_sha256}
+    assert child.training["init"] == {"model": run.folder.name, "weights_sha256": parent.weights_sha256}
+    assert str(run.folder.parent) not in (later.model / "model.json").read_text(encoding="utf-8")  # it is passed on
     assert set(child.data["seen"]) >= set(parent.data["seen"])
 
 

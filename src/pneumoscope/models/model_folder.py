@@ -328,5 +328,10 @@ def find_model(folder: Path) -> Path:
     raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give {' or '.join(kinds)}.")
 
 
+def name_model(path: Path) -> str:
+    """The name of a model by its folder or run, without where that is on this machine."""
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
 def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,7 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.features import Extract, extract_features
 from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.model_folder import Model, save_changed
+from pneumoscope.models.model_folder import Model, name_model, save_changed
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
@@ -344,7 +344,7 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
     labels = Counter(str(sample.label) for sample in data.samples)
     step = {
         "parent": {
-            "name": _name_model(Path(job.options.model)),
+            "name": name_model(Path(job.options.model)),
             "weights_sha256": parent.weights_sha256,
             "data_fingerprint": parent.data.get("fingerprint"),
             "version": parent.version,
@@ -372,11 +372,6 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
     changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
     source = Path(job.options.model)
     return save_changed(job.folder / "model", source, model, changed)
-
-
-def _name_model(path: Path) -> str:
-    """The name of a model by its folder, without where that is on this machine."""
-    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def _list_facts(job: _Job, model: Model) -> dict[str, str]:

@@ -34,7 +34,7 @@ from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
-from pneumoscope.training.parent import Parent, load_parent
+from pneumoscope.training.initial import InitialModel, load_initial
 from pneumoscope.training.settings import Settings
 
 Floats = NDArray[np.float32]
@@ -52,7 +52,7 @@ class Setup:
     input: InputSpec  # what the backbone takes
     device: torch.device  # where it is trained
     drawn: Collection[str] = ()  # splits that the data do not have
-    parent: Parent | None = None  # the model that the run continues from
+    initial: InitialModel | None = None  # the model that the run continues from
     groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
 
     @property
@@ -97,9 +97,9 @@ def read(settings: Settings) -> Setup:
     samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
-    parent = None
+    initial = None
     if settings.network.init is not None:
-        parent, spec, backbone = load_parent(settings.network)
+        initial, spec, backbone = load_initial(settings.network)
     else:
         spec = find_backbone(settings.network.backbone)
         backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
@@ -112,7 +112,7 @@ def read(settings: Settings) -> Setup:
         network=replace(settings.network, backbone=spec.name, size=input_spec.size, fit=input_spec.fit),
         run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
     )
-    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, parent, groups)
+    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups)
 
 
 def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:

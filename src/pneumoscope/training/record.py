@@ -15,7 +15,7 @@ from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, ModelError, UsageError
 from pneumoscope.files import write_text
 from pneumoscope.models.model_folder import load_model
-from pneumoscope.training.parent import Parent
+from pneumoscope.training.initial import InitialModel
 from pneumoscope.training.remarks import Remarks
 
 RECORD = "resume.json"
@@ -31,20 +31,20 @@ class Record:
     files: tuple[tuple[int, int, str | None], ...]
     remarks: Remarks | None = None  # on the model with these weights
     weights_sha256: str = ""
-    parent_sha256: str = ""  # of the weights of the model that the run continues from
+    initial_sha256: str = ""  # of the weights of the model that the run continues from
 
 
-def begin_record(folder: Path, samples: Sequence[Sample], parent: Parent | None = None) -> None:
+def begin_record(folder: Path, samples: Sequence[Sample], initial: InitialModel | None = None) -> None:
     """Record the sizes and times of the files that a run begins with, and the model that it continues from."""
     files = tuple((*_find_state(sample.path), None) for sample in samples)
-    _write(folder, Record(files, parent_sha256=_identify(parent)))
+    _write(folder, Record(files, initial_sha256=_identify(initial)))
 
 
 def record_digests(folder: Path, digests: Sequence[str]) -> None:
     """Add what the files contained when they were read; all else that is recorded belongs to an earlier model."""
     files = zip(_read(folder).files, digests, strict=True)
     known = tuple((size, changed, digest) for (size, changed, _), digest in files)
-    _write(folder, Record(known, parent_sha256=_read(folder).parent_sha256))
+    _write(folder, Record(known, initial_sha256=_read(folder).initial_sha256))
 
 
 def check_files(folder: Path, samples: Sequence[Sample]) -> None:
@@ -71,20 +71,20 @@ def check_files(folder: Path, samples: Sequence[Sample]) -> None:
         )
 
 
-def check_parent(folder: Path, parent: Parent | None) -> None:
+def check_initial(folder: Path, initial: InitialModel | None) -> None:
     """Check that the model which a run continues from is the same as when the run began.
 
     Raises:
         DataError: it is not.
     """
-    if parent is not None and _identify(parent) != _read(folder).parent_sha256:
+    if initial is not None and _identify(initial) != _read(folder).initial_sha256:
         raise DataError(
-            f"{parent.name}: this model has changed since the run in {folder} began. Restore it, or start a new run."
+            f"{initial.name}: this model has changed since the run in {folder} began. Restore it, or start a new run."
         )
 
 
-def _identify(parent: Parent | None) -> str:
-    return "" if parent is None else parent.weights_sha256
+def _identify(initial: InitialModel | None) -> str:
+    return "" if initial is None else initial.weights_sha256
 
 
 def save_remarks(folder: Path, remarks: Remarks) -> None:

@@ -18,7 +18,7 @@ from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
 from pneumoscope.training.data import Setup
-from pneumoscope.training.record import RECORD, begin_record, check_files, check_parent
+from pneumoscope.training.record import RECORD, begin_record, check_files, check_initial
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
@@ -46,9 +46,9 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     write_samples(table, setup.samples)
     if resume and (folder / RECORD).exists():
         check_files(folder, setup.samples)
-        check_parent(folder, setup.parent)
+        check_initial(folder, setup.initial)
     else:
-        begin_record(folder, setup.samples, setup.parent)
+        begin_record(folder, setup.samples, setup.initial)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)
 
 

@@ -39,8 +39,8 @@ from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
+from pneumoscope.training.initial import InitialModel
 from pneumoscope.training.loop import Row
-from pneumoscope.training.parent import Parent
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import load_remarks, record_digests, save_remarks
 from pneumoscope.training.remarks import Remarks, check_data, log_data
@@ -180,8 +180,8 @@ def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.settings.run.seed)
         head = build_head(setup.backbone.width, len(setup.classes))
-        if setup.parent is not None and setup.parent.labels == setup.classes:
-            head.load_state_dict(setup.parent.head)
+        if setup.initial is not None and setup.initial.labels == setup.classes:
+            head.load_state_dict(setup.initial.head)
         history, best = run_phases(setup, head, extracted.splits, folder / CHECKPOINTS, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
     write_text(folder / "history.csv", "".join(format_rows(history)))
@@ -317,28 +317,30 @@ def _resolve(
 def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What the model folder stores about training."""
     settings = flatten(asdict(setup.settings))
-    parent = setup.parent
+    initial = setup.initial
     return {
-        **({} if parent is None else {"init": {"model": parent.name, "weights_sha256": parent.weights_sha256}}),
+        **({} if initial is None else {"init": {"model": initial.name, "weights_sha256": initial.weights_sha256}}),
         "recipe": setup.settings.run.recipe,
         "epochs": len(trained.history),
         "phases": dict(Counter(row["phase"] for row in trained.history)),
         "best_epoch": trained.history.index(trained.best) + 1,
         "best": trained.best,
         "settings": {
-            name: value for name, value in settings.items() if name not in ("path", "weights", "device", "intended_use")
+            name: value
+            for name, value in settings.items()
+            if name not in ("path", "weights", "init", "device", "intended_use")
         },
     }
 
 
 def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
     """What the model folder stores about its data: fingerprint, counts, and digests of images that it learned from."""
-    parent_seen = setup.parent.seen if setup.parent is not None else frozenset()
+    initial_seen = setup.initial.seen if setup.initial is not None else frozenset()
     pairs = [(sample, digest) for sample, digest in zip(setup.samples, images.digests, strict=True)]
     return {
         "fingerprint": fingerprint_samples(setup.samples, images.digests),
         "counts": count_samples([sample for sample, digest in pairs if digest]),
-        "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | parent_seen),
+        "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),
     }
 
 
@@ -351,7 +353,7 @@ def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
         "Splits": describe_counts(setup.samples),
         "Data fingerprint": model.data["fingerprint"],
         "Backbone": f"{model.backbone} (weights: {setup.spec.licence}), {trained}",
-        **({} if setup.parent is None else {"Continues from": _name(setup.parent)}),
+        **({} if setup.initial is None else {"Continues from": _name(setup.initial)}),
         "Input": f"{model.input.size} x {model.input.size}, {model.input.fit}",
         "Recipe": f"{settings.run.recipe}; kept epoch {training['best_epoch']} of {training['epochs']}",
         "Class balance": settings.optimisation.balance,
@@ -360,8 +362,8 @@ def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
     }
 
 
-def _name(parent: Parent) -> str:
-    return f"{parent.name} (weights {parent.weights_sha256[:SHORT]})"
+def _name(initial: InitialModel) -> str:
+    return f"{initial.name} (weights {initial.weights_sha256[:SHORT]})"
 
 
 def _logger() -> logging.Logger:

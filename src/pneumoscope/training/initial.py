@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pneumoscope.errors import UsageError
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_backbone
-from pneumoscope.models.model_folder import load_model, load_weights
+from pneumoscope.models.model_folder import load_model, load_weights, name_model
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parent:
+class InitialModel:
     """A model that a run continues from, except its backbone."""
 
-    name: str  # as the user gave it
+    name: str  # of its folder
     weights_sha256: str  # of its weights
     labels: tuple[str, ...]  # its classes
     head: Mapping[str, Tensor]  # weight and bias of its last layer
     seen: frozenset[str]  # digests of the images that it learned from
 
 
-def load_parent(settings: NetworkSettings) -> tuple[Parent, BackboneSpec, Backbone]:
+def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec, Backbone]:
     """Load the model that `init` names, and say what its backbone is.
 
     Raises:
@@ -56,7 +56,7 @@ def load_parent(settings: NetworkSettings) -> tuple[Parent, BackboneSpec, Backbo
     head = {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}
     seen = frozenset(model.data.get("seen", ()))
     return (
-        Parent(str(settings.init), model.weights_sha256, model.labels, head, seen),
+        InitialModel(name_model(folder), model.weights_sha256, model.labels, head, seen),
         spec,
         rebuild_backbone(model, weights),
     )
