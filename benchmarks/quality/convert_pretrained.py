@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumoscope.datasets.kermany import Source, list_sources
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.sources import Source, find_sources
 from pneumoscope.errors import DataError, PneumoscopeError, UsageError
 from pneumoscope.files import claim_folder, write_bytes, write_text
 from pneumoscope.inference.predictor import load
@@ -70,21 +70,21 @@ def convert(
         UsageError: its card names no public dataset, it is too large, or it reveals paths or image names.
     """
     model, card = load_model(run), (find_model(run) / "README.md").read_text(encoding="utf-8")
-    source = next((each for each in list_sources() if f"**Source**: {escape_markdown(each.title)}" in card), None)
-    if source is None:
-        raise UsageError(f"{run}: its card names no public dataset, so nothing can be attributed.")
+    init = model.training.get("init", {})
+    sources = find_sources([*model.data.get("sources", ()), *init.get("sources", ())])
+    if not model.data.get("sources"):
+        raise UsageError(f"{run}: the model names no public dataset, so nothing can be attributed.")
     samples = read_samples(data)
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / name
         noted = replace(
             model,
             training={**model.training, "test": {**_read_metrics(run), "note": note}},
-            data={**model.data, "source": source.name},
         )
         state = load_weights(run, model)
         graph = try_graph(rebuild_backbone(model, state), model.input.size)
         saved = save_model(draft, noted, state, half=True, graph=graph)
-        write_text(draft / "README.md", _complete_card(card, model, saved, source, name, note))
+        write_text(draft / "README.md", _complete_card(card, model, saved, sources, name, note))
         _refuse_traces(draft, run, data)
         if (size := sum(path.stat().st_size for path in draft.iterdir())) >= MAX_BYTES:
             raise UsageError(f"{run}: {size / 1e6:.1f} MB in half precision; the limit is {MAX_BYTES / 1e6:g} MB.")
@@ -106,7 +106,7 @@ def _read_metrics(run: Path) -> dict[str, object]:
     }
 
 
-def _complete_card(card: str, model: Model, saved: Model, source: Source, name: str, note: str) -> str:
+def _complete_card(card: str, model: Model, saved: Model, sources: Sequence[Source], name: str, note: str) -> str:
     """The run's card with the checksum of the stored weights, the model's licence, the attribution and a note."""
     for pattern, text in (
         (re.escape(model.weights_sha256), saved.weights_sha256),
@@ -122,15 +122,21 @@ def _complete_card(card: str, model: Model, saved: Model, source: Source, name: 
         for split, use in (("train", "train"), ("val", "decide on"))
     )
     more = f"\n\n## About the test\n\n{escape_markdown(note)}" if note else ""
+    attributed = "\n".join(
+        f"- {escape_markdown(each.title)}. Available at <{each.homepage}>, licensed as follows: "
+        f"{escape_markdown(each.licence)} (<{each.licence_url}>). {escape_markdown(each.citation)}"
+        for each in sources
+    )
     return f"""{card.rstrip()}{more}
 
 ## Attribution
 
-Trained on images ({counts}) from: {escape_markdown(source.citation)}
+Trained on images ({counts}) from:
 
-Those images are licensed under {escape_markdown(source.licence)} (<{source.licence_url}>) and available at
-<{source.homepage}>. They were converted to greyscale, resized and augmented for training;
-none is contained here. Their authors have not endorsed this model.
+{attributed}
+
+The images were converted to greyscale, resized and augmented for training; none is contained here. Their authors have
+not endorsed this model.
 
 This model comes with pneumoscope as `{name}`. The weights of convolutions and of the last layer are stored in half
 precision.

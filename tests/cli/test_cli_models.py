@@ -34,7 +34,7 @@ def noted(pretrained_models: Path, run: Run) -> None:
     figures = {name: {"value": 0.9, "low": 0.8, "high": 0.95} for name in ("accuracy", "auroc")}
     noted = replace(
         model,
-        data={**model.data, "source": "kermany"},
+        data={**model.data, "sources": ["kermany"]},
         training={
             **model.training,
             "test": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_model_that_states_nothing_is_meant_for_frontal_radiographs_of_the_che
     ]
 
 
-def test_the_scope_is_what_headers_say_or_else_what_is_known_of_the_source() -> None:
+def test_the_scope_is_what_headers_say_and_what_is_known_of_the_sources() -> None:
     headers = [
         Tags(age=155),  # a mistake, as the NIH data have some
         Tags(age=30, view="PA", modality="DX"),
@@ -63,9 +64,11 @@ def test_the_scope_is_what_headers_say_or_else_what_is_known_of_the_source() -> 
         Tags(body_part="CHEST"),
     ]
     fitted = Scope((30.0, 60.0), ("AP", "PA"), ("DX",), ("CHEST",))
-    assert scope.fit(headers, CHILDREN) == fitted
-    assert scope.fit([None, None], CHILDREN) == CHILDREN
-    assert scope.fit([Tags(view="LL")], CHILDREN) == Scope((1.0, 5.0), ("LL",), ("CR", "DX"), ("CHEST",))
+    assert scope.fit(headers, []) == fitted
+    assert scope.fit([None, None], [CHILDREN]) == replace(CHILDREN, modalities=())
+    assert scope.fit(headers, [CHILDREN, Scope(views=("AP",))]).ages == (1.0, 60.0)
+    assert scope.fit([None], [CHILDREN, Scope(views=("AP",))]).ages is None  # those of the second source are unknown
+    assert scope.fit([Tags(view="LL")], [CHILDREN]) == Scope((1.0, 5.0), ("AP", "LL"), (), ("CHEST",))
 
 
 def test_a_file_replaces_what_it_states(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ PLACES = (
     "training.test.metrics.auroc.value", "training.test.metrics.auroc.low", "training.test.metrics.auroc.high",
     "training.test.decisions", "training.test.decisions.answered", "training.test.decisions.answered.value",
     "training.test.decisions.out_of_distribution", "training.test.decisions.coverage",
-    "training.test.decisions.coverage.NORMAL", "training.test.note", "data", "data.source", "data.fingerprint",
+    "training.test.decisions.coverage.NORMAL", "training.test.note", "data", "data.sources", "data.fingerprint",
     "data.counts", "data.counts.train", "version", "backbone", "labels", "labels.0", "decisions.scope",
     "decisions.scope.ages", "decisions.scope.views", "decisions.scope.modalities", "decisions.threshold",
     "decisions.threshold.rule", "input.fit", "surplus", "training.surplus", "training.test.surplus",
@@ -81,7 +81,7 @@ def original(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(run.model, tmp_path_factory.mktemp("models") / "model"))
     described = read(folder)
     described["training"]["test"] = TEST
-    described["data"]["source"] = "kermany"
+    described["data"]["sources"] = ["kermany"]
     rewrite(folder, described)
     return folder
 
@@ -92,7 +92,7 @@ def original(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(place="training.test.metrics.auroc", value=[])
 @example(place="training.test.n", value="many")
 @example(place="training.test", value={"n": 1})
-@example(place="data.source", value=["kermany"])
+@example(place="data.sources", value="kermany")
 @example(place="training.test.metrics.auroc.low", value=math.inf)
 def test_models_show_describes_or_refuses_any_facts(place: str, value: Any, original: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"

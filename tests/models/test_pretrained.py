@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pneumoscope
-from pneumoscope.datasets.kermany import KERMANY
+from pneumoscope.datasets.sources import KERMANY
 from pneumoscope.errors import DataError, ModelError, UsageError
 from pneumoscope.models import pretrained
 from pneumoscope.models.classifier import to_half
@@ -33,10 +33,8 @@ def convert() -> Callable[..., Any]:
 def recognised(run: Run, tmp_path: Path) -> Path:
     """The run as if its images were those of the Kermany data, and its weights rounded to half precision."""
     folder = Path(shutil.copytree(run.folder, tmp_path / "recognised"))
-    card = folder / "model" / "README.md"
-    text = card.read_text().replace("**Source**: not stated", f"**Source**: {KERMANY.title}")
-    card.write_text(text)
     model = load_model(folder)
+    model = replace(model, data={**model.data, "sources": [KERMANY.name]})
     state = load_weights(folder, model)
     store(folder, model, {k: v if k.startswith("ood.") else to_half(v).to(v.dtype) for k, v in state.items()})
     return folder

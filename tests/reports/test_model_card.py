@@ -13,8 +13,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from pneumoscope.datasets.kermany import KERMANY, recognise_source
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.sources import KERMANY, NIH, RSNA, recognise_sources
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.decisions import Decisions, to_json
 from pneumoscope.decisions.prediction_sets import PredictionSets
@@ -25,7 +25,7 @@ from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model, load_model
-from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.training.train import Run
 
 SECTIONS = [
@@ -204,17 +204,30 @@ def test_what_validation_images_had_a_part_in_is_told(tmp_path: Path) -> None:
 def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path) -> None:
     names = (("IM-0001-0001.jpeg", "NORMAL"), ("person1_virus_6.jpeg", "PNEUMONIA"))
     samples = [Sample(Path("x") / name, label=label) for name, label in names]
-    source = recognise_source(samples)
-    assert source == KERMANY
-    _, card, _ = written(tmp_path, make_model(), make_evaluation(), data=DataStatement.of(source))
+    sources = recognise_sources(samples)
+    assert sources == (KERMANY,)
+    _, card, _ = written(tmp_path, make_model(), make_evaluation(), sources=sources)
     assert "CC BY 4.0" in card
     assert "children" in card
-    assert "recognised by file names" in card
+    assert "by file names" in card
     assert "10.17632/rscbjbr9sj.2" in card
-    assert recognise_source([*samples, Sample(Path("scan.png"), label="NORMAL")]) is None
-    assert recognise_source([Sample(Path("IM-0001-0001.jpeg"), label="TB")]) is None
-    assert recognise_source([]) is None
-    assert DataStatement.of(None) == DataStatement()
+    assert recognise_sources([*samples, Sample(Path("scan.png"), label="NORMAL")]) == ()
+    assert recognise_sources([Sample(Path("IM-0001-0001.jpeg"), label="TB")]) == ()
+    assert recognise_sources([]) == ()
+
+
+def test_a_column_names_the_sources_and_the_initial_model_its_own(tmp_path: Path) -> None:
+    samples = [Sample(Path(f"{name}.png"), label="NORMAL", metadata={"source": name}) for name in ("nih", "kermany")]
+    assert recognise_sources(samples) == (KERMANY, NIH)
+    assert recognise_sources([*samples, Sample(Path("x.png"), label="NORMAL", metadata={"source": "ours"})]) == ()
+    model = make_model()
+    init = {"model": "first", "weights_sha256": "0" * 64, "sources": ["rsna", "nih"]}
+    model = dataclasses.replace(model, training={**model.training, "init": init})
+    _, card, _ = written(tmp_path, model, make_evaluation(), sources=(KERMANY, NIH))
+    assert "the model that it continues from, `first`: NIH ChestX-ray14; RSNA Pneumonia" in card
+    assert card.count("Data: ") == 3
+    assert "Shih G" in card
+    assert RSNA.licence_url in card
 
 
 @pytest.mark.parametrize("classes", [("NORMAL", "PNEUMONIA"), ("A", "B", "C")])

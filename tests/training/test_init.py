@@ -37,9 +37,28 @@ def test_a_run_starts_from_the_network_and_last_layer_of_a_model(run: Run, image
 def test_the_model_names_its_parent_and_the_images_of_both(run: Run, images: Path, tmp_path: Path) -> None:
     later = pneumoscope.train(images, tmp_path / "later", init=str(run.model), seed=7, **QUICK)
     parent, child = load_model(run.model), load_model(later.model)
-    assert child.training["init"] == {"model": run.folder.name, "weights_sha256": parent.weights_sha256}
+    assert child.training["init"] == {
+        "model": run.folder.name,
+        "weights_sha256": parent.weights_sha256,
+        "sources": [],
+    }
+    assert f"the model that it continues from, `{run.folder.name}`" in (later.model / "README.md").read_text()
     assert str(run.folder.parent) not in (later.model / "model.json").read_text(encoding="utf-8")  # it is passed on
     assert set(child.data["seen"]) >= set(parent.data["seen"])
+
+
+def test_a_backbone_can_be_that_of_a_pretrained_model(
+    run: Run, images: Path, pretrained_models: Path, tmp_path: Path
+) -> None:
+    (pretrained_models / "chest-lite0").symlink_to(run.model)
+    later = pneumoscope.train(images, tmp_path / "later", backbone="chest_lite0", seed=3, **QUICK)
+    before, after, child = read_weights(run), read_weights(later), load_model(later.model)
+    assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
+    assert not np.allclose(before["head.weight"], after["head.weight"])  # the head is a new one
+    assert (child.backbone, child.training["init"]["model"]) == ("chest_lite0", "chest_lite0")
+    assert set(child.data["seen"]) >= set(load_model(run.model).data["seen"])
+    again = pneumoscope.train(None, tmp_path / "later", resume=True)
+    assert load_model(again.model).weights_sha256 == child.weights_sha256
 
 
 def test_another_network_beside_the_model_is_refused(run: Run, images: Path, tmp_path: Path) -> None:

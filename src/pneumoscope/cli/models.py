@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.text import printable_line
 
 if TYPE_CHECKING:
-    from pneumoscope.datasets.kermany import Source
+    from pneumoscope.datasets.sources import Source
     from pneumoscope.models.model_folder import Model
 
 _METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
@@ -77,7 +78,7 @@ def backbones() -> None:
 
     table = make_table(["backbone", "input", "weights", "here", "licence"])
     for spec in list_backbones():
-        source = "with the installation" if spec.package else spec.source
+        source = "with the installation" if spec.package or spec.model else spec.source
         table.add_row(spec.name, f"{spec.input.size} px", source, "yes" if is_available(spec) else "no", spec.licence)
     open_console().print(table)
     echo("Any other timm name works too. If the hub is out of reach: pneumoscope train --weights FILE.", err=True)
@@ -129,9 +130,8 @@ def choose_model(model: Path | None) -> Path:
 
     folder = find_pretrained()
     description = load_model(folder)
-    source = _find_source(description)
     images = sum(description.data.get("counts", {}).get("train", {}).values())
-    population = f": {source.population}" if source else ""
+    population = f": {_join_populations(_find_sources(description))}" if _find_sources(description) else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
     echo(text, err=True)
     return folder
@@ -141,7 +141,7 @@ def _describe(model: Model) -> dict[str, str]:
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.scope import describe
 
-    counts, source = model.data.get("counts", {}), _find_source(model)
+    counts, sources = model.data.get("counts", {}), _find_sources(model)
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
@@ -162,8 +162,10 @@ def _describe(model: Model) -> dict[str, str]:
         facts["thresholds"] = ", ".join(f"{value:.3g} for {name}" for name, value in named)
     if intended := describe(read_decisions(model).scope):
         facts["meant for"] = intended
-    if source is not None:
-        facts["images"] = source.population
+    if sources:
+        facts["images"] = _join_populations(sources)
+    if initial := _name_initial(model):
+        facts["continues from"] = initial
     if test := model.training.get("test"):
         metrics = [
             f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
@@ -177,8 +179,10 @@ def _describe(model: Model) -> dict[str, str]:
                 facts["decisions"] += f"; true class in the prediction set: {', '.join(shares)}"
         if test.get("note"):
             facts["about the test"] = test["note"]
-    if source is not None:
-        facts["data"] = f"{source.licence} ({source.licence_url}): {source.citation.partition(' With: ')[0]}"
+    if sources:
+        facts["data"] = "; ".join(
+            f"{each.licence} ({each.licence_url}): {each.citation.partition(' With: ')[0]}" for each in sources
+        )
     return facts
 
 
@@ -196,8 +200,23 @@ def _show_size(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
 
 
-def _find_source(model: Model) -> Source | None:
-    """The public data set that a model was trained on, if it names one that is known here."""
-    from pneumoscope.datasets.kermany import find_source
+def _find_sources(model: Model) -> tuple[Source, ...]:
+    """The public datasets that a model was trained on, as far as it names some that are known here."""
+    from pneumoscope.datasets.sources import find_sources
 
-    return find_source(model.data.get("source"))
+    return find_sources(model.data.get("sources", ()))
+
+
+def _join_populations(sources: Sequence[Source]) -> str:
+    return "; ".join(dict.fromkeys(each.population for each in sources))
+
+
+def _name_initial(model: Model) -> str:
+    """The model that training continued from, and its images."""
+    from pneumoscope.datasets.sources import find_sources
+
+    initial = model.training.get("init")
+    if initial is None:
+        return ""
+    titles = ", ".join(each.title for each in find_sources(initial.get("sources", ())))
+    return f"{initial['model']}, trained on {titles or 'images that it does not name'}"

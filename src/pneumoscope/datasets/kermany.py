@@ -1,4 +1,4 @@
-"""The Kermany chest X-rays: where they are published, how to fetch and verify them, and published subsets of them."""
+"""The Kermany chest X-rays: how to fetch and verify them, and published subsets of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pneumoscope import config
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.archives import download, hash_archive, hide_secrets, list_images, open_archive, unpack_images
 from pneumoscope.datasets.samples import SPLITS, Sample
+from pneumoscope.datasets.sources import Source, list_sources
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.files import claim_folder, lock_folder, write_text
 
@@ -27,58 +28,6 @@ _NOTICE = "SOURCE.txt"
 SOURCE_FILES = (_MANIFEST, _NOTICE, *SPLITS)
 _OTHER_OUT = "Choose another `out`, or replace it with `overwrite=True`."
 _WORKSHOP = ".fetch.part"  # `files.claim_folder` takes a folder with nothing but such names in it for an empty one
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A published dataset."""
-
-    name: str
-    title: str
-    licence: str
-    licence_url: str
-    citation: str
-    homepage: str  # to download it from with a browser
-    file: str  # name of the archive there
-    url: str  # of the archive
-    size: int | None  # of the archive in bytes, if known
-    sha256: str | None
-    labels: tuple[str, ...]  # class folders
-    names: str  # regular expression for the beginning of every image's name
-    editions: Mapping[str, Mapping[str, int]]  # for each published version its number of images by `split/LABEL`
-    population: str = ""  # whom the images show
-    ages: tuple[float, float] | None = None  # of the youngest and the oldest patient in years, where known
-    views: tuple[str, ...] = ()  # all view positions, where known
-
-
-KERMANY = Source(
-    name="kermany",
-    title="Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for Classification, version 2: "
-    "the chest X-rays",
-    licence="CC BY 4.0",
-    licence_url="https://creativecommons.org/licenses/by/4.0/",
-    citation="Kermany D, Zhang K, Goldbaum M. Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for "
-    "Classification. Mendeley Data, V2, 2018. doi:10.17632/rscbjbr9sj.2. With: Kermany DS et al. Identifying Medical "
-    "Diagnoses and Treatable Diseases by Image-Based Deep Learning. Cell 172(5):1122-1131, 2018. "
-    "doi:10.1016/j.cell.2018.02.010",
-    homepage="https://data.mendeley.com/datasets/rscbjbr9sj/2",
-    file="ChestXRay2017.zip",
-    url="https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/f12eaf6d-6023-432f-acc9-80c9d7393433/"
-    "file_downloaded",
-    # As three independent public projects found them in what they had downloaded from this address.
-    size=1_235_512_464,
-    sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
-    labels=("NORMAL", "PNEUMONIA"),
-    names=r"(NORMAL2-)?IM-\d|person\d",  # version 3 has other names and other patients
-    editions={
-        "Mendeley Data": {"train/NORMAL": 1349, "train/PNEUMONIA": 3883, "test/NORMAL": 234, "test/PNEUMONIA": 390},
-        "Kaggle": {"train/NORMAL": 1341, "train/PNEUMONIA": 3875, "val/NORMAL": 8, "val/PNEUMONIA": 8,
-                   "test/NORMAL": 234, "test/PNEUMONIA": 390},
-    },
-    population="children of one to five years in one hospital (Guangzhou, China), anterior-posterior images",
-    ages=(1, 5),
-    views=("AP",),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +40,6 @@ class Manifest:
     sha256: str
     verified: Literal["published", "given"] | None  # what the checksum was compared with
     files: dict[str, int]  # size of each image in bytes, by its place `split/LABEL/name`
-
-
-def list_sources() -> tuple[Source, ...]:
-    """All datasets that `fetch` knows."""
-    return (KERMANY,)
-
-
-def find_source(name: object) -> Source | None:
-    """The public dataset of this name, if it is known here."""
-    return next((source for source in list_sources() if source.name == name), None)
-
-
-def recognise_source(samples: Sequence[Sample]) -> Source | None:
-    """Find the dataset that samples are from, if all of their names and labels match it.
-
-    Viewers export DICOM as `IM-0001-0001` for everybody, so names of the other class are required too.
-    """
-    for source in list_sources():
-        fits = all(
-            sample.label in source.labels and sample.tags is None and re.match(source.names, sample.path.name)
-            for sample in samples
-        )
-        if fits and any(re.match(r"person\d+_(bacteria|virus)_\d", sample.path.name) for sample in samples):
-            return source
-    return None
 
 
 def fetch(
@@ -244,7 +168,7 @@ def _shorten(names: Sequence[str]) -> str:
 
 
 def _find_source(name: str) -> Source:
-    known = {source.name: source for source in list_sources()}
+    known = {source.name: source for source in list_sources() if source.url}
     if name not in known:
         raise UsageError(f"No dataset is named {name!r}. Known: {', '.join(known)}.")
     return known[name]

@@ -31,18 +31,23 @@ class Scope:
             raise ValueError("the youngest patient comes before the oldest")
 
 
-def fit(tags: Iterable[Tags | None], known: Scope = Scope()) -> Scope:
-    """Take the scope from what the training images' DICOM headers say, else from what is known of their source.
+def fit(tags: Iterable[Tags | None], known: Sequence[Scope] = ()) -> Scope:
+    """Take the scope from what the training images' DICOM headers say, and from what is known of their sources.
 
-    Ages above `OLDEST` are mistakes, of which the NIH data have some.
+    The ages of a source count where every source states some, or headers do: otherwise its patients would stand for
+    all. Ages above `OLDEST` are mistakes, of which the NIH data have some.
     """
     headers = [each for each in tags if each is not None]
     ages = [each.age for each in headers if each.age is not None and each.age <= OLDEST]
+    if ages or all(each.ages for each in known):
+        ages += [age for each in known for age in each.ages or ()]
     return Scope(
-        ages=(min(ages), max(ages)) if ages else known.ages,
-        views=_list_values(each.view for each in headers) or known.views,
-        modalities=_list_values(each.modality for each in headers) or known.modalities,
-        body_parts=_list_values(each.body_part for each in headers) or known.body_parts,
+        ages=(min(ages), max(ages)) if ages else None,
+        views=_list_values([*(each.view for each in headers), *(view for each in known for view in each.views)]),
+        modalities=_list_values(each.modality for each in headers),
+        body_parts=_list_values(
+            [*(each.body_part for each in headers), *(part for each in known for part in each.body_parts)]
+        ),
     )
 
 

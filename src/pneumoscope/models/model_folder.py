@@ -99,11 +99,21 @@ class _Settings:
 
 
 @dataclass(frozen=True)
+class _Initial:
+    """The model that training continued from."""
+
+    model: str
+    weights_sha256: str
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Training:
     """Of all that is said about the training, what commands use."""
 
     test: _Test | None = None
     settings: _Settings = _Settings()
+    init: _Initial | None = None
 
 
 def save_model(
@@ -215,7 +225,7 @@ def load_model(folder: Path) -> Model:
             f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
         )
     model = build(Model, values, str(path), ModelError)
-    used = {name: value for name, value in model.training.items() if name in ("test", "settings")}
+    used = {name: value for name, value in model.training.items() if name in ("test", "settings", "init")}
     if isinstance(used.get("settings"), dict):
         used["settings"] = {key: value for key, value in used["settings"].items() if key == "augmented_copies"}
     build(_Training, used, str(path), ModelError, "training.")
@@ -241,6 +251,9 @@ def _find_contradiction(model: Model) -> str | None:
         return "data.counts: not numbers of images by split and class"
     if not isinstance(seen, list) or not all(isinstance(each, str) for each in seen):
         return "data.seen: not a list of digests"
+    sources = model.data.get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(each, str) for each in sources):
+        return "data.sources: not a list of names"
     if (IR in model.files) != (IR_WEIGHTS in model.files):
         return f"files: {IR} and {IR_WEIGHTS} belong together"
     return None

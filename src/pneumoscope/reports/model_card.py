@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscope.datasets.kermany import Source
+from pneumoscope.datasets.sources import Source, find_sources
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
 from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
@@ -27,45 +26,26 @@ _WITHIN = {"brier": "Brier score", "ece": "calibration error"}  # a sentence
 _ON_THE_HUB = {"accuracy": "accuracy", "f1": "f1", "auroc": "roc_auc"}  # as Hugging Face calls them
 
 
-@dataclass(frozen=True)
-class DataStatement:
-    """What is known about the training data, stated by somebody or recognised by file names; empty where nothing is."""
-
-    title: str = ""
-    licence: str = ""
-    citation: str = ""
-    homepage: str = ""
-    population: str = ""
-    recognised: bool = False
-
-    @classmethod
-    def of(cls, source: Source | None) -> DataStatement:
-        """What is known about a public dataset that was recognised."""
-        if source is None:
-            return cls()
-        licence = f"{source.licence}, {source.licence_url}"
-        return cls(source.title, licence, source.citation, source.homepage, source.population, recognised=True)
-
-
 def write_model_card(
     folder: Path,
     model: Model,
     evaluation: Evaluation,
     *,
     notes: Sequence[str] = (),
-    data: DataStatement = DataStatement(),
+    sources: Sequence[Source] = (),
     backbone_licence: str = "",
 ) -> Path:
     """Write the card of a model into its folder, and return the card's path.
 
-    The evaluation is that of the test split. Names of files and patients in `notes` are left out, since a card is
-    passed on.
+    The evaluation is that of the test split; `sources` are the public datasets of the training images. Names of files
+    and patients in `notes` are left out, since a card is passed on.
     """
     two = model.positive is not None
     decisions, counted = read_decisions(model), evaluation.decisions
+    earlier = find_sources((model.training.get("init") or {}).get("sources", ()))
     card = render(
         "model_card.md",
-        front_matter=_write_front_matter(model, evaluation, data),
+        front_matter=_write_front_matter(model, evaluation, sources),
         title=f"{' or '.join(model.labels)}: a classifier of chest radiographs",
         model=model,
         settings={"seed": "not stated", "train_backbone": False, **model.training.get("settings", {})},
@@ -84,7 +64,9 @@ def write_model_card(
         correct=counted.get("accuracy_of_answered"),
         coverage=counted.get("coverage", {}),
         ood=counted.get("counts", {}).get(OUT_OF_DISTRIBUTION),
-        data=data,
+        sources=sources,
+        earlier=earlier,
+        cited=[*sources, *(each for each in earlier if each not in sources)],
         backbone_licence=backbone_licence,
         caveats=_list_caveats(model, evaluation, notes),
         **(dict(evaluation.confusion) if two else dict.fromkeys(("tp", "fp", "tn", "fn"), 0)),
@@ -94,7 +76,7 @@ def write_model_card(
     return path
 
 
-def _write_front_matter(model: Model, evaluation: Evaluation, data: DataStatement) -> str:
+def _write_front_matter(model: Model, evaluation: Evaluation, sources: Sequence[Source]) -> str:
     """Write the metadata that Hugging Face's model cards begin with."""
     import yaml
 
@@ -103,9 +85,10 @@ def _write_front_matter(model: Model, evaluation: Evaluation, data: DataStatemen
         for ours, name in _ON_THE_HUB.items()
         if not math.isnan(evaluation.metrics[ours].value)
     ]
+    titles = " and ".join(each.title for each in sources)
     result = {
         "task": {"type": "image-classification"},
-        "dataset": {"name": data.title or "not stated", "type": "not-stated", "split": evaluation.split},
+        "dataset": {"name": titles or "not stated", "type": "not-stated", "split": evaluation.split},
         "metrics": metrics,
     }
     values = {

@@ -17,10 +17,10 @@ from pneumoscope import __version__
 from pneumoscope.config import Count, Progress, Seed, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.duplicates import number_components
-from pneumoscope.datasets.kermany import find_source
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, cluster_by_patient, fingerprint_samples
+from pneumoscope.datasets.sources import find_sources
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import Decider, to_json
 from pneumoscope.errors import DataError
@@ -38,7 +38,7 @@ from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
 from pneumoscope.reports.figures import parse_formats
-from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Provenance
 from pneumoscope.text import counted
@@ -242,8 +242,8 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     write_text(job.folder / ADAPTATION, json.dumps(without_nan(asdict(evidence)), indent=2) + "\n")
     provenance = Provenance(notes=measured.evaluation.notes, facts=_list_facts(job, model), adaptation=evidence)
     write_evaluation(job.folder, successor, measured, provenance, job.plot_formats)
-    source = DataStatement.of(find_source(model.data.get("source")))
-    write_model_card(job.folder / "model", model, measured.evaluation, notes=measured.evaluation.notes, data=source)
+    sources = find_sources(model.data.get("sources", ()))
+    write_model_card(job.folder / "model", model, measured.evaluation, notes=measured.evaluation.notes, sources=sources)
     return Adaptation(job.folder, evidence, measured.evaluation)
 
 

@@ -34,7 +34,7 @@ from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
-from pneumoscope.training.initial import InitialModel, load_initial
+from pneumoscope.training.initial import InitialModel, describe_backbone, load_initial
 from pneumoscope.training.settings import Settings
 
 Floats = NDArray[np.float32]
@@ -97,12 +97,13 @@ def read(settings: Settings) -> Setup:
     samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
-    initial = None
+    initial, spec = None, find_backbone(settings.network.backbone)
     if settings.network.init is not None:
         initial, spec, backbone = load_initial(settings.network)
     else:
-        spec = find_backbone(settings.network.backbone)
         backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
+        if spec.model is not None and settings.network.weights is None:
+            initial = describe_backbone(spec.name, spec.model)
     input_spec = resize_input(spec, settings.network.size, settings.network.fit)
     try_backbone(backbone, input_spec.size)
     device = choose_device(settings.run.device)

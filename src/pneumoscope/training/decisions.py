@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.datasets.sources import recognise_sources
 from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
 from pneumoscope.decisions.decisions import Decisions
 from pneumoscope.images.dicom import CHEST
@@ -70,9 +70,8 @@ def fit_decisions(
 
 
 def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
-    """The intended use: what a file states, else what the headers of the images say, else what is known of the data."""
-    source = recognise_source(samples)
-    known = scope.Scope(source.ages, source.views, body_parts=(CHEST,)) if source else scope.Scope()
+    """The intended use: what a file states, else what the headers of the images say, and what is known of the data."""
+    known = [scope.Scope(source.ages, source.views, body_parts=(CHEST,)) for source in recognise_sources(samples)]
     return scope.state(file, scope.fit((sample.tags for sample in samples), known))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pneumoscope.datasets.sources import find_sources
 from pneumoscope.errors import UsageError
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_backbone
-from pneumoscope.models.model_folder import load_model, load_weights, name_model
+from pneumoscope.models.model_folder import Model, load_model, load_weights, name_model
+from pneumoscope.models.pretrained import find_pretrained
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
@@ -27,6 +29,11 @@ class InitialModel:
     labels: tuple[str, ...]  # its classes
     head: Mapping[str, Tensor]  # weight and bias of its last layer
     seen: frozenset[str]  # digests of the images that it learned from
+    sources: tuple[str, ...]  # the public datasets that these are from, as far as they are known
+
+    def describe(self) -> dict[str, Any]:
+        """What a model that continues from it stores about it."""
+        return {"model": self.name, "weights_sha256": self.weights_sha256, "sources": list(self.sources)}
 
 
 def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec, Backbone]:
@@ -54,9 +61,16 @@ def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec,
         find_backbone(model.backbone), architecture=model.architecture, arguments=model.arguments, input=model.input
     )
     head = {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}
+    return _describe(name_model(folder), model, head), spec, rebuild_backbone(model, weights)
+
+
+def describe_backbone(name: str, pretrained: str) -> InitialModel:
+    """What is known about a backbone that comes from a pretrained model; its head is not used."""
+    return replace(_describe(name, load_model(find_pretrained(pretrained)), {}), labels=())
+
+
+def _describe(name: str, model: Model, head: Mapping[str, Tensor]) -> InitialModel:
+    named = [*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ())]
+    sources = tuple(source.name for source in find_sources(named))
     seen = frozenset(model.data.get("seen", ()))
-    return (
-        InitialModel(name_model(folder), model.weights_sha256, model.labels, head, seen),
-        spec,
-        rebuild_backbone(model, weights),
-    )
+    return InitialModel(name, model.weights_sha256, model.labels, head, seen, sources)

@@ -18,8 +18,8 @@ from torch import nn
 from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
 from pneumoscope.config import Progress, checked
-from pneumoscope.datasets.kermany import recognise_source
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
+from pneumoscope.datasets.sources import recognise_sources
 from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
@@ -34,7 +34,7 @@ from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.notebook import notebook_progress, to_html
 from pneumoscope.reports.evaluation_report import evaluate_predictor
-from pneumoscope.reports.model_card import DataStatement, write_model_card
+from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
@@ -290,7 +290,7 @@ def evaluate(
         predictor.model,
         evaluation,
         notes=[*evaluation.notes, *(f"{each.severity.capitalize()}: {each.title}. {each.advice}" for each in serious)],
-        data=DataStatement.of(recognise_source(setup.samples)),
+        sources=recognise_sources(setup.samples),
         backbone_licence=setup.spec.licence,
     )
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -319,7 +319,7 @@ def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
     settings = flatten(asdict(setup.settings))
     initial = setup.initial
     return {
-        **({} if initial is None else {"init": {"model": initial.name, "weights_sha256": initial.weights_sha256}}),
+        **({} if initial is None else {"init": initial.describe()}),
         "recipe": setup.settings.run.recipe,
         "epochs": len(trained.history),
         "phases": dict(Counter(row["phase"] for row in trained.history)),
@@ -340,6 +340,7 @@ def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint_samples(setup.samples, images.digests),
         "counts": count_samples([sample for sample, digest in pairs if digest]),
+        "sources": [source.name for source in recognise_sources(setup.samples)],
         "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),
     }
 
