@@ -1,8 +1,7 @@
 """What fine-tuning changes on images of other patients of the same source, and what the OOD detector then refuses.
 
-The model is adapted to some adults (sources rsna and nih) with and without fine-tuning and measured on others. For the
-detector, three ways are compared: as it is; moved by the mean change of the features of the images adapted to; fitted
-anew to these images' features alone.
+The model is adapted to some adults (sources rsna and nih) with and without fine-tuning and measured on others. The
+fine-tuned network is measured even if it is not chosen.
 
     python benchmarks/quality/finetuning.py --data ../shared/data --images 160 --rates 1e-4
 """
@@ -20,15 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.decisions import ood
-from pneumoscope.decisions.ood import OOD, Detector, Mahalanobis
 from pneumoscope.images.prepare import InputSpec, prepare
 from pneumoscope.images.read import read_pixels
-from pneumoscope.inference.engines import Engine, TorchEngine
+from pneumoscope.inference.engines import Engine
 from pneumoscope.inference.features import extract_features
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.training import finetuning
+from pneumoscope.training import adaptation_choice, finetuning
 from pneumoscope.training.adapt import describe_parent
 from pneumoscope.training.adaptation import Local, Parent, Wishes, fit
 from pneumoscope.training.adaptation_data import Data, extract
@@ -106,34 +103,26 @@ def compare(
     assert setup is not None
     crossed = finetuning.cross_train(setup, parent, data, wishes, lambda *_: None)
     local = replace(data.local, tuned=crossed.tuned)
-    adapted = fit(parent, local, wishes)
-    for each in adapted.choice.candidates:
+    for each in fit(parent, local, wishes).choice.candidates:
         print(f"{each.step} x{each.width:g}: {each.log_loss:.3f}, {each.gain:+.3f} ± {each.standard_error:.3f}")
     everything = np.ones(len(data.samples), bool)
     network = finetuning.finetune_network(setup, parent, data, wishes, everything, "", lambda *_: None)
-    minutes = (time.monotonic() - start) / 60
-    engine = TorchEngine(network.backbone, setup.input.size, "cpu")
-    here, there = (recompute(each, engine, setup.input) for each in split)
-    if adapted.choice.chosen.step == "finetune":
-        other = replace(parent, weight=network.weight, bias=network.bias, decisions=adapted.decisions)
-        show(f"{rate:g}", "fine-tuned", adapted.choice.chosen.step, minutes, evaluate(other, there))
-    elif adapted.choice.candidates:
-        print(f"{rate:g}: {adapted.choice.chosen.step} was chosen after {minutes:.1f} minutes")
-    drift = (here.intermediate - data.local.intermediate).mean(0)
-    own = parent.detector
-    assert isinstance(own, Mahalanobis)
-    assert parent.decisions.ood is not None
-    ways: dict[str, Detector] = {
-        "as it is": own, "moved": replace(own, mean=own.mean + drift),
-        "fitted anew": ood.fit_mahalanobis(crossed.tuned.intermediate),
-    }  # fmt: skip
-    before = run(foreign, predictor.engine)
-    limit = find_limit(parent.decisions.ood, own, data.local.intermediate, data.local.labels, parent.classes)
-    print_refused("before", own, limit, test.local.intermediate, before)
-    after = run(foreign, engine)
-    for name, detector in ways.items():
-        limit = find_limit(parent.decisions.ood, detector, crossed.tuned.intermediate, local.labels, parent.classes)
-        print_refused(name, detector, limit, there.intermediate, after)
+    minutes, own = (time.monotonic() - start) / 60, network.readout
+    weak, adaptation_choice.WEAK = adaptation_choice.WEAK, -1e9
+    adapted = fit(parent, local, wishes)
+    adaptation_choice.WEAK = weak
+    other = replace(parent, weight=own.weight, bias=own.bias, decisions=adapted.decisions, detector=own.detector)
+    show(f"{rate:g}", "fine-tuned", "", minutes, evaluate(other, recompute(test, network.engine, setup.input)))
+    before = fit(parent, data.local, Wishes()).decisions.ood
+    for title, detector, state, engine in (
+        ("before", parent.detector, before, predictor.engine),
+        ("after", own.detector, adapted.decisions.ood, network.engine),
+    ):
+        assert detector is not None
+        assert state is not None
+        shares = {kind: (detector.measure(each) > state.limit).mean() for kind, each in run(foreign, engine).items()}
+        found = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        print(f"refused {title} (limit {state.limit:.3f}): {found}", flush=True)
 
 
 def recompute(data: Data, engine: Engine, spec: InputSpec) -> Local:
@@ -150,23 +139,6 @@ def run(kinds: dict[str, NDArray[np.float32]], engine: Engine) -> dict[str, NDAr
         name: np.concatenate([engine.run(some[i : i + 8]).intermediate for i in range(0, len(some), 8)])
         for name, some in kinds.items()
     }
-
-
-def find_limit(
-    own: OOD, detector: Detector, intermediate: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]
-) -> float:
-    """The limit by the distances of local images alone, at 1% false alarms or the lowest that can be promised."""
-    distances = detector.measure(intermediate)
-    by_class = {name: tuple(np.sort(distances[labels == i]).tolist()) for i, name in enumerate(classes)}
-    return replace(own, distances=by_class).limit
-
-
-def print_refused(
-    name: str, detector: Detector, limit: float, chests: NDArray[np.float32], kinds: dict[str, NDArray[np.float32]]
-) -> None:
-    shares = {"chests": chests, **kinds}
-    found = ", ".join(f"{kind} {(detector.measure(some) > limit).mean():.0%}" for kind, some in shares.items())
-    print(f"detector {name}: limit {limit:.3f}; refused: {found}", flush=True)
 
 
 def show(rate: str, way: str, step: str, minutes: float, found: dict[str, float]) -> None:

@@ -46,7 +46,7 @@ from pneumoscope.training.data import Setup
 from pneumoscope.training.decisions import find_weak_promises
 from pneumoscope.training.finetuning import (
     CrossTrained,
-    Network,
+    Readout,
     cross_train,
     describe_training,
     finetune_network,
@@ -277,13 +277,12 @@ def _predict_out_of_fold(job: _Job, data: Data, crossed: CrossTrained | None) ->
     for fold in np.unique(folds):
         job.progress("Cross-validation", int(fold) + 1, int(folds.max()) + 1)
         adapted = fit(job.parent, local.take(folds != fold), job.options.wishes)
-        decider = Decider(classes, adapted.decisions, job.parent.detector)
-        model, engine = job.predictor.model, job.predictor.engine
-        network: Adapted | Network = adapted
-        extracts = data.extracts
+        own, extracts = Readout(adapted.weight, adapted.bias, job.parent.detector), data.extracts
         if crossed is not None and adapted.choice.chosen.step == "finetune":
-            network, extracts = crossed.networks[fold], crossed.extracts
-        predictor = Predictor(model, network.weight, network.bias, engine, decider)
+            own, extracts = crossed.readouts[fold], crossed.extracts
+        decider = Decider(classes, adapted.decisions, own.detector)
+        model, engine = job.predictor.model, job.predictor.engine
+        predictor = Predictor(model, own.weight, own.bias, engine, decider)
         for place in np.flatnonzero(folds == fold).tolist():
             found[place] = predictor.decide(extracts[place])
             thresholds[place] = predictor.threshold
@@ -337,10 +336,10 @@ def _save_network(job: _Job, setup: Setup, data: Data, model: Model) -> Model:
     """Fine-tune on all images, and write the model folder with its own weights and graph."""
     chosen, task = np.ones(len(data.samples), bool), "Fine-tuning (all images)"
     network = finetune_network(setup, job.parent, data, job.options.wishes, chosen, task, job.progress)
+    own = network.readout
     state = {f"backbone.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
-    state |= {"head.weight": torch.from_numpy(network.weight), "head.bias": torch.from_numpy(network.bias)}
-    detector = {} if job.parent.detector is None else job.parent.detector.to_arrays()
-    state |= {name: torch.tensor(array) for name, array in detector.items()}
+    state |= {"head.weight": torch.from_numpy(own.weight), "head.bias": torch.from_numpy(own.bias)}
+    state |= {name: torch.tensor(array) for name, array in (own.detector.to_arrays() if own.detector else {}).items()}
     graph = try_graph(network.backbone, model.input.size)
     half = setup.settings.network.half_precision
     return save_model(job.folder / "model", replace(model, files={}), state, half=half, graph=graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,15 +47,13 @@ class Tuned:
     """What fine-tuned networks compute of N images whose patients they did not learn from."""
 
     logits: Floats  # (N, 1) or (N, C)
-    intermediate: NDArray[np.float32]  # (N, E), that the OOD detector takes
+    distances: Floats  # (N,), by OOD detectors that were fitted to features of these networks
     folds: Ints  # (N,), images with the same network
     calibration: Calibration  # what their logits mean before they are recalibrated
 
     def take(self, chosen: NDArray[np.bool_]) -> Tuned:
         """Return those of some of the images."""
-        return replace(
-            self, logits=self.logits[chosen], intermediate=self.intermediate[chosen], folds=self.folds[chosen]
-        )
+        return replace(self, logits=self.logits[chosen], distances=self.distances[chosen], folds=self.folds[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +135,15 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
     features = local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 0))
     base = np.maximum(calibration.apply(logits, start), -50)  # isotonic knots may be 0
     images = Images(local.labels, base, features, weights, local.clusters)
-    tuned = None if local.tuned is None or neutral is None else calibration.apply(local.tuned.logits, neutral)
-    choice = choose(images, head=wishes.head, tuned=tuned, seed=wishes.seed)
-    intermediate = local.intermediate
+    tuned, folds = None, None
+    if local.tuned is not None and neutral is not None:
+        tuned, folds = calibration.apply(local.tuned.logits, neutral), local.tuned.folds
+    choice = choose(images, head=wishes.head, tuned=tuned, folds=folds, seed=wishes.seed)
+    own = parent.decisions.ood
+    distances = None if parent.detector is None else parent.detector.measure(local.intermediate)
     if choice.chosen.step == "finetune" and local.tuned is not None and neutral is not None:
-        start, intermediate = neutral, local.tuned.intermediate
+        start, distances = neutral, local.tuned.distances
+        own = None if own is None else replace(own, distances={})  # those are by another detector
     calibrated, weight = _apply(choice.change, start, parent.weight)
     if choice.change is not None:
         calibrated = replace(
@@ -158,7 +161,7 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
         threshold=cut,
         class_thresholds=by_class,
         prediction_sets=_fit_sets(parent, local, wishes, probabilities),
-        ood=_fit_limits(parent, local.labels, intermediate, wishes),
+        ood=_fit_limits(parent.classes, own, local.labels, distances, wishes.false_alarms),
     )
     return Adapted(decisions, weight, parent.bias, choice)
 
@@ -210,19 +213,19 @@ def _fit_sets(
     return prediction_sets.fit(local.labels, probabilities, parent.classes, float(alpha or 0.1))
 
 
-def _fit_limits(parent: Parent, labels: Ints, intermediate: NDArray[np.float32], wishes: Wishes) -> OOD | None:
+def _fit_limits(
+    classes: Sequence[str], own: OOD | None, labels: Ints, distances: Floats | None, false_alarms: float | None
+) -> OOD | None:
     """The OOD detector's limit for local images.
 
     A class with enough of them for the rate of false alarms has their distances alone. With fewer, it has theirs or
-    those that the parent was given, whichever allow more: the few must not make the detector stricter.
+    those that the detector was given before, whichever allow more: the few must not make the detector stricter.
     """
-    own, detector = parent.decisions.ood, parent.detector
-    if own is None or detector is None:
+    if own is None or distances is None:
         return own
-    own = own.at(wishes.false_alarms)
-    distances = detector.measure(intermediate)
+    own = own.at(false_alarms)
     chosen = {}
-    for i, name in enumerate(parent.classes):
+    for i, name in enumerate(classes):
         found = tuple(np.sort(distances[labels == i]).tolist())
         enough = len(found) >= 1 / own.false_alarms - 1 - 1e-9
         alternatives = [found] if enough else [each for each in (own.distances.get(name, ()), found) if each]
@@ -234,7 +237,7 @@ def _fit_limits(parent: Parent, labels: Ints, intermediate: NDArray[np.float32],
 def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
     """Say in sentences what was changed and why; the first is about the probabilities."""
     choice, old, new = adapted.choice, parent.decisions, adapted.decisions
-    chosen, unchanged = choice.chosen, choice.candidates[0]
+    chosen, unchanged, fine = choice.chosen, choice.candidates[0], choice.chosen.step == "finetune"
     if choice.change is not None:
         why = f"{unchanged.log_loss:.3f} without"
     else:
@@ -254,9 +257,10 @@ def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
         counts = ", ".join(f"{len(each)} {name}" for name, each in new.prediction_sets.scores.items())
         changes.append(f"Prediction sets: fitted to these images ({counts}), alpha {new.prediction_sets.alpha:g}.")
     if old.ood is not None and new.ood is not None:
+        anew = " The detector was fitted anew, to features of the fine-tuned network." if fine else ""
         changes.append(
             f"OOD detector: images are out of distribution beyond a distance of {new.ood.limit:.3g} (was "
-            f"{old.ood.limit:.3g})" + (", by features of the fine-tuned network." if chosen.step == "finetune" else ".")
+            f"{old.ood.limit:.3g}).{anew}"
         )
     return changes
 
@@ -266,9 +270,11 @@ def _describe_finetuning(choice: Choice) -> list[str]:
     found = choice.candidates[-1]
     if found.step != "finetune":
         return []
-    taken = choice.chosen is found
+    figures = f"{abs(found.gain):.3f}, with a standard error of {found.standard_error:.3f}"
+    if choice.chosen is found:
+        return [f"Fine-tuning: taken. Out of fold it lowers the log loss of the best other candidate by {figures}."]
+    verb = "lowers" if found.gain > 0 else "raises"
     return [
-        f"Fine-tuning: {'taken' if taken else 'not taken'}, because out of fold it {'lowers' if taken else 'changes'} "
-        f"the log loss of the best other candidate by {found.gain if taken else -found.gain:{'' if taken else '+'}.3f} "
-        f"with a standard error of {found.standard_error:.3f}; it must be {'' if taken else 'lower by '}more than two."
+        f"Fine-tuning: not taken. Out of fold it {verb} the log loss of the best other candidate by {figures}; it must "
+        "lower it by more than two of these."
     ]

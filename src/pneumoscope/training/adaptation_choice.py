@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -85,16 +86,20 @@ class Choice:
         return self.candidates[self.place]
 
 
-def choose(images: Images, *, head: bool = False, tuned: Floats | None = None, seed: int = 0) -> Choice:
+def choose(
+    images: Images, *, head: bool = False, tuned: Floats | None = None, folds: Ints | None = None, seed: int = 0
+) -> Choice:
     """Choose how to adapt by cross-validation, in doubt the simpler way, and fit it.
 
     The candidates, the simplest first: nothing; an intercept for each class (a prior shift); a slope, too (Platt
     scaling for two classes, bias-corrected temperature scaling for more); with `head` also another direction in feature
     space. All are penalised towards no change: intercept and slope first strongly, then, with 40 patients or more,
     weakly, and only then is another head tried. With `tuned`, log probabilities (N, C) by fine-tuned networks that did
-    not learn from the image's patient, these with a slope and intercepts are the last candidate. One after the other
-    replaces the one taken before it if its log loss is lower by more than a standard error of this difference (after
-    Breiman et al. 1984), with weak priors, another head or a fine-tuned network by more than two.
+    not learn from the image's patient, these with a slope and intercepts are the last candidate; images of the same of
+    `folds` (N,) have the same network, and are calibrated by those of the others, as the network that learns from all
+    images will be. One after the other replaces the one taken before it if its log loss is lower by more than a
+    standard error of this difference (after Breiman et al. 1984), with weak priors, another head or a fine-tuned
+    network by more than two.
     """
     basis = _find_basis(images.features) if head else np.zeros((images.features.shape[1], 0))
     mean = images.features.mean(0)
@@ -103,9 +108,14 @@ def choose(images: Images, *, head: bool = False, tuned: Floats | None = None, s
     rows = np.arange(len(images.labels))
 
     fine = images if tuned is None else replace(images, log_probabilities=tuned)
+    divisions = _draw_divisions(images.clusters, seed)
+    own = divisions if folds is None else [folds]
 
     def validate(step: Step, width: float) -> tuple[Step, float, Floats, Floats]:
-        found = _cross_validate(fine if step == "finetune" else images, step, width, seed)
+        if step == "finetune":
+            found = _cross_validate(fine, step, width, own)
+        else:
+            found = _cross_validate(images, step, width, divisions)
         return step, width, found, -found[rows, images.labels] * images.weights
 
     tried = [validate("unchanged", 1.0)]
@@ -193,14 +203,18 @@ def _find_basis(features: Floats) -> Floats:
     return basis
 
 
-def _cross_validate(images: Images, step: Step, width: float, seed: int) -> Floats:
-    """Log probabilities (N, C) of each image by fits on other patients, averaged over several divisions into folds."""
+def _draw_divisions(clusters: Ints, seed: int) -> list[Ints]:
+    """The fold of each image (N,), for several divisions of the clusters into folds."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(int(clusters.max()) + 1)[clusters] % FOLDS for _ in range(REPEATS)]
+
+
+def _cross_validate(images: Images, step: Step, width: float, divisions: Sequence[Ints]) -> Floats:
+    """Log probabilities (N, C) of each image by fits on other folds, averaged over several divisions into folds."""
     if step == "unchanged":
         return images.log_probabilities
     total = np.zeros_like(images.log_probabilities)
-    rng = np.random.default_rng(seed)
-    for _ in range(REPEATS):
-        folds = rng.permutation(int(images.clusters.max()) + 1)[images.clusters] % FOLDS
+    for folds in divisions:
         for fold in np.unique(folds):
             held_out = folds == fold
             if held_out.all():
@@ -208,7 +222,7 @@ def _cross_validate(images: Images, step: Step, width: float, seed: int) -> Floa
                 continue
             change = fit(images.take(~held_out), step, width)
             total[held_out] += change.apply(images.log_probabilities[held_out], images.features[held_out])
-    return normalise(total / REPEATS)
+    return normalise(total / len(divisions))
 
 
 def _compare(differences: Floats, weights: Floats, clusters: Ints) -> tuple[float, float]:

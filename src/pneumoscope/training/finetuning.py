@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.ood import Detector, fit_mahalanobis
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.inference.engines import TorchEngine
+from pneumoscope.inference.engines import Engine, TorchEngine
 from pneumoscope.inference.features import Extract, extract_features
 from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.inference.runtimes import choose_device
@@ -27,7 +28,7 @@ from pneumoscope.text import counted
 from pneumoscope.training.adaptation import Local, Parent, Tuned, Wishes, shift
 from pneumoscope.training.adaptation_choice import WEAK_FROM
 from pneumoscope.training.adaptation_data import Data
-from pneumoscope.training.data import Setup, Split
+from pneumoscope.training.data import Setup, Split, add_augmented
 from pneumoscope.training.initial import load_initial
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases
@@ -56,12 +57,21 @@ SETTINGS: dict[str, Any] = {  # what differs from the recipe `finetune`; low rat
 
 
 @dataclass(frozen=True, eq=False)
+class Readout:
+    """What turns the features of a fine-tuned network into logits and distances."""
+
+    weight: Floats  # (1, D) or (C, D), the head's
+    bias: Floats  # (1,) or (C,)
+    detector: Detector | None  # fitted to the images that the network learned from; None if the model has none
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """A fine-tuned network."""
 
     backbone: Backbone
-    weight: Floats  # (1, D) or (C, D), the head's
-    bias: Floats  # (1,) or (C,)
+    engine: Engine  # runs it
+    readout: Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +80,7 @@ class CrossTrained:
 
     tuned: Tuned  # of N images
     extracts: Sequence[Extract]  # (N,), with the features that each image's network computes
-    networks: Sequence[Network]  # one for each fold
+    readouts: Sequence[Readout]  # one for each fold
 
 
 def load_setup(wishes: Wishes, data: str, model: str, device: str) -> Setup | None:
@@ -112,22 +122,22 @@ def cross_train(setup: Setup, parent: Parent, data: Data, wishes: Wishes, progre
     folds = draw_folds(data.local, parent.classes, wishes.seed)
     found = list(data.extracts)
     logits = np.zeros((len(found), len(parent.bias)))
-    networks = []
+    distances = np.zeros(len(found))
+    readouts = []
     for fold in range(FOLDS):
         places = np.flatnonzero(folds == fold)
         task = f"Fine-tuning (fold {fold + 1} of {FOLDS})"
         network = finetune_network(setup, parent, data, wishes, folds != fold, task, progress)
-        engine = TorchEngine(network.backbone, setup.input.size, setup.device.type)
-        extracting = extract_features([data.samples[i] for i in places.tolist()], engine, setup.input)
-        for place, each in zip(places.tolist(), extracting, strict=True):
-            if each.features is None:
-                raise DataError(f"{each.error} It could be read before: restore it, and adapt again.")
+        own, fresh = network.readout, _extract([data.samples[i] for i in places.tolist()], network.engine, setup)
+        for place, each in zip(places.tolist(), fresh, strict=True):
             found[place] = replace(found[place], features=each.features, intermediate=each.intermediate)
-            logits[place] = compute_logits(each.features[:1], network.weight, network.bias)[0]
-        networks.append(network)
-    intermediate = np.array([each.intermediate for each in found], np.float32)
+        features, intermediate = _stack(fresh)
+        logits[places] = compute_logits(features, own.weight, own.bias)
+        if own.detector is not None:
+            distances[places] = own.detector.measure(intermediate)
+        readouts.append(own)
     neutral = Calibration(class_fractions=_find_start(parent, data.local, wishes).class_fractions)
-    return CrossTrained(Tuned(logits, intermediate, folds, neutral), found, networks)
+    return CrossTrained(Tuned(logits, distances, folds, neutral), found, readouts)
 
 
 def finetune_network(
@@ -136,7 +146,8 @@ def finetune_network(
     """Fine-tune a copy of the network on the chosen images, starting from its calibrated probabilities.
 
     The calibration becomes part of the head, so that the loss is that of the probabilities that the model states.
-    Where the model's weights are stored in half precision, so are these, and they are rounded here.
+    Where the model's weights are stored in half precision, so are these, and they are rounded here. As after training,
+    the OOD detector is fitted to the features of the images that the network learned from, and of augmented copies.
     """
     start = _find_start(parent, data.local, wishes)
     train = _make_split([data.samples[i] for i in np.flatnonzero(chosen).tolist()], data.local.labels[chosen])
@@ -161,7 +172,32 @@ def finetune_network(
     if setup.settings.network.half_precision:
         round_to_half(backbone)
         round_to_half(head)
-    return Network(backbone, head.weight.detach().numpy().copy(), head.bias.detach().numpy().copy())
+    engine = TorchEngine(backbone, setup.input.size, setup.device.type)
+    detector = None if parent.detector is None else _fit_detector(setup, train, engine, progress)
+    weight, bias = (part.detach().numpy().copy() for part in (head.weight, head.bias))
+    return Network(backbone, engine, Readout(weight, bias, detector))
+
+
+def _fit_detector(setup: Setup, train: Split, engine: Engine, progress: Progress) -> Detector:
+    features, intermediate = _stack(_extract(train.samples, engine, setup))
+    split = replace(train, features=features[:, None], intermediate=intermediate[:, None])
+    full = setup.settings.augmentation.scale_crop(len(train.samples))
+    augmentations = [full.halve_geometry(), full]
+    seen = add_augmented(split, engine, setup.input, augmentations, setup.settings.run.seed, progress).intermediate
+    return fit_mahalanobis(seen.reshape(-1, seen.shape[-1]))
+
+
+def _extract(samples: Sequence[Sample], engine: Engine, setup: Setup) -> list[Extract]:
+    extracts = list(extract_features(samples, engine, setup.input))
+    if errors := [each.error for each in extracts if each.error is not None]:
+        raise DataError(f"{errors[0]} It could be read before: restore it, and adapt again.")
+    return extracts
+
+
+def _stack(extracts: Sequence[Extract]) -> tuple[Floats, Floats]:
+    """Features (N, D) and intermediate features (N, E) of readable images."""
+    features = [each.features[0] for each in extracts if each.features is not None]
+    return np.stack(features), np.stack([each.intermediate for each in extracts if each.intermediate is not None])
 
 
 def merge_calibration(weight: Floats, bias: Floats, calibrated: Calibration) -> tuple[Floats, Floats]:
