@@ -3,7 +3,7 @@
 The model is adapted to some adults (sources rsna and nih) with and without fine-tuning and measured on others. The
 fine-tuned network is measured even if it is not chosen.
 
-    python benchmarks/quality/finetuning.py --data ../shared/data --images 160 --rates 1e-4
+    python benchmarks/quality/finetuning.py --data ../shared/data --images 160 --rates 1e-4 2e-4
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="the model that is adapted; by default the pretrained one")
     parser.add_argument("--images", type=int, default=160, help="images to adapt to")
     parser.add_argument("--test", type=int, default=300, help="images of other patients, at most")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4], help="learning rates to try")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4], help="learning rates to try")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     predictor = load(options.model)

@@ -48,8 +48,8 @@ SETTINGS: dict[str, Any] = {  # what differs from the recipe `finetune`; low rat
     "epochs": 4,
     "min_steps": 40,
     "batch_size": 16,
-    "lr": 1e-4,
-    "backbone_lr": 1e-4,
+    "lr": 2e-4,
+    "backbone_lr": 2e-4,
     "ema": 0.0,
     "balance": "none",
     "precision": "float32",  # so that any machine gives the same weights
