@@ -15,7 +15,10 @@ from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.training.train import Run
 
 WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
-    "adapt": [((3,), {}), (("data",), {"head": "yes"}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
+    "adapt": [
+        ((3,), {}), (("data",), {"head": "yes"}), (("data",), {"finetune": 3}), (("data",), {"alpha": "x"}),
+        (("data",), {"seed": -1}),
+    ],
     "audit": [((3,), {}), ((None,), {}), (("data",), {"seed": -1}), (("data",), {"cache": "yes"})],
     "compare": [((3,), {}), ((["a", 3],), {}), ((["a", "b"],), {"resamples": 0}), ((["a", "b"],), {"seed": "x"})],
     "draw_phantom": [((-1,), {"pneumonia": True}), (("x",), {"pneumonia": True}), ((0,), {"pneumonia": "yes"})],

@@ -40,9 +40,10 @@ from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.inference.features import extract_features
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import Predictor, compute_logits, load
-from pneumoscope.training.adapt import FEWEST, describe_parent
+from pneumoscope.training.adapt import describe_parent
 from pneumoscope.training.adaptation import Local, Parent, Wishes, fit
 from pneumoscope.training.adaptation_choice import Images, choose
+from pneumoscope.training.adaptation_data import FEWEST
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ood_images import SPOILED, draw_images, hand, limb, page, photographs

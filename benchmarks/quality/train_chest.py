@@ -1,4 +1,4 @@
-"""Train the chest backbone in two stages: lungs alone from ImageNet's weights, then adults' images, both in three classes.
+"""Train the chest backbone in two stages: lungs alone from ImageNet, then images of adults, both in three classes.
 
 python benchmarks/quality/train_chest.py lungs && python benchmarks/quality/train_chest.py films
 """

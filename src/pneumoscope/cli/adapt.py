@@ -19,6 +19,10 @@ def adapt(
     out: options.Out = Path("runs/adapted"),
     model: options.Model = None,
     head: Annotated[bool, option("Also try another head on the network's features.", None, "--head")] = False,
+    finetune: Annotated[
+        bool,
+        option("Also try fine-tuning the whole network: 60 patients or more; trains 4 networks.", None, "--finetune"),
+    ] = False,
     threshold: Annotated[
         str | None, option("A rule of train, or a number, instead of the model's rule.", DECISIONS)
     ] = None,
@@ -53,6 +57,7 @@ def adapt(
             out,
             model=choose_model(model),
             head=head,
+            finetune=finetune,
             threshold=threshold,
             alpha=alpha,
             false_alarms=false_alarms,

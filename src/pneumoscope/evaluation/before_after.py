@@ -23,7 +23,7 @@ from pneumoscope.inference.prediction import Prediction, index_labels, stack_pro
 class Candidate:
     """A way to adapt a model, as cross-validation found it."""
 
-    step: str  # what is changed: `unchanged`, `intercept`, `scaling` or `head`
+    step: str  # what is changed: `unchanged`, `intercept`, `scaling`, `head` or `finetune`
     width: float  # of the prior around no change; the wider, the more it may change
     log_loss: float  # of images that it was not fitted on
     gain: float  # by how much this is lower than that of the candidate taken before it

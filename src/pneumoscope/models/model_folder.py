@@ -289,6 +289,18 @@ def load_arrays(folder: Path, model: Model) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def stores_half(folder: Path, model: Model) -> bool:
+    """Whether a model's network is stored in half precision.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    import safetensors.numpy
+
+    stored = safetensors.numpy.load(_read(find_model(folder) / WEIGHTS, model.weights_sha256))
+    return any(array.dtype == "float16" for name, array in stored.items() if not name.startswith(_UNTOUCHED))
+
+
 def load_weights(folder: Path, model: Model) -> dict[str, Tensor]:
     """The same as tensors.
 

@@ -11,29 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import ArrayLike
 
 from pneumoscope import __version__
 from pneumoscope.config import Count, Progress, Seed, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
-from pneumoscope.datasets.duplicates import number_components
-from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.reading import read_samples
-from pneumoscope.datasets.samples import Sample, cluster_by_patient, fingerprint_samples
+from pneumoscope.datasets.samples import Sample, fingerprint_samples
 from pneumoscope.datasets.sources import find_sources
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import Decider, to_json
-from pneumoscope.errors import DataError
 from pneumoscope.evaluation.before_after import Evidence, compare_predictions
 from pneumoscope.evaluation.evaluate import Plan, measure, measure_predictions
 from pneumoscope.evaluation.results import Evaluation, without_nan
 from pneumoscope.files import claim_folder, lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
-from pneumoscope.inference.features import Extract, extract_features
-from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings
+from pneumoscope.inference.engines import Engine, Kind
+from pneumoscope.inference.prediction import SHORT, Prediction
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.model_folder import Model, name_model, save_changed
+from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model
+from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
@@ -41,13 +40,20 @@ from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Provenance
-from pneumoscope.text import counted
-from pneumoscope.training.adaptation import Adapted, Local, Parent, Wishes, check_wishes, describe_changes, fit
+from pneumoscope.training.adaptation import Adapted, Parent, Wishes, check_wishes, describe_changes, fit
+from pneumoscope.training.adaptation_data import FOLDS, Data, extract
+from pneumoscope.training.data import Setup
 from pneumoscope.training.decisions import find_weak_promises
+from pneumoscope.training.finetuning import (
+    CrossTrained,
+    Readout,
+    cross_train,
+    describe_training,
+    finetune_network,
+    load_setup,
+)
 from pneumoscope.training.run_folder import log_to
 
-FOLDS = 5
-FEWEST = 5  # images of a class, below which nothing can be learned about it
 ADAPTATION, OUT_OF_FOLD = "adaptation.json", "out-of-fold"
 FILES = ("config.yaml", "model", "log.txt", ADAPTATION, "out_of_fold.csv", *OUTPUTS)
 
@@ -119,21 +125,15 @@ class _Job:
     plot_formats: str
     predictor: Predictor  # the model as it is
     parent: Parent  # the same, as far as it is adapted
+    setup: Setup | None  # what fine-tuning starts from, if that is wished
+    device: str
     progress: Progress
-
-
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """Readable images with what the network computes of them."""
-
-    samples: Sequence[Sample]  # N images
-    extracts: Sequence[Extract]  # (N,)
-    local: Local  # (N,)
 
 
 @checked
 def adapt(
     data: str | Path, out: str | Path = "runs/adapted", *, model: str | Path | None = None, head: bool = False,
+    finetune: bool = False,
     threshold: float | str | None = None, alpha: float | None = None, false_alarms: float | None = None,
     prevalence: float | None = None, intended_use: str | None = None, patient_pattern: str | None = None,
     reading: Reading = Reading(), naming: Naming = Naming(), device: str = "auto",
@@ -144,14 +144,16 @@ def adapt(
     """Adapt a trained model to a hospital's own labelled images, of which 20 to 500 are enough.
 
     What is changed about the probabilities follows from cross-validation on these images: nothing, an intercept, a
-    slope, too, or with `head` another head. Threshold, prediction sets and the limit of the OOD detector are then
-    fitted to them. Images of a test split are only measured.
+    slope, too, with `head` another head, or with `finetune` the whole network, trained at a low rate. Threshold,
+    prediction sets and the limit of the OOD detector are then fitted to them. Images of a test split are only measured.
 
     Args:
         data: a folder of classes, or a table.
         out: folder to write.
         model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
         head: whether another head on the same features is tried.
+        finetune: whether the whole network is fine-tuned, too, to see by cross-validation whether that is better. It
+            needs 60 patients, and trains four networks.
         threshold: a rule of `train`, or a number; by default the rule of the model.
         alpha: how often prediction sets may miss the true class, by default as the model's.
         false_alarms: the share of ordinary images that the OOD detector may flag, by default as the model's.
@@ -162,7 +164,7 @@ def adapt(
         naming: what columns and classes are called.
         device: `auto`, `cpu` or `cuda`.
         resamples: bootstrap resamples behind each interval.
-        seed: fixes folds and resamples.
+        seed: fixes folds, resamples and fine-tuning.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
         plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
         patient_ids: whether metrics and report may name patients.
@@ -173,19 +175,22 @@ def adapt(
     Raises:
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
-    wishes = Wishes(head, None if threshold is None else str(threshold), alpha, false_alarms, prevalence, seed)
+    rule = None if threshold is None else str(threshold)
+    wishes = Wishes(head, finetune, rule, alpha, false_alarms, prevalence, seed)
     options = Options(str(data), str(model or DEFAULT), intended_use, patient_pattern, reading, naming, wishes)
     plan = Plan("", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel)
     parse_formats(plot_formats)
     with open_cache(cache) as opened:
         predictor = load(model, device, opened)
-        job = _Job(Path(out), options, plan, plot_formats, predictor, describe_parent(predictor), progress)
+        parent = describe_parent(predictor)
+        check_wishes(parent, wishes)
+        setup = load_setup(wishes, options.data, options.model, device)
+        job = _Job(Path(out), options, plan, plot_formats, predictor, parent, setup, device, progress)
         return _adapt_into(job, _read(job), overwrite)
 
 
 def _read(job: _Job) -> list[Sample]:
     """Read the samples, and check all that can be checked before anything is computed."""
-    check_wishes(job.parent, job.options.wishes)
     scope.state(job.options.intended_use, scope.Scope())  # a faulty file shows early
     given = job.options
     samples = read_samples(given.data, given.patient_pattern, given.reading, given.naming)
@@ -210,8 +215,9 @@ def describe_parent(predictor: Predictor) -> Parent:
 
 def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     """Extract, fit, save and measure."""
-    data, test, notes = _extract(job, samples)
+    data, test, notes = extract(job.predictor, samples, job.progress)
     classes, how = job.parent.classes, (job.plan.resamples, job.plan.seed)
+    data, crossed = _finetune(job, data)
     adapted = fit(job.parent, data.local, job.options.wishes)
     notes += find_weak_promises(adapted.decisions, data.local.labels, classes, "images")
     for note in notes:
@@ -221,9 +227,10 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
         _logger().debug("%s", change)
     model = _save(job, data, adapted, changes)
     before = [job.predictor.decide(each) for each in data.extracts]
-    after, thresholds = _predict_out_of_fold(job, data)
+    after, thresholds = _predict_out_of_fold(job, data, crossed)
     differences = {OUT_OF_FOLD: compare_predictions(before, after, classes, *how)}
-    successor = load(job.folder / "model", cache=job.predictor.cache, engine=job.predictor.engine)
+    engine: Kind | Engine = "auto" if adapted.choice.chosen.step == "finetune" else job.predictor.engine
+    successor = load(job.folder / "model", job.device, job.predictor.cache, engine=engine)
     outside = sum(any("outside the intended use" in warning for warning in each.warnings) for each in before)
     if outside and job.options.intended_use is None:
         notes += (
@@ -247,96 +254,43 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     return Adaptation(job.folder, evidence, measured.evaluation)
 
 
-def _extract(job: _Job, samples: Sequence[Sample]) -> tuple[_Data, _Data | None, tuple[str, ...]]:
-    """Features of the images to adapt to and of those of the test split, and notes on what was left out."""
-    model, predictor = job.predictor.model, job.predictor
-    extracts = []
-    for extract in extract_features(samples, predictor.engine, model.input, cache=predictor.cache):
-        extracts.append(extract)
-        job.progress("Features", len(extracts), len(samples))
-    notes = describe_unusable(samples, [each.error for each in extracts])
-    known = set(model.data.get("seen", ()))
-    tested = {each.sha256 for each, sample in zip(extracts, samples, strict=True) if sample.split == "test"}
-    readable = np.array([each.error is None for each in extracts])
-    seen = readable & np.array([each.sha256[:SHORT] in known for each in extracts])
-    is_test = np.array([sample.split == "test" for sample in samples])
-    copies = readable & ~is_test & ~seen & np.array([each.sha256 in tested for each in extracts])
-    for left_out, what in ((seen & ~is_test, "the model learned from them"), (copies, "the test split has them, too")):
-        if left_out.any():
-            notes.append(f"{counted(int(left_out.sum()), 'image')} left out: {what}.")
-    notes += count_warnings([each.warnings for each in extracts])
-    chosen = readable & ~is_test & ~seen & ~copies
-    data = _gather(job, samples, extracts, chosen)
-    _check_counts(data, model.labels)
-    test = _gather(job, samples, extracts, readable & is_test) if (readable & is_test).any() else None
-    return data, test, tuple(notes)
+def _finetune(job: _Job, data: Data) -> tuple[Data, CrossTrained | None]:
+    """Add to the images what networks compute of them that were fine-tuned on other patients, if that is wished."""
+    if job.setup is None:
+        return data, None
+    crossed = cross_train(job.setup, job.parent, data, job.options.wishes, job.progress)
+    return replace(data, local=replace(data.local, tuned=crossed.tuned)), crossed
 
 
-def _gather(job: _Job, samples: Sequence[Sample], extracts: Sequence[Extract], chosen: NDArray[np.bool_]) -> _Data:
-    """The chosen images with their features; images of a patient, and identical ones, belong together."""
-    places = np.flatnonzero(chosen).tolist()
-    some = [extracts[i] for i in places]
-    labels = [job.predictor.model.labels.index(str(samples[i].label)) for i in places]
-    patients = cluster_by_patient([job.predictor.decide(each).patient for each in some], len(some))
-    first: dict[object, int] = {}
-    pairs = [(first.setdefault(key, i), i) for i, each in enumerate(some) for key in (int(patients[i]), each.sha256)]
-    features = [each.features[0] for each in some if each.features is not None]
-    intermediate = [each.intermediate for each in some if each.intermediate is not None]
-    local = Local(
-        np.array(labels, np.int64),
-        np.array(features, np.float32),
-        np.array(intermediate, np.float32),
-        number_components(pairs, len(some)).astype(np.int64),
-    )
-    return _Data([samples[i] for i in places], some, local)
-
-
-def _check_counts(data: _Data, classes: Sequence[str]) -> None:
-    """Check that there are images enough of each class, and of patients enough to cross-validate.
-
-    Raises:
-        DataError: there are not.
-    """
-    counts = np.bincount(data.local.labels, minlength=len(classes))
-    patients = len(np.unique(data.local.clusters))
-    if counts.min() >= FEWEST and patients < FOLDS:
-        raise DataError(
-            f"The images to adapt to are of {counted(patients, 'patient')}, and at least {FOLDS} are needed, better "
-            "20. Add images of others, or check the column of patients and `patient_pattern`."
-        )
-    if counts.min() >= FEWEST:
-        return
-    found = ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
-    raise DataError(
-        f"There are {found} to adapt to, and at least {FEWEST} of each class are needed, better 20: images of one "
-        "class do not tell how probable another one is. Add images. Where only the classes' shares differ from "
-        "training, set `prevalence` when you predict; then nothing needs to be adapted."
-    )
-
-
-def _predict_out_of_fold(job: _Job, data: _Data) -> tuple[list[Prediction], ArrayLike]:
+def _predict_out_of_fold(job: _Job, data: Data, crossed: CrossTrained | None) -> tuple[list[Prediction], ArrayLike]:
     """Predict each image with a model that was adapted to other patients' images, by everything that is chosen.
 
-    Also give the threshold of each image's fold, for two classes.
+    Also give the threshold of each image's fold, for two classes. With fine-tuning the folds are those of its networks.
+    Slope, intercepts and the choice then follow from logits by networks that have seen images of the fold.
     """
     local, classes = data.local, job.parent.classes
     folds = np.random.default_rng(job.plan.seed).permutation(int(local.clusters.max()) + 1)[local.clusters] % FOLDS
+    if crossed is not None:
+        folds = crossed.tuned.folds
     found: dict[int, Prediction] = {}
     thresholds = np.full(len(folds), np.nan)
     for fold in np.unique(folds):
-        job.progress("Cross-validation", int(fold) + 1, FOLDS)
+        job.progress("Cross-validation", int(fold) + 1, int(folds.max()) + 1)
         adapted = fit(job.parent, local.take(folds != fold), job.options.wishes)
-        decider = Decider(classes, adapted.decisions, job.parent.detector)
+        own, extracts = Readout(adapted.weight, adapted.bias, job.parent.detector), data.extracts
+        if crossed is not None and adapted.choice.chosen.step == "finetune":
+            own, extracts = crossed.readouts[fold], crossed.extracts
+        decider = Decider(classes, adapted.decisions, own.detector)
         model, engine = job.predictor.model, job.predictor.engine
-        predictor = Predictor(model, adapted.weight, adapted.bias, engine, decider)
+        predictor = Predictor(model, own.weight, own.bias, engine, decider)
         for place in np.flatnonzero(folds == fold).tolist():
-            found[place] = predictor.decide(data.extracts[place])
+            found[place] = predictor.decide(extracts[place])
             thresholds[place] = predictor.threshold
     predictions = [found[i] for i in range(len(folds))]
     return predictions, thresholds if len(classes) == 2 else job.predictor.cut
 
 
-def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> Model:
+def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Model:
     """Write the model folder with its lineage."""
     parent = job.predictor.model
     digests = [each.sha256 for each in data.extracts]
@@ -360,6 +314,8 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
         "wishes": asdict(job.options.wishes),
         "version": __version__,
     }
+    if job.setup is not None:
+        step["finetuning"] = describe_training(job.setup)
     seen = {*parent.data.get("seen", ()), *(digest[:SHORT] for digest in digests)}
     model = replace(
         parent,
@@ -369,9 +325,24 @@ def _save(job: _Job, data: _Data, adapted: Adapted, changes: Sequence[str]) -> M
         lineage=(*parent.lineage, step),
         version=__version__,
     )
+    if job.setup is not None and adapted.choice.chosen.step == "finetune":
+        return _save_network(job, job.setup, data, model)
     changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
     source = Path(job.options.model)
     return save_changed(job.folder / "model", source, model, changed)
+
+
+def _save_network(job: _Job, setup: Setup, data: Data, model: Model) -> Model:
+    """Fine-tune on all images, and write the model folder with its own weights and graph."""
+    chosen, task = np.ones(len(data.samples), bool), "Fine-tuning (all images)"
+    network = finetune_network(setup, job.parent, data, job.options.wishes, chosen, task, job.progress)
+    own = network.readout
+    state = {f"backbone.{name}": tensor for name, tensor in network.backbone.state_dict().items()}
+    state |= {"head.weight": torch.from_numpy(own.weight), "head.bias": torch.from_numpy(own.bias)}
+    state |= {name: torch.tensor(array) for name, array in (own.detector.to_arrays() if own.detector else {}).items()}
+    graph = try_graph(network.backbone, model.input.size)
+    half = setup.settings.network.half_precision
+    return save_model(job.folder / "model", replace(model, files={}), state, half=half, graph=graph)
 
 
 def _list_facts(job: _Job, model: Model) -> dict[str, str]:

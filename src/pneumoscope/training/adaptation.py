@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ STEPS = {  # what they change
     "intercept": "an intercept for each class",
     "scaling": "slope and intercept",
     "head": "the head, with slope and intercept",
+    "finetune": "the whole network at a low learning rate, with slope and intercept",
 }
 
 
@@ -32,11 +34,26 @@ class Wishes:
     """What is to be changed; None leaves it to the model that is adapted."""
 
     head: bool = False  # whether another direction in feature space is tried
+    finetune: bool = False  # whether the whole network is fine-tuned to see whether that is better
     threshold: str | None = None  # rule for the threshold
     alpha: float | None = None  # how often prediction sets may miss the truth
     false_alarms: float | None = None  # share of ordinary images that the OOD detector may flag
     prevalence: float | None = None  # of the positive class where the model will be used
-    seed: int = 0  # fixes the folds of cross-validation
+    seed: int = 0  # fixes the folds of cross-validation, and fine-tuning
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What fine-tuned networks compute of N images whose patients they did not learn from."""
+
+    logits: Floats  # (N, 1) or (N, C)
+    distances: Floats  # (N,), by OOD detectors that were fitted to features of these networks
+    folds: Ints  # (N,), images with the same network
+    calibration: Calibration  # what their logits mean before they are recalibrated
+
+    def take(self, chosen: NDArray[np.bool_]) -> Tuned:
+        """Return those of some of the images."""
+        return replace(self, logits=self.logits[chosen], distances=self.distances[chosen], folds=self.folds[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +64,13 @@ class Local:
     features: NDArray[np.float32]  # (N, D), that the head takes
     intermediate: NDArray[np.float32]  # (N, E), that the OOD detector takes
     clusters: Ints  # (N,), images that belong together, such as a patient's
+    tuned: Tuned | None = None  # the same by fine-tuned networks, if there are any
 
     def take(self, chosen: NDArray[np.bool_]) -> Local:
         """Return some of the images."""
-        return Local(self.labels[chosen], self.features[chosen], self.intermediate[chosen], self.clusters[chosen])
+        tuned = None if self.tuned is None else self.tuned.take(chosen)
+        parts = (self.labels[chosen], self.features[chosen], self.intermediate[chosen], self.clusters[chosen])
+        return Local(*parts, tuned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +86,7 @@ class Parent:
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """What an adapted model decides by, and its head."""
+    """What an adapted model decides by, and its head; a fine-tuned network has one of its own."""
 
     decisions: Decisions
     weight: NDArray[np.float32]  # as the parent's
@@ -91,8 +111,9 @@ def check_wishes(parent: Parent, wishes: Wishes) -> None:
             threshold.fit_by_class(wishes.threshold, [1 / len(parent.classes)] * len(parent.classes))
     if wishes.head and len(parent.classes) > 2:
         raise UsageError(f"is for two classes; this model has {len(parent.classes)}. Leave it out.", "head")
-    if wishes.head and parent.decisions.calibration.method == "isotonic":
-        raise UsageError("does not follow isotonic calibration, which this model has. Leave it out.", "head")
+    for name in ("head", "finetune"):
+        if getattr(wishes, name) and parent.decisions.calibration.method == "isotonic":
+            raise UsageError("does not follow isotonic calibration, which this model has. Leave it out.", name)
 
 
 def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
@@ -105,15 +126,24 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
     classes = len(parent.classes)
     fractions = np.bincount(local.labels, minlength=classes) / len(local.labels)
     start, weights = parent.decisions.calibration, np.ones(len(local.labels))
+    neutral = None if local.tuned is None else local.tuned.calibration
     if wishes.prevalence is not None:
         wanted = np.array([1 - wishes.prevalence, wishes.prevalence])
-        start = _shift(start, wanted)
+        start, neutral = shift(start, wanted), None if neutral is None else shift(neutral, wanted)
         weights, fractions = (wanted / np.maximum(fractions, 1e-12))[local.labels], wanted
     logits = compute_logits(local.features, parent.weight, parent.bias)
     features = local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 0))
     base = np.maximum(calibration.apply(logits, start), -50)  # isotonic knots may be 0
     images = Images(local.labels, base, features, weights, local.clusters)
-    choice = choose(images, head=wishes.head, seed=wishes.seed)
+    tuned, folds = None, None
+    if local.tuned is not None and neutral is not None:
+        tuned, folds = calibration.apply(local.tuned.logits, neutral), local.tuned.folds
+    choice = choose(images, head=wishes.head, tuned=tuned, folds=folds, seed=wishes.seed)
+    own = parent.decisions.ood
+    distances = None if parent.detector is None else parent.detector.measure(local.intermediate)
+    if choice.chosen.step == "finetune" and local.tuned is not None and neutral is not None:
+        start, distances = neutral, local.tuned.distances
+        own = None if own is None else replace(own, distances={})  # those are by another detector
     calibrated, weight = _apply(choice.change, start, parent.weight)
     if choice.change is not None:
         calibrated = replace(
@@ -131,12 +161,12 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
         threshold=cut,
         class_thresholds=by_class,
         prediction_sets=_fit_sets(parent, local, wishes, probabilities),
-        ood=_fit_limits(parent, local, wishes),
+        ood=_fit_limits(parent.classes, own, local.labels, distances, wishes.false_alarms),
     )
     return Adapted(decisions, weight, parent.bias, choice)
 
 
-def _shift(calibrated: Calibration, wanted: Floats) -> Calibration:
+def shift(calibrated: Calibration, wanted: Floats) -> Calibration:
     """The calibration for other class fractions."""
     shifts = np.log(wanted) - np.log(np.maximum(calibrated.class_fractions, 1e-12))
     return replace(calibration.follow(calibrated, 1.0, shifts), class_fractions=tuple(wanted.tolist()))
@@ -183,20 +213,20 @@ def _fit_sets(
     return prediction_sets.fit(local.labels, probabilities, parent.classes, float(alpha or 0.1))
 
 
-def _fit_limits(parent: Parent, local: Local, wishes: Wishes) -> OOD | None:
+def _fit_limits(
+    classes: Sequence[str], own: OOD | None, labels: Ints, distances: Floats | None, false_alarms: float | None
+) -> OOD | None:
     """The OOD detector's limit for local images.
 
     A class with enough of them for the rate of false alarms has their distances alone. With fewer, it has theirs or
-    those that the parent was given, whichever allow more: the few must not make the detector stricter.
+    those that the detector was given before, whichever allow more: the few must not make the detector stricter.
     """
-    own, detector = parent.decisions.ood, parent.detector
-    if own is None or detector is None:
+    if own is None or distances is None:
         return own
-    own = own.at(wishes.false_alarms)
-    distances = detector.measure(local.intermediate)
+    own = own.at(false_alarms)
     chosen = {}
-    for i, name in enumerate(parent.classes):
-        found = tuple(np.sort(distances[local.labels == i]).tolist())
+    for i, name in enumerate(classes):
+        found = tuple(np.sort(distances[labels == i]).tolist())
         enough = len(found) >= 1 / own.false_alarms - 1 - 1e-9
         alternatives = [found] if enough else [each for each in (own.distances.get(name, ()), found) if each]
         limits = [replace(own, distances={name: each}).limit for each in alternatives]
@@ -207,7 +237,7 @@ def _fit_limits(parent: Parent, local: Local, wishes: Wishes) -> OOD | None:
 def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
     """Say in sentences what was changed and why; the first is about the probabilities."""
     choice, old, new = adapted.choice, parent.decisions, adapted.decisions
-    chosen, unchanged = choice.chosen, choice.candidates[0]
+    chosen, unchanged, fine = choice.chosen, choice.candidates[0], choice.chosen.step == "finetune"
     if choice.change is not None:
         why = f"{unchanged.log_loss:.3f} without"
     else:
@@ -218,7 +248,7 @@ def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
         )
     what = "left as they were" if choice.change is None else f"refitted, {STEPS[chosen.step]}"
     first = f"Probabilities: {what} (cross-validated log loss {chosen.log_loss:.3f}; {why})."
-    changes = [first]
+    changes = [first, *_describe_finetuning(choice)]
     if old.threshold is not None and new.threshold is not None:
         changes.append(
             f"Threshold: {new.threshold.value:.3g} (was {old.threshold.value:.3g}), rule {new.threshold.rule}."
@@ -227,8 +257,24 @@ def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
         counts = ", ".join(f"{len(each)} {name}" for name, each in new.prediction_sets.scores.items())
         changes.append(f"Prediction sets: fitted to these images ({counts}), alpha {new.prediction_sets.alpha:g}.")
     if old.ood is not None and new.ood is not None:
+        anew = " The detector was fitted anew, to features of the fine-tuned network." if fine else ""
         changes.append(
             f"OOD detector: images are out of distribution beyond a distance of {new.ood.limit:.3g} (was "
-            f"{old.ood.limit:.3g})."
+            f"{old.ood.limit:.3g}).{anew}"
         )
     return changes
+
+
+def _describe_finetuning(choice: Choice) -> list[str]:
+    """Say what fine-tuning was found to gain over the best of the others, if it was tried."""
+    found = choice.candidates[-1]
+    if found.step != "finetune":
+        return []
+    figures = f"{abs(found.gain):.3f}, with a standard error of {found.standard_error:.3f}"
+    if choice.chosen is found:
+        return [f"Fine-tuning: taken. Out of fold it lowers the log loss of the best other candidate by {figures}."]
+    verb = "lowers" if found.gain > 0 else "raises"
+    return [
+        f"Fine-tuning: not taken. Out of fold it {verb} the log loss of the best other candidate by {figures}; it must "
+        "lower it by more than two of these."
+    ]

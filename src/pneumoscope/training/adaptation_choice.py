@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from pneumoscope.evaluation.before_after import Candidate
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
-Step: TypeAlias = Literal["unchanged", "intercept", "scaling", "head"]
+Step: TypeAlias = Literal["unchanged", "intercept", "scaling", "head", "finetune"]
 
 SLOPE_PRIOR = 0.25  # standard deviation of the slope around 1
 MIN_SLOPE = 0.05  # the order of images stays as it is
@@ -23,7 +24,7 @@ FOLDS, REPEATS = 5, 4
 DIRECTIONS = 64  # principal directions of the features along which a head may change
 HEAD_PRIOR = 1.0  # of how far another head moves the log odds of an average image
 WIDTHS = (1.0, 4.0)  # multiples of these standard deviations; the wide ones matter where a source is very different
-WEAK = 2.0  # standard errors by which wide ones, and another head, must be better
+WEAK = 2.0  # standard errors by which wide ones, another head, and a fine-tuned network must be better
 WEAK_FROM = 40  # patients; with fewer, cross-validation too often finds them better by chance
 HEAD_WIDTHS = (1.0, 3.0, 10.0)  # the same for another head
 
@@ -85,15 +86,20 @@ class Choice:
         return self.candidates[self.place]
 
 
-def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
+def choose(
+    images: Images, *, head: bool = False, tuned: Floats | None = None, folds: Ints | None = None, seed: int = 0
+) -> Choice:
     """Choose how to adapt by cross-validation, in doubt the simpler way, and fit it.
 
     The candidates, the simplest first: nothing; an intercept for each class (a prior shift); a slope, too (Platt
     scaling for two classes, bias-corrected temperature scaling for more); with `head` also another direction in feature
     space. All are penalised towards no change: intercept and slope first strongly, then, with 40 patients or more,
-    weakly, and only then is another head tried. One after the other replaces the one taken before it if its log loss is
-    lower by more than a standard error of this difference (after Breiman et al. 1984), with weak priors or another head
-    by more than two.
+    weakly, and only then is another head tried. With `tuned`, log probabilities (N, C) by fine-tuned networks that did
+    not learn from the image's patient, these with a slope and intercepts are the last candidate; images of the same of
+    `folds` (N,) have the same network, and are calibrated by those of the others, as the network that learns from all
+    images will be. One after the other replaces the one taken before it if its log loss is lower by more than a
+    standard error of this difference (after Breiman et al. 1984), with weak priors, another head or a fine-tuned
+    network by more than two.
     """
     basis = _find_basis(images.features) if head else np.zeros((images.features.shape[1], 0))
     mean = images.features.mean(0)
@@ -101,8 +107,15 @@ def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
     images = replace(images, features=(images.features - mean) @ basis)
     rows = np.arange(len(images.labels))
 
+    fine = images if tuned is None else replace(images, log_probabilities=tuned)
+    divisions = _draw_divisions(images.clusters, seed)
+    own = divisions if folds is None else [folds]
+
     def validate(step: Step, width: float) -> tuple[Step, float, Floats, Floats]:
-        found = _cross_validate(images, step, width, seed)
+        if step == "finetune":
+            found = _cross_validate(fine, step, width, own)
+        else:
+            found = _cross_validate(images, step, width, divisions)
         return step, width, found, -found[rows, images.labels] * images.weights
 
     tried = [validate("unchanged", 1.0)]
@@ -110,14 +123,16 @@ def choose(images: Images, *, head: bool = False, seed: int = 0) -> Choice:
     tried += [validate(step, width) for width in WIDTHS[: 1 + many] for step in ("intercept", "scaling")]
     if head and many:  # of heads, that with the best width alone is a candidate
         tried.append(min((validate("head", width) for width in HEAD_WIDTHS), key=lambda each: float(each[3].sum())))
+    if tuned is not None and many:
+        tried.append(min((validate("finetune", width) for width in WIDTHS), key=lambda each: float(each[3].sum())))
     total, candidates, place = images.weights.sum(), [], 0
     for i, (step, width, _, losses) in enumerate(tried):
         gain, error = _compare(tried[place][3] - losses, images.weights, images.clusters)
         candidates.append(Candidate(step, width, float(losses.sum() / total), gain, error))
-        if gain > error * (WEAK if step == "head" or width > 1 else 1):
+        if gain > error * (WEAK if step in ("head", "finetune") or width > 1 else 1):
             place = i
     chosen, width, held_out, _ = tried[place]
-    change = None if chosen == "unchanged" else fit(images, chosen, width)
+    change = None if chosen == "unchanged" else fit(fine if chosen == "finetune" else images, chosen, width)
     if change is not None and change.direction is not None:
         direction = basis @ change.direction
         change = replace(change, direction=direction, origin=change.origin + float(mean @ direction))
@@ -188,14 +203,18 @@ def _find_basis(features: Floats) -> Floats:
     return basis
 
 
-def _cross_validate(images: Images, step: Step, width: float, seed: int) -> Floats:
-    """Log probabilities (N, C) of each image by fits on other patients, averaged over several divisions into folds."""
+def _draw_divisions(clusters: Ints, seed: int) -> list[Ints]:
+    """The fold of each image (N,), for several divisions of the clusters into folds."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(int(clusters.max()) + 1)[clusters] % FOLDS for _ in range(REPEATS)]
+
+
+def _cross_validate(images: Images, step: Step, width: float, divisions: Sequence[Ints]) -> Floats:
+    """Log probabilities (N, C) of each image by fits on other folds, averaged over several divisions into folds."""
     if step == "unchanged":
         return images.log_probabilities
     total = np.zeros_like(images.log_probabilities)
-    rng = np.random.default_rng(seed)
-    for _ in range(REPEATS):
-        folds = rng.permutation(int(images.clusters.max()) + 1)[images.clusters] % FOLDS
+    for folds in divisions:
         for fold in np.unique(folds):
             held_out = folds == fold
             if held_out.all():
@@ -203,7 +222,7 @@ def _cross_validate(images: Images, step: Step, width: float, seed: int) -> Floa
                 continue
             change = fit(images.take(~held_out), step, width)
             total[held_out] += change.apply(images.log_probabilities[held_out], images.features[held_out])
-    return normalise(total / REPEATS)
+    return normalise(total / len(divisions))
 
 
 def _compare(differences: Floats, weights: Floats, clusters: Ints) -> tuple[float, float]:

@@ -26,13 +26,13 @@ def run_phases(
     setup: Setup,
     head: nn.Linear,
     splits: Mapping[str, Split],
-    checkpoints: Path,
+    checkpoints: Path | None,
     on_epoch: Callable[[Row, int], None],
 ) -> tuple[list[Row], Row]:
     """Train the head and, if the settings say so, the whole network after it, in place.
 
-    Training images have features of themselves and of their mirror images. Each phase has a checkpoint in that folder;
-    `on_epoch` is called with each row of the history and the maximum number of epochs of its phase.
+    Training images have features of themselves and of their mirror images. Each phase has a checkpoint in that folder,
+    if there is one; `on_epoch` is called with each row of the history and the maximum number of epochs of its phase.
 
     Returns:
         The history, and its row for the epoch that was kept.
@@ -85,7 +85,7 @@ def _run_phase(model: nn.Module, batches: Batches, settings: Settings, phase: Ph
 
 
 def _make_phase(
-    setup: Setup, train: Split, checkpoints: Path, on_epoch: Callable[[Row, int], None], name: str, epochs: int
+    setup: Setup, train: Split, checkpoints: Path | None, on_epoch: Callable[[Row, int], None], name: str, epochs: int
 ) -> Phase:
     balance, counts = setup.settings.optimisation.balance, np.bincount(train.targets)
     # With these weights, n / (C n_c), all classes count the same in the loss.
@@ -95,7 +95,7 @@ def _make_phase(
         epochs,
         class_weights=even if balance == "weights" else None,
         val_class_weights=None if balance == "none" else even,
-        checkpoint=checkpoints / f"{name}.pt",
+        checkpoint=None if checkpoints is None else checkpoints / f"{name}.pt",
         on_epoch=lambda row: on_epoch(row, epochs),
     )
 
