@@ -1,8 +1,8 @@
 """Adults and children: a model, or five folds by patient, on the adults' images, by view, source and age.
 
-Without --train it measures the pretrained model, which may have seen the images. With --train NAME it trains one run a
-fold on children and adults, with the settings that follow (`name=value`), and measures each image in the fold that left
-its patient out.
+Without --train it measures the pretrained model on the images that train_joint.py keeps for testing, or, with --all, on
+all adults, of whom it has seen most. With --train NAME it trains one run a fold on children and adults, with the
+settings that follow (`name=value`), and measures each image in the fold that left its patient out.
 
 The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA; --other says whether
 OTHER trains as NORMAL (a group of its own) or not at all. It is always tested.
@@ -10,24 +10,23 @@ OTHER trains as NORMAL (a group of its own) or not at all. It is always tested.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
+from chest_data import assign, read_adults, split_adults, split_children
 from protocol import make_parser, print_table, read_kermany, train_once
 
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.datasets.splits import fold_samples
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
 from pneumoscope.evaluation.intervals.proportions import logit_interval, rate_interval
-from pneumoscope.images.dicom import Tags
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 
-READ = ("OPACITY", "NORMAL", "OTHER")
+CHILD_VAL = 70  # as in train_joint.py
 HEAD = (
     *("group", "positive", "normal", "other", "AUROC, normal", "AUROC, all else", "sensitivity", "specificity"),
     *("set holds truth", "uncertain", "out of distribution"),
@@ -38,6 +37,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--train", metavar="NAME", help="train a run for each fold")
     parser.add_argument("--model", default=None, help="measure this model, instead of training")
+    parser.add_argument("--all", action="store_true", help="measure on all adults, also those of training")
     parser.add_argument("--folds", default="0,1,2,3,4", help="which of the five folds")
     parser.add_argument("--other", choices=("negative", "none"), default="negative")
     parser.add_argument("--sources", default="rsna,nih,rsna-normal", help="adults to train on")
@@ -45,10 +45,11 @@ def main() -> None:
     options = parser.parse_args()
     adults, children = read_adults(options.data), read_kermany(options.data)
     if options.train is None:
-        report(predict(options.model, adults))
+        tested = [*assign(adults, split_adults(options.data)), *split_children(options.data, CHILD_VAL)]
+        report(predict(options.model, adults if options.all else [each for each in tested if each.split == "test"]))
         return
     settings = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in options.settings)}
-    tested: list[Prediction] = []
+    predictions: list[Prediction] = []
     every = [*adults, *children]
     for fold, images in enumerate(fold_samples(every, 5, seed=0)):
         if str(fold) not in options.folds.split(","):
@@ -57,21 +58,8 @@ def main() -> None:
         result = train_once(
             chosen, options.runs / f"adults-{options.train}-{fold}", balance="sampling", balance_by="group", **settings
         )
-        tested += predict(str(result.folder), [each for each in images if each.split == "test"])
-    report(tested)
-
-
-def read_adults(data: Path) -> list[Sample]:
-    """The adults' images that radiologists read, with what the table says of them."""
-    samples = []
-    with (data / "adults" / "films.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["label"] in READ:
-                tags = Tags(age=float(row["age"]) if row["age"] else None, sex=row["sex"] or None, view=row["view"])
-                path = data / "adults" / row["path"]
-                metadata = {"source": row["source"], "reading": row["label"]}
-                samples.append(Sample(path, row["label"], row["patient"], None, tags=tags, metadata=metadata))
-    return samples
+        predictions += predict(str(result.folder), [each for each in images if each.split == "test"])
+    report(predictions)
 
 
 def adapt(sample: Sample) -> Sample:
@@ -115,6 +103,7 @@ def divide(predictions: Sequence[Prediction]) -> Iterator[tuple[str, list[Predic
     age = [("under 40", 18, 40), ("40 to 59", 40, 60), ("60 and over", 60, 120)]
     rules: list[tuple[str, Callable[[Prediction], bool]]] = [
         ("children", lambda each: find_source(each) == "children"),
+        ("children, published test", lambda each: find_source(each) == "published"),
         ("adults, rsna and nih", lambda each: find_source(each) in ("rsna", "nih")),
         *((f"adults, {name}", lambda each, name=name: find_source(each) == name) for name in ("rsna", "nih")),
         *((f"adults, {view}", lambda each, view=view: is_adult(each) and each.view == view) for view in ("PA", "AP")),
@@ -122,16 +111,18 @@ def divide(predictions: Sequence[Prediction]) -> Iterator[tuple[str, list[Predic
             (f"adults, {name}", lambda each, low=low, high=high: is_adult(each) and low <= (each.age or 0) < high)
             for name, low, high in age
         ),
-        ("adults, with rsna-normal", lambda each: find_source(each) != "children"),
+        ("adults, with rsna-normal", lambda each: find_source(each) in ("rsna", "nih", "rsna-normal")),
     ]
     for name, rule in rules:
         yield name, [each for each in predictions if rule(each)]
 
 
 def find_source(prediction: Prediction) -> str:
-    """`children`, or the adults' source, which is the folder of the image."""
-    name = Path(str(prediction.path)).parent.name
-    return name if name in ("rsna", "nih", "rsna-normal") else "children"
+    """`children`, `published` (the small project's test images), or the adults' source, which is the image's folder."""
+    path = Path(str(prediction.path))
+    if path.parent.name in ("rsna", "nih", "rsna-normal"):
+        return path.parent.name
+    return "published" if "seed-400" in path.parts else "children"
 
 
 def is_adult(prediction: Prediction) -> bool:

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 from protocol import read_kermany
 
+from pneumoscope.datasets.duplicates import group_identical
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.splits import fold_samples
+from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.images.dicom import Tags
 
 READ = ("OPACITY", "NORMAL", "OTHER")
@@ -76,3 +78,24 @@ def draw_normal(samples: Sequence[Sample], count: int, rng: np.random.Generator)
             ]
             drawn += [fits[i] for i in rng.permutation(len(fits))[: share // 2]]
     return drawn
+
+
+def split_children(data: Path, count: int) -> list[Sample]:
+    """The split of the first pretrained model; of its validation images, `count` of each class validate, others test.
+
+    No weights were fitted to those images, so that training may continue from that model.
+    """
+    images = [dataclasses.replace(image, split="train") for image in read_kermany(data)]
+    images += [image for image in read_samples(data / "seed-400") if image.split == "test"]
+    samples = split_samples(images, groups=group_identical(images), seed=0)
+    patients = sorted({str(each.patient) for each in samples if each.split == "val"})
+    order = [patients[i] for i in np.random.default_rng(0).permutation(len(patients))]
+    places = {patient: place for place, patient in enumerate(order)}
+    kept: dict[str, int] = {}
+    result = [each for each in samples if each.split == "train"]
+    for each in sorted((each for each in samples if each.split == "val"), key=lambda each: places[str(each.patient)]):
+        label = str(each.label)
+        kept[label] = kept.get(label, 0) + 1
+        result.append(each if kept[label] <= count else dataclasses.replace(each, split="test"))
+    tested = {each.patient for each in result if each.split == "test"}
+    return [dataclasses.replace(each, split="test") if each.patient in tested else each for each in result]

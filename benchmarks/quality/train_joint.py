@@ -6,17 +6,13 @@ Adults of fold 0 test, those of fold 1 validate.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import yaml
-from chest_data import assign, draw_normal, read_adults, split_adults
-from protocol import make_parser, read_kermany, train_once
+from chest_data import assign, draw_normal, read_adults, split_adults, split_children
+from protocol import make_parser, train_once
 
-from pneumoscope.datasets.duplicates import group_identical
-from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.splits import split_samples
 
 
 def main() -> None:
@@ -24,7 +20,7 @@ def main() -> None:
     parser.add_argument("--name", default="joint")
     parser.add_argument("--init", required=True)
     parser.add_argument("--normal", type=int, default=500, help="training images of rsna-normal")
-    parser.add_argument("--child-val", type=int, default=200, help="children's validation images of each class")
+    parser.add_argument("--child-val", type=int, default=70, help="children's validation images of each class")
     parser.add_argument("--child-shares", type=int, default=2, help="the children's parts of draws; adults have two")
     parser.add_argument("--other", choices=("negative", "none"), default="negative")
     parser.add_argument("settings", nargs="*", help="settings of training, such as epochs=4")
@@ -35,6 +31,8 @@ def main() -> None:
     if options.other == "none":
         adults = [each for each in adults if each.label != "OTHER"]
     adults = draw_normal(adults, options.normal, rng)
+    # Decisions are between opacity and normal, fitted on as many children as adults.
+    adults = [each for each in adults if each.split != "val" or (each.label != "OTHER" and is_own(each))]
     children = split_children(options.data, options.child_val)
     parts = rng.integers(options.child_shares, size=len(children))
     samples = [
@@ -49,25 +47,9 @@ def main() -> None:
     )
 
 
-def split_children(data: Path, count: int) -> list[Sample]:
-    """The split of the first pretrained model; of its validation images, `count` of each class validate, others test.
-
-    No weights were fitted to those images, so that training may continue from that model.
-    """
-    images = [dataclasses.replace(image, split="train") for image in read_kermany(data)]
-    images += [image for image in read_samples(data / "seed-400") if image.split == "test"]
-    samples = split_samples(images, groups=group_identical(images), seed=0)
-    patients = sorted({str(each.patient) for each in samples if each.split == "val"})
-    order = [patients[i] for i in np.random.default_rng(0).permutation(len(patients))]
-    places = {patient: place for place, patient in enumerate(order)}
-    kept: dict[str, int] = {}
-    result = [each for each in samples if each.split == "train"]
-    for each in sorted((each for each in samples if each.split == "val"), key=lambda each: places[str(each.patient)]):
-        label = str(each.label)
-        kept[label] = kept.get(label, 0) + 1
-        result.append(each if kept[label] <= count else dataclasses.replace(each, split="test"))
-    tested = {each.patient for each in result if each.split == "test"}
-    return [dataclasses.replace(each, split="test") if each.patient in tested else each for each in result]
+def is_own(sample: Sample) -> bool:
+    """Whether an adult's image is from a source that has both classes."""
+    return sample.metadata["source"] != "rsna-normal"
 
 
 def relabel(sample: Sample) -> Sample:
