@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 
-from protocol import METRICS, draw_folds, make_parser, print_table, read_kermany, summarise, train_once
+from protocol import (
+    BACKBONE,
+    METRICS,
+    draw_folds,
+    make_parser,
+    name_backbone,
+    print_table,
+    read_kermany,
+    summarise,
+    train_once,
+)
 
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.samples import Sample
@@ -17,20 +28,20 @@ def main() -> None:
     parser.add_argument("--recipes", default="head,best")
     parser.add_argument("--counts", default="50,100,200,400,800,1600,3200,0", help="0: all the other four fifths")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--backbones", default=BACKBONE)
     options = parser.parse_args()
     samples = read_kermany(options.data)
     fold = draw_folds(samples, 5, 0)[0]
     rows = []
-    for recipe in options.recipes.split(","):
+    for recipe, backbone in product(options.recipes.split(","), options.backbones.split(",")):
         for count in map(int, options.counts.split(",")):
             results = []
             for seed in range(options.seeds):
                 images = draw(fold, count, seed)
-                results.append(
-                    train_once(images, options.runs / f"curve-{recipe}-{count}-{seed}", recipe=recipe, seed=seed)
-                )
-            rows.append([recipe, sum(image.split != "test" for image in images), *summarise(results)])
-    print_table(["recipe", "images", *METRICS, "a run"], rows)
+                folder = options.runs / "-".join(["curve", recipe, *name_backbone(backbone), str(count), str(seed)])
+                results.append(train_once(images, folder, recipe=recipe, seed=seed, backbone=backbone))
+            rows.append([recipe, backbone, sum(image.split != "test" for image in images), *summarise(results)])
+    print_table(["recipe", "backbone", "images", *METRICS, "a run"], rows)
 
 
 def draw(fold: Sequence[Sample], count: int, seed: int) -> list[Sample]:

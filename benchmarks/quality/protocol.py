@@ -33,6 +33,7 @@ from pneumoscope.training.train import train
 
 METRICS = ("accuracy", "f1", "sensitivity", "specificity", "auroc")
 TRANSFERS = (("NORMAL2-IM", "bacteria"), ("NORMAL2-IM", "virus"), ("IM", "virus"), ("IM", "bacteria"))
+BACKBONE = "efficientnet_lite0"
 _SERIES = re.compile(r"(NORMAL2-IM|IM)-|person\d+_(bacteria|virus)_")
 
 
@@ -174,6 +175,11 @@ def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation, for a cell of a table."""
     deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{deviation}"
+
+
+def name_backbone(backbone: str) -> list[str]:
+    """The part of a run's name that says its backbone, unless it is the default."""
+    return [] if backbone == BACKBONE else [backbone]
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -7,7 +7,19 @@ looked at while the recipes were developed.
 
 from __future__ import annotations
 
-from protocol import METRICS, draw_small, make_parser, print_table, read_kermany, summarise, train_once
+from itertools import product
+
+from protocol import (
+    BACKBONE,
+    METRICS,
+    draw_small,
+    make_parser,
+    name_backbone,
+    print_table,
+    read_kermany,
+    summarise,
+    train_once,
+)
 
 
 def main() -> None:
@@ -15,18 +27,20 @@ def main() -> None:
     parser.add_argument("--recipes", default="baseline,head,finetune,best")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--published", action="store_true")
+    parser.add_argument("--backbones", default=BACKBONE)
     options = parser.parse_args()
     samples = [] if options.published else read_kermany(options.data)
     rows = []
-    for recipe in options.recipes.split(","):
+    for recipe, backbone in product(options.recipes.split(","), options.backbones.split(",")):
         results = []
         for seed in range(options.seeds):
-            name = f"{'published' if options.published else 'small'}-{recipe}-{seed}"
+            task = "published" if options.published else "small"
+            folder = options.runs / "-".join([task, recipe, *name_backbone(backbone), str(seed)])
             images = options.data / "seed-400" if options.published else draw_small(samples, seed)
-            results.append(train_once(images, options.runs / name, recipe=recipe, seed=seed))
+            results.append(train_once(images, folder, recipe=recipe, seed=seed, backbone=backbone))
         low, high = results[0].metrics["accuracy"]["low"], results[0].metrics["accuracy"]["high"]
-        rows.append([recipe, *summarise(results), f"{low:.3f} to {high:.3f}"])
-    print_table(["recipe", *METRICS, "training and test", "95% interval of the accuracy, seed 0"], rows)
+        rows.append([recipe, backbone, *summarise(results), f"{low:.3f} to {high:.3f}"])
+    print_table(["recipe", "backbone", *METRICS, "training and test", "95% interval of the accuracy, seed 0"], rows)
 
 
 if __name__ == "__main__":
