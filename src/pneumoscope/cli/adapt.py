@@ -53,27 +53,10 @@ def adapt(
         from pneumoscope.training import adapt as job
 
         adaptation = job.adapt(
-            data,
-            out,
-            model=choose_model(model),
-            head=head,
-            finetune=finetune,
-            threshold=threshold,
-            alpha=alpha,
-            false_alarms=false_alarms,
-            prevalence=prevalence,
-            intended_use=intended_use,
-            patient_pattern=patient_pattern,
-            reading=Reading(invert, any_modality),
-            naming=context.obj,
-            device=device,
-            resamples=resamples,
-            seed=seed,
-            cache=cache,
-            plot_formats=plot_formats,
-            patient_ids=patient_ids,
-            excel=excel,
-            overwrite=overwrite,
-            progress=progress,
-        )
+            data, out, model=choose_model(model), head=head, finetune=finetune, threshold=threshold, alpha=alpha,
+            false_alarms=false_alarms, prevalence=prevalence, intended_use=intended_use,
+            patient_pattern=patient_pattern, reading=Reading(invert, any_modality), naming=context.obj, device=device,
+            resamples=resamples, seed=seed, cache=cache, plot_formats=plot_formats, patient_ids=patient_ids,
+            excel=excel, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
     print_adaptation(adaptation)
