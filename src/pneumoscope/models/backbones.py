@@ -70,7 +70,6 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         lite(0, 224),
         lite(1, 240),
         lite(2, 260),
-        replace(lite(0, 224), name="chest_lite0", source="model chest-lite0"),
         replace(lite(0, 224), name="chest_children_lite0", source="model pneumonia-lite0"),
         BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("resnet18", "resnet18", "timm/resnet18.tv_in1k", "BSD-3-Clause", InputSpec()),
