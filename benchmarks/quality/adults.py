@@ -1,8 +1,9 @@
 """Adults and children: a model, or five folds by patient, on the adults' images, by view, source and age.
 
-Without --train it measures the pretrained model on the images that train_joint.py keeps for testing, or, with --all, on
-all adults, of whom it has seen most. With --train NAME it trains one run a fold on children and adults, with the
-settings that follow (`name=value`), and measures each image in the fold that left its patient out.
+Without --train it measures a model on the images that train_joint.py keeps for testing, or, with --all, on all adults.
+The children's images among these (but the published ones) validated the first pretrained model. With --train NAME it
+trains one run a fold on children and adults, with the settings that follow (`name=value`), and measures each image in
+the fold that left its patient out.
 
 The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA; --other says whether
 OTHER trains as NORMAL (a group of its own) or not at all. It is always tested.

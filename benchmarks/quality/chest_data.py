@@ -20,13 +20,13 @@ from pneumoscope.images.dicom import Tags
 READ = ("OPACITY", "NORMAL", "OTHER")
 
 
-def read_adults(data: Path, folder: str = "224") -> list[Sample]:
-    """The adults' images that radiologists read, with what the table says of them; `folder` is 224 or 512."""
+def read_adults(data: Path) -> list[Sample]:
+    """The adults' images that radiologists read, with what the table says of them."""
     samples = []
     with (data / "adults" / "films.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            path = data / "adults" / row["path"].replace("224/", f"{folder}/", 1)
-            if row["label"] in READ and (folder == "224" or path.exists()):
+            path = data / "adults" / row["path"]
+            if row["label"] in READ:
                 tags = Tags(age=float(row["age"]) if row["age"] else None, sex=row["sex"] or None, view=row["view"])
                 metadata = {"source": row["source"], "reading": row["label"], "view": row["view"]}
                 samples.append(Sample(path, row["label"], row["patient"], None, tags=tags, metadata=metadata))

@@ -70,10 +70,11 @@ def convert(
         UsageError: its card names no public dataset, it is too large, or it reveals paths or image names.
     """
     model, card = load_model(run), (find_model(run) / "README.md").read_text(encoding="utf-8")
-    init = model.training.get("init", {})
-    sources = find_sources([*model.data.get("sources", ()), *init.get("sources", ())])
-    if not model.data.get("sources"):
-        raise UsageError(f"{run}: the model names no public dataset, so nothing can be attributed.")
+    init = model.training.get("init") or {}
+    named = [*model.data.get("sources", ()), *init.get("sources", ())]
+    sources = find_sources(named)
+    if not model.data.get("sources") or set(named) != {each.name for each in sources}:
+        raise UsageError(f"{run}: the model does not name all its public datasets, so they cannot be attributed.")
     samples = read_samples(data)
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / name

@@ -14,6 +14,7 @@ from protocol import (
     name_backbone,
     print_table,
     read_kermany,
+    refuse_seen,
     summarise,
     train_once,
 )
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--backbones", default=BACKBONE)
     options = parser.parse_args()
+    refuse_seen(options.backbones)
     samples = read_kermany(options.data)
     fold = draw_folds(samples, 5, 0)[0]
     rows = []

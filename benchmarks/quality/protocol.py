@@ -28,6 +28,7 @@ from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, write_samples
 from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.inference.cache import FeatureCache, default_cache_path
+from pneumoscope.models.backbones import find_backbone
 from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import train
 
@@ -180,6 +181,13 @@ def spread(values: Sequence[float]) -> str:
 def name_backbone(backbone: str) -> list[str]:
     """The part of a run's name that says its backbone, unless it is the default."""
     return [] if backbone == BACKBONE else [backbone]
+
+
+def refuse_seen(backbones: str) -> None:
+    """Stop if a backbone has learned from the Kermany training images, on which it would be tested."""
+    for name in backbones.split(","):
+        if find_backbone(name).model is not None:
+            raise SystemExit(f"{name} has learned from the images that it would be tested on.")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

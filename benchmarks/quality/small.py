@@ -17,6 +17,7 @@ from protocol import (
     name_backbone,
     print_table,
     read_kermany,
+    refuse_seen,
     summarise,
     train_once,
 )
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--backbones", default=BACKBONE)
     options = parser.parse_args()
+    if not options.published:
+        refuse_seen(options.backbones)
     samples = [] if options.published else read_kermany(options.data)
     rows = []
     for recipe, backbone in product(options.recipes.split(","), options.backbones.split(",")):

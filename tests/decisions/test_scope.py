@@ -63,12 +63,15 @@ def test_the_scope_is_what_headers_say_and_what_is_known_of_the_sources() -> Non
         None,
         Tags(body_part="CHEST"),
     ]
+    nothing, adults = Scope(), Scope(views=("AP", "PA"))
     fitted = Scope((30.0, 60.0), ("AP", "PA"), ("DX",), ("CHEST",))
-    assert scope.fit(headers, []) == fitted
-    assert scope.fit([None, None], [CHILDREN]) == replace(CHILDREN, modalities=())
-    assert scope.fit(headers, [CHILDREN, Scope(views=("AP",))]).ages == (1.0, 60.0)
-    assert scope.fit([None], [CHILDREN, Scope(views=("AP",))]).ages is None  # those of the second source are unknown
-    assert scope.fit([Tags(view="LL")], [CHILDREN]) == Scope((1.0, 5.0), ("AP", "LL"), (), ("CHEST",))
+    assert scope.fit((each, nothing) for each in headers) == fitted
+    assert scope.fit([(None, CHILDREN), (None, CHILDREN)]) == replace(CHILDREN, modalities=())
+    assert scope.fit([(Tags(view="LL"), CHILDREN)]) == Scope((1.0, 5.0), ("LL",), (), ("CHEST",))
+    assert scope.fit([(None, CHILDREN), (Tags(age=60), adults)]).ages == (1.0, 60.0)
+    assert scope.fit([(None, CHILDREN), (None, adults)]).ages is None  # those of the second image are unknown
+    assert scope.fit([(Tags(age=4), CHILDREN), (None, adults)]).ages == (4.0, 4.0)
+    assert scope.fit([(None, CHILDREN), (None, adults)]).views == ("AP", "PA")
 
 
 def test_a_file_replaces_what_it_states(tmp_path: Path) -> None:

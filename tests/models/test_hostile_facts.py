@@ -38,7 +38,8 @@ PLACES = (
     "training.test.metrics.auroc.value", "training.test.metrics.auroc.low", "training.test.metrics.auroc.high",
     "training.test.decisions", "training.test.decisions.answered", "training.test.decisions.answered.value",
     "training.test.decisions.out_of_distribution", "training.test.decisions.coverage",
-    "training.test.decisions.coverage.NORMAL", "training.test.note", "data", "data.sources", "data.fingerprint",
+    "training.test.decisions.coverage.NORMAL", "training.test.note", "training.init", "training.init.model",
+    "training.init.sources", "data", "data.sources", "data.fingerprint",
     "data.counts", "data.counts.train", "version", "backbone", "labels", "labels.0", "decisions.scope",
     "decisions.scope.ages", "decisions.scope.views", "decisions.scope.modalities", "decisions.threshold",
     "decisions.threshold.rule", "input.fit", "surplus", "training.surplus", "training.test.surplus",
@@ -82,6 +83,7 @@ def original(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = read(folder)
     described["training"]["test"] = TEST
     described["data"]["sources"] = ["kermany"]
+    described["training"]["init"] = {"model": "first", "weights_sha256": "0" * 64, "sources": ["nih"]}
     rewrite(folder, described)
     return folder
 

@@ -150,7 +150,7 @@ def test_a_model_that_names_an_image_or_a_path_is_refused(
 def test_a_model_that_cannot_be_attributed_is_refused(
     convert: Callable[..., Any], run: Run, images: Path, pretrained_models: Path
 ) -> None:
-    with pytest.raises(UsageError, match="no public dataset"):
+    with pytest.raises(UsageError, match="does not name all its public datasets"):
         convert(run.folder, images)
 
 

@@ -219,6 +219,9 @@ def test_the_kermany_data_are_recognised_by_their_names_and_cited(tmp_path: Path
 def test_a_column_names_the_sources_and_the_initial_model_its_own(tmp_path: Path) -> None:
     samples = [Sample(Path(f"{name}.png"), label="NORMAL", metadata={"source": name}) for name in ("nih", "kermany")]
     assert recognise_sources(samples) == (KERMANY, NIH)
+    assert recognise_sources([Sample(Path("x.png"), label="NORMAL", metadata={"source": " NIH"})]) == (NIH,)
+    named = [Sample(Path("person1_virus_6.jpeg"), label="PNEUMONIA", metadata={"source": "ours"})]
+    assert recognise_sources(named) == ()  # the column counts more than names of files
     assert recognise_sources([*samples, Sample(Path("x.png"), label="NORMAL", metadata={"source": "ours"})]) == ()
     model = make_model()
     init = {"model": "first", "weights_sha256": "0" * 64, "sources": ["rsna", "nih"]}

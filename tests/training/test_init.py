@@ -55,10 +55,8 @@ def test_a_backbone_can_be_that_of_a_pretrained_model(
     before, after, child = read_weights(run), read_weights(later), load_model(later.model)
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
     assert not np.allclose(before["head.weight"], after["head.weight"])  # the head is a new one
-    assert (child.backbone, child.training["init"]["model"]) == ("chest_children_lite0", "chest_children_lite0")
+    assert (child.backbone, child.training["init"]["model"]) == ("chest_children_lite0", "pneumonia-lite0")
     assert set(child.data["seen"]) >= set(load_model(run.model).data["seen"])
-    again = pneumoscope.train(None, tmp_path / "later", resume=True)
-    assert load_model(again.model).weights_sha256 == child.weights_sha256
 
 
 def test_another_network_beside_the_model_is_refused(run: Run, images: Path, tmp_path: Path) -> None:

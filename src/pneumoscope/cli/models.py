@@ -138,6 +138,7 @@ def choose_model(model: Path | None) -> Path:
 
 
 def _describe(model: Model) -> dict[str, str]:
+    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.scope import describe
 
@@ -179,9 +180,10 @@ def _describe(model: Model) -> dict[str, str]:
                 facts["decisions"] += f"; true class in the prediction set: {', '.join(shares)}"
         if test.get("note"):
             facts["about the test"] = test["note"]
-    if sources:
+    earlier = find_sources((model.training.get("init") or {}).get("sources", ()))
+    if cited := [*sources, *(each for each in earlier if each not in sources)]:
         facts["data"] = "; ".join(
-            f"{each.licence} ({each.licence_url}): {each.citation.partition(' With: ')[0]}" for each in sources
+            f"{each.licence} ({each.licence_url}): {each.citation.partition(' With: ')[0]}" for each in cited
         )
     return facts
 

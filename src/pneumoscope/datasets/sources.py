@@ -110,15 +110,21 @@ def find_sources(names: Collection[str | None]) -> tuple[Source, ...]:
 def recognise_sources(samples: Sequence[Sample]) -> tuple[Source, ...]:
     """Find the datasets that samples are from; none if any sample is from elsewhere.
 
-    The column `source` of a table may name them. Without it, the Kermany data are recognised if all names and labels
-    match: viewers export DICOM as `IM-0001-0001` for everybody, so names of the other class are required too.
+    The column `source` of a table may name them. Without that column, the Kermany data are recognised if all names and
+    labels match: viewers export DICOM as `IM-0001-0001` for everybody, so names of the other class are required too.
     """
-    stated = {sample.metadata.get(COLUMN) for sample in samples}
-    if stated and stated <= {source.name for source in list_sources()}:
-        return find_sources(stated)
+    if any(COLUMN in sample.metadata for sample in samples):
+        names = [find_source_name(sample) for sample in samples]
+        return () if None in names else find_sources(set(names))
     fits = all(
         sample.label in KERMANY.labels and sample.tags is None and re.match(KERMANY.names, sample.path.name)
         for sample in samples
     )
     virus = any(re.match(r"person\d+_(bacteria|virus)_\d", sample.path.name) for sample in samples)
     return (KERMANY,) if fits and virus else ()
+
+
+def find_source_name(sample: Sample) -> str | None:
+    """The public dataset that the column `source` names, if it is known here; capitals do not matter."""
+    named = sample.metadata.get(COLUMN, "").strip().casefold()
+    return named if named in {source.name for source in list_sources()} else None

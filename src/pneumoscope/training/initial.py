@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pneumoscope.datasets.sources import find_sources
 from pneumoscope.errors import UsageError
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_backbone
 from pneumoscope.models.model_folder import Model, load_model, load_weights, name_model
@@ -64,13 +63,12 @@ def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec,
     return _describe(name_model(folder), model, head), spec, rebuild_backbone(model, weights)
 
 
-def describe_backbone(name: str, pretrained: str) -> InitialModel:
-    """What is known about a backbone that comes from a pretrained model; its head is not used."""
-    return replace(_describe(name, load_model(find_pretrained(pretrained)), {}), labels=())
+def describe_backbone(pretrained: str) -> InitialModel:
+    """What is known about a backbone that is that of a pretrained model, whose head is not used."""
+    return replace(_describe(pretrained, load_model(find_pretrained(pretrained)), {}), labels=())
 
 
 def _describe(name: str, model: Model, head: Mapping[str, Tensor]) -> InitialModel:
-    named = [*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ())]
-    sources = tuple(source.name for source in find_sources(named))
+    named = (*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ()))
     seen = frozenset(model.data.get("seen", ()))
-    return InitialModel(name, model.weights_sha256, model.labels, head, seen, sources)
+    return InitialModel(name, model.weights_sha256, model.labels, head, seen, tuple(dict.fromkeys(named)))

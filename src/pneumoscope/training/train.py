@@ -19,7 +19,7 @@ from pneumoscope import __version__
 from pneumoscope.auditing.intake import Images
 from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
-from pneumoscope.datasets.sources import recognise_sources
+from pneumoscope.datasets.sources import find_sources, recognise_sources
 from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
@@ -290,7 +290,7 @@ def evaluate(
         predictor.model,
         evaluation,
         notes=[*evaluation.notes, *(f"{each.severity.capitalize()}: {each.title}. {each.advice}" for each in serious)],
-        sources=recognise_sources(setup.samples),
+        sources=find_sources(predictor.model.data["sources"]),
         backbone_licence=setup.spec.licence,
     )
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -336,11 +336,12 @@ def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
 def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
     """What the model folder stores about its data: fingerprint, counts, and digests of images that it learned from."""
     initial_seen = setup.initial.seen if setup.initial is not None else frozenset()
+    learned = [sample for sample in setup.samples if sample.split != "test"]
     pairs = [(sample, digest) for sample, digest in zip(setup.samples, images.digests, strict=True)]
     return {
         "fingerprint": fingerprint_samples(setup.samples, images.digests),
         "counts": count_samples([sample for sample, digest in pairs if digest]),
-        "sources": [source.name for source in recognise_sources(setup.samples)],
+        "sources": [source.name for source in recognise_sources(learned)],
         "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),
     }
 
