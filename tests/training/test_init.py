@@ -109,3 +109,29 @@ def test_columns_such_as_view_can_be_balanced(images: Path, tmp_path: Path) -> N
             writer.writerow([sample.path, sample.label, sample.patient, sample.split, "PA" if i % 5 else "AP", i % 2])
     run = pneumoscope.train(table, tmp_path / "run", balance="sampling", balance_by="view, hospital", **QUICK)
     assert run.settings.optimisation.balance_by == "view, hospital"
+
+
+def test_the_model_names_the_sources_of_the_images_that_it_learned_from(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(name: str, source: dict[str, str]) -> Path:
+        table = tmp_path / name
+        with table.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "patient", "split", "source"])
+            for i, each in enumerate(read_samples(images)):
+                split = str(each.split)
+                writer.writerow([each.path, each.label, each.patient, split, source[split] if i else source["first"]])
+        return table
+
+    table = write("a.csv", {"train": "rsna", "val": "NIH", "test": "kermany", "first": "rsna"})
+    run = pneumoscope.train(table, tmp_path / "a", **QUICK)
+    assert set(load_model(run.model).data["sources"]) == {"nih", "rsna"}  # the test images taught it nothing
+    later = pneumoscope.train(images, tmp_path / "b", init=str(run.folder), seed=5, **QUICK)
+    assert set(load_model(later.model).training["init"]["sources"]) == {"nih", "rsna"}
+    assert "Shih G" in (later.model / "README.md").read_text(encoding="utf-8")
+    mixed = write("c.csv", {"train": "rsna", "val": "rsna", "test": "rsna", "first": "ours"})
+    with caplog.at_level("INFO", "pneumoscope"):
+        run = pneumoscope.train(mixed, tmp_path / "c", **QUICK)
+    assert load_model(run.model).data["sources"] == []
+    assert "images only, so the model card cites none. Known: kermany, nih, rsna." in caplog.text

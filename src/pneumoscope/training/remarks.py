@@ -9,6 +9,7 @@ from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
+from pneumoscope.datasets.sources import find_source_name, list_sources
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.reports.pages import format_command
@@ -29,6 +30,15 @@ def log_data(setup: Setup) -> None:
     positive = setup.settings.data.positive
     _logger().info("Data: %s", describe_counts(setup.samples))
     _logger().info("Classes: %s%s.", ", ".join(setup.classes), f"; positive: {positive}" if positive else "")
+    learned = [sample for sample in setup.samples if sample.split != "test"]
+    named = sum(find_source_name(sample) is not None for sample in learned)
+    if 0 < named < len(learned):
+        _logger().info(
+            "The column `source` names a public dataset for %d of %d images only, so the model card cites none. Known: %s.",
+            named,
+            len(learned),
+            ", ".join(source.name for source in list_sources()),
+        )
 
 
 def check_data(setup: Setup, extracted: Extracted) -> Remarks:
