@@ -34,7 +34,8 @@ def log_data(setup: Setup) -> None:
     named = sum(find_source_name(sample) is not None for sample in learned)
     if 0 < named < len(learned):
         _logger().info(
-            "The column `source` names a public dataset for %d of %d images only, so the model card cites none. Known: %s.",
+            "The column `source` names a public dataset for %d of %d images only, so the model card cites none. "
+            "Known: %s.",
             named,
             len(learned),
             ", ".join(source.name for source in list_sources()),
