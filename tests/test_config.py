@@ -124,7 +124,6 @@ def test_every_setting_has_a_name_of_its_own_a_panel_and_a_line_of_help() -> Non
     [
         {"schedule": "cosine"},
         {"min_steps": 100},
-        {"augmented_copies": 2},
         {"zoom": 0.1},
         {"rotate": 5.0},
         {"backbone_lr": 0.1},
@@ -136,6 +135,13 @@ def test_what_has_no_effect_on_a_frozen_backbone_is_refused(idle: dict[str, Any]
     with pytest.raises(UsageError, match=f"{next(iter(idle))}.*`train_backbone=True`"):
         resolve_settings({"path": "images", **idle}, {})
     assert resolve_settings({"path": "images", "train_backbone": True, **idle}, {}).network.train_backbone
+
+
+def test_augmentation_has_an_effect_on_a_frozen_backbone_through_augmented_copies() -> None:
+    given = {"path": "images", "augmented_copies": 2, "zoom": 0.1}
+    assert resolve_settings(given, {}).augmentation.zoom == 0.1
+    with pytest.raises(UsageError, match=r"warmup_epochs.*`train_backbone=True`"):
+        resolve_settings({**given, "warmup_epochs": 3}, {})
 
 
 def test_the_baseline_is_the_defaults() -> None:

@@ -92,7 +92,7 @@ def split_children(data: Path, count: int) -> list[Sample]:
     order = [patients[i] for i in np.random.default_rng(0).permutation(len(patients))]
     places = {patient: place for place, patient in enumerate(order)}
     kept: dict[str, int] = {}
-    result = [each for each in samples if each.split == "train"]
+    result = [each for each in samples if each.split != "val"]
     for each in sorted((each for each in samples if each.split == "val"), key=lambda each: places[str(each.patient)]):
         label = str(each.label)
         kept[label] = kept.get(label, 0) + 1

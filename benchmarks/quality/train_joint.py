@@ -1,11 +1,17 @@
-"""Train one model for children and adults, from a chest backbone's run.
+"""Train the pretrained model of children and adults, in two stages: the network, then its head and what it decides by.
 
-Adults of fold 0 test, those of fold 1 validate.
+python benchmarks/quality/train_joint.py network && python benchmarks/quality/train_joint.py decisions
+
+The network continues from `pneumonia-lite0`, the model of children alone, on as many draws of children as of adults,
+half of them PA images. OTHER (not normal, no opacity) is negative in training. The decisions are between opacity and
+normal, so that OTHER does not validate, and are fitted on as many children as adults. Adults of one fold of patients
+test, as do the published 100 children's images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import yaml
@@ -13,28 +19,34 @@ from chest_data import assign, draw_normal, read_adults, split_adults, split_chi
 from protocol import make_parser, train_once
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.images.augment import Augmentation
+from pneumoscope.training.settings import RECIPES
+
+NORMAL = 500  # training images of rsna-normal, which has no opacities
+AUGMENTED = [each.name for each in dataclasses.fields(Augmentation) if each.name in RECIPES["best"]]
+NETWORK: dict[str, Any] = {
+    "recipe": "best", "epochs": 4, "backbone_lr": 1e-4, "augmented_copies": 2, "precision": "float32",
+}  # fmt: skip
+DECISIONS: dict[str, Any] = {
+    "recipe": "head",
+    "prevalence": 0.5,  # the share in training is that of two collections, not of any hospital
+    **{name: RECIPES["best"][name] for name in ("fit", "alpha", "half_precision", "augmented_copies", *AUGMENTED)},
+}
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--name", default="joint")
-    parser.add_argument("--init", required=True)
-    parser.add_argument("--normal", type=int, default=500, help="training images of rsna-normal")
-    parser.add_argument("--child-val", type=int, default=70, help="children's validation images of each class")
-    parser.add_argument("--child-shares", type=int, default=2, help="the children's parts of draws; adults have two")
-    parser.add_argument("--other", choices=("negative", "none"), default="negative")
+    parser.add_argument("stage", choices=("network", "decisions"))
+    parser.add_argument("--name", default=None, help="name of the run; by default joint-STAGE")
+    parser.add_argument("--init", default=None, help="by default pneumonia-lite0, or the run joint-network")
     parser.add_argument("settings", nargs="*", help="settings of training, such as epochs=4")
     options = parser.parse_args()
-    settings = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in options.settings)}
+    given = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in options.settings)}
+    network = options.stage == "network"
     rng = np.random.default_rng(0)
-    adults = assign(read_adults(options.data), split_adults(options.data))
-    if options.other == "none":
-        adults = [each for each in adults if each.label != "OTHER"]
-    adults = draw_normal(adults, options.normal, rng)
-    # Decisions are between opacity and normal, fitted on as many children as adults.
-    adults = [each for each in adults if each.split != "val" or (each.label != "OTHER" and is_own(each))]
-    children = split_children(options.data, options.child_val)
-    parts = rng.integers(options.child_shares, size=len(children))
+    adults = draw_normal(assign(read_adults(options.data), split_adults(options.data)), NORMAL, rng)
+    children = split_children(options.data, 200 if network else 70)
+    parts = rng.integers(2, size=len(children))  # two parts, as the adults have two views
     samples = [
         *(
             dataclasses.replace(each, metadata={"group": f"children {part}", "source": "kermany"})
@@ -42,17 +54,25 @@ def main() -> None:
         ),
         *map(relabel, adults),
     ]
-    train_once(
-        samples, options.runs / options.name, recipe="best", seed=0, init=options.init, balance_by="group", **settings
-    )
+    if not network:
+        samples = [sample for sample, image in zip(samples, [*children, *adults], strict=True) if decides(image)]
+    init = options.init or ("pneumonia-lite0" if network else str(options.runs / "joint-network"))
+    usual = {"seed": 0, "size": 224, "balance": "sampling", "balance_by": "group", "init": init}
+    folder = options.runs / (options.name or f"joint-{options.stage}")
+    train_once(samples, folder, **{**usual, **(NETWORK if network else DECISIONS), **given})
 
 
-def is_own(sample: Sample) -> bool:
-    """Whether an adult's image is from a source that has both classes."""
-    return sample.metadata["source"] != "rsna-normal"
+def decides(sample: Sample) -> bool:
+    """Whether an image is trained on, or is one of those that decisions are fitted to or tested on."""
+    if sample.split == "train":
+        return True
+    if "reading" in sample.metadata:
+        return sample.label != "OTHER" and sample.metadata["source"] != "rsna-normal"
+    return sample.split == "val" or "seed-400" in sample.path.parts  # others validated the first model
 
 
 def relabel(sample: Sample) -> Sample:
+    """An adult's image with a class of the children's, its public dataset, and the group that is balanced."""
     label = "PNEUMONIA" if sample.label == "OPACITY" else "NORMAL"
     source = "nih" if sample.metadata["source"] == "nih" else "rsna"
     return dataclasses.replace(

@@ -51,9 +51,8 @@ def said(setup: Setup, given: dict[str, Any], caplog: pytest.LogCaptureFixture) 
     [
         ({"momentum": 0.9}, "momentum", "only the optimizer sgd uses it"),
         ({"precision": "float32"}, "precision", "the backbone is frozen"),
-        ({"rotate": 0.0}, "rotate", "the backbone is frozen"),
+        ({"rotate": 0.0}, "rotate", "the backbone is frozen, and `augmented_copies` is 0"),
         ({"schedule": "plateau"}, "schedule", "the backbone is frozen"),
-        ({"augmented_copies": 0}, "augmented_copies", "the backbone is frozen"),
         ({"patient_ids": True}, "patient_ids", "no patient is known"),
         ({"epochs": 5, "patience": 4}, "patience", PLATEAU),
         ({"epochs": 5, "plateau_patience": 3}, "plateau_patience", PLATEAU),

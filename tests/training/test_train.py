@@ -470,3 +470,16 @@ def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def test_a_frozen_backbone_can_decide_by_augmented_copies_too(images: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": "head", "size": 64, "epochs": 1, "resamples": 20}
+    plain = train(images, tmp_path / "plain", **options)
+    run = train(images, tmp_path / "run", augmented_copies=2, rotate=20.0, noise=0.1, **options)
+    decisions, other = (read_decisions(load_model(each.model)) for each in (run, plain))
+    assert decisions.ood is not None
+    assert other.ood is not None
+    assert decisions.ood.distances != other.ood.distances
+    assert "Each took part with 2 augmented copies" in (run.model / "README.md").read_text(encoding="utf-8")
+    before, after = (safetensors.torch.load_file(each.model / "weights.safetensors") for each in (plain, run))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("backbone.", "head.")))

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.training.data import Setup
-from pneumoscope.training.settings import BACKBONE_ONLY, RECIPES, Settings
+from pneumoscope.training.settings import BACKBONE_ONLY, COPIES_ONLY, RECIPES, Settings
 
 
 class Idle(NamedTuple):
@@ -61,6 +61,10 @@ _NO_PLATEAU = "no phase with the schedule plateau has enough epochs"
 IDLE = (
     Idle((*BACKBONE_ONLY, "precision"), "the backbone is frozen", lambda setup: not _is_whole(setup)),
     Idle(
+        COPIES_ONLY, "the backbone is frozen, and `augmented_copies` is 0",
+        lambda setup: not _is_whole(setup) and not setup.settings.decisions.augmented_copies,
+    ),
+    Idle(
         ("val_fraction",), "the data have a validation split",
         lambda setup: "val" not in setup.drawn,
     ),
@@ -105,7 +109,7 @@ IDLE = (
     ),
     Idle(
         ("augmented_copies",), "there is no augmentation",
-        lambda setup: _is_whole(setup) and _is_unchanged(setup.settings.augmentation),
+        lambda setup: _is_unchanged(setup.settings.augmentation),
     ),
 )  # fmt: skip
 

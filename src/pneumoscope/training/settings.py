@@ -17,11 +17,10 @@ from pneumoscope.images.augment import Augmentation
 DEFAULT_RECIPE = "head"
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 
-# What has no effect on a frozen backbone. Of the augmentation, a frozen backbone uses the flip only.
-BACKBONE_ONLY = (
-    *("freeze_batchnorm", "min_steps", "backbone_lr", "schedule", "warmup_epochs", "augmented_copies"),
-    *(each.name for each in fields(Augmentation) if each.name != "flip"),
-)
+# What has no effect on a frozen backbone.
+BACKBONE_ONLY = ("freeze_batchnorm", "min_steps", "backbone_lr", "schedule", "warmup_epochs")
+# What has an effect on it only through `augmented_copies`. Its training uses the flip alone.
+COPIES_ONLY = tuple(each.name for each in fields(Augmentation) if each.name != "flip")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class DecisionSettings:
     augmented_copies: Annotated[
         int,
         Interval(ge=0, le=100),
-        Doc("Also fit on this number of augmented copies of each validation image (if the backbone is trained)."),
+        Doc("Also fit on this number of augmented copies of each validation image."),
     ] = 0
 
 
@@ -179,9 +178,9 @@ class Settings:
     data: Annotated[DataSettings, Doc("Data")]
     network: Annotated[NetworkSettings, Doc("Network")] = field(default_factory=NetworkSettings)
     optimisation: Annotated[OptimisationSettings, Doc("Optimisation")] = field(default_factory=OptimisationSettings)
-    augmentation: Annotated[Augmentation, Doc("Augmentation (all but --flip need --train-backbone)")] = field(
-        default_factory=Augmentation
-    )
+    augmentation: Annotated[
+        Augmentation, Doc("Augmentation (all but --flip need --train-backbone or --augmented-copies)")
+    ] = field(default_factory=Augmentation)
     decisions: Annotated[DecisionSettings, Doc("Decisions, fitted on validation images")] = field(
         default_factory=DecisionSettings
     )
@@ -196,9 +195,10 @@ class Settings:
         parse_formats(self.run.plot_formats)
         if self.network.train_backbone:
             return
+        without_effect = BACKBONE_ONLY if self.decisions.augmented_copies else (*BACKBONE_ONLY, *COPIES_ONLY)
         groups = [getattr(self, group.name) for group in fields(self)]
         changed = [each.name for group in groups for each in fields(group) if getattr(group, each.name) != each.default]
-        if unused := [name for name in changed if name in BACKBONE_ONLY]:
+        if unused := [name for name in changed if name in without_effect]:
             others = f", like {', '.join(f'`{name}`' for name in unused[1:])}" if unused[1:] else ""
             raise UsageError(
                 f"no effect while the backbone is frozen{others}. Pass `train_backbone=True` or `recipe='finetune'`.",

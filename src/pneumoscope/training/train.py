@@ -212,7 +212,7 @@ def decide(
 ) -> FittedDecisions:
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
     splits: Mapping[str, Split] = extracted.splits
-    if setup.changes_backbone:
+    if setup.changes_backbone or setup.settings.decisions.augmented_copies:
         engine = build_engine(setup.backbone, setup.input.size, setup.device.type, trained.graph)
         splits = extract_again(setup, splits, engine, cache, progress)
     weight, bias = (part.detach().cpu().numpy() for part in (trained.head.weight, trained.head.bias))
