@@ -69,7 +69,7 @@ class Shift:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the datasets")
-    parser.add_argument("--model", default=None, help="the model that is adapted; by default the pretrained one")
+    parser.add_argument("--model", default="pneumonia-lite0", help="the model that is adapted")
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--plot", type=Path, help="file of the adaptation curves")

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ood_detection import ood_sources
 
-MADE = 60
+MADE = 40
 
 
 def main() -> None:

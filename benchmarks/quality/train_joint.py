@@ -20,6 +20,7 @@ from protocol import make_parser, train_once
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.images.augment import Augmentation
+from pneumoscope.images.dicom import Tags
 from pneumoscope.training.settings import RECIPES
 
 NORMAL = 500  # training images of rsna-normal, which has no opacities
@@ -75,8 +76,10 @@ def relabel(sample: Sample) -> Sample:
     """An adult's image with a class of the children's, its public dataset, and the group that is balanced."""
     label = "PNEUMONIA" if sample.label == "OPACITY" else "NORMAL"
     source = "nih" if sample.metadata["source"] == "nih" else "rsna"
+    tags = sample.tags or Tags()
+    known = {"age": "" if tags.age is None else f"{tags.age:g}", "sex": tags.sex or "", "view": tags.view or ""}
     return dataclasses.replace(
-        sample, label=label, metadata={"group": f"adults {sample.metadata['view']}", "source": source}
+        sample, label=label, metadata={"group": f"adults {tags.view}", "source": source, **known}
     )
 
 

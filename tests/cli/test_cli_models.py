@@ -50,7 +50,7 @@ def noted(pretrained_models: Path, run: Run) -> None:
             },
         },
     )
-    save_model(pretrained_models / "pneumonia-lite0", noted, load_weights(run.model, model), half=True)
+    save_model(pretrained_models / "all-ages-lite0", noted, load_weights(run.model, model), half=True)
 
 
 def test_predict_uses_the_pretrained_model_and_names_it(
@@ -59,10 +59,10 @@ def test_predict_uses_the_pretrained_model_and_names_it(
     assert typed(monkeypatch, "predict", image, "--format", "csv") == 0
     printed = capsys.readouterr()
     assert printed.err.splitlines()[0] == (
-        "Model: pneumonia-lite0, trained on 24 images: children of one to five years in one hospital (Guangzhou, "
+        "Model: all-ages-lite0, trained on 24 images: children of one to five years in one hospital (Guangzhou, "
         "China), anterior-posterior images. For research; not a medical device."
     )
-    assert printed.err.count("pneumonia-lite0") == 1
+    assert printed.err.count("all-ages-lite0") == 1
     (row,) = csv.DictReader(io.StringIO(printed.out))
     assert typed(monkeypatch, "predict", image, "--format", "csv", "--model", run.folder) == 0
     printed = capsys.readouterr()
@@ -99,14 +99,14 @@ def test_the_list_of_pretrained_models_fits_80_columns(
     printed = capsys.readouterr()
     assert max(map(len, printed.out.splitlines())) <= 80
     assert printed.out.splitlines()[1].split() == [
-        "pneumonia-lite0",
+        "all-ages-lite0",
         "NORMAL,",
         "PNEUMONIA",
         "efficientnet_lite0",
         "0.900",
         *printed.out.split()[-2:],
     ]
-    assert "Default: pneumonia-lite0" in printed.err
+    assert "Default: all-ages-lite0" in printed.err
 
 
 class Terminal(io.BytesIO):
@@ -144,7 +144,7 @@ def test_a_pipe_gets_the_description_in_whole_lines(
     noted: None, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert typed(monkeypatch, "models", "show", "pneumonia-lite0") == 0
+    assert typed(monkeypatch, "models", "show", "all-ages-lite0") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "classes: NORMAL, PNEUMONIA (positive)" in lines
     (cited,) = [line for line in lines if "CC BY 4.0" in line]

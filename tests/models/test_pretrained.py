@@ -69,10 +69,10 @@ def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models:
     with pytest.raises(UsageError, match=r"no pretrained model.*pneumoscope train"):
         pneumoscope.load()
     with pytest.raises(UsageError, match=r"Give a model folder or a finished run\."):
-        pneumoscope.load("pneumonia-lite0")
+        pneumoscope.load("all-ages-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"no pretrained model 'pneumonia-lite0'.*Available: other"):
+    with pytest.raises(UsageError, match=r"no pretrained model 'all-ages-lite0'.*Available: other"):
         pneumoscope.load()
 
 
@@ -103,7 +103,7 @@ def test_a_converted_model_decides_as_the_run_did_and_is_attributed(
 ) -> None:
     done = convert(recognised, images / "test")
     before, after = (load_model(folder) for folder in (recognised, done.folder))
-    assert done.folder == pretrained_models / "pneumonia-lite0"
+    assert done.folder == pretrained_models / "all-ages-lite0"
     assert (done.images, done.size < 20e6) == (12, True)
     assert done.difference < 1e-6
     assert after.decisions == before.decisions

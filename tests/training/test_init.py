@@ -50,12 +50,12 @@ def test_the_model_names_its_parent_and_the_images_of_both(run: Run, images: Pat
 def test_a_backbone_can_be_that_of_a_pretrained_model(
     run: Run, images: Path, pretrained_models: Path, tmp_path: Path
 ) -> None:
-    (pretrained_models / "pneumonia-lite0").symlink_to(run.model)
-    later = pneumoscope.train(images, tmp_path / "later", backbone="chest_children_lite0", seed=3, **QUICK)
+    (pretrained_models / "all-ages-lite0").symlink_to(run.model)
+    later = pneumoscope.train(images, tmp_path / "later", backbone="all_ages_lite0", seed=3, **QUICK)
     before, after, child = read_weights(run), read_weights(later), load_model(later.model)
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
     assert not np.allclose(before["head.weight"], after["head.weight"])  # the head is a new one
-    assert (child.backbone, child.training["init"]["model"]) == ("chest_children_lite0", "pneumonia-lite0")
+    assert (child.backbone, child.training["init"]["model"]) == ("all_ages_lite0", "all-ages-lite0")
     assert set(child.data["seen"]) >= set(load_model(run.model).data["seen"])
 
 

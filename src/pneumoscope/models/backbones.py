@@ -73,8 +73,8 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         lite(2, 260),
         replace(
             lite(0, 224),
-            name="chest_children_lite0",
-            source="model pneumonia-lite0",
+            name="all_ages_lite0",
+            source="model all-ages-lite0",
             input=replace(lite(0, 224).input, fit="squash"),  # as the model was trained
         ),
         BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pneumoscope.errors import UsageError
 
-DEFAULT = "pneumonia-lite0"
+DEFAULT = "all-ages-lite0"
 DESCRIPTION = "model.json"
 
 
