@@ -156,7 +156,7 @@ def test_the_card_of_a_fine_tuned_model_says_that_its_frozen_network_was_trained
     assert "only a test split gives clean ones" in after
 
 
-def test_no_network_predicts_a_patient_that_it_learned_from(tuned: Any, ours: Path) -> None:
+def test_no_network_predicts_a_patient_that_it_learned_from(tuned: Any) -> None:
     watch = tuned[2]
     assert len(watch.trained) == len(watch.predicted) == NETWORKS
     parts = zip(watch.data, watch.trained, watch.learned[:NETWORKS], watch.predicted, strict=True)
@@ -168,7 +168,7 @@ def test_no_network_predicts_a_patient_that_it_learned_from(tuned: Any, ours: Pa
         assert asked
         assert asked.isdisjoint(data.local.clusters[chosen].tolist())
     asked_in_all = [sample.path for split in watch.predicted for sample in split.samples]
-    assert sorted(asked_in_all) == sorted(ours.rglob("*.png"))
+    assert sorted(asked_in_all) == sorted(each.path for each in watch.data[0].samples)
 
 
 def test_a_fine_tuned_model_is_measured_out_of_fold(tuned: Any) -> None:
@@ -211,7 +211,9 @@ def test_too_few_images_to_fine_tune_on_are_refused(parent: Run, ours: Path, tmp
     for path in sorted(ours.rglob("*.png"))[::2]:
         (few / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, few / path.parent.name)
-    with pytest.raises(DataError, match=r"\d+ patients in all. Fine-tuning needs at least 60 patients, and 20 images"):
+    with pytest.raises(
+        DataError, match=r"\d+ patients in all, .* Fine-tuning needs at least 60 patients, and 20 images"
+    ):
         pneumoscope.adapt(few, tmp_path / "a", model=parent.folder, finetune=True)
     line = ["adapt", str(few), "--model", str(parent.folder), "--out", str(tmp_path / "b"), "--finetune"]
     refusal = CliRunner().invoke(app, line).exception
@@ -325,5 +327,5 @@ def test_a_class_that_is_not_spread_over_the_folds_is_refused() -> None:
     labels = np.repeat([0, 1], [240, 60])
     clusters = np.concatenate([np.arange(240) % 6, np.arange(60)])  # all patients of A have images of B, too
     local = replace(make_local(300), labels=labels, clusters=clusters)
-    with pytest.raises(DataError, match=r"60 B of 60 patients .* in a fold as few as 1 of a class"):
+    with pytest.raises(DataError, match=r"60 B of 60 patients .* as few as 1 of a class in a fold"):
         draw_folds(local, ("A", "B"), 0)

@@ -211,8 +211,8 @@ def draw_folds(local: Local, classes: Sequence[str], seed: int) -> Ints:
             for name, count, n in zip(classes, counts, patients, strict=True)
         )
         raise DataError(
-            f"There are {found} to adapt to, {counted(total, 'patient')} in all, and in a fold as few as {fewest} of a "
-            f"class. Fine-tuning needs at least {FEWEST_PATIENTS} patients, and {FEWEST_IMAGES} images of "
+            f"There are {found} to adapt to, {counted(total, 'patient')} in all, as few as {fewest} of a class "
+            f"in a fold. Fine-tuning needs at least {FEWEST_PATIENTS} patients, and {FEWEST_IMAGES} images of "
             f"{FEWEST_OF_CLASS} patients of each class, {FEWEST_PER_FOLD} in each of {NETWORKS} folds: fewer cannot "
             "show whether it helps. Add images of other patients, or leave it out.",
             "finetune",
