@@ -36,7 +36,7 @@ from adaptation import SHOWN, evaluate
 
 from ood_images import SPOILED, draw_images, hand, limb, page, photographs
 
-FOREIGN = 40  # images of each kind that are no chest radiographs
+OOD = 40  # images of each kind that are no chest radiographs
 
 
 def main() -> None:
@@ -60,9 +60,9 @@ def main() -> None:
         other = replace(parent, weight=adapted.weight, bias=adapted.bias, decisions=adapted.decisions)
         way = "with another head" if head else "without"
         show("", way, adapted.choice.chosen.step, 0, evaluate(other, test.local))
-    foreign = draw_foreign(test, predictor)
+    ood = draw_ood(test, predictor)
     for rate in options.rates:
-        compare(rate, str(options.model or DEFAULT), predictor, parent, (data, test), foreign, options.seed)
+        compare(rate, str(options.model or DEFAULT), predictor, parent, (data, test), ood, options.seed)
 
 
 def draw_samples(adults: Path, predictor: Predictor, images: int, test: int, seed: int) -> list[Sample]:
@@ -82,18 +82,18 @@ def draw_samples(adults: Path, predictor: Predictor, images: int, test: int, see
     ]
 
 
-def draw_foreign(test: Data, predictor: Predictor) -> dict[str, NDArray[np.float32]]:
+def draw_ood(test: Data, predictor: Predictor) -> dict[str, NDArray[np.float32]]:
     """Prepared images that are no chest radiographs, and altered ones."""
-    kinds = {name: draw_images(maker, FOREIGN, 0) for name, maker in {"hand": hand, "limb": limb, "page": page}.items()}
-    kinds["photograph"] = photographs(FOREIGN, 0)
-    chests = [read_pixels(each.path) for each in test.samples[:FOREIGN]]
+    kinds = {name: draw_images(maker, OOD, 0) for name, maker in {"hand": hand, "limb": limb, "page": page}.items()}
+    kinds["photograph"] = photographs(OOD, 0)
+    chests = [read_pixels(each.path) for each in test.samples[:OOD]]
     kinds |= {name: SPOILED[name](chests, 0) for name in ("turned by 90°", "turned by 180°", "inverted")}
     return {name: np.stack([prepare(each, predictor.model.input) for each in some]) for name, some in kinds.items()}
 
 
 def compare(
     rate: float, name: str, predictor: Predictor, parent: Parent, split: tuple[Data, Data],
-    foreign: dict[str, NDArray[np.float32]], seed: int,
+    ood: dict[str, NDArray[np.float32]], seed: int,
 ) -> None:  # fmt: skip
     """Fine-tune at a rate, and print what that does to probabilities and to the detector."""
     data, test = split
@@ -120,7 +120,7 @@ def compare(
     ):
         assert detector is not None
         assert state is not None
-        shares = {kind: (detector.measure(each) > state.limit).mean() for kind, each in run(foreign, engine).items()}
+        shares = {kind: (detector.measure(each) > state.limit).mean() for kind, each in run(ood, engine).items()}
         found = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         print(f"refused {title} (limit {state.limit:.3f}): {found}", flush=True)
 

@@ -27,7 +27,7 @@ class Candidate:
     width: float  # of the prior around no change; the wider, the more it may change
     log_loss: float  # of images that it was not fitted on
     gain: float  # by how much this is lower than that of the candidate taken before it
-    standard_error: float  # of this gain, by patient
+    standard_error: float  # of this gain, by patient; of `finetune` by fold if that is larger
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,11 @@ from pneumoscope.training.finetuning import (
 from pneumoscope.training.run_folder import log_to
 
 ADAPTATION, OUT_OF_FOLD = "adaptation.json", "out-of-fold"
+SHARED = (
+    "Fine-tuning was tried. Out of fold, each image is predicted by a network that did not learn from its patient, but "
+    "choice, slope, intercept, threshold, prediction sets and OOD limit follow from networks that did. These figures "
+    "may be somewhat too optimistic, and only a test split gives clean ones."
+)
 FILES = ("config.yaml", "model", "log.txt", ADAPTATION, "out_of_fold.csv", *OUTPUTS)
 
 
@@ -125,7 +130,7 @@ class _Job:
     plot_formats: str
     predictor: Predictor  # the model as it is
     parent: Parent  # the same, as far as it is adapted
-    setup: Setup | None  # what fine-tuning starts from, if that is wished
+    setup: Setup | None  # what fine-tuning starts from, if that is requested
     device: str
     progress: Progress
 
@@ -152,8 +157,8 @@ def adapt(
         out: folder to write.
         model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
         head: whether another head on the same features is tried.
-        finetune: whether the whole network is fine-tuned, too, to see by cross-validation whether that is better. It
-            needs 60 patients, and trains four networks.
+        finetune: experimental: whether the whole network is fine-tuned, too, to see by cross-validation whether that
+            is better. It needs 60 patients, and trains four networks.
         threshold: a rule of `train`, or a number; by default the rule of the model.
         alpha: how often prediction sets may miss the true class, by default as the model's.
         false_alarms: the share of ordinary images that the OOD detector may flag, by default as the model's.
@@ -218,6 +223,7 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
     data, test, notes = extract(job.predictor, samples, job.progress)
     classes, how = job.parent.classes, (job.plan.resamples, job.plan.seed)
     data, crossed = _finetune(job, data)
+    notes += (SHARED,) if crossed is not None and test is None else ()
     adapted = fit(job.parent, data.local, job.options.wishes)
     notes += find_weak_promises(adapted.decisions, data.local.labels, classes, "images")
     for note in notes:
@@ -255,7 +261,7 @@ def _adapt(job: _Job, samples: Sequence[Sample]) -> Adaptation:
 
 
 def _finetune(job: _Job, data: Data) -> tuple[Data, CrossTrained | None]:
-    """Add to the images what networks compute of them that were fine-tuned on other patients, if that is wished."""
+    """Add to the images what networks compute of them that were fine-tuned on other patients, if requested."""
     if job.setup is None:
         return data, None
     crossed = cross_train(job.setup, job.parent, data, job.options.wishes, job.progress)
@@ -266,7 +272,9 @@ def _predict_out_of_fold(job: _Job, data: Data, crossed: CrossTrained | None) ->
     """Predict each image with a model that was adapted to other patients' images, by everything that is chosen.
 
     Also give the threshold of each image's fold, for two classes. With fine-tuning the folds are those of its networks.
-    Slope, intercepts and the choice then follow from logits by networks that have seen images of the fold.
+    The network that computes an image's logits then has not seen its patient. But all else that decides for the fold
+    (the choice, slope, intercepts, threshold, prediction sets, OOD limit) is fitted to outputs of the other networks,
+    which learned from the fold, and so from this very image and its label.
     """
     local, classes = data.local, job.parent.classes
     folds = np.random.default_rng(job.plan.seed).permutation(int(local.clusters.max()) + 1)[local.clusters] % FOLDS
@@ -314,8 +322,9 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
         "wishes": asdict(job.options.wishes),
         "version": __version__,
     }
-    if job.setup is not None:
-        step["finetuning"] = describe_training(job.setup)
+    tuned = job.setup if adapted.choice.chosen.step == "finetune" else None
+    if tuned is not None:
+        step["finetuning"] = describe_training(tuned)
     seen = {*parent.data.get("seen", ()), *(digest[:SHORT] for digest in digests)}
     model = replace(
         parent,
@@ -325,8 +334,8 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
         lineage=(*parent.lineage, step),
         version=__version__,
     )
-    if job.setup is not None and adapted.choice.chosen.step == "finetune":
-        return _save_network(job, job.setup, data, model)
+    if tuned is not None:
+        return _save_network(job, tuned, data, model)
     changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
     source = Path(job.options.model)
     return save_changed(job.folder / "model", source, model, changed)

@@ -117,11 +117,11 @@ def check_wishes(parent: Parent, wishes: Wishes) -> None:
 
 
 def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
-    """Fit calibration, threshold, prediction sets and OOD limits to local images, and the head if that is wished.
+    """Fit calibration, threshold, prediction sets and OOD limits to local images, and the head if requested.
 
     What the images cannot tell from the model as it is stays: `adaptation_choice.choose` decides. Prediction sets and
     threshold are fitted on probabilities that each image got from fits on other patients. Probabilities hold for the
-    class fractions of the images, or for the prevalence that is wished.
+    class fractions of the images, or for the prevalence that is requested.
     """
     classes = len(parent.classes)
     fractions = np.bincount(local.labels, minlength=classes) / len(local.labels)
@@ -193,7 +193,7 @@ def _score(images: Images, log_probabilities: Floats) -> dict[str, float]:
 def _fit_thresholds(
     parent: Parent, wishes: Wishes, calibrated: Calibration, labels: Ints, probabilities: Floats, weights: Floats
 ) -> tuple[Threshold | None, tuple[float, ...]]:
-    """The threshold of two classes, or those of more, by the rule that is wished or by the parent's."""
+    """The threshold of two classes, or those of more, by the rule that is requested or by the parent's."""
     decisions = parent.decisions
     if decisions.threshold is None:
         rule = wishes.threshold or ("likelihood" if decisions.class_thresholds else "0.5")
@@ -275,6 +275,6 @@ def _describe_finetuning(choice: Choice) -> list[str]:
         return [f"Fine-tuning: taken. Out of fold it lowers the log loss of the best other candidate by {figures}."]
     verb = "lowers" if found.gain > 0 else "raises"
     return [
-        f"Fine-tuning: not taken. Out of fold it {verb} the log loss of the best other candidate by {figures}; it must "
-        "lower it by more than two of these."
+        f"Fine-tuning: not taken. Out of fold it {verb} the log loss of the best other candidate by {figures}; it is "
+        "taken only if the gain exceeds two standard errors."
     ]

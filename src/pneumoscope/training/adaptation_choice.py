@@ -99,7 +99,8 @@ def choose(
     `folds` (N,) have the same network, and are calibrated by those of the others, as the network that learns from all
     images will be. One after the other replaces the one taken before it if its log loss is lower by more than a
     standard error of this difference (after Breiman et al. 1984), with weak priors, another head or a fine-tuned
-    network by more than two.
+    network by more than two. The standard error is by cluster; for fine-tuned networks it is by fold if that is larger,
+    since the images of a fold share what chance made of their network.
     """
     basis = _find_basis(images.features) if head else np.zeros((images.features.shape[1], 0))
     mean = images.features.mean(0)
@@ -127,7 +128,10 @@ def choose(
         tried.append(min((validate("finetune", width) for width in WIDTHS), key=lambda each: float(each[3].sum())))
     total, candidates, place = images.weights.sum(), [], 0
     for i, (step, width, _, losses) in enumerate(tried):
-        gain, error = _compare(tried[place][3] - losses, images.weights, images.clusters)
+        gains = tried[place][3] - losses
+        gain, error = _compare(gains, images.weights, images.clusters)
+        if step == "finetune" and folds is not None:
+            error = max(error, _compare(gains, images.weights, folds)[1])
         candidates.append(Candidate(step, width, float(losses.sum() / total), gain, error))
         if gain > error * (WEAK if step in ("head", "finetune") or width > 1 else 1):
             place = i

@@ -172,15 +172,21 @@ def extract_again(
     return extracted
 
 
-def extract_split(split: Split, engine: Engine, spec: InputSpec, cache: FeatureCache | None = None) -> Split:
-    """Extract the features of the same images with another engine.
+def extract_split(
+    split: Split,
+    engine: Engine,
+    spec: InputSpec,
+    cache: FeatureCache | None = None,
+    remedy: str = "restore it, and continue with `resume=True`",
+) -> Split:
+    """Extract the features of the same images with another engine; `remedy` is for those that cannot be read.
 
     Raises:
         DataError: an image can no longer be read.
     """
     extracts = list(extract_features(split.samples, engine, spec, cache=cache))
     if errors := [str(each.error) for each in extracts if each.error]:
-        raise DataError(f"{errors[0]} It could be read before: restore it, and continue with `resume=True`.")
+        raise DataError(f"{errors[0]} It could be read before: {remedy}.")
     features, intermediate = _stack(extracts)
     return replace(split, features=features, intermediate=intermediate)
 

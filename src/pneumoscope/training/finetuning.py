@@ -1,4 +1,4 @@
-"""Fine-tunes a model's whole network on a few hundred images at low learning rates, apart for each fold of patients."""
+"""Fine-tunes a model's whole network on a few hundred images at low rates, separately for each fold of patients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from pneumoscope.config import Progress
-from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.ood import Detector, fit_mahalanobis
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.engines import Engine, TorchEngine
-from pneumoscope.inference.features import Extract, extract_features
+from pneumoscope.inference.features import Extract
 from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.classifier import Backbone, build_head, round_to_half
@@ -28,7 +27,7 @@ from pneumoscope.text import counted
 from pneumoscope.training.adaptation import Local, Parent, Tuned, Wishes, shift
 from pneumoscope.training.adaptation_choice import WEAK_FROM
 from pneumoscope.training.adaptation_data import Data
-from pneumoscope.training.data import Setup, Split, add_augmented
+from pneumoscope.training.data import Setup, Split, add_augmented, extract_split
 from pneumoscope.training.initial import load_initial
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases
@@ -37,11 +36,13 @@ from pneumoscope.training.settings import resolve_settings
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-FOLDS = 3  # each network learns from two thirds of the patients
-FEWEST_PATIENTS = FOLDS * WEAK_FROM // (FOLDS - 1)  # so that those two thirds are enough for weak evidence
+NETWORKS = 3  # one for each fold of patients; each learns from the other two thirds
+FEWEST_PATIENTS = NETWORKS * WEAK_FROM // (NETWORKS - 1)  # so that those two thirds are enough for weak evidence
 FEWEST_IMAGES = 20  # of a class
-FEWEST_OF_CLASS = 2 * FOLDS  # patients of a class, so that each fold has some to learn from and some to measure on
+FEWEST_PER_FOLD = 2  # patients of a class, so that each fold has some to learn from and some to measure on
+FEWEST_OF_CLASS = FEWEST_PER_FOLD * NETWORKS  # patients of a class
 VALIDATION = 32  # images whose loss is shown; it decides nothing, because the last epoch is kept
+REMEDY = "restore it, and adapt again"  # if an image can no longer be read
 SETTINGS: dict[str, Any] = {  # what differs from the recipe `finetune`; low rates, few steps, the classes' own shares
     "recipe": "finetune",
     "warmup_epochs": 0,
@@ -52,7 +53,7 @@ SETTINGS: dict[str, Any] = {  # what differs from the recipe `finetune`; low rat
     "backbone_lr": 2e-4,
     "ema": 0.0,
     "balance": "none",
-    "precision": "float32",  # so that any machine gives the same weights
+    "precision": "float32",  # so that no timing decides the precision
 }
 
 
@@ -84,7 +85,7 @@ class CrossTrained:
 
 
 def load_setup(wishes: Wishes, data: str, model: str, device: str) -> Setup | None:
-    """What fine-tuning starts from, or None if it is not wished.
+    """What fine-tuning starts from, or None if it was not requested.
 
     Raises:
         UsageError: an export, which cannot be trained.
@@ -124,17 +125,17 @@ def cross_train(setup: Setup, parent: Parent, data: Data, wishes: Wishes, progre
     logits = np.zeros((len(found), len(parent.bias)))
     distances = np.zeros(len(found))
     readouts = []
-    for fold in range(FOLDS):
+    for fold in range(NETWORKS):
         places = np.flatnonzero(folds == fold)
-        task = f"Fine-tuning (fold {fold + 1} of {FOLDS})"
+        task = f"Fine-tuning (fold {fold + 1} of {NETWORKS})"
         network = finetune_network(setup, parent, data, wishes, folds != fold, task, progress)
-        own, fresh = network.readout, _extract([data.samples[i] for i in places.tolist()], network.engine, setup)
-        for place, each in zip(places.tolist(), fresh, strict=True):
-            found[place] = replace(found[place], features=each.features, intermediate=each.intermediate)
-        features, intermediate = _stack(fresh)
-        logits[places] = compute_logits(features, own.weight, own.bias)
+        own, held_out = network.readout, _make_split(data, folds == fold)
+        fresh = extract_split(held_out, network.engine, setup.input, remedy=REMEDY)
+        for i, place in enumerate(places.tolist()):
+            found[place] = replace(found[place], features=fresh.features[i], intermediate=fresh.intermediate[i, 0])
+        logits[places] = compute_logits(fresh.features[:, 0], own.weight, own.bias)
         if own.detector is not None:
-            distances[places] = own.detector.measure(intermediate)
+            distances[places] = own.detector.measure(fresh.intermediate[:, 0])
         readouts.append(own)
     neutral = Calibration(class_fractions=_find_start(parent, data.local, wishes).class_fractions)
     return CrossTrained(Tuned(logits, distances, folds, neutral), found, readouts)
@@ -150,9 +151,9 @@ def finetune_network(
     the OOD detector is fitted to the features of the images that the network learned from, and of augmented copies.
     """
     start = _find_start(parent, data.local, wishes)
-    train = _make_split([data.samples[i] for i in np.flatnonzero(chosen).tolist()], data.local.labels[chosen])
+    train = _make_split(data, chosen)
     shown = np.random.default_rng(wishes.seed).permutation(len(train.samples))[:VALIDATION]
-    val = _make_split([train.samples[i] for i in shown.tolist()], train.targets[shown])
+    val = _make_split(data, np.flatnonzero(chosen)[shown])
     own = replace(setup, backbone=copy.deepcopy(setup.backbone))
 
     def report(row: Row, epochs: int) -> None:
@@ -179,25 +180,11 @@ def finetune_network(
 
 
 def _fit_detector(setup: Setup, train: Split, engine: Engine, progress: Progress) -> Detector:
-    features, intermediate = _stack(_extract(train.samples, engine, setup))
-    split = replace(train, features=features[:, None], intermediate=intermediate[:, None])
+    split = extract_split(train, engine, setup.input, remedy=REMEDY)
     full = setup.settings.augmentation.scale_crop(len(train.samples))
     augmentations = [full.halve_geometry(), full]
     seen = add_augmented(split, engine, setup.input, augmentations, setup.settings.run.seed, progress).intermediate
     return fit_mahalanobis(seen.reshape(-1, seen.shape[-1]))
-
-
-def _extract(samples: Sequence[Sample], engine: Engine, setup: Setup) -> list[Extract]:
-    extracts = list(extract_features(samples, engine, setup.input))
-    if errors := [each.error for each in extracts if each.error is not None]:
-        raise DataError(f"{errors[0]} It could be read before: restore it, and adapt again.")
-    return extracts
-
-
-def _stack(extracts: Sequence[Extract]) -> tuple[Floats, Floats]:
-    """Features (N, D) and intermediate features (N, E) of readable images."""
-    features = [each.features[0] for each in extracts if each.features is not None]
-    return np.stack(features), np.stack([each.intermediate for each in extracts if each.intermediate is not None])
 
 
 def merge_calibration(weight: Floats, bias: Floats, calibrated: Calibration) -> tuple[Floats, Floats]:
@@ -214,28 +201,35 @@ def draw_folds(local: Local, classes: Sequence[str], seed: int) -> Ints:
     Raises:
         DataError: too few images or patients.
     """
-    counts = np.bincount(local.labels, minlength=len(classes))
+    counts, folds = np.bincount(local.labels, minlength=len(classes)), _draw(local, len(classes), seed)
     patients = np.array([len(np.unique(local.clusters[local.labels == i])) for i in range(len(classes))])
-    total = len(np.unique(local.clusters))
-    if total < FEWEST_PATIENTS or counts.min() < FEWEST_IMAGES or patients.min() < FEWEST_OF_CLASS:
+    cells = [(folds == fold) & (local.labels == i) for fold in range(NETWORKS) for i in range(len(classes))]
+    total, fewest = len(np.unique(local.clusters)), min(len(np.unique(local.clusters[cell])) for cell in cells)
+    if total < FEWEST_PATIENTS or counts.min() < FEWEST_IMAGES or fewest < FEWEST_PER_FOLD:
         found = ", ".join(
             f"{count} {name} of {counted(int(n), 'patient')}"
             for name, count, n in zip(classes, counts, patients, strict=True)
         )
         raise DataError(
-            f"There are {found} to adapt to, {counted(total, 'patient')} in all. Fine-tuning needs at least "
-            f"{FEWEST_PATIENTS} patients, and {FEWEST_IMAGES} images of {FEWEST_OF_CLASS} patients of each class: "
-            "fewer cannot show whether it helps. Add images, or leave it out.",
+            f"There are {found} to adapt to, {counted(total, 'patient')} in all, as few as {fewest} of a class "
+            f"in a fold. Fine-tuning needs at least {FEWEST_PATIENTS} patients, and {FEWEST_IMAGES} images of "
+            f"{FEWEST_OF_CLASS} patients of each class, {FEWEST_PER_FOLD} in each of {NETWORKS} folds: fewer cannot "
+            "show whether it helps. Add images of other patients, or leave it out.",
             "finetune",
         )
-    rarest = np.argsort(counts)[::-1]  # a patient with images of several classes counts for the rarest
+    return folds
+
+
+def _draw(local: Local, classes: int, seed: int) -> Ints:
+    """Divide the patients into folds, (N,). A patient with images of several classes counts for the rarest."""
+    rarest = np.argsort(np.bincount(local.labels, minlength=classes))[::-1]
     kinds = np.zeros(int(local.clusters.max()) + 1, np.int64)
     for label in rarest:
         kinds[local.clusters[local.labels == label]] = label
     order = np.random.default_rng(seed).permutation(len(kinds))
     order = order[np.argsort(kinds[order], kind="stable")]
     fold_of = np.zeros(len(kinds), np.int64)
-    fold_of[order] = np.arange(len(order)) % FOLDS
+    fold_of[order] = np.arange(len(order)) % NETWORKS
     folds: Ints = fold_of[local.clusters]
     return folds
 
@@ -244,7 +238,7 @@ def describe_training(setup: Setup) -> dict[str, Any]:
     """What a model's lineage records about fine-tuning."""
     settings = setup.settings
     return {
-        "folds": FOLDS,
+        "folds": NETWORKS,
         "seed": settings.run.seed,
         **asdict(settings.optimisation),
         "augmentation": asdict(settings.augmentation),
@@ -252,13 +246,15 @@ def describe_training(setup: Setup) -> dict[str, Any]:
 
 
 def _find_start(parent: Parent, local: Local, wishes: Wishes) -> Calibration:
-    """The calibration to start from. Where another prevalence is wished, it is for the shares of these images."""
+    """The calibration to start from. Where another prevalence is requested, it is for the shares of these images."""
     start = parent.decisions.calibration
     if wishes.prevalence is None:
         return start
     return shift(start, np.bincount(local.labels, minlength=len(parent.classes)) / len(local.labels))
 
 
-def _make_split(samples: Sequence[Sample], labels: Ints) -> Split:
+def _make_split(data: Data, chosen: NDArray[np.bool_] | Ints) -> Split:
+    """Some of the images, without features."""
+    samples = [data.samples[i] for i in np.arange(len(data.samples))[chosen].tolist()]
     nothing = np.zeros((len(samples), 0, 0), np.float32)
-    return Split(samples, labels, nothing, nothing)
+    return Split(samples, data.local.labels[chosen], nothing, nothing)
