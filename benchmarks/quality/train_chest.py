@@ -6,6 +6,7 @@ python benchmarks/quality/train_chest.py lungs && python benchmarks/quality/trai
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,7 +29,7 @@ def main() -> None:
     if options.stage == "lungs":
         samples = assign(restore_lungs(options.data, options.runs / "lungs"), patients)
         samples = [each for i, each in enumerate(samples) if each.split != "val" or i % 2 == 0]  # they decide nothing
-        settings = {"size": 160, "epochs": 6, "augmented_copies": 0}
+        settings: dict[str, Any] = {"size": 160, "epochs": 6, "augmented_copies": 0}
     else:
         samples = draw_normal(assign(read_adults(options.data), patients), options.normal, np.random.default_rng(0))
         settings = {"size": 224, "epochs": 6, "backbone_lr": 1e-4, "init": options.init or options.runs / "chest-lungs"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from adults import read_adults
+from chest_data import read_adults
 from PIL import Image
 from protocol import encode, make_parser, print_table, read_kermany
 

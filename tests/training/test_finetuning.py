@@ -25,7 +25,8 @@ from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.models.model_folder import load_model
-from pneumoscope.training import adaptation_choice, finetuning
+from pneumoscope.training import adaptation_choice, finetuning, phases
+from pneumoscope.training import data as training_data
 from pneumoscope.training.adapt import Adaptation
 from pneumoscope.training.adaptation import Tuned, Wishes, check_wishes, describe_changes, fit
 from pneumoscope.training.adaptation_data import Data
@@ -66,7 +67,7 @@ class Watch:
     def start(self, patch: pytest.MonkeyPatch) -> None:
         """Record calls while they do what they did."""
         train_network, extract, run_phases = (
-            finetuning.finetune_network, finetuning.extract_split, finetuning.run_phases,
+            finetuning.finetune_network, training_data.extract_split, phases.run_phases,
         )  # fmt: skip
 
         def train_watched(setup: Any, parent: Any, data: Data, wishes: Any, chosen: Any, *rest: Any) -> Network:

@@ -19,7 +19,7 @@ from pneumoscope.config import Count, Progress, Seed, checked, write_mapping
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, fingerprint_samples
-from pneumoscope.datasets.sources import find_sources
+from pneumoscope.datasets.sources import find_sources, recognise_sources
 from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import Decider, to_json
 from pneumoscope.evaluation.before_after import Evidence, compare_predictions
@@ -325,11 +325,13 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
     tuned = job.setup if adapted.choice.chosen.step == "finetune" else None
     if tuned is not None:
         step["finetuning"] = describe_training(tuned)
+    named = [*parent.data.get("sources", ()), *(each.name for each in recognise_sources(data.samples))]
+    sources = list(dict.fromkeys(named))
     seen = {*parent.data.get("seen", ()), *(digest[:SHORT] for digest in digests)}
     model = replace(
         parent,
         decisions=to_json(replace(adapted.decisions, scope=intended)),
-        data={**parent.data, "seen": sorted(seen)},
+        data={**parent.data, "sources": sources, "seen": sorted(seen)},
         training={key: value for key, value in parent.training.items() if key != "test"},  # of the parent's decisions
         lineage=(*parent.lineage, step),
         version=__version__,
