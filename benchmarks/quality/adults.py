@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from chest_data import assign, read_adults, split_adults, split_children
+from chest_data import CHILD_VAL, assign, read_adults, split_adults, split_children
 from protocol import make_parser, print_table, read_kermany, train_once
 
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
@@ -27,7 +27,6 @@ from pneumoscope.evaluation.intervals.proportions import logit_interval, rate_in
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
 
-CHILD_VAL = 70  # as in train_joint.py
 HEAD = (
     *("group", "positive", "normal", "other", "AUROC, normal", "AUROC, all else", "sensitivity", "specificity"),
     *("set holds truth", "uncertain", "out of distribution"),

@@ -18,6 +18,7 @@ from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.images.dicom import Tags
 
 READ = ("OPACITY", "NORMAL", "OTHER")
+CHILD_VAL = 135  # children of each class that decisions are fitted to; with the adults 1% of a class is two images
 
 
 def read_adults(data: Path) -> list[Sample]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from chest_data import assign, read_adults, split_adults, split_children
+from chest_data import CHILD_VAL, assign, read_adults, split_adults, split_children
 from protocol import make_parser, print_table
 
 from pneumoscope.datasets.samples import Sample
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     predictor = load(options.model)
     adults = draw(assign(read_adults(options.data), split_adults(options.data)))
-    children = draw(split_children(options.data, 70))
+    children = draw(split_children(options.data, CHILD_VAL))
     rows: dict[str, list[str]] = {
         "unchanged": [refuse(predictor, children), refuse(predictor, adults)],
     }

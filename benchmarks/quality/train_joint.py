@@ -4,7 +4,7 @@ python benchmarks/quality/train_joint.py network && python benchmarks/quality/tr
 
 The network continues from `pneumonia-lite0`, the model of children alone, on as many draws of children as of adults,
 half of them PA images. OTHER (not normal, no opacity) is negative in training. The decisions are between opacity and
-normal, so that OTHER does not validate, and are fitted on as many children as adults. Adults of one fold of patients
+normal, so that OTHER does not validate, and are fitted on two children for each adult. Adults of one fold of patients
 test, as do the published 100 children's images.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from chest_data import assign, draw_normal, read_adults, split_adults, split_children
+from chest_data import CHILD_VAL, assign, draw_normal, read_adults, split_adults, split_children
 from protocol import make_parser, train_once
 
 from pneumoscope.datasets.samples import Sample
@@ -46,7 +46,7 @@ def main() -> None:
     network = options.stage == "network"
     rng = np.random.default_rng(0)
     adults = draw_normal(assign(read_adults(options.data), split_adults(options.data)), NORMAL, rng)
-    children = split_children(options.data, 200 if network else 70)
+    children = split_children(options.data, 200 if network else CHILD_VAL)
     parts = rng.integers(2, size=len(children))  # two parts, as the adults have two views
     samples = [
         *(
