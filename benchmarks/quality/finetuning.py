@@ -3,7 +3,7 @@
 The model is adapted to some adults (sources rsna and nih) with and without fine-tuning and measured on others. The
 fine-tuned network is measured even if it is not chosen.
 
-    python benchmarks/quality/finetuning.py --data ../shared/data --images 160 --rates 1e-4 2e-4
+    python benchmarks/quality/finetuning.py --model pneumonia-lite0 --data ../shared/data --images 160 --rates 1e-4 2e-4
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Train the chest backbone in two stages: lungs alone from ImageNet, then images of adults, both in three classes.
+"""Train the chest backbone in two steps: lungs alone from ImageNet, then images of adults, both in three classes.
 
-python benchmarks/quality/train_chest.py lungs && python benchmarks/quality/train_chest.py films
+python benchmarks/quality/train_chest.py lungs && python benchmarks/quality/train_chest.py adults
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pneumoscope.datasets.samples import Sample
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("stage", choices=("lungs", "films"))
+    parser.add_argument("stage", choices=("lungs", "adults"))
     parser.add_argument("--name", default=None, help="name of the run; by default chest-STAGE")
-    parser.add_argument("--init", default=None, help="for films; by default the run chest-lungs")
+    parser.add_argument("--init", default=None, help="for adults; by default the run chest-lungs")
     parser.add_argument("--normal", type=int, default=500, help="training images of rsna-normal")
     parser.add_argument("settings", nargs="*", help="settings of training, such as epochs=4")
     options = parser.parse_args()

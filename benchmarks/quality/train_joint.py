@@ -1,11 +1,11 @@
-"""Train the pretrained model of children and adults, in two stages: the network, then its head and what it decides by.
+"""Train the pretrained model of children and adults, in two steps: the network, then its head and what it decides by.
 
 python benchmarks/quality/train_joint.py network && python benchmarks/quality/train_joint.py decisions
 
 The network continues from `pneumonia-lite0`, the model of children alone, on as many draws of children as of adults,
 half of them PA images. OTHER (not normal, no opacity) is negative in training. The decisions are between opacity and
-normal, so that OTHER does not validate, and are fitted on two children for each adult. Adults of one fold of patients
-test, as do the published 100 children's images.
+normal. They are fitted to validation images without OTHER, two of children for each of an adult. The test images are
+the adults of one fold of patients and the 100 published images of children.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_the_card_of_a_fine_tuned_model_says_that_its_frozen_network_was_trained
     assert "its features are further from those of the images that it was fine-tuned on" in after
     assert "predicted by a network that did not learn from its patient" in after
     assert "adapted to other patients" not in after
-    assert "only a test split gives clean ones" in after
+    assert "only a test split gives unbiased ones" in after
 
 
 def test_no_network_predicts_a_patient_that_it_learned_from(tuned: Any) -> None:

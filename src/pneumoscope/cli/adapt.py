@@ -21,7 +21,7 @@ def adapt(
     head: Annotated[bool, option("Also try another head on the network's features.", None, "--head")] = False,
     finetune: Annotated[
         bool,
-        option("Experimental: also try fine-tuning the network; needs 60 patients, trains 4.", None, "--finetune"),
+        option("Experimental: also try fine-tuning; needs 60 patients, trains 4 networks.", None, "--finetune"),
     ] = False,
     threshold: Annotated[
         str | None, option("A rule of train, or a number, instead of the model's rule.", DECISIONS)

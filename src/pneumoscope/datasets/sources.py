@@ -88,9 +88,8 @@ RSNA = Source(
     "with Expert Annotations of Possible Pneumonia. Radiology: Artificial Intelligence 1(1):e180041, 2019. "
     f"doi:10.1148/ryai.2019180041. Images: {_NIH_CITATION}",
     homepage="https://www.rsna.org/rsnai/ai-image-challenge/rsna-pneumonia-detection-challenge-2018",
-    population="patients of one hospital (NIH Clinical Center, Bethesda, USA), most of them adults, "
-    "posterior-anterior and bedside anterior-posterior images; a positive label means a lung opacity suspicious for "
-    "pneumonia",
+    population="patients of NIH ChestX-ray14 whose images radiologists read again (a positive label means a lung "
+    "opacity suspicious for pneumonia)",
     views=("AP", "PA"),
 )
 

@@ -34,8 +34,8 @@ class Scope:
 def fit(images: Iterable[tuple[Tags | None, Scope]]) -> Scope:
     """Take the scope from what the training images' DICOM headers say, else from what is known of each image's source.
 
-    Ages above `OLDEST` are mistakes, of which the NIH data have some. If the ages of some images are unknown, the ages
-    that a source states do not stand for all: then only headers count.
+    Ages above `OLDEST` are mistakes, of which the NIH data have some. If the age of any image is unknown, even from its
+    source, only the ages in headers count.
 
     Args:
         images: for each training image what its header says, and the scope of its source; empty where unknown.

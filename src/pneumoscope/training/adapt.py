@@ -57,8 +57,8 @@ from pneumoscope.training.run_folder import log_to
 ADAPTATION, OUT_OF_FOLD = "adaptation.json", "out-of-fold"
 SHARED = (
     "Fine-tuning was tried. Out of fold, each image is predicted by a network that did not learn from its patient, but "
-    "choice, slope, intercept, threshold, prediction sets and OOD limit follow from networks that did. These figures "
-    "may be somewhat too optimistic, and only a test split gives clean ones."
+    "choice, slope, intercept, threshold, prediction sets and OOD limit were fitted with networks that did. These "
+    "metrics may be too optimistic; only a test split gives unbiased ones."
 )
 FILES = ("config.yaml", "model", "log.txt", ADAPTATION, "out_of_fold.csv", *OUTPUTS)
 
