@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from chest_data import split_adults
 from numpy.typing import NDArray
 from protocol import make_parser, print_table
 
@@ -80,9 +81,13 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="model folder, run or name; by default the pretrained model")
     parser.add_argument("--sizes", default="224,320,448", help="sides of the input, in pixels")
     parser.add_argument("--patients", type=Path, help="file with a patient, or the path of an image, on each line")
+    parser.add_argument("--held-out", action="store_true", help="patients that train_joint.py does not train on")
     options = parser.parse_args()
     every = read_marked(options.data)
     images = choose(every, options.patients)
+    if options.held_out:
+        held = set().union(*split_adults(options.data).values())
+        images = [image for image in images if image.patient in held]
     predictor = load(options.model, "cpu", engine="torch", ood=False)
     scores = score_baselines(images, every)
     for size in map(int, options.sizes.split(",")):
