@@ -119,12 +119,13 @@ def test_the_model_names_the_sources_of_the_images_that_it_learned_from(
         with table.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "patient", "split", "source"])
-            for i, each in enumerate(read_samples(images)):
+            samples = sorted(read_samples(images), key=lambda each: str(each.split), reverse=True)
+            for i, each in enumerate(samples):  # val and train before test
                 split = str(each.split)
                 writer.writerow([each.path, each.label, each.patient, split, source[split] if i else source["first"]])
         return table
 
-    table = write("a.csv", {"train": "rsna", "val": "NIH", "test": "kermany", "first": "rsna"})
+    table = write("a.csv", {"train": "rsna", "val": "NIH", "test": "kermany", "first": "nih"})
     run = pneumoscope.train(table, tmp_path / "a", **QUICK)
     assert set(load_model(run.model).data["sources"]) == {"nih", "rsna"}  # the test images taught it nothing
     later = pneumoscope.train(images, tmp_path / "b", init=str(run.folder), seed=5, **QUICK)
