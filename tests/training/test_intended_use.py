@@ -92,8 +92,14 @@ def test_an_evaluation_counts_warnings_and_leaves_out_what_is_refused(
         pneumoscope.evaluate(folder, run.folder, refuse_out_of_scope=True, resamples=20)
 
 
-def test_the_pretrained_model_is_meant_for_young_children_and_its_card_says_so() -> None:
-    folder = find_pretrained()
-    assert read_decisions(load_model(folder)).scope == Scope((1.0, 5.0), ("AP",), (), ("CHEST",))
-    assert "patients of 1 to 5 years; view AP; body part CHEST" in (folder / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "oldest", "views"), [("pneumonia-lite0", 5.0, ("AP",)), ("all-ages-lite0", 87.0, ("AP", "PA"))]
+)
+def test_a_pretrained_model_says_whom_it_is_meant_for_in_its_card_too(
+    name: str, oldest: float, views: tuple[str, ...]
+) -> None:
+    folder = find_pretrained(name)
+    assert read_decisions(load_model(folder)).scope == Scope((1.0, oldest), views, (), ("CHEST",))
+    words = f"patients of 1 to {oldest:g} years; view {' or '.join(views)}; body part CHEST"
+    assert words in (folder / "README.md").read_text(encoding="utf-8")
     assert json.loads((folder / "model.json").read_text())["decisions"]["scope"]["body_parts"] == ["CHEST"]
