@@ -20,7 +20,7 @@ def table(images: Path, tmp_path: Path) -> Path:
 
 
 def test_age_sex_and_view_of_a_table_reach_the_prediction_and_its_warnings(table: Path) -> None:
-    for prediction in pneumoscope.load().predict(find_images([table])):
+    for prediction in pneumoscope.load("pneumonia-lite0").predict(find_images([table])):
         assert (prediction.age, prediction.sex, prediction.view) == (7, "F", "LATERAL")
         assert any("age 7 (meant for" in warning for warning in prediction.warnings)
 
