@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -131,18 +131,20 @@ def choose_model(model: Path | None) -> Path:
     folder = find_pretrained()
     description = load_model(folder)
     images = sum(description.data.get("counts", {}).get("train", {}).values())
-    population = f": {_join_populations(_find_sources(description))}" if _find_sources(description) else ""
+    population = _join_populations(_find_sources(description.data))
+    population = f": {population}" if population else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
     echo(text, err=True)
     return folder
 
 
 def _describe(model: Model) -> dict[str, str]:
-    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.scope import describe
 
-    counts, sources = model.data.get("counts", {}), _find_sources(model)
+    counts, sources = model.data.get("counts", {}), _find_sources(model.data)
+    initial: dict[str, Any] = model.training.get("init") or {}
+    earlier = _find_sources(initial)
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
@@ -165,8 +167,9 @@ def _describe(model: Model) -> dict[str, str]:
         facts["meant for"] = intended
     if sources:
         facts["images"] = _join_populations(sources)
-    if initial := _name_initial(model):
-        facts["continues from"] = initial
+    if initial:
+        titles = ", ".join(each.title for each in earlier) or "images that it does not name"
+        facts["continues from"] = f"{initial['model']}, trained on {titles}"
     if test := model.training.get("test"):
         metrics = [
             f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
@@ -180,7 +183,6 @@ def _describe(model: Model) -> dict[str, str]:
                 facts["decisions"] += f"; true class in the prediction set: {', '.join(shares)}"
         if test.get("note"):
             facts["about the test"] = test["note"]
-    earlier = find_sources((model.training.get("init") or {}).get("sources", ()))
     if cited := [*sources, *(each for each in earlier if each not in sources)]:
         facts["data"] = "; ".join(
             f"{each.licence} ({each.licence_url}): {each.citation.partition(' With: ')[0]}" for each in cited
@@ -202,23 +204,12 @@ def _show_size(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
 
 
-def _find_sources(model: Model) -> tuple[Source, ...]:
-    """The public datasets that a model was trained on, as far as it names some that are known here."""
+def _find_sources(stated: Mapping[str, Any]) -> tuple[Source, ...]:
+    """The public datasets that a model's data, or its initial model's, name, as far as they are known here."""
     from pneumoscope.datasets.sources import find_sources
 
-    return find_sources(model.data.get("sources", ()))
+    return find_sources(stated.get("sources", ()))
 
 
 def _join_populations(sources: Sequence[Source]) -> str:
     return "; ".join(dict.fromkeys(each.population for each in sources))
-
-
-def _name_initial(model: Model) -> str:
-    """The model that training continued from, and its images."""
-    from pneumoscope.datasets.sources import find_sources
-
-    initial = model.training.get("init")
-    if initial is None:
-        return ""
-    titles = ", ".join(each.title for each in find_sources(initial.get("sources", ())))
-    return f"{initial['model']}, trained on {titles or 'images that it does not name'}"
