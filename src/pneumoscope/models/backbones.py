@@ -160,8 +160,7 @@ def load_backbone(spec: BackboneSpec, weights: Path | None = None) -> Backbone:
         model = load_model(folder)
         return rebuild_backbone(model, load_weights(folder, model))
     path = weights or _locate(spec)
-    state = _read_state(path)
-    network.load_state_dict(_match(state, network.state_dict(), spec, path))
+    network.load_state_dict(_match(_read_state(path), network.state_dict(), spec, path))
     return Backbone(network, _describe(spec))
 
 

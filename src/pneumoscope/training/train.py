@@ -290,7 +290,7 @@ def evaluate(
         predictor.model,
         evaluation,
         notes=[*evaluation.notes, *(f"{each.severity.capitalize()}: {each.title}. {each.advice}" for each in serious)],
-        sources=find_sources(predictor.model.data["sources"]),
+        sources=find_sources(predictor.model.data.get("sources", ())),
         backbone_licence=setup.spec.licence,
     )
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
