@@ -4,13 +4,15 @@ python benchmarks/quality/train_joint.py network && python benchmarks/quality/tr
 
 The network continues from `pneumonia-lite0`, the model of children alone, on as many draws of children as of adults,
 half of them PA images. OTHER (not normal, no opacity) is negative in training. The decisions are between opacity and
-normal. They are fitted to validation images without OTHER, two of children for each of an adult. The test images are
-the adults of one fold of patients and the 100 published images of children.
+normal. They are fitted to validation images without OTHER, two of children for each of an adult, and to children and
+adults apart where their ages are known (`age_groups.yaml`). The test images are the adults of one fold of patients and
+the 100 published images of children.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ NETWORK: dict[str, Any] = {
 DECISIONS: dict[str, Any] = {
     "recipe": "head",
     "prevalence": 0.5,  # the share in training is that of two collections, not of any hospital
+    "groups": str(Path(__file__).with_name("age_groups.yaml")),
     **{name: RECIPES["best"][name] for name in ("fit", "alpha", "half_precision", "augmented_copies", *AUGMENTED)},
 }
 

@@ -149,7 +149,8 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        _write_card(draft / "README.md", folder, f"Format: {to}. {describe_check(check)}")
+        about = f"Format: {to}. {describe_check(check)}{_describe_groups(description)}"
+        _write_card(draft / "README.md", folder, about)
         report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
         write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
@@ -165,6 +166,17 @@ def _write_card(path: Path, model: Path, about: str) -> None:
     own = find_model(model) / "README.md"
     card = own.read_text(encoding="utf-8") if own.is_file() else ""
     write_text(path, f"{card}\n## Export\n\n{about}\n".lstrip())
+
+
+def _describe_groups(model: Model) -> str:
+    """Say that the network alone knows nothing of groups; empty where the model has none."""
+    if not (groups := read_decisions(model).groups):
+        return ""
+    names = ", ".join(group.name for group in groups)
+    return (
+        f" The network's file gives logits and OOD scores of all images alike. The groups of the model ({names}) are "
+        "applied by pneumoscope; `groups` in `pneumoscope.rules`, among the metadata of `model.onnx`, says how."
+    )
 
 
 def compare(

@@ -140,6 +140,7 @@ def choose_model(model: Path | None) -> Path:
 
 def _describe(model: Model) -> dict[str, str]:
     from pneumoscope.decisions.decisions import read_decisions
+    from pneumoscope.decisions.groups import describe as describe_group
     from pneumoscope.decisions.scope import describe
 
     counts, sources = model.data.get("counts", {}), _find_sources(model.data)
@@ -165,6 +166,8 @@ def _describe(model: Model) -> dict[str, str]:
         facts["thresholds"] = ", ".join(f"{value:.3g} for {name}" for name, value in named)
     if intended := describe(read_decisions(model).scope):
         facts["meant for"] = intended
+    if groups := read_decisions(model).groups:
+        facts["groups"] = "; ".join(describe_group(group) for group in groups)
     if sources:
         facts["images"] = _join_populations(sources)
     if initial:

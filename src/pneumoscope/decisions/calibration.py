@@ -144,6 +144,7 @@ def fit(
     trained_for: Sequence[float] | None = None,
     patients: Sequence[str | None] | None = None,
     seed: int = 0,
+    intercept_prior: float = PRIOR,
 ) -> Calibration:
     """Fit the calibration, and measure by cross-validation what it changes.
 
@@ -162,6 +163,7 @@ def fit(
             where the loss balanced the classes. The difference between the two is known and need not be fitted.
         patients: (N,), kept together in cross-validation.
         seed: fixes the folds.
+        intercept_prior: standard deviation of the intercept of `platt`.
 
     Raises:
         UsageError: a method that is for two classes only.
@@ -179,17 +181,18 @@ def fit(
         start = replace(start, offset=tuple((np.log(wanted) - np.log(trained_for)).tolist()))
     candidates: tuple[Method, ...] = _list_candidates(int(counts.min()), classes) if method == "auto" else (method,)
     clusters = cluster_by_patient(patients, len(y))
+    folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
 
     def weigh(name: Method) -> Floats:
         return weights if name == "isotonic" else training_weights
 
     scores = {
-        name: score(_cross_fit(replace(start, method=name), z, y, weigh(name), clusters, seed), y, weights)
+        name: score(_cross_fit(replace(start, method=name), z, y, weigh(name), folds, intercept_prior), y, weights)
         for name in candidates
     }
     chosen = min(candidates, key=lambda name: scores[name]["log_loss"])
     return replace(
-        _fit(replace(start, method=chosen), z, y, weigh(chosen)),
+        _fit(replace(start, method=chosen), z, y, weigh(chosen), intercept_prior),
         class_fractions=tuple(wanted.tolist()),
         images=len(y),
         before=score(apply(z, start), y, weights),
@@ -221,13 +224,13 @@ def _list_candidates(rarest: int, classes: int) -> tuple[Method, ...]:
     return ("temperature", "platt", "isotonic") if rarest >= ISOTONIC_FROM else ("temperature", "platt")
 
 
-def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
+def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats, intercept_prior: float) -> Calibration:
     """Fit the method that `start` names, beginning from it."""
     if start.method == "isotonic":
         return replace(_fit_isotonic(z[:, 0], y, weights), offset=start.offset)
     if start.method == "temperature":
         return _fit_temperature(start, z, y, weights)
-    return _fit_platt(start, z, y, weights) if start.method == "platt" else start
+    return _fit_platt(start, z, y, weights, intercept_prior) if start.method == "platt" else start
 
 
 def _fit_temperature(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
@@ -241,14 +244,14 @@ def _fit_temperature(start: Calibration, z: Floats, y: Ints, weights: Floats) ->
     return replace(start, slope=float(np.exp(best.x)))
 
 
-def _fit_platt(start: Calibration, z: Floats, y: Ints, weights: Floats) -> Calibration:
+def _fit_platt(start: Calibration, z: Floats, y: Ints, weights: Floats, intercept_prior: float) -> Calibration:
     from scipy.optimize import minimize
 
     def build(parameters: Floats) -> Calibration:
         return replace(start, slope=float(np.exp(parameters[0])), intercept=float(parameters[1]))
 
     def loss(parameters: Floats) -> float:
-        penalty = float((parameters**2).sum()) / (2 * PRIOR**2)
+        penalty = float(((parameters / [PRIOR, intercept_prior]) ** 2).sum()) / 2
         return _negative_log_likelihood(apply(z, replace(build(parameters), offset=())), y, weights) + penalty
 
     return build(minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9}).x)
@@ -270,13 +273,14 @@ def _fit_isotonic(z: Floats, y: Ints, weights: Floats) -> Calibration:
     return Calibration("isotonic", knots=tuple(knots))
 
 
-def _cross_fit(start: Calibration, z: Floats, y: Ints, weights: Floats, clusters: Ints, seed: int) -> Floats:
+def _cross_fit(start: Calibration, z: Floats, y: Ints, weights: Floats, folds: Ints, intercept_prior: float) -> Floats:
     """Log probabilities of each image by a fit on other patients, or on all where a fold would lack a class."""
-    folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
-    log_probabilities = apply(z, _fit(start, z, y, weights))
+    log_probabilities = apply(z, _fit(start, z, y, weights, intercept_prior))
     classes = len(np.unique(y))
     for fold in range(FOLDS):
         rest, held_out = folds != fold, folds == fold
         if held_out.any() and len(np.unique(y[rest])) == classes:
-            log_probabilities[held_out] = apply(z[held_out], _fit(start, z[rest], y[rest], weights[rest]))
+            log_probabilities[held_out] = apply(
+                z[held_out], _fit(start, z[rest], y[rest], weights[rest], intercept_prior)
+            )
     return log_probabilities

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumoscope.config import Rate, build, quote
-from pneumoscope.decisions import calibration, ood, prediction_sets, prior_shift, threshold
+from pneumoscope.decisions import calibration, groups, ood, prediction_sets, prior_shift, threshold
 from pneumoscope.decisions.calibration import Calibration
+from pneumoscope.decisions.groups import Group
 from pneumoscope.decisions.ood import OOD, Detector
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import ModelError, UsageError
+from pneumoscope.images.dicom import Tags
 from pneumoscope.models.model_folder import Model
 
 UNCERTAIN, OUT_OF_DISTRIBUTION = "uncertain", "out_of_distribution"  # decisions besides the labels
@@ -37,6 +39,18 @@ class Decisions:
     # for more than two classes, in the order of the labels: the one whose probability is the largest multiple of its
     # own is predicted; empty where that is the likeliest
     class_thresholds: tuple[Rate, ...] = ()
+    groups: tuple[Group, ...] = ()  # the first that an image fits decides on it; all else decides on the others
+
+    def find_group(self, tags: Tags | None) -> Group | None:
+        """The group that decides on an image of which this is known; None where none does."""
+        return groups.find(self.groups, tags)
+
+    def for_group(self, group: Group | None) -> Decisions:
+        """Return what decides on the aligned logits of a group's images, or of images without a group."""
+        if group is None:
+            return self
+        sets, limits = group.prediction_sets or self.prediction_sets, group.ood or self.ood
+        return replace(self, prediction_sets=sets, ood=limits, groups=())
 
 
 def to_json(decisions: Decisions) -> dict[str, Any]:
@@ -75,10 +89,32 @@ def _check(decisions: Decisions, labels: Sequence[str]) -> None:
         decisions.threshold.check()
     if decisions.class_thresholds and (len(decisions.class_thresholds) != len(labels) or len(labels) == 2):
         raise ValueError("class_thresholds: there must be one for each of more than two classes, or none")
-    lists = [("prediction sets", decisions.prediction_sets.scores)] if decisions.prediction_sets else []
-    if decisions.ood is not None:
-        lists.append(("OOD detector", decisions.ood.distances))
-        if not any(decisions.ood.distances.values()):
+    _check_conformal(decisions.prediction_sets, decisions.ood, labels)
+    groups.check_names(decisions.groups)
+    for group in decisions.groups:
+        try:
+            _check_group(group, decisions, labels)
+        except ValueError as problem:
+            raise ValueError(f"group {quote(group.name)}: {problem}") from None
+
+
+def _check_group(group: Group, pooled: Decisions, labels: Sequence[str]) -> None:
+    """Check that a group's own parts fit the labels and those of all images; ValueError says what does not."""
+    if group.moves_logits and (len(labels) > 2 or pooled.calibration.method == "isotonic"):
+        raise ValueError("slope and intercept need two classes, and no isotonic calibration")
+    if not set(group.images) <= set(labels):
+        raise ValueError(f"the images: their classes are {quote(sorted(group.images))}, not {quote(list(labels))}")
+    if (group.prediction_sets and not pooled.prediction_sets) or (group.ood and not pooled.ood):
+        raise ValueError("prediction sets and OOD limits of its own need those of all images")
+    _check_conformal(group.prediction_sets, group.ood, labels)
+
+
+def _check_conformal(sets: PredictionSets | None, limits: OOD | None, labels: Sequence[str]) -> None:
+    """Check scores and distances of validation images; ValueError says what is wrong with them."""
+    lists = [("prediction sets", sets.scores)] if sets else []
+    if limits is not None:
+        lists.append(("OOD detector", limits.distances))
+        if not any(limits.distances.values()):
             raise ValueError("the OOD detector has no distances")
     for name, values in lists:
         if set(values) != set(labels):
@@ -129,15 +165,23 @@ class Decider:
         return prior_shift.adjust_threshold(own, self.decisions.calibration.class_fractions, self.prevalence)
 
     @cached_property
-    def _ood_limit(self) -> float | None:
-        return None if self.detector is None or self.decisions.ood is None else self.decisions.ood.limit
+    def _ood_limits(self) -> dict[str | None, float]:
+        """Of each group by its name, and of all other images; empty where the model has no detector."""
+        return {
+            group and group.name: limits.limit
+            for group in (None, *self.decisions.groups)
+            if self.detector is not None and (limits := self.decisions.for_group(group).ood) is not None
+        }
 
-    def apply(self, logits: ArrayLike, intermediate: NDArray[np.floating[Any]] | None = None) -> Outcome:
+    def apply(
+        self, logits: ArrayLike, intermediate: NDArray[np.floating[Any]] | None = None, group: Group | None = None
+    ) -> Outcome:
         """Decide on N images.
 
         Args:
-            logits: (N, 1), of the positive class if there are two, or (N, C).
+            logits: (N, 1), of the positive class if there are two, or (N, C); those of a group are aligned.
             intermediate: (N, E) intermediate features, for the detector.
+            group: that all of them belong to.
         """
         fitted = self.decisions.calibration
         reference = adjusted = calibration.apply(logits, fitted)
@@ -150,11 +194,12 @@ class Decider:
         else:
             predicted = threshold.apply(probabilities[:, 1], self.threshold).astype(np.intp)
         in_set = np.eye(len(self.classes), dtype=bool)[predicted]
-        if self.decisions.prediction_sets is not None:  # they are drawn by class: the prevalence does not touch them
-            in_set = prediction_sets.apply(np.exp(reference), self.decisions.prediction_sets, self.classes)
+        sets = self.decisions.for_group(group).prediction_sets
+        if sets is not None:  # they are drawn by class: the prevalence does not touch them
+            in_set = prediction_sets.apply(np.exp(reference), sets, self.classes)
         scores = None
-        if self.detector is not None and self._ood_limit is not None and intermediate is not None:
-            scores = ood.apply(intermediate, self.detector, self._ood_limit)
+        if self.detector is not None and self._ood_limits and intermediate is not None:
+            scores = ood.apply(intermediate, self.detector, self._ood_limits[group and group.name])
         return Outcome(probabilities, predicted, in_set, scores, self._decide(predicted, in_set, scores))
 
     def _decide(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.decisions import Decisions
+from pneumoscope.decisions.groups import Group
 from pneumoscope.decisions.prediction_sets import find_cutoffs
 
 
@@ -18,7 +19,10 @@ def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any
         two classes, and one for each of more. `threshold` of the positive class; None for more than two. `thresholds`
         of more than two, in the order of the labels: the class that reaches the largest multiple of its own is
         predicted. `cutoffs`: the probability from which on each class is in the prediction set, in the order of the
-        labels; None without prediction sets.
+        labels; None without prediction sets. `groups`: the first that an image fits decides, by `ages` (youngest and
+        oldest in years) and `views`, where they are not empty; one whose age or view is unknown fits no group that
+        states these. Its logit is multiplied by the group's `slope`, then its `intercept` is added, before everything
+        else; `cutoffs` replace those above, and `ood_factor` multiplies the graph's OOD score.
     """
     fitted, sets = decisions.calibration, decisions.prediction_sets
     offset = fitted.offset or (0.0,) * len(labels)
@@ -30,6 +34,20 @@ def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any
         "threshold": None if decisions.threshold is None else decisions.threshold.value,
         "thresholds": None if decisions.threshold else list(decisions.class_thresholds or [0.5] * len(labels)),
         "cutoffs": None if sets is None else find_cutoffs(sets, labels).tolist(),
+        "groups": [_describe_group(group, decisions, labels) for group in decisions.groups],
+    }
+
+
+def _describe_group(group: Group, decisions: Decisions, labels: Sequence[str]) -> dict[str, Any]:
+    own = decisions.for_group(group)
+    return {
+        "name": group.name,
+        "ages": list(group.scope.ages or ()),
+        "views": list(group.scope.views),
+        "slope": group.slope,
+        "intercept": group.intercept,
+        "cutoffs": None if own.prediction_sets is None else find_cutoffs(own.prediction_sets, labels).tolist(),
+        "ood_factor": 1.0 if decisions.ood is None or own.ood is None else decisions.ood.limit / own.ood.limit,
     }
 
 

@@ -79,7 +79,7 @@ def apply(tags: Tags | None, scope: Scope) -> tuple[str, ...]:
     if tags is None:
         return ()
     outside = []
-    if scope.ages is not None and tags.age is not None and not _includes(scope.ages, tags.age):
+    if scope.ages is not None and tags.age is not None and not includes(scope.ages, tags.age):
         outside.append(f"age {tags.age:.3g} (meant for {_describe_ages(scope.ages)})")
     for name, value, allowed, usual in (
         ("view", tags.view, scope.views, (tags.view or "").upper() not in (*LATERAL_VIEWS, *OBLIQUE_VIEWS)),
@@ -106,7 +106,7 @@ def describe(scope: Scope) -> str:
     return "; ".join(parts)
 
 
-def _includes(ages: tuple[float, float], age: float) -> bool:
+def includes(ages: tuple[float, float], age: float) -> bool:
     """Whether an age is inside; who is five until the sixth birthday is five years old."""
     youngest, oldest = ages
     return youngest <= age and (age <= oldest or 1 <= math.floor(age) <= oldest)

@@ -19,7 +19,7 @@ from pneumoscope.config import Progress
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.samples import Sample, fingerprint_samples
 from pneumoscope.datasets.splits import find_shared_patients
-from pneumoscope.decisions import calibration, prior_shift
+from pneumoscope.decisions import calibration, groups, prior_shift
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
 from pneumoscope.errors import DataError
 from pneumoscope.evaluation.curves import confidence_of
@@ -132,6 +132,7 @@ def measure(
     evaluation, uncalibrated = _measure_metrics(predictor, readable, plan)
     own = describe_unusable(samples, [prediction.error for prediction in predictions], "without a prediction")
     own += _find_warnings(predictor, evaluation, chosen, plan.patient_ids)
+    own += _find_broken_promises(predictor, readable)
     own += _find_contradictions(readable)
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
@@ -207,7 +208,7 @@ def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list
 def _make_rows(predictions: Sequence[Prediction], predictor: Predictor, out: Path) -> list[dict[str, Any]]:
     """The rows of `predictions.csv` and `errors.csv`."""
     return [
-        each.to_row(predictor.model.labels, raw=True)
+        each.to_row(predictor.model.labels, raw=True, grouped=bool(predictor.decisions.groups))
         | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
         for each in predictions
     ]
@@ -244,8 +245,10 @@ def _measure_metrics(
     log_shares = calibration.apply(logits, fitted)
     evaluation = evaluate(log_shares, predictor.cut)
     before, uncalibrated = None, {}
-    if fitted.method != "none":
-        raw = calibration.apply(logits, fitted.without_fit())
+    by_name = {group.name: group for group in predictor.decisions.groups}
+    if fitted.method != "none" or any(group.moves_logits for group in by_name.values()):
+        network = [groups.restore(np.array(each.logits), by_name.get(each.group or "")) for each in readable]
+        raw = calibration.apply(network, fitted.without_fit())
         before, metrics = _to_shares(raw), evaluate(raw, predictor.cut).metrics
         uncalibrated = {name: metrics[name] for name in ("brier", "ece")}
     adjusted = None
@@ -254,9 +257,9 @@ def _measure_metrics(
     elif plan.adapt_prior:
         shares, prevalence, cut = _estimate_prior(predictor.decisions, log_shares, readable)
         metrics = evaluate(prior_shift.apply(log_shares, fitted.class_fractions, shares), cut).metrics
-        by_name = dict(zip(model.labels, shares, strict=True))
+        by_class = dict(zip(model.labels, shares, strict=True))
         threshold = math.nan if isinstance(cut, tuple) else cut
-        adjusted = Adjusted(by_name, prevalence, estimated=True, threshold=threshold, metrics=metrics)
+        adjusted = Adjusted(by_class, prevalence, estimated=True, threshold=threshold, metrics=metrics)
     known = set(model.data.get("seen", ()))
     seen = sum(prediction.sha256[:SHORT] in known for prediction in readable)
     evaluation = dataclasses.replace(
@@ -347,4 +350,17 @@ def _find_warnings(
                 f"{model.positive}. This affects the Brier score, calibration error, PPV and NPV. Set the prevalence "
                 f"to {trained:.3g} to measure as if {model.positive} were as common as the model expects."
             )
-    return warnings + find_broken_promises(evaluation.decisions, decisions, predictor.decider.detector is not None)
+    return warnings
+
+
+def _find_broken_promises(predictor: Predictor, readable: Sequence[Prediction]) -> list[str]:
+    """Say where prediction sets or OOD limits do not hold, for each group that has its own and for all other images."""
+    decisions, notes = predictor.decisions, []
+    for group in (None, *decisions.groups):
+        name = group and group.name
+        members = [each for each in readable if each.group == name]
+        if members:
+            own = decisions.for_group(group)
+            found = find_broken_promises(_summarise(predictor, members), own, predictor.decider.detector is not None)
+            notes += [f"Group {name}: {note}" if name else note for note in found]
+    return notes

@@ -60,6 +60,8 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
         kinds["Age"] = next((name for end, name in _AGES if age < end), _OLDEST)
     if prediction.view:
         kinds["View"] = prediction.view
+    if prediction.group:
+        kinds["Group of the model"] = prediction.group
     return kinds
 
 
@@ -75,7 +77,7 @@ def measure_subgroups(
     """
     found = [find_kinds(prediction) for prediction in predictions]
     kinds = [_Kind(name, parts := [each.get(name) for each in found], _sort(parts)) for name, _ in _NAMED]
-    for name in ("Sex", "Age", "View"):
+    for name in ("Sex", "Age", "View", "Group of the model"):
         parts = [each.get(name) for each in found]
         kinds.append(_complete(name, parts, [age for _, age in _AGES] + [_OLDEST] if name == "Age" else _sort(parts)))
     known = {key for name, keys in _COLUMNS.items() if any(name in each for each in found) for key in keys}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,15 +74,15 @@ class Evidence:
 def find_evidence(
     extract: Extract,
     model: Model,
-    weight: Array,
-    bias: Array,
+    weight: NDArray[np.floating[Any]],
+    bias: NDArray[np.floating[Any]],
     engine: Engine,
     label: str | None = None,
     method: Method = "auto",
 ) -> Evidence:
     """Find the evidence in an image that the network has seen; see `explain`.
 
-    The head's weight is float32 (1, D) or (C, D), its bias (1,) or (C,).
+    The head's weight is (1, D) or (C, D), its bias (1,) or (C,).
     """
     features, feature_map, inputs = extract.features, extract.map, extract.inputs
     if features is None or feature_map is None or inputs is None or extract.size is None or extract.read_size is None:

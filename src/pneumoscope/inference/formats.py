@@ -65,7 +65,7 @@ def write_predictions(
             warnings.append(prediction.warnings)
             if overlays is not None:
                 overlays.add(prediction)
-            yield _make_row(prediction, predictor.model.labels, out, wording)
+            yield _make_row(prediction, predictor, out, wording)
             if progress is not None:
                 progress("Predicting", done, len(samples))
 
@@ -85,9 +85,9 @@ def write_predictions(
 
 
 def _make_row(
-    prediction: Prediction, labels: Sequence[str], out: Path | TextIO | None, wording: Callable[[str], str]
+    prediction: Prediction, predictor: Predictor, out: Path | TextIO | None, wording: Callable[[str], str]
 ) -> Row:
-    row = prediction.to_row(labels)
+    row = prediction.to_row(predictor.model.labels, grouped=bool(predictor.decisions.groups))
     if isinstance(out, Path) and prediction.path is not None:
         row["path"] = path_in_file(prediction.path, out.parent)
     row["error"], row["warnings"] = prediction.error and wording(prediction.error), wording(row["warnings"])
@@ -151,7 +151,7 @@ def _to_parquet(rows: Sequence[Row]) -> bytes:
             'Parquet needs pyarrow: pip install "pneumoscope[train]". Or choose another format.'
         ) from None
 
-    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error"}
+    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error", "group"}
     schema = pyarrow.schema(
         [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
     )

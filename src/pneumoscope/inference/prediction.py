@@ -48,7 +48,8 @@ class Prediction:
         ood_score: above 1 is out of distribution; None if the model has no detector.
         decision: a label, `uncertain` (the prediction set does not hold exactly the predicted label) or
             `out_of_distribution`.
-        logits: from the head, (1,) or (C,), before calibration.
+        logits: from the head, (1,) or (C,), before calibration, with the slope and intercept of its group.
+        group: the group of the model that decided; None where none did.
         warnings: reasons to trust it less: an image or a patient outside the intended use, a header that contradicts
             the pixels, an image that is probably inverted.
         error: why there is no prediction: the file could not be read, or it is outside the intended use and such images
@@ -77,6 +78,7 @@ class Prediction:
     ood_score: float | None = None
     decision: str | None = None
     logits: tuple[float, ...] = ()
+    group: str | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
     lacks_extra: bool = False
@@ -96,7 +98,7 @@ class Prediction:
         return f"{name}: {self.decision}{shown}"
 
     def _repr_html_(self) -> str:
-        return to_html(self._describe(), [self.to_row(tuple(self.probabilities or ()))])
+        return to_html(self._describe(), [self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with one row; `pandas.concat(each.to_frame() for each in predictions)` has all.
@@ -104,7 +106,7 @@ class Prediction:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        return to_frame([self.to_row(tuple(self.probabilities or ()))])
+        return to_frame([self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
 
     @property
     def raw_probability(self) -> float | None:
@@ -114,13 +116,14 @@ class Prediction:
             return list(values.values())[1]
         return values[str(self.predicted_label)] if values else None
 
-    def to_row(self, labels: Sequence[str], raw: bool = False) -> dict[str, Any]:
+    def to_row(self, labels: Sequence[str], raw: bool = False, grouped: bool = False) -> dict[str, Any]:
         """A row of `predictions.csv`; with more than two classes a column for each class's probability follows.
 
         Args:
             labels: the model's classes.
             raw: keep probability, predicted label and prediction set of images out of distribution, for
                 evaluation.
+            grouped: whether the model has groups, which then have a column.
         """
         shown = raw or self.decision != OUT_OF_DISTRIBUTION
         row = {
@@ -137,6 +140,8 @@ class Prediction:
         if len(labels) > 2:
             values = (self.probabilities or {}) if shown else {}
             row |= {f"probability_{name}": values.get(name) for name in labels}
+        if grouped:
+            row["group"] = self.group
         return row
 
 

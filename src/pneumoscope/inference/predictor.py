@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import Progress, checked, quote
 from pneumoscope.datasets.reading import find_images
 from pneumoscope.datasets.samples import Sample, merge_tags
-from pneumoscope.decisions import scope
+from pneumoscope.decisions import groups, scope
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decider, Decisions, read_decisions
 from pneumoscope.decisions.ood import restore
 from pneumoscope.decisions.threshold import Threshold, require_number
@@ -166,10 +166,15 @@ class Predictor:
             prediction = self.decide(extract)
             if maps and prediction.error is None:
                 shown = label or self.model.positive or prediction.predicted_label
-                evidence = find_evidence(extract, self.model, self.weight, self.bias, self.engine, shown, method)
+                weight, bias = groups.align_head(self.weight, self.bias, self.find_group(extract))
+                evidence = find_evidence(extract, self.model, weight, bias, self.engine, shown, method)
                 damaged = None if np.isfinite(evidence.cells).all() else _NOT_FINITE
                 prediction = replace(prediction, evidence=None if damaged else evidence, error=damaged)
             yield prediction
+
+    def find_group(self, extract: Extract) -> groups.Group | None:
+        """The group that decides on an image, by its DICOM header and its table; None where none does."""
+        return self.decisions.find_group(_find_tags(extract))
 
     def decide(self, extract: Extract) -> Prediction:
         """Decide on one image by its features."""
@@ -180,9 +185,10 @@ class Predictor:
         warnings = outside + extract.warnings
         if outside and self.decider.refuse_out_of_scope:
             return Prediction(**identity, warnings=warnings, error=_refuse(extract.source, outside))
-        logits = compute_logits(extract.features[:1], self.weight, self.bias)
+        group = self.find_group(extract)
+        logits = groups.align(compute_logits(extract.features[:1], self.weight, self.bias), group)
         intermediate = None if extract.intermediate is None else extract.intermediate[None]
-        outcome = self.decider.apply(logits, intermediate)
+        outcome = self.decider.apply(logits, intermediate, group)
         found = (*logits[0], *outcome.probabilities[0], *(() if outcome.ood_scores is None else outcome.ood_scores))
         if not np.isfinite(found).all():
             return Prediction(**identity, warnings=warnings, error=_NOT_FINITE)
@@ -199,6 +205,7 @@ class Predictor:
             ood_score=None if outcome.ood_scores is None else float(outcome.ood_scores[0]),
             decision=decision,
             logits=tuple(logits[0].tolist()),
+            group=group and group.name,
             warnings=warnings,
         )
 
@@ -323,7 +330,7 @@ def _override(
         decisions = replace(decisions, prediction_sets=decisions.prediction_sets.at(alpha))
     if decisions.ood is not None:
         decisions = replace(decisions, ood=decisions.ood.at(false_alarms))
-    return decisions
+    return replace(decisions, groups=tuple(group.at(alpha, false_alarms) for group in decisions.groups))
 
 
 def _check_head(model: Model, weight: Array, bias: Array, width: int) -> None:

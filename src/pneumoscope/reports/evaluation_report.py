@@ -18,6 +18,7 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.decisions.groups import describe
 from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.decisions.threshold import fit as fit_threshold
 from pneumoscope.decisions.threshold import parse_rule
@@ -148,6 +149,7 @@ def write_evaluation(
             decisions.calibration.images,
             predictor.alpha,
             0 if model.lineage else model.training.get("settings", {}).get("augmented_copies", 0),
+            tuple(map(describe, decisions.groups)),
         ),
         provenance=replace(
             provenance,

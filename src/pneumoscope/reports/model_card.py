@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pneumoscope.datasets.sources import Source, find_sources
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
+from pneumoscope.decisions.groups import describe as describe_group
 from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import choose_metrics
@@ -54,6 +55,7 @@ def write_model_card(
         decisions=decisions,
         per_label=list(zip(model.labels, decisions.class_thresholds, strict=False)),
         intended=describe(decisions.scope),
+        groups=[describe_group(group) for group in decisions.groups],
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=choose_metrics(evaluation),

@@ -68,7 +68,8 @@ SHOWN_ERRORS = 50
 class Policy:
     """How validation data were turned into decisions: rule of the threshold, method of calibration on so many images.
 
-    `alpha` is None without prediction sets; `augmented` copies of each validation image took part.
+    `alpha` is None without prediction sets; `augmented` copies of each validation image took part. `groups` describe
+    those that have decisions of their own.
     """
 
     threshold_rule: str = ""
@@ -76,6 +77,7 @@ class Policy:
     images: int = 0
     alpha: float | None = None
     augmented: int = 0
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

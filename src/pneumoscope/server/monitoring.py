@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
+from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.evaluation.decision_summary import measure_rate
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.store import PredictionRecord, Review
@@ -90,12 +91,24 @@ def bound_by_chance(images: int, reference: int) -> float:
 
 
 def find_reference(model: Model) -> NDArray[np.float64]:
-    """For two classes, the validation images' probabilities of the positive one; empty where a model has none."""
-    sets = read_decisions(model).prediction_sets
-    if sets is None or model.positive is None:
+    """For two classes, the validation images' probabilities of the positive one; empty where a model has none.
+
+    Where groups change the probabilities, those of the groups' images count, and none if they are not all known.
+    """
+    decisions = read_decisions(model)
+    if decisions.prediction_sets is None or model.positive is None:
         return np.zeros(0)
-    negative, positive = (np.array(sets.scores.get(label, ())) for label in model.labels)
+    found = [decisions.prediction_sets]
+    if any(group.moves_logits for group in decisions.groups) and not model.lineage:  # adapted sets hold for all
+        found = [group.prediction_sets for group in decisions.groups if group.prediction_sets]
+        if sum(map(_count, found)) < _count(decisions.prediction_sets):
+            return np.zeros(0)
+    negative, positive = (np.concatenate([sets.scores[label] for sets in found]) for label in model.labels)
     return np.concatenate([1 - negative, positive])
+
+
+def _count(sets: PredictionSets) -> int:
+    return sum(map(len, sets.scores.values()))
 
 
 def _find_drift(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any] | None:

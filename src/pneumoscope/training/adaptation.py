@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pneumoscope.decisions import calibration, prediction_sets, prior_shift, threshold
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.decisions import Decisions
+from pneumoscope.decisions.groups import Group
 from pneumoscope.decisions.ood import OOD, Detector
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import UsageError
@@ -65,12 +67,20 @@ class Local:
     intermediate: NDArray[np.float32]  # (N, E), that the OOD detector takes
     clusters: Ints  # (N,), images that belong together, such as a patient's
     tuned: Tuned | None = None  # the same by fine-tuned networks, if there are any
+    groups: tuple[Group | None, ...] = ()  # (N,), that decide on them; empty where none does
 
     def take(self, chosen: NDArray[np.bool_]) -> Local:
         """Return some of the images."""
         tuned = None if self.tuned is None else self.tuned.take(chosen)
         parts = (self.labels[chosen], self.features[chosen], self.intermediate[chosen], self.clusters[chosen])
-        return Local(*parts, tuned)
+        return Local(*parts, tuned, tuple(itertools.compress(self.groups, chosen)))
+
+    def find_lines(self) -> tuple[Floats, Floats]:
+        """Slopes and intercepts (N, 1) of the logits, by the images' groups."""
+        groups = self.groups or (None,) * len(self.labels)
+        lines = [(1.0, 0.0) if group is None else (group.slope, group.intercept) for group in groups]
+        slopes, intercepts = np.array(lines, np.float64).reshape(-1, 2).T
+        return slopes[:, None], intercepts[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +141,10 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
         wanted = np.array([1 - wishes.prevalence, wishes.prevalence])
         start, neutral = shift(start, wanted), None if neutral is None else shift(neutral, wanted)
         weights, fractions = (wanted / np.maximum(fractions, 1e-12))[local.labels], wanted
-    logits = compute_logits(local.features, parent.weight, parent.bias)
-    features = local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 0))
+    slopes, intercepts = local.find_lines()
+    logits = slopes * compute_logits(local.features, parent.weight, parent.bias) + intercepts
+    # The head's direction is multiplied by the slope of an image's group, like the rest of the head.
+    features = slopes * local.features.astype(np.float64) if wishes.head else np.zeros((len(logits), 0))
     base = np.maximum(calibration.apply(logits, start), -50)  # isotonic knots may be 0
     images = Images(local.labels, base, features, weights, local.clusters)
     tuned, folds = None, None
@@ -162,8 +174,14 @@ def fit(parent: Parent, local: Local, wishes: Wishes) -> Adapted:
         class_thresholds=by_class,
         prediction_sets=_fit_sets(parent, local, wishes, probabilities),
         ood=_fit_limits(parent.classes, own, local.labels, distances, wishes.false_alarms),
+        groups=_keep_lines(parent.decisions.groups) if choice.chosen.step != "finetune" else (),
     )
     return Adapted(decisions, weight, parent.bias, choice)
+
+
+def _keep_lines(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The same groups with their slopes and intercepts alone: sets and limits are fitted to the local images."""
+    return tuple(replace(group, prediction_sets=None, ood=None) for group in groups)
 
 
 def shift(calibrated: Calibration, wanted: Floats) -> Calibration:
@@ -261,6 +279,16 @@ def describe_changes(parent: Parent, adapted: Adapted) -> list[str]:
         changes.append(
             f"OOD detector: images are out of distribution beyond a distance of {new.ood.limit:.3g} (was "
             f"{old.ood.limit:.3g}).{anew}"
+        )
+    if old.groups:
+        names = ", ".join(group.name for group in old.groups)
+        changes.append(
+            f"Groups ({names}): "
+            + (
+                "slopes and intercepts stay; prediction sets and OOD limit are those fitted to these images."
+                if new.groups
+                else "left out, as they were fitted to the network before it was fine-tuned."
+            )
         )
     return changes
 

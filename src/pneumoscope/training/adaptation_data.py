@@ -80,6 +80,7 @@ def _gather(
         np.array(features, np.float32),
         np.array(intermediate, np.float32),
         number_components(pairs, len(some)).astype(np.int64),
+        groups=tuple(predictor.find_group(each) for each in some),
     )
     return Data([samples[i] for i in places], some, local)
 

@@ -20,6 +20,7 @@ from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.decisions import scope
+from pneumoscope.decisions.groups import read_groups
 from pneumoscope.decisions.threshold import fit_by_class
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.augment import Augmentation, augment
@@ -94,6 +95,8 @@ def read(settings: Settings) -> Setup:
         DownloadError: the weights cannot be downloaded.
     """
     scope.state(settings.data.intended_use, scope.Scope())  # a faulty file shows early
+    if read_groups(settings.decisions.groups) and settings.decisions.calibration == "isotonic":
+        raise UsageError("isotonic does not follow the logits of `groups`. Use platt or temperature.", "calibration")
     samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)

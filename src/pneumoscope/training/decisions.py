@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.datasets.sources import find_source_name, recognise_sources
-from pneumoscope.decisions import calibration, ood, prediction_sets, scope, threshold
+from pneumoscope.decisions import calibration, groups, ood, prediction_sets, scope, threshold
 from pneumoscope.decisions.decisions import Decisions
-from pneumoscope.images.dicom import CHEST
+from pneumoscope.images.dicom import CHEST, Tags
 from pneumoscope.inference.predictor import compute_logits
 from pneumoscope.training.data import Split
 from pneumoscope.training.settings import Settings
+
+Known: TypeAlias = tuple[Tags | None, scope.Scope]
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,35 @@ def fit_decisions(
     seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
     held_out = val.intermediate.reshape(images * copies, -1)[one_each]
     limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
-    intended = _find_scope([*train.samples, *val.samples], settings.data.intended_use)
+    known = find_known([*train.samples, *val.samples])
+    intended = scope.state(settings.data.intended_use, scope.fit(known))
     by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
     decisions = Decisions(calibrated, chosen, sets, limits, intended, by_class)
-    return FittedDecisions(decisions, detector.to_arrays(), find_weak_promises(decisions, val.targets, classes))
+    whole = groups.Images(logits[one_each], val.targets, detector.measure(held_out), patients)
+    own = _fit_groups(groups.read_groups(wanted.groups), known[-images:], whole, classes, decisions, trained_for)
+    decisions = replace(decisions, groups=own)
+    notes = find_weak_promises(decisions, val.targets, classes) + groups.find_gaps(own, decisions)
+    return FittedDecisions(decisions, detector.to_arrays(), notes)
 
 
-def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
-    """The intended use: what a file states, else what the headers of the images say, and what is known of the data."""
+def _fit_groups(
+    stated: Sequence[groups.Group], known: Sequence[Known], images: groups.Images, classes: Sequence[str],
+    pooled: Decisions, trained_for: Sequence[float],
+) -> tuple[groups.Group, ...]:  # fmt: skip
+    """Fit each group to those of the validation images that are its own."""
+    found = [groups.find(stated, tags, source) for tags, source in known]
+    members = [images.take([i for i, its in enumerate(found) if its is group]) for group in stated]
+    return tuple(
+        groups.fit(group, own, classes, pooled, trained_for) for group, own in zip(stated, members, strict=True)
+    )
+
+
+def find_known(samples: Sequence[Sample]) -> list[Known]:
+    """For each image what its header or table says, and what is known of its public dataset."""
     sources = recognise_sources(samples)
     known = {source.name: scope.Scope(source.ages, source.views, body_parts=(CHEST,)) for source in sources}
     only = known[sources[0].name] if len(sources) == 1 else scope.Scope()
-    return scope.state(file, scope.fit((each.tags, known.get(find_source_name(each) or "", only)) for each in samples))
+    return [(each.tags, known.get(find_source_name(each) or "", only)) for each in samples]
 
 
 def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pneumoscope.decisions.groups import find, read_groups
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.training.data import Setup
+from pneumoscope.training.decisions import find_known
 from pneumoscope.training.settings import BACKBONE_ONLY, COPIES_ONLY, RECIPES, Settings
 
 
@@ -53,6 +55,14 @@ def _is_whole(setup: Setup) -> bool:
 def _is_unchanged(augmentation: Augmentation) -> bool:
     amounts = (each.name for each in fields(augmentation) if each.name != "full_crop_from")
     return not any(getattr(augmentation, name) for name in amounts)
+
+
+def _has_groups(setup: Setup) -> bool:
+    """Whether any validation image belongs to a group."""
+    stated = read_groups(setup.settings.decisions.groups)
+    learned = [sample for sample in setup.samples if sample.split != "test"]
+    known = zip(learned, find_known(learned), strict=True)
+    return any(sample.split == "val" and find(stated, *facts) for sample, facts in known)
 
 
 _NO_PLATEAU = "no phase with the schedule plateau has enough epochs"
@@ -107,6 +117,7 @@ IDLE = (
         and setup.settings.augmentation.crop > 0
         and 0 < setup.settings.augmentation.full_crop_from <= _count_images(setup),
     ),
+    Idle(("groups",), "no validation image is known to belong to one", lambda setup: not _has_groups(setup)),
     Idle(
         ("augmented_copies",), "there is no augmentation",
         lambda setup: _is_unchanged(setup.settings.augmentation),

@@ -23,7 +23,9 @@ from pneumoscope.training.settings import Settings, find_groups, flatten, resolv
 
 CHECKPOINTS = "checkpoints"
 # Settings that name a file or folder; `init` may name a pretrained model instead.
-_PATHS = (("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"))
+_PATHS = (
+    ("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"), ("decisions", "groups"),
+)  # fmt: skip
 RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, CHECKPOINTS, *OUTPUTS)
 
 
@@ -54,7 +56,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
 
 def write_settings(path: Path, settings: Settings) -> None:
     """Write settings as YAML; paths that are relative to the working directory become relative to the file."""
-    data, network = settings.data, settings.network
+    data, network, decisions = settings.data, settings.network, settings.decisions
     data = replace(data, path=path_in_file(Path(data.path), path.parent))
     if data.intended_use is not None:
         data = replace(data, intended_use=path_in_file(Path(data.intended_use), path.parent))
@@ -62,7 +64,9 @@ def write_settings(path: Path, settings: Settings) -> None:
         network = replace(network, weights=path_in_file(Path(network.weights), path.parent))
     if network.init is not None and network.init not in list_pretrained():
         network = replace(network, init=path_in_file(Path(network.init), path.parent))
-    write_mapping(path, replace(settings, data=data, network=network))
+    if decisions.groups is not None:
+        decisions = replace(decisions, groups=path_in_file(Path(decisions.groups), path.parent))
+    write_mapping(path, replace(settings, data=data, network=network, decisions=decisions))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -168,6 +168,13 @@ class DecisionSettings:
         Interval(ge=0, le=100),
         Doc("Also fit on this number of augmented copies of each validation image."),
     ] = 0
+    groups: Annotated[
+        str | None,
+        Doc(
+            "YAML file that names groups of images by ages or views, such as `children: {ages: [0, 17]}`, whose "
+            "probabilities, prediction sets and OOD limit are fitted to them alone where images suffice."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

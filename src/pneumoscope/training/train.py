@@ -328,7 +328,7 @@ def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
         "settings": {
             name: value
             for name, value in settings.items()
-            if name not in ("path", "weights", "init", "device", "intended_use")
+            if name not in ("path", "weights", "init", "device", "intended_use", "groups")
         },
     }
 

@@ -55,6 +55,7 @@ function describe(image) {
   const facts = [["Image", image.name], ["Size", `${image.width} × ${image.height}, ${image.format}`]];
   if (image.prediction_set.length) facts.push(["Prediction set", image.prediction_set.join(" or ")]);
   if (image.ood_score !== null) facts.push(["OOD score", `${image.ood_score.toFixed(2)} (above 1: out of distribution)`]);
+  if (image.group) facts.push(["Group", image.group]);
   for (const warning of image.warnings) facts.push(["Warning", warning]);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [
     Object.assign(document.createElement("dt"), { textContent: term }), Object.assign(document.createElement("dd"), { textContent: value })]));

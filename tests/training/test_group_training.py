@@ -1,0 +1,115 @@
+"""Groups in training, in what is written about a model, and in adaptation."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pneumoscope
+from pneumoscope.config import read_mapping
+from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.errors import UsageError
+from pneumoscope.models.model_folder import load_model
+from pneumoscope.training.run_folder import read_settings
+from pneumoscope.training.train import Run
+
+OPTIONS: dict[str, Any] = {"recipe": "baseline", "epochs": 2, "size": 64, "audit": False, "resamples": 20}
+GROUPS = "children: {ages: [0, 17]}\nadults: {ages: [18, 120]}\n"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated radiographs of children and adults, more than 20 of each class of either to validate."""
+    folder = write_phantoms(tmp_path_factory.mktemp("ages") / "images", count=180, seed=3, size=64)
+    files = sorted(folder.glob("*/*/*.png"))
+    rows = [
+        f"{each},{each.parent.name},{each.stem[:-2]},{each.parts[-3]},{('7', '45')[int(each.stem[-3]) % 2]}"
+        for each in files
+        if each.parts[-3] != "masks"
+    ]
+    path = folder.parent / "table.csv"
+    path.write_text("\n".join(["path,label,patient,split,age", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("groups") / "groups.yaml"
+    path.write_text(GROUPS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def grouped(table: Path, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pneumoscope.train(table, tmp_path_factory.mktemp("runs") / "grouped", groups=str(file), **OPTIONS)
+
+
+def test_training_fits_groups_and_leaves_all_else_as_it_is(table: Path, grouped: Run, tmp_path: Path) -> None:
+    plain = pneumoscope.train(table, tmp_path / "plain", **OPTIONS)
+    before, after = (read_decisions(load_model(run.model)) for run in (plain, grouped))
+    assert [group.name for group in after.groups] == ["children", "adults"]
+    assert all(group.prediction_sets is not None for group in after.groups)
+    assert sum(sum(group.images.values()) for group in after.groups) == before.calibration.images
+    assert before.groups == ()
+    for name in ("calibration", "threshold", "prediction_sets", "ood", "scope"):
+        assert getattr(before, name) == getattr(after, name)
+    test = table.parent / "images" / "test"
+    first, second = (pneumoscope.load(run.model).predict(test) for run in (plain, grouped))
+    assert first == second  # files alone tell no age
+
+
+def test_what_is_written_about_a_model_names_its_groups(grouped: Run, file: Path) -> None:
+    card = (grouped.model / "README.md").read_text()
+    assert "adults (patients of 18 to 120 years)" in card
+    assert "children (patients of 0 to 17 years)" in (grouped.folder / "report.html").read_text()
+    assert {each.name for each in grouped.evaluation.subgroups if each.kind == "Group of the model"} == {
+        "children", "adults",
+    }  # fmt: skip
+    config = read_mapping(grouped.folder / "config.yaml")
+    assert not Path(config["decisions"]["groups"]).is_absolute() or Path(config["decisions"]["groups"]) == file
+    assert Path(read_settings(grouped.folder / "config.yaml")["decisions"]["groups"]).resolve() == file.resolve()
+    assert "groups.yaml" not in (grouped.model / "model.json").read_text()
+
+
+def test_groups_without_a_validation_image_are_said_to_have_no_effect(
+    images: Path, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run = pneumoscope.train(images, tmp_path / "run", groups=str(file), **OPTIONS)
+    assert "`groups` has no effect: no validation image is known to belong to one." in caplog.messages
+    assert any("Group adults: 0 validation images of NORMAL are too few" in line for line in run.evaluation.notes)
+
+
+def test_settings_that_do_not_suit_groups_are_refused_before_anything_is_written(
+    table: Path, file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="isotonic does not follow the logits of `groups`"):
+        pneumoscope.train(table, tmp_path / "none", groups=str(file), calibration="isotonic", **OPTIONS)
+    with pytest.raises(UsageError, match="cannot be read as YAML"):
+        pneumoscope.train(table, tmp_path / "none", groups=str(tmp_path / "missing.yaml"), **OPTIONS)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_adapted_model_keeps_slope_and_intercept_of_its_groups(table: Path, grouped: Run, tmp_path: Path) -> None:
+    local = write_phantoms(tmp_path / "local", count=60, seed=9, size=64)
+    files = [each for each in sorted(local.glob("*/*/*.png")) if each.parts[-3] != "masks"]
+    rows = [f"{each},{each.parent.name},{each.stem[:-2]},{40 + i % 9}" for i, each in enumerate(files)]
+    data = tmp_path / "local.csv"
+    data.write_text("\n".join(["path,label,patient,age", *rows]) + "\n")
+    adapted = pneumoscope.adapt(data, tmp_path / "adapted", model=grouped.folder, head=True, resamples=20)
+    before, after = (read_decisions(load_model(each.model)).groups for each in (grouped, adapted))
+    assert [(each.name, each.slope, each.intercept) for each in before] == [
+        (each.name, each.slope, each.intercept) for each in after
+    ]
+    assert all(each.prediction_sets is None and each.ood is None for each in after)
+    assert any(
+        line.startswith("Groups (children, adults): slopes and intercepts stay") for line in adapted.evidence.changes
+    )
+    predicted = pneumoscope.load(adapted.model).predict(data)
+    assert {each.group for each in predicted} == {"adults"}
+    assert np.isfinite([each.logits[0] for each in predicted]).all()
