@@ -123,7 +123,8 @@ def train_once(samples: Sequence[Sample] | Path, folder: Path, **settings: Any) 
         [str(image.path), image.label, image.split, image.path.stat().st_size]
         for image in (read_samples(samples) if isinstance(samples, Path) else samples)
     ]
-    digest, code = _hash([__version__, resolved, images]), _hash_code()
+    groups = [Path(file).read_text(encoding="utf-8") for file in [settings.get("groups")] if file]
+    digest, code = _hash([__version__, resolved, images, *groups]), _hash_code()
     if record.exists():
         done = json.loads(record.read_text(encoding="utf-8"))
         if done["digest"] == digest:

@@ -149,8 +149,7 @@ def export(
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        about = f"Format: {to}. {describe_check(check)}{_describe_groups(description)}"
-        _write_card(draft / "README.md", folder, about)
+        _write_card(draft / "README.md", folder, description, f"Format: {to}. {describe_check(check)}")
         report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
         write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
@@ -161,11 +160,11 @@ def export(
     return Export(out, size, check)
 
 
-def _write_card(path: Path, model: Path, about: str) -> None:
+def _write_card(path: Path, folder: Path, model: Model, about: str) -> None:
     """Write the model's card, with a section about the export."""
-    own = find_model(model) / "README.md"
+    own = find_model(folder) / "README.md"
     card = own.read_text(encoding="utf-8") if own.is_file() else ""
-    write_text(path, f"{card}\n## Export\n\n{about}\n".lstrip())
+    write_text(path, f"{card}\n## Export\n\n{about}{_describe_groups(model)}\n".lstrip())
 
 
 def _describe_groups(model: Model) -> str:

@@ -182,17 +182,14 @@ def fit(
     candidates: tuple[Method, ...] = _list_candidates(int(counts.min()), classes) if method == "auto" else (method,)
     clusters = cluster_by_patient(patients, len(y))
     folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
-
-    def weigh(name: Method) -> Floats:
-        return weights if name == "isotonic" else training_weights
-
+    own = {name: weights if name == "isotonic" else training_weights for name in candidates}
     scores = {
-        name: score(_cross_fit(replace(start, method=name), z, y, weigh(name), folds, intercept_prior), y, weights)
+        name: score(_cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior), y, weights)
         for name in candidates
     }
     chosen = min(candidates, key=lambda name: scores[name]["log_loss"])
     return replace(
-        _fit(replace(start, method=chosen), z, y, weigh(chosen), intercept_prior),
+        _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),
         class_fractions=tuple(wanted.tolist()),
         images=len(y),
         before=score(apply(z, start), y, weights),
