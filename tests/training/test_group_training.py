@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import pytest
 import pneumoscope
 from pneumoscope.config import read_mapping
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.decisions.groups import find, read_groups
 from pneumoscope.errors import UsageError
+from pneumoscope.images.dicom import Tags
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.training.data import Split
+from pneumoscope.training.decisions import find_known, fit_decisions
 from pneumoscope.training.run_folder import read_settings
+from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import Run
 
 OPTIONS: dict[str, Any] = {"recipe": "baseline", "epochs": 2, "size": 64, "audit": False, "resamples": 20}
@@ -113,3 +120,44 @@ def test_an_adapted_model_keeps_slope_and_intercept_of_its_groups(table: Path, g
     predicted = pneumoscope.load(adapted.model).predict(data)
     assert {each.group for each in predicted} == {"adults"}
     assert np.isfinite([each.logits[0] for each in predicted]).all()
+
+
+def make_split(count: int, seed: int, adults: float, copies: int = 1) -> Split:
+    """Images of children and adults in turn, whose one feature is the logit; that of adults is lower by a shift."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) // 2 % 2
+    ages = np.where(np.arange(count) % 2, 45.0, 7.0)
+    logits = 4.0 * labels - 2 + rng.normal(0, 2, count) - adults * (ages > 18)
+    features = (logits[:, None, None] + rng.normal(0, 0.1, (count, copies, 1))).astype(np.float32)
+    samples = [Sample(Path(f"{i}.png"), patient=f"p{i}", tags=Tags(age=age)) for i, age in enumerate(ages.tolist())]
+    return Split(samples, labels, features, rng.normal(size=(count, copies, 4)).astype(np.float32))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_decisions_of_groups_follow_from_their_images_and_those_of_all_images_stay(file: Path, copies: int) -> None:
+    train, val = make_split(200, 1, 2.5), make_split(240, 2, 2.5, copies)
+    weight, bias = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    plain, grouped = (
+        fit_decisions(train, val, weight, bias, ("NORMAL", "PNEUMONIA"), resolve_settings({"path": "-", **given}, {}))
+        for given in ({"calibration": "platt"}, {"calibration": "platt", "groups": str(file)})
+    )
+    children, adults = grouped.decisions.groups
+    assert replace(grouped.decisions, groups=()) == plain.decisions
+    assert set(plain.notes) <= set(grouped.notes)
+    fitted = grouped.decisions.calibration
+    even = [(-fitted.intercept / fitted.slope - each.intercept) / each.slope for each in (children, adults)]
+    np.testing.assert_allclose(even, [0, -2.5], atol=0.5)  # the network's logit where either class is as probable
+    assert adults.images == {"NORMAL": 60, "PNEUMONIA": 60}
+    assert adults.prediction_sets is not None
+    assert adults.ood is None  # 1% of false alarms needs 99 images
+    assert any(
+        note.startswith("Group adults: 60 validation images of NORMAL are too few for an OOD") for note in grouped.notes
+    )
+
+
+def test_images_of_a_public_dataset_belong_to_the_group_of_its_ages(file: Path) -> None:
+    samples = [Sample(Path(f"{i}.png"), "NORMAL", metadata={"source": "kermany"}) for i in range(3)]
+    samples.append(Sample(Path("a.png"), "NORMAL", tags=Tags(age=60.0), metadata={"source": "rsna"}))
+    samples.append(Sample(Path("b.png"), "NORMAL", metadata={"source": "rsna"}))
+    found = [find(read_groups(file), *facts) for facts in find_known(samples)]
+    assert [group and group.name for group in found] == ["children", "children", "children", "adults", None]
