@@ -174,7 +174,8 @@ def _describe_groups(model: Model) -> str:
     names = ", ".join(group.name for group in groups)
     return (
         f" The network's file gives logits and OOD scores of all images alike. The groups of the model ({names}) are "
-        "applied by pneumoscope; `groups` in `pneumoscope.rules`, among the metadata of `model.onnx`, says how."
+        "applied by pneumoscope. Other programs find them under `decisions` in `model.json`, and under "
+        "`pneumoscope.rules` in the metadata of `model.onnx`."
     )
 
 

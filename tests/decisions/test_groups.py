@@ -183,6 +183,8 @@ def test_a_group_decides_by_its_own_sets_and_limit_and_all_others_as_before() ->
     after, within = decider.apply(logits, intermediate), decider.apply(align(logits, own), intermediate, own)
     assert before.decisions == after.decisions
     np.testing.assert_array_equal(before.probabilities, after.probabilities)
+    assert before.ood_scores is not None
+    assert within.ood_scores is not None
     np.testing.assert_array_equal(before.ood_scores, after.ood_scores)
     np.testing.assert_array_equal(within.in_set, within.probabilities >= 0.9)
     np.testing.assert_allclose(within.ood_scores, before.ood_scores / 2)

@@ -101,10 +101,8 @@ def test_the_evidence_adds_up_to_the_logit_of_the_group(model: Path, table: Path
 
 def test_options_reach_the_group(model: Path) -> None:
     adult = dicom(image(), PatientAge="045Y")
-    usual, strict, off = (
-        pneumoscope.load(model, **options).predict(adult)[0]
-        for options in ({}, {"alpha": 0.9, "false_alarms": 0.6}, {"ood": False})
-    )
+    given: tuple[dict[str, Any], ...] = ({}, {"alpha": 0.9, "false_alarms": 0.6}, {"ood": False})
+    usual, strict, off = (pneumoscope.load(model, **options).predict(adult)[0] for options in given)
     assert usual.ood_score is not None
     assert strict.ood_score is not None
     assert strict.ood_score > usual.ood_score

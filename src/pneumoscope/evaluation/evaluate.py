@@ -354,13 +354,19 @@ def _find_warnings(
 
 
 def _find_broken_promises(predictor: Predictor, readable: Sequence[Prediction]) -> list[str]:
-    """Say where prediction sets or OOD limits do not hold, for each group that has its own and for all other images."""
-    decisions, notes = predictor.decisions, []
+    """Say which prediction sets and OOD limits do not hold for the images that they decide on: all, or a group's."""
+    decisions, notes = predictor.decisions, list[str]()
+    with_sets = {group.name for group in decisions.groups if group.prediction_sets}
+    with_limit = {group.name for group in decisions.groups if group.ood}
     for group in (None, *decisions.groups):
-        name = group and group.name
-        members = [each for each in readable if each.group == name]
-        if members:
-            own = decisions.for_group(group)
-            found = find_broken_promises(_summarise(predictor, members), own, predictor.decider.detector is not None)
-            notes += [f"Group {name}: {note}" if name else note for note in found]
+        name, own = group and group.name, decisions.for_group(group)
+        for part, names in (
+            (dataclasses.replace(own, ood=None), with_sets),
+            (dataclasses.replace(own, prediction_sets=None), with_limit),
+        ):
+            members = [each for each in readable if (each.group if each.group in names else None) == name]
+            if members:
+                summary = _summarise(predictor, members)
+                found = find_broken_promises(summary, part, predictor.decider.detector is not None)
+                notes += [f"Group {name}: {note}" if name else note for note in found]
     return notes

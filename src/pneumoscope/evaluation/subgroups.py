@@ -25,7 +25,7 @@ _NAMED = (
 MOST = 8  # values of a column that are measured apart
 MOST_TEXTS = 20  # different texts of a column; more are names or comments
 MOST_COLUMNS = 12
-OTHERS, MISSING = "other values", "not known"
+OTHERS, MISSING, NO_GROUP = "other values", "not known", "no group"
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (
     (1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"),
@@ -60,8 +60,6 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
         kinds["Age"] = next((name for end, name in _AGES if age < end), _OLDEST)
     if prediction.view:
         kinds["View"] = prediction.view
-    if prediction.group:
-        kinds["Group of the model"] = prediction.group
     return kinds
 
 
@@ -77,9 +75,12 @@ def measure_subgroups(
     """
     found = [find_kinds(prediction) for prediction in predictions]
     kinds = [_Kind(name, parts := [each.get(name) for each in found], _sort(parts)) for name, _ in _NAMED]
-    for name in ("Sex", "Age", "View", "Group of the model"):
+    for name in ("Sex", "Age", "View"):
         parts = [each.get(name) for each in found]
         kinds.append(_complete(name, parts, [age for _, age in _AGES] + [_OLDEST] if name == "Age" else _sort(parts)))
+    groups = [prediction.group for prediction in predictions]
+    if any(groups):
+        kinds.append(_Kind("Group of the model", [each or NO_GROUP for each in groups], [*_sort(groups), NO_GROUP]))
     known = {key for name, keys in _COLUMNS.items() if any(name in each for each in found) for key in keys}
     kinds += _divide_by_columns([{name: each[name] for name in each if to_key(name) not in known} for each in metadata])
     return [
