@@ -27,6 +27,7 @@ from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
 from pneumoscope.exporting import Format, compare, export
+from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
 from pneumoscope.inference.engines import Kind, OnnxEngine, OpenVinoEngine, ProgramEngine, TorchEngine
@@ -161,16 +162,18 @@ def test_the_metadata_of_a_graph_say_how_to_prepare_and_decide(exports: Path, im
 GUIDE = Path(__file__).parents[1] / "docs" / "guide" / "export.md"
 
 
-def read_guide(pads: bool = False, classes: int = 2) -> str:
+def read_guide(pads: bool = False, classes: int = 2, grouped: bool = False) -> str:
     """The guide's program for two classes, with the lines that the guide gives for other models."""
     blocks = re.findall(r"```(\w*)\n(.*?)```\n", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    code, *others = (block for language, block in blocks if language in ("python", ""))
+    code, *others, group = (block for language, block in blocks if language in ("python", ""))
     names = (("resized", "square"), ("positive", "predicted"))
     for lines, (first, last), needed in zip(others, names, (pads, classes > 2), strict=True):
         if needed:
             (replaced,) = re.findall(rf"^{first} = .*?^{last} = [^\n]*\n", code, re.DOTALL | re.MULTILINE)
             code = code.replace(replaced, lines)
-    return str(code)
+    return str(
+        code.replace("positive = 1 /", f'group = rules["groups"][0]\n{group}positive = 1 /') if grouped else code
+    )
 
 
 def test_the_program_of_the_guide_is_short_and_readable() -> None:
@@ -233,6 +236,31 @@ def test_an_onnx_file_decides_alone_as_the_guide_shows(
     assert found["decision"] == prediction.decision
     assert tuple(found["sets"]) == prediction.prediction_set
     assert found["predicted"] == prediction.predicted_label
+    assert found["probabilities"].tolist() == pytest.approx(list((prediction.probabilities or {}).values()), abs=1e-6)
+    assert found["score"] == pytest.approx(prediction.ood_score, abs=1e-6)
+
+
+def test_an_onnx_file_decides_on_a_group_as_the_guide_shows(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = ("A", "B")
+    sets = {"alpha": 0.1, "scores": dict.fromkeys(labels, (0.2, 0.4, 0.6, 0.8, *[0.9] * 8))}
+    limits = {"method": "mahalanobis", "false_alarms": 0.05, "distances": dict.fromkeys(labels, (*[0.5] * 19, 9.0))}
+    group = {
+        "name": "adults", "scope": {"ages": [18, 120]}, "slope": 2.0, "intercept": -0.3, "prediction_sets": sets,
+        "ood": limits, "images": {},
+    }  # fmt: skip
+    folder = craft(tmp_path / "model", run, "crop", method="platt", slope=0.7, intercept=-0.2)
+    model = load_model(folder)
+    save_model(folder, replace(model, decisions={**model.decisions, "groups": [group]}), load_weights(folder, model))
+    export("runs/onnx", folder, data=images)
+    shutil.copy(next((images / "test" / "PNEUMONIA").iterdir()), "scan.png")
+    exec(read_guide(grouped=True), found := dict[str, Any]())
+    (prediction,) = load("runs/onnx", engine="onnx").predict([Sample(Path("scan.png"), tags=Tags(age=40.0))])
+    assert prediction.group == "adults"
+    assert found["decision"] == prediction.decision
+    assert tuple(found["sets"]) == prediction.prediction_set
     assert found["probabilities"].tolist() == pytest.approx(list((prediction.probabilities or {}).values()), abs=1e-6)
     assert found["score"] == pytest.approx(prediction.ood_score, abs=1e-6)
 

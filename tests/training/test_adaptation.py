@@ -11,8 +11,10 @@ from scipy.special import logit
 
 from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.decisions import Decider, Decisions
+from pneumoscope.decisions.groups import Group, align, align_head
 from pneumoscope.decisions.ood import OOD, fit_mahalanobis
 from pneumoscope.decisions.prediction_sets import PredictionSets
+from pneumoscope.decisions.scope import Scope
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import UsageError
 from pneumoscope.inference.predictor import compute_logits
@@ -178,3 +180,23 @@ def test_images_of_one_class_as_in_a_fold_leave_the_threshold_and_put_the_other_
     assert np.isfinite(outcome.probabilities).all()
     assert adapted.decisions.threshold == parent.decisions.threshold
     assert outcome.in_set[:, 1].all()
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_images_of_a_group_adapt_a_model_as_if_its_slope_and_intercept_were_in_the_head(head: bool) -> None:
+    sets = PredictionSets(0.1, dict.fromkeys(TWO, (0.5,) * 50))
+    group = Group("adults", Scope((18.0, 120.0)), slope=2.0, intercept=-1.0, prediction_sets=sets)
+    parent, local, new = make_parent(groups=(group,)), make_local(300, lost=1.0), make_local(200, seed=5)
+    weight, bias = align_head(parent.weight, parent.bias, group)
+    plain = replace(make_parent(), weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+    wishes = Wishes(head=head)
+    adapted, expected = fit(parent, replace(local, groups=(group,) * 300), wishes), fit(plain, local, wishes)
+    assert adapted.choice.chosen.step == expected.choice.chosen.step
+    assert adapted.decisions.groups == (replace(group, prediction_sets=None),)
+    moved = align(compute_logits(new.features, adapted.weight, adapted.bias), group)
+    found = Decider(TWO, adapted.decisions).apply(moved, group=adapted.decisions.groups[0])
+    wanted = Decider(TWO, expected.decisions).apply(compute_logits(new.features, expected.weight, expected.bias))
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-3)
+    assert "Groups (adults): slopes and intercepts stay" in describe_changes(parent, adapted)[-1]
+    mixed = replace(local, groups=(group, None) * 150)
+    assert mixed.take(np.arange(300) % 2 == 0).groups == (group,) * 150
