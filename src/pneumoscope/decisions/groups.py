@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
 from annotated_types import Ge, Interval
@@ -21,9 +21,6 @@ from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom import Tags
 from pneumoscope.text import counted
-
-if TYPE_CHECKING:
-    from pneumoscope.decisions.decisions import Decisions
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 LONGEST = 60  # characters of a group's name
@@ -55,6 +52,22 @@ class Group:
         """Return the same at another alpha and another rate of false alarms."""
         sets = self.prediction_sets and self.prediction_sets.at(alpha)
         return replace(self, prediction_sets=sets, ood=self.ood and self.ood.at(false_alarms))
+
+
+class Pooled(Protocol):
+    """What was fitted to the images of all groups, such as `Decisions`."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Logits to probabilities."""
+
+    @property
+    def prediction_sets(self) -> PredictionSets | None:
+        """Prediction sets, if the model has any."""
+
+    @property
+    def ood(self) -> OOD | None:
+        """The OOD limit, if the model has one."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ def fit(
     group: Group,
     images: Images,
     classes: Sequence[str],
-    pooled: Decisions,
+    pooled: Pooled,
     trained_for: Sequence[float],
 ) -> Group:
     """Fit what a group has of its own, as far as its validation images suffice.
@@ -221,7 +234,7 @@ def _fit_line(images: Images, pooled: Calibration, trained_for: Sequence[float])
     return own.slope, ((own.slope - 1) * pooled.intercept + own.intercept) / pooled.slope
 
 
-def find_gaps(groups: Sequence[Group], pooled: Decisions) -> tuple[str, ...]:
+def find_gaps(groups: Sequence[Group], pooled: Pooled) -> tuple[str, ...]:
     """Say what groups lack because they have too few validation images."""
     sets, limits = pooled.prediction_sets, pooled.ood
     notes = []
