@@ -118,21 +118,20 @@ def test_options_reach_the_group(model: Path) -> None:
 def test_an_evaluation_measures_the_group_and_its_uncalibrated_figures_are_the_networks(
     run: Run, model: Path, table: Path, tmp_path: Path
 ) -> None:
-    evaluations = [
-        pneumoscope.evaluate(table, each, tmp_path / each.name, resamples=20, cache=False)
-        for each in (run.model, model)
-    ]
-    before, after = evaluations
+    before, after = (
+        pneumoscope.evaluate(table, folder, tmp_path / name, resamples=20, cache=False)
+        for name, folder in (("before", run.model), ("after", model))
+    )
     kinds = {(each.kind, each.name) for each in after.subgroups}
     assert ("Group of the model", "adults") in kinds
     assert not any(each.kind == "Group of the model" for each in before.subgroups)
     raw = before.uncalibrated or {name: before.metrics[name] for name in ("brier", "ece")}
     assert after.uncalibrated["brier"].value == pytest.approx(raw["brier"].value)
-    with (tmp_path / model.name / "predictions.csv").open(newline="") as file:
+    with (tmp_path / "after" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["group"] for row in rows} == {"adults", ""}
-    assert "group" not in (tmp_path / run.model.name / "predictions.csv").read_text().splitlines()[0].split(",")
-    assert "adults (patients of 18 to 120 years)" in (tmp_path / model.name / "report.html").read_text()
+    assert "group" not in (tmp_path / "before" / "predictions.csv").read_text().splitlines()[0].split(",")
+    assert "adults (patients of 18 to 120 years)" in (tmp_path / "after" / "report.html").read_text()
 
 
 def test_an_export_keeps_the_groups_and_says_how_to_apply_them(model: Path, table: Path, tmp_path: Path) -> None:
