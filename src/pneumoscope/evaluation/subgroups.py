@@ -64,7 +64,10 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
 
 
 def measure_subgroups(
-    predictions: Sequence[Prediction], evaluation: Evaluation, metadata: Sequence[Mapping[str, str]] = ()
+    predictions: Sequence[Prediction],
+    evaluation: Evaluation,
+    metadata: Sequence[Mapping[str, str]] = (),
+    wanted: str | None = None,
 ) -> list[Subgroup]:
     """Measure every subgroup of every kind that has at least two; columns that do not divide the images are named.
 

@@ -102,9 +102,12 @@ def write_report(
     policy: Policy = Policy(),
     provenance: Provenance = Provenance(),
     draw: Draw | None = None,
+    explained: bool = True,
     plot_formats: str = "svg",
 ) -> None:
-    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots; `draw` makes its pictures.
+    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots.
+
+    `draw` makes its pictures; `explained` says whether these hold evidence maps.
 
     Raises:
         DataError: predictions that do not fit the evaluation.
@@ -132,6 +135,7 @@ def write_report(
         metrics_of_subgroups=choose_metrics(evaluation),
         galleries=choose_images(measured.predictions, measured.cut, draw),
         drawn=draw is not None,
+        explained=explained,
         methods=group_methods(evaluation.methods),
         provenance=provenance,
         findings=sorted(provenance.findings, key=lambda finding: SEVERITIES.index(finding.severity)),
