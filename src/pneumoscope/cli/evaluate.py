@@ -71,7 +71,8 @@ def evaluate(
 
         _refuse(context, set(values) - _SHARED - _EXTERNAL, "no effect with `predictions`. Leave it out")
         chosen = {name: value for name, value in values.items() if name in _SHARED | _EXTERNAL}
-        evaluation = evaluate_predictions(**chosen, naming=context.obj)
+        with show_progress():
+            evaluation = evaluate_predictions(**chosen, naming=context.obj)
     print_evaluation(evaluation)
     echo(f"\nReport: {out / 'report.html'}")
 

@@ -256,7 +256,7 @@ def _to_number(cell: Any) -> float:
 
 
 def _write(cell: Any) -> str:
-    return "an empty cell" if to_text(cell) is None else repr(shorten(str(cell), 30))
+    return repr(shorten(str(cell), 30)) if cell is not None and str(cell).strip() else "an empty cell"
 
 
 def _to_probabilities(values: Floats, scale: Scale, table: Table) -> Floats:

@@ -21,7 +21,7 @@ from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Evaluation, Interval
-from pneumoscope.evaluation.subgroups import by_kind, choose_metrics
+from pneumoscope.evaluation.subgroups import by_kind, choose_metrics, count_differences
 from pneumoscope.files import write_text
 from pneumoscope.reports.figures import make_figures, save_figures
 from pneumoscope.reports.gallery import Draw, choose_images
@@ -132,6 +132,7 @@ def write_report(
         decisions=count_decisions(measured, policy),
         explorer=explorer,
         subgroups=by_kind(evaluation.subgroups),
+        differences=count_differences(evaluation.subgroups, evaluation.n),
         metrics_of_subgroups=choose_metrics(evaluation),
         galleries=choose_images(measured.predictions, measured.cut, draw),
         drawn=draw is not None,
