@@ -24,6 +24,9 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "draw_phantom": [((-1,), {"pneumonia": True}), (("x",), {"pneumonia": True}), ((0,), {"pneumonia": "yes"})],
     "estimate_metrics": [((3, ["A", "B"]), {}), (([], ["A", 1]), {}), (([], ["A", "B"]), {"resamples": 0})],
     "evaluate": [((b"data",), {}), (("data",), {"model": 3}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
+    "evaluate_predictions": [
+        ((b"p.csv",), {}), (("p.csv", 3), {}), (("p.csv",), {"scale": "odds"}), (("p.csv",), {"calibrate": "no"}),
+    ],
     "explain": [((None,), {}), (("a.png", 3), {}), (("a.png",), {"method": "zoom"}), (("a.png",), {"label": 1})],
     "export": [((3,), {}), (("out",), {"to": "tflite"}), (("out",), {"naming": {}}), (("out",), {"progress": 1})],
     "load": [

@@ -44,15 +44,16 @@ if TYPE_CHECKING:
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.reports.predictions_report import evaluate_predictions
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding",
-    "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError",
-    "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt", "audit", "compare",
-    "draw_phantom", "estimate_metrics", "evaluate", "explain", "export", "load", "prepare", "read_pixels",
-    "read_samples", "split_samples", "train", "write_phantoms",
+    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export",
+    "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
+    "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt",
+    "audit", "compare", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
+    "load", "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def __getattr__(name: str) -> object:
         "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "reports.predictions_report": ("evaluate_predictions",),
         "training.adapt": ("Adaptation", "adapt"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,11 +15,24 @@ from pneumoscope.cli.options import IMAGES, OUTPUT, option
 from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation, show_progress
 from pneumoscope.errors import UsageError
 
+if TYPE_CHECKING:
+    from pneumoscope.evaluation.results import Evaluation
+
+_COLUMNS = ("id_column", "probability_column", "predicted_column", "scale", "positive")
+# Options of `evaluate` for the predictions of another program alone, and those that it shares with a model's.
+_EXTERNAL = {"predictions", "truth", "calibrate", *_COLUMNS}
+_SHARED = {
+    "out", "split", "patient_pattern", "threshold", "subgroups", "resamples", "seed", "plot_formats", "patient_ids",
+    "excel", "overwrite",
+}  # fmt: skip
+
 
 def evaluate(
     context: typer.Context,
-    data: options.Data,
     out: options.Out,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder with a subfolder per class, or a table.", metavar="[DATA]")
+    ] = None,
     model: options.Model = None,
     split: Annotated[str | None, option("train, val, test or all. [default: test if there is one]", IMAGES)] = None,
     patient_pattern: options.PatientPattern = None,
@@ -30,6 +44,15 @@ def evaluate(
     alpha: options.Alpha = None,
     false_alarms: options.FalseAlarms = None,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
+    predictions: options.Predictions = None,
+    truth: options.Truth = None,
+    id_column: options.IdColumn = None,
+    probability_column: options.ProbabilityColumn = None,
+    predicted_column: options.PredictedColumn = None,
+    scale: options.ScaleOfNumbers = "probability",
+    positive: options.Positive = None,
+    calibrate: options.Calibrate = False,
+    subgroups: options.Subgroups = None,
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -39,47 +62,59 @@ def evaluate(
     cache: options.Cache = True,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Evaluate a model on labelled radiographs."""
-    from pneumoscope.images.read import Reading
-    from pneumoscope.reports import evaluation_report as job
+    """Evaluate a model on labelled radiographs, or what another program predicted."""
+    values = {name: value for name, value in locals().items() if name != "context"}
+    if predictions is None:
+        evaluation = _evaluate_model(context, values)
+    else:
+        from pneumoscope.reports.predictions_report import evaluate_predictions
 
-    with show_progress() as progress:
-        evaluation = job.evaluate(
-            data,
-            choose_model(model),
-            out,
-            split=split,
-            patient_pattern=patient_pattern,
-            reading=Reading(invert, any_modality),
-            naming=context.obj,
-            device=device,
-            prevalence=prevalence,
-            adapt_prior=adapt_prior,
-            threshold=threshold,
-            alpha=alpha,
-            false_alarms=false_alarms,
-            refuse_out_of_scope=refuse_out_of_scope,
-            resamples=resamples,
-            seed=seed,
-            cache=cache,
-            overwrite=overwrite,
-            plot_formats=plot_formats,
-            patient_ids=patient_ids,
-            excel=excel,
-            progress=progress,
-        )
+        _refuse(context, set(values) - _SHARED - _EXTERNAL, "no effect with `predictions`. Leave it out")
+        chosen = {name: value for name, value in values.items() if name in _SHARED | _EXTERNAL}
+        with show_progress():
+            evaluation = evaluate_predictions(**chosen, naming=context.obj)
     print_evaluation(evaluation)
     echo(f"\nReport: {out / 'report.html'}")
 
 
+def _evaluate_model(context: typer.Context, values: dict[str, Any]) -> Evaluation:
+    from pneumoscope.images.read import Reading
+    from pneumoscope.reports import evaluation_report as job
+
+    _refuse(context, _EXTERNAL, "no effect without `predictions`. Leave it out")
+    if values["data"] is None:
+        raise UsageError("DATA is missing: a folder of classes or a table. Or give `predictions`.")
+    own = {name: value for name, value in values.items() if name not in _EXTERNAL}
+    reading = Reading(own.pop("invert"), own.pop("any_modality"))
+    with show_progress() as progress:
+        own["model"] = choose_model(own["model"])
+        return job.evaluate(**own, reading=reading, naming=context.obj, progress=progress)
+
+
+def _refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given on the command line."""
+    for name in sorted(names):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{why}.", "DATA" if name == "data" else name)
+
+
 def compare(
+    context: typer.Context,
     runs: Annotated[
-        list[Path], typer.Argument(help="Two or more runs or evaluations of the same images.", metavar="RUN")
+        list[Path],
+        typer.Argument(help="Runs, evaluations or tables of predictions for the same images.", metavar="RUN"),
     ],
     out: Annotated[Path | None, option("Folder to write: a page and comparison.json.", OUTPUT)] = None,
     form: Annotated[
         Literal["table", "csv", "json"], option("Format of standard output.", OUTPUT, "--format")
     ] = "table",
+    truth: options.Truth = None,
+    id_column: options.IdColumn = None,
+    probability_column: options.ProbabilityColumn = None,
+    predicted_column: options.PredictedColumn = None,
+    scale: options.ScaleOfNumbers = "probability",
+    positive: options.Positive = None,
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
     excel: options.Excel = False,
@@ -94,7 +129,20 @@ def compare(
     check_excel(excel, form)
     if overwrite and out is None:
         raise UsageError("no effect without `out`. Leave it out.", "overwrite")
-    comparison = job(runs, out, resamples=resamples, seed=seed, overwrite=overwrite)
+    comparison = job(
+        runs,
+        out,
+        truth=truth,
+        id_column=id_column,
+        probability_column=probability_column,
+        predicted_column=predicted_column,
+        scale=scale,
+        positive=positive,
+        naming=context.obj,
+        resamples=resamples,
+        seed=seed,
+        overwrite=overwrite,
+    )
     if form == "json":
         echo(json.dumps(comparison.to_json(), indent=2))
     elif form == "csv":

@@ -38,6 +38,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
     train: SettingsCommand,
     adapt: TableCommand,
     evaluate: TableCommand,
+    compare: TableCommand,
     audit: TableCommand,
     export: TableCommand,
 }

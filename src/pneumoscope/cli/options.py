@@ -10,6 +10,7 @@ import typer
 from pneumoscope.models.pretrained import DEFAULT
 
 DECISIONS, IMAGES, COMPUTING, OUTPUT = "Decisions", "Images", "Computing", "Output"  # panels of --help
+EXTERNAL = "Predictions of another program"  # another panel
 
 
 def option(text: str, panel: str | None = None, *names: str, least: int | None = None, most: int | None = None) -> Any:
@@ -83,6 +84,32 @@ Seed = Annotated[int, option("Fixes every random choice.", COMPUTING, least=0)]
 Resamples = Annotated[int, option("Bootstrap resamples for each interval.", COMPUTING, least=1)]
 Device = Annotated[Literal["auto", "cpu", "cuda"], option("Device to compute on.", COMPUTING)]
 Cache = Annotated[bool, option("Keep features on disk and reuse them.", COMPUTING)]
+
+# What another program predicted
+Predictions = Annotated[Path | None, option("Table of predictions to measure, instead of a model.", EXTERNAL)]
+Truth = Annotated[
+    Path | None, option("Their labels: a table or a folder of classes. [default: the table itself]", EXTERNAL)
+]
+IdColumn = Annotated[str | None, option("Column of the predictions with the image's path, name or id.", EXTERNAL)]
+ProbabilityColumn = Annotated[
+    str | None, option("Column with the probability of the positive class, or CLASS=COLUMN,CLASS=COLUMN.", EXTERNAL)
+]
+PredictedColumn = Annotated[str | None, option("Column with the predicted label.", EXTERNAL)]
+ScaleOfNumbers = Annotated[
+    Literal["probability", "percent", "logit"], option("What the numbers are.", EXTERNAL, "--scale")
+]
+Positive = Annotated[str | None, option("The positive of two classes.", EXTERNAL)]
+Calibrate = Annotated[
+    bool,
+    option(
+        "Calibrate the probabilities: on the split val of the labels, or without one by cross-validation by patient.",
+        EXTERNAL,
+        "--calibrate",
+    ),
+]
+Subgroups = Annotated[
+    str | None, option("What to divide the images by, such as 'sex,age,sex*age'. [default: all that is known]", OUTPUT)
+]
 
 PatientIds = Annotated[bool, option("Name patients in findings, metrics and report.", OUTPUT, "--patient-ids")]
 Excel = Annotated[

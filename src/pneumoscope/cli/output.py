@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pneumoscope.auditing.findings import Audit
     from pneumoscope.config import Progress
     from pneumoscope.evaluation.compare import Comparison
-    from pneumoscope.evaluation.results import Evaluation, Interval
+    from pneumoscope.evaluation.results import Evaluation, GroupDifference, Interval
     from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
 
@@ -191,18 +191,28 @@ def _print_subgroups(evaluation: Evaluation) -> None:
     """Print one metric of the first subgroups: the first that each has, as one class alone has no AUROC."""
     if not evaluation.subgroups:
         return
-    from pneumoscope.evaluation.subgroups import choose_metrics
+    from pneumoscope.evaluation.subgroups import choose_metrics, count_differences
 
     wanted = choose_metrics(evaluation)
-    table = make_table(["subgroup"], ["images", "metric", "value", "95% interval"])
+    table = make_table(["subgroup"], ["images", "metric", "value", "95% interval", "vs rest", "p"])
     for part in evaluation.subgroups[:_SUBGROUPS]:
         metric = next((name for name in wanted if name in part.metrics), None)
         value = ("not defined", "") if metric is None else _show(part.metrics[metric])
-        table.add_row(f"{part.kind}: {part.name}", str(part.n), metric, *value)
+        differs = _show_difference(part.differences.get(metric or ""))
+        table.add_row(f"{part.kind}: {part.name}", str(part.n), metric, *value, *differs)
     echo()
     open_console().print(table, markup=False)
+    looked_at = count_differences(evaluation.subgroups, evaluation.n)
+    if looked_at:
+        echo(f"vs rest: difference from all other images; p after Holm's correction for all {looked_at} differences.")
     if (more := len(evaluation.subgroups) - _SUBGROUPS) > 0:
         echo(f"{more} more, and other metrics, are in metrics.json and the report.")
+
+
+def _show_difference(difference: GroupDifference | None) -> tuple[str, str]:
+    from pneumoscope.reports.pages import format_p
+
+    return ("", "") if difference is None else (f"{difference.value:+.3f}", format_p(difference.adjusted))
 
 
 def _count(images: int, patients: int | None) -> str:

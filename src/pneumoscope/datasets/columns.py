@@ -36,11 +36,13 @@ _SYNONYMS: Mapping[str, Sequence[Sequence[str]]] = {
             "fichier", "nomfichier", "nomdufichier", "chemin", "cheminimage", "chemindefichier", "nomimage",
             "archivo", "fichero", "nombrearchivo", "nombredearchivo", "imagen", "ruta", "rutaimagen",
         ),
+        ("id", "ids", "imageuid"),
     ),
     "label": (
         (
             "labels", "labelname", "class", "classname", "classlabel", "target", "diagnosis", "category", "finding",
-            "findings", "findinglabel", "findinglabels", "pathology", "groundtruth", "imagelabel",
+            "findings", "findinglabel", "findinglabels", "pathology", "groundtruth", "imagelabel", "truth",
+            "truelabel", "trueclass", "ytrue", "actual",
         ),
         (  # German, French, Spanish
             "befund", "befunde", "diagnose", "klasse", "etikett", "zielklasse", "etiquette", "classe", "diagnostic",

@@ -53,13 +53,17 @@ def read_samples(
 
 
 def read_dataset(
-    data: str | Path, patient_pattern: str | None = None, reading: Reading = Reading(), naming: Naming = Naming()
+    data: str | Path,
+    patient_pattern: str | None = None,
+    reading: Reading = Reading(),
+    naming: Naming = Naming(),
+    files: bool = True,
 ) -> Dataset:
-    """Read samples as `read_samples` does, and list what was left out."""
+    """Read samples as `read_samples` does, and list what was left out; without `files`, a table's need not exist."""
     data, pattern = Path(data), compile_pattern(patient_pattern)
     column, rows_left_out = False, list[LeftOut]()
     if _is_table(data):
-        listed = read_listed(data, naming, reading)
+        listed = read_listed(data, naming, reading, files=files)
         column, rows_left_out = listed.has_patients, listed.left_out
         unsplit = not listed.has_splits and naming.split_column is None
         dataset = Dataset(adopt_splits(listed.samples, data) if unsplit else listed.samples)
@@ -72,10 +76,13 @@ def read_dataset(
         if given := next((name for name in COLUMN_NAMES if getattr(naming, name) is not None), None):
             raise UsageError(f"no effect, because {data} is not a table. Leave the option out.", given)
         dataset, root = read_folder(data, reading), data
-    _require_reader(dataset.samples)
     log_left_out(dataset, root)
-    named = name_classes([_add_tags(sample) for sample in dataset.samples], naming.map)
-    _refuse_two_labels(named.samples)
+    if files:
+        _require_reader(dataset.samples)
+        dataset = replace(dataset, samples=[_add_tags(sample) for sample in dataset.samples])
+    named = name_classes(dataset.samples, naming.map)
+    if files:
+        _refuse_two_labels(named.samples)
     # Other messages give the lines of the table and the labels of the map.
     left_out = [*dataset.left_out, *rows_left_out, *named.left_out]
     return Dataset(identify_patients(named.samples, root, pattern, column), left_out)

@@ -15,6 +15,7 @@ from typing import Any
 from pneumoscope.datasets import tables
 from pneumoscope.datasets.columns import AGE, NONE, ROLES, SEX, VIEW, Naming, find_columns, to_key
 from pneumoscope.datasets.folder_names import find_split, seems_split
+from pneumoscope.datasets.image_files import require_utf8
 from pneumoscope.datasets.image_paths import ImageFinder
 from pneumoscope.datasets.labels import SEPARATOR, clean, look
 from pneumoscope.datasets.left_out import NO_LABEL, REPEATED, LeftOut
@@ -59,7 +60,7 @@ class Listed:
     has_splits: bool
 
 
-def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = True) -> Listed:
+def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = True, files: bool = True) -> Listed:
     """Read the samples of a table.
 
     Rows without a label are left out if there must be labels, and so are rows that repeat a row; both are counted in
@@ -70,6 +71,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         naming: its columns, where they have unusual names.
         reading: how to read images, unless the table says otherwise.
         labelled: whether there must be labels; then patients, splits and repeated rows are checked too.
+        files: whether the files matter; otherwise the paths are names, and no file is looked for.
 
     Raises:
         DataError: it cannot be read, a column is missing or unclear, a cell is not valid, one file has two labels,
@@ -86,12 +88,14 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
     cells = _Cells(table, columns)
     if labelled and naming.split_column is None and "split" not in columns:
         _refuse_hidden_split(cells)
-    rows = _read_rows(cells, path.parent, reading, labelled)
+    rows = _read_rows(cells, path.parent, reading, labelled, files)
     left_out: list[LeftOut] = []
     if labelled:
-        _refuse_folders(rows, table)
+        if files:
+            _refuse_folders(rows, table)
         rows, left_out = _leave_out(rows, table)
-        _check_files(rows, table, cells)
+        if files:
+            _check_files(rows, table, cells)
         _compare_folders([sample for _, sample in rows], table)
         _compare_splits([sample for _, sample in rows], table, path.parent)
     _log_columns(cells, path)
@@ -158,7 +162,7 @@ def _rename(name: str) -> str:
     return f"{name} (table)" if name in ROLES else name
 
 
-def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool) -> list[tuple[int, Sample]]:
+def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool, files: bool) -> list[tuple[int, Sample]]:
     table = cells.table
     paths = [_to_path(cells.get("path", row)) for row in table.rows]
     finder = ImageFinder(folder, [path for path in paths if path])
@@ -168,7 +172,7 @@ def _read_rows(cells: _Cells, folder: Path, reading: Reading, labelled: bool) ->
             raise DataError(f"{table.place(i)} has no path.")
         label, patient, split = (tables.to_text(cells.get(role, row)) for role in ("label", "patient", "split"))
         sample = Sample(
-            finder.find(path),
+            finder.find(path) if files else require_utf8(folder / path),
             _to_label(label),
             None if patient and patient.casefold() in _NOBODY else patient,
             _to_split(split, table.place(i)) if labelled else None,

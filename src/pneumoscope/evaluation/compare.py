@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
+from pneumoscope.evaluation.external import read_all
+from pneumoscope.evaluation.external_tables import Choices
 from pneumoscope.evaluation.intervals.differences import (
     Difference,
     adjust_holm,
@@ -20,7 +23,7 @@ from pneumoscope.evaluation.intervals.differences import (
     compare_rates,
 )
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
-from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
+from pneumoscope.evaluation.pairing import Pairing, pair_predictions
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.notebook import to_frame, to_html
 
@@ -104,11 +107,20 @@ class Comparison:
         ]
 
 
-def compare_runs(runs: Sequence[str | Path], *, resamples: int = 2000, seed: int = 0) -> tuple[Comparison, Pairing]:
+def compare_runs(
+    runs: Sequence[str | Path],
+    *,
+    truth: Sequence[Sample] | None = None,
+    choices: Choices | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Comparison, Pairing]:
     """Compare runs or evaluations with the first one, on the same images.
 
     Args:
-        runs: two or more folders with `metrics.json` and `predictions.csv`.
+        runs: two or more folders with `metrics.json` and `predictions.csv`, or tables of another program's predictions.
+        truth: labelled images, for tables; by default those of the first folder.
+        choices: how to read tables, and the positive class.
         resamples: bootstrap resamples.
         seed: fixes them.
 
@@ -124,7 +136,7 @@ def compare_runs(runs: Sequence[str | Path], *, resamples: int = 2000, seed: int
         raise UsageError(f"{given}. Name at least two runs: each is compared with the first.", "runs")
     if resamples < 1:
         raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
-    pairing = pair_predictions([read_predictions(Path(run)) for run in runs])
+    pairing = pair_predictions(read_all(runs, truth, choices or Choices()))
     return compare_pairing(pairing, [str(run) for run in runs], resamples=resamples, seed=seed), pairing
 
 

@@ -50,6 +50,7 @@ class Plan:
     seed: int = 0  # fixes them
     patient_ids: bool = False  # whether metrics and report may name patients
     excel: bool = False  # whether predictions.csv begins with a byte order mark
+    subgroups: str | None = None  # what to divide the images by, see `measure_subgroups`; None: everything known
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def measure(
     """
     predictions = predictor.predict(samples, progress)
     if out is not None:
-        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
+        write_rows(out / "predictions.csv", make_rows(predictions, predictor.model.labels, out), plan.excel)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
@@ -137,10 +138,10 @@ def measure(
     for note in own:
         logging.getLogger("pneumoscope").warning("%s", note)
     own += count_warnings([prediction.warnings for prediction in predictions])  # which `predict` logged
-    subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen]))
+    subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen], plan.subgroups))
     evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
     if out is not None:
-        _write_errors(out / "errors.csv", readable, predictor, evaluation.cut, plan.excel)
+        write_errors(out / "errors.csv", readable, predictor.model.labels, evaluation.cut, plan.excel)
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     return Measured(
         evaluation,
@@ -183,11 +184,13 @@ def measure_predictions(
         threshold=predictor.threshold if predictor.model.positive else math.nan,
         decisions=_summarise(predictor, predictions),
         notes=tuple(notes),
-        subgroups=tuple(measure_subgroups(predictions, evaluation, [sample.metadata for sample in samples])),
+        subgroups=tuple(
+            measure_subgroups(predictions, evaluation, [each.metadata for each in samples], plan.subgroups)
+        ),
     )
     if out is not None:
-        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
-        _write_errors(out / "errors.csv", predictions, predictor, evaluation.cut, plan.excel)
+        write_rows(out / "predictions.csv", make_rows(predictions, predictor.model.labels, out), plan.excel)
+        write_errors(out / "errors.csv", predictions, predictor.model.labels, evaluation.cut, plan.excel)
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     fingerprint = fingerprint_samples(samples, [each.sha256 for each in predictions])
     return Measured(evaluation, predictions, samples, (), fingerprint)
@@ -205,22 +208,23 @@ def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list
     return sorted(errors, key=lambda i: -confidence[i])
 
 
-def _make_rows(predictions: Sequence[Prediction], predictor: Predictor, out: Path) -> list[dict[str, Any]]:
-    """The rows of `predictions.csv` and `errors.csv`."""
+def make_rows(predictions: Sequence[Prediction], labels: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """The rows of `predictions.csv` and `errors.csv`, with a column `group` if any image belongs to one."""
+    grouped = any(each.group for each in predictions)
     return [
-        each.to_row(predictor.model.labels, raw=True, grouped=bool(predictor.decisions.groups))
+        each.to_row(labels, raw=True, grouped=grouped)
         | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
         for each in predictions
     ]
 
 
-def _write_errors(
-    path: Path, readable: Sequence[Prediction], predictor: Predictor, threshold: ArrayLike, excel: bool
+def write_errors(
+    path: Path, readable: Sequence[Prediction], labels: Sequence[str], threshold: ArrayLike, excel: bool
 ) -> None:
     """Write the rows of `predictions.csv` whose predicted label is wrong, the most confident first."""
     errors = [readable[i] for i in rank_errors(readable, threshold)]
     rows = [{"path": row.pop("path"), "label": row.pop("label"), "predicted_label": row.pop("predicted_label"), **row}
-            for row in _make_rows(errors or readable[:1], predictor, path.parent)]  # fmt: skip
+            for row in make_rows(errors or readable[:1], labels, path.parent)]  # fmt: skip
     write_rows(path, rows if errors else [], excel, list(rows[0]))
 
 

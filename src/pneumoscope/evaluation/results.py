@@ -22,6 +22,15 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class GroupDifference(Interval):
+    """How a metric of some images differs from that of all others: theirs minus the others'."""
+
+    rest: float = math.nan  # the others' value
+    p: float = math.nan  # two-sided p value of no difference
+    adjusted: float = math.nan  # p after Holm's correction for all differences of an evaluation
+
+
+@dataclass(frozen=True)
 class ClassMetrics:
     """How one class is recognised, against all others."""
 
@@ -54,6 +63,7 @@ class Subgroup:
     counts: Mapping[str, int]  # images of each class
     # by name; no sensitivity without a positive image, no AUROC without both classes
     metrics: Mapping[str, Interval] = field(default_factory=dict)
+    differences: Mapping[str, GroupDifference] = field(default_factory=dict)  # from all other images, by metric
 
     @property
     def small(self) -> bool:

@@ -8,14 +8,18 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise, product
 
 import numpy as np
 
 from pneumoscope.datasets.columns import AGE, SEX, VIEW, to_key
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals.all_metrics import measure_some
-from pneumoscope.evaluation.results import Evaluation, Subgroup
+from pneumoscope.evaluation.intervals.differences import adjust_holm
+from pneumoscope.evaluation.intervals.groups import compare_with_rest
+from pneumoscope.evaluation.results import Evaluation, GroupDifference, Subgroup
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 
 _NAMED = (
@@ -25,6 +29,7 @@ _NAMED = (
 MOST = 8  # values of a column that are measured apart
 MOST_TEXTS = 20  # different texts of a column; more are names or comments
 MOST_COLUMNS = 12
+MOST_COMBINED = 24  # combinations of several columns
 OTHERS, MISSING, NO_GROUP = "other values", "not known", "no group"
 _SEXES = {"F": "female", "M": "male", "O": "other"}
 _AGES = (
@@ -64,7 +69,10 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
 
 
 def measure_subgroups(
-    predictions: Sequence[Prediction], evaluation: Evaluation, metadata: Sequence[Mapping[str, str]] = ()
+    predictions: Sequence[Prediction],
+    evaluation: Evaluation,
+    metadata: Sequence[Mapping[str, str]] = (),
+    wanted: str | None = None,
 ) -> list[Subgroup]:
     """Measure every subgroup of every kind that has at least two; columns that do not divide the images are named.
 
@@ -72,6 +80,10 @@ def measure_subgroups(
         predictions: N images, those of the evaluation, which gives classes and threshold.
         evaluation: of all of them.
         metadata: (N,) other columns of the table that the images come from, by name; or empty.
+        wanted: names of kinds, such as `sex,age`, and `sex*age` for all combinations; None takes all.
+
+    Raises:
+        UsageError: nothing is known by a wanted name, or it does not divide the images.
     """
     found = [find_kinds(prediction) for prediction in predictions]
     kinds = [_Kind(name, parts := [each.get(name) for each in found], _sort(parts)) for name, _ in _NAMED]
@@ -82,29 +94,59 @@ def measure_subgroups(
     if any(groups):
         kinds.append(_Kind("Group of the model", [each or NO_GROUP for each in groups], [*_sort(groups), NO_GROUP]))
     known = {key for name, keys in _COLUMNS.items() if any(name in each for each in found) for key in keys}
-    kinds += _divide_by_columns([{name: each[name] for name in each if to_key(name) not in known} for each in metadata])
-    return [
-        _measure(kind.name, part, members, evaluation)
-        for kind in kinds
-        if len(set(kind.parts) - {None}) > 1
-        for part in kind.order
-        if (members := [each for each, its in zip(predictions, kind.parts, strict=True) if its == part])
-    ]
+    columns = [{name: each[name] for name in each if to_key(name) not in known} for each in metadata]
+    divided, left_out = _divide_by_columns(columns, None if wanted else MOST_COLUMNS)
+    kinds = [kind for kind in [*kinds, *divided] if len(set(kind.parts) - {None}) > 1]
+    if wanted is not None:
+        kinds = _choose(kinds, left_out, wanted)
+    elif left_out:
+        shown = ", ".join(f"{name} ({why})" for name, why in left_out.items())
+        logging.getLogger("pneumoscope").info("These columns are not used for subgroups: %s.", shown)
+    return _measure_kinds(predictions, evaluation, kinds)
 
 
-def _divide_by_columns(metadata: Sequence[Mapping[str, str]]) -> list[_Kind]:
-    """Divide images by columns of their table, and say which columns are left out, and why."""
+def _divide_by_columns(metadata: Sequence[Mapping[str, str]], most: int | None) -> tuple[list[_Kind], dict[str, str]]:
+    """Divide images by columns of their table; also why the other columns are left out, by name."""
     names = list(dict.fromkeys(name for each in metadata for name in each))
-    kinds, left_out = [], [f"{name} (after the first {MOST_COLUMNS} columns)" for name in names[MOST_COLUMNS:]]
-    for name in names[:MOST_COLUMNS]:
+    kinds, left_out = [], dict[str, str]()
+    for name in names[:most]:
         kind = _divide(name, [each.get(name) for each in metadata])
         if isinstance(kind, str):
-            left_out.append(f"{name} ({kind})")
+            left_out[name] = kind
         else:
             kinds.append(kind)
-    if left_out:
-        logging.getLogger("pneumoscope").info("These columns are not used for subgroups: %s.", ", ".join(left_out))
-    return kinds
+    left_out |= dict.fromkeys(names[len(names[:most]) :], f"after the first {most} columns")
+    return kinds, left_out
+
+
+def _choose(kinds: Sequence[_Kind], left_out: Mapping[str, str], wanted: str) -> list[_Kind]:
+    """The kinds of these names, or their combinations."""
+    by_key = {key: kind for kind in reversed(kinds) for key in (to_key(kind.name.partition(",")[0]), to_key(kind.name))}
+    reasons = {to_key(name): why for name, why in left_out.items()}
+
+    def find(name: str) -> _Kind:
+        if (kind := by_key.get(to_key(name))) is not None:
+            return kind
+        if (why := reasons.get(to_key(name))) is not None:
+            raise UsageError(f"{name.strip()!r} cannot divide the images: {why}.", "subgroups")
+        known = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise UsageError(f"no column {name.strip()!r} divides the images; known: {known}.", "subgroups")
+
+    terms = [[find(name) for name in term.split("*")] for term in wanted.split(",")]
+    return [each[0] if len(each) == 1 else _cross(each) for each in terms]
+
+
+def _cross(kinds: Sequence[_Kind]) -> _Kind:
+    """All combinations of several kinds that occur; the rarest are pooled."""
+    parts = [
+        None if None in cells else MISSING if MISSING in cells else ", ".join(map(str, cells))
+        for cells in zip(*(kind.parts for kind in kinds), strict=True)
+    ]
+    sizes = Counter(part for part in parts if part not in (None, MISSING))
+    kept = {part for part, _ in sizes.most_common(MOST_COMBINED)}
+    parts = [part if part in kept or part in (None, MISSING) else OTHERS for part in parts]
+    order = [part for cells in product(*(kind.order for kind in kinds)) if (part := ", ".join(cells)) in kept]
+    return _Kind(" × ".join(kind.name for kind in kinds), parts, [*order, OTHERS, MISSING])
 
 
 def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
@@ -170,6 +212,63 @@ def choose_metrics(evaluation: Evaluation) -> tuple[str, ...]:
 def by_kind(subgroups: Sequence[Subgroup]) -> dict[str, list[Subgroup]]:
     """Group subgroups that follow each other by kind."""
     return {kind: list(members) for kind, members in groupby(subgroups, key=lambda one: one.kind)}
+
+
+def count_differences(subgroups: Sequence[Subgroup], n: int) -> int:
+    """How many differences were looked at, of N images; of two parts that are all images, both have the same."""
+    kinds = by_kind(subgroups).values()
+    return sum(
+        not math.isnan(difference.p)
+        for members in kinds
+        for part in (members[:1] if _are_opposite(members, n) else members)
+        for difference in part.differences.values()
+    )
+
+
+def _are_opposite(members: Sequence[Subgroup], n: int) -> bool:
+    return len(members) == 2 and members[0].n + members[1].n == n
+
+
+def _measure_kinds(predictions: Sequence[Prediction], evaluation: Evaluation, kinds: Sequence[_Kind]) -> list[Subgroup]:
+    """Measure every part of every kind, and its differences from all other images."""
+    labels, probabilities = index_labels(predictions, evaluation.classes), stack_probabilities(predictions)
+    clusters = cluster_by_patient([each.patient for each in predictions], len(predictions))
+    names = choose_metrics(evaluation)
+    found = []
+    for kind in kinds:
+        for part in kind.order:
+            inside = np.array([its == part for its in kind.parts])
+            if not inside.any():
+                continue
+            differences = {}
+            if not inside.all():
+                differences = compare_with_rest(
+                    labels, probabilities, inside, clusters, names, threshold=evaluation.cut
+                )
+            members = [each for each, its in zip(predictions, inside, strict=True) if its]
+            found.append(replace(_measure(kind.name, part, members, evaluation), differences=differences))
+    return _adjust(found, evaluation.n)
+
+
+def _adjust(subgroups: Sequence[Subgroup], n: int) -> list[Subgroup]:
+    """Correct the p values for the number of differences, each counted once."""
+    adjusted = []
+    opposite = {kind: _are_opposite(members, n) for kind, members in by_kind(subgroups).items()}
+    seen: set[str] = set()
+    places: list[tuple[int, str]] = []
+    for i, part in enumerate(subgroups):
+        if not (part.kind in seen and opposite[part.kind]):
+            places += [(i, name) for name in part.differences]
+        seen.add(part.kind)
+    values = adjust_holm([subgroups[i].differences[name].p for i, name in places])
+    by_place = dict(zip(places, values, strict=True))
+    for i, part in enumerate(subgroups):
+        differences: dict[str, GroupDifference] = {
+            name: replace(each, adjusted=by_place.get((i, name), by_place.get((i - 1, name), math.nan)))
+            for name, each in part.differences.items()
+        }
+        adjusted.append(replace(part, differences=differences))
+    return adjusted
 
 
 def _measure(kind: str, name: str, members: Sequence[Prediction], evaluation: Evaluation) -> Subgroup:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from pneumoscope.config import Count, Seed, checked
+from pneumoscope.datasets.columns import Naming
+from pneumoscope.datasets.prediction_tables import PredictionColumns, Scale
+from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.evaluation.compare import Comparison, compare_runs
+from pneumoscope.evaluation.external_tables import Choices
 from pneumoscope.evaluation.pairing import Pairing
 from pneumoscope.files import check_folder, claim_folder, lock_folder, write_text
 from pneumoscope.reports.figures import render_svg
@@ -42,6 +48,13 @@ def compare(
     runs: Sequence[str | Path],
     out: str | Path | None = None,
     *,
+    truth: str | Path | None = None,
+    id_column: str | None = None,
+    probability_column: str | None = None,
+    predicted_column: str | None = None,
+    scale: Scale = "probability",
+    positive: str | None = None,
+    naming: Naming = Naming(),
     resamples: Count = 2000,
     seed: Seed = 0,
     overwrite: bool = False,
@@ -49,8 +62,16 @@ def compare(
     """Compare runs or evaluations on the same images, each with the first.
 
     Args:
-        runs: two or more folders with `metrics.json` and `predictions.csv`.
+        runs: two or more folders with `metrics.json` and `predictions.csv`, or tables of another program's predictions
+            for the same images; such tables give their predicted labels, or else 0.5 decides between two classes.
         out: folder for `comparison.html` and `comparison.json`; None writes nothing.
+        truth: the labels where all `runs` are tables: a table or a folder of classes.
+        id_column: column of such tables with the path, name or id of the image.
+        probability_column: column with the probability of the positive class, or `CLASS=COLUMN,CLASS=COLUMN`.
+        predicted_column: column with the predicted label.
+        scale: of the numbers: `probability`, `percent`, or `logit`.
+        positive: the positive of two classes of `truth`.
+        naming: what columns and classes of `truth` are called.
         resamples: bootstrap resamples.
         seed: fixes them.
         overwrite: whether to replace an earlier comparison in `out`.
@@ -61,16 +82,21 @@ def compare(
     """
     if out is not None:
         check_folder(Path(out), OUTPUTS, overwrite)
-    comparison, pairing = compare_runs(runs, resamples=resamples, seed=seed)
+    samples = None if truth is None else read_dataset(truth, naming=naming, files=False).samples
+    choices = Choices(PredictionColumns(id_column, probability_column, predicted_column, scale), positive)
+    comparison, pairing = compare_runs(runs, truth=samples, choices=choices, resamples=resamples, seed=seed)
     if out is not None:
         with lock_folder(Path(out)):
             claim_folder(Path(out), OUTPUTS, overwrite)
             write_text(Path(out) / OUTPUTS[0], json.dumps(comparison.to_json(), indent=2) + "\n")
-            write_comparison(Path(out) / OUTPUTS[1], comparison, pairing)
+            given = {**asdict(choices.columns), "truth": truth, "positive": positive, **naming.to_options()}
+            write_comparison(Path(out) / OUTPUTS[1], comparison, pairing, given)
     return comparison
 
 
-def write_comparison(path: Path, comparison: Comparison, pairing: Pairing) -> None:
+def write_comparison(
+    path: Path, comparison: Comparison, pairing: Pairing, options: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Write a comparison, and the predictions behind it, as one HTML file."""
     two = len(comparison.classes) == 2
     cases, differing = _find_cases(comparison, pairing)
@@ -91,7 +117,12 @@ def write_comparison(path: Path, comparison: Comparison, pairing: Pairing) -> No
         cases=cases,
         differing=differing,
         command=format_command(
-            "compare", *comparison.runs, out="NEW_FOLDER", resamples=comparison.resamples, seed=comparison.seed
+            "compare",
+            *comparison.runs,
+            out="NEW_FOLDER",
+            resamples=comparison.resamples,
+            seed=comparison.seed,
+            **{name: value for name, value in options.items() if (name, value) != ("scale", "probability")},
         ),
     )
     write_text(path, page)

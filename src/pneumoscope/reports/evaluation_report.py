@@ -61,15 +61,14 @@ def evaluate(
     alpha: float | None = None,
     false_alarms: float | None = None,
     refuse_out_of_scope: bool = False,
+    subgroups: str | None = None,
     resamples: Count = 2000,
     seed: Seed = 0,
     cache: FeatureCache | bool = True,
     plot_formats: str = "svg",
-    patient_ids: bool = False,
-    excel: bool = False,
-    overwrite: bool = False,
+    patient_ids: bool = False, excel: bool = False, overwrite: bool = False,
     progress: Progress = notebook_progress,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Measure a trained model on labelled radiographs, and write metrics, predictions, plots and a report.
 
     Args:
@@ -87,6 +86,7 @@ def evaluate(
         alpha: how often prediction sets may miss the true class, instead of the model's alpha.
         false_alarms: the share of ordinary images that the OOD detector may flag, instead of the model's.
         refuse_out_of_scope: leave out images outside the model's intended use, as errors.
+        subgroups: what to divide the images by, such as `sex,age,sex*age`; by default by everything that is known.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
         cache: keeps features between calls: the user's on disk, none for False, or a given one.
@@ -100,7 +100,7 @@ def evaluate(
         ModelError, DataError, UsageError: the model, the data or an option cannot be used, or `out` exists.
     """
     with _open(model, device, cache, given := _pick(threshold, alpha, false_alarms, refuse_out_of_scope)) as opened:
-        plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel)
+        plan = Plan(split or "", prevalence, adapt_prior, resamples, seed, patient_ids, excel, subgroups)
         every = read_samples(data, patient_pattern, reading, naming)
         predictor, samples, plan = _prepare(opened, every, plan, threshold, progress)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)

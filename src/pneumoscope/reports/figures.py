@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.curves import confidence_of, decision_curve, selective_curve
 from pneumoscope.evaluation.evaluate import Measured
-from pneumoscope.evaluation.metrics import measure
+from pneumoscope.evaluation.metrics import NAMES, measure
 from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.evaluation.subgroups import by_kind, choose_metrics
 from pneumoscope.files import write_bytes
 from pneumoscope.reports import plots
 from pneumoscope.reports.pages import format_level, format_number
@@ -49,6 +50,7 @@ class Figure:
     caption: str
     description: str
     draw: Draw
+    size: tuple[float, float] = (3.5, 3.25)  # in inches
 
 
 def make_figures(
@@ -60,6 +62,8 @@ def make_figures(
     figures += [_make_reliability(measured, calibration), _make_risk_coverage(measured)]
     if evaluation.positive and 0 < evaluation.prevalence < 1:
         figures.append(_make_decision_curve(measured))
+    if evaluation.subgroups:
+        figures.append(_make_forest(evaluation))
     if history:
         figures.append(
             Figure(
@@ -185,11 +189,25 @@ def _make_decision_curve(measured: Measured) -> Figure:
     )  # fmt: skip
 
 
+def _make_forest(evaluation: Evaluation) -> Figure:
+    names = choose_metrics(evaluation)
+    rows = len(evaluation.subgroups) + len(by_kind(evaluation.subgroups)) + 1
+    shown = ", ".join(NAMES[name] for name in names)
+    return Figure(
+        "subgroups", "Subgroups",
+        f"{shown} with {format_level(evaluation.confidence)} intervals. Line: all images.",
+        f"Forest plot of subgroups: {shown}. The table beside it has the numbers.",
+        plots.plot_forest(evaluation, names), (7.2, 0.9 + 0.21 * rows),
+    )  # fmt: skip
+
+
 def _write(evaluation: Evaluation, metric: str) -> str:
     return format_number(evaluation.metrics[metric].value)
 
 
-def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str, bytes]:
+def render(
+    name: str, draw: Draw, formats: Sequence[str] = ("svg",), size: tuple[float, float] = (3.5, 3.25)
+) -> dict[str, bytes]:
     """Draw a plot once and return its files by format. Text stays text; the name tells the ids of SVGs apart."""
     import matplotlib.style
     from matplotlib.figure import Figure as Canvas
@@ -213,7 +231,7 @@ def render(name: str, draw: Draw, formats: Sequence[str] = ("svg",)) -> dict[str
     contents = {}
     with matplotlib.style.context(["default", style]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has the fonts; elsewhere it is a box
-        canvas = Canvas(figsize=(3.5, 3.25), layout="constrained")
+        canvas = Canvas(figsize=size, layout="constrained")
         draw(canvas.subplots())
         layout = canvas.get_layout_engine()
         if layout is not None:  # laid out once: each file would otherwise be drawn twice
@@ -253,7 +271,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path, plot_formats: str 
     folder.mkdir(parents=True, exist_ok=True)
     elements = {}
     for figure in figures.values():
-        contents = render(figure.name, figure.draw, tuple(dict.fromkeys(["svg", *formats])))
+        contents = render(figure.name, figure.draw, tuple(dict.fromkeys(["svg", *formats])), figure.size)
         elements[figure.name] = contents["svg"].decode()
         for form in formats:
             write_bytes(folder / f"{figure.name}.{form}", contents[form])

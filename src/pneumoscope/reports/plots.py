@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pneumoscope.evaluation.curves import precision_recall_band, roc_band
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
-from pneumoscope.evaluation.metrics import precision_recall_curve, predict_classes, reliability_curve, roc_curve
+from pneumoscope.evaluation.metrics import NAMES, precision_recall_curve, predict_classes, reliability_curve, roc_curve
 from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.evaluation.subgroups import by_kind
 from pneumoscope.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.ticker import Locator
 
     from pneumoscope.evaluation.curves import DecisionCurve, SelectiveCurve
+    from pneumoscope.evaluation.results import Subgroup
 
     Draw = Callable[[Axes], None]
 
@@ -251,6 +253,36 @@ def plot_probabilities(evaluation: Evaluation, labels: Ints, probabilities: Floa
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(_integers())
         axes.legend(ncols=1 if sum(map(len, names)) > 26 else 2, **_ABOVE)
+
+    return draw
+
+
+def plot_forest(evaluation: Evaluation, names: Sequence[str]) -> Draw:
+    """Plot metrics of each subgroup with their intervals, one panel for each metric, and a line for all images."""
+    rows: list[tuple[str, Subgroup | None]] = []
+    for kind, members in by_kind(evaluation.subgroups).items():
+        rows += [(kind, None), *((part.name, part) for part in members)]
+    groups = [(row, part) for row, (_, part) in enumerate(rows) if part is not None]
+    labels = [f"{_show(name, 30)} ({part.n:,})" if part else _show(name, 40) for name, part in rows]
+
+    def draw(axes: Axes) -> None:
+        grid = axes.get_subplotspec()
+        if grid is None:
+            raise ValueError("a forest plot needs axes in a grid")
+        axes.set_axis_off()
+        panels = [axes.figure.add_subplot(each) for each in grid.subgridspec(1, len(names))]
+        for panel, name in zip(panels, names, strict=True):
+            panel.axvline(evaluation.metrics[name].value, color=INK, lw=1, alpha=0.6)
+            for row, part in groups:
+                if (found := part.metrics.get(name)) is not None:
+                    panel.plot([found.low, found.high], [row, row], color=BLUE, lw=1.8, alpha=0.55)
+                    panel.plot(found.value, row, "s", color=BLUE, ms=4.5)
+            panel.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.8), xlabel=NAMES[name])
+            panel.set_yticks(range(len(rows)), labels if panel is panels[0] else [""] * len(rows))
+            panel.tick_params(axis="y", length=0)
+            panel.spines["left"].set_visible(False)
+        for tick, (_, part) in zip(panels[0].get_yticklabels(), rows, strict=True):
+            tick.set_fontweight("bold" if part is None else "normal")
 
     return draw
 

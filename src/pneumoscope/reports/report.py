@@ -21,7 +21,7 @@ from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.results import Evaluation, Interval
-from pneumoscope.evaluation.subgroups import by_kind, choose_metrics
+from pneumoscope.evaluation.subgroups import by_kind, choose_metrics, count_differences
 from pneumoscope.files import write_text
 from pneumoscope.reports.figures import make_figures, save_figures
 from pneumoscope.reports.gallery import Draw, choose_images
@@ -104,9 +104,12 @@ def write_report(
     policy: Policy = Policy(),
     provenance: Provenance = Provenance(),
     draw: Draw | None = None,
+    explained: bool = True,
     plot_formats: str = "svg",
 ) -> None:
-    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots; `draw` makes its pictures.
+    """Write `folder`/report.html, complete in itself, and its plots into `folder`/plots.
+
+    `draw` makes its pictures; `explained` says whether these hold evidence maps.
 
     Raises:
         DataError: predictions that do not fit the evaluation.
@@ -131,9 +134,11 @@ def write_report(
         decisions=count_decisions(measured, policy),
         explorer=explorer,
         subgroups=by_kind(evaluation.subgroups),
+        differences=count_differences(evaluation.subgroups, evaluation.n),
         metrics_of_subgroups=choose_metrics(evaluation),
         galleries=choose_images(measured.predictions, measured.cut, draw),
         drawn=draw is not None,
+        explained=explained,
         methods=group_methods(evaluation.methods),
         provenance=provenance,
         findings=sorted(provenance.findings, key=lambda finding: SEVERITIES.index(finding.severity)),

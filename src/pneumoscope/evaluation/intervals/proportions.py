@@ -87,9 +87,12 @@ def rate_interval(hits: Bools, among: Bools, clusters: Ints, confidence: float) 
         clusters: (N,) numbers of the patients.
         confidence: in (0, 1).
     """
+    return wilson_interval(*rate_trials(hits, among, clusters), confidence) if among.any() else UNDEFINED
+
+
+def rate_trials(hits: Bools, among: Bools, clusters: Ints) -> tuple[float, float]:
+    """A rate, and of how many independent images it would be as certain (see `rate_interval`), of at least one."""
     trials = int(among.sum())
-    if not trials:
-        return UNDEFINED
     _, cluster = np.unique(clusters[among], return_inverse=True)
     sizes, hits_by_patient = np.bincount(cluster), np.bincount(cluster, hits[among])
     value = float(hits_by_patient.sum() / trials)
@@ -102,7 +105,7 @@ def rate_interval(hits: Bools, among: Bools, clusters: Ints, confidence: float) 
         effect = max(1.0, variance / (value * (1 - value) / trials))
     if len(sizes) == trials:
         effect = largest = 1.0
-    return wilson_interval(value, trials * (rare + 1) / (rare * effect + largest), confidence)
+    return value, float(trials * (rare + 1) / (rare * effect + largest))
 
 
 def perfect_auroc_interval(pairs: int, confidence: float) -> Bounds:

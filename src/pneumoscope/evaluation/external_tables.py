@@ -1,0 +1,168 @@
+"""Joins tables of predictions of other programs with labels, by the names of the images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.datasets.columns import Naming, find_columns
+from pneumoscope.datasets.joining import join_names
+from pneumoscope.datasets.labels import look
+from pneumoscope.datasets.prediction_tables import (
+    PredictionColumns,
+    PredictionTable,
+    find_id_column,
+    read_prediction_table,
+    used_mapping,
+)
+from pneumoscope.datasets.reading import read_dataset
+from pneumoscope.datasets.samples import Sample, find_classes
+from pneumoscope.datasets.tables import read_table
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.text import were
+
+_POSITIVE = {
+    "1",
+    "true",
+    "yes",
+    "positive",
+    "pos",
+    "+",
+    "abnormal",
+    "ja",
+    "oui",
+}  # of two classes, as `look` shows them
+_NEGATIVE = {"0", "false", "no", "negative", "neg", "-", "normal", "nein", "non", "-1"}
+_NAMED = 3  # names in a message
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How to read and use the predictions of another program."""
+
+    columns: PredictionColumns = field(default_factory=PredictionColumns)
+    positive: str | None = None  # the positive of two classes, where their names do not tell
+    threshold: float | str | None = None  # a number, or a rule for the val split
+    calibrate: bool = False  # whether to calibrate, on the val split or by cross-validation
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """The N labelled images, with what the table says of each."""
+
+    samples: list[Sample]
+    rows: list[int | None]  # of the table
+    table: PredictionTable
+    classes: tuple[str, ...]
+    positive: str | None
+    notes: list[str]
+
+    def stack(self) -> NDArray[np.float64]:
+        """Probabilities (N, C); nan for images that are not in the table."""
+        missing = [np.nan] * len(self.classes)
+        return np.array([missing if row is None else self.table.probabilities[row] for row in self.rows])
+
+    def list_errors(self) -> list[str | None]:
+        """Why each image has no prediction, or None."""
+        return [self._find_error(i) for i in range(len(self.samples))]
+
+    def _find_error(self, i: int) -> str | None:
+        row, name = self.rows[i], self.samples[i].path.name
+        if row is None:
+            return f"{name}: no prediction in the table"
+        if np.isfinite(self.table.probabilities[row]).all():
+            return None
+        return f"{name}: the probability is {self.table.texts[row]}, not a number ({self.table.table.place(row)})"
+
+
+def read_joined(
+    predictions: Path, truth: Path | None, choices: Choices, naming: Naming, patient_pattern: str | None
+) -> Joined:
+    """Read labels and predictions, and join them."""
+    own = truth is None
+    if own:
+        naming = replace(naming, path_column=find_id_column(predictions, choices.columns))
+    source = predictions if truth is None else truth
+    try:
+        samples = list(read_dataset(source, patient_pattern, naming=naming, files=False).samples)
+    except DataError as problem:
+        if not own or "no column label" not in problem.message:
+            raise
+        raise UsageError(
+            f"{predictions} has no column with the true labels. Give a table or a folder of classes that has them with "
+            "`truth`, or name the column with `label_column`.", "truth",
+        ) from None  # fmt: skip
+    classes, positive = find_positive(samples, choices.positive)
+    label = _find_label_column(predictions, naming) if own else None
+    table = read_prediction_table(predictions, classes, positive, choices.columns, label)
+    if own:
+        samples = [replace(each, metadata=used_mapping(each.metadata, table.used)) for each in samples]
+    rows, notes = join(table, samples, source if source.is_dir() else source.parent)
+    return Joined(samples, rows, table, classes, positive, notes)
+
+
+def _find_label_column(path: Path, naming: Naming) -> str:
+    """The column of a table with the true labels."""
+    return find_columns(read_table(path).columns, str(path), naming)["label"]
+
+
+def find_positive(samples: Sequence[Sample], positive: str | None) -> tuple[tuple[str, ...], str | None]:
+    """The classes in order, and the positive one: the given one, PNEUMONIA, or one named like 1, true or positive."""
+    names = sorted({str(sample.label) for sample in samples})
+    if positive is None and len(names) == 2:
+        looks = {look(name): name for name in names}
+        found = [name for each, name in looks.items() if each in _POSITIVE]
+        if len(found) == 1 and looks.keys() <= _POSITIVE | _NEGATIVE:
+            positive = found[0]
+    return find_classes(samples, positive)
+
+
+def join(table: PredictionTable, samples: Sequence[Sample], root: Path) -> tuple[list[int | None], list[str]]:
+    """Find the row of each sample, and say which rows are left out.
+
+    Raises:
+        DataError: no row fits, names are ambiguous, or an image has two different predictions.
+    """
+    names = [_below(sample.path, root) for sample in samples]
+    joined = join_names(table.names, names, table.table.name)
+    rows: list[int | None] = [None] * len(samples)
+    repeated = 0
+    for row, place in enumerate(joined.partners):
+        if place is None:
+            continue
+        first = rows[place]
+        if first is None:
+            rows[place] = row
+            continue
+        if not np.array_equal(table.probabilities[first], table.probabilities[row], equal_nan=True):
+            raise DataError(
+                f"{table.table.place(first)} and {table.table.numbers[row]} have different predictions for one image, "
+                f"{table.names[row]!r}. Keep one of them, or their mean."
+            )
+        repeated += 1
+    if not any(row is not None for row in rows):
+        raise DataError(
+            f"{table.table.name}: none of its {len(table.names)} images has a label. It names images like "
+            f"{table.names[0]!r}, the labels like {names[0]!r}. Write the same file names into both, or choose other "
+            "columns with `id_column` and `path_column`."
+        )
+    notes = []
+    if repeated:
+        notes.append(f"{table.table.name}: rows that repeat others are left out: {repeated}.")
+    if alone := [name for name, place in zip(table.names, joined.partners, strict=True) if place is None]:
+        shown = ", ".join(alone[:_NAMED]) + (", …" if len(alone) > _NAMED else "")
+        notes.append(f"{were(len(alone), 'prediction')} left out, without a label: {shown}.")
+    if joined.by_name:
+        logging.getLogger("pneumoscope").info(
+            "%s: joined by file name, as the folders differ: %d.", table.table.name, joined.by_name
+        )
+    return rows, notes
+
+
+def _below(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
