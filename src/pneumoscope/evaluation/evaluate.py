@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +123,7 @@ def measure(
     """
     predictions = predictor.predict(samples, progress)
     if out is not None:
-        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
+        write_rows(out / "predictions.csv", make_rows(predictions, predictor, out), plan.excel)
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         where = "" if out is None else f"; {out / 'predictions.csv'} says why"
@@ -184,12 +184,20 @@ def measure_predictions(
         notes=tuple(notes),
         subgroups=tuple(measure_subgroups(predictions, evaluation, [sample.metadata for sample in samples])),
     )
-    if out is not None:
-        write_rows(out / "predictions.csv", _make_rows(predictions, predictor, out), plan.excel)
-        _write_errors(out / "errors.csv", predictions, predictor, evaluation.cut, plan.excel)
-        write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     fingerprint = fingerprint_samples(samples, [each.sha256 for each in predictions])
-    return Measured(evaluation, predictions, samples, (), fingerprint)
+    measured = Measured(evaluation, predictions, samples, (), fingerprint)
+    if out is not None:
+        write_measured(out, predictor, measured, plan.excel)
+    return measured
+
+
+def write_measured(
+    out: Path, predictor: Predictor, measured: Measured, excel: bool = False, rows: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write `predictions.csv` (with these rows, if given), `errors.csv` and `metrics.json` into a folder."""
+    write_rows(out / "predictions.csv", rows or make_rows(measured.predictions, predictor, out), excel)
+    _write_errors(out / "errors.csv", measured.predictions, predictor, measured.cut, excel)
+    write_text(out / "metrics.json", json.dumps(measured.evaluation.to_json(), indent=2) + "\n")
 
 
 def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list[int]:
@@ -204,7 +212,7 @@ def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list
     return sorted(errors, key=lambda i: -confidence[i])
 
 
-def _make_rows(predictions: Sequence[Prediction], predictor: Predictor, out: Path) -> list[dict[str, Any]]:
+def make_rows(predictions: Sequence[Prediction], predictor: Predictor, out: Path) -> list[dict[str, Any]]:
     """The rows of `predictions.csv` and `errors.csv`."""
     return [
         each.to_row(predictor.model.labels, raw=True)
@@ -219,7 +227,7 @@ def _write_errors(
     """Write the rows of `predictions.csv` whose predicted label is wrong, the most confident first."""
     errors = [readable[i] for i in rank_errors(readable, threshold)]
     rows = [{"path": row.pop("path"), "label": row.pop("label"), "predicted_label": row.pop("predicted_label"), **row}
-            for row in _make_rows(errors or readable[:1], predictor, path.parent)]  # fmt: skip
+            for row in make_rows(errors or readable[:1], predictor, path.parent)]  # fmt: skip
     write_rows(path, rows if errors else [], excel, list(rows[0]))
 
 

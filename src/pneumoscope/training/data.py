@@ -226,13 +226,7 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
     """Read, check and split the samples; also give the splits that were drawn."""
     data = settings.data
     samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
-    classes, _ = find_classes(samples, data.positive)
-    if len(classes) > 2:
-        if settings.decisions.calibration in ("platt", "isotonic"):
-            raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
-        if settings.decisions.prevalence is not None:
-            raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
-        fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
+    check_classes(settings, samples)
     drawn = {"val", "test"} - {sample.split for sample in samples}
     split = split_samples(
         samples,
@@ -242,6 +236,21 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
         seed=settings.run.seed,
     )
     return split, drawn
+
+
+def check_classes(settings: Settings, samples: Sequence[Sample]) -> None:
+    """Refuse settings that do not suit the number of classes.
+
+    Raises:
+        UsageError, DataError: they do not, or it is unclear what the classes are.
+    """
+    classes, _ = find_classes(samples, settings.data.positive)
+    if len(classes) > 2:
+        if settings.decisions.calibration in ("platt", "isotonic"):
+            raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
+        if settings.decisions.prevalence is not None:
+            raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
+        fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
 
 
 def _find_groups(samples: Sequence[Sample], settings: Settings) -> dict[Path, str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,29 +47,51 @@ def fit_decisions(
         settings: methods, rule and rates.
     """
     wanted = settings.decisions
-    trained_for, fractions = _find_class_fractions(train, len(classes), settings)
     images, copies = val.intermediate.shape[:2]
     logits = compute_logits(val.features[:, :copies].reshape(images * copies, -1), weight, bias)
     one_each = np.arange(images) * copies + np.random.default_rng(settings.run.seed).integers(copies, size=images)
-    patients = [sample.patient for sample in val.samples]
-
-    calibrated = calibration.fit(
-        logits[one_each], val.targets, method=wanted.calibration, class_fractions=fractions, trained_for=trained_for,
-        patients=patients, seed=settings.run.seed,
-    )  # fmt: skip
-    probabilities = np.exp(calibration.apply(logits, calibrated))
-    chosen = _fit_threshold(wanted.threshold, np.repeat(val.targets, copies), probabilities, fractions)
-    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, wanted.alpha)
+    fractions = find_class_fractions(train.targets, len(classes), settings)
+    fitted = fit_to_logits(
+        logits, val.targets, one_each, [s.patient for s in val.samples], classes, fractions, settings
+    )
     seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
     held_out = val.intermediate.reshape(images * copies, -1)[one_each]
     limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
-    intended = _find_scope([*train.samples, *val.samples], settings.data.intended_use)
-    by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
-    decisions = Decisions(calibrated, chosen, sets, limits, intended, by_class)
+    intended = find_scope([*train.samples, *val.samples], settings.data.intended_use)
+    decisions = replace(fitted, ood=limits, scope=intended)
     return FittedDecisions(decisions, detector.to_arrays(), find_weak_promises(decisions, val.targets, classes))
 
 
-def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
+def fit_to_logits(
+    logits: NDArray[np.float64], targets: NDArray[np.int64], one_each: NDArray[np.int64],
+    patients: Sequence[str | None], classes: Sequence[str], fractions: tuple[list[float], list[float]],
+    settings: Settings,
+) -> Decisions:  # fmt: skip
+    """Fit calibration, threshold and prediction sets.
+
+    Args:
+        logits: (N * K, 1) or (N * K, C), of K copies of each of N images, image by image.
+        targets: (N,) class indices.
+        one_each: (N,) the copy of each image that counts, as a row of `logits`.
+        patients: (N,).
+        classes: their names.
+        fractions: of the classes, as `find_class_fractions` gives them.
+        settings: methods, rule and rates.
+    """
+    wanted, (trained_for, wanted_fractions) = settings.decisions, fractions
+    calibrated = calibration.fit(
+        logits[one_each], targets, method=wanted.calibration, class_fractions=wanted_fractions,
+        trained_for=trained_for, patients=patients, seed=settings.run.seed,
+    )  # fmt: skip
+    probabilities = np.exp(calibration.apply(logits, calibrated))
+    copied = np.repeat(targets, len(logits) // len(targets))
+    chosen = _fit_threshold(wanted.threshold, copied, probabilities, wanted_fractions)
+    sets = prediction_sets.fit(targets, probabilities[one_each], classes, wanted.alpha)
+    by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
+    return Decisions(calibrated, chosen, sets, class_thresholds=by_class)
+
+
+def find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
     """The intended use: what a file states, else what the headers of the images say, and what is known of the data."""
     sources = recognise_sources(samples)
     known = {source.name: scope.Scope(source.ages, source.views, body_parts=(CHEST,)) for source in sources}
@@ -77,9 +99,11 @@ def _find_scope(samples: Sequence[Sample], file: str | None) -> scope.Scope:
     return scope.state(file, scope.fit((each.tags, known.get(find_source_name(each) or "", only)) for each in samples))
 
 
-def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:
+def find_class_fractions(
+    targets: NDArray[np.int64], classes: int, settings: Settings
+) -> tuple[list[float], list[float]]:
     """The class fractions that the network was trained for, and those for which probabilities are to hold."""
-    fractions = np.bincount(train.targets, minlength=classes) / len(train.targets)
+    fractions = np.bincount(targets, minlength=classes) / len(targets)
     trained_for = fractions if settings.optimisation.balance == "none" else np.full(classes, 1 / classes)
     if settings.decisions.prevalence is not None:
         fractions = np.array([1 - settings.decisions.prevalence, settings.decisions.prevalence])

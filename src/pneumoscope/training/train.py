@@ -136,7 +136,7 @@ def train(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
-    setup = read(_resolve(options, folder, config, resume, overwrite))
+    setup = read(resolve(options, folder, config, resume, overwrite))
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(log_to(folder / "log.txt"))
@@ -147,12 +147,12 @@ def train(
         if remarks is None:
             log_data(setup)
             log_idle(setup, given)
-            setup, remarks, engine = _make_model(setup, folder, features, progress)
+            setup, remarks, engine = make_model(setup, folder, features, progress)
         evaluation = evaluate(setup, remarks, folder, features, engine, progress)
     return Run(folder, setup.settings, evaluation)
 
 
-def _make_model(
+def make_model(
     setup: Setup, folder: Path, cache: FeatureCache, progress: Progress
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
@@ -297,7 +297,7 @@ def evaluate(
     return evaluation
 
 
-def _resolve(
+def resolve(
     options: Mapping[str, Any], folder: Path, config: Settings | str | Path | None, resume: bool, overwrite: bool
 ) -> Settings:
     """Settings of a new run or of the run to resume."""
