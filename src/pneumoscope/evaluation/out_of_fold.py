@@ -125,16 +125,17 @@ def measure_folds(data: OutOfFold) -> Folds:
     means = {}
     for metric in AVERAGED:
         over = np.array([each.metrics[metric] for each in folds])
-        low, high = _find_interval(metric, float(over.mean()), errors[metric], data, len(set(data.places)))
+        low, high = _find_interval(metric, float(over.mean()), errors[metric], data)
         means[metric] = MeanOverFolds(float(over.mean()), low, high, float(over.std(ddof=1)))
     return Folds(folds, means, len({repeat for repeat, _ in names}))
 
 
-def _find_interval(metric: str, value: float, error: float, data: OutOfFold, folds: int) -> Bounds:
+def _find_interval(metric: str, value: float, error: float, data: OutOfFold) -> Bounds:
     if math.isnan(value) or math.isnan(error):
         return UNDEFINED
     sides = [data.labels == label for label in np.unique(data.labels)]
     fewest = min(len(np.unique(data.clusters[side])) for side in sides)
+    folds = len({fold for _, fold in data.places})
     degrees = max(1.0, min(effective_count(data.clusters, side) for side in sides) - folds)
     if metric in ("auroc", "average_precision"):
         if value == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.out_of_fold import Folds
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder
-from pneumoscope.inference.cache import FeatureCache, default_cache_path, open_cache
+from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import counted
@@ -88,21 +88,11 @@ class CrossValidation:
 
 @checked
 def cross_validate(
-    data: str | Path | None = None,
-    out: str | Path = "runs/crossval",
-    *,
-    folds: int | None = None,
-    repeats: Count | None = None,
-    include_test: bool = False,
-    ensemble: bool = False,
-    workers: Count = 1,
-    config: Settings | str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    cache: FeatureCache | bool = True,
-    progress: Progress = notebook_progress,
-    **options: Any,
-) -> CrossValidation:
+    data: str | Path | None = None, out: str | Path = "runs/crossval", *, folds: int | None = None,
+    repeats: Count | None = None, include_test: bool = False, ensemble: bool = False, workers: Count = 1,
+    config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
+    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+) -> CrossValidation:  # fmt: skip
     """Train on all folds but one and measure on that one, fold by fold, and report on all folds together.
 
     The folds are drawn by patient and stratified by class. Within each, validation images are drawn from its other
@@ -130,10 +120,7 @@ def cross_validate(
     folder = Path(out)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
-    if folds is not None and folds < 2:
-        raise UsageError(f"{folds} is too few: cross-validation needs at least 2.", "folds")
-    if options.get("test_fraction") is not None:
-        raise UsageError("no effect: the folds are the test splits. Choose their number with `folds`.", "test_fraction")
+    _check(folds, options)
     settings = resolve(options, folder, config, resume, overwrite)
     if ensemble:
         check_ensemble(settings)
@@ -146,20 +133,40 @@ def cross_validate(
             write_settings(folder / "config.yaml", settings)
             write_mapping(folder / DESIGN, design)
         with log_to(folder / "log.txt"), _share_cache(cache, folder) as shared:
-            jobs = prepare_jobs(settings, division, folder)
-            with hush():
-                setup = read(jobs[0].settings)
-            _log_division(division, design, setup)
-            log_idle(setup, [name for name, value in options.items() if value is not None and name != "val_fraction"])
-            engine = extract_all(setup, shared, progress)
-            train_folds(jobs, shared, workers, progress)
-            with FeatureCache(shared) as opened:
-                trained = Trained(folder, settings, setup, design, division, jobs, opened, engine)
-                results = predict_folds(trained, progress)
-                found, measured = write_results(trained, results)
-                if ensemble:
-                    save_ensemble(folder / MODEL, trained, results, measured.evaluation)
+            named = [name for name, value in options.items() if value is not None and name != "val_fraction"]
+            trained = _train(folder, settings, division, named, shared, workers, progress)
+            results = predict_folds(trained, progress)
+            found, measured = write_results(trained, results)
+            if ensemble:
+                save_ensemble(folder / MODEL, trained, results, measured.evaluation)
     return CrossValidation(folder, settings, found, measured.evaluation)
+
+
+def _check(folds: int | None, options: Mapping[str, Any]) -> None:
+    """Refuse options that make no sense here.
+
+    Raises:
+        UsageError: there are such.
+    """
+    if folds is not None and folds < 2:
+        raise UsageError(f"{folds} is too few: cross-validation needs at least 2.", "folds")
+    if options.get("test_fraction") is not None:
+        raise UsageError("no effect: the folds are the test splits. Choose their number with `folds`.", "test_fraction")
+
+
+def _train(
+    folder: Path, settings: Settings, division: Division, named: Collection[str], cache: FeatureCache, workers: int,
+    progress: Progress,
+) -> Trained:  # fmt: skip
+    """Say how the images are divided, compute their features once, and train the folds."""
+    jobs = prepare_jobs(settings, division, folder)
+    with hush():
+        setup = read(jobs[0].settings)
+    _log_division(division, setup)
+    log_idle(setup, named)
+    engine = extract_all(setup, cache, progress)
+    train_folds(jobs, cache.path, workers, progress)
+    return Trained(folder, settings, setup, division, jobs, cache, engine)
 
 
 def _read_design(folder: Path, given: Mapping[str, int | None]) -> Design:
@@ -183,18 +190,19 @@ def _read_design(folder: Path, given: Mapping[str, int | None]) -> Design:
 
 
 @contextmanager
-def _share_cache(cache: FeatureCache | bool, folder: Path) -> Iterator[Path]:
-    """The file of a cache that all folds share; without a cache on disk, one that is deleted at the end."""
+def _share_cache(cache: FeatureCache | bool, folder: Path) -> Iterator[FeatureCache]:
+    """A cache on disk, which all folds share; without the user's or a given one, it is deleted at the end."""
     with open_cache(cache) as opened:
-        known = default_cache_path() if cache is True and opened is not None else getattr(opened, "path", None)
-    if known is not None and known.name != ":memory:":
-        yield known
-        return
-    yield folder / CACHE / "features.sqlite"
+        if opened is not None and opened.path.name != ":memory:":
+            yield opened
+            return
+    with FeatureCache(folder / CACHE / "features.sqlite") as own:
+        yield own
     shutil.rmtree(folder / CACHE, ignore_errors=True)
 
 
-def _log_division(division: Division, design: Design, setup: Setup) -> None:
+def _log_division(division: Division, setup: Setup) -> None:
+    design = division.design
     splits = sorted({str(sample.split) for sample in division.samples if sample.split})
     if splits:
         _logger().info("The images of %s are divided anew.", " and ".join(splits))

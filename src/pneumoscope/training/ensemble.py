@@ -146,7 +146,8 @@ def _describe(trained: Trained, first: Model, decisions: Decisions, images: _Ima
     """The description of the ensemble: that of the first fold's model, with its own data and decisions."""
     initial = trained.setup.initial
     seen = {digest[:SHORT] for digest in images.digests} | (initial.seen if initial is not None else frozenset())
-    members = {"models": len(trained.jobs), "folds": trained.design.folds, "repeats": trained.design.repeats}
+    design = trained.division.design
+    members = {"models": len(trained.jobs), "folds": design.folds, "repeats": design.repeats}
     return replace(
         first,
         decisions=to_json(decisions),

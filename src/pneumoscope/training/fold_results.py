@@ -30,7 +30,7 @@ from pneumoscope.reports.pages import format_command
 from pneumoscope.reports.report import Policy, Provenance, write_report
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup
-from pneumoscope.training.folds import Design, Division, Job, find_leak
+from pneumoscope.training.folds import Division, Job, find_leak
 from pneumoscope.training.record import load_remarks
 from pneumoscope.training.run_folder import hush
 from pneumoscope.training.settings import Settings
@@ -46,7 +46,6 @@ class Trained:
     folder: Path
     settings: Settings
     setup: Setup  # of the first fold
-    design: Design
     division: Division
     jobs: Sequence[Job]
     cache: FeatureCache
@@ -118,7 +117,7 @@ def _measure(
     labels, classes = index_labels(predictions, predictor.model.labels), len(predictor.model.labels)
     cuts = np.array([np.broadcast_to(results.cuts[place], classes if classes > 2 else ()) for place in places])
     known, patients = {each.patient for each in predictions if each.patient}, [each.patient for each in predictions]
-    if job.design.repeats > 1:  # the predictions of one image are alike, whether its patient is known or not
+    if job.division.design.repeats > 1:  # the predictions of one image are alike, whether its patient is known or not
         patients = [each.patient or f"image {each.sha256}" for each in predictions]
     run = job.settings.run
     plan = Plan(OUT_OF_FOLD, resamples=run.resamples, seed=run.seed, patient_ids=run.patient_ids, excel=run.excel)
@@ -139,10 +138,10 @@ def _find_notes(job: Trained) -> list[str]:
     """What a reader must know: about the division, and what the folds' runs remark on their data and decisions."""
     remarks = [found for each in job.jobs if (found := load_remarks(each.folder))]
     notes = _unite([remark.notes for remark in remarks])
-    if job.design.repeats > 1:
+    if (repeats := job.division.design.repeats) > 1:
         notes.append(
-            f"Each image is predicted {job.design.repeats} times, by models of different divisions; counts are of "
-            "predictions. Intervals keep the predictions of a patient, or of an image without one, together."
+            f"Each image is predicted {repeats} times, by models of different divisions; counts are of predictions. "
+            "Intervals keep the predictions of a patient, or of an image without one, together."
         )
     if job.division.held_out:
         notes.append(f"{counted(len(job.division.held_out), 'image')} of the split test are not among these images.")
@@ -208,7 +207,7 @@ def _write_page(
 
 def _list_facts(job: Trained, backbone: str) -> dict[str, str]:
     """List what a reader needs to understand and repeat the cross-validation."""
-    design, settings, size = job.design, job.settings, job.setup.input
+    design, settings, size = job.division.design, job.settings, job.setup.input
     repeats = f", {design.repeats} times" if design.repeats > 1 else ""
     command = format_command(
         "crossval", config=str(job.folder / "config.yaml"), folds=design.folds, repeats=design.repeats,

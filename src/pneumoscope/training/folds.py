@@ -29,6 +29,7 @@ from pneumoscope.inference.features import Wanted, extract_features
 from pneumoscope.inference.predictor import load
 from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, check_classes, read
 from pneumoscope.training.record import RECORD, check_files, load_remarks
 from pneumoscope.training.run_folder import CHECKPOINTS, hush, log_to, open_run, resume_settings
@@ -51,6 +52,7 @@ class Design:
 class Division:
     """The images of a dataset, divided into folds."""
 
+    design: Design
     samples: Sequence[Sample]  # N images that were divided, as the data list them
     held_out: Sequence[Sample]  # images of the split test, which no fold sees
     folds: Mapping[tuple[int, int], Sequence[Sample]]  # by repeat and fold: all N images with their splits there
@@ -88,7 +90,7 @@ def divide(settings: Settings, design: Design) -> Division:
             chosen, design.folds, val_fraction=data.val_fraction, groups=groups, seed=settings.run.seed + repeat
         )
         divided |= {(repeat + 1, fold + 1): each for fold, each in enumerate(drawn)}
-    return Division(chosen, held_out, divided)
+    return Division(design, chosen, held_out, divided)
 
 
 def find_leak(division: Division) -> str | None:
@@ -98,8 +100,9 @@ def find_leak(division: Division) -> str | None:
     if not shared:
         return None
     return (
-        f"{shared} patients of the split test, which stays out, also have images in the folds: a model that learned "
-        "from the folds knows them. Re-split with `pneumoscope data split DATA --redraw`."
+        f"{counted(shared, 'patient')} of the split test, which stays out, also {'has' if shared == 1 else 'have'} "
+        "images in the folds: a model that learned from the folds knows them. Re-split with `pneumoscope data split "
+        "DATA --redraw`."
     )
 
 
@@ -141,15 +144,14 @@ def _name_columns(data: DataSettings, table: Path, patients: bool) -> DataSettin
     )  # fmt: skip
 
 
-def extract_all(setup: Setup, cache: Path, progress: Progress) -> Engine:
+def extract_all(setup: Setup, cache: FeatureCache, progress: Progress) -> Engine:
     """Compute what every fold needs of every image, once, and keep it in the cache; give the engine."""
     graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
     engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
     wanted = Wanted(mirror=True, measurement=MEASUREMENT if setup.settings.data.audit else None)
-    with FeatureCache(cache) as opened:
-        extracting = extract_features(setup.samples, engine, setup.input, wanted, opened)
-        for done, _ in enumerate(extracting, start=1):
-            progress("Features", done, len(setup.samples))
+    extracting = extract_features(setup.samples, engine, setup.input, wanted, cache)
+    for done, _ in enumerate(extracting, start=1):
+        progress("Features", done, len(setup.samples))
     return engine
 
 
@@ -176,9 +178,14 @@ def train_folds(jobs: Sequence[Job], cache: Path, workers: int, progress: Progre
 
 def _train_in_turn(jobs: Sequence[Job], cache: Path, progress: Progress) -> Iterator[None]:
     for job in jobs:
-        name = "Fold {1}, repeat {0}".format(*job.name)
-        train_fold(job, cache, lambda task, done, total, name=name: progress(f"{name}: {task}", done, total))
+        repeat, fold = job.name
+        train_fold(job, cache, _prefix(progress, f"{repeat}.{fold}") if job.settings.network.train_backbone else silent)
         yield
+
+
+def _prefix(progress: Progress, name: str) -> Progress:
+    """Progress within a fold that takes long."""
+    return lambda task, done, total: progress(f"Fold {name}: {task}", done, total)
 
 
 def _train_at_once(jobs: Sequence[Job], cache: Path, workers: int) -> Iterator[None]:

@@ -1,0 +1,157 @@
+"""How often the intervals of cross-validation cover the truth, over simulated studies with patients.
+
+    python benchmarks/quality/crossval_coverage.py [--studies 1000] [--quick]
+
+A study draws patients with one to four images, alike in part, as features that are Gaussian in each class. Logistic
+regression is cross-validated on them by patient, so models really differ from fold to fold and learn from overlapping
+images. The truth is known exactly, from the weights of each model. Intervals are compared with three truths: the mean
+performance of the models of these very folds, which they are made for; that of models trained on other patients, the
+same number of them; and that of one model trained on all images. `by image` ignores that images share a patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
+from pneumoscope.evaluation.out_of_fold import OutOfFold, measure_folds
+
+Floats = NDArray[np.float64]
+METRICS = ("auroc", "accuracy", "sensitivity", "specificity")
+ROWS = ("mean over folds", "mean over folds, by image", "together")
+_PHI = NormalDist().cdf
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study is like.
+
+    Attributes:
+        images: their number.
+        separation: distance of the classes along the first feature, in standard deviations.
+        width: number of features, all but the first without information.
+        alike: correlation of the features of a patient's images.
+        repeats: how often the images are divided.
+    """
+
+    images: int
+    separation: float
+    width: int = 20
+    alike: float = 0.6
+    folds: int = 5
+    repeats: int = 1
+
+    @property
+    def name(self) -> str:
+        """In the table."""
+        return f"{self.images} images, {self.separation:g} SD apart, {self.repeats} x {self.folds} folds"
+
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+        """Labels (N,), features (N, D) and patients (N,)."""
+        sizes = np.resize([1, 2, 3, 4], self.images)
+        patients = np.repeat(np.arange(len(sizes)), sizes)[: self.images]
+        y = rng.permutation(np.arange(patients.max() + 1) % 2)[patients]
+        common = rng.standard_normal((patients.max() + 1, self.width))[patients]
+        x = np.sqrt(self.alike) * common + np.sqrt(1 - self.alike) * rng.standard_normal((self.images, self.width))
+        x[:, 0] += self.separation * (y - 0.5)
+        return y, x, patients
+
+    def truth(self, weights: Floats, bias: float) -> dict[str, float]:
+        """The performance of a linear model on images of new patients, exactly."""
+        length = float(np.linalg.norm(weights))
+        half = self.separation / 2 * float(weights[0])
+        sensitivity, specificity = _PHI((half + bias) / length), _PHI((half - bias) / length)
+        return {
+            "auroc": _PHI(2 * half / (np.sqrt(2) * length)),
+            "accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+        }
+
+
+SETTINGS = (
+    Setting(100, 2.0),
+    Setting(200, 2.0),
+    Setting(200, 3.0),
+    Setting(600, 2.0),
+    Setting(200, 2.0, folds=10),
+    Setting(200, 2.0, repeats=3),
+)
+
+
+def fit(x: Floats, y: NDArray[np.int64]) -> tuple[Floats, float]:
+    """Weights and bias of a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=0.1).fit(x, y)
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def study(task: tuple[Setting, int]) -> tuple[Floats, Floats, Floats]:
+    """Limits of each row and metric (3, M, 2), the folds' true mean (M,), and that of a model of all images (M,)."""
+    setting, seed = task
+    rng = np.random.default_rng([seed, setting.images])
+    y, x, patients = setting.draw(rng)
+    probabilities, places, truths = [], [], []
+    label_of = np.zeros(patients.max() + 1, np.int64)
+    label_of[patients] = y
+    for repeat in range(setting.repeats):
+        fold_of = np.zeros(len(label_of), np.int64)  # stratified by class
+        for label in (0, 1):
+            own = rng.permutation(np.flatnonzero(label_of == label))
+            fold_of[own] = np.arange(len(own)) % setting.folds
+        p = np.zeros(len(y))
+        for fold in range(setting.folds):
+            inside = fold_of[patients] == fold
+            weights, bias = fit(x[~inside], y[~inside])
+            p[inside] = 1 / (1 + np.exp(-(x[inside] @ weights + bias)))
+            truths.append(list(setting.truth(weights, bias).values()))
+        probabilities.append(p)
+        places += [(repeat, int(fold)) for fold in fold_of[patients]]
+    labels, stacked = np.tile(y, setting.repeats), np.concatenate(probabilities)
+    cuts, clusters = np.full(len(labels), 0.5), np.tile(patients, setting.repeats)
+    by_patient = measure_folds(OutOfFold(labels, stacked, cuts, places, clusters)).means
+    images = np.tile(np.arange(len(y)), setting.repeats)
+    by_image = measure_folds(OutOfFold(labels, stacked, cuts, places, images)).means
+    together = evaluate_predictions(
+        labels, stacked, classes=("0", "1"), patients=[str(each) for each in clusters], resamples=20
+    ).metrics
+    limits = [[(row[m].low, row[m].high) for m in METRICS] for row in (by_patient, by_image, together)]
+    return np.array(limits), np.mean(truths, axis=0), np.array(list(setting.truth(*fit(x, y)).values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="50 studies")
+    arguments = parser.parse_args()
+    studies = 50 if arguments.quick else arguments.studies
+    print("| setting | interval | truth | " + " | ".join(METRICS) + " | mean width, AUROC |")
+    print("|" + " --- |" * (4 + len(METRICS)))
+    with multiprocessing.Pool(min(arguments.jobs, os.cpu_count() or 1)) as pool:
+        for setting in SETTINGS:
+            found = pool.map(study, [(setting, seed) for seed in range(studies)], chunksize=10)
+            limits, own, whole = (np.array(part) for part in zip(*found, strict=True))
+            truths = {
+                "these folds' models": own,
+                "models of other patients": np.broadcast_to(own.mean(0), own.shape),
+                "one model of all images": whole,
+            }
+            for i, row in enumerate(ROWS):
+                width = f"{np.nanmean(limits[:, i, 0, 1] - limits[:, i, 0, 0]):.3f}"
+                for name, truth in truths.items():
+                    covered = (limits[:, i, :, 0] <= truth) & (truth <= limits[:, i, :, 1])
+                    cells = [f"{100 * share:.1f}" for share in covered.mean(0)]
+                    print(" | ".join([f"| {setting.name}", row, name, *cells, width]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
