@@ -2,8 +2,8 @@
 
     python benchmarks/crossval_cost.py [--data ../shared/data/kermany-train-224] [--images 600] [--rounds 2]
 
-Each starts with an empty cache, and they take turns. An extraction reads every image and computes the features of it and of
-its mirror image; cross-validation does the same, trains five heads, measures them and writes the report.
+Each starts with an empty cache, and they take turns. An extraction reads every image and computes the features of it
+and of its mirror image; cross-validation does the same, trains five heads, measures them and writes the report.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def main() -> None:
         write_samples(table, samples[:: max(1, len(samples) // arguments.images)][: arguments.images])
         extractions, validations = [], []
         for number in range(arguments.rounds):
-            setup = read(resolve_settings({"path": str(table)}, {}))
             with FeatureCache(folder / f"extraction-{number}.sqlite") as cache:
                 start = time.perf_counter()
+                setup = read(resolve_settings({"path": str(table)}, {}))
                 extract_all(setup, cache, silent)
                 extractions.append(time.perf_counter() - start)
             with FeatureCache(folder / f"crossval-{number}.sqlite") as cache:

@@ -22,7 +22,7 @@ from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read
 from pneumoscope.training.ensemble import check_ensemble, save_ensemble
 from pneumoscope.training.fold_results import RESULT, TABLE, Trained, predict_folds, write_results
-from pneumoscope.training.folds import FOLDS, Design, Division, divide, extract_all, prepare_jobs, train_folds
+from pneumoscope.training.folds import FOLDS, Design, Division, Shared, divide, extract_all, prepare_jobs, train_folds
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.remarks import log_data
 from pneumoscope.training.run_folder import hush, log_to, write_settings
@@ -164,9 +164,9 @@ def _train(
         setup = read(jobs[0].settings)
     _log_division(division, setup)
     log_idle(setup, named)
-    engine = extract_all(setup, cache, progress)
-    train_folds(jobs, cache.path, workers, progress)
-    return Trained(folder, settings, setup, division, jobs, cache, engine)
+    shared = Shared(setup, extract_all(setup, cache, progress))
+    train_folds(jobs, cache.path, workers, shared, progress)
+    return Trained(folder, settings, setup, division, jobs, cache, shared.computing.engine)
 
 
 def _read_design(folder: Path, given: Mapping[str, int | None]) -> Design:

@@ -85,8 +85,26 @@ class Extracted:
     notes: tuple[str, ...]  # which images could not be read
 
 
-def read(settings: Settings) -> Setup:
+@dataclass(frozen=True)
+class Computing:
+    """What computes features of the pretrained backbone."""
+
+    engine: Engine
+    graph: bytes | None  # the backbone in ONNX, if it can be written so
+
+
+def prepare_computing(setup: Setup) -> Computing:
+    """Make what computes features of the pretrained backbone."""
+    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
+    return Computing(build_engine(setup.backbone, setup.input.size, setup.device.type, graph), graph)
+
+
+def read(settings: Settings, like: Setup | None = None) -> Setup:
     """Read the samples, split them and load the backbone, so that errors show before anything is written.
+
+    Args:
+        settings: of the run.
+        like: another run, whose training leaves the backbone as it is; this one then shares it.
 
     Raises:
         UsageError: settings that do not suit the data or the backbone.
@@ -98,14 +116,17 @@ def read(settings: Settings) -> Setup:
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
     initial, spec = None, find_backbone(settings.network.backbone)
-    if settings.network.init is not None:
+    if like is not None:
+        initial, spec, backbone = like.initial, like.spec, like.backbone
+    elif settings.network.init is not None:
         initial, spec, backbone = load_initial(settings.network)
     else:
         backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
         if spec.model is not None and settings.network.weights is None:
             initial = describe_backbone(spec.model)
     input_spec = resize_input(spec, settings.network.size, settings.network.fit)
-    try_backbone(backbone, input_spec.size)
+    if like is None:
+        try_backbone(backbone, input_spec.size)
     device = choose_device(settings.run.device)
     resolved = replace(
         settings,
@@ -116,7 +137,7 @@ def read(settings: Settings) -> Setup:
     return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups)
 
 
-def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
+def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
     """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
 
     Test images are included: the data's fingerprint covers their content, and unreadable files show early.
@@ -125,8 +146,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
         DataError: a split lacks a class after unreadable images were left out.
     """
     samples, n = setup.samples, len(setup.samples)
-    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
-    engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
+    computing = computing or prepare_computing(setup)
+    engine, graph = computing.engine, computing.graph
     measurement = MEASUREMENT if setup.settings.data.audit else None
     extracts: dict[int, Extract] = {}
     for split in SPLITS:

@@ -163,15 +163,10 @@ def _unite(notes: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _find_findings(job: Trained) -> list[Finding]:
-    """The findings of the folds' audits, each kind once."""
-    remarks = [found for each in job.jobs if (found := load_remarks(each.folder))]
-    kinds = {
-        (finding.check, re.sub(r"\d+(\.\d+)?", "", finding.title)): finding
-        for remark in reversed(remarks)
-        for finding in remark.findings
-    }
-    return list(kinds.values())
+def _find_findings(job: Trained) -> Sequence[Finding]:
+    """The findings of the audit, which was made with the first fold."""
+    remarks = load_remarks(job.jobs[0].folder)
+    return remarks.findings if remarks else ()
 
 
 def _write_page(

@@ -24,13 +24,11 @@ from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.files import lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
-from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.features import Wanted, extract_features
 from pneumoscope.inference.predictor import load
 from pneumoscope.inference.runtimes import count_threads
-from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.text import counted
-from pneumoscope.training.data import Setup, check_classes, read
+from pneumoscope.training.data import Computing, Setup, check_classes, prepare_computing, read
 from pneumoscope.training.record import RECORD, check_files, load_remarks
 from pneumoscope.training.run_folder import CHECKPOINTS, hush, log_to, open_run, resume_settings
 from pneumoscope.training.settings import DataSettings, Settings
@@ -65,6 +63,14 @@ class Job:
     name: tuple[int, int]  # repeat and fold, from 1 on
     folder: Path  # of its run
     settings: Settings  # with its table of samples as data
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What folds in one process share while their training leaves the backbone as it is."""
+
+    setup: Setup  # of the first fold
+    computing: Computing
 
 
 def divide(settings: Settings, design: Design) -> Division:
@@ -126,9 +132,12 @@ def prepare_jobs(settings: Settings, division: Division, folder: Path) -> list[J
         write_text(table, content)
         if (run / RECORD).exists():
             check_files(run, samples)
+        data = _name_columns(settings.data, table, any(sample.patient for sample in samples))
+        if jobs:  # the images are the same, so one check of the data is enough
+            data = replace(data, audit=False, strict=False)
         own = replace(
             settings,
-            data=_name_columns(settings.data, table, any(sample.patient for sample in samples)),
+            data=data,
             run=replace(settings.run, seed=settings.run.seed + repeat - 1),
         )
         jobs.append(Job((repeat, fold), run, own))
@@ -144,15 +153,14 @@ def _name_columns(data: DataSettings, table: Path, patients: bool) -> DataSettin
     )  # fmt: skip
 
 
-def extract_all(setup: Setup, cache: FeatureCache, progress: Progress) -> Engine:
-    """Compute what every fold needs of every image, once, and keep it in the cache; give the engine."""
-    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
-    engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
+def extract_all(setup: Setup, cache: FeatureCache, progress: Progress) -> Computing:
+    """Compute what every fold needs of every image, once, and keep it in the cache; give what computes it."""
+    computing = prepare_computing(setup)
     wanted = Wanted(mirror=True, measurement=MEASUREMENT if setup.settings.data.audit else None)
-    extracting = extract_features(setup.samples, engine, setup.input, wanted, cache)
+    extracting = extract_features(setup.samples, computing.engine, setup.input, wanted, cache)
     for done, _ in enumerate(extracting, start=1):
         progress("Features", done, len(setup.samples))
-    return engine
+    return computing
 
 
 def is_finished(job: Job) -> bool:
@@ -162,7 +170,7 @@ def is_finished(job: Job) -> bool:
     return load_remarks(job.folder) is not None
 
 
-def train_folds(jobs: Sequence[Job], cache: Path, workers: int, progress: Progress) -> None:
+def train_folds(jobs: Sequence[Job], cache: Path, workers: int, shared: Shared, progress: Progress) -> None:
     """Train the folds that are not finished, several at a time with more than one worker.
 
     Raises:
@@ -171,15 +179,20 @@ def train_folds(jobs: Sequence[Job], cache: Path, workers: int, progress: Progre
     waiting = [job for job in jobs if not is_finished(job)]
     done = len(jobs) - len(waiting)
     progress("Folds", done, len(jobs))
-    finished = _train_in_turn(waiting, cache, progress) if workers == 1 else _train_at_once(waiting, cache, workers)
+    if workers == 1:
+        finished = _train_in_turn(waiting, cache, shared, progress)
+    else:
+        finished = _train_at_once(waiting, cache, workers)
     for number, _ in enumerate(finished, start=done + 1):
         progress("Folds", number, len(jobs))
 
 
-def _train_in_turn(jobs: Sequence[Job], cache: Path, progress: Progress) -> Iterator[None]:
+def _train_in_turn(jobs: Sequence[Job], cache: Path, shared: Shared, progress: Progress) -> Iterator[None]:
     for job in jobs:
-        repeat, fold = job.name
-        train_fold(job, cache, _prefix(progress, f"{repeat}.{fold}") if job.settings.network.train_backbone else silent)
+        if shared.setup.changes_backbone:
+            train_fold(job, cache, progress=_prefix(progress, "{}.{}".format(*job.name)))
+        else:
+            train_fold(job, cache, shared)
         yield
 
 
@@ -211,7 +224,7 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def train_fold(job: Job, cache: Path, progress: Progress = silent) -> None:
+def train_fold(job: Job, cache: Path, shared: Shared | None = None, progress: Progress = silent) -> None:
     """Train one fold, or continue its training, and measure it on its test images.
 
     Its folder is that of a run without a report, which `pneumoscope train --out FOLDER --resume` adds.
@@ -219,13 +232,15 @@ def train_fold(job: Job, cache: Path, progress: Progress = silent) -> None:
     folder = job.folder
     with hush():
         began = (folder / "config.yaml").exists()
-        setup = read(resume_settings(folder, {}) if began else job.settings)
+        setup = read(resume_settings(folder, {}) if began else job.settings, shared.setup if shared else None)
         with lock_folder(folder), FeatureCache(cache) as opened:
             open_run(folder, setup, resume=began, overwrite=False)
             with log_to(folder / "log.txt"):
                 remarks, engine = load_remarks(folder), None
                 if remarks is None:
-                    setup, remarks, engine = make_model(setup, folder, opened, progress)
+                    setup, remarks, engine = make_model(
+                        setup, folder, opened, progress, shared.computing if shared else None
+                    )
                 predictor = load(folder / "model", setup.device.type, opened, engine=engine or "auto")
                 run = setup.settings.run
                 plan = Plan("test", resamples=run.resamples, seed=run.seed, patient_ids=run.patient_ids)

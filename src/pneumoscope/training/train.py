@@ -36,7 +36,7 @@ from pneumoscope.notebook import notebook_progress, to_html
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
-from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
+from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.initial import InitialModel
@@ -153,10 +153,10 @@ def train(
 
 
 def make_model(
-    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress
+    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress, computing: Computing | None = None
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    extracted = extract(setup, cache, progress)
+    extracted = extract(setup, cache, progress, computing)
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
