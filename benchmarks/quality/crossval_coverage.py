@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -94,9 +94,8 @@ def fit(x: Floats, y: NDArray[np.int64]) -> tuple[Floats, float]:
     return model.coef_[0], float(model.intercept_[0])
 
 
-def study(task: tuple[Setting, int]) -> tuple[Floats, Floats, Floats]:
-    """Limits of each row and metric (3, M, 2), the folds' true mean (M,), and that of a model of all images (M,)."""
-    setting, seed = task
+def cross_validate(setting: Setting, seed: int) -> tuple[OutOfFold, Floats, Floats]:
+    """Out-of-fold predictions, the true mean of the folds' models (M,), and that of one model of all images (M,)."""
     rng = np.random.default_rng([seed, setting.images])
     y, x, patients = setting.draw(rng)
     probabilities, places, truths = [], [], []
@@ -116,15 +115,21 @@ def study(task: tuple[Setting, int]) -> tuple[Floats, Floats, Floats]:
         probabilities.append(p)
         places += [(repeat, int(fold)) for fold in fold_of[patients]]
     labels, stacked = np.tile(y, setting.repeats), np.concatenate(probabilities)
-    cuts, clusters = np.full(len(labels), 0.5), np.tile(patients, setting.repeats)
-    by_patient = measure_folds(OutOfFold(labels, stacked, cuts, places, clusters)).means
-    images = np.tile(np.arange(len(y)), setting.repeats)
-    by_image = measure_folds(OutOfFold(labels, stacked, cuts, places, images)).means
+    data = OutOfFold(labels, stacked, np.full(len(labels), 0.5), places, np.tile(patients, setting.repeats))
+    return data, np.mean(truths, axis=0), np.array(list(setting.truth(*fit(x, y)).values()))
+
+
+def study(task: tuple[Setting, int]) -> tuple[Floats, Floats, Floats]:
+    """Limits of each row and metric (3, M, 2), and the truths that `cross_validate` gives."""
+    data, own, whole = cross_validate(*task)
+    images = np.tile(np.arange(len(data.labels) // task[0].repeats), task[0].repeats)
+    by_patient, by_image = measure_folds(data).means, measure_folds(replace(data, clusters=images)).means
     together = evaluate_predictions(
-        labels, stacked, classes=("0", "1"), patients=[str(each) for each in clusters], resamples=20
-    ).metrics
+        data.labels, data.probabilities, classes=("0", "1"), patients=[str(each) for each in data.clusters],
+        resamples=20,
+    ).metrics  # fmt: skip
     limits = [[(row[m].low, row[m].high) for m in METRICS] for row in (by_patient, by_image, together)]
-    return np.array(limits), np.mean(truths, axis=0), np.array(list(setting.truth(*fit(x, y)).values()))
+    return np.array(limits), own, whole
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def test_mistakes_are_explained(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"config.yaml is missing. Give finished runs"):
         summarize(runs)
     (runs[0] / "config.yaml").write_text("model: x\n")
-    with pytest.raises(DataError, match="not of a run"):
+    with pytest.raises(DataError, match="has no seed"):
         summarize(runs)
 
 
@@ -154,7 +154,7 @@ def test_a_summary_shows_in_a_notebook(runs: list[Path]) -> None:
     summary = summarize(runs)
     assert isinstance(summary, Summary)
     assert "±" in summary._repr_html_()
-    assert len(summary.to_frame()) == 33
+    assert len(summary.to_rows()) == 33
     assert repr(summary) == "Summary(12 runs by backbone)"
 
 

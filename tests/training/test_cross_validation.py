@@ -118,7 +118,7 @@ def test_the_report_shows_the_folds_and_their_means(crossed: CrossValidation) ->
 
 
 def test_the_result_shows_in_a_notebook(crossed: CrossValidation) -> None:
-    assert len(crossed.to_frame()) == 6
+    assert len(crossed.to_rows()) == 6
     assert "<table>" in crossed._repr_html_()
     assert repr(crossed).startswith("CrossValidation(")
 
