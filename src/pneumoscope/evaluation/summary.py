@@ -265,7 +265,7 @@ def _compare(summary: Summary, members: Sequence[Sequence[int]]) -> Summary:
     for group, other in zip(summary.groups[1:], others, strict=True):
         paired = _pair_seeds(summary.runs, first, other)
         pairs = paired or (list(first), list(other))
-        differences = _measure_differences(pairing, *pairs, paired=paired is not None)
+        differences = measure_differences(pairing, *pairs, paired=paired is not None)
         contrasts.append(Contrast(group.name, differences, paired is not None))
     for metric in contrasts[0].differences:
         adjusted = adjust_holm([contrast.differences[metric].p for contrast in contrasts])
@@ -294,13 +294,13 @@ def _pair_seeds(runs: Sequence[Run], first: Sequence[int], other: Sequence[int])
     return [i for _, i in seeds[0]], [i for _, i in seeds[1]]
 
 
-def _measure_differences(
+def measure_differences(
     pairing: Pairing, first: Sequence[int], other: Sequence[int], *, paired: bool
 ) -> dict[str, Difference]:
     """Measure how the means over two groups of runs differ; see `METHOD`."""
 
     def contrast(weights: Floats) -> dict[str, Floats]:
-        found = [[_measure_run(pairing, i, weights) for i in group] for group in (first, other)]
+        found = [[measure_run(pairing, i, weights) for i in group] for group in (first, other)]
         return {
             name: np.mean([each[name] for each in found[1]], 0) - np.mean([each[name] for each in found[0]], 0)
             for name in found[0][0]
@@ -308,7 +308,7 @@ def _measure_differences(
 
     errors = jackknife(contrast, pairing.clusters)
     whole = np.ones((1, len(pairing.labels)))
-    values = [[_measure_run(pairing, i, whole) for i in group] for group in (first, other)]
+    values = [[measure_run(pairing, i, whole) for i in group] for group in (first, other)]
     patients = len(np.unique(pairing.clusters))
     differences = {}
     for name in values[0][0]:
@@ -316,11 +316,11 @@ def _measure_differences(
         parts = [(b - a,)] if paired else [(a,), (b,)]
         seeds = [(each.var(ddof=1) / len(each), len(each) - 1) for (each,) in parts if len(each) > 1]
         terms = [*seeds, (errors[name] ** 2, patients - 1)]
-        differences[name] = _test(float(a.mean()), float(b.mean()), terms)
+        differences[name] = find_difference(float(a.mean()), float(b.mean()), terms)
     return differences
 
 
-def _test(first: float, other: float, terms: Sequence[tuple[float, int]]) -> Difference:
+def find_difference(first: float, other: float, terms: Sequence[tuple[float, int]]) -> Difference:
     """A difference whose variance is the sum of terms, each with its degrees of freedom."""
     from scipy.stats import t
 
@@ -334,7 +334,7 @@ def _test(first: float, other: float, terms: Sequence[tuple[float, int]]) -> Dif
     return Difference(first, other, value, value - half, value + half, p, p)
 
 
-def _measure_run(pairing: Pairing, run: int, weights: Floats) -> dict[str, Floats]:
+def measure_run(pairing: Pairing, run: int, weights: Floats) -> dict[str, Floats]:
     """Metrics of one run for weights (b, N): rates by its own predicted labels, which are of its own threshold."""
     correct, labels = pairing.predicted[run] == pairing.labels, pairing.labels
     found = measure(labels, pairing.probabilities[run], weights=weights)
