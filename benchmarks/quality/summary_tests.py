@@ -3,8 +3,8 @@
     python benchmarks/quality/summary_tests.py [--studies 400] [--seeds 3 5]
 
 Patients have two images each, hard or easy for every model. The runs of a model find some of them harder than the other
-model does; each run (seed) also has noise of its own and is a little better or worse. Both groups come from the same
-distribution, so 5% of studies should give p < 0.05. Beside it: tests that count only the variance between seeds (a paired
+model does; each run (seed) also has noise of its own and is a little better or worse. Both groups are from the same
+distribution, so 5% of studies should give p < 0.05. Beside it: tests that count only the variance between seeds (paired
 t test), or only that between patients.
 """
 
