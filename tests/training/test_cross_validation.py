@@ -183,7 +183,7 @@ def test_an_unreadable_image_gets_a_row_with_its_error(tmp_path: Path, images: P
     [
         ({"ensemble": True, "recipe": "finetune"}, "ensemble: fine-tuned networks differ from fold to fold"),
         ({"test_fraction": 0.2}, "test_fraction: no effect: the folds are the test splits"),
-        ({"folds": 1}, "folds: 1 is too few"),
+        ({"folds": 1}, "folds: must be greater than or equal to 2, found 1"),
         ({"repeats": 0}, "repeats: must be greater than or equal to 1"),
         ({"resume": True}, "no run to resume"),
     ],

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from pneumoscope.config import Count, Progress, build, checked, read_mapping, write_mapping
 from pneumoscope.errors import UsageError
@@ -88,7 +90,7 @@ class CrossValidation:
 
 @checked
 def cross_validate(
-    data: str | Path | None = None, out: str | Path = "runs/crossval", *, folds: int | None = None,
+    data: str | Path | None = None, out: str | Path = "runs/crossval", *, folds: Annotated[int, Ge(2)] | None = None,
     repeats: Count | None = None, include_test: bool = False, ensemble: bool = False, workers: Count = 1,
     config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
     cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
@@ -120,7 +122,8 @@ def cross_validate(
     folder = Path(out)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
-    _check(folds, options)
+    if options.get("test_fraction") is not None:
+        raise UsageError("no effect: the folds are the test splits. Choose their number with `folds`.", "test_fraction")
     settings = resolve(options, folder, config, resume, overwrite)
     if ensemble:
         check_ensemble(settings)
@@ -140,18 +143,6 @@ def cross_validate(
             if ensemble:
                 save_ensemble(folder / MODEL, trained, results, measured.evaluation)
     return CrossValidation(folder, settings, found, measured.evaluation)
-
-
-def _check(folds: int | None, options: Mapping[str, Any]) -> None:
-    """Refuse options that make no sense here.
-
-    Raises:
-        UsageError: there are such.
-    """
-    if folds is not None and folds < 2:
-        raise UsageError(f"{folds} is too few: cross-validation needs at least 2.", "folds")
-    if options.get("test_fraction") is not None:
-        raise UsageError("no effect: the folds are the test splits. Choose their number with `folds`.", "test_fraction")
 
 
 def _train(

@@ -157,17 +157,20 @@ def make_model(
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     extracted = extract(setup, cache, progress, computing)
+    short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
-    trained = fit(setup, extracted, folder, progress)
+    trained = fit(setup, extracted, folder, progress, None if short else folder / CHECKPOINTS)
     decisions = decide(setup, extracted, trained, cache, progress)
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) -> Trained:
+def fit(
+    setup: Setup, extracted: Extracted, folder: Path, progress: Progress, checkpoints: Path | None = None
+) -> Trained:
     """Train the head, and the backbone if the settings say so; write `history.csv`."""
 
     def report(row: Row, epochs: int) -> None:
@@ -182,7 +185,7 @@ def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) ->
         head = build_head(setup.backbone.width, len(setup.classes))
         if setup.initial is not None and setup.initial.labels == setup.classes:
             head.load_state_dict(setup.initial.head)
-        history, best = run_phases(setup, head, extracted.splits, folder / CHECKPOINTS, report)
+        history, best = run_phases(setup, head, extracted.splits, checkpoints, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
     write_text(folder / "history.csv", "".join(format_rows(history)))
     if setup.settings.network.half_precision:
