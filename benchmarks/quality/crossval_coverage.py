@@ -1,6 +1,6 @@
 """How often the intervals of cross-validation cover the truth, over simulated studies with patients.
 
-    python benchmarks/quality/crossval_coverage.py [--studies 1000] [--quick]
+    python benchmarks/quality/crossval_coverage.py [--studies 1000] [--only TEXT] [--mean]
 
 A study draws patients with one to four images, alike in part, as features that are Gaussian in each class. Logistic
 regression is cross-validated on them by patient, so models really differ from fold to fold and learn from overlapping
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
-from pneumoscope.evaluation.out_of_fold import OutOfFold, measure_folds
+from pneumoscope.evaluation.out_of_fold import MeanOverFolds, OutOfFold, measure_folds
+from pneumoscope.evaluation.results import Interval
 
 Floats = NDArray[np.float64]
 METRICS = ("auroc", "accuracy", "sensitivity", "specificity")
@@ -98,7 +100,9 @@ def cross_validate(setting: Setting, seed: int) -> tuple[OutOfFold, Floats, Floa
     """Out-of-fold predictions, the true mean of the folds' models (M,), and that of one model of all images (M,)."""
     rng = np.random.default_rng([seed, setting.images])
     y, x, patients = setting.draw(rng)
-    probabilities, places, truths = [], [], []
+    probabilities: list[Floats] = []
+    places: list[tuple[int, int]] = []
+    truths: list[list[float]] = []
     label_of = np.zeros(patients.max() + 1, np.int64)
     label_of[patients] = y
     for repeat in range(setting.repeats):
@@ -119,38 +123,42 @@ def cross_validate(setting: Setting, seed: int) -> tuple[OutOfFold, Floats, Floa
     return data, np.mean(truths, axis=0), np.array(list(setting.truth(*fit(x, y)).values()))
 
 
-def study(task: tuple[Setting, int]) -> tuple[Floats, Floats, Floats]:
-    """Limits of each row and metric (3, M, 2), and the truths that `cross_validate` gives."""
-    data, own, whole = cross_validate(*task)
-    images = np.tile(np.arange(len(data.labels) // task[0].repeats), task[0].repeats)
-    by_patient, by_image = measure_folds(data).means, measure_folds(replace(data, clusters=images)).means
-    together = evaluate_predictions(
-        data.labels, data.probabilities, classes=("0", "1"), patients=[str(each) for each in data.clusters],
-        resamples=20,
-    ).metrics  # fmt: skip
-    limits = [[(row[m].low, row[m].high) for m in METRICS] for row in (by_patient, by_image, together)]
-    return np.array(limits), own, whole
+def study(task: tuple[Setting, int, bool]) -> tuple[Floats, Floats, Floats]:
+    """Limits of each row and metric (3, M, 2), or of the first row alone; and the truths of `cross_validate`."""
+    setting, seed, mean = task
+    data, own, whole = cross_validate(setting, seed)
+    rows: list[Mapping[str, MeanOverFolds | Interval]] = [dict(measure_folds(data).means)]
+    if not mean:
+        images = np.tile(np.arange(len(data.labels) // setting.repeats), setting.repeats)
+        rows.append(dict(measure_folds(replace(data, clusters=images)).means))
+        patients = [str(each) for each in data.clusters]
+        together = evaluate_predictions(
+            data.labels, data.probabilities, classes=("0", "1"), patients=patients, resamples=20
+        )
+        rows.append(dict(together.metrics))
+    return np.array([[(row[m].low, row[m].high) for m in METRICS] for row in rows]), own, whole
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="50 studies")
+    parser.add_argument("--only", default="", help="settings whose name holds this")
+    parser.add_argument("--mean", action="store_true", help="only the interval of the mean over folds")
     arguments = parser.parse_args()
-    studies = 50 if arguments.quick else arguments.studies
     print("| setting | interval | truth | " + " | ".join(METRICS) + " | mean width, AUROC |")
     print("|" + " --- |" * (4 + len(METRICS)))
     with multiprocessing.Pool(min(arguments.jobs, os.cpu_count() or 1)) as pool:
-        for setting in SETTINGS:
-            found = pool.map(study, [(setting, seed) for seed in range(studies)], chunksize=10)
+        for setting in (each for each in SETTINGS if arguments.only in each.name):
+            tasks = [(setting, seed, arguments.mean) for seed in range(arguments.studies)]
+            found = pool.map(study, tasks, chunksize=10)
             limits, own, whole = (np.array(part) for part in zip(*found, strict=True))
             truths = {
                 "these folds' models": own,
                 "models of other patients": np.broadcast_to(own.mean(0), own.shape),
                 "one model of all images": whole,
             }
-            for i, row in enumerate(ROWS):
+            for i, row in enumerate(ROWS[: limits.shape[1]]):
                 width = f"{np.nanmean(limits[:, i, 0, 1] - limits[:, i, 0, 0]):.3f}"
                 for name, truth in truths.items():
                     covered = (limits[:, i, :, 0] <= truth) & (truth <= limits[:, i, :, 1])

@@ -28,9 +28,9 @@ from pneumoscope.evaluation.results import without_nan
 # The calibration error of few images is too high: only that of all images together means something.
 AVERAGED = tuple(name for name in METRICS if name != "ece")
 METHOD = (
-    "Means over the folds, with intervals from influence functions by patient (LeDell et al. 2015): on the logit scale "
-    "for AUROC, average precision and Brier score, else Wilson's with the same standard error. A patient whose images "
-    "are predicted in several repeats counts once."
+    "Means over the folds, with intervals from influence functions by patient (LeDell et al. 2015), corrected for the "
+    "few patients of each fold: on the logit scale for AUROC, average precision and Brier score, else Wilson's. A "
+    "patient whose images are predicted in several repeats counts once."
 )
 
 
@@ -125,9 +125,28 @@ def measure_folds(data: OutOfFold) -> Folds:
     means = {}
     for metric in AVERAGED:
         over = np.array([each.metrics[metric] for each in folds])
-        low, high = _find_interval(metric, float(over.mean()), errors[metric], data)
+        error = errors[metric] * _correct(metric, data, parts)
+        low, high = _find_interval(metric, float(over.mean()), error, data)
         means[metric] = MeanOverFolds(float(over.mean()), low, high, float(over.std(ddof=1)))
     return Folds(folds, means, len({repeat for repeat, _ in names}))
+
+
+def _correct(metric: str, data: OutOfFold, parts: Sequence[NDArray[np.bool_]]) -> float:
+    """What a standard error is to be multiplied by, as a fold's metric is fitted to its own few patients.
+
+    As with the variance of a sample, n patients leave n - 1 degrees of freedom; of metrics that depend on both classes,
+    those of the rarer one.
+    """
+    every = np.ones_like(data.labels, bool)
+    classes = [data.labels == label for label in np.unique(data.labels)]
+    if metric in ("accuracy", "brier"):
+        sides = [every]
+    elif metric in ("sensitivity", "specificity") and data.probabilities.ndim == 1:
+        sides = [data.labels == (metric == "sensitivity")]
+    else:
+        sides = classes
+    counts = [min(len(np.unique(data.clusters[part & side])) for side in sides) for part in parts]
+    return float(np.sqrt(np.mean([max(n, 2) / (max(n, 2) - 1) for n in counts])))
 
 
 def _find_interval(metric: str, value: float, error: float, data: OutOfFold) -> Bounds:

@@ -96,7 +96,10 @@ def write_results(job: Trained, results: Results) -> tuple[Folds, Measured]:
 
 def predict_folds(job: Trained, progress: Progress) -> Results:
     """Predict each fold's test images with its model."""
-    predictions, tested, places, cuts = [], [], [], {}
+    predictions: list[Prediction] = []
+    tested: list[Sample] = []
+    places: list[tuple[int, int]] = []
+    cuts: dict[tuple[int, int], float | tuple[float, ...]] = {}
     for name, samples in job.division.folds.items():
         predictor, own = job.load(name), [sample for sample in samples if sample.split == "test"]
         with hush():

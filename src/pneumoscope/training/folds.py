@@ -90,7 +90,7 @@ def divide(settings: Settings, design: Design) -> Division:
         )
     check_classes(settings, chosen)
     groups = group_identical(chosen)
-    divided = {}
+    divided: dict[tuple[int, int], Sequence[Sample]] = {}
     for repeat in range(design.repeats):
         drawn = fold_samples(
             chosen, design.folds, val_fraction=data.val_fraction, groups=groups, seed=settings.run.seed + repeat
