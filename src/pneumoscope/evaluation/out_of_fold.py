@@ -117,7 +117,7 @@ def measure_folds(data: OutOfFold) -> Folds:
         Fold(
             *name,
             n=int(part.sum()),
-            threshold=float(data.thresholds[part].mean()) if two else math.nan,
+            threshold=float(data.thresholds[part][0]) if two else math.nan,
             metrics={metric: found[metric] for metric in AVERAGED},
         )
         for name, part, found in zip(names, parts, values, strict=True)
