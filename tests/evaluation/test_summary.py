@@ -33,7 +33,11 @@ def write_run(folder: Path, seed: int, gain: float = 0.0, images: int = 120, **s
     names = [f"p{patient}" for patient in patients]
     evaluation = evaluate_predictions(labels, p, classes=CLASSES, patients=names, resamples=10)
     (folder / "metrics.json").write_text(json.dumps(evaluation.to_json()))
-    values = {"run": {"recipe": "head", "seed": seed}, "data": {"path": "../images"}, "network": {"backbone": "a"}}
+    values: dict[str, dict[str, Any]] = {
+        "run": {"recipe": "head", "seed": seed},
+        "data": {"path": "../images"},
+        "network": {"backbone": "a"},
+    }
     for group in values.values():
         group.update({name: value for name, value in settings.items() if name in group})
     values["network"] |= {name: value for name, value in settings.items() if name == "size"}

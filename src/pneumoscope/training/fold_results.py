@@ -21,7 +21,7 @@ from pneumoscope.evaluation.evaluate import Measured, Plan, make_rows, measure_p
 from pneumoscope.evaluation.out_of_fold import Folds, OutOfFold, measure_folds
 from pneumoscope.files import write_rows, write_text
 from pneumoscope.inference.cache import FeatureCache
-from pneumoscope.inference.engines import Engine
+from pneumoscope.inference.engines import Engine, Kind
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.reports.environment import describe_environment
@@ -54,7 +54,7 @@ class Trained:
     def load(self, place: tuple[int, int]) -> Predictor:
         """The model of a fold."""
         folder = next(job.folder for job in self.jobs if job.name == place)
-        own = "auto" if self.setup.changes_backbone else self.engine
+        own: Kind | Engine = "auto" if self.setup.changes_backbone else self.engine
         return load(folder / "model", self.setup.device.type, self.cache, engine=own)
 
 

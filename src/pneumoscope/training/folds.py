@@ -118,7 +118,7 @@ def prepare_jobs(settings: Settings, division: Division, folder: Path) -> list[J
     Raises:
         DataError: the data, or the content of images, changed since then.
     """
-    jobs = []
+    jobs: list[Job] = []
     for (repeat, fold), samples in division.folds.items():
         run = folder / FOLDS / f"repeat-{repeat}-fold-{fold}"
         table = run.with_suffix(".csv")
