@@ -21,6 +21,9 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     ],
     "audit": [((3,), {}), ((None,), {}), (("data",), {"seed": -1}), (("data",), {"cache": "yes"})],
     "compare": [((3,), {}), ((["a", 3],), {}), ((["a", "b"],), {"resamples": 0}), ((["a", "b"],), {"seed": "x"})],
+    "cross_validate": [
+        ((3,), {}), (("data",), {"folds": 1}), (("data",), {"workers": 0}), (("data",), {"ensemble": "yes"}),
+    ],
     "draw_phantom": [((-1,), {"pneumonia": True}), (("x",), {"pneumonia": True}), ((0,), {"pneumonia": "yes"})],
     "estimate_metrics": [((3, ["A", "B"]), {}), (([], ["A", 1]), {}), (([], ["A", "B"]), {"resamples": 0})],
     "evaluate": [((b"data",), {}), (("data",), {"model": 3}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
@@ -37,6 +40,7 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "read_pixels": [((None,), {}), ((3,), {}), (([1],), {}), (("a.png",), {"reading": "inverted"})],
     "read_samples": [((3,), {}), ((None,), {}), ((["data"],), {}), (("data",), {"naming": 3})],
     "split_samples": [((None,), {}), (([1],), {}), (([],), {"seed": -1}), (([],), {"val_fraction": "a"})],
+    "summarize": [((3,), {}), ((["a", 3],), {}), ((["a"],), {"by": 3}), ((["a"],), {"overwrite": "no"})],
     "train": [((3,), {}), (("data",), {"overwrite": "no"}), (("data",), {"config": 3}), (("data",), {"cache": 1})],
     "write_phantoms": [((3,), {}), (("new",), {"count": "x"}), (("new",), {"seed": 1.5}), (("new",), {"size": None})],
 }  # fmt: skip

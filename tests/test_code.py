@@ -40,6 +40,8 @@ INSTEAD = {
 MANY_PARAMETERS: dict[str, str] = {
     "inference.predictor.load": "the options of predicting, each given by name",
     "training.adapt.adapt": "the options of the command",
+    "training.cross_validation.cross_validate": "the options of the command",
+    "cli.crossval.crossval": "the options of the command",
     "cli.adapt.adapt": "the options of the command",
     "cli.data.split": "the options of the command",
     "cli.evaluate.audit": "the options of the command",

@@ -9,6 +9,7 @@ classes, and half of the draws of each class are whole images, so that a mask te
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def main() -> None:
     train_once(samples, folder, balance_by="group", **{**usual, **given})
 
 
-def name_group(metadata: dict[str, str]) -> str:
+def name_group(metadata: Mapping[str, str]) -> str:
     """Lungs alone or whole images, and the view."""
     return f"{'lungs' if metadata['source'] == 'lungs-only' else 'whole'} {metadata['view']}"
 

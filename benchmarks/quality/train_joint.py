@@ -3,10 +3,10 @@
 for stage in network average decisions; do python benchmarks/quality/train_joint.py $stage; done
 
 The network continues from `pneumonia-lite0`, the model of children alone. A third of the draws are children, a third
-adults and a third lungs of adults alone, each half PA and half AP. OTHER (not normal, no opacity) is negative in training. The decisions are between opacity and
-normal. They are fitted to validation images without OTHER, two of children for each of an adult, and to children and
-adults apart where their ages are known (`age_groups.yaml`). The test images are the adults of one fold of patients and
-the 100 published images of children.
+adults and a third lungs of adults alone, each half PA and half AP. OTHER (not normal, no opacity) is negative in
+training. The decisions are between opacity and normal. They are fitted to validation images without OTHER, two of
+children for each of an adult, and to children and adults apart where their ages are known (`age_groups.yaml`). The test
+images are the adults of one fold of patients and the 100 published images of children.
 """
 
 from __future__ import annotations

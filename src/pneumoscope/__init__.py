@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.expected import estimate_metrics
     from pneumoscope.evaluation.results import Evaluation, Interval
+    from pneumoscope.evaluation.summary import Summary
     from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
     from pneumoscope.images.read import Reading, read_pixels
@@ -45,15 +46,18 @@ if TYPE_CHECKING:
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
     from pneumoscope.reports.predictions_report import evaluate_predictions
+    from pneumoscope.reports.summary import summarize
     from pneumoscope.training.adapt import Adaptation, adapt
+    from pneumoscope.training.cross_validation import CrossValidation, cross_validate
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export",
-    "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
-    "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt",
-    "audit", "compare", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
-    "load", "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
+    "Adaptation", "Audit", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation", "Evidence",
+    "Export", "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
+    "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary", "UsageError", "__version__",
+    "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics", "evaluate",
+    "evaluate_predictions", "explain", "export", "load", "prepare", "read_pixels", "read_samples", "split_samples",
+    "summarize", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -69,6 +73,7 @@ def __getattr__(name: str) -> object:
         "evaluation.compare": ("Comparison",),
         "evaluation.expected": ("estimate_metrics",),
         "evaluation.results": ("Evaluation", "Interval"),
+        "evaluation.summary": ("Summary",),
         "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),
         "images.read": ("Reading", "read_pixels"),
@@ -80,7 +85,9 @@ def __getattr__(name: str) -> object:
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
         "reports.predictions_report": ("evaluate_predictions",),
+        "reports.summary": ("summarize",),
         "training.adapt": ("Adaptation", "adapt"),
+        "training.cross_validation": ("CrossValidation", "cross_validate"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }

@@ -76,6 +76,10 @@ def places(images: Path, run: Run, tmp_path: Path) -> dict[str, Path]:
         ("train DATA --out NEW --strict --no-audit", {"--strict", "--no-audit"}),
         ("train DATA --out NEW --lr -1", {"--lr"}),
         ("train TWO --out NEW", {"--positive"}),
+        ("crossval DATA --out NEW --recipe best --ensemble", {"--ensemble", "--recipe"}),
+        ("crossval DATA --out NEW --test-fraction 0.2", {"--test-fraction", "--folds"}),
+        ("crossval DATA --out RUN", {"--overwrite"}),
+        ("summarize RUN --by nothing", {"--by"}),
         ("audit TWO --out RUN", {"--overwrite"}),
         ("evaluate DATA --model RUN --out NEW --prevalence 0.2 --adapt-prior", {"--prevalence", "--adapt-prior"}),
         ("predict DATA --model RUN --alpha 2", {"--alpha"}),
@@ -179,6 +183,8 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
     "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
     "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
+    "crossval": {"context": None},
+    "summarize": {"form": None},
     "train": {"context": None},
 }
 # A command needs a folder for its result; a function returns the result, and writes it only if asked.
@@ -195,6 +201,8 @@ OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
         ("evaluate", pneumoscope.evaluate),
         ("explain", pneumoscope.explain),
         ("predict", pneumoscope.load),
+        ("crossval", pneumoscope.cross_validate),
+        ("summarize", pneumoscope.summarize),
         ("train", pneumoscope.train),
     ],
 )

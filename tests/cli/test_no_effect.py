@@ -38,7 +38,10 @@ def typed(line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("predict IMAGE --threshold sensitivity>=0.9", "--threshold: must be a number here, found the rule"),
         ("predict IMAGE --threshold cost=5", "--threshold: must be a number here, found the rule"),
         ("predict IMAGE --threshold nan", "--threshold: nan is not between 0 and 1."),
-        ("explain IMAGE --out x --threshold youden", "These commands have it: train, adapt, evaluate, predict."),
+        (
+            "explain IMAGE --out x --threshold youden",
+            "These commands have it: train, crossval, adapt, evaluate, predict.",
+        ),
     ],
 )
 def test_an_option_without_effect_is_refused(

@@ -133,8 +133,7 @@ def test_too_few_images_leave_a_group_what_was_fitted_to_all_and_a_note_says_so(
         "needed) of its own; those fitted to all images are used.",
     )
     assert describe(fitted) == (
-        "adults (patients of 18 to 120 years): prediction sets of its own, from 12 NORMAL and 12 PNEUMONIA validation "
-        "images"
+        "adults (patients of 18 to 120 years): prediction sets of its own, from 12 NORMAL and 12 PNEUMONIA images"
     )
     empty = groups.fit(ADULTS, draw(12).take([]), CLASSES, pooled, HALVES)
     assert (empty.prediction_sets, empty.ood, empty.moves_logits) == (None, None, False)

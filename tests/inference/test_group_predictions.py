@@ -23,6 +23,7 @@ from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.exporting import export
+from pneumoscope.inference.features import Source
 from pneumoscope.training.train import Run
 
 LABELS = ("NORMAL", "PNEUMONIA")
@@ -73,7 +74,7 @@ def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
 def test_a_table_and_a_header_say_who_belongs_to_a_group_and_all_others_are_decided_as_before(
     run: Run, model: Path, table: Path
 ) -> None:
-    sources = [*find_images([table]), *(dicom(image(), PatientAge=age) for age in ("045Y", "004Y"))]
+    sources: list[Source] = [*find_images([table]), *(dicom(image(), PatientAge=age) for age in ("045Y", "004Y"))]
     plain, grouped = (pneumoscope.load(each).predict(sources) for each in (run.model, model))
     ages = [each.age for each in grouped]
     assert {5.0, 50.0, None, 45.0, 4.0} == set(ages)

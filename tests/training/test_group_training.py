@@ -122,6 +122,33 @@ def test_an_adapted_model_keeps_slope_and_intercept_of_its_groups(table: Path, g
     assert np.isfinite([each.logits[0] for each in predicted]).all()
 
 
+def test_the_ensemble_of_a_cross_validation_has_groups_and_leaves_all_else_as_it_is(
+    table: Path, file: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {**OPTIONS, "folds": 2, "ensemble": True}
+    plain = pneumoscope.cross_validate(table, tmp_path / "plain", **given)
+    grouped = pneumoscope.cross_validate(table, tmp_path / "grouped", groups=str(file), **given)
+    before, after = (read_decisions(load_model(run.folder / "model")) for run in (plain, grouped))
+    folds = [read_decisions(load_model(run / "model")).groups for run in grouped.runs]
+    assert any(group.moves_logits for groups in folds for group in groups)  # so that there is something to undo
+    assert [group.name for group in after.groups] == ["children", "adults"]
+    assert sum(sum(group.images.values()) for group in after.groups) == grouped.evaluation.n
+    assert all(group.prediction_sets is not None for group in after.groups)
+    assert after.calibration.slope == pytest.approx(before.calibration.slope)
+    assert after.calibration.intercept == pytest.approx(before.calibration.intercept)
+    assert (before.ood is None) == (after.ood is None)
+    if before.ood is not None and after.ood is not None:
+        assert after.ood.distances == {
+            name: pytest.approx(distances) for name, distances in before.ood.distances.items()
+        }  # fmt: skip
+
+
+def test_faulty_groups_are_refused_before_a_cross_validation_writes(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as YAML"):
+        pneumoscope.cross_validate(table, tmp_path / "none", groups=str(tmp_path / "missing.yaml"), **OPTIONS)
+    assert not (tmp_path / "none").exists()
+
+
 def make_split(count: int, seed: int, adults: float, copies: int = 1) -> Split:
     """Images of children and adults in turn, whose one feature is the logit; that of adults is lower by a shift."""
     rng = np.random.default_rng(seed)

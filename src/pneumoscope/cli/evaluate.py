@@ -120,7 +120,10 @@ def compare(
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Compare runs with the first one, on the same images."""
+    """Compare runs with the first one, on the same images.
+
+    For groups of runs, such as several seeds of each model, use summarize.
+    """
     import json
 
     from pneumoscope.inference.formats import write_csv

@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from pneumoscope import __version__
 from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
+from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -22,6 +23,7 @@ from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
+from pneumoscope.cli.summary import summarize
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 
@@ -36,6 +38,7 @@ app = make_group(
 )
 _CLASSES: dict[Any, type[PanelCommand]] = {
     train: SettingsCommand,
+    crossval: SettingsCommand,
     adapt: TableCommand,
     evaluate: TableCommand,
     compare: TableCommand,
@@ -45,9 +48,11 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
 for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),
+    (_TRAINING, crossval),
     (_TRAINING, adapt),
     (_TRAINING, evaluate),
     (_TRAINING, compare),
+    (_TRAINING, summarize),
     (_USING, predict),
     (_USING, explain),
     (_USING, export),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pneumoscope.auditing.findings import Audit
     from pneumoscope.config import Progress
     from pneumoscope.evaluation.compare import Comparison
+    from pneumoscope.evaluation.out_of_fold import MeanOverFolds
     from pneumoscope.evaluation.results import Evaluation, GroupDifference, Interval
     from pneumoscope.training.adapt import Adaptation
     from pneumoscope.training.train import Run
@@ -143,20 +144,25 @@ def print_adaptation(adaptation: Adaptation) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print metrics with their intervals, next to them the adjusted ones if there are any, and the decisions."""
-    echo(f"{evaluation.split}: {_count(evaluation.n, evaluation.patients)}\n")
+    echo(f"{evaluation.split}: {count_images(evaluation.n, evaluation.patients)}\n")
     adjusted = evaluation.adjusted
     more = ("adjusted", "95% interval") if adjusted is not None else ()
     table = make_table(["metric"], ["value", "95% interval", *more])
     for name, interval in evaluation.metrics.items():
         intervals = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
-        table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in _show(each)))
+        table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in show_interval(each)))
     open_console().print(table)
     _print_classes(evaluation)
     _print_subgroups(evaluation)
     if adjusted is not None and adjusted.prevalence is not None:
-        value, bounds = _show(adjusted.prevalence)
+        value, bounds = show_interval(adjusted.prevalence)
         source = f", estimated without labels ({bounds})" if adjusted.estimated else ""
         echo(f"\nPrevalence of these images: {evaluation.prevalence:.3f}. Adjusted to {value}{source}.")
+    print_decisions(evaluation)
+
+
+def print_decisions(evaluation: Evaluation) -> None:
+    """Print how often each decision was made, and how often labels were right."""
     if decisions := evaluation.decisions:
         from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
@@ -182,7 +188,7 @@ def _print_classes(evaluation: Evaluation) -> None:
     for name, part in evaluation.per_class.items():
         table.add_row(name, "images", str(part.support))
         for metric, interval in (("precision", part.precision), ("recall", part.recall), ("f1", part.f1)):
-            table.add_row("", metric, *_show(interval))
+            table.add_row("", metric, *show_interval(interval))
     echo()
     open_console().print(table, markup=False)
 
@@ -197,7 +203,7 @@ def _print_subgroups(evaluation: Evaluation) -> None:
     table = make_table(["subgroup"], ["images", "metric", "value", "95% interval", "vs rest", "p"])
     for part in evaluation.subgroups[:_SUBGROUPS]:
         metric = next((name for name in wanted if name in part.metrics), None)
-        value = ("not defined", "") if metric is None else _show(part.metrics[metric])
+        value = ("not defined", "") if metric is None else show_interval(part.metrics[metric])
         differs = _show_difference(part.differences.get(metric or ""))
         table.add_row(f"{part.kind}: {part.name}", str(part.n), metric, *value, *differs)
     echo()
@@ -215,11 +221,13 @@ def _show_difference(difference: GroupDifference | None) -> tuple[str, str]:
     return ("", "") if difference is None else (f"{difference.value:+.3f}", format_p(difference.adjusted))
 
 
-def _count(images: int, patients: int | None) -> str:
+def count_images(images: int, patients: int | None) -> str:
+    """How many images of how many patients, where these are known."""
     return f"{images} images" + (f" of {patients} patients" if patients else "")
 
 
-def _show(interval: Interval) -> tuple[str, str]:
+def show_interval(interval: Interval | MeanOverFolds) -> tuple[str, str]:
+    """A value and its interval as cells of a table."""
     value = "not defined" if math.isnan(interval.value) else f"{interval.value:.3f}"
     return value, "" if math.isnan(interval.low) else f"{interval.low:.3f} to {interval.high:.3f}"
 
@@ -228,7 +236,7 @@ def print_comparison(comparison: Comparison) -> None:
     """Print how each run differs from the first one, with intervals and p values."""
     from pneumoscope.reports.pages import format_p
 
-    echo(f"{_count(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
+    echo(f"{count_images(comparison.n, comparison.patients)}, paired by {comparison.paired_by}")
     several = len(comparison.contrasts) > 1
     first = comparison.runs[0]
     for contrast in comparison.contrasts:
@@ -257,7 +265,7 @@ def print_audit(audit: Audit) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    echo(f"{_count(audit.images, audit.patients)}: {audit.summary}")
+    echo(f"{count_images(audit.images, audit.patients)}: {audit.summary}")
     if not audit.findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False, padding=(1, 2, 0, 0))

@@ -168,7 +168,7 @@ class Decider:
     def _ood_limits(self) -> dict[str | None, float]:
         """Of each group by its name, and of all other images; empty where the model has no detector."""
         return {
-            group and group.name: limits.limit
+            None if group is None else group.name: limits.limit
             for group in (None, *self.decisions.groups)
             if self.detector is not None and (limits := self.decisions.for_group(group).ood) is not None
         }
@@ -199,7 +199,7 @@ class Decider:
             in_set = prediction_sets.apply(np.exp(reference), sets, self.classes)
         scores = None
         if self.detector is not None and self._ood_limits and intermediate is not None:
-            scores = ood.apply(intermediate, self.detector, self._ood_limits[group and group.name])
+            scores = ood.apply(intermediate, self.detector, self._ood_limits[None if group is None else group.name])
         return Outcome(probabilities, predicted, in_set, scores, self._decide(predicted, in_set, scores))
 
     def _decide(

@@ -126,7 +126,7 @@ def check_names(groups: Sequence[Group]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A group's N validation images."""
+    """A group's N images, from which the network did not learn."""
 
     logits: NDArray[np.float64]  # (N, 1) or (N, C), as the network gives them
     labels: NDArray[np.int64]  # (N,) class indices
@@ -184,7 +184,7 @@ def fit(
     pooled: Pooled,
     trained_for: Sequence[float],
 ) -> Group:
-    """Fit what a group has of its own, as far as its validation images suffice.
+    """Fit what a group has of its own, as far as its images suffice.
 
     Slope and intercept need two classes with 20 images each. They are those that calibrate the group's images best,
     with a prior towards no change, and are taken only if they lower the cross-validated log loss. Prediction sets need
@@ -192,7 +192,7 @@ def fit(
 
     Args:
         group: whose images they are.
-        images: the group's validation images.
+        images: the group's images, from which the network did not learn.
         classes: names in the order of the labels.
         pooled: what was fitted to the images of all groups.
         trained_for: (C,) class fractions that the network was trained for.
@@ -234,8 +234,8 @@ def _fit_line(images: Images, pooled: Calibration, trained_for: Sequence[float])
     return own.slope, ((own.slope - 1) * pooled.intercept + own.intercept) / pooled.slope
 
 
-def find_gaps(groups: Sequence[Group], pooled: Pooled) -> tuple[str, ...]:
-    """Say what groups lack because they have too few validation images."""
+def find_gaps(groups: Sequence[Group], pooled: Pooled, kind: str = "validation image") -> tuple[str, ...]:
+    """Say what groups lack because they have too few images of this kind."""
     sets, limits = pooled.prediction_sets, pooled.ood
     notes = []
     if groups and pooled.calibration.method == "isotonic":
@@ -250,7 +250,7 @@ def find_gaps(groups: Sequence[Group], pooled: Pooled) -> tuple[str, ...]:
         parts += [("an OOD limit", count_needed(limits.false_alarms))] if limits else []
         if lacking := [f"{part} ({needed} needed)" for part, needed in parts if fewest < needed]:
             notes.append(
-                f"Group {group.name}: {counted(fewest, 'validation image')} of {name} "
+                f"Group {group.name}: {counted(fewest, kind)} of {name} "
                 f"{'is' if fewest == 1 else 'are'} too few for {_join(lacking)} of its own; those fitted to all images "
                 "are used."
             )
@@ -264,7 +264,7 @@ def describe(group: Group) -> str:
     parts += ["OOD limit"] if group.ood else []
     own = f"{_join(parts)} of its own" if parts else "nothing of its own"
     counts = " and ".join(f"{count} {name}" for name, count in group.images.items())
-    fitted = f", from {counts} validation images" if counts and parts else ""
+    fitted = f", from {counts} images" if counts and parts else ""
     return f"{group.name} ({scope.describe(group.scope)}): {own}{fitted}"
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,12 +188,21 @@ def measure_predictions(
             measure_subgroups(predictions, evaluation, [each.metadata for each in samples], plan.subgroups)
         ),
     )
-    if out is not None:
-        write_rows(out / "predictions.csv", make_rows(predictions, predictor.model.labels, out), plan.excel)
-        write_errors(out / "errors.csv", predictions, predictor.model.labels, evaluation.cut, plan.excel)
-        write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
     fingerprint = fingerprint_samples(samples, [each.sha256 for each in predictions])
-    return Measured(evaluation, predictions, samples, (), fingerprint)
+    measured = Measured(evaluation, predictions, samples, (), fingerprint)
+    if out is not None:
+        write_measured(out, predictor, measured, plan.excel)
+    return measured
+
+
+def write_measured(
+    out: Path, predictor: Predictor, measured: Measured, excel: bool = False, rows: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write `predictions.csv` (with these rows, if given), `errors.csv` and `metrics.json` into a folder."""
+    labels = predictor.model.labels
+    write_rows(out / "predictions.csv", rows or make_rows(measured.predictions, labels, out), excel)
+    write_errors(out / "errors.csv", measured.predictions, labels, measured.cut, excel)
+    write_text(out / "metrics.json", json.dumps(measured.evaluation.to_json(), indent=2) + "\n")
 
 
 def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list[int]:

@@ -34,6 +34,7 @@ class FeatureCache:
     """
 
     def __init__(self, path: Path, max_bytes: int = 2 * 1024**3) -> None:
+        self.path = path
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         try:

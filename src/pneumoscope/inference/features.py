@@ -165,7 +165,9 @@ class _Extraction:
 
     def __init__(self, engine: Engine | None, spec: InputSpec, wanted: Wanted, cache: FeatureCache | None) -> None:
         self._engine, self._spec, self._wanted, self._cache = engine, spec, wanted, cache
-        self._key = f"{engine.fingerprint} {spec} {'mirror ' if wanted.mirror else ''}{__version__}" if engine else ""
+        self._key = _name_key(engine, spec, wanted.mirror) if engine else ""
+        # Of both views the first is what is wanted: images that were training images need not be computed again.
+        self._keys = [self._key] if wanted.mirror or engine is None else [self._key, _name_key(engine, spec, True)]
         measurement = wanted.measurement
         self._warnings_key = f"warnings {spec.min_side} {__version__}"
         self._measurement_key = f"{measurement.name} {spec.min_side} {__version__}" if measurement else ""
@@ -215,11 +217,15 @@ class _Extraction:
         if self._cache is None:
             return
         if self._engine is not None and not self._wanted.maps:
-            features = self._cache.get(extract.cache_key, self._key)
-            intermediate = self._cache.get(extract.cache_key, f"{self._key} intermediate")
             views = 2 if self._wanted.mirror else 1
-            if features is not None and intermediate is not None and features.shape == (views, self._engine.width):
-                extract.features, extract.intermediate = features, intermediate[0]
+            for key in self._keys:
+                features = self._cache.get(extract.cache_key, key)
+                intermediate = self._cache.get(extract.cache_key, f"{key} intermediate")
+                if features is None or intermediate is None or features.shape[1] != self._engine.width:
+                    continue
+                if len(features) >= views:
+                    extract.features, extract.intermediate = features[:views], intermediate[0]
+                    break
         if self._wanted.measurement is not None:
             measured = self._cache.get(extract.cache_key, self._measurement_key)
             extract.measured = None if measured is None else measured[0]
@@ -252,6 +258,11 @@ class _Extraction:
             extract.inputs = prepare(image.pixels, self._spec)
         if self._wanted.pixels:
             extract.pixels = image.pixels
+
+
+def _name_key(engine: Engine, spec: InputSpec, mirror: bool) -> str:
+    """What features depend on besides the image, for the cache."""
+    return f"{engine.fingerprint} {spec} {'mirror ' if mirror else ''}{__version__}"
 
 
 def _to_letters(warnings: Sequence[str]) -> Array:

@@ -205,7 +205,7 @@ class Predictor:
             ood_score=None if outcome.ood_scores is None else float(outcome.ood_scores[0]),
             decision=decision,
             logits=tuple(logits[0].tolist()),
-            group=group and group.name,
+            group=None if group is None else group.name,
             warnings=warnings,
         )
 

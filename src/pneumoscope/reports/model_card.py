@@ -60,7 +60,13 @@ def write_model_card(
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=choose_metrics(evaluation),
         calibration=_describe_calibration(
-            decisions, evaluation, "images that it was adapted to" if model.lineage else "validation images"
+            decisions,
+            evaluation,
+            "images that it was adapted to"
+            if model.lineage
+            else "out-of-fold predictions"
+            if "ensemble" in model.training
+            else "validation images",
         ),
         labelled=counted.get("answered"),
         correct=counted.get("accuracy_of_answered"),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pneumoscope import __version__
 from pneumoscope.evaluation.intervals.differences import Difference
 from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.evaluation.out_of_fold import MeanOverFolds
 from pneumoscope.evaluation.results import Interval
 from pneumoscope.text import shorten, tell_apart
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-Estimate: TypeAlias = Interval | Difference  # a value with an interval; nan where there is none
+Estimate: TypeAlias = Interval | Difference | MeanOverFolds  # a value with an interval; nan where there is none
 
 
 def render(template: str, script: str = "", **values: Any) -> str:

@@ -20,6 +20,7 @@ from pneumoscope.evaluation.curves import LISTED, OperatingPoints, count_points,
 from pneumoscope.evaluation.evaluate import Measured
 from pneumoscope.evaluation.intervals.proportions import wilson_interval
 from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.evaluation.out_of_fold import Folds
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.evaluation.subgroups import by_kind, choose_metrics, count_differences
 from pneumoscope.files import write_text
@@ -85,7 +86,8 @@ class Provenance:
     """Where a result comes from: rows of `history.csv`, findings of the audit, other warnings.
 
     `facts` are what a reader needs to understand and repeat the run, in order: data, fingerprint, command and so on.
-    `adaptation` says how the model was adapted to the images, if it was.
+    `adaptation` says how the model was adapted to the images, if it was, and `folds` what each fold of a
+    cross-validation found.
     """
 
     history: Sequence[Mapping[str, Any]] = ()
@@ -94,6 +96,7 @@ class Provenance:
     facts: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     adaptation: Evidence | None = None
+    folds: Folds | None = None
 
 
 def write_report(

@@ -86,29 +86,48 @@ class Extracted:
     notes: tuple[str, ...]  # which images could not be read
 
 
-def read(settings: Settings) -> Setup:
+@dataclass(frozen=True)
+class Computing:
+    """What computes features of the pretrained backbone."""
+
+    engine: Engine
+    graph: bytes | None  # the backbone in ONNX, if it can be written so
+
+
+def prepare_computing(setup: Setup) -> Computing:
+    """Make what computes features of the pretrained backbone."""
+    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
+    return Computing(build_engine(setup.backbone, setup.input.size, setup.device.type, graph), graph)
+
+
+def read(settings: Settings, like: Setup | None = None) -> Setup:
     """Read the samples, split them and load the backbone, so that errors show before anything is written.
+
+    Args:
+        settings: of the run.
+        like: another run, whose training leaves the backbone as it is; this one then shares it.
 
     Raises:
         UsageError: settings that do not suit the data or the backbone.
         DataError: data that cannot be used.
         DownloadError: the weights cannot be downloaded.
     """
-    scope.state(settings.data.intended_use, scope.Scope())  # a faulty file shows early
-    if read_groups(settings.decisions.groups) and settings.decisions.calibration == "isotonic":
-        raise UsageError("isotonic does not follow the logits of `groups`. Use platt or temperature.", "calibration")
+    check_stated(settings)
     samples, drawn = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
     initial, spec = None, find_backbone(settings.network.backbone)
-    if settings.network.init is not None:
+    if like is not None:
+        initial, spec, backbone = like.initial, like.spec, like.backbone
+    elif settings.network.init is not None:
         initial, spec, backbone = load_initial(settings.network)
     else:
         backbone = load_backbone(spec, Path(settings.network.weights) if settings.network.weights else None)
         if spec.model is not None and settings.network.weights is None:
             initial = describe_backbone(spec.model)
     input_spec = resize_input(spec, settings.network.size, settings.network.fit)
-    try_backbone(backbone, input_spec.size)
+    if like is None:
+        try_backbone(backbone, input_spec.size)
     device = choose_device(settings.run.device)
     resolved = replace(
         settings,
@@ -119,7 +138,7 @@ def read(settings: Settings) -> Setup:
     return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups)
 
 
-def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
+def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
     """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
 
     Test images are included: the data's fingerprint covers their content, and unreadable files show early.
@@ -128,8 +147,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress) -> Extracted:
         DataError: a split lacks a class after unreadable images were left out.
     """
     samples, n = setup.samples, len(setup.samples)
-    graph = try_graph(setup.backbone, setup.input.size) if setup.device.type == "cpu" else None
-    engine = build_engine(setup.backbone, setup.input.size, setup.device.type, graph)
+    computing = computing or prepare_computing(setup)
+    engine, graph = computing.engine, computing.graph
     measurement = MEASUREMENT if setup.settings.data.audit else None
     extracts: dict[int, Extract] = {}
     for split in SPLITS:
@@ -229,13 +248,7 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
     """Read, check and split the samples; also give the splits that were drawn."""
     data = settings.data
     samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
-    classes, _ = find_classes(samples, data.positive)
-    if len(classes) > 2:
-        if settings.decisions.calibration in ("platt", "isotonic"):
-            raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
-        if settings.decisions.prevalence is not None:
-            raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
-        fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
+    check_classes(settings, samples)
     drawn = {"val", "test"} - {sample.split for sample in samples}
     split = split_samples(
         samples,
@@ -245,6 +258,32 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
         seed=settings.run.seed,
     )
     return split, drawn
+
+
+def check_stated(settings: Settings) -> None:
+    """Read the files that state the intended use and groups, so that their faults show early.
+
+    Raises:
+        UsageError: a file is faulty, or other settings do not suit it.
+    """
+    scope.state(settings.data.intended_use, scope.Scope())
+    if read_groups(settings.decisions.groups) and settings.decisions.calibration == "isotonic":
+        raise UsageError("isotonic does not follow the logits of `groups`. Use platt or temperature.", "calibration")
+
+
+def check_classes(settings: Settings, samples: Sequence[Sample]) -> None:
+    """Refuse settings that do not suit the number of classes.
+
+    Raises:
+        UsageError, DataError: they do not, or it is unclear what the classes are.
+    """
+    classes, _ = find_classes(samples, settings.data.positive)
+    if len(classes) > 2:
+        if settings.decisions.calibration in ("platt", "isotonic"):
+            raise UsageError("platt and isotonic need exactly two classes. Use temperature.", "calibration")
+        if settings.decisions.prevalence is not None:
+            raise UsageError("needs exactly two classes. Leave it out.", "prevalence")
+        fit_by_class(settings.decisions.threshold, [1 / len(classes)] * len(classes))  # refuses rules of two classes
 
 
 def _find_groups(samples: Sequence[Sample], settings: Settings) -> dict[Path, str] | None:

@@ -34,7 +34,7 @@ def fit_decisions(
     train: Split, val: Split, weight: NDArray[np.float32], bias: NDArray[np.float32], classes: Sequence[str],
     settings: Settings,
 ) -> FittedDecisions:  # fmt: skip
-    """Fit calibration, threshold, prediction sets, OOD detector and scope, in this order.
+    """Fit calibration, threshold, prediction sets, OOD detector, scope and groups, in this order.
 
     The detector's distance is fitted on training images, all else on validation images. Where these have augmented
     copies, the threshold is fitted on all copies, and all else on one random copy of each image, which counts once.
@@ -49,38 +49,70 @@ def fit_decisions(
         settings: methods, rule and rates.
     """
     wanted = settings.decisions
-    trained_for, fractions = _find_class_fractions(train, len(classes), settings)
     images, copies = val.intermediate.shape[:2]
     logits = compute_logits(val.features[:, :copies].reshape(images * copies, -1), weight, bias)
     one_each = np.arange(images) * copies + np.random.default_rng(settings.run.seed).integers(copies, size=images)
+    fractions = find_class_fractions(train.targets, len(classes), settings)
     patients = [sample.patient for sample in val.samples]
-
-    calibrated = calibration.fit(
-        logits[one_each], val.targets, method=wanted.calibration, class_fractions=fractions, trained_for=trained_for,
-        patients=patients, seed=settings.run.seed,
-    )  # fmt: skip
-    probabilities = np.exp(calibration.apply(logits, calibrated))
-    chosen = _fit_threshold(wanted.threshold, np.repeat(val.targets, copies), probabilities, fractions)
-    sets = prediction_sets.fit(val.targets, probabilities[one_each], classes, wanted.alpha)
+    fitted = fit_to_logits(logits, val.targets, one_each, patients, classes, fractions, settings)
     seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
     held_out = val.intermediate.reshape(images * copies, -1)[one_each]
     limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
     known = find_known([*train.samples, *val.samples])
     intended = scope.state(settings.data.intended_use, scope.fit(known))
-    by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
-    decisions = Decisions(calibrated, chosen, sets, limits, intended, by_class)
+    decisions = replace(fitted, ood=limits, scope=intended)
     whole = groups.Images(logits[one_each], val.targets, detector.measure(held_out), patients)
-    own = _fit_groups(groups.read_groups(wanted.groups), known[-images:], whole, classes, decisions, trained_for)
-    decisions = replace(decisions, groups=own)
-    notes = find_weak_promises(decisions, val.targets, classes) + groups.find_gaps(own, decisions)
+    decisions = replace(
+        decisions, groups=fit_groups(known[-images:], whole, decisions, classes, fractions[0], settings)
+    )
+    notes = find_weak_promises(decisions, val.targets, classes) + groups.find_gaps(decisions.groups, decisions)
     return FittedDecisions(decisions, detector.to_arrays(), notes)
 
 
-def _fit_groups(
-    stated: Sequence[groups.Group], known: Sequence[Known], images: groups.Images, classes: Sequence[str],
-    pooled: Decisions, trained_for: Sequence[float],
+def fit_to_logits(
+    logits: NDArray[np.float64], targets: NDArray[np.int64], one_each: NDArray[np.int64],
+    patients: Sequence[str | None], classes: Sequence[str], fractions: tuple[list[float], list[float]],
+    settings: Settings,
+) -> Decisions:  # fmt: skip
+    """Fit calibration, threshold and prediction sets.
+
+    Args:
+        logits: (N * K, 1) or (N * K, C), of K copies of each of N images, image by image.
+        targets: (N,) class indices.
+        one_each: (N,) the copy of each image that counts, as a row of `logits`.
+        patients: (N,).
+        classes: their names.
+        fractions: of the classes, as `find_class_fractions` gives them.
+        settings: methods, rule and rates.
+    """
+    wanted, (trained_for, wanted_fractions) = settings.decisions, fractions
+    calibrated = calibration.fit(
+        logits[one_each], targets, method=wanted.calibration, class_fractions=wanted_fractions,
+        trained_for=trained_for, patients=patients, seed=settings.run.seed,
+    )  # fmt: skip
+    probabilities = np.exp(calibration.apply(logits, calibrated))
+    copied = np.repeat(targets, len(logits) // len(targets))
+    chosen = _fit_threshold(wanted.threshold, copied, probabilities, wanted_fractions)
+    sets = prediction_sets.fit(targets, probabilities[one_each], classes, wanted.alpha)
+    by_class = threshold.fit_by_class(wanted.threshold, calibrated.class_fractions) if len(classes) > 2 else ()
+    return Decisions(calibrated, chosen, sets, class_thresholds=by_class)
+
+
+def fit_groups(
+    known: Sequence[Known], images: groups.Images, pooled: Decisions, classes: Sequence[str],
+    trained_for: Sequence[float], settings: Settings,
 ) -> tuple[groups.Group, ...]:  # fmt: skip
-    """Fit each group to those of the validation images that are its own."""
+    """Fit each group that the settings state to those of the images that are its own.
+
+    Args:
+        known: (N,) of the images, as `find_known` gives it.
+        images: N images, which the pooled decisions were fitted to.
+        pooled: the decisions for all images.
+        classes: their names.
+        trained_for: (C,) class fractions that the network was trained for.
+        settings: which groups.
+    """
+    stated = groups.read_groups(settings.decisions.groups)
     found = [groups.find(stated, tags, source) for tags, source in known]
     members = [images.take([i for i, its in enumerate(found) if its is group]) for group in stated]
     return tuple(
@@ -96,9 +128,11 @@ def find_known(samples: Sequence[Sample]) -> list[Known]:
     return [(each.tags, known.get(find_source_name(each) or "", only)) for each in samples]
 
 
-def _find_class_fractions(train: Split, classes: int, settings: Settings) -> tuple[list[float], list[float]]:
+def find_class_fractions(
+    targets: NDArray[np.int64], classes: int, settings: Settings
+) -> tuple[list[float], list[float]]:
     """The class fractions that the network was trained for, and those for which probabilities are to hold."""
-    fractions = np.bincount(train.targets, minlength=classes) / len(train.targets)
+    fractions = np.bincount(targets, minlength=classes) / len(targets)
     trained_for = fractions if settings.optimisation.balance == "none" else np.full(classes, 1 / classes)
     if settings.decisions.prevalence is not None:
         fractions = np.array([1 - settings.decisions.prevalence, settings.decisions.prevalence])

@@ -152,3 +152,17 @@ def log_to(path: Path) -> Iterator[None]:
             logger.removeHandler(each)
         logger.setLevel(level)
         handler.close()
+
+
+@contextmanager
+def hush() -> Iterator[None]:
+    """Show nothing of what is logged; a file that `log_to` opens meanwhile still gets it."""
+    logger = logging.getLogger("pneumoscope")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    logger.handlers[:] = [logging.NullHandler()]
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        logger.propagate = propagate

@@ -36,7 +36,7 @@ from pneumoscope.notebook import notebook_progress, to_html
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
-from pneumoscope.training.data import Extracted, Setup, Split, extract, extract_again, read
+from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.initial import InitialModel
@@ -136,7 +136,7 @@ def train(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
-    setup = read(_resolve(options, folder, config, resume, overwrite))
+    setup = read(resolve(options, folder, config, resume, overwrite))
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(log_to(folder / "log.txt"))
@@ -147,27 +147,30 @@ def train(
         if remarks is None:
             log_data(setup)
             log_idle(setup, given)
-            setup, remarks, engine = _make_model(setup, folder, features, progress)
+            setup, remarks, engine = make_model(setup, folder, features, progress)
         evaluation = evaluate(setup, remarks, folder, features, engine, progress)
     return Run(folder, setup.settings, evaluation)
 
 
-def _make_model(
-    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress
+def make_model(
+    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress, computing: Computing | None = None
 ) -> tuple[Setup, Remarks, Engine | None]:
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
-    extracted = extract(setup, cache, progress)
+    extracted = extract(setup, cache, progress, computing)
+    short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
-    trained = fit(setup, extracted, folder, progress)
+    trained = fit(setup, extracted, folder, progress, None if short else folder / CHECKPOINTS)
     decisions = decide(setup, extracted, trained, cache, progress)
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) -> Trained:
+def fit(
+    setup: Setup, extracted: Extracted, folder: Path, progress: Progress, checkpoints: Path | None = None
+) -> Trained:
     """Train the head, and the backbone if the settings say so; write `history.csv`."""
 
     def report(row: Row, epochs: int) -> None:
@@ -182,7 +185,7 @@ def fit(setup: Setup, extracted: Extracted, folder: Path, progress: Progress) ->
         head = build_head(setup.backbone.width, len(setup.classes))
         if setup.initial is not None and setup.initial.labels == setup.classes:
             head.load_state_dict(setup.initial.head)
-        history, best = run_phases(setup, head, extracted.splits, folder / CHECKPOINTS, report)
+        history, best = run_phases(setup, head, extracted.splits, checkpoints, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
     write_text(folder / "history.csv", "".join(format_rows(history)))
     if setup.settings.network.half_precision:
@@ -297,7 +300,7 @@ def evaluate(
     return evaluation
 
 
-def _resolve(
+def resolve(
     options: Mapping[str, Any], folder: Path, config: Settings | str | Path | None, resume: bool, overwrite: bool
 ) -> Settings:
     """Settings of a new run or of the run to resume."""

@@ -61,7 +61,7 @@ def evaluate_predictions(
         classes: their names; if there are two, the second is positive.
         split: name of the split.
         threshold: two classes: positive from this probability on, or (N,) with one for each image, whose mean is then
-            that of the result; more: (C,), as for `predict_classes`.
+            that of the result; more: (C,) or (N, C), as for `predict_classes`.
         patients: (N,); an image whose patient is None or "" counts as its own patient.
         resamples: bootstrap resamples and simulated sets of labels, for `brier` and `ece`.
         seed: the same seed gives the same intervals.
@@ -105,7 +105,7 @@ def _name_thresholds(threshold: ArrayLike, classes: Sequence[str]) -> dict[str, 
     """The thresholds of more than two classes, by class; none where there is one for all."""
     if len(classes) == 2 or np.ndim(threshold) == 0:
         return {}
-    return dict(zip(classes, np.asarray(threshold).tolist(), strict=True))
+    return dict(zip(classes, np.atleast_2d(threshold).mean(0).tolist(), strict=True))
 
 
 def measure_some(

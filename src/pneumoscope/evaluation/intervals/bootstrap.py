@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, UNDEFINED, Bounds, Floats, Ints, wilson_interval
-from pneumoscope.evaluation.metrics import METRICS, measure
+from pneumoscope.evaluation.metrics import measure
 
 CHUNK = 1 << 20  # weights held at once: bounds the memory and fits the processor's cache
 STEP = 1e-3  # of a patient's weight, in derivatives
@@ -76,17 +76,19 @@ def jackknife_errors(
     Returns:
         By metric; nan where it is undefined or there is only one patient.
     """
+    return jackknife(lambda weights: measure(labels, probabilities, threshold=threshold, weights=weights), clusters)
+
+
+def jackknife(statistics: Callable[[Floats], Mapping[str, Floats]], clusters: Ints) -> dict[str, float]:
+    """Standard errors by the infinitesimal jackknife over patients, of statistics (b,) by name for weights (b, N)."""
     count = min(int(clusters.max()) + 1, JACKKNIFE_GROUPS)
     # Images come sorted by class, so patients are grouped at random; otherwise all groups would have the same mix.
     clusters = np.random.default_rng(0).permutation(int(clusters.max()) + 1)[clusters]
     rows = max(1, CHUNK // len(clusters))
     chunks = [np.arange(start, min(start + rows, count))[:, None] for start in range(0, count, rows)]
-    values = [
-        measure(labels, probabilities, threshold=threshold, weights=1 - STEP * (clusters % count == left_out))
-        for left_out in chunks
-    ]
+    values = [statistics(1 - STEP * (clusters % count == left_out)) for left_out in chunks]
     errors = {}
-    for name in METRICS:
+    for name in values[0]:
         slopes = np.concatenate([value[name] for value in values]) / STEP
         errors[name] = float(count / np.sqrt(count - 1) * slopes.std()) if count > 1 else math.nan
     return errors
