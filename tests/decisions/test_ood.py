@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from pneumoscope.decisions.ood import OOD, Mahalanobis, fit_mahalanobis
+from pneumoscope.decisions.ood import OOD, Mahalanobis, fit, fit_mahalanobis, pool_copies
 from pneumoscope.errors import ModelError
 from pneumoscope.inference.engines import TorchEngine
 from pneumoscope.inference.features import extract_features
@@ -115,6 +115,28 @@ def test_false_alarms_are_as_promised(count: int, rate: float) -> None:
     alarms = (distances[:, -1] > limits).mean()
     error = math.sqrt(promised / 20_000)
     assert promised - 1 / (count + 1) - 4 * error < alarms < promised + 4 * error
+
+
+def test_augmented_copies_count_as_one_image_and_make_the_limit_steadier() -> None:
+    rng = np.random.default_rng(0)
+    of_images = rng.gamma(20, size=(300, 200, 1)) / 20
+    distances = of_images + rng.gamma(2, scale=0.1, size=(300, 200, 5))  # 300 studies of 200 images with 5 copies
+    one_each = [find_limit(study[:, 0], 0.01) for study in distances]
+    pooled = [OOD("mahalanobis", 0.01, {"A": pool_copies(study)}).limit for study in distances]
+    assert len(pool_copies(distances[0])) == 200
+    assert np.std(pooled) < 0.9 * np.std(one_each)
+    fresh = rng.gamma(20, size=100_000) / 20 + rng.gamma(2, scale=0.1, size=100_000)
+    assert np.mean([(fresh > limit).mean() for limit in pooled]) == pytest.approx(0.01, abs=0.002)
+
+
+def test_a_limit_is_fitted_to_all_copies_of_an_image() -> None:
+    rng = np.random.default_rng(0)
+    train, val = draw_features(rng, 200, 10), draw_features(rng, 300, 10).reshape(100, 3, 10)
+    labels = np.repeat([0, 1], 50)
+    limits, _ = fit(train, val, labels, ("A", "B"), 0.05)
+    turned, _ = fit(train, val[:, ::-1], labels, ("A", "B"), 0.05)
+    assert limits == turned
+    assert {name: len(each) for name, each in limits.distances.items()} == {"A": 50, "B": 50}
 
 
 def test_the_promise_holds_for_the_class_that_lies_farther_out() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pneumoscope.config import build, quote, read_mapping
 from pneumoscope.decisions import calibration, prediction_sets, scope
 from pneumoscope.decisions.calibration import PLATT_FROM, Bounded, Calibration
-from pneumoscope.decisions.ood import OOD
+from pneumoscope.decisions.ood import OOD, pool_copies
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import UsageError
@@ -130,7 +130,7 @@ class Images:
 
     logits: NDArray[np.float64]  # (N, 1) or (N, C), as the network gives them
     labels: NDArray[np.int64]  # (N,) class indices
-    distances: NDArray[np.float64]  # (N,), by the OOD detector
+    distances: NDArray[np.float64]  # (N,) or (N, K) of K copies of each, by the OOD detector
     patients: Sequence[str | None]  # (N,), kept together in cross-validation
 
     def take(self, places: Sequence[int]) -> Images:
@@ -207,9 +207,7 @@ def fit(
         sets = prediction_sets.fit(images.labels, probabilities, classes, pooled.prediction_sets.alpha)
         fitted = replace(fitted, prediction_sets=sets)
     if pooled.ood is not None and counts.min() >= count_needed(pooled.ood.false_alarms):
-        by_class = {
-            name: tuple(np.sort(images.distances[images.labels == i]).tolist()) for i, name in enumerate(classes)
-        }
+        by_class = {name: pool_copies(images.distances[images.labels == i]) for i, name in enumerate(classes)}
         fitted = replace(fitted, ood=replace(pooled.ood, distances=by_class))
     return fitted
 

@@ -145,16 +145,31 @@ def fit(
 
     Args:
         train: (N, D) intermediate features of training images.
-        val: (M, D) of validation images.
+        val: (M, D) of validation images, or (M, K, D) of K copies of each.
         val_labels: (M,) class indices.
         classes: their names.
         false_alarms: the fraction of ordinary images that may be flagged, in (0, 1).
         method: how distances are measured.
     """
     detector = _METHODS[method][0](train)
-    distances = detector.measure(val)
-    by_class = {name: tuple(np.sort(distances[val_labels == i]).tolist()) for i, name in enumerate(classes)}
+    distances = measure_copies(detector, val.reshape(len(val), -1, val.shape[-1]))
+    by_class = {name: pool_copies(distances[val_labels == i]) for i, name in enumerate(classes)}
     return OOD(method, false_alarms, by_class), detector
+
+
+def measure_copies(detector: Detector, features: NDArray[np.floating[Any]]) -> Floats:
+    """Distances (M, K) of the features (M, K, D) of K copies of each image."""
+    return detector.measure(features.reshape(-1, features.shape[-1])).reshape(features.shape[:2])
+
+
+def pool_copies(distances: Floats) -> tuple[float, ...]:
+    """M rising distances for M images with K copies each, (M, K), or (M,): every K-th of all, from the K // 2-th on.
+
+    An image counts once, however many copies it has, and the limit does not depend on which copy is drawn. Pooled
+    copies give about the promise of one copy each (Dunn et al. 2023, doi:10.1080/01621459.2022.2060112).
+    """
+    copies = distances.size // max(len(distances), 1) or 1
+    return tuple(np.sort(distances, axis=None)[copies // 2 :: copies].tolist())
 
 
 def restore(state: OOD, arrays: Mapping[str, NDArray[Any]]) -> Detector:

@@ -37,7 +37,7 @@ def fit_decisions(
     """Fit calibration, threshold, prediction sets, OOD detector, scope and groups, in this order.
 
     The detector's distance is fitted on training images, all else on validation images. Where these have augmented
-    copies, the threshold is fitted on all copies, and all else on one random copy of each image, which counts once.
+    copies, threshold and OOD limit are fitted on all copies, and all else on one random copy of each image.
     Probabilities hold for the class fractions of the training images, or for `settings.decisions.prevalence`.
 
     Args:
@@ -56,12 +56,12 @@ def fit_decisions(
     patients = [sample.patient for sample in val.samples]
     fitted = fit_to_logits(logits, val.targets, one_each, patients, classes, fractions, settings)
     seen = train.intermediate.reshape(-1, train.intermediate.shape[-1])
-    held_out = val.intermediate.reshape(images * copies, -1)[one_each]
-    limits, detector = ood.fit(seen, held_out, val.targets, classes, wanted.false_alarms)
+    limits, detector = ood.fit(seen, val.intermediate, val.targets, classes, wanted.false_alarms)
     known = find_known([*train.samples, *val.samples])
     intended = scope.state(settings.data.intended_use, scope.fit(known))
     decisions = replace(fitted, ood=limits, scope=intended)
-    whole = groups.Images(logits[one_each], val.targets, detector.measure(held_out), patients)
+    distances = ood.measure_copies(detector, val.intermediate)
+    whole = groups.Images(logits[one_each], val.targets, distances, patients)
     decisions = replace(
         decisions, groups=fit_groups(known[-images:], whole, decisions, classes, fractions[0], settings)
     )
