@@ -27,7 +27,9 @@ models_app = make_group("List and describe trained models.")
 
 @models_app.command("list", cls=PanelCommand)
 def list_models() -> None:
-    """List the pretrained models."""
+    """List the pretrained models and whom each is meant for; `models show` has the test results."""
+    from pneumoscope.decisions.decisions import read_decisions
+    from pneumoscope.decisions.scope import Scope, describe
     from pneumoscope.models.model_folder import load_model
     from pneumoscope.models.pretrained import find_pretrained, list_pretrained
 
@@ -35,15 +37,14 @@ def list_models() -> None:
     if not names:
         echo("This installation has no pretrained models.", err=True)
         return
-    table = make_table(["model", "classes", "network", "test AUROC"], ["size"])
+    table = make_table(["model", "classes", "meant for"], ["size"])
     for name in names:
         folder = find_pretrained(name)
         model = load_model(folder)
-        auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
-        shown = f"{auroc['value']:.3f}" if auroc else ""
-        table.add_row(name, printable_line(", ".join(model.labels)), model.backbone, shown, _show_size(folder))
+        patients = describe(Scope(read_decisions(model).scope.ages))  # views and others do not fit 80 columns
+        table.add_row(name, printable_line(", ".join(model.labels)), patients, _show_size(folder))
     open_console().print(table)
-    echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
+    echo(f"Default: {DEFAULT}. Test results and more: pneumoscope models show NAME.", err=True)
 
 
 @models_app.command("show", cls=PanelCommand)
