@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -126,13 +126,14 @@ def choose_model(model: Path | None) -> Path:
     """
     if model is not None:
         return model
+    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.models.model_folder import load_model
     from pneumoscope.models.pretrained import find_pretrained
 
     folder = find_pretrained()
     description = load_model(folder)
     images = sum(description.data.get("counts", {}).get("train", {}).values())
-    population = _join_populations(_find_sources(description.data))
+    population = _join_populations(find_sources(description.data.get("sources", ())))
     population = f": {population}" if population else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
     echo(text, err=True)
@@ -140,12 +141,13 @@ def choose_model(model: Path | None) -> Path:
 
 
 def _describe(model: Model) -> dict[str, str]:
+    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.scope import describe
+    from pneumoscope.models import lineage
 
-    counts, sources = model.data.get("counts", {}), _find_sources(model.data)
-    initial: dict[str, Any] = model.training.get("init") or {}
-    earlier = _find_sources(initial)
+    counts, sources = model.data.get("counts", {}), find_sources(model.data.get("sources", ()))
+    earlier = find_sources(lineage.name_earlier_sources(model.lineage))
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
@@ -156,9 +158,7 @@ def _describe(model: Model) -> dict[str, str]:
         ),
     }
     if model.lineage:
-        last = model.lineage[-1]
-        images = ", ".join(f"{count:,} {name}" for name, count in last["data"]["images"].items())
-        facts["adapted from"] = f"{last['parent']['name']} on {images} images: {' '.join(last['changes'])}"
+        facts["lineage"] = lineage.describe(model.lineage)
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if by_class := read_decisions(model).class_thresholds:
@@ -168,9 +168,6 @@ def _describe(model: Model) -> dict[str, str]:
         facts["meant for"] = intended
     if sources:
         facts["images"] = _join_populations(sources)
-    if initial:
-        titles = ", ".join(each.title for each in earlier) or "images that it does not name"
-        facts["continues from"] = f"{initial['model']}, trained on {titles}"
     if test := model.training.get("test"):
         metrics = [
             f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
@@ -203,13 +200,6 @@ def _show(interval: dict[str, Any]) -> str:
 
 def _show_size(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
-
-
-def _find_sources(stated: Mapping[str, Any]) -> tuple[Source, ...]:
-    """The public datasets that a model's data, or its initial model's, name, as far as they are known here."""
-    from pneumoscope.datasets.sources import find_sources
-
-    return find_sources(stated.get("sources", ()))
 
 
 def _join_populations(sources: Sequence[Source]) -> str:

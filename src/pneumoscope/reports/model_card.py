@@ -16,6 +16,7 @@ from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import choose_metrics
 from pneumoscope.files import write_text
+from pneumoscope.models.lineage import find_adaptations, name_earlier_sources
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.pages import format_estimate, format_level, format_percent, render
 from pneumoscope.reports.report import CALIBRATIONS
@@ -42,7 +43,8 @@ def write_model_card(
     """
     two = model.positive is not None
     decisions, counted = read_decisions(model), evaluation.decisions
-    earlier = find_sources((model.training.get("init") or {}).get("sources", ()))
+    earlier = find_sources(name_earlier_sources(model.lineage))
+    adaptations = find_adaptations(model.lineage)
     card = render(
         "model_card.md",
         front_matter=_write_front_matter(model, evaluation, sources),
@@ -58,13 +60,14 @@ def write_model_card(
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=choose_metrics(evaluation),
         calibration=_describe_calibration(
-            decisions, evaluation, "images that it was adapted to" if model.lineage else "validation images"
+            decisions, evaluation, "images that it was adapted to" if adaptations else "validation images"
         ),
         labelled=counted.get("answered"),
         correct=counted.get("accuracy_of_answered"),
         coverage=counted.get("coverage", {}),
         ood=counted.get("counts", {}).get(OUT_OF_DISTRIBUTION),
         sources=sources,
+        adaptations=adaptations,
         earlier=earlier,
         cited=[*sources, *(each for each in earlier if each not in sources)],
         backbone_licence=backbone_licence,
