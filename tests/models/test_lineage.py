@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pneumoscope.models.lineage import LocalImages, Parent, Step, describe, find_adaptations, name_earlier_sources
+from pneumoscope.models.lineage import (
+    LocalImages,
+    Parent,
+    Step,
+    describe_lineage,
+    find_adaptations,
+    name_earlier_sources,
+)
 
 TRAINED = Step(Parent("first", "a" * 64, sources=("kermany", "nih")), "train")
 AGAIN = Step(Parent("third", "c" * 64, sources=("nih", "rsna")), "train")
@@ -15,8 +22,8 @@ ADAPTED = Step(
 
 
 def test_each_model_is_named_with_what_was_done_to_it() -> None:
-    assert describe(()) == ""
-    first, second = describe((TRAINED, ADAPTED)).split("; then ")
+    assert describe_lineage(()) == ""
+    first, second = describe_lineage((TRAINED, ADAPTED)).split("; then ")
     assert first.startswith("training continued from first (weights aaaaaaaaaaaaaaaa), trained on Labeled Optical")
     assert second == (
         "adapted from second (weights bbbbbbbbbbbbbbbb) on 1,200 NORMAL, 10 PNEUMONIA images (fingerprint "

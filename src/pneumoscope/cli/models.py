@@ -158,7 +158,7 @@ def _describe(model: Model) -> dict[str, str]:
         ),
     }
     if model.lineage:
-        facts["lineage"] = lineage.describe(model.lineage)
+        facts["lineage"] = lineage.describe_lineage(model.lineage)
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if by_class := read_decisions(model).class_thresholds:

@@ -63,7 +63,7 @@ def name_earlier_sources(lineage: Sequence[Step]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for each in lineage if each.step == TRAINED for name in each.parent.sources))
 
 
-def describe(lineage: Sequence[Step]) -> str:
+def describe_lineage(lineage: Sequence[Step]) -> str:
     """The lineage in a line; empty where the model was made from no other."""
     return "; then ".join(map(_describe, lineage))
 

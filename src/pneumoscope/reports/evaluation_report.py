@@ -29,7 +29,7 @@ from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.prediction import index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.lineage import describe, find_adaptations
+from pneumoscope.models.lineage import describe_lineage, find_adaptations
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress
@@ -325,7 +325,7 @@ def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, op
         "Data": data,
         "Model": str(name or DEFAULT),
         "Network": f"{model.backbone}, recipe {model.training.get('recipe')}",
-        **({"Lineage": describe(model.lineage)} if model.lineage else {}),
+        **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
         "Training fingerprint": str(model.data.get("fingerprint", "not known")),
         "Command": command,
     }

@@ -31,7 +31,7 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, Kind
 from pneumoscope.inference.prediction import SHORT, Prediction
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.lineage import LocalImages, Step, describe
+from pneumoscope.models.lineage import LocalImages, Step, describe_lineage
 from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model, to_parent
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
@@ -362,7 +362,7 @@ def _list_facts(job: _Job, model: Model) -> dict[str, str]:
     return {
         "Data": options.data,
         "Model": options.model,
-        "Lineage": describe(model.lineage),
+        "Lineage": describe_lineage(model.lineage),
         "Command": command,
     }
 

@@ -30,7 +30,7 @@ from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
-from pneumoscope.models.lineage import describe
+from pneumoscope.models.lineage import describe_lineage
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.notebook import notebook_progress, to_html
@@ -354,7 +354,7 @@ def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
         "Splits": describe_counts(setup.samples),
         "Data fingerprint": model.data["fingerprint"],
         "Backbone": f"{model.backbone} (weights: {setup.spec.licence}), {trained}",
-        **({"Lineage": describe(model.lineage)} if model.lineage else {}),
+        **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
         "Input": f"{model.input.size} x {model.input.size}, {model.input.fit}",
         "Recipe": f"{settings.run.recipe}; kept epoch {training['best_epoch']} of {training['epochs']}",
         "Class balance": settings.optimisation.balance,
