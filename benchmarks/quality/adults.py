@@ -96,28 +96,30 @@ def describe(group: Sequence[Prediction]) -> list[str]:
     held = np.array([label in each.prediction_set for label, each in zip(truth, group, strict=True)])
     unsure = np.array([each.decision == "uncertain" for each in group])
 
-    def rank(kept: np.ndarray) -> str:
-        values, covariance = auroc_covariance(positive[kept], scores[kept][None], clusters[kept])
-        low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
-        return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
-
     def rate(hits: np.ndarray, among: np.ndarray) -> str:
         if not among.any():
             return "–"
         low, high = rate_interval(hits, among, clusters, 0.95)
         return f"{hits[among].mean():.3f} ({low:.3f} to {high:.3f})"
 
-    every, answered = np.ones(len(group), bool), ~strange & ~other
+    answered, certain = ~strange & ~other, ~other
     return [
         *(str(int(each.sum())) for each in (positive, ~positive & ~other, other)),
-        rank(~other),
-        rank(every) if other.any() else "–",
+        rank(positive[certain], scores[certain], clusters[certain]),
+        rank(positive, scores, clusters) if other.any() else "–",
         rate(called, positive),
         rate(~called, ~positive & ~other),
         rate(held, answered),
         rate(unsure, answered),
-        rate(strange, ~other),
+        rate(strange, certain),
     ]
+
+
+def rank(positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> str:
+    """An AUROC with its interval by patient."""
+    values, covariance = auroc_covariance(positive, scores[None], clusters)
+    low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
+    return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":
