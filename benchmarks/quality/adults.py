@@ -1,12 +1,7 @@
-"""Adults and children: a model, or five folds by patient, on the adults' images, by view, source and age.
+"""Adults and children: what a model makes of the images that train_joint.py keeps for testing, by view, source and age.
 
-Without --train it measures a model on the images that train_joint.py keeps for testing, or, with --all, on all adults.
-The children's images among these (but the published ones) validated the first pretrained model. With --train NAME it
-trains one run a fold on children and adults, with the settings that follow (`name=value`), and measures each image in
-the fold that left its patient out.
-
-The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA; --other says whether
-OTHER trains as NORMAL (a group of its own) or not at all. It is always tested.
+With --all it is measured on all adults instead. The children's images (but the published ones) validated the first
+pretrained model. The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA.
 """
 
 from __future__ import annotations
@@ -16,12 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from chest_data import CHILD_VAL, assign, read_adults, split_adults, split_children
-from protocol import make_parser, print_table, read_kermany, train_once
+from protocol import make_parser, print_table
 
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
-from pneumoscope.datasets.splits import fold_samples
 from pneumoscope.evaluation.intervals.delong import auroc_covariance
 from pneumoscope.evaluation.intervals.proportions import logit_interval, rate_interval
 from pneumoscope.inference.prediction import Prediction
@@ -35,51 +28,12 @@ HEAD = (
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--train", metavar="NAME", help="train a run for each fold")
-    parser.add_argument("--model", default=None, help="measure this model, instead of training")
+    parser.add_argument("--model", default=None, help="model folder, run or name; by default the pretrained model")
     parser.add_argument("--all", action="store_true", help="measure on all adults, also those of training")
-    parser.add_argument("--folds", default="0,1,2,3,4", help="which of the five folds")
-    parser.add_argument("--other", choices=("negative", "none"), default="negative")
-    parser.add_argument("--sources", default="rsna,nih,rsna-normal", help="adults to train on")
-    parser.add_argument("settings", nargs="*", help="settings of training, such as epochs=4")
     options = parser.parse_args()
-    adults, children = read_adults(options.data), read_kermany(options.data)
-    if options.train is None:
-        tested = [*assign(adults, split_adults(options.data)), *split_children(options.data, CHILD_VAL)]
-        report(predict(options.model, adults if options.all else [each for each in tested if each.split == "test"]))
-        return
-    settings = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in options.settings)}
-    predictions: list[Prediction] = []
-    every = [*adults, *children]
-    for fold, images in enumerate(fold_samples(every, 5, seed=0)):
-        if str(fold) not in options.folds.split(","):
-            continue
-        chosen = [each for each in map(adapt, images) if is_used(each, options.sources.split(","), options.other)]
-        result = train_once(
-            chosen, options.runs / f"adults-{options.train}-{fold}", balance="sampling", balance_by="group", **settings
-        )
-        predictions += predict(str(result.folder), [each for each in images if each.split == "test"])
-    report(predictions)
-
-
-def adapt(sample: Sample) -> Sample:
-    """A sample as it is trained on: with a class of the children's, and the group that is balanced."""
-    if "reading" not in sample.metadata:
-        return dataclasses.replace(sample, metadata={"group": "children"})
-    view = sample.tags.view if sample.tags else ""
-    other = " other" if sample.label == "OTHER" else ""
-    label = "PNEUMONIA" if sample.label == "OPACITY" else "NORMAL"
-    return dataclasses.replace(
-        sample, label=label, metadata={"group": f"adults {view}{other}", "source": sample.metadata["source"]}
-    )
-
-
-def is_used(sample: Sample, sources: Sequence[str], other: str) -> bool:
-    """Whether a sample is trained on; test images are tested by `predict` as well, but a run needs some."""
-    group = sample.metadata["group"]
-    if group == "children":
-        return True
-    return sample.metadata["source"] in sources and (other == "negative" or not group.endswith("other"))
+    adults = read_adults(options.data)
+    tested = [*assign(adults, split_adults(options.data)), *split_children(options.data, CHILD_VAL)]
+    report(predict(options.model, adults if options.all else [each for each in tested if each.split == "test"]))
 
 
 def predict(model: str | None, images: Sequence[Sample]) -> list[Prediction]:
@@ -142,28 +96,30 @@ def describe(group: Sequence[Prediction]) -> list[str]:
     held = np.array([label in each.prediction_set for label, each in zip(truth, group, strict=True)])
     unsure = np.array([each.decision == "uncertain" for each in group])
 
-    def rank(kept: np.ndarray) -> str:
-        values, covariance = auroc_covariance(positive[kept], scores[kept][None], clusters[kept])
-        low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
-        return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
-
     def rate(hits: np.ndarray, among: np.ndarray) -> str:
         if not among.any():
             return "–"
         low, high = rate_interval(hits, among, clusters, 0.95)
         return f"{hits[among].mean():.3f} ({low:.3f} to {high:.3f})"
 
-    every, answered = np.ones(len(group), bool), ~strange & ~other
+    answered, certain = ~strange & ~other, ~other
     return [
         *(str(int(each.sum())) for each in (positive, ~positive & ~other, other)),
-        rank(~other),
-        rank(every) if other.any() else "–",
+        rank(positive[certain], scores[certain], clusters[certain]),
+        rank(positive, scores, clusters) if other.any() else "–",
         rate(called, positive),
         rate(~called, ~positive & ~other),
         rate(held, answered),
         rate(unsure, answered),
-        rate(strange, ~other),
+        rate(strange, certain),
     ]
+
+
+def rank(positive: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> str:
+    """An AUROC with its interval by patient."""
+    values, covariance = auroc_covariance(positive, scores[None], clusters)
+    low, high = logit_interval(float(values[0]), float(np.sqrt(covariance[0, 0])), 0.95)
+    return f"{values[0]:.3f} ({low:.3f} to {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pneumoscope.files import claim_folder, write_bytes, write_text
 from pneumoscope.inference.predictor import load
 from pneumoscope.models import pretrained
 from pneumoscope.models.backbones import rebuild_backbone
+from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.models.model_folder import GRAPH, Model, find_model, load_model, load_weights, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.reports.pages import escape_markdown
@@ -70,8 +71,7 @@ def convert(
         UsageError: its card names no public dataset, it is too large, or it reveals paths or image names.
     """
     model, card = load_model(run), (find_model(run) / "README.md").read_text(encoding="utf-8")
-    init = model.training.get("init") or {}
-    named = [*model.data.get("sources", ()), *init.get("sources", ())]
+    named = [*model.data.get("sources", ()), *name_earlier_sources(model.lineage)]
     sources = find_sources(named)
     if not model.data.get("sources") or set(named) != {each.name for each in sources}:
         raise UsageError(f"{run}: the model does not name all its public datasets, so they cannot be attributed.")

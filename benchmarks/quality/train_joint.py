@@ -61,18 +61,15 @@ def main() -> None:
         lungs = assign(restore_lungs(options.data, options.runs / "lungs"), patients)
         adults += [each for each in lungs if each.split == "train"]
     children = split_children(options.data, 200 if network else CHILD_VAL)
-    parts = rng.integers(2, size=len(children))  # two parts, as the others have two views
+    halves = rng.integers(2, size=len(children))  # drawn like two groups, as the adults have two views
     samples = [
-        *(
-            dataclasses.replace(each, metadata={"group": f"children {part}", "source": "kermany"})
-            for each, part in zip(children, parts, strict=True)
-        ),
+        *(mark(each, str(half)) for each, half in zip(children, halves, strict=True)),
         *map(relabel, adults),
     ]
     if not network:
         samples = [sample for sample, image in zip(samples, [*children, *adults], strict=True) if decides(image)]
     init = options.init or ("pneumonia-lite0" if network else str(options.runs / "joint-average"))
-    usual = {"seed": 0, "size": 224, "balance": "sampling", "balance_by": "group", "init": init}
+    usual = {"seed": 0, "size": 224, "balance": "sampling", "balance_by": "group, half", "init": init}
     folder = options.runs / (options.name or f"joint-{options.stage}")
     train_once(samples, folder, **{**usual, **(NETWORK if network else DECISIONS), **given})
 
@@ -101,8 +98,14 @@ def decides(sample: Sample) -> bool:
     return sample.split == "val" or "seed-400" in sample.path.parts  # others validated the first model
 
 
+def mark(sample: Sample, half: str) -> Sample:
+    """A child's image with its group and public dataset; only to train it also has a half, which is no subgroup."""
+    drawn = {"half": half} if sample.split == "train" else {}
+    return dataclasses.replace(sample, metadata={"group": "children", "source": "kermany", **drawn})
+
+
 def relabel(sample: Sample) -> Sample:
-    """An adult's image with a class of the children's, its public dataset, and the group that is balanced."""
+    """An adult's image with a class of the children's, its public dataset, and its group."""
     label = "PNEUMONIA" if sample.label == "OPACITY" else "NORMAL"
     source = "nih" if sample.metadata["source"] == "nih" else "rsna"
     tags = sample.tags or Tags()

@@ -38,8 +38,9 @@ PLACES = (
     "training.test.metrics.auroc.value", "training.test.metrics.auroc.low", "training.test.metrics.auroc.high",
     "training.test.decisions", "training.test.decisions.answered", "training.test.decisions.answered.value",
     "training.test.decisions.out_of_distribution", "training.test.decisions.coverage",
-    "training.test.decisions.coverage.NORMAL", "training.test.note", "training.init", "training.init.model",
-    "training.init.sources", "data", "data.sources", "data.fingerprint",
+    "training.test.decisions.coverage.NORMAL", "training.test.note", "lineage", "lineage.0",
+    "lineage.0.parent", "lineage.0.parent.name", "lineage.0.parent.sources", "lineage.0.step", "lineage.0.data",
+    "lineage.0.data.images", "lineage.0.changes", "data", "data.sources", "data.fingerprint",
     "data.counts", "data.counts.train", "version", "backbone", "labels", "labels.0", "decisions.scope",
     "decisions.scope.ages", "decisions.scope.views", "decisions.scope.modalities", "decisions.threshold",
     "decisions.threshold.rule", "input.fit", "surplus", "training.surplus", "training.test.surplus",
@@ -58,7 +59,7 @@ def change(values: dict[str, Any], place: str, value: Any) -> None:
     *holders, last = place.split(".")
     found: Any = values
     for key in holders:
-        found = found.get(key) if isinstance(found, dict) else None
+        found = found[int(key)] if isinstance(found, list) else found.get(key) if isinstance(found, dict) else None
     if isinstance(found, dict):
         found[last] = value
     elif isinstance(found, list) and last.isdigit():
@@ -83,7 +84,9 @@ def original(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = read(folder)
     described["training"]["test"] = TEST
     described["data"]["sources"] = ["kermany"]
-    described["training"]["init"] = {"model": "first", "weights_sha256": "0" * 64, "sources": ["nih"]}
+    parent = {"name": "first", "weights_sha256": "0" * 64, "sources": ["nih"]}
+    local = {"fingerprint": "0" * 64, "images": {"NORMAL": 20}, "patients": 20}
+    described["lineage"] = [{"parent": parent, "step": "shift", "data": local, "changes": ["Changed."]}]
     rewrite(folder, described)
     return folder
 

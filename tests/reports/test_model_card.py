@@ -24,6 +24,7 @@ from pneumoscope.evaluation.results import Evaluation, Subgroup
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import load
+from pneumoscope.models.lineage import Parent, Step
 from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.training.train import Run
@@ -224,10 +225,12 @@ def test_a_column_names_the_sources_and_the_initial_model_its_own(tmp_path: Path
     assert recognise_sources(named) == ()  # the column counts more than names of files
     assert recognise_sources([*samples, Sample(Path("x.png"), label="NORMAL", metadata={"source": "ours"})]) == ()
     model = make_model()
-    init = {"model": "first", "weights_sha256": "0" * 64, "sources": ["rsna", "nih"]}
-    model = dataclasses.replace(model, training={**model.training, "init": init})
+    first = Step(Parent("first", "0" * 64, sources=("rsna",)), "train")
+    second = Step(Parent("second", "1" * 64, sources=("rsna", "nih")), "train")
+    model = dataclasses.replace(model, lineage=(first, second))
     _, card, _ = written(tmp_path, model, make_evaluation(), sources=(KERMANY, NIH))
-    assert "the model that it continues from, `first`: NIH ChestX-ray14; RSNA Pneumonia" in card
+    assert "2. Training continued from the model `second`" in card
+    assert "Before that**, the network learned from NIH ChestX-ray14 (licence: free" in card
     assert card.count("Data: ") == 3
     assert "Shih G" in card
     assert RSNA.licence_url in card

@@ -129,13 +129,14 @@ def test_a_fine_tuned_model_has_weights_and_a_graph_of_its_own(parent: Run, tune
 def test_a_fine_tuned_model_says_how_it_was_made(parent: Run, tuned: Any) -> None:
     new, tasks, _ = tuned
     (step,) = load_model(new.model).lineage
-    assert step["step"] == "finetune"
-    assert step["parent"]["weights_sha256"] == load_model(parent.model).weights_sha256
-    assert step["finetuning"]["seed"] == 0
-    assert step["finetuning"]["backbone_lr"] == QUICK["backbone_lr"]
-    assert [each["step"] for each in step["candidates"]][-1] == "finetune"
-    assert any(each.startswith("Fine-tuning: taken") and "standard error" in each for each in step["changes"])
-    assert any("fitted anew, to features of the fine-tuned network" in each for each in step["changes"])
+    assert step.step == "finetune"
+    assert step.parent.weights_sha256 == load_model(parent.model).weights_sha256
+    assert step.finetuning is not None
+    assert step.finetuning["seed"] == 0
+    assert step.finetuning["backbone_lr"] == QUICK["backbone_lr"]
+    assert [each["step"] for each in step.candidates][-1] == "finetune"
+    assert any(each.startswith("Fine-tuning: taken") and "standard error" in each for each in step.changes)
+    assert any("fitted anew, to features of the fine-tuned network" in each for each in step.changes)
     assert {f"Fine-tuning (fold {fold} of {NETWORKS})" for fold in range(1, NETWORKS + 1)} < set(tasks)
     assert "Fine-tuning (all images)" in tasks
     report = new.report.read_text(encoding="utf-8")
@@ -199,7 +200,7 @@ def test_without_evidence_the_network_stays_as_it_is(
     assert any(each.startswith("Fine-tuning: not taken") for each in new.evidence.changes)
     model = load_model(new.model)
     assert model.weights_sha256 == load_model(parent.model).weights_sha256
-    assert "finetuning" not in model.lineage[-1]
+    assert model.lineage[-1].finetuning is None
     card = (new.model / "README.md").read_text(encoding="utf-8")
     assert "frozen, only the head was trained" in card
     assert "what it decides by was then adapted" in card

@@ -37,12 +37,13 @@ def test_a_run_starts_from_the_network_and_last_layer_of_a_model(run: Run, image
 def test_the_model_names_its_parent_and_the_images_of_both(run: Run, images: Path, tmp_path: Path) -> None:
     later = pneumoscope.train(images, tmp_path / "later", init=str(run.model), seed=7, **QUICK)
     parent, child = load_model(run.model), load_model(later.model)
-    assert child.training["init"] == {
-        "model": run.folder.name,
-        "weights_sha256": parent.weights_sha256,
-        "sources": [],
-    }
-    assert f"the model that it continues from, `{run.folder.name}`" in (later.model / "README.md").read_text()
+    (step,) = child.lineage
+    assert (step.step, step.parent.name, step.parent.weights_sha256) == (
+        "train",
+        run.folder.name,
+        parent.weights_sha256,
+    )
+    assert f"Training continued from the model `{run.folder.name}`" in (later.model / "README.md").read_text()
     assert str(run.folder.parent) not in (later.model / "model.json").read_text(encoding="utf-8")  # it is passed on
     assert set(child.data["seen"]) >= set(parent.data["seen"])
 
@@ -55,7 +56,7 @@ def test_a_backbone_can_be_that_of_a_pretrained_model(
     before, after, child = read_weights(run), read_weights(later), load_model(later.model)
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
     assert not np.allclose(before["head.weight"], after["head.weight"])  # the head is a new one
-    assert (child.backbone, child.training["init"]["model"]) == ("all_ages_lite0", "all-ages-lite0")
+    assert (child.backbone, child.lineage[0].parent.name) == ("all_ages_lite0", "all-ages-lite0")
     assert set(child.data["seen"]) >= set(load_model(run.model).data["seen"])
 
 
@@ -129,7 +130,7 @@ def test_the_model_names_the_sources_of_the_images_that_it_learned_from(
     run = pneumoscope.train(table, tmp_path / "a", **QUICK)
     assert set(load_model(run.model).data["sources"]) == {"nih", "rsna"}  # the test images taught it nothing
     later = pneumoscope.train(images, tmp_path / "b", init=str(run.folder), seed=5, **QUICK)
-    assert set(load_model(later.model).training["init"]["sources"]) == {"nih", "rsna"}
+    assert set(load_model(later.model).lineage[0].parent.sources) == {"nih", "rsna"}
     assert "Shih G" in (later.model / "README.md").read_text(encoding="utf-8")
     mixed = write("c.csv", {"train": "rsna", "val": "rsna", "test": "rsna", "first": "ours"})
     with caplog.at_level("INFO", "pneumoscope"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,7 +27,9 @@ models_app = make_group("List and describe trained models.")
 
 @models_app.command("list", cls=PanelCommand)
 def list_models() -> None:
-    """List the pretrained models."""
+    """List the pretrained models and whom each is meant for; `models show` has the test results."""
+    from pneumoscope.decisions.decisions import read_decisions
+    from pneumoscope.decisions.scope import Scope, describe
     from pneumoscope.models.model_folder import load_model
     from pneumoscope.models.pretrained import find_pretrained, list_pretrained
 
@@ -35,15 +37,14 @@ def list_models() -> None:
     if not names:
         echo("This installation has no pretrained models.", err=True)
         return
-    table = make_table(["model", "classes", "network", "test AUROC"], ["size"])
+    table = make_table(["model", "classes", "meant for"], ["size"])
     for name in names:
         folder = find_pretrained(name)
         model = load_model(folder)
-        auroc = model.training.get("test", {}).get("metrics", {}).get("auroc")
-        shown = f"{auroc['value']:.3f}" if auroc else ""
-        table.add_row(name, printable_line(", ".join(model.labels)), model.backbone, shown, _show_size(folder))
+        patients = describe(Scope(read_decisions(model).scope.ages))  # views and others do not fit 80 columns
+        table.add_row(name, printable_line(", ".join(model.labels)), patients, _show_size(folder))
     open_console().print(table)
-    echo(f"Default: {DEFAULT}. Details: pneumoscope models show NAME.", err=True)
+    echo(f"Default: {DEFAULT}. Test results and more: pneumoscope models show NAME.", err=True)
 
 
 @models_app.command("show", cls=PanelCommand)
@@ -125,13 +126,14 @@ def choose_model(model: Path | None) -> Path:
     """
     if model is not None:
         return model
+    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.models.model_folder import load_model
     from pneumoscope.models.pretrained import find_pretrained
 
     folder = find_pretrained()
     description = load_model(folder)
     images = sum(description.data.get("counts", {}).get("train", {}).values())
-    population = _join_populations(_find_sources(description.data))
+    population = _join_populations(find_sources(description.data.get("sources", ())))
     population = f": {population}" if population else ""
     text = f"Model: {DEFAULT}, trained on {images:,} images{population}. For research; not a medical device."
     echo(text, err=True)
@@ -139,13 +141,14 @@ def choose_model(model: Path | None) -> Path:
 
 
 def _describe(model: Model) -> dict[str, str]:
+    from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.groups import describe as describe_group
     from pneumoscope.decisions.scope import describe
+    from pneumoscope.models import lineage
 
-    counts, sources = model.data.get("counts", {}), _find_sources(model.data)
-    initial: dict[str, Any] = model.training.get("init") or {}
-    earlier = _find_sources(initial)
+    counts, sources = model.data.get("counts", {}), find_sources(model.data.get("sources", ()))
+    earlier = find_sources(lineage.name_earlier_sources(model.lineage))
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
@@ -156,9 +159,7 @@ def _describe(model: Model) -> dict[str, str]:
         ),
     }
     if model.lineage:
-        last = model.lineage[-1]
-        images = ", ".join(f"{count:,} {name}" for name, count in last["data"]["images"].items())
-        facts["adapted from"] = f"{last['parent']['name']} on {images} images: {' '.join(last['changes'])}"
+        facts["lineage"] = lineage.describe_lineage(model.lineage)
     if (threshold := read_decisions(model).threshold) is not None:
         facts["threshold"] = f"{threshold.value:.3g} for {model.positive}"
     if by_class := read_decisions(model).class_thresholds:
@@ -170,9 +171,6 @@ def _describe(model: Model) -> dict[str, str]:
         facts["groups"] = "; ".join(describe_group(group) for group in groups)
     if sources:
         facts["images"] = _join_populations(sources)
-    if initial:
-        titles = ", ".join(each.title for each in earlier) or "images that it does not name"
-        facts["continues from"] = f"{initial['model']}, trained on {titles}"
     if test := model.training.get("test"):
         metrics = [
             f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
@@ -205,13 +203,6 @@ def _show(interval: dict[str, Any]) -> str:
 
 def _show_size(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB"
-
-
-def _find_sources(stated: Mapping[str, Any]) -> tuple[Source, ...]:
-    """The public datasets that a model's data, or its initial model's, name, as far as they are known here."""
-    from pneumoscope.datasets.sources import find_sources
-
-    return find_sources(stated.get("sources", ()))
 
 
 def _join_populations(sources: Sequence[Source]) -> str:

@@ -18,6 +18,7 @@ from pneumoscope.config import build, quote
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.files import read_regular, write_bytes, write_text
 from pneumoscope.images.prepare import InputSpec
+from pneumoscope.models.lineage import Count, Parent, Step
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained, list_pretrained
 
 if TYPE_CHECKING:
@@ -56,12 +57,10 @@ class Model:
     # an exported network that mixes places by attention before its map, so that the map does not explain. Where
     # PyTorch runs the network, this is found out from the network itself.
     attention: bool = False
-    # for each time that `adapt` made a model of another: which one, on which images, what was changed and why
-    lineage: tuple[dict[str, Any], ...] = ()
+    lineage: tuple[Step, ...] = ()  # the models that it was made from
     schema: int = SCHEMA  # version of this layout
 
 
-Count = Annotated[int, Strict(), Ge(0)]
 Share = Annotated[float, Strict(), Ge(-1), Le(1)]
 
 
@@ -99,21 +98,11 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Initial:
-    """The model that training continued from."""
-
-    model: str
-    weights_sha256: str
-    sources: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Training:
     """Of all that is said about the training, what commands use."""
 
     test: _Test | None = None
     settings: _Settings = _Settings()
-    init: _Initial | None = None
 
 
 def save_model(
@@ -225,7 +214,7 @@ def load_model(folder: Path) -> Model:
             f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
         )
     model = build(Model, values, str(path), ModelError)
-    used = {name: value for name, value in model.training.items() if name in ("test", "settings", "init")}
+    used = {name: value for name, value in model.training.items() if name in ("test", "settings")}
     if isinstance(used.get("settings"), dict):
         used["settings"] = {key: value for key, value in used["settings"].items() if key == "augmented_copies"}
     build(_Training, used, str(path), ModelError, "training.")
@@ -356,6 +345,12 @@ def find_model(folder: Path) -> Path:
 def name_model(path: Path) -> str:
     """The name of a model by its folder or run, without where that is on this machine."""
     return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+def to_parent(name: str, model: Model) -> Parent:
+    """What a model that is made from this one states about it."""
+    data = model.data
+    return Parent(name, model.weights_sha256, data.get("fingerprint"), tuple(data.get("sources", ())), model.version)
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.prediction import index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.models.lineage import describe_lineage, find_adaptations
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress
@@ -148,7 +149,7 @@ def write_evaluation(
             decisions.calibration.method,
             decisions.calibration.images,
             predictor.alpha,
-            0 if model.lineage else model.training.get("settings", {}).get("augmented_copies", 0),
+            0 if find_adaptations(model.lineage) else model.training.get("settings", {}).get("augmented_copies", 0),
             tuple(map(describe, decisions.groups)),
         ),
         provenance=replace(
@@ -326,6 +327,7 @@ def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, op
         "Data": data,
         "Model": str(name or DEFAULT),
         "Network": f"{model.backbone}, recipe {model.training.get('recipe')}",
+        **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
         "Training fingerprint": str(model.data.get("fingerprint", "not known")),
         "Command": command,
     }

@@ -17,6 +17,7 @@ from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import choose_metrics
 from pneumoscope.files import write_text
+from pneumoscope.models.lineage import find_adaptations, name_earlier_sources
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.pages import format_estimate, format_level, format_percent, render
 from pneumoscope.reports.report import CALIBRATIONS
@@ -43,7 +44,8 @@ def write_model_card(
     """
     two = model.positive is not None
     decisions, counted = read_decisions(model), evaluation.decisions
-    earlier = find_sources((model.training.get("init") or {}).get("sources", ()))
+    earlier = find_sources(name_earlier_sources(model.lineage))
+    adaptations = find_adaptations(model.lineage)
     card = render(
         "model_card.md",
         front_matter=_write_front_matter(model, evaluation, sources),
@@ -63,7 +65,7 @@ def write_model_card(
             decisions,
             evaluation,
             "images that it was adapted to"
-            if model.lineage
+            if adaptations
             else "out-of-fold predictions"
             if "ensemble" in model.training
             else "validation images",
@@ -73,6 +75,7 @@ def write_model_card(
         coverage=counted.get("coverage", {}),
         ood=counted.get("counts", {}).get(OUT_OF_DISTRIBUTION),
         sources=sources,
+        adaptations=adaptations,
         earlier=earlier,
         cited=[*sources, *(each for each in earlier if each not in sources)],
         backbone_licence=backbone_licence,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.evaluation.decision_summary import measure_rate
+from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.store import PredictionRecord, Review
 
@@ -99,7 +100,8 @@ def find_reference(model: Model) -> NDArray[np.float64]:
     if decisions.prediction_sets is None or model.positive is None:
         return np.zeros(0)
     found = [decisions.prediction_sets]
-    if any(group.moves_logits for group in decisions.groups) and not model.lineage:  # adapted sets hold for all
+    moved = any(group.moves_logits for group in decisions.groups)
+    if moved and not find_adaptations(model.lineage):  # adapted sets hold for all
         found = [group.prediction_sets for group in decisions.groups if group.prediction_sets]
         if sum(map(_count, found)) < _count(decisions.prediction_sets):
             return np.zeros(0)

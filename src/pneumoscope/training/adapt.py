@@ -31,7 +31,8 @@ from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, Kind
 from pneumoscope.inference.prediction import SHORT, Prediction
 from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model
+from pneumoscope.models.lineage import LocalImages, Step, describe_lineage
+from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model, to_parent
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
@@ -304,27 +305,21 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
     digests = [each.sha256 for each in data.extracts]
     intended = scope.state(job.options.intended_use, adapted.decisions.scope)
     labels = Counter(str(sample.label) for sample in data.samples)
-    step = {
-        "parent": {
-            "name": name_model(Path(job.options.model)),
-            "weights_sha256": parent.weights_sha256,
-            "data_fingerprint": parent.data.get("fingerprint"),
-            "version": parent.version,
-        },
-        "data": {
-            "fingerprint": fingerprint_samples(data.samples, digests),
-            "images": {name: labels[name] for name in parent.labels},
-            "patients": int(data.local.clusters.max()) + 1,
-        },
-        "step": adapted.choice.chosen.step,
-        "changes": list(changes),
-        "candidates": [asdict(each) for each in adapted.choice.candidates],
-        "wishes": asdict(job.options.wishes),
-        "version": __version__,
-    }
     tuned = job.setup if adapted.choice.chosen.step == "finetune" else None
-    if tuned is not None:
-        step["finetuning"] = describe_training(tuned)
+    step = Step(
+        to_parent(name_model(Path(job.options.model)), parent),
+        adapted.choice.chosen.step,
+        __version__,
+        LocalImages(
+            fingerprint_samples(data.samples, digests),
+            {name: labels[name] for name in parent.labels},
+            int(data.local.clusters.max()) + 1,
+        ),
+        tuple(changes),
+        tuple(asdict(each) for each in adapted.choice.candidates),
+        asdict(job.options.wishes),
+        None if tuned is None else describe_training(tuned),
+    )
     named = [*parent.data.get("sources", ()), *(each.name for each in recognise_sources(data.samples))]
     sources = list(dict.fromkeys(named))
     seen = {*parent.data.get("seen", ()), *(digest[:SHORT] for digest in digests)}
@@ -366,9 +361,8 @@ def _list_facts(job: _Job, model: Model) -> dict[str, str]:
     )  # fmt: skip
     return {
         "Data": options.data,
-        "Adapted from": options.model,
-        "Weights of that model": job.predictor.model.weights_sha256,
-        "Adaptation fingerprint": model.lineage[-1]["data"]["fingerprint"],
+        "Model": options.model,
+        "Lineage": describe_lineage(model.lineage),
         "Command": command,
     }
 

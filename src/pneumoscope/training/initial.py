@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pneumoscope import __version__
 from pneumoscope.errors import UsageError
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_backbone
-from pneumoscope.models.model_folder import Model, load_model, load_weights, name_model
+from pneumoscope.models.lineage import TRAINED, Parent, Step
+from pneumoscope.models.model_folder import Model, load_model, load_weights, name_model, to_parent
 from pneumoscope.models.pretrained import find_pretrained
 
 if TYPE_CHECKING:
@@ -23,16 +25,15 @@ if TYPE_CHECKING:
 class InitialModel:
     """A model that a run continues from, except its backbone."""
 
-    name: str  # of its folder
-    weights_sha256: str  # of its weights
+    lineage: tuple[Step, ...]  # of a model that continues from it
     labels: tuple[str, ...]  # its classes
     head: Mapping[str, Tensor]  # weight and bias of its last layer
     seen: frozenset[str]  # digests of the images that it learned from
-    sources: tuple[str, ...]  # the public datasets that these are from, as far as they are known
 
-    def describe(self) -> dict[str, Any]:
-        """What a model that continues from it stores about it."""
-        return {"model": self.name, "weights_sha256": self.weights_sha256, "sources": list(self.sources)}
+    @property
+    def parent(self) -> Parent:
+        """What a model that continues from it states about it."""
+        return self.lineage[-1].parent
 
 
 def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec, Backbone]:
@@ -69,6 +70,5 @@ def describe_backbone(pretrained: str) -> InitialModel:
 
 
 def _describe(name: str, model: Model, head: Mapping[str, Tensor]) -> InitialModel:
-    named = (*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ()))
-    seen = frozenset(model.data.get("seen", ()))
-    return InitialModel(name, model.weights_sha256, model.labels, head, seen, tuple(dict.fromkeys(named)))
+    step = Step(to_parent(name, model), TRAINED, __version__)
+    return InitialModel((*model.lineage, step), model.labels, head, frozenset(model.data.get("seen", ())))

@@ -79,12 +79,13 @@ def check_initial(folder: Path, initial: InitialModel | None) -> None:
     """
     if initial is not None and _identify(initial) != _read(folder).initial_sha256:
         raise DataError(
-            f"{initial.name}: this model has changed since the run in {folder} began. Restore it, or start a new run."
+            f"{initial.parent.name}: this model has changed since the run in {folder} began. Restore it, or start a "
+            "new run."
         )
 
 
 def _identify(initial: InitialModel | None) -> str:
-    return "" if initial is None else initial.weights_sha256
+    return "" if initial is None else initial.parent.weights_sha256
 
 
 def save_remarks(folder: Path, remarks: Remarks) -> None:

@@ -30,6 +30,7 @@ from pneumoscope.inference.engines import Engine, build_engine
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
+from pneumoscope.models.lineage import describe_lineage
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.notebook import notebook_progress, to_html
@@ -39,7 +40,6 @@ from pneumoscope.reports.report import CALIBRATIONS, Provenance
 from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
-from pneumoscope.training.initial import InitialModel
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import load_remarks, record_digests, save_remarks
@@ -252,6 +252,7 @@ def save(
         training=_summarise_training(setup, trained),
         data=_summarise_data(setup, extracted.images),
         version=__version__,
+        lineage=() if setup.initial is None else setup.initial.lineage,
     )
     half = setup.settings.network.half_precision
     save_model(folder / "model", model, state, half=half, graph=trained.graph)
@@ -320,9 +321,7 @@ def resolve(
 def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What the model folder stores about training."""
     settings = flatten(asdict(setup.settings))
-    initial = setup.initial
     return {
-        **({} if initial is None else {"init": initial.describe()}),
         "recipe": setup.settings.run.recipe,
         "epochs": len(trained.history),
         "phases": dict(Counter(row["phase"] for row in trained.history)),
@@ -358,17 +357,13 @@ def _list_facts(setup: Setup, model: Model, folder: Path) -> dict[str, str]:
         "Splits": describe_counts(setup.samples),
         "Data fingerprint": model.data["fingerprint"],
         "Backbone": f"{model.backbone} (weights: {setup.spec.licence}), {trained}",
-        **({} if setup.initial is None else {"Continues from": _name(setup.initial)}),
+        **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
         "Input": f"{model.input.size} x {model.input.size}, {model.input.fit}",
         "Recipe": f"{settings.run.recipe}; kept epoch {training['best_epoch']} of {training['epochs']}",
         "Class balance": settings.optimisation.balance,
         "Seed": str(settings.run.seed),
         "Command": shlex.join(["pneumoscope", "train", "--config", str(folder / "config.yaml"), "--out", "NEW_RUN"]),
     }
-
-
-def _name(initial: InitialModel) -> str:
-    return f"{initial.name} (weights {initial.weights_sha256[:SHORT]})"
 
 
 def _logger() -> logging.Logger:
