@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.expected import estimate_metrics
+    from pneumoscope.evaluation.grading import Grading
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.exporting import Export, export
     from pneumoscope.images.prepare import InputSpec, prepare
@@ -44,16 +45,17 @@ if TYPE_CHECKING:
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.reports.grading import grade
     from pneumoscope.reports.predictions_report import evaluate_predictions
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.train import Run, train
 
 __all__ = [
     "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export",
-    "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
+    "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
     "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt",
     "audit", "compare", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
-    "load", "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
+    "grade", "load", "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def __getattr__(name: str) -> object:
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
         "evaluation.expected": ("estimate_metrics",),
+        "evaluation.grading": ("Grading",),
         "evaluation.results": ("Evaluation", "Interval"),
         "exporting": ("Export", "export"),
         "images.prepare": ("InputSpec", "prepare"),
@@ -79,6 +82,7 @@ def __getattr__(name: str) -> object:
         "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "reports.grading": ("grade",),
         "reports.predictions_report": ("evaluate_predictions",),
         "training.adapt": ("Adaptation", "adapt"),
         "training.train": ("Run", "train"),

@@ -18,6 +18,7 @@ from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, ma
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
+from pneumoscope.cli.grade import grade
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.predict import explain, predict
@@ -39,6 +40,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
     adapt: TableCommand,
     evaluate: TableCommand,
     compare: TableCommand,
+    grade: TableCommand,
     audit: TableCommand,
     export: TableCommand,
 }
@@ -48,6 +50,7 @@ for _panel, _command in (
     (_TRAINING, adapt),
     (_TRAINING, evaluate),
     (_TRAINING, compare),
+    (_TRAINING, grade),
     (_USING, predict),
     (_USING, explain),
     (_USING, export),
