@@ -47,12 +47,14 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli.evaluate.audit": "the options of the command",
     "cli.evaluate.compare": "the options of the command",
     "cli.evaluate.evaluate": "the options of the command",
+    "cli.grade.grade": "the options of the command",
     "cli.predict.explain": "the options of the command",
     "cli.predict.predict": "the options of the command",
     "cli.serve.serve": "the options of the command",
     "reports.audit_page.audit": "the options of the command",
     "reports.comparison.compare": "the options of the command",
     "reports.evaluation_report.evaluate": "the options of the command",
+    "reports.grading.grade": "the options of the command",
     "reports.predictions_report.evaluate_predictions": "the options of the command",
 }
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
     from pneumoscope.evaluation.expected import estimate_metrics
+    from pneumoscope.evaluation.grading import Grading
     from pneumoscope.evaluation.results import Evaluation, Interval
     from pneumoscope.evaluation.summary import Summary
     from pneumoscope.exporting import Export, export
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.reports.grading import grade
     from pneumoscope.reports.predictions_report import evaluate_predictions
     from pneumoscope.reports.summary import summarize
     from pneumoscope.training.adapt import Adaptation, adapt
@@ -53,11 +55,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptation", "Audit", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation", "Evidence",
-    "Export", "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
-    "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary", "UsageError", "__version__",
-    "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics", "evaluate",
-    "evaluate_predictions", "explain", "export", "load", "prepare", "read_pixels", "read_samples", "split_samples",
-    "summarize", "train", "write_phantoms",
+    "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError",
+    "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary", "UsageError",
+    "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics", "evaluate",
+    "evaluate_predictions", "explain", "export", "grade", "load", "prepare", "read_pixels", "read_samples",
+    "split_samples", "summarize", "train", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -72,6 +74,7 @@ def __getattr__(name: str) -> object:
         "datasets.splits": ("split_samples",),
         "evaluation.compare": ("Comparison",),
         "evaluation.expected": ("estimate_metrics",),
+        "evaluation.grading": ("Grading",),
         "evaluation.results": ("Evaluation", "Interval"),
         "evaluation.summary": ("Summary",),
         "exporting": ("Export", "export"),
@@ -84,6 +87,7 @@ def __getattr__(name: str) -> object:
         "reports.audit_page": ("audit",),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "reports.grading": ("grade",),
         "reports.predictions_report": ("evaluate_predictions",),
         "reports.summary": ("summarize",),
         "training.adapt": ("Adaptation", "adapt"),

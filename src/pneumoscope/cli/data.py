@@ -31,13 +31,21 @@ def phantoms(
     count: Annotated[int, option("Number of images.")] = 600,
     size: Annotated[int, option("Height in pixels.")] = 320,
     prevalence: Annotated[float, option("Share of images with pneumonia.")] = 0.5,
+    plant: Annotated[
+        str | None,
+        option(
+            "Shortcuts for an audit to find, such as marker:0.8,noise:0.5:NORMAL: marker, border, exposure or noise."
+        ),
+    ] = None,
     seed: options.Seed = 0,
 ) -> None:
     """Draw simulated radiographs, with masks of their opacities."""
     from pneumoscope.datasets.phantom_sets import write_phantoms
 
     with show_progress() as progress:
-        folder = write_phantoms(out, count=count, seed=seed, size=size, prevalence=prevalence, progress=progress)
+        folder = write_phantoms(
+            out, count=count, seed=seed, size=size, prevalence=prevalence, plant=plant, progress=progress
+        )
     echo(folder)
 
 
@@ -104,9 +112,11 @@ def split(
 
 @data_app.command(cls=PanelCommand)
 def fetch(
-    name: Annotated[str, typer.Argument(help="The data set: kermany.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="The data set: kermany, pneumoniamnist or pneumoniamnist_224.", metavar="NAME")
+    ],
     out: options.Out,
-    archive: Annotated[Path | None, option("A zip archive that you already have, instead of a download.")] = None,
+    archive: Annotated[Path | None, option("The archive, if you already have it, instead of a download.")] = None,
     url: Annotated[str | None, option("Another address for the archive, such as a mirror.")] = None,
     sha256: Annotated[str | None, option("Checksum that the archive must have.")] = None,
     overwrite: options.Overwrite = False,

@@ -19,6 +19,7 @@ from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
+from pneumoscope.cli.grade import grade
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.predict import explain, predict
@@ -42,6 +43,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
     adapt: TableCommand,
     evaluate: TableCommand,
     compare: TableCommand,
+    grade: TableCommand,
     audit: TableCommand,
     export: TableCommand,
 }
@@ -53,6 +55,7 @@ for _panel, _command in (
     (_TRAINING, evaluate),
     (_TRAINING, compare),
     (_TRAINING, summarize),
+    (_TRAINING, grade),
     (_USING, predict),
     (_USING, explain),
     (_USING, export),

@@ -95,9 +95,9 @@ def hide_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def hash_archive(path: Path) -> str:
-    """SHA-256 of an archive in hexadecimal; DataError if it cannot be read, or lists more members than any dataset."""
-    digest, members = hashlib.sha256(), 0
+def hash_archive(path: Path, algorithm: str = "sha256") -> str:
+    """Checksum of an archive in hexadecimal; DataError if it cannot be read, or lists more members than any dataset."""
+    digest, members = hashlib.new(algorithm, usedforsecurity=False), 0
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""The Kermany chest X-rays: how to fetch and verify them, and published subsets of them."""
+"""The Kermany chest X-rays and what is made of them: how to fetch and verify them, and published subsets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from typing import Literal
 from pneumoscope import config
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.archives import download, hash_archive, hide_secrets, list_images, open_archive, unpack_images
+from pneumoscope.datasets.array_archives import read_arrays, write_files
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.datasets.sources import Source, list_sources
+from pneumoscope.datasets.sources import PNEUMONIAMNIST, Source, list_sources
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.files import claim_folder, lock_folder, write_text
 
@@ -116,6 +117,8 @@ def _fetch(
     _publish(out, old or new, source)
     _remove_leftovers(out)
     _log(f"{out}: {_describe(new)}")
+    if source.origin:
+        _log(source.remark, logging.WARNING)
 
 
 def list_subsets() -> tuple[str, ...]:
@@ -190,16 +193,22 @@ def _unpack(
     _log("Checking the archive")
     path, name = (local, local.name) if local else (out / _WORKSHOP / source.file, hide_secrets(source.url))
     digest, folder = hash_archive(path), out / _WORKSHOP / "images"
-    verified = _verify(source, digest, sha256, name, local is not None)
+    verified = _verify(source, path, digest, sha256, local)
     with open_archive(path) as archive:
-        images = list_images(archive, source.labels)
-        sizes = {place: member.file_size for place, member in images.items()}
+        arrays = read_arrays(archive, source.labels, PNEUMONIAMNIST.name) if source.file.endswith(".npz") else {}
+        images = {} if arrays else list_images(archive, source.labels)
+        sizes = {place: len(content) for place, content in arrays.items()}
+        sizes |= {place: member.file_size for place, member in images.items()}
         new = Manifest(source.name, _find_edition(source, sizes, name, verified), name, digest, verified, sizes)
         if old is not None and old.files != new.files:
             raise UsageError(f"{out}: its images ({old.edition}) are not those of {name} ({new.edition}). {_OTHER_OUT}")
-        _log(f"Unpacking {len(missing or images):,} images ({new.edition})")
+        places = missing or list(sizes)
+        _log(f"Unpacking {len(places):,} images ({new.edition})")
         shutil.rmtree(folder, ignore_errors=True)
-        unpack_images(archive, {place: images[place] for place in missing or images}, folder)
+        if arrays:
+            write_files(arrays, places, folder)
+        else:
+            unpack_images(archive, {place: images[place] for place in places}, folder)
     return new
 
 
@@ -208,13 +217,17 @@ def _by_hand(source: Source) -> str:
 
 
 def _verify(
-    source: Source, sha256: str, given: str | None, name: str, local: bool
+    source: Source, path: Path, sha256: str, given: str | None, local: Path | None
 ) -> Literal["published", "given"] | None:
     """Compare an archive's checksum with the expected one; for a local archive, there is none by default."""
-    expected = given or (None if local else source.sha256)
-    if expected in (None, sha256):
-        return "published" if sha256 == source.sha256 else "given" if expected else None
-    message = f"{name}: wrong checksum: SHA-256 is {sha256}, expected {expected}."
+    found, wanted, kind = sha256, source.sha256, "SHA-256"
+    if given is None and wanted is None and source.md5 is not None:
+        found, wanted, kind = hash_archive(path, "md5"), source.md5, "MD5"
+    expected = given or (None if local else wanted)
+    if expected in (None, found):
+        return "published" if found == wanted else "given" if expected else None
+    name = local.name if local else hide_secrets(source.url)
+    message = f"{name}: wrong checksum: {kind} is {found}, expected {expected}."
     if local:
         raise DataError(f"{message} It is a different file, or damaged: get it again, or correct `sha256`.")
     raise DownloadError(
@@ -286,7 +299,7 @@ def _publish(out: Path, manifest: Manifest, source: Source) -> None:
         out / _NOTICE,
         f"{source.title}\n\nSource:  {source.homepage}\nLicence: {source.licence}, {source.licence_url}\n"
         f"Cite:    {source.citation}\n\nFetched: {manifest.archive} ({manifest.edition})\n{_describe(manifest)}\n\n"
-        "The image files are unchanged; only their folders were rearranged.\n",
+        f"{source.remark}\n",
     )
     try:
         for place in manifest.files:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.random import Generator
@@ -13,9 +16,13 @@ from PIL import Image
 
 from pneumoscope.config import Progress, Seed, checked
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
+from pneumoscope.datasets.planted import choose_carriers, parse_plants, plant_all
 from pneumoscope.errors import UsageError
 from pneumoscope.files import lock_folder
 from pneumoscope.notebook import notebook_progress
+
+LABELS = ("NORMAL", "PNEUMONIA")
+_Planned: TypeAlias = tuple[dict[str, str], int, int]  # row in the table of the truth, seeds of image and patient
 
 
 @checked
@@ -26,6 +33,7 @@ def write_phantoms(
     seed: Seed = 0,
     size: int = 320,
     prevalence: float = 0.5,
+    plant: str | None = None,
     progress: Progress = notebook_progress,
 ) -> Path:
     """Write a dataset of simulated radiographs, split by patient and stratified by label.
@@ -41,6 +49,9 @@ def write_phantoms(
         seed: fixes everything.
         size: height of the images in pixels.
         prevalence: share of images with pneumonia; each label has at least four images.
+        plant: shortcuts for an audit to find, such as `marker:0.8,noise:0.5:NORMAL`: a kind (`marker`, `border`,
+            `exposure` or `noise`), the share of a class that has it, and that class, by default PNEUMONIA. They are in
+            the column `planted` of the truth; otherwise the images are the same as without.
         progress: called after each image; by default a bar in a notebook.
 
     Returns:
@@ -55,15 +66,23 @@ def write_phantoms(
         raise UsageError(f"{count} are too few for three splits of two labels; at least 8 are needed.", "count")
     if not 0 < prevalence < 1:
         raise UsageError(f"{prevalence} is not between 0 and 1.", "prevalence")
+    plants = None if plant is None else parse_plants(plant, LABELS)
+    images = _plan(np.random.default_rng((3, seed)), count, prevalence)
+    carried: list[list[str]] = [[] for _ in images]
+    if plants is not None:
+        carried = choose_carriers([row for row, _, _ in images], plants, seed)
+        for (row, _, _), kinds in zip(images, carried, strict=True):
+            row["planted"] = " ".join(kinds)
     with lock_folder(folder):
-        _write(folder, count, seed, size, prevalence, progress)
+        _write(folder, images, carried, size, progress)
     return folder
 
 
-def _write(folder: Path, count: int, seed: int, size: int, prevalence: float, progress: Progress) -> None:
+def _write(
+    folder: Path, images: Sequence[_Planned], carried: Sequence[Sequence[str]], size: int, progress: Progress
+) -> None:
     if not folder.is_dir() or any(folder.iterdir()):
         raise UsageError(f"{folder}: exists and is not an empty folder. Choose a new one, or remove it.")
-    images = _plan(np.random.default_rng((3, seed)), count, prevalence)
     for place in {folder / row["path"] for row, _, _ in images} | {folder / "masks" / "any"}:
         place.parent.mkdir(parents=True, exist_ok=True)
     # After freeing a large block, glibc keeps memory instead of requesting it for every array.
@@ -72,16 +91,17 @@ def _write(folder: Path, count: int, seed: int, size: int, prevalence: float, pr
         table = csv.DictWriter(file, list(images[0][0]), lineterminator="\n")
         table.writeheader()
         pending = writer.submit(lambda: None)
-        for done, (row, image, patient) in enumerate(images, start=1):
+        for done, ((row, image, patient), kinds) in enumerate(zip(images, carried, strict=True), start=1):
             phantom = draw_phantom(image, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
+            phantom = replace(phantom, pixels=plant_all(phantom.pixels, kinds, image)) if kinds else phantom
             pending.result()  # an image is compressed while the next one is drawn
             pending = writer.submit(_save, folder, row, phantom)
             table.writerow(row)
-            progress("Drawing", done, count)
+            progress("Drawing", done, len(images))
         pending.result()
 
 
-def _plan(rng: Generator, count: int, prevalence: float) -> list[tuple[dict[str, str], int, int]]:
+def _plan(rng: Generator, count: int, prevalence: float) -> list[_Planned]:
     """For each image its row in the table of the truth, its seed and its patient's seed, in random order."""
     sick = min(max(round(count * prevalence), 4), count - 4)
     patients: list[tuple[str, str, int]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pneumoscope.datasets.samples import Sample
 
@@ -26,10 +26,13 @@ class Source:
     url: str = ""  # of the archive; empty where `fetch` cannot get it
     size: int | None = None  # of the archive in bytes, if known
     sha256: str | None = None
+    md5: str | None = None  # where no SHA-256 is published
     labels: tuple[str, ...] = ()  # class folders
     names: str = ""  # regular expression for the beginning of every image's name
     # for each published version its number of images by `split/LABEL`
     editions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    origin: str = ""  # name of the dataset whose images these are, changed
+    remark: str = "The image files are unchanged; only their folders were rearranged."  # on what `fetch` writes
 
 
 KERMANY = Source(
@@ -93,12 +96,47 @@ RSNA = Source(
     views=("AP", "PA"),
 )
 
+PNEUMONIAMNIST = Source(
+    name="pneumoniamnist",
+    title="PneumoniaMNIST of MedMNIST v2, 28 x 28 pixels: the Kermany chest X-rays, made small",
+    licence="CC BY 4.0",
+    licence_url="https://creativecommons.org/licenses/by/4.0/",
+    citation="Yang J, Shi R, Wei D, et al. MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical "
+    f"image classification. Scientific Data 10:41, 2023. doi:10.1038/s41597-022-01721-8. Images: {KERMANY.citation}",
+    homepage="https://zenodo.org/records/10519652",
+    file="pneumoniamnist.npz",
+    url="https://zenodo.org/records/10519652/files/pneumoniamnist.npz?download=1",
+    md5="28209eda62fecd6e6a2d98b1501bb15f",
+    labels=KERMANY.labels,
+    names=r"pneumoniamnist_(train|val|test)_\d",
+    editions={
+        "MedMNIST": {"train/NORMAL": 1214, "train/PNEUMONIA": 3494, "val/NORMAL": 135, "val/PNEUMONIA": 389,
+                     "test/NORMAL": 234, "test/PNEUMONIA": 390},
+    },
+    population=KERMANY.population,
+    ages=KERMANY.ages,
+    views=KERMANY.views,
+    origin=KERMANY.name,
+    remark="MedMNIST cropped and reduced the images; here they are PNG files. They are those of the Kermany data: a "
+    "model that learned from those, as the pretrained models did, may have seen the same children. Patients are "
+    "unknown; val was drawn by image from the same set as train, so both may show the same patients.",
+)  # fmt: skip
+
+PNEUMONIAMNIST_224 = replace(
+    PNEUMONIAMNIST,
+    name="pneumoniamnist_224",
+    title="PneumoniaMNIST of MedMNIST+, 224 x 224 pixels: the Kermany chest X-rays, made small",
+    file="pneumoniamnist_224.npz",
+    url="https://zenodo.org/records/10519652/files/pneumoniamnist_224.npz?download=1",
+    md5="d6a3c71de1b945ea11211b03746c1fe1",
+)
+
 COLUMN = "source"  # of a table, whose values may name public datasets
 
 
 def list_sources() -> tuple[Source, ...]:
     """All datasets that are known by name."""
-    return KERMANY, NIH, RSNA
+    return KERMANY, NIH, RSNA, PNEUMONIAMNIST, PNEUMONIAMNIST_224
 
 
 def find_sources(names: Collection[str | None]) -> tuple[Source, ...]:
@@ -119,6 +157,8 @@ def recognise_sources(samples: Sequence[Sample]) -> tuple[Source, ...]:
         sample.label in KERMANY.labels and sample.tags is None and re.match(KERMANY.names, sample.path.name)
         for sample in samples
     )
+    if samples and all(re.match(PNEUMONIAMNIST.names, sample.path.name) for sample in samples):
+        return (PNEUMONIAMNIST,)
     virus = any(re.match(r"person\d+_(bacteria|virus)_\d", sample.path.name) for sample in samples)
     return (KERMANY,) if fits and virus else ()
 
@@ -127,3 +167,21 @@ def find_source_name(sample: Sample) -> str | None:
     """The public dataset that the column `source` names, if it is known here; capitals do not matter."""
     named = sample.metadata.get(COLUMN, "").strip().casefold()
     return named if named in {source.name for source in list_sources()} else None
+
+
+def describe_overlap(sources: Collection[Source], learned: Collection[str]) -> str | None:
+    """Say that images may show patients whom a model learned from, under other file names.
+
+    Args:
+        sources: of the images.
+        learned: names of the datasets that the model learned from.
+    """
+    families = {source.origin or source.name: source for source in find_sources(learned)}
+    for source in sources:
+        other = families.get(source.origin or source.name)
+        if other is not None and other.name != source.name and (source.origin or other.origin):
+            return (
+                f"These images ({source.name}) and those that the model learned from ({other.name}) are from the same "
+                "children in other files, and who is who is unknown: the metrics are probably too optimistic."
+            )
+    return None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumoscope.config import Progress
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.samples import Sample, fingerprint_samples
+from pneumoscope.datasets.sources import describe_overlap, recognise_sources
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import calibration, groups, prior_shift
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions
@@ -343,6 +344,9 @@ def _find_warnings(
     warnings = []
     if evaluation.seen:
         warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
+    learned = (*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ()))
+    if overlap := describe_overlap(recognise_sources(samples), learned):
+        warnings.append(overlap)
     if shared := find_shared_patients(samples):
         names = ", ".join(list(shared)[:10]) + (", …" if len(shared) > 10 else "")
         some = f": {names}." if patient_ids else ". `patient_ids=True` names them."

@@ -9,7 +9,7 @@ from pneumoscope.auditing.audit import find_faults
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
-from pneumoscope.datasets.sources import find_source_name, list_sources
+from pneumoscope.datasets.sources import describe_overlap, find_source_name, list_sources, recognise_sources
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.reports.pages import format_command
@@ -65,6 +65,9 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
         )
     elif all(str(sample.patient).startswith("phantom") for sample in samples):
         notes.append("These radiographs are simulated: the metrics show that the software works, not how it performs.")
+    learned = setup.initial.sources if setup.initial is not None else ()
+    if overlap := describe_overlap(recognise_sources(samples), learned):
+        notes.append(overlap)
     if shared := find_shared_patients(samples):
         some, more = "", " (samples.csv and log.txt say which)"
         if setup.settings.run.patient_ids:
