@@ -42,17 +42,19 @@ if TYPE_CHECKING:
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
     from pneumoscope.reports.audit_page import audit
+    from pneumoscope.reports.checklist import Checklist, write_checklist
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
+    from pneumoscope.reports.print_figures import plot
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Adaptation", "Audit", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence", "Export", "Finding",
-    "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming", "PneumoscopeError",
-    "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt", "audit", "compare",
-    "draw_phantom", "estimate_metrics", "evaluate", "explain", "export", "load", "prepare", "read_pixels",
-    "read_samples", "split_samples", "train", "write_phantoms",
+    "Adaptation", "Audit", "Checklist", "Comparison", "DataError", "DownloadError", "Evaluation", "Evidence",
+    "Export", "Finding", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError", "Naming",
+    "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "UsageError", "__version__", "adapt",
+    "audit", "compare", "draw_phantom", "estimate_metrics", "evaluate", "explain", "export", "load", "plot",
+    "prepare", "read_pixels", "read_samples", "split_samples", "train", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -76,8 +78,10 @@ def __getattr__(name: str) -> object:
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
         "reports.audit_page": ("audit",),
+        "reports.checklist": ("Checklist", "write_checklist"),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
+        "reports.print_figures": ("plot",),
         "training.adapt": ("Adaptation", "adapt"),
         "training.train": ("Run", "train"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),

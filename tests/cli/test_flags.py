@@ -177,6 +177,7 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "data phantoms": {"out": "folder"},
     "adapt": {"context": None, "invert": "reading", "any_modality": "reading"},
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
+    "plot": {"form": "format"},
     "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
     "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
     "train": {"context": None},
@@ -194,7 +195,9 @@ OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
         ("data phantoms", pneumoscope.write_phantoms),
         ("evaluate", pneumoscope.evaluate),
         ("explain", pneumoscope.explain),
+        ("plot", pneumoscope.plot),
         ("predict", pneumoscope.load),
+        ("report", pneumoscope.write_checklist),
         ("train", pneumoscope.train),
     ],
 )

@@ -20,6 +20,7 @@ from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.output import echo, open_streams, report_escapes
+from pneumoscope.cli.papers import plot, report
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.train import SettingsCommand, demo, train
@@ -47,6 +48,8 @@ for _panel, _command in (
     (_TRAINING, adapt),
     (_TRAINING, evaluate),
     (_TRAINING, compare),
+    (_TRAINING, report),
+    (_TRAINING, plot),
     (_USING, predict),
     (_USING, explain),
     (_USING, export),
