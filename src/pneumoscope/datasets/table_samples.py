@@ -156,7 +156,7 @@ class _Cells:
 def to_tags(cells: Mapping[str, str]) -> Tags | None:
     """Age, sex and view, as far as a row's cells say them, by the names of their columns."""
     found = {to_key(name): text.upper() for name, text in cells.items()}
-    values = {
+    values: dict[str, Any] = {
         fact: next((value for key in keys if key in found and (value := _READERS[fact](found[key])) is not None), None)
         for fact, keys in (("age", AGE), ("sex", SEX), ("view", VIEW))
     }

@@ -33,6 +33,7 @@ _CHANGES = {
     "sharpen": "sharpening by up to {:g} times the fine detail",
     "compress": "JPEG compression that loses up to {:.0%} of the quality",
 }  # fmt: skip
+_ONE_SIDED = {"crop": "crop", "blur": "blur", "noise": "noise", "sharpen": "sharpening", "compress": "compression"}
 
 
 def write_methods(study: Study) -> dict[str, str]:
@@ -154,7 +155,7 @@ def describe_augmentation(study: Study) -> str:
             f"Training images were {flip}; nothing else was changed." if flip else "Images were not changed at random."
         )
     changes = [flip, *changes] if flip else changes
-    halved = [name for name in ("blur", "noise", "sharpen", "compress", "crop") if getattr(augmentation, name)]
+    halved = [word for name, word in _ONE_SIDED.items() if getattr(augmentation, name)]
     half = f" In half of the draws, each of these was left out: {', '.join(halved)}." if halved else ""
     return f"While the whole network was trained, images were changed at random: {', '.join(changes)}.{half}"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.config import checked
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.curves import decision_curve, roc_band
+from pneumoscope.evaluation.curves import DecisionCurve, decision_curve, roc_band
 from pneumoscope.evaluation.metrics import precision_recall_curve, reliability_curve, roc_curve
 from pneumoscope.evaluation.pairing import Predictions, read_predictions
 from pneumoscope.evaluation.results import Interval
@@ -186,7 +186,7 @@ def _draw_calibration(axes: Axes, curves: Sequence[_Curve]) -> None:
 
 
 def _draw_decision_curve(axes: Axes, curves: Sequence[_Curve]) -> None:
-    top, everybody = 0.02, {}
+    top, everybody = 0.02, dict[float, DecisionCurve]()
     for curve in curves:
         found = decision_curve(curve.labels, curve.probabilities, curve.patients)
         top = max(top, float(curve.labels.mean()), float(found.model.max()))

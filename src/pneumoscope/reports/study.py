@@ -159,8 +159,8 @@ def _read_samples(folder: Path) -> list[Sample]:
     samples = []
     for row in _read_table(folder / "samples.csv"):
         others = {name: text for name, text in row.items() if name not in _ROLES and text}
-        known = (row[name] or None for name in ("label", "patient", "split"))
-        sample = Sample(folder / row["path"], *known, tags=to_tags(others), metadata=others)
+        label, patient, split = (row[name] or None for name in ("label", "patient", "split"))
+        sample = Sample(folder / row["path"], label, patient, split, tags=to_tags(others), metadata=others)
         samples.append(_add_tags(sample))
     return samples
 

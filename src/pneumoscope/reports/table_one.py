@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TypeAlias
 
@@ -37,8 +38,8 @@ def tabulate(study: Study) -> list[dict[str, str]]:
     rows += _count_values("Class", columns, lambda each: each.label, {})
     rows.append(_row("Age in years: median (range)", columns, _describe_ages))
     rows.append(_row(f"Age: {UNKNOWN}", columns, lambda images: _share(sum(_age(e) is None for e in images), images)))
-    rows += _count_values("Sex", columns, lambda each: each.tags and each.tags.sex, _SEXES)
-    rows += _count_values("View", columns, lambda each: each.tags and each.tags.view, {})
+    rows += _count_values("Sex", columns, lambda each: each.tags.sex if each.tags else None, _SEXES)
+    rows += _count_values("View", columns, lambda each: each.tags.view if each.tags else None, {})
     return rows
 
 
@@ -50,21 +51,17 @@ def _count_values(
     kind: str, columns: Mapping[str, Sequence[Sample]], find: _Find, names: Mapping[str, str]
 ) -> list[dict[str, str]]:
     """A row for each value, the unknown one last."""
-    values = sorted({value for each in columns[ALL] if (value := find(each))})
-    rows = [
-        _row(
-            f"{kind}: {names.get(value, value)}",
-            columns,
-            lambda images, value=value: _share(sum(find(each) == value for each in images), images),
-        )
+    values: list[str | None] = sorted({value for each in columns[ALL] if (value := find(each))})
+    if not values or not all(map(find, columns[ALL])):
+        values.append(None)
+    return [
+        _row(f"{kind}: {names.get(value, value) if value else UNKNOWN}", columns, partial(_count, find, value))
         for value in values
     ]
-    missing = sum(not find(each) for each in columns[ALL])
-    if missing or not values:
-        rows.append(
-            _row(f"{kind}: {UNKNOWN}", columns, lambda images: _share(sum(not find(e) for e in images), images))
-        )
-    return rows
+
+
+def _count(find: _Find, value: str | None, images: Sequence[Sample]) -> str:
+    return _share(sum((find(each) or None) == value for each in images), images)
 
 
 def _describe_ages(images: Sequence[Sample]) -> str:
