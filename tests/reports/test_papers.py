@@ -82,7 +82,7 @@ def test_numbers_are_those_of_the_run(paper: tuple[list[Checklist], Path], run: 
     auroc = run.evaluation.metrics["auroc"]
     assert f"AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})" in claim["38"].facts[0].text
     assert "metrics.json" in claim["38"].facts[0].place
-    test = [row for row in csv.DictReader((run.folder / "samples.csv").open()) if row["split"] == "test"]
+    test = [row for row in read_table(run.folder / "samples.csv") if row["split"] == "test"]
     assert f"test {len(test)}." in claim["19"].facts[0].text
 
 
@@ -149,7 +149,7 @@ def test_table_one_counts_ages_sexes_and_what_is_missing(run: Run, tmp_path: Pat
     told = [f"{line},{facts[min(i, 2)]}" for i, line in enumerate(lines[1:])]
     (folder / "samples.csv").write_text("\n".join([f"{lines[0]},age,sex,view", *told]) + "\n")
     write_checklist(folder)
-    table = {row["characteristic"]: row for row in csv.DictReader((folder / "paper" / "table1.csv").open())}
+    table = {row["characteristic"]: row for row in read_table(folder / "paper" / "table1.csv")}
     assert table["Age in years: median (range)"]["All"] == "50 (40 to 60)"
     assert table["Sex: female"]["All"].startswith("1 (")
     assert table["View: not known"]["All"].startswith(f"{len(told) - 1} (")
@@ -215,6 +215,10 @@ def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.json is missing"):
         plot(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def copy_run(run: Run, folder: Path) -> Path:
