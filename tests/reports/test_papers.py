@@ -8,7 +8,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -205,6 +205,39 @@ def test_the_legend_gives_auroc_with_its_interval(run: Run, monkeypatch: pytest.
     plot(run.folder, tmp_path / "out", names="ours")
     auroc = run.evaluation.metrics["auroc"]
     assert legends == [[f"ours: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"]]
+
+
+def test_nothing_is_cut_off_at_the_edge_of_a_figure(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figures: dict[int, Figure] = {}
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **options: Any) -> None:
+        figures[id(self)] = self
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot([run.folder] * 2, tmp_path / "out", kind="roc,pr,calibration,dca", names=f"short,{'a long name ' * 5}")
+    for figure in figures.values():
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y0 >= -1
+        assert figure.axes[0].get_window_extent().y0 > box.y1
+    assert len(figures) == 4
+
+
+def test_earlier_figures_of_another_kind_are_replaced_only_if_asked(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plot(run.folder, out, kind="dca", format="png")
+    with pytest.raises(UsageError, match="exists"):
+        plot(run.folder, out)
+    plot(run.folder, out, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["roc.pdf"]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"contains notes\.txt"):
+        plot(run.folder, out, overwrite=True)
 
 
 def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:

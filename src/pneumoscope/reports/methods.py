@@ -86,7 +86,7 @@ def describe_splits(study: Study) -> str:
     if study.drawn is not None:
         given = [split for split in study.splits if split not in study.drawn and len(study.drawn) < 2]
         if given:
-            parts.append(f"Given by the dataset: {' and '.join(SPLITS[split] for split in given)}.")
+            parts.append(f"Given by the dataset: {', '.join(SPLITS[split] for split in given)}.")
         shares = {"val": "{} of the smallest class from each class", "test": "{} of each class"}
         for split in study.drawn:
             share = shares[split].format(format_percent(study.settings[f"{split}_fraction"]))
@@ -259,7 +259,7 @@ def describe_threshold(study: Study) -> str:
         rule = describe_rule(decisions.threshold.rule)
         return (
             f"An image was predicted as {study.model.positive} from a probability of "
-            f"{decisions.threshold.value:.4g} on ({rule}). The rule was among the settings that the run began with; no "
+            f"{decisions.threshold.value:.4g} on: {rule}. The rule was among the settings that the run began with; no "
             "test image had a part in it."
         )
     if decisions.class_thresholds:

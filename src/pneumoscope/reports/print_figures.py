@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, DPI = 3.5, 3.4, 600  # inches of one column of a journal; dots per inch
 _MARKERS = "osD^vPX"
 _THIN: Mapping[str, Any] = MappingProxyType({"color": INK, "alpha": 0.4, "lw": 0.8, "zorder": 1})
-_NAME = 36  # characters of a run's name in the legend
+_NAME, _LINE = 36, 46  # characters of a run's name in the legend, and of a line of it
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class _Curve:
         return patients if any(patients) else None
 
     def label(self, title: str, estimate: Interval) -> str:
-        """The text of the legend."""
-        return f"{self.name}: {title} {format_estimate(estimate)}"
+        """The text of the legend, in two lines where one would be wider than the figure."""
+        metric = f"{title} {format_estimate(estimate)}"
+        return f"{self.name}: {metric}" if len(self.name + metric) < _LINE else f"{self.name}:\n{metric}"
 
 
 @checked
@@ -115,7 +116,9 @@ def plot(
     contents = {f"{each}.{form}": data for each in kinds for form, data in _render(each, curves, formats).items()}
     folder = Path(out)
     with lock_folder(folder):
-        claim_folder(folder, [f"{each}.{form}" for each in _KINDS for form in FORMATS], overwrite)
+        # Any of these may be the only one of an earlier output, which the first marks.
+        possible = [f"{each}.{form}" for each in _KINDS for form in FORMATS]
+        claim_folder(folder, sorted(possible, key=lambda name: not (folder / name).exists()), overwrite)
         for file, data in contents.items():
             write_bytes(folder / file, data)
     return [folder / file for file in contents]
@@ -224,11 +227,11 @@ def _render(kind: str, curves: Sequence[_Curve], formats: Sequence[str]) -> dict
     contents = {}
     with matplotlib.style.context(["default", style]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        height = HEIGHT + 0.18 * (len(curves) + 2 * (kind == "dca"))
-        canvas = Figure(figsize=(WIDTH, height), layout="constrained")
+        canvas = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes = canvas.subplots()
         _KINDS[kind](axes, curves)
-        if axes.get_legend_handles_labels()[0]:
+        if labels := axes.get_legend_handles_labels()[1]:
+            canvas.set_figheight(HEIGHT + 0.16 * len("\n".join(labels).splitlines()))
             canvas.legend(loc="outside lower left", handlelength=2.6, borderaxespad=0)
         for form in formats:
             file = io.BytesIO()
