@@ -51,9 +51,8 @@ def _count_values(
     kind: str, columns: Mapping[str, Sequence[Sample]], find: _Find, names: Mapping[str, str]
 ) -> list[dict[str, str]]:
     """A row for each value, the unknown one last."""
-    values: list[str | None] = sorted({value for each in columns[ALL] if (value := find(each))})
-    if not values or not all(map(find, columns[ALL])):
-        values.append(None)
+    known = sorted({value for each in columns[ALL] if (value := find(each))})
+    values = known if known and all(map(find, columns[ALL])) else [*known, None]
     return [
         _row(f"{kind}: {names.get(value, value) if value else UNKNOWN}", columns, partial(_count, find, value))
         for value in values
