@@ -139,17 +139,12 @@ def _internal_test(study: Study) -> str:
 
 
 def _subgroups(study: Study) -> str:
-    parts = study.metrics.get("subgroups", ())
-    kinds = list(dict.fromkeys(part["kind"] for part in parts))
-    if not kinds:
-        return ""
-    written = [
-        f"{part['kind']} {part['name']}: {counted(part['n'], 'image')}, AUROC "
-        f"{format_estimate(to_interval(part['metrics']['auroc']))}"
-        for part in parts
-        if "auroc" in part["metrics"]
-    ]
-    return f"Measured by {', '.join(kinds)}. {'; '.join(written)}".rstrip(". ") + "."
+    written = []
+    for part in study.metrics.get("subgroups", ()):
+        found = next((name for name in ("auroc", "sensitivity", "specificity") if name in part["metrics"]), None)
+        metric = f", {NAMES[found]} {format_estimate(to_interval(part['metrics'][found]))}" if found else ""
+        written.append(f"{part['kind']}: {part['name']}: {counted(part['n'], 'image')}{metric}")
+    return f"{'; '.join(written)}." if written else ""
 
 
 def _fairness(study: Study) -> str:
