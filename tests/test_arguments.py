@@ -36,12 +36,14 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
         ((3,), {}), (("run",), {"threshold": "0.5"}), (("run",), {"ood": "no"}), (("run",), {"engine": 3}),
         (("run",), {"alpha": [1]}), (("run",), {"prevalence": "a"}), (("run",), {"refuse_out_of_scope": 1}),
     ],
+    "plot": [((3, "out"), {}), (("run", 3), {}), (("run", "out"), {"kind": 3}), (("run", "out"), {"names": ["a"]})],
     "prepare": [((None, pneumoscope.InputSpec()), {}), (([[0.0]], pneumoscope.InputSpec()), {}), ((np.ones(2), 3), {})],
     "read_pixels": [((None,), {}), ((3,), {}), (([1],), {}), (("a.png",), {"reading": "inverted"})],
     "read_samples": [((3,), {}), ((None,), {}), ((["data"],), {}), (("data",), {"naming": 3})],
     "split_samples": [((None,), {}), (([1],), {}), (([],), {"seed": -1}), (([],), {"val_fraction": "a"})],
     "summarize": [((3,), {}), ((["a", 3],), {}), ((["a"],), {"by": 3}), ((["a"],), {"overwrite": "no"})],
     "train": [((3,), {}), (("data",), {"overwrite": "no"}), (("data",), {"config": 3}), (("data",), {"cache": 1})],
+    "write_checklist": [((3,), {}), (("run",), {"checklist": ["claim"]}), (("run",), {"overwrite": "no"})],
     "write_phantoms": [((3,), {}), (("new",), {"count": "x"}), (("new",), {"seed": 1.5}), (("new",), {"size": None})],
 }  # fmt: skip
 

@@ -326,7 +326,20 @@ def run_command(*words: object) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["evaluate", "audit", "export", "compare", "explain", "predict", "split", "phantoms", "demo", "train"],
+    [
+        "evaluate",
+        "audit",
+        "export",
+        "compare",
+        "report",
+        "plot",
+        "explain",
+        "predict",
+        "split",
+        "phantoms",
+        "demo",
+        "train",
+    ],
 )
 def test_a_second_process_is_kept_out_of_a_folder(command: str, images: Path, run: Run, tmp_path: Path) -> None:
     out, image = tmp_path / "out", next((images / "test" / "PNEUMONIA").iterdir())
@@ -335,6 +348,8 @@ def test_a_second_process_is_kept_out_of_a_folder(command: str, images: Path, ru
         "audit": lambda: pneumoscope.audit(images, out, quick=True),
         "export": lambda: pneumoscope.export(out, run.folder),
         "compare": lambda: pneumoscope.compare([run.folder, run.folder], out, resamples=20),
+        "report": lambda: pneumoscope.write_checklist(run.folder, out=out),
+        "plot": lambda: pneumoscope.plot(run.folder, out),
         "explain": lambda: run_command("explain", image, "--model", run.model, "--out", out),
         "predict": lambda: run_command("predict", image, "--model", run.model, "--heatmaps", out),
         "split": lambda: run_command("data", "split", images, "--by-name", "--redraw", "--folds", 2, "--out", out),

@@ -44,22 +44,24 @@ if TYPE_CHECKING:
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
     from pneumoscope.reports.audit_page import audit
+    from pneumoscope.reports.checklist import Checklist, write_checklist
     from pneumoscope.reports.comparison import compare
     from pneumoscope.reports.evaluation_report import evaluate
     from pneumoscope.reports.grading import grade
     from pneumoscope.reports.predictions_report import evaluate_predictions
+    from pneumoscope.reports.print_figures import plot
     from pneumoscope.reports.summary import summarize
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.cross_validation import CrossValidation, cross_validate
     from pneumoscope.training.train import Run, train
 
 __all__ = [
-    "Adaptation", "Audit", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation", "Evidence",
-    "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError", "ModelError",
-    "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary", "UsageError",
-    "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics", "evaluate",
-    "evaluate_predictions", "explain", "export", "grade", "load", "prepare", "read_pixels", "read_samples",
-    "split_samples", "summarize", "train", "write_phantoms",
+    "Adaptation", "Audit", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation",
+    "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError",
+    "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary",
+    "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics",
+    "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
+    "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -85,11 +87,13 @@ def __getattr__(name: str) -> object:
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
         "reports.audit_page": ("audit",),
+        "reports.checklist": ("Checklist", "write_checklist"),
         "reports.comparison": ("compare",),
         "reports.evaluation_report": ("evaluate",),
         "reports.grading": ("grade",),
         "reports.predictions_report": ("evaluate_predictions",),
         "reports.summary": ("summarize",),
+        "reports.print_figures": ("plot",),
         "training.adapt": ("Adaptation", "adapt"),
         "training.cross_validation": ("CrossValidation", "cross_validate"),
         "training.train": ("Run", "train"),

@@ -22,6 +22,7 @@ from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.grade import grade
 from pneumoscope.cli.models import backbones, export, models_app
 from pneumoscope.cli.output import echo, open_streams, report_escapes
+from pneumoscope.cli.papers import plot, report
 from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.summary import summarize
@@ -56,6 +57,8 @@ for _panel, _command in (
     (_TRAINING, compare),
     (_TRAINING, summarize),
     (_TRAINING, grade),
+    (_TRAINING, report),
+    (_TRAINING, plot),
     (_USING, predict),
     (_USING, explain),
     (_USING, export),

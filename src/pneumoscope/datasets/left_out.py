@@ -109,6 +109,12 @@ def group_left_out(files: Sequence[LeftOut]) -> dict[Reason, list[LeftOut]]:
     return dict(reasons)
 
 
+def count_left_out(files: Sequence[LeftOut]) -> list[dict[str, str | int]]:
+    """Count files by the reason why they are left out and by class, which is empty where it is not known."""
+    counts = Counter((file.reason.many, file.label or "") for file in files)
+    return [{"reason": reason, "label": label, "files": n} for (reason, label), n in sorted(counts.items())]
+
+
 def count_losses(files: Sequence[LeftOut]) -> Counter[str]:
     """Count what may be lost images, by class."""
     return Counter(file.label for file in files if file.label is not None and file.reason.loses)

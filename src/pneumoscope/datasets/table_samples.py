@@ -157,6 +157,16 @@ class _Cells:
         return {_rename(name): sys.intern(text) for name, text in texts if text is not None}
 
 
+def to_tags(cells: Mapping[str, str]) -> Tags | None:
+    """Age, sex and view, as far as a row's cells say them, by the names of their columns."""
+    found = {to_key(name): text.upper() for name, text in cells.items()}
+    values: dict[str, Any] = {
+        fact: next((value for key in keys if key in found and (value := _READERS[fact](found[key])) is not None), None)
+        for fact, keys in (("age", AGE), ("sex", SEX), ("view", VIEW))
+    }
+    return Tags(**values) if any(value is not None for value in values.values()) else None
+
+
 def _rename(name: str) -> str:
     """Another name for a column that has the name of a role, so that both can be written to one table."""
     return f"{name} (table)" if name in ROLES else name

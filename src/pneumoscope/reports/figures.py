@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FORMATS = ("svg", "pdf", "png")
-_UNDATED: Mapping[str, tuple[str, ...]] = {
+UNDATED: Mapping[str, tuple[str, ...]] = {  # metadata to leave out, so that equal data give equal files
     "svg": ("Date", "Creator", "Format", "Type"),
     "pdf": ("CreationDate", "Creator", "Producer"),
     "png": ("Software",),
@@ -205,14 +205,9 @@ def _write(evaluation: Evaluation, metric: str) -> str:
     return format_number(evaluation.metrics[metric].value)
 
 
-def render(
-    name: str, draw: Draw, formats: Sequence[str] = ("svg",), size: tuple[float, float] = (3.5, 3.25)
-) -> dict[str, bytes]:
-    """Draw a plot once and return its files by format. Text stays text; the name tells the ids of SVGs apart."""
-    import matplotlib.style
-    from matplotlib.figure import Figure as Canvas
-
-    style: dict[Any, Any] = {
+def make_style(name: str) -> dict[Any, Any]:
+    """The style of all plots, for matplotlib; the name tells the ids of SVGs apart."""
+    return {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own type
         "svg.hashsalt": name,
         "pdf.fonttype": 42,
@@ -228,8 +223,17 @@ def render(
         "ytick.labelsize": 9,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), plots.INK),
     }
+
+
+def render(
+    name: str, draw: Draw, formats: Sequence[str] = ("svg",), size: tuple[float, float] = (3.5, 3.25)
+) -> dict[str, bytes]:
+    """Draw a plot once and return its files by format. Text stays text; the name tells the ids of SVGs apart."""
+    import matplotlib.style
+    from matplotlib.figure import Figure as Canvas
+
     contents = {}
-    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
+    with matplotlib.style.context(["default", make_style(name)]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has the fonts; elsewhere it is a box
         canvas = Canvas(figsize=size, layout="constrained")
         draw(canvas.subplots())
@@ -239,7 +243,7 @@ def render(
             canvas.set_layout_engine("none")
         for form in formats:
             file = io.BytesIO()
-            metadata = dict.fromkeys(_UNDATED[form])
+            metadata = dict.fromkeys(UNDATED[form])
             canvas.savefig(file, format=form, dpi=200, transparent=form == "svg", metadata=metadata)
             contents[form] = file.getvalue()
     if "svg" in contents:
@@ -278,13 +282,13 @@ def save_figures(figures: Mapping[str, Figure], folder: Path, plot_formats: str 
     return elements
 
 
-def parse_formats(text: str) -> tuple[str, ...]:
-    """Parse formats of plot files, such as `svg,pdf,png`.
+def parse_formats(text: str, parameter: str = "plot_formats") -> tuple[str, ...]:
+    """Parse formats of plot files, such as `svg,pdf,png`; errors name the parameter.
 
     Raises:
         UsageError: an unknown format.
     """
     formats = tuple(form.strip() for form in text.split(","))
     if unknown := [form for form in formats if form not in FORMATS]:
-        raise UsageError(f"no such format: {', '.join(unknown)}. Choose from {', '.join(FORMATS)}.", "plot_formats")
+        raise UsageError(f"no such format: {', '.join(unknown)}. Choose from {', '.join(FORMATS)}.", parameter)
     return formats

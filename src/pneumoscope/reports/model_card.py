@@ -126,7 +126,7 @@ def _describe_calibration(decisions: Decisions, evaluation: Evaluation, kind: st
 
 
 def _list_caveats(model: Model, evaluation: Evaluation, notes: Sequence[str]) -> list[str]:
-    caveats = [short for note in notes if (short := _leave_names_out(note))]
+    caveats = [short for note in notes if (short := leave_names_out(note))]
     few = {
         name: images
         for name, share in evaluation.shares.items()
@@ -143,7 +143,7 @@ def _list_caveats(model: Model, evaluation: Evaluation, notes: Sequence[str]) ->
     return caveats
 
 
-def _leave_names_out(note: str) -> str:
+def leave_names_out(note: str) -> str:
     """Remove the lists of files and patients from a note: without the data they are useless, or even harmful."""
     if note.startswith("More findings, with pictures"):
         return ""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pneumoscope.auditing.intake import FIELDS, MEASUREMENT, Images, unpack
 from pneumoscope.config import Progress
 from pneumoscope.datasets.duplicates import group_identical
-from pneumoscope.datasets.left_out import describe_unusable
-from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.left_out import count_left_out, describe_unusable
+from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import SPLITS, Sample, find_classes
 from pneumoscope.datasets.splits import require_classes, split_samples
 from pneumoscope.decisions import scope
@@ -55,6 +55,7 @@ class Setup:
     drawn: Collection[str] = ()  # splits that the data do not have
     initial: InitialModel | None = None  # the model that the run continues from
     groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
+    left_out: Sequence[Mapping[str, str | int]] = ()  # how many files the data leave out, by reason and class
 
     @property
     def changes_backbone(self) -> bool:
@@ -113,7 +114,7 @@ def read(settings: Settings, like: Setup | None = None) -> Setup:
         DownloadError: the weights cannot be downloaded.
     """
     check_stated(settings)
-    samples, drawn = _read_samples(settings)
+    samples, drawn, left_out = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
     initial, spec = None, find_backbone(settings.network.backbone)
@@ -135,7 +136,9 @@ def read(settings: Settings, like: Setup | None = None) -> Setup:
         network=replace(settings.network, backbone=spec.name, size=input_spec.size, fit=input_spec.fit),
         run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
     )
-    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups)
+    return Setup(
+        resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups, left_out
+    )  # fmt: skip
 
 
 def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
@@ -244,10 +247,11 @@ def add_augmented(
     )
 
 
-def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
-    """Read, check and split the samples; also give the splits that were drawn."""
+def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str], list[dict[str, str | int]]]:
+    """Read, check and split the samples; also give the splits that were drawn, and counts of what was left out."""
     data = settings.data
-    samples = read_samples(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
+    dataset = read_dataset(Path(data.path), data.patient_pattern, Reading(data.invert, data.any_modality), data)
+    samples = dataset.samples
     check_classes(settings, samples)
     drawn = {"val", "test"} - {sample.split for sample in samples}
     split = split_samples(
@@ -257,7 +261,7 @@ def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
         groups=group_identical(samples) if drawn else None,
         seed=settings.run.seed,
     )
-    return split, drawn
+    return split, drawn, count_left_out(dataset.left_out)
 
 
 def check_stated(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 from pneumoscope.config import check_mapping, read_mapping, write_mapping
 from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.files import claim_folder, path_in_file, relative_path
+from pneumoscope.files import claim_folder, path_in_file, relative_path, write_text
 from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
@@ -22,11 +23,12 @@ from pneumoscope.training.record import RECORD, begin_record, check_files, check
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
+INTAKE = "intake.json"  # what reading the data left out, and which splits were drawn
 # Settings that name a file or folder; `init` may name a pretrained model instead.
 _PATHS = (
     ("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"), ("decisions", "groups"),
 )  # fmt: skip
-RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, CHECKPOINTS, *OUTPUTS)
+RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, INTAKE, CHECKPOINTS, *OUTPUTS)
 
 
 def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
@@ -46,6 +48,8 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
             "Start a new run."
         )
     write_samples(table, setup.samples)
+    intake = {"drawn": sorted(setup.drawn), "left_out": list(setup.left_out)}
+    write_text(folder / INTAKE, json.dumps(intake, indent=2, ensure_ascii=False) + "\n")
     if resume and (folder / RECORD).exists():
         check_files(folder, setup.samples)
         check_initial(folder, setup.initial)

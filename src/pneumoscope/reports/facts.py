@@ -1,0 +1,294 @@
+"""What a run shows for the items of a checklist: each fact says something in words, and where in the run it stands.
+
+A fact that the run does not show is None, and its item stays open. Nothing is said that the run's files do not hold.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
+from pneumoscope.decisions.scope import describe
+from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.evaluation.subgroups import MISSING
+from pneumoscope.reports import methods
+from pneumoscope.reports.model_card import leave_names_out
+from pneumoscope.reports.pages import format_estimate, format_percent
+from pneumoscope.reports.study import Study, to_interval
+from pneumoscope.text import counted
+
+RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a run shows, and its file and key, or the section of its report or of this page."""
+
+    text: str
+    place: str
+
+
+def find_fact(name: str, study: Study) -> Fact | None:
+    """What a run shows under a name that a checklist uses; None where it shows nothing."""
+    say, place = FACTS[name]
+    text = say if isinstance(say, str) else say(study)
+    return Fact(text, place) if text else None
+
+
+def _technique(study: Study) -> str:
+    return f"A neural network ({study.model.backbone}) trained by the recipe {study.model.training['recipe']}."
+
+
+def _abstract(study: Study) -> str:
+    n, patients = study.metrics["n"], study.metrics["patients"]
+    of = f" of {counted(patients, 'patient')}" if patients else ""
+    measured = ", ".join(
+        f"{NAMES[name]} {study.write_metric(name)}" for name in ("auroc", "sensitivity", "specificity")
+    )
+    return f"On {counted(n, 'test image')}{of}: {measured}."
+
+
+def _goal(study: Study) -> str:
+    positive = f" (positive: {study.model.positive})" if study.two else ""
+    return (
+        f"The run developed a classifier of chest radiographs into {', '.join(study.model.labels)}{positive}, and "
+        f"evaluated it on the split {study.metrics['split']} of the same dataset."
+    )
+
+
+def _population(study: Study) -> str:
+    intended = describe(study.decisions.scope)
+    return f"The model states as its intended use: {intended}." if intended else ""
+
+
+def _sources(study: Study) -> str:
+    return " ".join(f"{each.title}; licence: {each.licence}; {each.homepage}." for each in study.sources)
+
+
+def _included(study: Study) -> str:
+    counts = study.model.data.get("counts", {})
+    return " ".join(
+        f"{methods.SPLITS[split].capitalize()}: "
+        f"{', '.join(f'{n:,} {name}' for name, n in counts[split].items())} images."
+        for split in study.splits
+    )
+
+
+def _missing(study: Study) -> str:
+    unknown = sum(sample.patient is None for sample in study.samples)
+    known = {
+        name: sum(sample.tags is not None and getattr(sample.tags, name) is not None for sample in study.samples)
+        for name in ("age", "sex", "view")
+    }
+    absent = ", ".join(f"{name} {len(study.samples) - n:,}" for name, n in known.items())
+    return (
+        f"{methods.describe_unreadable(study)} Unknown, of {counted(len(study.samples), 'image')}: patient "
+        f"{unknown:,}, {absent}. Nothing was imputed."
+    )
+
+
+def _quality(study: Study) -> str:
+    checked = "The quick checks of `pneumoscope audit` ran before training." if study.settings["audit"] else ""
+    copies = f" {counted(study.copies, 'image')} identical to another one stayed in the data." if study.copies else ""
+    return f"{checked}{copies}".strip()
+
+
+def _labels(study: Study) -> str:
+    return f"The labels of the dataset were taken as they are: {', '.join(study.model.labels)}."
+
+
+def _test_size(study: Study) -> str:
+    counts = study.model.data.get("counts", {}).get("test", {})
+    listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    return f"{counted(study.metrics['n'], 'test image')} ({listed}). AUROC: {study.write_metric('auroc')}."
+
+
+def _output(study: Study) -> str:
+    of = f"the probability of {study.model.positive}" if study.two else "a probability of each class"
+    sets = ", a prediction set" if study.decisions.prediction_sets else ""
+    detector = ", a score of how unlike the training images it is" if study.decisions.ood else ""
+    return f"For each image: {of}, a predicted label{sets}{detector}, and a decision."
+
+
+def _software(study: Study) -> str:
+    parts = [f"pneumoscope {study.model.version} made the model."]
+    for name in ("Versions", "Python", "System", "Processor", "Threads"):
+        found = re.search(rf"<dt>{name}</dt>\s*<dd>(.*?)</dd>", study.report)
+        if found:
+            text = html.unescape(re.sub(r"<[^>]*>", "", found[1])).strip()
+            parts.append(f"{name} at the evaluation: {text}.")
+    return " ".join(parts)
+
+
+def _evidence_maps(study: Study) -> str:
+    shown = "next to its evidence map" in study.report
+    return "Evidence maps of reviewed test images were drawn; this run did not validate them." if shown else ""
+
+
+def _internal_test(study: Study) -> str:
+    best = study.model.training["best"]
+    measured = ", ".join(f"{NAMES[name]} {study.write_metric(name)}" for name in ("auroc", "accuracy"))
+    return (
+        f"Test split: {measured}. Validation split in the epoch that was kept: loss {best['val_loss']:.4f}, accuracy "
+        f"{best['val_accuracy']:.3f} at a probability of 0.5, before calibration."
+    )
+
+
+def _subgroups(study: Study) -> str:
+    written = []
+    for part in study.metrics.get("subgroups", ()):
+        found = next((name for name in ("auroc", "sensitivity", "specificity") if name in part["metrics"]), None)
+        metric = f", {NAMES[found]} {format_estimate(to_interval(part['metrics'][found]))}" if found else ""
+        written.append(f"{part['kind']}: {part['name']}: {counted(part['n'], 'image')}{metric}")
+    return f"{'; '.join(written)}." if written else ""
+
+
+def _fairness(study: Study) -> str:
+    kinds = {part["kind"] for part in study.metrics.get("subgroups", ()) if part["name"] != MISSING}
+    people = [kind for kind in ("Sex", "Age") if kind in kinds]
+    return f"Performance was measured by {' and '.join(map(str.lower, people))}." if people else ""
+
+
+def _failures(study: Study) -> str:
+    wrong = sum(not row["error"] and row["label"] != row["predicted_label"] for row in study.predictions)
+    return f"{_crosstab(study)} {counted(wrong, 'wrong label')}, listed in errors.csv, the most confident first."
+
+
+def _crosstab(study: Study) -> str:
+    counts = study.metrics["confusion"]
+    if study.two:
+        return (
+            f"At the threshold: {counts['tp']} true positive, {counts['fp']} false positive, {counts['tn']} true "
+            f"negative, {counts['fn']} false negative."
+        )
+    rows = (
+        f"{name}: {', '.join(f'{n} as {other}' for n, other in zip(row, study.model.labels, strict=True))}"
+        for name, row in zip(study.model.labels, counts["matrix"], strict=True)
+    )
+    return f"Predicted labels by true class: {'; '.join(rows)}."
+
+
+def _indeterminate(study: Study) -> str:
+    counts = study.count_decisions()
+    held = {name: sum(each[name] for each in counts.values()) for name in (UNCERTAIN, OUT_OF_DISTRIBUTION)}
+    return (
+        f"{counted(held[UNCERTAIN], 'test image')} called uncertain and {held[OUT_OF_DISTRIBUTION]:,} out of "
+        "distribution got no label as a decision; the metrics cover them by their predicted label."
+    )
+
+
+def _prevalence(study: Study) -> str:
+    listed = ", ".join(f"{format_percent(share)} {name}" for name, share in study.metrics["shares"].items())
+    return f"Of the test images: {listed}."
+
+
+def _model_files(study: Study) -> str:
+    return f"The model is a folder of open formats (weights SHA-256 {study.model.weights_sha256})."
+
+
+def _poor_input(study: Study) -> str:
+    failed = sum(bool(row["error"]) for row in study.predictions)
+    warned = sum(bool(row["warnings"]) for row in study.predictions)
+    detector = " Images unlike the training images are called out of distribution." if study.decisions.ood else ""
+    return (
+        f"An image that cannot be used gets an error instead of a prediction ({failed} of the test images), and one "
+        f"outside the intended use a warning ({warned} with any warning).{detector}"
+    )
+
+
+def _notes(study: Study) -> str:
+    return " ".join(f"“{short}”" for note in study.notes if (short := leave_names_out(note)))
+
+
+def _single_network(study: Study) -> str:
+    return "" if study.model.lineage else "The model is one network; no ensemble was made."
+
+
+def _no_update(study: Study) -> str:
+    return "" if study.model.lineage else "This run did not update the model after its evaluation."
+
+
+def _accuracy(study: Study) -> str:
+    return "; ".join(f"{NAMES[name]} {study.write_metric(name)}" for name in RATES) + "."
+
+
+# What each fact says, and where it stands.
+FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType({
+    "preprocessing": (methods.describe_preprocessing, "model/model.json: input"),
+    "augmentation": (methods.describe_augmentation, "config.yaml: augmentation"),
+    "optimisation": (methods.describe_optimisation, "config.yaml: optimisation; history.csv"),
+    "stopping": (methods.describe_stopping, "history.csv; model/model.json: training.best"),
+    "partitions": (methods.describe_splits, "samples.csv: split; intake.json: drawn"),
+    "disjoint": (methods.describe_overlap, "samples.csv: patient, split"),
+    "left_out": (methods.describe_left_out, "intake.json: left_out"),
+    "imbalance": (methods.describe_balance, "config.yaml: optimisation.balance"),
+    "initialization": (methods.describe_network, "model/model.json: backbone, training"),
+    "architecture": (methods.describe_network, "model/model.json: architecture; model/network.onnx"),
+    "calibration": (methods.describe_calibration, "model/model.json: decisions.calibration"),
+    "threshold": (methods.describe_threshold, "model/model.json: decisions.threshold"),
+    "decisions": (methods.describe_decisions, "model/model.json: decisions"),
+    "metrics": (methods.describe_metrics, "metrics.json: metrics"),
+    "uncertainty": (methods.describe_uncertainty, "metrics.json: methods, resamples, seed"),
+    "technique": (_technique, "model/model.json: backbone, training.recipe"),
+    "abstract": (_abstract, "metrics.json: n, patients, metrics"),
+    "goal": (_goal, "model/model.json: labels, positive; metrics.json: split"),
+    "population": (_population, "model/model.json: decisions.scope"),
+    "sources": (_sources, "model/model.json: data.sources"),
+    "included": (_included, "samples.csv; model/model.json: data.counts"),
+    "missing": (_missing, "predictions.csv: error; samples.csv; Table 1"),
+    "quality": (_quality, "report.html: Audit of the data; config.yaml: data.audit"),
+    "labels": (_labels, "samples.csv: label"),
+    "test_size": (_test_size, "metrics.json: n, metrics.auroc"),
+    "output": (_output, "model/model.json: labels, decisions"),
+    "software": (_software, "report.html: Provenance"),
+    "single_network": (_single_network, "model/"),
+    "evidence_maps": (_evidence_maps, "report.html: Images to review"),
+    "internal_test": (_internal_test, "metrics.json; history.csv"),
+    "flow": (
+        "The flow of images, with exclusions and index test results by reference standard, is drawn below.",
+        "Flow diagram, on this page",
+    ),
+    "table_one": (
+        "Table 1 shows patients, images, classes, age, sex and view by split, with missing values counted.",
+        "Table 1, on this page",
+    ),
+    "accuracy": (_accuracy, "metrics.json: metrics"),
+    "subgroups": (_subgroups, "metrics.json: subgroups"),
+    "fairness": (_fairness, "metrics.json: subgroups"),
+    "failures": (_failures, "metrics.json: confusion; errors.csv; report.html: Images to review"),
+    "crosstab": (_crosstab, "metrics.json: confusion; predictions.csv; flow diagram"),
+    "indeterminate": (_indeterminate, "predictions.csv: decision; report.html: Uncertainty"),
+    "prevalence": (_prevalence, "metrics.json: shares"),
+    "predictors": (
+        "The only predictor is the image; age, sex, view and other columns do not enter the network.",
+        "model/model.json: input",
+    ),
+    "no_interpretation": (
+        "The image enters the network without a reader's interpretation.",
+        "model/model.json: input",
+    ),
+    "no_update": (_no_update, "model/model.json: lineage"),
+    "compute": (
+        "Predictions are computed by `pneumoscope predict IMAGE --model RUN`, or by model/network.onnx.",
+        "model/",
+    ),
+    "blind_index": (
+        "The network gets the image alone: no clinical information and no label enters a prediction.",
+        "model/model.json: input",
+    ),
+    "repeat": (
+        "`pneumoscope train --config config.yaml --out NEW_RUN` repeats the run on the same data.",
+        "config.yaml",
+    ),
+    "model_files": (_model_files, "model/: model.json, weights.safetensors, network.onnx"),
+    "poor_input": (_poor_input, "model/model.json: decisions.ood; predictions.csv: error, warnings"),
+    "outputs": (
+        "The run keeps each prediction on the test split with the checksum of its image, the report and a log.",
+        "predictions.csv, report.html, log.txt",
+    ),
+    "notes": (_notes, "metrics.json: notes"),
+})  # fmt: skip

@@ -1,0 +1,258 @@
+"""What a run gives to a paper: checklists that claim nothing it does not show, methods, flow, Table 1 and figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.errors import DataError, UsageError
+from pneumoscope.reports.checklist import NAMES, OUTPUTS, list_items, write_checklist
+from pneumoscope.reports.facts import FACTS
+from pneumoscope.reports.print_figures import plot
+from pneumoscope.reports.study import read_study
+from pneumoscope.training.train import train
+
+if TYPE_CHECKING:
+    from pneumoscope.reports.checklist import Checklist
+    from pneumoscope.training.train import Run
+
+SPLIT = {  # items with sub-items; the others are whole
+    "claim": "",
+    "tripod-ai": "3c 5b 6c 8c 9c 12g 18f 20c 23b 27c",
+    "stard": "10b 12b 13b 21b",
+}
+ADDED = {"1", "3", "6", "7", "11", "12", "13", "14", "15b", "15d", "23", "25", "28", "29", "35", "39", "40a", "40b"}
+
+
+@pytest.fixture(scope="module")
+def paper(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Checklist], Path]:
+    out = tmp_path_factory.mktemp("paper") / "out"
+    return write_checklist(run.folder, ",".join(NAMES), out), out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checklist_has_every_official_number_once(name: str) -> None:
+    last = {int(each[:-1]): each[-1] for each in SPLIT[name].split()}
+    expected = [
+        f"{number}{letter}"
+        for number in range(1, {"claim": 44, "tripod-ai": 27, "stard": 30}[name] + 1)
+        for letter in ("abcdefg"[: "abcdefg".index(last[number]) + 1] if number in last else [""])
+    ]
+    numbers = [item["number"] for item in list_items(name)]
+    assert numbers[: len(expected)] == expected
+    rest = numbers[len(expected) :]
+    assert len(rest) == len(set(rest))
+    assert {each.removeprefix("AI ") for each in rest} == (ADDED if name == "stard" else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_item_is_filled_from_known_facts_or_left_to_the_author(name: str) -> None:
+    for item in list_items(name):
+        assert set(item) <= {"number", "topic", "facts", "author"}, item
+        assert set(item.get("facts", ())) <= set(FACTS), item
+        assert item.get("facts") or item.get("author"), item
+
+
+def test_what_no_run_can_know_stays_open(paper: tuple[list[Checklist], Path]) -> None:
+    claim, tripod, stard = ({item.number: item for item in each.items} for each in paper[0])
+    for item in (
+        claim["5"],
+        claim["11"],
+        claim["16"],
+        claim["33"],
+        claim["44"],
+        tripod["17"],
+        stard["25"],
+        stard["AI 6"],
+    ):
+        assert item.state == "author", item
+        assert item.author
+
+
+def test_numbers_are_those_of_the_run(paper: tuple[list[Checklist], Path], run: Run) -> None:
+    claim = {item.number: item for item in paper[0][0].items}
+    auroc = run.evaluation.metrics["auroc"]
+    assert f"AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})" in claim["38"].facts[0].text
+    assert "metrics.json" in claim["38"].facts[0].place
+    test = [row for row in read_table(run.folder / "samples.csv") if row["split"] == "test"]
+    assert f"test {len(test)}." in claim["19"].facts[0].text
+
+
+def test_the_page_and_its_markdown_hold_every_item(paper: tuple[list[Checklist], Path]) -> None:
+    checklists, out = paper
+    assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
+    page, text = (out / "checklist.html").read_text(), (out / "checklist.md").read_text()
+    rows = sum(len(each.items) for each in checklists)
+    assert page.count('<td class="number">') == rows == 44 + 52 + 52
+    assert len(re.findall(r"^\| (?:AI )?\d+\w? \|", text, re.MULTILINE)) == rows
+
+
+def test_methods_say_which_epoch_was_kept_and_whether_training_stopped_early(run: Run, tmp_path: Path) -> None:
+    folder = copy_run(run, tmp_path)
+    history = (folder / "history.csv").read_text().splitlines()
+    write_checklist(folder)
+    page = (folder / "paper" / "checklist.html").read_text()
+    assert f"ran for all of its {len(history) - 1} epochs" in page
+    best = read_study(folder).model.training["best"]
+    assert f"the weights of epoch {best['epoch']} of that phase" in page
+    assert "Adam minimised binary cross-entropy" in page
+    rows = [history[0], *(f"head,{i},0.001,0.5,{0.5 if i == 1 else 0.6},0.8" for i in range(1, 7))]
+    (folder / "history.csv").write_text("\n".join(rows) + "\n")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub(r"epochs: 3\b", "epochs: 50", config))
+    write_checklist(folder, overwrite=True)
+    page = (folder / "paper" / "checklist.html").read_text()
+    assert "stopped early after 6 of at most 50 epochs" in page
+
+
+def test_exclusions_and_random_splits_reach_the_methods_and_the_flow(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    phantoms = write_phantoms(tmp_path / "phantoms", count=48, seed=3, size=64)
+    for path in [each for split in ("train", "val", "test") for each in (phantoms / split).glob("*/*.png")]:
+        folder = images / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    label = images / "NORMAL"
+    (label / "notes.txt").write_text("not an image")
+    (label / "scan.dat").write_bytes(b"\x00" * 64)
+    broken = min(label.glob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    run = train(images, tmp_path / "run", recipe="baseline", epochs=1, size=64, resamples=10, cache=False)
+    intake = json.loads((run.folder / "intake.json").read_text())
+    assert intake["drawn"] == ["test", "val"]
+    assert {row["reason"]: row["files"] for row in intake["left_out"]} == {
+        "files in an unknown format": 1, "text or table files": 1,
+    }  # fmt: skip
+    write_checklist(run.folder, "stard")
+    page = (run.folder / "paper" / "checklist.html").read_text()
+    assert "files in an unknown format (1)" in page
+    assert "The test split was drawn at random (seed 0), 25% of each class" in page
+    texts = [each.text for each in ET.parse(run.folder / "paper" / "flow.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert "Files found: 50" in texts
+    assert "File could not be used: 1" in texts
+    decided = sum(int(match[1]) for text in texts if text and (match := re.fullmatch(r"truly \w+: (\d+)", text)))
+    assert decided == run.evaluation.n
+
+
+def test_table_one_counts_ages_sexes_and_what_is_missing(run: Run, tmp_path: Path) -> None:
+    folder = copy_run(run, tmp_path)
+    lines = (folder / "samples.csv").read_text().splitlines()
+    facts = ["40,F,PA", "60,M,", ",,"]
+    told = [f"{line},{facts[min(i, 2)]}" for i, line in enumerate(lines[1:])]
+    (folder / "samples.csv").write_text("\n".join([f"{lines[0]},age,sex,view", *told]) + "\n")
+    write_checklist(folder)
+    table = {row["characteristic"]: row for row in read_table(folder / "paper" / "table1.csv")}
+    assert table["Age in years: median (range)"]["All"] == "50 (40 to 60)"
+    assert table["Sex: female"]["All"].startswith("1 (")
+    assert table["View: not known"]["All"].startswith(f"{len(told) - 1} (")
+    assert table["Images"]["All"] == str(len(told))
+
+
+def test_bibtex_names_the_backbone_and_this_package(paper: tuple[list[Checklist], Path]) -> None:
+    text = (paper[1] / "references.bib").read_text()
+    keys = re.findall(r"^@\w+\{(.+),$", text, re.MULTILINE)
+    assert keys == ["tan2019efficientnet", "paszke2019pytorch", "wightman2019timm", "pneumoscope"]
+    assert text.count("{") == text.count("}")
+
+
+def test_a_name_that_is_markup_stays_text(run: Run, tmp_path: Path) -> None:
+    folder = copy_run(run, tmp_path)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["notes"] = ["<script>alert(1)</script> is bold"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_checklist(folder)
+    assert "<script>" not in (folder / "paper" / "checklist.html").read_text()
+    assert "<script>" not in (folder / "paper" / "checklist.md").read_text()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(DataError, match=r"config\.yaml.*not a finished run"):
+        write_checklist(tmp_path)
+    with pytest.raises(UsageError, match="no such checklist: consort"):
+        write_checklist(run.folder, "consort", tmp_path / "out")
+    folder = copy_run(run, tmp_path)
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(DataError, match="do not fit together"):
+        write_checklist(folder)
+
+
+def test_figures_of_several_runs_embed_their_fonts_and_name_their_metric(run: Run, tmp_path: Path) -> None:
+    other = copy_run(run, tmp_path)
+    files = plot([run.folder, other], tmp_path / "out", kind="roc,pr,calibration,dca", format="pdf,svg", names="A,B")
+    assert [path.name for path in files] == [
+        f"{kind}.{form}" for kind in ("roc", "pr", "calibration", "dca") for form in ("pdf", "svg")
+    ]
+    for path in files:
+        if path.suffix == ".pdf":
+            assert b"/FontFile2" in path.read_bytes()
+        else:
+            assert b"<text" not in path.read_bytes()  # drawn as outlines, so that no font is needed
+
+
+def test_the_legend_gives_auroc_with_its_interval(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    legends = []
+    monkeypatch.setattr(Figure, "legend", lambda self, **_: legends.append(self.axes[0].get_legend_handles_labels()[1]))
+    plot(run.folder, tmp_path / "out", names="ours")
+    auroc = run.evaluation.metrics["auroc"]
+    assert legends == [[f"ours: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})"]]
+
+
+def test_nothing_is_cut_off_at_the_edge_of_a_figure(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figures: dict[int, Figure] = {}
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **options: Any) -> None:
+        figures[id(self)] = self
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot([run.folder] * 2, tmp_path / "out", kind="roc,pr,calibration,dca", names=f"short,{'a long name ' * 5}")
+    for figure in figures.values():
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y0 >= -1
+        assert figure.axes[0].get_window_extent().y0 > box.y1
+    assert len(figures) == 4
+
+
+def test_earlier_figures_of_another_kind_are_replaced_only_if_asked(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plot(run.folder, out, kind="dca", format="png")
+    with pytest.raises(UsageError, match="exists"):
+        plot(run.folder, out)
+    plot(run.folder, out, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["roc.pdf"]
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"contains notes\.txt"):
+        plot(run.folder, out, overwrite=True)
+
+
+def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such kind: auc"):
+        plot(run.folder, tmp_path / "out", kind="auc")
+    with pytest.raises(UsageError, match="2 names for 1 run"):
+        plot(run.folder, tmp_path / "out", names="a,b")
+    with pytest.raises(DataError, match=r"metrics\.json is missing"):
+        plot(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def copy_run(run: Run, folder: Path) -> Path:
+    return Path(shutil.copytree(run.folder, folder / "copy"))
