@@ -12,6 +12,7 @@ from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.sources import describe_overlap, find_source_name, list_sources, recognise_sources
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.errors import DataError
+from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.reports.pages import format_command
 from pneumoscope.training.data import Extracted, Setup
 from pneumoscope.training.settings import DataSettings
@@ -65,7 +66,7 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
         )
     elif all(str(sample.patient).startswith("phantom") for sample in samples):
         notes.append("These radiographs are simulated: the metrics show that the software works, not how it performs.")
-    learned = setup.initial.sources if setup.initial is not None else ()
+    learned = name_earlier_sources(setup.initial.lineage) if setup.initial is not None else ()
     if overlap := describe_overlap(recognise_sources(samples), learned):
         notes.append(overlap)
     if shared := find_shared_patients(samples):
