@@ -97,7 +97,8 @@ def test_labels_may_stand_in_the_same_table_as_from_scikit_learn(tmp_path: Path)
 @pytest.mark.parametrize("form", ["german", "percent", "logit", "both", "array", "stem", "folders"])
 def test_tables_of_many_tools_say_the_same(form: str, truth: Path, tmp_path: Path) -> None:
     p = simulate()[1]
-    columns, options, delimiter = ["id", "score"], {}, ","
+    columns, delimiter = ["id", "score"], ","
+    options: dict[str, Any] = {}
     names = [name(i) for i in range(N)]
     cells: list[list[Any]] = [[value] for value in p]
     if form == "german":

@@ -300,7 +300,8 @@ def _complete(
             f"{table.place(wrong[0])}: the probabilities of {', '.join(classes)} add up to {sums[wrong[0]]:.3g}, not 1 "
             f"({counted(len(wrong), 'row')} like this). Give those of classes that exclude each other (softmax)."
         )
-    return values / sums[:, None]
+    shares: Floats = values / sums[:, None]
+    return shares
 
 
 def used_mapping(rows: Mapping[str, str], used: Iterable[str]) -> dict[str, str]:

@@ -270,7 +270,8 @@ def plot_forest(evaluation: Evaluation, names: Sequence[str]) -> Draw:
         if grid is None:
             raise ValueError("a forest plot needs axes in a grid")
         axes.set_axis_off()
-        panels = [axes.figure.add_subplot(each) for each in grid.subgridspec(1, len(names))]
+        inner = grid.subgridspec(1, len(names))
+        panels = [axes.figure.add_subplot(inner[0, i]) for i in range(len(names))]
         for panel, name in zip(panels, names, strict=True):
             panel.axvline(evaluation.metrics[name].value, color=INK, lw=1, alpha=0.6)
             for row, part in groups:
@@ -281,8 +282,8 @@ def plot_forest(evaluation: Evaluation, names: Sequence[str]) -> Draw:
             panel.set_yticks(range(len(rows)), labels if panel is panels[0] else [""] * len(rows))
             panel.tick_params(axis="y", length=0)
             panel.spines["left"].set_visible(False)
-        for tick, (_, part) in zip(panels[0].get_yticklabels(), rows, strict=True):
-            tick.set_fontweight("bold" if part is None else "normal")
+        for tick, (_, member) in zip(panels[0].get_yticklabels(), rows, strict=True):
+            tick.set_fontweight("bold" if member is None else "normal")
 
     return draw
 

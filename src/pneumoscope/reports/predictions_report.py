@@ -13,7 +13,8 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.prediction_tables import PredictionColumns, Scale
 from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.evaluation.evaluate import Measured, Plan
-from pneumoscope.evaluation.external import Choices, External, measure_external
+from pneumoscope.evaluation.external import External, measure_external
+from pneumoscope.evaluation.external_tables import Choices
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder, write_text
 from pneumoscope.inference.prediction import SHORT

@@ -93,7 +93,7 @@ def _measure_auroc(labels: Ints, probabilities: Floats, here: Bools, clusters: I
         placements = find_placements(positive, scores[here][None])[0]
         areas.append(float(placements[positive].mean()))
         added[here] += (placements - areas[-1]) / np.where(positive, positive.sum(), (~positive).sum()) / len(columns)
-    value, sums = float(np.mean(areas)), np.bincount(clusters, added)
+    value, sums = float(np.mean(areas)), np.bincount(clusters, added).astype(np.float64)
     sides = [here & (labels == label) for label in present]
     patients = len(np.unique(clusters[here]))
     error = math.sqrt(patients / max(1, patients - 1) * float((sums**2).sum()))
