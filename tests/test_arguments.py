@@ -32,6 +32,7 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     ],
     "explain": [((None,), {}), (("a.png", 3), {}), (("a.png",), {"method": "zoom"}), (("a.png",), {"label": 1})],
     "export": [((3,), {}), (("out",), {"to": "tflite"}), (("out",), {"naming": {}}), (("out",), {"progress": 1})],
+    "grade": [((3, ["a.csv"]), {}), (("t.csv", [3]), {}), (("t.csv", ["a.csv"]), {"resamples": "many"})],
     "load": [
         ((3,), {}), (("run",), {"threshold": "0.5"}), (("run",), {"ood": "no"}), (("run",), {"engine": 3}),
         (("run",), {"alpha": [1]}), (("run",), {"prevalence": "a"}), (("run",), {"refuse_out_of_scope": 1}),

@@ -175,12 +175,15 @@ def test_errors_survive_another_process() -> None:
 
 # A command's option or argument -> the Python function's parameter of another name; None for what printing alone needs.
 _ALONE = ("path_column", "invert", "any_modality", "out", "excel", "overwrite")
+_EXTERNAL = (
+    "predictions", "truth", "id_column", "probability_column", "predicted_column", "scale", "positive", "calibrate",
+)  # fmt: skip
 OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "audit": {"context": None, "invert": "reading", "any_modality": "reading", "fail_on": None},
-    "compare": {"form": None, "excel": None},
+    "compare": {"context": None, "form": None, "excel": None},
     "data phantoms": {"out": "folder"},
     "adapt": {"context": None, "invert": "reading", "any_modality": "reading"},
-    "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
+    "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"} | dict.fromkeys(_EXTERNAL),
     "plot": {"form": "format"},
     "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
     "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
@@ -189,7 +192,7 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "train": {"context": None},
 }
 # A command needs a folder for its result; a function returns the result, and writes it only if asked.
-OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
+OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out"), ("evaluate", "data")}
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,16 @@ def test_a_command_and_its_function_have_the_same_parameters_and_defaults(name: 
         if (name, option.name) not in OTHER_DEFAULTS:
             default = theirs[other].default
             assert (Path(default) if isinstance(option.default, Path) else default) == option.default, option.name
+
+
+def test_options_for_other_programs_have_the_defaults_of_their_function() -> None:
+    theirs = inspect.signature(pneumoscope.evaluate_predictions).parameters
+    options = inspect.signature(COMMANDS["evaluate"].callback).parameters
+    shared = [name for name in theirs if name in options and name != "out"]
+    assert set(shared) >= {*_EXTERNAL, "threshold", "subgroups", "resamples", "seed", "split"}
+    for name in shared:
+        if name != "predictions":
+            assert theirs[name].default == options[name].default, name
 
 
 def test_a_split_has_the_same_defaults_on_the_command_line() -> None:

@@ -28,12 +28,12 @@ _PROBABILITY = (
      "predictedprobability", "predictionprobability", "positiveprobability", "wahrscheinlichkeit", "probabilite",
      "probabilidad"},
     {"score", "scores", "yscore", "predictionscore", "risk", "output", "sigmoid", "logit", "logits"},
-    {"prediction", "predictions", "pred", "preds", "ypred", "predicted", "yhat", "vorhersage"},
+    {"prediction", "predictions", "pred", "preds", "ypred", "predicted", "yhat", "vorhersage", "pradiktion"},
     {"label", "class", "target"},  # of a submission to a contest
 )  # fmt: skip
 _PREDICTED = (
     {"predictedlabel", "predictedclass", "predlabel", "predclass", "predictionlabel", "labelpredicted"},
-    {"prediction", "pred", "ypred", "predicted", "yhat", "vorhersage"},
+    {"prediction", "pred", "ypred", "predicted", "yhat", "vorhersage", "pradiktion"},
 )
 # What stands before or after a class in the name of the column with its probability.
 _AROUND = (
