@@ -177,7 +177,7 @@ def test_errors_survive_another_process() -> None:
 _ALONE = ("path_column", "invert", "any_modality", "out", "excel", "overwrite")
 OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "audit": {"context": None, "invert": "reading", "any_modality": "reading", "fail_on": None},
-    "compare": {"form": None, "excel": None},
+    "compare": {"context": None, "form": None, "excel": None},
     "data phantoms": {"out": "folder"},
     "adapt": {"context": None, "invert": "reading", "any_modality": "reading"},
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"},
@@ -187,8 +187,10 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "summarize": {"form": None},
     "train": {"context": None},
 }
-# A command needs a folder for its result; a function returns the result, and writes it only if asked.
-OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
+# A command needs a folder for its result; a function returns the result, and writes it only if asked. `evaluate` needs
+# either data or predictions, for which there are two functions.
+OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out"), ("evaluate", "data"), ("evaluate", "predictions")}
+MORE_FUNCTIONS: dict[str, Any] = {"evaluate": pneumoscope.evaluate_predictions}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,8 @@ OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out")}
     ],
 )
 def test_a_command_and_its_function_have_the_same_parameters_and_defaults(name: str, function: Any) -> None:
-    theirs = inspect.signature(function).parameters
+    functions = [MORE_FUNCTIONS.get(name, function), function]
+    theirs = {key: each for one in functions for key, each in inspect.signature(one).parameters.items()}
     for option in inspect.signature(COMMANDS[name].callback).parameters.values():
         other = OTHER_NAMES.get(name, {}).get(option.name, option.name)
         if other is None or other == "reading":
