@@ -21,8 +21,8 @@ from pneumoscope.images.prepare import InputSpec
 COUNT = 160
 
 
-def draw(folder: Path, plant: str | None, count: int = COUNT, prevalence: float = 0.5) -> list[dict[str, str]]:
-    write_phantoms(folder, count=count, seed=5, size=96, plant=plant, prevalence=prevalence)
+def draw(folder: Path, plant: str | None, count: int = COUNT, seed: int = 5) -> list[dict[str, str]]:
+    write_phantoms(folder, count=count, seed=seed, size=96, plant=plant)
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -51,9 +51,12 @@ def test_the_audit_finds_each_shortcut_and_names_images_that_carry_it(
 
 
 def test_without_a_share_there_is_nothing_to_find(tmp_path: Path) -> None:
-    rows = draw(tmp_path / "images", "marker:0,border:0,exposure:0,noise:0")
-    assert {row["planted"] for row in rows} == {""}
-    assert not find_serious(tmp_path / "images")
+    alarms = 0
+    for seed in range(4):
+        rows = draw(tmp_path / f"{seed}", "marker:0,border:0,exposure:0,noise:0", seed=seed)
+        assert {row["planted"] for row in rows} == {""}
+        alarms += bool(find_serious(tmp_path / f"{seed}"))
+    assert alarms <= 1  # of 4 at 1%, which the audit promises: more with probability 0.0006
 
 
 def test_the_table_says_which_images_carry_what_and_no_other_image_differs(tmp_path: Path) -> None:

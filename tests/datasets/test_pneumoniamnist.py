@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from pneumoscope import evaluate
 from pneumoscope.cli.main import app
 from pneumoscope.datasets import archives
 from pneumoscope.datasets.kermany import fetch
@@ -177,3 +178,14 @@ def test_a_model_that_learned_from_the_same_children_is_pointed_out() -> None:
     assert describe_overlap([PNEUMONIAMNIST], ["nih"]) is None
     assert describe_overlap([NIH], ["kermany"]) is None
     assert recognise_sources([Sample(Path("pneumoniamnist_x.png"), "NORMAL")]) == ()
+
+
+def test_evaluating_a_pretrained_model_on_them_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "images" / PNEUMONIAMNIST.labels[i % 2] / f"pneumoniamnist_test_{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
+    found = evaluate(tmp_path / "images", "pneumonia-lite0", split="all", resamples=20, cache=False)
+    assert any("same children" in note for note in found.notes)
+    assert "same children" in caplog.text

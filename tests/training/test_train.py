@@ -46,7 +46,7 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
         "config.yaml", "samples.csv", "history.csv", "model", "metrics.json", "predictions.csv", "plots",
-        "report.html", "log.txt", "resume.json", "errors.csv",
+        "report.html", "log.txt", "resume.json", "errors.csv", "intake.json",
     }  # fmt: skip
     assert {path.name for path in run.model.iterdir()} == {
         "README.md",

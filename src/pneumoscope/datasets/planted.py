@@ -56,10 +56,13 @@ def choose_carriers(rows: Sequence[Mapping[str, str]], plants: Sequence[Plant], 
     """Draw the kinds that each image carries: of each plant its share of the class in every split."""
     carried: list[list[str]] = [[] for _ in rows]
     for plant in plants:
-        rng = np.random.default_rng((4, tuple(KINDS).index(plant.kind), seed))
+        rng, before = np.random.default_rng((4, tuple(KINDS).index(plant.kind), seed)), 0
         for split in sorted({row["split"] for row in rows}):
             fitting = [i for i, row in enumerate(rows) if (row["split"], row["label"]) == (split, plant.label)]
-            for i in rng.permutation(fitting)[: round(plant.share * len(fitting))].tolist():
+            after = before + len(fitting)
+            number = round(plant.share * after) - round(plant.share * before)  # so that their sum is right
+            before = after
+            for i in rng.permutation(fitting)[:number].tolist():
                 carried[i].append(plant.kind)
     return carried
 
