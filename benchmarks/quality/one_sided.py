@@ -124,7 +124,8 @@ def pad(image: Image.Image, share: float) -> Image.Image:
 
 def describe(found: Difference) -> str:
     """An AUROC, and its difference from that of unchanged images with an interval."""
-    return f"{found.other:.3f}, {found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    interval = "" if np.isnan(found.low) else f" ({found.low:+.3f} to {found.high:+.3f})"  # none where nothing changed
+    return f"{found.other:.3f}, {found.value:+.3f}{interval}"
 
 
 def compute_logits(predictor: Predictor, images: Sequence[Image.Image]) -> Floats:
