@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.decisions.groups import Group
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.curves import roc_band
 from pneumoscope.models.lineage import Parent, Step
 from pneumoscope.reports.checklist import NAMES, OUTPUTS, list_items, write_checklist
 from pneumoscope.reports.citations import write_bibtex
@@ -244,6 +246,25 @@ def test_earlier_figures_of_another_kind_are_replaced_only_if_asked(run: Run, tm
     (out / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"contains notes\.txt"):
         plot(run.folder, out, overwrite=True)
+
+
+def test_predictions_of_one_image_in_several_repeats_count_together(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = copy_run(run, tmp_path), list[Any]()
+    rows = read_table(folder / "predictions.csv")
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "patient": ""} for row in rows * 2)
+
+    def keep(labels: Any, probabilities: Any, patients: Any, **rest: Any) -> Any:
+        given.append(cluster_by_patient(patients, len(labels)))
+        return roc_band(labels, probabilities, patients, **rest)
+
+    monkeypatch.setattr("pneumoscope.reports.print_figures.roc_band", keep)
+    plot(folder, tmp_path / "out", format="svg")
+    assert len(set(given[0])) == len(rows) == len(given[0]) / 2
 
 
 def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:
