@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pneumoscope import evaluate
+from pneumoscope import Run, evaluate
 from pneumoscope.cli.main import app
 from pneumoscope.datasets import archives
 from pneumoscope.datasets.kermany import fetch
@@ -33,6 +33,8 @@ from pneumoscope.datasets.sources import (
     recognise_sources,
 )
 from pneumoscope.errors import DataError, DownloadError, PneumoscopeError
+from pneumoscope.models.lineage import Parent, Step
+from pneumoscope.models.model_folder import load_model, save_changed
 
 SIZES = {"train": 6, "val": 2, "test": 4}
 
@@ -174,6 +176,7 @@ def test_both_sizes_hold_the_images_of_the_kermany_data() -> None:
 def test_a_model_that_learned_from_the_same_children_is_pointed_out() -> None:
     assert "same children" in str(describe_overlap([PNEUMONIAMNIST], ["kermany", "nih"]))
     assert "same children" in str(describe_overlap([KERMANY], ["pneumoniamnist"]))
+    assert "same children" in str(describe_overlap([PNEUMONIAMNIST], ["kermany", "pneumoniamnist"]))
     assert describe_overlap([KERMANY], ["kermany"]) is None  # files and patients are compared there
     assert describe_overlap([PNEUMONIAMNIST], ["nih"]) is None
     assert describe_overlap([NIH], ["kermany"]) is None
@@ -188,4 +191,19 @@ def test_evaluating_a_pretrained_model_on_them_warns(tmp_path: Path, caplog: pyt
         Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
     found = evaluate(tmp_path / "images", "pneumonia-lite0", split="all", resamples=20, cache=False)
     assert any("same children" in note for note in found.notes)
+    assert "same children" in caplog.text
+
+
+def test_a_model_that_continued_from_one_of_the_same_children_warns(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(run.model)
+    step = Step(Parent("first", "a" * 64, sources=("kermany",)), "train")
+    save_changed(tmp_path / "model", run.model, replace(model, lineage=(step,)), {})
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        path = tmp_path / "images" / PNEUMONIAMNIST.labels[i % 2] / f"pneumoniamnist_test_{i:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(path)
+    evaluate(tmp_path / "images", tmp_path / "model", split="all", resamples=10, cache=False)
     assert "same children" in caplog.text

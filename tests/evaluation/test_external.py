@@ -286,3 +286,15 @@ def test_names_are_joined_from_their_end(names: list[str], others: list[str], pa
 def test_names_that_fit_the_same_image_are_refused() -> None:
     with pytest.raises(DataError, match="fit the same image"):
         join_names(["x/1.png", "y/1.png"], ["1.png"], "p.csv")
+
+
+def test_images_are_not_divided_by_what_our_own_predictions_say_of_them(tmp_path: Path) -> None:
+    y, p = simulate()
+    columns = "path,label,probability,predicted_label,prediction_set,ood_score,decision,warnings,error,group,sex"
+    rows = [
+        (f"{i}.png", CLASSES[y[i]], p[i], CLASSES[int(p[i] >= 0.5)], CLASSES[y[i]], i / N,
+         ("uncertain", CLASSES[y[i]])[i % 2], "", "", ("children", "adults")[i % 3 > 0], "FM"[i % 2])
+        for i in range(N)
+    ]  # fmt: skip
+    found = evaluate_predictions(write(tmp_path / "predictions.csv", columns.split(","), rows), resamples=5)
+    assert {part.kind for part in found.subgroups} == {"group", "Sex"}

@@ -118,6 +118,17 @@ def test_what_is_mixed_in_a_group_is_said(runs: list[Path]) -> None:
     assert any("also differ in backbone" in note for note in summary.notes)
 
 
+def test_one_file_has_one_name_wherever_its_run_is(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a", 0), write_run(tmp_path / "deep" / "b", 1)]
+    for folder, up in zip(folders, ("..", "../.."), strict=True):
+        values = yaml.safe_load((folder / "config.yaml").read_text())
+        values["data"]["path"] = f"{up}/images"
+        values["decisions"] = {"groups": f"{up}/groups.yaml"}
+        values["network"]["init"] = f"{up}/parent"
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert summarize(folders).by == ()
+
+
 def test_mistakes_are_explained(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="by: no run has a setting 'backbones'"):
         summarize(runs, "backbones")

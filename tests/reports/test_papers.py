@@ -7,15 +7,23 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
+from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.decisions.groups import Group
+from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.curves import roc_band
+from pneumoscope.models.lineage import Parent, Step
 from pneumoscope.reports.checklist import NAMES, OUTPUTS, list_items, write_checklist
-from pneumoscope.reports.facts import FACTS
+from pneumoscope.reports.citations import write_bibtex
+from pneumoscope.reports.facts import FACTS, find_fact
+from pneumoscope.reports.methods import write_methods
 from pneumoscope.reports.print_figures import plot
 from pneumoscope.reports.study import read_study
 from pneumoscope.training.train import train
@@ -240,6 +248,25 @@ def test_earlier_figures_of_another_kind_are_replaced_only_if_asked(run: Run, tm
         plot(run.folder, out, overwrite=True)
 
 
+def test_predictions_of_one_image_in_several_repeats_count_together(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = copy_run(run, tmp_path), list[Any]()
+    rows = read_table(folder / "predictions.csv")
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "patient": ""} for row in rows * 2)
+
+    def keep(labels: Any, probabilities: Any, patients: Any, **rest: Any) -> Any:
+        given.append(cluster_by_patient(patients, len(labels)))
+        return roc_band(labels, probabilities, patients, **rest)
+
+    monkeypatch.setattr("pneumoscope.reports.print_figures.roc_band", keep)
+    plot(folder, tmp_path / "out", format="svg")
+    assert len(set(given[0])) == len(rows) == len(given[0]) / 2
+
+
 def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such kind: auc"):
         plot(run.folder, tmp_path / "out", kind="auc")
@@ -248,6 +275,43 @@ def test_figures_refuse_what_they_cannot_draw(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.json is missing"):
         plot(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_continued_from_a_model_names_it_and_is_still_one_network(run: Run) -> None:
+    study = read_study(run.folder)
+    step = Step(Parent("first", "ab" * 32, sources=("rsna",)), "train")
+    later = replace(study, model=replace(study.model, lineage=(step,)))
+    network = write_methods(later)["Network"]
+    assert "training continued from the model first (weights abababababab), which had learned from RSNA" in network
+    assert "@misc{rsna-dataset," in write_bibtex(later)
+    for name in ("single_network", "no_update"):
+        assert find_fact(name, later) == find_fact(name, study)
+        assert find_fact(name, later)
+
+
+def test_methods_name_groups_and_the_copies_that_decided(run: Run) -> None:
+    study = read_study(run.folder)
+    children = Group("children", Scope((0, 17)), slope=2.0, images={"NORMAL": 30, "PNEUMONIA": 40})
+    decisions = replace(
+        study.decisions, groups=(children,), calibration=replace(study.decisions.calibration, method="platt", images=9)
+    )
+    written = write_methods(replace(study, decisions=decisions, settings={**study.settings, "augmented_copies": 4}))
+    assert (
+        "children (patients of 0 to 17 years): probabilities of its own, from 30 NORMAL and 40 PNEUMONIA"
+        in written["Decisions"]
+    )
+    assert "on 9 validation images, of each the image itself or one of its 4 augmented copies" in written["Decisions"]
+    assert "with all their augmented copies set the limit of the detector" in written["Decisions"]
+
+
+def test_a_fold_of_a_cross_validation_says_nothing_of_how_its_images_were_chosen(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "folds").mkdir()
+    folder = copy_run(run, tmp_path / "folds")
+    assert "Given by the dataset" in write_methods(read_study(folder))["Splits"]
+    (tmp_path / "crossval.yaml").write_text("folds: 5\n")
+    written = write_methods(read_study(folder))
+    assert "Given by the dataset" not in written["Splits"]
+    assert "left out before reading" not in written["Data"]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

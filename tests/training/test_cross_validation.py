@@ -21,7 +21,9 @@ from pneumoscope import CrossValidation, DataError, UsageError, cross_validate
 from pneumoscope.cli import main as cli
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.inference.predictor import load
+from pneumoscope.models.lineage import LocalImages, Parent, Step
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.reports.model_card import write_model_card
 
 FAST: dict[str, Any] = {"recipe": "head", "size": 128, "epochs": 20, "resamples": 50}
 
@@ -105,6 +107,17 @@ def test_the_ensemble_decides_by_predictions_of_unseen_images(crossed: CrossVali
     card = (crossed.model / "README.md").read_text(encoding="utf-8")
     assert "the mean of 6 heads" in card
     assert "The ensemble itself was not measured" in card
+
+
+def test_the_card_of_the_ensemble_says_what_decides(crossed: CrossValidation, tmp_path: Path) -> None:
+    assert crossed.model
+    card = (crossed.model / "README.md").read_text()
+    assert "Out-of-fold predictions set the limit of the OOD detector" in card
+    model = load_model(crossed.model)
+    step = Step(Parent("ensemble", "a" * 64), "shift", data=LocalImages("f" * 64, {"NORMAL": 9, "PNEUMONIA": 9}, 18))
+    write_model_card(tmp_path, replace(model, lineage=(step,)), crossed.evaluation)
+    card = (tmp_path / "README.md").read_text()
+    assert "The model was adapted to these images; each was predicted by a model that was adapted to other" in card
 
 
 def test_the_report_shows_the_folds_and_their_means(crossed: CrossValidation) -> None:

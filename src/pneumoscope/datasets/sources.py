@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,10 +177,8 @@ def describe_overlap(sources: Collection[Source], learned: Collection[str]) -> s
         sources: of the images.
         learned: names of the datasets that the model learned from.
     """
-    families = {source.origin or source.name: source for source in find_sources(learned)}
-    for source in sources:
-        other = families.get(source.origin or source.name)
-        if other is not None and other.name != source.name and (source.origin or other.origin):
+    for source, other in itertools.product(sources, find_sources(learned)):
+        if other.name != source.name and (other.origin or other.name) == (source.origin or source.name):
             return (
                 f"These images ({source.name}) and those that the model learned from ({other.name}) are from the same "
                 "children in other files, and who is who is unknown: the metrics are probably too optimistic."

@@ -33,6 +33,7 @@ from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.files import path_in_file, write_rows, write_text
 from pneumoscope.inference.prediction import SHORT, Prediction, count_warnings, index_labels, stack_probabilities
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.text import counted
 
 Floats = NDArray[np.float64]
@@ -344,7 +345,7 @@ def _find_warnings(
     warnings = []
     if evaluation.seen:
         warnings.append(f"{evaluation.seen} of these images were used in training: the metrics are too optimistic.")
-    learned = (*model.data.get("sources", ()), *(model.training.get("init") or {}).get("sources", ()))
+    learned = (*model.data.get("sources", ()), *name_earlier_sources(model.lineage))
     if overlap := describe_overlap(recognise_sources(samples), learned):
         warnings.append(overlap)
     if shared := find_shared_patients(samples):

@@ -38,6 +38,8 @@ _POSITIVE = {
     "oui",
 }  # of two classes, as `look` shows them
 _NEGATIVE = {"0", "false", "no", "negative", "neg", "-", "normal", "nein", "non", "-1"}
+# Columns of our own `predictions.csv` that follow from the prediction, and so cannot be what images are divided by.
+_OUTCOMES = frozenset({"prediction_set", "ood_score", "decision", "warnings", "error"})
 _NAMED = 3  # names in a message
 
 
@@ -101,7 +103,8 @@ def read_joined(
     label = _find_label_column(predictions, naming) if own else None
     table = read_prediction_table(predictions, classes, positive, choices.columns, label)
     if own:
-        samples = [replace(each, metadata=used_mapping(each.metadata, table.used)) for each in samples]
+        used = table.used | _OUTCOMES if _OUTCOMES.issubset(table.table.columns) else table.used
+        samples = [replace(each, metadata=used_mapping(each.metadata, used)) for each in samples]
     rows, notes = join(table, samples, source if source.is_dir() else source.parent)
     return Joined(samples, rows, table, classes, positive, notes)
 

@@ -20,6 +20,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, t_q
 from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.notebook import to_frame, to_html
 from pneumoscope.text import counted
 
@@ -27,6 +28,13 @@ HEADLINE = ("auroc", "sensitivity", "specificity")  # as many as a terminal has 
 SEED = "seed"
 # Settings by which no runs are grouped unless they are named: they change nothing about a model, or are its seed.
 _NEVER = (SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision")
+_FILES = (
+    "path",
+    "intended_use",
+    "weights",
+    "init",
+    "groups",
+)  # settings that name files; `init` may name a pretrained model
 METHOD = (
     "Difference of the means over seeds. Its variance is the sum of that between seeds and that between patients "
     "(infinitesimal jackknife); interval and p value by Student's t with Satterthwaite's degrees of freedom. Holm's "
@@ -185,8 +193,9 @@ def _read_run(folder: Path) -> Run:
         raise DataError(
             f"{config}: has no seed, so it is not that of a run. Give finished runs of `pneumoscope train`."
         )
-    if isinstance(settings.get("path"), str):
-        settings["path"] = str((folder / settings["path"]).resolve())  # the same data have the same name everywhere
+    for name in _FILES:  # the same file has the same name everywhere
+        if isinstance(settings.get(name), str) and (name != "init" or settings[name] not in list_pretrained()):
+            settings[name] = str((folder / settings[name]).resolve())
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))["metrics"]
         values = {name: math.nan if found[name]["value"] is None else float(found[name]["value"]) for name in METRICS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pneumoscope.datasets.sources import Source
+from pneumoscope.datasets.sources import Source, find_sources
 from pneumoscope.reports.study import Study
 
 # The paper of each architecture, by the beginning of its timm name.
@@ -51,7 +51,8 @@ _LIBRARIES = (
 
 def write_bibtex(study: Study) -> str:
     """BibTeX of what a run used; a dataset's citation is its note."""
-    entries = [_write_entry(_key(source), "misc", _describe_source(source)) for source in study.sources]
+    sources = dict.fromkeys(source.name for source in (*study.sources, *study.earlier))
+    entries = [_write_entry(_key(source), "misc", _describe_source(source)) for source in find_sources(sources)]
     papers = [entry for pattern, entry in _ARCHITECTURES.items() if re.match(pattern, study.model.architecture)]
     entries += [_write_entry(*entry) for entry in papers]
     if not papers:

@@ -15,6 +15,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.subgroups import MISSING
+from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.reports import methods
 from pneumoscope.reports.model_card import leave_names_out
 from pneumoscope.reports.pages import format_estimate, format_percent
@@ -205,11 +206,11 @@ def _notes(study: Study) -> str:
 
 
 def _single_network(study: Study) -> str:
-    return "" if study.model.lineage else "The model is one network; no ensemble was made."
+    return "" if find_adaptations(study.model.lineage) else "The model is one network; no ensemble was made."
 
 
 def _no_update(study: Study) -> str:
-    return "" if study.model.lineage else "This run did not update the model after its evaluation."
+    return "" if find_adaptations(study.model.lineage) else "This run did not update the model after its evaluation."
 
 
 def _accuracy(study: Study) -> str:

@@ -8,9 +8,12 @@ from dataclasses import fields
 from types import MappingProxyType
 
 from pneumoscope.datasets.splits import find_shared_patients
+from pneumoscope.decisions import groups
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.images.augment import Augmentation
+from pneumoscope.inference.prediction import SHORT
 from pneumoscope.models.backbones import find_backbone
+from pneumoscope.models.lineage import TRAINED
 from pneumoscope.reports.pages import format_level, format_percent, group_methods
 from pneumoscope.reports.report import CALIBRATIONS, describe_rule
 from pneumoscope.reports.study import Study
@@ -127,10 +130,14 @@ def describe_preprocessing(study: Study) -> str:
 def describe_network(study: Study) -> str:
     """The network, its first weights, and which part of it was trained."""
     model = study.model
-    spec, initial = find_backbone(model.backbone), model.training.get("init")
+    spec = find_backbone(model.backbone)
+    initial = next((each.parent for each in reversed(model.lineage) if each.step == TRAINED), None)
     outputs = "one output" if study.two else f"{len(model.labels)} outputs"
     if initial:
-        start = f"training continued from the model {initial['model']} (weights {initial['weights_sha256'][:12]})"
+        start = f"training continued from the model {initial.name} (weights {initial.weights_sha256[:SHORT]})"
+        start += (
+            f", which had learned from {' and '.join(each.title for each in study.earlier)}" if study.earlier else ""
+        )
     elif study.settings.get("weights"):
         start = f"its weights came from the file {study.settings['weights']}"
     else:
@@ -246,7 +253,8 @@ def describe_calibration(study: Study) -> str:
     if fitted.method == "none":
         return f"Probabilities were not calibrated. {hold}"
     copies = study.settings.get("augmented_copies", 0)
-    also = f" and {counted(copies, 'augmented copy').replace('copys', 'copies')} of each" if copies else ""
+    drawn = counted(copies, "augmented copy").replace("copys", "copies")
+    also = f", of each the image itself or one of its {drawn}, drawn at random" if copies else ""
     chosen = ", chosen by cross-validated log loss," if study.settings.get("calibration") == "auto" else ""
     images = counted(fitted.images, "validation image")
     return f"{CALIBRATIONS[fitted.method]}{chosen} was fitted on {images}{also}. {hold}"
@@ -282,6 +290,17 @@ def describe_decisions(study: Study) -> str:
         parts.append(
             f"A detector ({detector.method}) called images out of distribution; its limit was set to flag "
             f"{format_percent(detector.false_alarms)} of the validation images of each class, but at least one."
+        )
+    cut = study.decisions.threshold
+    limits = ["the threshold"] if cut is not None and cut.follows_prevalence else []
+    limits += ["the limit of the detector"] if detector is not None else []
+    if study.settings.get("augmented_copies") and limits:
+        parts.append(f"The validation images with all their augmented copies set {' and '.join(limits)}.")
+    if study.decisions.groups:
+        listed = "; ".join(groups.describe(group) for group in study.decisions.groups)
+        parts.append(
+            "Groups by age and view, as far as a DICOM header or a table says them, were decided on in a way of their "
+            f"own, all other images as stated above: {listed}."
         )
     return " ".join(parts) or "Every image got a label."
 

@@ -66,10 +66,9 @@ class _Curve:
         return np.array([row.probabilities[self.predictions.positive] for row in self._rows], np.float64)
 
     @property
-    def patients(self) -> list[str | None] | None:
-        """(N,) patients, or None where none is known."""
-        patients = [row.patient for row in self._rows]
-        return patients if any(patients) else None
+    def patients(self) -> list[str | None]:
+        """(N,) patients; where one is not known, copies and repeats of a file certainly show one patient."""
+        return [row.patient or row.sha256 or None for row in self._rows]
 
     def label(self, title: str, estimate: Interval) -> str:
         """The text of the legend, in two lines where one would be wider than the figure."""

@@ -22,6 +22,7 @@ from pneumoscope.errors import DataError, ImageError, MissingExtraError
 from pneumoscope.evaluation.results import Interval
 from pneumoscope.files import parse_rows
 from pneumoscope.images.dicom import is_dicom, read_tags
+from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.reports.pages import format_estimate
 
@@ -61,6 +62,11 @@ class Study:
     def sources(self) -> tuple[Source, ...]:
         """The public datasets of the training images, where they were recognised."""
         return find_sources(self.model.data.get("sources", ()))
+
+    @property
+    def earlier(self) -> tuple[Source, ...]:
+        """Those of the models that training continued from."""
+        return find_sources(name_earlier_sources(self.model.lineage))
 
     @property
     def notes(self) -> list[str]:
@@ -123,7 +129,9 @@ def read_study(folder: Path) -> Study:
     model = load_model(folder / "model")
     try:
         groups = read_mapping(folder / "config.yaml").values()
-        intake = _read_json(folder / "intake.json")
+        # A fold began with a table of the cross-validation, which left files out and drew the splits before.
+        fold = (folder.resolve().parent.parent / "crossval.yaml").is_file()
+        intake = {} if fold else _read_json(folder / "intake.json")
         record = _read_json(folder / "resume.json").get("files", [])
         report = folder / "report.html"
         return Study(
