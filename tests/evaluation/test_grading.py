@@ -102,6 +102,14 @@ def test_a_bad_submission_is_named_with_the_reason_and_stops_no_other(folder: Pa
     assert len(reasons) == 9
 
 
+def test_a_cell_left_empty_out_of_distribution_is_explained(folder: Path, truth: Path) -> None:
+    rows = [(f"img{i:02}.png", f"{p:.6f}", "NORMAL") for i, p in enumerate(predict(3, 9))]
+    rows[5] = ("img05.png", "", "out_of_distribution")
+    write(folder / "ours.csv", ["path", "probability", "decision"], rows)
+    (bad,) = grade(truth, [folder], resamples=50).not_ranked
+    assert "an empty cell (out of distribution; `pneumoscope predict --no-ood` gives it a probability)" in bad.reason
+
+
 def test_all_that_is_wrong_with_one_file_is_said_at_once(folder: Path, truth: Path) -> None:
     submit(folder, "poor", [*predict(3, 9)[:-1], "nan"], prefix="")
     with (folder / "poor.csv").open("a") as file:

@@ -62,7 +62,7 @@ def test_a_split_test_is_not_even_read(crossed: CrossValidation, images: Path) -
     apart = {each.path.name for each in read_samples(images) if each.split == "test"}
     for run in crossed.runs:
         assert apart.isdisjoint(Path(row["path"]).name for row in read_table(run / "samples.csv"))
-    assert any("images of the split test are not among these" in note for note in crossed.evaluation.notes)
+    assert any("images of the split test stayed out of all folds" in note for note in crossed.evaluation.notes)
 
 
 def test_thresholds_are_those_of_the_folds(crossed: CrossValidation) -> None:
@@ -219,7 +219,7 @@ def test_what_happens_to_given_splits_is_said(
         cli.main()
     shown = capsys.readouterr()
     assert not ended.value.code
-    assert "The images of train and val are divided anew." in shown.err
+    assert "The images of train and val are divided into folds, whatever split they are in." in shown.err
     assert "stay out: no fold sees them" in shown.err
     assert "--include-test" in shown.err
     assert "2 folds: " in shown.out

@@ -34,10 +34,10 @@ def crossval(
     out: Out = Path("runs/crossval"),
     folds: Annotated[int | None, option("Number of folds. [default: 5]", _FOLDS, least=2, most=100)] = None,
     repeats: Annotated[
-        int | None, option("Divide so many times, each time with the next seed. [default: 1]", _FOLDS, least=1)
+        int | None, option("How often to divide, each time with the next seed. [default: 1]", _FOLDS, least=1)
     ] = None,
     include_test: Annotated[
-        bool, option("Divide the images of a split test too, which else stay out.", _FOLDS, "--include-test")
+        bool, option("Also divide the images of a split test, which stay out otherwise.", _FOLDS, "--include-test")
     ] = False,
     ensemble: Annotated[
         bool, option("Also make one model of those of all folds (frozen backbone).", _FOLDS, "--ensemble")

@@ -33,7 +33,7 @@ def grade(
     form: Annotated[
         Literal["table", "csv", "json"], option("Format of standard output.", OUTPUT, "--format")
     ] = "table",
-    metric: Annotated[str, option("Metric that decides, such as auroc, accuracy, f1, mcc or brier.")] = "auroc",
+    metric: Annotated[str, option("Metric to rank by, such as auroc, accuracy, f1, mcc or brier.")] = "auroc",
     split: Annotated[str | None, option("train, val, test or all. [default: test if there is one]", IMAGES)] = None,
     id_column: options.IdColumn = None,
     probability_column: options.ProbabilityColumn = None,

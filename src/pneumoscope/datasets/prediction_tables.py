@@ -51,6 +51,7 @@ _AROUND = (
     "logit",
 )
 _BRACKETS = re.compile(r"\[+\s*([^\[\],\s]+)\s*\]+")  # an array of one number, as NumPy prints it
+_EMPTY = "an empty cell"
 _COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")  # a decimal comma
 _ROUNDING = 1e-6
 _SUMS = 0.02  # by how much rounded probabilities of all classes may miss 1
@@ -126,9 +127,8 @@ def read_prediction_table(
     if rest and own_labels is None:
         logger.info("%s: columns not used: %s.", table.name, ", ".join(rest))
     used = frozenset({name, *by_class.values()} | ({label} if label else set()))
-    return PredictionTable(
-        table, names, probabilities, [" ".join(row) for row in zip(*cells, strict=True)], predicted, used
-    )
+    texts = [_explain(row, table, i) for i, row in enumerate(zip(*cells, strict=True))]
+    return PredictionTable(table, names, probabilities, texts, predicted, used)
 
 
 def _cells(table: Table, name: str) -> list[Any]:
@@ -256,7 +256,15 @@ def _to_number(cell: Any) -> float:
 
 
 def _write(cell: Any) -> str:
-    return repr(shorten(str(cell), 30)) if cell is not None and str(cell).strip() else "an empty cell"
+    return repr(shorten(str(cell), 30)) if cell is not None and str(cell).strip() else _EMPTY
+
+
+def _explain(texts: Sequence[str], table: Table, row: int) -> str:
+    """The cells of a row in words, and why they are empty if `pneumoscope predict` left them so."""
+    text = " ".join(texts)
+    if text == _EMPTY and "decision" in table.columns and _cells(table, "decision")[row] == "out_of_distribution":
+        return f"{text} (out of distribution; `pneumoscope predict --no-ood` gives it a probability)"
+    return text
 
 
 def _to_probabilities(values: Floats, scale: Scale, table: Table) -> Floats:

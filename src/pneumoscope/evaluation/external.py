@@ -274,7 +274,7 @@ def infer_threshold(named: Sequence[tuple[str | None, float]], positive: str, pl
         raise DataError(
             f"{place}: the predicted labels do not follow from one threshold: {counted(wrong, 'image')} with another "
             f"label {'has' if wrong == 1 else 'have'} a probability of {positive} of {lowest:.4g} or more, as images "
-            f"labelled {positive} have. Say with `threshold` from which probability on an image is {positive}."
+            f"labelled {positive} have. Give the probability at or above which an image is {positive} as `threshold`."
         )
     return 0.5 if highest < 0.5 <= lowest else float(highest + lowest) / 2
 
@@ -320,7 +320,7 @@ def _find_doubts(joined: Joined, usable: Sequence[int], cut: float, choices: Cho
         if differing:
             by = f"the threshold {cut:.3g}" if joined.positive else "the likeliest class"
             doubts.append(
-                f"The metrics go by {by}; {counted(differing, 'image')} of the table have another predicted label."
+                f"The metrics use {by}, by which the labels of {counted(differing, 'image')} differ from the table's."
             )
         elif choices.calibrate:
             doubts.append("Predicted labels come from the calibrated probabilities, not from the table.")

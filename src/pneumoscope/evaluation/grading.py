@@ -1,4 +1,4 @@
-"""Ranks many tables of predictions against labels that whoever made them does not know.
+"""Ranks many tables of predictions by labels that their authors do not know.
 
 Nothing that is written shows the label of one image: no curve, no image by its result, and numbers of three decimals.
 """

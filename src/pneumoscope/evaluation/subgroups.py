@@ -129,7 +129,7 @@ def _choose(kinds: Sequence[_Kind], left_out: Mapping[str, str], wanted: str) ->
             return kind
         if (why := reasons.get(to_key(name))) is not None:
             raise UsageError(f"{name.strip()!r} cannot divide the images: {why}.", "subgroups")
-        known = ", ".join(kind.name for kind in kinds) or "nothing"
+        known = ", ".join(kind.name for kind in kinds) or "none"
         raise UsageError(f"no column {name.strip()!r} divides the images; known: {known}.", "subgroups")
 
     terms = [[find(name) for name in term.split("*")] for term in wanted.split(",")]

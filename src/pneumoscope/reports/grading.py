@@ -42,7 +42,7 @@ def grade(
     excel: bool = False,
     overwrite: bool = False,
 ) -> Grading:
-    """Rank many tables of predictions against labels that whoever made them does not know.
+    """Rank many tables of predictions by labels that their authors do not know.
 
     A submission needs one row with one probability for each image, and no others; what is wrong with one is said, and
     does not stop the others. Metrics that need labels use a threshold of 0.5, or the likeliest class.

@@ -266,9 +266,9 @@ def describe_threshold(study: Study) -> str:
     if decisions.threshold is not None:
         rule = describe_rule(decisions.threshold.rule)
         return (
-            f"An image was predicted as {study.model.positive} from a probability of "
-            f"{decisions.threshold.value:.4g} on: {rule}. The rule was among the settings that the run began with; no "
-            "test image had a part in it."
+            f"An image was predicted as {study.model.positive} if its probability was at least "
+            f"{decisions.threshold.value:.4g}. Rule of this threshold: {rule}. The rule was set before training; no "
+            "test image was used for it."
         )
     if decisions.class_thresholds:
         cuts = ", ".join(f"{name} {cut:.3g}" for name, cut in zip(labels, decisions.class_thresholds, strict=True))

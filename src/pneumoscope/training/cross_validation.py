@@ -98,8 +98,9 @@ def cross_validate(
     """Train on all folds but one and measure on that one, fold by fold, and report on all folds together.
 
     The folds are drawn by patient and stratified by class. Within each, validation images are drawn from its other
-    images, and choose threshold, calibration and when training stops; its test images choose nothing. Splits train and
-    val of the data are divided anew. A split test stays out, unseen, for one final measurement.
+    images, and choose threshold, calibration and when training stops; its test images choose nothing. Images of
+    the splits train and val are divided, whatever split they are in. Those of a split test stay out, unseen, for one
+    final measurement.
 
     Args:
         data: folder or table; None if `config` or the cross-validation to resume names it.
@@ -196,10 +197,10 @@ def _log_division(division: Division, setup: Setup) -> None:
     design = division.design
     splits = sorted({str(sample.split) for sample in division.samples if sample.split})
     if splits:
-        _logger().info("The images of %s are divided anew.", " and ".join(splits))
+        _logger().info("The images of %s are divided into folds, whatever split they are in.", " and ".join(splits))
     if division.held_out:
         _logger().info(
-            "%s of the split test %s out: no fold sees them. Measure a final model on them, once; or divide them too "
+            "%s of the split test %s out: no fold sees them. Measure a final model on them, once, or divide them too "
             "with `include_test=True`.",
             counted(len(division.held_out), "image"),
             "stays" if len(division.held_out) == 1 else "stay",

@@ -148,7 +148,7 @@ def _find_notes(job: Trained) -> list[str]:
             "Intervals keep the predictions of a patient, or of an image without one, together."
         )
     if job.division.held_out:
-        notes.append(f"{counted(len(job.division.held_out), 'image')} of the split test are not among these images.")
+        notes.append(f"{counted(len(job.division.held_out), 'image')} of the split test stayed out of all folds.")
     leak = find_leak(job.division)
     return [*notes, leak] if leak else notes
 

@@ -74,7 +74,7 @@ class Shared:
 
 
 def divide(settings: Settings, design: Design) -> Division:
-    """Read the samples and divide them anew, whatever train and val splits they have; each repeat has its own seed.
+    """Read the samples and divide them, whatever train and val splits they have; each repeat has its own seed.
 
     Raises:
         UsageError, DataError: the data cannot be used, or have too few patients.
