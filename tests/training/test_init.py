@@ -136,4 +136,4 @@ def test_the_model_names_the_sources_of_the_images_that_it_learned_from(
     with caplog.at_level("INFO", "pneumoscope"):
         run = pneumoscope.train(mixed, tmp_path / "c", **QUICK)
     assert load_model(run.model).data["sources"] == []
-    assert "images only, so the model card cites none. Known: kermany, nih, pneumoniamnist, rsna." in caplog.text
+    assert "images only, so the model card cites none. Known: kermany, nih, rsna, pneumoniamnist" in caplog.text
