@@ -304,6 +304,26 @@ def test_methods_name_groups_and_the_copies_that_decided(run: Run) -> None:
     assert "with all their augmented copies set the limit of the detector" in written["Decisions"]
 
 
+def test_methods_say_which_tests_were_made_and_how_they_were_corrected(run: Run) -> None:
+    study = read_study(run.folder)
+    assert not study.subgroups
+    assert "No test of significance was made." in write_methods(study)["Statistics"]
+    n = study.metrics["n"]
+    parts = [
+        *(make_subgroup("Sex", name, n // 2, sensitivity=0.04, auroc=None) for name in ("female", "male")),
+        *(make_subgroup("Age", name, n // 3, specificity=0.5) for name in ("children", "adults", "not known")),
+        make_subgroup("View", "PA", n // 2),
+    ]
+    statistics = write_methods(replace(study, metrics={**study.metrics, "subgroups": parts}))["Statistics"]
+    # The two sexes are all images, so that their differences from each other are one.
+    assert (
+        "Each subgroup (Sex, Age) was compared with all other images: 4 two-sided tests (Sensitivity, Specificity)"
+        in statistics
+    )
+    assert "was corrected by Holm's method for all of these tests" in statistics
+    assert "No test" not in statistics
+
+
 def test_a_fold_of_a_cross_validation_says_nothing_of_how_its_images_were_chosen(run: Run, tmp_path: Path) -> None:
     (tmp_path / "folds").mkdir()
     folder = copy_run(run, tmp_path / "folds")
@@ -312,6 +332,16 @@ def test_a_fold_of_a_cross_validation_says_nothing_of_how_its_images_were_chosen
     written = write_methods(read_study(folder))
     assert "Given by the dataset" not in written["Splits"]
     assert "left out before reading" not in written["Data"]
+
+
+def make_subgroup(kind: str, name: str, n: int, **p_values: float | None) -> dict[str, Any]:
+    """A subgroup as metrics.json has it, with these p values of its differences by metric."""
+    differences = {
+        metric: {"value": 0.1, "low": 0.0, "high": 0.2, "rest": 0.8, "p": p, "adjusted": p}
+        for metric, p in p_values.items()
+    }
+    counts = {"NORMAL": n, "PNEUMONIA": 0}
+    return {"kind": kind, "name": name, "n": n, "counts": counts, "metrics": {}, "differences": differences}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.reports import methods
 from pneumoscope.reports.model_card import leave_names_out
 from pneumoscope.reports.pages import format_estimate, format_percent
-from pneumoscope.reports.study import Study, to_interval
+from pneumoscope.reports.study import Study
 from pneumoscope.text import counted
 
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
@@ -141,15 +141,15 @@ def _internal_test(study: Study) -> str:
 
 def _subgroups(study: Study) -> str:
     written = []
-    for part in study.metrics.get("subgroups", ()):
-        found = next((name for name in ("auroc", "sensitivity", "specificity") if name in part["metrics"]), None)
-        metric = f", {NAMES[found]} {format_estimate(to_interval(part['metrics'][found]))}" if found else ""
-        written.append(f"{part['kind']}: {part['name']}: {counted(part['n'], 'image')}{metric}")
+    for part in study.subgroups:
+        found = next((name for name in ("auroc", "sensitivity", "specificity") if name in part.metrics), None)
+        metric = f", {NAMES[found]} {format_estimate(part.metrics[found])}" if found else ""
+        written.append(f"{part.kind}: {part.name}: {counted(part.n, 'image')}{metric}")
     return f"{'; '.join(written)}." if written else ""
 
 
 def _fairness(study: Study) -> str:
-    kinds = {part["kind"] for part in study.metrics.get("subgroups", ()) if part["name"] != MISSING}
+    kinds = {part.kind for part in study.subgroups if part.name != MISSING}
     people = [kind for kind in ("Sex", "Age") if kind in kinds]
     return f"Performance was measured by {' and '.join(map(str.lower, people))}." if people else ""
 
@@ -233,7 +233,7 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
     "threshold": (methods.describe_threshold, "model/model.json: decisions.threshold"),
     "decisions": (methods.describe_decisions, "model/model.json: decisions"),
     "metrics": (methods.describe_metrics, "metrics.json: metrics"),
-    "uncertainty": (methods.describe_uncertainty, "metrics.json: methods, resamples, seed"),
+    "uncertainty": (methods.describe_uncertainty, "metrics.json: methods, resamples, seed, subgroups"),
     "technique": (_technique, "model/model.json: backbone, training.recipe"),
     "abstract": (_abstract, "metrics.json: n, patients, metrics"),
     "goal": (_goal, "model/model.json: labels, positive; metrics.json: split"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import groups
 from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.evaluation.subgroups import count_differences
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.models.backbones import find_backbone
@@ -325,7 +327,26 @@ def describe_uncertainty(study: Study) -> str:
     )
     return (
         f"Intervals are {format_level(metrics['confidence'])} intervals. {methods}. Where they resample: "
-        f"{metrics['resamples']:,} resamples, seed {metrics['seed']}. {clusters} No test of significance was made."
+        f"{metrics['resamples']:,} resamples, seed {metrics['seed']}. {clusters} {describe_tests(study)}"
+    )
+
+
+def describe_tests(study: Study) -> str:
+    """Which tests of significance were made, and how their p values were corrected."""
+    tested = [
+        (part.kind, name)
+        for part in study.subgroups
+        for name, difference in part.differences.items()
+        if not math.isnan(difference.p)
+    ]
+    if not tested:
+        return "No test of significance was made."
+    kinds, metrics = (list(dict.fromkeys(each)) for each in zip(*tested, strict=True))
+    number = count_differences(study.subgroups, study.metrics["n"])
+    return (
+        f"Each subgroup ({', '.join(kinds)}) was compared with all other images: {counted(number, 'two-sided test')} "
+        f"({', '.join(NAMES[name] for name in metrics)}). Each p value belongs to the interval of its difference, and "
+        "was corrected by Holm's method for all of these tests. No other test of significance was made."
     )
 
 

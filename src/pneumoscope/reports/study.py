@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from pneumoscope.datasets.sources import Source, find_sources
 from pneumoscope.datasets.table_samples import to_tags
 from pneumoscope.decisions.decisions import Decisions, read_decisions
 from pneumoscope.errors import DataError, ImageError, MissingExtraError
-from pneumoscope.evaluation.results import Interval
+from pneumoscope.evaluation.results import GroupDifference, Interval, Subgroup
 from pneumoscope.files import parse_rows
 from pneumoscope.images.dicom import is_dicom, read_tags
 from pneumoscope.models.lineage import name_earlier_sources
@@ -74,6 +75,11 @@ class Study:
         return list(self.metrics.get("notes", ()))
 
     @cached_property
+    def subgroups(self) -> list[Subgroup]:
+        """The subgroups of the test split."""
+        return [_to_subgroup(values) for values in self.metrics.get("subgroups", ())]
+
+    @cached_property
     def unreadable(self) -> Counter[tuple[str, str]]:
         """How many images could not be read, by split and class."""
         counts = Counter((str(sample.split), str(sample.label)) for sample in self.samples)
@@ -110,8 +116,18 @@ class Study:
 
 def to_interval(values: Mapping[str, float | None]) -> Interval:
     """An interval from metrics.json, where None stands for nan."""
-    ends = (values["value"], values["low"], values["high"])
-    return Interval(*(float("nan") if end is None else float(end) for end in ends))
+    return Interval(**_to_numbers(values))
+
+
+def _to_numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _to_subgroup(values: Mapping[str, Any]) -> Subgroup:
+    """A subgroup from metrics.json."""
+    metrics = {name: to_interval(each) for name, each in values["metrics"].items()}
+    differences = {name: GroupDifference(**_to_numbers(each)) for name, each in values["differences"].items()}
+    return Subgroup(values["kind"], values["name"], values["n"], values["counts"], metrics, differences)
 
 
 def read_study(folder: Path) -> Study:
