@@ -304,6 +304,20 @@ def test_methods_name_groups_and_the_copies_that_decided(run: Run) -> None:
     assert "with all their augmented copies set the limit of the detector" in written["Decisions"]
 
 
+@pytest.mark.parametrize("name", ["predictors", "blind_index"])
+def test_age_and_view_count_as_predictors_where_they_choose_a_group(run: Run, name: str) -> None:
+    study = read_study(run.folder)
+    alone, children = find_fact(name, study), Group("children", Scope((0, 17)))
+    grouped = find_fact(name, replace(study, decisions=replace(study.decisions, groups=(children,))))
+    assert alone is not None
+    assert grouped is not None
+    said = "Age and view, where a DICOM header or a table says them, choose the group"
+    assert said in grouped.text
+    assert said not in alone.text
+    assert "only predictor is the image" not in grouped.text
+    assert "no clinical information" not in grouped.text
+
+
 def test_methods_say_which_tests_were_made_and_how_they_were_corrected(run: Run) -> None:
     study = read_study(run.folder)
     assert not study.subgroups

@@ -24,6 +24,11 @@ from pneumoscope.text import counted
 
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
 
+_CHOOSE_GROUP = (
+    "Age and view, where a DICOM header or a table says them, choose the group of images by whose rules the model "
+    "decides on the image"
+)
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -213,6 +218,24 @@ def _no_update(study: Study) -> str:
     return "" if find_adaptations(study.model.lineage) else "This run did not update the model after its evaluation."
 
 
+def _predictors(study: Study) -> str:
+    if study.decisions.groups:
+        return (
+            f"The only input of the network is the image; sex and other columns have no effect. {_CHOOSE_GROUP}, which "
+            "may change its probability and its decision."
+        )
+    return "The only predictor is the image; age, sex, view and other columns do not enter the network."
+
+
+def _blind_index(study: Study) -> str:
+    if study.decisions.groups:
+        return (
+            f"The network gets the image alone, and no label enters a prediction. {_CHOOSE_GROUP}; no other clinical "
+            "information is used."
+        )
+    return "The network gets the image alone: no clinical information and no label enters a prediction."
+
+
 def _accuracy(study: Study) -> str:
     return "; ".join(f"{NAMES[name]} {study.write_metric(name)}" for name in RATES) + "."
 
@@ -264,10 +287,7 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
     "crosstab": (_crosstab, "metrics.json: confusion; predictions.csv; flow diagram"),
     "indeterminate": (_indeterminate, "predictions.csv: decision; report.html: Uncertainty"),
     "prevalence": (_prevalence, "metrics.json: shares"),
-    "predictors": (
-        "The only predictor is the image; age, sex, view and other columns do not enter the network.",
-        "model/model.json: input",
-    ),
+    "predictors": (_predictors, "model/model.json: input, decisions.groups"),
     "no_interpretation": (
         "The image enters the network without a reader's interpretation.",
         "model/model.json: input",
@@ -277,10 +297,7 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
         "Predictions are computed by `pneumoscope predict IMAGE --model RUN`, or by model/network.onnx.",
         "model/",
     ),
-    "blind_index": (
-        "The network gets the image alone: no clinical information and no label enters a prediction.",
-        "model/model.json: input",
-    ),
+    "blind_index": (_blind_index, "model/model.json: input, decisions.groups"),
     "repeat": (
         "`pneumoscope train --config config.yaml --out NEW_RUN` repeats the run on the same data.",
         "config.yaml",
