@@ -304,6 +304,20 @@ def test_methods_name_groups_and_the_copies_that_decided(run: Run) -> None:
     assert "with all their augmented copies set the limit of the detector" in written["Decisions"]
 
 
+def test_software_and_evidence_maps_are_known_without_the_text_of_the_report(run: Run, tmp_path: Path) -> None:
+    folder = copy_run(run, tmp_path)
+    (folder / "environment.json").write_text(json.dumps({"System": "CP/M", "Threads": "1 <or> 2"}))
+    (folder / "report.html").write_text("")
+    study = read_study(folder)
+    software, maps = find_fact("software", study), find_fact("evidence_maps", study)
+    assert software is not None
+    assert "System when the run began: CP/M. Threads when the run began: 1 <or> 2." in software.text
+    assert software.place == "environment.json; model/model.json: version"
+    assert maps is not None
+    (folder / "report.html").unlink()
+    assert find_fact("evidence_maps", read_study(folder)) is None
+
+
 @pytest.mark.parametrize("name", ["predictors", "blind_index"])
 def test_age_and_view_count_as_predictors_where_they_choose_a_group(run: Run, name: str) -> None:
     study = read_study(run.folder)

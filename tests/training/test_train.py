@@ -46,7 +46,7 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
         "config.yaml", "samples.csv", "history.csv", "model", "metrics.json", "predictions.csv", "plots",
-        "report.html", "log.txt", "resume.json", "errors.csv", "intake.json",
+        "report.html", "log.txt", "resume.json", "errors.csv", "intake.json", "environment.json",
     }  # fmt: skip
     assert {path.name for path in run.model.iterdir()} == {
         "README.md",
@@ -244,6 +244,17 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, i
     for name in ("model/model.json", "model/weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
         assert resumed[name] == whole[name], name
     assert set(resumed) == set(whole)
+
+
+def test_a_run_records_the_software_and_machine_that_it_began_with(images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path / "run", **{**SMALL, "epochs": 1})
+    path = run.folder / "environment.json"
+    assert list(json.loads(path.read_text())) == ["Versions", "Python", "System", "Processor", "Threads"]
+    path.write_text('{"System": "another one"}')
+    train(None, run.folder, resume=True)
+    assert json.loads(path.read_text()) == {"System": "another one"}
+    train(images, run.folder, overwrite=True, **{**SMALL, "epochs": 1})
+    assert f"pneumoscope {pneumoscope.__version__}" in json.loads(path.read_text())["Versions"]
 
 
 def test_a_run_in_a_linked_folder_is_resumed_and_keeps_its_notes(images: Path, tmp_path: Path) -> None:

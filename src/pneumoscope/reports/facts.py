@@ -5,8 +5,6 @@ A fact that the run does not show is None, and its item stays open. Nothing is s
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -122,17 +120,13 @@ def _output(study: Study) -> str:
 
 def _software(study: Study) -> str:
     parts = [f"pneumoscope {study.model.version} made the model."]
-    for name in ("Versions", "Python", "System", "Processor", "Threads"):
-        found = re.search(rf"<dt>{name}</dt>\s*<dd>(.*?)</dd>", study.report)
-        if found:
-            text = html.unescape(re.sub(r"<[^>]*>", "", found[1])).strip()
-            parts.append(f"{name} at the evaluation: {text}.")
+    parts += [f"{name} when the run began: {text}." for name, text in study.environment.items()]
     return " ".join(parts)
 
 
 def _evidence_maps(study: Study) -> str:
-    shown = "next to its evidence map" in study.report
-    return "Evidence maps of reviewed test images were drawn; this run did not validate them." if shown else ""
+    shown = "Evidence maps of reviewed test images were drawn; this run did not validate them."
+    return shown if study.reported else ""
 
 
 def _internal_test(study: Study) -> str:
@@ -268,7 +262,7 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
     "labels": (_labels, "samples.csv: label"),
     "test_size": (_test_size, "metrics.json: n, metrics.auroc"),
     "output": (_output, "model/model.json: labels, decisions"),
-    "software": (_software, "report.html: Provenance"),
+    "software": (_software, "environment.json; model/model.json: version"),
     "single_network": (_single_network, "model/"),
     "evidence_maps": (_evidence_maps, "report.html: Images to review"),
     "internal_test": (_internal_test, "metrics.json; history.csv"),

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Study:
     drawn: Sequence[str] | None = None  # splits that were drawn at random; None where the run does not say
     left_out: Sequence[Mapping[str, Any]] | None = None  # counts of files; None where the run does not say
     digests: Sequence[str | None] = ()  # of the content of each sample, where the run recorded it
-    report: str = ""  # the content of report.html
+    environment: Mapping[str, str] = field(default_factory=dict)  # versions and machine that the run began with
+    reported: bool = False  # whether it has a report; a fold of a cross-validation has none
 
     @property
     def two(self) -> bool:
@@ -149,7 +150,6 @@ def read_study(folder: Path) -> Study:
         fold = (folder.resolve().parent.parent / "crossval.yaml").is_file()
         intake = {} if fold else _read_json(folder / "intake.json")
         record = _read_json(folder / "resume.json").get("files", [])
-        report = folder / "report.html"
         return Study(
             folder,
             {name: value for group in groups for name, value in group.items()},
@@ -162,7 +162,8 @@ def read_study(folder: Path) -> Study:
             intake.get("drawn"),
             intake.get("left_out"),
             [digest for _, _, digest in record],
-            report.read_text(encoding="utf-8") if report.is_file() else "",
+            _read_json(folder / "environment.json"),
+            (folder / "report.html").is_file(),
         )
     except (OSError, ValueError, TypeError, AttributeError, LookupError, csv.Error) as problem:
         raise DataError(f"{folder}: a file of this run is damaged: {problem}. Train or evaluate again.") from None

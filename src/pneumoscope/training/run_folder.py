@@ -16,6 +16,7 @@ from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import claim_folder, path_in_file, relative_path, write_text
 from pneumoscope.models.pretrained import list_pretrained
+from pneumoscope.reports.environment import describe_environment
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
 from pneumoscope.training.data import Setup
@@ -24,11 +25,14 @@ from pneumoscope.training.settings import Settings, find_groups, flatten, resolv
 
 CHECKPOINTS = "checkpoints"
 INTAKE = "intake.json"  # what reading the data left out, and which splits were drawn
+ENVIRONMENT = "environment.json"  # versions and machine
 # Settings that name a file or folder; `init` may name a pretrained model instead.
 _PATHS = (
     ("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"), ("decisions", "groups"),
 )  # fmt: skip
-RUN_FILES = ("config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, INTAKE, CHECKPOINTS, *OUTPUTS)
+RUN_FILES = (
+    "config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, INTAKE, ENVIRONMENT, CHECKPOINTS, *OUTPUTS
+)  # fmt: skip
 
 
 def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
@@ -50,6 +54,8 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     write_samples(table, setup.samples)
     intake = {"drawn": sorted(setup.drawn), "left_out": list(setup.left_out)}
     write_text(folder / INTAKE, json.dumps(intake, indent=2, ensure_ascii=False) + "\n")
+    if not (folder / ENVIRONMENT).exists():  # it says where a run began, also if it is resumed elsewhere
+        write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=2, ensure_ascii=False) + "\n")
     if resume and (folder / RECORD).exists():
         check_files(folder, setup.samples)
         check_initial(folder, setup.initial)
