@@ -193,15 +193,13 @@ def measure_predictions(
     fingerprint = fingerprint_samples(samples, [each.sha256 for each in predictions])
     measured = Measured(evaluation, predictions, samples, (), fingerprint)
     if out is not None:
-        write_measured(out, predictor, measured, plan.excel)
+        write_measured(out, measured, plan.excel)
     return measured
 
 
-def write_measured(
-    out: Path, predictor: Predictor, measured: Measured, excel: bool = False, rows: Sequence[Mapping[str, Any]] = ()
-) -> None:
+def write_measured(out: Path, measured: Measured, excel: bool = False, rows: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write `predictions.csv` (with these rows, if given), `errors.csv` and `metrics.json` into a folder."""
-    labels = predictor.model.labels
+    labels = measured.evaluation.classes
     write_rows(out / "predictions.csv", rows or make_rows(measured.predictions, labels, out), excel)
     write_errors(out / "errors.csv", measured.predictions, labels, measured.cut, excel)
     write_text(out / "metrics.json", json.dumps(measured.evaluation.to_json(), indent=2) + "\n")

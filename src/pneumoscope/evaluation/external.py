@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
@@ -23,13 +22,12 @@ from pneumoscope.decisions import calibration
 from pneumoscope.decisions import threshold as thresholds
 from pneumoscope.decisions.calibration import FOLDS, Calibration
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.evaluation.evaluate import Measured, Plan, make_rows, write_errors
+from pneumoscope.evaluation.evaluate import Measured, Plan, make_rows, write_measured
 from pneumoscope.evaluation.external_tables import Choices, Joined, find_positive, join, read_joined
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.pairing import Predictions, read_predictions
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import measure_subgroups
-from pneumoscope.files import write_rows, write_text
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
 from pneumoscope.text import counted
 
@@ -94,14 +92,10 @@ def measure_external(
         logging.getLogger("pneumoscope").warning("%s", note)
     measured = _measure(joined, chosen, made, cut, before, replace(plan, split=split), notes)
     if out is not None:
-        _write(
-            out,
-            joined.classes,
-            [made[i] for i in chosen],
-            measured,
-            None if before is None else before[chosen],
-            plan.excel,
-        )
+        rows = make_rows([made[i] for i in chosen], joined.classes, out)
+        if before is not None:
+            rows = [row | _name_raw(raw, joined.classes) for row, raw in zip(rows, before[chosen], strict=True)]
+        write_measured(out, measured, plan.excel, rows)
     return External(measured, rule, fitted, facts)
 
 
@@ -135,23 +129,6 @@ def _measure(
     evaluation = replace(evaluation, notes=tuple(notes), uncalibrated=uncalibrated, subgroups=tuple(subgroups))
     errors = [(str(each.path), each.error) for each in (made[i] for i in chosen) if each.error is not None]
     return Measured(evaluation, readable, samples, errors, uncalibrated=raw)
-
-
-def _write(
-    out: Path,
-    classes: Sequence[str],
-    made: Sequence[Prediction],
-    measured: Measured,
-    before: Floats | None,
-    excel: bool,
-) -> None:
-    """Write predictions.csv, errors.csv and metrics.json."""
-    rows = make_rows(made, classes, out)
-    if before is not None:
-        rows = [row | _name_raw(values, classes) for row, values in zip(rows, before, strict=True)]
-    write_rows(out / "predictions.csv", rows, excel)
-    write_errors(out / "errors.csv", measured.predictions, classes, measured.cut, excel)
-    write_text(out / "metrics.json", json.dumps(measured.evaluation.to_json(), indent=2) + "\n")
 
 
 def _choose_split(samples: Sequence[Sample], errors: Sequence[str | None]) -> str:

@@ -31,7 +31,7 @@ MOST_TEXTS = 20  # different texts of a column; more are names or comments
 MOST_COLUMNS = 12
 MOST_COMBINED = 24  # combinations of several columns
 OTHERS, MISSING, NO_GROUP = "other values", "not known", "no group"
-_SEXES = {"F": "female", "M": "male", "O": "other"}
+SEXES = {"F": "female", "M": "male", "O": "other"}  # the codes of DICOM in words
 _AGES = (
     (1, "under 1 year"), (6, "1 to 5 years"), (18, "6 to 17 years"), (40, "18 to 39 years"), (65, "40 to 64 years"),
 )  # fmt: skip
@@ -59,8 +59,8 @@ def find_kinds(prediction: Prediction) -> dict[str, str]:
     for kind, pattern in _NAMED:
         if prediction.path is not None and (match := pattern.fullmatch(prediction.path.stem)):
             kinds[kind] = match[1]
-    if prediction.sex in _SEXES:
-        kinds["Sex"] = _SEXES[prediction.sex]
+    if prediction.sex in SEXES:
+        kinds["Sex"] = SEXES[prediction.sex]
     if (age := prediction.age) is not None:
         kinds["Age"] = next((name for end, name in _AGES if age < end), _OLDEST)
     if prediction.view:

@@ -17,7 +17,7 @@ from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.reports import methods
 from pneumoscope.reports.model_card import leave_names_out
 from pneumoscope.reports.pages import format_estimate, format_percent
-from pneumoscope.reports.study import Study
+from pneumoscope.reports.study import SPLIT_NAMES, Study
 from pneumoscope.text import counted
 
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
@@ -76,8 +76,7 @@ def _sources(study: Study) -> str:
 def _included(study: Study) -> str:
     counts = study.model.data.get("counts", {})
     return " ".join(
-        f"{methods.SPLITS[split].capitalize()}: "
-        f"{', '.join(f'{n:,} {name}' for name, n in counts[split].items())} images."
+        f"{SPLIT_NAMES[split].capitalize()}: {', '.join(f'{n:,} {name}' for name, n in counts[split].items())} images."
         for split in study.splits
     )
 

@@ -10,7 +10,7 @@ from html import escape
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.reports.plots import INK
-from pneumoscope.reports.study import Study
+from pneumoscope.reports.study import SPLIT_NAMES, Study
 from pneumoscope.text import counted, printable_line
 
 WIDTH = 760
@@ -59,9 +59,7 @@ def draw_flow(study: Study) -> str:
     half, third = 330.0, (WIDTH - 2 - 2 * _GAP) / 3
     boxes, arrows = [], []
     y = 1.0
-    left_out = study.left_out or ()
-    if left_out:
-        files = sum(row["files"] for row in left_out)
+    if files := study.count_left_out().total():
         top = _make_box(1, y, half, [f"Files found: {len(study.samples) + files:,}"])
         aside = _make_box(WIDTH - half, y + top.height + 4, half - 1, _list_left_out(study))
         boxes += [top, aside]
@@ -114,10 +112,8 @@ def _describe_decision(name: str, counts: Mapping[str, Counter[str]]) -> list[st
 
 
 def _list_left_out(study: Study) -> list[str]:
-    reasons: dict[str, int] = {}
-    for row in study.left_out or ():
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["files"]
-    return [f"Left out before reading: {sum(reasons.values()):,}", *(f"{why}: {n:,}" for why, n in reasons.items())]
+    reasons = study.count_left_out()
+    return [f"Left out before reading: {reasons.total():,}", *(f"{why}: {n:,}" for why, n in reasons.items())]
 
 
 def _describe_dataset(study: Study) -> list[str]:
@@ -136,16 +132,17 @@ def _describe_dataset(study: Study) -> list[str]:
 def _list_unusable(study: Study) -> list[str]:
     if not study.unreadable:
         return []
-    names = {"train": "training", "val": "validation", "test": "test"}
-    rest = [f"{names[split]}, {label}: {n:,}" for (split, label), n in sorted(study.unreadable.items())]
+    rest = [f"{SPLIT_NAMES[split]}, {label}: {n:,}" for (split, label), n in sorted(study.unreadable.items())]
     return [f"File could not be used: {study.unreadable.total():,}", *rest]
 
 
 def _describe_splits(study: Study) -> list[list[str]]:
-    names = {"train": "Training", "val": "Validation", "test": "Test"}
     counts = study.model.data["counts"]
     return [
-        [f"{names[split]}: {sum(counts[split].values()):,}", *(f"{label}: {n:,}" for label, n in counts[split].items())]
+        [
+            f"{SPLIT_NAMES[split].capitalize()}: {sum(counts[split].values()):,}",
+            *(f"{label}: {n:,}" for label, n in counts[split].items()),
+        ]
         for split in study.splits
     ]
 

@@ -18,10 +18,9 @@ from pneumoscope.models.backbones import find_backbone
 from pneumoscope.models.lineage import TRAINED
 from pneumoscope.reports.pages import format_level, format_percent, group_methods
 from pneumoscope.reports.report import CALIBRATIONS, describe_rule
-from pneumoscope.reports.study import Study
+from pneumoscope.reports.study import SPLIT_NAMES, Study
 from pneumoscope.text import counted, were
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _FITS = {
     "crop": "resized so that the shorter side had {} pixels and cropped to the central square",
     "pad": "resized to fit into a square of {0} x {0} pixels and padded with black",
@@ -68,10 +67,7 @@ def describe_left_out(study: Study) -> str:
     """What reading the data left out, by reason."""
     if study.left_out is None:
         return ""
-    reasons = Counter[str]()
-    for row in study.left_out:
-        reasons[row["reason"]] += row["files"]
-    if not reasons:
+    if not (reasons := study.count_left_out()):
         return "No file of the dataset was left out before reading."
     return f"Left out before reading: {', '.join(f'{reason} ({n:,})' for reason, n in reasons.items())}."
 
@@ -80,24 +76,24 @@ def describe_unreadable(study: Study) -> str:
     """How many images could not be read, by split."""
     if not study.unreadable:
         return "All images could be read."
-    listed = ", ".join(f"{n:,} {label} ({SPLITS[split]})" for (split, label), n in study.unreadable.items())
+    listed = ", ".join(f"{n:,} {label} ({SPLIT_NAMES[split]})" for (split, label), n in study.unreadable.items())
     return f"{were(study.unreadable.total(), 'image')} left out because the file could not be used: {listed}."
 
 
 def describe_splits(study: Study) -> str:
     """The sizes of the splits, whether they were given or drawn, and whether patients overlap."""
-    sizes = [f"{SPLITS[split]} {len(study.select(split)):,}" for split in study.splits]
+    sizes = [f"{SPLIT_NAMES[split]} {len(study.select(split)):,}" for split in study.splits]
     parts = [f"Images by split: {', '.join(sizes)}."]
     if study.drawn is not None:
         given = [split for split in study.splits if split not in study.drawn and len(study.drawn) < 2]
         if given:
-            parts.append(f"Given by the dataset: {', '.join(SPLITS[split] for split in given)}.")
+            parts.append(f"Given by the dataset: {', '.join(SPLIT_NAMES[split] for split in given)}.")
         shares = {"val": "{} of the smallest class from each class", "test": "{} of each class"}
         for split in study.drawn:
             share = shares[split].format(format_percent(study.settings[f"{split}_fraction"]))
             parts.append(
-                f"The {SPLITS[split]} split was drawn at random (seed {study.settings['seed']}), {share}; images of a "
-                "known patient and identical images stayed together."
+                f"The {SPLIT_NAMES[split]} split was drawn at random (seed {study.settings['seed']}), {share}; images "
+                "of a known patient and identical images stayed together."
             )
     return " ".join([*parts, describe_overlap(study)])
 
@@ -312,9 +308,10 @@ def describe_metrics(study: Study) -> str:
     metrics = study.metrics
     defined = [NAMES[name] for name, each in metrics["metrics"].items() if each["value"] is not None]
     patients = f" of {counted(metrics['patients'], 'patient')}" if metrics["patients"] else ""
+    split = SPLIT_NAMES.get(metrics["split"], metrics["split"])
     return (
-        f"On {counted(metrics['n'], 'image')}{patients} of the {SPLITS.get(metrics['split'], metrics['split'])} split: "
-        f"{', '.join(defined)}. They cover all readable images, whatever the decision."
+        f"On {counted(metrics['n'], 'image')}{patients} of the {split} split: {', '.join(defined)}. They cover all "
+        "readable images, whatever the decision."
     )
 
 

@@ -28,6 +28,7 @@ from pneumoscope.models.model_folder import Model, load_model
 from pneumoscope.reports.pages import format_estimate
 
 FILES = ("config.yaml", "samples.csv", "history.csv", "metrics.json", "predictions.csv")
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}  # in a sentence
 _ROLES = ("path", "label", "patient", "split", "invert", "any_modality")
 
 
@@ -93,6 +94,13 @@ class Study:
         """How many images are identical to an image listed before them."""
         known = [digest for digest in self.digests if digest]
         return len(known) - len(set(known))
+
+    def count_left_out(self) -> Counter[str]:
+        """How many files reading the data left out, by reason."""
+        counts = Counter[str]()
+        for row in self.left_out or ():
+            counts[row["reason"]] += row["files"]
+        return counts
 
     def select(self, split: str) -> list[Sample]:
         """The samples of a split."""

@@ -8,14 +8,14 @@ from statistics import median
 from typing import TypeAlias
 
 from pneumoscope.datasets.samples import Sample
+from pneumoscope.evaluation.subgroups import SEXES
 from pneumoscope.reports.pages import format_percent
-from pneumoscope.reports.study import Study
+from pneumoscope.reports.study import SPLIT_NAMES, Study
 
 _Describe: TypeAlias = Callable[[Sequence[Sample]], str]
 _Find: TypeAlias = Callable[[Sample], str | None]
 ALL, UNKNOWN = "All", "not known"
-_SEXES = {"F": "female", "M": "male", "O": "other"}
-_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
+_TITLES = {split: name.capitalize() for split, name in SPLIT_NAMES.items()}
 
 
 def tabulate(study: Study) -> list[dict[str, str]]:
@@ -38,7 +38,7 @@ def tabulate(study: Study) -> list[dict[str, str]]:
     rows += _count_values("Class", columns, lambda each: each.label, {})
     rows.append(_row("Age in years: median (range)", columns, _describe_ages))
     rows.append(_row(f"Age: {UNKNOWN}", columns, lambda images: _share(sum(_age(e) is None for e in images), images)))
-    rows += _count_values("Sex", columns, lambda each: each.tags.sex if each.tags else None, _SEXES)
+    rows += _count_values("Sex", columns, lambda each: each.tags.sex if each.tags else None, SEXES)
     rows += _count_values("View", columns, lambda each: each.tags.view if each.tags else None, {})
     return rows
 

@@ -60,11 +60,11 @@ def fit_decisions(
     known = find_known([*train.samples, *val.samples])
     intended = scope.state(settings.data.intended_use, scope.fit(known))
     decisions = replace(fitted, ood=limits, scope=intended)
-    distances = ood.measure_copies(detector, val.intermediate)
-    whole = groups.Images(logits[one_each], val.targets, distances, patients)
-    decisions = replace(
-        decisions, groups=fit_groups(known[-images:], whole, decisions, classes, fractions[0], settings)
-    )
+    if wanted.groups is not None:
+        distances = ood.measure_copies(detector, val.intermediate)
+        whole = groups.Images(logits[one_each], val.targets, distances, patients)
+        own = fit_groups(known[-images:], whole, decisions, classes, fractions[0], settings)
+        decisions = replace(decisions, groups=own)
     notes = find_weak_promises(decisions, val.targets, classes) + groups.find_gaps(decisions.groups, decisions)
     return FittedDecisions(decisions, detector.to_arrays(), notes)
 

@@ -145,9 +145,7 @@ def _decide(setup: Setup, settings: Settings, images: _Images) -> Decisions:
     patients = [sample.patient for sample in images.samples]
     every = np.arange(len(images.samples))
     fitted = fit_to_logits(images.logits, images.targets, every, patients, setup.classes, fractions, settings)
-    by_class = {
-        name: tuple(np.sort(images.distances[images.targets == i]).tolist()) for i, name in enumerate(setup.classes)
-    }
+    by_class = {name: ood.pool_copies(images.distances[images.targets == i]) for i, name in enumerate(setup.classes)}
     limits = ood.OOD("mahalanobis", settings.decisions.false_alarms, by_class)
     known = find_known(images.samples)
     fitted = replace(fitted, ood=limits, scope=scope.state(settings.data.intended_use, scope.fit(known)))

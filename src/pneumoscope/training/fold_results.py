@@ -88,7 +88,7 @@ def write_results(job: Trained, results: Results) -> tuple[Folds, Measured]:
         for row, place in zip(make_rows(results.predictions, labels, job.folder), results.places, strict=True)
     ]
     named = replace(measured, predictions=[results.predictions[i] for i in readable])
-    write_measured(job.folder, predictor, named, job.settings.run.excel, rows)
+    write_measured(job.folder, named, job.settings.run.excel, rows)
     write_rows(job.folder / TABLE, folds.to_rows(), job.settings.run.excel)
     write_text(job.folder / RESULT, json.dumps(folds.to_json(), indent=2) + "\n")
     _write_page(job, measured, folds, [results.places[i] for i in readable], predictor)
