@@ -72,6 +72,20 @@ def test_runs_are_grouped_by_what_differs_and_averaged_over_seeds(runs: list[Pat
     assert first.metrics["auroc"].sd == pytest.approx(np.std(values, ddof=1))
 
 
+def test_cross_validations_that_differ_only_in_their_division_are_groups_of_their_own(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"{name}", seed=0) for name in ("5x1", "10x1", "5x2")]
+    for folder in folders:
+        folds, repeats = folder.name.split("x")
+        (folder / "crossval.yaml").write_text(f"folds: {folds}\nrepeats: {repeats}\ninclude_test: false\n")
+    summary = summarize(folders)
+    assert summary.by == ("folds", "repeats")
+    assert [group.name for group in summary.groups] == [
+        "folds 5, repeats 1",
+        "folds 10, repeats 1",
+        "folds 5, repeats 2",
+    ]
+
+
 def test_groups_are_compared_on_the_same_images_across_seeds_and_patients(runs: list[Path]) -> None:
     summary = summarize(runs, "backbone")
     assert (summary.images, summary.patients) == (120, 60)

@@ -189,6 +189,8 @@ def _read_run(folder: Path) -> Run:
     settings: dict[str, Any] = {}
     for group in read_mapping(config).values():
         settings |= group if isinstance(group, dict) else {}
+    if (division := folder / "crossval.yaml").is_file():  # of a cross-validation
+        settings |= read_mapping(division)
     if SEED not in settings:
         raise DataError(
             f"{config}: has no seed, so it is not that of a run. Give finished runs of `pneumoscope train`."
