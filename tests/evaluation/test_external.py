@@ -298,3 +298,21 @@ def test_images_are_not_divided_by_what_our_own_predictions_say_of_them(tmp_path
     ]  # fmt: skip
     found = evaluate_predictions(write(tmp_path / "predictions.csv", columns.split(","), rows), resamples=5)
     assert {part.kind for part in found.subgroups} == {"group", "Sex"}
+
+
+def test_the_folds_of_a_cross_validation_are_neither_splits_nor_subgroups(tmp_path: Path) -> None:
+    y, p = simulate()
+    columns = "path,label,probability,predicted_label,prediction_set,ood_score,decision,warnings,error,repeat,fold,sex"
+    rows = [
+        (f"{i}.png", CLASSES[y[i]], p[i], CLASSES[int(p[i] >= 0.5)], "", "", CLASSES[y[i]], "", "", 1, i % 5 + 1,
+         "FM"[i % 2])
+        for i in range(N)
+    ]  # fmt: skip
+    found = evaluate_predictions(write(tmp_path / "predictions.csv", columns.split(","), rows), resamples=5)
+    assert found.n == N
+    assert {part.kind for part in found.subgroups} == {"Sex"}
+    theirs = write(
+        tmp_path / "theirs.csv", ["path", "label", "probability", "fold"], [("1", "a", 0, 1), ("2", "b", 1, 2)]
+    )
+    with pytest.raises(DataError, match="does the column 'fold' hold the split"):
+        evaluate_predictions(theirs, positive="b")

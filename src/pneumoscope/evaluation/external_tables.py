@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.datasets.columns import Naming, find_columns
+from pneumoscope.datasets.columns import NONE, Naming, find_columns
 from pneumoscope.datasets.joining import join_names
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.prediction_tables import (
@@ -40,6 +40,7 @@ _POSITIVE = {
 _NEGATIVE = {"0", "false", "no", "negative", "neg", "-", "normal", "nein", "non", "-1"}
 # Columns of our own `predictions.csv` that follow from the prediction, and so cannot be what images are divided by.
 _OUTCOMES = frozenset({"prediction_set", "ood_score", "decision", "warnings", "error"})
+_FOLDS = frozenset({"repeat", "fold"})  # what cross-validations add to it: no splits, as each image was a test image
 _NAMED = 3  # names in a message
 
 
@@ -87,8 +88,12 @@ def read_joined(
 ) -> Joined:
     """Read labels and predictions, and join them."""
     own = truth is None
+    columns = set(read_table(predictions).columns) if own else set[str]()
+    ours = columns >= _OUTCOMES
     if own:
         naming = replace(naming, path_column=find_id_column(predictions, choices.columns))
+    if ours and columns >= _FOLDS and naming.split_column is None:
+        naming = replace(naming, split_column=NONE)
     source = predictions if truth is None else truth
     try:
         samples = list(read_dataset(source, patient_pattern, naming=naming, files=False).samples)
@@ -103,7 +108,7 @@ def read_joined(
     label = _find_label_column(predictions, naming) if own else None
     table = read_prediction_table(predictions, classes, positive, choices.columns, label)
     if own:
-        used = table.used | _OUTCOMES if _OUTCOMES.issubset(table.table.columns) else table.used
+        used = table.used | _OUTCOMES | _FOLDS if ours else table.used
         samples = [replace(each, metadata=used_mapping(each.metadata, used)) for each in samples]
     rows, notes = join(table, samples, source if source.is_dir() else source.parent)
     return Joined(samples, rows, table, classes, positive, notes)
