@@ -29,6 +29,7 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "evaluate": [((b"data",), {}), (("data",), {"model": 3}), (("data",), {"alpha": "x"}), (("data",), {"seed": -1})],
     "evaluate_predictions": [
         ((b"p.csv",), {}), (("p.csv", 3), {}), (("p.csv",), {"scale": "odds"}), (("p.csv",), {"calibrate": "no"}),
+        (("p.csv",), {"prevalence": "a"}),
     ],
     "explain": [((None,), {}), (("a.png", 3), {}), (("a.png",), {"method": "zoom"}), (("a.png",), {"label": 1})],
     "export": [((3,), {}), (("out",), {"to": "tflite"}), (("out",), {"naming": {}}), (("out",), {"progress": 1})],

@@ -82,6 +82,7 @@ def places(images: Path, run: Run, tmp_path: Path) -> dict[str, Path]:
         ("summarize RUN --by nothing", {"--by"}),
         ("audit TWO --out RUN", {"--overwrite"}),
         ("evaluate DATA --model RUN --out NEW --prevalence 0.2 --adapt-prior", {"--prevalence", "--adapt-prior"}),
+        ("evaluate --predictions FILE --out NEW --prevalence 0.2", {"--prevalence", "--calibrate"}),
         ("predict DATA --model RUN --alpha 2", {"--alpha"}),
         ("compare RUN RUN --out RUN", {"--overwrite"}),
         ("data fetch kermany --archive a.zip --url http://x/a.zip --out NEW", {"--archive", "--url"}),

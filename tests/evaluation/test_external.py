@@ -224,6 +224,27 @@ def test_calibrated_probabilities_come_from_other_patients(truth: Path, tmp_path
     assert len(changed) > N / 2
 
 
+def test_calibrated_predictions_are_measured_at_another_prevalence(keras: Path, truth: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calibrate": True, "resamples": 5}
+    found = evaluate_predictions(keras, truth, tmp_path / "out", prevalence=0.1, **options)
+    adjusted = found.adjusted
+    assert adjusted is not None
+    assert adjusted.shares == {"NORMAL": 0.9, "PNEUMONIA": 0.1}
+    assert adjusted.threshold == found.threshold == 0.5
+    hit, right, ppv = (adjusted.metrics[name].value for name in ("sensitivity", "specificity", "ppv"))
+    assert ppv == pytest.approx(0.1 * hit / (0.1 * hit + 0.9 * (1 - right)))
+    assert adjusted.metrics["auroc"] == found.metrics["auroc"]
+    assert hit < found.metrics["sensitivity"].value
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "--prevalence 0.1" in page
+    assert "As if 10% of images were PNEUMONIA" in page
+    assert found.metrics == evaluate_predictions(keras, truth, **options).metrics
+    with pytest.raises(UsageError, match=r"prevalence: .*needs `calibrate`"):
+        evaluate_predictions(keras, truth, prevalence=0.1)
+    with pytest.raises(UsageError, match=r"not between 0 and 1"):
+        evaluate_predictions(keras, truth, prevalence=1.0, **options)
+
+
 def test_a_rule_and_a_calibration_use_the_validation_split(tmp_path: Path) -> None:
     y, p = simulate()
     rows = [(f"{i}.png", y[i], p[i], "val" if i < N // 2 else "test") for i in range(N)]

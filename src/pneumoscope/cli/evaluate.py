@@ -22,8 +22,8 @@ _COLUMNS = ("id_column", "probability_column", "predicted_column", "scale", "pos
 # Options of `evaluate` for the predictions of another program alone, and those that it shares with a model's.
 _EXTERNAL = {"predictions", "truth", "calibrate", *_COLUMNS}
 _SHARED = {
-    "out", "split", "patient_pattern", "threshold", "subgroups", "resamples", "seed", "plot_formats", "patient_ids",
-    "excel", "overwrite",
+    "out", "split", "patient_pattern", "prevalence", "threshold", "subgroups", "resamples", "seed", "plot_formats",
+    "patient_ids", "excel", "overwrite",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def check_prevalence(prevalence: float | None, labels: Sequence[str]) -> None:
     if not 0 < prevalence < 1:
         raise UsageError(f"{prevalence} is not between 0 and 1.", "prevalence")
     if len(labels) > 2:
-        raise UsageError(f"This model has {len(labels)} classes; a prevalence can be set only for two.", "prevalence")
+        raise UsageError(f"There are {len(labels)} classes; a prevalence can be set only for two.", "prevalence")
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:

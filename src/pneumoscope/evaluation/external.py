@@ -21,11 +21,15 @@ from pneumoscope.datasets.samples import Sample, cluster_by_patient
 from pneumoscope.decisions import calibration
 from pneumoscope.decisions import threshold as thresholds
 from pneumoscope.decisions.calibration import FOLDS, Calibration
+from pneumoscope.decisions.decisions import Decisions
+from pneumoscope.decisions.prior_shift import check_prevalence
+from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Measured, Plan, make_rows, write_measured
 from pneumoscope.evaluation.external_tables import Choices, Joined, find_positive, join, read_joined
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.pairing import Predictions, read_predictions
+from pneumoscope.evaluation.prevalence import adjust_evaluation
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import measure_subgroups
 from pneumoscope.inference.prediction import Prediction, index_labels, stack_probabilities
@@ -70,7 +74,13 @@ def measure_external(
     Raises:
         DataError, UsageError: a table cannot be read or joined, or an option does not fit.
     """
+    if plan.prevalence is not None and not choices.calibrate:
+        raise UsageError(
+            "needs `calibrate`: it is not known which prevalence the probabilities of another program hold for, so "
+            "they cannot be adjusted to another one.", "prevalence",
+        )  # fmt: skip
     joined = read_joined(predictions, truth, choices, naming, patient_pattern)
+    check_prevalence(plan.prevalence, joined.classes)
     errors = joined.list_errors()
     split = plan.split or _choose_split(joined.samples, errors)
     chosen = [i for i, sample in enumerate(joined.samples) if split in ("all", sample.split)]
@@ -91,6 +101,8 @@ def measure_external(
     for note in notes:
         logging.getLogger("pneumoscope").warning("%s", note)
     measured = _measure(joined, chosen, made, cut, before, replace(plan, split=split), notes)
+    if plan.prevalence is not None and fitted is not None:
+        measured = _adjust(measured, Decisions(fitted, Threshold(cut, rule or "0.5")), plan.prevalence)
     if out is not None:
         rows = make_rows([made[i] for i in chosen], joined.classes, out)
         if before is not None:
@@ -129,6 +141,17 @@ def _measure(
     evaluation = replace(evaluation, notes=tuple(notes), uncalibrated=uncalibrated, subgroups=tuple(subgroups))
     errors = [(str(each.path), each.error) for each in (made[i] for i in chosen) if each.error is not None]
     return Measured(evaluation, readable, samples, errors, uncalibrated=raw)
+
+
+def _adjust(measured: Measured, decisions: Decisions, prevalence: float) -> Measured:
+    """Add metrics at another prevalence than the one that the calibrated probabilities hold for."""
+    predictions, evaluation = measured.predictions, measured.evaluation
+    positive = np.clip(stack_probabilities(predictions), _SMALLEST, 1 - _SMALLEST)
+    adjusted = adjust_evaluation(
+        evaluation, decisions, index_labels(predictions, evaluation.classes),
+        np.log(np.stack([1 - positive, positive], axis=1)), prevalence, [each.patient for each in predictions],
+    )  # fmt: skip
+    return replace(measured, evaluation=replace(evaluation, adjusted=adjusted))
 
 
 def _choose_split(samples: Sequence[Sample], errors: Sequence[str | None]) -> str:

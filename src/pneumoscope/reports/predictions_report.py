@@ -38,11 +38,10 @@ def evaluate_predictions(
     *,
     id_column: str | None = None, probability_column: str | None = None, predicted_column: str | None = None,
     scale: Scale = "probability", positive: str | None = None,
-    split: str | None = None,
-    patient_pattern: str | None = None,
+    split: str | None = None, patient_pattern: str | None = None,
     naming: Naming = Naming(),
     threshold: float | str | None = None,
-    calibrate: bool = False,
+    calibrate: bool = False, prevalence: float | None = None,
     subgroups: str | None = None,
     resamples: Count = 2000, seed: Seed = 0, plot_formats: str = "svg",
     patient_ids: bool = False, excel: bool = False, overwrite: bool = False,
@@ -67,6 +66,7 @@ def evaluate_predictions(
             that the predicted labels in the table follow, else 0.5.
         calibrate: calibrate the probabilities, on the split val of `truth`, or without one by cross-validation in 5
             folds by patient, so that each probability comes from other patients.
+        prevalence: also measure as if the positive class had this share, with adjusted probabilities; with `calibrate`.
         subgroups: what to divide the images by, such as `sex,age,sex*age`; by default by everything that is known.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them, and the folds.
@@ -79,7 +79,7 @@ def evaluate_predictions(
         DataError, UsageError: the tables or an option cannot be used, or `out` exists.
     """
     parse_formats(plot_formats)
-    plan = Plan(split or "", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel, subgroups=subgroups)
+    plan = Plan(split or "", prevalence, False, resamples, seed, patient_ids, excel, subgroups)
     columns = PredictionColumns(id_column, probability_column, predicted_column, scale)
     choices = Choices(columns, positive, threshold, calibrate)
     tables = Path(predictions), None if truth is None else Path(truth)
