@@ -106,6 +106,10 @@ def test_the_ensemble_decides_by_predictions_of_unseen_images(crossed: CrossVali
     assert model.training["ensemble"] == {"models": 6, "folds": 3, "repeats": 2}
     card = (crossed.model / "README.md").read_text(encoding="utf-8")
     assert "the mean of 6 heads" in card
+    assert "seed 0 (the next one for each repeat)" in card
+    settings = model.training["settings"]  # not those of a fold, whose data are a table with a split column
+    assert settings["split_column"] is None
+    assert settings["positive"] == "PNEUMONIA"
     assert "The ensemble itself was not measured" in card
 
 
@@ -118,6 +122,17 @@ def test_the_card_of_the_ensemble_says_what_decides(crossed: CrossValidation, tm
     write_model_card(tmp_path, replace(model, lineage=(step,)), crossed.evaluation)
     card = (tmp_path / "README.md").read_text()
     assert "The model was adapted to these images; each was predicted by a model that was adapted to other" in card
+
+
+def test_models_show_tells_an_ensemble_from_a_single_network(
+    crossed: CrossValidation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["pneumoscope", "models", "show", str(crossed.model)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "ensemble: its head is the mean of 6 heads (cross-validation with 3 folds, 2 times)" in lines
+    assert not any("0 images to validate" in line for line in lines)
 
 
 def test_the_report_shows_the_folds_and_their_means(crossed: CrossValidation) -> None:

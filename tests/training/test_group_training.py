@@ -15,12 +15,13 @@ from pneumoscope.config import read_mapping
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions import groups
-from pneumoscope.decisions.decisions import read_decisions
+from pneumoscope.decisions.decisions import read_decisions, to_json
 from pneumoscope.decisions.groups import Group, Images, find, read_groups
 from pneumoscope.decisions.ood import OOD
 from pneumoscope.errors import UsageError
 from pneumoscope.images.dicom import Tags
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.training.data import Split
 from pneumoscope.training.decisions import find_known, fit_decisions
 from pneumoscope.training.run_folder import read_settings
@@ -119,6 +120,16 @@ def test_an_adapted_model_keeps_slope_and_intercept_of_its_groups(table: Path, g
     assert any(
         line.startswith("Groups (children, adults): slopes and intercepts stay") for line in adapted.evidence.changes
     )
+    moved = replace(after[0], slope=2.0, images={"NORMAL": 30, "PNEUMONIA": 40})
+    assert "probabilities of its own, from 30 NORMAL and 40 PNEUMONIA images" in groups.describe(moved)
+    said = (
+        "children (patients of 0 to 17 years): probabilities of its own, fitted before the adaptation to 30 NORMAL and"
+    )
+    assert said in groups.describe(moved, adapted=True)
+    model = load_model(adapted.model)
+    decisions = replace(read_decisions(model), groups=(moved,))
+    write_model_card(tmp_path, replace(model, decisions=to_json(decisions)), adapted.evaluation)
+    assert said in (tmp_path / "README.md").read_text()
     predicted = pneumoscope.load(adapted.model).predict(data)
     assert {each.group for each in predicted} == {"adults"}
     assert np.isfinite([each.logits[0] for each in predicted]).all()

@@ -155,9 +155,13 @@ def _describe(model: Model) -> dict[str, str]:
         "network": model.backbone,
         "input": f"{model.input.size} × {model.input.size} pixels, {model.input.fit}",
         "trained on": "; ".join(
-            _show_counts(counts[split], f"images {use}") for split, use in splits if split in counts
+            _show_counts(counts[split], f"images {use}") for split, use in splits if any(counts.get(split, {}).values())
         ),
     }
+    if ensemble := model.training.get("ensemble"):
+        repeats = f", {ensemble['repeats']} times" if ensemble["repeats"] > 1 else ""
+        folds = f"cross-validation with {ensemble['folds']} folds{repeats}"
+        facts["ensemble"] = f"its head is the mean of {ensemble['models']} heads ({folds})"
     if model.lineage:
         facts["lineage"] = lineage.describe_lineage(model.lineage)
     if (threshold := read_decisions(model).threshold) is not None:
@@ -168,7 +172,8 @@ def _describe(model: Model) -> dict[str, str]:
     if intended := describe(read_decisions(model).scope):
         facts["meant for"] = intended
     if groups := read_decisions(model).groups:
-        facts["groups"] = "; ".join(describe_group(group) for group in groups)
+        adapted = bool(lineage.find_adaptations(model.lineage))
+        facts["groups"] = "; ".join(describe_group(group, adapted=adapted) for group in groups)
     if sources:
         facts["images"] = _join_populations(sources)
     if test := model.training.get("test"):

@@ -255,14 +255,15 @@ def find_gaps(groups: Sequence[Group], pooled: Pooled, kind: str = "validation i
     return tuple(notes)
 
 
-def describe(group: Group) -> str:
-    """Whom a group holds, and what it has of its own, in a line."""
+def describe(group: Group, *, adapted: bool = False) -> str:
+    """Whom a group holds, and what it has of its own, in a line; an adapted model has that from the one before."""
     parts = ["probabilities"] if group.moves_logits else []
     parts += ["prediction sets"] if group.prediction_sets else []
     parts += ["OOD limit"] if group.ood else []
     own = f"{_join(parts)} of its own" if parts else "nothing of its own"
     counts = " and ".join(f"{count} {name}" for name, count in group.images.items())
-    fitted = f", from {counts} images" if counts and parts else ""
+    how = "fitted before the adaptation to" if adapted else "from"
+    fitted = f", {how} {counts} images" if counts and parts else ""
     return f"{group.name} ({scope.describe(group.scope)}): {own}{fitted}"
 
 

@@ -98,10 +98,20 @@ class _Settings:
 
 
 @dataclass(frozen=True)
+class _Ensemble:
+    """Of how many models an ensemble was made, and by which cross-validation."""
+
+    models: Count
+    folds: Count
+    repeats: Count
+
+
+@dataclass(frozen=True)
 class _Training:
     """Of all that is said about the training, what commands use."""
 
     test: _Test | None = None
+    ensemble: _Ensemble | None = None
     settings: _Settings = _Settings()
 
 
@@ -214,7 +224,7 @@ def load_model(folder: Path) -> Model:
             f"{path} has schema {quote(schema)}, but this version reads schema {SCHEMA}. Train the model again."
         )
     model = build(Model, values, str(path), ModelError)
-    used = {name: value for name, value in model.training.items() if name in ("test", "settings")}
+    used = {name: value for name, value in model.training.items() if name in ("test", "settings", "ensemble")}
     if isinstance(used.get("settings"), dict):
         used["settings"] = {key: value for key, value in used["settings"].items() if key == "augmented_copies"}
     build(_Training, used, str(path), ModelError, "training.")

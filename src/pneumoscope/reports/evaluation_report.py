@@ -140,6 +140,7 @@ def write_evaluation(
 ) -> None:
     """Write the report on what was measured of a model, and its plots, into an existing folder."""
     model, decisions = predictor.model, predictor.decisions
+    adaptations = find_adaptations(model.lineage)
     write_report(
         out,
         measured,
@@ -149,8 +150,8 @@ def write_evaluation(
             decisions.calibration.method,
             decisions.calibration.images,
             predictor.alpha,
-            0 if find_adaptations(model.lineage) else model.training.get("settings", {}).get("augmented_copies", 0),
-            tuple(map(describe, decisions.groups)),
+            0 if adaptations else model.training.get("settings", {}).get("augmented_copies", 0),
+            tuple(describe(group, adapted=bool(adaptations)) for group in decisions.groups),
         ),
         provenance=replace(
             provenance,

@@ -15,7 +15,7 @@ from pneumoscope.evaluation.subgroups import count_differences
 from pneumoscope.images.augment import Augmentation
 from pneumoscope.inference.prediction import SHORT
 from pneumoscope.models.backbones import find_backbone
-from pneumoscope.models.lineage import TRAINED
+from pneumoscope.models.lineage import TRAINED, find_adaptations
 from pneumoscope.reports.pages import format_level, format_percent, group_methods
 from pneumoscope.reports.report import CALIBRATIONS, describe_rule
 from pneumoscope.reports.study import SPLIT_NAMES, Study
@@ -295,7 +295,8 @@ def describe_decisions(study: Study) -> str:
     if study.settings.get("augmented_copies") and limits:
         parts.append(f"The validation images with all their augmented copies set {' and '.join(limits)}.")
     if study.decisions.groups:
-        listed = "; ".join(groups.describe(group) for group in study.decisions.groups)
+        adapted = bool(find_adaptations(study.model.lineage))
+        listed = "; ".join(groups.describe(group, adapted=adapted) for group in study.decisions.groups)
         parts.append(
             "Groups by age and view, as far as a DICOM header or a table says them, were decided on in a way of their "
             f"own, all other images as stated above: {listed}."

@@ -57,7 +57,7 @@ def write_model_card(
         decisions=decisions,
         per_label=list(zip(model.labels, decisions.class_thresholds, strict=False)),
         intended=describe(decisions.scope),
-        groups=[describe_group(group) for group in decisions.groups],
+        groups=[describe_group(group, adapted=bool(adaptations)) for group in decisions.groups],
         threshold_given=decisions.threshold is not None and not decisions.threshold.follows_prevalence,
         level=format_level(evaluation.confidence),
         metrics_of_subgroups=choose_metrics(evaluation),

@@ -36,6 +36,7 @@ from pneumoscope.training.decisions import (
 )
 from pneumoscope.training.fold_results import Results, Trained
 from pneumoscope.training.settings import Settings
+from pneumoscope.training.train import select_settings
 
 NOTE = (
     "The metrics are those of the folds' models, each on images that it did not learn from. The ensemble itself was "
@@ -154,15 +155,20 @@ def _decide(setup: Setup, settings: Settings, images: _Images) -> Decisions:
 
 
 def _describe(trained: Trained, first: Model, decisions: Decisions, images: _Images) -> Model:
-    """The description of the ensemble: that of the first fold's model, with its own data and decisions."""
-    initial = trained.setup.initial
+    """The description of the ensemble: that of the first fold's model, with its own settings, data and decisions."""
+    setup, initial = trained.setup, trained.setup.initial
+    data = replace(trained.settings.data, positive=setup.settings.data.positive)  # a fold reads a table of its own
     seen = {digest[:SHORT] for digest in images.digests} | (initial.seen if initial is not None else frozenset())
     design = trained.division.design
     members = {"models": len(trained.jobs), "folds": design.folds, "repeats": design.repeats}
     return replace(
         first,
         decisions=to_json(decisions),
-        training={**first.training, "ensemble": members},
+        training={
+            **first.training,
+            "settings": select_settings(replace(setup.settings, data=data)),
+            "ensemble": members,
+        },
         data={
             "fingerprint": fingerprint_samples(images.samples, images.digests),
             "counts": count_samples(images.samples),

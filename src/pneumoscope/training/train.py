@@ -320,19 +320,20 @@ def resolve(
 
 def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
     """What the model folder stores about training."""
-    settings = flatten(asdict(setup.settings))
     return {
         "recipe": setup.settings.run.recipe,
         "epochs": len(trained.history),
         "phases": dict(Counter(row["phase"] for row in trained.history)),
         "best_epoch": trained.history.index(trained.best) + 1,
         "best": trained.best,
-        "settings": {
-            name: value
-            for name, value in settings.items()
-            if name not in ("path", "weights", "init", "device", "intended_use", "groups")
-        },
+        "settings": select_settings(setup.settings),
     }
+
+
+def select_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that a model folder stores: all but those that name files or the machine."""
+    private = ("path", "weights", "init", "device", "intended_use", "groups")
+    return {name: value for name, value in flatten(asdict(settings)).items() if name not in private}
 
 
 def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
