@@ -1,7 +1,8 @@
 """Adults and children: what a model makes of the images that train_joint.py keeps for testing, by view, source and age.
 
-With --all it is measured on all adults instead. The children's images (but the published ones) validated the first
-pretrained model. The adults' labels are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA.
+With --val it is measured on the validation images instead, by which the share of the average was chosen, and with --all
+on all adults. The children's images (but the published ones) validated the first pretrained model. The labels of adults
+are OPACITY, NORMAL and OTHER (not normal, no opacity). OPACITY is PNEUMONIA.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ HEAD = (
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--model", default=None, help="model folder, run or name; by default the pretrained model")
-    parser.add_argument("--all", action="store_true", help="measure on all adults, also those of training")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--val", action="store_true", help="measure on the validation images")
+    others.add_argument("--all", action="store_true", help="measure on all adults, also those of training")
     options = parser.parse_args()
     adults = read_adults(options.data)
-    tested = [*assign(adults, split_adults(options.data)), *split_children(options.data, CHILD_VAL)]
-    report(predict(options.model, adults if options.all else [each for each in tested if each.split == "test"]))
+    divided = [*assign(adults, split_adults(options.data)), *split_children(options.data, CHILD_VAL)]
+    split = "val" if options.val else "test"
+    report(predict(options.model, adults if options.all else [each for each in divided if each.split == split]))
 
 
 def predict(model: str | None, images: Sequence[Sample]) -> list[Prediction]:
