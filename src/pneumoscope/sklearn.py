@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumoscope.config import Progress, quote
+from pneumoscope.config import Progress, quote, silent
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.reading import make_samples
 from pneumoscope.datasets.samples import Sample
@@ -135,7 +136,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             raise ArgumentError(f"the only class is {names[0]}; at least two classes are needed.", "y")
         settings = self._resolve(names)
         reading = Reading(settings.data.invert, settings.data.any_modality)
-        patients = None if groups is None else [_name_patient(each) for each in column_or_1d(groups)]
+        patients = None if groups is None else [_name_patient(each) for each in column_or_1d(groups).tolist()]
         samples = make_samples(paths, [names[target] for target in targets], patients, reading)
         check_classes(settings, samples)
         samples = split_training(
@@ -152,7 +153,9 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             extracted = extract(setup, cache, _show_if_slow(), self._shared.computing)
             if errors := [f"X[{i}]: {error}" for i, error in enumerate(extracted.images.errors) if error]:
                 raise ImageError(f"{errors[0]} Leave it out of X ({len(errors)} of {len(samples)} cannot be read).")
-            trained = fit(setup, extracted, lambda *_: None)
+            for note in extracted.notes:
+                logging.getLogger("pneumoscope").warning("%s", note)
+            trained = fit(setup, extracted, silent)
             with hush():  # of prediction sets and the OOD detector, which are not used here
                 decisions = decide(setup, extracted, trained, cache, _show_if_slow())
         self.model_ = describe_model(setup, extracted.images, trained, decisions)
@@ -227,12 +230,10 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """The settings of the parameters, for classes of these names."""
         others = dict(self.settings or {})
         if wrong := [name for name in others if name not in _OPEN]:
-            where = "a parameter of its own" if wrong[0] in self.get_params() else "no effect here"
-            known = f"Choose from {', '.join(sorted(_OPEN))}."
-            raise UsageError(
-                f"{quote(wrong[0])} is {'not a setting' if wrong[0] not in find_groups() else where}. {known}",
-                "settings",
-            )
+            own_parameter = wrong[0] == "seed" or wrong[0] in self.get_params()
+            known = "has no effect here" if wrong[0] in find_groups() else "is not a setting"
+            why = "has a parameter of its own" if own_parameter else known
+            raise UsageError(f"{quote(wrong[0])} {why}. Choose from {', '.join(sorted(_OPEN))}.", "settings")
         own = {name: getattr(self, name) for name in ("backbone", "recipe", "lr", "weight_decay")}
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
@@ -249,8 +250,9 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     @contextmanager
     def _open_cache(self) -> Iterator[FeatureCache]:
         """The cache that was asked for; without one, features are kept only as long as this is open."""
-        chosen = self.cache if isinstance(self.cache, bool) else FeatureCache(Path(self.cache))
+        own = self.cache if isinstance(self.cache, bool) else Path(self.cache)
         with ExitStack() as stack:
+            chosen = stack.enter_context(FeatureCache(own)) if isinstance(own, Path) else own
             opened = stack.enter_context(open_cache(chosen))
             yield opened or stack.enter_context(FeatureCache(Path(":memory:")))
 
@@ -301,7 +303,9 @@ def _list_paths(column: NDArray[Any]) -> list[Path]:
 
 def _name_patient(value: object) -> str | None:
     """The patient that a group names; None where it is empty or NaN."""
-    return None if value is None or value != value or value == "" else str(value)
+    if value is None or value != value or value == "":
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _show_if_slow() -> Progress:
