@@ -128,12 +128,12 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         column, y = validate_data(self, _make_column(X), y, dtype=None)
         check_classification_targets(y)
-        paths = _list_paths(column)
         check_consistent_length(y, groups)
         self.classes_, targets = np.unique(y, return_inverse=True)
         names = tuple(str(each) for each in self.classes_.tolist())
         if len(names) < 2:
             raise ArgumentError(f"the only class is {names[0]}; at least two classes are needed.", "y")
+        paths = _list_paths(column)
         settings = self._resolve(names)
         reading = Reading(settings.data.invert, settings.data.any_modality)
         patients = None if groups is None else [_name_patient(each) for each in column_or_1d(groups).tolist()]
