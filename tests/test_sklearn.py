@@ -24,7 +24,7 @@ from pneumoscope.errors import DataError, ImageError, UsageError
 from pneumoscope.models.model_folder import load_arrays, load_model
 from pneumoscope.sklearn import RadiographClassifier
 
-QUICK = {"size": 64, "epochs": 5}
+QUICK: dict[str, Any] = {"size": 64, "epochs": 5}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_it_trains_the_head_that_train_trains(
     np.testing.assert_array_equal(fitted.coef_, arrays["head.weight"])
     np.testing.assert_array_equal(fitted.intercept_, arrays["head.bias"])
     predictions = pneumoscope.load(run.model).predict(files)
-    probabilities = [list((each.probabilities or {}).values()) for each in predictions]
+    probabilities = np.array([list((each.probabilities or {}).values()) for each in predictions])
     np.testing.assert_allclose(fitted.predict_proba(files), probabilities, rtol=1e-6)
     assert fitted.predict(files).tolist() == [each.predicted_label for each in predictions]
 

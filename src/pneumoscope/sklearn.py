@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,8 @@ except ImportError:
     raise MissingExtraError('RadiographClassifier needs scikit-learn: pip install "pneumoscope[train]".') from None
 
 Floats: TypeAlias = NDArray[np.float64]
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+Paths: TypeAlias = ArrayLike | Sequence[str | Path]
 
 _SLOW = 2.0  # seconds after which a bar appears: hundreds of fits on cached features need none
 # Settings that arrays of paths leave open; all others have a parameter of their own, or no effect here.
@@ -112,7 +114,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self.cache = cache
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: Paths, y: ArrayLike, groups: ArrayLike | Sequence[object] | None = None) -> Self:  # noqa: N803
         """Train the head.
 
         Args:
@@ -165,7 +167,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         self._decider = Decider(names, decisions.decisions)
         self._fingerprint = self._shared.computing.engine.fingerprint[:64]
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Paths) -> NDArray[Any]:  # noqa: N803
         """The classes (n,) of images, by the threshold that was fitted.
 
         Raises:
@@ -175,7 +177,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         chosen: NDArray[Any] = self.classes_[places]
         return chosen
 
-    def predict_proba(self, X: ArrayLike) -> Floats:  # noqa: N803
+    def predict_proba(self, X: Paths) -> Floats:  # noqa: N803
         """Calibrated probabilities (n, C) of images, in the order of `classes_`, for those out of distribution too.
 
         Raises:
@@ -183,7 +185,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         return np.array([list((each.probabilities or {}).values()) for each in self._predict(X)], np.float64)
 
-    def decision_function(self, X: ArrayLike) -> Floats:  # noqa: N803
+    def decision_function(self, X: Paths) -> Floats:  # noqa: N803
         """How far images are beyond the threshold.
 
         For two classes (n,) logits of the probability minus that of the threshold: above 0 `predict` gives the second.
@@ -200,7 +202,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         cut = decisions.threshold.value
         return np.asarray(logs[:, 1] - logs[:, 0] - np.log(cut / (1 - cut)))
 
-    def _predict(self, X: ArrayLike) -> list[Prediction]:  # noqa: N803
+    def _predict(self, X: Paths) -> list[Prediction]:  # noqa: N803
         check_is_fitted(self)
         data, predictions, progress = self._fitted.data, list[Prediction](), _show_if_slow()
         reading = Reading(data.invert, data.any_modality)
@@ -269,12 +271,12 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return tags
 
 
-def _share(network: NetworkSettings, device: str) -> Shared:
+def _share(network: NetworkSettings, device: Device) -> Shared:
     """A backbone, and what computes its features; loaded once for all fits unless it is a file, which may change."""
     return _load(network, device) if network.weights else _load_once(network, device)
 
 
-def _load(network: NetworkSettings, device: str) -> Shared:
+def _load(network: NetworkSettings, device: Device) -> Shared:
     settings = Settings(run=RunSettings(device=device), data=DataSettings(path="X"), network=network)
     setup = set_up(settings, [], ())
     return Shared(setup, prepare_computing(setup))
@@ -283,7 +285,7 @@ def _load(network: NetworkSettings, device: str) -> Shared:
 _load_once = functools.lru_cache(maxsize=1)(_load)
 
 
-def _make_column(X: ArrayLike) -> ArrayLike:  # noqa: N803
+def _make_column(X: Paths) -> Paths:  # noqa: N803
     """Paths (n,) as (n, 1); all else as it is."""
     if hasattr(X, "columns"):
         return X
