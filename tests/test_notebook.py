@@ -1,4 +1,4 @@
-"""Results in a notebook: short texts, tables of HTML and pandas, and bars of progress."""
+"""Results in a notebook: short texts, tables of HTML and pandas, figures, and bars of progress."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 import pneumoscope
-from pneumoscope.errors import DataError, MissingExtraError
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.notebook import NotebookProgress
@@ -34,9 +35,10 @@ def evaluation() -> Evaluation:
 
 @pytest.fixture
 def pandas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pandas whose frames are the rows that they were made of."""
+    """A pandas whose frames are the rows that they were made of, if their index has a name."""
     module = ModuleType("pandas")
-    vars(module)["DataFrame"] = list
+    vars(module)["RangeIndex"] = lambda count, name: (count, name)
+    vars(module)["DataFrame"] = lambda rows, index: rows if index == (len(rows), "row") else None
     monkeypatch.setitem(sys.modules, "pandas", module)
 
 
@@ -47,6 +49,15 @@ def test_results_are_shown_on_one_line() -> None:
     )
     assert repr(Prediction(decision="out_of_distribution")) == "Prediction(image: out_of_distribution)"
     assert repr(evaluation()) == "Evaluation(test: 40 images, AUROC 0.910)"
+
+
+def test_models_and_arrays_are_shown_on_one_line_too(run: Run, images: Path) -> None:
+    predictor = pneumoscope.load(run.model)
+    assert repr(predictor) == "Predictor(efficientnet_lite0: NORMAL, PNEUMONIA)"
+    evidence = pneumoscope.explain(next(images.rglob("*.png")), predictor).evidence
+    assert repr(evidence) == f"Evidence(PNEUMONIA: cam, logit {getattr(evidence, 'logit'):+.2f})"  # noqa: B009
+    phantom = pneumoscope.draw_phantom(1, pneumonia=True, size=64)
+    assert repr(phantom) == f"Phantom(PNEUMONIA: 64 x {phantom.pixels.shape[1]} pixels)"
 
 
 def test_results_are_tables_in_a_notebook_with_names_escaped() -> None:
@@ -77,6 +88,66 @@ def test_an_audit_is_a_table_of_its_findings(pandas: None, images: Path, tmp_pat
     assert repr(audit) == f"Audit({images}; 48 images: {audit.summary})"
     assert [row["title"] for row in audit.to_frame()] == [finding.title for finding in audit.findings]
     assert f"<td>{audit.findings[0].check}</td>" in audit._repr_html_()
+
+
+def test_an_export_and_a_checklist_are_tables_too(pandas: None, run: Run, images: Path, tmp_path: Path) -> None:
+    export = pneumoscope.export(tmp_path / "export", run.model, "onnx", images / "test")
+    assert repr(export).startswith(f"Export({export.folder}; ")
+    assert export.to_frame()[0]["images"] == export.check.images > 0
+    assert "<th>difference</th>" in export._repr_html_()
+    (checklist,) = pneumoscope.write_checklist(run.folder, out=tmp_path / "paper")
+    assert repr(checklist).startswith(f"Checklist({checklist.title}: {checklist.count('run')} filled from the run")
+    assert [row["item"] for row in checklist.to_frame()] == [item.number for item in checklist.items]
+    assert checklist.items[0].number in checklist._repr_html_()
+
+
+def test_the_figures_of_results_are_of_matplotlib_and_shown_by_notebooks(
+    run: Run, images: Path, tmp_path: Path
+) -> None:
+    summary = pneumoscope.summarize([run.folder])
+    audit = pneumoscope.audit(images, quick=True)
+    comparison = pneumoscope.compare([run.folder, run.folder], resamples=20)
+    for result in (run, run.evaluation, evaluation(), comparison, summary, audit):
+        figure = result.plot()
+        assert isinstance(figure, Figure)
+        assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    for kind in ("roc", "pr", "calibration", "dca", "metrics", "confusion", "learning"):
+        run.plot(kind).savefig(tmp_path / f"{kind}.pdf")
+    assert comparison.plot("sensitivity").axes[0].get_xlabel() == f"Sensitivity: difference from {run.folder.name}"
+    with pytest.raises(UsageError, match=r"^kind: there is no 'pie' of this result\. Choose from metrics, confusion"):
+        evaluation().plot("pie")
+
+
+def test_a_prediction_is_drawn_with_its_evidence_or_alone(run: Run, images: Path) -> None:
+    path = next((images / "test").rglob("*.png"))
+    explained = pneumoscope.explain(path, run.model)
+    assert len(explained.plot().axes) == 3  # the image, the image under its map, and the scale
+    assert len(pneumoscope.load(run.model).predict(path)[0].plot().axes) == 1
+    with pytest.raises(UsageError, match="knows no file"):
+        Prediction(decision="A").plot()
+    with pytest.raises(UsageError, match="show\\(\\) needs a notebook"):
+        explained.show()
+
+
+def test_a_notebook_shows_progress_tables_and_figures(run: Run, images: Path) -> None:
+    """In a real kernel of Jupyter."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    cells = [
+        f"import pneumoscope\npredictor = pneumoscope.load({str(run.model)!r})",
+        f"predictions = predictor.predict({str(images / 'test')!r})",
+        "predictions[0]",
+        "pneumoscope.explain(predictions[0].path, predictor).show()",
+        f"pneumoscope.summarize([{str(run.folder)!r}]).plot()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=250, kernel_name="python3").execute()
+    shown = [[output.get("data", {}) for output in cell.outputs] for cell in notebook.cells]
+    (bar,) = shown[1]
+    assert bar["text/html"] == '<progress value="12" max="12"></progress> Predicting: 12 of 12'
+    assert bar["text/plain"] == "Predicting: 12 of 12"
+    assert "<th>probability</th>" in shown[2][0]["text/html"]
+    assert ["image/png" in each for cell in shown[3:] for each in cell] == [True, True]
 
 
 def test_training_shows_warnings_where_logging_is_not_set_up(

@@ -43,7 +43,7 @@ from pneumoscope.models.model_folder import (
     save_model,
 )  # fmt: skip
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
-from pneumoscope.notebook import notebook_progress
+from pneumoscope.notebook import notebook_progress, to_frame, to_html
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,6 +83,20 @@ class Export:
     folder: Path
     size: int
     check: Check
+
+    def __repr__(self) -> str:
+        return f"Export({self.folder}; {self.size / 1e6:.1f} MB, probabilities within {self.check.difference:.2g})"
+
+    def _repr_html_(self) -> str:
+        return to_html(repr(self), self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one row: folder, size in bytes, and the check; undefined values are None."""
+        return [{"folder": str(self.folder), "size": self.size, **asdict(self.check)}]
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row; it needs pandas."""
+        return to_frame(self.to_rows())
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
-"""What a notebook shows: progress, and results as tables of HTML and pandas."""
+"""What a notebook shows: progress, and results as tables of HTML and pandas, and as figures."""
 
 from __future__ import annotations
 
 import html
+import importlib
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pneumoscope.errors import MissingExtraError
+from pneumoscope.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INTERVAL = 0.2  # seconds between two updates of a bar
 
@@ -59,8 +63,37 @@ def in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
 
 
+class Drawn:
+    """A result that can be drawn."""
+
+    def plot(self, kind: str | None = None) -> Figure:
+        """Draw the result as a figure of matplotlib, which a notebook shows and `savefig` writes.
+
+        Args:
+            kind: which figure; by default the usual one. The message of a wrong name lists all that there are.
+
+        Raises:
+            UsageError: there is no such figure of this result.
+        """
+        # Results lie below what draws them, so this is loaded by name, like a plotting backend of pandas.
+        figure: Figure = importlib.import_module("pneumoscope.reports.result_figures").draw_result(self, kind)
+        return figure
+
+    def show(self, kind: str | None = None) -> None:
+        """Show that figure in a notebook.
+
+        Raises:
+            UsageError: this is no notebook, or there is no such figure.
+        """
+        if not in_notebook():
+            raise UsageError("show() needs a notebook. Elsewhere write a file: `plot().savefig('figure.png')`.")
+        from IPython.display import display
+
+        display(self.plot(kind))
+
+
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows with equal keys as a pandas DataFrame.
+    """Rows with equal keys as a pandas DataFrame, numbered by an index `row`.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -69,7 +102,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
         import pandas
     except ImportError:
         raise MissingExtraError("A DataFrame needs pandas: pip install pandas.") from None
-    return pandas.DataFrame(list(rows))
+    return pandas.DataFrame(list(rows), index=pandas.RangeIndex(len(rows), name="row"))
 
 
 def to_html(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from pneumoscope import __version__
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.images.read import Reading
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -59,7 +59,7 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Drawn):
     """What an audit found.
 
     Attributes:

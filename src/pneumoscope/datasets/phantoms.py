@@ -57,6 +57,9 @@ class Phantom:
     mask: NDArray[np.bool_]  # where there is an opacity, (H, W); all False in a normal image
     label: str  # `NORMAL` or `PNEUMONIA`
 
+    def __repr__(self) -> str:
+        return f"Phantom({self.label}: {self.pixels.shape[0]} x {self.pixels.shape[1]} pixels)"
+
 
 @dataclass(frozen=True)
 class _Tube:

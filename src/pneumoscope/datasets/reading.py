@@ -88,6 +88,34 @@ def read_dataset(
     return Dataset(identify_patients(named.samples, root, pattern, column), left_out)
 
 
+def make_samples(
+    paths: Sequence[Path], labels: Sequence[str], patients: Sequence[str | None] | None = None,
+    reading: Reading = Reading(),
+) -> list[Sample]:  # fmt: skip
+    """Samples of N files with their labels, as `read_samples` makes them of a table.
+
+    Args:
+        paths: (N,) the files; one that cannot be read shows later.
+        labels: (N,).
+        patients: (N,) None where unknown; without any, headers and names tell them.
+        reading: how to read the files.
+
+    Raises:
+        DataError: one file has two labels.
+        MissingExtraError: all are DICOM files, and the extra to read them is not installed.
+    """
+    known = patients or [None] * len(paths)
+    samples = [
+        Sample(path.absolute(), label, patient, reading=reading)
+        for path, label, patient in zip(paths, labels, known, strict=True)
+    ]
+    _require_reader(samples)
+    samples = [_add_tags(sample) for sample in samples]
+    _refuse_two_labels(samples)
+    root = Path(os.path.commonpath([sample.path.parent for sample in samples])) if samples else Path()
+    return identify_patients(samples, root, column=patients is not None)
+
+
 def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Naming = Naming()) -> list[Sample]:
     """Expand files, folders (recursively) and tables into samples, in input order; tables may override `reading`.
 

@@ -74,6 +74,20 @@ def split_samples(
     return result
 
 
+def split_training(
+    samples: Sequence[Sample], *, val_fraction: float = 1 / 3, groups: Sequence[SupportsIndex | None] | None = None,
+    seed: Seed = 0,
+) -> list[Sample]:  # fmt: skip
+    """Divide samples into train and a balanced val, where the test images are elsewhere; see `split_samples`."""
+    units = _find_units(samples, groups)
+    result = [replace(sample, split="train") for sample in samples]
+    _require_units(samples, units, ["val"])
+    quotas = _share(_class_counts(result), val_fraction, balanced=True)
+    result = _draw(result, units, "val", quotas, np.random.default_rng(seed))
+    require_classes(result, splits=("train", "val"))
+    return result
+
+
 def fold_samples(
     samples: Sequence[Sample],
     folds: int = 5,
@@ -150,8 +164,8 @@ def describe_small_val(samples: Sequence[Sample]) -> tuple[str, str] | None:
     )
 
 
-def require_classes(samples: Sequence[Sample], when: str = "") -> None:
-    """Check that every split has images of every class; `when` says what happened before, for the message.
+def require_classes(samples: Sequence[Sample], when: str = "", splits: Sequence[str] = SPLITS) -> None:
+    """Check that each of the splits has images of every class; `when` says what happened before, for the message.
 
     Raises:
         DataError: a split is empty, or has no image of a class.
@@ -160,7 +174,7 @@ def require_classes(samples: Sequence[Sample], when: str = "") -> None:
     classes = sorted({str(sample.label) for sample in samples})
     after = f" {when}" if when else ""
     sizes = Counter(str(sample.split) for sample in samples)
-    for split in SPLITS:
+    for split in splits:
         if not any(counts[split, label] for label in classes):
             raise DataError(
                 f"The split {split!r} is empty{after}: of {len(samples):,} images, "

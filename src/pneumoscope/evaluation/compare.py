@@ -25,7 +25,7 @@ from pneumoscope.evaluation.intervals.differences import (
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions
 from pneumoscope.evaluation.results import without_nan
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 
 _RATE = "Interval: Tango's score interval by the patients' design effect. p: McNemar's exact test by patient."
 _AREA = "Interval: MOVER, from DeLong's covariance by patient and the logit interval of each area. p: DeLong."
@@ -45,7 +45,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Drawn):
     """Several runs on the same images, each compared with the first.
 
     Attributes:

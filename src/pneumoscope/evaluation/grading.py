@@ -26,7 +26,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.intervals.ranks import find_better, find_places, find_ties
 from pneumoscope.evaluation.metrics import METRICS, NAMES, measure
 from pneumoscope.evaluation.results import Interval, without_nan
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted, tell_apart
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ class NotRanked:
 
 
 @dataclass(frozen=True)
-class Grading:
+class Grading(Drawn):
     """Submissions, ranked by a metric.
 
     Attributes:

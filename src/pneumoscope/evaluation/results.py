@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 
 SMALL = 30  # images below which one more error moves a rate by over 3 points
 
@@ -72,7 +72,7 @@ class Subgroup:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Drawn):
     """The performance of one model on one split."""
 
     split: str  # name of what was measured

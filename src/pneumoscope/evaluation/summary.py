@@ -21,7 +21,7 @@ from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.models.pretrained import list_pretrained
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
 
 HEADLINE = ("auroc", "sensitivity", "specificity")  # as many as a terminal has space for
@@ -82,7 +82,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Drawn):
     """Many runs, by group.
 
     Attributes:

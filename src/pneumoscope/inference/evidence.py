@@ -45,6 +45,9 @@ class Evidence:
     box: Box
     shape: tuple[int, int]
 
+    def __repr__(self) -> str:
+        return f"Evidence({self.label}: {self.method}, logit {self.logit:+.2f})"
+
     def map(self, shape: tuple[int, int] | None = None) -> Array:
         """The cells on the image, interpolated between their centres; nan where the network saw nothing.
 

@@ -155,6 +155,15 @@ def write_overlay(prediction: Prediction, path: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box
+        draw_overlay(prediction).savefig(stream, format="png", metadata={"Software": None})
+    write_bytes(path, stream.getvalue())
+
+
+def draw_overlay(prediction: Prediction) -> Figure:
+    """The picture of `write_overlay` as a figure."""
     evidence, pixels = _require_evidence(prediction)
     image, map_ = _scale(evidence, pixels, _LONGEST)
     figure, map_panel, bar = _lay_out(image, blend(image, map_, evidence.limit))
@@ -162,11 +171,7 @@ def write_overlay(prediction: Prediction, path: Path) -> None:
     _draw_scale(figure, bar, evidence)
     width, height = figure.get_size_inches()
     figure.text(0.1 / width, 1 - 0.12 / height, _write_title(prediction, evidence), va="top", fontsize=11)
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # shown as a box
-        figure.savefig(stream, format="png", metadata={"Software": None})
-    write_bytes(path, stream.getvalue())
+    return figure
 
 
 def _require_evidence(prediction: Prediction) -> tuple[Evidence, NDArray[np.float32]]:

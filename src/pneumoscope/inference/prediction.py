@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
-from pneumoscope.notebook import to_frame, to_html
+from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted, escape, printable_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(Drawn):
     """What a classifier says about one radiograph. Unknown values are None.
 
     Attributes:
@@ -88,9 +88,10 @@ class Prediction:
     pixels: Pixels | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"Prediction({self._describe()})"
+        return f"Prediction({self.describe()})"
 
-    def _describe(self) -> str:
+    def describe(self) -> str:
+        """File, decision and probability, or the error, in a line."""
         name = printable_line(self.path.name) if self.path else "image"
         if self.error is not None:
             return f"{name}: error: {printable_line(self.error)}"
@@ -98,7 +99,7 @@ class Prediction:
         return f"{name}: {self.decision}{shown}"
 
     def _repr_html_(self) -> str:
-        return to_html(self._describe(), [self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
+        return to_html(self.describe(), [self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with one row; `pandas.concat(each.to_frame() for each in predictions)` has all.

@@ -63,6 +63,9 @@ class Predictor:
         self.decider = decider
         self.cache = cache
 
+    def __repr__(self) -> str:
+        return f"Predictor({self.model.backbone}: {', '.join(self.model.labels)})"
+
     @property
     def decisions(self) -> Decisions:
         """The model's decisions, with the options of `load` applied."""

@@ -11,6 +11,7 @@ from typing import Any
 from pneumoscope.config import checked
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import claim_folder, lock_folder, write_rows, write_text
+from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.reports.citations import write_bibtex
 from pneumoscope.reports.facts import Fact, find_fact
 from pneumoscope.reports.flow import draw_flow
@@ -40,7 +41,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Checklist:
+class Checklist(Drawn):
     """A checklist filled from a run; `sections` hold its items by heading."""
 
     title: str
@@ -48,6 +49,30 @@ class Checklist:
     source: str
     form: str
     sections: Mapping[str, Sequence[Item]]
+
+    def __repr__(self) -> str:
+        return f"Checklist({self.describe()})"
+
+    def describe(self) -> str:
+        """The title, and how many items are filled."""
+        counts = f"{self.count('run')} filled from the run, {self.count('partly')} in part, {self.count('author')} open"
+        return f"{self.title}: {counts}"
+
+    def _repr_html_(self) -> str:
+        return to_html(self.describe(), self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each item: what the run shows and where, and what the author must write."""
+        return [
+            {"section": section, "item": item.number, "topic": item.topic, "state": item.state,
+             "found": " ".join(fact.text for fact in item.facts), "author": item.author}
+            for section, items in self.sections.items()
+            for item in items
+        ]  # fmt: skip
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each item; it needs pandas."""
+        return to_frame(self.to_rows())
 
     @property
     def items(self) -> list[Item]:

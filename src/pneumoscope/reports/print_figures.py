@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from pneumoscope.text import counted, printable_line, shorten, tell_apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT, DPI = 3.5, 3.4, 600  # inches of one column of a journal; dots per inch
 _MARKERS = "osD^vPX"
@@ -108,19 +110,25 @@ def plot(
     """
     folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     kinds = list(dict.fromkeys(each.strip() for each in kind.split(",")))
-    if unknown := [each for each in kinds if each not in _KINDS]:
-        raise UsageError(f"no such kind: {', '.join(unknown)}. Choose from {', '.join(_KINDS)}.", "kind")
+    if unknown := [each for each in kinds if each not in KINDS]:
+        raise UsageError(f"no such kind: {', '.join(unknown)}. Choose from {', '.join(KINDS)}.", "kind")
     formats = parse_formats(format, "format")
     curves = _read_curves(folders, names)
     contents = {f"{each}.{form}": data for each in kinds for form, data in _render(each, curves, formats).items()}
     folder = Path(out)
     with lock_folder(folder):
         # Any of these may be the only one of an earlier output, which the first marks.
-        possible = [f"{each}.{form}" for each in _KINDS for form in FORMATS]
+        possible = [f"{each}.{form}" for each in KINDS for form in FORMATS]
         claim_folder(folder, sorted(possible, key=lambda name: not (folder / name).exists()), overwrite)
         for file, data in contents.items():
             write_bytes(folder / file, data)
     return [folder / file for file in contents]
+
+
+def draw_curve(kind: str, folder: Path) -> Figure:
+    """The figure of one of `KINDS` of a single run."""
+    with _use_style(kind):
+        return _draw(kind, [_read_curve(folder, shorten(printable_line(folder.resolve().name), _NAME), 0)])
 
 
 def _read_curves(folders: Sequence[Path], names: str | None) -> list[_Curve]:
@@ -202,7 +210,7 @@ def _draw_decision_curve(axes: Axes, curves: Sequence[_Curve]) -> None:
     axes.set_ylim(-0.1 * top, 1.08 * top)
 
 
-_KINDS: Mapping[str, Callable[[Axes, Sequence[_Curve]], None]] = MappingProxyType(
+KINDS: Mapping[str, Callable[[Axes, Sequence[_Curve]], None]] = MappingProxyType(
     {
         "roc": _draw_roc,
         "pr": _draw_precision_recall,
@@ -219,21 +227,31 @@ def _frame(axes: Axes, across: str, up: str) -> None:
 
 def _render(kind: str, curves: Sequence[_Curve], formats: Sequence[str]) -> dict[str, bytes]:
     """Draw a figure, with its legend below the axes, and give its file in each format."""
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    style = {**make_style(kind), "svg.fonttype": "path", "font.size": 9, "legend.fontsize": 8}
     contents = {}
-    with matplotlib.style.context(["default", style]), warnings.catch_warnings():
+    with _use_style(kind), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        canvas = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        axes = canvas.subplots()
-        _KINDS[kind](axes, curves)
-        if labels := axes.get_legend_handles_labels()[1]:
-            canvas.set_figheight(HEIGHT + 0.16 * len("\n".join(labels).splitlines()))
-            canvas.legend(loc="outside lower left", handlelength=2.6, borderaxespad=0)
+        canvas = _draw(kind, curves)
         for form in formats:
             file = io.BytesIO()
             canvas.savefig(file, format=form, dpi=DPI, metadata=dict.fromkeys(UNDATED[form]))
             contents[form] = file.getvalue()
     return contents
+
+
+def _use_style(kind: str) -> AbstractContextManager[None]:
+    import matplotlib.style
+
+    style = {**make_style(kind), "svg.fonttype": "path", "font.size": 9, "legend.fontsize": 8}
+    return matplotlib.style.context(["default", style])
+
+
+def _draw(kind: str, curves: Sequence[_Curve]) -> Figure:
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = canvas.subplots()
+    KINDS[kind](axes, curves)
+    if labels := axes.get_legend_handles_labels()[1]:
+        canvas.set_figheight(HEIGHT + 0.16 * len("\n".join(labels).splitlines()))
+        canvas.legend(loc="outside lower left", handlelength=2.6, borderaxespad=0)
+    return canvas

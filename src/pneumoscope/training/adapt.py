@@ -35,7 +35,7 @@ from pneumoscope.models.lineage import LocalImages, Step, describe_lineage
 from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model, to_parent
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
 from pneumoscope.reports.figures import parse_formats
 from pneumoscope.reports.model_card import write_model_card
@@ -65,7 +65,7 @@ FILES = ("config.yaml", "model", "log.txt", ADAPTATION, "out_of_fold.csv", *OUTP
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class Adaptation(Drawn):
     """An adapted model, and what it is worth.
 
     Attributes:

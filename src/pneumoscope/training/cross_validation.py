@@ -18,7 +18,7 @@ from pneumoscope.evaluation.out_of_fold import Folds
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.inference.cache import FeatureCache, open_cache
-from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import counted
 from pneumoscope.training.data import Setup, read
@@ -36,7 +36,7 @@ FILES = ("config.yaml", DESIGN, FOLDS, TABLE, RESULT, CACHE, MODEL, "log.txt", *
 
 
 @dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Drawn):
     """A finished cross-validation.
 
     Attributes:

@@ -117,6 +117,12 @@ def read(settings: Settings, like: Setup | None = None) -> Setup:
     samples, drawn, left_out = _read_samples(settings)
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
+    settings = replace(settings, data=replace(settings.data, positive=positive))
+    return replace(set_up(settings, samples, classes, like), drawn=drawn, groups=groups, left_out=left_out)
+
+
+def set_up(settings: Settings, samples: Sequence[Sample], classes: tuple[str, ...], like: Setup | None = None) -> Setup:
+    """Load the backbone for samples that were read, split and checked; see `read`."""
     initial, spec = None, find_backbone(settings.network.backbone)
     if like is not None:
         initial, spec, backbone = like.initial, like.spec, like.backbone
@@ -132,13 +138,10 @@ def read(settings: Settings, like: Setup | None = None) -> Setup:
     device = choose_device(settings.run.device)
     resolved = replace(
         settings,
-        data=replace(settings.data, positive=positive),
         network=replace(settings.network, backbone=spec.name, size=input_spec.size, fit=input_spec.fit),
         run=replace(settings.run, device="cuda" if device.type == "cuda" else "cpu"),
     )
-    return Setup(
-        resolved, samples, classes, spec, backbone.eval(), input_spec, device, drawn, initial, groups, left_out
-    )  # fmt: skip
+    return Setup(resolved, samples, classes, spec, backbone.eval(), input_spec, device, initial=initial)
 
 
 def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
@@ -169,7 +172,8 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
     notes = describe_unusable(samples, [each.error for each in ordered])
     if notes:
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
-        require_classes(readable, "after unreadable images were left out")
+        used = [split for split in SPLITS if any(sample.split == split for sample in samples)]
+        require_classes(readable, "after unreadable images were left out", used)
     notes += count_warnings([each.warnings for each in ordered])
     images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
     return Extracted(_stack_splits(setup, ordered), images, engine, graph, tuple(notes))

@@ -33,7 +33,7 @@ from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.lineage import describe_lineage
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
-from pneumoscope.notebook import notebook_progress, to_html
+from pneumoscope.notebook import Drawn, notebook_progress, to_html
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
@@ -57,7 +57,7 @@ from pneumoscope.training.settings import Settings, flatten, resolve_settings
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Drawn):
     """A finished run.
 
     Attributes:
@@ -161,17 +161,16 @@ def make_model(
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
-    trained = fit(setup, extracted, folder, progress, None if short else folder / CHECKPOINTS)
+    trained = fit(setup, extracted, progress, None if short else folder / CHECKPOINTS)
+    write_text(folder / "history.csv", "".join(format_rows(trained.history)))
     decisions = decide(setup, extracted, trained, cache, progress)
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def fit(
-    setup: Setup, extracted: Extracted, folder: Path, progress: Progress, checkpoints: Path | None = None
-) -> Trained:
-    """Train the head, and the backbone if the settings say so; write `history.csv`."""
+def fit(setup: Setup, extracted: Extracted, progress: Progress, checkpoints: Path | None = None) -> Trained:
+    """Train the head, and the backbone if the settings say so."""
 
     def report(row: Row, epochs: int) -> None:
         progress(f"Training ({row['phase']})", row["epoch"], epochs)
@@ -187,7 +186,6 @@ def fit(
             head.load_state_dict(setup.initial.head)
         history, best = run_phases(setup, head, extracted.splits, checkpoints, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
-    write_text(folder / "history.csv", "".join(format_rows(history)))
     if setup.settings.network.half_precision:
         round_to_half(setup.backbone)
         round_to_half(head)
@@ -237,26 +235,30 @@ def save(
     setup: Setup, extracted: Extracted, trained: Trained, decisions: FittedDecisions, remarks: Remarks, folder: Path
 ) -> None:
     """Write the model folder, and the remarks for its evaluation."""
-    spec = setup.spec
     state = {f"backbone.{name}": tensor for name, tensor in setup.backbone.state_dict().items()}
     state |= {f"head.{name}": tensor for name, tensor in trained.head.state_dict().items()}
     state |= {name: torch.tensor(array) for name, array in decisions.arrays.items()}
-    model = Model(
-        backbone=spec.name,
-        architecture=spec.architecture,
-        arguments=dict(spec.arguments),
+    model = describe_model(setup, extracted.images, trained, decisions)
+    half = setup.settings.network.half_precision
+    save_model(folder / "model", model, state, half=half, graph=trained.graph)
+    save_remarks(folder, remarks)
+
+
+def describe_model(setup: Setup, images: Images, trained: Trained, decisions: FittedDecisions) -> Model:
+    """What `model.json` will say."""
+    return Model(
+        backbone=setup.spec.name,
+        architecture=setup.spec.architecture,
+        arguments=dict(setup.spec.arguments),
         labels=setup.classes,
         positive=setup.settings.data.positive,
         input=setup.input,
         decisions=to_json(decisions.decisions),
         training=_summarise_training(setup, trained),
-        data=_summarise_data(setup, extracted.images),
+        data=_summarise_data(setup, images),
         version=__version__,
         lineage=() if setup.initial is None else setup.initial.lineage,
     )
-    half = setup.settings.network.half_precision
-    save_model(folder / "model", model, state, half=half, graph=trained.graph)
-    save_remarks(folder, remarks)
 
 
 def evaluate(
