@@ -26,9 +26,12 @@ from pneumoscope import __version__
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, write_samples
+from pneumoscope.datasets.sources import KERMANY
 from pneumoscope.datasets.splits import fold_samples, split_samples
 from pneumoscope.inference.cache import FeatureCache, default_cache_path
 from pneumoscope.models.backbones import find_backbone
+from pneumoscope.models.lineage import name_earlier_sources
+from pneumoscope.models.model_folder import load_model
 from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import train
 
@@ -187,7 +190,10 @@ def name_backbone(backbone: str) -> list[str]:
 def refuse_seen(backbones: str) -> None:
     """Stop if a backbone has learned from the Kermany training images, on which it would be tested."""
     for name in backbones.split(","):
-        if find_backbone(name).model is not None:
+        if (pretrained := find_backbone(name).model) is None:
+            continue
+        model = load_model(Path(pretrained))
+        if KERMANY.name in {*model.data.get("sources", ()), *name_earlier_sources(model.lineage)}:
             raise SystemExit(f"{name} has learned from the images that it would be tested on.")
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import pneumoscope
-from pneumoscope.datasets.sources import KERMANY
+from pneumoscope.datasets.sources import KERMANY, find_sources
 from pneumoscope.errors import DataError, ModelError, UsageError
 from pneumoscope.models import pretrained
+from pneumoscope.models.backbones import find_backbone
 from pneumoscope.models.classifier import to_half
+from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.models.model_folder import Model, find_file, load_model, load_weights, save_model
 from pneumoscope.training.train import Run
 
@@ -93,9 +95,19 @@ def test_pretrained_models_are_installed_whole() -> None:
             "README.md",
         }
         assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6
-        assert "CC BY 4.0" in (folder / "README.md").read_text(encoding="utf-8")
-        load_weights(folder, load_model(folder))
-        find_file(folder, load_model(folder), "network.onnx")
+        model = load_model(folder)
+        load_weights(folder, model)
+        find_file(folder, model, "network.onnx")
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        sources = find_sources([*model.data["sources"], *name_earlier_sources(model.lineage)])
+        assert sources
+        assert all(each.licence in card and each.homepage in card for each in sources)
+
+
+def test_the_chest_backbone_has_seen_none_of_kermanys_images() -> None:
+    model = load_model(Path("chest-lite0"))
+    assert {*model.data["sources"], *name_earlier_sources(model.lineage)} == {"nih", "rsna"}
+    assert find_backbone("chest_lite0").source == "model chest-lite0"
 
 
 def test_a_converted_model_decides_as_the_run_did_and_is_attributed(

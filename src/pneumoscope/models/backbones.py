@@ -71,11 +71,10 @@ def list_backbones() -> tuple[BackboneSpec, ...]:
         lite(0, 224),
         lite(1, 240),
         lite(2, 260),
-        replace(
-            lite(0, 224),
-            name="all_ages_lite0",
-            source="model all-ages-lite0",
-            input=replace(lite(0, 224).input, fit="squash"),  # as the model was trained
+        *(
+            # as these models were trained
+            replace(lite(0, 224), name=name, source=source, input=replace(lite(0, 224).input, fit="squash"))
+            for name, source in (("chest_lite0", "model chest-lite0"), ("all_ages_lite0", "model all-ages-lite0"))
         ),
         BackboneSpec("resnet50", "resnet50", "timm/resnet50.tv2_in1k", "BSD-3-Clause", InputSpec()),
         BackboneSpec("resnet18", "resnet18", "timm/resnet18.tv_in1k", "BSD-3-Clause", InputSpec()),
