@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import pneumoscope
+from pneumoscope import notebook
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.inference.prediction import Prediction
@@ -65,8 +66,8 @@ def test_results_are_tables_in_a_notebook_with_names_escaped() -> None:
     assert "<b>" not in page.replace("&lt;b&gt;", "")
     assert "<th>probability</th>" in page
     assert "<td>0.877</td>" in page
-    assert "<td>accuracy</td><td>0.800</td><td>0.700</td><td>0.900</td>" in evaluation()._repr_html_()
-    assert "<td>auroc</td><td>0.910</td><td></td><td></td>" in evaluation()._repr_html_()
+    assert ">accuracy</td><td>0.800</td><td>0.700</td><td>0.900</td>" in evaluation()._repr_html_()
+    assert ">auroc</td><td>0.910</td><td></td><td></td>" in evaluation()._repr_html_()
 
 
 def test_results_are_rows_of_a_frame(pandas: None, run: Run) -> None:
@@ -76,18 +77,18 @@ def test_results_are_rows_of_a_frame(pandas: None, run: Run) -> None:
     assert evaluation().to_frame()[1]["low"] is None
     assert run.to_frame() == run.evaluation.to_frame()
     assert repr(run).startswith(f"Run({run.folder}; test: 12 images, AUROC ")
-    assert "<td>auroc</td>" in run._repr_html_()
+    assert ">auroc</td>" in run._repr_html_()
     comparison = pneumoscope.compare([run.folder, run.folder], resamples=20)
     assert comparison.to_frame() == comparison.to_rows()
     assert repr(comparison) == f"Comparison({run.folder}, {run.folder}: 12 images)"
-    assert "<td>sensitivity</td>" in comparison._repr_html_()
+    assert ">sensitivity</td>" in comparison._repr_html_()
 
 
 def test_an_audit_is_a_table_of_its_findings(pandas: None, images: Path, tmp_path: Path) -> None:
     audit = pneumoscope.audit(images, tmp_path / "audit", quick=True)
     assert repr(audit) == f"Audit({images}; 48 images: {audit.summary})"
     assert [row["title"] for row in audit.to_frame()] == [finding.title for finding in audit.findings]
-    assert f"<td>{audit.findings[0].check}</td>" in audit._repr_html_()
+    assert f">{audit.findings[0].check}</td>" in audit._repr_html_()
 
 
 def test_an_export_and_a_checklist_are_tables_too(pandas: None, run: Run, images: Path, tmp_path: Path) -> None:
@@ -187,6 +188,9 @@ def test_progress_is_a_bar_in_a_notebook_and_nothing_elsewhere(monkeypatch: pyte
         module = ModuleType(name)
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, name, module)
+    progress("Soon done", 1, 1)
+    assert shown == []
+    monkeypatch.setattr(notebook, "_DELAY", 0)
     progress("Reading <i>", 1, 2)
     progress("Reading <i>", 2, 2)
     progress("Reading <i>", 1, 1)

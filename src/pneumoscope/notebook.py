@@ -6,7 +6,7 @@ import html
 import importlib
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pneumoscope.errors import MissingExtraError, UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INTERVAL = 0.2  # seconds between two updates of a bar
+_DELAY = 1.0  # seconds that a task may take without a bar
 
 
 class NotebookProgress:
@@ -36,11 +37,12 @@ class _Bar:
     def __init__(self) -> None:
         self.done = -1
         self._handle: Any = None
+        self._started = time.monotonic()
         self._shown = 0.0
 
     def show(self, task: str, done: int, total: int) -> None:
         self.done, now = done, time.monotonic()
-        if done < total and now - self._shown < _INTERVAL:
+        if (done < total and now - self._shown < _INTERVAL) or (self._handle is None and now - self._started < _DELAY):
             return
         self._shown = now
         text = f"{task}: {done}{f' of {total}' if total else ''}"
@@ -108,13 +110,15 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
 def to_html(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with equal keys as a table of HTML under a title, all escaped."""
     lines = [f"<table><caption>{html.escape(title)}</caption>"]
-    lines += [_to_line("th", row) for row in rows[:1]]
-    lines += [_to_line("td", [_show(cell) for cell in row.values()]) for row in rows]
-    return "\n".join([*lines, "</table>"])
+    names = ["".join(f"<th>{html.escape(name)}</th>" for name in row) for row in rows[:1]]
+    cells = ["".join(map(_to_cell, row.values())) for row in rows]
+    return "\n".join([*lines, *(f"<tr>{line}</tr>" for line in names + cells), "</table>"])
 
 
-def _to_line(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _to_cell(cell: object) -> str:
+    """A cell; text stands at the left, which notebooks would put at the right, like numbers."""
+    left = ' style="text-align: left"' if isinstance(cell, str) else ""
+    return f"<td{left}>{html.escape(_show(cell))}</td>"
 
 
 def _show(cell: object) -> str:

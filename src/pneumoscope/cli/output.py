@@ -356,12 +356,14 @@ def show_progress(hint: str = "") -> Iterator[Progress]:
             console.print(wrap(printable(show_flags(record.getMessage()))), markup=False)
 
     columns = (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
+    # A command behind `!` in a notebook has a terminal, too, but the notebook would repeat every state of a bar.
+    drawn = console.is_terminal and "JPY_PARENT_PID" not in os.environ
+    bars = Bars(*columns, console=console, disable=not drawn, transient=True)
     tasks: dict[str, Any] = {}
     last_printed: dict[str, float] = {}
 
     def progress(task: str, done: int, total: int) -> None:
-        if console.is_terminal:
+        if drawn:
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=total or None)
             bars.update(tasks[task], completed=done)

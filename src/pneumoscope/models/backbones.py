@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,8 @@ def find_backbone(name: str) -> BackboneSpec:
     for spec in list_backbones():
         if spec.name == name:
             return spec
-    import timm
+    with _without_advice():
+        import timm
 
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), 3, 0.4)
@@ -192,9 +194,20 @@ def is_available(spec: BackboneSpec) -> bool:
         return importlib.util.find_spec(spec.package) is not None
     if spec.model:
         return spec.model in list_pretrained()
-    from huggingface_hub import try_to_load_from_cache
+    with _without_advice():
+        from huggingface_hub import try_to_load_from_cache
 
     return spec.source.startswith("timm/") and isinstance(try_to_load_from_cache(spec.source, _HUB_FILE), str)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Import what brings tqdm, without its advice to install widgets, which a notebook would show."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        yield
 
 
 def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
@@ -204,7 +217,8 @@ def rebuild_backbone(model: Model, state: Mapping[str, Tensor]) -> Backbone:
         ModelError: an architecture that timm does not have, or unknown arguments.
         RuntimeError: the weights do not fit the network.
     """
-    import timm
+    with _without_advice():
+        import timm
 
     # Whoever wrote the model could otherwise make timm open addresses on the hub, or files named in arguments.
     known = {name for spec in list_backbones() for name in spec.arguments}
@@ -249,7 +263,8 @@ def _describe(spec: BackboneSpec) -> str:
 
 
 def _build(spec: BackboneSpec, device: str = "cpu") -> nn.Module:
-    import timm
+    with _without_advice():
+        import timm
     import torch
 
     with torch.random.fork_rng(devices=[]), torch.device(device):  # leaves the caller's random state alone
@@ -268,7 +283,8 @@ def _locate(spec: BackboneSpec) -> Path:
         return next((Path(found.origin).parent / "models").glob("*.pth"))
     if not spec.source.startswith("timm/"):
         raise UsageError(f"No weights are published for {spec.name}. Give a file with its weights.", "weights")
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    with _without_advice():
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     if isinstance(cached := try_to_load_from_cache(spec.source, _HUB_FILE), str):
         return Path(cached)
