@@ -6,7 +6,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, t_q
 from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.models.about import About
 from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
@@ -27,7 +29,10 @@ from pneumoscope.text import counted
 HEADLINE = ("auroc", "sensitivity", "specificity")  # as many as a terminal has space for
 SEED = "seed"
 # Settings by which no runs are grouped unless they are named: they change nothing about a model, or are its seed.
-_NEVER = (SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision")
+_NEVER = (
+    SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision",
+    *(each.name for each in fields(About)),
+)  # fmt: skip
 _FILES = (
     "path",
     "intended_use",
@@ -179,6 +184,25 @@ def summarise_runs(folders: Sequence[str | Path], by: Sequence[str] | None = Non
     groups = tuple(_average(name, [runs[i] for i in places], by) for name, places in members.items())
     summary = Summary(by, groups, notes=_find_notes(runs, groups, by), runs=runs)
     return summary if len(groups) < 2 else _compare(summary, list(members.values()))
+
+
+def find_repeats(folders: Sequence[str | Path]) -> str | None:
+    """Say which runs differ in nothing but their seed, and how to compare groups of them; None if there are none."""
+    runs = []
+    for folder in folders:
+        with suppress(UsageError, DataError):  # a table, or an evaluation, is no run and has no seed
+            runs.append(_read_run(Path(folder)))
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        alike = str({name: value for name, value in run.settings.items() if name not in _NEVER})
+        members.setdefault(alike, []).append(run)
+    repeated = next((group for group in members.values() if len({run.settings[SEED] for run in group}) > 1), None)
+    if repeated is None:
+        return None
+    names = ", ".join(str(run.folder) for run in repeated)
+    by = ",".join(_find_differing(runs))
+    how = f"`pneumoscope compare RUN… --by {by}`" if by else "`pneumoscope summarize RUN…`"
+    return f"Runs that differ only in their seed are compared one by one: {names}. Use {how} for means over seeds."
 
 
 def _read_run(folder: Path) -> Run:
