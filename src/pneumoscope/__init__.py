@@ -54,14 +54,15 @@ if TYPE_CHECKING:
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.cross_validation import CrossValidation, cross_validate
     from pneumoscope.training.train import Run, train
+    from pneumoscope.training.tuning import Tuning, tune
 
 __all__ = [
     "Adaptation", "Audit", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation",
     "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError",
     "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary",
-    "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics",
-    "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
-    "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
+    "Tuning", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom",
+    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
+    "read_samples", "split_samples", "summarize", "train", "tune", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -97,6 +98,7 @@ def __getattr__(name: str) -> object:
         "training.adapt": ("Adaptation", "adapt"),
         "training.cross_validation": ("CrossValidation", "cross_validate"),
         "training.train": ("Run", "train"),
+        "training.tuning": ("Tuning", "tune"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }
     for module, names in homes.items():

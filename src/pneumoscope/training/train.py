@@ -55,6 +55,11 @@ from pneumoscope.training.run_folder import (
 )
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
 
+_NOT_TESTED = (
+    "The test split was not read (`test=False`). All metrics are of the validation split, which stopped training and "
+    "to which the decisions were fitted: expect lower ones on other images."
+)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -63,7 +68,7 @@ class Run:
     Attributes:
         folder: where it is.
         settings: all settings, resolved.
-        evaluation: metrics with intervals on the test split.
+        evaluation: metrics with intervals on the test split; without a test, on the validation split.
     """
 
     folder: Path
@@ -77,7 +82,7 @@ class Run:
         return to_html(f"{self.folder}; {self.evaluation.summary}", self.evaluation.to_rows())
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame with a row for each metric of the test split.
+        """A pandas DataFrame with a row for each metric of the evaluation.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -111,6 +116,7 @@ def train(
     out: str | Path = "runs/latest",
     *,
     config: Settings | str | Path | None = None,
+    test: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     cache: FeatureCache | bool = True,
@@ -123,6 +129,8 @@ def train(
         data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
         config: settings, or a YAML file of them, such as another run's `config.yaml`.
+        test: whether to read the test split and measure on it. Without it, the metrics are those of the validation
+            split, which are too good; `resume` without `test=False` measures the test split later.
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs: the user's on disk, none for False, or a given one.
@@ -136,7 +144,7 @@ def train(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
-    setup = read(resolve(options, folder, config, resume, overwrite))
+    setup = read(resolve(options, folder, config, resume, overwrite), test=test)
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(log_to(folder / "log.txt"))
@@ -158,20 +166,22 @@ def make_model(
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
-    record_digests(folder, extracted.images.digests)
+    read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
+    record_digests(folder, [read_files.get(sample.path) for sample in setup.samples])
     remarks = check_data(setup, extracted)
-    setup = choose_precision(setup, extracted, folder)
-    trained = fit(setup, extracted, folder, progress, None if short else folder / CHECKPOINTS)
+    if (chosen := choose_precision(setup, extracted)) is not setup:  # recorded, so that a resumed run uses the same
+        write_settings(folder / "config.yaml", chosen.settings)
+    setup = chosen
+    trained = fit(setup, extracted, progress, None if short else folder / CHECKPOINTS)
+    write_text(folder / "history.csv", "".join(format_rows(trained.history)))
     decisions = decide(setup, extracted, trained, cache, progress)
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def fit(
-    setup: Setup, extracted: Extracted, folder: Path, progress: Progress, checkpoints: Path | None = None
-) -> Trained:
-    """Train the head, and the backbone if the settings say so; write `history.csv`."""
+def fit(setup: Setup, extracted: Extracted, progress: Progress, checkpoints: Path | None = None) -> Trained:
+    """Train the head, and the backbone if the settings say so."""
 
     def report(row: Row, epochs: int) -> None:
         progress(f"Training ({row['phase']})", row["epoch"], epochs)
@@ -187,7 +197,6 @@ def fit(
             head.load_state_dict(setup.initial.head)
         history, best = run_phases(setup, head, extracted.splits, checkpoints, report)
     _logger().info("Kept epoch %d of %d, validation loss %.4f.", best["epoch"], history[-1]["epoch"], best["val_loss"])
-    write_text(folder / "history.csv", "".join(format_rows(history)))
     if setup.settings.network.half_precision:
         round_to_half(setup.backbone)
         round_to_half(head)
@@ -197,8 +206,8 @@ def fit(
     return Trained(head, history, best, graph)
 
 
-def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
-    """Resolve the precision `auto`, and record it in `config.yaml` so that a resumed run uses the same."""
+def choose_precision(setup: Setup, extracted: Extracted) -> Setup:
+    """Resolve the precision `auto`."""
     optimisation = setup.settings.optimisation
     if optimisation.precision != "auto" or not setup.settings.network.train_backbone:
         return setup
@@ -206,12 +215,11 @@ def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
         head = build_head(setup.backbone.width, len(setup.classes))
         precision = try_precisions(setup, head, extracted.splits)
     settings = replace(setup.settings, optimisation=replace(optimisation, precision=precision))
-    write_settings(folder / "config.yaml", settings)
     return replace(setup, settings=settings)
 
 
 def decide(
-    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache, progress: Progress
+    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache | None, progress: Progress
 ) -> FittedDecisions:
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
     splits: Mapping[str, Split] = extracted.splits
@@ -264,16 +272,20 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
-    The engine is that of a backbone that did not change; None loads the stored model's.
+    Without a test, it is evaluated on the validation split, and all that is written says so. The engine is that of a
+    backbone that did not change; None loads the stored model's.
     """
-    test = [sample for sample in setup.samples if sample.split == "test"]
+    split = "test" if setup.test else "val"
+    notes = remarks.notes if setup.test else (*remarks.notes, _NOT_TESTED)
+    if not setup.test:
+        _logger().warning("%s", _NOT_TESTED)
     predictor = load(folder / "model", setup.device.type, cache, engine=engine or "auto")
     evaluation = evaluate_predictor(
         predictor,
-        test,
+        [sample for sample in setup.samples if sample.split == split],
         folder,
         Plan(
-            "test",
+            split,
             resamples=setup.settings.run.resamples,
             seed=setup.settings.run.seed,
             patient_ids=setup.settings.run.patient_ids,
@@ -282,11 +294,11 @@ def evaluate(
         Provenance(
             history=read_history(folder / "history.csv"),
             findings=remarks.findings,
-            notes=remarks.notes,
+            notes=notes,
             facts=_list_facts(setup, predictor.model, folder),
         ),
         plot_formats=setup.settings.run.plot_formats,
-        progress=lambda _, done, total: progress("Test", done, total),
+        progress=lambda _, done, total: progress("Test" if setup.test else "Validation", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]
     write_model_card(
@@ -339,9 +351,9 @@ def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
     """What the model folder stores about its data: fingerprint, counts, and digests of images that it learned from."""
     initial_seen = setup.initial.seen if setup.initial is not None else frozenset()
     learned = [sample for sample in setup.samples if sample.split != "test"]
-    pairs = [(sample, digest) for sample, digest in zip(setup.samples, images.digests, strict=True)]
+    pairs = [(sample, digest) for sample, digest in zip(images.samples, images.digests, strict=True)]
     return {
-        "fingerprint": fingerprint_samples(setup.samples, images.digests),
+        "fingerprint": fingerprint_samples(images.samples, images.digests),
         "counts": count_samples([sample for sample, digest in pairs if digest]),
         "sources": [source.name for source in recognise_sources(learned)],
         "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),
