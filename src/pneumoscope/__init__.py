@@ -61,8 +61,8 @@ __all__ = [
     "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError",
     "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary",
     "Tuning", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom",
-    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
-    "read_samples", "split_samples", "summarize", "train", "tune", "write_checklist", "write_phantoms",
+    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare",
+    "read_pixels", "read_samples", "split_samples", "summarize", "train", "tune", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 

@@ -209,11 +209,11 @@ def test_a_second_start_with_the_same_arguments_joins_and_another_one_is_refused
     out, how = tmp_path / "out", {"folds": 1, "space": SPACE, "test": False, **FAST}
     tune(images, out, trials=1, **how)
     assert len(tune(images, out, trials=2, **how).search.trials) == 2
-    with pytest.raises(UsageError, match="space: the search in .* began with"):
+    with pytest.raises(UsageError, match=r"space: the search in .* began with"):
         tune(images, out, **{**how, "space": {"lr": [0.1, 0.2]}})
-    with pytest.raises(UsageError, match="folds: the search in .* began with 1, not 2"):
+    with pytest.raises(UsageError, match=r"folds: the search in .* began with 1, not 2"):
         tune(images, out, **{**how, "folds": 2})
-    with pytest.raises(UsageError, match="weight_decay: the run in .* began with"):
+    with pytest.raises(UsageError, match=r"weight_decay: the run in .* began with"):
         tune(images, out, weight_decay=0.5, **how)
 
 
@@ -222,7 +222,7 @@ def test_a_finished_search_has_no_second_test(tuned: Tuning, images: Path) -> No
     again = tune(out=tuned.folder, resume=True)
     assert again.search == tuned.search
     assert again.settings.optimisation == tuned.settings.optimisation
-    with pytest.raises(UsageError, match="trials: .* would make a second test"):
+    with pytest.raises(UsageError, match=r"trials: .* would make a second test"):
         tune(out=tuned.folder, resume=True, trials=9)
     assert (tuned.folder / "tuning.json").read_bytes() == before
 
