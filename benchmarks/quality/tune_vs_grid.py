@@ -32,12 +32,9 @@ from pneumoscope.training.tuning import tune
 GRID: dict[str, Sequence[Any]] = {
     "lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
     "weight_decay": [1e-4, 1e-2, 1.0],
-    "batch_size": [16, 64],
     "balance": ["none", "weights"],
 }
-SPACE = {name: SPACES["head"][name] for name in ("lr", "weight_decay")} | {
-    name: GRID[name] for name in ("batch_size", "balance")
-}
+SPACE = {"lr": SPACES["head"]["lr"], "weight_decay": SPACES["head"]["weight_decay"], "balance": GRID["balance"]}
 Point = tuple[Any, ...]
 
 
@@ -53,7 +50,7 @@ class Table:
         optimisation = settings.optimisation
         lr = min(GRID["lr"], key=lambda value: abs(math.log(value / optimisation.lr)))
         decay = min(GRID["weight_decay"], key=lambda value: abs(math.log(value / optimisation.weight_decay)))
-        return self.scores[lr, decay, optimisation.batch_size, optimisation.balance][part]
+        return self.scores[lr, decay, optimisation.balance][part]
 
 
 def measure_grid(base: Settings, parts: Parts, path: Path) -> dict[Point, list[float]]:
@@ -88,7 +85,7 @@ def first(best: Sequence[float], goal: float) -> int:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--real", type=int, default=0)
     options = parser.parse_args()
@@ -110,8 +107,8 @@ def main() -> None:
     for seed in range(options.real):
         with tempfile.TemporaryDirectory() as folder:
             result = tune(
-                options.data / "seed-400", Path(folder) / "tune", trials=n, folds=options.folds, space=SPACE, test=False,
-                recipe="head", seed=seed,
+                options.data / "seed-400", Path(folder) / "tune", trials=n, folds=options.folds, space=SPACE,
+                test=False, recipe="head", seed=seed,
             )  # fmt: skip
             found = result.search.trials
             best = np.maximum.accumulate([-1.0 if each.score is None else each.score for each in found]).tolist()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,24 @@ import pytest
 import yaml
 from services import wait_until
 
-import pneumoscope
 from pneumoscope import DataError, Tuning, UsageError, train, tune
 from pneumoscope.cli import main as cli
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.training import studies
+from pneumoscope.training.trials import Trainer
 
 FAST: dict[str, Any] = {"recipe": "head", "size": 128, "epochs": 4, "resamples": 50, "audit": False}
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "balance": ["none", "weights"]}
-_opened: list[str] = []
-
-
-@pytest.fixture(scope="session")
-def audit_hook() -> None:
-    def record(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str | bytes | Path):
-            _opened.append(str(arguments[0]))
-
-    sys.addaudithook(record)
 
 
 @pytest.fixture
-def opened(audit_hook: None) -> Iterator[list[str]]:
-    """The files that were opened since the test began."""
-    _opened.clear()
-    yield _opened
-    _opened.clear()
+def damaged(images: Path, tmp_path: Path) -> Path:
+    """The same images, but what is in the split test cannot be decoded."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(images, folder)
+    for path in find_tests(folder):
+        path.write_bytes(b"no image")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +45,8 @@ def list_settings(result: Tuning) -> list[dict[str, Any]]:
     return [dict(each.settings) for each in result.search.trials if each.state != "interrupted"]
 
 
-def find_tests(images: Path) -> set[str]:
-    return {str(each.path) for each in read_samples(images) if each.split == "test"}
+def find_tests(images: Path) -> list[Path]:
+    return [each.path for each in read_samples(images) if each.split == "test"]
 
 
 def test_the_best_settings_are_those_of_the_best_trial_and_train_takes_them(tuned: Tuning, tmp_path: Path) -> None:
@@ -106,25 +98,23 @@ def test_the_result_shows_in_a_notebook(tuned: Tuning) -> None:
     assert repr(tuned).startswith("Tuning(")
 
 
-def test_test_images_are_not_opened_without_a_test(images: Path, tmp_path: Path, opened: list[str]) -> None:
-    result = tune(images, tmp_path / "out", trials=2, folds=2, space=SPACE, test=False, cache=False, **FAST)
-    assert any(str(images) in path for path in opened)
-    assert not find_tests(images) & set(opened)
+def test_test_images_are_not_decoded_without_a_test(damaged: Path, tmp_path: Path) -> None:
+    result = tune(damaged, tmp_path / "out", trials=2, folds=2, space=SPACE, test=False, **FAST)
     assert result.search.test is None
     assert not (tmp_path / "out" / "run").exists()
-    assert "before you rely on it" in result.report.read_text()
+    assert "before you rely on it" in result.report.read_text(encoding="utf-8")
+    assert "cannot be read" not in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
 
 
-def test_test_images_are_opened_after_the_last_trial_only(images: Path, tmp_path: Path, opened: list[str]) -> None:
-    seen: list[bool] = []
-
-    def progress(task: str, done: int, total: int) -> None:
+def test_test_images_are_decoded_after_the_last_trial(damaged: Path, images: Path, tmp_path: Path) -> None:
+    def repair(task: str, done: int, total: int) -> None:
         if task == "Trials" and done == total:
-            seen.append(bool(find_tests(images) & set(opened)))
+            for path in find_tests(damaged):
+                shutil.copy(images / path.relative_to(damaged), path)
 
-    tune(images, tmp_path / "out", trials=1, folds=1, space=SPACE, cache=False, progress=progress, **FAST)
-    assert not any(seen)
-    assert find_tests(images) <= set(opened)
+    result = tune(damaged, tmp_path / "out", trials=1, folds=1, space=SPACE, progress=repair, **FAST)
+    assert result.search.test is not None
+    assert result.search.test.n == len(find_tests(images))
 
 
 def test_one_seed_gives_the_same_trials_even_after_an_interruption(images: Path, tmp_path: Path) -> None:
@@ -149,7 +139,7 @@ def test_a_trial_that_was_interrupted_is_drawn_again(
 ) -> None:
     how: dict[str, Any] = {"trials": 3, "folds": 1, "space": SPACE, "test": False, **FAST}
     calls: list[int] = []
-    score = studies.Trainer.score
+    score = Trainer.score
 
     def stop(trainer: Any, settings: Any, part: int) -> float:
         calls.append(part)
@@ -157,7 +147,7 @@ def test_a_trial_that_was_interrupted_is_drawn_again(
             raise KeyboardInterrupt
         return score(trainer, settings, part)
 
-    monkeypatch.setattr(studies.Trainer, "score", stop)
+    monkeypatch.setattr(Trainer, "score", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(images, tmp_path / "out", **how)
     result = tune(out=tmp_path / "out", resume=True, test=False)
@@ -338,18 +328,20 @@ def test_the_command_prints_the_best_settings_and_where_they_are(
     assert str(tmp_path / "out" / "best.yaml") in shown
 
 
-def test_train_without_a_test_reads_no_test_image_and_can_test_later(
-    images: Path, tmp_path: Path, opened: list[str]
+def test_train_without_a_test_decodes_no_test_image_and_can_test_later(
+    images: Path, damaged: Path, tmp_path: Path
 ) -> None:
-    run = train(images, tmp_path / "run", test=False, cache=False, **FAST)
-    assert not find_tests(images) & set(opened)
+    run = train(damaged, tmp_path / "run", test=False, **FAST)
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["split"] == run.evaluation.split == "val"
     assert metrics["n"] == sum(each.split == "val" for each in read_samples(images))
     assert any("The test split was not read" in note for note in metrics["notes"])
+    assert not any("12 images" in note for note in metrics["notes"])
     assert "The test split was not read" in run.report.read_text(encoding="utf-8")
-    whole = train(images, tmp_path / "whole", cache=False, **FAST)
+    for path in find_tests(damaged):
+        shutil.copy(images / path.relative_to(damaged), path)
     tested = train(out=run.folder, resume=True)
+    whole = train(images, tmp_path / "whole", **FAST)
     assert tested.evaluation.split == "test"
     assert tested.evaluation.metrics == whole.evaluation.metrics
-    assert pneumoscope.load(run.folder).model.weights_sha256 == pneumoscope.load(whole.folder).model.weights_sha256
+    assert not any("The test split was not read" in note for note in tested.evaluation.notes)

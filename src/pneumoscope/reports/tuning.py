@@ -186,6 +186,7 @@ def plot_history(search: Search) -> Draw:
     """Plot the score of each trial in order, and the best so far."""
     complete = [each for each in search.trials if each.score is not None]
     stopped = [each for each in search.trials if each.state == "stopped early" and each.folds]
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
         means = [sum(each.folds) / len(each.folds) for each in stopped]
@@ -196,7 +197,7 @@ def plot_history(search: Search) -> Draw:
         so_far = [choose(scores[: i + 1]) for i in range(len(scores))]
         axes.step([each.number for each in complete], so_far, where="post", color=ORANGE, lw=1.6)
         axes.set(xlabel="Trial", ylabel=f"{NAMES[search.metric]} (validation)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         _leave_out_outliers(axes, [*scores, *means], search.lower)
 
     return draw
