@@ -179,7 +179,7 @@ def test_the_trial_of_a_killed_process_is_run_again(
     started, out = tmp_path / "started", tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-c", _CHILD, images, out, started, url], stderr=subprocess.PIPE)
     try:
-        wait_until(lambda: started.exists() or child.poll() is not None, 120)
+        wait_until(lambda: started.exists() or child.poll() is not None, 240)
     finally:
         child.send_signal(signal.SIGKILL)
         _, errors = child.communicate()

@@ -192,7 +192,7 @@ class _Job:
 
         def report(trial: FrozenTrial) -> None:
             shown = ", ".join(f"{name} {_show(value)}" for name, value in trial.params.items())
-            if trial.value is None:
+            if trial.value is None or trial.state.name != "COMPLETE":  # the value of others is of fewer folds
                 _logger().debug("Trial %d was stopped early: %s", trial.number, shown)
             elif not best or (trial.value < min(best) if metric in LOWER_IS_BETTER else trial.value > max(best)):
                 best.append(trial.value)
