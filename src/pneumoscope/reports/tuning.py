@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pneumoscope.reports.plots import Draw
 
 RESULT, TABLE, PAGE = "tuning.json", "trials.csv", "report.html"
-HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1", "brier")
+HEADLINE = ("auroc", "sensitivity", "specificity", "accuracy", "f1")
 _SHOWN = 20  # trials on the page
 
 
@@ -164,7 +164,7 @@ def _make_figures(search: Search) -> list[Figure]:
     figures = [
         Figure(
             "history", "History",
-            "Dot: a complete trial. Cross: one stopped early, at its mean until then. Line: the best so far.",
+            "Dot: a complete trial. Cross: one stopped early. Line: the best so far.",
             f"{name} of {len(search.trials)} trials; the best, {format_number(search.best_trial.score or 0)}, is trial "
             f"{search.best}.",
             plot_history(search),
@@ -185,12 +185,13 @@ def _make_figures(search: Search) -> list[Figure]:
 def plot_history(search: Search) -> Draw:
     """Plot the score of each trial in order, and the best so far."""
     complete = [each for each in search.trials if each.score is not None]
-    stopped = [each for each in search.trials if each.state == "stopped early" and each.folds]
+    stopped = [each.number for each in search.trials if each.state == "stopped early"]
     from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes) -> None:
-        means = [sum(each.folds) / len(each.folds) for each in stopped]
-        axes.plot([each.number for each in stopped], means, "x", color=INK, alpha=0.5, ms=5)
+        # Their means are over fewer folds, and cannot be compared with those of complete trials.
+        across = axes.get_xaxis_transform()
+        axes.plot(stopped, [0.03] * len(stopped), "x", color=INK, alpha=0.5, ms=5, transform=across)
         scores = [each.score or 0.0 for each in complete]
         axes.plot([each.number for each in complete], scores, "o", color=BLUE, alpha=0.7, ms=5, mew=0)
         choose = min if search.lower else max
@@ -198,7 +199,7 @@ def plot_history(search: Search) -> Draw:
         axes.step([each.number for each in complete], so_far, where="post", color=ORANGE, lw=1.6)
         axes.set(xlabel="Trial", ylabel=f"{NAMES[search.metric]} (validation)")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        _leave_out_outliers(axes, [*scores, *means], search.lower)
+        _leave_out_outliers(axes, scores, search.lower)
 
     return draw
 
