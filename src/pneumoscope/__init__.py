@@ -55,14 +55,16 @@ if TYPE_CHECKING:
     from pneumoscope.training.cross_validation import CrossValidation, cross_validate
     from pneumoscope.training.run import Callback, Run
     from pneumoscope.training.train import train
+    from pneumoscope.training.tuning import Tuning, tune
 
 __all__ = [
     "Adaptation", "Audit", "Callback", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError",
     "Evaluation", "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval",
     "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
-    "Sample", "Summary", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom",
-    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare",
-    "read_pixels", "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
+    "Sample", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate",
+    "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load",
+    "plot", "prepare", "read_pixels", "read_samples", "split_samples", "summarize", "train", "tune", "write_checklist",
+    "write_phantoms",
 ]  # fmt: skip
 
 
@@ -99,6 +101,7 @@ def __getattr__(name: str) -> object:
         "training.cross_validation": ("CrossValidation", "cross_validate"),
         "training.run": ("Callback", "Run"),
         "training.train": ("train",),
+        "training.tuning": ("Tuning", "tune"),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }
     for module, names in homes.items():

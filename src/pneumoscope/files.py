@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -195,10 +196,11 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Make a folder and keep other processes that lock it out of it meanwhile, where the file system can.
 
-    After an error, a folder that was made and is still empty is removed.
+    After an error, a folder that was made and is still empty is removed. `patience` are seconds to wait for another
+    process.
 
     Raises:
         UsageError: another process has locked it, or it cannot be made.
@@ -211,7 +213,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except OSError as problem:
         raise _refuse(folder, problem) from None
     try:
-        _lock(handle, folder)
+        end = time.monotonic() + patience
+        while True:
+            try:
+                _lock(handle, folder)
+                break
+            except UsageError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
         yield
     except BaseException:
         if made:

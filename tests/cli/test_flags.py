@@ -79,6 +79,9 @@ def places(images: Path, run: Run, tmp_path: Path) -> dict[str, Path]:
         ("crossval DATA --out NEW --recipe best --ensemble", {"--ensemble", "--recipe"}),
         ("crossval DATA --out NEW --test-fraction 0.2", {"--test-fraction", "--folds"}),
         ("crossval DATA --out RUN", {"--overwrite"}),
+        ("tune DATA --out NEW --metric auc", {"--metric"}),
+        ("tune DATA --out NEW --storage x", {"--storage"}),
+        ("tune DATA --out RUN", {"--overwrite"}),
         ("summarize RUN --by nothing", {"--by"}),
         ("audit TWO --out RUN", {"--overwrite"}),
         ("evaluate DATA --model RUN --out NEW --prevalence 0.2 --adapt-prior", {"--prevalence", "--adapt-prior"}),
@@ -190,6 +193,7 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
     "crossval": {"context": None},
     "summarize": {"form": None},
+    "tune": {"context": None},
     "train": {"context": None},
 }
 # A command needs a folder for its result; a function returns the result, and writes it only if asked.
@@ -211,6 +215,7 @@ OTHER_DEFAULTS = {("audit", "out"), ("evaluate", "out"), ("evaluate", "data")}
         ("summarize", pneumoscope.summarize),
         ("report", pneumoscope.write_checklist),
         ("train", pneumoscope.train),
+        ("tune", pneumoscope.tune),
     ],
 )
 def test_a_command_and_its_function_have_the_same_parameters_and_defaults(name: str, function: Any) -> None:

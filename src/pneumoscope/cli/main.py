@@ -27,11 +27,13 @@ from pneumoscope.cli.predict import explain, predict
 from pneumoscope.cli.serve import reviews_app, serve
 from pneumoscope.cli.summary import summarize
 from pneumoscope.cli.train import SettingsCommand, demo, train
+from pneumoscope.cli.tune import tune
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 
 _EXTRAS = {
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
     "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
+    "tune": {"alembic", "colorlog", "optuna"},
 }
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
@@ -41,6 +43,7 @@ app = make_group(
 _CLASSES: dict[Any, type[PanelCommand]] = {
     train: SettingsCommand,
     crossval: SettingsCommand,
+    tune: SettingsCommand,
     adapt: TableCommand,
     evaluate: TableCommand,
     compare: TableCommand,
@@ -52,6 +55,7 @@ for _panel, _command in (
     (_TRAINING, demo),
     (_TRAINING, train),
     (_TRAINING, crossval),
+    (_TRAINING, tune),
     (_TRAINING, adapt),
     (_TRAINING, evaluate),
     (_TRAINING, compare),

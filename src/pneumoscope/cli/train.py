@@ -51,6 +51,9 @@ def train(
     ] = None,
     out: Out = Path("runs/latest"),
     config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.")] = None,
+    test: Annotated[
+        bool, option("Do not read the test split; give metrics of the validation split instead.", None)
+    ] = True,
     resume: Annotated[bool, option("Continue an interrupted run.", None, "--resume")] = False,
     overwrite: Overwrite = False,
     cache: Cache = True,
@@ -61,7 +64,8 @@ def train(
         from pneumoscope.training import train as job
 
         run = job.train(
-            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, log_to=log_to, progress=progress,
+            data, out, config=config, test=test, resume=resume, overwrite=overwrite, cache=cache, log_to=log_to,
+            progress=progress,
             **context.obj,
         )  # fmt: skip
     print_run(run)

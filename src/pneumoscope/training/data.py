@@ -56,6 +56,7 @@ class Setup:
     initial: InitialModel | None = None  # the model that the run continues from
     groups: Mapping[Path, str] | None = None  # of each image's file, if groups are drawn equally often
     left_out: Sequence[Mapping[str, str | int]] = ()  # how many files the data leave out, by reason and class
+    test: bool = True  # whether test images are read
 
     @property
     def changes_backbone(self) -> bool:
@@ -101,12 +102,13 @@ def prepare_computing(setup: Setup) -> Computing:
     return Computing(build_engine(setup.backbone, setup.input.size, setup.device.type, graph), graph)
 
 
-def read(settings: Settings, like: Setup | None = None) -> Setup:
+def read(settings: Settings, like: Setup | None = None, test: bool = True) -> Setup:
     """Read the samples, split them and load the backbone, so that errors show before anything is written.
 
     Args:
         settings: of the run.
         like: another run, whose training leaves the backbone as it is; this one then shares it.
+        test: whether test images are to be read, too.
 
     Raises:
         UsageError: settings that do not suit the data or the backbone.
@@ -115,10 +117,15 @@ def read(settings: Settings, like: Setup | None = None) -> Setup:
     """
     check_stated(settings)
     samples, drawn, left_out = _read_samples(settings)
+    return replace(prepare_setup(settings, samples, like), drawn=drawn, left_out=left_out, test=test)
+
+
+def prepare_setup(settings: Settings, samples: Sequence[Sample], like: Setup | None = None) -> Setup:
+    """Load the backbone for samples that have been read and split; see `read`."""
     classes, positive = find_classes(samples, settings.data.positive)
     groups = _find_groups(samples, settings)
     settings = replace(settings, data=replace(settings.data, positive=positive))
-    return replace(set_up(settings, samples, classes, like), drawn=drawn, groups=groups, left_out=left_out)
+    return replace(set_up(settings, samples, classes, like), groups=groups)
 
 
 def set_up(settings: Settings, samples: Sequence[Sample], classes: tuple[str, ...], like: Setup | None = None) -> Setup:
@@ -147,12 +154,14 @@ def set_up(settings: Settings, samples: Sequence[Sample], classes: tuple[str, ..
 def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Computing | None = None) -> Extracted:
     """Extract the features of all images with the pretrained backbone; unreadable files are left out and noted.
 
-    Test images are included: the data's fingerprint covers their content, and unreadable files show early.
+    Test images are included unless the setup leaves them out: the data's fingerprint covers their content, and
+    unreadable files show early.
 
     Raises:
         DataError: a split lacks a class after unreadable images were left out.
     """
-    samples, n = setup.samples, len(setup.samples)
+    samples = [sample for sample in setup.samples if setup.test or sample.split != "test"]
+    n = len(samples)
     computing = computing or prepare_computing(setup)
     engine, graph = computing.engine, computing.graph
     measurement = MEASUREMENT if setup.settings.data.audit else None
@@ -176,7 +185,7 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
         require_classes(readable, "after unreadable images were left out", used)
     notes += count_warnings([each.warnings for each in ordered])
     images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
-    return Extracted(_stack_splits(setup, ordered), images, engine, graph, tuple(notes))
+    return Extracted(_stack_splits(setup, samples, ordered), images, engine, graph, tuple(notes))
 
 
 def extract_again(
@@ -216,7 +225,7 @@ def extract_split(
     extracts = list(extract_features(split.samples, engine, spec, cache=cache))
     if errors := [str(each.error) for each in extracts if each.error]:
         raise DataError(f"{errors[0]} It could be read before: {remedy}.")
-    features, intermediate = _stack(extracts)
+    features, intermediate = stack_features(extracts)
     return replace(split, features=features, intermediate=intermediate)
 
 
@@ -249,6 +258,16 @@ def add_augmented(
             [split.intermediate[:, :1], np.concatenate(intermediate).reshape(n, count, -1)], axis=1
         ),
     )
+
+
+def read_split_samples(settings: Settings) -> list[Sample]:
+    """Read the samples as a run reads and splits them, without a backbone.
+
+    Raises:
+        UsageError, DataError: settings or data that cannot be used.
+    """
+    check_stated(settings)
+    return _read_samples(settings)[0]
 
 
 def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str], list[dict[str, str | int]]]:
@@ -317,19 +336,19 @@ def _find_groups(samples: Sequence[Sample], settings: Settings) -> dict[Path, st
     return {sample.path: "\0".join(sample.metadata.get(name, "") for name in names) for sample in samples}
 
 
-def _stack_splits(setup: Setup, extracts: Sequence[Extract]) -> dict[str, Split]:
+def _stack_splits(setup: Setup, samples: Sequence[Sample], extracts: Sequence[Extract]) -> dict[str, Split]:
     """Gather the features of each split's readable images."""
     splits = {}
     for split in SPLITS:
-        places = [i for i, sample in enumerate(setup.samples) if sample.split == split and not extracts[i].error]
+        places = [i for i, sample in enumerate(samples) if sample.split == split and not extracts[i].error]
         if places:
-            targets = [setup.classes.index(str(setup.samples[i].label)) for i in places]
-            samples = [setup.samples[i] for i in places]
-            splits[split] = Split(samples, np.array(targets), *_stack([extracts[i] for i in places]))
+            targets = [setup.classes.index(str(samples[i].label)) for i in places]
+            own = [samples[i] for i in places]
+            splits[split] = Split(own, np.array(targets), *stack_features([extracts[i] for i in places]))
     return splits
 
 
-def _stack(extracts: Sequence[Extract]) -> tuple[Floats, Floats]:
+def stack_features(extracts: Sequence[Extract]) -> tuple[Floats, Floats]:
     """Features (N, V, D) and intermediate features (N, 1, E) of readable images."""
     features = [each.features for each in extracts if each.features is not None]
     intermediate = [each.intermediate[None] for each in extracts if each.intermediate is not None]

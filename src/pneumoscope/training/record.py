@@ -40,8 +40,11 @@ def begin_record(folder: Path, samples: Sequence[Sample], initial: InitialModel 
     _write(folder, Record(files, initial_sha256=_identify(initial)))
 
 
-def record_digests(folder: Path, digests: Sequence[str]) -> None:
-    """Add what the files contained when they were read; all else that is recorded belongs to an earlier model."""
+def record_digests(folder: Path, digests: Sequence[str | None]) -> None:
+    """Add what the files contained when they were read, None for those that were not.
+
+    All else that is recorded belongs to an earlier model.
+    """
     files = zip(_read(folder).files, digests, strict=True)
     known = tuple((size, changed, digest) for (size, changed, _), digest in files)
     _write(folder, Record(known, initial_sha256=_read(folder).initial_sha256))

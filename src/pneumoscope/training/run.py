@@ -19,7 +19,7 @@ class Run(Drawn):
     Attributes:
         folder: where it is.
         settings: all settings, resolved.
-        evaluation: metrics with intervals on the test split.
+        evaluation: metrics with intervals on the test split; without a test, on the validation split.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class Run(Drawn):
         return to_html(f"{self.folder}; {self.evaluation.summary}", self.evaluation.to_rows())
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame with a row for each metric of the test split.
+        """A pandas DataFrame with a row for each metric of the evaluation.
 
         Raises:
             MissingExtraError: pandas is not installed.

@@ -59,6 +59,10 @@ from pneumoscope.training.settings import Settings, flatten, resolve_settings
 from pneumoscope.training.trackers import parse_trackers, track
 
 OnEpoch: TypeAlias = Callable[[Mapping[str, Any], int], None]  # as `Callback.on_epoch`
+_NOT_TESTED = (
+    "The test split was not read (`test=False`). All metrics are of the validation split, which stopped training and "
+    "to which the decisions were fitted: expect lower ones on other images."
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def train(
     out: str | Path = "runs/latest",
     *,
     config: Settings | str | Path | None = None,
+    test: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     cache: FeatureCache | bool = True,
@@ -91,6 +96,8 @@ def train(
         data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
         config: settings, or a YAML file of them, such as another run's `config.yaml`.
+        test: whether to read the test split and measure on it. Without it, the metrics are those of the validation
+            split, which are too good; `resume` without `test=False` measures the test split later.
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs: the user's on disk, none for False, or a given one.
@@ -107,7 +114,7 @@ def train(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
-    setup = read(resolve(options, folder, config, resume, overwrite))
+    setup = read(resolve(options, folder, config, resume, overwrite), test=test)
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
         stack.enter_context(keep_log(folder / "log.txt"))
@@ -133,9 +140,12 @@ def make_model(
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
-    record_digests(folder, extracted.images.digests)
+    read_files = dict(zip((each.path for each in extracted.images.samples), extracted.images.digests, strict=True))
+    record_digests(folder, [read_files.get(sample.path) for sample in setup.samples])
     remarks = check_data(setup, extracted)
-    setup = choose_precision(setup, extracted, folder)
+    if (chosen := choose_precision(setup, extracted)) is not setup:  # recorded, so that a resumed run uses the same
+        write_settings(folder / "config.yaml", chosen.settings)
+    setup = chosen
     trained = fit(setup, extracted, progress, None if short else folder / CHECKPOINTS, on_epoch)
     write_text(folder / "history.csv", "".join(format_rows(trained.history)))
     decisions = decide(setup, extracted, trained, cache, progress)
@@ -178,8 +188,8 @@ def fit(
     return Trained(head, history, best, graph)
 
 
-def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
-    """Resolve the precision `auto`, and record it in `config.yaml` so that a resumed run uses the same."""
+def choose_precision(setup: Setup, extracted: Extracted) -> Setup:
+    """Resolve the precision `auto`."""
     optimisation = setup.settings.optimisation
     if optimisation.precision != "auto" or not setup.settings.network.train_backbone:
         return setup
@@ -187,12 +197,11 @@ def choose_precision(setup: Setup, extracted: Extracted, folder: Path) -> Setup:
         head = build_head(setup.backbone.width, len(setup.classes))
         precision = try_precisions(setup, head, extracted.splits)
     settings = replace(setup.settings, optimisation=replace(optimisation, precision=precision))
-    write_settings(folder / "config.yaml", settings)
     return replace(setup, settings=settings)
 
 
 def decide(
-    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache, progress: Progress
+    setup: Setup, extracted: Extracted, trained: Trained, cache: FeatureCache | None, progress: Progress
 ) -> FittedDecisions:
     """Fit calibration, threshold, prediction sets and OOD detector to the trained network."""
     splits: Mapping[str, Split] = extracted.splits
@@ -250,16 +259,20 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
-    The engine is that of a backbone that did not change; None loads the stored model's.
+    Without a test, it is evaluated on the validation split, and all that is written says so. The engine is that of a
+    backbone that did not change; None loads the stored model's.
     """
-    test = [sample for sample in setup.samples if sample.split == "test"]
+    split = "test" if setup.test else "val"
+    notes = remarks.notes if setup.test else (*remarks.notes, _NOT_TESTED)
+    if not setup.test:
+        _logger().warning("%s", _NOT_TESTED)
     predictor = load(folder / "model", setup.device.type, cache, engine=engine or "auto")
     evaluation = evaluate_predictor(
         predictor,
-        test,
+        [sample for sample in setup.samples if sample.split == split],
         folder,
         Plan(
-            "test",
+            split,
             resamples=setup.settings.run.resamples,
             seed=setup.settings.run.seed,
             patient_ids=setup.settings.run.patient_ids,
@@ -268,11 +281,11 @@ def evaluate(
         Provenance(
             history=read_history(folder / "history.csv"),
             findings=remarks.findings,
-            notes=remarks.notes,
+            notes=notes,
             facts=_list_facts(setup, predictor.model, folder),
         ),
         plot_formats=setup.settings.run.plot_formats,
-        progress=lambda _, done, total: progress("Test", done, total),
+        progress=lambda _, done, total: progress("Test" if setup.test else "Validation", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]
     write_model_card(
@@ -327,9 +340,9 @@ def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:
     """What the model folder stores about its data: fingerprint, counts, and digests of images that it learned from."""
     initial_seen = setup.initial.seen if setup.initial is not None else frozenset()
     learned = [sample for sample in setup.samples if sample.split != "test"]
-    pairs = [(sample, digest) for sample, digest in zip(setup.samples, images.digests, strict=True)]
+    pairs = [(sample, digest) for sample, digest in zip(images.samples, images.digests, strict=True)]
     return {
-        "fingerprint": fingerprint_samples(setup.samples, images.digests),
+        "fingerprint": fingerprint_samples(images.samples, images.digests),
         "counts": count_samples([sample for sample, digest in pairs if digest]),
         "sources": [source.name for source in recognise_sources(learned)],
         "seen": sorted({digest[:SHORT] for sample, digest in pairs if sample.split != "test"} | initial_seen),

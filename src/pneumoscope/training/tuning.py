@@ -1,0 +1,396 @@
+"""`pneumoscope.tune`: search for settings on validation images, and measure the best ones once on the test split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from annotated_types import Ge, Gt
+
+from pneumoscope.config import Count, Progress, build, checked, quote, read_mapping, write_mapping
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample, describe_counts, format_samples, write_samples
+from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.evaluation.metrics import NAMES
+from pneumoscope.files import claim_folder, lock_folder, write_text
+from pneumoscope.inference.cache import FeatureCache, open_cache
+from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.reports.pages import format_command, format_number
+from pneumoscope.reports.tuning import PAGE, RESULT, TABLE, Search, Test, read_search, write_search
+from pneumoscope.text import counted
+from pneumoscope.training.data import read_split_samples
+from pneumoscope.training.run_folder import log_to, read_settings, resume_settings, write_settings
+from pneumoscope.training.search_space import Choices, Range, Space, apply, read_space, to_plain
+from pneumoscope.training.settings import Settings, flatten, resolve_settings
+from pneumoscope.training.train import resolve, train
+from pneumoscope.training.trials import Parts, Trainer, divide
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+DESIGN, SPACE, BEST, RUN, STORE = "tune.yaml", "space.yaml", "best.yaml", "run", "study.db"
+FILES = (
+    "config.yaml", DESIGN, SPACE, "samples.csv", STORE, f"{STORE}-journal", f"{STORE}-wal", f"{STORE}-shm", "log.txt",
+    BEST, TABLE, "plots", PAGE, RESULT, RUN,
+)  # fmt: skip
+METRICS = ("auroc", "average_precision", "accuracy", "f1", "mcc", "brier")
+LOWER_IS_BETTER = ("brier",)
+_PATIENCE = 60.0  # seconds to wait for another process that begins the same search
+_LONG = 86400.0  # for one that tests its best settings
+
+
+@dataclass(frozen=True)
+class Design:
+    """How settings are searched, as `tune.yaml` records it."""
+
+    metric: str
+    folds: int
+    trials: int  # how many the first process wanted
+    storage: str | None = None  # the database's URL, without its password; None: a file in the folder
+    study: str = ""  # its name in the database
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished search for settings.
+
+    Attributes:
+        folder: where it is.
+        settings: the best ones.
+        search: all trials, and the test of the best settings.
+    """
+
+    folder: Path
+    settings: Settings
+    search: Search
+
+    def __repr__(self) -> str:
+        return f"Tuning({self._describe()})"
+
+    def _describe(self) -> str:
+        search, name = self.search, NAMES[self.search.metric]
+        test = "" if search.test is None else f", test {format_number(search.test.metrics[search.metric].value)}"
+        best = format_number(search.best_trial.score or math.nan)
+        return f"{self.folder}; {len(search.trials)} trials, {name}: best on validation {best}{test}"
+
+    def _repr_html_(self) -> str:
+        return to_html(self._describe(), self.to_rows())
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each trial, with its settings and score; what it does not have is None."""
+        return self.search.to_rows()
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each trial.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return to_frame(self.to_rows())
+
+    @property
+    def config(self) -> Path:
+        """The file of the best settings, which `train` takes as `config`."""
+        return self.folder / BEST
+
+    @property
+    def run(self) -> Path | None:
+        """The run with the best settings, if they were tested."""
+        return None if self.search.test is None else self.folder / RUN
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.folder / PAGE
+
+
+@checked
+def tune(
+    data: str | Path | None = None, out: str | Path = "runs/tune", *, trials: Count | None = None,
+    timeout: Annotated[float, Gt(0)] | None = None, space: str | Path | dict[str, Any] | None = None,
+    folds: Annotated[int, Ge(1)] | None = None, metric: str | None = None, storage: str | None = None,
+    test: bool = True, config: Settings | str | Path | None = None, resume: bool = False, overwrite: bool = False,
+    cache: FeatureCache | bool = True, progress: Progress = notebook_progress, **options: Any,
+) -> Tuning:  # fmt: skip
+    """Search for the settings with the best metric on validation images, then measure them once on the test split.
+
+    The images of the splits train and val are divided into folds by patient; a trial trains on all but one and is
+    measured on that one, fold by fold, and stopped early where others did better. The test split is not read before the
+    search has ended. Several processes with the same arguments share the trials; the last one finishes.
+
+    Args:
+        data: folder or table; None if `config` or the search to resume names it.
+        out: folder to write.
+        trials: how many trials there are to be, over all processes and starts, by default 50.
+        timeout: seconds after which this process begins no other trial.
+        space: what to change: `head`, `finetune`, a YAML file, or its content; by default the one that suits.
+        folds: their number, by default 5; 1 measures on the validation split, which also stops training.
+        metric: auroc (the default), average_precision, accuracy, f1, mcc or brier; the mean over the folds counts.
+        storage: URL of a database, SQLite or PostgreSQL; by default a SQLite file in `out`.
+        test: whether to train with the best settings and measure on the test split at the end.
+        config: settings, or a YAML file of them, such as a run's `config.yaml`.
+        resume: continue an interrupted search.
+        overwrite: whether to replace an earlier search in `out`.
+        cache: keeps features: the user's on disk, none for False, or a given one.
+        progress: called as `progress(task, done, total)`; by default bars in a notebook.
+        **options: any setting of `pneumoscope.training.settings` by its name; `space` overrides it.
+
+    Raises:
+        UsageError, DataError, DownloadError: settings, space, data or database that cannot be used, or `out` exists.
+        MissingExtraError: Optuna or the database's driver is not installed.
+    """
+    _require_optuna()
+    folder = Path(out)
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options["path"] = None if data is None else str(data)
+    base = resolve(options, folder, config, resume, overwrite)
+    given = {"metric": metric, "folds": folds, "trials": trials}
+    samples = read_split_samples(base)
+    with lock_folder(folder, _PATIENCE):
+        design, domains = _open_folder(folder, base, samples, given, space, storage, resume, overwrite)
+    with log_to(folder / "log.txt"), ExitStack() as stack:
+        found = read_search(folder / RESULT) if (folder / RESULT).exists() else None
+        if found is not None and found.test is not None:
+            return _give_finished(folder, found, trials)
+        features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
+        parts = divide(samples, base, design.folds)
+        job = _Job(folder, base, design, domains, parts, features, progress)
+        study = job.search(storage or _find_storage(folder, design), trials or design.trials, timeout, overwrite)
+        with lock_folder(folder, _LONG):
+            return job.finish(study, test)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A search that runs."""
+
+    folder: Path
+    base: Settings
+    design: Design
+    space: Space
+    parts: Parts
+    cache: FeatureCache
+    progress: Progress
+
+    def search(self, url: str, trials: int, timeout: float | None, renew: bool) -> Study:
+        """Run trials in this process."""
+        from pneumoscope.training import studies
+
+        design, metric = self.design, self.design.metric
+        self._log(trials)
+        usual = studies.find_usual(self.space, self.base)
+        best: list[float] = []
+
+        def report(trial: FrozenTrial) -> None:
+            shown = ", ".join(f"{name} {_show(value)}" for name, value in trial.params.items())
+            if trial.value is None or trial.state.name != "COMPLETE":  # the value of others is of fewer folds
+                _logger().debug("Trial %d was stopped early: %s", trial.number, shown)
+            elif not best or (trial.value < min(best) if metric in LOWER_IS_BETTER else trial.value > max(best)):
+                best.append(trial.value)
+                _logger().info("Trial %d: %s %.4f, %s", trial.number, NAMES[metric], trial.value, shown)
+
+        with studies.quiet():
+            study = studies.open_study(
+                url, design.study, metric in LOWER_IS_BETTER, self.base.run.seed, usual, renew=renew
+            )
+            trainer = Trainer(self.parts, metric, self.cache, self.progress)
+            trainer.prepare(self.base)
+            objective = studies.make_objective(trainer, self.space, self.base)
+            studies.run_trials(study, objective, trials, timeout, report, self.progress)
+        return study
+
+    def finish(self, study: Study, test: bool) -> Tuning:
+        """Write the best settings, test them once, and write the page; once for all processes.
+
+        Raises:
+            DataError: no trial was completed.
+        """
+        from pneumoscope.training import studies
+
+        if (self.folder / RESULT).exists() and (found := read_search(self.folder / RESULT)).test is not None:
+            return _give_finished(self.folder, found, None)
+        trials = studies.list_trials(study)
+        if not any(each.score is not None for each in trials):
+            remark = next((each.remark for each in trials if each.remark), "")
+            raise DataError(f"No trial was completed, of {len(trials)}. {remark or 'Allow more time or trials.'}")
+        with studies.quiet():
+            importance = studies.find_importance(study, self.base.run.seed)
+        usual = studies.find_usual(self.space, self.base)
+        same = [each.number for each in trials if each.score is not None and usual and each.settings == usual]
+        search = Search(
+            self.design.metric, self.design.metric in LOWER_IS_BETTER, self.design.folds, self.base.run.seed, trials,
+            study.best_trial.number, importance, same[0] if same else None,
+        )  # fmt: skip
+        settings = apply(self.base, search.best_trial.settings)
+        write_settings(self.folder / BEST, settings)
+        other = study.user_attrs.get("tested in")
+        if other is not None and Path(other) != self.folder.resolve():
+            search = replace(search, notes=(f"Another process measures the test split, once; see {other}.",))
+        elif test:
+            self._write(search, settings)  # in case the test is interrupted
+            study.set_user_attr("tested in", str(self.folder.resolve()))
+            search = replace(search, test=self._test(settings))
+        self._write(search, settings)
+        return Tuning(self.folder, settings, search)
+
+    def _test(self, settings: Settings) -> Test:
+        """Train with the best settings and measure on the test split."""
+        out = self.folder / RUN
+        _logger().info("The best settings are trained, and measured on the test split.")
+        begun = (out / "config.yaml").exists()
+        run = train(out=out, config=None if begun else settings, resume=begun, cache=self.cache, progress=self.progress)
+        held_out = {sample.path.resolve() for sample in self.parts.held_out}
+        if held_out != {each.path.resolve() for each in read_samples(out / "samples.csv") if each.split == "test"}:
+            raise DataError(f"{out}: the data changed during the search, so this test is not honest. Start again.")
+        found = run.evaluation
+        return Test(found.n, found.patients, found.metrics, found.confidence)
+
+    def _log(self, trials: int) -> None:
+        learned = [sample for part in self.parts.samples[:1] for sample in part]
+        count = len(self.parts.samples)
+        _logger().info(
+            "%d trials on %s images, %s. %s of the split test stay out until the end.",
+            trials,
+            f"{len(learned):,}",
+            f"each in {count} folds by patient" if count > 1 else "each measured on the validation split",
+            counted(len(self.parts.held_out), "image"),
+        )
+
+    def _write(self, search: Search, settings: Settings) -> None:
+        folder, run = self.folder, settings.run
+        facts = {
+            "Data": settings.data.path,
+            "Splits": describe_counts([*self.parts.samples[0], *self.parts.held_out])
+            if self.design.folds == 1
+            else f"{len(self.parts.samples[0]):,} images in {self.design.folds} folds by patient; "
+            f"{len(self.parts.held_out):,} for the test",
+            "Recipe": f"{run.recipe}, {'whole network' if settings.network.train_backbone else 'head only'}",
+            "Space": "; ".join(f"{name}: {_describe(domain)}" for name, domain in self.space.items()),
+            "Seed": str(run.seed),
+            "Storage": self.design.storage or STORE,
+            "Command": format_command(
+                "tune", config=str(folder / "config.yaml"), space=str(folder / SPACE), folds=self.design.folds,
+                metric=self.design.metric, trials=self.design.trials, out="NEW_FOLDER",
+            ),
+            "Train again": format_command("train", config=str(folder / BEST), out="NEW_RUN"),
+        }  # fmt: skip
+        write_search(folder, search, facts, run.plot_formats, run.excel)
+
+
+def _open_folder(
+    folder: Path, base: Settings, samples: Sequence[Sample], given: Mapping[str, Any],
+    space: str | Path | Mapping[str, Any] | None, storage: str | None, resume: bool, overwrite: bool,
+) -> tuple[Design, Space]:  # fmt: skip
+    """Begin a search in a folder, or join the one that began there with the same settings.
+
+    Raises:
+        UsageError: there is none to resume, or it began with something else.
+        DataError: the data changed since it began.
+    """
+    from pneumoscope.training.studies import hide_password
+
+    path = folder / DESIGN
+    metric = given["metric"] or "auroc"
+    if metric not in METRICS:
+        raise UsageError(f"must be one of {', '.join(METRICS)}, found {quote(metric)}.", "metric")
+    shown = None if storage is None else hide_password(storage)
+    if overwrite or not path.is_file():
+        if resume:
+            raise UsageError(f"{folder}: no search to resume. Start it without `resume=True`.")
+        domains = read_space(space, base)
+        check_folds = given["folds"] or 5
+        design = Design(metric, check_folds, given["trials"] or 50, shown)
+        design = replace(design, study=_name_study(base, design, domains, samples))
+        claim_folder(folder, FILES, overwrite)
+        write_settings(folder / "config.yaml", base)
+        write_samples(folder / "samples.csv", samples)
+        write_text(folder / SPACE, yaml.safe_dump(to_plain(domains), sort_keys=False, allow_unicode=True))
+        write_mapping(path, design)
+        return design, domains
+    design = build(Design, read_mapping(path), str(path))
+    domains = read_space(folder / SPACE, base)
+    if not resume:
+        resume_settings(folder, flatten(asdict(base)))  # refuses others
+    began = {"metric": design.metric, "folds": design.folds, "space": to_plain(domains), "storage": design.storage}
+    now = {
+        "metric": given["metric"], "folds": given["folds"], "storage": shown,
+        "space": None if space is None else to_plain(read_space(space, base)),
+    }  # fmt: skip
+    for name, value in now.items():
+        if value is not None and value != began[name]:
+            raise UsageError(
+                f"the search in {folder} began with {quote(began[name])}, not {quote(value)}. Continue it without this "
+                "option, or start another one.",
+                name,
+            )
+    if (folder / "samples.csv").read_bytes() != format_samples(samples, folder).encode():
+        raise DataError(f"{base.data.path}: the data have changed since the search in {folder} began. Start a new one.")
+    return design, domains
+
+
+def _name_study(base: Settings, design: Design, space: Space, samples: Sequence[Sample]) -> str:
+    """A name that is the same for processes that search for the same, and for no others."""
+    settings = asdict(base)
+    content = [
+        *(settings[group] for group in ("network", "optimisation", "augmentation", "decisions")),
+        base.run.seed, design.metric, design.folds, to_plain(space),
+        [(str(sample.path.resolve()), sample.label, sample.patient, sample.split) for sample in samples],
+    ]  # fmt: skip
+    return "pneumoscope-" + hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
+
+
+def _find_storage(folder: Path, design: Design) -> str:
+    from pneumoscope.training.studies import open_file
+
+    if design.storage is None:
+        return open_file(folder / STORE)
+    if "***" in design.storage:
+        raise UsageError(f"the search uses {design.storage}; give its URL again, with the password.", "storage")
+    return design.storage
+
+
+def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:
+    """The search of a folder whose best settings have been tested.
+
+    Raises:
+        UsageError: more trials are wanted, which would be chosen after the test.
+    """
+    if trials is not None and trials > search.count("complete") + search.count("stopped early"):
+        raise UsageError(
+            f"the search in {folder} is finished, and its best settings were measured on the test split. More trials "
+            "would make a second test of it. Start another search, with `test=False` until it is the last one.",
+            "trials",
+        )
+    _logger().info("The search in %s is finished.", folder)
+    return Tuning(folder, resolve_settings({}, read_settings(folder / BEST), str(folder / BEST)), search)
+
+
+def _require_optuna() -> None:
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as problem:
+        raise MissingExtraError(f'{problem.name} is not installed: pip install "pneumoscope[tune]".') from None
+
+
+def _describe(domain: Choices | Range) -> str:
+    if isinstance(domain, Choices):
+        return ", ".join(map(_show, domain.values))
+    more = ", logarithmic" if domain.log else f" in steps of {domain.step:g}" if domain.step else ""
+    return f"{domain.low:g} to {domain.high:g}{more}"
+
+
+def _show(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _logger() -> logging.Logger:
+    return logging.getLogger("pneumoscope")

@@ -1,0 +1,347 @@
+"""`tune`: settings are chosen on validation images by patient, and the test split is read once, at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from services import wait_until
+
+from pneumoscope import DataError, Tuning, UsageError, train, tune
+from pneumoscope.cli import main as cli
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.training import studies
+from pneumoscope.training.trials import Trainer
+
+FAST: dict[str, Any] = {"recipe": "head", "size": 128, "epochs": 4, "resamples": 50, "audit": False}
+SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "balance": ["none", "weights"]}
+
+
+@pytest.fixture
+def damaged(images: Path, tmp_path: Path) -> Path:
+    """The same images, but what is in the split test cannot be decoded."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(images, folder)
+    for path in find_tests(folder):
+        path.write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tuned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    """A finished search; tests read it and change nothing."""
+    return tune(images, tmp_path_factory.mktemp("runs") / "tune", trials=8, folds=2, space=SPACE, seed=3, **FAST)
+
+
+def list_settings(result: Tuning) -> list[dict[str, Any]]:
+    return [dict(each.settings) for each in result.search.trials if each.state != "interrupted"]
+
+
+def find_tests(images: Path) -> list[Path]:
+    return [each.path for each in read_samples(images) if each.split == "test"]
+
+
+def test_the_best_settings_are_those_of_the_best_trial_and_train_takes_them(tuned: Tuning, tmp_path: Path) -> None:
+    scores = [each.score for each in tuned.search.trials if each.score is not None]
+    best = tuned.search.best_trial
+    assert best.score == max(scores)
+    assert best.score == pytest.approx(sum(best.folds) / 2)
+    assert tuned.settings.optimisation.lr == best.settings["lr"]
+    run = train(config=tuned.config, out=tmp_path / "run")
+    assert run.settings.optimisation == tuned.settings.optimisation
+    assert tuned.search.test is not None
+    assert run.evaluation.metrics == tuned.search.test.metrics
+
+
+def test_the_first_trial_has_the_settings_of_the_recipe(tuned: Tuning) -> None:
+    assert tuned.search.usual == 0
+    assert tuned.search.trials[0].settings == {"lr": 1e-3, "balance": "weights"}
+
+
+def test_a_worse_trial_is_stopped_after_a_fold(tuned: Tuning) -> None:
+    stopped = [each for each in tuned.search.trials if each.state == "stopped early"]
+    assert all(len(each.folds) == 1 and each.score is None for each in stopped)
+    assert len(stopped) + tuned.search.count("complete") == 8
+
+
+def test_the_test_is_that_of_one_run_and_the_page_says_what_is_optimistic(tuned: Tuning) -> None:
+    assert tuned.run is not None
+    metrics = json.loads((tuned.run / "metrics.json").read_text())
+    written = json.loads((tuned.folder / "tuning.json").read_text())
+    assert metrics["split"] == "test"
+    assert written["test"]["metrics"]["auroc"] == metrics["metrics"]["auroc"]
+    page = tuned.report.read_text(encoding="utf-8")
+    assert "The validation score of the best trial is optimistic" in page
+    assert "measured once on" in page
+    assert '<figure class="sheet plot-history">' in page
+    rows = list(csv.DictReader((tuned.folder / "trials.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["trial"] for row in rows] == [str(i) for i in range(8)]
+    assert "lr" in rows[0]
+
+
+def test_importance_is_shared_among_the_settings(tuned: Tuning) -> None:
+    assert sum(tuned.search.importance.values()) == pytest.approx(1)
+    assert set(tuned.search.importance) == {"lr", "balance"}
+
+
+def test_the_result_shows_in_a_notebook(tuned: Tuning) -> None:
+    assert len(tuned.to_rows()) == 8
+    assert "<table>" in tuned._repr_html_()
+    assert repr(tuned).startswith("Tuning(")
+
+
+def test_test_images_are_not_decoded_without_a_test(damaged: Path, tmp_path: Path) -> None:
+    result = tune(damaged, tmp_path / "out", trials=2, folds=2, space=SPACE, test=False, **FAST)
+    assert result.search.test is None
+    assert not (tmp_path / "out" / "run").exists()
+    assert "before you rely on it" in result.report.read_text(encoding="utf-8")
+    assert "cannot be read" not in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+
+
+def test_test_images_are_decoded_after_the_last_trial(damaged: Path, images: Path, tmp_path: Path) -> None:
+    def repair(task: str, done: int, total: int) -> None:
+        if task == "Trials" and done == total:
+            for path in find_tests(damaged):
+                shutil.copy(images / path.relative_to(damaged), path)
+
+    result = tune(damaged, tmp_path / "out", trials=1, folds=1, space=SPACE, progress=repair, **FAST)
+    assert result.search.test is not None
+    assert result.search.test.n == len(find_tests(images))
+
+
+def test_one_seed_gives_the_same_trials_even_after_an_interruption(images: Path, tmp_path: Path) -> None:
+    def interrupt(task: str, done: int, total: int) -> None:
+        if (task, done) == ("Trials", 2):
+            raise KeyboardInterrupt
+
+    how: dict[str, Any] = {"trials": 4, "folds": 1, "space": SPACE, "test": False, "seed": 5, **FAST}
+    first = tune(images, tmp_path / "a", **how)
+    with pytest.raises(KeyboardInterrupt):
+        tune(images, tmp_path / "b", progress=interrupt, **how)
+    second = tune(out=tmp_path / "b", resume=True, test=False)
+    assert list_settings(second) == list_settings(first)
+    assert [each.score for each in second.search.trials] == [each.score for each in first.search.trials]
+    other = tune(images, tmp_path / "c", **{**how, "seed": 6, "trials": 2})
+    assert list_settings(other)[1] != list_settings(first)[1]
+    assert json.loads((tmp_path / "c" / "tuning.json").read_text())["seed"] == 6
+
+
+def test_a_trial_that_was_interrupted_is_drawn_again(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"trials": 3, "folds": 1, "space": SPACE, "test": False, **FAST}
+    calls: list[int] = []
+    score = Trainer.score
+
+    def stop(trainer: Any, settings: Any, part: int) -> float:
+        calls.append(part)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(trainer, settings, part)
+
+    monkeypatch.setattr(Trainer, "score", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune(images, tmp_path / "out", **how)
+    result = tune(out=tmp_path / "out", resume=True, test=False)
+    states = [each.state for each in result.search.trials]
+    assert states == ["complete", "interrupted", "complete", "complete"]
+    assert result.search.trials[2].settings == result.search.trials[1].settings
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from pneumoscope import tune
+from pneumoscope.training import studies, trials
+studies.HEARTBEAT, studies.GRACE = 1, 2
+def hang(*_):
+    Path(sys.argv[3]).touch()
+    time.sleep(600)
+trials.Trainer.score = hang
+tune(sys.argv[1], sys.argv[2], trials=2, folds=1, test=False, space={"lr": [0.001, 0.01]}, storage=sys.argv[4] or None,
+     recipe="head", size=128, epochs=4, resamples=50, audit=False)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_trial_of_a_killed_process_is_run_again(
+    kind: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgresql") if kind == "postgresql" else ""
+    started, out = tmp_path / "started", tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, images, out, started, url], stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: started.exists() or child.poll() is not None, 240)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        _, errors = child.communicate()
+    assert started.exists(), errors.decode()
+    monkeypatch.setattr(studies, "HEARTBEAT", 1)
+    monkeypatch.setattr(studies, "GRACE", 2)
+    result = tune(out=out, resume=True, test=False)
+    states = [each.state for each in result.search.trials]
+    assert states.count("interrupted") == 1
+    assert states.count("complete") == 2
+    again = next(each for each in result.search.trials if each.repeats == 0)
+    assert again.settings == result.search.trials[0].settings
+    assert (out / "study.db").exists() == (kind == "sqlite")
+
+
+def test_a_second_start_with_the_same_arguments_joins_and_another_one_is_refused(images: Path, tmp_path: Path) -> None:
+    out, how = tmp_path / "out", {"folds": 1, "space": SPACE, "test": False, **FAST}
+    tune(images, out, trials=1, **how)
+    assert len(tune(images, out, trials=2, **how).search.trials) == 2
+    with pytest.raises(UsageError, match=r"space: the search in .* began with"):
+        tune(images, out, **{**how, "space": {"lr": [0.1, 0.2]}})
+    with pytest.raises(UsageError, match=r"folds: the search in .* began with 1, not 2"):
+        tune(images, out, **{**how, "folds": 2})
+    with pytest.raises(UsageError, match=r"weight_decay: the run in .* began with"):
+        tune(images, out, weight_decay=0.5, **how)
+
+
+def test_a_finished_search_has_no_second_test(tuned: Tuning, images: Path) -> None:
+    before = (tuned.folder / "tuning.json").read_bytes()
+    again = tune(out=tuned.folder, resume=True)
+    assert again.search == tuned.search
+    assert again.settings.optimisation == tuned.settings.optimisation
+    with pytest.raises(UsageError, match=r"trials: .* would make a second test"):
+        tune(out=tuned.folder, resume=True, trials=9)
+    assert (tuned.folder / "tuning.json").read_bytes() == before
+
+
+def test_training_that_diverges_ends_the_trial_alone(images: Path, tmp_path: Path) -> None:
+    space = {"lr": [1e-3, 1e30], "optimizer": ["sgd"]}
+    result = tune(images, tmp_path / "out", trials=4, folds=1, space=space, test=False, optimizer="sgd", seed=1, **FAST)
+    bad = [each for each in result.search.trials if each.settings["lr"] == 1e30]
+    assert bad
+    assert all("the loss is not finite" in each.remark for each in bad)
+    assert result.settings.optimisation.lr == 1e-3
+    with pytest.raises(DataError, match=r"No trial was completed, of 1\. .*not finite"):
+        tune(images, tmp_path / "bad", trials=1, folds=1, space={"lr": [1e30]}, test=False, optimizer="sgd", **FAST)
+
+
+def test_a_setting_without_effect_beside_the_others_is_not_drawn(images: Path, tmp_path: Path) -> None:
+    space = {"momentum": [0.0, 0.9], "optimizer": ["adamw", "sgd"]}
+    result = tune(images, tmp_path / "out", trials=6, folds=1, space=space, test=False, **FAST)
+    for each in result.search.trials:
+        assert ("momentum" in each.settings) == (each.settings["optimizer"] == "sgd")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"lrr": [1]}, r"s\.yaml: lrr: no such setting\. Do you mean lr"),
+        ({"zzzz": [1]}, r"s\.yaml: zzzz: no such setting\. These can be tuned: backbone, "),
+        ({"network.lr": [1]}, r"s\.yaml: network\.lr: no such setting\. It belongs under `optimisation:`"),
+        ({"lr": [1e-3], "optimisation": {"lr": [1e-3]}}, r"s\.yaml: optimisation\.lr: given twice"),
+        ({"seed": [1, 2]}, r"s\.yaml: seed: cannot be tuned"),
+        ({"data.val_fraction": [0.1]}, r"s\.yaml: data\.val_fraction: cannot be tuned"),
+        ({"lr": []}, r"s\.yaml: lr: the list must hold .* but it is empty"),
+        ({"lr": [1e-3, 1e-3]}, r"s\.yaml: lr: 0\.001 is listed twice"),
+        ({"lr": 3}, r"s\.yaml: lr: must be a list of values"),
+        ({"lr": [-1.0]}, r"s\.yaml: lr: must be greater than 0, found -1\.0"),
+        ({"lr": {"low": 1, "high": 1}}, r"s\.yaml: lr: the range is empty"),
+        ({"lr": {"low": 0, "high": 1, "log": True}}, r"s\.yaml: lr: low must be above 0"),
+        ({"lr": {"low": 1, "high": 2, "log": True, "step": 1}}, r"s\.yaml: lr: has both log and step"),
+        ({"lr": {"low": 1, "high": 2, "step": 0.3}}, r"s\.yaml: lr: from low to high there is no whole number"),
+        ({"lr": {"low": 1}}, r"s\.yaml: lr\.high: is missing"),
+        ({"lr": {"low": 1, "hihg": 2}}, r"s\.yaml: lr\.hihg: unknown key"),
+        ({"batch_size": {"low": 1.5, "high": 3}}, r"s\.yaml: batch_size: is a whole number"),
+        ({"balance": {"low": 1, "high": 3}}, r"s\.yaml: balance: is no number"),
+        ({"balance": ["none", "some"]}, r"s\.yaml: balance: must be 'none', 'weights' or 'sampling', found 'some'"),
+        ({"backbone_lr": [1e-3, 1e-4]}, r"s\.yaml: backbone_lr: no effect while the backbone is frozen"),
+        ({"optimisation": 3}, r"s\.yaml: optimisation: must be a mapping"),
+        ({}, r"s\.yaml: no setting to tune"),
+    ],
+)
+def test_a_faulty_space_is_refused(space: dict[str, Any], message: str, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(space))
+    with pytest.raises(UsageError, match=message):
+        tune(images, tmp_path / "out", space=path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"space": "hed"}, "hed: no such file, and no space of this name"),
+        ({"metric": "auc"}, "metric: must be one of auroc"),
+        ({"storage": "mysql://a@b/c"}, "storage: must be the URL of a SQLite or PostgreSQL database"),
+        ({"storage": "postgresql://a:secret@127.0.0.1:1/none"}, r"storage: postgresql://a:\*\*\*@.* cannot be opened"),
+        ({"resume": True}, "no run to resume"),
+    ],
+)
+def test_faulty_arguments_are_refused(options: dict[str, Any], message: str, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        tune(
+            None if "resume" in options else images,
+            tmp_path / "out",
+            **options,
+            **({} if "resume" in options else FAST),
+        )
+    assert "secret" not in str(caught.value)
+
+
+def test_named_spaces_suit_their_recipes(images: Path) -> None:
+    from pneumoscope.training.search_space import SPACES, read_space
+    from pneumoscope.training.settings import resolve_settings
+
+    for recipe, name in (("head", "head"), ("finetune", "finetune"), ("best", "finetune")):
+        found = read_space(None, resolve_settings({"path": "x", "recipe": recipe}, {}))
+        assert set(found) == set(SPACES[name])
+
+
+def test_without_optuna_the_command_names_the_extra(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", "tune", str(images), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 6
+    assert 'optuna is not installed: pip install "pneumoscope[tune]"' in capsys.readouterr().err
+
+
+def test_the_command_prints_the_best_settings_and_where_they_are(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump({"optimisation.lr": [1e-3, 1e-2]}))
+    line = ["tune", images, "--out", tmp_path / "out", "--trials", 2, "--folds", 1, "--space", path, "--no-test",
+            "--size", 128, "--epochs", 4]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", *map(str, line)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert "The test split was not read." in shown
+    assert "As the best of many, it is optimistic." in shown
+    assert str(tmp_path / "out" / "best.yaml") in shown
+
+
+def test_train_without_a_test_decodes_no_test_image_and_can_test_later(
+    images: Path, damaged: Path, tmp_path: Path
+) -> None:
+    run = train(damaged, tmp_path / "run", test=False, **FAST)
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["split"] == run.evaluation.split == "val"
+    assert metrics["n"] == sum(each.split == "val" for each in read_samples(images))
+    assert any("The test split was not read" in note for note in metrics["notes"])
+    assert not any("12 images" in note for note in metrics["notes"])
+    assert "The test split was not read" in run.report.read_text(encoding="utf-8")
+    for path in find_tests(damaged):
+        shutil.copy(images / path.relative_to(damaged), path)
+    tested = train(out=run.folder, resume=True)
+    whole = train(images, tmp_path / "whole", **FAST)
+    assert tested.evaluation.split == "test"
+    assert tested.evaluation.metrics == whole.evaluation.metrics
+    assert not any("The test split was not read" in note for note in tested.evaluation.notes)
