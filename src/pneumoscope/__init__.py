@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pneumoscope.inference.explain import explain
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
+    from pneumoscope.models.sharing import SharedModel, pull, push
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.checklist import Checklist, write_checklist
     from pneumoscope.reports.comparison import compare
@@ -58,10 +59,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Adaptation", "Audit", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation",
     "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError",
-    "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary",
-    "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics",
-    "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
-    "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
+    "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "SharedModel",
+    "Summary", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom",
+    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare",
+    "pull", "push", "read_pixels", "read_samples", "split_samples", "summarize", "train", "write_checklist",
+    "write_phantoms",
 ]  # fmt: skip
 
 
@@ -86,6 +88,7 @@ def __getattr__(name: str) -> object:
         "inference.explain": ("explain",),
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
+        "models.sharing": ("SharedModel", "pull", "push"),
         "reports.audit_page": ("audit",),
         "reports.checklist": ("Checklist", "write_checklist"),
         "reports.comparison": ("compare",),
