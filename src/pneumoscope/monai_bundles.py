@@ -9,7 +9,9 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -109,8 +111,15 @@ def _run_bundle(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
     Raises:
         DataError: it fails.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about packages that MONAI could use, and about TorchScript
+        return _run_workflow(folder, paths)
+
+
+def _run_workflow(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
     from monai.bundle import ConfigWorkflow
 
+    logging.getLogger("monai").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as place:
         workflow = ConfigWorkflow(
             str(folder / "configs" / "inference.json"), str(folder / "configs" / "metadata.json"), logging_file=False,
@@ -122,7 +131,10 @@ def _run_bundle(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
             workflow.run()
             workflow.finalize()
         except Exception as problem:  # MONAI wraps whatever a transform or the network raises
-            raise DataError(f"MONAI cannot run the bundle: {problem}") from None
+            cause: BaseException = problem
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise DataError(f"MONAI cannot run the bundle: {cause}") from None
         with (Path(place) / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = [[float(cell) for cell in row[-_count(folder) :]] for row in csv.reader(file)]
     if len(rows) != len(paths):
@@ -163,8 +175,8 @@ def _count(folder: Path) -> int:
 
 def _list_steps(spec: InputSpec) -> dict[str, str]:
     """The expressions that do with Pillow what `images.prepare.fit` does."""
-    size, filter_ = spec.size, f"PIL.Image.Resampling.{spec.interpolation.upper()}"
-    resize = f"PIL.Image.fromarray(x).resize(%s, {filter_}%s)"
+    size, filter_ = spec.size, f"Image.Resampling.{spec.interpolation.upper()}"
+    resize = f"Image.fromarray(x).resize(%s, {filter_}%s)"
     fits = {
         "squash": f"$lambda x: numpy.asarray({resize % (f'({size}, {size})', '')})",
         "crop": (
@@ -196,7 +208,10 @@ def _list_steps(spec: InputSpec) -> dict[str, str]:
 def _configure(spec: InputSpec) -> dict[str, Any]:
     """The inference configuration."""
     return {
-        "imports": [f"$import {name}" for name in ("glob", "os", "numpy", "torch", "PIL.Image", "PIL.ImageOps")],
+        "imports": [
+            *(f"$import {name}" for name in ("glob", "os", "numpy", "torch")),
+            *(f"$from PIL import {name}" for name in ("Image", "ImageOps")),
+        ],
         "bundle_root": ".",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         "dataset_dir": "images",
@@ -212,7 +227,7 @@ def _configure(spec: InputSpec) -> dict[str, Any]:
             "numpy.asarray(image.convert('L'), numpy.float32) / numpy.float32(255)"
         ),
         **_list_steps(spec),
-        "converter": "$lambda image: PIL.Image.fromarray(@fit(@levels(PIL.ImageOps.exif_transpose(image))).clip(0, 1))",
+        "converter": "$lambda image: Image.fromarray(@fit(@levels(ImageOps.exif_transpose(image))).clip(0, 1))",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
