@@ -53,6 +53,9 @@ def test_a_model_is_found_anywhere_in_a_zip(below: str, name: str, files: dict[s
     assert files_of(folder) == files
     assert name_model(folder) == name
     assert locate_model(str(tmp_path / "my-zip.zip")) == folder
+    shutil.rmtree(folder.parent)
+    (tmp_path / "my-zip.zip").rename(tmp_path / "model.zip")
+    assert name_model(locate_model(tmp_path / "model.zip")) == ("shared-model" if name == "my-zip" else name)
 
 
 def test_nothing_but_the_model_is_unpacked(files: dict[str, bytes], tmp_path: Path, empty_cache: Path) -> None:

@@ -73,7 +73,7 @@ def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
     except OSError as problem:
         raise _refuse(target, problem) from None
     try:
-        folder = draft / (re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "model")
+        folder = draft / _clean(name)
         folder.mkdir()
         fill(folder)
         verify_model(folder)
@@ -87,6 +87,12 @@ def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
         raise _refuse(target, problem) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _clean(name: str) -> str:
+    """A name of a folder that is safe, and is not `model`, which stands for that of the folder above."""
+    cleaned = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80]
+    return cleaned if cleaned not in ("", "model") else "shared-model"
 
 
 def find_kept(key: str) -> Path | None:

@@ -16,9 +16,15 @@ from pneumoscope.models.classifier import Backbone, pool
 class _Probabilities(nn.Module):
     """A backbone with a head and the calibration that `decisions.rules.describe_rules` states as numbers."""
 
+    weight: Tensor
+    bias: Tensor
+    intercept: Tensor
+    knots: Tensor
+
     def __init__(self, backbone: Backbone, head: nn.Linear, rules: Mapping[str, Any]) -> None:
         super().__init__()
-        self.backbone, self.slope = backbone, float(rules["slope"])
+        self.backbone: Backbone = backbone
+        self.slope = float(rules["slope"])
         for name, value in (
             ("weight", head.weight), ("bias", head.bias), ("intercept", torch.tensor(rules["intercept"])),
             ("knots", torch.tensor(rules["knots"])),
