@@ -80,7 +80,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model: its folder, a model for every command if it is no bundle; its network's bytes; the check."""
+    """An exported model: its folder, a model for every command, or a MONAI bundle; its network's bytes; the check."""
 
     folder: Path
     size: int
@@ -117,7 +117,7 @@ def export(
         out: the folder to write. It has no PyTorch weights.
         model: what names a model, as for `load`; None: the pretrained default.
         to: `onnx` or `openvino`, for these runtimes; `int8`: ONNX with weights and activations of 8 bits, whose
-            ranges come from training images; `torch`: a program of `torch.export`; `monai`: a bundle for MONAI, which
+            ranges come from training images; `torch`: a program of `torch.export`; `monai`: a MONAI bundle, which
             gives probabilities without the OOD detector and the prediction sets.
         data: images for the check (the test split if there is one) and for the ranges (the training split if there is
             one); by default those of the run.
@@ -161,7 +161,7 @@ def export(
 
 
 def _write_card(draft: Path, folder: Path, model: Model, to: Format, checked: str) -> None:
-    """Write the model's card, with a section about the export; in a bundle, it is part of another page."""
+    """Write the model's card, with a section about the export; in a MONAI bundle, it is part of another page."""
     own = find_model(folder) / "README.md"
     card = own.read_text("utf-8") if own.is_file() else ""
     if to == "monai":

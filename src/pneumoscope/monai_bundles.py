@@ -1,6 +1,6 @@
 """MONAI bundles: a model for MONAI, which reads and prepares images as this package does, and needs nothing of it.
 
-The layout and its metadata follow MONAI's bundle specification (https://docs.monai.io/en/stable/mb_specification.html).
+The layout and its metadata follow MONAI's specification (https://docs.monai.io/en/stable/mb_specification.html).
 """
 
 from __future__ import annotations
@@ -40,18 +40,17 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")  # what MONAI's PILReader reads
 NETWORK = "models/model.ts"
 ROUNDING = 1e-5  # differences of probabilities and OOD scores that other arithmetic makes
-FOLDERS = ("configs", "models", "docs", "LICENSE")  # of a bundle
+FOLDERS = ("configs", "models", "docs", "LICENSE")  # of a MONAI bundle
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
-_LICENCE = (
-    'The network in models/ has the licence that docs/README.md states under "Model details". The other files of this\n'
-    "bundle were written by pneumoscope and have the Apache License, version 2.0\n"
-    "(https://www.apache.org/licenses/LICENSE-2.0).\n"
-)
+_LICENCE = """\
+The network in models/ has the licence that docs/README.md states under "Model details". The other files were
+written by pneumoscope and have the Apache License, version 2.0 (https://www.apache.org/licenses/LICENSE-2.0).
+"""
 
 
 def check_monai(to: str) -> None:
-    """Check that MONAI is here, which runs each bundle before it is kept, if the format is `monai`.
+    """Check that MONAI is here, which runs each MONAI bundle before it is kept, if the format is `monai`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -63,10 +62,10 @@ def check_monai(to: str) -> None:
 def convert(
     draft: Path, folder: Path, model: Model, backbone: Backbone, head: nn.Linear, samples: Sequence[Sample]
 ) -> tuple[int, float, int]:
-    """Write a bundle without its documents, run it with MONAI, and compare it with the model that it was made from.
+    """Write a MONAI bundle without its documents, run it with MONAI, and compare it with the model that it was made from.
 
     Args:
-        draft: an empty folder for the bundle.
+        draft: an empty folder for it.
         folder: that of the model.
         model: its description.
         backbone: its network.
@@ -85,15 +84,15 @@ def convert(
     before = [each for each in found if each.probabilities is not None]
     if not before:
         raise DataError(f"MONAI can read none of the images: it takes {', '.join(SUFFIXES)}.", "data")
-    _write_bundle(draft, model, backbone, head)
-    after = _run_bundle(draft, [Path(str(each.path)) for each in before])
+    _write(draft, model, backbone, head)
+    after = _run(draft, [Path(str(each.path)) for each in before])
     first = np.array([list((each.probabilities or {}).values()) for each in before], np.float64)
     distances = np.abs(first - after).max(axis=1)
     differ = np.array([each.predicted_label for each in before]) != np.array(_label(after, model))
     return len(before), float(distances.max()), int((differ & (distances > ROUNDING)).sum())
 
 
-def _write_bundle(folder: Path, model: Model, backbone: Backbone, head: nn.Linear) -> None:
+def _write(folder: Path, model: Model, backbone: Backbone, head: nn.Linear) -> None:
     """Write the network and both configurations."""
     from pneumoscope.models.scripted import write_script
 
@@ -105,8 +104,8 @@ def _write_bundle(folder: Path, model: Model, backbone: Backbone, head: nn.Linea
         write_text(folder / "configs" / f"{name}.json", json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
 
-def _run_bundle(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
-    """Run a bundle with MONAI on images, as `python -m monai.bundle run` does: probabilities (N, C).
+def _run(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
+    """Run it with MONAI on images, as `python -m monai.bundle run` does: probabilities (N, C).
 
     Raises:
         DataError: it fails.
@@ -134,7 +133,7 @@ def _run_workflow(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
             cause: BaseException = problem
             while cause.__cause__ is not None:
                 cause = cause.__cause__
-            raise DataError(f"MONAI cannot run the bundle: {cause}") from None
+            raise DataError(f"the MONAI bundle cannot be run: {cause}") from None
         with (Path(place) / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = [[float(cell) for cell in row[-_count(folder) :]] for row in csv.reader(file)]
     if len(rows) != len(paths):
@@ -143,7 +142,7 @@ def _run_workflow(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
 
 
 def _label(probabilities: NDArray[np.float64], model: Model) -> list[str]:
-    """The predicted label of each row of probabilities (N, C), as the bundle's README says."""
+    """The predicted label of each row of probabilities (N, C), as its README says."""
     decisions = read_decisions(model)
     if decisions.threshold is not None:
         return [model.labels[int(row[1] >= decisions.threshold.value)] for row in probabilities]

@@ -154,7 +154,7 @@ def export(
     model: options.Model = None,
     to: Annotated[
         Literal["onnx", "openvino", "int8", "torch", "monai"],
-        option("ONNX, OpenVINO, ONNX in 8 bits, a torch.export program, or a bundle for MONAI."),
+        option("ONNX, OpenVINO, ONNX in 8 bits, a torch.export program, or a MONAI bundle."),
     ] = "onnx",
     data: Annotated[
         Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]")

@@ -58,5 +58,5 @@ def write_script(backbone: Backbone, head: nn.Linear, size: int, rules: Mapping[
     """Write the network of a model for images (B, 3, `size`, `size`), with the calibration that `rules` states."""
     network = _Probabilities(backbone, head, rules).eval()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # MONAI's bundles hold TorchScript, although PyTorch prefers torch.export
+        warnings.simplefilter("ignore")  # a MONAI bundle holds TorchScript, although PyTorch prefers torch.export
         torch.jit.save(torch.jit.trace(network, torch.zeros(2, 3, size, size)), path)  # type: ignore[no-untyped-call]
