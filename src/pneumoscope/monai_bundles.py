@@ -62,7 +62,7 @@ def check_monai(to: str) -> None:
 def convert(
     draft: Path, folder: Path, model: Model, backbone: Backbone, head: nn.Linear, samples: Sequence[Sample]
 ) -> tuple[int, float, int]:
-    """Write a MONAI bundle without its documents, run it with MONAI, and compare it with the model that it was made from.
+    """Write a MONAI bundle without its documents, run it with MONAI, and compare it with the model that it is made of.
 
     Args:
         draft: an empty folder for it.
