@@ -40,6 +40,8 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     ],
     "plot": [((3, "out"), {}), (("run", 3), {}), (("run", "out"), {"kind": 3}), (("run", "out"), {"names": ["a"]})],
     "prepare": [((None, pneumoscope.InputSpec()), {}), (([[0.0]], pneumoscope.InputSpec()), {}), ((np.ones(2), 3), {})],
+    "pull": [((3, "out"), {}), (("a/b", 3), {}), (("a/b", "out"), {"revision": 3}), (("a/b", "out"), {"overwrite": 3})],
+    "push": [((3, "a/b"), {}), (("run", 3), {}), (("run", "a/b"), {"private": "no"}), (("run", "a/b"), {"message": 3})],
     "read_pixels": [((None,), {}), ((3,), {}), (([1],), {}), (("a.png",), {"reading": "inverted"})],
     "read_samples": [((3,), {}), ((None,), {}), ((["data"],), {}), (("data",), {"naming": 3})],
     "split_samples": [((None,), {}), (([1],), {}), (([],), {"seed": -1}), (([],), {"val_fraction": "a"})],

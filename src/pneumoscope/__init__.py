@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pneumoscope.inference.explain import explain
     from pneumoscope.inference.prediction import Prediction
     from pneumoscope.inference.predictor import Predictor, load
+    from pneumoscope.models.sharing import SharedModel, pull, push
     from pneumoscope.reports.audit_page import audit
     from pneumoscope.reports.checklist import Checklist, write_checklist
     from pneumoscope.reports.comparison import compare
@@ -61,10 +62,10 @@ __all__ = [
     "Adaptation", "Audit", "Callback", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError",
     "Evaluation", "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval",
     "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
-    "Sample", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate",
-    "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load",
-    "plot", "prepare", "read_pixels", "read_samples", "split_samples", "summarize", "train", "tune", "write_checklist",
-    "write_phantoms",
+    "Sample", "SharedModel", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit", "compare",
+    "cross_validate", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
+    "grade", "load", "plot", "prepare", "pull", "push", "read_pixels", "read_samples", "split_samples", "summarize",
+    "train", "tune", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -89,6 +90,7 @@ def __getattr__(name: str) -> object:
         "inference.explain": ("explain",),
         "inference.prediction": ("Prediction",),
         "inference.predictor": ("Predictor", "load"),
+        "models.sharing": ("SharedModel", "pull", "push"),
         "reports.audit_page": ("audit",),
         "reports.checklist": ("Checklist", "write_checklist"),
         "reports.comparison": ("compare",),

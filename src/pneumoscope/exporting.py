@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from pneumoscope import monai_bundles
 from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
@@ -42,7 +43,8 @@ from pneumoscope.models.model_folder import (
     load_weights,
     save_model,
 )  # fmt: skip
-from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
+from pneumoscope.models.pretrained import DESCRIPTION
+from pneumoscope.models.references import locate_model
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
 
 if TYPE_CHECKING:
@@ -50,15 +52,15 @@ if TYPE_CHECKING:
 
     from pneumoscope.models.classifier import Backbone
 
-Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch"]
+Format: TypeAlias = Literal["onnx", "openvino", "int8", "torch", "monai"]
 REPORT = "export.json"
 NETWORKS = (ONNX_MODEL, IR, IR_WEIGHTS, PROGRAM)
-FILES = (REPORT, "weights.safetensors", "README.md", *NETWORKS, DESCRIPTION)
+FILES = (REPORT, "weights.safetensors", "README.md", *NETWORKS, *monai_bundles.FOLDERS, DESCRIPTION)
 
 # What a conversion may change: a probability, and with 8 bits AUROC and the share of decisions.
 MAX_DIFFERENCE = 0.01
 MAX_AUROC_LOSS, MAX_CHANGED = 0.002, 0.005
-ROUNDING = 1e-5  # differences of probabilities and OOD scores that other arithmetic makes
+ROUNDING = monai_bundles.ROUNDING
 
 # Quantisation to 8 bits: images for the ranges of activations, and the shares of the first layers that stay in float32,
 # tried in turn.
@@ -78,7 +80,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model: a model folder that every command accepts, bytes of its network's files, and the check."""
+    """An exported model: its folder, a model for every command, or a MONAI bundle; its network's bytes; the check."""
 
     folder: Path
     size: int
@@ -126,10 +128,11 @@ def export(
     """Convert a model for another runtime, and check on images that it decides as before.
 
     Args:
-        out: the model folder to write. It has no PyTorch weights.
-        model: a run, a model folder, or the name of a pretrained model; None: the pretrained default.
+        out: the folder to write. It has no PyTorch weights.
+        model: what names a model, as for `load`; None: the pretrained default.
         to: `onnx` or `openvino`, for these runtimes; `int8`: ONNX with weights and activations of 8 bits, whose
-            ranges come from training images; `torch`: a program of `torch.export`.
+            ranges come from training images; `torch`: a program of `torch.export`; `monai`: a MONAI bundle, which
+            gives probabilities without the OOD detector and the prediction sets.
         data: images for the check (the test split if there is one) and for the ranges (the training split if there is
             one); by default those of the run.
         reading: how to read the images of `data`, unless a table says otherwise.
@@ -143,27 +146,24 @@ def export(
         UsageError: `out` exists, the model is an export itself, there are no images to check it on, or `reading` or
             `naming` has no effect, as the run's own images are used.
     """
-    folder, out = find_pretrained() if model is None else Path(model), Path(out)
+    folder, out = locate_model(model), Path(out)
     description = load_model(folder)
     if set(description.files) & set(NETWORKS):
         raise UsageError(f"{folder} is already an export. Use the model that it was made from.", "model")
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError('Exporting needs PyTorch: pip install "pneumoscope[train]".')
+    monai_bundles.check_monai(to)
     check_folder(out, FILES, overwrite)
     samples = _find_images(folder, None if data is None else Path(data), reading, naming)
     original = _load(folder, description, samples, progress)
     # The draft is elsewhere, so that an earlier export stays until there is a better one.
     with lock_folder(out), tempfile.TemporaryDirectory() as name:
         draft = Path(name)
-        if to == "int8":
-            check = _convert_to_int8(draft, original, samples, progress)
-        else:
-            {"onnx": _write_onnx, "openvino": _write_ir, "torch": _write_program}[to](draft, original)
-            check = _check(draft, original, "Export", progress)
+        check = _convert(draft, folder, to, original, samples, progress)
         if (fault := _find_fault(check, to)) is not None:
             raise DataError(f"{fault} Nothing was written.", "to")
         size = sum((draft / file).stat().st_size for file in _list_networks(draft))
-        _write_card(draft / "README.md", folder, description, f"Format: {to}. {describe_check(check)}")
+        _write_card(draft, folder, description, to, describe_check(check))
         report = {"from": str(description.weights_sha256), "to": to, **asdict(check)}
         write_text(draft / REPORT, json.dumps(report, indent=2) + "\n")
         claim_folder(out, FILES, overwrite)
@@ -174,11 +174,15 @@ def export(
     return Export(out, size, check)
 
 
-def _write_card(path: Path, folder: Path, model: Model, about: str) -> None:
-    """Write the model's card, with a section about the export."""
+def _write_card(draft: Path, folder: Path, model: Model, to: Format, checked: str) -> None:
+    """Write the model's card, with a section about the export; in a MONAI bundle, it is part of another page."""
     own = find_model(folder) / "README.md"
-    card = own.read_text(encoding="utf-8") if own.is_file() else ""
-    write_text(path, f"{card}\n## Export\n\n{about}{_describe_groups(model)}\n".lstrip())
+    card = own.read_text("utf-8") if own.is_file() else ""
+    if to == "monai":
+        monai_bundles.write_documents(draft, model, card, checked)
+    else:
+        section = f"\n## Export\n\nFormat: {to}. {checked}{_describe_groups(model)}\n"
+        write_text(draft / "README.md", f"{card}{section}".lstrip())
 
 
 def _describe_groups(model: Model) -> str:
@@ -256,6 +260,22 @@ def _load(folder: Path, model: Model, samples: Sequence[Sample], progress: Progr
     )
 
 
+def _convert(
+    draft: Path, folder: Path, to: Format, original: _Original, samples: Sequence[Sample], progress: Progress
+) -> Check:
+    """Write the converted network into an empty folder, and compare it with the model."""
+    if to == "int8":
+        return _convert_to_int8(draft, original, samples, progress)
+    if to == "monai":
+        readable, difference, changed = monai_bundles.convert(
+            draft, folder, original.model, original.backbone, original.head, original.samples
+        )
+        _warn_left_out(len(original.samples) - readable, "MONAI cannot read")
+        return Check(readable, difference, changed, None)
+    {"onnx": _write_onnx, "openvino": _write_ir, "torch": _write_program}[to](draft, original)
+    return _check(draft, original, "Export", progress)
+
+
 def _convert_to_int8(draft: Path, original: _Original, samples: Sequence[Sample], progress: Progress) -> Check:
     """Quantise as many layers as the decisions tolerate; the last attempt stays even if it changes too many of them."""
     training = [sample for sample in samples if sample.split == "train"] or samples
@@ -305,7 +325,7 @@ def _find_fault(check: Check, to: Format) -> str | None:
 
 
 def _list_networks(folder: Path) -> list[str]:
-    return [name for name in NETWORKS if (folder / name).is_file()]
+    return [name for name in (*NETWORKS, monai_bundles.NETWORK) if (folder / name).is_file()]
 
 
 def _find_images(model: Path, data: Path | None, reading: Reading, naming: Naming) -> list[Sample]:

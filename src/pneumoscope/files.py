@@ -59,6 +59,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise _refuse(path, problem) from None
 
 
+def cache_folder() -> Path:
+    """`$PNEUMOSCOPE_CACHE`, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("PNEUMOSCOPE_CACHE") or platformdirs.user_cache_dir("pneumoscope"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as `write_bytes` does, in UTF-8; invalid bytes, which a path may contain, are written as escapes."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))

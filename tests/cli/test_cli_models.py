@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,28 @@ def test_a_pipe_gets_the_description_in_whole_lines(
     assert not any(line.endswith(" ") for line in lines)
     assert typed(monkeypatch, "models", "show", run.folder) == 0
     assert f"card: {run.model / 'README.md'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["run", "folder", "zip", "name"])
+def test_the_card_is_shown_at_80_columns_whatever_names_the_model(
+    kind: str, simulated_model: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", run.model)
+    reference = {"run": run.folder, "folder": run.model, "zip": archive, "name": simulated_model}[kind]
+    assert typed(monkeypatch, "models", "show", reference) == 0
+    printed = capsys.readouterr().out
+    card = (run.model / "README.md").read_text().partition("\n---\n")[2].strip()
+    assert card in printed
+    assert "library_name" not in printed
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal := Terminal(), "utf-8"))
+    assert typed(monkeypatch, "models", "show", reference) == 0
+    shown = terminal.getvalue().decode()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Intended use" in shown
+    assert "## " not in shown
 
 
 def test_an_installation_without_pretrained_models_says_so(

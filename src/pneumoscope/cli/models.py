@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from pneumoscope.cli.app import PanelCommand, make_group
 from pneumoscope.cli.options import option
 from pneumoscope.cli.output import echo, make_table, open_console, show_progress
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.text import printable_line
+from pneumoscope.text import printable, printable_line
 
 if TYPE_CHECKING:
     from pneumoscope.datasets.sources import Source
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity"}
 
-models_app = make_group("List and describe trained models.")
+_Model = Annotated[str, typer.Argument(help=options.MODEL, metavar="MODEL")]
+models_app = make_group("List, describe and share trained models.")
 
 
 @models_app.command("list", cls=PanelCommand)
@@ -49,28 +51,89 @@ def list_models() -> None:
 
 @models_app.command("show", cls=PanelCommand)
 def show_model(
-    model: Annotated[
-        Path, typer.Argument(help="A run, a model folder, or the name of a pretrained model.", metavar="MODEL")
-    ] = Path(DEFAULT),
+    model: _Model = DEFAULT,
 ) -> None:
-    """Show what a model was trained on, how good it is, and what to cite."""
+    """Show what a model was trained on, how good it is, what to cite, and its card."""
     from rich.console import Console
+    from rich.markdown import Markdown
     from rich.table import Table
     from rich.text import Text
 
     from pneumoscope.models.model_folder import find_model, load_model
+    from pneumoscope.models.references import locate_model
 
-    folder = find_model(model)
+    folder = find_model(locate_model(model))
+    card = _read_card(folder)
     facts = {**_describe(load_model(folder)), "size": _show_size(folder), "card": str(folder / "README.md")}
     if not sys.stdout.isatty():  # whole lines for a pipe
         echo("\n".join(f"{name}: {printable_line(value)}" for name, value in facts.items()))
+        echo(f"\n{card}" if card else "", end="")
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(Text(name, "bold"), Text(printable_line(value)))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if card:
+        console.print("", Markdown(card, hyperlinks=False))
+
+
+def _read_card(folder: Path) -> str:
+    """The text of a model's card without the metadata before it; empty where there is none."""
+    from pneumoscope.files import read_regular
+
+    try:
+        text = read_regular(folder / "README.md", 1 << 20).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return printable(re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.DOTALL))
+
+
+@models_app.command("push", cls=PanelCommand)
+def push_model(
+    model: _Model,
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.", metavar="NAME")],
+    private: Annotated[bool, option("Let only you, and whom you invite, see it.", None, "--private")] = False,
+    message: Annotated[str | None, option("Describes the change, in the history on the hub.")] = None,
+    licence: Annotated[
+        str | None, option("Licence as the hub calls it, such as apache-2.0. [default: what the card says]")
+    ] = None,
+    yes: Annotated[bool, option("Do not ask first.", None, "--yes")] = False,
+) -> None:
+    """Publish a model on the Hugging Face hub: its files and card, and no images.
+
+    Log in first: hf auth login. On a terminal, it says what will be uploaded and asks.
+    """
+    from pneumoscope.models import sharing
+
+    folder, files = sharing.list_shared(model)
+    whom = "for those who may see it" if private else "for everybody, if it is a new name"
+    echo(f"{folder} goes to {name}, {whom}:\n{_list_files(files)}", err=True)
+    if sys.stdin.isatty() and not yes and not typer.confirm("Upload?", err=True):
+        raise typer.Exit(1)
+    pushed = sharing.push(model, name, private=private, message=message, licence=licence)
+    echo(f"{pushed.page}: commit {pushed.commit}")
+
+
+@models_app.command("pull", cls=PanelCommand)
+def pull_model(
+    name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.", metavar="NAME")],
+    out: options.Out,
+    revision: Annotated[str | None, option("Branch, tag or commit. [default: the main branch]")] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Fetch a model from the Hugging Face hub into a folder, and check every file."""
+    from pneumoscope.models import sharing
+
+    pulled = sharing.pull(name, out, revision=revision, overwrite=overwrite)
+    echo(f"{pulled.page}: commit {pulled.commit}\n{_list_files(pulled.files)}", err=True)
+    echo(out)
+
+
+def _list_files(files: Mapping[str, int]) -> str:
+    return "\n".join(f"  {name}  {size / 1e6:.1f} MB" for name, size in files.items())
 
 
 def backbones() -> None:
@@ -90,8 +153,8 @@ def export(
     out: options.Out,
     model: options.Model = None,
     to: Annotated[
-        Literal["onnx", "openvino", "int8", "torch"],
-        option("ONNX, OpenVINO, ONNX in 8 bits, or a torch.export program."),
+        Literal["onnx", "openvino", "int8", "torch", "monai"],
+        option("ONNX, OpenVINO, ONNX in 8 bits, a torch.export program, or a MONAI bundle."),
     ] = "onnx",
     data: Annotated[
         Path | None, option("Images for the check and for the int8 ranges. [default: those of the run]")
@@ -117,7 +180,7 @@ def export(
     echo(f"{result.folder}: {result.size / 1e6:.1f} MB\n{describe_check(result.check)}")
 
 
-def choose_model(model: Path | None) -> Path:
+def choose_model(model: str | None) -> str | Path:
     """The model given, or else the pretrained default, which is introduced on standard error.
 
     Raises:

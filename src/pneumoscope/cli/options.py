@@ -20,9 +20,8 @@ def option(text: str, panel: str | None = None, *names: str, least: int | None =
 
 Data = Annotated[Path, typer.Argument(help="Folder with a subfolder per class, or a table.", metavar="DATA")]
 Paths = Annotated[list[Path], typer.Argument(help="Images, folders of images, or tables.", metavar="PATH")]
-Model = Annotated[
-    Path | None, option(f"A run, a model folder, or the name of a pretrained model. [default: {DEFAULT}]")
-]
+MODEL = "A run, a model folder, a .zip of one, a pretrained model's name, an https:// address, or hf:OWNER/NAME."
+Model = Annotated[str | None, option(f"{MODEL} [default: {DEFAULT}]")]
 
 Prevalence = Annotated[float | None, option("Adjust probabilities to this share of the positive class.", DECISIONS)]
 AdaptPrior = Annotated[

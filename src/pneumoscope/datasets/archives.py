@@ -40,7 +40,9 @@ _IMAGE_NAME = re.compile(
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def download(url: str, path: Path, *, size: int | None = None, progress: Progress = silent) -> None:
+def download(
+    url: str, path: Path, *, size: int | None = None, most: int = _MAX_BYTES, progress: Progress = silent
+) -> None:
     """Download a file; a later call resumes it, also in another process.
 
     The rest is requested only of the same version of the file (If-Range; RFC 9110, section 13.1.5); `path.json` beside
@@ -50,6 +52,7 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
         url: http or https. Redirections are followed to these alone, and never from https to http.
         path: where to write, in an existing folder.
         size: in bytes, if known.
+        most: the largest size that is accepted.
         progress: called with the bytes that are here and the total.
 
     Raises:
@@ -66,7 +69,7 @@ def download(url: str, path: Path, *, size: int | None = None, progress: Progres
         while not part.complete:
             before, delay = part.count, PAUSE * 2**failures
             try:
-                _receive(url, part, size, progress)
+                _receive(url, part, size, most, progress)
                 continue
             except _AttemptError as problem:
                 reason, delay = str(problem), max(delay, problem.delay)
@@ -243,7 +246,7 @@ class _Part:
         write_text(self._note, json.dumps({"address": self._address, "validator": validator, "size": size}))
 
 
-def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> None:
+def _receive(url: str, part: _Part, size: int | None, most: int, progress: Progress) -> None:
     """Make one attempt; anything short of the whole file is an error."""
     address, headers = hide_secrets(url), {"User-Agent": f"pneumoscope/{__version__}", "Accept-Encoding": "identity"}
     if part.count and part.validator:
@@ -262,18 +265,18 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress) -> Non
             raise _AttemptError(f"a different range than requested ({content_range or status})")
         if response.status not in (200, 206):
             raise DownloadError(f"{address}: the server refused: {status}.")
-        if total is not None and (total != (size or total) or total > _MAX_BYTES):
-            raise DownloadError(  # what is here stays: this may be the log-in page of a network
-                f"{address}: the file there has {total:,} bytes, expected {size or _MAX_BYTES:,}."
-            )
+        if total is not None and (total != (size or total) or total > most):
+            wanted = f"expected {size:,}" if size else f"the limit is {most:,}"
+            # What is here stays: this may be the log-in page of a network.
+            raise DownloadError(f"{address}: the file there has {total:,} bytes, {wanted}.")
         if response.status == 200:
             part.restart(validator, total)
         count = part.count
         with part.path.open("ab") as file:
             while block := response.read1(1 << 16, decode_content=False):
                 file.write(block)
-                if (count := count + len(block)) > _MAX_BYTES:
-                    raise DownloadError(f"The server sent more than {_MAX_BYTES:,} bytes.")
+                if (count := count + len(block)) > most:
+                    raise DownloadError(f"The server sent more than {most:,} bytes.")
                 progress("Downloading", count, total or 0)
     if count != (expected := total or size or count):
         raise _AttemptError(f"connection closed at {count:,} of {expected:,} bytes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import UsageError
+from pneumoscope.files import cache_folder
 
 Array = NDArray[np.float32]
 
@@ -118,11 +118,8 @@ def _write_ahead(database: sqlite3.Connection, patience: float = 60.0) -> None:
 
 
 def default_cache_path() -> Path:
-    """`$PNEUMOSCOPE_CACHE`, else the user's cache folder."""
-    import platformdirs
-
-    folder = os.environ.get("PNEUMOSCOPE_CACHE")
-    return Path(folder or platformdirs.user_cache_dir("pneumoscope")) / "features.sqlite"
+    """The file in the cache folder."""
+    return cache_folder() / "features.sqlite"
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from pneumoscope.inference.evidence import Method, check_label, find_evidence
 from pneumoscope.inference.features import Extract, Source, Wanted, extract_features
 from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.models.model_folder import Model, load_arrays, load_model
-from pneumoscope.models.pretrained import find_pretrained
+from pneumoscope.models.references import locate_model
 from pneumoscope.notebook import notebook_progress
 
 _NOT_FINITE = "The network gave a number that is not finite: the model is damaged."
@@ -270,7 +270,8 @@ def load(
     """Load a trained model.
 
     Args:
-        model: a model folder, a run, or the name of a pretrained model; `models.pretrained.DEFAULT` by default.
+        model: a run, a model folder, a zip archive of one, the name of a pretrained model, an address that begins with
+            `https://`, or `hf:OWNER/NAME` for one on the Hugging Face hub; `models.pretrained.DEFAULT` by default.
         device: `auto`, `cpu` or `cuda`.
         cache: keeps features between calls, and shares them with training.
         engine: what runs the network: `torch`, `onnx` (ONNX Runtime), `openvino`, `auto` (the fastest here), or an
@@ -283,6 +284,7 @@ def load(
         refuse_out_of_scope: give images outside the intended use an error and no probability, not only a warning.
 
     Raises:
+        DownloadError: the model is elsewhere and out of reach.
         ModelError: missing, damaged, incomplete or of another version.
         MissingExtraError: what runs it is not installed.
         UsageError: an option is not valid, does not suit the model or has no effect on it, or there is no pretrained
@@ -290,7 +292,7 @@ def load(
     """
     if not (isinstance(engine, str) or hasattr(engine, "width")):
         raise UsageError(f"must be a name or an engine, found {quote(engine)}.", "engine")
-    folder = find_pretrained() if model is None else Path(model)
+    folder = locate_model(model)
     description = load_model(folder)
     cut = None if threshold is None else require_number(threshold)
     decisions = _override(read_decisions(description), cut, alpha, false_alarms)

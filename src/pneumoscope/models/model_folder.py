@@ -346,12 +346,14 @@ def find_model(folder: Path) -> Path:
     names = list_pretrained()
     if str(folder) in names and not folder.exists():
         return find_pretrained(str(folder))
-    kinds = ["a model folder", "a finished run"]
+    kinds = ["a model folder", "a finished run", "a .zip of one", "the https:// address of one"]
     if names:
         kinds.append(f"the name of a pretrained model ({', '.join(names)})")
+    kinds.append("hf:OWNER/NAME for one on the Hugging Face hub")
+    listed = ", ".join(kinds[:-1]) + f" or {kinds[-1]}"
     if not folder.exists():
-        raise UsageError(f"{folder}: there is no such folder or model. Give {' or '.join(kinds)}.", "model")
-    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give {' or '.join(kinds)}.")
+        raise UsageError(f"{folder}: there is no such folder or model. Give {listed}.", "model")
+    raise ModelError(f"{folder}: no model here ({DESCRIPTION} is missing). Give {listed}.")
 
 
 def name_model(path: Path) -> str:

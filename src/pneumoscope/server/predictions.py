@@ -25,7 +25,8 @@ from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import find_model
-from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained
+from pneumoscope.models.pretrained import DESCRIPTION
+from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.messages import (
     Heatmap,
@@ -60,7 +61,7 @@ class PredictionService:
     """
 
     def __init__(self, settings: Settings) -> None:
-        folder = find_model(settings.model or find_pretrained())
+        folder = find_model(locate_model(settings.model))
         self.settings = settings
         self.predictor = load(folder, settings.device, refuse_out_of_scope=settings.refuse_out_of_scope)
         self.name = folder.parent.name if folder.name == "model" else folder.name

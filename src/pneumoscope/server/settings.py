@@ -43,7 +43,7 @@ class Settings:
     """Settings of the service.
 
     Attributes:
-        model: a model folder, a run, or the name of a pretrained model; None for the default.
+        model: what names a model, fetched at the start if it is elsewhere; None for the default.
         host: address to listen on.
         port: 0 takes a free one.
         token: what callers must send; needed on any address but this machine's own.
@@ -56,7 +56,7 @@ class Settings:
         limits: what the service accepts.
     """
 
-    model: Path | None = None
+    model: str | Path | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = field(default=None, repr=False)

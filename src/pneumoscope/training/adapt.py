@@ -35,6 +35,7 @@ from pneumoscope.models.lineage import LocalImages, Step, describe_lineage
 from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model, to_parent
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.models.references import locate_model
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
 from pneumoscope.reports.figures import parse_formats
@@ -127,6 +128,7 @@ class _Job:
 
     folder: Path
     options: Options
+    source: Path  # the model that is adapted
     plan: Plan
     plot_formats: str
     predictor: Predictor  # the model as it is
@@ -156,7 +158,7 @@ def adapt(
     Args:
         data: a folder of classes, or a table.
         out: folder to write.
-        model: a model, a run that holds one, or a pretrained model's name; by default the pretrained model.
+        model: what names a model, as for `load`; by default the pretrained model.
         head: whether another head on the same features is tried.
         finetune: experimental: whether the whole network is fine-tuned, too, to see by cross-validation whether that
             is better. It needs 60 patients, and trains four networks.
@@ -187,11 +189,12 @@ def adapt(
     plan = Plan("", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel)
     parse_formats(plot_formats)
     with open_cache(cache) as opened:
-        predictor = load(model, device, opened)
+        source = locate_model(model)
+        predictor = load(source, device, opened)
         parent = describe_parent(predictor)
         check_wishes(parent, wishes)
-        setup = load_setup(wishes, options.data, options.model, device)
-        job = _Job(Path(out), options, plan, plot_formats, predictor, parent, setup, device, progress)
+        setup = load_setup(wishes, options.data, str(source), device)
+        job = _Job(Path(out), options, source, plan, plot_formats, predictor, parent, setup, device, progress)
         return _adapt_into(job, _read(job), overwrite)
 
 
@@ -307,7 +310,7 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
     labels = Counter(str(sample.label) for sample in data.samples)
     tuned = job.setup if adapted.choice.chosen.step == "finetune" else None
     step = Step(
-        to_parent(name_model(Path(job.options.model)), parent),
+        to_parent(name_model(job.source), parent),
         adapted.choice.chosen.step,
         __version__,
         LocalImages(
@@ -334,8 +337,7 @@ def _save(job: _Job, data: Data, adapted: Adapted, changes: Sequence[str]) -> Mo
     if tuned is not None:
         return _save_network(job, tuned, data, model)
     changed = {"head.weight": adapted.weight} if adapted.weight is not job.parent.weight else {}
-    source = Path(job.options.model)
-    return save_changed(job.folder / "model", source, model, changed)
+    return save_changed(job.folder / "model", job.source, model, changed)
 
 
 def _save_network(job: _Job, setup: Setup, data: Data, model: Model) -> Model:

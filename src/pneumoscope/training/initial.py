@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from pneumoscope.models.backbones import BackboneSpec, find_backbone, rebuild_ba
 from pneumoscope.models.lineage import TRAINED, Parent, Step
 from pneumoscope.models.model_folder import Model, load_model, load_weights, name_model, to_parent
 from pneumoscope.models.pretrained import find_pretrained
+from pneumoscope.models.references import locate_model
 
 if TYPE_CHECKING:
     from pneumoscope.models.classifier import Backbone
@@ -43,11 +43,8 @@ def load_initial(settings: NetworkSettings) -> tuple[InitialModel, BackboneSpec,
         UsageError: `weights` or another `backbone` is given too, or it is an export, which cannot be trained.
         ModelError: there is no model, or it is damaged.
     """
-    folder = Path(str(settings.init))
-    try:
-        model = load_model(folder)
-    except UsageError as problem:  # there is none, and it is not called `model` here
-        raise UsageError(problem.message, "init") from None
+    folder = locate_model(str(settings.init), "init")
+    model = load_model(folder)
     usual = type(settings)().backbone
     if settings.weights is not None or settings.backbone not in (usual, model.backbone):
         other = "weights" if settings.weights is not None else "backbone"

@@ -15,7 +15,7 @@ from pneumoscope.config import check_mapping, read_mapping, write_mapping
 from pneumoscope.datasets.samples import format_samples, write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import claim_folder, path_in_file, relative_path, write_text
-from pneumoscope.models.pretrained import list_pretrained
+from pneumoscope.models.references import is_name
 from pneumoscope.reports.environment import describe_environment
 from pneumoscope.reports.evaluation_report import OUTPUTS
 from pneumoscope.text import printable
@@ -27,7 +27,7 @@ CHECKPOINTS = "checkpoints"
 TRACKED = ("mlflow", "tensorboard")  # what trackers write where no server takes it
 INTAKE = "intake.json"  # what reading the data left out, and which splits were drawn
 ENVIRONMENT = "environment.json"  # versions and machine
-# Settings that name a file or folder; `init` may name a pretrained model instead.
+# Settings that name a file or folder; `init` may be a name or an address instead.
 _PATHS = (
     ("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"), ("decisions", "groups"),
 )  # fmt: skip
@@ -74,7 +74,7 @@ def write_settings(path: Path, settings: Settings) -> None:
         data = replace(data, intended_use=path_in_file(Path(data.intended_use), path.parent))
     if network.weights is not None:
         network = replace(network, weights=path_in_file(Path(network.weights), path.parent))
-    if network.init is not None and network.init not in list_pretrained():
+    if network.init is not None and not is_name(network.init):
         network = replace(network, init=path_in_file(Path(network.init), path.parent))
     if decisions.groups is not None:
         decisions = replace(decisions, groups=path_in_file(Path(decisions.groups), path.parent))
@@ -92,7 +92,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         inner = values.get(group)
         if not isinstance(inner, dict) or not isinstance(inner.get(name), str) or Path(inner[name]).is_absolute():
             continue
-        if name != "init" or inner[name] not in list_pretrained():
+        if name != "init" or not is_name(inner[name]):
             inner[name] = relative_path(path.parent.resolve() / inner[name], Path.cwd())
     return values
 

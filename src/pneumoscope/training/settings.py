@@ -79,8 +79,9 @@ class NetworkSettings:
     init: Annotated[
         str | None,
         Doc(
-            "Model to continue from, instead of a backbone's weights: a run, a model folder or a pretrained model. Its "
-            "last layer is kept where the classes are the same."
+            "Model to continue from, instead of a backbone's weights: a run, a model folder, a .zip of one, a "
+            "pretrained model, an https:// address, or hf:OWNER/NAME. Its last layer is kept where the classes are the "
+            "same."
         ),
     ] = None
     weights: Annotated[str | None, Doc("File with its weights (.pth or .safetensors), for offline use.")] = None

@@ -1,0 +1,66 @@
+"""What names a model: a folder, a zip archive, a pretrained model, an https:// address, or a name on a hub."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.models.fetched_models import fetch_model, unpack_model
+from pneumoscope.models.hub import HUB, fetch_from_hub
+from pneumoscope.models.model_folder import find_model
+from pneumoscope.models.pretrained import find_pretrained, list_pretrained
+
+_REMOTE = re.compile(r"https?:/|hf:")
+
+
+def locate_model(reference: str | Path | None = None, parameter: str = "model") -> Path:
+    """Find a model, fetch it if it is elsewhere, and return its folder on this machine, or the run that holds it.
+
+    A path that exists is always taken as such.
+
+    Args:
+        reference: a run, a model folder, a zip archive of one, the name of a pretrained model, an address that begins
+            with `https://`, or `hf:OWNER/NAME`, perhaps with `@REVISION`; None: the pretrained default.
+        parameter: what the reference is called in errors.
+
+    Raises:
+        DownloadError: it is elsewhere and out of reach.
+        MissingExtraError: it is on the hub, whose client is not installed.
+        ModelError: it is damaged, or there is no model.
+        UsageError: there is no such file, folder or name.
+    """
+    if reference is None:
+        return find_pretrained()
+    path, text = Path(reference), str(reference)
+    try:
+        if _exists(path) or not is_name(text):
+            if _REMOTE.match(text):
+                logging.getLogger("pneumoscope").warning("%s: using the file or folder of this name.", path)
+            if path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
+                return unpack_model(path)
+            find_model(path)
+            return path  # not the folder inside a run, which also knows its images
+        if not _REMOTE.match(text):
+            return find_pretrained(text)
+        if text.startswith(HUB):
+            return fetch_from_hub(text.removeprefix(HUB))
+        return fetch_model(re.sub(r"^(https?):/+", r"\1://", text))  # a Path has one slash
+    except PneumoscopeError as problem:
+        if problem.parameter is not None:
+            raise type(problem)(problem.message, parameter) from None
+        raise
+
+
+def is_name(reference: str) -> bool:
+    """Whether a reference is the name of a pretrained model, an address, or a name on the hub, and not a path."""
+    return _REMOTE.match(reference) is not None or reference in list_pretrained()
+
+
+def _exists(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # an address may be too long for a path
+        return path.exists()
+    return False
