@@ -165,7 +165,7 @@ def test_calibration_is_part_of_the_network(calibration: Calibration, run: Run, 
     write_script(backbone, head, 128, rules, tmp_path / "model.ts")
     inputs = torch.rand(3, 3, 128, 128)
     with torch.no_grad():
-        found = torch.jit.load(tmp_path / "model.ts")(inputs)
+        found = torch.jit.load(tmp_path / "model.ts")(inputs)  # type: ignore[no-untyped-call]
         logits = head(backbone.describe(inputs)[0].mean((2, 3)))
     assert found.numpy() == pytest.approx(np.exp(apply(logits.numpy(), calibration)), abs=1e-5)
 

@@ -69,8 +69,9 @@ def test_mlflow_holds_settings_curves_and_test_metrics_with_intervals(tracked: t
     interval = run.evaluation.metrics["auroc"]
     assert found.data.metrics["test/auroc"] == pytest.approx(interval.value)
     assert found.data.metrics["test/auroc_low"] == pytest.approx(interval.low)
-    losses = [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, "head/val_loss")]
-    assert losses == [(int(row["epoch"]), pytest.approx(float(row["val_loss"]))) for row in read_history(run)]
+    logged, rows = client.get_metric_history(found.info.run_id, "head/val_loss"), read_history(run)
+    assert [each.step for each in logged] == [int(row["epoch"]) for row in rows]
+    assert [each.value for each in logged] == pytest.approx([float(row["val_loss"]) for row in rows])
 
 
 def test_no_image_and_no_name_of_a_file_or_patient_is_sent(tracked: tuple[Run, Recorder]) -> None:
