@@ -32,9 +32,9 @@ from pneumoscope.training.tuning import tune
 GRID: dict[str, Sequence[Any]] = {
     "lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
     "weight_decay": [1e-4, 1e-2, 1.0],
-    "balance": ["none", "weights"],
+    "batch_size": [16, 64, 128],
 }
-SPACE = {"lr": SPACES["head"]["lr"], "weight_decay": SPACES["head"]["weight_decay"], "balance": GRID["balance"]}
+SPACE = {"lr": SPACES["head"]["lr"], "weight_decay": SPACES["head"]["weight_decay"], "batch_size": GRID["batch_size"]}
 Point = tuple[Any, ...]
 
 
@@ -50,7 +50,7 @@ class Table:
         optimisation = settings.optimisation
         lr = min(GRID["lr"], key=lambda value: abs(math.log(value / optimisation.lr)))
         decay = min(GRID["weight_decay"], key=lambda value: abs(math.log(value / optimisation.weight_decay)))
-        return self.scores[lr, decay, optimisation.balance][part]
+        return self.scores[lr, decay, optimisation.batch_size][part]
 
 
 def measure_grid(base: Settings, parts: Parts, path: Path) -> dict[Point, list[float]]:

@@ -35,7 +35,7 @@ SPACES: dict[str, dict[str, Any]] = {
         "weight_decay": {"low": 1e-3, "high": 1e-1, "log": True},
         "ema": [0.0, 0.9, 0.97],
         "rotate": {"low": 0.0, "high": 16.0},
-        "crop": {"low": 0.0, "high": 0.5},
+        "crop": {"low": 0.0, "high": 0.4},
         "contrast": {"low": 0.0, "high": 0.5},
     },
 }

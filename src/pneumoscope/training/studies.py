@@ -107,7 +107,10 @@ def hide_password(url: str) -> str:
     return parsed.render_as_string(hide_password=True)
 
 
-def open_study(url: str, name: str, lower: bool, seed: int, begin: Mapping[str, Any], *, renew: bool = False) -> Study:
+@contextmanager
+def open_study(
+    url: str, name: str, lower: bool, seed: int, begin: Mapping[str, Any], *, renew: bool = False
+) -> Iterator[Study]:
     """Open a study, and make it if it is new.
 
     Args:
@@ -155,7 +158,11 @@ def open_study(url: str, name: str, lower: bool, seed: int, begin: Mapping[str, 
     trials = study.get_trials(deepcopy=False)
     if begin and all(each.state == TrialState.FAIL for each in trials):
         study.enqueue_trial(dict(begin))
-    return study
+    try:
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,7 +164,8 @@ def tune(
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         parts = divide(samples, base, design.folds)
         job = _Job(folder, base, design, domains, parts, features, progress)
-        study = job.search(storage or _find_storage(folder, design), trials or design.trials, timeout, overwrite)
+        study = stack.enter_context(job.open(storage or _find_storage(folder, design), overwrite))
+        job.search(study, trials or design.trials, timeout)
         with lock_folder(folder, _LONG):
             return job.finish(study, test)
 
@@ -181,13 +182,24 @@ class _Job:
     cache: FeatureCache
     progress: Progress
 
-    def search(self, url: str, trials: int, timeout: float | None, renew: bool) -> Study:
+    @contextmanager
+    def open(self, url: str, renew: bool) -> Iterator[Study]:
+        """The study in its database; `renew` deletes an earlier one."""
+        from pneumoscope.training import studies
+
+        lower, seed = self.design.metric in LOWER_IS_BETTER, self.base.run.seed
+        usual = studies.find_usual(self.space, self.base)
+        with studies.quiet(), studies.open_study(url, self.design.study, lower, seed, usual, renew=renew) as study:
+            yield study
+
+    def search(self, study: Study, trials: int, timeout: float | None) -> None:
         """Run trials in this process."""
         from pneumoscope.training import studies
 
-        design, metric = self.design, self.design.metric
+        metric = self.design.metric
         self._log(trials)
-        usual = studies.find_usual(self.space, self.base)
+        trainer = Trainer(self.parts, metric, self.cache, self.progress)
+        trainer.prepare(self.base)
         best: list[float] = []
 
         def report(trial: FrozenTrial) -> None:
@@ -198,15 +210,8 @@ class _Job:
                 best.append(trial.value)
                 _logger().info("Trial %d: %s %.4f, %s", trial.number, NAMES[metric], trial.value, shown)
 
-        with studies.quiet():
-            study = studies.open_study(
-                url, design.study, metric in LOWER_IS_BETTER, self.base.run.seed, usual, renew=renew
-            )
-            trainer = Trainer(self.parts, metric, self.cache, self.progress)
-            trainer.prepare(self.base)
-            objective = studies.make_objective(trainer, self.space, self.base)
-            studies.run_trials(study, objective, trials, timeout, report, self.progress)
-        return study
+        objective = studies.make_objective(trainer, self.space, self.base)
+        studies.run_trials(study, objective, trials, timeout, report, self.progress)
 
     def finish(self, study: Study, test: bool) -> Tuning:
         """Write the best settings, test them once, and write the page; once for all processes.
@@ -222,8 +227,7 @@ class _Job:
         if not any(each.score is not None for each in trials):
             remark = next((each.remark for each in trials if each.remark), "")
             raise DataError(f"No trial was completed, of {len(trials)}. {remark or 'Allow more time or trials.'}")
-        with studies.quiet():
-            importance = studies.find_importance(study, self.base.run.seed)
+        importance = studies.find_importance(study, self.base.run.seed)
         usual = studies.find_usual(self.space, self.base)
         same = [each.number for each in trials if each.score is not None and usual and each.settings == usual]
         search = Search(
