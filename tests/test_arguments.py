@@ -48,7 +48,7 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "summarize": [((3,), {}), ((["a", 3],), {}), ((["a"],), {"by": 3}), ((["a"],), {"overwrite": "no"})],
     "train": [
         ((3,), {}), (("data",), {"overwrite": "no"}), (("data",), {"config": 3}), (("data",), {"cache": 1}),
-        (("data",), {"log_to": 3}), (("data",), {"callbacks": [print]}), (("data",), {"license": "free"}),
+        (("data",), {"log_to": 3}), (("data",), {"callbacks": [print]}), (("data",), {"licence": "free"}),
         (("data",), {"test": "no"}),
     ],
     "tune": [

@@ -18,7 +18,7 @@ from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import Run
 
 STATED: dict[str, Any] = {
-    "author": "A. Author, Example Hospital", "license": "cc-by-4.0", "data_source": "Author A. Our images. 2024.",
+    "author": "A. Author, Example Hospital", "licence": "cc-by-4.0", "data_source": "Author A. Our images. 2024.",
     "consent": "Waived by the committee, 17/2024", "funding": "Example Fund, which had no other role",
 }  # fmt: skip
 
@@ -33,10 +33,11 @@ def test_the_model_its_card_and_its_description_say_what_was_stated(
     stated: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = load_model(stated.model).about
-    assert about == About(**{**STATED, "license": "CC-BY-4.0"})
+    assert about == About(**{**STATED, "licence": "CC-BY-4.0"})
     assert about.spdx == "CC-BY-4.0"
     card = (stated.model / "README.md").read_text()
     assert "- **Licence of this model**: CC-BY-4.0;" in card
+    assert card.startswith("---\nlicense: cc-by-4.0\n")  # as the hub writes it
     for text in (STATED["author"], STATED["data_source"], STATED["consent"], STATED["funding"]):
         assert text in card.replace("\\", "")
     monkeypatch.setattr(sys, "argv", ["pneumoscope", "models", "show", str(stated.folder)])
@@ -91,8 +92,8 @@ def test_statements_stay_with_an_adapted_an_exported_and_a_continued_model(
     [("apache-2.0 or mit", "Apache-2.0 OR MIT"), ("text: only in our hospital", "text: only in our hospital")],
 )
 def test_a_licence_is_an_spdx_expression_or_said_to_be_free_text(stated: str, kept: str) -> None:
-    about = resolve_settings({"path": "images", "license": stated}, {}).about
-    assert about.license == kept
+    about = resolve_settings({"path": "images", "licence": stated}, {}).about
+    assert about.licence == kept
     assert (about.spdx is None) == kept.startswith("text:")
     assert about.terms is not None
     assert ("not an SPDX identifier" in about.terms) == kept.startswith("text:")
@@ -100,5 +101,5 @@ def test_a_licence_is_an_spdx_expression_or_said_to_be_free_text(stated: str, ke
 
 @pytest.mark.parametrize("wrong", ["CC-BY", "free for all", "text:", "text:  "])
 def test_a_licence_that_is_neither_is_refused(wrong: str) -> None:
-    with pytest.raises(UsageError, match=r"license: must be an identifier of SPDX such as CC-BY-4\.0 .*, found"):
-        resolve_settings({"path": "images", "license": wrong}, {})
+    with pytest.raises(UsageError, match=r"licence: must be an identifier of SPDX such as CC-BY-4\.0 .*, found"):
+        resolve_settings({"path": "images", "licence": wrong}, {})

@@ -21,7 +21,7 @@ class About:
     author: Annotated[
         Annotated[str, Len(1, 4000)] | None, Doc("Who made the model: people or an institution, for the model card.")
     ] = None
-    license: Annotated[
+    licence: Annotated[
         Annotated[str, Len(1, 4000)] | None,
         Doc("Licence of the model: an SPDX identifier such as CC-BY-4.0, or your own words after `text:`."),
     ] = None
@@ -37,17 +37,17 @@ class About:
     @property
     def spdx(self) -> str | None:
         """The licence as an SPDX expression; None if it is stated in other words or not at all."""
-        return None if self.license is None or self.license.startswith(FREE) else self.license
+        return None if self.licence is None or self.licence.startswith(FREE) else self.licence
 
     @property
     def terms(self) -> str | None:
         """The licence to show to a reader, who sees whether it is one that is known by name."""
-        if self.license is None or self.spdx:
-            return self.license
-        return f"“{self.license.removeprefix(FREE).strip()}” (the author's own words, not an SPDX identifier)"
+        if self.licence is None or self.spdx:
+            return self.licence
+        return f"“{self.licence.removeprefix(FREE).strip()}” (the author's own words, not an SPDX identifier)"
 
 
-def check_license(stated: str | None) -> str | None:
+def check_licence(stated: str | None) -> str | None:
     """Check a licence and write it as SPDX does: `cc-by-4.0` becomes `CC-BY-4.0`.
 
     Raises:
@@ -63,5 +63,5 @@ def check_license(stated: str | None) -> str | None:
         raise UsageError(
             "must be an identifier of SPDX such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses), or your own "
             f"words after `text:`, found {quote(stated)}.",
-            "license",
+            "licence",
         ) from None

@@ -314,5 +314,5 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
     "consent": (_quote("consent"), "model/model.json: about.consent"),
     "funding": (_quote("funding"), "model/model.json: about.funding"),
     "data_source": (_quote("data_source"), "model/model.json: about.data_source"),
-    "licence": (_licence, "model/model.json: about.license"),
+    "licence": (_licence, "model/model.json: about.licence"),
 })  # fmt: skip

@@ -13,7 +13,7 @@ from pneumoscope.config import build, check_mapping, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import Augmentation
-from pneumoscope.models.about import About, check_license
+from pneumoscope.models.about import About, check_licence
 
 DEFAULT_RECIPE = "head"
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
@@ -203,7 +203,7 @@ class Settings:
             self._check_group(group.name)
         parse_rule(self.decisions.threshold)
         parse_formats(self.run.plot_formats)
-        object.__setattr__(self, "about", replace(self.about, license=check_license(self.about.license)))
+        object.__setattr__(self, "about", replace(self.about, licence=check_licence(self.about.licence)))
         if self.network.train_backbone:
             return
         without_effect = BACKBONE_ONLY if self.decisions.augmented_copies else (*BACKBONE_ONLY, *COPIES_ONLY)
