@@ -32,7 +32,7 @@ from pneumoscope.training.train import Run
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("monai") is None or importlib.util.find_spec("fire") is None, reason="MONAI is missing"
 )
-warnings_of_monai = pytest.mark.filterwarnings("ignore")  # about the versions of what MONAI imports
+warnings_of_monai = pytest.mark.filterwarnings("ignore")  # about what MONAI imports, and TorchScript
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_bundle_says_what_it_is_and_how_it_was_checked(bundle: Path, run: Run)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_images_are_prepared_as_the_model_prepares_them(fit: Any, interpolation: Any, tmp_path: Path) -> None:
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     spec = InputSpec(64, fit, interpolation)
     parser = ConfigParser(monai_bundles._configure(spec))
@@ -141,6 +141,7 @@ def rotated() -> Image.Exif:
     return exif
 
 
+@warnings_of_monai
 @pytest.mark.parametrize(
     "calibration",
     [
@@ -165,7 +166,7 @@ def test_calibration_is_part_of_the_network(calibration: Calibration, run: Run, 
     write_script(backbone, head, 128, rules, tmp_path / "model.ts")
     inputs = torch.rand(3, 3, 128, 128)
     with torch.no_grad():
-        found = torch.jit.load(tmp_path / "model.ts")(inputs)
+        found = torch.jit.load(tmp_path / "model.ts")(inputs)  # type: ignore[no-untyped-call]
         logits = head(backbone.describe(inputs)[0].mean((2, 3)))
     assert found.numpy() == pytest.approx(np.exp(apply(logits.numpy(), calibration)), abs=1e-5)
 
