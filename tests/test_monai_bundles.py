@@ -102,6 +102,9 @@ def test_a_bundle_says_what_it_is_and_how_it_was_checked(bundle: Path, run: Run)
     assert prediction["channel_def"] == {"0": "NORMAL", "1": "PNEUMONIA"}
     with pytest.raises(ModelError, match="no model here"):
         load(bundle)
+    import torch
+
+    assert torch.is_grad_enabled()  # as before the export
 
 
 @warnings_of_monai

@@ -112,10 +112,11 @@ def _run(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
     Raises:
         DataError: it fails.
     """
+    import torch
     from monai.bundle.workflows import ConfigWorkflow
 
     logging.getLogger("monai").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, torch.no_grad():  # which it would leave switched off
         workflow = ConfigWorkflow(
             str(folder / "configs" / "inference.json"), str(folder / "configs" / "metadata.json"), logging_file=False,
             bundle_root=str(folder), output_dir=place, device="$torch.device('cpu')",
