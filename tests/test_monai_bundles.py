@@ -32,7 +32,7 @@ from pneumoscope.training.train import Run
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("monai") is None or importlib.util.find_spec("fire") is None, reason="MONAI is missing"
 )
-warnings_of_monai = pytest.mark.filterwarnings("ignore")  # about the versions of what MONAI imports
+warnings_of_monai = pytest.mark.filterwarnings("ignore")  # about what MONAI imports, and TorchScript
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,16 @@ def test_a_bundle_says_what_it_is_and_how_it_was_checked(bundle: Path, run: Run)
     assert prediction["channel_def"] == {"0": "NORMAL", "1": "PNEUMONIA"}
     with pytest.raises(ModelError, match="no model here"):
         load(bundle)
+    import torch
+
+    assert torch.is_grad_enabled()  # as before the export
 
 
 @warnings_of_monai
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_images_are_prepared_as_the_model_prepares_them(fit: Any, interpolation: Any, tmp_path: Path) -> None:
-    from monai.bundle import ConfigParser
+    from monai.bundle.config_parser import ConfigParser
 
     spec = InputSpec(64, fit, interpolation)
     parser = ConfigParser(monai_bundles._configure(spec))
@@ -141,6 +144,7 @@ def rotated() -> Image.Exif:
     return exif
 
 
+@warnings_of_monai
 @pytest.mark.parametrize(
     "calibration",
     [

@@ -84,8 +84,10 @@ def convert(
     before = [each for each in found if each.probabilities is not None]
     if not before:
         raise DataError(f"MONAI can read none of the images: it takes {', '.join(SUFFIXES)}.", "data")
-    _write(draft, model, backbone, head)
-    after = _run(draft, [Path(str(each.path)) for each in before])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about packages that MONAI could use, and about TorchScript
+        _write(draft, model, backbone, head)
+        after = _run(draft, [Path(str(each.path)) for each in before])
     first = np.array([list((each.probabilities or {}).values()) for each in before], np.float64)
     distances = np.abs(first - after).max(axis=1)
     differ = np.array([each.predicted_label for each in before]) != np.array(_label(after, model))
@@ -110,16 +112,11 @@ def _run(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
     Raises:
         DataError: it fails.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about packages that MONAI could use, and about TorchScript
-        return _run_workflow(folder, paths)
-
-
-def _run_workflow(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
-    from monai.bundle import ConfigWorkflow
+    import torch
+    from monai.bundle.workflows import ConfigWorkflow
 
     logging.getLogger("monai").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, torch.no_grad():  # which it would leave switched off
         workflow = ConfigWorkflow(
             str(folder / "configs" / "inference.json"), str(folder / "configs" / "metadata.json"), logging_file=False,
             bundle_root=str(folder), output_dir=place, device="$torch.device('cpu')",

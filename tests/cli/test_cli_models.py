@@ -165,7 +165,8 @@ def test_the_card_is_shown_at_80_columns_whatever_names_the_model(
     assert "library_name" not in printed
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal := Terminal(), "utf-8"))
+    stdout = io.TextIOWrapper(terminal := Terminal(), "utf-8")  # kept, as it closes the terminal at its end
+    monkeypatch.setattr(sys, "stdout", stdout)
     assert typed(monkeypatch, "models", "show", reference) == 0
     shown = terminal.getvalue().decode()
     assert max(map(len, shown.splitlines())) <= 80
