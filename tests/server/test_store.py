@@ -159,6 +159,28 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         Store(str(path))
 
 
+@pytest.mark.parametrize("services", [1, 4])
+def test_a_database_of_an_earlier_version_is_updated_and_keeps_its_predictions(url: str, services: int) -> None:
+    earlier, later = make_record(), make_record(group="children")
+    with Store(url) as store:
+        store.add([earlier, Review(prediction_id=earlier.id, agrees=True)])
+    address = url.replace("postgresql:", "postgresql+pg8000:") if "://" in url else f"sqlite:///{url}"
+    engine = sql.create_engine(address)
+    with engine.begin() as connection:  # as version 1 had it
+        connection.execute(sql.text('ALTER TABLE predictions DROP COLUMN "group"'))
+        connection.execute(sql.text("UPDATE properties SET value = '1' WHERE key = 'schema'"))
+    with ThreadPoolExecutor(services) as pool:
+        stores = list(pool.map(lambda _: Store(url), range(services)))
+    stores[-1].add([later])
+    with engine.connect() as connection:
+        assert connection.execute(sql.text("SELECT value FROM properties WHERE key = 'schema'")).scalar() == "2"
+    engine.dispose()
+    groups = {record.id: (record.group, len(record.reviews)) for record in stores[0].list_predictions(10)}
+    assert groups == {earlier.id: (None, 1), later.id: ("children", 0)}
+    for store in stores:
+        store.close()
+
+
 def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, but somebody's notes" * 100)

@@ -95,9 +95,7 @@ class PredictionMessage(_Message):
     ood_score: float | None = Field(
         default=None, description="How unlike the training images it is; above 1 is out of distribution."
     )
-    group: str | None = Field(
-        default=None, description="The group of the model that decided; null if none did, and in lists of predictions."
-    )
+    group: str | None = Field(default=None, description="The group of the model that decided; null if none did.")
     warnings: list[str] = Field(default=[], description="What to know about the file before using the prediction.")
     explanation: str | None = Field(default=None, description="The decision in plain words.")
     width: int | None = Field(default=None, description="Of the image, in pixels.")

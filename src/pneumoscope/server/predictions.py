@@ -246,7 +246,6 @@ class PredictionService:
         record = self._to_record(image, prediction)
         message = PredictionMessage.model_validate(record)
         message.name = image.name  # also where it is not stored
-        message.group = prediction.group
         message.explanation = explain_decision(prediction, self.predictor)
         evidence, pixels = prediction.evidence, prediction.pixels
         if query.heatmap and evidence is not None and message.predicted_label is not None:
@@ -281,6 +280,7 @@ class PredictionService:
             format=prediction.format or "",
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
+            group=prediction.group,
         )
 
 

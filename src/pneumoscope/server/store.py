@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -21,7 +22,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
-SCHEMA = 1  # raise it with every change of a table
+SCHEMA = 2  # raise it with every change of a table, and say below how a database gets there
+_MIGRATIONS = {1: 'ALTER TABLE predictions ADD COLUMN "group" TEXT'}  # from each version to the next
 _OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 _PATIENCE = 5.0  # seconds for which setting up is tried again
 # What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
@@ -63,6 +65,7 @@ class PredictionRecord(_Base):
         patient: a pseudonym that only this database gives to a patient; empty where none is known.
         fingerprint: of the model.
         probabilities: of every class, even if out of distribution, because monitoring needs them.
+        group: None where none decided, and for predictions stored before the database had this column.
         id: nobody can guess it.
         created_at: when, UTC.
         reviews: the oldest first.
@@ -87,6 +90,7 @@ class PredictionRecord(_Base):
     format: Mapped[str] = mapped_column(sql.String(16))
     invert: Mapped[bool] = mapped_column(default=False)
     any_modality: Mapped[bool] = mapped_column(default=False)
+    group: Mapped[str | None] = mapped_column(sql.Text, default=None)
     id: Mapped[str] = mapped_column(sql.String(32), primary_key=True, default_factory=lambda: uuid.uuid4().hex)
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
@@ -142,7 +146,7 @@ class Store(AbstractContextManager["Store"]):
             raise UsageError(f"{self.location} cannot be opened: {_explain(problem)}.", parameter="database") from None
 
     def _set_up(self) -> bytes:
-        """Create what a new database lacks; return the secret behind pseudonyms."""
+        """Create what a new database lacks, and bring an older one up to date; return the secret behind pseudonyms."""
         properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + _PATIENCE
         while True:
             try:
@@ -152,18 +156,29 @@ class Store(AbstractContextManager["Store"]):
                     stored = {row.key: row.value for row in rows}
                     if missing := [{"key": key, "value": properties[key]} for key in properties.keys() - stored]:
                         connection.execute(sql.insert(_Property), missing)
-                properties |= stored
+                    properties |= stored
+                    properties["schema"] = str(self._migrate(connection, int(properties["schema"])))
                 break
             except DBAPIError as problem:  # another service may have started at the same moment
                 if not _TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
                     raise
                 time.sleep(0.1)
-        if (schema := int(properties["schema"])) != SCHEMA:
+        if (schema := int(properties["schema"])) > SCHEMA:
             raise DataError(
-                f"{self.location}: written by {'a newer' if schema > SCHEMA else 'an older'} version (schema {schema}; "
-                f"this version needs {SCHEMA}). {'Upgrade pneumoscope' if schema > SCHEMA else 'Use another database'}."
+                f"{self.location}: written by a newer version (schema {schema}; this version needs {SCHEMA}). Upgrade "
+                "pneumoscope."
             )
         return bytes.fromhex(properties["secret"])
+
+    def _migrate(self, connection: sql.Connection, schema: int) -> int:
+        """Bring the tables from a version to this one, step by step, and give the version that they then have."""
+        for version in range(schema, SCHEMA):
+            # This comes first: it begins SQLite's transaction, and of services that start at once only one gets to go on.
+            mine = (_Property.key == "schema") & (_Property.value == str(version))
+            if connection.execute(sql.update(_Property).where(mine).values(value=str(version + 1))).rowcount:
+                connection.execute(sql.text(_MIGRATIONS[version]))
+                logging.getLogger("pneumoscope").info("%s: updated to schema %d.", self.location, version + 1)
+        return max(schema, SCHEMA)
 
     def pseudonymise(self, patient: str | None) -> str:
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
