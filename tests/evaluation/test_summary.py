@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pneumoscope import Summary, summarize
+from pneumoscope import Summary, compare, summarize
 from pneumoscope.cli import main as cli
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
@@ -185,6 +185,38 @@ def test_a_summary_shows_in_a_notebook(runs: list[Path]) -> None:
     assert "±" in summary._repr_html_()
     assert len(summary.to_rows()) == 33
     assert repr(summary) == "Summary(12 runs by backbone)"
+
+
+def type_line(line: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", *line])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_compare_groups_runs_over_seeds_as_summarize_does(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(folder) for folder in runs]
+    assert not type_line(["summarize", *names, "--by", "backbone"], monkeypatch)
+    expected = capsys.readouterr().out
+    out = tmp_path / "compared"
+    assert not type_line(["compare", *names, "--by", "backbone", "--out", str(out)], monkeypatch)
+    printed = capsys.readouterr().out
+    assert printed.startswith(expected)
+    assert "0.9" in printed
+    assert len(json.loads((out / "summary.json").read_text())["contrasts"]) == 2
+    assert type_line(["compare", *names, "--by", "backbone", "--seed", "1"], monkeypatch) == 2
+    assert "--seed: no effect with --by. Leave it out." in " ".join(capsys.readouterr().err.split())
+
+
+def test_compare_says_that_runs_differ_only_in_their_seed(runs: list[Path]) -> None:
+    (note,) = [note for note in compare(runs[2:6], resamples=10).notes if "seed" in note]
+    assert f"{runs[2]}, {runs[3]}" in note
+    assert "`pneumoscope compare RUN… --by backbone`" in note
+    (note,) = [note for note in compare(runs[:2], resamples=10).notes if "seed" in note]
+    assert "`pneumoscope summarize RUN…`" in note
+    assert not [note for note in compare(runs[::4], resamples=10).notes if "seed" in note]
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "markdown", "latex", "json"])

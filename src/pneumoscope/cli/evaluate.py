@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ from pneumoscope.cli import options
 from pneumoscope.cli.models import choose_model
 from pneumoscope.cli.options import IMAGES, OUTPUT, option
 from pneumoscope.cli.output import check_excel, echo, print_audit, print_comparison, print_evaluation, show_progress
+from pneumoscope.cli.summary import summarize
+from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,15 +118,24 @@ def compare(
     predicted_column: options.PredictedColumn = None,
     scale: options.ScaleOfNumbers = "probability",
     positive: options.Positive = None,
+    by: Annotated[
+        str | None,
+        option(
+            "Settings to group runs by, such as recipe,backbone: compares groups by their means over seeds, and prints "
+            "and writes what summarize does."
+        ),
+    ] = None,
     resamples: options.Resamples = 2000,
     seed: options.Seed = 0,
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Compare runs with the first one, on the same images.
-
-    For groups of runs, such as several seeds of each model, use summarize.
-    """
+    """Compare runs with the first one, on the same images; with --by, groups of runs with the first group."""
+    if by is not None:
+        naming = (each.name for each in fields(Naming))
+        _refuse(context, {"truth", *_COLUMNS, "resamples", "seed", "excel", *naming}, "no effect with `by`. Leave it out")
+        summarize(runs, by, out, "text" if form == "table" else form, overwrite=overwrite)
+        return
     import json
 
     from pneumoscope.inference.formats import write_csv

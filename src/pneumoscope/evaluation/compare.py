@@ -25,6 +25,7 @@ from pneumoscope.evaluation.intervals.differences import (
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.evaluation.summary import find_repeats
 from pneumoscope.notebook import Drawn, to_frame, to_html
 
 _RATE = "Interval: Tango's score interval by the patients' design effect. p: McNemar's exact test by patient."
@@ -137,7 +138,9 @@ def compare_runs(
     if resamples < 1:
         raise UsageError(f"at least 1 is needed, found {resamples}.", "resamples")
     pairing = pair_predictions(read_all(runs, truth, choices or Choices()))
-    return compare_pairing(pairing, [str(run) for run in runs], resamples=resamples, seed=seed), pairing
+    comparison = compare_pairing(pairing, [str(run) for run in runs], resamples=resamples, seed=seed)
+    repeats = find_repeats(runs)
+    return replace(comparison, notes=(*comparison.notes, *([repeats] if repeats else ()))), pairing
 
 
 def compare_pairing(pairing: Pairing, names: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Comparison:

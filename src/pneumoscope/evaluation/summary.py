@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,24 @@ def summarise_runs(folders: Sequence[str | Path], by: Sequence[str] | None = Non
     groups = tuple(_average(name, [runs[i] for i in places], by) for name, places in members.items())
     summary = Summary(by, groups, notes=_find_notes(runs, groups, by), runs=runs)
     return summary if len(groups) < 2 else _compare(summary, list(members.values()))
+
+
+def find_repeats(folders: Sequence[str | Path]) -> str | None:
+    """Say which runs differ in nothing but their seed, and how to compare groups of them; None if there are none."""
+    runs = []
+    for folder in folders:
+        with suppress(UsageError, DataError):  # a table, or an evaluation, is no run and has no seed
+            runs.append(_read_run(Path(folder)))
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(str({name: run.settings[name] for name in run.settings if name not in _NEVER}), []).append(run)
+    repeated = next((group for group in members.values() if len({run.settings[SEED] for run in group}) > 1), None)
+    if repeated is None:
+        return None
+    names = ", ".join(str(run.folder) for run in repeated)
+    by = ",".join(_find_differing(runs))
+    how = f"`pneumoscope compare RUN… --by {by}`" if by else "`pneumoscope summarize RUN…`"
+    return f"Runs that differ only in their seed are compared one by one: {names}. Use {how} for means over seeds."
 
 
 def _read_run(folder: Path) -> Run:
