@@ -44,7 +44,8 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "read_samples": [((3,), {}), ((None,), {}), ((["data"],), {}), (("data",), {"naming": 3})],
     "split_samples": [((None,), {}), (([1],), {}), (([],), {"seed": -1}), (([],), {"val_fraction": "a"})],
     "summarize": [((3,), {}), ((["a", 3],), {}), ((["a"],), {"by": 3}), ((["a"],), {"overwrite": "no"})],
-    "train": [((3,), {}), (("data",), {"overwrite": "no"}), (("data",), {"config": 3}), (("data",), {"cache": 1})],
+    "train": [((3,), {}), (("data",), {"overwrite": "no"}), (("data",), {"config": 3}), (("data",), {"cache": 1}),
+              (("data",), {"log_to": 3}), (("data",), {"callbacks": [print]}), (("data",), {"license": "free"})],
     "write_checklist": [((3,), {}), (("run",), {"checklist": ["claim"]}), (("run",), {"overwrite": "no"})],
     "write_phantoms": [((3,), {}), (("new",), {"count": "x"}), (("new",), {"seed": 1.5}), (("new",), {"size": None})],
 }  # fmt: skip

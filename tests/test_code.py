@@ -39,6 +39,7 @@ INSTEAD = {
 # Longest parameter lists, with why a dataclass would not make them plainer.
 MANY_PARAMETERS: dict[str, str] = {
     "inference.predictor.load": "the options of predicting, each given by name",
+    "training.train.train": "the options of the command",
     "training.adapt.adapt": "the options of the command",
     "training.cross_validation.cross_validate": "the options of the command",
     "cli.crossval.crossval": "the options of the command",

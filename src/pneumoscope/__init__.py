@@ -53,15 +53,16 @@ if TYPE_CHECKING:
     from pneumoscope.reports.summary import summarize
     from pneumoscope.training.adapt import Adaptation, adapt
     from pneumoscope.training.cross_validation import CrossValidation, cross_validate
-    from pneumoscope.training.train import Run, train
+    from pneumoscope.training.run import Callback, Run
+    from pneumoscope.training.train import train
 
 __all__ = [
-    "Adaptation", "Audit", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError", "Evaluation",
-    "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval", "MissingExtraError",
-    "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run", "Sample", "Summary",
-    "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom", "estimate_metrics",
-    "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare", "read_pixels",
-    "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
+    "Adaptation", "Audit", "Callback", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError",
+    "Evaluation", "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval",
+    "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
+    "Sample", "Summary", "UsageError", "__version__", "adapt", "audit", "compare", "cross_validate", "draw_phantom",
+    "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export", "grade", "load", "plot", "prepare",
+    "read_pixels", "read_samples", "split_samples", "summarize", "train", "write_checklist", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def __getattr__(name: str) -> object:
         "reports.print_figures": ("plot",),
         "training.adapt": ("Adaptation", "adapt"),
         "training.cross_validation": ("CrossValidation", "cross_validate"),
-        "training.train": ("Run", "train"),
+        "training.run": ("Callback", "Run"),
+        "training.train": ("train",),
         "errors": tuple(each for each in __all__ if each.endswith("Error")),
     }
     for module, names in homes.items():

@@ -132,8 +132,8 @@ def compare(
 ) -> None:
     """Compare runs with the first one, on the same images; with --by, groups of runs with the first group."""
     if by is not None:
-        naming = (each.name for each in fields(Naming))
-        _refuse(context, {"truth", *_COLUMNS, "resamples", "seed", "excel", *naming}, "no effect with `by`. Leave it out")
+        idle = {"truth", *_COLUMNS, "resamples", "seed", "excel", *(each.name for each in fields(Naming))}
+        _refuse(context, idle, "no effect with `by`. Leave it out")
         summarize(runs, by, out, "text" if form == "table" else form, overwrite=overwrite)
         return
     import json

@@ -152,6 +152,7 @@ def _describe(model: Model) -> dict[str, str]:
     splits = (("train", "to train"), ("val", "to validate"))
     facts = {
         "classes": ", ".join(f"{label} (positive)" if label == model.positive else label for label in model.labels),
+        **_list_statements(model),
         "network": model.backbone,
         "input": f"{model.input.size} × {model.input.size} pixels, {model.input.fit}",
         "trained on": "; ".join(
@@ -194,6 +195,16 @@ def _describe(model: Model) -> dict[str, str]:
             f"{each.licence} ({each.licence_url}): {each.citation.partition(' With: ')[0]}" for each in cited
         )
     return facts
+
+
+def _list_statements(model: Model) -> dict[str, str]:
+    """What the makers of a model stated."""
+    about = model.about
+    stated = {
+        "author": about.author, "licence": about.terms, "data source": about.data_source, "consent": about.consent,
+        "funding": about.funding,
+    }  # fmt: skip
+    return {name: text for name, text in stated.items() if text}
 
 
 def _show_counts(counts: dict[str, int], use: str) -> str:

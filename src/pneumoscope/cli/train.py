@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.app import PanelCommand, make_options
-from pneumoscope.cli.options import Cache, Out, Overwrite, Seed, option
+from pneumoscope.cli.options import OUTPUT, Cache, Out, Overwrite, Seed, option
 from pneumoscope.cli.output import print_run, show_progress
 
 if TYPE_CHECKING:
@@ -54,14 +54,16 @@ def train(
     resume: Annotated[bool, option("Continue an interrupted run.", None, "--resume")] = False,
     overwrite: Overwrite = False,
     cache: Cache = True,
+    log_to: Annotated[str, option("Also log to mlflow, tensorboard, or both: mlflow,tensorboard.", OUTPUT)] = "",
 ) -> None:
     """Train a classifier on labelled radiographs, and evaluate it."""
     with show_progress(f" Continue it with: pneumoscope train --out {out} --resume") as progress:
         from pneumoscope.training import train as job
 
         run = job.train(
-            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, progress=progress, **context.obj
-        )
+            data, out, config=config, resume=resume, overwrite=overwrite, cache=cache, log_to=log_to, progress=progress,
+            **context.obj,
+        )  # fmt: skip
     print_run(run)
 
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, t_q
 from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
+from pneumoscope.models.about import About
 from pneumoscope.models.pretrained import list_pretrained
 from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
@@ -28,7 +29,10 @@ from pneumoscope.text import counted
 HEADLINE = ("auroc", "sensitivity", "specificity")  # as many as a terminal has space for
 SEED = "seed"
 # Settings by which no runs are grouped unless they are named: they change nothing about a model, or are its seed.
-_NEVER = (SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision")
+_NEVER = (
+    SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision",
+    *(each.name for each in fields(About)),
+)  # fmt: skip
 _FILES = (
     "path",
     "intended_use",
@@ -190,7 +194,8 @@ def find_repeats(folders: Sequence[str | Path]) -> str | None:
             runs.append(_read_run(Path(folder)))
     members: dict[str, list[Run]] = {}
     for run in runs:
-        members.setdefault(str({name: run.settings[name] for name in run.settings if name not in _NEVER}), []).append(run)
+        alike = str({name: value for name, value in run.settings.items() if name not in _NEVER})
+        members.setdefault(alike, []).append(run)
     repeated = next((group for group in members.values() if len({run.settings[SEED] for run in group}) > 1), None)
     if repeated is None:
         return None

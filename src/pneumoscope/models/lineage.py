@@ -11,6 +11,7 @@ from annotated_types import Ge
 from pydantic import Strict
 
 from pneumoscope.datasets.sources import find_sources
+from pneumoscope.models.about import About
 
 TRAINED = "train"  # the step of a model whose training continued from its parent
 _SHOWN = 16  # of the hexadecimal digits of a checksum
@@ -27,6 +28,7 @@ class Parent:
     data_fingerprint: str | None = None  # of its training samples
     sources: tuple[str, ...] = ()  # the public datasets that these are from, as far as they are known
     version: str = ""  # of the pneumoscope that made it
+    about: About = dataclasses.field(default_factory=About)  # what its makers state
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pneumoscope.config import build, quote
 from pneumoscope.errors import ModelError, UsageError
 from pneumoscope.files import read_regular, write_bytes, write_text
 from pneumoscope.images.prepare import InputSpec
+from pneumoscope.models.about import About
 from pneumoscope.models.lineage import Count, Parent, Step
 from pneumoscope.models.pretrained import DESCRIPTION, find_pretrained, list_pretrained
 
@@ -58,6 +59,7 @@ class Model:
     # PyTorch runs the network, this is found out from the network itself.
     attention: bool = False
     lineage: tuple[Step, ...] = ()  # the models that it was made from
+    about: About = dataclasses.field(default_factory=About)  # what its makers state
     schema: int = SCHEMA  # version of this layout
 
 
@@ -360,7 +362,8 @@ def name_model(path: Path) -> str:
 def to_parent(name: str, model: Model) -> Parent:
     """What a model that is made from this one states about it."""
     data = model.data
-    return Parent(name, model.weights_sha256, data.get("fingerprint"), tuple(data.get("sources", ())), model.version)
+    sources = tuple(data.get("sources", ()))
+    return Parent(name, model.weights_sha256, data.get("fingerprint"), sources, model.version, model.about)
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

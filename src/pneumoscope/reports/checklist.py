@@ -162,7 +162,7 @@ def fill_checklist(name: str, study: Study) -> Checklist:
 def _fill(item: Mapping[str, Any], study: Study) -> Item:
     facts = (find_fact(name, study) for name in item.get("facts", ()))
     found = tuple(fact for fact in facts if fact is not None)
-    author = item.get("author", "")
+    author = item.get("author", "" if found else item.get("missing", ""))  # `missing`: only if no fact is known
     return Item(item["number"], item["topic"], found, author if found or author else "the run does not show this")
 
 

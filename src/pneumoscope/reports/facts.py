@@ -229,6 +229,15 @@ def _blind_index(study: Study) -> str:
     return "The network gets the image alone: no clinical information and no label enters a prediction."
 
 
+def _quote(name: str) -> Callable[[Study], str]:
+    """What the makers of the model stated."""
+    return lambda study: f"“{stated}”" if (stated := getattr(study.model.about, name)) else ""
+
+
+def _licence(study: Study) -> str:
+    return f"Licence of the model: {study.model.about.terms}." if study.model.about.terms else ""
+
+
 def _accuracy(study: Study) -> str:
     return "; ".join(f"{NAMES[name]} {study.write_metric(name)}" for name in RATES) + "."
 
@@ -302,4 +311,8 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
         "predictions.csv, report.html, log.txt",
     ),
     "notes": (_notes, "metrics.json: notes"),
+    "consent": (_quote("consent"), "model/model.json: about.consent"),
+    "funding": (_quote("funding"), "model/model.json: about.funding"),
+    "data_source": (_quote("data_source"), "model/model.json: about.data_source"),
+    "licence": (_licence, "model/model.json: about.license"),
 })  # fmt: skip

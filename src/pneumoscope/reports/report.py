@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,6 +151,14 @@ def write_report(
         **_describe_metrics(evaluation),
     )  # fmt: skip
     write_text(folder / "report.html", page)
+
+
+def leave_images_out(page: str) -> str:
+    """A report without images and without what may name files and patients: images to review, audit and warnings."""
+    for name in ("images", "audit", "errors"):
+        page = re.sub(rf'<section aria-labelledby="{name}">.*?</section>', "", page, flags=re.DOTALL)
+        page = re.sub(rf'<a href="#{name}">[^<]*</a>', "", page)
+    return re.sub(r'<ul class="notes".*?</ul>', "", page, flags=re.DOTALL)
 
 
 def _describe_metrics(evaluation: Evaluation) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pneumoscope.training.record import RECORD, begin_record, check_files, check
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
+TRACKED = ("mlflow", "tensorboard")  # what trackers write where no server takes it
 INTAKE = "intake.json"  # what reading the data left out, and which splits were drawn
 ENVIRONMENT = "environment.json"  # versions and machine
 # Settings that name a file or folder; `init` may name a pretrained model instead.
@@ -31,7 +32,8 @@ _PATHS = (
     ("data", "path"), ("data", "intended_use"), ("network", "weights"), ("network", "init"), ("decisions", "groups"),
 )  # fmt: skip
 RUN_FILES = (
-    "config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, INTAKE, ENVIRONMENT, CHECKPOINTS, *OUTPUTS
+    "config.yaml", "samples.csv", "history.csv", "model", "log.txt", RECORD, INTAKE, ENVIRONMENT, CHECKPOINTS, *TRACKED,
+    *OUTPUTS,
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Every setting of a training run, in six groups, and the recipes: named sets of values for the settings."""
+"""Every setting of a training run, in groups, and the recipes: named sets of values for the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from annotated_doc import Doc
@@ -13,6 +13,7 @@ from pneumoscope.config import build, check_mapping, quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.errors import UsageError
 from pneumoscope.images.augment import Augmentation
+from pneumoscope.models.about import About, check_license
 
 DEFAULT_RECIPE = "head"
 Share: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
@@ -191,6 +192,7 @@ class Settings:
     decisions: Annotated[DecisionSettings, Doc("Decisions, fitted on validation images")] = field(
         default_factory=DecisionSettings
     )
+    about: Annotated[About, Doc("About the model, for its card")] = field(default_factory=About)
 
     def __post_init__(self) -> None:
         from pneumoscope.decisions.threshold import parse_rule  # needs NumPy, which `train --help` must not load
@@ -200,6 +202,7 @@ class Settings:
             self._check_group(group.name)
         parse_rule(self.decisions.threshold)
         parse_formats(self.run.plot_formats)
+        object.__setattr__(self, "about", replace(self.about, license=check_license(self.about.license)))
         if self.network.train_backbone:
             return
         without_effect = BACKBONE_ONLY if self.decisions.augmented_copies else (*BACKBONE_ONLY, *COPIES_ONLY)

@@ -6,11 +6,11 @@ import logging
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.lineage import describe_lineage
 from pneumoscope.models.model_folder import Model, save_model
 from pneumoscope.models.onnx_graphs import try_graph
-from pneumoscope.notebook import Drawn, notebook_progress, to_html
+from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
 from pneumoscope.reports.report import CALIBRATIONS, Provenance
@@ -44,55 +44,21 @@ from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import load_remarks, record_digests, save_remarks
 from pneumoscope.training.remarks import Remarks, check_data, log_data
+from pneumoscope.training.run import Callback
+from pneumoscope.training.run import Run as Run
 from pneumoscope.training.run_folder import (
     CHECKPOINTS,
-    log_to,
     open_run,
     read_history,
     read_settings,
     resume_settings,
     write_settings,
 )
+from pneumoscope.training.run_folder import log_to as keep_log
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
+from pneumoscope.training.trackers import parse_trackers, track
 
-
-@dataclass(frozen=True)
-class Run(Drawn):
-    """A finished run.
-
-    Attributes:
-        folder: where it is.
-        settings: all settings, resolved.
-        evaluation: metrics with intervals on the test split.
-    """
-
-    folder: Path
-    settings: Settings
-    evaluation: Evaluation
-
-    def __repr__(self) -> str:
-        return f"Run({self.folder}; {self.evaluation.summary})"
-
-    def _repr_html_(self) -> str:
-        return to_html(f"{self.folder}; {self.evaluation.summary}", self.evaluation.to_rows())
-
-    def to_frame(self) -> Any:
-        """A pandas DataFrame with a row for each metric of the test split.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return self.evaluation.to_frame()
-
-    @property
-    def model(self) -> Path:
-        """The trained model's folder."""
-        return self.folder / "model"
-
-    @property
-    def report(self) -> Path:
-        """The report's file."""
-        return self.folder / "report.html"
+OnEpoch: TypeAlias = Callable[[Mapping[str, Any], int], None]  # as `Callback.on_epoch`
 
 
 @dataclass(frozen=True)
@@ -114,6 +80,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     cache: FeatureCache | bool = True,
+    log_to: str | Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
     progress: Progress = notebook_progress,
     **options: Any,
 ) -> Run:
@@ -126,42 +94,49 @@ def train(
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
         cache: keeps features between runs: the user's on disk, none for False, or a given one.
+        log_to: `mlflow`, `tensorboard` or both; if they fail, the training goes on.
+        callbacks: called when training begins, after each epoch, and with the finished run.
         progress: called as `progress(task, done, total)`; by default a bar in a notebook.
         **options: any setting of `pneumoscope.training.settings` by its name, such as `recipe="finetune"`.
 
     Raises:
         UsageError, DataError, DownloadError: settings, data or weights that cannot be used, or `out` exists.
+        MissingExtraError: a tracker is not installed.
     """
-    folder = Path(out)
+    folder, trackers = Path(out), parse_trackers(log_to)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     given = [name for name, value in options.items() if value is not None]
     setup = read(resolve(options, folder, config, resume, overwrite))
     with lock_folder(folder), ExitStack() as stack:
         open_run(folder, setup, resume, overwrite)
-        stack.enter_context(log_to(folder / "log.txt"))
+        stack.enter_context(keep_log(folder / "log.txt"))
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
+        followers = stack.enter_context(track(trackers, callbacks, folder))
+        followers.on_start(flatten(asdict(setup.settings)))
         remarks, engine = load_remarks(folder), None
         if remarks is not None and (folder / "report.html").exists():
             _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
         if remarks is None:
             log_data(setup)
             log_idle(setup, given)
-            setup, remarks, engine = make_model(setup, folder, features, progress)
-        evaluation = evaluate(setup, remarks, folder, features, engine, progress)
-    return Run(folder, setup.settings, evaluation)
+            setup, remarks, engine = make_model(setup, folder, features, progress, on_epoch=followers.on_epoch)
+        run = Run(folder, setup.settings, evaluate(setup, remarks, folder, features, engine, progress))
+        followers.on_end(run)
+    return run
 
 
 def make_model(
-    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress, computing: Computing | None = None
-) -> tuple[Setup, Remarks, Engine | None]:
+    setup: Setup, folder: Path, cache: FeatureCache, progress: Progress, computing: Computing | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[Setup, Remarks, Engine | None]:  # fmt: skip
     """Extract, fit, decide and save; give the engine of a backbone that stayed as it was, whose features are cached."""
     extracted = extract(setup, cache, progress, computing)
     short = computing is not None  # a head alone, as of a fold, is sooner trained again than continued
     record_digests(folder, extracted.images.digests)
     remarks = check_data(setup, extracted)
     setup = choose_precision(setup, extracted, folder)
-    trained = fit(setup, extracted, progress, None if short else folder / CHECKPOINTS)
+    trained = fit(setup, extracted, progress, None if short else folder / CHECKPOINTS, on_epoch)
     write_text(folder / "history.csv", "".join(format_rows(trained.history)))
     decisions = decide(setup, extracted, trained, cache, progress)
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
@@ -169,7 +144,10 @@ def make_model(
     return setup, remarks, None if setup.changes_backbone else extracted.engine
 
 
-def fit(setup: Setup, extracted: Extracted, progress: Progress, checkpoints: Path | None = None) -> Trained:
+def fit(
+    setup: Setup, extracted: Extracted, progress: Progress, checkpoints: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:  # fmt: skip
     """Train the head, and the backbone if the settings say so."""
 
     def report(row: Row, epochs: int) -> None:
@@ -178,6 +156,8 @@ def fit(setup: Setup, extracted: Extracted, progress: Progress, checkpoints: Pat
             "%s epoch %d: training loss %.4f, validation loss %.4f, validation accuracy %.3f, learning rate %.2g",
             *(row[key] for key in ("phase", "epoch", "train_loss", "val_loss", "val_accuracy", "lr")),
         )
+        if on_epoch is not None:
+            on_epoch({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.settings.run.seed)
@@ -258,6 +238,7 @@ def describe_model(setup: Setup, images: Images, trained: Trained, decisions: Fi
         data=_summarise_data(setup, images),
         version=__version__,
         lineage=() if setup.initial is None else setup.initial.lineage,
+        about=setup.settings.about,
     )
 
 
@@ -333,9 +314,10 @@ def _summarise_training(setup: Setup, trained: Trained) -> dict[str, Any]:
 
 
 def select_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a model folder stores: all but those that name files or the machine."""
+    """The settings that a model folder stores: all but those that name files or the machine, and `about`."""
     private = ("path", "weights", "init", "device", "intended_use", "groups")
-    return {name: value for name, value in flatten(asdict(settings)).items() if name not in private}
+    groups = {name: group for name, group in asdict(settings).items() if name != "about"}
+    return {name: value for name, value in flatten(groups).items() if name not in private}
 
 
 def _summarise_data(setup: Setup, images: Images) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What its makers state about a model: who they are, its licence, where its images are from, consent and funding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_doc import Doc
+from annotated_types import Len
+
+from pneumoscope.config import quote
+from pneumoscope.errors import UsageError
+
+FREE = "text:"  # before terms that are no SPDX identifier
+
+
+@dataclass(frozen=True)
+class About:
+    """Statements that nobody but the makers of a model can make; None where nothing was stated."""
+
+    author: Annotated[
+        Annotated[str, Len(1, 4000)] | None, Doc("Who made the model: people or an institution, for the model card.")
+    ] = None
+    license: Annotated[
+        Annotated[str, Len(1, 4000)] | None,
+        Doc("Licence of the model: an SPDX identifier such as CC-BY-4.0, or your own words after `text:`."),
+    ] = None
+    data_source: Annotated[
+        Annotated[str, Len(1, 4000)] | None, Doc("Where the images are from: a sentence or a citation.")
+    ] = None
+    consent: Annotated[
+        Annotated[str, Len(1, 4000)] | None,
+        Doc("How consent, or its waiver, and ethics approval were obtained for the images."),
+    ] = None
+    funding: Annotated[Annotated[str, Len(1, 4000)] | None, Doc("Who funded the work, and what their role was.")] = None
+
+    @property
+    def spdx(self) -> str | None:
+        """The licence as an SPDX expression; None if it is stated in other words or not at all."""
+        return None if self.license is None or self.license.startswith(FREE) else self.license
+
+    @property
+    def terms(self) -> str | None:
+        """The licence to show to a reader, who sees whether it is one that is known by name."""
+        if self.license is None or self.spdx:
+            return self.license
+        return f"“{self.license.removeprefix(FREE).strip()}” (the author's own words, not an SPDX identifier)"
+
+
+def check_license(stated: str | None) -> str | None:
+    """Check a licence and write it as SPDX does: `cc-by-4.0` becomes `CC-BY-4.0`.
+
+    Raises:
+        UsageError: it is neither an SPDX identifier or expression nor free text after `text:`.
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    if stated is None or (stated.startswith(FREE) and stated.removeprefix(FREE).strip()):
+        return stated
+    try:
+        return str(canonicalize_license_expression(stated))
+    except InvalidLicenseExpression:
+        raise UsageError(
+            f"{quote(stated)} is not an SPDX identifier such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses). "
+            "For terms of your own, write them after `text:`.",
+            "license",
+        ) from None
