@@ -195,7 +195,7 @@ class _TensorBoard(_Tracker):
     def on_start(self, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder / TENSORBOARD))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self._folder / TENSORBOARD))
         self._writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
 
     def on_epoch(self, metrics: Mapping[str, Any], epoch: int) -> None:
