@@ -71,7 +71,8 @@ def test_statements_stay_with_an_adapted_an_exported_and_a_continued_model(
     stated: Run, images: Path, tmp_path: Path
 ) -> None:
     about = load_model(stated.model).about
-    adapted = pneumoscope.adapt(images, tmp_path / "adapted", model=stated.folder, resamples=20)
+    local = pneumoscope.write_phantoms(tmp_path / "local", count=24, seed=7, size=64)  # that the model has not seen
+    adapted = pneumoscope.adapt(local, tmp_path / "adapted", model=stated.folder, resamples=20)
     model = load_model(adapted.model)
     assert (model.about, model.lineage[-1].parent.about) == (about, about)
     assert "for those of the adaptation it is not stated" in (adapted.model / "README.md").read_text()
