@@ -181,7 +181,7 @@ _EXTERNAL = (
 )  # fmt: skip
 OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "audit": {"context": None, "invert": "reading", "any_modality": "reading", "fail_on": None},
-    "compare": {"context": None, "form": None, "excel": None},
+    "compare": {"context": None, "form": None, "excel": None, "by": None},  # in Python, `summarize` groups
     "data phantoms": {"out": "folder"},
     "adapt": {"context": None, "invert": "reading", "any_modality": "reading"},
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"} | dict.fromkeys(_EXTERNAL),

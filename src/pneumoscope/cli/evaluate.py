@@ -145,19 +145,10 @@ def compare(
     if overwrite and out is None:
         raise UsageError("no effect without `out`. Leave it out.", "overwrite")
     comparison = job(
-        runs,
-        out,
-        truth=truth,
-        id_column=id_column,
-        probability_column=probability_column,
-        predicted_column=predicted_column,
-        scale=scale,
-        positive=positive,
-        naming=context.obj,
-        resamples=resamples,
-        seed=seed,
-        overwrite=overwrite,
-    )
+        runs, out, truth=truth, id_column=id_column, probability_column=probability_column,
+        predicted_column=predicted_column, scale=scale, positive=positive, naming=context.obj, resamples=resamples,
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
     if form == "json":
         echo(json.dumps(comparison.to_json(), indent=2))
     elif form == "csv":

@@ -61,7 +61,7 @@ def check_license(stated: str | None) -> str | None:
         return str(canonicalize_license_expression(stated))
     except InvalidLicenseExpression:
         raise UsageError(
-            f"{quote(stated)} is not an SPDX identifier such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses). "
-            "For terms of your own, write them after `text:`.",
+            "must be an identifier of SPDX such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses), or your own "
+            f"words after `text:`, found {quote(stated)}.",
             "license",
         ) from None

@@ -80,7 +80,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     cache: FeatureCache | bool = True,
-    log_to: str | Sequence[str] = (),
+    log_to: str | Sequence[str] = "",
     callbacks: Sequence[Callback] = (),
     progress: Progress = notebook_progress,
     **options: Any,
