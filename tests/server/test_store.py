@@ -163,7 +163,8 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_a_database_of_an_earlier_version_is_updated_and_keeps_its_predictions(url: str, services: int) -> None:
     earlier, later = make_record(), make_record(group="children")
     with Store(url) as store:
-        store.add([earlier, Review(prediction_id=earlier.id, agrees=True)])
+        store.add([earlier])
+        store.add([Review(prediction_id=earlier.id, agrees=True)])
     address = url.replace("postgresql:", "postgresql+pg8000:") if "://" in url else f"sqlite:///{url}"
     engine = sql.create_engine(address)
     with engine.begin() as connection:  # as version 1 had it

@@ -17,7 +17,7 @@ from pneumoscope.reports.checklist import write_checklist
 from pneumoscope.training.settings import resolve_settings
 from pneumoscope.training.train import Run
 
-STATED = {
+STATED: dict[str, Any] = {
     "author": "A. Author, Example Hospital", "license": "cc-by-4.0", "data_source": "Author A. Our images. 2024.",
     "consent": "Waived by the committee, 17/2024", "funding": "Example Fund, which had no other role",
 }  # fmt: skip

@@ -69,8 +69,8 @@ def test_mlflow_holds_settings_curves_and_test_metrics_with_intervals(tracked: t
     interval = run.evaluation.metrics["auroc"]
     assert found.data.metrics["test/auroc"] == pytest.approx(interval.value)
     assert found.data.metrics["test/auroc_low"] == pytest.approx(interval.low)
-    losses = [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, "head/val_loss")]
-    assert losses == [(int(row["epoch"]), pytest.approx(float(row["val_loss"]))) for row in read_history(run)]
+    losses = {each.step: each.value for each in client.get_metric_history(found.info.run_id, "head/val_loss")}
+    assert losses == pytest.approx({int(row["epoch"]): float(row["val_loss"]) for row in read_history(run)})
 
 
 def test_no_image_and_no_name_of_a_file_or_patient_is_sent(tracked: tuple[Run, Recorder]) -> None:
@@ -100,9 +100,9 @@ def test_tensorboard_reads_curves_and_test_metrics(tracked: tuple[Run, Recorder]
     run, _ = tracked
     events = EventAccumulator(str(run.folder / "tensorboard"))
     events.Reload()
-    losses = [(each.step, each.value) for each in events.Scalars("head/train_loss")]
-    expected = [(int(row["epoch"]), pytest.approx(float(row["train_loss"]), rel=1e-4)) for row in read_history(run)]
-    assert losses == expected
+    losses = {each.step: each.value for each in events.Scalars("head/train_loss")}
+    expected = {int(row["epoch"]): float(row["train_loss"]) for row in read_history(run)}
+    assert losses == pytest.approx(expected, rel=1e-4)
     (accuracy,) = events.Scalars("test/accuracy")
     assert accuracy.value == pytest.approx(run.evaluation.metrics["accuracy"].value, rel=1e-4)
     assert "recipe: head" in events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()

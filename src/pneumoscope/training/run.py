@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.notebook import Drawn, to_html
@@ -51,9 +51,8 @@ class Run(Drawn):
         return self.folder / "report.html"
 
 
-@runtime_checkable
-class Callback(Protocol):
-    """What `train` calls. Inherit from it to write only some of the methods. An error in one ends the training."""
+class Callback:
+    """What `train` calls. Inherit from it, and write the methods that you need. An error in one ends the training."""
 
     def on_start(self, settings: Mapping[str, Any]) -> None:
         """Training begins; all settings by name."""
