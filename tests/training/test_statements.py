@@ -100,5 +100,5 @@ def test_a_licence_is_an_spdx_expression_or_said_to_be_free_text(stated: str, ke
 
 @pytest.mark.parametrize("wrong", ["CC-BY", "free for all", "text:", "text:  "])
 def test_a_licence_that_is_neither_is_refused(wrong: str) -> None:
-    with pytest.raises(UsageError, match=r"license: must be an identifier of SPDX such as CC-BY-4\.0 .*, found"):
+    with pytest.raises(UsageError, match=r"license: must be an SPDX identifier such as CC-BY-4\.0 .*, found"):
         resolve_settings({"path": "images", "license": wrong}, {})

@@ -324,7 +324,7 @@ def test_the_command_prints_the_best_settings_and_where_they_are(
     assert not ended.value.code
     shown = capsys.readouterr().out
     assert "The test split was not read." in shown
-    assert "As the best of many, it is optimistic." in shown
+    assert "It is optimistic, as the best of many." in shown
     assert str(tmp_path / "out" / "best.yaml") in shown
 
 
