@@ -116,7 +116,7 @@ def to_html(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _to_cell(cell: object) -> str:
-    """A cell; text is aligned left, as notebooks would align it right, like numbers."""
+    """A cell; text is aligned left, because notebooks would align it right, like numbers."""
     left = ' style="text-align: left"' if isinstance(cell, str) else ""
     return f"<td{left}>{html.escape(_show(cell))}</td>"
 

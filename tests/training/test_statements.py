@@ -75,7 +75,7 @@ def test_statements_stay_with_an_adapted_an_exported_and_a_continued_model(
     adapted = pneumoscope.adapt(local, tmp_path / "adapted", model=stated.folder, resamples=20)
     model = load_model(adapted.model)
     assert (model.about, model.lineage[-1].parent.about) == (about, about)
-    assert "for those of the adaptation it is not stated" in (adapted.model / "README.md").read_text()
+    assert "for the adaptation images, it is not stated" in (adapted.model / "README.md").read_text()
     exported = pneumoscope.export(tmp_path / "exported", stated.folder, "onnx")
     assert load_model(exported.folder).about == about
     continued = pneumoscope.train(

@@ -104,12 +104,12 @@ def push_model(
 ) -> None:
     """Publish a model on the Hugging Face hub: its files and card, and no images.
 
-    Log in first: hf auth login. On a terminal, you see what will be uploaded and are asked.
+    Log in first: hf auth login. On a terminal, the command shows what it will upload and asks first.
     """
     from pneumoscope.models import sharing
 
     folder, files = sharing.list_shared(model)
-    whom = "for you and people you invite" if private else "for everybody if the name is new"
+    whom = "visible to you and people you invite" if private else "public if the name is new"
     echo(f"{folder} goes to {name}, {whom}:\n{_list_files(files)}", err=True)
     if sys.stdin.isatty() and not yes and not typer.confirm("Upload?", err=True):
         raise typer.Exit(1)
