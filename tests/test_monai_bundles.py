@@ -179,7 +179,7 @@ def test_images_that_monai_does_not_read_are_no_check(run: Run, tmp_path: Path) 
     for name in ("NORMAL", "PNEUMONIA"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "a.dcm").write_bytes(dicom(levels()))
-    with pytest.raises(DataError, match=r"MONAI can read none of the images: it takes \.png, \.jpg, \.jpeg, \.bmp"):
+    with pytest.raises(DataError, match=r"MONAI can read none of the images: it reads \.png, \.jpg, \.jpeg, \.bmp"):
         export(tmp_path / "out", run.folder, "monai", tmp_path / "data")
     assert not (tmp_path / "out").exists()
 

@@ -115,7 +115,7 @@ def test_the_figures_of_results_are_of_matplotlib_and_shown_by_notebooks(
     for kind in ("roc", "pr", "calibration", "dca", "metrics", "confusion", "learning"):
         run.plot(kind).savefig(tmp_path / f"{kind}.pdf")
     assert comparison.plot("sensitivity").axes[0].get_xlabel() == f"Sensitivity: difference from {run.folder.name}"
-    with pytest.raises(UsageError, match=r"^kind: there is no 'pie' of this result\. Choose from metrics, confusion"):
+    with pytest.raises(UsageError, match=r"^kind: this result has no figure 'pie'\. Choose from metrics, confusion"):
         evaluation().plot("pie")
 
 
@@ -124,7 +124,7 @@ def test_a_prediction_is_drawn_with_its_evidence_or_alone(run: Run, images: Path
     explained = pneumoscope.explain(path, run.model)
     assert len(explained.plot().axes) == 3  # the image, the image under its map, and the scale
     assert len(pneumoscope.load(run.model).predict(path)[0].plot().axes) == 1
-    with pytest.raises(UsageError, match="knows no file"):
+    with pytest.raises(UsageError, match="has no file"):
         Prediction(decision="A").plot()
     with pytest.raises(UsageError, match="show\\(\\) needs a notebook"):
         explained.show()

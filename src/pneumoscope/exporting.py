@@ -80,7 +80,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model: its folder, a model for every command, or a MONAI bundle; its network's bytes; the check."""
+    """An exported model: its folder (a model folder or a MONAI bundle), the bytes of its network, and the check."""
 
     folder: Path
     size: int
@@ -129,7 +129,7 @@ def export(
 
     Args:
         out: the folder to write. It has no PyTorch weights.
-        model: what names a model, as for `load`; None: the pretrained default.
+        model: path, address or name of a model, as for `load`; None: the pretrained default.
         to: `onnx` or `openvino`, for these runtimes; `int8`: ONNX with weights and activations of 8 bits, whose
             ranges come from training images; `torch`: a program of `torch.export`; `monai`: a MONAI bundle, which
             gives probabilities without the OOD detector and the prediction sets.
@@ -175,7 +175,7 @@ def export(
 
 
 def _write_card(draft: Path, folder: Path, model: Model, to: Format, checked: str) -> None:
-    """Write the model's card, with a section about the export; in a MONAI bundle, it is part of another page."""
+    """Write the model's card with a section about the export; in a MONAI bundle, as part of `docs/README.md`."""
     own = find_model(folder) / "README.md"
     card = own.read_text("utf-8") if own.is_file() else ""
     if to == "monai":

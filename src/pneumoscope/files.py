@@ -206,8 +206,8 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 def lock_folder(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Make a folder and keep other processes that lock it out of it meanwhile, where the file system can.
 
-    After an error, a folder that was made and is still empty is removed. `patience` are seconds to wait for another
-    process.
+    After an error, a folder that was made and is still empty is removed. `patience`: seconds to
+    wait for another process.
 
     Raises:
         UsageError: another process has locked it, or it cannot be made.

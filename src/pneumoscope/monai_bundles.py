@@ -1,4 +1,4 @@
-"""MONAI bundles: a model for MONAI, which reads and prepares images as this package does, and needs nothing of it.
+"""MONAI bundles: models that run in MONAI without this package, and read and prepare images as it does.
 
 The layout and its metadata follow MONAI's specification (https://docs.monai.io/en/stable/mb_specification.html).
 """
@@ -50,7 +50,7 @@ written by pneumoscope and have the Apache License, version 2.0 (https://www.apa
 
 
 def check_monai(to: str) -> None:
-    """Check that MONAI is here, which runs each MONAI bundle before it is kept, if the format is `monai`.
+    """Check that MONAI is installed if the format is `monai`: it runs each MONAI bundle before it is kept.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -62,7 +62,7 @@ def check_monai(to: str) -> None:
 def convert(
     draft: Path, folder: Path, model: Model, backbone: Backbone, head: nn.Linear, samples: Sequence[Sample]
 ) -> tuple[int, float, int]:
-    """Write a MONAI bundle without its documents, run it with MONAI, and compare it with the model that it is made of.
+    """Write a MONAI bundle without its documents, run it with MONAI, and compare it with the model.
 
     Args:
         draft: an empty folder for it.
@@ -73,17 +73,17 @@ def convert(
         samples: images for the comparison. MONAI knows neither headers nor tables, and has no OOD detector.
 
     Returns:
-        How many of the images MONAI can read, by how much a probability differs at most, and how many predicted labels
-        do although their probabilities are not equal but for rounding.
+        The number of images that MONAI can read, the largest difference of a probability, and the number of images
+        whose predicted label differs, not counting those whose probabilities differ by rounding alone.
 
     Raises:
-        DataError: it can read none of them, or fails.
+        DataError: MONAI can read none of the images, or fails.
     """
     paths = [sample.path for sample in samples if sample.path.suffix.lower() in SUFFIXES]
     found = load(folder, "cpu", engine="torch", ood=False).predict(paths) if paths else []
     before = [each for each in found if each.probabilities is not None]
     if not before:
-        raise DataError(f"MONAI can read none of the images: it takes {', '.join(SUFFIXES)}.", "data")
+        raise DataError(f"MONAI can read none of the images: it reads {', '.join(SUFFIXES)}.", "data")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about packages that MONAI could use, and about TorchScript
         _write(draft, model, backbone, head)
@@ -107,7 +107,7 @@ def _write(folder: Path, model: Model, backbone: Backbone, head: nn.Linear) -> N
 
 
 def _run(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
-    """Run it with MONAI on images, as `python -m monai.bundle run` does: probabilities (N, C).
+    """Run it with MONAI on images, as `python -m monai.bundle run` does; gives probabilities (N, C).
 
     Raises:
         DataError: it fails.
@@ -134,7 +134,7 @@ def _run(folder: Path, paths: Sequence[Path]) -> NDArray[np.float64]:
         with (Path(place) / "predictions.csv").open(encoding="utf-8", newline="") as file:
             rows = [[float(cell) for cell in row[-_count(folder) :]] for row in csv.reader(file)]
     if len(rows) != len(paths):
-        raise DataError(f"MONAI predicts {len(rows)} of {len(paths)} images.")
+        raise DataError(f"MONAI predicted only {len(rows)} of {len(paths)} images.")
     return np.array(rows, np.float64)
 
 

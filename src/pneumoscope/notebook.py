@@ -69,15 +69,15 @@ class Drawn:
     """A result that can be drawn."""
 
     def plot(self, kind: str | None = None) -> Figure:
-        """Draw the result as a figure of matplotlib, which a notebook shows and `savefig` writes.
+        """Draw the result as a matplotlib figure, which a notebook shows and `savefig` writes.
 
         Args:
-            kind: which figure; by default the usual one. The message of a wrong name lists all that there are.
+            kind: which figure; by default the usual one. The error for a wrong name lists all.
 
         Raises:
             UsageError: there is no such figure of this result.
         """
-        # Results lie below what draws them, so this is loaded by name, like a plotting backend of pandas.
+        # Results must not import `reports`, so this is loaded by name, as pandas loads its plotting backends.
         figure: Figure = importlib.import_module("pneumoscope.reports.result_figures").draw_result(self, kind)
         return figure
 
@@ -116,7 +116,7 @@ def to_html(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _to_cell(cell: object) -> str:
-    """A cell; text stands at the left, which notebooks would put at the right, like numbers."""
+    """A cell; text is aligned left, because notebooks would align it right, like numbers."""
     left = ' style="text-align: left"' if isinstance(cell, str) else ""
     return f"<td{left}>{html.escape(_show(cell))}</td>"
 

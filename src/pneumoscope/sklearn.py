@@ -1,4 +1,4 @@
-"""`RadiographClassifier`: the recipe `head` as an estimator of scikit-learn, over arrays of paths."""
+"""`RadiographClassifier`: the recipe `head` as a scikit-learn estimator, over arrays of paths."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ _OPEN = (
 
 
 class ArgumentError(UsageError, ValueError):
-    """`X` or `y` is not valid; a ValueError, too, as scikit-learn raises it."""
+    """`X` or `y` is not valid; also a ValueError, which scikit-learn expects here."""
 
 
 class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A new head on a frozen backbone, trained as `pneumoscope train` does, as a classifier of scikit-learn.
+    """A scikit-learn classifier that trains a new head on a frozen backbone, as `pneumoscope train` does.
 
     `X` holds paths of image files: (n,) or (n, 1), as a list, an array, or a column of pandas. Features are computed
     once for each file and kept in the cache that all commands share, so searches and cross-validations take seconds.
-    Of the images given to `fit` a part becomes validation images, without whose patients the head is trained: they
-    choose when training stops, the calibration and the threshold. `predict` uses this threshold; so the predicted class
-    need not be the likeliest.
+    `fit` sets some images aside as validation images and trains the head on those of other patients. The validation
+    images decide when training stops, and calibration and threshold are fitted to them. `predict` uses this threshold,
+    so the predicted class is not always the most probable one.
 
     Args:
         backbone: name of the pretrained network; see `pneumoscope backbones`.
@@ -83,7 +83,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         lr: learning rate; by default the recipe's.
         weight_decay: penalty of large weights; by default the recipe's.
         settings: any of the other settings of `pneumoscope train` by name, such as `{"size": 320}`.
-        cache: keeps features: the user's on disk, none for False, or a file of your own.
+        cache: where features are kept: True for the user's cache on disk, False for nowhere, or a file of your own.
         random_state: seed of every random choice; a `RandomState` or None draws one, which `seed_` records.
 
     Attributes:
@@ -121,7 +121,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             X: (n,) or (n, 1) paths of image files.
             y: (n,) labels of two or more classes.
             groups: (n,) patients, whose images stay together in training or in validation; None or NaN where unknown.
-                Without it DICOM headers and names of files tell them, as in `pneumoscope.read_samples`. With
+                Without it, they come from DICOM headers and file names, as in `pneumoscope.read_samples`. With
                 `set_fit_request(groups=True)` and metadata routing, cross-validations pass it on.
 
         Raises:
@@ -188,8 +188,9 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     def decision_function(self, X: Paths) -> Floats:  # noqa: N803
         """How far images are beyond the threshold.
 
-        For two classes (n,) logits of the probability minus that of the threshold: above 0 `predict` gives the second.
-        For more (n, C) logarithms of each class's probability over its threshold: `predict` gives the largest.
+        For two classes, (n,): the logit of the probability minus the logit of the threshold. Above 0, `predict` gives
+        the second class. For more, (n, C): the logarithm of each class's probability over its threshold. `predict`
+        gives the class with the largest value.
 
         Raises:
             ImageError: an image cannot be read.
@@ -220,11 +221,11 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return predictions
 
     def _find_shared(self) -> Shared:
-        """The backbone, which a pickled classifier does not hold, loaded again."""
+        """The backbone; it is loaded again after unpickling, as pickles do not hold it."""
         if not hasattr(self, "_shared"):
             shared = _share(self._fitted.network, self._fitted.run.device)
             if shared.computing.engine.fingerprint[:64] != self._fingerprint:
-                raise ModelError(f"The backbone {self.backbone} has other weights than in training: fit again.")
+                raise ModelError(f"The weights of the backbone {self.backbone} have changed since training. Fit again.")
             self._shared = shared
         return self._shared
 
@@ -259,7 +260,7 @@ class RadiographClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             yield opened or stack.enter_context(FeatureCache(Path(":memory:")))
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the backbone, which its name tells."""
+        """All but the backbone, which its name identifies."""
         state = dict(super().__getstate__())
         state.pop("_shared", None)
         return state
@@ -311,7 +312,7 @@ def _name_patient(value: object) -> str | None:
 
 
 def _show_if_slow() -> Progress:
-    """Progress in a notebook, from the moment on that something takes long."""
+    """Progress in a notebook, once a task has taken some time."""
     start = time.monotonic()
 
     def show(task: str, done: int, total: int) -> None:

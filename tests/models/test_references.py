@@ -171,7 +171,7 @@ def test_an_address_is_downloaded_once_and_the_copy_is_named(
     assert files_of(folder) == files
     assert caplog.messages == [
         f"{server.url}: downloading",
-        f"{server.url}: SHA-256 {digest}. To accept this file alone from now on: {server.url}#sha256={digest}",
+        f"{server.url}: SHA-256 {digest}. To accept only this file from now on: {server.url}#sha256={digest}",
     ]
     caplog.clear()
     assert locate_model(f"{server.url}?signature=secret") == folder
@@ -201,7 +201,7 @@ def test_an_address_with_a_checksum_accepts_that_file_alone(
 
 
 def test_only_encrypted_addresses_are_followed(server: Server) -> None:
-    with pytest.raises(UsageError, match="only fetched from an https:// address"):
+    with pytest.raises(UsageError, match="fetched only from an https:// address"):
         locate_model("http://127.0.0.1/model.zip")
     server.moved = server.url.replace("https", "http")
     with pytest.raises(DownloadError, match=r"redirects to http://.*, which is not followed"):

@@ -76,7 +76,7 @@ def test_statements_stay_with_an_adapted_an_exported_and_a_continued_model(
     adapted = pneumoscope.adapt(local, tmp_path / "adapted", model=stated.folder, resamples=20)
     model = load_model(adapted.model)
     assert (model.about, model.lineage[-1].parent.about) == (about, about)
-    assert "for those of the adaptation it is not stated" in (adapted.model / "README.md").read_text()
+    assert "for the adaptation images, it is not stated" in (adapted.model / "README.md").read_text()
     exported = pneumoscope.export(tmp_path / "exported", stated.folder, "onnx")
     assert load_model(exported.folder).about == about
     continued = pneumoscope.train(
@@ -101,5 +101,5 @@ def test_a_licence_is_an_spdx_expression_or_said_to_be_free_text(stated: str, ke
 
 @pytest.mark.parametrize("wrong", ["CC-BY", "free for all", "text:", "text:  "])
 def test_a_licence_that_is_neither_is_refused(wrong: str) -> None:
-    with pytest.raises(UsageError, match=r"licence: must be an identifier of SPDX such as CC-BY-4\.0 .*, found"):
+    with pytest.raises(UsageError, match=r"licence: must be an SPDX identifier such as CC-BY-4\.0 .*, found"):
         resolve_settings({"path": "images", "licence": wrong}, {})

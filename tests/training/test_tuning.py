@@ -212,7 +212,7 @@ def test_a_finished_search_has_no_second_test(tuned: Tuning, images: Path) -> No
     again = tune(out=tuned.folder, resume=True)
     assert again.search == tuned.search
     assert again.settings.optimisation == tuned.settings.optimisation
-    with pytest.raises(UsageError, match=r"trials: .* would make a second test"):
+    with pytest.raises(UsageError, match=r"trials: .* would need a second test"):
         tune(out=tuned.folder, resume=True, trials=9)
     assert (tuned.folder / "tuning.json").read_bytes() == before
 
@@ -224,7 +224,7 @@ def test_training_that_diverges_ends_the_trial_alone(images: Path, tmp_path: Pat
     assert bad
     assert all("the loss is not finite" in each.remark for each in bad)
     assert result.settings.optimisation.lr == 1e-3
-    with pytest.raises(DataError, match=r"No trial was completed, of 1\. .*not finite"):
+    with pytest.raises(DataError, match=r"No trial was completed \(1 tried\)\. .*not finite"):
         tune(images, tmp_path / "bad", trials=1, folds=1, space={"lr": [1e30]}, test=False, optimizer="sgd", **FAST)
 
 
@@ -255,7 +255,7 @@ def test_a_setting_without_effect_beside_the_others_is_not_drawn(images: Path, t
         ({"lr": {"low": 1}}, r"s\.yaml: lr\.high: is missing"),
         ({"lr": {"low": 1, "hihg": 2}}, r"s\.yaml: lr\.hihg: unknown key"),
         ({"batch_size": {"low": 1.5, "high": 3}}, r"s\.yaml: batch_size: is a whole number"),
-        ({"balance": {"low": 1, "high": 3}}, r"s\.yaml: balance: is no number"),
+        ({"balance": {"low": 1, "high": 3}}, r"s\.yaml: balance: is not a number"),
         ({"balance": ["none", "some"]}, r"s\.yaml: balance: must be 'none', 'weights' or 'sampling', found 'some'"),
         ({"backbone_lr": [1e-3, 1e-4]}, r"s\.yaml: backbone_lr: no effect while the backbone is frozen"),
         ({"optimisation": 3}, r"s\.yaml: optimisation: must be a mapping"),
@@ -324,7 +324,7 @@ def test_the_command_prints_the_best_settings_and_where_they_are(
     assert not ended.value.code
     shown = capsys.readouterr().out
     assert "The test split was not read." in shown
-    assert "As the best of many, it is optimistic." in shown
+    assert "It is optimistic, as the best of many." in shown
     assert str(tmp_path / "out" / "best.yaml") in shown
 
 

@@ -121,8 +121,8 @@ def compare(
     by: Annotated[
         str | None,
         option(
-            "Settings to group runs by, such as recipe,backbone: compares groups by their means over seeds, and prints "
-            "and writes what summarize does."
+            "Group runs by these settings, such as recipe,backbone, and compare the means of groups over seeds, as "
+            "summarize does."
         ),
     ] = None,
     resamples: options.Resamples = 2000,

@@ -95,8 +95,8 @@ def _read_card(folder: Path) -> str:
 def push_model(
     model: _Model,
     name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.", metavar="NAME")],
-    private: Annotated[bool, option("Let only you, and whom you invite, see it.", None, "--private")] = False,
-    message: Annotated[str | None, option("Describes the change, in the history on the hub.")] = None,
+    private: Annotated[bool, option("Only you, and people you invite, can see it.", None, "--private")] = False,
+    message: Annotated[str | None, option("What to say about the change in the history on the hub.")] = None,
     licence: Annotated[
         str | None, option("Licence as the hub calls it, such as apache-2.0. [default: what the card says]")
     ] = None,
@@ -104,12 +104,12 @@ def push_model(
 ) -> None:
     """Publish a model on the Hugging Face hub: its files and card, and no images.
 
-    Log in first: hf auth login. On a terminal, it says what will be uploaded and asks.
+    Log in first: hf auth login. On a terminal, the command shows what it will upload and asks first.
     """
     from pneumoscope.models import sharing
 
     folder, files = sharing.list_shared(model)
-    whom = "for those who may see it" if private else "for everybody, if it is a new name"
+    whom = "visible to you and people you invite" if private else "public if the name is new"
     echo(f"{folder} goes to {name}, {whom}:\n{_list_files(files)}", err=True)
     if sys.stdin.isatty() and not yes and not typer.confirm("Upload?", err=True):
         raise typer.Exit(1)

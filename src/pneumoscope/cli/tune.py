@@ -24,20 +24,20 @@ def tune(
     ] = None,
     out: Out = Path("runs/tune"),
     trials: Annotated[
-        int | None, option("Number of trials, over all processes. [default: 50]", _SEARCH, least=1)
+        int | None, option("Number of trials, in all processes together. [default: 50]", _SEARCH, least=1)
     ] = None,
-    timeout: Annotated[float | None, option("Seconds after which no other trial begins.", _SEARCH)] = None,
+    timeout: Annotated[float | None, option("Begin no more trials after this many seconds.", _SEARCH)] = None,
     space: Annotated[
         str | None,
         option("What to change: head, finetune, or a YAML file of settings with their values or ranges.", _SEARCH),
     ] = None,
     folds: Annotated[
         int | None,
-        option("Folds by patient of each trial; 1: the validation split. [default: 5]", _SEARCH, least=1, most=100),
+        option("Folds by patient; 1 measures on the validation split. [default: 5]", _SEARCH, least=1, most=100),
     ] = None,
     metric: Annotated[
         str | None,
-        option("auroc, average_precision, accuracy, f1, mcc or brier, on validation images. [default: auroc]", _SEARCH),
+        option("Metric to search by: auroc, average_precision, accuracy, f1, mcc or brier. [default: auroc]", _SEARCH),
     ] = None,
     storage: Annotated[
         str | None, option("URL of a SQLite or PostgreSQL database. [default: a file in the folder]", _SEARCH)
@@ -64,7 +64,7 @@ def tune(
 
 
 def print_tuning(result: Tuning) -> None:
-    """Print the best settings, their validation score, and their test."""
+    """Print the best settings, their validation score, and the test metrics."""
     from pneumoscope.evaluation.metrics import NAMES
 
     search, usual = result.search, result.search.usual_trial
@@ -78,8 +78,8 @@ def print_tuning(result: Tuning) -> None:
     open_console().print(table)
     name = NAMES[search.metric]
     where = f"{search.folds} folds" if search.folds > 1 else "the validation split"
-    recipe = f"; the recipe has {usual.score:.3f}" if other and usual and usual.score is not None else ""
-    echo(f"\n{name} on {where}: {search.best_trial.score:.3f}{recipe}. As the best of many, it is optimistic.")
+    recipe = f"; recipe: {usual.score:.3f}" if other and usual and usual.score is not None else ""
+    echo(f"\n{name} on {where}: {search.best_trial.score:.3f}{recipe}. It is optimistic, as the best of many.")
     if search.test is not None:
         echo(f"\nTest of the best settings: {count_images(search.test.n, search.test.patients)}\n")
         metrics = make_table(["metric"], ["value", "95% interval"])

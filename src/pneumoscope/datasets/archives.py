@@ -267,7 +267,7 @@ def _receive(url: str, part: _Part, size: int | None, most: int, progress: Progr
             raise DownloadError(f"{address}: the server refused: {status}.")
         if total is not None and (total != (size or total) or total > most):
             wanted = f"expected {size:,}" if size else f"the limit is {most:,}"
-            # What is here stays: this may be the log-in page of a network.
+            # The part that is here stays: this may be the log-in page of a network.
             raise DownloadError(f"{address}: the file there has {total:,} bytes, {wanted}.")
         if response.status == 200:
             part.restart(validator, total)

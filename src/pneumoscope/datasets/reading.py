@@ -92,12 +92,12 @@ def make_samples(
     paths: Sequence[Path], labels: Sequence[str], patients: Sequence[str | None] | None = None,
     reading: Reading = Reading(),
 ) -> list[Sample]:  # fmt: skip
-    """Samples of N files with their labels, as `read_samples` makes them of a table.
+    """Make samples of N files with their labels, as `read_samples` does from a table.
 
     Args:
-        paths: (N,) the files; one that cannot be read shows later.
+        paths: (N,) the files; unreadable ones are found later.
         labels: (N,).
-        patients: (N,) None where unknown; without any, headers and names tell them.
+        patients: (N,) None where unknown; if not given, they come from headers and names.
         reading: how to read the files.
 
     Raises:

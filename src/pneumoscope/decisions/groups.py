@@ -256,7 +256,7 @@ def find_gaps(groups: Sequence[Group], pooled: Pooled, kind: str = "validation i
 
 
 def describe(group: Group, *, adapted: bool = False) -> str:
-    """Whom a group holds, and what it has of its own, in a line; an adapted model has that from the one before."""
+    """Say in a line whom a group holds and what it has of its own; `adapted`: fitted before the adaptation."""
     parts = ["probabilities"] if group.moves_logits else []
     parts += ["prediction sets"] if group.prediction_sets else []
     parts += ["OOD limit"] if group.ood else []

@@ -76,8 +76,8 @@ def measure_external(
     """
     if plan.prevalence is not None and not choices.calibrate:
         raise UsageError(
-            "needs `calibrate`: it is not known which prevalence the probabilities of another program hold for, so "
-            "they cannot be adjusted to another one.", "prevalence",
+            "needs `calibrate`: nobody knows which prevalence the probabilities of another program hold for, so "
+            "they cannot be adjusted.", "prevalence",
         )  # fmt: skip
     joined = read_joined(predictions, truth, choices, naming, patient_pattern)
     check_prevalence(plan.prevalence, joined.classes)

@@ -202,7 +202,7 @@ def find_repeats(folders: Sequence[str | Path]) -> str | None:
     names = ", ".join(str(run.folder) for run in repeated)
     by = ",".join(_find_differing(runs))
     how = f"`pneumoscope compare RUN… --by {by}`" if by else "`pneumoscope summarize RUN…`"
-    return f"Runs that differ only in their seed are compared one by one: {names}. Use {how} for means over seeds."
+    return f"Runs that differ only in their seed are compared one by one: {names}. For means over seeds, use {how}."
 
 
 def _read_run(folder: Path) -> Run:

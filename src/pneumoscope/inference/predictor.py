@@ -284,7 +284,7 @@ def load(
         refuse_out_of_scope: give images outside the intended use an error and no probability, not only a warning.
 
     Raises:
-        DownloadError: the model is elsewhere and out of reach.
+        DownloadError: the model cannot be downloaded.
         ModelError: missing, damaged, incomplete or of another version.
         MissingExtraError: what runs it is not installed.
         UsageError: an option is not valid, does not suit the model or has no effect on it, or there is no pretrained

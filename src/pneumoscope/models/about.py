@@ -1,4 +1,4 @@
-"""What its makers state about a model: who they are, its licence, where its images are from, consent and funding."""
+"""What the makers of a model state: author, licence, source of the images, consent and funding."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class About:
 
     @property
     def terms(self) -> str | None:
-        """The licence to show to a reader, who sees whether it is one that is known by name."""
+        """The licence as shown to readers, who can tell an SPDX identifier from other words."""
         if self.licence is None or self.spdx:
             return self.licence
         return f"“{self.licence.removeprefix(FREE).strip()}” (the author's own words, not an SPDX identifier)"
@@ -61,7 +61,7 @@ def check_licence(stated: str | None) -> str | None:
         return str(canonicalize_license_expression(stated))
     except InvalidLicenseExpression:
         raise UsageError(
-            "must be an identifier of SPDX such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses), or your own "
+            "must be an SPDX identifier such as CC-BY-4.0 or Apache-2.0 (https://spdx.org/licenses), or your own "
             f"words after `text:`, found {quote(stated)}.",
             "licence",
         ) from None

@@ -202,7 +202,7 @@ def is_available(spec: BackboneSpec) -> bool:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Import what brings tqdm, without its advice to install widgets, which a notebook would show."""
+    """Suppress the advice of tqdm, which these imports load, to install widgets: a notebook would show it."""
     import warnings
 
     with warnings.catch_warnings():

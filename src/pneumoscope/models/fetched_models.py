@@ -56,12 +56,12 @@ def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
     """Keep a model in the cache folder, and return its folder there.
 
     Args:
-        key: names the content, as a checksum does, so that a copy that is there and intact is used again.
-        name: of the model, which its folder gets.
-        fill: writes the model's files into the folder that it is called with.
+        key: identifies the content, as a checksum does; if an intact copy is there, it is used again.
+        name: of the model, and of its folder.
+        fill: called with a folder; writes the model's files into it.
 
     Raises:
-        ModelError: what was written is no intact model.
+        ModelError: the files that were written are not an intact model.
         UsageError: the cache folder cannot be written.
     """
     if (kept := find_kept(key)) is not None:
@@ -90,7 +90,7 @@ def keep(key: str, name: str, fill: Callable[[Path], None]) -> Path:
 
 
 def _clean(name: str) -> str:
-    """A name of a folder that is safe, and is not `model`, which stands for that of the folder above."""
+    """A safe folder name, but not `model`, for which the name of the folder above would be shown."""
     cleaned = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80]
     return cleaned if cleaned not in ("", "model") else "shared-model"
 
@@ -126,14 +126,14 @@ def unpack_model(path: Path) -> Path:
 
 
 def fetch_model(address: str) -> Path:
-    """Download a zip archive of a model once, and say so whenever the copy in the cache folder is used.
+    """Download a zip archive of a model once; log a message whenever the copy in the cache folder is used.
 
     Args:
         address: one that begins with https://. It may end in `#sha256=` and the SHA-256 that the archive must have.
 
     Raises:
-        DownloadError: it is out of reach.
-        ModelError: the archive has another checksum, or is not one of a model.
+        DownloadError: it cannot be downloaded.
+        ModelError: the archive has another checksum, or holds no model.
         UsageError: the address is not valid, or the cache folder cannot be written.
     """
     url, wanted = _split_address(address)
@@ -142,7 +142,7 @@ def fetch_model(address: str) -> Path:
     if known and wanted in (None, known["sha256"]) and (kept := find_kept(known["sha256"])) is not None:
         _log(
             f"{shown}: using the copy of {known['date']} in the cache folder (SHA-256 {known['sha256']}). There may be "
-            f"a newer one; to download it again, delete {note}."
+            f"a newer one. To download it again, delete {note}."
         )
         return kept
     _log(f"{shown}: downloading")
@@ -154,7 +154,7 @@ def fetch_model(address: str) -> Path:
         if wanted not in (None, digest):
             shutil.rmtree(workshop)
             raise ModelError(
-                f"{shown}: its SHA-256 is {digest}, not {wanted}: this is another file. Ask whoever published it."
+                f"{shown}: its SHA-256 is {digest}, not {wanted}: this is a different file. Ask whoever published it."
             )
         try:
             folder = unpack_model(path)
@@ -164,7 +164,7 @@ def fetch_model(address: str) -> Path:
             shutil.rmtree(workshop)
         write_text(note, json.dumps({"address": shown, "sha256": digest, "date": f"{datetime.date.today()}"}))
     if wanted is None:
-        _log(f"{shown}: SHA-256 {digest}. To accept this file alone from now on: {shown}#sha256={digest}")
+        _log(f"{shown}: SHA-256 {digest}. To accept only this file from now on: {shown}#sha256={digest}")
     return folder
 
 
@@ -173,7 +173,7 @@ def _split_address(address: str) -> tuple[str, str | None]:
     if pin and not re.fullmatch(r"sha256=[0-9a-fA-F]{64}", pin):
         raise UsageError(f"{hide_secrets(url)}: after # comes sha256= and 64 hexadecimal digits, not {pin!r}.", "model")
     if not url.startswith("https://"):
-        raise UsageError(f"{hide_secrets(url)}: a model is only fetched from an https:// address.", "model")
+        raise UsageError(f"{hide_secrets(url)}: a model is fetched only from an https:// address.", "model")
     return url, pin.removeprefix("sha256=").lower() or None
 
 
@@ -202,7 +202,7 @@ def _find_root(archive: zipfile.ZipFile) -> str:
 
 
 def _depth(root: str) -> int:
-    return root.count("/") - root.endswith("model/")  # that of a run is as deep as the run
+    return root.count("/") - root.endswith("model/")  # the model of a run counts as deep as the run
 
 
 def _unpack(archive: zipfile.ZipFile, root: str, folder: Path) -> None:
@@ -238,7 +238,8 @@ def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None
 
 def _refuse(path: Path, problem: OSError) -> UsageError:
     return UsageError(
-        f"{path}: cannot be written: {problem.strerror or problem}. Set PNEUMOSCOPE_CACHE to a folder that can."
+        f"{path}: cannot be written: {problem.strerror or problem}. Set PNEUMOSCOPE_CACHE to a folder that "
+        "can be written."
     )
 
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: models fetched by name. Its client reports no use, and only files of models are moved."""
+"""The Hugging Face hub: models fetched by name. Its client sends no usage data, and moves only files of models."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,
 
 
 def fetch_from_hub(name: str) -> Path:
-    """Fetch a model into the cache folder. The hub is asked for its newest version; say so if an older one is used.
+    """Fetch the newest version of a model into the cache folder; log a message if an older copy is used instead.
 
     Args:
         name: `OWNER/NAME`, perhaps with `@REVISION`.
 
     Raises:
-        DownloadError: the hub is out of reach and the model was not fetched before, or there is no such model.
+        DownloadError: the hub cannot be reached and the model was not fetched before, or there is no such model.
         MissingExtraError: the hub's client is not installed.
         ModelError: what is there is not a model of pneumoscope, or is damaged, or could run code.
         UsageError: the name is not valid, or the cache folder cannot be written.
@@ -80,7 +80,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 
 def open_hub() -> HfApi:
-    """The hub's client, which is to send no reports of its use; files move over plain HTTP."""
+    """The hub's client; it sends no usage data, and moves files over plain HTTP."""
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     try:
         from huggingface_hub import HfApi, constants
@@ -94,7 +94,7 @@ def ask(api: HfApi, repository: str, revision: str | None) -> ModelInfo:
     """What the hub knows of a model: its commit and its files.
 
     Raises:
-        DownloadError: the hub is out of reach, or has no such model for you.
+        DownloadError: the hub cannot be reached, or has no such model for you.
     """
     with explain(api, repository):
         return api.model_info(repository, revision=revision, timeout=TIMEOUT, files_metadata=True)
@@ -104,14 +104,14 @@ def download(api: HfApi, info: ModelInfo, folder: Path) -> None:
     """Fetch the files of a model into a folder.
 
     Raises:
-        DownloadError: the hub is out of reach.
+        DownloadError: the hub cannot be reached.
         ModelError: there is no model, or its files are too large for one.
     """
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or () if each.rfilename in SHARED}
     if DESCRIPTION not in sizes:
         raise ModelError(f"{HUB}{info.id}: not a model of pneumoscope, because it has no {DESCRIPTION}.")
     if too_large := [name for name, size in sizes.items() if size > MAX_FILE]:
-        raise ModelError(f"{HUB}{info.id}: {too_large[0]} is larger than {MAX_FILE:,} bytes, which no model is.")
+        raise ModelError(f"{HUB}{info.id}: {too_large[0]} is larger than the limit, {MAX_FILE:,} bytes.")
     with explain(api, info.id):
         for name in sizes:
             api.hf_hub_download(info.id, name, revision=info.sha, local_dir=folder)
@@ -146,7 +146,7 @@ def _describe(problem: BaseException, api: HfApi) -> str:
     if isinstance(problem, errors.RepositoryNotFoundError) or status == 404:
         return f"the hub at {api.endpoint} has no such model, or it is private. Check the name. {login} if it is yours."
     if status in (401, 403) or isinstance(problem, errors.LocalTokenNotFoundError):
-        return f"the hub refuses. {login}, with a token that may do this.{answer}"
+        return f"the hub refuses. {login}; the token must allow this.{answer}"
     if isinstance(problem, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so the hub is not asked. Unset it, or use a model on this machine."
     if status is not None or said:

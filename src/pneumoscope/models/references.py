@@ -1,4 +1,4 @@
-"""What names a model: a folder, a zip archive, a pretrained model, an https:// address, or a name on a hub."""
+"""Names of models: a folder, a zip archive, a pretrained model, an https:// address, or a name on a hub."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _REMOTE = re.compile(r"https?:/|hf:")
 def locate_model(reference: str | Path | None = None, parameter: str = "model") -> Path:
     """Find a model, fetch it if it is elsewhere, and return its folder on this machine, or the run that holds it.
 
-    A path that exists is always taken as such.
+    If a path of that name exists, it is used.
 
     Args:
         reference: a run, a model folder, a zip archive of one, the name of a pretrained model, an address that begins
             with `https://`, or `hf:OWNER/NAME`, perhaps with `@REVISION`; None: the pretrained default.
-        parameter: what the reference is called in errors.
+        parameter: which parameter errors name.
 
     Raises:
-        DownloadError: it is elsewhere and out of reach.
+        DownloadError: it cannot be downloaded.
         MissingExtraError: it is on the hub, whose client is not installed.
         ModelError: it is damaged, or there is no model.
         UsageError: there is no such file, folder or name.

@@ -35,7 +35,7 @@ class SharedModel:
 
 @checked
 def pull(name: str, out: str | Path, *, revision: str | None = None, overwrite: bool = False) -> SharedModel:
-    """Fetch a model from the Hugging Face hub into a new model folder, and check every file of it.
+    """Fetch a model from the Hugging Face hub into a new model folder, and check every file.
 
     Args:
         name: `OWNER/NAME`, perhaps with `@REVISION`.
@@ -44,7 +44,7 @@ def pull(name: str, out: str | Path, *, revision: str | None = None, overwrite: 
         overwrite: whether to replace an earlier model folder in `out`.
 
     Raises:
-        DownloadError: the hub is out of reach, or has no such model for you.
+        DownloadError: the hub cannot be reached, or has no such model for you.
         MissingExtraError: the hub's client is not installed.
         ModelError: what is there is not a model of pneumoscope, or is damaged, or could run code.
         UsageError: the name is not valid, or `out` exists.
@@ -66,7 +66,7 @@ def pull(name: str, out: str | Path, *, revision: str | None = None, overwrite: 
             raise ModelError(str(problem).replace(str(draft), HUB + repository)) from None
         claim_folder(out, SHARED, overwrite)
         names = [each for each in SHARED if (draft / each).is_file()]
-        for each in [*names[1:], names[0]]:  # the description makes it a model, at the end
+        for each in [*names[1:], names[0]]:  # the description comes last, as it makes the folder a model
             shutil.move(draft / each, out / each)
     return SharedModel(repository, str(info.sha), to_page(api, repository), _measure(out, names))
 
@@ -80,14 +80,14 @@ def push(
     The token comes from `hf auth login` or `HF_TOKEN`.
 
     Args:
-        model: what names a model, as for `load`.
+        model: path, address or name of a model, as for `load`.
         name: `OWNER/NAME` on the hub; what is there is replaced, and stays in its history.
-        private: whether only you and whom you invite can see it; otherwise a new name is public.
+        private: whether only you and people you invite can see it; otherwise a new name is public.
         message: describes the change; by default it names this program.
         licence: of the model, as the hub calls it, such as `apache-2.0`; by default what the card says.
 
     Raises:
-        DownloadError: the hub is out of reach, or does not let you write there.
+        DownloadError: the hub cannot be reached, or does not let you write there.
         MissingExtraError: the hub's client is not installed.
         ModelError: the model is damaged, or could run code.
         UsageError: the name is not valid, or it is public although `private` is requested.
@@ -126,7 +126,7 @@ def list_shared(model: str | Path) -> tuple[Path, dict[str, int]]:
 
 
 def write_card(folder: Path, model: Model, licence: str | None) -> str:
-    """The text of a model's card, with the metadata that the hub reads; those that the card has already stay."""
+    """The text of a model's card, with the metadata that the hub reads; what the card states already stays."""
     import yaml
 
     text = f"# {' or '.join(model.labels)}: a classifier of chest radiographs\n"

@@ -74,7 +74,7 @@ def evaluate(
 
     Args:
         data: a folder of classes, or a table.
-        model: what names a model, as for `load`; by default the pretrained model.
+        model: path, address or name of a model, as for `load`; by default the pretrained model.
         out: folder for `metrics.json`, `predictions.csv`, `errors.csv`, `plots` and `report.html`; None writes nothing.
         split: `train`, `val`, `test` or `all`; by default `test`, or the only split, or all images without splits.
         patient_pattern: regular expression that finds the patient in the path of a file.

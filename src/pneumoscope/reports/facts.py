@@ -23,8 +23,8 @@ from pneumoscope.text import counted
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
 
 _CHOOSE_GROUP = (
-    "Age and view, where a DICOM header or a table says them, choose the group of images by whose rules the model "
-    "decides on the image"
+    "Age and view, where a DICOM header or a table gives them, choose the group of the image, and the model decides by "
+    "the rules of this group"
 )
 
 
@@ -215,7 +215,7 @@ def _predictors(study: Study) -> str:
     if study.decisions.groups:
         return (
             f"The only input of the network is the image; sex and other columns have no effect. {_CHOOSE_GROUP}, which "
-            "may change its probability and its decision."
+            "may change the probability and the decision."
         )
     return "The only predictor is the image; age, sex, view and other columns do not enter the network."
 

@@ -298,8 +298,8 @@ def describe_decisions(study: Study) -> str:
         adapted = bool(find_adaptations(study.model.lineage))
         listed = "; ".join(groups.describe(group, adapted=adapted) for group in study.decisions.groups)
         parts.append(
-            "Groups by age and view, as far as a DICOM header or a table says them, were decided on in a way of their "
-            f"own, all other images as stated above: {listed}."
+            "Groups by age and view, where a DICOM header or a table gives these, had rules of their own. All other "
+            f"images were decided on as stated above: {listed}."
         )
     return " ".join(parts) or "Every image got a label."
 

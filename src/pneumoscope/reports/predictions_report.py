@@ -66,7 +66,7 @@ def evaluate_predictions(
             that the predicted labels in the table follow, else 0.5.
         calibrate: calibrate the probabilities, on the split val of `truth`, or without one by cross-validation in 5
             folds by patient, so that each probability comes from other patients.
-        prevalence: also measure as if the positive class had this share, with adjusted probabilities; with `calibrate`.
+        prevalence: also measure as if the positive class had this share, adjusting probabilities; needs `calibrate`.
         subgroups: what to divide the images by, such as `sex,age,sex*age`; by default by everything that is known.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them, and the folds.

@@ -54,7 +54,7 @@ def draw_result(result: object, kind: str | None = None) -> Figure:
     drawings = _list_drawings(result)
     chosen = kind or next(iter(drawings))
     if chosen not in drawings:
-        raise UsageError(f"there is no {chosen!r} of this result. Choose from {', '.join(drawings)}.", "kind")
+        raise UsageError(f"this result has no figure {chosen!r}. Choose from {', '.join(drawings)}.", "kind")
     figure = drawings[chosen]()
     # A notebook shows what has this method, whether or not pyplot was imported.
     setattr(figure, "_repr_png_", functools.partial(_render_png, figure))  # noqa: B010 - no attribute of the class
@@ -239,7 +239,7 @@ def _draw_prediction(prediction: Prediction) -> Figure:
     if prediction.evidence is not None and prediction.pixels is not None:
         return draw_overlay(prediction)
     if prediction.pixels is None and prediction.path is None:
-        raise UsageError("This prediction knows no file: bytes were predicted. `pneumoscope.explain` keeps the image.")
+        raise UsageError("This prediction has no file: it was made from bytes. `pneumoscope.explain` keeps the image.")
     pixels = read_pixels(str(prediction.path)) if prediction.pixels is None else prediction.pixels
 
     def draw(axes: Axes) -> None:

@@ -63,7 +63,7 @@ class Search:
         seed: fixes all draws.
         trials: all of them.
         best: the number of the best one.
-        importance: how much each setting explains of the scores; they sum to 1.
+        importance: the share of the differences between scores that each setting explains; they sum to 1.
         usual: the number of the trial with the settings of the recipe; None if there is none.
         test: how the best settings do on the test split; None where it was not read.
         notes: what a reader must know.
@@ -205,7 +205,7 @@ def plot_history(search: Search) -> Draw:
 
 
 def _leave_out_outliers(axes: Axes, values: Sequence[float], lower: bool) -> None:
-    """Let a few very bad trials not press all others into one line: they are outside the plot."""
+    """Leave a few very bad trials outside the plot, as they would squeeze all others into one line."""
     ordered = sorted(values, reverse=not lower)  # the best first
     best, limit = ordered[0], ordered[int(0.9 * (len(ordered) - 1))]
     reach = abs(limit - best) or 0.01

@@ -43,7 +43,7 @@ class Settings:
     """Settings of the service.
 
     Attributes:
-        model: what names a model, fetched at the start if it is elsewhere; None for the default.
+        model: path, address or name of a model, which is fetched at the start if necessary; None: the default.
         host: address to listen on.
         port: 0 takes a free one.
         token: what callers must send; needed on any address but this machine's own.

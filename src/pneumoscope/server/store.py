@@ -173,7 +173,7 @@ class Store(AbstractContextManager["Store"]):
     def _migrate(self, connection: sql.Connection, schema: int) -> int:
         """Bring the tables from a version to this one, step by step, and give the version that they then have."""
         for version in range(schema, SCHEMA):
-            # This comes first: it begins SQLite's transaction, and of services that start at once lets only one go on.
+            # This comes first: it begins SQLite's transaction, so only one of the services that start at once goes on.
             mine = (_Property.key == "schema") & (_Property.value == str(version))
             if connection.execute(sql.update(_Property).where(mine).values(value=str(version + 1))).rowcount:
                 connection.execute(sql.text(_MIGRATIONS[version]))

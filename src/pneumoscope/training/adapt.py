@@ -158,7 +158,7 @@ def adapt(
     Args:
         data: a folder of classes, or a table.
         out: folder to write.
-        model: what names a model, as for `load`; by default the pretrained model.
+        model: path, address or name of a model, as for `load`; by default the pretrained model.
         head: whether another head on the same features is tried.
         finetune: experimental: whether the whole network is fine-tuned, too, to see by cross-validation whether that
             is better. It needs 60 patients, and trains four networks.

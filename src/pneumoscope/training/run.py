@@ -1,4 +1,4 @@
-"""A finished run, and what is called while it comes into being."""
+"""A finished run, and the callbacks of training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Run(Drawn):
 
 
 class Callback:
-    """What `train` calls. Inherit from it, and write the methods that you need. An error in one ends the training."""
+    """What `train` calls. Inherit from it and write the methods that you need. An error in one ends the training."""
 
     def on_start(self, settings: Mapping[str, Any]) -> None:
         """Training begins; all settings by name."""

@@ -24,7 +24,7 @@ from pneumoscope.training.record import RECORD, begin_record, check_files, check
 from pneumoscope.training.settings import Settings, find_groups, flatten, resolve_settings
 
 CHECKPOINTS = "checkpoints"
-TRACKED = ("mlflow", "tensorboard")  # what trackers write where no server takes it
+TRACKED = ("mlflow", "tensorboard")  # folders of trackers, where there is no server
 INTAKE = "intake.json"  # what reading the data left out, and which splits were drawn
 ENVIRONMENT = "environment.json"  # versions and machine
 # Settings that name a file or folder; `init` may be a name or an address instead.
@@ -56,7 +56,7 @@ def open_run(folder: Path, setup: Setup, resume: bool, overwrite: bool) -> None:
     write_samples(table, setup.samples)
     intake = {"drawn": sorted(setup.drawn), "left_out": list(setup.left_out)}
     write_text(folder / INTAKE, json.dumps(intake, indent=2, ensure_ascii=False) + "\n")
-    if not (folder / ENVIRONMENT).exists():  # it says where a run began, also if it is resumed elsewhere
+    if not (folder / ENVIRONMENT).exists():  # it says where a run began, even if it is resumed elsewhere
         write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=2, ensure_ascii=False) + "\n")
     if resume and (folder / RECORD).exists():
         check_files(folder, setup.samples)

@@ -57,7 +57,7 @@ class Range:
     low: Finite
     high: Finite
     log: bool = False  # whether to draw from the logarithms
-    step: Annotated[float, Gt(0)] | None = None  # between numbers, from `low` on; None: any number, or any whole one
+    step: Annotated[float, Gt(0)] | None = None  # between values, from `low` on; None: any number, or any whole number
 
 
 Space: TypeAlias = Mapping[str, Choices | Range]
@@ -106,7 +106,7 @@ def to_plain(space: Space) -> dict[str, Any]:
 
 
 def has_effect(name: str, chosen: Mapping[str, Any], base: Settings) -> bool:
-    """Whether a setting has an effect beside those that were chosen before it."""
+    """Whether a setting has an effect, given those that were chosen before it."""
     trained = chosen.get("train_backbone", base.network.train_backbone)
     if name in BACKBONE_ONLY:
         return bool(trained)
@@ -179,11 +179,11 @@ def _read_domain(name: str, value: Any, place: str) -> Choices | Range:
         return Choices(tuple(value))
     if not isinstance(value, Mapping):
         raise UsageError(
-            f"must be a list of values, or `{{low: …, high: …}}` with perhaps `log` or `step`, found {quote(value)}.",
+            f"must be a list of values, or `{{low: …, high: …}}` with `log` or `step` if needed, found {quote(value)}.",
             place,
         )
     if _find_kinds()[name] not in (int, float):
-        raise UsageError("is no number, so it has no range. Give a list of values.", place)
+        raise UsageError("is not a number, so it has no range. Give a list of values.", place)
     domain = build(Range, value, place.rpartition(": ")[0], prefix=f"{place.rpartition(': ')[2]}.")
     _check_range(domain, is_whole(name), place)
     return domain
@@ -194,20 +194,20 @@ def _check_range(domain: Range, whole: bool, place: str) -> None:
     if low >= high:
         raise UsageError(f"the range is empty: low is {low:g}, high is {high:g}. Swap them, or set one value.", place)
     if domain.log and low <= 0:
-        raise UsageError(f"low must be above 0 for a range of logarithms (log), found {low:g}.", place)
+        raise UsageError(f"with log, low must be above 0, found {low:g}.", place)
     if domain.log and step is not None:
         raise UsageError("has both log and step. Leave out one of the two.", place)
     if whole and any(number != int(number) for number in (low, high, step or 1)):
         raise UsageError("is a whole number, so low, high and step must be whole numbers.", place)
     if step is not None and abs((steps := (high - low) / step) - round(steps)) > 1e-9:
-        raise UsageError(f"from low to high there is no whole number of steps of {step:g}. Change one of them.", place)
+        raise UsageError(f"high is not a whole number of steps of {step:g} above low. Change one of them.", place)
 
 
 def _check_values(space: Space, base: Settings, source: str) -> None:
-    """Check that each setting can have each of its values, with the others that it needs.
+    """Check that each setting accepts each of its values, with the other settings that it needs.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it does not.
     """
     enabled: dict[str, Any] = {}
     for name, domain in space.items():

@@ -80,7 +80,7 @@ class NetworkSettings:
         str | None,
         Doc(
             "Model to continue from, instead of a backbone's weights: a run, a model folder, a .zip of one, a "
-            "pretrained model, an https:// address, or hf:OWNER/NAME. Its last layer is kept where the classes are the "
+            "pretrained model, an https:// address, or hf:OWNER/NAME. Its last layer is kept if the classes are the "
             "same."
         ),
     ] = None

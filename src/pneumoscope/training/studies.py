@@ -42,7 +42,7 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 class SeededSampler(TPESampler):
     """Tree-structured Parzen estimator (Bergstra et al. 2011) whose draws depend on seed, trial and earlier trials.
 
-    An interrupted study continues with the trials that it would have had. Several processes draw different ones.
+    An interrupted study continues with the same trials as without the interruption. Processes draw different ones.
     """
 
     def __init__(self, seed: int) -> None:
@@ -77,7 +77,7 @@ class FoldPruner(BasePruner):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna's messages away, which would come twice; ours say the same."""
+    """Silence Optuna's messages, because ours say the same."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
@@ -92,7 +92,7 @@ def hide_password(url: str) -> str:
     """A database's URL as it may be shown and stored.
 
     Raises:
-        UsageError: it is none, or of another kind of database.
+        UsageError: it is not a URL, or it is of another kind of database.
     """
     try:
         parsed = make_url(url)
@@ -118,7 +118,7 @@ def open_study(
         name: of the study in it.
         lower: whether lower scores are better.
         seed: of the sampler.
-        begin: the settings of the first trial of a new study; empty: drawn, too.
+        begin: the settings of the first trial of a new study; if empty, they are drawn, too.
         renew: whether to delete an earlier study of this name.
 
     Raises:
@@ -170,14 +170,14 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 
 
 def find_usual(space: Space, base: Settings) -> dict[str, Any]:
-    """The values that the settings of a space have anyway, or nothing if one of them is not in the space."""
+    """The values of `base` for the settings of a space, or nothing if one of them is not in the space."""
     values = {name: value for group in vars(base).values() for name, value in vars(group).items() if name in space}
     values = {name: values[name] for name in space if has_effect(name, values, base)}
     return values if all(contains(space[name], value) for name, value in values.items()) else {}
 
 
 def suggest(trial: Trial, space: Space, base: Settings) -> dict[str, Any]:
-    """Draw the settings of a trial; one without effect beside the others is left out."""
+    """Draw the settings of a trial, and leave out those that have no effect beside the others."""
     chosen: dict[str, Any] = {}
     for name, domain in space.items():
         if not has_effect(name, chosen, base):
@@ -229,8 +229,8 @@ def run_trials(
     Args:
         study: as `open_study` gives it.
         objective: gives the score of a trial.
-        trials: how many are to be finished, with those that were there before.
-        timeout: seconds after which this process begins no other one.
+        trials: how many must be finished, including earlier ones.
+        timeout: seconds after which this process begins no more trials.
         on_trial: called after each trial of this process.
         progress: called as `progress("Trials", done, trials)`.
     """
@@ -254,9 +254,9 @@ def run_trials(
 
 
 def find_importance(study: Study, seed: int) -> dict[str, float]:
-    """How much each setting explains of the scores of complete trials (fANOVA, Hutter et al. 2014); they sum to 1.
+    """The share of the differences between complete trials that each setting explains (fANOVA, Hutter et al. 2014).
 
-    Empty where there are too few trials, or all scores are equal.
+    The shares sum to 1. Empty where there are too few trials, or all scores are equal.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < 2 or len({each.value for each in complete}) < 2:

@@ -1,4 +1,4 @@
-"""MLflow and TensorBoard: what of a training is logged to them. Neither may end it, and neither gets an image."""
+"""MLflow and TensorBoard: what training logs to them. Neither can end the training, and neither gets an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pneumoscope.training.run_folder import TRACKED
 
 MLFLOW, TENSORBOARD = TRACKED  # names of trackers, of their packages, and of their folders in a run
 _OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # mlflow.org/docs/latest/community/usage-tracking
-# By default MLflow lets a server that is gone hold up the training for minutes, and refuses to write into a folder.
+# By default, MLflow waits minutes for a server that is down, and refuses to write into a folder.
 _USUAL = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -56,7 +56,7 @@ def parse_trackers(log_to: str | Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def track(names: Sequence[str], callbacks: Sequence[Callback], folder: Path) -> Iterator[Callback]:
-    """One callback that calls those given and the trackers of these names, which end when the block does."""
+    """One callback that calls the given ones and the trackers of these names, which are closed after the block."""
     trackers = [_Careful(name, {MLFLOW: _MLflow, TENSORBOARD: _TensorBoard}[name](folder)) for name in names]
     try:
         yield _All([*trackers, *callbacks])
@@ -89,11 +89,11 @@ class _Tracker(Callback):
         self._folder = folder
 
     def close(self) -> None:
-        """Say that no more will come; without an earlier `on_end`, that the training failed."""
+        """Close the tracker; without an earlier `on_end`, record that the training failed."""
 
 
 class _Careful(Callback):
-    """A tracker that is left alone after its first error, which is said once; the training goes on."""
+    """A tracker that is not called again after its first error, which a warning reports; the training goes on."""
 
     def __init__(self, name: str, tracker: _Tracker) -> None:
         self._name, self._tracker, self._works = name, tracker, True
@@ -120,13 +120,13 @@ class _Careful(Callback):
         except Exception as problem:  # of the tracker, its server or its disk, whatever they raise
             self._works = False
             reason = shorten(" ".join(str(problem).split()) or type(problem).__name__, 300)
-            _logger().warning("%s failed: %s. The training goes on and is no longer logged there.", self._name, reason)
+            _logger().warning("%s failed: %s. The training goes on, but is no longer logged there.", self._name, reason)
 
 
 class _MLflow(_Tracker):
     """A run of MLflow: settings, metrics of each epoch and of the test, report, metrics.json and model.
 
-    Where to is what MLflow's own environment variables say; else a folder of the run.
+    MLflow's own environment variables say where it is stored; by default, in a folder of the run.
     """
 
     _run = ""  # its id, while it is open

@@ -60,8 +60,8 @@ from pneumoscope.training.trackers import parse_trackers, track
 
 OnEpoch: TypeAlias = Callable[[Mapping[str, Any], int], None]  # as `Callback.on_epoch`
 _NOT_TESTED = (
-    "The test split was not read (`test=False`). All metrics are of the validation split, which stopped training and "
-    "to which the decisions were fitted: expect lower ones on other images."
+    "The test split was not read (`test=False`). All metrics are those of the validation split, which decided when "
+    "training stopped and to which the decisions were fitted: expect lower ones on other images."
 )
 
 
@@ -96,7 +96,7 @@ def train(
         data: folder or table; None if `config` or the resumed run names it.
         out: the run's folder.
         config: settings, or a YAML file of them, such as another run's `config.yaml`.
-        test: whether to read the test split and measure on it. Without it, the metrics are those of the validation
+        test: whether to read the test split and measure on it. If not, the metrics are those of the validation
             split, which are too good; `resume` without `test=False` measures the test split later.
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
@@ -259,8 +259,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
-    Without a test, it is evaluated on the validation split, and all that is written says so. The engine is that of a
-    backbone that did not change; None loads the stored model's.
+    Without a test, it is evaluated on the validation split, and everything that is written says so. `engine` is that of
+    an unchanged backbone; if None, the stored model's is loaded.
     """
     split = "test" if setup.test else "val"
     notes = remarks.notes if setup.test else (*remarks.notes, _NOT_TESTED)

@@ -1,4 +1,4 @@
-"""One trial of `tune`: a network trained with some settings, fold by fold, and how good each is on unseen patients."""
+"""One trial of `tune`: networks trained with some settings, fold by fold, and measured on unseen patients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Parts:
 
 
 def divide(samples: Sequence[Sample], settings: Settings, folds: int) -> Parts:
-    """Divide images that have splits: into folds by patient, or for one fold by these splits. The test stays out."""
+    """Divide images into folds by patient, or for one fold by the splits they have. Test images are set aside."""
     learned = [sample for sample in samples if sample.split != "test"]
     held_out = [sample for sample in samples if sample.split == "test"]
     if folds == 1:
@@ -96,7 +96,7 @@ class Trainer:
         self._pools: dict[str, _Pool] = {}
 
     def prepare(self, settings: Settings) -> Setup:
-        """Compute the features that settings need, so that what is wrong with data or backbone shows."""
+        """Compute the features that settings need, so that faults of the data or the backbone show early."""
         return self._find_pool(settings).setup
 
     def score(self, settings: Settings, part: int) -> float:

@@ -123,16 +123,16 @@ def tune(
 ) -> Tuning:  # fmt: skip
     """Search for the settings with the best metric on validation images, then measure them once on the test split.
 
-    The images of the splits train and val are divided into folds by patient; a trial trains on all but one and is
-    measured on that one, fold by fold, and stopped early where others did better. The test split is not read before the
-    search has ended. Several processes with the same arguments share the trials; the last one finishes.
+    The images of the splits train and val are divided into folds by patient. For each fold, a trial trains on all
+    others and is measured on this one; it stops early where other trials did better. The test split is read only after
+    the search. Several processes with the same arguments share the trials; the last one tests the best settings.
 
     Args:
         data: folder or table; None if `config` or the search to resume names it.
         out: folder to write.
-        trials: how many trials there are to be, over all processes and starts, by default 50.
-        timeout: seconds after which this process begins no other trial.
-        space: what to change: `head`, `finetune`, a YAML file, or its content; by default the one that suits.
+        trials: how many trials, counting all processes and earlier starts; by default 50.
+        timeout: seconds after which this process begins no more trials.
+        space: what to change: `head`, `finetune`, a YAML file, or its content; by default as the recipe needs.
         folds: their number, by default 5; 1 measures on the validation split, which also stops training.
         metric: auroc (the default), average_precision, accuracy, f1, mcc or brier; the mean over the folds counts.
         storage: URL of a database, SQLite or PostgreSQL; by default a SQLite file in `out`.
@@ -226,7 +226,7 @@ class _Job:
         trials = studies.list_trials(study)
         if not any(each.score is not None for each in trials):
             remark = next((each.remark for each in trials if each.remark), "")
-            raise DataError(f"No trial was completed, of {len(trials)}. {remark or 'Allow more time or trials.'}")
+            raise DataError(f"No trial was completed ({len(trials)} tried). {remark or 'Allow more time or trials.'}")
         importance = studies.find_importance(study, self.base.run.seed)
         usual = studies.find_usual(self.space, self.base)
         same = [each.number for each in trials if each.score is not None and usual and each.settings == usual]
@@ -238,7 +238,7 @@ class _Job:
         write_settings(self.folder / BEST, settings)
         other = study.user_attrs.get("tested in")
         if other is not None and Path(other) != self.folder.resolve():
-            search = replace(search, notes=(f"Another process measures the test split, once; see {other}.",))
+            search = replace(search, notes=(f"Another process measures the test split; see {other}.",))
         elif test:
             self._write(search, settings)  # in case the test is interrupted
             study.set_user_attr("tested in", str(self.folder.resolve()))
@@ -249,7 +249,7 @@ class _Job:
     def _test(self, settings: Settings) -> Test:
         """Train with the best settings and measure on the test split."""
         out = self.folder / RUN
-        _logger().info("The best settings are trained, and measured on the test split.")
+        _logger().info("Training with the best settings, and measuring on the test split.")
         begun = (out / "config.yaml").exists()
         run = train(out=out, config=None if begun else settings, resume=begun, cache=self.cache, progress=self.progress)
         held_out = {sample.path.resolve() for sample in self.parts.held_out}
@@ -262,7 +262,7 @@ class _Job:
         learned = [sample for part in self.parts.samples[:1] for sample in part]
         count = len(self.parts.samples)
         _logger().info(
-            "%d trials on %s images, %s. %s of the split test stay out until the end.",
+            "%d trials on %s images, %s. %s of the test split are not used until the end.",
             trials,
             f"{len(learned):,}",
             f"each in {count} folds by patient" if count > 1 else "each measured on the validation split",
@@ -363,15 +363,15 @@ def _find_storage(folder: Path, design: Design) -> str:
 
 
 def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:
-    """The search of a folder whose best settings have been tested.
+    """The finished search of a folder, whose best settings were tested.
 
     Raises:
-        UsageError: more trials are wanted, which would be chosen after the test.
+        UsageError: more trials are wanted, after the test.
     """
     if trials is not None and trials > search.count("complete") + search.count("stopped early"):
         raise UsageError(
             f"the search in {folder} is finished, and its best settings were measured on the test split. More trials "
-            "would make a second test of it. Start another search, with `test=False` until it is the last one.",
+            "would need a second test. Start another search, with `test=False` until the last one.",
             "trials",
         )
     _logger().info("The search in %s is finished.", folder)
