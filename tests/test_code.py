@@ -45,6 +45,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "training.tuning.tune": "the options of the command",
     "cli.crossval.crossval": "the options of the command",
     "cli.tune.tune": "the options of the command",
+    "cli.train.train": "the options of the command",
     "cli.adapt.adapt": "the options of the command",
     "cli.data.split": "the options of the command",
     "cli.evaluate.audit": "the options of the command",

@@ -26,7 +26,8 @@ from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError, MissingExtraError, ModelError, UsageError
-from pneumoscope.exporting import Format, compare, export
+from pneumoscope.evaluation.conversion_check import compare
+from pneumoscope.exporting import Format, export
 from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache

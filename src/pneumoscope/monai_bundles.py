@@ -27,6 +27,7 @@ from pneumoscope.decisions import scope
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.decisions.rules import describe_rules
 from pneumoscope.errors import DataError, MissingExtraError
+from pneumoscope.evaluation.conversion_check import ROUNDING
 from pneumoscope.files import write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.predictor import load
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")  # what MONAI's PILReader reads
 NETWORK = "models/model.ts"
-ROUNDING = 1e-5  # differences of probabilities and OOD scores that other arithmetic makes
 FOLDERS = ("configs", "models", "docs", "LICENSE")  # of a MONAI bundle
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 

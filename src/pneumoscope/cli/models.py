@@ -168,7 +168,7 @@ def export(
     Nothing is written if the converted model decides differently.
     """
     from pneumoscope import exporting as job
-    from pneumoscope.exporting import describe_check
+    from pneumoscope.evaluation.conversion_check import describe_check
     from pneumoscope.images.read import Reading
 
     reading = Reading(invert, any_modality)
