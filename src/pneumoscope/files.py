@@ -204,7 +204,7 @@ def claim_folder(folder: Path, names: Sequence[str], overwrite: bool = False) ->
 
 @contextmanager
 def lock_folder(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Make a folder and keep other processes that lock it out of it meanwhile, where the file system can.
+    """Make a folder and lock it against other processes that do the same, where the file system can.
 
     After an error, a folder that was made and is still empty is removed. `patience`: seconds to
     wait for another process.

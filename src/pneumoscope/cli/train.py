@@ -52,7 +52,7 @@ def train(
     out: Out = Path("runs/latest"),
     config: Annotated[Path | None, option("YAML file of settings, such as a run's config.yaml.")] = None,
     test: Annotated[
-        bool, option("Do not read the test split; give metrics of the validation split instead.", None)
+        bool, option("Read the test split and measure on it; --no-test measures on the validation split instead.", None)
     ] = True,
     resume: Annotated[bool, option("Continue an interrupted run.", None, "--resume")] = False,
     overwrite: Overwrite = False,

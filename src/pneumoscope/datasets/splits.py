@@ -78,7 +78,7 @@ def split_training(
     samples: Sequence[Sample], *, val_fraction: float = 1 / 3, groups: Sequence[SupportsIndex | None] | None = None,
     seed: Seed = 0,
 ) -> list[Sample]:  # fmt: skip
-    """Divide samples into train and a balanced val, where the test images are elsewhere; see `split_samples`."""
+    """Divide samples into train and a balanced val, for data whose test images are elsewhere; see `split_samples`."""
     units = _find_units(samples, groups)
     result = [replace(sample, split="train") for sample in samples]
     _require_units(samples, units, ["val"])

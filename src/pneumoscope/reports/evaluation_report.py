@@ -90,7 +90,7 @@ def evaluate(
         subgroups: what to divide the images by, such as `sex,age,sex*age`; by default by everything that is known.
         resamples: bootstrap resamples behind each interval.
         seed: fixes them.
-        cache: keeps features between calls: the user's on disk, none for False, or a given one.
+        cache: keeps features between calls: True for the user's on disk, False for none, or a given one.
         plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
         patient_ids: whether metrics and report may name patients; `predictions.csv` always does.
         excel: whether `predictions.csv` begins with a byte order mark, which Excel needs to read UTF-8.

@@ -124,7 +124,7 @@ def _software(study: Study) -> str:
 
 
 def _evidence_maps(study: Study) -> str:
-    shown = "Evidence maps of reviewed test images were drawn; this run did not validate them."
+    shown = "Evidence maps of the test images to review were drawn, but this run did not validate them."
     return shown if study.reported else ""
 
 

@@ -173,7 +173,7 @@ def adapt(
         device: `auto`, `cpu` or `cuda`.
         resamples: bootstrap resamples behind each interval.
         seed: fixes folds, resamples and fine-tuning.
-        cache: keeps features between calls: the user's on disk, none for False, or a given one.
+        cache: keeps features between calls: True for the user's on disk, False for none, or a given one.
         plot_formats: formats of the files in `plots`, such as `svg,pdf,png`.
         patient_ids: whether metrics and report may name patients.
         excel: whether CSV files begin with a byte order mark, which Excel needs to read UTF-8.

@@ -113,7 +113,7 @@ def cross_validate(
         config: settings, or a YAML file of them, such as a run's `config.yaml`.
         resume: continue an interrupted cross-validation; finished folds are kept.
         overwrite: whether to replace an earlier cross-validation in `out`.
-        cache: keeps features: the user's on disk, none for False, or a given one. Folds share them in any case.
+        cache: keeps features: True for the user's on disk, False for none, or a given one. Folds always share them.
         progress: called as `progress(task, done, total)`; by default bars in a notebook.
         **options: any setting of `pneumoscope.training.settings` by its name, such as `recipe="finetune"`.
 

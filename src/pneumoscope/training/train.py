@@ -100,7 +100,7 @@ def train(
             split, which are too good; `resume` without `test=False` measures the test split later.
         resume: continue an interrupted run, with the same result as without the interruption.
         overwrite: whether to replace an earlier run in `out`.
-        cache: keeps features between runs: the user's on disk, none for False, or a given one.
+        cache: keeps features between runs: True for the user's on disk, False for none, or a given one.
         log_to: `mlflow`, `tensorboard` or both; if they fail, the training goes on.
         callbacks: called when training begins, after each epoch, and with the finished run.
         progress: called as `progress(task, done, total)`; by default a bar in a notebook.

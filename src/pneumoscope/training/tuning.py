@@ -140,7 +140,7 @@ def tune(
         config: settings, or a YAML file of them, such as a run's `config.yaml`.
         resume: continue an interrupted search.
         overwrite: whether to replace an earlier search in `out`.
-        cache: keeps features: the user's on disk, none for False, or a given one.
+        cache: keeps features: True for the user's on disk, False for none, or a given one.
         progress: called as `progress(task, done, total)`; by default bars in a notebook.
         **options: any setting of `pneumoscope.training.settings` by its name; `space` overrides it.
 
