@@ -103,6 +103,7 @@ def _write_front_matter(model: Model, evaluation: Evaluation, sources: Sequence[
         "metrics": metrics,
     }
     values = {
+        **({"license": model.about.hub_license} if model.about.hub_license else {}),
         "library_name": "pneumoscope",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "radiology", *sorted(label.lower() for label in model.labels), "not-for-clinical-use"],
