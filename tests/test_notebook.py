@@ -122,9 +122,7 @@ def test_the_figures_of_results_are_of_matplotlib_and_shown_by_notebooks(
 
 
 def test_a_search_for_settings_draws_its_history_and_what_matters(tmp_path: Path) -> None:
-    trials = tuple(
-        TrialResult(i, "complete", 0.8 + i / 50, (0.8,), {"lr": 10.0**-i}, 1.0, None, "") for i in range(4)
-    )
+    trials = tuple(TrialResult(i, "complete", 0.8 + i / 50, (0.8,), {"lr": 10.0**-i}, 1.0, None, "") for i in range(4))
     search = Search("auroc", False, 1, 0, trials, best=3, importance={"lr": 0.9, "flip": 0.1})
     result = Tuning(tmp_path, Settings(data=DataSettings(path="images")), search)
     assert result.plot().axes[0].get_xlabel() == "Trial"
