@@ -75,7 +75,7 @@ def test_only_files_of_the_model_are_pushed(hub: Hub, run: Run) -> None:
 def test_the_card_has_the_metadata_of_the_hub(hub: Hub, model: Path) -> None:
     card = (model / "README.md").read_text()
     (model / "README.md").write_text(card.partition("\n---\n")[2].lstrip())
-    push(model, NAME, licence="cc-by-4.0")
+    push(model, NAME, license="cc-by-4.0")
     pushed = hub.repositories[NAME].commits[-1][1]["README.md"].decode()
     _, head, body = pushed.split("---\n", 2)
     assert yaml.safe_load(head) == {

@@ -97,7 +97,7 @@ def push_model(
     name: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.", metavar="NAME")],
     private: Annotated[bool, option("Let only you, and whom you invite, see it.", None, "--private")] = False,
     message: Annotated[str | None, option("Describes the change, in the history on the hub.")] = None,
-    licence: Annotated[
+    license: Annotated[  # noqa: A002 - as in training
         str | None, option("Licence as the hub calls it, such as apache-2.0. [default: what the card says]")
     ] = None,
     yes: Annotated[bool, option("Do not ask first.", None, "--yes")] = False,
@@ -113,7 +113,7 @@ def push_model(
     echo(f"{folder} goes to {name}, {whom}:\n{_list_files(files)}", err=True)
     if sys.stdin.isatty() and not yes and not typer.confirm("Upload?", err=True):
         raise typer.Exit(1)
-    pushed = sharing.push(model, name, private=private, message=message, licence=licence)
+    pushed = sharing.push(model, name, private=private, message=message, license=license)
     echo(f"{pushed.page}: commit {pushed.commit}")
 
 

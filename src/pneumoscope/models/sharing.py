@@ -73,8 +73,9 @@ def pull(name: str, out: str | Path, *, revision: str | None = None, overwrite: 
 
 @checked
 def push(
-    model: str | Path, name: str, *, private: bool = False, message: str | None = None, licence: str | None = None
-) -> SharedModel:
+    model: str | Path, name: str, *, private: bool = False, message: str | None = None,
+    license: str | None = None,  # noqa: A002 - as in training
+) -> SharedModel:  # fmt: skip
     """Publish a model on the Hugging Face hub: the files of its folder, and no image, table or prediction.
 
     The token comes from `hf auth login` or `HF_TOKEN`.
@@ -84,7 +85,7 @@ def push(
         name: `OWNER/NAME` on the hub; what is there is replaced, and stays in its history.
         private: whether only you and whom you invite can see it; otherwise a new name is public.
         message: describes the change; by default it names this program.
-        licence: of the model, as the hub calls it, such as `apache-2.0`; by default what the card says.
+        license: of the model, as the hub calls it, such as `apache-2.0`; by default what the card says.
 
     Raises:
         DownloadError: the hub is out of reach, or does not let you write there.
@@ -99,7 +100,7 @@ def push(
     api = open_hub()
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    card = write_card(folder, verify_model(folder), licence).encode()
+    card = write_card(folder, verify_model(folder), license).encode()
     with explain(api, repository), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of how the hub's client calls its HTTP library
         api.create_repo(repository, private=private, exist_ok=True)
