@@ -31,6 +31,7 @@ from pneumoscope.files import write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model
+from pneumoscope.models.sharing import divide_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,8 +156,9 @@ def write_documents(folder: Path, model: Model, card: str, checked: str) -> None
     from pneumoscope.reports.pages import render
 
     text = render(
-        "monai_bundle.md", model=model, decisions=read_decisions(model), suffixes=SUFFIXES, checked=checked, card=card
-    )
+        "monai_bundle.md", model=model, decisions=read_decisions(model), suffixes=SUFFIXES, checked=checked,
+        card=divide_card(card)[1],
+    )  # fmt: skip
     write_text(folder / "docs" / "README.md", text.rstrip() + "\n")
     write_text(folder / "LICENSE", f"{_LICENCE}\n{_read_licence()}")
 
