@@ -75,6 +75,7 @@ def test_a_bundle_says_what_it_is_and_how_it_was_checked(bundle: Path, run: Run)
     readme = (bundle / "docs" / "README.md").read_text()
     assert re.search(r"Checked on 12 images: probabilities differ by at most \S+; 0 decisions changed\.", readme)
     assert (run.model / "README.md").read_text().splitlines()[-1] in readme
+    assert "library_name:" not in readme  # metadata are for the beginning of a file
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     # The fields that MONAI's schema (meta_schema_20240725.json) requires, and their types.
     texts = {

@@ -12,11 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 
 import pneumoscope
-from pneumoscope import notebook
+from pneumoscope import Tuning, notebook
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.results import Evaluation, Interval
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.notebook import NotebookProgress
+from pneumoscope.reports.tuning import Search, TrialResult
+from pneumoscope.training.settings import DataSettings, Settings
 from pneumoscope.training.train import Run
 
 PREDICTION = Prediction(
@@ -117,6 +119,16 @@ def test_the_figures_of_results_are_of_matplotlib_and_shown_by_notebooks(
     assert comparison.plot("sensitivity").axes[0].get_xlabel() == f"Sensitivity: difference from {run.folder.name}"
     with pytest.raises(UsageError, match=r"^kind: this result has no figure 'pie'\. Choose from metrics, confusion"):
         evaluation().plot("pie")
+
+
+def test_a_search_for_settings_draws_its_history_and_what_matters(tmp_path: Path) -> None:
+    trials = tuple(TrialResult(i, "complete", 0.8 + i / 50, (0.8,), {"lr": 10.0**-i}, 1.0, None, "") for i in range(4))
+    search = Search("auroc", False, 1, 0, trials, best=3, importance={"lr": 0.9, "flip": 0.1})
+    result = Tuning(tmp_path, Settings(data=DataSettings(path="images")), search)
+    assert result.plot().axes[0].get_xlabel() == "Trial"
+    assert [each.get_text() for each in result.plot("importance").axes[0].get_yticklabels()] == ["flip", "lr"]
+    with pytest.raises(UsageError, match="Choose from history, importance"):
+        result.plot("roc")
 
 
 def test_a_prediction_is_drawn_with_its_evidence_or_alone(run: Run, images: Path) -> None:

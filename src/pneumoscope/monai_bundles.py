@@ -32,6 +32,7 @@ from pneumoscope.files import write_text
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.model_folder import Model
+from pneumoscope.models.sharing import divide_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -152,8 +153,9 @@ def write_documents(folder: Path, model: Model, card: str, checked: str) -> None
     from pneumoscope.reports.pages import render
 
     text = render(
-        "monai_bundle.md", model=model, decisions=read_decisions(model), suffixes=SUFFIXES, checked=checked, card=card
-    )
+        "monai_bundle.md", model=model, decisions=read_decisions(model), suffixes=SUFFIXES, checked=checked,
+        card=divide_card(card)[1],
+    )  # fmt: skip
     write_text(folder / "docs" / "README.md", text.rstrip() + "\n")
     write_text(folder / "LICENSE", f"{_LICENCE}\n{_read_licence()}")
 
@@ -271,8 +273,8 @@ def _describe(model: Model, rules: dict[str, Any]) -> dict[str, Any]:
         "name": " or ".join(model.labels),
         "task": "Classification of chest radiographs",
         "description": f"{model.backbone} for the classes {', '.join(model.labels)}, with calibrated probabilities.",
-        "authors": "not stated",
-        "copyright": "not stated",
+        "authors": model.about.author or "not stated",
+        "copyright": f"licence: {model.about.terms}" if model.about.terms else "not stated",
         "data_type": ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES),
         "image_classes": "one projection radiograph of the chest, air dark and bone bright",
         "pred_classes": f"the probability of each class: {', '.join(model.labels)}",

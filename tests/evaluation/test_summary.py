@@ -132,6 +132,15 @@ def test_what_is_mixed_in_a_group_is_said(runs: list[Path]) -> None:
     assert any("also differ in backbone" in note for note in summary.notes)
 
 
+def test_metrics_of_another_split_are_not_averaged_with_the_others(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"a{seed}", seed) for seed in range(3)]
+    path = folders[2] / "metrics.json"  # as `train --no-test` writes it
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split": "val"}))
+    summary = summarize(folders)
+    assert [(group.name, len(group.runs)) for group in summary.groups] == [("split test", 2), ("split val", 1)]
+    assert any("also differ in split" in note for note in summarize(folders, "recipe").notes)
+
+
 def test_one_file_has_one_name_wherever_its_run_is(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / "a", 0), write_run(tmp_path / "deep" / "b", 1)]
     for folder, up in zip(folders, ("..", "../.."), strict=True):
@@ -139,6 +148,11 @@ def test_one_file_has_one_name_wherever_its_run_is(tmp_path: Path) -> None:
         values["data"]["path"] = f"{up}/images"
         values["decisions"] = {"groups": f"{up}/groups.yaml"}
         values["network"]["init"] = f"{up}/parent"
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert summarize(folders).by == ()
+    for folder in folders:  # a name is not a file
+        values = yaml.safe_load((folder / "config.yaml").read_text())
+        values["network"]["init"] = "hf:owner/name"
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
     assert summarize(folders).by == ()
 

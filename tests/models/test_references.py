@@ -20,7 +20,7 @@ from pneumoscope.errors import DownloadError, ModelError, UsageError
 from pneumoscope.models import fetched_models
 from pneumoscope.models.model_folder import name_model
 from pneumoscope.models.pretrained import find_pretrained
-from pneumoscope.models.references import locate_model
+from pneumoscope.models.references import hide_signature, locate_model
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +198,17 @@ def test_an_address_with_a_checksum_accepts_that_file_alone(
     assert locate_model(f"{server.url}#sha256={newer}").name == "newer"
     with pytest.raises(UsageError, match="64 hexadecimal digits"):
         locate_model(f"{server.url}#sha256=12")
+
+
+@pytest.mark.parametrize("name", ["..", "a" * 300, ""])
+def test_an_address_may_end_in_anything(name: str, server: Server, files: dict[str, bytes]) -> None:
+    assert files_of(locate_model(server.url.replace("chest.zip", name))) == files
+
+
+def test_a_signature_is_not_for_reports() -> None:
+    address = "https://user:secret@host/m.zip?signature=secret#sha256=12"
+    assert hide_signature(address) == "https://host/m.zip#sha256=12"
+    assert [hide_signature(each) for each in ("runs/a?b", "hf:owner/name@v1")] == ["runs/a?b", "hf:owner/name@v1"]
 
 
 def test_only_encrypted_addresses_are_followed(server: Server) -> None:

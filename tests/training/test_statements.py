@@ -37,7 +37,8 @@ def test_the_model_its_card_and_its_description_say_what_was_stated(
     assert about.spdx == "CC-BY-4.0"
     card = (stated.model / "README.md").read_text()
     assert "- **Licence of this model**: CC-BY-4.0;" in card
-    assert card.startswith("---\nlicense: cc-by-4.0\n")  # as the hub writes it
+    assert card.startswith("---\nlicense: cc-by-4.0\n")  # where Hugging Face looks for it
+    assert About(licence="text: ask us").hub_licence == "other"
     for text in (STATED["author"], STATED["data_source"], STATED["consent"], STATED["funding"]):
         assert text in card.replace("\\", "")
     monkeypatch.setattr(sys, "argv", ["pneumoscope", "models", "show", str(stated.folder)])
@@ -50,6 +51,7 @@ def test_the_model_its_card_and_its_description_say_what_was_stated(
 def test_what_is_not_stated_is_said_to_be_so(run: Run) -> None:
     assert load_model(run.model).about == About()
     card = (run.model / "README.md").read_text()
+    assert "\nlicense:" not in card
     for name in ("Author", "Licence of this model", "Funding"):
         assert f"- **{name}**: not stated" in card
     assert "- **Consent and ethics approval**, as the author states them: not stated" in card

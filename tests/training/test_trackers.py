@@ -112,13 +112,14 @@ def test_tensorboard_reads_curves_and_test_metrics(tracked: tuple[Run, Recorder]
 def test_a_server_that_is_gone_is_said_once_and_ends_no_training(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:password@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with caplog.at_level(logging.WARNING, "pneumoscope"):
         run = train(images, tmp_path / "run", log_to="mlflow", **SHORT)
     assert run.report.is_file()
     (warning,) = [record.message for record in caplog.records if "mlflow failed" in record.message]
     assert "The training goes on" in warning
+    assert "password" not in caplog.text + (run.folder / "log.txt").read_text(encoding="utf-8")
 
 
 def test_an_error_in_a_callback_ends_the_training(images: Path, tmp_path: Path) -> None:

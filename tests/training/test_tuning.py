@@ -18,6 +18,7 @@ from services import wait_until
 from pneumoscope import DataError, Tuning, UsageError, train, tune
 from pneumoscope.cli import main as cli
 from pneumoscope.datasets.reading import read_samples
+from pneumoscope.models.model_folder import load_model
 from pneumoscope.training import studies
 from pneumoscope.training.trials import Trainer
 
@@ -345,3 +346,15 @@ def test_train_without_a_test_decodes_no_test_image_and_can_test_later(
     assert tested.evaluation.split == "test"
     assert tested.evaluation.metrics == whole.evaluation.metrics
     assert not any("The test split was not read" in note for note in tested.evaluation.notes)
+    assert load_model(tested.model) == load_model(whole.model)  # also what it says of its data
+
+
+def test_a_test_that_is_added_later_is_checked_like_any_other(images: Path, tmp_path: Path) -> None:
+    data = tmp_path / "images"
+    shutil.copytree(images, data)
+    test, learned = ([each.path for each in read_samples(data) if each.split == split] for split in ("test", "train"))
+    shutil.copy(learned[0], test[0])
+    options = FAST | {"audit": True, "epochs": 2}
+    run = train(data, tmp_path / "run", test=False, **options)
+    assert "identical across splits" not in run.report.read_text(encoding="utf-8")
+    assert "identical across splits" in train(out=run.folder, resume=True).report.read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,12 +82,13 @@ def show_model(
 def _read_card(folder: Path) -> str:
     """The text of a model's card without the metadata before it; empty where there is none."""
     from pneumoscope.files import read_regular
+    from pneumoscope.models.sharing import divide_card
 
     try:
         text = read_regular(folder / "README.md", 1 << 20).decode("utf-8", "replace")
     except OSError:
         return ""
-    return printable(re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.DOTALL))
+    return printable(divide_card(text)[1])
 
 
 @models_app.command("push", cls=PanelCommand)

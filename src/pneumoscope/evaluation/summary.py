@@ -22,7 +22,7 @@ from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.models.about import About
-from pneumoscope.models.pretrained import list_pretrained
+from pneumoscope.models.references import is_name
 from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
 
@@ -33,13 +33,9 @@ _NEVER = (
     SEED, "device", "resamples", "plot_formats", "patient_ids", "excel", "audit", "strict", "precision",
     *(each.name for each in fields(About)),
 )  # fmt: skip
-_FILES = (
-    "path",
-    "intended_use",
-    "weights",
-    "init",
-    "groups",
-)  # settings that name files; `init` may name a pretrained model
+# Settings that name files; `init` may be a name or an address instead.
+_FILES = ("path", "intended_use", "weights", "init", "groups")
+SPLIT = "split"  # the measured split, which stands among the settings: `train --no-test` measures another one
 METHOD = (
     "Difference of the means over seeds. Its variance is the sum of that between seeds and that between patients "
     "(infinitesimal jackknife); interval and p value by Student's t with Satterthwaite's degrees of freedom. Holm's "
@@ -220,10 +216,11 @@ def _read_run(folder: Path) -> Run:
             f"{config}: has no seed, so it is not that of a run. Give finished runs of `pneumoscope train`."
         )
     for name in _FILES:  # the same file has the same name everywhere
-        if isinstance(settings.get(name), str) and (name != "init" or settings[name] not in list_pretrained()):
+        if isinstance(settings.get(name), str) and (name != "init" or not is_name(settings[name])):
             settings[name] = str((folder / settings[name]).resolve())
     try:
-        found = json.loads(metrics.read_text(encoding="utf-8"))["metrics"]
+        content = json.loads(metrics.read_text(encoding="utf-8"))
+        found, settings[SPLIT] = content["metrics"], str(content["split"])
         values = {name: math.nan if found[name]["value"] is None else float(found[name]["value"]) for name in METRICS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise DataError(f"{metrics}: damaged: {problem!r}. Evaluate again.") from None

@@ -12,6 +12,12 @@ from pneumoscope.config import quote
 from pneumoscope.errors import UsageError
 
 FREE = "text:"  # before terms that are no SPDX identifier
+# Licences that Hugging Face calls as SPDX does, in lower case (https://huggingface.co/docs/hub/repositories-licenses).
+_ON_THE_HUB = {
+    "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-NC-2.0",
+    "CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-ND-4.0", "CC-BY-NC-SA-3.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0",
+    "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "EUPL-1.2", "ISC", "MIT", "MPL-2.0",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,13 @@ class About:
     def spdx(self) -> str | None:
         """The licence as an SPDX expression; None if it is stated in other words or not at all."""
         return None if self.licence is None or self.licence.startswith(FREE) else self.licence
+
+    @property
+    def hub_licence(self) -> str | None:
+        """The licence as Hugging Face calls it, `other` if it has no name there; None if it is not stated."""
+        if self.licence is None:
+            return None
+        return self.licence.lower() if self.licence in _ON_THE_HUB else "other"
 
     @property
     def terms(self) -> str | None:

@@ -148,7 +148,7 @@ def fetch_model(address: str) -> Path:
     _log(f"{shown}: downloading")
     workshop = note.with_suffix("")
     with lock_folder(workshop):
-        path = workshop / (PurePosixPath(shown).name or "model.zip")
+        path = workshop / f"{_clean(PurePosixPath(shown).stem)}.zip"  # an address may end in .. or be very long
         download(url, path, most=MAX_ARCHIVE)
         digest = hash_archive(path)
         if wanted not in (None, digest):

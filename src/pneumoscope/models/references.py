@@ -8,6 +8,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+from pneumoscope.datasets.archives import hide_secrets
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.models.fetched_models import fetch_model, unpack_model
 from pneumoscope.models.hub import HUB, fetch_from_hub
@@ -58,6 +59,12 @@ def locate_model(reference: str | Path | None = None, parameter: str = "model") 
 def is_name(reference: str) -> bool:
     """Whether a reference is the name of a pretrained model, an address, or a name on the hub, and not a path."""
     return _REMOTE.match(reference) is not None or reference in list_pretrained()
+
+
+def hide_signature(reference: str) -> str:
+    """What names a model, for a report or a server: an address without user, password and query."""
+    address, mark, pin = reference.partition("#")
+    return hide_secrets(address) + mark + pin if address.startswith("https://") else reference
 
 
 def _exists(path: Path) -> bool:

@@ -132,9 +132,9 @@ def write_card(folder: Path, model: Model, licence: str | None) -> str:
     text = f"# {' or '.join(model.labels)}: a classifier of chest radiographs\n"
     if (folder / CARD).is_file():
         text = read_regular(folder / CARD, _MAX_CARD).decode("utf-8", "replace")
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    stated, body = divide_card(text)
     try:
-        values = yaml.safe_load(found[1]) if found else {}
+        values = yaml.safe_load(stated) if stated else {}
     except yaml.YAMLError:
         values = None
     if not isinstance(values, dict):
@@ -144,8 +144,13 @@ def write_card(folder: Path, model: Model, licence: str | None) -> str:
     if licence is not None:
         values = {"license": licence} | {key: value for key, value in values.items() if key != "license"}
     head = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
-    body = text[found.end() :] if found else f"\n{text}"
-    return f"---\n{head}---\n{body}"
+    return f"---\n{head}---\n\n{body}"
+
+
+def divide_card(text: str) -> tuple[str, str]:
+    """The metadata that a card begins with, empty where there are none, and all that follows."""
+    found = re.match(r"---\n(.*?)\n---\n+", text, re.DOTALL)
+    return (found[1], text[found.end() :]) if found else ("", text)
 
 
 def _measure(folder: Path, names: list[str]) -> dict[str, int]:

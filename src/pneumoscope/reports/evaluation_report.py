@@ -33,6 +33,7 @@ from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.lineage import describe_lineage, find_adaptations
 from pneumoscope.models.model_folder import Model
 from pneumoscope.models.pretrained import DEFAULT
+from pneumoscope.models.references import hide_signature
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.environment import describe_environment
 from pneumoscope.reports.figures import parse_formats
@@ -322,11 +323,12 @@ def _pick(threshold: float | str | None, alpha: float | None, false_alarms: floa
 
 def _list_facts(data: str, name: str | Path | None, model: Model, plan: Plan, options: _Options) -> dict[str, str]:
     """List what a reader needs to understand and repeat an evaluation."""
-    given = {"model": None if name is None else str(name), "out": "NEW_FOLDER"}
+    shown = None if name is None else hide_signature(str(name))
+    given = {"model": shown, "out": "NEW_FOLDER"}
     command = format_command("evaluate", data, **given, **asdict(plan), **options)
     return {
         "Data": data,
-        "Model": str(name or DEFAULT),
+        "Model": shown or DEFAULT,
         "Network": f"{model.backbone}, recipe {model.training.get('recipe')}",
         **({"Lineage": describe_lineage(model.lineage)} if model.lineage else {}),
         "Training fingerprint": str(model.data.get("fingerprint", "not known")),

@@ -17,7 +17,6 @@ from pneumoscope.decisions.scope import describe
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.evaluation.subgroups import choose_metrics
 from pneumoscope.files import write_text
-from pneumoscope.models.about import FREE
 from pneumoscope.models.lineage import find_adaptations, name_earlier_sources
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.pages import format_estimate, format_level, format_percent, render
@@ -103,7 +102,8 @@ def _write_front_matter(model: Model, evaluation: Evaluation, sources: Sequence[
         "dataset": {"name": titles or "not stated", "type": "not-stated", "split": evaluation.split},
         "metrics": metrics,
     }
-    values = _name_licence(model) | {
+    values = {
+        **({"license": model.about.hub_licence} if model.about.hub_licence else {}),
         "library_name": "pneumoscope",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "radiology", *sorted(label.lower() for label in model.labels), "not-for-clinical-use"],
@@ -111,16 +111,6 @@ def _write_front_matter(model: Model, evaluation: Evaluation, sources: Sequence[
         "model-index": [{"name": f"pneumoscope {model.backbone}", "results": [result]}],
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
-
-
-def _name_licence(model: Model) -> dict[str, str]:
-    """The stated licence as the hub writes it: an identifier in small letters, or `other` with its name."""
-    stated = model.about.licence
-    if stated is None:
-        return {}
-    if model.about.spdx is None or " " in stated:
-        return {"license": "other", "license_name": stated.removeprefix(FREE).strip()}
-    return {"license": stated.lower()}
 
 
 def _describe_calibration(decisions: Decisions, evaluation: Evaluation, kind: str) -> str:

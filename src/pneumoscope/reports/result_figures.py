@@ -29,6 +29,7 @@ from pneumoscope.reports.checklist import Checklist
 from pneumoscope.reports.figures import make_style
 from pneumoscope.reports.print_figures import KINDS, draw_curve
 from pneumoscope.reports.summary import plot_groups
+from pneumoscope.reports.tuning import Search, plot_history, plot_importance
 from pneumoscope.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -85,7 +86,15 @@ def _list_drawings(result: Any) -> Drawings:
             return {"images": lambda: _draw_audit(result)}
         case Checklist():
             return {"items": lambda: _draw_checklist(result)}
-    return _list_of_folder(result)
+    search = getattr(result, "search", None)
+    return _list_of_search(search) if isinstance(search, Search) else _list_of_folder(result)
+
+
+def _list_of_search(search: Search) -> dict[str, Callable[[], Figure]]:
+    found = {"history": lambda: _draw(plot_history(search), (3.5, 3.25))}
+    if search.importance:
+        found["importance"] = lambda: _draw_rows(plot_importance(search.importance), len(search.importance))
+    return found
 
 
 def _list_of_evaluation(evaluation: Evaluation) -> dict[str, Callable[[], Figure]]:

@@ -35,7 +35,7 @@ from pneumoscope.models.lineage import LocalImages, Step, describe_lineage
 from pneumoscope.models.model_folder import Model, name_model, save_changed, save_model, to_parent
 from pneumoscope.models.onnx_graphs import try_graph
 from pneumoscope.models.pretrained import DEFAULT
-from pneumoscope.models.references import locate_model
+from pneumoscope.models.references import hide_signature, locate_model
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.evaluation_report import OUTPUTS, check_labels, write_evaluation
 from pneumoscope.reports.figures import parse_formats
@@ -355,15 +355,15 @@ def _save_network(job: _Job, setup: Setup, data: Data, model: Model) -> Model:
 
 def _list_facts(job: _Job, model: Model) -> dict[str, str]:
     """List what a reader needs to understand and repeat the adaptation."""
-    options = job.options
+    options, name = job.options, hide_signature(job.options.model)
     given = {**asdict(options.wishes), **asdict(options.reading), **options.naming.to_options()}
     command = format_command(
-        "adapt", options.data, model=options.model, out="NEW_FOLDER", intended_use=options.intended_use,
+        "adapt", options.data, model=name, out="NEW_FOLDER", intended_use=options.intended_use,
         patient_pattern=options.patient_pattern, resamples=job.plan.resamples, **given,
     )  # fmt: skip
     return {
         "Data": options.data,
-        "Model": options.model,
+        "Model": name,
         "Lineage": describe_lineage(model.lineage),
         "Command": command,
     }

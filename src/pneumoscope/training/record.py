@@ -50,6 +50,11 @@ def record_digests(folder: Path, digests: Sequence[str | None]) -> None:
     _write(folder, Record(known, initial_sha256=_read(folder).initial_sha256))
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether all files of a run were read; those of the test split are not without a test."""
+    return all(digest is not None for _, _, digest in _read(folder).files)
+
+
 def check_files(folder: Path, samples: Sequence[Sample]) -> None:
     """Check that the files of a run contain what they did; only those with another size or time are read.
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -119,7 +120,7 @@ class _Careful(Callback):
                 getattr(self._tracker, method)(*arguments)
         except Exception as problem:  # of the tracker, its server or its disk, whatever they raise
             self._works = False
-            reason = shorten(" ".join(str(problem).split()) or type(problem).__name__, 300)
+            reason = shorten(_hide_users(" ".join(str(problem).split())) or type(problem).__name__, 300)
             _logger().warning("%s failed: %s. The training goes on, but is no longer logged there.", self._name, reason)
 
 
@@ -151,7 +152,7 @@ class _MLflow(_Tracker):
         parameters = [Param(name, str(value)[:_LONGEST]) for name, value in settings.items()]
         for start in range(0, len(parameters), _BATCH):
             self._client.log_batch(self._run, params=parameters[start : start + _BATCH])
-        _logger().info("MLflow: run %s of the experiment %s in %s.", self._run, name, uri)
+        _logger().info("MLflow: run %s of the experiment %s in %s.", self._run, name, _hide_users(uri))
 
     def on_epoch(self, metrics: Mapping[str, Any], epoch: int) -> None:
         for name, value in metrics.items():
@@ -233,6 +234,11 @@ def write_artefacts(run: Run, folder: Path) -> list[Path]:
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in written]
+
+
+def _hide_users(text: str) -> str:
+    """Text with addresses that name neither user nor password, as a tracking URI may."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def _logger() -> logging.Logger:

@@ -31,8 +31,9 @@ from pneumoscope.inference.prediction import SHORT
 from pneumoscope.inference.predictor import load
 from pneumoscope.models.classifier import build_head, round_to_half
 from pneumoscope.models.lineage import describe_lineage
-from pneumoscope.models.model_folder import Model, save_model
+from pneumoscope.models.model_folder import Model, load_model, save_changed, save_model
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.models.references import hide_signature
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
@@ -42,7 +43,7 @@ from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
 from pneumoscope.training.loop import Row
 from pneumoscope.training.phases import run_phases, try_precisions
-from pneumoscope.training.record import load_remarks, record_digests, save_remarks
+from pneumoscope.training.record import is_whole, load_remarks, record_digests, save_remarks
 from pneumoscope.training.remarks import Remarks, check_data, log_data
 from pneumoscope.training.run import Callback
 from pneumoscope.training.run import Run as Run
@@ -120,7 +121,8 @@ def train(
         stack.enter_context(keep_log(folder / "log.txt"))
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         followers = stack.enter_context(track(trackers, callbacks, folder))
-        followers.on_start(flatten(asdict(setup.settings)))
+        public = flatten(asdict(setup.settings))
+        followers.on_start(public | {"init": public["init"] and hide_signature(public["init"])})
         remarks, engine = load_remarks(folder), None
         if remarks is not None and (folder / "report.html").exists():
             _logger().info("The run in %s is finished. Its model is kept and evaluated again.", folder)
@@ -128,6 +130,8 @@ def train(
             log_data(setup)
             log_idle(setup, given)
             setup, remarks, engine = make_model(setup, folder, features, progress, on_epoch=followers.on_epoch)
+        elif setup.test and not is_whole(folder):
+            remarks = _add_test(setup, folder, features, remarks, progress)
         run = Run(folder, setup.settings, evaluate(setup, remarks, folder, features, engine, progress))
         followers.on_end(run)
     return run
@@ -152,6 +156,17 @@ def make_model(
     remarks = replace(remarks, notes=remarks.notes + decisions.notes)
     save(setup, extracted, trained, decisions, remarks, folder)
     return setup, remarks, None if setup.changes_backbone else extracted.engine
+
+
+def _add_test(setup: Setup, folder: Path, cache: FeatureCache, remarks: Remarks, progress: Progress) -> Remarks:
+    """Check and record the data of a run that did not read its test split, now with it, as if it had."""
+    extracted = extract(setup, cache, progress)
+    remarks = replace(remarks, findings=check_data(setup, extracted).findings)
+    model = replace(load_model(folder / "model"), data=_summarise_data(setup, extracted.images))
+    save_changed(folder / "model", folder / "model", model, {})
+    record_digests(folder, extracted.images.digests)
+    save_remarks(folder, remarks)
+    return remarks
 
 
 def fit(

@@ -22,7 +22,7 @@ from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.files import claim_folder, lock_folder, write_text
 from pneumoscope.inference.cache import FeatureCache, open_cache
-from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.pages import format_command, format_number
 from pneumoscope.reports.tuning import PAGE, RESULT, TABLE, Search, Test, read_search, write_search
 from pneumoscope.text import counted
@@ -60,7 +60,7 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Drawn):
     """A finished search for settings.
 
     Attributes:
