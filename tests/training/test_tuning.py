@@ -218,12 +218,15 @@ def test_a_finished_search_has_no_second_test(tuned: Tuning, images: Path) -> No
     assert (tuned.folder / "tuning.json").read_bytes() == before
 
 
-def test_training_that_diverges_ends_the_trial_alone(images: Path, tmp_path: Path) -> None:
+def test_training_that_diverges_ends_the_trial_alone(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     space = {"lr": [1e-3, 1e30], "optimizer": ["sgd"]}
     result = tune(images, tmp_path / "out", trials=4, folds=1, space=space, test=False, optimizer="sgd", seed=1, **FAST)
     bad = [each for each in result.search.trials if each.settings["lr"] == 1e30]
     assert bad
     assert all("the loss is not finite" in each.remark for each in bad)
+    assert [each.remark in caplog.text for each in bad] == [True] * len(bad)
     assert result.settings.optimisation.lr == 1e-3
     with pytest.raises(DataError, match=r"No trial was completed \(1 tried\)\. .*not finite"):
         tune(images, tmp_path / "bad", trials=1, folds=1, space={"lr": [1e30]}, test=False, optimizer="sgd", **FAST)

@@ -205,7 +205,8 @@ class _Job:
         def report(trial: FrozenTrial) -> None:
             shown = ", ".join(f"{name} {_show(value)}" for name, value in trial.params.items())
             if trial.value is None or trial.state.name != "COMPLETE":  # the value of others is of fewer folds
-                _logger().debug("Trial %d was stopped early: %s", trial.number, shown)
+                level = logging.WARNING if (fault := trial.user_attrs.get("remark")) else logging.DEBUG
+                _logger().log(level, "Trial %d was stopped early: %s", trial.number, fault or shown)
             elif not best or (trial.value < min(best) if metric in LOWER_IS_BETTER else trial.value > max(best)):
                 best.append(trial.value)
                 _logger().info("Trial %d: %s %.4f, %s", trial.number, NAMES[metric], trial.value, shown)
@@ -311,8 +312,7 @@ def _open_folder(
         if resume:
             raise UsageError(f"{folder}: no search to resume. Start it without `resume=True`.")
         domains = read_space(space, base)
-        check_folds = given["folds"] or 5
-        design = Design(metric, check_folds, given["trials"] or 50, shown)
+        design = Design(metric, given["folds"] or 5, given["trials"] or 50, shown)
         design = replace(design, study=_name_study(base, design, domains, samples))
         claim_folder(folder, FILES, overwrite)
         write_settings(folder / "config.yaml", base)
