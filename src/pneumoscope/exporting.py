@@ -38,7 +38,6 @@ from pneumoscope.models.model_folder import (
     ONNX_MODEL,
     PROGRAM,
     Model,
-    find_model,
     load_model,
     load_weights,
     save_model,
@@ -46,6 +45,7 @@ from pneumoscope.models.model_folder import (
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.notebook import notebook_progress, to_frame, to_html
+from pneumoscope.reports.export_card import read_card, write_export_card
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,25 +176,10 @@ def export(
 
 def _write_card(draft: Path, folder: Path, model: Model, to: Format, checked: str) -> None:
     """Write the model's card with a section about the export; in a MONAI bundle, as part of `docs/README.md`."""
-    own = find_model(folder) / "README.md"
-    card = own.read_text("utf-8") if own.is_file() else ""
     if to == "monai":
-        monai_bundles.write_documents(draft, model, card, checked)
+        monai_bundles.write_documents(draft, model, read_card(folder), checked)
     else:
-        section = f"\n## Export\n\nFormat: {to}. {checked}{_describe_groups(model)}\n"
-        write_text(draft / "README.md", f"{card}{section}".lstrip())
-
-
-def _describe_groups(model: Model) -> str:
-    """Say that the network alone knows nothing of groups; empty where the model has none."""
-    if not (groups := read_decisions(model).groups):
-        return ""
-    names = ", ".join(group.name for group in groups)
-    return (
-        f" The network's file gives logits and OOD scores of all images alike. The groups of the model ({names}) are "
-        "applied by pneumoscope. Other programs find them under `decisions` in `model.json`, and under "
-        "`pneumoscope.rules` in the metadata of `model.onnx`."
-    )
+        write_export_card(draft / "README.md", read_card(folder), model, f"Format: {to}. {checked}")
 
 
 def compare(

@@ -22,7 +22,7 @@ from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.models.about import About
-from pneumoscope.models.pretrained import list_pretrained
+from pneumoscope.models.references import is_name
 from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
 
@@ -220,7 +220,7 @@ def _read_run(folder: Path) -> Run:
             f"{config}: has no seed, so it is not that of a run. Give finished runs of `pneumoscope train`."
         )
     for name in _FILES:  # the same file has the same name everywhere
-        if isinstance(settings.get(name), str) and (name != "init" or settings[name] not in list_pretrained()):
+        if isinstance(settings.get(name), str) and (name != "init" or not is_name(settings[name])):
             settings[name] = str((folder / settings[name]).resolve())
     try:
         found = json.loads(metrics.read_text(encoding="utf-8"))["metrics"]
