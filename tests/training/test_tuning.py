@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from services import wait_until
@@ -71,6 +72,21 @@ def test_a_worse_trial_is_stopped_after_a_fold(tuned: Tuning) -> None:
     stopped = [each for each in tuned.search.trials if each.state == "stopped early"]
     assert all(len(each.folds) == 1 and each.score is None for each in stopped)
     assert len(stopped) + tuned.search.count("complete") == 8
+
+
+def test_a_trial_is_stopped_where_it_is_among_the_worst_quarter_after_the_same_folds() -> None:
+    study = optuna.create_study(pruner=studies.FoldPruner(), direction="maximize")
+    with studies.quiet():
+        for score in range(12):
+            trial = study.ask()
+            trial.report(score, 0)
+            study.tell(trial, score)
+        stopped = []
+        for score, fold in ((1, 0), (6, 0), (0, 1)):
+            trial = study.ask()
+            trial.report(score, fold)
+            stopped.append(trial.should_prune())
+    assert stopped == [True, False, False]
 
 
 def test_the_test_is_that_of_one_run_and_the_page_says_what_is_optimistic(tuned: Tuning) -> None:

@@ -31,7 +31,7 @@ from pneumoscope.training.trials import Trainer
 HEARTBEAT, GRACE = 5, 30  # seconds between signs of life of a trial, and without one until it is given up
 RETRIES = 3  # of a trial whose process died
 _STARTUP = 10  # trials drawn at random before the sampler learns from them
-_PRUNED_FROM = 5  # complete trials before a trial may be stopped early
+_PRUNED_FROM = 10  # trials with a fold before one may be stopped after it
 _STATES = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "interrupted",
     TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
@@ -59,20 +59,23 @@ class SeededSampler(TPESampler):
 
 
 class FoldPruner(BasePruner):
-    """Stops a trial whose mean over the folds so far is worse than the median of complete trials over the same folds.
+    """Stops a trial whose mean over the folds so far is in the worst quarter of all trials that had these folds.
 
-    Optuna's own median pruner compares a trial's best value at any step, but folds differ in difficulty.
+    Optuna's own pruners compare a trial's best value at any step, but folds differ in difficulty. They also compare
+    with complete trials alone. As only good ones become complete, their median rises, and good trials are stopped, too:
+    so the best settings of the small task were missed in 8 of 19 searches (docs/log.md).
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop."""
         step = trial.last_step
-        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = study.get_trials(deepcopy=False, states=_FINISHED)
         values = [each.intermediate_values[step] for each in others if step in each.intermediate_values]
         if step is None or len(values) < _PRUNED_FROM:
             return False
-        gap = trial.intermediate_values[step] - float(np.median(values))
-        return gap > 0 if study.direction == optuna.study.StudyDirection.MINIMIZE else gap < 0
+        lower = study.direction == optuna.study.StudyDirection.MINIMIZE
+        value, limit = trial.intermediate_values[step], float(np.quantile(values, 0.75 if lower else 0.25))
+        return value > limit if lower else value < limit
 
 
 @contextmanager
