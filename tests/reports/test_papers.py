@@ -325,7 +325,7 @@ def test_age_and_view_count_as_predictors_where_they_choose_a_group(run: Run, na
     grouped = find_fact(name, replace(study, decisions=replace(study.decisions, groups=(children,))))
     assert alone is not None
     assert grouped is not None
-    said = "Age and view, where a DICOM header or a table says them, choose the group"
+    said = "Age and view, where a DICOM header or a table gives them, choose the group"
     assert said in grouped.text
     assert said not in alone.text
     assert "only predictor is the image" not in grouped.text
