@@ -70,7 +70,7 @@ def test_a_path_that_exists_wins(simulated_model: str, tmp_path: Path, monkeypat
 def test_without_a_pretrained_model_it_is_said_how_to_get_one(pretrained_models: Path) -> None:
     with pytest.raises(UsageError, match=r"no pretrained model.*pneumoscope train"):
         pneumoscope.load()
-    with pytest.raises(UsageError, match=r"Give a model folder or a finished run\."):
+    with pytest.raises(UsageError, match=r"Give a model folder, a finished run, a \.zip of one"):
         pneumoscope.load("all-ages-lite0")
     (pretrained_models / "other").mkdir()
     (pretrained_models / "other" / "model.json").write_text("{}")

@@ -269,9 +269,9 @@ def test_a_setting_without_effect_beside_the_others_is_not_drawn(images: Path, t
         ({"lr": 3}, r"s\.yaml: lr: must be a list of values"),
         ({"lr": [-1.0]}, r"s\.yaml: lr: must be greater than 0, found -1\.0"),
         ({"lr": {"low": 1, "high": 1}}, r"s\.yaml: lr: the range is empty"),
-        ({"lr": {"low": 0, "high": 1, "log": True}}, r"s\.yaml: lr: low must be above 0"),
+        ({"lr": {"low": 0, "high": 1, "log": True}}, r"s\.yaml: lr: with log, low must be above 0"),
         ({"lr": {"low": 1, "high": 2, "log": True, "step": 1}}, r"s\.yaml: lr: has both log and step"),
-        ({"lr": {"low": 1, "high": 2, "step": 0.3}}, r"s\.yaml: lr: from low to high there is no whole number"),
+        ({"lr": {"low": 1, "high": 2, "step": 0.3}}, r"s\.yaml: lr: high is not a whole number of steps"),
         ({"lr": {"low": 1}}, r"s\.yaml: lr\.high: is missing"),
         ({"lr": {"low": 1, "hihg": 2}}, r"s\.yaml: lr\.hihg: unknown key"),
         ({"batch_size": {"low": 1.5, "high": 3}}, r"s\.yaml: batch_size: is a whole number"),
@@ -296,6 +296,10 @@ def test_a_faulty_space_is_refused(space: dict[str, Any], message: str, images: 
         ({"space": "hed"}, "hed: no such file, and no space of this name"),
         ({"metric": "auc"}, "metric: must be one of auroc"),
         ({"storage": "mysql://a@b/c"}, "storage: must be the URL of a SQLite or PostgreSQL database"),
+        (
+            {"storage": "postgresql://a@b/c?password=secret"},
+            r"storage: has a password after the `\?`, which would be stored",
+        ),
         ({"storage": "postgresql://a:secret@127.0.0.1:1/none"}, r"storage: postgresql://a:\*\*\*@.* cannot be opened"),
         ({"resume": True}, "no run to resume"),
     ],
@@ -309,6 +313,12 @@ def test_faulty_arguments_are_refused(options: dict[str, Any], message: str, ima
             **({} if "resume" in options else FAST),
         )
     assert "secret" not in str(caught.value)
+
+
+def test_strict_is_refused_where_no_test_will_audit_the_data(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="strict: has no effect without the test"):
+        tune(images, tmp_path / "out", trials=1, test=False, strict=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_named_spaces_suit_their_recipes(images: Path) -> None:

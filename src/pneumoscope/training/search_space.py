@@ -235,3 +235,16 @@ def apply(base: Settings, chosen: Mapping[str, Any]) -> Settings:
         for group, values in asdict(base).items()
     }
     return resolve_settings(given, groups)
+
+
+def describe(domain: Choices | Range) -> str:
+    """A domain in words."""
+    if isinstance(domain, Choices):
+        return ", ".join(map(show, domain.values))
+    more = ", logarithmic" if domain.log else f" in steps of {domain.step:g}" if domain.step else ""
+    return f"{domain.low:g} to {domain.high:g}{more}"
+
+
+def show(value: object) -> str:
+    """A value in few digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

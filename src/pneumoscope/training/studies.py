@@ -107,6 +107,8 @@ def hide_password(url: str) -> str:
             "postgresql+pg8000://user@host/database.",
             "storage",
         )
+    if "password" in parsed.query:
+        raise UsageError("has a password after the `?`, which would be stored: write user:password@host.", "storage")
     return parsed.render_as_string(hide_password=True)
 
 

@@ -28,7 +28,7 @@ from pneumoscope.reports.tuning import PAGE, RESULT, TABLE, Search, Test, read_s
 from pneumoscope.text import counted
 from pneumoscope.training.data import read_split_samples
 from pneumoscope.training.run_folder import log_to, read_settings, resume_settings, write_settings
-from pneumoscope.training.search_space import Choices, Range, Space, apply, read_space, to_plain
+from pneumoscope.training.search_space import Space, apply, describe, read_space, show, to_plain
 from pneumoscope.training.settings import Settings, flatten, resolve_settings
 from pneumoscope.training.train import resolve, train
 from pneumoscope.training.trials import Parts, Trainer, divide
@@ -153,6 +153,8 @@ def tune(
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     options["path"] = None if data is None else str(data)
     base = resolve(options, folder, config, resume, overwrite)
+    if base.data.strict and not test:
+        raise UsageError("has no effect without the test at the end, before which the data are audited.", "strict")
     given = {"metric": metric, "folds": folds, "trials": trials}
     samples = read_split_samples(base)
     with lock_folder(folder, _PATIENCE):
@@ -203,7 +205,7 @@ class _Job:
         best: list[float] = []
 
         def report(trial: FrozenTrial) -> None:
-            shown = ", ".join(f"{name} {_show(value)}" for name, value in trial.params.items())
+            shown = ", ".join(f"{name} {show(value)}" for name, value in trial.params.items())
             if trial.value is None or trial.state.name != "COMPLETE":  # the value of others is of fewer folds
                 level = logging.WARNING if (fault := trial.user_attrs.get("remark")) else logging.DEBUG
                 _logger().log(level, "Trial %d was stopped early: %s", trial.number, fault or shown)
@@ -279,7 +281,7 @@ class _Job:
             else f"{len(self.parts.samples[0]):,} images in {self.design.folds} folds by patient; "
             f"{len(self.parts.held_out):,} for the test",
             "Recipe": f"{run.recipe}, {'whole network' if settings.network.train_backbone else 'head only'}",
-            "Space": "; ".join(f"{name}: {_describe(domain)}" for name, domain in self.space.items()),
+            "Space": "; ".join(f"{name}: {describe(domain)}" for name, domain in self.space.items()),
             "Seed": str(run.seed),
             "Storage": self.design.storage or STORE,
             "Command": format_command(
@@ -383,17 +385,6 @@ def _require_optuna() -> None:
         import optuna  # noqa: F401
     except ModuleNotFoundError as problem:
         raise MissingExtraError(f'{problem.name} is not installed: pip install "pneumoscope[tune]".') from None
-
-
-def _describe(domain: Choices | Range) -> str:
-    if isinstance(domain, Choices):
-        return ", ".join(map(_show, domain.values))
-    more = ", logarithmic" if domain.log else f" in steps of {domain.step:g}" if domain.step else ""
-    return f"{domain.low:g} to {domain.high:g}{more}"
-
-
-def _show(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _logger() -> logging.Logger:
