@@ -40,7 +40,7 @@ def typed(line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("predict IMAGE --threshold nan", "--threshold: nan is not between 0 and 1."),
         (
             "explain IMAGE --out x --threshold youden",
-            "These commands have it: train, crossval, adapt, evaluate, predict.",
+            "These commands have it: train, crossval, tune, adapt, evaluate, predict.",
         ),
     ],
 )

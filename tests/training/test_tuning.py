@@ -119,7 +119,7 @@ def test_test_images_are_not_decoded_without_a_test(damaged: Path, tmp_path: Pat
     result = tune(damaged, tmp_path / "out", trials=2, folds=2, space=SPACE, test=False, **FAST)
     assert result.search.test is None
     assert not (tmp_path / "out" / "run").exists()
-    assert "before you rely on it" in result.report.read_text(encoding="utf-8")
+    assert "Before you rely on the model" in result.report.read_text(encoding="utf-8")
     assert "cannot be read" not in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
 
 
