@@ -112,7 +112,7 @@ def push_model(
     whom = "visible to you and people you invite" if private else "public if the name is new"
     echo(f"{folder} goes to {name}, {whom}:\n{_list_files(files)}", err=True)
     if sys.stdin.isatty() and not yes and not typer.confirm("Upload?", err=True):
-        raise typer.Exit(1)
+        raise typer.Exit(130)  # as when it is interrupted: nothing was uploaded
     pushed = sharing.push(model, name, private=private, message=message, licence=licence)
     echo(f"{pushed.page}: commit {pushed.commit}")
 

@@ -201,6 +201,7 @@ def _print_subgroups(evaluation: Evaluation) -> None:
 
     wanted = choose_metrics(evaluation)
     table = make_table(["subgroup"], ["images", "metric", "value", "95% interval", "vs rest", "p"])
+    table.columns[0].no_wrap = False  # on a narrow terminal names take two lines, so that all numbers are whole
     for part in evaluation.subgroups[:_SUBGROUPS]:
         metric = next((name for name in wanted if name in part.metrics), None)
         value = ("not defined", "") if metric is None else show_interval(part.metrics[metric])

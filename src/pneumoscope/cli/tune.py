@@ -66,6 +66,7 @@ def tune(
 def print_tuning(result: Tuning) -> None:
     """Print the best settings, their validation score, and the test metrics."""
     from pneumoscope.evaluation.metrics import NAMES
+    from pneumoscope.training.search_space import show
 
     search, usual = result.search, result.search.usual_trial
     complete, stopped = search.count("complete"), search.count("stopped early")
@@ -73,7 +74,7 @@ def print_tuning(result: Tuning) -> None:
     other = [] if usual is None or search.usual == search.best else ["recipe"]
     table = make_table(["setting"], ["best", *other, "importance"])
     for name, value in search.best_trial.settings.items():
-        cells = [_show(value), *([_show(usual.settings.get(name))] if other and usual else [])]
+        cells = [show(value), *([show(usual.settings.get(name))] if other and usual else [])]
         table.add_row(name, *cells, f"{search.importance[name]:.0%}" if name in search.importance else "")
     open_console().print(table)
     name = NAMES[search.metric]
@@ -89,7 +90,3 @@ def print_tuning(result: Tuning) -> None:
     else:
         echo("The test split was not read.")
     echo(f"\nBest:   {result.config}\nReport: {result.report}")
-
-
-def _show(value: object) -> str:
-    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -246,5 +246,5 @@ def describe(domain: Choices | Range) -> str:
 
 
 def show(value: object) -> str:
-    """A value in few digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """A value in few digits; a dash for none."""
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
