@@ -138,11 +138,24 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], excel: bool = Fals
 
 def relative_path(path: Path, folder: Path) -> str:
     """The way from a folder to a file, so that both can be moved together; absolute across drives."""
-    file = path.parent.resolve() / path.name  # resolved: `..` out of a linked folder leads elsewhere
-    try:
-        return Path(os.path.relpath(file, folder.resolve())).as_posix()
-    except ValueError:
-        return file.as_posix()
+    return relative_paths([path], folder)[0]
+
+
+def relative_paths(paths: Iterable[Path], folder: Path) -> list[str]:
+    """The way from a folder to each file, as `relative_path` does it; every folder is resolved once."""
+    start = folder.resolve()
+    ways: dict[Path, Path] = {}
+    found = []
+    for path in paths:
+        if (way := ways.get(path.parent)) is None:
+            parent = path.parent.resolve()  # `..` out of a linked folder leads elsewhere
+            try:
+                way = Path(os.path.relpath(parent, start))
+            except ValueError:
+                way = parent
+            ways[path.parent] = way
+        found.append(Path(os.path.normpath(way / path.name)).as_posix())
+    return found
 
 
 def path_in_file(path: Path, folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 _SPLITS = {
@@ -34,6 +35,7 @@ _OUTPUTS = (
 )  # fmt: skip
 
 
+@lru_cache(1024)  # the same few names for every image
 def find_split(name: str) -> str | None:
     """The split that a name clearly means, such as `Training`, `dev`, `test set` or `train_images`; else None."""
     words = _list_words(name)

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from pneumoscope.datasets.left_out import MAPPED, NO_LABEL, Dataset, LeftOut
 from pneumoscope.datasets.samples import Sample
@@ -48,6 +49,7 @@ def clean(text: str) -> str:
     return text
 
 
+@lru_cache(1024)  # the same few labels for every image
 def look(text: str) -> str:
     """What a text looks like: without case, spaces, invisible characters, the alphabet of letters and kinds of dashes.
 

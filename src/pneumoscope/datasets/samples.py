@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.files import format_rows, relative_path, write_text
+from pneumoscope.files import format_rows, relative_paths, write_text
 from pneumoscope.images.dicom import Tags
 from pneumoscope.images.read import Reading
 
@@ -106,14 +106,14 @@ def format_samples(samples: Sequence[Sample], folder: Path, excel: bool = False)
     others = list(dict.fromkeys(name for sample in samples for name in sample.metadata))
     rows = [
         {
-            "path": relative_path(sample.path, folder),
+            "path": path,
             "label": sample.label or "",
             "patient": sample.patient or "",
             "split": sample.split or "",
             **{name: str(getattr(sample.reading, name)).lower() for name in departures},
             **{name: sample.metadata.get(name, "") for name in others},
         }
-        for sample in samples
+        for sample, path in zip(samples, relative_paths((each.path for each in samples), folder), strict=True)
     ]
     return "".join(format_rows(rows, excel))
 

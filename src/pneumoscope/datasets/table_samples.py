@@ -115,7 +115,7 @@ def _drop_total(table: tables.Table, path_column: str) -> tables.Table:
 def _is_flag(cells: Iterable[Any]) -> bool:
     """Whether a column says yes or no (or, with -1, uncertain) of a finding."""
     texts = {text for cell in cells if (text := tables.to_text(cell))}
-    return bool(texts) and {look(text) for text in texts} <= {"0", "1", "-1"}
+    return bool(texts) and all(look(text) in {"0", "1", "-1"} for text in texts)
 
 
 class _Cells:

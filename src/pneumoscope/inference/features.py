@@ -122,12 +122,14 @@ def _extract(
         batch_size = ahead = longest = _PICTURES
     extraction = _Extraction(engine, spec, wanted, cache)
     batch: list[Extract] = []
+    decoded = 0
     for extract in prefetch(extraction.load, sources, ahead, pool):
         batch.append(extract)
-        if sum(each.inputs is not None for each in batch) == batch_size or len(batch) == longest:
+        decoded += extract.inputs is not None
+        if decoded == batch_size or len(batch) == longest:
             extraction.run(batch)
             yield from batch
-            batch = []
+            batch, decoded = [], 0
     extraction.run(batch)
     yield from batch
 
