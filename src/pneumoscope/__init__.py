@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.reading import read_samples
     from pneumoscope.datasets.samples import Sample
     from pneumoscope.datasets.splits import split_samples
+    from pneumoscope.dicomnet.results import write_dicom_results
     from pneumoscope.errors import (
         DataError,
         DownloadError,
@@ -65,7 +66,7 @@ __all__ = [
     "Sample", "SharedModel", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit", "compare",
     "cross_validate", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
     "grade", "load", "plot", "prepare", "pull", "push", "read_pixels", "read_samples", "split_samples", "summarize",
-    "train", "tune", "write_checklist", "write_phantoms",
+    "train", "tune", "write_checklist", "write_dicom_results", "write_phantoms",
 ]  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def __getattr__(name: str) -> object:
         "datasets.samples": ("Sample",),
         "datasets.reading": ("read_samples",),
         "datasets.splits": ("split_samples",),
+        "dicomnet.results": ("write_dicom_results",),
         "evaluation.compare": ("Comparison",),
         "evaluation.expected": ("estimate_metrics",),
         "evaluation.grading": ("Grading",),

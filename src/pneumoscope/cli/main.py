@@ -17,6 +17,7 @@ from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
 from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
+from pneumoscope.cli.dicom import dicom_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.grade import grade
@@ -31,6 +32,7 @@ from pneumoscope.cli.tune import tune
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 
 _EXTRAS = {
+    "dicom": {"dicomweb_client", "highdicom", "pydicom", "pynetdicom"},
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
     "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
     "tune": {"alembic", "colorlog", "optuna"},
@@ -73,6 +75,7 @@ for _panel, _command in (
     app.command(cls=_CLASSES.get(_command, PanelCommand), rich_help_panel=_panel)(_command)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(data_app, name="data", rich_help_panel=_DATA)
+app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pneumoscope.datasets.samples import Sample
     from pneumoscope.inference.predictor import Predictor
 
+_SHOWN = 5  # reasons of files that could not be read
 Form = Annotated[
     Literal["table", "csv", "json", "jsonl", "parquet"] | None,
     option(
@@ -31,7 +32,6 @@ Form = Annotated[
         "--format",
     ),
 ]
-_SHOWN = 5  # reasons of files that could not be read
 
 
 def predict(
@@ -89,7 +89,7 @@ def predict(
     if table is not None:
         echo(table.getvalue(), end="")
     _report_places(out, heatmaps)
-    _report_failed(errors, len(samples), out)
+    report_failed(errors, len(samples), out)
 
 
 def _find_samples(paths: list[Path], path_column: str | None, invert: bool, any_modality: bool) -> list[Sample]:
@@ -155,7 +155,7 @@ def explain(
             predictor, samples, out, label=label, method=method, overwrite=overwrite, excel=excel, progress=progress
         )
     echo(f"Explanations: {out}")
-    _report_failed(errors, len(samples), out / "explanations.csv")
+    report_failed(errors, len(samples), out / "explanations.csv")
 
 
 def _choose_format(out: Path | None) -> str:
@@ -204,7 +204,7 @@ def _report_places(out: Path | None, heatmaps: Path | None) -> None:
             echo(f"{name}: {place}", err=True)
 
 
-def _report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
+def report_failed(errors: Sequence[str], files: int, table: Path | None) -> None:
     """Report files without a prediction. The first reasons follow if there is a table; otherwise the screen shows all.
 
     If none has a prediction, the command has failed.

@@ -65,4 +65,6 @@ def declare_scheme() -> CodingSchemeIdentificationItem:
     """The item that declares our private scheme (PS3.3 C.12.1.1.1)."""
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
-    return CodingSchemeIdentificationItem(SCHEME, name="pneumoscope", uid=SCHEME_UID, responsible_organization="pneumoscope")
+    return CodingSchemeIdentificationItem(
+        SCHEME, name="pneumoscope", uid=SCHEME_UID, responsible_organization="pneumoscope"
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from pneumoscope.config import Progress, checked, quote, silent
+from pneumoscope.config import Progress, checked, quote
+from pneumoscope.datasets.reading import find_images
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.dicomnet.algorithm import Algorithm, identify
 from pneumoscope.dicomnet.objects import finish
@@ -17,18 +18,20 @@ from pneumoscope.dicomnet.secondary_capture import make_capture
 from pneumoscope.dicomnet.sources import Source, read_source
 from pneumoscope.dicomnet.structured_report import ReportClass, Unit, make_report
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
-from pneumoscope.files import claim_folder, lock_folder, write_bytes
+from pneumoscope.files import claim_folder, lock_folder, path_in_file, write_bytes, write_rows
 from pneumoscope.images.dicom import is_dicom
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.evidence import mixes_places
+from pneumoscope.inference.prediction import Prediction, log_warnings
 from pneumoscope.inference.predictor import Predictor, load
+from pneumoscope.notebook import notebook_progress
+from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from pneumoscope.inference.prediction import Prediction
-
 Kind: TypeAlias = Literal["sr", "sc"]
+_WARNINGS = ("ignore", None, UserWarning, re.compile(r"highdicom\."), 0)
 _NEEDS_MAPS: frozenset[str] = frozenset({"sc"})
 
 
@@ -63,14 +66,27 @@ class Result:
     sop_uid: str
     content: bytes
 
+    @property
+    def suffix(self) -> str:
+        """Of its file."""
+        return ".json" if self.kind.startswith("fhir") else ".dcm"
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one file: a prediction, and its results; an error, and none."""
+    """What is said of one file.
+
+    Attributes:
+        path: the file.
+        prediction: its prediction, which has an error where there are no results.
+        results: in the order of `ResultSettings.kinds`.
+        left_out: keywords of its header whose values are not valid, so that the results are without them.
+    """
 
     path: Path
     prediction: Prediction
     results: tuple[Result, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Answerer:
@@ -85,9 +101,7 @@ class Answerer:
         UsageError: no kind of result, or one that does not exist.
     """
 
-    def __init__(
-        self, predictor: Predictor, algorithm: Algorithm, settings: ResultSettings = ResultSettings()
-    ) -> None:
+    def __init__(self, predictor: Predictor, algorithm: Algorithm, settings: ResultSettings = ResultSettings()) -> None:
         if wrong := [kind for kind in settings.kinds if kind not in get_args(Kind)] or not settings.kinds:
             raise UsageError(f"found {quote(wrong)}. Choose from {', '.join(get_args(Kind))}.", "kinds")
         self.predictor = predictor
@@ -97,15 +111,10 @@ class Answerer:
         self._maps = drawn and not mixes_places(predictor.model, predictor.engine)
         self._pixels = drawn
 
-    def answer(self, paths: Iterable[Path], reading: Reading = Reading()) -> Iterator[Answer]:
-        """Answer files in input order; one at fault gives an answer with its error and never stops the others.
-
-        Args:
-            paths: of DICOM files.
-            reading: how to read them.
-        """
-        samples = (Sample(path, reading=reading) for path in paths)
-        for prediction in self.predictor.run(samples, maps=self._maps, pixels=self._pixels):
+    def answer(self, images: Iterable[Path | Sample]) -> Iterator[Answer]:
+        """Answer DICOM files in input order; one at fault gives an answer with its error and never stops the others."""
+        _silence()
+        for prediction in self.predictor.run(images, maps=self._maps, pixels=self._pixels):
             yield self._answer(prediction)
 
     def _answer(self, prediction: Prediction) -> Answer:
@@ -120,25 +129,26 @@ class Answerer:
             results = tuple(self._make(kind, prediction, source) for kind in self.settings.kinds)
         except (DataError, OSError) as problem:
             return Answer(path, replace(prediction, error=str(problem), pixels=None, evidence=None))
-        if source.left_out:
-            logging.getLogger("pneumoscope").info(
-                "%s: not taken over, as the values are not valid: %s.", path, ", ".join(source.left_out)
-            )
-        return Answer(path, replace(prediction, pixels=None, evidence=None), results)
+        except Exception as problem:  # a header that no test foresaw must not stop the other images
+            reason = to_line(f"{type(problem).__name__}: {problem}")[:200]
+            error = f"{path}: its results cannot be made ({reason}). Please report it."
+            return Answer(path, replace(prediction, error=error, pixels=None, evidence=None))
+        return Answer(path, replace(prediction, pixels=None, evidence=None), results, source.left_out)
 
     def _make(self, kind: Kind, prediction: Prediction, source: Source) -> Result:
         made = _MAKERS[kind](prediction, source, self.algorithm, self.settings)
         return Result(kind, str(made.SOPClassUID), str(made.SOPInstanceUID), finish(made, self.algorithm))
 
 
-def _make_report(
-    prediction: Prediction, source: Source, algorithm: Algorithm, settings: ResultSettings
-) -> Dataset:
+def _make_report(prediction: Prediction, source: Source, algorithm: Algorithm, settings: ResultSettings) -> Dataset:
     return make_report(prediction, source, algorithm, settings.report_class, settings.unit)
 
 
 def _make_capture(
-    prediction: Prediction, source: Source, algorithm: Algorithm, settings: ResultSettings  # noqa: ARG001
+    prediction: Prediction,
+    source: Source,
+    algorithm: Algorithm,
+    settings: ResultSettings,  # noqa: ARG001
 ) -> Dataset:
     return make_capture(prediction, source, algorithm)
 
@@ -147,3 +157,110 @@ _MAKERS: dict[Kind, Callable[[Prediction, Source, Algorithm, ResultSettings], Da
     "sr": _make_report,
     "sc": _make_capture,
 }
+
+
+_TABLE, _OBJECTS = "results.csv", "objects"
+
+
+@checked
+def write_dicom_results(
+    paths: str | Path | Sequence[str | Path],
+    out: str | Path,
+    model: str | Path | None = None,
+    *,
+    kinds: tuple[Kind, ...] = ("sr", "sc"),
+    report_class: ReportClass = "comprehensive-3d",
+    unit: Unit = "1",
+    options: Mapping[str, Any] | None = None,
+    invert: bool = False,
+    any_modality: bool = False,
+    excel: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = notebook_progress,
+) -> list[Answer]:
+    """Predict DICOM images, and write what is said of them as DICOM objects for the archive.
+
+    Args:
+        paths: DICOM files, or folders or tables of them.
+        out: folder for `results.csv`, with a row for each object or error, and `objects/` with the files.
+        model: as for `load`.
+        kinds: see `ResultSettings`.
+        report_class: see `make_report`.
+        unit: see `make_report`.
+        options: other arguments of `load`, such as `{"threshold": 0.3}`.
+        invert: whether air is bright in the files.
+        any_modality: also read DICOM files that are not radiographs.
+        excel: begin `results.csv` with a byte order mark.
+        overwrite: replace an earlier output.
+        progress: called with the number of files done.
+
+    Returns:
+        One answer per image, without the content of its objects.
+
+    Raises:
+        DataError: there are no images.
+        MissingExtraError: a package is not installed.
+        UsageError: an option is not valid, or the folder holds something already.
+    """
+    _require_packages()
+    given = [paths] if isinstance(paths, str | Path) else paths
+    samples = find_images([Path(each) for each in given], Reading(invert, any_modality))
+    predictor = load(model, **(options or {}))
+    answerer = Answerer(predictor, identify(predictor, model), ResultSettings(kinds, report_class, unit))
+    folder, answers, rows = Path(out), list[Answer](), list[dict[str, Any]]()
+    with lock_folder(folder):
+        claim_folder(folder, (_TABLE, _OBJECTS), overwrite)
+        write_rows(folder / _TABLE, [], columns=_COLUMNS)  # marks it as ours if we are interrupted
+        (folder / _OBJECTS).mkdir()
+        try:
+            for number, answer in enumerate(answerer.answer(samples), start=1):
+                rows += _write_answer(answer, folder, f"{number:0{len(str(len(samples)))}}")
+                answers.append(replace(answer, results=tuple(replace(each, content=b"") for each in answer.results)))
+                if progress is not None:
+                    progress("Answering", number, len(samples))
+        finally:
+            write_rows(folder / _TABLE, rows, excel, _COLUMNS)
+    log_warnings(answer.prediction.warnings for answer in answers)
+    return answers
+
+
+_COLUMNS = (
+    "path",
+    "decision",
+    "probability",
+    "kind",
+    "sop_class_uid",
+    "sop_uid",
+    "file",
+    "left_out",
+    "warnings",
+    "error",
+)
+
+
+def _write_answer(answer: Answer, folder: Path, number: str) -> list[dict[str, Any]]:
+    """Write the objects of one image; return the rows of the table."""
+    prediction = answer.prediction
+    row = dict.fromkeys(_COLUMNS) | {
+        "path": path_in_file(answer.path, folder),
+        "decision": None if prediction.error else prediction.decision,
+        "probability": None if prediction.error else prediction.probability,
+        "left_out": " ".join(answer.left_out),
+        "warnings": "; ".join(prediction.warnings),
+        "error": prediction.error,
+    }
+    rows = []
+    for result in answer.results:
+        stem = re.sub(r"[^\w.-]+", "_", answer.path.stem)[:60]
+        name = f"{_OBJECTS}/{number}-{stem}-{result.kind}{result.suffix}"
+        write_bytes(folder / name, result.content)
+        own = {"kind": result.kind, "sop_class_uid": result.sop_class_uid, "sop_uid": result.sop_uid, "file": name}
+        rows.append(row | own)
+    return rows or [row]
+
+
+def _require_packages() -> None:
+    try:
+        import highdicom  # noqa: F401 - used by the modules that make the objects
+    except ImportError:
+        raise MissingExtraError('Results in DICOM need an extra: pip install "pneumoscope[dicom]".') from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +111,8 @@ def _draw_image(prediction: Prediction) -> NDArray[np.uint8]:
         coloured = np.repeat(image[..., None], 3, axis=2)
     else:
         coloured = blend(image.astype(np.float32), evidence.map(image.shape), evidence.limit)
-    return np.rint(coloured * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(coloured * 255).astype(np.uint8)
+    return levels
 
 
 def _list_lines(prediction: Prediction, algorithm: Algorithm) -> list[_Line]:
@@ -149,11 +152,12 @@ def _find_font(size: int) -> FreeTypeFont:
     return ImageFont.truetype(_find_file(), size)
 
 
+@cache
 def _find_file() -> str:
     """A font with many scripts, which comes with matplotlib."""
-    from matplotlib import font_manager
+    from matplotlib import get_data_path
 
-    return font_manager.findfont("DejaVu Sans")
+    return str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
 def _wrap(text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:

@@ -64,13 +64,12 @@ def make_report(
     _insert_library(content, source)
     report = sr.Comprehensive3DSR if report_class == "comprehensive-3d" else sr.ComprehensiveSR
     texts = (*algorithm.labels, *prediction.warnings, algorithm.name)
-    made = report(
+    return report(
         evidence=[source.header], content=content[0], is_complete=True, is_final=False, is_verified=False,
         coding_schemes=[codes.declare_scheme()],
         specific_character_set=source.character_set if all(map(str.isascii, texts)) else "ISO_IR 192",
         **identify_object(source, algorithm, "sr", report_class, unit),
     )  # fmt: skip
-    return made
 
 
 def _make_group(
@@ -102,9 +101,7 @@ def _make_group(
     return group
 
 
-def _measure(
-    label: str, prediction: Prediction, source: Source, algorithm: Algorithm, unit: Unit
-) -> list[Measurement]:
+def _measure(label: str, prediction: Prediction, source: Source, algorithm: Algorithm, unit: Unit) -> list[Measurement]:
     """The numbers of a class; none is given that means nothing."""
     units, factor = (codes.NO_UNITS, 1.0) if unit == "1" else (codes.PERCENT, 100.0)
     numbers: list[tuple[Code, float, Code]] = []
@@ -155,9 +152,7 @@ def _insert_library(content: ContentSequence, source: Source) -> None:
     image.ContentSequence = sr.ContentSequence(_describe_image(source))
     group = sr.ContainerContentItem(standard.DCM.ImageLibraryGroup, relationship_type=kind.CONTAINS)
     group.ContentSequence = sr.ContentSequence([image])
-    library = sr.ContainerContentItem(
-        standard.DCM.ImageLibrary, template_id="1600", relationship_type=kind.CONTAINS
-    )
+    library = sr.ContainerContentItem(standard.DCM.ImageLibrary, template_id="1600", relationship_type=kind.CONTAINS)
     library.ContentSequence = sr.ContentSequence([group])
     items = content[0].ContentSequence
     measurements = next(i for i, each in enumerate(items) if each.name == standard.DCM.ImagingMeasurements)

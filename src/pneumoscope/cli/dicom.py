@@ -1,0 +1,64 @@
+"""`dicom`: predictions as DICOM objects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pneumoscope.cli import options
+from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.models import choose_model
+from pneumoscope.cli.options import OUTPUT, option
+from pneumoscope.cli.output import echo, show_progress
+from pneumoscope.cli.predict import report_failed
+from pneumoscope.errors import UsageError
+
+_KINDS = "sr (structured report), sc (secondary capture: a picture)"
+
+dicom_app = make_group("Answer in DICOM: results for the archive that the images came from.")
+
+
+@dicom_app.command(cls=PanelCommand)
+def results(
+    paths: options.Paths,
+    out: options.Out,
+    model: options.Model = None,
+    kinds: Annotated[
+        str, option(f"Which objects to write, separated by commas: {_KINDS}.", OUTPUT, "--as", "--kinds")
+    ] = "sr,sc",
+    report_class: Annotated[
+        Literal["comprehensive-3d", "comprehensive"],
+        option("Class of structured reports: comprehensive is shown by more viewers.", OUTPUT),
+    ] = "comprehensive-3d",
+    unit: Annotated[Literal["1", "%"], option("Unit of probabilities in structured reports.", OUTPUT)] = "1",
+    prevalence: options.Prevalence = None,
+    threshold: options.Threshold = None,
+    alpha: options.Alpha = None,
+    false_alarms: options.FalseAlarms = None,
+    refuse_out_of_scope: options.RefuseOutOfScope = False,
+    invert: options.Invert = False,
+    any_modality: options.AnyModality = False,
+    device: options.Device = "auto",
+    excel: options.Excel = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Predict DICOM images, and write the results as DICOM objects of the same study."""
+    from pneumoscope.decisions.threshold import require_number
+    from pneumoscope.dicomnet.results import Kind, write_dicom_results
+
+    named = tuple(dict.fromkeys(each.strip() for each in kinds.split(",") if each.strip()))
+    if unknown := [each for each in named if each not in get_args(Kind)]:
+        raise UsageError(f"found {unknown[0]!r}. Choose from {', '.join(get_args(Kind))}.", "as")
+    deciding = {
+        "device": device, "prevalence": prevalence, "threshold": threshold and require_number(threshold),
+        "alpha": alpha, "false_alarms": false_alarms, "refuse_out_of_scope": refuse_out_of_scope,
+    }  # fmt: skip
+    with show_progress() as progress:
+        answers = write_dicom_results(
+            list(paths), out, choose_model(model), kinds=named, report_class=report_class, unit=unit,  # type: ignore[arg-type]
+            options=deciding, invert=invert, any_modality=any_modality, excel=excel, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    objects = sum(len(answer.results) for answer in answers)
+    echo(f"{objects} DICOM objects of {len(answers)} images: {out}")
+    errors = [answer.prediction.error for answer in answers if answer.prediction.error is not None]
+    report_failed(errors, len(answers), out / "results.csv")
