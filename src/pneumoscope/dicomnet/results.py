@@ -140,6 +140,12 @@ class Answerer:
         return Result(kind, str(made.SOPClassUID), str(made.SOPInstanceUID), finish(made, self.algorithm))
 
 
+def _silence() -> None:
+    """Keep from the user what highdicom thinks of names of patients; filters are not set twice."""
+    if _WARNINGS not in warnings.filters[:2]:
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"highdicom\.")
+
+
 def _make_report(prediction: Prediction, source: Source, algorithm: Algorithm, settings: ResultSettings) -> Dataset:
     return make_report(prediction, source, algorithm, settings.report_class, settings.unit)
 
