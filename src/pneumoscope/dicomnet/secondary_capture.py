@@ -57,9 +57,10 @@ def make_capture(prediction: Prediction, source: Source, algorithm: Algorithm) -
     result.DerivationDescription = "Image with a heatmap of evidence and text, drawn by a program. " + _WARNING
     result.SourceImageSequence = [refer_to(source)]
     result.PatientOrientation = header.get("PatientOrientation") or None
-    for keyword in ("BodyPartExamined", "Laterality"):
-        if keyword in header:
-            setattr(result, keyword, header[keyword].value)
+    if "BodyPartExamined" in header:  # the chest, which has no side (C.7.3.1)
+        result.BodyPartExamined = header.BodyPartExamined
+    else:
+        result.Laterality = header.get("Laterality") or None
     if header.get("LossyImageCompression") == "01":  # once lossy, always lossy (C.7.6.1.1.5)
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in header:

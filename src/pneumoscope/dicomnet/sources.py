@@ -69,7 +69,7 @@ class Source:
     @property
     def character_set(self) -> str | None:
         """UTF-8 where the header has other than ASCII characters, else None: the default of DICOM."""
-        return None if self.header.to_json(suppress_invalid_tags=True).isascii() else "ISO_IR 192"
+        return None if all(str(element.value).isascii() for element in self.header) else "ISO_IR 192"
 
 
 def read_source(content: bytes, name: str) -> Source:
@@ -128,8 +128,9 @@ def _read(found: Dataset, keyword: str) -> Any:
         if value is None or value == "" or len(str(value)) > _LONGEST:
             return "" if not value else None
         values = list(value) if isinstance(value, list | MultiValue) else [value]
-        if dictionary_VM(tag) == "1":
-            values = values[:1]
+        if (count := dictionary_VM(tag)).isdigit() and len(values) < int(count):
+            return None
+        values = values[: int(count)] if count.isdigit() else values
         if kind == "US":
             values = [int(each) for each in values]
         elif kind == "IS":
