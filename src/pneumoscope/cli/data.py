@@ -37,6 +37,7 @@ def phantoms(
             "Shortcuts for an audit to find, such as marker:0.8,noise:0.5:NORMAL: marker, border, exposure or noise."
         ),
     ] = None,
+    form: Annotated[Literal["png", "dicom"], option("Format of the images.", None, "--format")] = "png",
     seed: options.Seed = 0,
 ) -> None:
     """Draw simulated radiographs, with masks of their opacities."""
@@ -44,7 +45,7 @@ def phantoms(
 
     with show_progress() as progress:
         folder = write_phantoms(
-            out, count=count, seed=seed, size=size, prevalence=prevalence, plant=plant, progress=progress
+            out, count=count, seed=seed, size=size, prevalence=prevalence, plant=plant, form=form, progress=progress
         )
     echo(folder)
 

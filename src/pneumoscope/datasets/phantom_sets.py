@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
 from pneumoscope.config import Progress, Seed, checked
+from pneumoscope.datasets.phantom_dicom import to_dicom
 from pneumoscope.datasets.phantoms import Phantom, check_size, draw_phantom
 from pneumoscope.datasets.planted import choose_carriers, parse_plants, plant_all
 from pneumoscope.errors import UsageError
@@ -34,6 +35,7 @@ def write_phantoms(
     size: int = 320,
     prevalence: float = 0.5,
     plant: str | None = None,
+    form: Literal["png", "dicom"] = "png",
     progress: Progress = notebook_progress,
 ) -> Path:
     """Write a dataset of simulated radiographs, split by patient and stratified by label.
@@ -52,12 +54,14 @@ def write_phantoms(
         plant: shortcuts for an audit to find, such as `marker:0.8,noise:0.5:NORMAL`: a kind (`marker`, `border`,
             `exposure` or `noise`), the share of a class that has it, and that class, by default PNEUMONIA. They are in
             the column `planted` of the truth; otherwise the images are the same as without.
+        form: `dicom` writes the images as CR images of 12 bits, all of a patient in one study; masks stay PNG.
         progress: called after each image; by default a bar in a notebook.
 
     Returns:
         `folder`.
 
     Raises:
+        MissingExtraError: `dicom` needs pydicom.
         UsageError: the folder is not empty, another process is writing into it, or a number is out of range.
     """
     folder = Path(folder)
@@ -68,6 +72,9 @@ def write_phantoms(
         raise UsageError(f"{prevalence} is not between 0 and 1.", "prevalence")
     plants = None if plant is None else parse_plants(plant, LABELS)
     images = _plan(np.random.default_rng((3, seed)), count, prevalence)
+    if form == "dicom":
+        for row, _, _ in images:
+            row["path"] = row["path"].removesuffix(".png") + ".dcm"
     carried: list[list[str]] = [[] for _ in images]
     if plants is not None:
         carried = choose_carriers([row for row, _, _ in images], plants, seed)
@@ -95,7 +102,7 @@ def _write(
             phantom = draw_phantom(image, pneumonia=row["label"] == "PNEUMONIA", patient=patient, size=size)
             phantom = replace(phantom, pixels=plant_all(phantom.pixels, kinds, image)) if kinds else phantom
             pending.result()  # an image is compressed while the next one is drawn
-            pending = writer.submit(_save, folder, row, phantom)
+            pending = writer.submit(_save, folder, row, phantom, patient)
             table.writerow(row)
             progress("Drawing", done, len(images))
         pending.result()
@@ -120,8 +127,12 @@ def _plan(rng: Generator, count: int, prevalence: float) -> list[_Planned]:
     return plan
 
 
-def _save(folder: Path, row: dict[str, str], phantom: Phantom) -> None:
-    for path, grey in ((row["path"], np.rint(phantom.pixels * 255)), (row["mask"], phantom.mask * 255)):
-        if path:
+def _save(folder: Path, row: dict[str, str], phantom: Phantom, seed: int) -> None:
+    if row["path"].endswith(".dcm"):
+        path = folder / row["path"]
+        path.write_bytes(to_dicom(phantom.pixels, row["patient"], int(path.stem.rpartition("_")[2]), seed))
+        row = row | {"path": ""}
+    for name, grey in ((row["path"], np.rint(phantom.pixels * 255)), (row["mask"], phantom.mask * 255)):
+        if name:
             picture = Image.fromarray(grey.astype(np.uint8))
-            picture.save(folder / path, compress_level=1, compress_type=zlib.Z_RLE)
+            picture.save(folder / name, compress_level=1, compress_type=zlib.Z_RLE)
