@@ -48,6 +48,8 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli.train.train": "the options of the command",
     "cli.adapt.adapt": "the options of the command",
     "cli.data.split": "the options of the command",
+    "cli.dicom.results": "the options of the command",
+    "dicomnet.results.write_dicom_results": "the options of the command",
     "cli.evaluate.audit": "the options of the command",
     "cli.evaluate.compare": "the options of the command",
     "cli.evaluate.evaluate": "the options of the command",

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from PIL import Image, ImageFilter
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import Phantom, draw_phantom
+from pneumoscope.datasets.reading import read_samples
 from pneumoscope.errors import UsageError
+from pneumoscope.images.dicom import read_tags
+from pneumoscope.images.read import read_pixels
 
 SIZE = 96  # small images are drawn quickly
 seeds = st.integers(min_value=0, max_value=2**32 - 1)
@@ -239,3 +243,23 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, count: int, prevalence
     with pytest.raises(UsageError, match="8" if count < 8 else "prevalence"):
         write_phantoms(tmp_path / "new", count=count, size=64, prevalence=prevalence)
     assert not (tmp_path / "new").exists()
+
+
+def test_phantoms_as_dicom_show_the_same_in_one_study_for_each_patient(tmp_path: Path) -> None:
+    kinds: tuple[Literal["png", "dicom"], ...] = ("png", "dicom", "dicom")
+    folders = [write_phantoms(tmp_path / str(i), count=16, seed=5, size=128, form=form) for i, form in enumerate(kinds)]
+    first, second, again = (read_samples(folder) for folder in folders)
+    assert [each.path.with_suffix("").name for each in first] == [each.path.with_suffix("").name for each in second]
+    assert [each.path.read_bytes() for each in second] == [each.path.read_bytes() for each in again]
+    studies: dict[str, set[str]] = {}
+    instances = set()
+    for png, dcm in zip(first, second, strict=True):
+        assert np.abs(read_pixels(png.path) - read_pixels(dcm.path)).max() < 1 / 255
+        tags = read_tags(dcm.path)
+        studies.setdefault(str(tags.patient), set()).add(str(tags.study))
+        instances.add(tags.instance)
+        assert (tags.patient, tags.view, tags.modality) == (png.path.stem[:-2], "PA", "CR")
+    assert len(instances) == 16
+    assert len(studies) < 16
+    assert all(len(found) == 1 for found in studies.values())
+    assert len(set.union(*studies.values())) == len(studies)
