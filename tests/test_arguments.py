@@ -57,7 +57,7 @@ WRONG: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     ],
     "write_checklist": [((3,), {}), (("run",), {"checklist": ["claim"]}), (("run",), {"overwrite": "no"})],
     "write_dicom_results": [
-        ((3, "out"), {}), (("a.dcm", 3), {}), (("a.dcm", "out"), {"kinds": ("pdf",)}), (("a.dcm", "out"), {"unit": "g"}),
+        ((3, "out"), {}), (("a.dcm", 3), {}), (("a.dcm", "out"), {"kinds": ("pdf",)}), (("a.dcm", "out"), {"unit": ""}),
         (("a.dcm", "out"), {"report_class": "basic"}), (("a.dcm", "out"), {"invert": "no"}),
     ],
     "write_phantoms": [((3,), {}), (("new",), {"count": "x"}), (("new",), {"seed": 1.5}), (("new",), {"size": None})],
