@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, get_args
+
+import typer
 
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
@@ -11,6 +14,7 @@ from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo, show_progress
 from pneumoscope.cli.predict import report_failed
 from pneumoscope.errors import UsageError
+from pneumoscope.text import counted
 
 _KINDS = "sr (structured report), sc (secondary capture: a picture)"
 
@@ -62,3 +66,23 @@ def results(
     echo(f"{objects} DICOM objects of {len(answers)} images: {out}")
     errors = [answer.prediction.error for answer in answers if answer.prediction.error is not None]
     report_failed(errors, len(answers), out / "results.csv")
+
+
+@dicom_app.command(cls=PanelCommand)
+def mercure(
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder of DICOM files. [default: $MERCURE_IN_DIR]", metavar="SOURCE")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Argument(help="Folder for the results. [default: $MERCURE_OUT_DIR]", metavar="TARGET")
+    ] = None,
+) -> None:
+    """Answer a folder once, as a processing module of the mercure orchestrator.
+
+    Settings come from task.json in SOURCE; a summary goes to result.json in TARGET.
+    """
+    from pneumoscope.dicomnet.mercure import answer_folder
+
+    answers = answer_folder(source, target)
+    results = sum(len(answer.results) for answer in answers)
+    echo(f"{counted(results, 'result')} of {counted(len(answers), 'file')}")

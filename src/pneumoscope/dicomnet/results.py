@@ -59,12 +59,14 @@ class Result:
         sop_class_uid: its SOP class.
         sop_uid: its SOPInstanceUID, the same for the same image, model and settings.
         content: the file (PS3.10).
+        series_uid: its SeriesInstanceUID.
     """
 
     kind: str
     sop_class_uid: str
     sop_uid: str
     content: bytes
+    series_uid: str = ""
 
     @property
     def suffix(self) -> str:
@@ -137,7 +139,13 @@ class Answerer:
 
     def _make(self, kind: Kind, prediction: Prediction, source: Source) -> Result:
         made = _MAKERS[kind](prediction, source, self.algorithm, self.settings)
-        return Result(kind, str(made.SOPClassUID), str(made.SOPInstanceUID), finish(made, self.algorithm))
+        return Result(
+            kind,
+            str(made.SOPClassUID),
+            str(made.SOPInstanceUID),
+            finish(made, self.algorithm),
+            str(made.SeriesInstanceUID),
+        )
 
 
 def _silence() -> None:
