@@ -33,6 +33,7 @@ NO_UNITS, PERCENT = ("1", "UCUM", "no units"), ("%", "UCUM", "Percent")
 # What was done, and by what
 CHEST_RADIOGRAPH = ("30745-4", "LN", "XR Chest Views")
 ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")  # CID 7162
+ACQUISITION_EQUIPMENT = ("109101", "DCM", "Acquisition Equipment")  # CID 7005
 PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")  # CID 7005
 COMMENT = ("121106", "DCM", "Comment")
 SOURCE = ("260753009", "SCT", "Source")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pneumoscope.dicomnet import codes
 from pneumoscope.dicomnet.algorithm import MANUFACTURER, RESEARCH_USE, Algorithm
 from pneumoscope.dicomnet.identifiers import derive_uid
-from pneumoscope.dicomnet.sources import PATIENT, STUDY, Source
+from pneumoscope.dicomnet.sources import EQUIPMENT, PATIENT, STUDY, Source
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -58,18 +58,36 @@ def finish(result: Dataset, algorithm: Algorithm) -> bytes:
     return stream.getvalue()
 
 
-def start_object(source: Source, algorithm: Algorithm, kind: str, sop_class: str, modality: str) -> Dataset:
-    """Begin a result that highdicom has no class for: patient, study, series, equipment and identity."""
+def start_object(
+    source: Source,
+    algorithm: Algorithm,
+    kind: str,
+    sop_class: str,
+    modality: str,
+    *options: object,
+    ascii_only: bool = True,
+) -> Dataset:
+    """Begin a result: patient, study, series, equipment and identity.
+
+    Args:
+        source: the header of the image.
+        algorithm: what made the result.
+        kind: of the result, a key of `SERIES`.
+        sop_class: of the result.
+        modality: of the result.
+        options: settings that make another result, so that it has other UIDs.
+        ascii_only: whether all text that will be added is ASCII.
+    """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    identity = identify_object(source, algorithm, kind)
+    identity = identify_object(source, algorithm, kind, *options)
     result, now = Dataset(), datetime.datetime.now(datetime.UTC).astimezone()
+    if source.character_set or not (ascii_only and algorithm.name.isascii()):
+        result.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*PATIENT, *STUDY):
         if keyword in source.header:
             setattr(result, keyword, source.header[keyword].value)
-    if source.character_set or not algorithm.name.isascii():
-        result.SpecificCharacterSet = "ISO_IR 192"
     result.SOPClassUID, result.SOPInstanceUID = sop_class, identity["sop_instance_uid"]
     result.SeriesInstanceUID, result.SeriesNumber = identity["series_instance_uid"], identity["series_number"]
     result.InstanceNumber, result.Modality = identity["instance_number"], modality
@@ -78,9 +96,23 @@ def start_object(source: Source, algorithm: Algorithm, kind: str, sop_class: str
     result.SeriesDescription = identity["series_description"]
     result.InstanceCreationDate = result.ContentDate = now.strftime("%Y%m%d")
     result.InstanceCreationTime = result.ContentTime = now.strftime("%H%M%S")
+    if source.header.get("Manufacturer"):
+        result.ContributingEquipmentSequence = [_describe_acquisition(source)]
     result.file_meta = FileMetaDataset()
     result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return result
+
+
+def _describe_acquisition(source: Source) -> Dataset:
+    """The item of ContributingEquipmentSequence that names what took the image."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [codes.to_concept(codes.ACQUISITION_EQUIPMENT)]
+    for keyword in EQUIPMENT:
+        if keyword in source.header:
+            setattr(item, keyword, source.header[keyword].value)
+    return item
 
 
 def refer_to(source: Source) -> Dataset:

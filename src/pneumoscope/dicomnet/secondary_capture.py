@@ -14,7 +14,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.dicomnet.algorithm import Algorithm
 from pneumoscope.dicomnet.objects import refer_to, start_object
 from pneumoscope.dicomnet.sources import Source
-from pneumoscope.inference.overlays import blend
+from pneumoscope.inference.overlays import render_overlay
 from pneumoscope.text import printable_line, shorten
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LONGEST, _SHORTEST = 1024, 512  # pixels of the picture's longer side
+_MAP = 224  # the same of its heatmap, which is smooth
 _WARNING = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _BAND, _AMBER, _WHITE, _GREY = (16, 20, 24), (255, 190, 60), (240, 240, 240), (170, 175, 180)  # RGB
 
@@ -106,14 +107,12 @@ def _draw_image(prediction: Prediction) -> NDArray[np.uint8]:
     height, width = prediction.pixels.shape
     side = min(_LONGEST, max(_SHORTEST, height, width)) / max(height, width)
     size = max(1, round(width * side)), max(1, round(height * side))
-    image = np.clip(np.asarray(Image.fromarray(prediction.pixels).resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    evidence = prediction.evidence
-    if evidence is None or prediction.decision == OUT_OF_DISTRIBUTION:
-        coloured = np.repeat(image[..., None], 3, axis=2)
-    else:
-        coloured = blend(image.astype(np.float32), evidence.map(image.shape), evidence.limit)
-    levels: NDArray[np.uint8] = np.rint(coloured * 255).astype(np.uint8)
-    return levels
+    grey = Image.fromarray(np.rint(np.clip(prediction.pixels, 0, 1) * 255).astype(np.uint8))
+    picture = grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
+    if prediction.evidence is not None and prediction.decision != OUT_OF_DISTRIBUTION:
+        heatmap = render_overlay(prediction.evidence, _MAP).resize(size, Image.Resampling.BILINEAR)
+        picture.paste(heatmap, mask=heatmap.getchannel("A"))
+    return np.asarray(picture)
 
 
 def _list_lines(prediction: Prediction, algorithm: Algorithm) -> list[_Line]:

@@ -28,7 +28,7 @@ _IMAGE = (
     "ImagerPixelSpacing", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression", "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )  # fmt: skip
-_EQUIPMENT = (
+EQUIPMENT = (
     "Manufacturer", "InstitutionName", "StationName", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions",
 )  # fmt: skip
 # of type 2: there must be at least an empty value
@@ -89,13 +89,13 @@ def read_source(content: bytes, name: str) -> Source:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted: Any = [*PATIENT, *STUDY, *_IMAGE, *_EQUIPMENT, "SpecificCharacterSet"]
+        wanted: Any = [*PATIENT, *STUDY, *_IMAGE, *EQUIPMENT, "SpecificCharacterSet"]
         try:
             found = dcmread(io.BytesIO(content), stop_before_pixels=True, force=True, specific_tags=wanted)
         except Exception as problem:
             raise DataError(f"{name}: its DICOM header cannot be read ({to_line(str(problem))[:200]}).") from None
         header, left_out = Dataset(), list[str]()
-        for keyword in (*PATIENT, *STUDY, *_IMAGE, *_EQUIPMENT):
+        for keyword in (*PATIENT, *STUDY, *_IMAGE, *EQUIPMENT):
             if keyword not in found:
                 continue
             value = _read(found, keyword)

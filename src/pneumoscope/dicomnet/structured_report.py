@@ -11,7 +11,7 @@ from pneumoscope.dicomnet import codes
 from pneumoscope.dicomnet.algorithm import MANUFACTURER, RESEARCH_USE, Algorithm
 from pneumoscope.dicomnet.codes import Code, code_label, to_concept
 from pneumoscope.dicomnet.identifiers import derive_uid
-from pneumoscope.dicomnet.objects import identify_object
+from pneumoscope.dicomnet.objects import start_object
 from pneumoscope.dicomnet.sources import Source
 from pneumoscope.text import to_line
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 ReportClass: TypeAlias = Literal["comprehensive-3d", "comprehensive"]
 Unit: TypeAlias = Literal["1", "%"]
+_CLASSES: dict[ReportClass, str] = {
+    "comprehensive-3d": "1.2.840.10008.5.1.4.1.1.88.34",
+    "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
+}
 
 
 def make_report(
@@ -62,14 +66,30 @@ def make_report(
         title=standard.DCM.ImagingMeasurementReport,
     )
     _insert_library(content, source)
-    report = sr.Comprehensive3DSR if report_class == "comprehensive-3d" else sr.ComprehensiveSR
-    texts = (*algorithm.labels, *prediction.warnings, algorithm.name)
-    return report(
-        evidence=[source.header], content=content[0], is_complete=True, is_final=False, is_verified=False,
-        coding_schemes=[codes.declare_scheme()],
-        specific_character_set=source.character_set if all(map(str.isascii, texts)) else "ISO_IR 192",
-        **identify_object(source, algorithm, "sr", report_class, unit),
-    )  # fmt: skip
+    ascii_only = all(map(str.isascii, (*algorithm.labels, *prediction.warnings)))
+    # highdicom's class for documents would copy and search the whole content, which takes longer than all else.
+    result = start_object(
+        source, algorithm, "sr", _CLASSES[report_class], "SR", report_class, unit, ascii_only=ascii_only
+    )
+    result.CodingSchemeIdentificationSequence = [codes.declare_scheme()]
+    result.CompletionFlag, result.PreliminaryFlag, result.VerificationFlag = "COMPLETE", "PRELIMINARY", "UNVERIFIED"
+    result.CurrentRequestedProcedureEvidenceSequence = [_list_evidence(source)]
+    result.PerformedProcedureCodeSequence = []  # must be there, empty or not (C.17.2), as the next one (C.17.1)
+    result.ReferencedPerformedProcedureStepSequence = []
+    for element in content[0]:
+        result.add(element)
+    return result
+
+
+def _list_evidence(source: Source) -> Dataset:
+    """The study with the image, as evidence that the report refers to (PS3.3 C.17.2.3)."""
+    from pydicom.dataset import Dataset
+
+    image, series, study = Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.sop_class_uid, source.sop_uid
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = source.header.SeriesInstanceUID, [image]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = source.study_uid, [series]
+    return study
 
 
 def _make_group(

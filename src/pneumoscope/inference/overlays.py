@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from PIL.Image import Image as PILImage
 
     from pneumoscope.inference.predictor import Predictor
 
@@ -225,14 +226,22 @@ def render_heatmap(evidence: Evidence) -> bytes:
 
     It has the image's proportions. Parts that the network did not see are transparent.
     """
+    stream = io.BytesIO()
+    _render(evidence, _HEATMAP, 1.0).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def render_overlay(evidence: Evidence, side: int) -> PILImage:
+    """Draw a map in RGBA, with so many pixels on its longer side, as `blend` would lay it over its image."""
+    return _render(evidence, side, _OPACITY)
+
+
+def _render(evidence: Evidence, longest: int, opacity: float) -> PILImage:
     from PIL import Image
 
-    height, width = (max(1, round(_HEATMAP * side / max(evidence.shape))) for side in evidence.shape)
+    height, width = (max(1, round(longest * side / max(evidence.shape))) for side in evidence.shape)
     colours, strength = _paint(evidence.map((height, width)), evidence.limit)
-    stream = io.BytesIO()
-    picture = np.dstack([colours, strength])
-    Image.fromarray(np.rint(picture * 255).astype(np.uint8), "RGBA").save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    return Image.fromarray(np.rint(np.dstack([colours, opacity * strength]) * 255).astype(np.uint8), "RGBA")
 
 
 def list_colours() -> list[str]:
