@@ -71,6 +71,8 @@ def test_thresholds_are_those_of_the_folds(crossed: CrossValidation) -> None:
         metrics = json.loads((run / "metrics.json").read_text())
         assert metrics["threshold"] == fold.threshold
         assert metrics["metrics"]["auroc"]["value"] == pytest.approx(fold.metrics["auroc"])
+        assert (metrics["split"], metrics["validation"]["split"]) == ("test", "val")
+        assert metrics["validation"]["n"] == sum(row["split"] == "val" for row in read_table(run / "samples.csv"))
         for row in rows:
             if (row["repeat"], row["fold"]) == (str(fold.repeat), str(fold.fold)):
                 assert (row["predicted_label"] == "PNEUMONIA") == (float(row["probability"]) >= fold.threshold)

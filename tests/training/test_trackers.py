@@ -122,6 +122,32 @@ def test_a_server_that_is_gone_is_said_once_and_ends_no_training(
     assert "password" not in caplog.text + (run.folder / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_runs_that_begin_at_once_share_a_new_experiment(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    store = (tmp_path / "store").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    found = MlflowClient.get_experiment_by_name
+    looked: list[str] = []
+
+    def look(client: MlflowClient, name: str) -> Any:
+        looked.append(name)
+        if len(looked) > 1:
+            return found(client, name)
+        client.create_experiment(name)  # by another run, just after this one looked
+        return None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look)
+    train(images, tmp_path / "run", log_to="mlflow", **SHORT)
+    experiment = found(client := MlflowClient(store), "pneumoscope")
+    assert experiment is not None
+    assert [each.info.status for each in client.search_runs([experiment.experiment_id])] == ["FINISHED"]
+
+
 def test_an_error_in_a_callback_ends_the_training(images: Path, tmp_path: Path) -> None:
     class Faulty(Callback):
         def on_epoch(self, metrics: Mapping[str, Any], epoch: int) -> None:

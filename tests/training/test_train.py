@@ -20,9 +20,12 @@ from PIL import Image
 import pneumoscope
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.phantoms import draw_phantom
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.metrics import METRICS
+from pneumoscope.evaluation.validation import OPTIMISTIC, measure_validation
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.training.train import Run, train
 
@@ -68,6 +71,41 @@ def test_a_run_holds_what_the_design_says(run: Run) -> None:
     history = rows(run.folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
     assert load_model(run.model).data["counts"]["train"] == {"NORMAL": 12, "PNEUMONIA": 12}
+
+
+def test_metrics_of_the_validation_split_stand_beside_those_of_the_test(run: Run, images: Path, tmp_path: Path) -> None:
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    validation = metrics.pop("validation")
+    assert (metrics["split"], metrics["n"], validation["split"], validation["n"]) == ("test", 12, "val", 12)
+    assert set(validation) == set(metrics)
+    assert validation["threshold"] == metrics["threshold"]
+    evaluated = pneumoscope.evaluate(images, run.folder, tmp_path / "evaluated", split="val")
+    again = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert "validation" not in again
+    for name in ("n", "patients", "prevalence", "confusion", "per_class"):
+        assert validation[name] == again[name], name
+    for name, interval in evaluated.metrics.items():
+        assert validation["metrics"][name]["value"] == interval.value, name
+        if name not in ("brier", "ece"):  # whose intervals have fewer resamples
+            assert validation["metrics"][name] == again["metrics"][name], name
+        else:
+            assert validation["metrics"][name]["low"] <= interval.value <= validation["metrics"][name]["high"], name
+    assert validation["notes"] == [OPTIMISTIC]
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count(OPTIMISTIC) == 1
+    table = page.split('<h2 id="validation">')[1].split("</section>")[0]
+    assert OPTIMISTIC in table
+    assert f"{validation['metrics']['auroc']['value']:.3f}" in table
+    other = (tmp_path / "evaluated" / "report.html").read_text(encoding="utf-8")
+    assert "Validation split" not in other
+
+
+def test_validation_images_that_are_gone_are_said_and_not_measured(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = [Sample(tmp_path / "gone.png", "NORMAL", split="val")]
+    assert measure_validation(pneumoscope.load(run.folder), gone, Plan()) is None
+    assert "so it is not measured (1 image)" in caplog.text
 
 
 def test_plots_are_saved_in_the_formats_of_the_settings(images: Path, tmp_path: Path) -> None:
@@ -156,6 +194,8 @@ def test_three_classes_work_like_two(tmp_path: Path) -> None:
     assert row["predicted_label"] == max(shares, key=lambda name: shares[name])
     assert row["decision"] in ("BACTERIA", "NORMAL", "VIRUS", "uncertain", "out_of_distribution")
     assert set(metrics["decisions"]["coverage"]) == {"BACTERIA", "NORMAL", "VIRUS"}
+    assert metrics["validation"]["thresholds"] == metrics["thresholds"]
+    assert len(metrics["validation"]["confusion"]["matrix"]) == 3
     assert "PNEUMONIA" not in (run.folder / "report.html").read_text()
 
 

@@ -364,6 +364,7 @@ def test_train_without_a_test_decodes_no_test_image_and_can_test_later(
     run = train(damaged, tmp_path / "run", test=False, **FAST)
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["split"] == run.evaluation.split == "val"
+    assert "validation" not in metrics
     assert metrics["n"] == sum(each.split == "val" for each in read_samples(images))
     assert any("The test split was not read" in note for note in metrics["notes"])
     assert not any("12 images" in note for note in metrics["notes"])
@@ -373,6 +374,8 @@ def test_train_without_a_test_decodes_no_test_image_and_can_test_later(
     tested = train(out=run.folder, resume=True)
     whole = train(images, tmp_path / "whole", **FAST)
     assert tested.evaluation.split == "test"
+    assert tested.evaluation.validation is not None
+    assert tested.evaluation.validation.metrics["auroc"] == run.evaluation.metrics["auroc"]
     assert tested.evaluation.metrics == whole.evaluation.metrics
     assert not any("The test split was not read" in note for note in tested.evaluation.notes)
     assert load_model(tested.model) == load_model(whole.model)  # also what it says of its data

@@ -109,6 +109,7 @@ def measure(
     plan: Plan = Plan(),
     *,
     notes: Sequence[str] = (),
+    validation: Evaluation | None = None,
     progress: Progress | None = None,
 ) -> Measured:
     """Predict labelled images and measure how good the predictions are.
@@ -119,6 +120,7 @@ def measure(
         out: folder for `predictions.csv`, `errors.csv` and `metrics.json`; None writes nothing.
         plan: what to measure.
         notes: warnings to add to those of the evaluation.
+        validation: metrics of the validation split, to stand beside these.
         progress: called with the number of images done.
 
     Raises:
@@ -141,7 +143,7 @@ def measure(
         logging.getLogger("pneumoscope").warning("%s", note)
     own += count_warnings([prediction.warnings for prediction in predictions])  # which `predict` logged
     subgroups = tuple(measure_subgroups(readable, evaluation, [sample.metadata for sample in chosen], plan.subgroups))
-    evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups)
+    evaluation = dataclasses.replace(evaluation, notes=(*notes, *own), subgroups=subgroups, validation=validation)
     if out is not None:
         write_errors(out / "errors.csv", readable, predictor.model.labels, evaluation.cut, plan.excel)
         write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=2) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pneumoscope.notebook import Drawn, to_frame, to_html
@@ -101,6 +101,8 @@ class Evaluation(Drawn):
     # by class, for more than two: the class that reaches the largest multiple of its own is predicted; empty where
     # that is the likeliest
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    # beside a test that ends a training: the same for the validation split, which is too good
+    validation: Evaluation | None = None
 
     @property
     def cut(self) -> float | tuple[float, ...]:
@@ -134,8 +136,9 @@ class Evaluation(Drawn):
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of metrics.json; undefined values are None, as JSON has no nan."""
-        plain: dict[str, Any] = without_nan(asdict(self))
-        return plain
+        plain: dict[str, Any] = without_nan(asdict(replace(self, validation=None)))
+        del plain["validation"]
+        return plain if self.validation is None else plain | {"validation": self.validation.to_json()}
 
 
 def without_nan(value: Any) -> Any:

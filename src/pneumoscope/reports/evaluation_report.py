@@ -123,14 +123,17 @@ def evaluate_predictor(
     provenance: Provenance = Provenance(),
     *,
     plot_formats: str = "svg",
+    validation: Evaluation | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a loaded model on samples whose labels it knows; write what `evaluate` writes into an existing folder.
 
+    `validation` has the metrics of the validation split, if they are to stand beside these.
+
     Raises:
         DataError: none of the images could be read.
     """
-    measured = measure(predictor, samples, out, plan, notes=provenance.notes, progress=progress)
+    measured = measure(predictor, samples, out, plan, notes=provenance.notes, validation=validation, progress=progress)
     if out is not None:
         write_evaluation(out, predictor, measured, provenance, plot_formats)
     return measured.evaluation

@@ -63,6 +63,10 @@ class Setup:
         """Whether features extracted before training no longer hold after it."""
         return self.settings.network.train_backbone or self.settings.network.half_precision
 
+    def select(self, split: str) -> list[Sample]:
+        """The samples of a split."""
+        return [sample for sample in self.samples if sample.split == split]
+
 
 @dataclass(frozen=True)
 class Split:

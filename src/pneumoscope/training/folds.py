@@ -21,6 +21,7 @@ from pneumoscope.datasets.samples import Sample, format_samples
 from pneumoscope.datasets.splits import find_shared_patients, fold_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure
+from pneumoscope.evaluation.validation import measure_validation
 from pneumoscope.files import lock_folder, write_text
 from pneumoscope.images.read import Reading
 from pneumoscope.inference.cache import FeatureCache
@@ -245,9 +246,9 @@ def train_fold(job: Job, cache: Path, shared: Shared | None = None, progress: Pr
                 predictor = load(folder / "model", setup.device.type, opened, engine=engine or "auto")
                 run = setup.settings.run
                 plan = Plan("test", resamples=run.resamples, seed=run.seed, patient_ids=run.patient_ids)
-                tested = [sample for sample in setup.samples if sample.split == "test"]
                 measure(
-                    predictor, tested, folder, replace(plan, excel=run.excel), notes=remarks.notes,
+                    predictor, setup.select("test"), folder, replace(plan, excel=run.excel), notes=remarks.notes,
+                    validation=measure_validation(predictor, setup.select("val"), plan),
                     progress=lambda _, done, total: progress("Test", done, total),
                 )  # fmt: skip
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -26,7 +26,12 @@ from pneumoscope.training.run import Callback, Run
 from pneumoscope.training.run_folder import TRACKED
 
 MLFLOW, TENSORBOARD = TRACKED  # names of trackers, of their packages, and of their folders in a run
-_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # mlflow.org/docs/latest/community/usage-tracking
+_OFF = {  # mlflow.org/docs/latest/community/usage-tracking
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # With a server, MLflow prints addresses among the results on standard output, with its password if it has one.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 # By default, MLflow waits minutes for a server that is down, and refuses to write into a folder.
 _USUAL = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -144,8 +149,7 @@ class _MLflow(_Tracker):
         self._metrics: list[Any] = []
         self._logged = time.monotonic()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "pneumoscope"
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        experiment = self._find_experiment(name)
         tags = {"pneumoscope.version": __version__}
         run_name = self._folder.resolve().name
         self._run = self._client.create_run(experiment, tags=tags, run_name=run_name).info.run_id
@@ -176,6 +180,18 @@ class _MLflow(_Tracker):
         if self._run:
             self._send()
             self._client.set_terminated(self._run, "FAILED")
+
+    def _find_experiment(self, name: str) -> str:
+        """The id of an experiment, which is created if there is none; another run may do so at the same moment."""
+        from mlflow.exceptions import MlflowException
+
+        if (found := self._client.get_experiment_by_name(name)) is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException:
+                if (found := self._client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
 
     def _add(self, name: str, value: float, step: int) -> None:
         from mlflow.entities import Metric

@@ -24,6 +24,7 @@ from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
 from pneumoscope.evaluation.results import Evaluation
+from pneumoscope.evaluation.validation import measure_validation
 from pneumoscope.files import format_rows, lock_folder, write_text
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.inference.engines import Engine, build_engine
@@ -274,32 +275,29 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the stored model on the test split; write metrics, predictions, report and model card.
 
-    Without a test, it is evaluated on the validation split, and everything that is written says so. `engine` is that of
+    The metrics of the validation split stand beside those of the test. Without a test, they stand alone, and everything
+    that is written says so. `engine` is that of
     an unchanged backbone; if None, the stored model's is loaded.
     """
     split = "test" if setup.test else "val"
     notes = remarks.notes if setup.test else (*remarks.notes, _NOT_TESTED)
     if not setup.test:
         _logger().warning("%s", _NOT_TESTED)
-    predictor = load(folder / "model", setup.device.type, cache, engine=engine or "auto")
+    predictor, run = load(folder / "model", setup.device.type, cache, engine=engine or "auto"), setup.settings.run
+    plan = Plan(split, resamples=run.resamples, seed=run.seed, patient_ids=run.patient_ids, excel=run.excel)
     evaluation = evaluate_predictor(
         predictor,
-        [sample for sample in setup.samples if sample.split == split],
+        setup.select(split),
         folder,
-        Plan(
-            split,
-            resamples=setup.settings.run.resamples,
-            seed=setup.settings.run.seed,
-            patient_ids=setup.settings.run.patient_ids,
-            excel=setup.settings.run.excel,
-        ),
+        plan,
         Provenance(
             history=read_history(folder / "history.csv"),
             findings=remarks.findings,
             notes=notes,
             facts=_list_facts(setup, predictor.model, folder),
         ),
-        plot_formats=setup.settings.run.plot_formats,
+        plot_formats=run.plot_formats,
+        validation=measure_validation(predictor, setup.select("val"), plan) if setup.test else None,
         progress=lambda _, done, total: progress("Test" if setup.test else "Validation", done, total),
     )
     serious = [finding for finding in remarks.findings if finding.severity != "note"]
