@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import beta
 from sklearn.metrics import confusion_matrix
 
 from pneumoscope.errors import DataError, UsageError
@@ -185,3 +186,19 @@ def test_a_published_example_of_bayes_theorem() -> None:
     assert predictive_values(sensitivity, specificity, 0.75) == pytest.approx((0.88, 0.67), abs=0.005)
     assert predictive_values(sensitivity, specificity, 0.25) == pytest.approx((0.45, 0.95), abs=0.005)
     assert math.isnan(predictive_values(0, 1, 0.5)[0])
+
+
+@pytest.mark.parametrize("images", [60, 137, 300, 301, 1000])
+@pytest.mark.parametrize("share", [0.05, 0.21, 0.7])
+def test_one_error_leaves_the_band_where_independent_images_have_it(images: int, share: float) -> None:
+    """Clopper & Pearson's limits are for a share of whole images; between two images the curve is interpolated."""
+    first = round(images * share)
+    curve = selective_curve(np.arange(images) != first, np.linspace(1, 0, images))
+    wrong = np.clip(curve.grid * images - first, 0, 1)
+    answered = np.maximum(1, curve.grid * images)
+    lower = beta.ppf(0.025, answered - wrong, wrong + 1)
+    upper = np.where(wrong > 0, beta.ppf(0.975, answered - wrong + 1, np.maximum(wrong, 1e-9)), 1)
+    assert (curve.low > lower - 0.03).all()
+    assert (curve.low < lower + np.where(answered < 20, 0.45, 0.1)).all()
+    assert (curve.high <= 1).all()
+    assert (curve.high > upper - np.where(answered < 20, 0.2, 0.03)).all()

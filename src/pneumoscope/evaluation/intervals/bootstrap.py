@@ -116,7 +116,9 @@ def confidence_band(
     curve = next(iter(trace(np.ones((1, len(clusters))))), None)
     if curve is None or not drawn:
         return np.full(len(trials), np.nan), np.full(len(trials), np.nan)
-    spread = curve * (1 - curve)
+    # Between two points a curve may be all but 1. No share of that many trials is, except 1 itself, and the variance of
+    # resamples that do contain an error would imply less than one trial.
+    spread = np.maximum(curve * (1 - curve), np.maximum(trials - 1, 0) / np.maximum(trials, 1) ** 2)
     variance = np.var(drawn, axis=0)
     sizes = np.minimum(trials, np.divide(spread, variance, out=trials.copy(), where=(variance > 0) & (spread > 0)))
     low, high = np.array([wilson_interval(v, size, CONFIDENCE) for v, size in zip(curve, sizes, strict=True)]).T
