@@ -18,7 +18,7 @@ TEXTS = {".py", ".html", ".js", ".css", ".md", ".json"}
 # Left: no longer used. Right: what to say.
 INSTEAD = {
     r"films?": "image, radiograph",
-    r"(?<!monai[ _.])bundles?(?!_root)": "model, model folder",  # a MONAI bundle is called so
+    r"(?<!monai[ _.])(?<!resourceType\": \")bundles?(?!_root)": "model, model folder",  # of MONAI and FHIR
     r"zoo": "pretrained models",
     r"ships|shipped": "comes with the package, pretrained",
     r"verdicts?": "review",

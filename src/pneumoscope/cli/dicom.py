@@ -16,7 +16,10 @@ from pneumoscope.cli.predict import report_failed
 from pneumoscope.errors import UsageError
 from pneumoscope.text import counted
 
-_KINDS = "sr (structured report), sc (secondary capture: a picture)"
+_KINDS = (
+    "sr (structured report), sc (secondary capture: a picture), map (parametric map of the evidence), "
+    "seg (segmentation of the evidence), fhir-r4, fhir-r5 (JSON)"
+)
 
 dicom_app = make_group("Answer in DICOM: results for the archive that the images came from.")
 

@@ -38,6 +38,11 @@ PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")  # CID 7005
 COMMENT = ("121106", "DCM", "Comment")
 SOURCE = ("260753009", "SCT", "Source")
 SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")  # CID 7202
+VISUAL_EXPLANATIONS = {  # CID 217, by method
+    "cam": ("130402", "DCM", "Class activation"),
+    "ig": ("130404", "DCM", "Saliency"),
+}
+SPATIAL_CONCEPT = ("309825002", "SCT", "Spatial and Relational Concept")  # CID 7150
 MODALITIES = {  # CID 29
     "CR": ("CR", "DCM", "Computed Radiography"),
     "DX": ("DX", "DCM", "Digital Radiography"),

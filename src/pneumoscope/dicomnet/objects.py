@@ -14,7 +14,7 @@ from pneumoscope.dicomnet.sources import EQUIPMENT, PATIENT, STUDY, Source
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SERIES = {"sr": 9001, "sc": 9002, "map": 9003, "seg": 9004, "gsps": 9005}  # numbers of series, by kind
+SERIES = {"sr": 9001, "sc": 9002, "map": 9003, "seg": 9004}  # numbers of series, by kind
 
 
 def identify_object(source: Source, algorithm: Algorithm, kind: str, *options: object) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pneumoscope.config import Progress, checked, quote
 from pneumoscope.datasets.reading import find_images
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.dicomnet.algorithm import Algorithm, identify
+from pneumoscope.dicomnet.evidence_maps import make_map, make_segmentation
+from pneumoscope.dicomnet.fhir import Release, encode_transaction, identify_report, make_transaction
 from pneumoscope.dicomnet.objects import finish
 from pneumoscope.dicomnet.secondary_capture import make_capture
 from pneumoscope.dicomnet.sources import Source, read_source
@@ -30,9 +32,10 @@ from pneumoscope.text import to_line
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Kind: TypeAlias = Literal["sr", "sc"]
+Kind: TypeAlias = Literal["sr", "sc", "map", "seg", "fhir-r4", "fhir-r5"]
 _WARNINGS = ("ignore", None, UserWarning, re.compile(r"highdicom\."), 0)
-_NEEDS_MAPS: frozenset[str] = frozenset({"sc"})
+_NEEDS_MAPS: frozenset[str] = frozenset({"sc", "map", "seg"})
+_RELEASES: dict[str, Release] = {"fhir-r4": "r4", "fhir-r5": "r5"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class ResultSettings:
     """Which results are made.
 
     Attributes:
-        kinds: `sr`, a structured report; `sc`, a secondary capture.
+        kinds: `sr`, a structured report; `sc`, a secondary capture; `map`, a parametric map of the evidence in logits;
+            `seg`, a segmentation of the evidence for the class; `fhir-r4` and `fhir-r5`, FHIR resources in JSON. An
+            image out of distribution has no `map` and no `seg`, as its evidence means nothing.
         report_class: of structured reports; see `make_report`.
         unit: of probabilities in reports: `1`, or `%`.
     """
@@ -52,14 +57,14 @@ class ResultSettings:
 
 @dataclass(frozen=True)
 class Result:
-    """One DICOM object to be sent.
+    """One DICOM object, or one transaction of FHIR resources, to be sent.
 
     Attributes:
         kind: what it is; see `ResultSettings`.
-        sop_class_uid: its SOP class.
-        sop_uid: its SOPInstanceUID, the same for the same image, model and settings.
-        content: the file (PS3.10).
-        series_uid: its SeriesInstanceUID.
+        sop_class_uid: its SOP class; empty for FHIR.
+        sop_uid: its SOPInstanceUID, the same for the same image, model and settings; for FHIR, the report's UID.
+        content: the file (PS3.10), or JSON.
+        series_uid: its SeriesInstanceUID; empty for FHIR.
     """
 
     kind: str
@@ -110,8 +115,9 @@ class Answerer:
         self.algorithm = algorithm
         self.settings = settings
         drawn = bool(_NEEDS_MAPS & set(settings.kinds))
-        self._maps = drawn and not mixes_places(predictor.model, predictor.engine)
-        self._pixels = drawn
+        asked = bool({"map", "seg"} & set(settings.kinds))  # then worth the integral that networks with attention need
+        self._maps = asked or (drawn and not mixes_places(predictor.model, predictor.engine))
+        self._pixels = "sc" in settings.kinds
 
     def answer(self, images: Iterable[Path | Sample]) -> Iterator[Answer]:
         """Answer DICOM files in input order; one at fault gives an answer with its error and never stops the others."""
@@ -128,7 +134,8 @@ class Answerer:
             if not is_dicom(content[:132]):
                 raise DataError(f"{path}: not a DICOM file, so no result can refer to it. Use `pneumoscope predict`.")
             source = read_source(content, str(path))
-            results = tuple(self._make(kind, prediction, source) for kind in self.settings.kinds)
+            made = (self._make(kind, prediction, source) for kind in self.settings.kinds)
+            results = tuple(each for each in made if each is not None)
         except (DataError, OSError) as problem:
             return Answer(path, replace(prediction, error=str(problem), pixels=None, evidence=None))
         except Exception as problem:  # a header that no test foresaw must not stop the other images
@@ -137,8 +144,13 @@ class Answerer:
             return Answer(path, replace(prediction, error=error, pixels=None, evidence=None))
         return Answer(path, replace(prediction, pixels=None, evidence=None), results, source.left_out)
 
-    def _make(self, kind: Kind, prediction: Prediction, source: Source) -> Result:
+    def _make(self, kind: Kind, prediction: Prediction, source: Source) -> Result | None:
+        if release := _RELEASES.get(kind):
+            content = encode_transaction(make_transaction(prediction, source, self.algorithm, release))
+            return Result(kind, "", identify_report(source, self.algorithm, release), content)
         made = _MAKERS[kind](prediction, source, self.algorithm, self.settings)
+        if made is None:
+            return None
         return Result(
             kind,
             str(made.SOPClassUID),
@@ -167,9 +179,11 @@ def _make_capture(
     return make_capture(prediction, source, algorithm)
 
 
-_MAKERS: dict[Kind, Callable[[Prediction, Source, Algorithm, ResultSettings], Dataset]] = {
+_MAKERS: dict[Kind, Callable[[Prediction, Source, Algorithm, ResultSettings], Dataset | None]] = {
     "sr": _make_report,
     "sc": _make_capture,
+    "map": lambda prediction, source, algorithm, _: make_map(prediction, source, algorithm),
+    "seg": lambda prediction, source, algorithm, _: make_segmentation(prediction, source, algorithm),
 }
 
 
