@@ -28,8 +28,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep features away from the user's cache, and the hub out of reach, in this process and those it starts."""
+    """Keep away from the user's cache and key, and from the hub, in this process and those it starts."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PNEUMOSCOPE_PSEUDONYM_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
         patch.setenv("PNEUMOSCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

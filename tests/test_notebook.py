@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -84,6 +85,18 @@ def test_results_are_rows_of_a_frame(pandas: None, run: Run) -> None:
     assert comparison.to_frame() == comparison.to_rows()
     assert repr(comparison) == f"Comparison({run.folder}, {run.folder}: 12 images)"
     assert ">sensitivity</td>" in comparison._repr_html_()
+
+
+def test_a_patient_is_a_pseudonym_in_a_frame_and_absent_from_a_page(pandas: None) -> None:
+    known = replace(PREDICTION, patient="0815", accession_number="A7", age=45.0)
+    (row,) = known.to_frame()
+    assert (row["accession_number"], row["age"], row["sop_uid"]) == ("A7", 45.0, None)
+    assert len(row["patient"]) == 16
+    assert "0815" not in known._repr_html_() + repr(row)
+    assert replace(known, path=None).to_frame()[0]["patient"] == row["patient"]
+    (row,) = known.to_frame(patient_ids=True)
+    assert row["patient"] == "0815"
+    assert PREDICTION.to_frame()[0]["patient"] is None
 
 
 def test_an_audit_is_a_table_of_its_findings(pandas: None, images: Path, tmp_path: Path) -> None:

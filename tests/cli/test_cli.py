@@ -140,15 +140,9 @@ def test_predict_writes_every_format_in_input_order(
         rows = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
     assert [Path(row["path"]) for row in rows] == files
     assert list(rows[0]) == [
-        "path",
-        "label",
-        "probability",
-        "predicted_label",
-        "prediction_set",
-        "ood_score",
-        "decision",
-        "warnings",
-        "error",
+        *("path", "label", "probability", "predicted_label", "prediction_set", "ood_score", "decision", "warnings"),
+        *("error", "patient", "age", "sex", "view", "laterality", "date", "accession_number", "study_uid"),
+        *("series_uid", "sop_uid"),
     ]
     assert 0 <= float(rows[0]["probability"]) <= 1
     assert rows[0]["predicted_label"] in ("NORMAL", "PNEUMONIA")

@@ -190,7 +190,7 @@ OTHER_NAMES: dict[str, dict[str, str | None]] = {
     "evaluate": {"context": None, "invert": "reading", "any_modality": "reading"} | dict.fromkeys(_EXTERNAL),
     "plot": {"form": "format"},
     "explain": {"paths": "image"} | dict.fromkeys(_ALONE),
-    "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps")),
+    "predict": dict.fromkeys((*_ALONE, "paths", "adapt_prior", "estimate", "form", "heatmaps", "patient_ids")),
     "crossval": {"context": None},
     "summarize": {"form": None},
     "tune": {"context": None},

@@ -562,6 +562,61 @@ def test_without_an_age_it_comes_from_the_dates_of_birth_and_study(birth: str, t
 
 
 @pytest.mark.parametrize(
+    ("dates", "found"),
+    [
+        ({"StudyDate": "20240229"}, "2024-02-29"),
+        ({"StudyDate": "2024.02.29"}, "2024-02-29"),  # as ACR-NEMA wrote it
+        ({"StudyDate": "19010101"}, "1901-01-01"),
+        ({"StudyDate": "20230229", "AcquisitionDate": "20240301", "ContentDate": "20240302"}, "2024-03-01"),
+        ({"StudyDate": "", "ContentDate": "20240302"}, "2024-03-02"),
+        ({"StudyDate": "00000000"}, None),
+        ({"StudyDate": "202415"}, None),  # 1 May or 15 January
+        ({"StudyDate": "20240101-20240201"}, None),  # a range of a query
+        ({"StudyDate": ["20240101", "20240102"]}, "2024-01-01"),
+        ({"AcquisitionDate": "20240101120000"}, None),
+        ({}, None),
+    ],
+)
+def test_the_date_is_that_of_the_study_or_else_of_the_image(dates: Elements, found: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's own, as it writes what it shouldn't
+        assert tags_of(**dates).date == found
+
+
+@pytest.mark.parametrize(
+    ("accession", "found"),
+    [
+        ("A123", "A123"),
+        (" 0012 ", "0012"),
+        ("", None),
+        ("a\tb\x1b[31m", "ab[31m"),
+        (["A1", "A2"], "A1"),
+        ("検-7", "検-7"),
+    ],
+)
+def test_the_accession_number_is_a_line_of_text(accession: str | list[str], found: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert tags_of(SpecificCharacterSet="ISO_IR 192", AccessionNumber=accession).accession == found
+    assert tags_of().accession is None
+
+
+@given(st.binary(min_size=8, max_size=8), st.sampled_from(["StudyDate", "AccessionNumber", "ImageLaterality"]))
+def test_no_bytes_in_an_identifying_tag_stop_an_image(value: bytes, keyword: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        elements: Elements = {keyword: "ZZYYXXWW"}
+        content = dicom(image(), **elements)
+    assert content.count(b"ZZYYXXWW") == 1
+    tags = read_dicom(content.replace(b"ZZYYXXWW", value), "image").tags
+    assert tags.date is None or re.fullmatch(r"\d{4}-\d\d-\d\d", tags.date)
+    for text in (tags.accession, tags.laterality):
+        assert text is None or (text and text.isprintable() and text == text.strip())
+        assert "\x00" not in (text or "")
+    assert tags.instance == "1.2.3"
+
+
+@pytest.mark.parametrize(
     ("part", "known"),
     [("CHEST", "CHEST"), ("PORT CHEST", "CHEST"), ("THORAX", "CHEST"), ("LUNG", "CHEST"), ("HAND", "HAND"), ("", None)],
 )

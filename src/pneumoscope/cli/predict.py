@@ -32,6 +32,7 @@ Form = Annotated[
         "--format",
     ),
 ]
+PatientIds = Annotated[bool, option("Name patients, instead of writing pseudonyms.", OUTPUT, "--patient-ids")]
 
 
 def predict(
@@ -52,15 +53,17 @@ def predict(
     out: Annotated[Path | None, option("Write to this file, not standard output.", OUTPUT)] = None,
     form: Form = None,
     heatmaps: Annotated[Path | None, option("Folder to write: each image with its evidence map.", OUTPUT)] = None,
+    patient_ids: PatientIds = False,
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict radiographs: a probability and a decision for each."""
     kind = form or _choose_format(out)
     _check_output(out or heatmaps, overwrite)
-    _check_table(out, kind, overwrite, excel)
+    _check_form(kind, out, excel, patient_ids)
+    _check_table(out, overwrite)
     cut = _check_decisions(adapt_prior, prevalence, threshold)
-    from pneumoscope.inference.formats import write_predictions
+    from pneumoscope.inference.formats import Style, write_predictions
     from pneumoscope.inference.overlays import OverlayFolder
     from pneumoscope.inference.predictor import load
 
@@ -84,7 +87,7 @@ def predict(
         _print_threshold(predictor)
         overlays = None if heatmaps is None else OverlayFolder(heatmaps, len(samples), overwrite, excel)
         shown = None if out is None and table is None and sys.stdout.isatty() else progress
-        write = partial(write_predictions, excel=excel, wording=show_flags)
+        write = partial(write_predictions, style=Style(excel, patient_ids, show_flags))
         errors = write(predictor, samples, kind, out or table, overlays, shown)
     if table is not None:
         echo(table.getvalue(), end="")
@@ -169,11 +172,16 @@ def _check_output(place: Path | None, overwrite: bool) -> None:
         raise UsageError("no effect without `out` or `heatmaps`. Leave it out.", "overwrite")
 
 
-def _check_table(out: Path | None, form: str, overwrite: bool, excel: bool) -> None:
+def _check_form(form: str, out: Path | None, excel: bool, patient_ids: bool) -> None:
     check_excel(excel, form, out)
+    if out is None and form == "parquet":
+        raise UsageError("--format parquet needs --out FILE.")
+    if patient_ids and form == "table":
+        raise UsageError("no effect on a table, which has no patients. Choose another --format.", "patient_ids")
+
+
+def _check_table(out: Path | None, overwrite: bool) -> None:
     if out is None:
-        if form == "parquet":
-            raise UsageError("--format parquet needs --out FILE.")
         return
     from pneumoscope.files import check_file
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pneumoscope.datasets.image_files import read_head
 from pneumoscope.datasets.labels import look
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import UsageError
+from pneumoscope.images.dicom import is_dicom
 from pneumoscope.text import counted
 
 _FOLDERS = "folders of patients"
@@ -86,6 +88,26 @@ def identify_patients(
     return [replace(sample, patient=patient) for sample, (patient, _) in zip(samples, found, strict=True)]
 
 
+def name_patients(samples: Sequence[Sample], root: Path | None) -> list[Sample]:
+    """Find patients for images that are to be predicted: by their names, where no table and no DICOM header can say.
+
+    Args:
+        samples: images whose headers are still to be read.
+        root: folder that holds them, as for `identify_patients`; None for files that were named one by one, of which
+            only the names are looked at.
+    """
+    places = [_below(sample.path, root or sample.path.parent) for sample in samples]
+    names = _recognise_names(places, [sample.patient is None for sample in samples])
+    named, found = [], list[tuple[str | None, str]]()
+    for sample, (patient, dataset) in zip(samples, names, strict=True):
+        if patient and sample.patient is None and not is_dicom(read_head(sample.path)):
+            sample = replace(sample, patient=patient)
+            found.append((patient, _describe(dataset)))
+        named.append(sample)
+    _log(found)
+    return named
+
+
 def _join(found: Sequence[tuple[str | None, str]]) -> list[tuple[str | None, str]]:
     """Take patients that look the same for one, so that no split separates them."""
     looks = {patient: _look_at_patient(patient) for patient, _ in found if patient}
@@ -136,9 +158,17 @@ def _match_pattern(samples: Sequence[Sample], root: Path, pattern: re.Pattern[st
 def _recognise(samples: Sequence[Sample], root: Path) -> list[tuple[str | None, str]]:
     """Patients from DICOM headers, which come first because of names that viewers give, else from known names."""
     headers = [sample.tags.patient if sample.tags else None for sample in samples]
-    places = [_below(sample.path, root) for sample in samples]
+    known = _recognise_names([_below(sample.path, root) for sample in samples], [header is None for header in headers])
+    return [
+        (header, "DICOM headers") if header else (patient, _describe(dataset))
+        for header, (patient, dataset) in zip(headers, known, strict=True)
+    ]
+
+
+def _recognise_names(places: Sequence[str], unknown: Sequence[bool]) -> list[tuple[str | None, str]]:
+    """The patient and the dataset that each place (see `_below`) names; `unknown`: whether nothing else tells."""
     known = [_find_known(place) for place in places]
-    viewer = [_VIEWERS.search(place) if header is None else None for place, header in zip(places, headers, strict=True)]
+    viewer = [_VIEWERS.search(place) if wanted else None for place, wanted in zip(places, unknown, strict=True)]
     names = [match["name"] for match in viewer if match]
     kermany = any(patient and "person" in patient for patient, _ in known)  # its other class
     if len(names) - len(set(names)) > _REPEATED * len(names) and not kermany:
@@ -146,12 +176,11 @@ def _recognise(samples: Sequence[Sample], root: Path) -> list[tuple[str | None, 
     nih = [_NIH.search(place) for place in places]
     if sum(match is not None for match in nih) >= _NIH_SHARE * max(1, sum(patient is None for patient, _ in known)):
         known = [(match["number"], "NIH") if match else each for match, each in zip(nih, known, strict=True)]
-    return [
-        (header, "DICOM headers")
-        if header
-        else (patient, dataset if dataset == _FOLDERS else f"file names as in {dataset}")
-        for header, (patient, dataset) in zip(headers, known, strict=True)
-    ]
+    return known
+
+
+def _describe(dataset: str) -> str:
+    return dataset if dataset == _FOLDERS else f"file names as in {dataset}"
 
 
 def _find_known(place: str) -> tuple[str | None, str]:

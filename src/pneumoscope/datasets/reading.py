@@ -15,7 +15,7 @@ from pneumoscope.datasets.folders import adopt_splits, read_folder
 from pneumoscope.datasets.image_files import identify, read_head, walk
 from pneumoscope.datasets.labels import name_classes
 from pneumoscope.datasets.left_out import Dataset, LeftOut, log_left_out
-from pneumoscope.datasets.patients import compile_pattern, identify_patients
+from pneumoscope.datasets.patients import compile_pattern, identify_patients, name_patients
 from pneumoscope.datasets.samples import Sample, merge_tags
 from pneumoscope.datasets.table_samples import read_listed
 from pneumoscope.errors import DataError, ImageError, MissingExtraError, UsageError
@@ -119,6 +119,8 @@ def make_samples(
 def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Naming = Naming()) -> list[Sample]:
     """Expand files, folders (recursively) and tables into samples, in input order; tables may override `reading`.
 
+    Names of files tell the patient as in `read_samples`, unless a column of a table or a DICOM header does.
+
     Args:
         paths: files, folders and tables.
         reading: how to read images.
@@ -130,6 +132,7 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
         MissingExtraError: all are DICOM files, and the extra to read them is not installed.
     """
     samples: list[Sample] = []
+    single: list[int] = []  # places of files that were given one by one
     paths = list(paths)
     if naming.path_column is not None and not any(map(_is_table, paths)):
         raise UsageError("no effect, because there is no table. Leave the option out.", "path_column")
@@ -140,12 +143,16 @@ def find_images(paths: Iterable[Path], reading: Reading = Reading(), naming: Nam
                 raise DataError(f"{path}: no images in this folder.")
             images = [Sample(file, reading=reading) for file in found.images]
             log_left_out(Dataset(images, found.left_out), path)
-            samples += images
+            samples += name_patients(images, path)
         elif _is_table(path):
-            samples += read_listed(path, naming, reading, labelled=False).samples
+            listed = read_listed(path, naming, reading, labelled=False)
+            samples += listed.samples if listed.has_patients else name_patients(listed.samples, path.parent)
         else:  # an unreadable file gets a row with its error and does not stop the others
+            single.append(len(samples))
             samples.append(Sample(path, reading=reading))
     _require_reader(samples)
+    for i, sample in zip(single, name_patients([samples[i] for i in single], None), strict=True):
+        samples[i] = sample
     return samples
 
 

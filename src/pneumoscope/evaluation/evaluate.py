@@ -218,11 +218,15 @@ def rank_errors(predictions: Sequence[Prediction], threshold: ArrayLike) -> list
 
 
 def make_rows(predictions: Sequence[Prediction], labels: Sequence[str], out: Path) -> list[dict[str, Any]]:
-    """The rows of `predictions.csv` and `errors.csv`, with a column `group` if any image belongs to one."""
-    grouped = any(each.group for each in predictions)
+    """The rows of `predictions.csv` and `errors.csv`.
+
+    They have a column `group` if any image belongs to one, and say whose images they are if any has a DICOM header.
+    """
+    grouped, identified = any(each.group for each in predictions), any(each.has_header for each in predictions)
     return [
         each.to_row(labels, raw=True, grouped=grouped)
         | {"path": path_in_file(each.path or Path(), out), "patient": each.patient, "sha256": each.sha256[:SHORT]}
+        | (each.identity if identified else {})
         for each in predictions
     ]
 

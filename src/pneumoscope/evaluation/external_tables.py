@@ -24,6 +24,7 @@ from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, find_classes
 from pneumoscope.datasets.tables import read_table
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.inference.prediction import OF_HEADERS
 from pneumoscope.text import were
 
 _POSITIVE = {
@@ -40,6 +41,8 @@ _POSITIVE = {
 _NEGATIVE = {"0", "false", "no", "negative", "neg", "-", "normal", "nein", "non", "-1"}
 # Columns of our own `predictions.csv` that follow from the prediction, and so cannot be what images are divided by.
 _OUTCOMES = frozenset({"prediction_set", "ood_score", "decision", "warnings", "error"})
+# Others that say which image it is. Laterality, which is among them, is a property of the image.
+_IDENTIFIERS = frozenset({*OF_HEADERS, "sha256"}) - {"laterality"}
 _FOLDS = frozenset({"repeat", "fold"})  # what cross-validations add to it: no splits, as each image was a test image
 _NAMED = 3  # names in a message
 
@@ -108,7 +111,7 @@ def read_joined(
     label = _find_label_column(predictions, naming) if own else None
     table = read_prediction_table(predictions, classes, positive, choices.columns, label)
     if own:
-        used = table.used | _OUTCOMES | _FOLDS if ours else table.used
+        used = table.used | _OUTCOMES | _FOLDS | _IDENTIFIERS if ours else table.used
         samples = [replace(each, metadata=used_mapping(each.metadata, used)) for each in samples]
     rows, notes = join(table, samples, source if source.is_dir() else source.parent)
     return Joined(samples, rows, table, classes, positive, notes)

@@ -38,6 +38,8 @@ _AGES = (
 _COLUMNS = {"Age": AGE, "Sex": SEX, "View": VIEW}  # of a table, from which predictions have age, sex and view
 _OLDEST = "65 years and over"
 _IDENTIFIERS = {"accession", "code", "id", "ids", "index", "key", "mrn", "no", "nr", "num", "number", "pk", "uid"}
+# Keys (see `to_key`) of columns that say which study or image it is, however few there are.
+_REFERENCES = re.compile(r"(?:study|series|sop)?(?:instance)?uids?|accession(?:number|num|no|nr|id|code)?s?")
 _WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # what lies between the words of a column's name
 _MANY = 200  # with fewer, most measurements differ, too
 _DISTINCT = 0.95  # share of different whole numbers from which they are identifiers, unless they are dates
@@ -154,6 +156,8 @@ def _divide(name: str, cells: Sequence[str | None]) -> _Kind | str:
     sizes = Counter(cell for cell in cells if cell is not None)
     if len(sizes) + (None in cells) < 2:
         return "the same value for all images"
+    if _REFERENCES.fullmatch(to_key(name)) or _WORDS.split(name)[-1].casefold() in ("uid", "uids"):
+        return f"{len(sizes)} different identifiers"
     numbers = [_to_number(cell) for cell in cells]
     numeric = all(number is not None for number, cell in zip(numbers, cells, strict=True) if cell)
     identifies = numeric and _identifies(name, [number for number in numbers if number is not None])

@@ -67,6 +67,8 @@ _FRONTAL_WORDS = (
     {"PA": "PA", "POSTEROANTERIOR": "PA", "POSTERIORANTERIOR": "PA"}
     | {"AP": "AP", "ANTEROPOSTERIOR": "AP", "ANTERIORPOSTERIOR": "AP"}
 )  # fmt: skip
+_DATES = ("StudyDate", "AcquisitionDate", "ContentDate")  # the first valid one counts
+_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)|(\d{4})\.(\d\d)\.(\d\d)", re.ASCII)  # stops: ACR-NEMA
 _HARMLESS_WORDS = re.compile(
     r"\b(CHEST|THORAX|ERECT|UPRIGHT|STANDING|SITTING|SUPINE|PORTABLE|MOBILE|PROJECTION|VIEW)\b"
 )
@@ -103,6 +105,8 @@ class Tags:
     series: str | None = None  # SeriesInstanceUID
     body_part: str | None = None  # BodyPartExamined, else AnatomicRegionSequence: CHEST, or as the file says
     for_processing: bool = False  # PresentationIntentType or SOP class: raw data of a detector, not meant to be seen
+    accession: str | None = None  # AccessionNumber, by which the hospital knows the request for the study
+    date: str | None = None  # StudyDate, else AcquisitionDate, else ContentDate: YYYY-MM-DD
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,8 @@ def _tags(elements: Dataset) -> Tags:
         body_part=_read_body_part(elements),
         for_processing=read_text(elements, "PresentationIntentType").upper() == "FOR PROCESSING"
         or read_text(elements, "SOPClassUID") == _FOR_PROCESSING,
+        accession=read_text(elements, "AccessionNumber") or None,
+        date=next((day.isoformat() for each in _DATES if (day := _read_date(elements, each)) is not None), None),
     )
 
 
@@ -301,9 +307,12 @@ def _read_age(elements: Dataset) -> float | None:
 
 
 def _read_date(elements: Dataset, keyword: str) -> datetime.date | None:
+    match = _DATE.fullmatch(read_text(elements, keyword))
+    if match is None:
+        return None
     try:
-        return datetime.datetime.strptime(read_text(elements, keyword), "%Y%m%d").date()
-    except ValueError:
+        return datetime.date(*map(int, filter(None, match.groups())))
+    except ValueError:  # such as 20240230 or 00000000
         return None
 
 

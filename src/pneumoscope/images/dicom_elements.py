@@ -22,7 +22,8 @@ IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.
 PIXEL_DATA = (0x7FE00010, 0x7FE00009, 0x7FE00008)  # the last two: double and single floating point
 _KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"),
-    *("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
+    *("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate", "ContentDate"),
+    "AccessionNumber",
     *("BodyPartExamined", "AnatomicRegionSequence", "PresentationIntentType"),
     *("SeriesDescription", "ProtocolName"),
     *("ViewPosition", "ViewCodeSequence", "Laterality", "ImageLaterality", "NumberOfFrames", "Rows", "Columns"),

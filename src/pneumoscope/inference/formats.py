@@ -7,21 +7,32 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from pneumoscope.config import Progress
+from pneumoscope.datasets.pseudonyms import Pseudonyms
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import MissingExtraError
 from pneumoscope.files import format_rows, path_in_file, write_bytes, write_text
 from pneumoscope.inference.overlays import OverlayFolder
-from pneumoscope.inference.prediction import Prediction, log_warnings
+from pneumoscope.inference.prediction import IDENTITY, Prediction, log_warnings
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.text import printable, printable_line
 
 Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How rows are written."""
+
+    excel: bool = False  # whether CSV begins with a byte order mark
+    patient_ids: bool = False  # whether patients are written as they are, not as pseudonyms
+    wording: Callable[[str], str] = str  # changes how errors and warnings name options
 
 
 def write_predictions(
@@ -32,12 +43,12 @@ def write_predictions(
     overlays: OverlayFolder | None = None,
     progress: Progress | None = None,
     *,
-    excel: bool = False,
-    wording: Callable[[str], str] = str,
+    style: Style = Style(),
 ) -> list[str]:
     """Predict files and write a row for each, in input order; with overlays, each file is still opened only once.
 
-    Paths are written as given on a stream; in a file, those that are relative lead from its folder to the image.
+    Paths are written as given on a stream; in a file, those that are relative lead from its folder to the image. Every
+    form but `table` also says whose image it is.
 
     Args:
         predictor: the classifier.
@@ -46,15 +57,15 @@ def write_predictions(
         out: a file or a stream; standard output by default.
         overlays: where to draw each image with its evidence.
         progress: called with the number of files done.
-        excel: begin CSV with a byte order mark.
-        wording: changes how errors and warnings name options.
+        style: how rows are written.
 
     Returns:
         The errors of files that have no prediction.
 
     Raises:
-        UsageError: `out` cannot be written.
+        UsageError: `out` cannot be written, or the key behind the pseudonyms of patients cannot be read or made.
     """
+    names = None if style.patient_ids or form == "table" else Pseudonyms()
     errors, warnings = list[str](), list[tuple[str, ...]]()
 
     def rows() -> Iterator[Row]:
@@ -65,23 +76,28 @@ def write_predictions(
             warnings.append(prediction.warnings)
             if overlays is not None:
                 overlays.add(prediction)
-            yield _make_row(prediction, predictor, out, wording)
+            row = _make_row(prediction, predictor, out, style.wording)
+            yield row | {"patient": names.get(prediction.patient)} if names else row
             if progress is not None:
                 progress("Predicting", done, len(samples))
 
-    write: dict[str, Callable[[Iterator[Row], TextIO], None]]
-    write = {"csv": partial(write_csv, excel=excel), "jsonl": _write_lines, "json": _write_json, "table": _write_table}
     with overlays or nullcontext():
-        if not isinstance(out, Path):
-            write[form](rows(), out or sys.stdout)
-        elif form == "parquet":
-            write_bytes(out, _to_parquet(list(rows())))
-        else:
-            text = io.StringIO()
-            write[form](rows(), text)
-            write_text(out, text.getvalue())
+        _write(rows(), form, out, style.excel)
     log_warnings(warnings)
     return errors
+
+
+def _write(rows: Iterator[Row], form: str, out: Path | TextIO | None, excel: bool) -> None:
+    write: dict[str, Callable[[Iterator[Row], TextIO], None]]
+    write = {"csv": partial(write_csv, excel=excel), "jsonl": _write_lines, "json": _write_json, "table": _write_table}
+    if not isinstance(out, Path):
+        write[form](rows, out or sys.stdout)
+    elif form == "parquet":
+        write_bytes(out, _to_parquet(list(rows)))
+    else:
+        text = io.StringIO()
+        write[form](rows, text)
+        write_text(out, text.getvalue())
 
 
 def _make_row(
@@ -91,7 +107,7 @@ def _make_row(
     if isinstance(out, Path) and prediction.path is not None:
         row["path"] = path_in_file(prediction.path, out.parent)
     row["error"], row["warnings"] = prediction.error and wording(prediction.error), wording(row["warnings"])
-    return row
+    return row | prediction.identity
 
 
 def write_csv(rows: Iterable[Row], stream: TextIO, excel: bool) -> None:
@@ -151,7 +167,8 @@ def _to_parquet(rows: Sequence[Row]) -> bytes:
             'Parquet needs pyarrow: pip install "pneumoscope[train]". Or choose another format.'
         ) from None
 
-    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error", "group"}
+    texts = {"path", "label", "predicted_label", "decision", "prediction_set", "warnings", "error", "group", *IDENTITY}
+    texts -= {"age"}
     schema = pyarrow.schema(
         [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in rows[0]] if rows else []
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.datasets.pseudonyms import Pseudonyms
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
 from pneumoscope.notebook import Drawn, to_frame, to_html
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from pneumoscope.images.prepare import Pixels
     from pneumoscope.inference.evidence import Evidence
 
+# Whose image it is: attributes of a prediction and columns of tables.
+IDENTITY = (
+    *("patient", "age", "sex", "view", "laterality", "date", "accession_number"),
+    *("study_uid", "series_uid", "sop_uid"),
+)
+OF_HEADERS = IDENTITY[4:]  # what nothing but a DICOM header says
 SHORT = 12  # hex digits of a SHA-256 that name a file's content in tables and models
 
 
@@ -31,14 +38,17 @@ class Prediction(Drawn):
     Attributes:
         path: the file, or None where bytes were given.
         sha256: of the file's content, empty where it could not be read.
-        patient: from the sample, else PatientID of a DICOM file.
+        patient: from the sample (its table or the name of its file), else PatientID of a DICOM file.
         label: the true class, where the sample has one.
         study_uid: StudyInstanceUID of a DICOM file.
         series_uid: SeriesInstanceUID.
         sop_uid: SOPInstanceUID.
+        accession_number: AccessionNumber.
+        date: of the study, as `YYYY-MM-DD`.
         age: in years.
         sex: M, F or O.
         view: PA, AP, LL and so on.
+        laterality: ImageLaterality or Laterality.
         predicted_label: by the threshold or thresholds; given for images out of
             distribution too.
         probability: of the positive class, or of the predicted label of more than two. None for an image out of
@@ -68,9 +78,12 @@ class Prediction(Drawn):
     study_uid: str | None = None
     series_uid: str | None = None
     sop_uid: str | None = None
+    accession_number: str | None = None
+    date: str | None = None
     age: float | None = None
     sex: str | None = None
     view: str | None = None
+    laterality: str | None = None
     predicted_label: str | None = None
     probability: float | None = None
     probabilities: dict[str, float] | None = None
@@ -98,16 +111,33 @@ class Prediction(Drawn):
         shown = "" if self.probability is None else f", probability {self.probability:.3f}"
         return f"{name}: {self.decision}{shown}"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose image it is, by the names of `IDENTITY`; the patient is named."""
+        return {name: getattr(self, name) for name in IDENTITY}
+
+    @property
+    def has_header(self) -> bool:
+        """Whether anything is known that only a DICOM header says."""
+        return any(getattr(self, name) is not None for name in OF_HEADERS)
+
     def _repr_html_(self) -> str:
         return to_html(self.describe(), [self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
 
-    def to_frame(self) -> Any:
+    def to_frame(self, patient_ids: bool = False) -> Any:
         """A pandas DataFrame with one row; `pandas.concat(each.to_frame() for each in predictions)` has all.
 
+        Its columns are those that `pneumoscope predict` writes.
+
+        Args:
+            patient_ids: give the patient as it is, not a pseudonym.
+
         Raises:
+            UsageError: the key behind the pseudonyms cannot be read or made.
             MissingExtraError: pandas is not installed.
         """
-        return to_frame([self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None)])
+        row = self.to_row(tuple(self.probabilities or ()), grouped=self.group is not None) | self.identity
+        return to_frame([row if patient_ids else row | {"patient": Pseudonyms().get(self.patient)}])
 
     @property
     def raw_probability(self) -> float | None:
