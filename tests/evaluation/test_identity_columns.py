@@ -46,7 +46,8 @@ def scans(images: Path, tmp_path: Path) -> Path:
             continue
         header: dict[str, Any] = {
             "PatientID": f"P{i}", "PatientSex": "FM"[i % 2], "PatientAge": f"{i + 1:03}Y",
-            "StudyDate": f"2024010{i % 2 + 1}", "AccessionNumber": f"{i % 2}", "StudyInstanceUID": f"1.{i % 2 + 1}", "SOPInstanceUID": f"1.2.{i}",
+            "StudyDate": f"2024010{i % 2 + 1}", "AccessionNumber": f"{i % 2}",
+            "StudyInstanceUID": f"1.{i % 2 + 1}", "SOPInstanceUID": f"1.2.{i}",
         }  # fmt: skip
         levels = np.asarray(Image.open(path).convert("L"))
         (folder / path.parent.name / f"{i}.dcm").write_bytes(dicom(levels, 8, **header))
