@@ -25,6 +25,7 @@ def typed(line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     ("line", "message"),
     [
         ("predict IMAGE --overwrite", "--overwrite: no effect without --out or --heatmaps."),
+        ("predict IMAGE --format table --patient-ids", "--patient-ids: no effect on a table, which has no patients."),
         ("predict IMAGE --path-column file", "--path-column: no effect, because there is no table."),
         ("predict IMAGE --no-ood --false-alarms 0.1", "--false-alarms: no effect without the OOD detector."),
         ("explain IMAGE --out x --path-column file", "--path-column: no effect, because there is no table."),

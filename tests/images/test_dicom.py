@@ -601,6 +601,7 @@ def test_the_accession_number_is_a_line_of_text(accession: str | list[str], foun
     assert tags_of().accession is None
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=8), st.sampled_from(["StudyDate", "AccessionNumber", "ImageLaterality"]))
 def test_no_bytes_in_an_identifying_tag_stop_an_image(value: bytes, keyword: str) -> None:
     with warnings.catch_warnings():

@@ -49,6 +49,7 @@ def serve(
         Path | None, option("Folder to keep image files in. [default: none are kept]", _STORAGE)
     ] = None,
     keep_names: Annotated[bool, option("Store file names.", _STORAGE)] = True,
+    keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", _STORAGE)] = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
 ) -> None:
@@ -67,6 +68,7 @@ def serve(
         database=database,
         keep_images=keep_images,
         keep_names=keep_names,
+        keep_uids=keep_uids,
         batch_wait=batch_wait,
         device=device,
         refuse_out_of_scope=refuse_out_of_scope,

@@ -18,7 +18,7 @@ KEY_FILE = "PNEUMOSCOPE_PSEUDONYM_KEY_FILE"  # environment variable
 _KEY_BYTES = 32
 _HEX_DIGITS = 16  # of a pseudonym
 _LARGEST = 1024  # bytes of a key file
-_WAYS_OUT = f"Name a file that can be with ${KEY_FILE}, or pass `patient_ids=True` to write the patients themselves."
+_WAYS_OUT = f"Set ${KEY_FILE} to another file, or pass `patient_ids=True` to name patients."
 
 
 class Pseudonyms:

@@ -65,7 +65,7 @@ def write_predictions(
     Raises:
         UsageError: `out` cannot be written, or the key behind the pseudonyms of patients cannot be read or made.
     """
-    names = None if style.patient_ids or form == "table" else Pseudonyms()
+    pseudonyms = None if style.patient_ids or form == "table" else Pseudonyms()
     errors, warnings = list[str](), list[tuple[str, ...]]()
 
     def rows() -> Iterator[Row]:
@@ -77,7 +77,7 @@ def write_predictions(
             if overlays is not None:
                 overlays.add(prediction)
             row = _make_row(prediction, predictor, out, style.wording)
-            yield row | {"patient": names.get(prediction.patient)} if names else row
+            yield row | {"patient": pseudonyms.get(prediction.patient)} if pseudonyms else row
             if progress is not None:
                 progress("Predicting", done, len(samples))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
@@ -97,6 +97,18 @@ class PredictionMessage(_Message):
     )
     group: str | None = Field(default=None, description="The group of the model that decided; null if none did.")
     warnings: list[str] = Field(default=[], description="What to know about the file before using the prediction.")
+    patient: Annotated[str | None, BeforeValidator(lambda name: name or None)] = Field(
+        default=None, description="A pseudonym of the patient, which holds in this database only; null if unknown."
+    )
+    age: float | None = Field(default=None, description="Of the patient, in years, by the file's header.")
+    sex: str | None = Field(default=None, description="M, F or O.")
+    view: str | None = Field(default=None, description="PA, AP, LL and so on.")
+    laterality: str | None = Field(default=None, description="ImageLaterality or Laterality of a DICOM file.")
+    date: str | None = Field(default=None, description="Of the study, as YYYY-MM-DD.")
+    accession_number: str | None = Field(default=None, description="AccessionNumber of a DICOM file.")
+    study_uid: str | None = Field(default=None, description="StudyInstanceUID.")
+    series_uid: str | None = Field(default=None, description="SeriesInstanceUID.")
+    sop_uid: str | None = Field(default=None, description="SOPInstanceUID, of the image.")
     explanation: str | None = Field(default=None, description="The decision in plain words.")
     width: int | None = Field(default=None, description="Of the image, in pixels.")
     height: int | None = Field(default=None, description="Of the image, in pixels.")

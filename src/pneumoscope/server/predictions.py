@@ -51,6 +51,8 @@ T = TypeVar("T")
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUMMARISED = 50_000  # predictions, at most
+_FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
+_IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
 
 
 class PredictionService:
@@ -246,7 +248,9 @@ class PredictionService:
             ), None
         record = self._to_record(image, prediction)
         message = PredictionMessage.model_validate(record)
-        message.name = image.name  # also where it is not stored
+        message.name = image.name  # also where it is not stored, like the next
+        for name in _IDENTIFIERS:
+            setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
         evidence, pixels = prediction.evidence, prediction.pixels
         if query.heatmap and evidence is not None and message.predicted_label is not None:
@@ -282,6 +286,8 @@ class PredictionService:
             invert=image.reading.invert,
             any_modality=image.reading.any_modality,
             group=prediction.group,
+            **{name: getattr(prediction, name) for name in _FACTS},
+            **{name: getattr(prediction, name) for name in _IDENTIFIERS if self.settings.keep_uids},
         )
 
 

@@ -13,6 +13,7 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import check_file, write_rows
 from pneumoscope.images.read import read_bytes
+from pneumoscope.inference.prediction import IDENTITY
 from pneumoscope.server.messages import ReviewRequest
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.store import PredictionRecord, Store
@@ -101,6 +102,7 @@ def export_reviews(
             "comment": review.comment,
             "reviewed_at": f"{review.created_at.isoformat(timespec='seconds')}Z",
             "sha256": sha256,
+            **{name: getattr(record, name) for name in IDENTITY if name != "patient"},
         }
         for sha256, (record, review) in labelled.items()
         if sha256 in paths

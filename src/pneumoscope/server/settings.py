@@ -50,6 +50,7 @@ class Settings:
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         keep_images: folder to keep the uploaded files in; None keeps none.
         keep_names: whether the names of files are kept.
+        keep_uids: whether accession numbers and UIDs of DICOM files are kept, by which an archive finds the patient.
         batch_wait: milliseconds that an image may wait for others to share its batch.
         device: `auto`, `cpu` or `cuda`.
         refuse_out_of_scope: whether images outside the model's intended use get an error instead of a prediction.
@@ -63,6 +64,7 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     keep_images: Path | None = None
     keep_names: bool = True
+    keep_uids: bool = True
     batch_wait: float = 5.0
     device: str = "auto"
     refuse_out_of_scope: bool = False

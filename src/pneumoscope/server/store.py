@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import hmac
 import logging
 import os
 import re
@@ -20,10 +18,18 @@ import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 
+from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 
-SCHEMA = 2  # raise it with every change of a table, and say below how a database gets there
-_MIGRATIONS = {1: 'ALTER TABLE predictions ADD COLUMN "group" TEXT'}  # from each version to the next
+SCHEMA = 3  # raise it with every change of a table, and say below how a database gets there
+_SOURCE = ("sex", "view", "laterality", "date", "accession_number", "study_uid", "series_uid", "sop_uid")
+_MIGRATIONS = {  # from each version to the next
+    1: ('ALTER TABLE predictions ADD COLUMN "group" TEXT',),
+    2: (
+        "ALTER TABLE predictions ADD COLUMN age DOUBLE PRECISION",
+        *(f'ALTER TABLE predictions ADD COLUMN "{name}" TEXT' for name in _SOURCE),
+    ),
+}
 _OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 _PATIENCE = 5.0  # seconds for which setting up is tried again
 # What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
@@ -66,6 +72,8 @@ class PredictionRecord(_Base):
         fingerprint: of the model.
         probabilities: of every class, even if out of distribution, because monitoring needs them.
         group: None where none decided, and for predictions stored before the database had this column.
+        accession_number: None where unknown or not kept, like the UIDs, and for older predictions like age, sex, view,
+            laterality and date.
         id: nobody can guess it.
         created_at: when, UTC.
         reviews: the oldest first.
@@ -91,6 +99,15 @@ class PredictionRecord(_Base):
     invert: Mapped[bool] = mapped_column(default=False)
     any_modality: Mapped[bool] = mapped_column(default=False)
     group: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    age: Mapped[float | None] = mapped_column(sql.Double, default=None)
+    sex: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    view: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    laterality: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    date: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    accession_number: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    study_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    series_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
+    sop_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
     id: Mapped[str] = mapped_column(sql.String(32), primary_key=True, default_factory=lambda: uuid.uuid4().hex)
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
@@ -176,15 +193,14 @@ class Store(AbstractContextManager["Store"]):
             # This comes first: it begins SQLite's transaction, so only one of the services that start at once goes on.
             mine = (_Property.key == "schema") & (_Property.value == str(version))
             if connection.execute(sql.update(_Property).where(mine).values(value=str(version + 1))).rowcount:
-                connection.execute(sql.text(_MIGRATIONS[version]))
+                for change in _MIGRATIONS[version]:
+                    connection.execute(sql.text(change))
                 logging.getLogger("pneumoscope").info("%s: updated to schema %d.", self.location, version + 1)
         return max(schema, SCHEMA)
 
     def pseudonymise(self, patient: str | None) -> str:
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
-        if not patient:
-            return ""
-        return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:16]
+        return compute_pseudonym(self._secret, patient) if patient else ""
 
     def ping(self) -> None:
         """Check that the database answers."""
