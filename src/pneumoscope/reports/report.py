@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.auditing.findings import SEVERITIES, Finding
+from pneumoscope.decisions.calibration import NAMES as CALIBRATIONS
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.decisions.threshold import Threshold, parse_rule
 from pneumoscope.evaluation.before_after import Evidence
@@ -61,7 +62,6 @@ MEANINGS_OF_MORE = {
     "brier": "Squared difference between probabilities and truth, summed over the classes; from 0 to 2.",
     "ece": "Mean gap between the highest probability and the proportion correct, over 10 bins.",
 }
-CALIBRATIONS = {"temperature": "Temperature scaling", "platt": "Platt scaling", "isotonic": "Isotonic regression"}
 PREVALENCES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)))  # the second slider's stops
 SHOWN_ERRORS = 50
 
