@@ -189,7 +189,7 @@ def fit(
     held_out = {name: _cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior)
                 for name in candidates}  # fmt: skip
     scores = {name: score(each, y, weights) for name, each in held_out.items()}
-    losses = {name: each["log_loss"] for name, each in scores.items()}
+    losses: dict[str, float] = {name: each["log_loss"] for name, each in scores.items()}
     chosen = min(candidates, key=lambda name: losses[name])
     return replace(
         _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),

@@ -10,7 +10,7 @@ from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.sources import describe_overlap, find_source_name, list_sources, recognise_sources
-from pneumoscope.datasets.splits import find_shared_patients
+from pneumoscope.datasets.splits import REDRAW, find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.reports.pages import format_command
@@ -76,8 +76,8 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
             some, more = f": {some}", " and more, which log.txt lists" if len(shared) > 10 else ""
         are = "patients are" if len(shared) > 1 else "patient is"
         notes.append(
-            f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with `pneumoscope data "
-            "split DATA --redraw`, or ignore this if it is intended."
+            f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with "
+            f"{REDRAW}, or ignore this if it is intended."
         )
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
