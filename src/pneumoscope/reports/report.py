@@ -123,7 +123,7 @@ def write_report(
     calibration = CALIBRATIONS.get(policy.calibration, "")
     figures = make_figures(measured, calibration, provenance.history)
     elements = save_figures(figures, folder / "plots", plot_formats)
-    explorer = _fill_explorer(measured)
+    explorer = _fill_explorer(measured, "mean" if provenance.folds else "model")
     page = render(
         "report.html",
         script="explorer.js" if explorer else "",
@@ -259,15 +259,19 @@ def tabulate_thresholds(points: OperatingPoints, prevalence: float, confidence: 
     return rows
 
 
-def _fill_explorer(measured: Measured) -> dict[str, Any]:
-    """Return what the explorer of thresholds and prevalences starts with; nothing if it has no meaning."""
+def _fill_explorer(measured: Measured, mark: str) -> dict[str, Any]:
+    """Return what the explorer of thresholds and prevalences starts with; nothing if it has no meaning.
+
+    `mark` says whose threshold that of the evaluation is: the model's, or the mean of several models.
+    """
     evaluation = measured.evaluation
     if evaluation.positive is None or not 0 < evaluation.prevalence < 1:
         return {}
     points = count_points(measured.labels, measured.probabilities, evaluation.threshold)
     stops = sorted({*PREVALENCES, evaluation.prevalence})
-    data = {**asdict(points), "prevalences": stops, "positive": evaluation.positive}
+    data = {**asdict(points), "prevalences": stops, "positive": evaluation.positive, "mark": mark}
     return {
+        "mark": mark,
         "points": points,
         "rows": tabulate_thresholds(points, evaluation.prevalence, evaluation.confidence),
         "data": json.dumps(data, separators=(",", ":")),
