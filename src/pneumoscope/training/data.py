@@ -264,14 +264,14 @@ def add_augmented(
     )
 
 
-def read_split_samples(settings: Settings) -> list[Sample]:
-    """Read the samples as a run reads and splits them, without a backbone.
+def read_split_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
+    """Read the samples as a run reads and splits them, without a backbone; also give the splits that were drawn.
 
     Raises:
         UsageError, DataError: settings or data that cannot be used.
     """
     check_stated(settings)
-    return _read_samples(settings)[0]
+    return _read_samples(settings)[:2]
 
 
 def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str], list[dict[str, str | int]]]:
