@@ -435,6 +435,20 @@ def test_paths_of_which_only_some_name_a_split_are_refused(tmp_path: Path, names
         read_samples(list_files(tmp_path, *names))
 
 
+def test_missing_files_are_said_to_be_missing_and_do_not_decide_on_splits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("x/train/1.png", "x/train/2.png", "x/test/3.png", "gone.png", "x/test/4.png")
+    table = list_files(tmp_path, *names)
+    (tmp_path / "gone.png").unlink()
+    assert [sample.split for sample in read_samples(table)] == ["train", "train", "test", "test"]
+    assert "1 of 5 images do not exist (1 of 2 B)" in caplog.text
+    assert "1 missing file in no folder of a split was left out (1 B): gone.png." in caplog.text
+    one = list_files(tmp_path, "y/test/1.png", "gone.png", "y/test/2.png")
+    (tmp_path / "gone.png").unlink()
+    assert [sample.split for sample in read_samples(one)] == [None] * 3  # found to be unreadable later, as ever
+
+
 def test_paths_all_in_one_split_are_split_anew_and_unclear_folders_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

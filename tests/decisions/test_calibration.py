@@ -119,6 +119,36 @@ def test_auto_goes_by_number_and_by_what_helps() -> None:
     assert calibration.fit(z, y).method == "platt"
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_auto_leaves_probabilities_alone_where_no_method_lowers_the_cross_validated_loss(classes: int) -> None:
+    rng = np.random.default_rng(8)
+    z = rng.normal(0, 2, (60, classes))
+    y = np.array([rng.choice(classes, p=softmax(row)) for row in z])  # already calibrated
+    z = z[:, 1:] - z[:, :1] if classes == 2 else z
+    fractions = np.bincount(y) / len(y)
+    for trained_for in (None, [1 / classes] * classes):
+        fitted = calibration.fit(z, y, class_fractions=fractions.tolist(), trained_for=trained_for)
+        assert fitted.tried[fitted.method] == min(fitted.tried.values()) == fitted.after["log_loss"]
+        assert fitted.tried["none"] == pytest.approx(fitted.before["log_loss"])
+        alone = calibration.fit(z, y, method=fitted.method, class_fractions=fractions.tolist(), trained_for=trained_for)
+        np.testing.assert_array_equal(calibration.apply(z, fitted), calibration.apply(z, alone))
+    assert calibration.fit(z, y).method == "none"
+    assert calibration.fit(3 * z, y).method != "none"
+
+
+def test_a_fit_says_what_it_changed_even_where_it_is_none() -> None:
+    z = np.repeat([2.0, -2.0], 50)[:, None]  # as frequent as its probability says: 44 of 50
+    y = np.arange(100) % 50 < np.repeat([44, 6], 50)
+    chosen, given_one = calibration.fit(z, y), calibration.fit(z, y, method="temperature")
+    assert (chosen.method, given_one.method) == ("none", "temperature")
+    told = calibration.describe_fit(chosen)
+    assert f"log loss {chosen.before['log_loss']:.3f}; no method lowers it: temperature" in told
+    told = calibration.describe_fit(given_one)
+    assert f"{given_one.after['log_loss']:.3f} (uncalibrated {given_one.before['log_loss']:.3f})" in told
+    assert "no improvement" in told
+    assert "improvement" not in calibration.describe_fit(calibration.fit(*overconfident(400)[:2]))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(["temperature", "platt", "isotonic"]), st.integers(2, 40), st.integers(0, 10**6), st.booleans())
 def test_order_is_kept_and_nothing_is_certain(method: Method, n: int, seed: int, separable: bool) -> None:

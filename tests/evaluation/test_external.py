@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -222,6 +223,40 @@ def test_calibrated_probabilities_come_from_other_patients(truth: Path, tmp_path
                    if a["probability"] != b["probability"]]  # fmt: skip
     assert "P7" not in changed
     assert len(changed) > N / 2
+
+
+def test_calibration_that_would_harm_is_left_out_and_certain_errors_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    y, p = simulate()
+    p = np.clip(np.round(p, 3), 0.02, 0.98)
+    p[:4], p[int(np.argmin(y == 1))] = y[:4], 1.0
+    rows = [(f"{i}.png", label, share) for i, (label, share) in enumerate(zip(y, p, strict=True))]
+    table = write(tmp_path / "p.csv", ["file", "label", "prob"], rows)
+    with caplog.at_level(logging.INFO, "pneumoscope"):
+        found = evaluate_predictions(table, out=tmp_path / "out", calibrate=True, resamples=5)
+    fitted = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert fitted["after"]["log_loss"] <= fitted["before"]["log_loss"] == fitted["tried"]["none"]
+    certain = int(np.isin(p, (0, 1)).sum())
+    wrong = int((np.abs(p - y) == 1).sum())
+    assert any(
+        f"{certain} of {N} images have a probability of exactly 0 or 1, {wrong} of them for the wrong class" in note
+        for note in found.notes
+    )
+    assert f"log loss {fitted['before']['log_loss']:.3f}" in caplog.text
+    assert wrong >= 1
+
+
+def test_calibration_on_other_images_that_harms_is_pointed_out(tmp_path: Path) -> None:
+    y, p = simulate()
+    val = np.arange(N) < N // 2
+    p = np.where(val, 1 - p, p)  # of the images that it is fitted on, the probabilities are upside down
+    rows = [(f"{i}.png", y[i], p[i], "val" if val[i] else "test") for i in range(N)]
+    found = evaluate_predictions(
+        write(tmp_path / "p.csv", ["file", "label", "prob", "split"], rows), calibrate=True, resamples=5
+    )
+    assert any("Calibration raised the log loss of these images from" in note for note in found.notes)
+    assert found.metrics["brier"].value > found.uncalibrated["brier"].value
 
 
 def test_calibrated_predictions_are_measured_at_another_prevalence(keras: Path, truth: Path, tmp_path: Path) -> None:

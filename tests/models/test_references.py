@@ -207,7 +207,7 @@ def test_an_address_may_end_in_anything(name: str, server: Server, files: dict[s
 
 def test_a_signature_is_not_for_reports() -> None:
     address = "https://user:secret@host/m.zip?signature=secret#sha256=12"
-    assert hide_signature(address) == "https://host/m.zip#sha256=12"
+    assert hide_signature(address) == hide_signature(str(Path(address))) == "https://host/m.zip#sha256=12"
     assert [hide_signature(each) for each in ("runs/a?b", "hf:owner/name@v1")] == ["runs/a?b", "hf:owner/name@v1"]
 
 

@@ -142,6 +142,10 @@ def test_the_report_shows_the_folds_and_their_means(crossed: CrossValidation) ->
     assert '<h2 id="folds">' in page
     assert "Mean over the folds" in page
     assert "pneumoscope crossval --config" in page
+    mean = json.loads((crossed.folder / "metrics.json").read_text())["threshold"]
+    assert f"{mean:.4g} (mean)" in page
+    assert "(model)" not in page
+    assert "each image was judged by the threshold of its own fold" in page
     values = json.loads((crossed.folder / "crossval.json").read_text())
     assert len(values["folds"]) == len(read_table(crossed.folder / "folds.csv")) == 6
     assert values["means"]["auroc"]["low"] <= values["means"]["auroc"]["value"] <= values["means"]["auroc"]["high"]
@@ -151,6 +155,21 @@ def test_the_result_shows_in_a_notebook(crossed: CrossValidation) -> None:
     assert len(crossed.to_rows()) == 6
     assert "<table>" in crossed._repr_html_()
     assert repr(crossed).startswith("CrossValidation(")
+
+
+def test_the_audit_is_said_too_and_names_the_data_of_the_user(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(images, tmp_path / "data", ignore=shutil.ignore_patterns("masks", "truth.csv"))
+    for path in (tmp_path / "data").glob("*/PNEUMONIA/*.png"):
+        Image.open(path).convert("L").resize((150, 150)).save(path)  # the size tells the class
+    result = cross_validate(tmp_path / "data", tmp_path / "out", folds=2, **FAST)
+    page = result.report.read_text(encoding="utf-8")
+    assert "alone predicts the class: AUROC" in caplog.text
+    assert "alone predicts the class: AUROC" in page
+    for text in (caplog.text, page):
+        assert f"pneumoscope audit {tmp_path / 'data'}" in text
+        assert "repeat-1-fold-1.csv" not in text
 
 
 def test_workers_change_nothing(crossed: CrossValidation, images: Path, tmp_path: Path) -> None:

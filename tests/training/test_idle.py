@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +38,8 @@ def make(given: dict[str, Any], images: int = 64, drawn: tuple[str, ...] = ("val
     samples = [Sample(Path(f"{i}.png"), "NORMAL", None, "train") for i in range(images)]
     network: Any = Network(torch.nn.BatchNorm2d(4))
     none: Any = None
-    return Setup(settings, samples, ("A", "B"), none, network, none, torch.device("cpu"), drawn)
+    spec: Any = SimpleNamespace(name=settings.network.backbone)
+    return Setup(settings, samples, ("A", "B"), spec, network, none, torch.device("cpu"), drawn)
 
 
 def said(setup: Setup, given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -17,6 +17,8 @@ from pneumoscope import Run
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.reports.checklist import write_checklist
+from pneumoscope.training import initial
 from pneumoscope.training.batches import Draw
 
 QUICK: dict[str, Any] = {"recipe": "baseline", "epochs": 1, "resamples": 20}
@@ -32,6 +34,32 @@ def test_a_run_starts_from_the_network_and_last_layer_of_a_model(run: Run, image
     assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("backbone."))
     np.testing.assert_allclose(after["head.weight"], before["head.weight"], atol=1e-8)
     assert later.settings.network.init == str(run.folder)
+
+
+def test_the_signature_of_an_address_stays_in_the_file_that_a_resumed_run_needs(
+    run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = "https://somebody:pass-word@example.org/chest.zip?token=sig-nature"
+    fetched: list[str | Path | None] = []
+
+    def fetch(reference: str | Path | None = None, parameter: str = "model") -> Path:
+        fetched.append(reference)
+        return run.folder
+
+    monkeypatch.setattr(initial, "locate_model", fetch)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    later = pneumoscope.train(images, tmp_path / "later", init=signed, log_to="mlflow,tensorboard", **QUICK)
+    write_checklist(later.folder, "claim,tripod-ai,stard")
+    other = pneumoscope.train(images, tmp_path / "other", init=signed.replace("nature", "ned"), **QUICK)
+    pneumoscope.summarize([later.folder, other.folder], "init", tmp_path / "summary")
+    assert "https://example.org/chest.zip" in (tmp_path / "summary" / "summary.csv").read_text()
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != "config.yaml":
+            content = path.read_bytes()
+            assert b"sig-n" not in content, path
+            assert b"pass-word" not in content, path
+    pneumoscope.train(out=later.folder, resume=True)
+    assert fetched == [signed, signed.replace("nature", "ned"), signed]
 
 
 def test_the_model_names_its_parent_and_the_images_of_both(run: Run, images: Path, tmp_path: Path) -> None:

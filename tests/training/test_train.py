@@ -218,8 +218,12 @@ def test_a_split_left_without_readable_images_is_an_error(images: Path, tmp_path
     shutil.copytree(images, tmp_path / "images")
     for path in (tmp_path / "images" / "val" / "NORMAL").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="'val' has no image of class NORMAL after unreadable images were left out"):
+    with pytest.raises(DataError, match="'val' has no image of class NORMAL after 6 unreadable images were left out"):
         train(tmp_path / "images", tmp_path / "run", **SMALL)
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"None of 48 images can be read\. The first: .*png"):
+        train(tmp_path / "images", tmp_path / "run", overwrite=True, **SMALL)
 
 
 def test_finetuning_changes_the_backbone_and_the_baseline_does_not(images: Path, run: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pneumoscope import DataError, Tuning, UsageError, train, tune
 from pneumoscope.cli import main as cli
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.models.model_folder import load_model
+from pneumoscope.reports.tuning import Search, TrialResult, write_search
 from pneumoscope.training import studies
 from pneumoscope.training.trials import Trainer
 
@@ -301,10 +302,13 @@ def test_a_faulty_space_is_refused(space: dict[str, Any], message: str, images: 
             r"storage: has a password after the `\?`, which would be stored",
         ),
         ({"storage": "postgresql://a:secret@127.0.0.1:1/none"}, r"storage: postgresql://a:\*\*\*@.* cannot be opened"),
+        ({"storage": "sqlite:////none/study.db"}, r"storage: sqlite:////none/study\.db: cannot be opened"),
         ({"resume": True}, "no run to resume"),
     ],
 )
-def test_faulty_arguments_are_refused(options: dict[str, Any], message: str, images: Path, tmp_path: Path) -> None:
+def test_faulty_arguments_are_refused_and_leave_nothing_behind(
+    options: dict[str, Any], message: str, images: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         tune(
             None if "resume" in options else images,
@@ -313,6 +317,46 @@ def test_faulty_arguments_are_refused(options: dict[str, Any], message: str, ima
             **({} if "resume" in options else FAST),
         )
     assert "secret" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_database_that_cannot_be_reached_changes_nothing_in_the_folder(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="cannot be opened"):
+            tune(images, out, storage="postgresql://a@127.0.0.1:1/none", overwrite=overwrite, **FAST)
+        assert list(out.iterdir()) == []
+
+
+def test_settings_without_effect_on_any_trial_are_said(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = {"lr": [1e-3, 1e-2], "optimizer": ["adamw", "sgd"]}
+    given = {"momentum": 0.8, "precision": "float32", "test_fraction": 0.3, "val_fraction": 0.3, "lr": 0.5}
+    tune(images, tmp_path / "out", trials=1, folds=2, test=False, space=space, **(FAST | given))
+    said = [message for message in caplog.messages if "has no effect" in message]
+    assert sorted(said) == [  # nothing of momentum, which trials with sgd use, nor of val_fraction, which folds use
+        "`lr` has no effect: the space sets it in every trial.",
+        "`precision` has no effect: the backbone is frozen.",
+        "`test_fraction` has no effect: the data have a test split.",
+    ]
+
+
+def test_the_page_says_why_a_trial_was_stopped(tmp_path: Path) -> None:
+    scores = [(0.9, 0.8), (0.5,), ()]
+    states = ["complete", "stopped early", "stopped early"]
+    trials = tuple(
+        TrialResult(i, state, 0.85 if len(folds) == 2 else None, folds, {"lr": 0.1 * (i + 1)}, 1.0,
+                    remark="" if folds else "the loss is not finite <b>")
+        for i, (folds, state) in enumerate(zip(scores, states, strict=True))
+    )  # fmt: skip
+    write_search(tmp_path, Search("auroc", False, 2, 0, trials, 0, {}), {}, "svg", False)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "After 1 of 2 folds, its mean of 0.500 was in the worst quarter" in page
+    assert "The loss is not finite &lt;b&gt;" in page
+    table = page.split("Trials that were stopped early")[1].split("</table>")[0]
+    assert [table.count(f">{value}<") for value in ("0.1", "0.2", "0.3")] == [0, 1, 1]
 
 
 def test_strict_is_refused_where_no_test_will_audit_the_data(images: Path, tmp_path: Path) -> None:

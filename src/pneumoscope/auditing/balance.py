@@ -8,7 +8,7 @@ from functools import partial
 
 from pneumoscope.auditing.findings import Finding
 from pneumoscope.datasets.samples import SPLITS, Sample
-from pneumoscope.datasets.splits import describe_small_val
+from pneumoscope.datasets.splits import REDRAW, describe_small_val
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 
 
@@ -59,7 +59,7 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
     if missing:
         yield Finding(
             "balance", "error", f"No image of {', no image of '.join(missing)}",
-            "A class cannot be measured where it is missing. Re-split with `pneumoscope data split DATA --redraw`.",
+            f"A class cannot be measured where it is missing. Re-split with {REDRAW}.",
         )  # fmt: skip
     table = {split: n for split, n in table.items() if split not in drawn and not (split == "val" and _is_balanced(n))}
     if missing or len(labels) < 2 or len(table) < 2:
@@ -76,7 +76,7 @@ def _check_shares(samples: Sequence[Sample], drawn: Collection[str]) -> Iterator
         yield Finding(
             "balance", "warning", f"Class shares differ between the splits, by up to {difference:.0%}",
             f"{listed} (p = {p:.1g}). Probabilities, PPV, NPV and the best threshold depend on the class shares. "
-            "Re-split with `pneumoscope data split DATA --redraw`, or ignore this if it is intended.",
+            f"Re-split with {REDRAW}, or ignore this if it is intended.",
             values={"p": p, "difference": difference},
         )  # fmt: skip
 

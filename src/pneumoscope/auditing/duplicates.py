@@ -14,6 +14,7 @@ from pneumoscope.auditing.intake import Images, measure_images
 from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import MOST, describe_crowded, find_near_duplicates, group_pairs
 from pneumoscope.datasets.samples import Sample, cluster_by_patient
+from pneumoscope.datasets.splits import REDRAW
 from pneumoscope.evaluation.intervals.proportions import Ints
 from pneumoscope.images.prepare import InputSpec
 from pneumoscope.inference.cache import FeatureCache
@@ -119,10 +120,7 @@ def find_shared(samples: Sequence[Sample]) -> list[Finding]:
         for chosen, severity, where in levels:
             if chosen:
                 number = f"{len(chosen)} {plural} are" if len(chosen) > 1 else f"One {noun} is"
-                advice = (
-                    "A model is tested or tuned on people it was trained on. Re-split with `pneumoscope data split "
-                    "DATA --redraw`."
-                )
+                advice = f"A model is tested or tuned on people it was trained on. Re-split with {REDRAW}."
                 findings.append(_describe(samples, chosen, severity, f"{number} in {where}", advice, check, remarks))
     torn = [group for group in _gather(patients) if len({samples[i].label for i in group if samples[i].label}) > 1]
     if torn:
@@ -144,8 +142,8 @@ def _grade(samples: Sequence[Sample], groups: Sequence[Sequence[int]], how: str)
     if leaks:
         yield _describe(
             samples, leaks, severity, f"{_count(leaks)} {how} across splits",
-            "The model is tested on images it was trained on. Keep one of each, or re-split with `pneumoscope data "
-            f"split DATA --redraw`, which keeps them together.{caution}",
+            "The model is tested on images it was trained on. Keep one of each, or re-split with "
+            f"{REDRAW}, which keeps them together.{caution}",
         )  # fmt: skip
     if torn:
         yield _describe(

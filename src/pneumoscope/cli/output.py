@@ -152,6 +152,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
         intervals = [interval] if adjusted is None else [interval, adjusted.metrics[name]]
         table.add_row(name.replace("_", " "), *(cell for each in intervals for cell in show_interval(each)))
     open_console().print(table)
+    if evaluation.uncalibrated:
+        before = ", ".join(f"{name} {each.value:.3f}" for name, each in evaluation.uncalibrated.items())
+        echo(f"\nWithout calibration: {before}.")
     _print_classes(evaluation)
     _print_subgroups(evaluation)
     if adjusted is not None and adjusted.prevalence is not None:

@@ -20,7 +20,7 @@ from pneumoscope.datasets.image_files import (
     list_folder,
     walk,
 )
-from pneumoscope.datasets.left_out import Dataset, LeftOut
+from pneumoscope.datasets.left_out import MISSING, Dataset, LeftOut
 from pneumoscope.datasets.samples import SPLITS, Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import Reading
@@ -63,8 +63,10 @@ def read_folder(root: Path, reading: Reading = Reading()) -> Dataset:
     return Dataset(samples, left)
 
 
-def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
+def adopt_splits(samples: Sequence[Sample], table: Path, files: bool = True) -> Dataset:
     """Take the splits that the folders of the files name, for a table that has no column of splits.
+
+    Missing files whose folders name no split are left out if all others' do; without `files`, none need exist.
 
     Raises:
         DataError: only some files lie in folders that name a split.
@@ -83,7 +85,17 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
             table, _join(unclear),
         )  # fmt: skip
     if not named or (len(named) == 1 and all(splits)):
-        return list(samples)
+        return Dataset(samples)
+    lost = [
+        sample
+        for sample, each in zip(samples, splits, strict=True)
+        if files and len(each) != 1 and not os.path.isfile(sample.path)  # noqa: PTH113 - no error if locked
+    ]
+    if lost and len(lost) < len(samples):
+        rest = adopt_splits([sample for sample in samples if sample not in lost], table)
+        if all(sample.split is None for sample in rest.samples):
+            return Dataset(samples)
+        return replace(rest, left_out=[LeftOut(sample.path, MISSING, sample.label) for sample in lost])
     if odd := next((sample.path for sample, each in zip(samples, splits, strict=True) if len(each) != 1), None):
         raise DataError(
             f"{table} has no column of splits. Some of its files lie in folders that name a split "
@@ -95,7 +107,7 @@ def adopt_splits(samples: Sequence[Sample], table: Path) -> list[Sample]:
         "%s: the splits come from the folders of the files: %s. To ignore them, use `split_column='none'`.",
         table, ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in counts),
     )  # fmt: skip
-    return [replace(sample, split=each[0]) for sample, each in zip(samples, splits, strict=True)]
+    return Dataset([replace(sample, split=each[0]) for sample, each in zip(samples, splits, strict=True)])
 
 
 def _find_splits(root: Path) -> list[_Place]:

@@ -156,7 +156,7 @@ def select_subset(samples: Sequence[Sample], name: str) -> list[Sample]:
     if missing := [f"{label}/{stem}" for label, stem in splits if (label, stem) not in copies]:
         raise DataError(
             f"{len(missing)} of the {len(splits)} images of {name} are missing: {_shorten(missing)}. They are from "
-            "the full dataset, including its test split: get it with `pneumoscope data fetch kermany`."
+            "the full dataset, including its test split: get it with `pneumoscope data fetch kermany --out FOLDER`."
         )
     if repeated := [_shorten(paths) for paths in copies.values() if len(paths) > 1]:
         raise DataError(

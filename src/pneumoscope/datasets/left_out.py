@@ -50,6 +50,7 @@ NO_CLASS = Reason("image outside any class folder", "images outside any class fo
 NO_LABEL = Reason("row without a label", "rows without a label")
 REPEATED = Reason("row that repeats another", "rows that repeat others", harmless=True)
 MAPPED = Reason("image to which the map gives no class", "images to which the map gives no class", harmless=True)
+MISSING = Reason("missing file in no folder of a split", "missing files in no folder of a split", loses=True)
 BESIDE = Reason("image in a folder beside the splits", "images in folders beside the splits")
 
 

@@ -66,7 +66,7 @@ def read_dataset(
         listed = read_listed(data, naming, reading, files=files)
         column, rows_left_out = listed.has_patients, listed.left_out
         unsplit = not listed.has_splits and naming.split_column is None
-        dataset = Dataset(adopt_splits(listed.samples, data) if unsplit else listed.samples)
+        dataset = adopt_splits(listed.samples, data, files) if unsplit else Dataset(listed.samples)
         root = data.parent
     elif data.is_file():
         raise DataError(

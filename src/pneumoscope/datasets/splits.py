@@ -16,6 +16,7 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.text import counted
 
 MIN_VAL = 20  # images of a class in val
+REDRAW = "`pneumoscope data split DATA --redraw --out NEW.csv`"  # as messages quote it
 
 
 @checked
@@ -160,7 +161,7 @@ def describe_small_val(samples: Sequence[Sample]) -> tuple[str, str] | None:
     return (
         f"The validation split has only {val.total():,} images ({counts}), too few to choose a threshold",
         "Calibration, threshold and prediction sets would depend on single images. Draw a larger one from train; test "
-        "stays: `pneumoscope data split DATA --redraw-val --out TABLE.csv`.",
+        "stays: `pneumoscope data split DATA --redraw-val --out NEW.csv`.",
     )
 
 
@@ -176,10 +177,11 @@ def require_classes(samples: Sequence[Sample], when: str = "", splits: Sequence[
     sizes = Counter(str(sample.split) for sample in samples)
     for split in splits:
         if not any(counts[split, label] for label in classes):
+            others = ", ".join(f"{sizes[name]:,} are in {name}" for name in SPLITS if sizes[name])
+            found = f"of {counted(len(samples), 'image')}, {others}" if others else "no other split has images either"
             raise DataError(
-                f"The split {split!r} is empty{after}: of {len(samples):,} images, "
-                f"{', '.join(f'{sizes[name]:,} are in {name}' for name in SPLITS if sizes[name])}. Give images to "
-                f"{split}, or redraw all splits with `pneumoscope data split DATA --redraw`."
+                f"The split {split!r} is empty{after}: {found}. Give images to {split}, or redraw all splits with "
+                f"{REDRAW}."
             )
         for label in classes:
             if not counts[split, label]:

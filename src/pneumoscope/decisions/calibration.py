@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeAlias
@@ -20,6 +21,7 @@ Ints: TypeAlias = NDArray[np.int64]
 Method: TypeAlias = Literal["none", "temperature", "platt", "isotonic"]
 Bounded: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]  # far beyond any logit, and no sum of it overflows
 
+NAMES = {"temperature": "Temperature scaling", "platt": "Platt scaling", "isotonic": "Isotonic regression"}
 PLATT_FROM = 20  # images of the rarer class: an intercept costs one parameter more
 ISOTONIC_FROM = 500  # Niculescu-Mizil & Caruana (2005) find it better than Platt's from about 1,000 images on
 FOLDS = 5
@@ -48,6 +50,8 @@ class Calibration:
     # log loss and Brier score of these images without it
     before: dict[str, float] = dataclasses.field(default_factory=dict)
     after: dict[str, float] = dataclasses.field(default_factory=dict)  # the same with it, cross-validated by patient
+    # cross-validated log loss of each method that was tried; empty where one was given
+    tried: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def without_fit(self) -> Calibration:
         """Return a calibration that leaves the network's own probabilities, for the same class fractions."""
@@ -148,11 +152,10 @@ def fit(
 ) -> Calibration:
     """Fit the calibration, and measure by cross-validation what it changes.
 
-    `auto` tries `temperature`, `platt` (from 20 images of the rarer class on) and `isotonic` (from 500 on) and takes
-    the one with the smallest cross-validated log loss; with more than two classes it takes `temperature`. Log slope and
-    intercept have a normal prior around 0 with a standard deviation of 0.5, so that a few images cannot change much;
-    Platt's smoothed targets do worse with up to 100 images (docs/log.md). `isotonic` uses his smoothed targets (1999,
-    section 2.2), (n + 1) / (n + 2) instead of 1.
+    `auto` takes the smallest cross-validated log loss of `none`, `temperature` and, for two classes, `platt` (from 20
+    images of the rarer class on) and `isotonic` (from 500 on). Log slope and intercept have a normal prior around 0
+    with a standard deviation of 0.5, so that few images change little; Platt's smoothed targets do worse with up to 100
+    images (docs/log.md). `isotonic` uses his smoothed targets (1999, section 2.2), (n + 1) / (n + 2) instead of 1.
 
     Args:
         logits: (N, 1), of the positive class if there are two, or (N, C), of images that were not trained on.
@@ -183,18 +186,30 @@ def fit(
     clusters = cluster_by_patient(patients, len(y))
     folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
     own = {name: weights if name == "isotonic" else training_weights for name in candidates}
-    scores = {
-        name: score(_cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior), y, weights)
-        for name in candidates
-    }
-    chosen = min(candidates, key=lambda name: scores[name]["log_loss"])
+    held_out = {name: _cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior)
+                for name in candidates}  # fmt: skip
+    scores = {name: score(each, y, weights) for name, each in held_out.items()}
+    losses: dict[str, float] = {name: each["log_loss"] for name, each in scores.items()}
+    chosen = min(candidates, key=lambda name: losses[name])
     return replace(
         _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),
         class_fractions=tuple(wanted.tolist()),
         images=len(y),
         before=score(apply(z, start), y, weights),
         after=scores[chosen],
+        tried=losses if method == "auto" else {},
     )
+
+
+def describe_fit(fitted: Calibration) -> str:
+    """Say which method was used, and how the cross-validated log loss changed."""
+    before, after = (each.get("log_loss", math.nan) for each in (fitted.before, fitted.after))
+    if fitted.method == "none":
+        others = ", ".join(f"{name} {loss:.3f}" for name, loss in fitted.tried.items() if name != "none")
+        worse = f"; no method lowers it: {others}, cross-validated" if others else ""
+        return f"No calibration: log loss {before:.3f}{worse}."
+    change = "" if after < before else " That is no improvement; `calibration` can also be `auto` or `none`."
+    return f"{NAMES[fitted.method]}: cross-validated log loss {after:.3f} (uncalibrated {before:.3f}).{change}"
 
 
 def score(log_probabilities: Floats, labels: Ints, weights: Floats) -> dict[str, float]:
@@ -217,8 +232,9 @@ def score(log_probabilities: Floats, labels: Ints, weights: Floats) -> dict[str,
 
 def _list_candidates(rarest: int, classes: int) -> tuple[Method, ...]:
     if classes > 2 or rarest < PLATT_FROM:
-        return ("temperature",)
-    return ("temperature", "platt", "isotonic") if rarest >= ISOTONIC_FROM else ("temperature", "platt")
+        return ("none", "temperature")
+    few: tuple[Method, ...] = ("none", "temperature", "platt")
+    return (*few, "isotonic") if rarest >= ISOTONIC_FROM else few
 
 
 def _fit(start: Calibration, z: Floats, y: Ints, weights: Floats, intercept_prior: float) -> Calibration:

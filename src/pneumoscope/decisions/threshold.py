@@ -100,7 +100,7 @@ def require_number(threshold: float | str) -> float:
         raise wrong from None
     raise UsageError(
         f"must be a number here, found the rule {quote(threshold)}, which needs labelled images. Train with the rule, "
-        "or apply it with `pneumoscope evaluate DATA --threshold RULE`, and give the number that it chooses.",
+        "or apply it with `pneumoscope evaluate DATA --threshold RULE --out NEW`, and give the number that it chooses.",
         "threshold",
     )
 

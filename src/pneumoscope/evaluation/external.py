@@ -17,15 +17,22 @@ from pneumoscope.config import quote
 from pneumoscope.datasets.columns import Naming
 from pneumoscope.datasets.left_out import describe_unusable
 from pneumoscope.datasets.prediction_tables import read_prediction_table
-from pneumoscope.datasets.samples import Sample, cluster_by_patient
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.decisions import calibration
 from pneumoscope.decisions import threshold as thresholds
-from pneumoscope.decisions.calibration import FOLDS, Calibration
+from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.decisions.decisions import Decisions
 from pneumoscope.decisions.prior_shift import check_prevalence
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Measured, Plan, make_rows, write_measured
+from pneumoscope.evaluation.external_calibration import (
+    SMALLEST,
+    calibrate,
+    describe_certain,
+    find_harm,
+    index_classes,
+)
 from pneumoscope.evaluation.external_tables import Choices, Joined, find_positive, join, read_joined
 from pneumoscope.evaluation.intervals.all_metrics import evaluate_predictions
 from pneumoscope.evaluation.pairing import Predictions, read_predictions
@@ -37,8 +44,6 @@ from pneumoscope.text import counted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-_SMALLEST = 1e-7  # a probability of 0 has no logit
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +97,14 @@ def measure_external(
         raise DataError(_describe_nothing(joined, chosen, errors))
     val = [i for i, each in enumerate(joined.samples) if each.split == "val" and errors[i] is None]
     val = [] if split in ("val", "all") else val
-    probabilities, before, fitted, facts = _calibrate(joined, usable, val, choices, plan.seed)
+    probabilities, before, fitted, facts = calibrate(joined, usable, val, choices, plan.seed)
+    if fitted is not None:
+        logging.getLogger("pneumoscope").info("%s", calibration.describe_fit(fitted))
     cut, rule = _choose_threshold(joined, usable, val, probabilities, choices)
     made = _make_predictions(joined, probabilities, cut, errors)
     notes = [*joined.notes, *describe_unusable(
         [joined.samples[i] for i in chosen], [errors[i] for i in chosen], "without a usable prediction"
-    ), *_find_doubts(joined, usable, cut, choices)]  # fmt: skip
+    ), *_find_doubts(joined, usable, cut, choices), *find_harm(joined, usable, before, probabilities)]  # fmt: skip
     for note in notes:
         logging.getLogger("pneumoscope").warning("%s", note)
     measured = _measure(joined, chosen, made, cut, before, replace(plan, split=split), notes)
@@ -146,7 +153,7 @@ def _measure(
 def _adjust(measured: Measured, decisions: Decisions, prevalence: float) -> Measured:
     """Add metrics at another prevalence than the one that the calibrated probabilities hold for."""
     predictions, evaluation = measured.predictions, measured.evaluation
-    positive = np.clip(stack_probabilities(predictions), _SMALLEST, 1 - _SMALLEST)
+    positive = np.clip(stack_probabilities(predictions), SMALLEST, 1 - SMALLEST)
     adjusted = adjust_evaluation(
         evaluation, decisions, index_labels(predictions, evaluation.classes),
         np.log(np.stack([1 - positive, positive], axis=1)), prevalence, [each.patient for each in predictions],
@@ -174,66 +181,6 @@ def _describe_nothing(joined: Joined, chosen: Sequence[int], errors: Sequence[st
     )
 
 
-def _calibrate(
-    joined: Joined, usable: Sequence[int], val: Sequence[int], choices: Choices, seed: int
-) -> tuple[Floats, Floats | None, Calibration | None, dict[str, str]]:
-    """Probabilities (N, C), nan where there are none; those before calibration, the fit, and how it was made."""
-    classes, raw = len(joined.classes), joined.stack()
-    if not choices.calibrate:
-        return raw, None, None, {}
-    labels = np.full(len(raw), -1)
-    labels[usable] = _index(joined, usable)
-    clusters = cluster_by_patient([sample.patient for sample in joined.samples], len(raw))
-    logs = np.log(np.clip(raw, _SMALLEST, 1 - _SMALLEST))
-    logits = logs[:, 1:] - logs[:, :1] if classes == 2 else logs
-    calibrated = raw.copy()
-
-    def fit(images: Sequence[int]) -> Calibration:
-        where = np.asarray(images)
-        return calibration.fit(
-            logits[where], labels[where], patients=[str(each) for each in clusters[where]], seed=seed
-        )
-
-    if val:
-        labels[val] = _index(joined, val)
-        _require_classes(labels[val], classes, "The val split")
-        fitted = fit(val)
-        moved = [*usable, *val]
-        calibrated[moved] = np.exp(calibration.apply(logits[moved], fitted))
-        return (
-            calibrated,
-            raw,
-            fitted,
-            {"Calibration": f"{fitted.method}, fitted on {len(val)} images of the split val"},
-        )
-    folds = _draw_folds(clusters, usable, seed)
-    images = np.asarray(usable)
-    for fold in range(FOLDS):
-        rest, held_out = images[folds[images] != fold], images[folds[images] == fold]
-        _require_classes(labels[rest], classes, "Four fifths of the patients")
-        if len(held_out):
-            calibrated[held_out] = np.exp(calibration.apply(logits[held_out], fit(rest.tolist())))
-    by = "patient" if any(sample.patient for sample in joined.samples) else "image"
-    how = f"cross-validated in {FOLDS} folds by {by}: each probability comes from a fit on the other folds"
-    return calibrated, raw, fit(usable), {"Calibration": how}
-
-
-def _draw_folds(clusters: Ints, usable: Sequence[int], seed: int) -> Ints:
-    """The fold (N,) of each image; those of a patient share one."""
-    rng = np.random.default_rng(seed)
-    places = {cluster: i for i, cluster in enumerate(rng.permutation(np.unique(clusters[np.asarray(usable)])).tolist())}
-    return np.array([places.get(cluster, 0) % FOLDS for cluster in clusters.tolist()])
-
-
-def _require_classes(labels: Ints, classes: int, what: str) -> None:
-    if len(np.unique(labels)) < classes:
-        raise DataError(f"{what} lack a class, so probabilities cannot be calibrated. Leave `calibrate` out.")
-
-
-def _index(joined: Joined, images: Sequence[int]) -> Ints:
-    return np.array([joined.classes.index(str(joined.samples[i].label)) for i in images])
-
-
 def _choose_threshold(
     joined: Joined, usable: Sequence[int], val: Sequence[int], probabilities: Floats, choices: Choices
 ) -> tuple[float, str]:
@@ -252,7 +199,7 @@ def _choose_threshold(
                 f"{quote(str(given))} must be chosen on other images than those that are measured, or it looks better "
                 "than it is. Give labels and predictions with a split val too, or a number.", "threshold",
             )  # fmt: skip
-        return thresholds.fit(str(given), _index(joined, val), probabilities[list(val), 1]).value, str(given)
+        return thresholds.fit(str(given), index_classes(joined, val), probabilities[list(val), 1]).value, str(given)
     labels = joined.table.predicted
     if labels is None or choices.calibrate:
         return 0.5, ""
@@ -310,6 +257,8 @@ def _find_doubts(joined: Joined, usable: Sequence[int], cut: float, choices: Cho
         doubts.append(
             "All probabilities are 0 or 1: these are labels. AUROC, calibration and curves say little about them."
         )
+    elif certain := describe_certain(joined, usable, choices):
+        doubts.append(certain)
     if table.predicted is not None:
         shares = table.probabilities[rows]
         best = shares[:, 1] >= cut if joined.positive else shares.argmax(1)

@@ -22,7 +22,7 @@ from pneumoscope.evaluation.metrics import METRICS, measure
 from pneumoscope.evaluation.pairing import Pairing, pair_predictions, read_predictions
 from pneumoscope.evaluation.results import without_nan
 from pneumoscope.models.about import About
-from pneumoscope.models.references import is_name
+from pneumoscope.models.references import hide_signature, is_name
 from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted
 
@@ -216,8 +216,9 @@ def _read_run(folder: Path) -> Run:
             f"{config}: has no seed, so it is not that of a run. Give finished runs of `pneumoscope train`."
         )
     for name in _FILES:  # the same file has the same name everywhere
-        if isinstance(settings.get(name), str) and (name != "init" or not is_name(settings[name])):
-            settings[name] = str((folder / settings[name]).resolve())
+        if isinstance(value := settings.get(name), str):
+            named = name == "init" and is_name(value)
+            settings[name] = hide_signature(value) if named else str((folder / value).resolve())
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
         found, settings[SPLIT] = content["metrics"], str(content["split"])

@@ -49,7 +49,7 @@ def locate_model(reference: str | Path | None = None, parameter: str = "model") 
             return find_pretrained(text)
         if text.startswith(HUB):
             return fetch_from_hub(text.removeprefix(HUB))
-        return fetch_model(re.sub(r"^(https?):/+", r"\1://", text))  # a Path has one slash
+        return fetch_model(_restore_slashes(text))
     except PneumoscopeError as problem:
         if problem.parameter is not None:
             raise type(problem)(problem.message, parameter) from None
@@ -63,8 +63,13 @@ def is_name(reference: str) -> bool:
 
 def hide_signature(reference: str) -> str:
     """What names a model, for a report or a server: an address without user, password and query."""
-    address, mark, pin = reference.partition("#")
-    return hide_secrets(address) + mark + pin if address.startswith("https://") else reference
+    address, mark, pin = _restore_slashes(reference).partition("#")
+    return hide_secrets(address) + mark + pin if re.match("https?://", address) else reference
+
+
+def _restore_slashes(address: str) -> str:
+    """An address that was a Path, which has one slash after the scheme."""
+    return re.sub(r"^(https?):/+", r"\1://", address)
 
 
 def _exists(path: Path) -> bool:

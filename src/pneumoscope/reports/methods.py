@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from pneumoscope.datasets.splits import find_shared_patients
 from pneumoscope.decisions import groups
+from pneumoscope.decisions.calibration import NAMES as CALIBRATIONS
+from pneumoscope.decisions.calibration import Calibration
 from pneumoscope.evaluation.metrics import NAMES
 from pneumoscope.evaluation.subgroups import count_differences
 from pneumoscope.images.augment import Augmentation
@@ -17,7 +19,7 @@ from pneumoscope.inference.prediction import SHORT
 from pneumoscope.models.backbones import find_backbone
 from pneumoscope.models.lineage import TRAINED, find_adaptations
 from pneumoscope.reports.pages import format_level, format_percent, group_methods
-from pneumoscope.reports.report import CALIBRATIONS, describe_rule
+from pneumoscope.reports.report import describe_rule
 from pneumoscope.reports.study import SPLIT_NAMES, Study
 from pneumoscope.text import counted, were
 
@@ -249,13 +251,21 @@ def describe_calibration(study: Study) -> str:
     )
     hold = f"Probabilities hold for these shares of the classes: {shares}."
     if fitted.method == "none":
-        return f"Probabilities were not calibrated. {hold}"
+        return f"Probabilities were not calibrated{_explain_none(fitted)}. {hold}"
     copies = study.settings.get("augmented_copies", 0)
     drawn = counted(copies, "augmented copy").replace("copys", "copies")
     also = f", of each the image itself or one of its {drawn}, drawn at random" if copies else ""
     chosen = ", chosen by cross-validated log loss," if study.settings.get("calibration") == "auto" else ""
     images = counted(fitted.images, "validation image")
-    return f"{CALIBRATIONS[fitted.method]}{chosen} was fitted on {images}{also}. {hold}"
+    worse = fitted.after.get("log_loss", -math.inf) >= fitted.before.get("log_loss", math.inf)
+    vain = " It did not lower the cross-validated log loss." if worse else ""
+    return f"{CALIBRATIONS[fitted.method]}{chosen} was fitted on {images}{also}.{vain} {hold}"
+
+
+def _explain_none(fitted: Calibration) -> str:
+    others = [CALIBRATIONS[name].replace("T", "t").replace("I", "i") for name in fitted.tried if name != "none"]
+    also = f", with {' or '.join(others)} it was higher" if others else ""
+    return f", because the cross-validated log loss was lowest without{also}" if fitted.tried else ""
 
 
 def describe_threshold(study: Study) -> str:

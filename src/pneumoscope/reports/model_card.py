@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumoscope.datasets.sources import Source, find_sources
+from pneumoscope.decisions.calibration import NAMES as CALIBRATIONS
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, Decisions, read_decisions
 from pneumoscope.decisions.groups import describe as describe_group
 from pneumoscope.decisions.scope import describe
@@ -20,7 +21,6 @@ from pneumoscope.files import write_text
 from pneumoscope.models.lineage import find_adaptations, name_earlier_sources
 from pneumoscope.models.model_folder import Model
 from pneumoscope.reports.pages import format_estimate, format_level, format_percent, render
-from pneumoscope.reports.report import CALIBRATIONS
 
 FILE = "README.md"
 FEW = 200  # images of a class, below which the interval of a rate is more than about 0.1 wide
@@ -117,7 +117,8 @@ def _describe_calibration(decisions: Decisions, evaluation: Evaluation, kind: st
     fitted = decisions.calibration
     if fitted.method == "none":
         adjusted = ", adjusted to other shares of the classes" if fitted.offset else ""
-        return f"none. Probabilities are those of the trained network{adjusted}."
+        tried = " No method lowered the cross-validated log loss." if fitted.tried else ""
+        return f"none. Probabilities are those of the trained network{adjusted}.{tried}"
     words = f"{CALIBRATIONS[fitted.method]}, fitted on {fitted.images} {kind}."
     changes = [
         f"the {_WITHIN[name]} from {format_estimate(before)} to {format_estimate(evaluation.metrics[name])}"

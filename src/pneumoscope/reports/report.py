@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.auditing.findings import SEVERITIES, Finding
+from pneumoscope.decisions.calibration import NAMES as CALIBRATIONS
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.decisions.threshold import Threshold, parse_rule
 from pneumoscope.evaluation.before_after import Evidence
@@ -61,7 +62,6 @@ MEANINGS_OF_MORE = {
     "brier": "Squared difference between probabilities and truth, summed over the classes; from 0 to 2.",
     "ece": "Mean gap between the highest probability and the proportion correct, over 10 bins.",
 }
-CALIBRATIONS = {"temperature": "Temperature scaling", "platt": "Platt scaling", "isotonic": "Isotonic regression"}
 PREVALENCES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)))  # the second slider's stops
 SHOWN_ERRORS = 50
 
@@ -123,7 +123,7 @@ def write_report(
     calibration = CALIBRATIONS.get(policy.calibration, "")
     figures = make_figures(measured, calibration, provenance.history)
     elements = save_figures(figures, folder / "plots", plot_formats)
-    explorer = _fill_explorer(measured)
+    explorer = _fill_explorer(measured, "mean" if provenance.folds else "model")
     page = render(
         "report.html",
         script="explorer.js" if explorer else "",
@@ -259,15 +259,19 @@ def tabulate_thresholds(points: OperatingPoints, prevalence: float, confidence: 
     return rows
 
 
-def _fill_explorer(measured: Measured) -> dict[str, Any]:
-    """Return what the explorer of thresholds and prevalences starts with; nothing if it has no meaning."""
+def _fill_explorer(measured: Measured, mark: str) -> dict[str, Any]:
+    """Return what the explorer of thresholds and prevalences starts with; nothing if it has no meaning.
+
+    `mark` says whose threshold that of the evaluation is: the model's, or the mean of several models.
+    """
     evaluation = measured.evaluation
     if evaluation.positive is None or not 0 < evaluation.prevalence < 1:
         return {}
     points = count_points(measured.labels, measured.probabilities, evaluation.threshold)
     stops = sorted({*PREVALENCES, evaluation.prevalence})
-    data = {**asdict(points), "prevalences": stops, "positive": evaluation.positive}
+    data = {**asdict(points), "prevalences": stops, "positive": evaluation.positive, "mark": mark}
     return {
+        "mark": mark,
         "points": points,
         "rows": tabulate_thresholds(points, evaluation.prevalence, evaluation.confidence),
         "data": json.dumps(data, separators=(",", ":")),

@@ -94,6 +94,16 @@ class Search:
         """How many trials are in this state."""
         return sum(each.state == state for each in self.trials)
 
+    def list_stopped(self) -> list[tuple[TrialResult, str]]:
+        """The trials that were stopped early, each with the reason."""
+        return [(each, self._explain(each)) for each in self.trials if each.state == "stopped early"]
+
+    def _explain(self, trial: TrialResult) -> str:
+        if trial.remark or not trial.folds:
+            return trial.remark
+        mean = format_number(math.fsum(trial.folds) / len(trial.folds))
+        return f"after {len(trial.folds)} of {self.folds} folds, its mean of {mean} was in the worst quarter"
+
     def rank(self) -> list[TrialResult]:
         """The complete trials, the best first."""
         sign = 1 if self.lower else -1
@@ -148,6 +158,7 @@ def write_search(folder: Path, search: Search, facts: Mapping[str, str], plot_fo
         title="Tuning",
         search=search,
         ranked=search.rank()[:_SHOWN],
+        stopped=search.list_stopped()[:_SHOWN],
         tuned=list(dict.fromkeys(name for each in search.trials for name in each.settings)),
         figures={name: (figure, elements[name]) for name, figure in figures.items()},
         headline=[name for name in HEADLINE if search.test and name in search.test.metrics],

@@ -185,7 +185,8 @@ def adapt(
     """
     rule = None if threshold is None else str(threshold)
     wishes = Wishes(head, finetune, rule, alpha, false_alarms, prevalence, seed)
-    options = Options(str(data), str(model or DEFAULT), intended_use, patient_pattern, reading, naming, wishes)
+    name = hide_signature(str(model or DEFAULT))
+    options = Options(str(data), name, intended_use, patient_pattern, reading, naming, wishes)
     plan = Plan("", resamples=resamples, seed=seed, patient_ids=patient_ids, excel=excel)
     parse_formats(plot_formats)
     with open_cache(cache) as opened:
@@ -355,15 +356,15 @@ def _save_network(job: _Job, setup: Setup, data: Data, model: Model) -> Model:
 
 def _list_facts(job: _Job, model: Model) -> dict[str, str]:
     """List what a reader needs to understand and repeat the adaptation."""
-    options, name = job.options, hide_signature(job.options.model)
+    options = job.options
     given = {**asdict(options.wishes), **asdict(options.reading), **options.naming.to_options()}
     command = format_command(
-        "adapt", options.data, model=name, out="NEW_FOLDER", intended_use=options.intended_use,
+        "adapt", options.data, model=options.model, out="NEW_FOLDER", intended_use=options.intended_use,
         patient_pattern=options.patient_pattern, resamples=job.plan.resamples, **given,
     )  # fmt: skip
     return {
         "Data": options.data,
-        "Model": name,
+        "Model": options.model,
         "Lineage": describe_lineage(model.lineage),
         "Command": command,
     }

@@ -35,6 +35,7 @@ from pneumoscope.inference.runtimes import choose_device
 from pneumoscope.models.backbones import BackboneSpec, find_backbone, load_backbone, resize_input, try_backbone
 from pneumoscope.models.classifier import Backbone
 from pneumoscope.models.onnx_graphs import try_graph
+from pneumoscope.text import counted, were
 from pneumoscope.training.initial import InitialModel, describe_backbone, load_initial
 from pneumoscope.training.settings import Settings
 
@@ -186,7 +187,10 @@ def extract(setup: Setup, cache: FeatureCache, progress: Progress, computing: Co
     if notes:
         readable = [sample for sample, each in zip(samples, ordered, strict=True) if not each.error]
         used = [split for split in SPLITS if any(sample.split == split for sample in samples)]
-        require_classes(readable, "after unreadable images were left out", used)
+        errors = [each.error for each in ordered if each.error]
+        if not readable:
+            raise DataError(f"None of {counted(n, 'image')} can be read. The first: {errors[0]}")
+        require_classes(readable, f"after {were(len(errors), 'unreadable image')} left out", used)
     notes += count_warnings([each.warnings for each in ordered])
     images = Images(samples, [each.sha256 for each in ordered], [each.error for each in ordered], measured)
     return Extracted(_stack_splits(setup, samples, ordered), images, engine, graph, tuple(notes))
@@ -264,14 +268,14 @@ def add_augmented(
     )
 
 
-def read_split_samples(settings: Settings) -> list[Sample]:
-    """Read the samples as a run reads and splits them, without a backbone.
+def read_split_samples(settings: Settings) -> tuple[list[Sample], Collection[str]]:
+    """Read the samples as a run reads and splits them, without a backbone; also give the splits that were drawn.
 
     Raises:
         UsageError, DataError: settings or data that cannot be used.
     """
     check_stated(settings)
-    return _read_samples(settings)[0]
+    return _read_samples(settings)[:2]
 
 
 def _read_samples(settings: Settings) -> tuple[list[Sample], Collection[str], list[dict[str, str | int]]]:

@@ -32,6 +32,7 @@ from pneumoscope.text import counted
 from pneumoscope.training.data import Setup
 from pneumoscope.training.folds import Division, Job, find_leak
 from pneumoscope.training.record import load_remarks
+from pneumoscope.training.remarks import format_audit, log_findings
 from pneumoscope.training.run_folder import hush
 from pneumoscope.training.settings import Settings
 
@@ -80,8 +81,10 @@ def write_results(job: Trained, results: Results) -> tuple[Folds, Measured]:
     predictor = job.load(job.jobs[0].name)
     labels = predictor.model.labels
     measured, data = _measure(job, results, readable, predictor)
+    findings = _find_findings(job)
     for note in measured.evaluation.notes:
         logging.getLogger("pneumoscope").warning("%s", note)
+    log_findings(findings, job.settings.data.path)
     folds = measure_folds(data)
     rows = [
         row | {"repeat": place[0], "fold": place[1]}
@@ -91,7 +94,7 @@ def write_results(job: Trained, results: Results) -> tuple[Folds, Measured]:
     write_measured(job.folder, named, job.settings.run.excel, rows)
     write_rows(job.folder / TABLE, folds.to_rows(), job.settings.run.excel)
     write_text(job.folder / RESULT, json.dumps(folds.to_json(), indent=2) + "\n")
-    _write_page(job, measured, folds, [results.places[i] for i in readable], predictor)
+    _write_page(job, measured, folds, [results.places[i] for i in readable], predictor, findings)
     return folds, measured
 
 
@@ -168,14 +171,18 @@ def _unite(notes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _find_findings(job: Trained) -> Sequence[Finding]:
-    """The findings of the audit, which was made with the first fold."""
+    """The findings of the audit, which was made with the first fold; for more, the whole dataset is audited."""
     remarks = load_remarks(job.jobs[0].folder)
-    return remarks.findings if remarks else ()
+    if remarks is None:
+        return []
+    command = format_audit(job.settings.data)
+    return [replace(each, advice=command) if each.check == "audit" else each for each in remarks.findings]
 
 
 def _write_page(
-    job: Trained, measured: Measured, folds: Folds, places: Sequence[tuple[int, int]], predictor: Predictor
-) -> None:
+    job: Trained, measured: Measured, folds: Folds, places: Sequence[tuple[int, int]], predictor: Predictor,
+    findings: Sequence[Finding],
+) -> None:  # fmt: skip
     settings, model = job.settings, predictor.model
     load_fold = functools.lru_cache(maxsize=2)(job.load)
 
@@ -193,7 +200,7 @@ def _write_page(
             augmented=settings.decisions.augmented_copies,
         ),
         provenance=Provenance(
-            findings=_find_findings(job),
+            findings=findings,
             notes=measured.evaluation.notes,
             facts={**_list_facts(job, model.backbone), "Fingerprint": measured.fingerprint},
             environment=describe_environment(),

@@ -18,7 +18,7 @@ from pneumoscope.config import Progress, silent
 from pneumoscope.datasets.duplicates import group_identical
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample, format_samples
-from pneumoscope.datasets.splits import find_shared_patients, fold_samples
+from pneumoscope.datasets.splits import REDRAW, find_shared_patients, fold_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Plan, measure
 from pneumoscope.evaluation.validation import measure_validation
@@ -109,8 +109,7 @@ def find_leak(division: Division) -> str | None:
         return None
     return (
         f"{counted(shared, 'patient')} of the split test, which stays out, also {'has' if shared == 1 else 'have'} "
-        "images in the folds: a model that learned from the folds knows them. Re-split with `pneumoscope data split "
-        "DATA --redraw`."
+        f"images in the folds: a model that learned from the folds knows them. Re-split with {REDRAW}."
     )
 
 

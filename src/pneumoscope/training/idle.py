@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection
-from dataclasses import fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -105,7 +105,9 @@ IDLE = (
     ),
     Idle(
         ("freeze_batchnorm",), "the backbone has no batch norms",
-        lambda setup: _is_whole(setup) and not any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()),
+        lambda setup: _is_whole(setup)
+        and setup.settings.network.backbone == setup.spec.name  # not another one of a search
+        and not any(isinstance(each, _BatchNorm) for each in setup.backbone.modules()),
     ),
     Idle(
         ("full_crop_from",), "`crop` is 0",
@@ -125,19 +127,32 @@ IDLE = (
 )  # fmt: skip
 
 
-def log_idle(setup: Setup, given: Collection[str] = ()) -> None:
+def log_idle(setup: Setup, given: Collection[str] = (), variants: Sequence[Settings] = ()) -> None:
     """Warn of settings that have no effect.
 
     Args:
         setup: of the run.
         given: names of settings that were given, even if with the value that they have anyway; those that differ from
             their recipe count too.
+        variants: other settings that the images are used with; what has an effect with one of them has one.
     """
     named = {*given, *_find_changed(setup.settings)}
-    for idle in IDLE:
-        if (names := [name for name in idle.names if name in named]) and idle.applies(setup):
-            for name in names:
-                logging.getLogger("pneumoscope").warning("`%s` has no effect: %s.", name, idle.reason)
+    found = _find_idle(setup, named)
+    for variant in variants:
+        also = {name for name, _ in _find_idle(replace(setup, settings=variant), named)}
+        found = [(name, reason) for name, reason in found if name in also]
+    for name, reason in found:
+        logging.getLogger("pneumoscope").warning("`%s` has no effect: %s.", name, reason)
+
+
+def _find_idle(setup: Setup, named: Collection[str]) -> list[tuple[str, str]]:
+    """Those of these settings that have no effect, each with the reason."""
+    return [
+        (name, idle.reason)
+        for idle in IDLE
+        if (names := [name for name in idle.names if name in named]) and idle.applies(setup)
+        for name in names
+    ]
 
 
 def _find_changed(settings: Settings) -> list[str]:

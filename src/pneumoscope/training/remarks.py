@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pneumoscope.auditing.audit import find_faults
@@ -10,7 +11,7 @@ from pneumoscope.auditing.findings import Finding
 from pneumoscope.auditing.intake import Images
 from pneumoscope.datasets.samples import describe_counts, number_patients
 from pneumoscope.datasets.sources import describe_overlap, find_source_name, list_sources, recognise_sources
-from pneumoscope.datasets.splits import find_shared_patients
+from pneumoscope.datasets.splits import REDRAW, find_shared_patients
 from pneumoscope.errors import DataError
 from pneumoscope.models.lineage import name_earlier_sources
 from pneumoscope.reports.pages import format_command
@@ -76,8 +77,8 @@ def _find_notes(setup: Setup) -> tuple[str, ...]:
             some, more = f": {some}", " and more, which log.txt lists" if len(shared) > 10 else ""
         are = "patients are" if len(shared) > 1 else "patient is"
         notes.append(
-            f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with `pneumoscope data "
-            "split DATA --redraw`, or ignore this if it is intended."
+            f"{len(shared)} {are} in more than one of the given splits{some}{more}. Re-split with "
+            f"{REDRAW}, or ignore this if it is intended."
         )
         _logger().debug("Patients in more than one split: %s", shared)
     return tuple(notes)
@@ -90,22 +91,16 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
         DataError: there are errors and `strict` is set.
     """
     settings = setup.settings
-    command = _format_audit(settings.data)
+    command = format_audit(settings.data)
     if not settings.run.patient_ids:
         images = replace(images, samples=number_patients(images.samples))
     serious = [
         each for each in find_faults(images, seed=settings.run.seed, drawn=setup.drawn) if each.severity != "note"
     ]
-    findings = []
-    for finding in serious:
-        if finding.check not in ("reading", "leaks"):  # the notes say so already
-            some = ", ".join(finding.name_files(settings.data.path)) + ("…" if len(finding.files) > 3 else "")
-            findings.append(finding)
-            text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
-            _logger().warning("%s", f"{text} Examples: {some}" if some else text)
+    findings = [each for each in serious if each.check not in ("reading", "leaks")]  # the notes say so already
     if serious:
         findings.append(Finding("audit", "note", "More findings, with pictures", command))
-        _logger().warning("For more findings, with pictures, run: %s", command)
+    log_findings(findings, settings.data.path)
     errors = [finding.title for finding in serious if finding.severity == "error"]
     if settings.data.strict and errors:
         raise DataError(
@@ -115,7 +110,18 @@ def _audit(images: Images, setup: Setup) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _format_audit(data: DataSettings) -> str:
+def log_findings(findings: Sequence[Finding], data: str) -> None:
+    """Log what an audit of these data found, with the first files, and where there is more."""
+    for finding in findings:
+        if finding.check == "audit":
+            _logger().warning("For more findings, with pictures, run: %s", finding.advice)
+            continue
+        some = ", ".join(finding.name_files(data)) + ("…" if len(finding.files) > 3 else "")
+        text = f"{finding.severity.capitalize()}: {finding.title}. {finding.advice}"
+        _logger().warning("%s", f"{text} Examples: {some}" if some else text)
+
+
+def format_audit(data: DataSettings) -> str:
     """The command that audits these data as this run reads them."""
     return format_command(
         "audit", data.path, patient_pattern=data.patient_pattern, **data.to_options(), invert=data.invert,

@@ -94,7 +94,7 @@ def read_space(space: str | Path | Mapping[str, Any] | None, base: Settings) -> 
             raise UsageError("given twice; leave one out.", f"{source}: {key}")
         found[name] = _read_domain(name, value, f"{source}: {key}")
     found = dict(sorted(found.items(), key=lambda item: item[0] not in _FIRST))
-    _check_values(found, base, source)
+    list_variants(found, base, source)
     return found
 
 
@@ -203,23 +203,25 @@ def _check_range(domain: Range, whole: bool, place: str) -> None:
         raise UsageError(f"high is not a whole number of steps of {step:g} above low. Change one of them.", place)
 
 
-def _check_values(space: Space, base: Settings, source: str) -> None:
-    """Check that each setting accepts each of its values, with the other settings that it needs.
+def list_variants(space: Space, base: Settings, source: str = "space") -> list[Settings]:
+    """Settings with each value of a space, or the ends of its range, with the other settings that it needs.
 
     Raises:
-        UsageError: it does not.
+        UsageError: a setting does not accept one of its values.
     """
     enabled: dict[str, Any] = {}
+    variants: list[Settings] = []
     for name, domain in space.items():
         values = domain.values if isinstance(domain, Choices) else (domain.low, domain.high)
         for value in values:
             given = int(value) if isinstance(domain, Range) and is_whole(name) and value is not None else value
             try:
-                apply(base, enabled | {name: given})
+                variants.append(apply(base, enabled | {name: given}))
             except UsageError as problem:
                 raise UsageError(problem.message, f"{source}: {name}") from None
         if name in _FIRST:
             enabled[name] = max(values, key=lambda value: (value == "sgd", value is True, str(value)))
+    return variants
 
 
 def apply(base: Settings, chosen: Mapping[str, Any]) -> Settings:

@@ -148,7 +148,7 @@ class DecisionSettings:
 
     calibration: Annotated[
         Literal["auto", "none", "temperature", "platt", "isotonic"],
-        Doc("How logits become probabilities; auto chooses by cross-validation."),
+        Doc("How logits become probabilities; auto chooses by cross-validation, none included."),
     ] = "temperature"  # keeps the published predicted labels, at a threshold of 0.5
     threshold: Annotated[
         str,

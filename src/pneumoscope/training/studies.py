@@ -112,6 +112,41 @@ def hide_password(url: str) -> str:
     return parsed.render_as_string(hide_password=True)
 
 
+def check_storage(url: str) -> None:
+    """Connect to a database once.
+
+    Raises:
+        UsageError: it cannot be reached.
+        MissingExtraError: its driver is not installed.
+    """
+    with _translate(url):
+        engine = sql.create_engine(_choose_driver(url))
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+def _choose_driver(url: str) -> sql.URL:
+    parsed = make_url(url)
+    return parsed.set(drivername="postgresql+pg8000") if parsed.drivername == "postgresql" else parsed
+
+
+@contextmanager
+def _translate(url: str) -> Iterator[None]:
+    """Turn errors of the database and its driver into ours."""
+    shown = hide_password(url)
+    try:
+        yield
+    except ImportError as problem:
+        raise MissingExtraError(
+            f'{shown}: its driver is not installed: pip install "pneumoscope[serve]". ({problem})', "storage"
+        ) from None
+    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
+        reason = str(getattr(problem, "orig", None) or problem).splitlines()[0][:200]
+        raise UsageError(f"{shown}: cannot be opened: {reason}.", "storage") from None
+
+
 @contextmanager
 def open_study(
     url: str, name: str, lower: bool, seed: int, begin: Mapping[str, Any], *, renew: bool = False
@@ -130,14 +165,11 @@ def open_study(
         UsageError: the database cannot be reached.
         MissingExtraError: its driver is not installed.
     """
-    shown = hide_password(url)
-    parsed = make_url(url)
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+pg8000")
-    sqlite = parsed.get_backend_name() == "sqlite"
-    try:
+    address = _choose_driver(url)
+    sqlite = address.get_backend_name() == "sqlite"
+    with _translate(url):
         storage = RDBStorage(
-            parsed.render_as_string(hide_password=False),
+            address.render_as_string(hide_password=False),
             {"connect_args": {"timeout": 60} if sqlite else {}, "pool_pre_ping": not sqlite},
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
@@ -153,13 +185,6 @@ def open_study(
             storage=storage, study_name=name, direction="minimize" if lower else "maximize", load_if_exists=True,
             sampler=SeededSampler(seed), pruner=FoldPruner(),
         )  # fmt: skip
-    except ImportError as problem:
-        raise MissingExtraError(
-            f'{shown}: its driver is not installed: pip install "pneumoscope[serve]". ({problem})', "storage"
-        ) from None
-    except (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as problem:
-        reason = str(getattr(problem, "orig", None) or problem).splitlines()[0][:200]
-        raise UsageError(f"{shown}: cannot be opened: {reason}.", "storage") from None
     trials = study.get_trials(deepcopy=False)
     if begin and all(each.state == TrialState.FAIL for each in trials):
         study.enqueue_trial(dict(begin))

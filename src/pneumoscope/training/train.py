@@ -20,6 +20,7 @@ from pneumoscope.auditing.intake import Images
 from pneumoscope.config import Progress, checked
 from pneumoscope.datasets.samples import count_samples, describe_counts, fingerprint_samples
 from pneumoscope.datasets.sources import find_sources, recognise_sources
+from pneumoscope.decisions import calibration
 from pneumoscope.decisions.decisions import to_json
 from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.evaluate import Plan
@@ -38,7 +39,7 @@ from pneumoscope.models.references import hide_signature
 from pneumoscope.notebook import notebook_progress
 from pneumoscope.reports.evaluation_report import evaluate_predictor
 from pneumoscope.reports.model_card import write_model_card
-from pneumoscope.reports.report import CALIBRATIONS, Provenance
+from pneumoscope.reports.report import Provenance
 from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
@@ -228,14 +229,7 @@ def decide(
     decisions = fit_decisions(splits["train"], splits["val"], weight, bias, setup.classes, setup.settings)
     for note in decisions.notes:
         _logger().warning("%s", note)
-    fitted = decisions.decisions.calibration
-    if fitted.method != "none":
-        _logger().info(
-            "%s: cross-validated log loss %.3f (uncalibrated %.3f).",
-            CALIBRATIONS[fitted.method],
-            fitted.after["log_loss"],
-            fitted.before["log_loss"],
-        )
+    _logger().info("%s", calibration.describe_fit(decisions.decisions.calibration))
     return decisions
 
 

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from annotated_types import Ge, Gt
 
-from pneumoscope.config import Count, Progress, build, checked, quote, read_mapping, write_mapping
+from pneumoscope.config import Count, Progress, checked
 from pneumoscope.datasets.reading import read_samples
-from pneumoscope.datasets.samples import Sample, describe_counts, format_samples, write_samples
+from pneumoscope.datasets.samples import describe_counts
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
 from pneumoscope.evaluation.metrics import NAMES
-from pneumoscope.files import claim_folder, lock_folder, write_text
+from pneumoscope.files import lock_folder
 from pneumoscope.inference.cache import FeatureCache, open_cache
 from pneumoscope.notebook import Drawn, notebook_progress, to_frame, to_html
 from pneumoscope.reports.pages import format_command, format_number
-from pneumoscope.reports.tuning import PAGE, RESULT, TABLE, Search, Test, read_search, write_search
+from pneumoscope.reports.tuning import PAGE, RESULT, Search, Test, read_search, write_search
 from pneumoscope.text import counted
-from pneumoscope.training.data import read_split_samples
-from pneumoscope.training.run_folder import log_to, read_settings, resume_settings, write_settings
-from pneumoscope.training.search_space import Space, apply, describe, read_space, show, to_plain
-from pneumoscope.training.settings import Settings, flatten, resolve_settings
+from pneumoscope.training.data import Setup, read_split_samples
+from pneumoscope.training.idle import log_idle
+from pneumoscope.training.run_folder import log_to, read_settings, write_settings
+from pneumoscope.training.search_folder import BEST, RUN, SPACE, STORE, Design, find_storage, open_search
+from pneumoscope.training.search_space import Space, apply, describe, list_variants, show
+from pneumoscope.training.settings import Settings, resolve_settings
 from pneumoscope.training.train import resolve, train
 from pneumoscope.training.trials import Parts, Trainer, divide
 
@@ -37,26 +36,9 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-DESIGN, SPACE, BEST, RUN, STORE = "tune.yaml", "space.yaml", "best.yaml", "run", "study.db"
-FILES = (
-    "config.yaml", DESIGN, SPACE, "samples.csv", STORE, f"{STORE}-journal", f"{STORE}-wal", f"{STORE}-shm", "log.txt",
-    BEST, TABLE, "plots", PAGE, RESULT, RUN,
-)  # fmt: skip
-METRICS = ("auroc", "average_precision", "accuracy", "f1", "mcc", "brier")
 LOWER_IS_BETTER = ("brier",)
 _PATIENCE = 60.0  # seconds to wait for another process that begins the same search
 _LONG = 86400.0  # for one that tests its best settings
-
-
-@dataclass(frozen=True)
-class Design:
-    """How settings are searched, as `tune.yaml` records it."""
-
-    metric: str
-    folds: int
-    trials: int  # how many the first process wanted
-    storage: str | None = None  # the database's URL, without its password; None: a file in the folder
-    study: str = ""  # its name in the database
 
 
 @dataclass(frozen=True)
@@ -156,17 +138,18 @@ def tune(
     if base.data.strict and not test:
         raise UsageError("has no effect without the test at the end, before which the data are audited.", "strict")
     given = {"metric": metric, "folds": folds, "trials": trials}
-    samples = read_split_samples(base)
+    samples, drawn = read_split_samples(base)
     with lock_folder(folder, _PATIENCE):
-        design, domains = _open_folder(folder, base, samples, given, space, storage, resume, overwrite)
+        design, domains = open_search(folder, base, samples, given, space, storage, resume, overwrite)
     with log_to(folder / "log.txt"), ExitStack() as stack:
         found = read_search(folder / RESULT) if (folder / RESULT).exists() else None
         if found is not None and found.test is not None:
             return _give_finished(folder, found, trials)
         features = stack.enter_context(open_cache(cache)) or stack.enter_context(FeatureCache(Path(":memory:")))
         parts = divide(samples, base, design.folds)
-        job = _Job(folder, base, design, domains, parts, features, progress)
-        study = stack.enter_context(job.open(storage or _find_storage(folder, design), overwrite))
+        named = [name for name, value in options.items() if value is not None]
+        job = _Job(folder, base, design, domains, parts, drawn, named, features, progress)
+        study = stack.enter_context(job.open(storage or find_storage(folder, design), overwrite))
         job.search(study, trials or design.trials, timeout)
         with lock_folder(folder, _LONG):
             return job.finish(study, test)
@@ -181,6 +164,8 @@ class _Job:
     design: Design
     space: Space
     parts: Parts
+    drawn: Collection[str]  # splits that the data do not have
+    named: Collection[str]  # settings that were given, even if with the value that they have anyway
     cache: FeatureCache
     progress: Progress
 
@@ -201,7 +186,7 @@ class _Job:
         metric = self.design.metric
         self._log(trials)
         trainer = Trainer(self.parts, metric, self.cache, self.progress)
-        trainer.prepare(self.base)
+        self._log_idle(trainer.prepare(self.base))
         best: list[float] = []
 
         def report(trial: FrozenTrial) -> None:
@@ -261,6 +246,18 @@ class _Job:
         found = run.evaluation
         return Test(found.n, found.patients, found.metrics, found.confidence)
 
+    def _log_idle(self, setup: Setup) -> None:
+        """Warn of settings that have no effect on any trial."""
+        from pneumoscope.training import studies
+
+        settings = setup.settings
+        replaced = [] if studies.find_usual(self.space, settings) else [n for n in self.named if n in self.space]
+        for name in replaced:  # not even the first trial has it
+            _logger().warning("`%s` has no effect: the space sets it in every trial.", name)
+        drawn = {*self.drawn, "val"} if self.design.folds > 1 else self.drawn
+        setup = replace(setup, samples=self.parts.samples[0], drawn=drawn)
+        log_idle(setup, {*self.named} - {*replaced}, list_variants(self.space, settings))
+
     def _log(self, trials: int) -> None:
         learned = [sample for part in self.parts.samples[:1] for sample in part]
         count = len(self.parts.samples)
@@ -291,77 +288,6 @@ class _Job:
             "Train again": format_command("train", config=str(folder / BEST), out="NEW_RUN"),
         }  # fmt: skip
         write_search(folder, search, facts, run.plot_formats, run.excel)
-
-
-def _open_folder(
-    folder: Path, base: Settings, samples: Sequence[Sample], given: Mapping[str, Any],
-    space: str | Path | Mapping[str, Any] | None, storage: str | None, resume: bool, overwrite: bool,
-) -> tuple[Design, Space]:  # fmt: skip
-    """Begin a search in a folder, or join the one that began there with the same settings.
-
-    Raises:
-        UsageError: there is none to resume, or it began with something else.
-        DataError: the data changed since it began.
-    """
-    from pneumoscope.training.studies import hide_password
-
-    path = folder / DESIGN
-    metric = given["metric"] or "auroc"
-    if metric not in METRICS:
-        raise UsageError(f"must be one of {', '.join(METRICS)}, found {quote(metric)}.", "metric")
-    shown = None if storage is None else hide_password(storage)
-    if overwrite or not path.is_file():
-        if resume:
-            raise UsageError(f"{folder}: no search to resume. Start it without `resume=True`.")
-        domains = read_space(space, base)
-        design = Design(metric, given["folds"] or 5, given["trials"] or 50, shown)
-        design = replace(design, study=_name_study(base, design, domains, samples))
-        claim_folder(folder, FILES, overwrite)
-        write_settings(folder / "config.yaml", base)
-        write_samples(folder / "samples.csv", samples)
-        write_text(folder / SPACE, yaml.safe_dump(to_plain(domains), sort_keys=False, allow_unicode=True))
-        write_mapping(path, design)
-        return design, domains
-    design = build(Design, read_mapping(path), str(path))
-    domains = read_space(folder / SPACE, base)
-    if not resume:
-        resume_settings(folder, flatten(asdict(base)))  # refuses others
-    began = {"metric": design.metric, "folds": design.folds, "space": to_plain(domains), "storage": design.storage}
-    now = {
-        "metric": given["metric"], "folds": given["folds"], "storage": shown,
-        "space": None if space is None else to_plain(read_space(space, base)),
-    }  # fmt: skip
-    for name, value in now.items():
-        if value is not None and value != began[name]:
-            raise UsageError(
-                f"the search in {folder} began with {quote(began[name])}, not {quote(value)}. Continue it without this "
-                "option, or start another one.",
-                name,
-            )
-    if (folder / "samples.csv").read_bytes() != format_samples(samples, folder).encode():
-        raise DataError(f"{base.data.path}: the data have changed since the search in {folder} began. Start a new one.")
-    return design, domains
-
-
-def _name_study(base: Settings, design: Design, space: Space, samples: Sequence[Sample]) -> str:
-    """A name that is the same for processes that search for the same, and for no others."""
-    settings = asdict(base)
-    content = [
-        *(settings[group] for group in ("network", "optimisation", "augmentation", "decisions")),
-        base.run.seed, design.metric, design.folds, to_plain(space),
-        [(str(sample.path.resolve()), sample.label, sample.patient, sample.split) for sample in samples],
-    ]  # fmt: skip
-    return "pneumoscope-" + hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
-
-
-def _find_storage(folder: Path, design: Design) -> str:
-    from pneumoscope.training.studies import open_file
-
-    if design.storage is None:
-        return open_file(folder / STORE)
-    if "***" in design.storage:
-        raise UsageError(f"the search uses {design.storage}; give its URL again, with the password.", "storage")
-    return design.storage
 
 
 def _give_finished(folder: Path, search: Search, trials: int | None) -> Tuning:

@@ -25,7 +25,7 @@
     const sensitivity = hits / data.positives, specificity = rejected / data.negatives;
     const tp = sensitivity * prevalence, fp = (1 - specificity) * (1 - prevalence);
     const fn = (1 - sensitivity) * prevalence, tn = specificity * (1 - prevalence);
-    const mark = i === data.start ? " (model)" : "";
+    const mark = i === data.start ? ` (${data.mark})` : "";
     const shown = plain(data.thresholds[i]), share = `${plain(100 * prevalence)}%`;
     show("sensitivity", number(sensitivity));
     show("sensitivity-interval", interval(hits, data.positives));
