@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=0)
     options = parser.parse_args()
     base = resolve_settings({"path": str(options.data / "seed-400"), "recipe": "head"}, {})
-    parts = divide(read_split_samples(base), base, options.folds)
+    parts = divide(read_split_samples(base)[0], base, options.folds)
     options.runs.mkdir(parents=True, exist_ok=True)
     scores = measure_grid(base, parts, options.runs / f"tune-grid-{options.folds}.json")
     means = {point: math.fsum(each) / len(each) for point, each in scores.items()}
