@@ -41,6 +41,7 @@ _HttpPort = Annotated[
 _Http = Annotated[bool, option("Serve STOW-RS, health and metrics at all.", _SERVICE)]
 _Stow = Annotated[bool, option("Also receive images by STOW-RS, at /studies.", _RECEIVING, "--stow")]
 _Allowed = Annotated[list[str] | None, option("AE title that may call; repeatable. [default: all]", _RECEIVING)]
+_Watch = Annotated[Path | None, option("Folder from which files are taken, too; it is only read.", _RECEIVING)]
 _Quiet = Annotated[
     float | None, option("Seconds without a new image after which a study is answered. [default: 5]", _RECEIVING)
 ]
@@ -80,6 +81,7 @@ def node(
     http: _Http = True,
     stow: _Stow = False,
     allowed: _Allowed = None,
+    watch: _Watch = None,
     quiet: _Quiet = None,
     to: _To = None,
     verify: _Verify = None,
@@ -106,8 +108,9 @@ def node(
 
     flags = {
         "title": title, "host": host, "port": port, "http_host": http_host, "http_port": http_port, "allowed": allowed,
-        "quiet": quiet, "to": to, "verify": verify, "spool": spool, "database": database, "log_format": log_format,
-        "stow": stow or None, "http": http, "dry_run": dry_run or None, "retry_failed": retry_failed or None,
+        "watch": watch, "quiet": quiet, "to": to, "verify": verify, "spool": spool, "database": database,
+        "log_format": log_format, "stow": stow or None, "http": http, "dry_run": dry_run or None,
+        "retry_failed": retry_failed or None,
     }  # fmt: skip
     settings = read_settings(config, flags)
     deciding = {

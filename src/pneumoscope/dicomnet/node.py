@@ -24,8 +24,9 @@ from pneumoscope.dicomnet.destinations import make_sender
 from pneumoscope.dicomnet.intake import Intake
 from pneumoscope.dicomnet.measurements import Measurements
 from pneumoscope.dicomnet.queue import Queue
-from pneumoscope.dicomnet.receiver import Receiver
+from pneumoscope.dicomnet.receiver import Receiver, resolve_classes
 from pneumoscope.dicomnet.spool import Arrival, Spool, Stored
+from pneumoscope.dicomnet.watching import WatchedFolder
 from pneumoscope.errors import DataError
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ class Node:
                 logger.warning("%d results are due at %s, which is no destination any more", count, name)
 
     def _begin(self) -> None:
-        for name, work in (("intake", self._take), ("answer", self._answer)):
+        works: list[tuple[str, Callable[[], None]]] = [("intake", self._take), ("answer", self._answer)]
+        if self.settings.watch is not None:
+            classes = frozenset(resolve_classes(self.settings.sop_classes))
+            watched = WatchedFolder(self.settings.watch, self._spool, self, classes, self.settings.limits.object_bytes)
+            works.append(("watch", lambda: watched.run(self._ended)))
+        for name, work in works:
             thread = threading.Thread(target=self._guard, args=(work,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)

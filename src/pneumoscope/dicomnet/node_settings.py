@@ -130,6 +130,7 @@ class NodeSettings:
         http_port: its port; 0 takes a free one, None opens none.
         stow: whether images are received by STOW-RS.
         token: what callers of STOW-RS and metrics must send; needed on any address but this machine's own.
+        watch: folder from which files are taken, too; it is only read.
         spool: folder for what is received and what is to be sent.
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         allowed: AE titles that may call; empty for all.
@@ -156,6 +157,7 @@ class NodeSettings:
     http_port: Port | None = 11180
     stow: bool = False
     token: str | None = field(default=None, repr=False)
+    watch: Path | None = None
     spool: Path = Path("spool")
     database: str | None = field(default=None, repr=False)
     allowed: tuple[str, ...] = ()
@@ -197,6 +199,8 @@ class NodeSettings:
             _check_token(self.token, self.http_host)
         elif self.stow:
             raise UsageError("STOW-RS needs a port. Set `http_port`.", "stow")
+        if self.watch is not None and not self.watch.is_dir():
+            raise UsageError(f"{self.watch}: not a folder.", "watch")
         names = [each.name for each in self.destinations]
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(f"two destinations have the name {twice[0]}. Give one of them another `name`.", "to")
