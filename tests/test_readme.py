@@ -123,7 +123,7 @@ def run_dicom_node(line: str) -> None:
     command = [sys.executable, "-m", *shlex.split(line), "--port", "0", "--http-port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    lines = []
+    lines: list[str] = []
     while not lines or (lines[-1] and "listens on" not in lines[-1]):
         lines.append(process.stderr.readline())
     process.terminate()

@@ -26,7 +26,7 @@ class WatchedFolder:
     Args:
         folder: to watch.
         spool: where images go.
-        watcher: what is told of them.
+        watcher: what is called for each of them.
         classes: SOP classes that are taken.
         largest: bytes of a file that is read.
     """
