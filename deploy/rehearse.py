@@ -150,7 +150,7 @@ def main() -> None:
     stage, ends = build(PROJECT / "deploy" / "Dockerfile", arguments.folder.resolve(), arguments.bind)
     size = sum(path.lstat().st_size for path in (stage.root / "opt").rglob("*"))
     print(f"== {size / 1e6:.0f} MB below /opt", flush=True)
-    torch = list((stage.root / "opt").rglob("torch"))
+    torch = list((stage.root / "opt").glob("pneumoscope/lib/python3*/site-packages/torch"))
     assert not torch, torch
     check(stage, ends, ends["CMD"], "http://127.0.0.1:8000/healthz")
     node = ["dicom", "node", "--host", "127.0.0.1", "--dry-run"]
