@@ -134,7 +134,7 @@ def check(stage: Stage, ends: dict[str, list[str]], command: list[str], health: 
                 return
         sys.exit(f"not healthy within a minute: {shlex.join(command)}")
     finally:
-        process.terminate()
+        process.kill()  # and all in its namespace
         process.wait(60)
 
 
