@@ -80,8 +80,8 @@ def results(
             options=deciding, invert=invert, any_modality=any_modality, excel=excel, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
-    objects = sum(len(answer.results) for answer in answers)
-    echo(f"{objects} DICOM objects of {len(answers)} images: {out}")
+    made = sum(len(answer.results) for answer in answers)
+    echo(f"{counted(made, 'result')} of {counted(len(answers), 'image')}: {out}")
     errors = [answer.prediction.error for answer in answers if answer.prediction.error is not None]
     report_failed(errors, len(answers), out / "results.csv")
 

@@ -1,0 +1,86 @@
+"""The files of `deploy/` are what the programs that read them take."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pneumoscope.dicomnet.node_settings import read_settings
+from rehearse import read_steps
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+
+
+def need(program: str) -> str:
+    found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+def test_the_example_of_the_nodes_settings_is_valid() -> None:
+    settings = read_settings(DEPLOY / "node.yaml", {})
+    assert [each.name for each in settings.destinations] == ["archive"]
+    assert settings.rules
+
+
+def test_the_image_is_built_without_pytorch_and_does_not_run_as_root() -> None:
+    steps = read_steps(DEPLOY / "Dockerfile")
+    assert steps[-2][0] == "ENTRYPOINT"
+    assert json.loads(steps[-2][1]) == ["pneumoscope"]
+    assert ("USER", "10001") in steps
+    assert any(name == "HEALTHCHECK" for name, _ in steps)
+    (install,) = [arguments for name, arguments in steps if name == "RUN" and "pip install" in arguments]
+    assert re.findall(r"\.\[(.*)\]", install) == ["dicom,serve"]
+    ignored = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    copied = [word for name, words in steps if name == "COPY" and "--from" not in words for word in words.split()[:-1]]
+    assert all(f"!{each}" in ignored and (DEPLOY.parent / each).exists() for each in copied)
+
+
+def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) -> None:
+    need("openssl")
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    copy = shutil.copytree(DEPLOY, tmp_path / "deploy")
+    for _ in range(2):  # again changes nothing
+        subprocess.run([copy / "make_secrets.sh"], check=True, capture_output=True)
+        content = {path.name: path.read_bytes() for path in (copy / "secrets").iterdir()}
+    assert len(content["token"].strip()) == 64
+    for service in compose["services"].values():
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (copy / volume.split(":")[0]).exists(), volume
+        assert set(service.get("secrets", [])) <= set(compose["secrets"])
+    assert all((copy / each["file"]).exists() for each in compose["secrets"].values())
+    for name in ("room", "node"):
+        service = compose["services"][name]
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_nginx_takes_the_proxys_settings(tmp_path: Path) -> None:
+    nginx = need("nginx")
+    copy = shutil.copytree(DEPLOY, tmp_path / "deploy")
+    subprocess.run([copy / "make_secrets.sh"], check=True, capture_output=True)
+    text = (copy / "nginx.conf").read_text().replace("http://room:8000", "http://127.0.0.1:8000")
+    for name in ("certificate.pem", "key.pem"):
+        text = text.replace(f"/etc/nginx/{name}", str(copy / "secrets" / name))
+    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; error_log stderr;\n" + text)
+    command = [nginx, "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("unit", ["node", "serve"])
+def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
+    analyze = need("systemd-analyze")
+    text = (DEPLOY / f"pneumoscope-{unit}.service").read_text()
+    path = tmp_path / f"pneumoscope-{unit}.service"
+    path.write_text(re.sub("^ExecStart=[^ ]+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+    done = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False)
+    assert not done.stderr, done.stderr
