@@ -104,3 +104,29 @@ def mercure(
     answers = answer_folder(source, target)
     results = sum(len(answer.results) for answer in answers)
     echo(f"{counted(results, 'result')} of {counted(len(answers), 'file')}")
+
+
+@dicom_app.command(cls=PanelCommand)
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.", metavar="PATH")],
+    to: Annotated[
+        str, option("Where to: dicom://TITLE@HOST:PORT, dicoms:// for TLS, or the address of a DICOMweb service.")
+    ],
+    verify: Annotated[
+        Literal["none", "find", "qido"], option("Ask the destination afterwards whether it has each file.")
+    ] = "none",
+    title: Annotated[str, option("Our own AE title.")] = "PNEUMOSCOPE",
+) -> None:
+    """Send DICOM files to an archive, such as those that `dicom results` wrote."""
+    from pneumoscope.dicomnet.sending import send_files
+
+    with show_progress() as progress:
+        sent = send_files(list(paths), to, verify=verify, title=title, progress=progress)
+    failed = [each for each in sent if each.error is not None]
+    echo(
+        f"{counted(len(sent) - len(failed), 'file')} of {len(sent)}: {'delivered' if verify != 'none' else 'accepted'}"
+    )
+    for each in failed:
+        echo(f"{each.path.name}: {each.error}" if each.sop_uid else str(each.error), err=True)
+    if failed:
+        raise typer.Exit(3)

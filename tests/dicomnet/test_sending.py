@@ -1,0 +1,79 @@
+"""DICOM files sent to an archive, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from archives import Archive, find_port, run_orthanc
+from peers import DICOM_WEB, write_image
+
+from pneumoscope.cli import main as cli
+from pneumoscope.dicomnet.sending import send_files
+from pneumoscope.errors import DataError, DownloadError, UsageError
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    plugins = [str(DICOM_WEB)] if DICOM_WEB.exists() else []
+    with run_orthanc(tmp_path_factory.mktemp("orthanc"), Plugins=plugins) as running:
+        yield running
+
+
+def stored(archive: Archive, study: int) -> set[str]:
+    names = (each["SOPInstanceUID"] for each in archive.list_instances())
+    return {name for name in names if name.startswith(f"1.2.3.{study}.")}
+
+
+def test_all_files_of_a_folder_are_sent_and_found(archive: Archive, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_image(tmp_path / f"{number}.dcm", 11, number)
+    (tmp_path / "results.csv").write_text("path\n")
+    for verify in ("none", "find"):
+        sent = send_files([tmp_path], f"dicom://ORTHANC@127.0.0.1:{archive.dicom_port}", verify=verify)
+        assert [each.error for each in sent] == [None] * 3
+    assert len(stored(archive, 11)) == 3
+
+
+def test_a_dicomweb_service_gets_them_too(archive: Archive, tmp_path: Path) -> None:
+    if not DICOM_WEB.exists():
+        pytest.skip("Orthanc's plugin for DICOMweb is not installed")
+    path = write_image(tmp_path / "a.dcm", 12, 1)
+    (sent,) = send_files([path], f"{archive.address}/dicom-web", verify="qido")
+    assert (sent.error, len(stored(archive, 12))) == (None, 1)
+
+
+def test_the_command_names_what_cannot_be_sent(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = write_image(tmp_path / "a.dcm", 13, 1), tmp_path / "b.dcm"
+    bad.write_bytes(b"rubbish")
+    to = f"dicom://ORTHANC@127.0.0.1:{archive.dicom_port}"
+    monkeypatch.setattr("sys.argv", ["pneumoscope", "dicom", "send", str(good), str(bad), "--to", to])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    shown = capsys.readouterr()
+    assert shown.out == "1 file of 2: accepted\n"
+    assert "b.dcm: cannot be sent" in shown.err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves the socket open
+def test_an_archive_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.dcm", 14, 1)
+    with pytest.raises(DownloadError, match="Send all again"):
+        send_files([path], f"dicom://NOBODY@127.0.0.1:{find_port()}")
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("no image")
+    for paths, to, verify in (
+        ([tmp_path / "none"], "dicom://A@127.0.0.1:104", "none"),
+        ([tmp_path], "ftp://A@127.0.0.1", "none"),
+        ([tmp_path], "dicom://A@127.0.0.1:104", "commitment"),
+    ):
+        with pytest.raises(UsageError):
+            send_files(paths, to, verify=verify)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="none of these files"):
+        send_files([tmp_path], "dicom://A@127.0.0.1:104")
