@@ -207,6 +207,17 @@ def test_the_seed_fixes_the_findings() -> None:
     assert first != other
 
 
+def test_a_quick_audit_finds_the_same_auroc() -> None:
+    measured = measure_noise()
+    measured["mean"] += 0.4 * HALF
+    images = make_images(measured)
+    (quick, *_), (full, *_) = (find_shortcuts(images, quick=quick) for quick in (True, False))
+    assert (quick.title.partition(",")[0], quick.values["auroc"]) == (
+        full.title.partition(",")[0],
+        full.values["auroc"],
+    )
+
+
 @given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([None, 0, 1, 2])), min_size=1))
 def test_images_that_share_a_patient_or_a_group_are_one_cluster(images: list[tuple[str | None, int | None]]) -> None:
     clusters = join_clusters([Sample(Path("x"), patient=who) for who, _ in images], [group for _, group in images])

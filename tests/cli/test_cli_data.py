@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import pneumoscope
+from pneumoscope.auditing.findings import Audit, Finding
 from pneumoscope.cli import main as cli
+from pneumoscope.cli.output import print_audit
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import write_samples
@@ -274,3 +276,14 @@ def test_a_tiny_validation_split_is_a_finding(run: Runner, tmp_path: Path) -> No
     write_samples(tmp_path / "small.csv", kept + small + train)
     _, out, _ = run("audit", tmp_path / "small.csv", "--quick", "--out", tmp_path / "audit")
     assert "The validation split has only 8 images (4 NORMAL, 4 PNEUMONIA)" in " ".join(out.split())
+
+
+def test_files_of_a_finding_have_no_colon_without_a_remark(capsys: pytest.CaptureFixture[str]) -> None:
+    files = (Path("masks/1.png"), Path("masks/2.png"))
+    plain = Finding("reading", "note", "2 masks left out", "", files, ("", ""))
+    told = Finding("reading", "warning", "2 files left out", "", files, ("damaged", ""))
+    print_audit(Audit("data", (told, plain), 4, {}, 2, quick=True, seed=0, fingerprint=""))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "masks/1.png, masks/2.png" in shown
+    assert "masks/1.png: damaged masks/2.png" in shown
+    assert "2.png:" not in shown

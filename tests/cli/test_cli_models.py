@@ -148,7 +148,10 @@ def test_a_pipe_gets_the_description_in_whole_lines(
     assert "Kermany D" in cited
     assert not any(line.endswith(" ") for line in lines)
     assert typed(monkeypatch, "models", "show", run.folder) == 0
-    assert f"card: {run.model / 'README.md'}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"card: {run.model / 'README.md'}" in shown
+    auroc = run.evaluation.metrics["auroc"]
+    assert f"\ntest: AUROC {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}), accuracy" in shown
 
 
 @pytest.mark.parametrize("kind", ["run", "folder", "zip", "name"])

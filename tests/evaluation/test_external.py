@@ -280,6 +280,22 @@ def test_calibrated_predictions_are_measured_at_another_prevalence(keras: Path, 
         evaluate_predictions(keras, truth, prevalence=1.0, **options)
 
 
+def test_a_column_is_metadata_or_used_but_not_both(
+    keras: Path, truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    y, p = simulate()
+    rows = [(f"{i}.png", CLASSES[y[i]], p[i], "A") for i in range(N)]
+    table = write(tmp_path / "p.csv", ["path", "label", "probability", "site"], rows)
+    caplog.set_level(logging.INFO, "pneumoscope")
+    evaluate_predictions(table, out=tmp_path / "first", resamples=5)
+    assert "columns kept as metadata: site." in caplog.text
+    assert "PNEUMONIA from probability" in caplog.text
+    assert caplog.text.count("kept as metadata") == 1
+    other = write(tmp_path / "q.csv", ["path", "probability"], [(f"{i}.png", p[i]) for i in range(N)])
+    found = compare([tmp_path / "first", other], resamples=20)
+    assert found.paired_by == "name"  # the table says nothing of the images' content
+
+
 def test_a_rule_and_a_calibration_use_the_validation_split(tmp_path: Path) -> None:
     y, p = simulate()
     rows = [(f"{i}.png", y[i], p[i], "val" if i < N // 2 else "test") for i in range(N)]

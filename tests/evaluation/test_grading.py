@@ -102,6 +102,15 @@ def test_a_bad_submission_is_named_with_the_reason_and_stops_no_other(folder: Pa
     assert len(reasons) == 9
 
 
+def test_the_page_names_flags_of_its_command(folder: Path, truth: Path, tmp_path: Path) -> None:
+    write(folder / "labels.csv", ["id", "answer"], [(f"img{i:02}.png", "PNEUMONIA") for i in range(N)])
+    (bad,) = grade(truth, [folder], tmp_path / "out", resamples=50).not_ranked
+    assert "`probability_column" in bad.reason
+    page = (tmp_path / "out" / "grading.html").read_text(encoding="utf-8")
+    assert "<code>--probability-column" in page
+    assert "probability_column" not in page
+
+
 def test_a_cell_left_empty_out_of_distribution_is_explained(folder: Path, truth: Path) -> None:
     rows = [(f"img{i:02}.png", f"{p:.6f}", "NORMAL") for i, p in enumerate(predict(3, 9))]
     rows[5] = ("img05.png", "", "out_of_distribution")

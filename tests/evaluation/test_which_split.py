@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import write_samples
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.reports.evaluation_report import evaluate
 from pneumoscope.training.train import Run
@@ -59,3 +63,29 @@ def test_a_copy_under_another_label_is_noted_by_both_names(images: Path, run: Ru
     (note,) = [note for note in evaluate(folder, run.folder, resamples=50).notes if "identical" in note]
     about = "1 image is identical to an image with another label, so one of the labels is wrong: "
     assert note == f"{about}{first} (NORMAL) and {folder}/test/PNEUMONIA/copy.png (PNEUMONIA)."  # a card has no names
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_patients_whom_the_run_trained_on_are_counted(
+    images: Path, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, inner: bool
+) -> None:
+    learned = [sample for sample in read_samples(images) if sample.split in ("train", "val")]
+    fresh = [sample for sample in read_samples(images) if sample.split == "test"]
+    mixed = [replace(sample, split=None) for sample in (*learned[:3], *fresh)]
+    for sample in mixed[:3]:  # another image of the same patient
+        path = tmp_path / sample.path.name
+        Image.open(sample.path).rotate(2).save(path)
+        mixed[mixed.index(sample)] = replace(sample, path=path)
+    write_samples(tmp_path / "held.csv", mixed)
+    found = evaluate(tmp_path / "held.csv", run.folder / "model" if inner else run.folder, resamples=50)
+    patients = len({sample.patient for sample in learned[:3]})
+    told = f"3 images are of {patients} patient{'s' * (patients > 1)} whose images the model was trained on"
+    assert told in caplog.text
+    assert any(note.startswith(told) for note in found.notes)
+    assert found.seen == 0
+    caplog.clear()
+    evaluate(images, run.folder, resamples=50)
+    assert "whose images the model was trained on" not in caplog.text
+    shutil.copytree(run.folder / "model", tmp_path / "alone")
+    evaluate(tmp_path / "held.csv", tmp_path / "alone", resamples=50)  # a model folder holds no names
+    assert "whose images the model was trained on" not in caplog.text

@@ -15,6 +15,7 @@ import pytest
 
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.datasets.samples import cluster_by_patient
+from pneumoscope.datasets.splits import REDRAW
 from pneumoscope.decisions.groups import Group
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.errors import DataError, UsageError
@@ -378,3 +379,42 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 def copy_run(run: Run, folder: Path) -> Path:
     return Path(shutil.copytree(run.folder, folder / "copy"))
+
+
+def test_what_the_audit_found_is_among_the_limitations_and_no_advice_is(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    record = json.loads((folder / "resume.json").read_text())
+    title = (
+        "The sharpness alone predicts the class: AUROC 0.90, by chance up to 0.56 (mean step, median: 0.1 in NORMAL)"
+    )
+    finding = {"check": "shortcuts", "severity": "warning", "title": title, "advice": "Test it on other images."}
+    note = {
+        "check": "audit",
+        "severity": "note",
+        "title": "More findings, with pictures",
+        "advice": "pneumoscope audit",
+    }
+    record["remarks"]["findings"] = [finding, note]
+    (folder / "resume.json").write_text(json.dumps(record))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["notes"] = [
+        "2 patients are in more than one of the given splits (samples.csv and log.txt say which). Re-split with "
+        f"{REDRAW}, or ignore this if it is intended.",
+        "12 validation images of NORMAL are too few for alpha 0.05: every prediction set includes NORMAL. Use at least "
+        "19 images, or a larger alpha.",
+        "Prediction sets hold the true label for 62% of the 50 NORMAL images; 90% was promised for images like the "
+        "validation images. These images differ: do not rely on probabilities and threshold until they are calibrated.",
+    ]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    filled = dict(zip(NAMES, write_checklist(folder, ",".join(NAMES), tmp_path / "out"), strict=True))
+    places = (("claim", "40"), ("tripod-ai", "26"), ("tripod-ai", "7"), ("stard", "26"), ("stard", "AI 23"))
+    for name, number in places:
+        checklist = filled[name]
+        said = " ".join(fact.text for item in checklist.items if item.number == number for fact in item.facts)
+        assert f"“{title}.”" in said
+        assert "More findings" not in said
+        if number in ("40", "26"):
+            assert "“2 patients are in more than one of the given splits.”" in said
+            assert "90% was promised for images like the validation images. These images differ.”" in said
+            assert not re.search("Re-split|Use at least|do not|`|Test it", said)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from services import wait_until
 
 from pneumoscope import DataError, Tuning, UsageError, train, tune
 from pneumoscope.cli import main as cli
+from pneumoscope.cli.tune import print_tuning
 from pneumoscope.datasets.reading import read_samples
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports.tuning import Search, TrialResult, write_search
@@ -105,9 +107,35 @@ def test_the_test_is_that_of_one_run_and_the_page_says_what_is_optimistic(tuned:
     assert "lr" in rows[0]
 
 
-def test_importance_is_shared_among_the_settings(tuned: Tuning) -> None:
-    assert sum(tuned.search.importance.values()) == pytest.approx(1)
-    assert set(tuned.search.importance) == {"lr", "balance"}
+@pytest.mark.parametrize(("trials", "spread"), [(9, 1.0), (10, 1.0), (12, 0.0)])
+def test_importance_is_shared_among_the_settings_of_enough_trials(trials: int, spread: float, tuned: Tuning) -> None:
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    kinds = {"lr": optuna.distributions.FloatDistribution(0, 1), "size": optuna.distributions.IntDistribution(1, 9)}
+    for i in range(trials):
+        study.add_trial(optuna.trial.create_trial(
+            params={"lr": i / trials, "size": 1 + i % 9}, distributions=kinds, value=0.5 + spread * i / trials / 2
+        ))  # fmt: skip
+    found = studies.find_importance(study, 0)
+    complete = tuple(replace(tuned.search.best_trial, number=i, state="complete") for i in range(trials))
+    search = replace(tuned.search, trials=complete, importance=found)
+    if trials >= 10 and spread:
+        assert sum(found.values()) == pytest.approx(1)
+        assert set(found) == {"lr", "size"}
+        assert search.unimportant == ""
+    else:
+        assert found == {}
+        assert ("the same score" if trials >= 10 else "10 complete trials are needed, 9 exist") in search.unimportant
+
+
+def test_too_few_trials_have_no_importance_and_say_why(tuned: Tuning, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not tuned.search.importance
+    print_tuning(tuned)
+    for text in (capsys.readouterr().out, tuned.report.read_text(encoding="utf-8")):
+        assert "10 complete trials are needed" in " ".join(text.split())
+        assert "0%" not in text or "Importance</th>" not in text
+    assert "plot-importance" not in tuned.report.read_text(encoding="utf-8")
 
 
 def test_the_result_shows_in_a_notebook(tuned: Tuning) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,7 +64,7 @@ def show_model(
 
     folder = find_model(locate_model(model))
     card = _read_card(folder)
-    facts = {**_describe(load_model(folder)), "size": _show_size(folder), "card": str(folder / "README.md")}
+    facts = {**_describe(load_model(folder), folder), "size": _show_size(folder), "card": str(folder / "README.md")}
     if not sys.stdout.isatty():  # whole lines for a pipe
         echo("\n".join(f"{name}: {printable_line(value)}" for name, value in facts.items()))
         echo(f"\n{card}" if card else "", end="")
@@ -203,7 +204,19 @@ def choose_model(model: str | None) -> str | Path:
     return folder
 
 
-def _describe(model: Model) -> dict[str, str]:
+def _read_test(folder: Path) -> dict[str, Any]:
+    """What the run around a model measured on its test split; nothing where there is no run."""
+    import json
+
+    path = folder.parent / "metrics.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if folder.name == "model" and (folder.parent / "samples.csv").is_file() and values["split"] == "test":
+            return {name: values.get(name) for name in ("metrics", "n", "decisions")}
+    return {}
+
+
+def _describe(model: Model, folder: Path) -> dict[str, str]:
     from pneumoscope.datasets.sources import find_sources
     from pneumoscope.decisions.decisions import read_decisions
     from pneumoscope.decisions.groups import describe as describe_group
@@ -240,7 +253,7 @@ def _describe(model: Model) -> dict[str, str]:
         facts["groups"] = "; ".join(describe_group(group, adapted=adapted) for group in groups)
     if sources:
         facts["images"] = _join_populations(sources)
-    if test := model.training.get("test"):
+    if test := model.training.get("test") or _read_test(folder):
         metrics = [
             f"{shown} {_show(test['metrics'][name])}" for name, shown in _METRICS.items() if name in test["metrics"]
         ]

@@ -280,8 +280,9 @@ def print_audit(audit: Audit) -> None:
     for finding in audit.findings:
         names = [printable_line(name) for name in finding.name_files(audit.data)]
         if finding.check == "reading":  # the reason matters here
-            names = [f"{name}: {printable(why)}" for name, why in zip(names, finding.remarks, strict=False)]
-        files = (" " if finding.check == "reading" else ", ").join(names)
+            reasons = [printable(why) for why in finding.remarks[: len(names)]] or [""] * len(names)
+            names = [f"{name}: {why}" if why else name for name, why in zip(names, reasons, strict=True)]
+        files = (" " if any(finding.remarks) and finding.check == "reading" else ", ").join(names)
         more = f" and {len(finding.files) - 3} more" if len(finding.files) > 3 else ""
         text = Text(printable(finding.title), "bold")
         if finding.advice not in printed:

@@ -72,11 +72,15 @@ def print_tuning(result: Tuning) -> None:
     complete, stopped = search.count("complete"), search.count("stopped early")
     echo(f"{len(search.trials)} trials: {complete} complete, {stopped} stopped early\n")
     other = [] if usual is None or search.usual == search.best else ["recipe"]
-    table = make_table(["setting"], ["best", *other, "importance"])
+    shares = ["importance"] if search.importance else []
+    table = make_table(["setting"], ["best", *other, *shares])
     for name, value in search.best_trial.settings.items():
         cells = [show(value), *([show(usual.settings.get(name))] if other and usual else [])]
-        table.add_row(name, *cells, f"{search.importance[name]:.0%}" if name in search.importance else "")
+        cells += [f"{search.importance[name]:.0%}" if name in search.importance else ""] if shares else []
+        table.add_row(name, *cells)
     open_console().print(table)
+    if search.unimportant:
+        echo(search.unimportant)
     name = NAMES[search.metric]
     where = f"{search.folds} folds" if search.folds > 1 else "the validation split"
     recipe = f"; recipe: {usual.score:.3f}" if other and usual and usual.score is not None else ""

@@ -58,12 +58,16 @@ def read_dataset(
     reading: Reading = Reading(),
     naming: Naming = Naming(),
     files: bool = True,
+    elsewhere: bool = False,
 ) -> Dataset:
-    """Read samples as `read_samples` does, and list what was left out; without `files`, a table's need not exist."""
+    """Read samples as `read_samples` does, and list what was left out.
+
+    Without `files`, those of a table need not exist; `elsewhere` is that of `read_listed`.
+    """
     data, pattern = Path(data), compile_pattern(patient_pattern)
     column, rows_left_out = False, list[LeftOut]()
     if _is_table(data):
-        listed = read_listed(data, naming, reading, files=files)
+        listed = read_listed(data, naming, reading, files=files, elsewhere=elsewhere)
         column, rows_left_out = listed.has_patients, listed.left_out
         unsplit = not listed.has_splits and naming.split_column is None
         dataset = adopt_splits(listed.samples, data, files) if unsplit else Dataset(listed.samples)

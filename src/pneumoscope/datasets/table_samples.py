@@ -60,7 +60,9 @@ class Listed:
     has_splits: bool
 
 
-def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = True, files: bool = True) -> Listed:
+def read_listed(
+    path: Path, naming: Naming, reading: Reading, labelled: bool = True, files: bool = True, elsewhere: bool = False
+) -> Listed:
     """Read the samples of a table.
 
     Rows without a label are left out if there must be labels, and so are rows that repeat a row; both are counted in
@@ -72,6 +74,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
         reading: how to read images, unless the table says otherwise.
         labelled: whether there must be labels; then patients, splits and repeated rows are checked too.
         files: whether the files matter; otherwise the paths are names, and no file is looked for.
+        elsewhere: whether other columns have a use of their own, and the caller says what is left.
 
     Raises:
         DataError: it cannot be read, a column is missing or unclear, a cell is not valid, one file has two labels,
@@ -98,7 +101,7 @@ def read_listed(path: Path, naming: Naming, reading: Reading, labelled: bool = T
             _check_files(rows, table, cells)
         _compare_folders([sample for _, sample in rows], table)
         _compare_splits([sample for _, sample in rows], table, path.parent)
-    _log_columns(cells, path)
+    _log_columns(cells, path, elsewhere)
     samples = [sample for _, sample in rows]
     return Listed(samples, left_out, any(sample.patient for sample in samples), "split" in columns)
 
@@ -350,12 +353,18 @@ def _refuse_hidden_split(cells: _Cells) -> None:
             )
 
 
-def _log_columns(cells: _Cells, path: Path) -> None:
+def log_others(path: Path, names: Iterable[str]) -> None:
+    """Log the columns that have no meaning here."""
+    if listed := ", ".join(names):
+        logging.getLogger("pneumoscope").info("%s: columns kept as metadata: %s.", path, listed)
+
+
+def _log_columns(cells: _Cells, path: Path, elsewhere: bool) -> None:
     logger = logging.getLogger("pneumoscope")
     if cells.renamed:
         logger.info("%s: columns used: %s.", path, ", ".join(cells.renamed))
-    if cells.others:
-        logger.info("%s: columns kept as metadata: %s.", path, ", ".join(cells.others))
+    if not elsewhere:
+        log_others(path, cells.others)
     if cells.table.unread:
         logger.warning("%s: columns that are not read because of their type: %s.", path, ", ".join(cells.table.unread))
     for fact, count in cells.unclear.items():

@@ -59,7 +59,7 @@ class Comparison(Drawn):
         classes: their names.
         positive: the positive class, if there are two.
         shares: the classes' shares of the images.
-        paired_by: `content` or `path`.
+        paired_by: `content`, `path` or, with a table of another program, `name`.
         methods: the methods behind interval and p value, by metric.
         notes: what a reader must know.
         resamples: bootstrap resamples.

@@ -334,4 +334,4 @@ def _read_table(
         for each, image, label in zip(made, known, labels, strict=True)
     ]
     cut = math.nan if positive is None or any(labels) else 0.5
-    return Predictions(path, classes, positive, cut, tuple(made))
+    return Predictions(path, classes, positive, cut, tuple(made), by_name=True)

@@ -22,6 +22,7 @@ from pneumoscope.datasets.prediction_tables import (
 )
 from pneumoscope.datasets.reading import read_dataset
 from pneumoscope.datasets.samples import Sample, find_classes
+from pneumoscope.datasets.table_samples import log_others
 from pneumoscope.datasets.tables import read_table
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.inference.prediction import OF_HEADERS
@@ -99,7 +100,7 @@ def read_joined(
         naming = replace(naming, split_column=NONE)
     source = predictions if truth is None else truth
     try:
-        samples = list(read_dataset(source, patient_pattern, naming=naming, files=False).samples)
+        samples = list(read_dataset(source, patient_pattern, naming=naming, files=False, elsewhere=own).samples)
     except DataError as problem:
         if not own or "no column label" not in problem.message:
             raise
@@ -113,6 +114,7 @@ def read_joined(
     if own:
         used = table.used | _OUTCOMES | _FOLDS | _IDENTIFIERS if ours else table.used
         samples = [replace(each, metadata=used_mapping(each.metadata, used)) for each in samples]
+        log_others(predictions, dict.fromkeys(name for each in samples for name in each.metadata))
     rows, notes = join(table, samples, source if source.is_dir() else source.parent)
     return Joined(samples, rows, table, classes, positive, notes)
 

@@ -34,6 +34,7 @@ class Predictions:
     positive: str | None
     threshold: float
     rows: tuple[Prediction, ...]  # an unreadable image has no probabilities
+    by_name: bool = False  # whether a table without the images' content named them
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Pairing:
     paths: tuple[str, ...]  # (N,) as the first run names them
     clusters: NDArray[np.int64]  # (N,) numbers of the patients; an image without one counts as its own patient
     patients: int | None  # number of distinct known patients
-    paired_by: Literal["content", "path"]
+    paired_by: Literal["content", "path", "name"]
     unread: tuple[int, ...]  # (M,) how many images each run could not read
 
 
@@ -176,7 +177,7 @@ def pair_predictions(runs: Sequence[Predictions]) -> Pairing:
         paths=tuple(_write_path(row[0]) for row in rows),
         clusters=cluster_by_patient(clusters, len(rows)),
         patients=len({patient for patient in known if patient}) or None,
-        paired_by=paired_by,
+        paired_by="name" if any(run.by_name for run in runs) else paired_by,
         unread=tuple(sum(not row.probabilities for row in run.rows) for run in runs),
     )
 

@@ -24,6 +24,7 @@ from pneumoscope.decisions.threshold import fit as fit_threshold
 from pneumoscope.decisions.threshold import parse_rule
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.evaluation.evaluate import Measured, Plan, measure
+from pneumoscope.evaluation.known_patients import describe_known_patients
 from pneumoscope.evaluation.results import Evaluation
 from pneumoscope.files import claim_folder, lock_folder
 from pneumoscope.images.read import Reading
@@ -106,6 +107,9 @@ def evaluate(
         every = read_samples(data, patient_pattern, reading, naming)
         predictor, samples, plan = _prepare(opened, every, plan, threshold, progress)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
+        if leak := describe_known_patients(model, samples):
+            logging.getLogger("pneumoscope").warning("%s", leak)
+            known = replace(known, notes=(*known.notes, leak))
         return _evaluate_into(out, predictor, samples, plan, known, plot_formats, overwrite, progress)
 
 

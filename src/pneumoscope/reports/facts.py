@@ -5,6 +5,7 @@ A fact that the run does not show is None, and its item stays open. Nothing is s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,13 @@ RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "auroc")
 _CHOOSE_GROUP = (
     "Age and view, where a DICOM header or a table gives them, choose the group of the image, and the model decides by "
     "the rules of this group"
+)
+
+
+# How sentences begin that tell the reader of a terminal what to do.
+_ADVICE = re.compile(
+    r"(Add|Calibrate|Check|Choose|Convert|Correct|Do not|Don’t|Draw|Export|Find|Give|Identify|If|Keep|Leave|Look|Make|"
+    r"Rely|Re-split|Say|Set|Test it|Train|Use)\b"
 )
 
 
@@ -200,7 +208,22 @@ def _poor_input(study: Study) -> str:
 
 
 def _notes(study: Study) -> str:
-    return " ".join(f"“{short}”" for note in study.notes if (short := leave_names_out(note)))
+    return " ".join(f"“{short}”" for note in study.notes if (short := leave_advice_out(leave_names_out(note))))
+
+
+def leave_advice_out(note: str) -> str:
+    """Leave the sentences of a note that say what is so, without those that tell its reader what to do."""
+    kept = [each for each in re.split(r"(?<=[.!?])\s+", note) if "`" not in each and not _ADVICE.match(each)]
+    return re.sub(r": do not [^.]*\.", ".", " ".join(kept))
+
+
+def _findings(study: Study) -> str:
+    if not study.findings:
+        return ""
+    learnt = any("predict" in each and "the class" in each for each in study.findings)
+    meaning = " A network can learn such a difference instead of the disease." if learnt else ""
+    listed = " ".join(f"“{each}.”" for each in study.findings)
+    return f"The quick audit of the data before training found: {listed}{meaning}"
 
 
 def _single_network(study: Study) -> str:
@@ -311,6 +334,7 @@ FACTS: Mapping[str, tuple[str | Callable[[Study], str], str]] = MappingProxyType
         "predictions.csv, report.html, log.txt",
     ),
     "notes": (_notes, "metrics.json: notes"),
+    "findings": (_findings, "report.html: Audit of the data; resume.json: remarks.findings"),
     "consent": (_quote("consent"), "model/model.json: about.consent"),
     "funding": (_quote("funding"), "model/model.json: about.funding"),
     "data_source": (_quote("data_source"), "model/model.json: about.data_source"),

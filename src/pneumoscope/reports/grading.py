@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -121,6 +122,7 @@ def _write(folder: Path, grading: Grading, command: str, excel: bool) -> None:
     write_text(folder / OUTPUTS[0], json.dumps(grading.to_json(), indent=2) + "\n")
     write_rows(folder / OUTPUTS[1], grading.to_rows(), excel)
     low, high = _choose_scale(grading)
+    reasons = [(each.submission, _name_flags(each.reason)) for each in grading.not_ranked]
     page = render(
         "grading.html",
         title=f"Grading of {len(grading.ranked) + len(grading.not_ranked)} submissions",
@@ -131,8 +133,18 @@ def _write(folder: Path, grading: Grading, command: str, excel: bool) -> None:
         lower=grading.metric in LOWER_IS_BETTER,
         shown=[name for name in _SHOWN if name != grading.metric],
         command=command,
+        reasons=reasons,
     )
     write_text(folder / OUTPUTS[2], page)
+
+
+def _name_flags(reason: str) -> str:
+    """A reason with the flags of the command that the page shows, instead of parameters of Python."""
+    return re.sub(r"`([a-z]+_column)(?:='([^'`]*)')?`", lambda found: _to_flag(found[1], found[2]), reason)
+
+
+def _to_flag(parameter: str, value: str | None) -> str:
+    return f"`--{parameter.replace('_', '-')}{f' {value}' if value else ''}`"
 
 
 def _choose_scale(grading: Grading) -> tuple[float, float]:

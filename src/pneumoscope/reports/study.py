@@ -48,6 +48,7 @@ class Study:
     left_out: Sequence[Mapping[str, Any]] | None = None  # counts of files; None where the run does not say
     digests: Sequence[str | None] = ()  # of the content of each sample, where the run recorded it
     environment: Mapping[str, str] = field(default_factory=dict)  # versions and machine that the run began with
+    findings: Sequence[str] = ()  # titles of the errors and warnings of the audit before training
     reported: bool = False  # whether it has a report; a fold of a cross-validation has none
 
     @property
@@ -157,7 +158,8 @@ def read_study(folder: Path) -> Study:
         # A fold began with a table of the cross-validation, which left files out and drew the splits before.
         fold = (folder.resolve().parent.parent / "crossval.yaml").is_file()
         intake = {} if fold else _read_json(folder / "intake.json")
-        record = _read_json(folder / "resume.json").get("files", [])
+        record = _read_json(folder / "resume.json")
+        found = (record.get("remarks") or {}).get("findings", [])
         return Study(
             folder,
             {name: value for group in groups for name, value in group.items()},
@@ -169,8 +171,9 @@ def read_study(folder: Path) -> Study:
             _read_table(folder / "predictions.csv"),
             intake.get("drawn"),
             intake.get("left_out"),
-            [digest for _, _, digest in record],
+            [digest for _, _, digest in record.get("files", [])],
             _read_json(folder / "environment.json"),
+            [each["title"] for each in found if each["severity"] != "note"],
             (folder / "report.html").is_file(),
         )
     except (OSError, ValueError, TypeError, AttributeError, LookupError, csv.Error) as problem:

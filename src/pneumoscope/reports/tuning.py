@@ -52,6 +52,9 @@ class Test:
     confidence: float  # of the intervals
 
 
+FEWEST = 10  # complete trials for importances: the first ten cover the space, before the search narrows
+
+
 @dataclass(frozen=True)
 class Search:
     """What a search for settings found.
@@ -63,7 +66,8 @@ class Search:
         seed: fixes all draws.
         trials: all of them.
         best: the number of the best one.
-        importance: the share of the differences between scores that each setting explains; they sum to 1.
+        importance: the share of the differences between scores that each setting explains; they sum to 1. Empty where
+            it cannot be told.
         usual: the number of the trial with the settings of the recipe; None if there is none.
         test: how the best settings do on the test split; None where it was not read.
         notes: what a reader must know.
@@ -103,6 +107,15 @@ class Search:
             return trial.remark
         mean = format_number(math.fsum(trial.folds) / len(trial.folds))
         return f"after {len(trial.folds)} of {self.folds} folds, its mean of {mean} was in the worst quarter"
+
+    @property
+    def unimportant(self) -> str:
+        """Why no importance is given; empty where it is."""
+        if self.importance:
+            return ""
+        if (complete := self.count("complete")) < FEWEST:
+            return f"Importance of the settings is not shown: {FEWEST} complete trials are needed, {complete} exist."
+        return "Importance of the settings is not shown: all complete trials have the same score."
 
     def rank(self) -> list[TrialResult]:
         """The complete trials, the best first."""

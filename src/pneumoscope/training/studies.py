@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumoscope.config import Progress
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
-from pneumoscope.reports.tuning import TrialResult
+from pneumoscope.reports.tuning import FEWEST, TrialResult
 from pneumoscope.training.search_space import Choices, Space, apply, contains, has_effect, is_whole
 from pneumoscope.training.settings import Settings
 from pneumoscope.training.trials import Trainer
@@ -289,7 +289,7 @@ def find_importance(study: Study, seed: int) -> dict[str, float]:
     The shares sum to 1. Empty where there are too few trials, or all scores are equal.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < 2 or len({each.value for each in complete}) < 2:
+    if len(complete) < FEWEST or len({each.value for each in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
