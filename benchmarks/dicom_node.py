@@ -1,8 +1,9 @@
 """The DICOM node between DCMTK's storescu and Orthanc: killed while it works, and how fast it is.
 
-    python benchmarks/dicom_node.py [--images 1000] [--associations 8] [--kills 5] [--timed 200]
+    python benchmarks/dicom_node.py [--images 1000] [--associations 8] [--kills 5] [--spread 12] [--timed 200]
 
-Needs the Debian packages dcmtk and orthanc. Images are simulated; every number is of this machine and its load.
+The node is killed every 1 to `spread` seconds. Needs the Debian packages dcmtk and orthanc. Images are simulated; every
+number is of this machine and its load.
 """
 
 from __future__ import annotations
@@ -191,17 +192,18 @@ def wait_for(archive: Archive, objects: int, patience: float = 180) -> None:
             last, since = now, time.monotonic()
 
 
-def show_kills(folder: Path, images: int, associations: int, kills: int, seed: int) -> None:
+def show_kills(folder: Path, given: argparse.Namespace) -> None:
     """Send while the node is killed again and again; every acknowledged image has exactly one report and capture."""
-    files = write_images(folder / "images", images, seed)
-    paths, draw = list(files.values()), random.Random(seed)
+    images, associations = given.images, given.associations
+    files = write_images(folder / "images", images, given.seed)
+    paths, draw = list(files.values()), random.Random(given.seed)
     acknowledged: list[Path] = []
     start = time.monotonic()
     with run_archive(folder / "archive") as archive, ThreadPoolExecutor(associations) as pool:
         node = Node(folder / "node", archive)
         senders = [pool.submit(send, node.port, paths[k::associations], acknowledged) for k in range(associations)]
-        for number in range(kills):
-            time.sleep(draw.uniform(1, 6) if number < kills - 1 else draw.uniform(6, 15))
+        for _ in range(given.kills):
+            time.sleep(draw.uniform(1, given.spread))
             there = archive.count()
             node.kill()
             node.start()
@@ -249,7 +251,14 @@ def show_speed(folder: Path, images: int, associations: int, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("images", 1000), ("associations", 8), ("kills", 5), ("timed", 200), ("seed", 1)):
+    for name, default in (
+        ("images", 1000),
+        ("associations", 8),
+        ("kills", 5),
+        ("timed", 200),
+        ("spread", 12),
+        ("seed", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; images of {SIZES} pixels in height")
@@ -260,7 +269,7 @@ def main() -> None:
             show_speed(folder / "speed", given.timed, given.associations, given.seed + 100)
         if given.images:
             (folder / "kills").mkdir()
-            show_kills(folder / "kills", given.images, given.associations, given.kills, given.seed)
+            show_kills(folder / "kills", given)
     print(f"load {os.getloadavg()[0]:.1f} after")
 
 

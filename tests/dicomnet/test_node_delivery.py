@@ -262,12 +262,12 @@ def test_results_are_sent_over_tls_with_certificates_of_both_sides(
 def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
     archive: Archive, tmp_path: Path, images: list[Path]
 ) -> None:
-    with run_node(tmp_path / "node", destinations=[to_dicom(archive)], dry_run=True) as node:
+    with run_node(tmp_path / "node", destinations=[to_dicom(archive)], dry_run=True, quiet=2.0) as node:
         assert storescu(node.port, images).returncode == 0
         wait_until(lambda: len(read_deliveries(node)) == 8)
         node.end()
         assert sum("4 results would be sent to ORTHANC@" in line for line in node.lines) == 2
         node.start(dry_run=False)  # what was held stays held
         assert storescu(node.port, [write_image(tmp_path / "new.dcm", 7, 1)]).returncode == 0
-        wait_until(lambda: archive.count() == 2)
-        assert states_of(node) == {"held": 8, "delivered": 2}
+        wait_until(lambda: states_of(node) == {"held": 8, "delivered": 2})
+        assert archive.count() == 2

@@ -13,7 +13,7 @@ from pneumoscope.dicomnet.node_settings import Destination, Retries
 from pneumoscope.dicomnet.queue import Parcel, Queue
 from pneumoscope.dicomnet.spool import Spool
 from pneumoscope.errors import DataError, ImageError
-from pneumoscope.images.dicom import read_tags
+from pneumoscope.images.dicom import Tags, read_tags
 
 _TOGETHER = 64  # results over one association
 _SAVED = 16  # results after which it is saved that they have been sent
@@ -146,7 +146,7 @@ class Delivery:
             self._queue.mark_parcels(parcels, "delivered")
             return len(parcels)
         late = [each for each in parcels if time.time() - each.sent_at >= self._retries.verify_within]
-        items, by_number = self._find_items(parcels), {each.id: each for each in parcels}
+        items, by_number = self._find_items(parcels, asked=True), {each.id: each for each in parcels}
         if self._destination.verify == "commitment":
             self._commit([item for item in items if by_number[item.number] not in late])
             missing = late
@@ -193,13 +193,15 @@ class Delivery:
         log("%s: study %s: result refused (%s), attempt %d%s", self.name, parcel.study[:12], error, attempts,
             "; given up until `pneumoscope dicom node --retry-failed`" if failed else "")  # fmt: skip
 
-    def _find_items(self, parcels: Sequence[Parcel]) -> list[Item]:
-        """What to send; a result whose file is gone has failed."""
+    def _find_items(self, parcels: Sequence[Parcel], asked: bool = False) -> list[Item]:
+        """What to send, or to ask for by the UIDs of study and series; a result whose file is gone has failed."""
         items = []
         for each in parcels:
             path = self._spool.result_path(each.file)
             try:
-                tags = read_tags(path, "result")
+                if not path.is_file():
+                    raise ImageError("it is gone")
+                tags = read_tags(path, "it") if asked else Tags()
             except ImageError as problem:
                 self._queue.mark_parcels([each], "failed", error=f"its file cannot be read: {problem}")
                 self._report(self.name, "failed")

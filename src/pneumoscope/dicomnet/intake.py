@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from pneumoscope.dicomnet.queue import Queue
+from pneumoscope.dicomnet.queue import Known, Queue
 from pneumoscope.dicomnet.rules import Rule, apply_rules
 from pneumoscope.dicomnet.spool import Spool, digest, read_arrival
 from pneumoscope.errors import ImageError
@@ -57,12 +57,8 @@ class Intake:
         """
         keys = list(self._spool.list_keys())
         known = self._queue.find_known(keys)
-        for key in keys:
-            state, kept = known.get(key, ("", True))
-            if state == "set_aside":
-                self._spool.set_aside(key, "set aside before; see the log and the database for its reason")
-            elif not kept:  # removed long ago, and sent again
-                self._spool.remove(key)
+        for key, each in known.items():
+            self._finish(key, each)
         new = [key for key in keys if key not in known]
         for start in range(0, len(new), _TOGETHER):
             self._add(new[start : start + _TOGETHER])
@@ -72,17 +68,20 @@ class Intake:
             logger.error("%d images are lost: their files are not in the spool any more", len(lost))
         return len(new)
 
+    def _finish(self, key: str, known: Known) -> None:
+        """Do with a file what its row says, if that was interrupted, or the same image has come again."""
+        if known.state == "set_aside":
+            self._spool.set_aside(key, known.reason)
+        elif not known.kept:
+            self._spool.remove(key)
+
     def _exists(self, key: str) -> bool:
         return self._spool.path_of(key).exists()
 
     def _add(self, keys: Sequence[str]) -> None:
         known = self._queue.find_known(keys)
-        for key in known:
-            state, kept = known[key]
-            if state == "set_aside":
-                self._spool.set_aside(key, "the same as an image that was set aside before")
-            elif not kept:
-                self._spool.remove(key)
+        for key, each in known.items():
+            self._finish(key, each)
         rows, uids = [], {}
         for key in keys:
             if key not in known and self._exists(key):

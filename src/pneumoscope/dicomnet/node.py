@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pneumoscope.dicomnet.node_settings import NodeSettings
 
 _POLL = 0.2  # seconds between looks at what is due
-_SCAN = 60.0  # seconds between looks at the whole spool
+_SCAN = 300.0  # seconds between looks at the whole spool
 _REMOVED = 500  # images that are removed at a time
 _DAY = 86_400
 logger = logging.getLogger("pneumoscope.node")
@@ -183,11 +183,11 @@ class Node:
         """Remove files of images that are done, after the days they are kept for."""
         before = time.time() - self.settings.keep_days * _DAY
         while finished := self._queue.list_finished(before, _REMOVED):
-            self._queue.mark_removed([number for number, _, _ in finished])
             for _, key, results in finished:
                 for name in results:
                     self._spool.remove_result(name)
                 self._spool.remove(key)
+            self._queue.mark_removed([number for number, _, _ in finished])
 
     def received(self, stored: Stored, arrival: Arrival) -> None:
         """An image is on disk."""

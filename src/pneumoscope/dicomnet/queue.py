@@ -26,6 +26,15 @@ _REASON = 2000  # characters kept of one
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of an image: its state, the reason of it, and whether its file is needed."""
+
+    state: str
+    reason: str
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Waiting:
     """An image that waits for its answer."""
 
@@ -96,13 +105,14 @@ class Queue:
         """Close all connections."""
         self._engine.dispose()
 
-    def find_known(self, keys: Sequence[str]) -> dict[str, tuple[str, bool]]:
-        """State of those images that have a row, and whether their files are needed, by key."""
-        found: dict[str, tuple[str, bool]] = {}
+    def find_known(self, keys: Sequence[str]) -> dict[str, Known]:
+        """Those images that have a row, by key."""
+        found: dict[str, Known] = {}
         for some in _split(keys):
-            query = sql.select(Image.key, Image.state, Image.kept).where(self._mine(Image), Image.key.in_(some))
+            columns = (Image.key, Image.state, Image.reason, Image.kept)
+            query = sql.select(*columns).where(self._mine(Image), Image.key.in_(some))
             with self._read() as connection:
-                found |= {row.key: (row.state, row.kept) for row in connection.execute(query)}
+                found |= {row.key: Known(row.state, row.reason, row.kept) for row in connection.execute(query)}
         return found
 
     def find_own(self, uids: Sequence[str]) -> set[str]:

@@ -187,11 +187,15 @@ class Spool:
                         yield path.stem
 
     def set_aside(self, key: str, reason: str) -> None:
-        """Move an image to where a person can look at it, with its reason beside it; again is no harm."""
+        """Move an image to where a person can look at it, with its reason beside it; again is no harm.
+
+        Raises:
+            OSError: it cannot be moved, or the disk is full.
+        """
         source, target = self.path_of(key), self.folder / "set-aside" / f"{key}.dcm"
         about = {"reason": reason, "file": target.name, "set_aside": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         if source.exists():
-            write_text(target.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+            self._write(target.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
             source.replace(target)
             _sync(target.parent)
 
