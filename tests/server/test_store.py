@@ -24,7 +24,7 @@ import sqlalchemy as sql
 from services import draw, run_process, run_thread
 
 from pneumoscope.errors import DataError, UsageError
-from pneumoscope.server import store as store_module
+from pneumoscope.server import databases
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pg8000 leaves its socket open
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_unreachable_postgresql_is_tried_once(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(store_module._OPTIONS, "pg8000", {"timeout": 1})
+    monkeypatch.setitem(databases.OPTIONS, "pg8000", {"timeout": 1})
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits for another try"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -255,7 +255,7 @@ def test_an_unreachable_postgresql_is_tried_once(silent: bool, monkeypatch: pyte
 
 
 def test_a_database_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(store_module._OPTIONS, "pysqlite", {"timeout": 0.01})
+    monkeypatch.setitem(databases.OPTIONS, "pysqlite", {"timeout": 0.01})
     path = tmp_path / "predictions.sqlite"
     other = sqlite3.connect(path, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
-import re
 import secrets
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sql
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
-from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.errors import DataError
+from pneumoscope.server.databases import PATIENCE, TEMPORARY, explain, opening
 
 SCHEMA = 3  # raise it with every change of a table, and say below how a database gets there
 _SOURCE = ("sex", "view", "laterality", "date", "accession_number", "study_uid", "series_uid", "sop_uid")
@@ -30,10 +28,6 @@ _MIGRATIONS = {  # from each version to the next
         *(f'ALTER TABLE predictions ADD COLUMN "{name}" TEXT' for name in _SOURCE),
     ),
 }
-_OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
-_PATIENCE = 5.0  # seconds for which setting up is tried again
-# What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
-_TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -134,37 +128,18 @@ class Store(AbstractContextManager["Store"]):
     """
 
     def __init__(self, url: str | None = None, create: bool = True) -> None:
-        address, file = _parse_url(url)
-        if not create and file is not None and not file.is_file():
-            raise UsageError(f"{file}: there is no such file.", parameter="database")
-        self.location = str(file) if file else address.render_as_string(hide_password=True)
-        try:
-            if file is not None and str(file) != ":memory:":
-                file.parent.mkdir(parents=True, exist_ok=True)
-                if not file.exists():
-                    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
-            options = _OPTIONS.get(address.get_driver_name(), {})
-            self._engine = sql.create_engine(address, pool_pre_ping=True, connect_args=options)
-            if address.get_backend_name() == "sqlite":
-                sql.event.listen(self._engine, "connect", _set_up_sqlite)
+        with opening(url) as database:
+            self.location = database.location
+            self._engine = database.connect(create)
             try:
                 self._secret = self._set_up()
             except BaseException:
                 self._engine.dispose()
                 raise
-        except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
-            raise UsageError(f"{self.location}: {problem}", parameter="database") from None
-        except ModuleNotFoundError as problem:
-            raise MissingExtraError(
-                f'{self.location}: {problem.name} is not installed: pip install "pneumoscope[serve]".',
-                parameter="database",
-            ) from None
-        except (OSError, SQLAlchemyError) as problem:
-            raise UsageError(f"{self.location} cannot be opened: {_explain(problem)}.", parameter="database") from None
 
     def _set_up(self) -> bytes:
         """Create what a new database lacks, and bring an older one up to date; return the secret behind pseudonyms."""
-        properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + _PATIENCE
+        properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + PATIENCE
         while True:
             try:
                 with self._engine.begin() as connection:
@@ -177,7 +152,7 @@ class Store(AbstractContextManager["Store"]):
                     properties["schema"] = str(self._migrate(connection, int(properties["schema"])))
                 break
             except DBAPIError as problem:  # another service may have started at the same moment
-                if not _TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
+                if not TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
                     raise
                 time.sleep(0.1)
         if (schema := int(properties["schema"])) > SCHEMA:
@@ -275,49 +250,9 @@ class Store(AbstractContextManager["Store"]):
         except (OSError, SQLAlchemyError) as problem:
             state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
             state = "is out of reach" if isinstance(problem, OSError) else state
-            raise DataError(f"{self.location}: the database {state}: {_explain(problem)}.") from None
+            raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None
 
 
 def now() -> datetime.datetime:
     """This moment as the database keeps it: UTC, without a time zone."""
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-
-
-def _parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
-    """The database's URL, and its file where it is SQLite."""
-    if url is None:
-        import platformdirs
-
-        own_file = platformdirs.user_data_path("pneumoscope") / "predictions.sqlite"
-        url = os.environ.get("PNEUMOSCOPE_DATABASE") or str(own_file)
-    if "://" not in url:
-        file = Path(url).absolute()
-        return sql.URL.create("sqlite", database=str(file)), file
-    try:
-        address = sql.make_url(url)
-    except ArgumentError:
-        raise UsageError(
-            "Not a valid URL. Give the path of a file, or postgresql://USER@HOST/NAME.", parameter="database"
-        ) from None
-    if address.drivername in ("postgresql", "postgres"):
-        address = address.set(drivername="postgresql+pg8000")  # the driver that comes with the extra
-    if address.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UsageError(f"{address.drivername}: only SQLite and PostgreSQL are supported.", parameter="database")
-    return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
-
-
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Let readers work beside a writer, write commits to disk before acknowledging them, and enforce foreign keys."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _explain(problem: BaseException) -> str:
-    """Describe a database's error in one line, without the statement and its values, which could be a patient's."""
-    origin = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
-    if isinstance(origin, OSError) and origin.strerror:
-        return origin.strerror
-    detail = origin.args[0] if origin.args else origin
-    if isinstance(detail, dict):  # as pg8000 passes on the server's message
-        detail = detail.get("M", detail)
-    return str(detail).splitlines()[0][:200].rstrip(".") if str(detail) else type(origin).__name__

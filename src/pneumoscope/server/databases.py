@@ -1,0 +1,119 @@
+"""Opening a database of pneumoscope: SQLite or PostgreSQL, through SQLAlchemy."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from pneumoscope.errors import MissingExtraError, UsageError
+
+PATIENCE = 5.0  # seconds for which setting up is tried again
+# What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
+TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
+OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a database is.
+
+    Attributes:
+        address: SQLAlchemy's URL.
+        file: where it is SQLite.
+    """
+
+    address: sql.URL
+    file: Path | None
+
+    @property
+    def location(self) -> str:
+        """The file or the URL without its password, for messages."""
+        return str(self.file) if self.file else self.address.render_as_string(hide_password=True)
+
+    def connect(self, create: bool = True) -> sql.Engine:
+        """Get ready to connect; `create`: whether to make a SQLite file that does not exist.
+
+        Raises:
+            UsageError: the file does not exist.
+        """
+        if not create and self.file is not None and not self.file.is_file():
+            raise UsageError(f"{self.file}: there is no such file.", parameter="database")
+        if self.file is not None and str(self.file) != ":memory:":
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if not self.file.exists():
+                os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
+        options = OPTIONS.get(self.address.get_driver_name(), {})
+        engine = sql.create_engine(self.address, pool_pre_ping=True, connect_args=options)
+        if self.address.get_backend_name() == "sqlite":
+            sql.event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+
+
+@contextmanager
+def opening(url: str | None) -> Iterator[Database]:
+    """Open a database: SQLAlchemy's URL, the path of a SQLite file, or None for the user's own file.
+
+    Raises:
+        UsageError: it cannot be reached, or is not a database.
+        MissingExtraError: its driver is not installed.
+    """
+    database = Database(*parse_url(url))
+    try:
+        yield database
+    except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
+        raise UsageError(f"{database.location}: {problem}", parameter="database") from None
+    except ModuleNotFoundError as problem:
+        raise MissingExtraError(
+            f'{database.location}: {problem.name} is not installed: pip install "pneumoscope[serve]".',
+            parameter="database",
+        ) from None
+    except (OSError, SQLAlchemyError) as problem:
+        raise UsageError(f"{database.location} cannot be opened: {explain(problem)}.", parameter="database") from None
+
+
+def parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
+    """The database's URL, and its file where it is SQLite."""
+    if url is None:
+        import platformdirs
+
+        own_file = platformdirs.user_data_path("pneumoscope") / "predictions.sqlite"
+        url = os.environ.get("PNEUMOSCOPE_DATABASE") or str(own_file)
+    if "://" not in url:
+        file = Path(url).absolute()
+        return sql.URL.create("sqlite", database=str(file)), file
+    try:
+        address = sql.make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            "Not a valid URL. Give the path of a file, or postgresql://USER@HOST/NAME.", parameter="database"
+        ) from None
+    if address.drivername in ("postgresql", "postgres"):
+        address = address.set(drivername="postgresql+pg8000")  # the driver that comes with the extra
+    if address.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UsageError(f"{address.drivername}: only SQLite and PostgreSQL are supported.", parameter="database")
+    return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    """Let readers work beside a writer, write commits to disk before acknowledging them, and enforce foreign keys."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def explain(problem: BaseException) -> str:
+    """Describe a database's error in one line, without the statement and its values, which could be a patient's."""
+    origin = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
+    if isinstance(origin, OSError) and origin.strerror:
+        return origin.strerror
+    detail = origin.args[0] if origin.args else origin
+    if isinstance(detail, dict):  # as pg8000 passes on the server's message
+        detail = detail.get("M", detail)
+    return str(detail).splitlines()[0][:200].rstrip(".") if str(detail) else type(origin).__name__
