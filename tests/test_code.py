@@ -49,6 +49,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli.adapt.adapt": "the options of the command",
     "cli.data.split": "the options of the command",
     "cli.dicom.results": "the options of the command",
+    "cli.node.node": "the options of the command",
     "dicomnet.results.write_dicom_results": "the options of the command",
     "cli.evaluate.audit": "the options of the command",
     "cli.evaluate.compare": "the options of the command",

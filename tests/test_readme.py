@@ -56,6 +56,8 @@ def test_the_examples_of_a_page_work(
         for line, calls in read_commands(block):
             if line.startswith("pneumoscope serve"):
                 serve(line, calls)
+            elif line.startswith("pneumoscope dicom node"):
+                run_dicom_node(line)
             elif line.startswith("pneumoscope "):
                 monkeypatch.setattr(sys, "argv", shlex.split(line))
                 with pytest.raises(SystemExit) as ended:
@@ -114,6 +116,19 @@ def serve(line: str, calls: list[str]) -> None:
         review = {"agrees": prediction["decision"] == "NORMAL", "label": "NORMAL"}
         assert client.post(f"/v1/predictions/{prediction['id']}/reviews", json=review).status_code == 201
         assert service.end() == 0
+
+
+def run_dicom_node(line: str) -> None:
+    """Start the node on free ports, and end it."""
+    command = [sys.executable, "-m", *shlex.split(line), "--port", "0", "--http-port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = []
+    while not lines or (lines[-1] and "listens on" not in lines[-1]):
+        lines.append(process.stderr.readline())
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0, lines
 
 
 @pytest.mark.parametrize("name", [*PAGES, "docs/results.md", "docs/performance.md", "CONTRIBUTING.md"])

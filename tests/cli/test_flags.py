@@ -91,6 +91,13 @@ def places(images: Path, run: Run, tmp_path: Path) -> dict[str, Path]:
         ("data fetch kermany --archive a.zip --url http://x/a.zip --out NEW", {"--archive", "--url"}),
         ("data phantoms --out NEW --size 1", {"--size"}),
         ("serve --model RUN --host 0.0.0.0", {"--host"}),
+        ("dicom node --model RUN", {"--to", "--dry-run"}),
+        ("dicom node --model RUN --to pacs", {"--to"}),
+        ("dicom node --model RUN --dry-run --http-host 0.0.0.0", {"--http-host"}),
+        ("dicom node --model RUN --dry-run --verify find", {"--verify", "--to"}),
+        ("dicom node --model RUN --dry-run --title A\\B", {"--title"}),
+        ("dicom node --model RUN --dry-run --as fhir-r4", {"--as"}),
+        ("dicom node --model RUN --dry-run --database mysql://a@b/c --spool NEW", {"--database"}),
         ("serve --model RUN --database mysql://a@b/c", {"--database"}),
     ],
 )

@@ -40,6 +40,21 @@ class Archive:
         with urllib.request.urlopen(f"{self.address}/{path}", timeout=20) as answer:
             return bytes(answer.read())
 
+    def count(self) -> int:
+        """How many objects there are."""
+        return int(self.ask("statistics")["CountInstances"])
+
+    def list_tags(self) -> list[dict[str, Any]]:
+        """All tags of all objects, by keyword."""
+        return [self.ask(f"instances/{number}/simplified-tags") for number in self.ask("instances")]
+
+    def clear(self) -> None:
+        """Delete everything."""
+        for number in self.ask("patients"):
+            request = urllib.request.Request(f"{self.address}/patients/{number}", method="DELETE")
+            with urllib.request.urlopen(request, timeout=20):
+                pass
+
     def store(self, content: bytes) -> dict[str, Any]:
         """Store an object over HTTP; the answer has its ID and Status."""
         return dict(self.ask("instances", content))
@@ -60,13 +75,14 @@ def run_orthanc(folder: Path, **settings: Any) -> Iterator[Archive]:
     """Start Orthanc with an empty database; `settings` are those of its configuration file."""
     if ORTHANC is None:
         pytest.skip("Orthanc is not installed")
-    archive = Archive(find_port(), find_port())
+    archive = Archive(settings.get("DicomPort") or find_port(), settings.get("HttpPort") or find_port())
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
         "Name": "test", "StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "storage"),
         "DicomAet": archive.title, "DicomPort": archive.dicom_port, "HttpPort": archive.http_port,
         "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomCheckCalledAet": False,
         "DicomAlwaysAllowEcho": True, "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True, "Plugins": [],
+        "DicomThreadsCount": 4,
     } | settings  # fmt: skip
     path = folder / "orthanc.json"
     path.write_text(json.dumps(configuration))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 
@@ -16,12 +16,29 @@ from pneumoscope.cli.predict import report_failed
 from pneumoscope.errors import UsageError
 from pneumoscope.text import counted
 
-_KINDS = (
+if TYPE_CHECKING:
+    from pneumoscope.dicomnet.results import Kind
+
+KINDS = (
     "sr (structured report), sc (secondary capture: a picture), map (parametric map of the evidence), "
     "seg (segmentation of the evidence), fhir-r4, fhir-r5 (JSON)"
 )
 
 dicom_app = make_group("Answer in DICOM: results for the archive that the images came from.")
+
+
+def read_kinds(text: str) -> tuple[Kind, ...]:
+    """Read which objects are wanted, as the option `--as` names them.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    from pneumoscope.dicomnet.results import Kind
+
+    named = tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+    if unknown := [each for each in named if each not in get_args(Kind)]:
+        raise UsageError(f"found {unknown[0]!r}. Choose from {', '.join(get_args(Kind))}.", "as")
+    return cast("tuple[Kind, ...]", named)
 
 
 @dicom_app.command(cls=PanelCommand)
@@ -30,7 +47,7 @@ def results(
     out: options.Out,
     model: options.Model = None,
     kinds: Annotated[
-        str, option(f"Which objects to write, separated by commas: {_KINDS}.", OUTPUT, "--as", "--kinds")
+        str, option(f"Which objects to write, separated by commas: {KINDS}.", OUTPUT, "--as", "--kinds")
     ] = "sr,sc",
     report_class: Annotated[
         Literal["comprehensive-3d", "comprehensive"],
@@ -50,18 +67,16 @@ def results(
 ) -> None:
     """Predict DICOM images, and write the results as DICOM objects of the same study."""
     from pneumoscope.decisions.threshold import require_number
-    from pneumoscope.dicomnet.results import Kind, write_dicom_results
+    from pneumoscope.dicomnet.results import write_dicom_results
 
-    named = tuple(dict.fromkeys(each.strip() for each in kinds.split(",") if each.strip()))
-    if unknown := [each for each in named if each not in get_args(Kind)]:
-        raise UsageError(f"found {unknown[0]!r}. Choose from {', '.join(get_args(Kind))}.", "as")
+    named = read_kinds(kinds)
     deciding = {
         "device": device, "prevalence": prevalence, "threshold": threshold and require_number(threshold),
         "alpha": alpha, "false_alarms": false_alarms, "refuse_out_of_scope": refuse_out_of_scope,
     }  # fmt: skip
     with show_progress() as progress:
         answers = write_dicom_results(
-            list(paths), out, choose_model(model), kinds=named, report_class=report_class, unit=unit,  # type: ignore[arg-type]
+            list(paths), out, choose_model(model), kinds=named, report_class=report_class, unit=unit,
             options=deciding, invert=invert, any_modality=any_modality, excel=excel, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip

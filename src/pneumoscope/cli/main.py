@@ -22,6 +22,7 @@ from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
 from pneumoscope.cli.grade import grade
 from pneumoscope.cli.models import backbones, export, models_app
+from pneumoscope.cli.node import node
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.papers import plot, report
 from pneumoscope.cli.predict import explain, predict
@@ -75,6 +76,7 @@ for _panel, _command in (
     app.command(cls=_CLASSES.get(_command, PanelCommand), rich_help_panel=_panel)(_command)
 app.add_typer(models_app, name="models", rich_help_panel=_MODELS)
 app.add_typer(data_app, name="data", rich_help_panel=_DATA)
+dicom_app.command(cls=PanelCommand)(node)
 app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
 

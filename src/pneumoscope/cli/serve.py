@@ -18,14 +18,14 @@ from pneumoscope.text import printable
 if TYPE_CHECKING:
     from pneumoscope.server.predictions import PredictionService
 
-_SERVICE, _STORAGE = "Service", "Storage"
+_SERVICE, STORAGE = "Service", "Storage"
 
 Database = Annotated[
     str | None,
     option(
         "Where predictions are stored: a SQLite file, or postgresql://USER@HOST/NAME. [default: "
         "$PNEUMOSCOPE_DATABASE, else a file in your data folder]",
-        _STORAGE,
+        STORAGE,
     ),
 ]
 
@@ -46,10 +46,10 @@ def serve(
     ] = 5.0,
     database: Database = None,
     keep_images: Annotated[
-        Path | None, option("Folder to keep image files in. [default: none are kept]", _STORAGE)
+        Path | None, option("Folder to keep image files in. [default: none are kept]", STORAGE)
     ] = None,
-    keep_names: Annotated[bool, option("Store file names.", _STORAGE)] = True,
-    keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", _STORAGE)] = True,
+    keep_names: Annotated[bool, option("Store file names.", STORAGE)] = True,
+    keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
 ) -> None:

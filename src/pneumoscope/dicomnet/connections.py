@@ -1,0 +1,145 @@
+"""Connections of the DICOM listener, with what pynetdicom leaves open.
+
+pynetdicom 3.0 makes the TLS handshake in the thread that accepts connections, reads a PDU of any length into memory,
+and waits without end for a sender that stops in the middle of one. Here the handshake has a thread of its own, a PDU
+and an object have a largest size, and silence ends a connection.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from socketserver import BaseServer
+from typing import Any, cast
+
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from pneumoscope.dicomnet.node_settings import Limits
+
+MAX_PDU = 131_072  # bytes that we ask senders to send at most; DCMTK sends no more
+_LARGEST_PDU = 2**20  # accepted: not all senders keep to what they are asked
+_CHUNK = 65_536
+_HEAD = 6  # bytes of a PDU's head
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+_AHEAD = 2  # messages that are read before earlier ones are answered
+_WAITING = 16  # connections more than associations, which wait to be refused with a reason
+
+
+class Socket(AssociationSocket):
+    """A socket with limits of size and time."""
+
+    silence = 30.0
+    object_bytes = 2**28
+    object_seconds = 600.0
+    received = 0  # bytes of the object that is being received
+    since = 0.0  # when its first bytes came; 0: none is being received
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes, or fewer if the connection ends.
+
+        Raises:
+            OSError: too many, or they do not come in time.
+        """
+        if nr_bytes > _LARGEST_PDU:
+            raise OSError(f"a PDU of {nr_bytes:,} bytes")
+        while self.assoc.dimse.msg_queue.qsize() > _AHEAD:  # of a sender that does not wait for answers
+            time.sleep(0.005)
+        self.received += nr_bytes
+        self.since = self.since or time.monotonic()
+        if time.monotonic() - self.since > self.object_seconds:
+            raise TimeoutError(f"an object that takes more than {self.object_seconds:g} s")
+        if self.received > self.object_bytes + _LARGEST_PDU:
+            raise OSError(f"an object of more than {self.object_bytes:,} bytes")
+        link = cast(socket.socket, self.socket)
+        content = bytearray(nr_bytes)
+        view, end = memoryview(content), time.monotonic() + self.silence
+        while view:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the sender is silent in the middle of a message")
+            link.settimeout(left)
+            count = link.recv_into(view[:_CHUNK])
+            if not count:
+                return content[: nr_bytes - len(view)]
+            view = view[count:]
+        if nr_bytes == _HEAD and _QUICKACK is not None:
+            # Senders such as DCMTK wait for it between two small packets, and Linux would keep it back for 40 ms.
+            link.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return content
+
+    def send(self, bytestream: bytes) -> None:
+        """Send bytes; a receiver that does not take them ends the connection."""
+        if self.socket is not None:
+            self.socket.settimeout(self.silence)
+        super().send(bytestream)
+
+
+class Server(ThreadedAssociationServer):
+    """Accepts connections; one that has not made its handshake blocks no other."""
+
+    limits = Limits()
+    daemon_threads = True
+    request_queue_size = 128
+
+    def get_request(self) -> Any:
+        """Accept a connection; the handshake comes later."""
+        return cast(socket.socket, self.socket).accept()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """Whether there are few enough connections."""
+        return len(self.active_associations) < self.limits.associations + _WAITING
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make the handshake, in the connection's own thread, and begin the association."""
+        request.settimeout(self.limits.silence)
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.ssl_context is not None:
+            request = self.ssl_context.wrap_socket(request, server_side=True)
+        super().finish_request(request, client_address)
+
+    def shutdown(self) -> None:
+        """Stop accepting, and close the listener."""
+        BaseServer.shutdown(self)  # pynetdicom's expects that its entity has started the server
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing to show: `refused` has been called, or the other side has gone."""
+
+
+class Handler(RequestHandler):
+    """Begins associations with sockets that have limits."""
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        limits = cast(Server, self.server).limits
+        plain = cast(AssociationSocket, association.dul.socket)
+        plain.__class__ = Socket
+        limited = cast(Socket, plain)
+        limited.silence, limited.object_bytes = limits.silence, limits.object_bytes
+        limited.object_seconds = limits.object_seconds
+
+        def begin_again(_: Event) -> None:
+            limited.received, limited.since = 0, 0.0
+
+        association.bind(evt.EVT_DIMSE_RECV, begin_again)
+        return association
+
+
+def start_server(
+    entity: ApplicationEntity, address: tuple[str, int], limits: Limits, context: ssl.SSLContext | None, handlers: Any
+) -> Server:
+    """Listen; the caller runs `serve_forever`.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    kind = type("LimitedServer", (Server,), {"limits": limits})
+    server = entity.make_server(
+        address, ssl_context=context, evt_handlers=handlers, server_class=kind, request_handler=Handler
+    )
+    return cast(Server, server)

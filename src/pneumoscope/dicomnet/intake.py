@@ -1,0 +1,127 @@
+"""Finds what the spool has received and the queue does not know: the disk says what was received, not the database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from pneumoscope.dicomnet.queue import Known, Queue
+from pneumoscope.dicomnet.rules import Rule, apply_rules
+from pneumoscope.dicomnet.spool import Spool, digest, read_arrival
+from pneumoscope.errors import ImageError
+from pneumoscope.images.dicom import Tags, read_tags
+
+_TOGETHER = 256  # images that get their rows in one transaction
+logger = logging.getLogger("pneumoscope.node")
+
+
+class Intake:
+    """Gives images their rows.
+
+    Args:
+        spool: where the images are.
+        queue: where the rows go.
+        rules: which images are answered.
+    """
+
+    def __init__(self, spool: Spool, queue: Queue, rules: Sequence[Rule]) -> None:
+        self._spool, self._queue, self._rules = spool, queue, rules
+        self._new: deque[str] = deque()
+        self.wake = threading.Event()
+
+    def announce(self, key: str) -> None:
+        """An image is on disk; called in the threads of associations."""
+        self._new.append(key)
+        self.wake.set()
+
+    def take(self) -> int:
+        """Give rows to images that have been announced, and give their number."""
+        keys: list[str] = []
+        while self._new and len(keys) < _TOGETHER:
+            keys.append(self._new.popleft())
+        try:
+            self._add(list(dict.fromkeys(keys)))
+        except BaseException:
+            self._new.extendleft(reversed(keys))
+            raise
+        return len(keys)
+
+    def scan(self) -> int:
+        """Look at the whole spool, as at the start: give rows to images without one, and finish what was interrupted.
+
+        Returns:
+            How many images had no row.
+        """
+        keys = list(self._spool.list_keys())
+        known = self._queue.find_known(keys)
+        for key, each in known.items():
+            self._finish(key, each)
+        new = [key for key in keys if key not in known]
+        for start in range(0, len(new), _TOGETHER):
+            self._add(new[start : start + _TOGETHER])
+        present = set(keys)
+        if lost := [key for key in self._queue.list_keys("waiting") if key not in present and not self._exists(key)]:
+            self._queue.mark_images(lost, "lost", "its file is not in the spool any more")
+            logger.error("%d images are lost: their files are not in the spool any more", len(lost))
+        return len(new)
+
+    def _finish(self, key: str, known: Known) -> None:
+        """Do with a file what its row says, if that was interrupted, or the same image has come again."""
+        if known.state == "set_aside":
+            self._spool.set_aside(key, known.reason)
+        elif not known.kept:
+            self._spool.remove(key)
+
+    def _exists(self, key: str) -> bool:
+        return self._spool.path_of(key).exists()
+
+    def _add(self, keys: Sequence[str]) -> None:
+        known = self._queue.find_known(keys)
+        for key, each in known.items():
+            self._finish(key, each)
+        rows, uids = [], {}
+        for key in keys:
+            if key not in known and self._exists(key):
+                row, uids[key] = self._read(key)
+                rows.append(row)
+        own = self._queue.find_own([uid for uid in uids.values() if uid])
+        for row in rows:
+            if uids[row["key"]] in own:
+                row |= {"state": "skipped", "reason": "not answered: a result of this node"}
+        self._queue.add_images(rows)
+        for row in rows:
+            if row["state"] == "set_aside":
+                self._spool.set_aside(row["key"], row["reason"])
+                logger.warning("image %s set aside: %s", row["key"][:20], row["reason"])
+            elif row["state"] == "skipped":
+                logger.info("study %s: image %s %s", row["study"][:12], row["key"][:20], row["reason"])
+
+    def _read(self, key: str) -> tuple[dict[str, Any], str]:
+        """The row of an image by its header, and its SOP Instance UID."""
+        path = self._spool.path_of(key)
+        row: dict[str, Any] = {
+            "key": key, "study": "", "calling": "", "received_at": path.stat().st_mtime, "state": "waiting",
+            "reason": "", "to": [],
+        }  # fmt: skip
+        try:
+            tags = read_tags(path, "image")
+            arrival = read_arrival(path)
+        except (ImageError, ValueError) as problem:
+            return row | {"state": "set_aside", "reason": str(problem)}, ""
+        row["calling"] = arrival.calling
+        if tags.instance != arrival.sop_uid:
+            reason = "the SOP Instance UID of its data set is missing, or is not the one that was announced"
+            return row | {"state": "set_aside", "reason": reason}, ""
+        if tags.study is None:
+            return row | {"state": "set_aside", "reason": "it has no Study Instance UID"}, arrival.sop_uid
+        row["study"] = digest(tags.study)[:40]
+        return row | self._judge(tags, arrival.calling), arrival.sop_uid
+
+    def _judge(self, tags: Tags, calling: str) -> dict[str, Any]:
+        ruling = apply_rules(self._rules, tags, calling)
+        if ruling.reason is not None:
+            return {"state": "skipped", "reason": ruling.reason}
+        return {"to": list(ruling.to)}

@@ -1,0 +1,152 @@
+"""The node in a process, images for it, and DCMTK to send them."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from archives import Archive, find_port
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+HERE = Path(__file__).parent
+DICOM_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+def require(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program, path="/usr/bin:/usr/sbin:/bin") is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed")
+
+
+def wait_until(met: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+
+
+def write_image(path: Path, study: int, number: int, size: int = 32, **elements: Any) -> Path:
+    """Write a CR image of noise; its UIDs follow from the numbers."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID = ComputedRadiographyImageStorage
+    made.StudyInstanceUID, made.SeriesInstanceUID = f"1.2.3.{study}", f"1.2.3.{study}.1"
+    made.SOPInstanceUID = f"1.2.3.{study}.1.{number}"
+    made.PatientID, made.PatientName, made.AccessionNumber = f"SECRET{study}", f"Secret^Name{study}", f"ACC{study}"
+    made.StudyDate, made.Modality, made.BodyPartExamined, made.ViewPosition = "20260102", "CR", "CHEST", "PA"
+    made.Rows = made.Columns = size
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    made.PixelRepresentation, made.SamplesPerPixel, made.PhotometricInterpretation = 0, 1, "MONOCHROME2"
+    rng = np.random.default_rng((study, number))
+    made.PixelData = rng.integers(0, 4096, (size, size)).astype("<u2").tobytes()
+    made["PixelData"].VR = "OW"
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+@dataclass
+class NodeProcess:
+    """A node with the stand-in for results; it can be killed and started again on the same ports."""
+
+    config: Path
+    settings: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+    reader: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.settings["port"])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings['http_port']}"
+
+    def start(self, **changes: Any) -> None:
+        self.settings |= changes
+        self.config.write_text(yaml.safe_dump(self.settings))
+        command = [sys.executable, str(HERE / "node_process.py"), str(self.config)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = process
+        assert process.stderr is not None
+        assert process.stdout is not None
+        self.reader = threading.Thread(target=self.lines.extend, args=(process.stderr,), daemon=True)
+        self.reader.start()
+        line = process.stdout.readline()
+        assert line.startswith("ready"), "".join(self.lines)
+
+    def end(self, how: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        code = self.process.wait(60)
+        if self.reader is not None:
+            self.reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        self.process = None
+        return code
+
+
+@contextmanager
+def run_node(folder: Path, **settings: Any) -> Iterator[NodeProcess]:
+    """A node whose spool, database and log lie in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "port": find_port(), "http_port": find_port(), "spool": str(folder / "spool"),
+        "database": str(folder / "node.sqlite"), "quiet": 0.3, "limits": {"free_bytes": 0}, **settings,
+    }  # fmt: skip
+    node = NodeProcess(folder / "node.yaml", values)
+    node.start()
+    try:
+        yield node
+    finally:
+        if node.process is not None:
+            node.end()
+
+
+def storescu(
+    port: int, files: Sequence[Path], *options: str, called: str = "PNEUMOSCOPE"
+) -> subprocess.CompletedProcess[str]:
+    """Send files over one association by DCMTK."""
+    require("storescu")
+    command = ["/usr/bin/storescu", "-v", "-aet", "MODALITY", "-aec", called, *options, "127.0.0.1", str(port)]
+    return subprocess.run([*command, *map(str, files)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def make_certificate(folder: Path, name: str, authority: tuple[Path, Path] | None = None) -> tuple[Path, Path]:
+    """A certificate and its key, signed by an authority or by itself."""
+    require("openssl")
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key)]
+    command += ["-out", str(certificate), "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    if authority is not None:
+        command += ["-CA", str(authority[0]), "-CAkey", str(authority[1]), "-addext", "basicConstraints=CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return certificate, key
+
+
+def to_dicom(archive: Archive, **more: Any) -> dict[str, Any]:
+    """The archive as a destination, by C-STORE."""
+    return {"host": "127.0.0.1", "port": archive.dicom_port, "title": archive.title, **more}
+
+
+def to_web(archive: Archive, **more: Any) -> dict[str, Any]:
+    """The archive as a destination, by STOW-RS."""
+    return {"url": f"{archive.address}/dicom-web", **more}
