@@ -107,10 +107,16 @@ def evaluate(
         every = read_samples(data, patient_pattern, reading, naming)
         predictor, samples, plan = _prepare(opened, every, plan, threshold, progress)
         known = _know(data, model, predictor.model, plan, given, patient_pattern, reading, naming)
-        if leak := describe_known_patients(model, samples):
-            logging.getLogger("pneumoscope").warning("%s", leak)
-            known = replace(known, notes=(*known.notes, leak))
+        known = _note_leak(known, model, samples)
         return _evaluate_into(out, predictor, samples, plan, known, plot_formats, overwrite, progress)
+
+
+def _note_leak(known: Provenance, model: str | Path | None, samples: Sequence[Sample]) -> Provenance:
+    """Add a note on patients whom the model was trained on, and log it."""
+    if leak := describe_known_patients(model, samples):
+        logging.getLogger("pneumoscope").warning("%s", leak)
+        return replace(known, notes=(*known.notes, leak))
+    return known
 
 
 @contextmanager

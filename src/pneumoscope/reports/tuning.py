@@ -67,7 +67,7 @@ class Search:
         trials: all of them.
         best: the number of the best one.
         importance: the share of the differences between scores that each setting explains; they sum to 1. Empty where
-            it cannot be told.
+            too little is known.
         usual: the number of the trial with the settings of the recipe; None if there is none.
         test: how the best settings do on the test split; None where it was not read.
         notes: what a reader must know.
