@@ -33,7 +33,7 @@ from pneumoscope.cli.tune import tune
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
 
 _EXTRAS = {
-    "dicom": {"dicomweb_client", "highdicom", "pydicom", "pynetdicom"},
+    "dicom": {"highdicom", "pydicom", "pynetdicom"},
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
     "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
     "tune": {"alembic", "colorlog", "optuna"},
