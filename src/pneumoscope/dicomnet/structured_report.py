@@ -131,7 +131,7 @@ def _measure(label: str, prediction: Prediction, source: Source, algorithm: Algo
         numbers.append((codes.THRESHOLD, algorithm.threshold * factor, units))
     if prediction.ood_score is not None:
         numbers.append((codes.OOD_SCORE, prediction.ood_score, codes.NO_UNITS))
-    return [_make_measurement(name, value, each, source) for name, value, each in numbers]
+    return [_make_measurement(name, float(f"{value:.6g}"), each, source) for name, value, each in numbers]
 
 
 def _make_measurement(name: Code, value: float, unit: Code, source: Source) -> Measurement:
