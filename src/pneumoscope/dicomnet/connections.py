@@ -79,6 +79,23 @@ class Socket(AssociationSocket):
         super().send(bytestream)
 
 
+def hasten(event: Event) -> None:
+    """Make a connection to an archive as quick as one to us: a handler of `EVT_CONN_OPEN`.
+
+    Otherwise each side waits up to 40 ms in each message for an acknowledgement that the other keeps back.
+    """
+    plain = cast(AssociationSocket, event.assoc.dul.socket)
+    plain.__class__ = Socket
+    cast(socket.socket, plain.socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    event.assoc.bind(evt.EVT_DIMSE_RECV, _begin_again)
+
+
+def _begin_again(event: Event) -> None:
+    """A message is whole: the limits of size and time begin again."""
+    limited = cast(Socket, event.assoc.dul.socket)
+    limited.received, limited.since = 0, 0.0
+
+
 class Server(ThreadedAssociationServer):
     """Accepts connections; one that has not made its handshake blocks no other."""
 
@@ -122,11 +139,7 @@ class Handler(RequestHandler):
         limited = cast(Socket, plain)
         limited.silence, limited.object_bytes = limits.silence, limits.object_bytes
         limited.object_seconds = limits.object_seconds
-
-        def begin_again(_: Event) -> None:
-            limited.received, limited.since = 0, 0.0
-
-        association.bind(evt.EVT_DIMSE_RECV, begin_again)
+        association.bind(evt.EVT_DIMSE_RECV, _begin_again)
         return association
 
 

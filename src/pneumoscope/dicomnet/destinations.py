@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,6 +174,7 @@ class DicomSender:
         from pynetdicom.ae import ApplicationEntity
         from pynetdicom.presentation import build_context
 
+        from pneumoscope.dicomnet.connections import hasten
         from pneumoscope.dicomnet.receiver import answer_report
 
         def report(event: Any) -> tuple[int, None]:
@@ -193,7 +193,7 @@ class DicomSender:
             contexts=several,
             ae_title=destination.title,
             tls_args=None if self._context is None else (self._context, destination.host),
-            evt_handlers=[(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_CONN_OPEN, _send_at_once)],
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_CONN_OPEN, hasten)],
         )
         if not association.is_established:
             if association.rejected_contexts:
@@ -205,11 +205,6 @@ class DicomSender:
             if association.is_established:
                 association.release()
             association.join(5)
-
-
-def _send_at_once(event: Any) -> None:
-    """Let a small packet not wait for the acknowledgement of the one before, which costs 40 ms a result."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class WebSender:

@@ -170,7 +170,7 @@ class NodeSettings:
     )
     quiet: Wait = 5.0
     longest_wait: Seconds = 600.0
-    batch: Count = 64
+    batch: Count = 32
     keep_days: Wait = 7.0
     dry_run: bool = False
     retry_failed: bool = False
