@@ -110,8 +110,12 @@ def _draw_image(prediction: Prediction) -> NDArray[np.uint8]:
     grey = Image.fromarray(np.rint(np.clip(prediction.pixels, 0, 1) * 255).astype(np.uint8))
     picture = grey.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).convert("RGB")
     if prediction.evidence is not None and prediction.decision != OUT_OF_DISTRIBUTION:
-        heatmap = render_overlay(prediction.evidence, _MAP).resize(size, Image.Resampling.BILINEAR)
-        picture.paste(heatmap, mask=heatmap.getchannel("A"))
+        heatmap = render_overlay(prediction.evidence, _MAP)
+        # Colours and opacity apart: Pillow multiplies and divides one by the other when it resizes both.
+        colours, opacity = (
+            each.resize(size, Image.Resampling.BILINEAR) for each in (heatmap.convert("RGB"), heatmap.getchannel("A"))
+        )
+        picture.paste(colours, mask=opacity)
     return np.asarray(picture)
 
 
