@@ -100,8 +100,10 @@ def measure_clues(
         One clue for each name, the best predictor first.
     """
     rng = np.random.default_rng(seed)
-    folds = (rng.permutation(clusters.max() + 1) % FOLDS)[clusters]  # first: AUROCs are the same with `quick`
-    permuted_classes = _permute(classes, clusters, 200 if quick or len(classes) > MANY else 1000, rng)
+    permuted_classes = _permute(classes, clusters, 200, rng)
+    folds = (rng.permutation(clusters.max() + 1) % FOLDS)[clusters]  # the same with `quick`, and so are AUROCs
+    if not quick and len(classes) <= MANY:
+        permuted_classes = np.vstack([permuted_classes, _permute(classes, clusters, 800, rng)[1:]])
     permuted = _Permuted(permuted_classes, clusters, folds)
     clues, statistics = [], []
     for each in _list_properties(measured):
