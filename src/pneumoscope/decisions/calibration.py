@@ -24,6 +24,7 @@ Bounded: TypeAlias = Annotated[float, Interval(ge=-1e6, le=1e6)]  # far beyond a
 NAMES = {"temperature": "Temperature scaling", "platt": "Platt scaling", "isotonic": "Isotonic regression"}
 PLATT_FROM = 20  # images of the rarer class: an intercept costs one parameter more
 ISOTONIC_FROM = 500  # Niculescu-Mizil & Caruana (2005) find it better than Platt's from about 1,000 images on
+NONE_MARGIN = 0.05  # of the log loss, by which `none` has to be better to be chosen
 FOLDS = 5
 PRIOR = 0.5  # standard deviation of log slope and intercept
 
@@ -152,8 +153,9 @@ def fit(
 ) -> Calibration:
     """Fit the calibration, and measure by cross-validation what it changes.
 
-    `auto` takes the smallest cross-validated log loss of `none`, `temperature` and, for two classes, `platt` (from 20
-    images of the rarer class on) and `isotonic` (from 500 on). Log slope and intercept have a normal prior around 0
+    `auto` takes the smallest cross-validated log loss of `temperature` and, for two classes, `platt` (from 20 images of
+    the rarer class on) and `isotonic` (from 500 on); and `none` where its loss is more than 5% below that: a closer
+    choice does worse on other images (docs/log.md). Log slope and intercept have a normal prior around 0
     with a standard deviation of 0.5, so that few images change little; Platt's smoothed targets do worse with up to 100
     images (docs/log.md). `isotonic` uses his smoothed targets (1999, section 2.2), (n + 1) / (n + 2) instead of 1.
 
@@ -190,7 +192,9 @@ def fit(
                 for name in candidates}  # fmt: skip
     scores = {name: score(each, y, weights) for name, each in held_out.items()}
     losses: dict[str, float] = {name: each["log_loss"] for name, each in scores.items()}
-    chosen = min(candidates, key=lambda name: losses[name])
+    chosen = min((name for name in candidates if name != "none"), key=lambda name: losses[name], default="none")
+    if "none" in losses and losses["none"] < (1 - NONE_MARGIN) * losses[chosen]:
+        chosen = "none"
     return replace(
         _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),
         class_fractions=tuple(wanted.tolist()),
@@ -206,9 +210,14 @@ def describe_fit(fitted: Calibration) -> str:
     before, after = (each.get("log_loss", math.nan) for each in (fitted.before, fitted.after))
     if fitted.method == "none":
         others = ", ".join(f"{name} {loss:.3f}" for name, loss in fitted.tried.items() if name != "none")
-        worse = f"; no method lowers it: {others}, cross-validated" if others else ""
+        worse = f"; every method raises it: {others}, cross-validated" if others else ""
         return f"No calibration: log loss {before:.3f}{worse}."
-    change = "" if after < before else " That is no improvement; `calibration` can also be `auto` or `none`."
+    if after < before:
+        change = ""
+    elif fitted.tried:
+        change = f" No calibration would have to be {NONE_MARGIN:.0%} better to be chosen."
+    else:
+        change = " That is no improvement; `calibration` can also be `auto` or `none`."
     return f"{NAMES[fitted.method]}: cross-validated log loss {after:.3f} (uncalibrated {before:.3f}).{change}"
 
 
