@@ -25,6 +25,7 @@ HEADER: dict[str, Any] = {
 }  # fmt: skip
 NEEDED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 OPTIONAL = [*sorted(set(HEADER) - set(NEEDED)), "PatientID"]
+BREAKABLE = [name for name in OPTIONAL if name not in ("PatientID", "IssuerOfPatientID")]  # those two are refused
 ALGORITHM = Algorithm("model", "a" * 64, ("NORMAL", "PNEUMONIA"), "PNEUMONIA", ("threshold=0.5", "alpha=0.05"), 0.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import re
 import shutil
@@ -24,13 +25,15 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from pneumoscope.datasets.phantoms import draw_phantom
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.dicomnet.algorithm import RESEARCH_USE, Algorithm, identify
 from pneumoscope.dicomnet.objects import finish
 from pneumoscope.dicomnet.results import Answerer, ResultSettings, write_dicom_results
-from pneumoscope.dicomnet.secondary_capture import make_capture
+from pneumoscope.dicomnet.secondary_capture import draw_capture, make_capture
 from pneumoscope.dicomnet.sources import read_source
 from pneumoscope.dicomnet.structured_report import ReportClass, make_report
 from pneumoscope.errors import DataError, UsageError
+from pneumoscope.images.read import Reading
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor, load
 
@@ -124,13 +127,13 @@ def test_a_report_says_what_was_found_by_what_and_how_sure_it_is() -> None:
     assert values["Algorithm Name"] == ["model"]
     assert values["Algorithm Version"][0].endswith("+" + "a" * 12)
     assert values["Algorithm Parameters"] == ["threshold=0.5", "alpha=0.05"]
-    assert values["Comment"] == [RESEARCH_USE]
+    assert values["Comment"] == [RESEARCH_USE, "Examined for PNEUMONIA alone: nothing else was assessed."]
     assert values["Finding Site"] == ["Lung"]
 
 
 def test_an_uncertain_prediction_says_so_and_names_all_possible_classes() -> None:
     values = read_values(report(UNCERTAIN))
-    assert values["Pneumonia"] == ["Uncertain"]
+    assert values["Pneumonia"] == ["Undetermined"]
     assert values["Possible class (prediction set)"] == ["NORMAL", "Pneumonia"]
 
 
@@ -231,6 +234,59 @@ def test_the_same_image_model_and_settings_give_the_same_uids(tmp_path: Path) ->
     assert not set(uids[0]) & {each.SOPInstanceUID for each in answer(first, other)}
 
 
+def test_what_a_result_says_and_whom_it_is_about_make_its_uid(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.dcm")
+    answerer = Answerer(predictor, identify(predictor))
+
+    def list_uids(*images: Path | Sample) -> list[set[str]]:
+        return [{result.sop_uid for result in each.results} for each in answerer.answer(images)]
+
+    implicit = pydicom.dcmread(path)
+    implicit.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    implicit.save_as(tmp_path / "implicit.dcm", implicit_vr=True)
+    other_patient = write_image(tmp_path / "b.dcm", PatientID="p2")
+    other_pixels = write_image(tmp_path / "c.dcm", seed=2)
+    uids = list_uids(
+        path, tmp_path / "implicit.dcm", other_patient, other_pixels, Sample(path, reading=Reading(invert=True))
+    )
+    assert uids[0] == uids[1]
+    assert len(set.union(*uids[1:])) == 8
+
+
+def test_an_identifier_that_cannot_be_copied_exactly_is_refused() -> None:
+    for name, value in (("PatientID", "AB\\CD"), ("PatientID", "9" * 70), ("StudyInstanceUID", "1.2.3\\1.2.4")):
+        with pydicom.config.disable_value_validation():
+            content = make_image(**{name: value})
+        with pytest.raises(DataError, match=f"its {name} is not valid DICOM"):
+            read_source(content, "image")
+
+
+def test_times_are_those_of_the_time_zone_that_the_header_states() -> None:
+    for offset, hours in (("-0500", -5), ("+0530", 5.5)):
+        made = report(DECIDED, TimezoneOffsetFromUTC=offset)
+        stated = datetime.datetime.strptime(made.ContentDate + made.ContentTime, "%Y%m%d%H%M%S")
+        utc = stated - datetime.timedelta(hours=hours)
+        assert abs(utc - datetime.datetime.now(datetime.UTC).replace(tzinfo=None)) < datetime.timedelta(minutes=5)
+        assert made.TimezoneOffsetFromUTC == offset
+
+
+def test_of_several_frames_results_refer_to_the_one_that_was_read() -> None:
+    source = read_source(make_image(NumberOfFrames="5", SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3"), "image")
+    made = make_report(DECIDED, source, ALGORITHM)
+    references = [item.ReferencedSOPSequence[0] for item in list_items(made) if item.ValueType == "IMAGE"]
+    assert len(references) == 5
+    assert all(each.ReferencedFrameNumber == 1 for each in references)
+    assert make_capture(DECIDED, source, ALGORITHM).SourceImageSequence[0].ReferencedFrameNumber == 1
+
+
+def test_words_fit_into_the_picture_of_a_narrow_image() -> None:
+    narrow = replace(DECIDED, pixels=np.ones((3000, 300), np.float32))
+    picture = draw_capture(narrow, ALGORITHM)
+    assert picture.shape[1] >= 400
+    assert picture[-1, :100].max() < 60
+    assert picture[-1, 200].min() == 255
+
+
 def test_a_capture_has_the_image_and_says_that_it_is_for_research() -> None:
     source = read_source(make_image(), "image")
     made = make_capture(DECIDED, source, ALGORITHM)
@@ -324,7 +380,9 @@ OPTIONAL = sorted(set(HEADER) - {"SOPInstanceUID", "StudyInstanceUID", "SeriesIn
 @given(
     missing=st.sets(st.sampled_from(OPTIONAL)),
     broken=st.dictionaries(
-        st.sampled_from([name for name in OPTIONAL if name not in ("FrameOfReferenceUID", "InstanceNumber")]),
+        st.sampled_from(
+            [name for name in OPTIONAL if name not in ("FrameOfReferenceUID", "InstanceNumber", "PatientID")]
+        ),
         st.one_of(st.just(""), st.text(st.characters(codec="latin-1"), max_size=20), st.just("9" * 70)),
         max_size=4,
     ),

@@ -192,8 +192,8 @@ def fit(
                 for name in candidates}  # fmt: skip
     scores = {name: score(each, y, weights) for name, each in held_out.items()}
     losses: dict[str, float] = {name: each["log_loss"] for name, each in scores.items()}
-    chosen = min((name for name in candidates if name != "none"), key=lambda name: losses[name], default="none")
-    if "none" in losses and losses["none"] < (1 - NONE_MARGIN) * losses[chosen]:
+    chosen: Method = min((name for name in candidates if name != "none"), key=lambda name: losses[name], default="none")
+    if losses.get("none", math.inf) < (1 - NONE_MARGIN) * losses[chosen]:
         chosen = "none"
     return replace(
         _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),

@@ -52,6 +52,12 @@ class Algorithm:
         return derive_uid("device", self.fingerprint, __version__)
 
     @property
+    def limits(self) -> str:
+        """What an image was examined for, in words: a label such as NORMAL says nothing of anything else."""
+        classes = self.positive or ", ".join(self.labels)
+        return f"Examined for {classes} alone: nothing else was assessed."
+
+    @property
     def key(self) -> tuple[object, ...]:
         """All that a result depends on beside image and format."""
         return __version__, self.fingerprint, self.parameters

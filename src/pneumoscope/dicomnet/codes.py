@@ -22,7 +22,7 @@ SCHEME_UID = derive_uid("coding scheme")
 # Findings and their values
 PNEUMONIA = ("233604007", "SCT", "Pneumonia")
 PRESENT, ABSENT = ("52101004", "SCT", "Present"), ("272519000", "SCT", "Absent")  # CID 240
-UNCERTAIN = ("64957009", "SCT", "Uncertain")
+UNCERTAIN = ("373068000", "SCT", "Undetermined")  # CID 240, too
 OUT_OF_DISTRIBUTION = ("OOD", SCHEME, "Out of distribution")
 PROBABILITY = ("122157", "DCM", "Probability")
 THRESHOLD = ("122411", "DCM", "Threshold Value")

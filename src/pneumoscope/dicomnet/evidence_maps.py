@@ -104,7 +104,7 @@ def make_segmentation(prediction: Prediction, source: Source, algorithm: Algorit
         segment_number=1, segment_label=label, algorithm_type="AUTOMATIC", algorithm_identification=made_by,
         segmented_property_category=codes.to_concept(codes.SPATIAL_CONCEPT),
         segmented_property_type=codes.to_concept(codes.VISUAL_EXPLANATIONS[evidence.method]),
-        tracking_uid=derive_uid("evidence", source.sop_uid, algorithm.key, evidence.label), tracking_id=label,
+        tracking_uid=derive_uid("evidence", source.key, algorithm.key, evidence.label), tracking_id=label,
         display_color=CIELabColor(*_COLOUR),
     )  # fmt: skip
     segment.SegmentDescription = _describe(evidence, algorithm)
@@ -190,7 +190,7 @@ def _add_groups(result: Dataset, evidence: Evidence, source: Source, values: NDA
 
 def _measure_spacing(source: Source, evidence: Evidence, shape: tuple[int, ...]) -> list[float]:
     """Millimetres between rows and between columns of a map of that shape; 1 mm a pixel of the image if unknown."""
-    spacing = source.header.get("PixelSpacing")
+    spacing = source.header.get("PixelSpacing") or source.header.get("ImagerPixelSpacing")
     if spacing is None or isinstance(spacing, str | float) or len(spacing) != 2 or not min(map(float, spacing)) > 0:
         spacing = (1.0, 1.0)
     return [float(each) * own / new for each, own, new in zip(spacing, evidence.shape, shape, strict=True)]

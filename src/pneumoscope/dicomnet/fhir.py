@@ -78,7 +78,7 @@ def encode_transaction(transaction: Resource) -> bytes:
 
 def identify_report(source: Source, algorithm: Algorithm, release: Release) -> str:
     """The UID of the report, the same for the same image, model and settings."""
-    return derive_uid("fhir report", release, source.sop_uid, algorithm.key)
+    return derive_uid("fhir report", release, source.key, algorithm.key)
 
 
 def _make_report(
@@ -117,14 +117,14 @@ def _make_observation(
     else:
         decided = codes.PRESENT if prediction.decision == label else codes.ABSENT
         value = {"valueCodeableConcept": _concept(codes.UNCERTAIN if prediction.decision == UNCERTAIN else decided)}
-    notes = [RESEARCH_USE, *prediction.warnings]
+    notes = [RESEARCH_USE, algorithm.limits, *prediction.warnings]
     if not selections:
         notes.append(f"SOP Instance UID of the image: {source.sop_uid}")
     observation: Resource = {
         "resourceType": "Observation",
         "identifier": [
-            _identify(derive_uid("observation", source.sop_uid, algorithm.key, label), "observation-uid"),
-            _identify(derive_uid("tracking", source.sop_uid, algorithm.key, label), "tracking-uid"),  # as in the report
+            _identify(derive_uid("observation", source.key, algorithm.key, label), "observation-uid"),
+            _identify(derive_uid("tracking", source.key, algorithm.key, label), "tracking-uid"),  # as in the report
         ],
         **_describe_context(source),
         "status": "preliminary",

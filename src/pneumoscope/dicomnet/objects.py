@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 from pneumoscope.dicomnet import codes
@@ -20,9 +21,11 @@ SERIES = {"sr": 9001, "sc": 9002, "map": 9003, "seg": 9004}  # numbers of series
 def identify_object(source: Source, algorithm: Algorithm, kind: str, *options: object) -> dict[str, Any]:
     """The identity of a result, as highdicom's classes take it: in the study of its image, in a series of its own."""
     return {
-        "series_instance_uid": derive_uid("series", source.study_uid, kind, options, algorithm.key),
+        "series_instance_uid": derive_uid(
+            "series", source.study_uid, str(source.header.PatientID), kind, options, algorithm.key
+        ),
         "series_number": SERIES[kind],
-        "sop_instance_uid": derive_uid("instance", source.sop_uid, kind, options, algorithm.key),
+        "sop_instance_uid": derive_uid("instance", source.key, kind, options, algorithm.key),
         "instance_number": max(1, int(source.header.get("InstanceNumber") or 1)),
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": algorithm.name[:64],
@@ -30,6 +33,16 @@ def identify_object(source: Source, algorithm: Algorithm, kind: str, *options: o
         "device_serial_number": algorithm.fingerprint[:16],
         "series_description": f"{algorithm.name[:40]}: research use",
     }
+
+
+def tell_time(source: Source) -> datetime.datetime:
+    """Now, in the time zone that the header states for its times (PS3.3 C.12.1.1.8), else in that of this machine."""
+    now = datetime.datetime.now(datetime.UTC)
+    offset = str(source.header.get("TimezoneOffsetFromUTC") or "")
+    if not re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", offset):
+        return now.astimezone()
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    return now.astimezone(datetime.timezone(datetime.timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
 
 
 def describe_equipment(algorithm: Algorithm) -> Dataset:
@@ -82,7 +95,7 @@ def start_object(
     from pydicom.uid import ExplicitVRLittleEndian
 
     identity = identify_object(source, algorithm, kind, *options)
-    result, now = Dataset(), datetime.datetime.now(datetime.UTC).astimezone()
+    result, now = Dataset(), tell_time(source)
     if source.character_set or not (ascii_only and algorithm.name.isascii()):
         result.SpecificCharacterSet = "ISO_IR 192"
     for keyword in (*PATIENT, *STUDY):
@@ -121,5 +134,7 @@ def refer_to(source: Source) -> Dataset:
 
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.sop_uid
+    if source.frames:
+        item.ReferencedFrameNumber = source.frames
     item.PurposeOfReferenceCodeSequence = [codes.to_concept(codes.SOURCE_IMAGE)]
     return item

@@ -133,7 +133,7 @@ class Answerer:
             content = path.read_bytes()
             if not is_dicom(content[:132]):
                 raise DataError(f"{path}: not a DICOM file, so no result can refer to it. Use `pneumoscope predict`.")
-            source = read_source(content, str(path))
+            source = read_source(content, str(path), prediction)
             made = (self._make(kind, prediction, source) for kind in self.settings.kinds)
             results = tuple(each for each in made if each is not None)
         except (DataError, OSError) as problem:

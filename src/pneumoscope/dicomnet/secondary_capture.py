@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LONGEST, _SHORTEST = 1024, 512  # pixels of the picture's longer side
+_NARROWEST = 400  # pixels of the picture, so that words fit in
 _MAP = 224  # the same of its heatmap, which is smooth
 _WARNING = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _BAND, _AMBER, _WHITE, _GREY = (16, 20, 24), (255, 190, 60), (240, 240, 240), (170, 175, 180)  # RGB
@@ -79,7 +80,7 @@ def draw_capture(prediction: Prediction, algorithm: Algorithm) -> NDArray[np.uin
     from PIL import Image, ImageDraw
 
     image = _draw_image(prediction)
-    height, width = image.shape[:2]
+    height, width = image.shape[0], max(image.shape[1], _NARROWEST)
     size = max(13, round(width / 42))
     lines = [
         (piece, line.colour, font)
@@ -94,7 +95,7 @@ def draw_capture(prediction: Prediction, algorithm: Algorithm) -> NDArray[np.uin
     for (text, colour, font), step in zip(lines, steps, strict=True):
         pen.text((size // 2, top), text, fill=colour, font=font)
         top += step
-    picture.paste(Image.fromarray(image), (0, band))
+    picture.paste(Image.fromarray(image), ((width - image.shape[1]) // 2, band))
     return np.asarray(picture)
 
 
@@ -142,7 +143,8 @@ def _list_lines(prediction: Prediction, algorithm: Algorithm) -> list[_Line]:
             found.append(_Line(f"Yellow supports {shown}, blue speaks against it. Not an outline.", _GREY, 0.9))
     made_by = f"{algorithm.name}, pneumoscope {algorithm.version}"
     warnings = [_Line(f"Warning: {text}", _AMBER, 0.9) for text in prediction.warnings]
-    return [_Line(_WARNING, _AMBER), *found, *warnings, _Line(made_by, _GREY, 0.9)]
+    limits = _Line(algorithm.limits, _WHITE, 0.9)
+    return [_Line(_WARNING, _AMBER), *found, limits, *warnings, _Line(made_by, _GREY, 0.9)]
 
 
 def format_probability(value: float) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pneumoscope.dicomnet.identifiers import derive_uid
 from pneumoscope.errors import DataError
 from pneumoscope.images.ages import parse_age
 from pneumoscope.text import to_line
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from pneumoscope.inference.prediction import Prediction
 
 PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge",
@@ -35,6 +39,9 @@ EQUIPMENT = (
 _EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_EXACT = (*_NEEDED, "PatientID", "IssuerOfPatientID")  # an archive files results by these
+_UID = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,64}")
+_MULTI_FRAME = tuple(f"1.2.840.10008.5.1.4.1.1.7.{kind}" for kind in range(1, 5))  # secondary captures
 _SEXES = ("M", "F", "O")
 _LONGEST = 1024  # characters of a value
 
@@ -46,10 +53,13 @@ class Source:
     Attributes:
         header: pydicom's Dataset of the attributes that results take over; all text is decoded.
         left_out: keywords whose values are not valid, so that results are without them.
+        key: of all that results depend on: header and prediction. Other pixels, another patient or another way of
+            reading make other results, with other UIDs; other bytes of the same image do not.
     """
 
     header: Dataset
     left_out: tuple[str, ...] = ()
+    key: str = ""
 
     @property
     def study_uid(self) -> str:
@@ -67,12 +77,17 @@ class Source:
         return str(self.header.SOPClassUID)
 
     @property
+    def frames(self) -> list[int] | None:
+        """The frame that was read, if the SOP class has frames (PS3.3 10.3): the first; else None."""
+        return [1] if self.sop_class_uid in _MULTI_FRAME else None
+
+    @property
     def character_set(self) -> str | None:
         """UTF-8 where the header has other than ASCII characters, else None: the default of DICOM."""
         return None if all(str(element.value).isascii() for element in self.header) else "ISO_IR 192"
 
 
-def read_source(content: bytes, name: str) -> Source:
+def read_source(content: bytes, name: str, prediction: Prediction | None = None) -> Source:
     """Read the header of a DICOM image that was predicted, which has shown that it can be read.
 
     Values that are not valid are left out; ages without a unit are years, as in `images.ages`.
@@ -80,9 +95,11 @@ def read_source(content: bytes, name: str) -> Source:
     Args:
         content: of the file; the pixels may be missing.
         name: of the file, for messages.
+        prediction: of the image, of which the key depends.
 
     Raises:
-        DataError: it has no study, series or instance, so that no result can refer to it.
+        DataError: it has no study, series or instance, or an identifier that cannot be copied exactly, so that a result
+            could end up with another patient.
     """
     from pydicom import dcmread
     from pydicom.dataset import Dataset
@@ -99,6 +116,11 @@ def read_source(content: bytes, name: str) -> Source:
             if keyword not in found:
                 continue
             value = _read(found, keyword)
+            if value is None and keyword in _EXACT:
+                raise DataError(
+                    f"{name}: its {keyword} is not valid DICOM, so a result could be filed under another patient or "
+                    "study. Correct it in the archive."
+                )
             if value is None:
                 left_out.append(keyword)
             elif value != "":
@@ -111,7 +133,16 @@ def read_source(content: bytes, name: str) -> Source:
     for keyword in _EMPTY:
         if keyword not in header:
             setattr(header, keyword, None)
-    return Source(header, tuple(left_out))
+    return Source(header, tuple(left_out), _make_key(header, prediction))
+
+
+def _make_key(header: Dataset, prediction: Prediction | None) -> str:
+    values = [[element.keyword, str(element.value)] for element in header]
+    if prediction is None:
+        return derive_uid("image", values)
+    # Rounded: the same image gives minimally other numbers on another processor.
+    logits = [round(each, 2) + 0.0 for each in prediction.logits]
+    return derive_uid("image", values, logits, prediction.decision, prediction.warnings)
 
 
 def _read(found: Dataset, keyword: str) -> Any:
@@ -130,6 +161,8 @@ def _read(found: Dataset, keyword: str) -> Any:
         values = list(value) if isinstance(value, list | MultiValue) else [value]
         if (count := dictionary_VM(tag)).isdigit() and len(values) < int(count):
             return None
+        if keyword in _EXACT and len(values) > 1:
+            return None
         values = values[: int(count)] if count.isdigit() else values
         if kind == "US":
             values = [int(each) for each in values]
@@ -143,9 +176,10 @@ def _read(found: Dataset, keyword: str) -> Any:
             values = [_format_age(values[0])]
         if keyword == "PatientSex" and (values := [values[0].upper()])[0] not in _SEXES:
             return None
-        if kind != "UI":  # a UID must stay what it is, even where it breaks the rules
-            for each in values:
-                validate_value(kind, each, config.RAISE)
+        if kind == "UI":  # it stays what it is, even where it has leading zeros
+            return values[0] if _UID.fullmatch(values[0]) else None
+        for each in values:
+            validate_value(kind, each, config.RAISE)
     except Exception:  # a damaged value: no kind of error is excluded
         return None
     return values[0] if len(values) == 1 else values

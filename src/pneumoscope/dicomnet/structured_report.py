@@ -100,7 +100,7 @@ def _make_group(
     finding = code_label(label)
     name = f"{algorithm.name}: {label}"
     tracking = sr.TrackingIdentifier(
-        uid=derive_uid("tracking", source.sop_uid, algorithm.key, label), identifier=to_line(name)[:64]
+        uid=derive_uid("tracking", source.key, algorithm.key, label), identifier=to_line(name)[:64]
     )
     family = to_concept(codes.ARTIFICIAL_INTELLIGENCE)
     group = sr.MeasurementsAndQualitativeEvaluations(
@@ -112,9 +112,9 @@ def _make_group(
         finding_sites=[sr.FindingSite(to_concept(codes.LUNG))],
         measurements=_measure(label, prediction, source, algorithm, unit),
         qualitative_evaluations=_evaluate(label, finding, prediction),
-        source_images=[sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_uid)],
+        source_images=[sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_uid, source.frames)],
     )
-    for text in (RESEARCH_USE, *prediction.warnings):
+    for text in (RESEARCH_USE, algorithm.limits, *prediction.warnings):
         group[0].ContentSequence.append(
             sr.TextContentItem(to_concept(codes.COMMENT), text, sr.RelationshipTypeValues.CONTAINS)
         )
@@ -141,7 +141,7 @@ def _make_measurement(name: Code, value: float, unit: Code, source: Source) -> M
     height, width = int(source.header.get("Rows") or 1), int(source.header.get("Columns") or 1)
     outline = np.array([[0, 0], [width, 0], [width, height], [0, height], [0, 0]], float)
     region = sr.CoordinatesForMeasurement(
-        "POLYLINE", outline, sr.SourceImageForRegion(source.sop_class_uid, source.sop_uid)
+        "POLYLINE", outline, sr.SourceImageForRegion(source.sop_class_uid, source.sop_uid, source.frames)
     )
     return sr.Measurement(to_concept(name), value, to_concept(unit), referenced_coordinates=[region])
 
@@ -167,7 +167,11 @@ def _insert_library(content: ContentSequence, source: Source) -> None:
 
     kind = sr.RelationshipTypeValues
     image = sr.ImageContentItem(
-        to_concept(codes.SOURCE), source.sop_class_uid, source.sop_uid, relationship_type=kind.CONTAINS
+        to_concept(codes.SOURCE),
+        source.sop_class_uid,
+        source.sop_uid,
+        source.frames,
+        relationship_type=kind.CONTAINS,
     )
     image.ContentSequence = sr.ContentSequence(_describe_image(source))
     group = sr.ContainerContentItem(standard.DCM.ImageLibraryGroup, relationship_type=kind.CONTAINS)
