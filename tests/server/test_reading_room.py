@@ -335,7 +335,7 @@ def test_axe_finds_nothing_serious(service: Process, open_page: Any, browser: An
     page.set_viewport_size({"width": width, "height": 850})
     upload(page, files_of(range(5)))
     violations = []
-    for address in ("", "monitoring", "docs"):
+    for address in ("", "monitoring", "node", "docs"):
         if address:
             page.goto(f"{service.url}/{address}")
             page.wait_for_timeout(500)
@@ -356,7 +356,7 @@ def test_a_phone_needs_no_sideways_scrolling(service: Process, open_page: Any) -
     assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
     top = page.locator(".stage").bounding_box()["y"]
     assert 0 <= top < 400  # the selected image is in sight
-    for address in ("monitoring", "docs"):
+    for address in ("monitoring", "node", "docs"):
         page.goto(f"{service.url}/{address}")
         page.wait_for_timeout(300)
         assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
