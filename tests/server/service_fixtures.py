@@ -1,4 +1,4 @@
-"""Services for tests, and a real PostgreSQL."""
+"""Services for tests, a real browser, and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import signal
 import socket
 import stat
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sql
 from services import Process, draw, run_process, wait_until
 
 from pneumoscope.server.settings import Settings
@@ -38,6 +40,46 @@ def settings(run: Run, tmp_path: Path) -> Settings:
 def image() -> bytes:
     """A simulated image as a PNG."""
     return draw(3)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        program = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield program
+        program.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Opens pages; at the end, none has complained, and none has asked anybody else for anything."""
+    pages: list[tuple[Any, str]] = []
+    faults: list[str] = []
+    asked: list[str] = []
+
+    def open_(url: str, quiet: bool = True, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda problem: faults.append(str(problem)))
+        if quiet:
+            page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        pages.append((context, url))
+        return page
+
+    yield open_
+    for context, _ in pages:
+        context.close()
+    assert faults == []
+    homes = tuple(url.rsplit("/", 1)[0] if url.count("/") > 2 else url for _, url in pages)
+    assert [url for url in asked if not url.startswith((*homes, "blob:", "data:"))] == []
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +116,17 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind, empty."""
+    if request.param == "sqlite":
+        return str(tmp_path / "predictions.sqlite")
+    server: str = request.getfixturevalue("postgresql")
+    engine = sql.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.execute(sql.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server.rpartition('/')[0]}/{name}"

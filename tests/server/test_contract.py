@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from node_rows import fill_queue
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_schemathesis_finds_no_fault(service: Process, tmp_path: Path) -> None:
+    fill_queue(service.database)
     report = tmp_path / "report.ndjson"
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", "--url", service.url,
@@ -24,5 +27,5 @@ def test_schemathesis_finds_no_fault(service: Process, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     document = json.dumps(report.read_text(encoding="utf-8"))
-    for path in ("/v1/predictions", "/reviews", "/v1/monitoring", "/metrics"):
+    for path in ("/v1/predictions", "/reviews", "/v1/monitoring", "/v1/node", "/metrics"):
         assert path in document

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,45 +23,6 @@ if TYPE_CHECKING:
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 ALL_READ = re.compile(r"^\d+ of \d+ read(, \d+ not readable)?\.")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless chromium."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        program = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield program
-        program.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
-    """Opens pages; at the end, none has complained, and none has asked anybody else for anything."""
-    pages: list[tuple[Any, str]] = []
-    faults: list[str] = []
-    asked: list[str] = []
-
-    def open_(url: str, quiet: bool = True, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": 1400, "height": 900}, **options)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda problem: faults.append(str(problem)))
-        if quiet:
-            page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(url)
-        pages.append((context, url))
-        return page
-
-    yield open_
-    for context, _ in pages:
-        context.close()
-    assert faults == []
-    homes = tuple(url.rsplit("/", 1)[0] if url.count("/") > 2 else url for _, url in pages)
-    assert [url for url in asked if not url.startswith((*homes, "blob:", "data:"))] == []
 
 
 def files_of(seeds: range) -> list[dict[str, Any]]:
@@ -376,7 +335,7 @@ def test_axe_finds_nothing_serious(service: Process, open_page: Any, browser: An
     page.set_viewport_size({"width": width, "height": 850})
     upload(page, files_of(range(5)))
     violations = []
-    for address in ("", "monitoring", "docs"):
+    for address in ("", "monitoring", "node", "docs"):
         if address:
             page.goto(f"{service.url}/{address}")
             page.wait_for_timeout(500)
@@ -397,7 +356,7 @@ def test_a_phone_needs_no_sideways_scrolling(service: Process, open_page: Any) -
     assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
     top = page.locator(".stage").bounding_box()["y"]
     assert 0 <= top < 400  # the selected image is in sight
-    for address in ("monitoring", "docs"):
+    for address in ("monitoring", "node", "docs"):
         page.goto(f"{service.url}/{address}")
         page.wait_for_timeout(300)
         assert page.locator("html").evaluate("page => page.scrollWidth") <= 375

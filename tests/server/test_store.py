@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,20 +29,6 @@ from pneumoscope.server.store import PredictionRecord, Review, Store, now
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
     from pneumoscope.training.train import Run
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of each kind, empty."""
-    if request.param == "sqlite":
-        return str(tmp_path / "predictions.sqlite")
-    server: str = request.getfixturevalue("postgresql")
-    engine = sql.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
-    name = f"test_{uuid.uuid4().hex}"
-    with engine.connect() as connection:
-        connection.execute(sql.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{server.rpartition('/')[0]}/{name}"
 
 
 def make_record(**values: Any) -> PredictionRecord:

@@ -26,6 +26,8 @@ from pneumoscope.server.messages import (
     ListQuery,
     ModelMessage,
     MonitoringQuery,
+    NodeMessage,
+    NodeQuery,
     PredictionQuery,
     PredictionsMessage,
     ProblemMessage,
@@ -191,6 +193,12 @@ def _add_operations(app: FastAPI, service: PredictionService) -> None:
     async def monitoring(query: Annotated[MonitoringQuery, Query()]) -> dict[str, Any]:
         """Summarise volume, decisions, drift of the probabilities from validation, and agreement with reviewers."""
         return await service.summarise(query.days)
+
+    @app.get("/v1/node", response_model=NodeMessage, responses=_problems(401, 403, 409, 422, 503), tags=["operations"])
+    async def node(query: Annotated[NodeQuery, Query()]) -> Response:
+        """Show what DICOM nodes have in this database: images, their answers, and where their results are."""
+        message = await service.read_node(query.limit)
+        return Response(message.model_dump_json(exclude_unset=True), media_type="application/json")
 
     @app.get("/healthz", responses=_problems(403), tags=["operations"])
     async def healthz() -> dict[str, str]:

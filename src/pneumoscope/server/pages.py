@@ -15,6 +15,7 @@ _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript",
 _PAGES = (
     ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
+    ("/node", "node.html", "DICOM node", "node.js"),
     ("/docs", "api.html", "API", ""),
 )
 

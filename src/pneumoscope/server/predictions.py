@@ -7,6 +7,7 @@ import base64
 import datetime
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,7 @@ from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
+    NodeMessage,
     PredictionMessage,
     PredictionQuery,
     PredictionsMessage,
@@ -38,6 +40,7 @@ from pneumoscope.server.messages import (
     ReviewRequest,
 )
 from pneumoscope.server.monitoring import summarise
+from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
 from pneumoscope.server.reviews import find_label
@@ -191,6 +194,19 @@ class PredictionService:
     async def summarise(self, days: int) -> dict[str, Any]:
         """Summarise the predictions of today (UTC) and the days before it."""
         return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days)
+
+    async def read_node(self, limit: int) -> NodeMessage:
+        """What DICOM nodes have in the same database, with their latest images.
+
+        Raises:
+            RequestError: 409, their tables are those of another version.
+            DataError: the database does not answer.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._read_node, limit)
+
+    def _read_node(self, limit: int) -> NodeMessage:
+        with self.store.read() as connection:
+            return read_node(connection, limit, time.time())
 
     def _summarise(self, days: int) -> dict[str, Any]:
         since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)

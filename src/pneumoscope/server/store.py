@@ -220,6 +220,12 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             return [(record, review) for record, review in session.execute(query)]
 
+    @contextmanager
+    def read(self) -> Iterator[sql.Connection]:
+        """Begin a transaction in which other tables of the same database can be read."""
+        with self._begin() as session:
+            yield session.connection()
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -1,24 +1,11 @@
 // Whether the model in use still works as intended.
 
+import { card, make } from "/page/elements.js";
 import { call } from "/page/service.js";
 
 const $ = (id) => document.getElementById(id);
 const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}%`);
 const interval = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
-
-function make(tag, attributes = {}, words = "") {
-  const made = tag === "svg" || make.drawn.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (words) made.textContent = words;
-  return made;
-}
-make.drawn = new Set(["rect", "text", "path", "line", "title"]);
-
-function card(name, value, below) {
-  const made = make("section", { class: "card" });
-  made.append(make("h2", {}, name), make("strong", {}, value), make("p", { class: "quiet" }, below));
-  return made;
-}
 
 function draw(bars, outline, labels, what) {
   const [wide, high, left, bottom] = [Math.max(260, Math.min(1000, $("volume").clientWidth)), 180, 38, 22];
