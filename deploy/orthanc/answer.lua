@@ -1,5 +1,6 @@
 -- Sends the radiographs of each study to pneumoscope's DICOM node once the study is stable. The node sends its results
--- back to this archive, where they make the study stable again: so only radiographs are sent, never results.
+-- back to this archive, where they make the study stable again: so only radiographs are sent, never results. What could
+-- not be sent while the node was out of reach is a failed job, which resubmit.py tries again.
 
 local NODE = 'pneumoscope' -- its name in "DicomModalities"
 local RADIOGRAPHS = { CR = true, DX = true, DR = true, RG = true }
@@ -12,7 +13,7 @@ function OnStableStudy(study, tags, metadata)
     end
   end
   if #resources > 0 then
-    local job = { Resources = resources, Synchronous = false, Permissive = true }
+    local job = { Resources = resources, Synchronous = false, Permissive = false }
     RestApiPost('/modalities/' .. NODE .. '/store', DumpJson(job, true))
   end
 end
