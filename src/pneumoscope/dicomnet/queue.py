@@ -176,6 +176,17 @@ class Queue:
             for some in _split([each.id for each in images]):
                 connection.execute(sql.update(Image).where(Image.id.in_(some)).values(**values))
 
+    def take_back(self, images: Sequence[Waiting]) -> None:
+        """Undo `begin`, for images that were called off for another reason than their own.
+
+        Args:
+            images: as they were before `begin`.
+        """
+        with self._write() as connection:
+            for each in images:
+                values = {"attempts": each.attempts, "alone": each.alone}
+                connection.execute(sql.update(Image).where(Image.id == each.id).values(**values))
+
     def finish(self, outcomes: Sequence[Outcome], destinations: Sequence[str], held: bool) -> list[str]:
         """Save what became of images, and what is to be delivered, in one transaction.
 
