@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pneumoscope.dicomnet.node_settings import read_settings
+from pneumoscope.server.databases import PASSWORD_FILE
 from rehearse import read_steps
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -59,6 +60,8 @@ def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) 
     assert all((copy / each["file"]).exists() for each in compose["secrets"].values())
     for name in ("room", "node"):
         service = compose["services"][name]
+        password = service["environment"][PASSWORD_FILE]
+        assert password.removeprefix("/run/secrets/") in service["secrets"]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
 
