@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from pneumoscope.dicomnet.node_settings import read_settings
+from pneumoscope.dicomnet.rules import apply_rules
+from pneumoscope.images.dicom import Tags
 from pneumoscope.server.databases import PASSWORD_FILE
 from rehearse import read_steps
 
@@ -28,7 +30,9 @@ def need(program: str) -> str:
 def test_the_example_of_the_nodes_settings_is_valid() -> None:
     settings = read_settings(DEPLOY / "node.yaml", {})
     assert [each.name for each in settings.destinations] == ["archive"]
-    assert settings.rules
+    for tags in (Tags(modality="CR", body_part="CHEST"), Tags(modality="CR"), Tags(modality="DX")):
+        assert apply_rules(settings.rules, tags, "ARCHIVE").reason is None
+    assert apply_rules(settings.rules, Tags(modality="CR", body_part="KNEE"), "ARCHIVE").reason is not None
 
 
 def test_the_image_is_built_without_pytorch_and_does_not_run_as_root() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benches import Bench
+from node_process import StandIn
 from peers import write_image
 
+from pneumoscope.dicomnet.results import Answer
+from pneumoscope.dicomnet.rules import Rule
 from pneumoscope.dicomnet.spool import FullError
 from pneumoscope.errors import DataError
 
@@ -42,6 +47,76 @@ def test_a_disk_without_space_for_results_is_no_images_fault(
     bench.work()
     assert bench.queue.count()[0] == {"answered": images}
     assert {row.alone for row in bench.rows("SELECT alone FROM node_images")} <= {0, 1}
+
+
+def count(bench: Bench) -> dict[str, int]:
+    bench.work()
+    return bench.queue.count()[0]
+
+
+def test_a_skipped_image_that_comes_again_is_judged_by_the_rules_of_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    image = write_image(tmp_path / "1.dcm", 1, 1)
+    bench = Bench(tmp_path, rules=(Rule(body_part=("ABDOMEN",)),))
+    bench.receive(image)
+    assert count(bench) == {"skipped": 1}
+    bench.receive(image)
+    assert count(bench) == {"skipped": 1}
+    bench.settings = replace(bench.settings, rules=(Rule(body_part=("CHEST",)),))
+    bench.restart()
+    assert bench.intake.scan() == 0  # not by itself
+    assert count(bench) == {"skipped": 1}
+    bench.receive(image)
+    assert count(bench) == {"answered": 1}
+    assert len(bench.queue.list_parcels("archive", "due", 10)) == 2
+    bench.receive(image)
+    assert count(bench) == {"answered": 1}
+    assert len([text for text in caplog.messages if "has come again, and is judged anew: it was skipped" in text]) == 2
+    bench.stop()
+
+
+class Broken(StandIn):
+    """An installation that can be mended."""
+
+    broken = True
+
+    def answer(self, paths: Iterable[Path]) -> Iterator[Answer]:
+        for answer in super().answer(paths):
+            error = "a decoder is not installed" if self.broken else None
+            yield replace(answer, prediction=replace(answer.prediction, error=error))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_image_set_aside_that_comes_again_is_answered_if_that_is_possible_now(killed: bool, tmp_path: Path) -> None:
+    image, answers = write_image(tmp_path / "1.dcm", 1, 1), Broken()
+    bench = Bench(tmp_path, answers)
+    bench.receive(image)
+    assert count(bench) == {"set_aside": 1}
+    key = bench.receive(image)
+    assert count(bench) == {"set_aside": 1}
+    folder = bench.settings.spool / "set-aside"
+    assert {path.name for path in folder.iterdir()} == {f"{key}.dcm", f"{key}.json"}
+    answers.broken = False
+    bench.receive(image)
+    if killed:  # before it has been announced
+        bench.restart()
+        assert bench.intake.scan() == 1
+    assert count(bench) == {"answered": 1}
+    assert not list(folder.iterdir())
+    bench.stop()
+
+
+def test_an_image_that_was_lost_and_comes_again_is_answered(bench: Bench, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "1.dcm", 1, 1)
+    key = bench.receive(image)
+    bench.intake.take()
+    bench.spool.path_of(key).unlink()
+    bench.intake.scan()
+    assert bench.queue.count()[0] == {"lost": 1}
+    bench.receive(image)
+    assert count(bench) == {"answered": 1}
 
 
 def _fail() -> None:

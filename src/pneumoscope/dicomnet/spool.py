@@ -138,7 +138,7 @@ class Spool:
         return self.free() < self._free_bytes
 
     def store(self, arrival: Arrival, data: bytes) -> Stored:
-        """Write an image; when this returns, it is on disk.
+        """Write an image; when this returns, it is on disk, and the time of its file is that of its last arrival.
 
         Args:
             arrival: what came with it.
@@ -154,6 +154,8 @@ class Spool:
                 raise ValueError("not a UID")
         path = self.path_of(f"{digest(arrival.sop_uid)[:20]}-{hashlib.sha256(data).hexdigest()[:40]}")
         if path.exists():
+            os.utime(path)
+            _sync(path)
             _sync(path.parent)  # of another association that may not have got so far
             return Stored(path.stem, repeat=True)
         if self.free() - len(data) < self._free_bytes:
@@ -198,6 +200,11 @@ class Spool:
             self._write(target.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
             source.replace(target)
             _sync(target.parent)
+
+    def take_back(self, key: str) -> None:
+        """Remove an image from those set aside, as it is answered after all."""
+        for suffix in (".json", ".dcm"):
+            (self.folder / "set-aside" / f"{key}{suffix}").unlink(missing_ok=True)
 
     def remove(self, key: str) -> None:
         """Remove an image that is not needed any more."""
@@ -308,9 +315,9 @@ def _write_whole(file: io.FileIO, content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _sync(folder: Path) -> None:
-    """Put the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
