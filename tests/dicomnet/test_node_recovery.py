@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,30 @@ def test_a_skipped_image_that_comes_again_is_judged_by_the_rules_of_now(
     bench.receive(image)
     assert count(bench) == {"answered": 1}
     assert len([text for text in caplog.messages if "has come again, and is judged anew: it was skipped" in text]) == 2
+    bench.stop()
+
+
+def test_what_a_dry_run_made_is_not_sent_later_not_even_with_another_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path, dry_run=True)
+    bench.receive(write_image(tmp_path / "1.dcm", 1, 1))
+    assert count(bench) == {"answered": 1}
+    bench.stop()
+    Path(bench.database).unlink()
+    bench.settings = replace(bench.settings, dry_run=False)
+    bench.restart()
+    assert bench.intake.scan() == 1
+    assert count(bench) == {"answered": 1}
+    assert bench.queue.count()[1] == {("archive", "held"): 2}
+    assert "2 results had been made by a dry run and are not sent" in caplog.messages
+    bench.receive(write_image(tmp_path / "2.dcm", 1, 2))
+    bench.work()
+    assert len(bench.queue.list_parcels("archive", "due", 10)) == 2
+    ((_, _key, files),) = bench.queue.list_finished(time.time() + 1, 10)
+    for file in files:
+        bench.spool.remove_result(file)
+    assert not list((bench.settings.spool / "results").rglob("*.held"))
     bench.stop()
 
 

@@ -14,7 +14,7 @@ from pneumoscope.errors import PneumoscopeError
 
 if TYPE_CHECKING:
     from pneumoscope.dicomnet.node_settings import NodeSettings
-    from pneumoscope.dicomnet.results import Answer
+    from pneumoscope.dicomnet.results import Answer, Result
 
 _ENDS = 3  # of the process while it answers one image alone, after which the image is set aside
 logger = logging.getLogger("pneumoscope.node")
@@ -99,10 +99,7 @@ class Answering:
         prediction = answer.prediction
         if prediction.error is not None:
             return Outcome(image, "set_aside", _without_path(prediction.error, answer.path))
-        made = tuple(
-            Made(each.kind, each.sop_class_uid, each.sop_uid, self._store(each.sop_uid, each.content))
-            for each in answer.results
-        )
+        made = tuple(self._store(each) for each in answer.results)
         about = {
             "sha256": prediction.sha256,
             "decision": prediction.decision or "",
@@ -112,9 +109,10 @@ class Answering:
         }
         return Outcome(image, "answered", results=made, about=about)
 
-    def _store(self, sop_uid: str, content: bytes) -> str:
+    def _store(self, result: Result) -> Made:
         try:
-            return self._spool.store_result(sop_uid, content)
+            file = self._spool.store_result(result.sop_uid, result.content, self._settings.dry_run)
+            return Made(result.kind, result.sop_class_uid, result.sop_uid, file, self._spool.is_held(file))
         except OSError as problem:
             raise _SpoolError(problem.errno, problem.strerror) from problem
 
@@ -132,6 +130,8 @@ class Answering:
         self._survived -= {each.image.id for each in outcomes}
         if known:
             logger.warning("%d results had been made before and are not sent again", len(known))
+        if held := sum(made.held for each in outcomes for made in each.results if not self._settings.dry_run):
+            logger.warning("%d results had been made by a dry run and are not sent", held)
         studies: dict[str, list[Outcome]] = {}
         for each in outcomes:
             if each.state == "answered":

@@ -50,12 +50,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Made:
-    """A result in the spool."""
+    """A result in the spool; `held`: whether a dry run made it, so that it is never sent."""
 
     kind: str
     sop_class_uid: str
     sop_uid: str
     file: str
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ class Queue:
                     number = self._add_result(connection, each.image.id, made, moment)
                     rows = [
                         {"node": self._node, "result_id": number, "destination": name, "attempts": 0, "due_at": moment,
-                         "state": "held" if held else "due", "commitment": "", "error": ""}
+                         "state": "held" if held or made.held else "due", "commitment": "", "error": ""}
                         for name in destinations
                         if not each.image.to or name in each.image.to
                     ]  # fmt: skip

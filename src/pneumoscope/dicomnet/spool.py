@@ -37,6 +37,7 @@ _TITLE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 _KEY = re.compile(r"[0-9a-f]{20}-[0-9a-f]{40}")
 _PREAMBLE = bytes(128) + b"DICM"
 _LONG = (b"OB", b"OW", b"UN", b"UT", b"SQ")  # types of values whose length has 4 bytes (PS3.5 7.1.2)
+_HELD = ".held"  # suffix of the empty file beside a result of a dry run
 _LARGEST_META = 65_536  # bytes
 _FOLDERS = ("incoming", "images", "results", "set-aside")
 
@@ -164,13 +165,27 @@ class Spool:
         changed = any(other.name != path.name for other in path.parent.glob(f"{path.stem[:20]}-*"))
         return Stored(path.stem, repeat=False, changed=changed)
 
-    def store_result(self, sop_uid: str, content: bytes) -> str:
-        """Write a result, unless it is there, and give its name; what is on disk is what is sent, now and later."""
+    def store_result(self, sop_uid: str, content: bytes, held: bool = False) -> str:
+        """Write a result, unless it is there, and give its name; what is on disk is what is sent, now and later.
+
+        Args:
+            sop_uid: its SOP Instance UID.
+            content: the file.
+            held: whether it is of a dry run. That is written down here, so that it holds with another database, too.
+        """
         name = digest(sop_uid)[:40]
         path = self.result_path(name)
         if not path.exists():
+            if held:
+                self._write(path.with_suffix(_HELD), b"")
+            else:
+                path.with_suffix(_HELD).unlink(missing_ok=True)  # of one that was removed
             self._write(path, content)
         return name
+
+    def is_held(self, name: str) -> bool:
+        """Whether a result was made by a dry run, and is never sent."""
+        return self.result_path(name).with_suffix(_HELD).exists()
 
     def path_of(self, key: str) -> Path:
         """Where an image is."""
@@ -213,6 +228,7 @@ class Spool:
     def remove_result(self, name: str) -> None:
         """Remove a result that is not needed any more."""
         self.result_path(name).unlink(missing_ok=True)
+        self.result_path(name).with_suffix(_HELD).unlink(missing_ok=True)
 
     def _write(self, path: Path, *parts: bytes) -> None:
         """Write a file whole, on disk."""
