@@ -124,7 +124,7 @@ def node(
         "title": title, "host": host, "port": port, "http_host": http_host, "http_port": http_port, "allowed": allowed,
         "watch": watch, "quiet": quiet, "to": to, "verify": verify, "spool": spool, "database": database,
         "log_format": log_format, "stow": stow or None, "http": http, "dry_run": dry_run or None,
-        "retry_failed": retry_failed or None, "model": model, "kinds": kinds and _read_kinds(kinds),
+        "retry_failed": retry_failed or None, "model": model, "kinds": None if kinds is None else _read_kinds(kinds),
         "report_class": report_class, "unit": unit,
     }  # fmt: skip
     settings = read_settings(config, flags)

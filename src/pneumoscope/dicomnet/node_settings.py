@@ -102,7 +102,7 @@ class Limits:
         associations: at a time.
         object_bytes: of one object.
         object_seconds: that one object may take.
-        request_bytes: of one request of STOW-RS.
+        request_bytes: of one request of STOW-RS, which is held in memory.
         requests: of STOW-RS at a time.
         silence: seconds that a sender may be silent in the middle of something.
         idle: seconds that an association may be open without anything sent.
@@ -112,8 +112,8 @@ class Limits:
     associations: Count = 32
     object_bytes: Count = 256 * 1024**2
     object_seconds: Seconds = 600.0
-    request_bytes: Count = 512 * 1024**2
-    requests: Count = 4
+    request_bytes: Count = 256 * 1024**2
+    requests: Count = 2
     silence: Seconds = 30.0
     idle: Seconds = 120.0
     free_bytes: Annotated[int, Ge(0)] = 1024**3

@@ -38,7 +38,7 @@ _KEY = re.compile(r"[0-9a-f]{20}-[0-9a-f]{40}")
 _PREAMBLE = bytes(128) + b"DICM"
 _LONG = (b"OB", b"OW", b"UN", b"UT", b"SQ")  # types of values whose length has 4 bytes (PS3.5 7.1.2)
 _HELD = ".held"  # suffix of the empty file beside a result of a dry run
-_LARGEST_META = 65_536  # bytes
+LARGEST_META = 65_536  # bytes
 _FOLDERS = ("incoming", "images", "results", "set-aside")
 
 
@@ -138,7 +138,7 @@ class Spool:
         """Whether there is too little space to receive anything."""
         return self.free() < self._free_bytes
 
-    def store(self, arrival: Arrival, data: bytes) -> Stored:
+    def store(self, arrival: Arrival, data: bytes | memoryview) -> Stored:
         """Write an image; when this returns, it is on disk, and the time of its file is that of its last arrival.
 
         Args:
@@ -230,7 +230,7 @@ class Spool:
         self.result_path(name).unlink(missing_ok=True)
         self.result_path(name).with_suffix(_HELD).unlink(missing_ok=True)
 
-    def _write(self, path: Path, *parts: bytes) -> None:
+    def _write(self, path: Path, *parts: bytes | memoryview) -> None:
         """Write a file whole, on disk."""
         self._make_folder(path.parent)
         part = self.folder / "incoming" / f"{path.stem}.{secrets.token_hex(4)}.part"
@@ -279,7 +279,7 @@ def read_meta(content: bytes) -> Meta:
     if content[128:140] != b"DICM\x02\0\0\0UL\x04\0" or len(content) < 144:
         raise ValueError("no meta information")
     place, end = 144, 144 + int.from_bytes(content[140:144], "little")
-    if end > min(len(content), _LARGEST_META):
+    if end > min(len(content), LARGEST_META):
         raise ValueError("damaged meta information")
     values: dict[int, str] = {}
     while place + 8 <= end:
@@ -304,7 +304,7 @@ def read_arrival(path: Path) -> Arrival:
         ValueError: it is damaged.
     """
     with path.open("rb") as file:
-        return read_meta(file.read(_LARGEST_META)).arrival
+        return read_meta(file.read(LARGEST_META)).arrival
 
 
 def _encode_meta(arrival: Arrival) -> bytes:
@@ -325,7 +325,7 @@ def _encode_meta(arrival: Arrival) -> bytes:
     return bytes(stream.getvalue())
 
 
-def _write_whole(file: io.FileIO, content: bytes) -> None:
+def _write_whole(file: io.FileIO, content: bytes | memoryview) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
