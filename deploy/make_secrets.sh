@@ -8,8 +8,7 @@ mkdir -p secrets
 cd secrets
 [ -e token ] || openssl rand -hex 32 > token
 [ -e database_password ] || openssl rand -hex 32 | tr -d '\n' > database_password
-[ -e pgpass ] || printf 'database:5432:pneumoscope:pneumoscope:%s\n' "$(cat database_password)" > pgpass
 [ -e key.pem ] || openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj "/CN=${1:-localhost}" \
     -addext "subjectAltName=DNS:${1:-localhost}" -keyout key.pem -out certificate.pem
 # The containers read them as another user.
-chmod 644 token pgpass database_password certificate.pem
+chmod 644 token database_password certificate.pem

@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from pneumoscope.dicomnet.node_settings import read_settings
+from pneumoscope.dicomnet.rules import apply_rules
+from pneumoscope.images.dicom import Tags
+from pneumoscope.server.databases import PASSWORD_FILE
 from rehearse import read_steps
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -27,7 +30,9 @@ def need(program: str) -> str:
 def test_the_example_of_the_nodes_settings_is_valid() -> None:
     settings = read_settings(DEPLOY / "node.yaml", {})
     assert [each.name for each in settings.destinations] == ["archive"]
-    assert settings.rules
+    for tags in (Tags(modality="CR", body_part="CHEST"), Tags(modality="CR"), Tags(modality="DX")):
+        assert apply_rules(settings.rules, tags, "ARCHIVE").reason is None
+    assert apply_rules(settings.rules, Tags(modality="CR", body_part="KNEE"), "ARCHIVE").reason is not None
 
 
 def test_the_image_is_built_without_pytorch_and_does_not_run_as_root() -> None:
@@ -59,6 +64,8 @@ def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) 
     assert all((copy / each["file"]).exists() for each in compose["secrets"].values())
     for name in ("room", "node"):
         service = compose["services"][name]
+        password = service["environment"][PASSWORD_FILE]
+        assert password.removeprefix("/run/secrets/") in service["secrets"]
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ def test_a_full_disk_refuses_images_and_leaves_no_partial_file(tmp_path: Path, t
         assert 'pneumoscope_node_refused_total{reason="full"} 1.0' in metrics
         stored[0].unlink()
         assert storescu(node.port, images[2:3]).returncode == 0  # it goes on where there is space again
+
+
+def test_a_full_disk_sets_no_acknowledged_image_aside(tmp_path: Path, tmpfs: Path) -> None:
+    image = write_image(tmp_path / "1.dcm", 1, 1)
+    with run_node(tmp_path / "node", dry_run=True, quiet=1.0, spool=str(tmpfs / "spool")) as node:
+        assert storescu(node.port, [image]).returncode == 0
+        ballast = tmpfs / "ballast"
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        metrics = f"{node.url}/metrics"
+        tries = 'refused_total{reason="result"} 4.0'
+        wait_until(lambda: tries in urllib3.request("GET", metrics).data.decode())  # it would have been set aside
+        assert 'images{state="waiting"} 1.0' in urllib3.request("GET", metrics).data.decode()
+        ballast.unlink()
+        wait_until(lambda: 'images{state="answered"} 1.0' in urllib3.request("GET", metrics).data.decode())
+        assert not list((tmpfs / "spool" / "set-aside").iterdir())
 
 
 def test_too_little_free_space_refuses_images_and_is_said(tmp_path: Path, images: list[Path]) -> None:

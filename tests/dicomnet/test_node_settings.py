@@ -68,6 +68,9 @@ def test_a_file_holds_rules_destinations_tls_and_limits(tmp_path: Path) -> None:
         ({"tls": {"certificate": "a.pem"}}, "tls.key", "private key"),
         ({"tls": {"authorities": "a.pem"}}, "tls.authorities", "no effect"),
         ({"http_host": "0.0.0.0"}, "http_host", "token"),
+        ({"kinds": "sr,xy"}, "kinds.1", "found 'xy'"),
+        ({"kinds": []}, "kinds", "no kind"),
+        ({"report_class": "basic"}, "report_class", "comprehensive"),
         ({"token": "short"}, "token", "16"),
         ({"stow": True, "http_port": None}, "stow", "port"),
         ({"dry_run": False}, "to", "destination"),
@@ -79,6 +82,21 @@ def test_what_is_wrong_is_named(content: dict[str, Any], named: str, said: str, 
     assert caught.value.parameter is not None
     assert caught.value.parameter.endswith(named)
     assert said in caught.value.message
+
+
+def test_what_results_are_like_can_be_set_everywhere(tmp_path: Path) -> None:
+    settings = read(tmp_path, {"dry_run": True})
+    assert (settings.kinds, settings.report_class, settings.unit) == (("sr", "sc"), "comprehensive-3d", "1")
+    file = {"dry_run": True, "kinds": ["sr", "seg"], "report_class": "comprehensive", "unit": "%", "model": "a.npz"}
+    settings = read(tmp_path, file)
+    assert (settings.kinds, settings.report_class, settings.unit) == (("sr", "seg"), "comprehensive", "%")
+    assert settings.model == "a.npz"
+    assert read(tmp_path, {"dry_run": True, "kinds": "sr,map"}).kinds == ("sr", "map")
+    settings = read(tmp_path, file, KINDS="sc, map", REPORT_CLASS="comprehensive-3d", UNIT="1", MODEL="b.npz")
+    assert (settings.kinds, settings.report_class, settings.unit) == (("sc", "map"), "comprehensive-3d", "1")
+    assert settings.model == "b.npz"
+    settings = read(tmp_path, file, {"kinds": ["sr"], "unit": "1"}, KINDS="sc")
+    assert (settings.kinds, settings.unit) == (("sr",), "1")
 
 
 def test_an_unknown_variable_and_a_useless_verify_are_refused() -> None:

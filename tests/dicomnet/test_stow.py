@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from peers import write_image
 from pydicom import dcmread
 
 from pneumoscope.dicomnet.node_settings import Limits, NodeSettings
+from pneumoscope.dicomnet.receiver import resolve_classes
 from pneumoscope.dicomnet.spool import Arrival, Spool, Stored, read_arrival
-from pneumoscope.dicomnet.stow import build_app
+from pneumoscope.dicomnet.stow import Place, build_app, store_parts
 from pneumoscope.dicomnet.web import serve_web
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=xyz'
@@ -131,6 +133,34 @@ def test_hostile_requests_store_nothing(body: bytes, content_type: str, status: 
         answer = client.post("/studies", content=body, headers={"content-type": content_type})
         assert answer.status_code == status
         assert not list(spool.list_keys())
+
+
+@pytest.mark.parametrize("study", ["", "/1.2.3.1"])
+def test_nothing_of_a_request_is_stored_if_a_later_part_is_of_another_type(
+    study: str, tmp_path: Path, image: bytes
+) -> None:
+    body = parts(image).removesuffix(b"--xyz--") + parts(b"text", kind=b"text/plain")
+    with run_app(tmp_path) as (client, spool, notes):
+        answer = client.post(f"/studies{study}", content=body, headers={"content-type": TYPE})
+        assert answer.status_code == 415
+        assert not list(spool.list_keys())
+        assert not notes.stored
+
+
+def test_a_request_is_held_in_memory_once(tmp_path: Path, image: bytes) -> None:
+    large = image + bytes(20_000_000)
+    with run_app(tmp_path) as (_, spool, notes):
+        place = Place(spool, notes, frozenset(resolve_classes(NodeSettings().sop_classes)))
+        body = bytearray(parts(large))
+        tracemalloc.start()
+        try:
+            (outcome,) = store_parts(body, b"xyz", NodeSettings(), place, None)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert outcome.status == 0
+        assert peak < 10_000_000  # beside the body itself
+        assert spool.path_of(notes.stored[0].key).stat().st_size > len(large) - 1000
 
 
 @pytest.mark.parametrize("place", range(132, 330, 6))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import sqlalchemy as sql
-from services import draw, run_process, run_thread
+from services import draw, run_process, run_thread, wait_until
 
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server import databases
@@ -131,6 +131,44 @@ def test_an_error_about_a_database_does_not_show_its_password(url: str) -> None:
     with pytest.raises((UsageError, DataError)) as error:
         Store(url.replace("a@", "a:hunter2@"))
     assert "hunter2" not in str(error.value)
+
+
+def test_the_password_of_a_postgresql_may_come_from_a_file(
+    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = sql.create_engine(postgresql.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
+    name, password = f"guest_{uuid.uuid4().hex}", "hunter2@/ %"
+    with engine.connect() as connection:
+        connection.execute(sql.text("SET password_encryption = 'scram-sha-256'"))
+        connection.execute(sql.text(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'"))
+        connection.execute(sql.text(f"CREATE DATABASE {name} OWNER {name}"))
+        rules = Path(str(connection.scalar(sql.text("SHOW hba_file"))))
+        rules.write_text(f"host all {name} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        connection.execute(sql.text("SELECT pg_reload_conf()"))
+        count = sql.text("SELECT count(*) FROM pg_hba_file_rules WHERE :name = ANY(user_name)")
+        wait_until(lambda: connection.scalar(count, {"name": name}) == 1)
+    engine.dispose()
+    url = f"{postgresql.rpartition('/')[0].replace('reader', name)}/{name}"
+
+    def say_why() -> str:
+        try:
+            Store(url).close()
+        except (UsageError, DataError) as problem:
+            return str(problem)
+        return ""
+
+    wait_until(lambda: "the server asks for a password" in say_why())
+    assert databases.PASSWORD_FILE in say_why()
+    file = tmp_path / "password"
+    monkeypatch.setenv(databases.PASSWORD_FILE, str(file))
+    assert f"{file}: cannot be read" in say_why()
+    for wrong, said in (("", "the password alone"), ("two\nlines", "the password alone"), ("wrong", "password")):
+        file.write_text(wrong)
+        assert said in say_why()
+    file.write_text(f"{password}\n")
+    with Store(url) as store:
+        store.ping()
+        assert "hunter2" not in store.location
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:

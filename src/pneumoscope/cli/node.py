@@ -58,10 +58,22 @@ _Verify = Annotated[
     option("How it is found out that a destination has stored a result. [default: none]", _SENDING),
 ]
 _Kinds = Annotated[
-    str,
+    str | None,
     option(
-        "Which objects to send, separated by commas: sr, sc, map, seg; see dicom results.", _SENDING, "--as", "--kinds"
+        "Which objects to send, separated by commas: sr, sc, map, seg; see dicom results. [default: sr,sc]",
+        _SENDING,
+        "--as",
+        "--kinds",
     ),
+]
+_ReportClass = Annotated[
+    Literal["comprehensive-3d", "comprehensive"] | None,
+    option(
+        "Class of structured reports: comprehensive is shown by more viewers. [default: comprehensive-3d]", _SENDING
+    ),
+]
+_Unit = Annotated[
+    Literal["1", "%"] | None, option("Unit of probabilities in structured reports. [default: 1]", _SENDING)
 ]
 _DryRun = Annotated[bool, option("Receive and answer, but send nothing.", _SENDING, "--dry-run")]
 _RetryFailed = Annotated[bool, option("Try again what destinations have refused for good.", _SENDING, "--retry-failed")]
@@ -85,7 +97,9 @@ def node(
     quiet: _Quiet = None,
     to: _To = None,
     verify: _Verify = None,
-    kinds: _Kinds = "sr,sc",
+    kinds: _Kinds = None,
+    report_class: _ReportClass = None,
+    unit: _Unit = None,
     dry_run: _DryRun = False,
     retry_failed: _RetryFailed = False,
     spool: _Spool = None,
@@ -110,28 +124,34 @@ def node(
         "title": title, "host": host, "port": port, "http_host": http_host, "http_port": http_port, "allowed": allowed,
         "watch": watch, "quiet": quiet, "to": to, "verify": verify, "spool": spool, "database": database,
         "log_format": log_format, "stow": stow or None, "http": http, "dry_run": dry_run or None,
-        "retry_failed": retry_failed or None,
+        "retry_failed": retry_failed or None, "model": model, "kinds": None if kinds is None else _read_kinds(kinds),
+        "report_class": report_class, "unit": unit,
     }  # fmt: skip
     settings = read_settings(config, flags)
     deciding = {
         "device": device, "prevalence": prevalence, "threshold": threshold and require_number(threshold),
         "alpha": alpha, "false_alarms": false_alarms, "ood": ood, "refuse_out_of_scope": refuse_out_of_scope,
     }  # fmt: skip
-    _run(settings, model, kinds, deciding)
+    _run(settings, deciding)
 
 
-def _run(settings: NodeSettings, model: str | None, kinds: str, deciding: dict[str, Any]) -> None:
+def _read_kinds(text: str) -> list[str]:
+    named = read_kinds(text)
+    if other := [each for each in named if each.startswith("fhir")]:
+        raise UsageError(f"{other[0]} is no DICOM object. `pneumoscope dicom results` writes it.", "as")
+    return [*named]
+
+
+def _run(settings: NodeSettings, deciding: dict[str, Any]) -> None:
     from pneumoscope.dicomnet.algorithm import identify
     from pneumoscope.dicomnet.node import run_node
     from pneumoscope.dicomnet.results import Answerer, ResultSettings
     from pneumoscope.inference.predictor import load
 
-    named = read_kinds(kinds)
-    if other := [each for each in named if each.startswith("fhir")]:
-        raise UsageError(f"{other[0]} is no DICOM object. `pneumoscope dicom results` writes it.", "as")
-    chosen = choose_model(model)
+    chosen = choose_model(settings.model)
     predictor = load(chosen, **deciding)
-    answerer = Answerer(predictor, identify(predictor, chosen), ResultSettings(named))
+    wanted = ResultSettings(settings.kinds, settings.report_class, settings.unit)
+    answerer = Answerer(predictor, identify(predictor, chosen), wanted)
 
     def announce(running: Node) -> None:
         names = ", ".join(each.name for each in settings.destinations) or "nobody"

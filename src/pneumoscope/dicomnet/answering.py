@@ -14,10 +14,14 @@ from pneumoscope.errors import PneumoscopeError
 
 if TYPE_CHECKING:
     from pneumoscope.dicomnet.node_settings import NodeSettings
-    from pneumoscope.dicomnet.results import Answer
+    from pneumoscope.dicomnet.results import Answer, Result
 
 _ENDS = 3  # of the process while it answers one image alone, after which the image is set aside
 logger = logging.getLogger("pneumoscope.node")
+
+
+class _SpoolError(OSError):
+    """A result cannot be written."""
 
 
 class Answers(Protocol):
@@ -44,10 +48,19 @@ class Answering:
         self._settings, self._spool, self._queue = settings, spool, queue
         self._answers, self._report = answers, report
         self._destinations = [each.name for each in settings.destinations]
+        self._interrupted: list[Waiting] = []  # begun, and stopped by what is no image's fault
         self._survived: set[int] = set()  # images whose answering has ended in this process, well or not
 
     def work(self) -> int:
-        """Answer studies that are due, of some images, and give the number of images."""
+        """Answer studies that are due, of some images, and give the number of images.
+
+        Raises:
+            DataError: the database cannot be used.
+            OSError: the spool cannot be written. No image is at fault; the next call goes on.
+        """
+        if self._interrupted:
+            self._queue.take_back(self._interrupted)
+            self._interrupted = []
         now = time.time()
         settings = self._settings
         images = self._queue.list_waiting(now - settings.quiet, now - settings.longest_wait, settings.batch)
@@ -70,7 +83,8 @@ class Answering:
             return [
                 self._keep(image, answer) for image, answer in zip(images, self._answers.answer(paths), strict=True)
             ]
-        except PneumoscopeError:  # of the model or the installation, not of an image
+        except (PneumoscopeError, _SpoolError):  # of the model, the installation or the disk, not of an image
+            self._interrupted = [*images]
             raise
         except Exception as problem:
             if len(images) == 1:
@@ -85,10 +99,7 @@ class Answering:
         prediction = answer.prediction
         if prediction.error is not None:
             return Outcome(image, "set_aside", _without_path(prediction.error, answer.path))
-        made = tuple(
-            Made(each.kind, each.sop_class_uid, each.sop_uid, self._spool.store_result(each.sop_uid, each.content))
-            for each in answer.results
-        )
+        made = tuple(self._store(each) for each in answer.results)
         about = {
             "sha256": prediction.sha256,
             "decision": prediction.decision or "",
@@ -98,16 +109,29 @@ class Answering:
         }
         return Outcome(image, "answered", results=made, about=about)
 
+    def _store(self, result: Result) -> Made:
+        try:
+            file = self._spool.store_result(result.sop_uid, result.content, self._settings.dry_run)
+            return Made(result.kind, result.sop_class_uid, result.sop_uid, file, self._spool.is_held(file))
+        except OSError as problem:
+            raise _SpoolError(problem.errno, problem.strerror) from problem
+
     def _give_up(self, image: Waiting) -> Outcome:
         return Outcome(image, "set_aside", f"the node has ended {image.alone} times while answering it")
 
     def _save(self, outcomes: Sequence[Outcome]) -> None:
         if not outcomes:
             return
+        try:
+            known = self._queue.finish(outcomes, self._destinations, self._settings.dry_run)
+        except PneumoscopeError:
+            self._interrupted = [each.image for each in outcomes if each.image.id in self._survived]
+            raise
         self._survived -= {each.image.id for each in outcomes}
-        known = self._queue.finish(outcomes, self._destinations, self._settings.dry_run)
         if known:
             logger.warning("%d results had been made before and are not sent again", len(known))
+        if held := sum(made.held for each in outcomes for made in each.results if not self._settings.dry_run):
+            logger.warning("%d results had been made by a dry run and are not sent", held)
         studies: dict[str, list[Outcome]] = {}
         for each in outcomes:
             if each.state == "answered":

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from pneumoscope.dicomnet.queue import Known, Queue
+from pneumoscope.dicomnet.queue import NOT_ANSWERED, Known, Queue
 from pneumoscope.dicomnet.rules import Rule, apply_rules
 from pneumoscope.dicomnet.spool import Spool, digest, read_arrival
 from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import Tags, read_tags
 
+_TRIES = 2  # of answering alone that count of an image that comes again: if the process ends once more, it is enough
 _TOGETHER = 256  # images that get their rows in one transaction
 logger = logging.getLogger("pneumoscope.node")
 
@@ -53,13 +54,13 @@ class Intake:
         """Look at the whole spool, as at the start: give rows to images without one, and finish what was interrupted.
 
         Returns:
-            How many images had no row.
+            How many images had no row, or have come again without being judged anew.
         """
         keys = list(self._spool.list_keys())
         known = self._queue.find_known(keys)
-        for key, each in known.items():
-            self._finish(key, each)
-        new = [key for key in keys if key not in known]
+        new = [key for key in keys if key not in known or self._has_come_again(key, known[key])]
+        for key in known.keys() - set(new):
+            self._finish(key, known[key])
         for start in range(0, len(new), _TOGETHER):
             self._add(new[start : start + _TOGETHER])
         present = set(keys)
@@ -69,30 +70,42 @@ class Intake:
         return len(new)
 
     def _finish(self, key: str, known: Known) -> None:
-        """Do with a file what its row says, if that was interrupted, or the same image has come again."""
+        """Do with a file what its row says, if that was interrupted, or an answered image has come again."""
         if known.state == "set_aside":
             self._spool.set_aside(key, known.reason)
         elif not known.kept:
             self._spool.remove(key)
+
+    def _has_come_again(self, key: str, known: Known) -> bool:
+        """Whether an image that was not answered has arrived since: rules or the installation may be others now."""
+        path = self._spool.path_of(key)
+        return known.state in NOT_ANSWERED and path.exists() and path.stat().st_mtime > known.received_at
 
     def _exists(self, key: str) -> bool:
         return self._spool.path_of(key).exists()
 
     def _add(self, keys: Sequence[str]) -> None:
         known = self._queue.find_known(keys)
-        for key, each in known.items():
-            self._finish(key, each)
-        rows, uids = [], {}
+        again = {key for key, each in known.items() if self._has_come_again(key, each)}
+        for key in known.keys() - again:
+            self._finish(key, known[key])
+        rows, uids = list[dict[str, Any]](), dict[str, str]()
         for key in keys:
-            if key not in known and self._exists(key):
+            if (key not in known or key in again) and self._exists(key):
                 row, uids[key] = self._read(key)
                 rows.append(row)
         own = self._queue.find_own([uid for uid in uids.values() if uid])
         for row in rows:
             if uids[row["key"]] in own:
                 row |= {"state": "skipped", "reason": "not answered: a result of this node"}
-        self._queue.add_images(rows)
+        self._queue.add_images([row for row in rows if row["key"] not in again])
+        self._queue.renew_images([row for row in rows if row["key"] in again], _TRIES)
         for row in rows:
+            if row["key"] in again:
+                logger.info("image %s has come again, and is judged anew: it was %s", row["key"][:20],
+                            known[row["key"]].state.replace("_", " "))  # fmt: skip
+                if row["state"] != "set_aside":
+                    self._spool.take_back(row["key"])
             if row["state"] == "set_aside":
                 self._spool.set_aside(row["key"], row["reason"])
                 logger.warning("image %s set aside: %s", row["key"][:20], row["reason"])

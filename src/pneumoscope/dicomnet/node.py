@@ -194,7 +194,6 @@ class Node:
         self.measurements.count("received", by="stow" if arrival.calling == "STOW" else "dicom")
         if stored.repeat:
             self.measurements.count("repeats")
-            return
         if stored.changed:
             self.measurements.count("changed")
             logger.warning("image %s has come with other content than before: a new version", stored.key[:20])

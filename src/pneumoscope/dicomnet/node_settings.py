@@ -24,7 +24,8 @@ Seconds: TypeAlias = Annotated[float, Gt(0)]
 Wait: TypeAlias = Annotated[float, Ge(0)]
 Verify: TypeAlias = Literal["none", "find", "commitment", "qido"]
 _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, without backslash and control characters
-_TUPLES = ("calling", "modality", "body_part", "view", "to", "allowed", "sop_classes")
+Kind: TypeAlias = Literal["sr", "sc", "map", "seg"]
+_TUPLES = ("calling", "modality", "body_part", "view", "to", "allowed", "sop_classes", "kinds")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Limits:
         associations: at a time.
         object_bytes: of one object.
         object_seconds: that one object may take.
-        request_bytes: of one request of STOW-RS.
+        request_bytes: of one request of STOW-RS, which is held in memory.
         requests: of STOW-RS at a time.
         silence: seconds that a sender may be silent in the middle of something.
         idle: seconds that an association may be open without anything sent.
@@ -111,8 +112,8 @@ class Limits:
     associations: Count = 32
     object_bytes: Count = 256 * 1024**2
     object_seconds: Seconds = 600.0
-    request_bytes: Count = 512 * 1024**2
-    requests: Count = 4
+    request_bytes: Count = 256 * 1024**2
+    requests: Count = 2
     silence: Seconds = 30.0
     idle: Seconds = 120.0
     free_bytes: Annotated[int, Ge(0)] = 1024**3
@@ -133,6 +134,10 @@ class NodeSettings:
         watch: folder from which files are taken, too; it is only read.
         spool: folder for what is received and what is to be sent.
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
+        model: what `--model` takes; None for the pretrained one.
+        kinds: which objects are sent; see `ResultSettings`, as for the next two.
+        report_class: of structured reports.
+        unit: of probabilities in structured reports.
         allowed: AE titles that may call; empty for all.
         any_called: also accept associations for other AE titles than `title`.
         sop_classes: that are received, by keyword of the standard's or UID.
@@ -160,6 +165,10 @@ class NodeSettings:
     watch: Path | None = None
     spool: Path = Path("spool")
     database: str | None = field(default=None, repr=False)
+    model: str | None = None
+    kinds: tuple[Kind, ...] = ("sr", "sc")
+    report_class: Literal["comprehensive-3d", "comprehensive"] = "comprehensive-3d"
+    unit: Literal["1", "%"] = "1"
     allowed: tuple[str, ...] = ()
     any_called: bool = False
     sop_classes: tuple[str, ...] = (
@@ -199,6 +208,8 @@ class NodeSettings:
             _check_token(self.token, self.http_host)
         elif self.stow:
             raise UsageError("STOW-RS needs a port. Set `http_port`.", "stow")
+        if not self.kinds:
+            raise UsageError("names no kind of result. Choose from sr, sc, map, seg.", "kinds")
         if self.watch is not None and not self.watch.is_dir():
             raise UsageError(f"{self.watch}: not a folder.", "watch")
         names = [each.name for each in self.destinations]
@@ -308,7 +319,15 @@ def _build_parts(kind: Any, values: dict[str, Any], key: str, source: str) -> li
 
 def _to_lists(values: Mapping[str, Any]) -> dict[str, Any]:
     """One text stands for a list of one, where a list is wanted."""
-    return {key: [each] if key in _TUPLES and isinstance(each, str) else each for key, each in values.items()}
+    return {key: _to_list(key, each) if isinstance(each, str) else each for key, each in values.items()}
+
+
+def _to_list(key: str, text: str) -> str | list[str]:
+    if key == "kinds":
+        return text.replace(",", " ").split()
+    if key not in _TUPLES:
+        return text
+    return [text]
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -327,7 +346,9 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         if name not in known | {"to", "verify"}:
             raise UsageError(f"unknown variable. Known: {', '.join(sorted(known | {'to', 'verify'}))}.", variable)
-        found[name] = text.split() if name in ("to", *_TUPLES) else text
+        found[name] = text.replace(",", " ").split() if name == "kinds" else text
+        if name in ("to", *_TUPLES) and name != "kinds":
+            found[name] = text.split()
     return found
 
 

@@ -22,16 +22,18 @@ from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain
 
 _MANY = 500  # values in a statement; SQLite's limit was once 999
+NOT_ANSWERED = ("skipped", "set_aside", "lost")  # states; an image that comes again is judged anew
 _REASON = 2000  # characters kept of one
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an image: its state, the reason of it, and whether its file is needed."""
+    """What is known of an image: its state, the reason of it, whether its file is needed, and when it came."""
 
     state: str
     reason: str
     kept: bool
+    received_at: float
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Made:
-    """A result in the spool."""
+    """A result in the spool; `held`: whether a dry run made it, so that it is never sent."""
 
     kind: str
     sop_class_uid: str
     sop_uid: str
     file: str
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,10 @@ class Queue:
         """Those images that have a row, by key."""
         found: dict[str, Known] = {}
         for some in _split(keys):
-            columns = (Image.key, Image.state, Image.reason, Image.kept)
+            columns = (Image.key, Image.state, Image.reason, Image.kept, Image.received_at)
             query = sql.select(*columns).where(self._mine(Image), Image.key.in_(some))
             with self._read() as connection:
-                found |= {row.key: Known(row.state, row.reason, row.kept) for row in connection.execute(query)}
+                found |= {row.key: Known(*row[1:]) for row in connection.execute(query)}
         return found
 
     def find_own(self, uids: Sequence[str]) -> set[str]:
@@ -133,6 +136,20 @@ class Queue:
         if images:
             with self._write() as connection:
                 connection.execute(sql.insert(Image), [{**defaults, **each, "node": self._node} for each in images])
+
+    def renew_images(self, images: Sequence[dict[str, Any]], most: int) -> None:
+        """Judge images anew that were not answered, as they have come again.
+
+        Args:
+            images: their rows, as for `add_images`.
+            most: how often answering one alone may have begun without an end; what was more counts as this.
+        """
+        alone = sql.case((Image.alone > most, most), else_=Image.alone)
+        with self._write() as connection:
+            for each in images:
+                mine = (self._mine(Image), Image.key == each["key"], Image.state.in_(NOT_ANSWERED))
+                values = {key: each[key] for key in ("state", "reason", "to", "received_at", "calling", "study")}
+                connection.execute(sql.update(Image).where(*mine).values(**values, alone=alone, kept=True))
 
     def list_waiting(self, quiet_since: float, begun_before: float, images: int) -> list[Waiting]:
         """Images of whole studies that are due, at least of one study: those quiet for longest first.
@@ -176,6 +193,17 @@ class Queue:
             for some in _split([each.id for each in images]):
                 connection.execute(sql.update(Image).where(Image.id.in_(some)).values(**values))
 
+    def take_back(self, images: Sequence[Waiting]) -> None:
+        """Undo `begin`, for images that were called off for another reason than their own.
+
+        Args:
+            images: as they were before `begin`.
+        """
+        with self._write() as connection:
+            for each in images:
+                values = {"attempts": each.attempts, "alone": each.alone}
+                connection.execute(sql.update(Image).where(Image.id == each.id).values(**values))
+
     def finish(self, outcomes: Sequence[Outcome], destinations: Sequence[str], held: bool) -> list[str]:
         """Save what became of images, and what is to be delivered, in one transaction.
 
@@ -206,7 +234,7 @@ class Queue:
                     number = self._add_result(connection, each.image.id, made, moment)
                     rows = [
                         {"node": self._node, "result_id": number, "destination": name, "attempts": 0, "due_at": moment,
-                         "state": "held" if held else "due", "commitment": "", "error": ""}
+                         "state": "held" if held or made.held else "due", "commitment": "", "error": ""}
                         for name in destinations
                         if not each.image.to or name in each.image.to
                     ]  # fmt: skip

@@ -133,7 +133,7 @@ class Receiver:
         logger.warning("association refused: %r calls %r", calling, called)
 
 
-def store(spool: Spool, arrival: Arrival, data: bytes, watcher: Watcher) -> int:
+def store(spool: Spool, arrival: Arrival, data: bytes | memoryview, watcher: Watcher) -> int:
     """Store an image, and give the status to answer with (PS3.4 B.2.3)."""
     try:
         stored = spool.store(arrival, data)

@@ -37,7 +37,8 @@ _TITLE = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 _KEY = re.compile(r"[0-9a-f]{20}-[0-9a-f]{40}")
 _PREAMBLE = bytes(128) + b"DICM"
 _LONG = (b"OB", b"OW", b"UN", b"UT", b"SQ")  # types of values whose length has 4 bytes (PS3.5 7.1.2)
-_LARGEST_META = 65_536  # bytes
+_HELD = ".held"  # suffix of the empty file beside a result of a dry run
+LARGEST_META = 65_536  # bytes
 _FOLDERS = ("incoming", "images", "results", "set-aside")
 
 
@@ -137,8 +138,8 @@ class Spool:
         """Whether there is too little space to receive anything."""
         return self.free() < self._free_bytes
 
-    def store(self, arrival: Arrival, data: bytes) -> Stored:
-        """Write an image; when this returns, it is on disk.
+    def store(self, arrival: Arrival, data: bytes | memoryview) -> Stored:
+        """Write an image; when this returns, it is on disk, and the time of its file is that of its last arrival.
 
         Args:
             arrival: what came with it.
@@ -154,6 +155,8 @@ class Spool:
                 raise ValueError("not a UID")
         path = self.path_of(f"{digest(arrival.sop_uid)[:20]}-{hashlib.sha256(data).hexdigest()[:40]}")
         if path.exists():
+            os.utime(path)
+            _sync(path)
             _sync(path.parent)  # of another association that may not have got so far
             return Stored(path.stem, repeat=True)
         if self.free() - len(data) < self._free_bytes:
@@ -162,13 +165,27 @@ class Spool:
         changed = any(other.name != path.name for other in path.parent.glob(f"{path.stem[:20]}-*"))
         return Stored(path.stem, repeat=False, changed=changed)
 
-    def store_result(self, sop_uid: str, content: bytes) -> str:
-        """Write a result, unless it is there, and give its name; what is on disk is what is sent, now and later."""
+    def store_result(self, sop_uid: str, content: bytes, held: bool = False) -> str:
+        """Write a result, unless it is there, and give its name; what is on disk is what is sent, now and later.
+
+        Args:
+            sop_uid: its SOP Instance UID.
+            content: the file.
+            held: whether it is of a dry run. That is written down here, so that it holds with another database, too.
+        """
         name = digest(sop_uid)[:40]
         path = self.result_path(name)
         if not path.exists():
+            if held:
+                self._write(path.with_suffix(_HELD), b"")
+            else:
+                path.with_suffix(_HELD).unlink(missing_ok=True)  # of one that was removed
             self._write(path, content)
         return name
+
+    def is_held(self, name: str) -> bool:
+        """Whether a result was made by a dry run, and is never sent."""
+        return self.result_path(name).with_suffix(_HELD).exists()
 
     def path_of(self, key: str) -> Path:
         """Where an image is."""
@@ -199,6 +216,11 @@ class Spool:
             source.replace(target)
             _sync(target.parent)
 
+    def take_back(self, key: str) -> None:
+        """Remove an image from those set aside, as it is answered after all."""
+        for suffix in (".json", ".dcm"):
+            (self.folder / "set-aside" / f"{key}{suffix}").unlink(missing_ok=True)
+
     def remove(self, key: str) -> None:
         """Remove an image that is not needed any more."""
         self.path_of(key).unlink(missing_ok=True)
@@ -206,8 +228,9 @@ class Spool:
     def remove_result(self, name: str) -> None:
         """Remove a result that is not needed any more."""
         self.result_path(name).unlink(missing_ok=True)
+        self.result_path(name).with_suffix(_HELD).unlink(missing_ok=True)
 
-    def _write(self, path: Path, *parts: bytes) -> None:
+    def _write(self, path: Path, *parts: bytes | memoryview) -> None:
         """Write a file whole, on disk."""
         self._make_folder(path.parent)
         part = self.folder / "incoming" / f"{path.stem}.{secrets.token_hex(4)}.part"
@@ -256,7 +279,7 @@ def read_meta(content: bytes) -> Meta:
     if content[128:140] != b"DICM\x02\0\0\0UL\x04\0" or len(content) < 144:
         raise ValueError("no meta information")
     place, end = 144, 144 + int.from_bytes(content[140:144], "little")
-    if end > min(len(content), _LARGEST_META):
+    if end > min(len(content), LARGEST_META):
         raise ValueError("damaged meta information")
     values: dict[int, str] = {}
     while place + 8 <= end:
@@ -281,7 +304,7 @@ def read_arrival(path: Path) -> Arrival:
         ValueError: it is damaged.
     """
     with path.open("rb") as file:
-        return read_meta(file.read(_LARGEST_META)).arrival
+        return read_meta(file.read(LARGEST_META)).arrival
 
 
 def _encode_meta(arrival: Arrival) -> bytes:
@@ -302,15 +325,15 @@ def _encode_meta(arrival: Arrival) -> bytes:
     return bytes(stream.getvalue())
 
 
-def _write_whole(file: io.FileIO, content: bytes) -> None:
+def _write_whole(file: io.FileIO, content: bytes | memoryview) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
 
 
-def _sync(folder: Path) -> None:
-    """Put the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

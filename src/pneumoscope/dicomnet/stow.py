@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from pneumoscope.dicomnet.measurements import MEDIA_TYPE
 from pneumoscope.dicomnet.receiver import CANNOT_UNDERSTAND, NO_RESOURCES, SUCCESS, Watcher, resolve_classes, store
-from pneumoscope.dicomnet.spool import Arrival, Spool, read_meta
+from pneumoscope.dicomnet.spool import LARGEST_META, Arrival, Spool, read_meta
 from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import read_tags
 
@@ -112,7 +112,7 @@ def _add_stow(
             try:
                 boundary = _find_boundary(request.headers.get("content-type", ""))
                 body = await _receive_body(request, settings)
-                results = await asyncio.to_thread(_store_parts, body, boundary, settings, place, study)
+                results = await asyncio.to_thread(store_parts, body, boundary, settings, place, study)
             except RefusedError as problem:
                 return Response(f"{problem}\n", problem.status, media_type="text/plain")
             except ClientDisconnect:
@@ -139,7 +139,7 @@ def _find_boundary(content_type: str) -> bytes:
     return (match[1] or match[2]).encode("latin-1", "replace")
 
 
-async def _receive_body(request: Request, settings: NodeSettings) -> bytes:
+async def _receive_body(request: Request, settings: NodeSettings) -> bytearray:
     limits, body = settings.limits, bytearray()
     stream: AsyncIterator[bytes] = request.stream()
     try:
@@ -148,15 +148,15 @@ async def _receive_body(request: Request, settings: NodeSettings) -> bytes:
                 async with asyncio.timeout(limits.silence):
                     chunk = await anext(stream, None)
                 if chunk is None:
-                    return bytes(body)
-                body += chunk
-                if len(body) > limits.request_bytes:
+                    return body
+                if len(body) + len(chunk) > limits.request_bytes:
                     raise RefusedError(413, f"The request is larger than {limits.request_bytes:,} bytes.")
+                body += chunk
     except TimeoutError:
         raise RefusedError(408, "The request arrived too slowly.") from None
 
 
-def _split_parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def _split_parts(body: bytearray, boundary: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Headers and content of each part (RFC 2046 5.1); what is no part of a whole request is refused."""
     mark, view = b"--" + boundary, memoryview(body)
     start = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
@@ -171,33 +171,31 @@ def _split_parts(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, memoryvi
         blank = body.find(b"\r\n\r\n", head, end + 2 if end >= 0 else None)
         if min(head, end, blank) < 0:
             raise RefusedError(400, "The body is not whole.")
-        yield body[head + 2 : blank], view[blank + 4 : end] if blank + 4 <= end else view[:0]
+        yield bytes(view[head + 2 : blank]), view[blank + 4 : end] if blank + 4 <= end else view[:0]
         start = end + 2
     raise RefusedError(413, f"more than {_PARTS} parts")
 
 
-def _store_parts(
-    body: bytes, boundary: bytes, settings: NodeSettings, place: Place, study: str | None
+def store_parts(
+    body: bytearray, boundary: bytes, settings: NodeSettings, place: Place, study: str | None
 ) -> list[Outcome]:
-    """Store the objects of a request; nothing is stored of one that is not whole."""
-    results = []
-    for head, content in list(_split_parts(body, boundary)):
-        if not _DICOM_TYPE.search(head):
-            raise RefusedError(415, "Each part has to be of type application/dicom.")
-        results.append(_store_part(bytes(content), settings, place, study))
-    if not results:
+    """Store the objects of a request; nothing is stored of one that is not whole, or has a part of another type."""
+    parts = list(_split_parts(body, boundary))
+    if not parts:
         raise RefusedError(400, "The body has no part.")
-    return results
+    if not all(_DICOM_TYPE.search(head) for head, _ in parts):
+        raise RefusedError(415, "Each part has to be of type application/dicom.")
+    return [_store_part(content, settings, place, study) for _, content in parts]
 
 
-def _store_part(content: bytes, settings: NodeSettings, place: Place, study: str | None) -> Outcome:
+def _store_part(content: memoryview, settings: NodeSettings, place: Place, study: str | None) -> Outcome:
     try:
         if len(content) > settings.limits.object_bytes:
             raise ValueError("too large")
-        meta = read_meta(content)
+        meta = read_meta(bytes(content[:LARGEST_META]))
         stated = meta.arrival
         arrival = Arrival(stated.sop_class, stated.sop_uid, stated.syntax, "STOW")
-        if study is not None and read_tags(content).study != study:
+        if study is not None and read_tags(bytes(content)).study != study:
             raise ValueError("of another study")
     except (ImageError, ValueError):
         place.watcher.refused("unreadable")

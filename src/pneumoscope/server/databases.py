@@ -14,10 +14,13 @@ import sqlalchemy as sql
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.files import read_regular
 
+PASSWORD_FILE = "PNEUMOSCOPE_DATABASE_PASSWORD_FILE"  # noqa: S105 - a variable; it names a file
 PATIENCE = 5.0  # seconds for which setting up is tried again
 # What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
 TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
+_LONGEST_PASSWORD = 10_000  # bytes
 OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 
 
@@ -68,6 +71,14 @@ def opening(url: str | None) -> Iterator[Database]:
     database = Database(*parse_url(url))
     try:
         yield database
+    except AttributeError:  # pg8000, where the server asks for a password and there is none
+        if database.address.password is not None or database.file is not None:
+            raise
+        raise UsageError(
+            f"{database.location}: the server asks for a password. Put it into a file, and the file's path into the "
+            f"variable {PASSWORD_FILE}; or into the URL.",
+            parameter="database",
+        ) from None
     except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
         raise UsageError(f"{database.location}: {problem}", parameter="database") from None
     except ModuleNotFoundError as problem:
@@ -99,7 +110,24 @@ def parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
         address = address.set(drivername="postgresql+pg8000")  # the driver that comes with the extra
     if address.get_backend_name() not in ("sqlite", "postgresql"):
         raise UsageError(f"{address.drivername}: only SQLite and PostgreSQL are supported.", parameter="database")
+    if address.get_backend_name() == "postgresql" and address.password is None:
+        address = address.set(password=_read_password())
     return address, Path(address.database) if address.get_backend_name() == "sqlite" and address.database else None
+
+
+def _read_password() -> str | None:
+    """The password of PostgreSQL from the file that a variable names, which keeps it out of commands and settings."""
+    name = os.environ.get(PASSWORD_FILE)
+    if not name:
+        return None
+    try:
+        password = read_regular(Path(name), _LONGEST_PASSWORD).decode().rstrip("\r\n")
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or "not a text of UTF-8"
+        raise UsageError(f"{name}: cannot be read: {reason}.", parameter=PASSWORD_FILE) from None
+    if not password or "\n" in password:
+        raise UsageError(f"{name}: it has to hold the password alone, on one line.", parameter=PASSWORD_FILE)
+    return password
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
