@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ import numpy as np
 import pytest
 import yaml
 from archives import Archive, find_port
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+
+from pneumoscope.dicomnet.receiver import SYNTAXES
 
 HERE = Path(__file__).parent
 DICOM_WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -140,6 +147,42 @@ def make_certificate(folder: Path, name: str, authority: tuple[Path, Path] | Non
         command += ["-CA", str(authority[0]), "-CAkey", str(authority[1]), "-addext", "basicConstraints=CA:FALSE"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return certificate, key
+
+
+@dataclass(frozen=True)
+class Received:
+    """An object that `run_picky` has received, byte by byte."""
+
+    sop_uid: str
+    syntax: str
+    content: bytes
+
+    def decode(self) -> Dataset:
+        return dcmread(BytesIO(self.content))
+
+
+@contextmanager
+def run_picky(
+    port: int, sop_classes: Sequence[str], context: ssl.SSLContext | None = None, syntaxes: Sequence[str] = SYNTAXES
+) -> Iterator[list[Received]]:
+    """An AE that accepts some SOP classes and transfer syntaxes only; gives what it has received, repeats too."""
+    received: list[Received] = []
+
+    def store(event: Any) -> int:
+        uid, syntax = str(event.request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)
+        received.append(Received(uid, syntax, event.encoded_dataset()))
+        return 0
+
+    entity = ApplicationEntity("ORTHANC")
+    for uid in sop_classes:
+        entity.add_supported_context(uid, list(syntaxes))
+    handlers: Any = [(evt.EVT_C_STORE, store)]
+    server = entity.start_server(("127.0.0.1", port), block=False, ssl_context=context, evt_handlers=handlers)
+    assert server is not None
+    try:
+        yield received
+    finally:
+        server.shutdown()
 
 
 def to_dicom(archive: Archive, **more: Any) -> dict[str, Any]:

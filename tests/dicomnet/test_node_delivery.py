@@ -22,14 +22,13 @@ from peers import (
     NodeProcess,
     make_certificate,
     run_node,
+    run_picky,
     storescu,
     to_dicom,
     to_web,
     wait_until,
     write_image,
 )
-from pynetdicom import evt
-from pynetdicom.ae import ApplicationEntity
 
 from pneumoscope.dicomnet.identifiers import derive_uid
 
@@ -187,27 +186,6 @@ def test_what_an_archive_has_not_stored_in_spite_of_its_answer_is_sent_again_unc
     assert any("not there" in line for line in node.lines)
 
 
-@contextmanager
-def run_picky(port: int, sop_classes: list[str], context: ssl.SSLContext | None = None) -> Iterator[list[str]]:
-    """An AE that accepts some SOP classes only; gives the SOP Instance UIDs that it has received."""
-    received: list[str] = []
-
-    def store(event: Any) -> int:
-        received.append(str(event.request.AffectedSOPInstanceUID))
-        return 0
-
-    entity = ApplicationEntity("ORTHANC")
-    for uid in sop_classes:
-        entity.add_supported_context(uid)
-    handlers: Any = [(evt.EVT_C_STORE, store)]
-    server = entity.start_server(("127.0.0.1", port), block=False, ssl_context=context, evt_handlers=handlers)
-    assert server is not None
-    try:
-        yield received
-    finally:
-        server.shutdown()
-
-
 @pytest.mark.parametrize("accepted", ["1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.1.1"])
 def test_what_is_refused_for_good_is_kept_and_sent_on_demand(accepted: str, tmp_path: Path, images: list[Path]) -> None:
     port, retries = find_port(), {"first": 0.1, "longest": 0.1, "refusals": 2}
@@ -229,7 +207,7 @@ def test_what_is_refused_for_good_is_kept_and_sent_on_demand(accepted: str, tmp_
         with run_picky(port, list(CLASSES.values())) as again:
             node.start(retry_failed=True)
             wait_until(lambda: states_of(node) == {"delivered": 2})
-            assert Counter([*received, *again]) == uids_of(1)
+            assert Counter(each.sop_uid for each in [*received, *again]) == uids_of(1)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -253,7 +231,7 @@ def test_results_are_sent_over_tls_with_certificates_of_both_sides(
     ):
         assert storescu(node.port, images[:1]).returncode == 0
         if known:
-            wait_until(lambda: Counter(received) == uids_of(1))
+            wait_until(lambda: Counter(each.sop_uid for each in received) == uids_of(1))
         else:
             wait_until(lambda: any("cannot be reached" in line for line in node.lines))
             assert states_of(node) == {"due": 2}

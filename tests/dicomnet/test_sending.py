@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from archives import Archive, find_port, run_orthanc
-from peers import DICOM_WEB, write_image
+from evidence_cases import ALGORITHM, DECIDED, make_source
+from peers import DICOM_WEB, run_picky, write_image
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from pneumoscope.cli import main as cli
+from pneumoscope.dicomnet.evidence_maps import make_map, make_segmentation
+from pneumoscope.dicomnet.objects import finish
 from pneumoscope.dicomnet.sending import send_files
 from pneumoscope.errors import DataError, DownloadError, UsageError
 
@@ -34,6 +41,41 @@ def test_all_files_of_a_folder_are_sent_and_found(archive: Archive, tmp_path: Pa
         sent = send_files([tmp_path], f"dicom://ORTHANC@127.0.0.1:{archive.dicom_port}", verify=verify)
         assert [each.error for each in sent] == [None] * 3
     assert len(stored(archive, 11)) == 3
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A parametric map, and a segmentation that is compressed with RLE."""
+    folder, paths = tmp_path_factory.mktemp("evidence"), []
+    for kind, make in (("map", make_map), ("seg", make_segmentation)):
+        made = make(DECIDED, make_source(DECIDED.evidence.shape), ALGORITHM)
+        assert made is not None
+        paths.append(folder / f"{kind}.dcm")
+        paths[-1].write_bytes(finish(made, ALGORITHM))
+    assert dcmread(paths[1]).file_meta.TransferSyntaxUID == RLELossless
+    return paths
+
+
+def test_compressed_objects_arrive_as_they_are(archive: Archive, evidence: list[Path]) -> None:
+    archive.clear()
+    sent = send_files(evidence, f"dicom://ORTHANC@127.0.0.1:{archive.dicom_port}", verify="find")
+    assert [each.error for each in sent] == [None, None]
+    kept = {each["SOPInstanceUID"]: archive.get(f"instances/{each['ID']}/file") for each in archive.list_instances()}
+    for path in evidence:
+        mine, theirs = dcmread(path), dcmread(BytesIO(kept[str(dcmread(path).SOPInstanceUID)]))
+        assert mine.file_meta.TransferSyntaxUID == theirs.file_meta.TransferSyntaxUID
+        assert (mine == theirs, mine.PixelData if "PixelData" in mine else b"") == (True, theirs.get("PixelData", b""))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_they_are_decompressed_for_who_takes_nothing_else(syntax: str, evidence: list[Path]) -> None:
+    port, classes = find_port(), [str(dcmread(path).SOPClassUID) for path in evidence]
+    with run_picky(port, classes, syntaxes=[syntax]) as received:
+        sent = send_files(evidence, f"dicom://ORTHANC@127.0.0.1:{port}")
+    assert [each.error for each in sent] == [None, None]
+    assert [each.sop_uid for each in received] == [str(dcmread(path).SOPInstanceUID) for path in evidence]
+    assert {each.syntax for each in received} == {syntax}
+    assert np.array_equal(received[1].decode().pixel_array, dcmread(evidence[1]).pixel_array)
 
 
 def test_a_dicomweb_service_gets_them_too(archive: Archive, tmp_path: Path) -> None:

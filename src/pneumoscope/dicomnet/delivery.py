@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pneumoscope.dicomnet.destinations import Item, Sender, UnreachableError
 from pneumoscope.dicomnet.node_settings import Destination, Retries
 from pneumoscope.dicomnet.queue import Parcel, Queue
-from pneumoscope.dicomnet.spool import Spool
+from pneumoscope.dicomnet.spool import Spool, read_arrival
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images.dicom import Tags, read_tags
 
@@ -202,12 +202,14 @@ class Delivery:
                 if not path.is_file():
                     raise ImageError("it is gone")
                 tags = read_tags(path, "it") if asked else Tags()
-            except ImageError as problem:
+                syntax = read_arrival(path).syntax
+            except (ImageError, ValueError) as problem:
                 self._queue.mark_parcels([each], "failed", error=f"its file cannot be read: {problem}")
                 self._report(self.name, "failed")
                 logger.error("%s: study %s: the file of a result cannot be read", self.name, each.study[:12])
                 continue
-            items.append(Item(each.id, path, each.sop_class_uid, each.sop_uid, tags.study or "", tags.series or ""))
+            about = (each.sop_class_uid, each.sop_uid, tags.study or "", tags.series or "", syntax)
+            items.append(Item(each.id, path, *about))
         return items
 
 

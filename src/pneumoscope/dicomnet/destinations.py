@@ -16,6 +16,7 @@ from pneumoscope.dicomnet.node_settings import Destination, Tls
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
     from pynetdicom.association import Association
 
 _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -45,6 +46,7 @@ class Item:
     sop_uid: str
     study_uid: str
     series_uid: str
+    syntax: str = ""  # the transfer syntax of its file
 
 
 class Sender(Protocol):
@@ -103,8 +105,7 @@ class DicomSender:
         from pynetdicom import _config
 
         _config.STORE_SEND_CHUNKED_DATASET = True  # the bytes of the file, not decoded
-        classes = dict.fromkeys(item.sop_class_uid for item in items)
-        contexts = [(uid, syntax) for uid in classes for syntax in (_EXPLICIT, _IMPLICIT)]
+        contexts = [(item.sop_class_uid, syntax) for item in items for syntax in (item.syntax, _EXPLICIT, _IMPLICIT)]
         try:
             with self._associate(contexts) as association:
                 for item in items:
@@ -115,12 +116,13 @@ class DicomSender:
 
     def _store(self, association: Association, item: Item) -> str | None:
         accepted = {(str(each.abstract_syntax), str(each.transfer_syntax[0])) for each in association.accepted_contexts}
-        if (item.sop_class_uid, _EXPLICIT) in accepted:
-            what: Any = item.path
-        elif (item.sop_class_uid, _IMPLICIT) in accepted:
-            from pydicom import dcmread
-
-            what = dcmread(item.path)
+        if (item.sop_class_uid, item.syntax) in accepted:
+            what: Path | Dataset = item.path
+        elif (item.sop_class_uid, _EXPLICIT) in accepted or (item.sop_class_uid, _IMPLICIT) in accepted:
+            try:
+                what = _decompress(item.path)
+            except Exception as problem:  # pydicom raises nearly anything
+                return f"it accepts no compressed data, and the file cannot be decompressed ({type(problem).__name__})"
         else:
             return f"it does not accept the SOP class {item.sop_class_uid}"
         try:
@@ -205,6 +207,16 @@ class DicomSender:
             if association.is_established:
                 association.release()
             association.join(5)
+
+
+def _decompress(path: Path) -> Dataset:
+    """A file's object without compression; pynetdicom writes it as the receiver wants it."""
+    from pydicom import dcmread
+
+    data = dcmread(path)
+    if data.file_meta.TransferSyntaxUID.is_encapsulated:
+        data.decompress(generate_instance_uid=False)  # its pixels stay the same, and it is recognised by its UID
+    return data
 
 
 class WebSender:

@@ -111,12 +111,12 @@ def _read_items(paths: Sequence[str | Path]) -> tuple[list[Item], dict[int, Sent
                 warnings.simplefilter("ignore")
                 header = dcmread(path, stop_before_pixels=True, specific_tags=list(_WANTED))
                 values = [str(header[name].value) for name in _WANTED]
+                values.append(str(header.file_meta["TransferSyntaxUID"].value))
         except Exception as problem:  # not DICOM, or damaged: pydicom raises nearly anything
             reason = to_line(str(problem).partition("\n")[0])[:200] or type(problem).__name__
             unread[number] = Sent(path, "", f"{path}: cannot be sent ({reason}).")
             continue
-        sop_class, sop_uid, study, series = values
-        items.append(Item(number, path, sop_class, sop_uid, study, series))
+        items.append(Item(number, path, *values))
     return items, unread
 
 
