@@ -47,6 +47,7 @@ def test_all_files_of_a_folder_are_sent_and_found(archive: Archive, tmp_path: Pa
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A parametric map, and a segmentation that is compressed with RLE."""
     folder, paths = tmp_path_factory.mktemp("evidence"), []
+    assert DECIDED.evidence is not None
     for kind, make in (("map", make_map), ("seg", make_segmentation)):
         made = make(DECIDED, make_source(DECIDED.evidence.shape), ALGORITHM)
         assert made is not None
