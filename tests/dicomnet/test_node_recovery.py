@@ -8,16 +8,21 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from benches import Bench
+import urllib3
+from benches import TO, Bench
 from node_process import StandIn
 from peers import write_image
 
+from pneumoscope.dicomnet.delivery import Delivery
+from pneumoscope.dicomnet.node import Node
+from pneumoscope.dicomnet.node_settings import NodeSettings
 from pneumoscope.dicomnet.results import Answer
 from pneumoscope.dicomnet.rules import Rule
 from pneumoscope.dicomnet.spool import FullError
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, ImageError, PneumoscopeError
 
 
 @pytest.fixture
@@ -142,6 +147,85 @@ def test_an_image_that_was_lost_and_comes_again_is_answered(bench: Bench, tmp_pa
     assert bench.queue.count()[0] == {"lost": 1}
     bench.receive(image)
     assert count(bench) == {"answered": 1}
+
+
+class Quoting(StandIn):
+    """Errors and left out values as real headers bring them."""
+
+    def answer(self, paths: Iterable[Path]) -> Iterator[Answer]:
+        for answer in super().answer(paths):
+            if answer.path.stat().st_size > 5000:
+                error = f"{answer.path}: image of modality SECRETNAME^JOHN"
+                yield Answer(answer.path, replace(answer.prediction, error=error))
+            else:
+                yield replace(answer, left_out=("PatientBirthDate", "StudyTime"))
+
+
+def test_the_log_says_no_reason_that_quotes_a_header_and_the_folder_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench(tmp_path, Quoting())
+    bench.receive(write_image(tmp_path / "1.dcm", 1, 1))
+    key = bench.receive(write_image(tmp_path / "2.dcm", 1, 2, size=100))
+    bench.work()
+    assert "SECRETNAME" in (bench.settings.spool / "set-aside" / f"{key}.json").read_text()
+    assert "SECRETNAME" not in caplog.text
+    assert f"set aside: it cannot be answered; why is in set-aside/{key}.json" in caplog.text
+    assert "without values that are not valid: PatientBirthDate StudyTime" in caplog.text
+    bench.stop()
+
+
+def test_a_header_that_cannot_be_read_is_quoted_in_the_folder_alone(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def read_tags(*_: object) -> None:
+        raise ImageError("image: the date SECRETNAME^JOHN is none")
+
+    monkeypatch.setattr("pneumoscope.dicomnet.intake.read_tags", read_tags)
+    key = bench.receive(write_image(tmp_path / "1.dcm", 1, 1))
+    assert count(bench) == {"set_aside": 1}
+    assert "SECRETNAME" in (bench.settings.spool / "set-aside" / f"{key}.json").read_text()
+    assert "set aside: its header cannot be read" in caplog.text
+    assert "SECRETNAME" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"host": "127.0.0.1"}, []),
+        ({"host": "0.0.0.0"}, ["not encrypted", "every sender"]),
+        ({"host": "0.0.0.0", "allowed": ("ARCHIVE",)}, ["not encrypted"]),
+    ],
+)
+def test_a_node_ends_with_a_thread_that_dies_and_warns_of_an_address_that_others_can_reach(
+    settings: dict[str, Any],
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Delivery, "_run", lambda _: None)
+    values = NodeSettings(
+        port=0, http_port=0, destinations=(TO,), spool=tmp_path / "spool", database=str(tmp_path / "node.sqlite"),
+        **settings,
+    )  # fmt: skip
+    seen: list[tuple[int, bytes]] = []
+
+    def look(node: Node) -> None:
+        for name in ("healthz", "readyz"):
+            answer = urllib3.request("GET", f"http://127.0.0.1:{node.http_port}/{name}")
+            seen.append((answer.status, answer.data))
+
+    with pytest.raises(PneumoscopeError, match="'deliver archive' has died"):
+        Node(values, StandIn()).run(look)
+    for status, content in seen:
+        assert status == 503
+        assert b"'deliver archive' has died" in content
+        assert b"ending" not in content
+    warned = [text for text in caplog.messages if "others can reach" in text]
+    assert len(warned) == len(said)
+    assert all(word in text for word, text in zip(said, warned, strict=True))
 
 
 def _fail() -> None:

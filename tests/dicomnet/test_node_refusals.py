@@ -9,7 +9,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,33 @@ def test_tls_needs_a_certificate_of_the_right_authority(
         assert sent.returncode == 0, sent.stderr
         assert count_images(tmp_path / "node") == 4
         stalled.close()
+
+
+def test_connections_that_never_make_their_handshake_are_few_and_end(
+    tmp_path: Path, images: list[Path], certificates: dict[str, tuple[Path, Path]]
+) -> None:
+    certificate, key = certificates["node"]
+    tls, limits = {"certificate": str(certificate), "key": str(key)}, {"associations": 2, "silence": 5, "free_bytes": 0}
+    with run_node(tmp_path / "node", dry_run=True, tls=tls, limits=limits) as node, ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", node.port))) for _ in range(60)]
+        for each in idle:
+            each.settimeout(0.01)
+        wait_until(lambda: sum(map(is_closed, idle)) >= 60 - 2 - 16, 4)  # at once
+        assert node.process is not None
+        assert int(Path(f"/proc/{node.process.pid}/status").read_text().split("Threads:")[1].split()[0]) < 45
+        wait_until(lambda: all(map(is_closed, idle)), 20)
+        sent = storescu(node.port, images, "+tla", "+cf", str(certificates["authority"][0]))
+        assert sent.returncode == 0, sent.stderr
+
+
+def is_closed(link: socket.socket) -> bool:
+    """Whether the other side has closed a connection."""
+    try:
+        return not link.recv(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ class Notes:
         self.stored: list[Stored] = []
         self.reasons: list[str] = []
         self.troubles: list[str] = []
+        self.failures: list[str] = []
 
     def received(self, stored: Stored, arrival: Arrival) -> None:
         assert arrival.calling == "STOW"
@@ -48,6 +49,9 @@ class Notes:
 
     def find_troubles(self) -> list[str]:
         return self.troubles
+
+    def find_failures(self) -> list[str]:
+        return self.failures
 
     def render_metrics(self) -> bytes:
         return b"metric 1\n"
@@ -191,6 +195,15 @@ def test_readiness_says_what_is_wrong(tmp_path: Path) -> None:
         notes.troubles.append("the database does not answer")
         assert client.get("/readyz").status_code == 503
         assert client.post("/studies", content=b"").status_code == 404  # STOW is off
+
+
+def test_health_is_not_ok_when_something_has_failed(tmp_path: Path) -> None:
+    with run_app(tmp_path) as (client, _, notes):
+        assert client.get("/healthz").json() == {"status": "ok"}
+        notes.failures.append("the thread 'answer' has died")
+        answer = client.get("/healthz")
+        assert answer.status_code == 503
+        assert answer.json() == {"status": "failed", "failures": ["the thread 'answer' has died"]}
 
 
 def test_a_slow_sender_gets_408_and_blocks_no_other(tmp_path: Path, image: bytes) -> None:

@@ -90,7 +90,7 @@ class Answering:
             if len(images) == 1:
                 logger.error("study %s: answering fails: %s", images[0].study[:12], type(problem).__name__)
                 if images[0].alone + 1 >= _ENDS:
-                    return [Outcome(images[0], "set_aside", f"answering it fails: {type(problem).__name__}")]
+                    return [_set_aside(images[0], f"answering it fails: {type(problem).__name__}")]
                 return []  # again in the next round
             return [outcome for each in images for outcome in self._answer([each])]
 
@@ -99,6 +99,10 @@ class Answering:
         prediction = answer.prediction
         if prediction.error is not None:
             return Outcome(image, "set_aside", _without_path(prediction.error, answer.path))
+        if answer.left_out:
+            names = " ".join(each for each in answer.left_out if each.isidentifier())
+            logger.warning("study %s: image %s: its results are without values that are not valid: %s",
+                           image.study[:12], image.key[:20], names)  # fmt: skip
         made = tuple(self._store(each) for each in answer.results)
         about = {
             "sha256": prediction.sha256,
@@ -117,7 +121,7 @@ class Answering:
             raise _SpoolError(problem.errno, problem.strerror) from problem
 
     def _give_up(self, image: Waiting) -> Outcome:
-        return Outcome(image, "set_aside", f"the node has ended {image.alone} times while answering it")
+        return _set_aside(image, f"the node has ended {image.alone} times while answering it")
 
     def _save(self, outcomes: Sequence[Outcome]) -> None:
         if not outcomes:
@@ -138,13 +142,19 @@ class Answering:
                 studies.setdefault(each.image.study, []).append(each)
             else:
                 self._spool.set_aside(each.image.key, each.reason)
-                logger.warning("image %s set aside: %s", each.image.key[:20], each.reason)
+                logger.warning("image %s set aside: %s; why is in set-aside/%s.json",
+                               each.image.key[:20], each.cause, each.image.key)  # fmt: skip
             self._report(str((each.about or {}).get("decision") or each.state))
         for study, some in studies.items():
             results = sum(len(each.results) for each in some)
             what = "would be sent to" if self._settings.dry_run else "for"
             names = ", ".join(some[0].image.to or self._destinations) or "nobody"
             logger.info("study %s answered: %d images, %d results %s %s", study[:12], len(some), results, what, names)
+
+
+def _set_aside(image: Waiting, reason: str) -> Outcome:
+    """Set an image aside for a reason that quotes nothing."""
+    return Outcome(image, "set_aside", reason, cause=reason)
 
 
 def _without_path(error: str, path: Path) -> str:

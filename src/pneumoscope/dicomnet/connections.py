@@ -7,8 +7,10 @@ and an object have a largest size, and silence ends a connection.
 
 from __future__ import annotations
 
+import selectors
 import socket
 import ssl
+import threading
 import time
 from socketserver import BaseServer
 from typing import Any, cast
@@ -27,6 +29,7 @@ _CHUNK = 65_536
 _HEAD = 6  # bytes of a PDU's head
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _AHEAD = 2  # messages that are read before earlier ones are answered
+_HANDSHAKE = 10.0  # seconds for one of TLS
 _WAITING = 16  # connections more than associations, which wait to be refused with a reason
 
 
@@ -100,6 +103,8 @@ class Server(ThreadedAssociationServer):
     """Accepts connections; one that has not made its handshake blocks no other."""
 
     limits = Limits()
+    beginning = 0  # connections that have no association yet
+    counting = threading.Lock()
     daemon_threads = True
     request_queue_size = 128
 
@@ -108,16 +113,24 @@ class Server(ThreadedAssociationServer):
         return cast(socket.socket, self.socket).accept()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
-        """Whether there are few enough connections."""
-        return len(self.active_associations) < self.limits.associations + _WAITING
+        """Whether there are few enough connections, those counted that are still at their handshake."""
+        with self.counting:
+            count = self.beginning + len(self.active_associations)
+            accepted = count < self.limits.associations + _WAITING
+            self.beginning += accepted
+        return accepted
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make the handshake, in the connection's own thread, and begin the association."""
-        request.settimeout(self.limits.silence)
-        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.ssl_context is not None:
-            request = self.ssl_context.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
+        try:
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.ssl_context is not None:
+                request = _shake_hands(request, self.ssl_context, min(_HANDSHAKE, self.limits.silence))
+            request.settimeout(self.limits.silence)
+            super().finish_request(request, client_address)
+        finally:
+            with self.counting:
+                self.beginning -= 1
 
     def shutdown(self) -> None:
         """Stop accepting, and close the listener."""
@@ -126,6 +139,34 @@ class Server(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing to show: `refused` has been called, or the other side has gone."""
+
+
+def _shake_hands(plain: socket.socket, context: ssl.SSLContext, seconds: float) -> ssl.SSLSocket:
+    """Make the handshake of TLS within some seconds, however slowly bytes come.
+
+    Raises:
+        OSError: it fails, or takes longer.
+    """
+    secure = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+    end = time.monotonic() + seconds
+    try:
+        secure.setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(secure, selectors.EVENT_READ)
+            while True:
+                try:
+                    secure.do_handshake()
+                    return secure
+                except ssl.SSLWantReadError:
+                    selector.modify(secure, selectors.EVENT_READ)
+                except ssl.SSLWantWriteError:
+                    selector.modify(secure, selectors.EVENT_WRITE)
+                left = end - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise TimeoutError("the handshake takes too long")
+    except BaseException:
+        secure.close()
+        raise
 
 
 class Handler(RequestHandler):

@@ -14,6 +14,10 @@ from pneumoscope.dicomnet.spool import Spool, digest, read_arrival
 from pneumoscope.errors import ImageError
 from pneumoscope.images.dicom import Tags, read_tags
 
+_CAUSES = (
+    "the SOP Instance UID of its data set is missing, or is not the one that was announced",
+    "it has no Study Instance UID",
+)
 _TRIES = 2  # of answering alone that count of an image that comes again: if the process ends once more, it is enough
 _TOGETHER = 256  # images that get their rows in one transaction
 logger = logging.getLogger("pneumoscope.node")
@@ -108,7 +112,11 @@ class Intake:
                     self._spool.take_back(row["key"])
             if row["state"] == "set_aside":
                 self._spool.set_aside(row["key"], row["reason"])
-                logger.warning("image %s set aside: %s", row["key"][:20], row["reason"])
+                cause = (
+                    row["reason"] if row["reason"] in _CAUSES else "its header cannot be read"
+                )  # which may be quoted
+                logger.warning("image %s set aside: %s; why is in set-aside/%s.json",
+                               row["key"][:20], cause, row["key"])  # fmt: skip
             elif row["state"] == "skipped":
                 logger.info("study %s: image %s %s", row["study"][:12], row["key"][:20], row["reason"])
 
@@ -126,10 +134,9 @@ class Intake:
             return row | {"state": "set_aside", "reason": str(problem)}, ""
         row["calling"] = arrival.calling
         if tags.instance != arrival.sop_uid:
-            reason = "the SOP Instance UID of its data set is missing, or is not the one that was announced"
-            return row | {"state": "set_aside", "reason": reason}, ""
+            return row | {"state": "set_aside", "reason": _CAUSES[0]}, ""
         if tags.study is None:
-            return row | {"state": "set_aside", "reason": "it has no Study Instance UID"}, arrival.sop_uid
+            return row | {"state": "set_aside", "reason": _CAUSES[1]}, arrival.sop_uid
         row["study"] = digest(tags.study)[:40]
         return row | self._judge(tags, arrival.calling), arrival.sop_uid
 

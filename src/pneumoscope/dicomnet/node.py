@@ -23,11 +23,12 @@ from pneumoscope.dicomnet.delivery import Delivery, confirm_committed
 from pneumoscope.dicomnet.destinations import make_sender
 from pneumoscope.dicomnet.intake import Intake
 from pneumoscope.dicomnet.measurements import Measurements
+from pneumoscope.dicomnet.node_settings import is_loopback
 from pneumoscope.dicomnet.queue import Queue
 from pneumoscope.dicomnet.receiver import Receiver, resolve_classes
 from pneumoscope.dicomnet.spool import Arrival, Spool, Stored
 from pneumoscope.dicomnet.watching import WatchedFolder
-from pneumoscope.errors import DataError
+from pneumoscope.errors import DataError, PneumoscopeError
 
 if TYPE_CHECKING:
     from pneumoscope.dicomnet.node_settings import NodeSettings
@@ -77,6 +78,7 @@ class Node:
             self._queue = Queue(self.settings.database, self._spool.node)
             stack.callback(self._queue.close)
             self._prepare()
+            _warn_of_others(self.settings)
             stack.callback(self._join)
             self._receiver = Receiver(self.settings, self._spool, self)
             self._receiver.start()
@@ -89,7 +91,9 @@ class Node:
             if ready is not None:
                 ready(self)
             while not self._ended.wait(1.0):
-                pass
+                if dead := self._find_dead():
+                    self._failure = PneumoscopeError(f"The thread {dead[0]!r} has died. Please report it.")
+                    break
         if self._failure is not None:
             raise self._failure
 
@@ -220,9 +224,20 @@ class Node:
             troubles.append("the database does not answer")
         if self._spool.full:
             troubles.append("too little space on the disk of the spool")
-        if self._ended.is_set() or not all(thread.is_alive() for thread in self._threads):
+        if self._ended.is_set():
             troubles.append("the node is ending")
-        return troubles
+        return [*troubles, *self.find_failures()]
+
+    def find_failures(self) -> list[str]:
+        """What has failed for good; the node ends with it."""
+        failed = ["the node has failed"] if self._failure is not None else []
+        return [*failed, *(f"the thread {name!r} has died" for name in self._find_dead())]
+
+    def _find_dead(self) -> list[str]:
+        """Threads that have ended without being asked to."""
+        if self._ended.is_set():
+            return []
+        return [each.name for each in (*self._threads, self._receiver.thread) if not each.is_alive()]
 
     def render_metrics(self) -> bytes:
         """All metrics, as Prometheus reads them."""
@@ -253,6 +268,17 @@ class Node:
 
     def _count_delivery(self, destination: str, event: str) -> None:
         self.measurements.count("deliveries", destination=destination, event=event)
+
+
+def _warn_of_others(settings: NodeSettings) -> None:
+    """Say in the log what an address that others can reach lacks."""
+    if is_loopback(settings.host):
+        return
+    if settings.tls.certificate is None:
+        logger.warning("others can reach %s, and DICOM there is not encrypted: set `tls`", settings.host)
+    if not settings.allowed and settings.tls.authorities is None:
+        logger.warning("others can reach %s, and every sender is accepted: set `allowed`, or `tls.authorities`",
+                       settings.host)  # fmt: skip
 
 
 def run_node(settings: NodeSettings, answers: Answers, ready: Callable[[Node], None] | None = None) -> None:

@@ -248,7 +248,7 @@ def _check_destination(each: Destination) -> None:
 
 def _check_token(token: str | None, host: str) -> None:
     if token is None:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise UsageError(
                 f"{host}: others can reach this address, so a token is needed. Set {ENVIRONMENT}TOKEN, for example to "
                 "the output of: openssl rand -hex 32. Or listen on 127.0.0.1, the default.",
@@ -258,7 +258,8 @@ def _check_token(token: str | None, host: str) -> None:
         raise UsageError("must be at least 16 ASCII characters without spaces.", "token")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which no other can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

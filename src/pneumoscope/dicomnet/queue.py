@@ -66,7 +66,8 @@ class Outcome:
     Attributes:
         image: which.
         state: `answered` or `set_aside`.
-        reason: why it is set aside.
+        reason: why it is set aside; it may quote the header.
+        cause: the same for the log, without anything from the header.
         results: of an answered one.
         about: further columns of the image's row.
     """
@@ -76,6 +77,7 @@ class Outcome:
     reason: str = ""
     results: tuple[Made, ...] = ()
     about: dict[str, Any] | None = None
+    cause: str = "it cannot be answered"
 
 
 @dataclass(frozen=True)

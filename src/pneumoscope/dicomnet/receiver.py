@@ -98,7 +98,8 @@ class Receiver:
                 f"Cannot listen on {settings.host}, port {settings.port}: {reason}. Choose another `host` or `port`."
             ) from None
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.2,), name="dicom", daemon=True).start()
+        self.thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="dicom", daemon=True)
+        self.thread.start()
 
     @property
     def associations(self) -> int:

@@ -35,6 +35,9 @@ class Health(Protocol):
     def find_troubles(self) -> list[str]:
         """Why the node is not ready; empty where it is."""
 
+    def find_failures(self) -> list[str]:
+        """What has failed for good, so that the process should be started again; empty where nothing has."""
+
     def render_metrics(self) -> bytes:
         """All metrics, as Prometheus reads them."""
 
@@ -79,8 +82,10 @@ def build_app(settings: NodeSettings, spool: Spool, watcher: Watcher, health: He
         return Response("A valid token is needed.\n", 401, {"www-authenticate": "Bearer"}, "text/plain")
 
     @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz() -> Response:
+        failures = health.find_failures()
+        content = {"status": "failed", "failures": failures} if failures else {"status": "ok"}
+        return Response(json.dumps(content), 503 if failures else 200, media_type="application/json")
 
     @app.get("/readyz")
     async def readyz() -> Response:
