@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import signal
 import socket
@@ -723,3 +724,17 @@ def test_images_outside_the_intended_use_have_a_warning_or_are_refused(settings:
     assert (refused["id"], refused["decision"], refused["probabilities"]) == (None, None, {})
     assert other["error"] is None
     assert (alone.status_code, alone.json()["detail"]) == (422, refused["error"])
+
+
+def test_the_log_may_be_json_with_the_id_of_each_request(run: Run, tmp_path: Path) -> None:
+    database = str(tmp_path / "predictions.sqlite")
+    with run_process(run.model, database, "--log-format", "json") as service, service.client() as client:
+        own = client.get("/healthz", headers={"x-request-id": "from-the-proxy-7"}).headers["x-request-id"]
+        made = client.get("/healthz", headers={"x-request-id": "no id"}).headers["x-request-id"]
+        assert service.end() == 0
+    lines = [json.loads(line) for line in service.lines if line.startswith("{")]
+    assert own == "from-the-proxy-7"
+    assert re.fullmatch("[0-9a-f]{16}", made)
+    requests = {line["request"]: line["message"] for line in lines if "request" in line}
+    assert requests[own].startswith("GET /healthz 200")
+    assert made in requests

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pneumoscope.cli import options
 from pneumoscope.cli.dicom import read_kinds
+from pneumoscope.cli.logs import LogFormat, show_log
 from pneumoscope.cli.models import choose_model
-from pneumoscope.cli.options import DECISIONS, OUTPUT, option
+from pneumoscope.cli.options import DECISIONS, option
 from pneumoscope.cli.output import echo
 from pneumoscope.cli.serve import STORAGE, Database
 from pneumoscope.errors import UsageError
-from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.dicomnet.node import Node
@@ -78,7 +73,6 @@ _Unit = Annotated[
 _DryRun = Annotated[bool, option("Receive and answer, but send nothing.", _SENDING, "--dry-run")]
 _RetryFailed = Annotated[bool, option("Try again what destinations have refused for good.", _SENDING, "--retry-failed")]
 _Spool = Annotated[Path | None, option("Folder for images received and results to send. [default: spool]", STORAGE)]
-_LogFormat = Annotated[Literal["text", "json"] | None, option("Form of the log. [default: text]", OUTPUT)]
 _Ood = Annotated[bool, option("Detect out-of-distribution images, and give them no probability.", DECISIONS)]
 
 
@@ -111,7 +105,7 @@ def node(
     ood: _Ood = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
-    log_format: _LogFormat = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Receive DICOM images, predict them, and send the results to archives.
 
@@ -160,29 +154,5 @@ def _run(settings: NodeSettings, deciding: dict[str, Any]) -> None:
         echo(f"Spool: {settings.spool}. Results go to {names}{dry}.", err=True)
         echo(f"{settings.title} listens on {settings.host}:{running.port}{web} (Ctrl-C stops it)", err=True)
 
-    with _show_log(settings.log_format):
+    with show_log(settings.log_format, "pneumoscope.node"):
         run_node(settings, answerer, announce)
-
-
-@contextmanager
-def _show_log(form: str) -> Iterator[None]:
-    """Show what the node logs on standard error: text, or an object of JSON on each line."""
-
-    class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            message = printable(record.getMessage()).replace("\n", " ")
-            if form == "text":
-                return f"{self.formatTime(record)} {message}"
-            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            exact = f"{moment}.{int(record.msecs):03d}Z"
-            return json.dumps({"time": exact, "level": record.levelname.lower(), "message": message})
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(Lines())
-    root, own = logging.getLogger(), logging.getLogger("pneumoscope.node")
-    root.addHandler(handler)
-    own.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.logs import LogFormat, show_log
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
 from pneumoscope.errors import UsageError
-from pneumoscope.text import printable
 
 if TYPE_CHECKING:
     from pneumoscope.server.predictions import PredictionService
@@ -52,6 +50,7 @@ def serve(
     keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
     device: options.Device = "auto",
+    log_format: LogFormat = None,
 ) -> None:
     """Open the reading room, a web page, and a service for programs.
 
@@ -79,28 +78,8 @@ def serve(
         facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
         echo(f"{facts}\nReading room: {address} (Ctrl-C stops it)", err=True)
 
-    with _show_log():
+    with show_log(log_format or "text", "pneumoscope.server"):
         app.serve(settings, announce)
-
-
-@contextmanager
-def _show_log() -> Iterator[None]:
-    """Show what the process logs on standard error; no name or message from outside controls the terminal."""
-    import logging
-
-    class Lines(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            # Indented, so that a line break in a message cannot begin what looks like another entry.
-            return printable(super().format(record)).replace("\n", "\n    ")
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(Lines("%(asctime)s %(message)s"))
-    logging.getLogger().addHandler(handler)  # of all libraries, whose messages may hold names, too
-    logging.getLogger("pneumoscope.server").setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
 
 
 @reviews_app.command(cls=PanelCommand)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeAlias
 
@@ -155,9 +155,8 @@ def fit(
 
     `auto` takes the smallest cross-validated log loss of `temperature` and, for two classes, `platt` (from 20 images of
     the rarer class on) and `isotonic` (from 500 on); and `none` where its loss is more than 5% below that: a closer
-    choice does worse on other images (docs/log.md). Log slope and intercept have a normal prior around 0
-    with a standard deviation of 0.5, so that few images change little; Platt's smoothed targets do worse with up to 100
-    images (docs/log.md). `isotonic` uses his smoothed targets (1999, section 2.2), (n + 1) / (n + 2) instead of 1.
+    choice does worse on other images (docs/log.md). Log slope and intercept have a normal prior around 0 with a
+    standard deviation of 0.5. `isotonic` uses Platt's smoothed targets (1999, section 2.2), (n + 1) / (n + 2), not 1.
 
     Args:
         logits: (N, 1), of the positive class if there are two, or (N, C), of images that were not trained on.
@@ -188,21 +187,24 @@ def fit(
     clusters = cluster_by_patient(patients, len(y))
     folds = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)[clusters] % FOLDS
     own = {name: weights if name == "isotonic" else training_weights for name in candidates}
-    held_out = {name: _cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior)
-                for name in candidates}  # fmt: skip
-    scores = {name: score(each, y, weights) for name, each in held_out.items()}
-    losses: dict[str, float] = {name: each["log_loss"] for name, each in scores.items()}
-    chosen: Method = min((name for name in candidates if name != "none"), key=lambda name: losses[name], default="none")
-    if losses.get("none", math.inf) < (1 - NONE_MARGIN) * losses[chosen]:
-        chosen = "none"
+    fitted = {name: _cross_fit(replace(start, method=name), z, y, own[name], folds, intercept_prior) for name in own}
+    scores = {name: score(each, y, weights) for name, each in fitted.items()}
+    losses: dict[Method, float] = {name: each["log_loss"] for name, each in scores.items()}
+    chosen = _choose(losses)
     return replace(
         _fit(replace(start, method=chosen), z, y, own[chosen], intercept_prior),
         class_fractions=tuple(wanted.tolist()),
         images=len(y),
         before=score(apply(z, start), y, weights),
         after=scores[chosen],
-        tried=losses if method == "auto" else {},
+        tried=dict(losses.items()) if method == "auto" else {},
     )
+
+
+def _choose(losses: Mapping[Method, float]) -> Method:
+    """The method with the lowest loss; `none` has to be lower by a margin."""
+    scaled = {name: loss / (1 - NONE_MARGIN) if name == "none" else loss for name, loss in losses.items()}
+    return min(scaled, key=lambda name: scaled[name])
 
 
 def describe_fit(fitted: Calibration) -> str:

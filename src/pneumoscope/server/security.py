@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +18,7 @@ from pneumoscope.server.telemetry import Telemetry
 UPLOADS = "/v1/predictions"  # whose bodies are images, and bounded where they are received
 _PROTECTED = ("/v1/", "/metrics")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_REQUEST_ID, _ID = "x-request-id", re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "content-security-policy": (
@@ -30,6 +32,12 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+
+
+def _name_request(scope: Scope) -> str:
+    """The id of a request: that of the caller or the proxy if it is harmless, else a new one."""
+    given = Headers(scope=scope).get(_REQUEST_ID, "")
+    return given if _ID.fullmatch(given) else secrets.token_hex(8)
 
 
 class SecurityMiddleware:
@@ -51,14 +59,14 @@ class SecurityMiddleware:
             return
         if scope["method"] == "HEAD":  # uvicorn leaves the body out
             scope = {**scope, "method": "GET"}
-        start, status = time.perf_counter(), 0
+        start, status, request = time.perf_counter(), 0, _name_request(scope)
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in (*_HEADERS.items(), (_REQUEST_ID, request)):
                     headers.setdefault(name, value)
                 if scope["path"].startswith(_PROTECTED):
                     headers.setdefault("cache-control", "no-store")
@@ -81,7 +89,8 @@ class SecurityMiddleware:
             route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
             self._telemetry.count_request(scope["method"], route, status, seconds)
             caller = f" from {scope['client'][0]}" if status in (401, 403) and scope["client"] else ""
-            logger.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller)
+            about = {"request": request}
+            logger.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller, extra=about)
 
     def _check(self, scope: Scope) -> None:
         limits, token = self._settings.limits, self._settings.token
