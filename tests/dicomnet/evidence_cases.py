@@ -11,6 +11,8 @@ import pydicom
 from dicom_files import dicom
 
 from pneumoscope.dicomnet.algorithm import Algorithm
+from pneumoscope.dicomnet.evidence_maps import make_map, make_segmentation
+from pneumoscope.dicomnet.objects import finish
 from pneumoscope.dicomnet.sources import Source, read_source
 from pneumoscope.inference.evidence import Evidence
 from pneumoscope.inference.prediction import Prediction
@@ -59,6 +61,16 @@ def make_image(shape: tuple[int, int] = (64, 80), frames: int = 1, **header: Any
 
 def make_source(shape: tuple[int, int] = (64, 80), frames: int = 1, **header: Any) -> Source:
     return read_source(make_image(shape, frames, **header), "image")
+
+
+def write_evidence() -> dict[str, bytes]:
+    """A parametric map, and a segmentation, which is compressed with RLE."""
+    written = {}
+    for kind, make in (("map", make_map), ("seg", make_segmentation)):
+        made = make(DECIDED, make_source(), ALGORITHM)
+        assert made is not None
+        written[kind] = finish(made, ALGORITHM)
+    return written
 
 
 def damage(content: bytes, missing: set[str], broken: dict[str, str]) -> bytes:

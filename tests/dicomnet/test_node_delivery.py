@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from peers import (
     DICOM_WEB,
     NodeProcess,
     make_certificate,
+    run_http,
     run_node,
     run_picky,
     storescu,
@@ -159,15 +159,8 @@ def run_liar(stores_from: int) -> Iterator[tuple[str, list[bytes]]]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/dicom-web", received
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with run_http(Handler) as url:
+        yield f"{url}/dicom-web", received
 
 
 def test_what_an_archive_has_not_stored_in_spite_of_its_answer_is_sent_again_unchanged(

@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import Archive, find_port, run_orthanc
-from evidence_cases import ALGORITHM, DECIDED, make_source
+from evidence_cases import write_evidence
 from peers import DICOM_WEB, run_picky, write_image
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from pneumoscope.cli import main as cli
-from pneumoscope.dicomnet.evidence_maps import make_map, make_segmentation
-from pneumoscope.dicomnet.objects import finish
 from pneumoscope.dicomnet.sending import send_files
 from pneumoscope.errors import DataError, DownloadError, UsageError
 
@@ -46,13 +44,10 @@ def test_all_files_of_a_folder_are_sent_and_found(archive: Archive, tmp_path: Pa
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A parametric map, and a segmentation that is compressed with RLE."""
-    folder, paths = tmp_path_factory.mktemp("evidence"), []
-    assert DECIDED.evidence is not None
-    for kind, make in (("map", make_map), ("seg", make_segmentation)):
-        made = make(DECIDED, make_source(DECIDED.evidence.shape), ALGORITHM)
-        assert made is not None
-        paths.append(folder / f"{kind}.dcm")
-        paths[-1].write_bytes(finish(made, ALGORITHM))
+    folder = tmp_path_factory.mktemp("evidence")
+    paths = [folder / "map.dcm", folder / "seg.dcm"]
+    for path, content in zip(paths, write_evidence().values(), strict=True):
+        path.write_bytes(content)
     assert dcmread(paths[1]).file_meta.TransferSyntaxUID == RLELossless
     return paths
 

@@ -6,9 +6,11 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from pneumoscope.dicomnet.destinations import Item, Sender, UnreachableError
+from pneumoscope.dicomnet.destinations import Item, NotOfferedError, Sender, UnreachableError
 from pneumoscope.dicomnet.node_settings import Destination, Retries
 from pneumoscope.dicomnet.queue import Parcel, Queue
 from pneumoscope.dicomnet.spool import Spool, read_arrival
@@ -18,7 +20,25 @@ from pneumoscope.images.dicom import Tags, read_tags
 _TOGETHER = 64  # results over one association
 _SAVED = 16  # results after which it is saved that they have been sent
 _POLL = 0.25  # seconds
+_ASKED = 4  # times that an archive is asked for storage commitment before a result is sent again
 logger = logging.getLogger("pneumoscope.node")
+
+
+@dataclass
+class _Work:
+    """Sending, or verifying: each is tried again on its own, so that one that fails does not delay the other.
+
+    Attributes:
+        run: does what is due, and gives its number.
+        failures: one after the other.
+        lost_since: when the destination was reached no more.
+        next_at: when to try again, by the clock of the process.
+    """
+
+    run: Callable[[], int]
+    failures: int = 0
+    lost_since: float | None = None
+    next_at: float = 0.0
 
 
 class Delivery:
@@ -31,7 +51,7 @@ class Delivery:
         spool: where the results are.
         retries: how it is tried again.
         report: called with the destination's name and what happened: `sent`, `delivered`, `refused`, `missing`,
-            `unreachable` or `failed`.
+            `unreachable`, `unverifiable`, `failed` or `error`.
     """
 
     def __init__(
@@ -44,11 +64,11 @@ class Delivery:
         report: Callable[[str, str], None],
     ) -> None:
         self.name = destination.name
-        self.unreachable_since: float | None = None
         self._destination, self._sender, self._queue, self._spool = destination, sender, queue, spool
         self._retries, self._report = retries, report
         self._random = random.Random(f"{spool.seed} {self.name}")  # noqa: S311 - spreads waits, keeps no secret
-        self._failures = 0
+        self._works = (_Work(self._verify), _Work(self._send))
+        self._unverifiable = ""  # why, as it was said last
         self._wake, self._ended = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"deliver {self.name}", daemon=True)
 
@@ -65,41 +85,45 @@ class Delivery:
         self._ended.set()
         self._wake.set()
 
+    @property
+    def unreachable_since(self) -> float | None:
+        """Since when the destination is out of reach; None where it is not."""
+        return min((work.lost_since for work in self._works if work.lost_since is not None), default=None)
+
     def _run(self) -> None:
         while not self._ended.is_set():
-            busy, lost = 0, ""
-            for work in (self._verify, self._send):  # one that fails does not stop the other
-                try:
-                    busy += work()
-                except UnreachableError as problem:
-                    lost = str(problem)
-                except (DataError, OSError) as problem:  # of the database, or the spool
-                    logger.error("%s", problem if isinstance(problem, DataError) else problem.strerror)
-                    self._ended.wait(2)
-            if lost:
-                self._lose(lost)
-                continue
-            if busy:
-                self._reach()
-            else:
+            if not sum(self._try(work) for work in self._works if time.monotonic() >= work.next_at):
                 self._wake.wait(_POLL)
                 self._wake.clear()
 
-    def _reach(self) -> None:
-        if self.unreachable_since is not None:
-            logger.warning("%s: is reached again after %.0f s", self.name, time.time() - self.unreachable_since)
-        self.unreachable_since, self._failures = None, 0
-
-    def _lose(self, reason: str) -> None:
-        self._report(self.name, "unreachable")
-        self._failures += 1
-        wait = self._delay(self._failures)
-        if self.unreachable_since is None:
-            self.unreachable_since = time.time()
-            logger.warning("%s: %s; next try in %.1f s", self.name, reason, wait)
+    def _try(self, work: _Work) -> int:
+        """Do what is due, and give its number; nothing that goes wrong ends the thread."""
+        try:
+            done = work.run()
+        except UnreachableError as problem:
+            self._report(self.name, "unreachable")
+            log = logger.warning if work.lost_since is None else logger.info
+            work.lost_since = work.lost_since or time.time()
+            log("%s: %s; next try in %.1f s", self.name, problem, self._put_off(work))
+        except (DataError, OSError) as problem:  # of the database, or the spool
+            logger.error("%s", problem if isinstance(problem, DataError) else problem.strerror)
+            work.next_at = time.monotonic() + 2
+        except Exception as problem:
+            self._report(self.name, "error")
+            logger.error("%s: %s; next try in %.1f s", self.name, _describe(problem), self._put_off(work))
         else:
-            logger.info("%s: %s; next try in %.1f s", self.name, reason, wait)
-        self._ended.wait(wait)
+            if done and work.lost_since is not None:
+                logger.warning("%s: is reached again after %.0f s", self.name, time.time() - work.lost_since)
+            work.failures, work.lost_since = 0, None
+            return done
+        return 0
+
+    def _put_off(self, work: _Work) -> float:
+        """Try again later, and give the seconds until then."""
+        work.failures += 1
+        wait = self._delay(work.failures)
+        work.next_at = time.monotonic() + wait
+        return wait
 
     def _delay(self, failures: int) -> float:
         """Seconds to wait after so many failures: twice as long each time, and between half and all of it."""
@@ -111,9 +135,11 @@ class Delivery:
         parcels = self._queue.list_parcels(self.name, "due", _TOGETHER)
         items = self._find_items(parcels)
         by_number = {each.id: each for each in parcels}
+        left = [each.number for each in items]
         accepted: list[Parcel] = []
         try:
             for item, error in self._sender.send(items) if items else ():
+                left.remove(item.number)
                 if error is not None:
                     self._refuse(by_number[item.number], error)
                     continue
@@ -121,6 +147,14 @@ class Delivery:
                 if len(accepted) >= _SAVED:
                     self._save_sent(accepted)
                     accepted = []
+        except (UnreachableError, DataError, OSError):
+            raise
+        except Exception as problem:
+            if not left:
+                raise
+            # It was about the next one. That is given up after some attempts, so the others have their turn.
+            self._report(self.name, "error")
+            self._refuse(by_number[left[0]], _describe(problem))
         finally:
             self._save_sent(accepted)
         return len(parcels)
@@ -145,35 +179,75 @@ class Delivery:
         if self._destination.verify == "none":  # it was otherwise when they were sent
             self._queue.mark_parcels(parcels, "delivered")
             return len(parcels)
-        late = [each for each in parcels if time.time() - each.sent_at >= self._retries.verify_within]
-        items, by_number = self._find_items(parcels, asked=True), {each.id: each for each in parcels}
-        if self._destination.verify == "commitment":
-            self._commit([item for item in items if by_number[item.number] not in late])
-            missing = late
-        else:
-            found = {item.number for item, there in self._sender.find(items) if there}
-            self._confirm([each.id for each in parcels if each.id in found])
-            absent = [each for each in parcels if each.id not in found]
-            missing = [each for each in absent if each in late]
-            if waiting := [each for each in absent if each not in late]:
-                self._queue.mark_parcels(waiting, "sent", due_at=time.time() + max(1.0, self._retries.verify_after))
-        for each in missing:
-            self._report(self.name, "missing")
-            self._refuse(each, f"not there {self._retries.verify_within:g} s after sending")
+        try:
+            self._ask(parcels)
+            self._unverifiable = ""
+        except NotOfferedError as problem:
+            self._leave_unverified(parcels, str(problem))
         return len(parcels)
 
+    def _ask(self, parcels: Sequence[Parcel]) -> None:
+        """Ask whether results are there, by the way that the destination has."""
+        retries, committed = self._retries, self._destination.verify == "commitment"
+        within = retries.commit_within if committed else retries.verify_within
+        items = self._find_items(parcels, asked=True)
+        known = {item.number for item in items}
+        late = {each.id for each in parcels if time.time() - each.sent_at >= within and (each.asked or not committed)}
+        if committed:
+            absent = known
+            self._commit([item for item in items if item.number not in late])
+        else:
+            found = {item.number for item, there in self._sender.find(items) if there}
+            self._confirm(sorted(found))
+            absent = known - found
+            if waiting := sorted(absent - late):
+                self._queue.mark_parcels(waiting, "sent", due_at=time.time() + max(1.0, retries.verify_after))
+        missing = [each for each in parcels if each.id in absent & late]
+        for each in missing:
+            self._report(self.name, "missing")
+            self._refuse(each, f"{'not committed' if committed else 'not there'} {within:g} s after sending")
+
+    def _leave_unverified(self, parcels: Sequence[Parcel], reason: str) -> None:
+        """Keep as sent what cannot be verified, and ask again now and then; sending goes on."""
+        due = time.time() + self._retries.longest
+        self._queue.mark_parcels(parcels, "sent", due_at=due, error=f"not verified: {reason}")
+        for _ in parcels:
+            self._report(self.name, "unverifiable")
+        if reason != self._unverifiable:
+            self._unverifiable = reason
+            logger.warning(
+                "%s: results cannot be verified by %s (%s). They are kept as sent. Choose another `verify`, or none.",
+                self.name, self._destination.verify, reason,
+            )  # fmt: skip
+
     def _commit(self, items: Sequence[Item]) -> None:
-        """Ask for storage commitment; `confirm_committed` gets the answer, and without one they are sent again."""
+        """Ask for storage commitment; `confirm_committed` gets the answer. Without one it is asked for again."""
         from pydicom.uid import generate_uid
 
         if not items:
             return
-        transaction = str(generate_uid())
-        numbers = [item.number for item in items]
+        transaction, numbers = str(generate_uid()), [item.number for item in items]
         # Saved first, as the answer may come before the call returns.
-        due = time.time() + self._retries.verify_within
-        self._queue.mark_parcels(numbers, "sent", commitment=transaction, due_at=due)
-        self._sender.commit(items, transaction)
+        due = time.time() + self._retries.commit_within / _ASKED
+        self._queue.add_transaction(transaction, numbers, due)
+        try:
+            self._sender.commit(items, transaction)
+        except Exception:
+            self._queue.withdraw_transaction(transaction)
+            raise
+
+    def confirm_committed(self, transaction: str, stored: Sequence[str], failed: Sequence[str]) -> tuple[int, int]:
+        """Save what the archive reports of storage commitment; give how many are there, and how many are not.
+
+        That something is there counts at any time, that it is not only in answer to what was asked last.
+        """
+        there = self._queue.find_committed(self.name, transaction, stored)
+        missing = self._queue.find_uncommitted(self.name, transaction, failed)
+        self._confirm([each.id for each in there])
+        for each in missing:
+            self._report(self.name, "missing")
+            self._refuse(each, "storage commitment failed")
+        return len(there), len(missing)
 
     def _confirm(self, numbers: Sequence[int]) -> None:
         if numbers:
@@ -213,15 +287,7 @@ class Delivery:
         return items
 
 
-def confirm_committed(queue: Queue, transaction: str, stored: Sequence[str], failed: Sequence[str]) -> tuple[int, int]:
-    """Save what an archive reports of storage commitment; give how many are there, and how many are not.
-
-    What has failed is sent again at once.
-    """
-    there = queue.find_committed(transaction, stored)
-    missing = queue.find_committed(transaction, failed)
-    if there:
-        queue.mark_parcels(there, "delivered", error="")
-    if missing:
-        queue.mark_parcels(missing, "due", due_at=time.time(), error="storage commitment failed")
-    return len(there), len(missing)
+def _describe(problem: Exception) -> str:
+    """What went wrong, and where; an unexpected message could quote a patient's data."""
+    frame = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"unexpected {type(problem).__name__} in {frame.name}, line {frame.lineno}"

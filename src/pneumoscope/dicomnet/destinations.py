@@ -197,16 +197,19 @@ class DicomSender:
             tls_args=None if self._context is None else (self._context, destination.host),
             evt_handlers=[(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_CONN_OPEN, hasten)],
         )
-        if not association.is_established:
-            if association.rejected_contexts:
-                raise NotOfferedError("it accepts none of the SOP classes that were asked for")
-            raise UnreachableError("refuses the association" if association.is_rejected else "cannot be reached")
         try:
+            if not association.is_established:
+                if association.rejected_contexts:
+                    raise NotOfferedError("it accepts none of the SOP classes that were asked for")
+                raise UnreachableError("refuses the association" if association.is_rejected else "cannot be reached")
             yield association
         finally:
             if association.is_established:
                 association.release()
             association.join(5)
+            link = association.dul.socket
+            if link is not None and link.socket is not None:  # pynetdicom leaves it open where it was not established
+                link.socket.close()
 
 
 def _decompress(path: Path) -> Dataset:
@@ -249,11 +252,14 @@ class WebSender:
             place = f"studies/{quote(item.study_uid)}/series/{quote(item.series_uid)}/instances"
             url = f"{self._url}/{place}?SOPInstanceUID={quote(item.sop_uid)}"
             status, answer = self._request("GET", url)
+            if status in (400, 405, 406, 501):
+                raise NotOfferedError(f"QIDO-RS is answered with {status}")
             if status not in (200, 204, 404):
                 raise UnreachableError(f"QIDO-RS is answered with {status}")
-            found = answer if status == 200 and isinstance(answer, list) else []
-            uids = [(each.get("00080018") or {}).get("Value") for each in found if isinstance(each, dict)]
-            yield item, [item.sop_uid] in uids
+            if status == 200 and not isinstance(answer, list):
+                raise NotOfferedError("the answer to QIDO-RS is not what PS3.18 wants")
+            found = answer if status == 200 else []
+            yield item, any(_list_values(each, "00080018") == [item.sop_uid] for each in found)
 
     def commit(self, items: Sequence[Item], transaction: str) -> None:  # noqa: ARG002
         """There is none over HTTP here; `NodeSettings.check` refuses it."""
@@ -276,7 +282,7 @@ class WebSender:
             raise UnreachableError(f"cannot be reached ({type(problem).__name__})") from None
         try:
             return answer.status, json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for deep nesting
             return answer.status, None
 
 
@@ -290,17 +296,19 @@ def _judge(status: int, answer: Any, uid: str) -> str | None:
         raise UnreachableError(f"STOW-RS is answered with {status}")
     if status not in (200, 202, 409):
         return f"status {status}"
-    for failed in _list_sequence(answer, "00081198"):
-        uids = (failed.get("00081155") or {}).get("Value") or [uid]
-        reasons = (failed.get("00081197") or {}).get("Value") or [0]
-        if uid in uids:
-            return None if reasons[0] == _DUPLICATE else f"failure reason 0x{int(reasons[0]):04X}"
+    for failed in _list_values(answer, "00081198"):
+        reason = next(iter(_list_values(failed, "00081197")), 0)
+        if uid in (_list_values(failed, "00081155") or [uid]):
+            known = f"0x{reason:04X}" if isinstance(reason, int) else "unknown"
+            return None if reason == _DUPLICATE else f"failure reason {known}"
     return "status 409" if status == 409 else None
 
 
-def _list_sequence(answer: Any, tag: str) -> list[dict[str, Any]]:
-    values = (answer.get(tag) or {}).get("Value") if isinstance(answer, dict) else None
-    return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
+def _list_values(answer: Any, tag: str) -> list[Any]:
+    """Values of an attribute in the JSON of PS3.18 F; none where it is anything else."""
+    element = answer.get(tag) if isinstance(answer, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []
 
 
 def _read_authorization(destination: Destination) -> str:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from pneumoscope.dicomnet.answering import Answering, Answers
-from pneumoscope.dicomnet.delivery import Delivery, confirm_committed
+from pneumoscope.dicomnet.delivery import Delivery
 from pneumoscope.dicomnet.destinations import make_sender
 from pneumoscope.dicomnet.intake import Intake
 from pneumoscope.dicomnet.measurements import Measurements
@@ -209,11 +209,9 @@ class Node:
 
     def committed(self, transaction: str, stored: Sequence[str], failed: Sequence[str]) -> None:
         """An archive reports on storage commitment."""
-        with suppress(DataError):  # if it cannot be saved, the results are sent again
-            there, missing = confirm_committed(self._queue, transaction, stored, failed)
-            self.measurements.count("deliveries", there, destination="", event="committed")
-            if missing:
-                logger.warning("storage commitment failed for %d results; they are sent again", missing)
+        with suppress(DataError):  # if it cannot be saved, the archive is asked again
+            for delivery in self._deliveries:
+                delivery.confirm_committed(transaction, stored, failed)
 
     def find_troubles(self) -> list[str]:
         """Why the node is not ready; empty where it is."""

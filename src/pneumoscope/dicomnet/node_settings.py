@@ -85,6 +85,7 @@ class Retries:
             reach, this does not count.
         verify_after: seconds after sending, when it is first asked whether a result is there.
         verify_within: seconds after sending, when a result that is not there counts as not sent.
+        commit_within: the same for storage commitment, which archives may report after hours.
     """
 
     first: Seconds = 1.0
@@ -92,6 +93,7 @@ class Retries:
     refusals: Count = 12
     verify_after: Wait = 0.5
     verify_within: Seconds = 60.0
+    commit_within: Seconds = 86_400.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from pneumoscope.dicomnet.tables import Delivery, Image, ResultRecord, Study, open_tables
+from pneumoscope.dicomnet.tables import Delivery, Image, ResultRecord, Study, Transaction, open_tables
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain
 
@@ -82,7 +82,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A result that is due at a destination, or to be verified there."""
+    """A result that is due at a destination, or to be verified there; `asked` if storage commitment was asked for."""
 
     id: int
     file: str
@@ -91,6 +91,7 @@ class Parcel:
     attempts: int
     sent_at: float
     study: str
+    asked: bool
 
 
 class Queue:
@@ -269,24 +270,19 @@ class Queue:
 
     def list_parcels(self, destination: str, state: str, limit: int) -> list[Parcel]:
         """What is due at a destination, or to be verified there (`sent`), the longest due first."""
-        mine = (self._mine(Delivery), Delivery.destination == destination, Delivery.state == state)
+        mine = (Delivery.destination == destination, Delivery.state == state, Delivery.due_at <= time.time())
+        query = self._select_parcels().where(*mine).order_by(Delivery.due_at, Delivery.id).limit(limit)
+        with self._read() as connection:
+            return _to_parcels(connection.execute(query))
+
+    def _select_parcels(self) -> sql.Select[Any]:
         columns = (
             Delivery.id, ResultRecord.file, ResultRecord.sop_class_uid, ResultRecord.sop_uid, Delivery.attempts,
-            Delivery.sent_at, Image.study,
+            Delivery.sent_at, Image.study, Delivery.commitment,
         )  # fmt: skip
-        query = (
-            sql.select(*columns)
-            .join(ResultRecord, ResultRecord.id == Delivery.result_id)
-            .join(Image, Image.id == ResultRecord.image_id)
-            .where(*mine, Delivery.due_at <= time.time())
-            .order_by(Delivery.due_at, Delivery.id)
-            .limit(limit)
-        )
-        with self._read() as connection:
-            return [
-                Parcel(row.id, row.file, row.sop_class_uid, row.sop_uid, row.attempts, row.sent_at or 0.0, row.study)
-                for row in connection.execute(query)
-            ]
+        chosen: sql.Select[Any] = sql.select()
+        joined = chosen.add_columns(*columns).join(ResultRecord, ResultRecord.id == Delivery.result_id)
+        return joined.join(Image, Image.id == ResultRecord.image_id).where(self._mine(Delivery))
 
     def mark_parcels(self, parcels: Sequence[Parcel | int], state: str, **values: Any) -> None:
         """Give deliveries a state, and further columns."""
@@ -294,19 +290,43 @@ class Queue:
         with self._write() as connection:
             for some in _split([each if isinstance(each, int) else each.id for each in parcels]):
                 connection.execute(sql.update(Delivery).where(Delivery.id.in_(some)).values(state=state, **values))
+                if state == "delivered":
+                    connection.execute(sql.delete(Transaction).where(Transaction.delivery_id.in_(some)))
 
-    def find_committed(self, transaction: str, uids: Sequence[str]) -> list[int]:
-        """Deliveries of a transaction of storage commitment, by SOP Instance UIDs."""
-        found: list[int] = []
+    def add_transaction(self, transaction: str, numbers: Sequence[int], due_at: float) -> None:
+        """Note that storage commitment is asked for, and when to ask again."""
+        rows = [{"node": self._node, "uid": transaction, "delivery_id": number} for number in numbers]
+        with self._write() as connection:
+            connection.execute(sql.insert(Transaction), rows)
+            for some in _split(numbers):
+                values = {"commitment": transaction, "due_at": due_at}
+                connection.execute(sql.update(Delivery).where(Delivery.id.in_(some)).values(**values))
+
+    def withdraw_transaction(self, transaction: str) -> None:
+        """Note that it could not be asked for, and may be asked for again at once."""
+        mine = (self._mine(Delivery), Delivery.commitment == transaction, Delivery.state == "sent")
+        with self._write() as connection:
+            connection.execute(sql.update(Delivery).where(*mine).values(commitment="", due_at=time.time()))
+
+    def find_committed(self, destination: str, transaction: str, uids: Sequence[str]) -> list[Parcel]:
+        """What a transaction of storage commitment was about, by SOP Instance UIDs, and is not delivered yet."""
+        asked = sql.select(Transaction.delivery_id).where(self._mine(Transaction), Transaction.uid == transaction)
+        return self._find_parcels(
+            uids, Delivery.destination == destination, Delivery.id.in_(asked),
+            Delivery.state.in_(("due", "sent", "failed")),
+        )  # fmt: skip
+
+    def find_uncommitted(self, destination: str, transaction: str, uids: Sequence[str]) -> list[Parcel]:
+        """What is still waited for, if the transaction is the last that was asked for."""
+        about = (Delivery.destination == destination, Delivery.commitment == transaction, Delivery.state == "sent")
+        return self._find_parcels(uids, *about)
+
+    def _find_parcels(self, uids: Sequence[str], *about: sql.ColumnElement[bool]) -> list[Parcel]:
+        found: list[Parcel] = []
         for some in _split(uids):
-            query = (
-                sql.select(Delivery.id)
-                .join(ResultRecord, ResultRecord.id == Delivery.result_id)
-                .where(self._mine(Delivery), Delivery.commitment == transaction, Delivery.state == "sent")
-                .where(ResultRecord.sop_uid.in_(some))
-            )
+            query = self._select_parcels().where(*about, ResultRecord.sop_uid.in_(some))
             with self._read() as connection:
-                found += connection.scalars(query)
+                found += _to_parcels(connection.execute(query))
         return found
 
     def retry_failed(self) -> int:
@@ -366,7 +386,7 @@ class Queue:
         with self._read() as connection:
             connection.execute(sql.select(1))
 
-    def _mine(self, table: type[Image | ResultRecord | Delivery]) -> sql.ColumnElement[bool]:
+    def _mine(self, table: type[Image | ResultRecord | Delivery | Transaction]) -> sql.ColumnElement[bool]:
         return table.node == self._node
 
     @contextmanager
@@ -388,6 +408,16 @@ class Queue:
                 self._engine.dispose()
             state = "reports an error" if isinstance(problem, DBAPIError) else "is out of reach"
             raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None
+
+
+def _to_parcels(rows: Iterable[Any]) -> list[Parcel]:
+    return [
+        Parcel(
+            row.id, row.file, row.sop_class_uid, row.sop_uid, row.attempts, row.sent_at or 0.0, row.study,
+            bool(row.commitment),
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def _split(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

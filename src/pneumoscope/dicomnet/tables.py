@@ -109,7 +109,7 @@ class Delivery(_Base):
         due_at: when to try next; of `sent`, when to ask next.
         attempts: how often the destination has refused it.
         sent_at: when it was last accepted.
-        commitment: the transaction UID of the storage commitment that was asked for.
+        commitment: the transaction UID of the storage commitment that was last asked for.
         error: what went wrong last.
     """
 
@@ -128,6 +128,21 @@ class Delivery(_Base):
     sent_at: Mapped[float | None] = mapped_column(sql.Double, default=None)
     commitment: Mapped[str] = mapped_column(sql.String(64), index=True, default="")
     error: Mapped[str] = mapped_column(sql.Text, default="")
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
+class Transaction(_Base):
+    """That storage commitment was asked for a result; kept until it is delivered, as reports may come late.
+
+    Attributes:
+        uid: the transaction UID (PS3.4 J.3).
+    """
+
+    __tablename__ = "node_transactions"
+
+    node: Mapped[str] = mapped_column(sql.String(16))
+    uid: Mapped[str] = mapped_column(sql.String(64), index=True)
+    delivery_id: Mapped[int] = mapped_column(sql.ForeignKey("node_deliveries.id"), index=True)
     id: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
