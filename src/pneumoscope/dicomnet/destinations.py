@@ -206,7 +206,8 @@ class DicomSender:
         finally:
             if association.is_established:
                 association.release()
-            association.join(5)
+            if association.is_alive():
+                association.join(5)
             link = association.dul.socket
             if link is not None and link.socket is not None:  # pynetdicom leaves it open where it was not established
                 link.socket.close()
