@@ -151,13 +151,15 @@ def make_certificate(folder: Path, name: str, authority: tuple[Path, Path] | Non
 
 
 @contextmanager
-def run_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def run_http(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | None = None) -> Iterator[str]:
     """An HTTP server on loopback; gives its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

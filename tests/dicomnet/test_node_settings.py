@@ -60,6 +60,14 @@ def test_a_file_holds_rules_destinations_tls_and_limits(tmp_path: Path) -> None:
         ({"destinations": [{"host": "a", "title": "A", "verify": "qido"}]}, "verify", "does not suit"),
         ({"destinations": [{"url": "https://a", "verify": "find"}]}, "verify", "does not suit"),
         ({"destinations": [{"url": "ftp://a"}]}, "destinations", "http"),
+        ({"destinations": [{"host": "a", "title": "A", "token_file": "t"}]}, "token_file", "DICOMweb"),
+        ({"destinations": [{"host": "a", "title": "A", "login_file": "t"}]}, "login_file", "DICOMweb"),
+        ({"destinations": [{"url": "http://pacs/dicom-web", "token_file": "t"}]}, "token_file", "https://"),
+        ({"destinations": [{"url": "http://10.0.0.1/dicom-web", "login_file": "t"}]}, "login_file", "https://"),
+        ({"destinations": [{"url": "https://a", "secure": True}]}, "secure", "https://"),
+        ({"destinations": [{"url": "http://a", "tls": {"authorities": "a.pem"}}]}, "tls", "https://"),
+        ({"destinations": [{"host": "a", "title": "A", "tls": {"key": "k.pem"}}]}, "tls.key", "certificate"),
+        ({"destinations": [{"url": f"https://a/{'x' * 200}"}]}, "name", "200"),
         ({"destinations": [{"url": "http://a"}, {"url": "http://a"}]}, "to", "two destinations"),
         ({"destinations": [{"host": "a", "title": "A" * 17}]}, "title", "no AE title"),
         ({"rules": [{"modalty": "CR"}]}, "rules[0].modalty", "unknown key"),
@@ -97,6 +105,12 @@ def test_what_results_are_like_can_be_set_everywhere(tmp_path: Path) -> None:
     assert settings.model == "b.npz"
     settings = read(tmp_path, file, {"kinds": ["sr"], "unit": "1"}, KINDS="sc")
     assert (settings.kinds, settings.unit) == (("sr",), "1")
+
+
+def test_a_token_may_go_to_this_computer_without_encryption(tmp_path: Path) -> None:
+    for host in ("127.0.0.1:8042", "localhost", "[::1]:80"):
+        settings = read(tmp_path, {"destinations": [{"url": f"http://{host}/dicom-web", "token_file": "t"}]})
+        assert settings.destinations[0].token_file == Path("t")
 
 
 def test_an_unknown_variable_and_a_useless_verify_are_refused() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from archives import Archive, find_port, run_orthanc
 from evidence_cases import write_evidence
-from peers import DICOM_WEB, run_picky, write_image
+from peers import DICOM_WEB, make_certificate, run_http, run_picky, write_image
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -97,6 +100,39 @@ def test_the_command_names_what_cannot_be_sent(
     assert "b.dcm: cannot be sent" in shown.err
 
 
+def test_a_token_is_sent_over_tls_of_an_authority_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            tokens.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    authority = make_certificate(tmp_path, "authority")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_certificate(tmp_path, "archive", authority))
+    token = tmp_path / "token.txt"
+    token.write_text("SECRET\n")
+    path = write_image(tmp_path / "a.dcm", 15, 1)
+    with run_http(Handler, context) as url:
+        command = ["pneumoscope", "dicom", "send", str(path), "--to", f"{url}/dicom-web", "--token-file", str(token)]
+        monkeypatch.setattr("sys.argv", [*command, "--authorities", str(authority[0])])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert not ended.value.code
+    assert tokens == ["Bearer SECRET"]
+    assert capsys.readouterr().out == "1 file of 1: accepted\n"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves the socket open
 def test_an_archive_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.dcm", 14, 1)
@@ -110,8 +146,19 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         ([tmp_path / "none"], "dicom://A@127.0.0.1:104", "none"),
         ([tmp_path], "ftp://A@127.0.0.1", "none"),
         ([tmp_path], "dicom://A@127.0.0.1:104", "commitment"),
+        ([tmp_path], "dicom://A@127.0.0.1:104", "qido"),
+        ([tmp_path], "https://127.0.0.1/dicom-web", "find"),
+        ([tmp_path], f"dicom://{'A' * 17}@127.0.0.1:104", "none"),
     ):
         with pytest.raises(UsageError):
             send_files(paths, to, verify=verify)  # type: ignore[arg-type]
+    for token, authorities, to in (
+        ("token.txt", None, "dicom://A@127.0.0.1:104"),
+        ("token.txt", None, "http://10.0.0.1/dicom-web"),
+        (None, "a.pem", "http://127.0.0.1/dicom-web"),
+        (None, "a.pem", "dicom://A@127.0.0.1:104"),
+    ):
+        with pytest.raises(UsageError):
+            send_files([tmp_path], to, token_file=token, authorities=authorities)
     with pytest.raises(DataError, match="none of these files"):
         send_files([tmp_path], "dicom://A@127.0.0.1:104")

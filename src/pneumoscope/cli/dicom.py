@@ -116,12 +116,20 @@ def send(
         Literal["none", "find", "qido"], option("Ask the destination afterwards whether it has each file.")
     ] = "none",
     title: Annotated[str, option("Our own AE title.")] = "PNEUMOSCOPE",
+    token_file: Annotated[Path | None, option("File with a token for a DICOMweb service.")] = None,
+    authorities: Annotated[
+        Path | None,
+        option("Certificates (PEM) that the destination's must come from, for TLS. [default: the system's]"),
+    ] = None,
 ) -> None:
     """Send DICOM files to an archive, such as those that `dicom results` wrote."""
     from pneumoscope.dicomnet.sending import send_files
 
     with show_progress() as progress:
-        sent = send_files(list(paths), to, verify=verify, title=title, progress=progress)
+        sent = send_files(
+            list(paths), to, verify=verify, title=title, token_file=token_file, authorities=authorities,
+            progress=progress,
+        )  # fmt: skip
     failed = [each for each in sent if each.error is not None]
     echo(
         f"{counted(len(sent) - len(failed), 'file')} of {len(sent)}: {'delivered' if verify != 'none' else 'accepted'}"

@@ -21,11 +21,6 @@ class Measurements:
         with self._lock:
             self._counts[name, tuple(labels.items())] += number
 
-    def read(self, name: str, **labels: str) -> int:
-        """How often something was counted."""
-        with self._lock:
-            return self._counts[name, tuple(labels.items())]
-
     def render(self, present: dict[str, list[tuple[dict[str, str], float]]]) -> bytes:
         """All counts, and values of this moment by name and labels, as Prometheus reads them."""
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest

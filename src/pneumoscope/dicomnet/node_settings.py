@@ -26,6 +26,7 @@ Verify: TypeAlias = Literal["none", "find", "commitment", "qido"]
 _TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: AE, without backslash and control characters
 Kind: TypeAlias = Literal["sr", "sc", "map", "seg"]
 _TUPLES = ("calling", "modality", "body_part", "view", "to", "allowed", "sop_classes", "kinds")
+_NAME = 200  # characters of a destination's name that the database keeps
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,8 @@ class NodeSettings:
             UsageError: names the setting.
         """
         for each in self.destinations:
-            _check_destination(each)
-        for title in (self.title, *self.allowed, *(each.title for each in self.destinations if not each.url)):
+            check_destination(each)
+        for title in (self.title, *self.allowed):
             check_title(title)
         if (self.tls.certificate is None) != (self.tls.key is None):
             raise UsageError("A certificate needs its private key, and the other way round.", "tls.key")
@@ -235,17 +236,39 @@ def check_title(title: str) -> None:
         raise UsageError(f"{title!r} is no AE title: 1 to 16 ASCII characters without backslash.", "title")
 
 
-def _check_destination(each: Destination) -> None:
+def check_destination(each: Destination) -> None:
+    """Refuse a destination that is dangerous, or has settings without effect.
+
+    Raises:
+        UsageError: names the setting.
+    """
     if bool(each.url) == bool(each.host):
         raise UsageError(f"{each.name}: a destination has either a `host` or a `url`.", "destinations")
+    if len(each.name) > _NAME:
+        raise UsageError(f"{each.name[:60]}…: longer than {_NAME} characters. Give it a shorter `name`.", "name")
     wrong = ("find", "commitment") if each.url else ("qido",)
     if each.verify in wrong:
         over = "a URL is asked by qido" if each.url else "an AE is asked by find or commitment"
         raise UsageError(f"{each.name}: {each.verify} does not suit it; {over}.", "verify")
-    if each.url and urlsplit(each.url).scheme not in ("http", "https"):
+    if each.tls.certificate is None and each.tls.key is not None:
+        raise UsageError(f"{each.name}: no effect without a `certificate`.", "tls.key")
+    secret = "token_file" if each.token_file is not None else "login_file" if each.login_file is not None else ""
+    if not each.url:
+        check_title(each.title)
+        if secret:
+            raise UsageError(f"{each.name}: an AE takes none; it is for the `url` of a DICOMweb service.", secret)
+        return
+    parts = urlsplit(each.url)
+    if parts.scheme not in ("http", "https"):
         raise UsageError(f"{each.name}: the URL has to begin with http:// or https://.", "destinations")
     if each.token_file is not None and each.login_file is not None:
         raise UsageError(f"{each.name}: it has both `token_file` and `login_file`. Leave one out.", "destinations")
+    if each.secure:
+        raise UsageError(f"{each.name}: for an AE only. A URL speaks TLS if it begins with https://.", "secure")
+    if parts.scheme == "http" and each.tls != Tls():
+        raise UsageError(f"{each.name}: no effect, unless the URL begins with https://.", "tls")
+    if parts.scheme == "http" and secret and not is_loopback(parts.hostname or ""):
+        raise UsageError(f"{each.name}: everybody on the way could read it. Use https://.", secret)
 
 
 def _check_token(token: str | None, host: str) -> None:

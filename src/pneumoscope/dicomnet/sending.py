@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,14 @@ from pathlib import Path
 
 from pneumoscope.config import Progress, checked, silent
 from pneumoscope.dicomnet.destinations import Item, UnreachableError, make_sender
-from pneumoscope.dicomnet.node_settings import Verify, check_title, parse_destination
+from pneumoscope.dicomnet.node_settings import (
+    Destination,
+    Tls,
+    Verify,
+    check_destination,
+    check_title,
+    parse_destination,
+)
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.images.dicom import is_dicom
 from pneumoscope.text import counted, to_line
@@ -41,6 +49,8 @@ def send_files(
     *,
     verify: Verify = "none",
     title: str = "PNEUMOSCOPE",
+    token_file: str | Path | None = None,
+    authorities: str | Path | None = None,
     progress: Progress = silent,
 ) -> list[Sent]:
     """Send DICOM files over one association, or one by one over HTTP.
@@ -50,6 +60,8 @@ def send_files(
         to: `dicom://TITLE@HOST:PORT`, `dicoms://` for TLS, or the address of a DICOMweb service.
         verify: `find` or `qido` asks the destination afterwards whether it has each file.
         title: our own AE title.
+        token_file: holds a token for a DICOMweb service.
+        authorities: certificates (PEM) of those who vouch for the destination, instead of those of the system.
         progress: called with the number of files done.
 
     Returns:
@@ -58,12 +70,13 @@ def send_files(
     Raises:
         DataError: there are no DICOM files.
         DownloadError: the destination cannot be reached, or stops answering.
-        UsageError: an address, a title or a path is not valid.
+        UsageError: an address, a title or a path is not valid, or an option does not suit the address.
     """
     check_title(title)
     if verify == "commitment":
         raise UsageError("needs a node that waits for the answer. Use `find`, or `pneumoscope dicom node`.", "verify")
-    sender = make_sender(parse_destination(to, verify), title, lambda *_: None)
+    destination = _read_destination(to, verify, token_file, authorities)
+    sender = make_sender(destination, title, lambda *_: None)
     items, unread = _read_items(paths)
     if not items:
         raise DataError("none of these files is a DICOM object. Give files that `pneumoscope dicom results` wrote.")
@@ -90,6 +103,21 @@ def send_files(
         ) from None
     sent = {item.number: Sent(item.path, item.sop_uid, outcomes[item.number]) for item in items}
     return [(sent | unread)[number] for number in sorted(sent | unread)]
+
+
+def _read_destination(
+    to: str, verify: Verify, token_file: str | Path | None, authorities: str | Path | None
+) -> Destination:
+    destination = parse_destination(to, verify)
+    if authorities is not None and not destination.url and not destination.secure:
+        raise UsageError("no effect, unless the address begins with dicoms:// or https://.", "authorities")
+    destination = dataclasses.replace(
+        destination,
+        token_file=None if token_file is None else Path(token_file),
+        tls=Tls(authorities=None if authorities is None else Path(authorities)),
+    )
+    check_destination(destination)
+    return destination
 
 
 def _read_items(paths: Sequence[str | Path]) -> tuple[list[Item], dict[int, Sent]]:
