@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sql
 from node_process import StandIn
 
+from pneumoscope.dicomnet.addresses import Destination
 from pneumoscope.dicomnet.answering import Answering, Answers
 from pneumoscope.dicomnet.intake import Intake
-from pneumoscope.dicomnet.node_settings import Destination, NodeSettings
+from pneumoscope.dicomnet.node_settings import NodeSettings
 from pneumoscope.dicomnet.queue import Queue
 from pneumoscope.dicomnet.spool import Arrival, Spool, read_meta
 

@@ -19,10 +19,12 @@ from evidence_cases import write_evidence
 from peers import run_http, run_picky, wait_until
 from pydicom import dcmread
 
+from pneumoscope.dicomnet.addresses import Destination
 from pneumoscope.dicomnet.delivery import Delivery
 from pneumoscope.dicomnet.destinations import Item, NotOfferedError, Sender, UnreachableError, make_sender
-from pneumoscope.dicomnet.node_settings import Destination, Retries
-from pneumoscope.dicomnet.queue import Made, Outcome, Queue
+from pneumoscope.dicomnet.node_settings import Retries
+from pneumoscope.dicomnet.queue import Queue
+from pneumoscope.dicomnet.rows import Made, Outcome
 from pneumoscope.dicomnet.spool import Spool
 
 AE = Destination(name="archive", host="127.0.0.1", port=1, title="A")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pneumoscope.dicomnet.addresses import Destination, Tls, parse_destination
 from pneumoscope.dicomnet.encryption import make_client_context, make_server_context
-from pneumoscope.dicomnet.node_settings import Destination, Tls, parse_destination, read_settings
+from pneumoscope.dicomnet.node_settings import read_settings
 from pneumoscope.dicomnet.receiver import resolve_classes
 from pneumoscope.dicomnet.rules import Rule
 from pneumoscope.errors import UsageError

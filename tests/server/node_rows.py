@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pneumoscope.dicomnet.queue import Made, Outcome, Queue, Waiting
+from pneumoscope.dicomnet.queue import Queue
+from pneumoscope.dicomnet.rows import Made, Outcome, Waiting
 
 NODE = "0123456789abcdef"
 ERROR = "status 0xA700: out of resources"

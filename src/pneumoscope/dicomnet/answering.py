@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pneumoscope.dicomnet.queue import Made, Outcome, Queue, Waiting
+from pneumoscope.dicomnet.queue import Queue
+from pneumoscope.dicomnet.rows import Made, Outcome, Waiting
 from pneumoscope.dicomnet.spool import Spool
 from pneumoscope.errors import PneumoscopeError
 

@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pneumoscope.dicomnet.addresses import Destination
 from pneumoscope.dicomnet.destinations import Item, NotOfferedError, Sender, UnreachableError
-from pneumoscope.dicomnet.node_settings import Destination, Retries
-from pneumoscope.dicomnet.queue import Parcel, Queue
+from pneumoscope.dicomnet.node_settings import Retries
+from pneumoscope.dicomnet.queue import Queue
+from pneumoscope.dicomnet.rows import Parcel
 from pneumoscope.dicomnet.spool import Spool, read_arrival
 from pneumoscope.errors import DataError, ImageError
 from pneumoscope.images.dicom import Tags, read_tags

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
+from pneumoscope.dicomnet.addresses import Destination, Tls
 from pneumoscope.dicomnet.encryption import make_client_context
-from pneumoscope.dicomnet.node_settings import Destination, Tls
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from pneumoscope.dicomnet.node_settings import Tls
+    from pneumoscope.dicomnet.addresses import Tls
 
 
 def make_server_context(tls: Tls) -> ssl.SSLContext | None:

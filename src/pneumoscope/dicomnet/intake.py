@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from pneumoscope.dicomnet.queue import NOT_ANSWERED, Known, Queue
+from pneumoscope.dicomnet.queue import NOT_ANSWERED, Queue
+from pneumoscope.dicomnet.rows import Known
 from pneumoscope.dicomnet.rules import Rule, apply_rules
 from pneumoscope.dicomnet.spool import Spool, digest, read_arrival
 from pneumoscope.errors import ImageError

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from pneumoscope.dicomnet.addresses import is_loopback
 from pneumoscope.dicomnet.answering import Answering, Answers
 from pneumoscope.dicomnet.delivery import Delivery
 from pneumoscope.dicomnet.destinations import make_sender
 from pneumoscope.dicomnet.intake import Intake
 from pneumoscope.dicomnet.measurements import Measurements
-from pneumoscope.dicomnet.node_settings import is_loopback
 from pneumoscope.dicomnet.queue import Queue
 from pneumoscope.dicomnet.receiver import Receiver, resolve_classes
 from pneumoscope.dicomnet.spool import Arrival, Spool, Stored

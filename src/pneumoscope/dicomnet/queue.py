@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from pneumoscope.dicomnet.rows import Known, Made, Outcome, Parcel, Waiting
 from pneumoscope.dicomnet.tables import Delivery, Image, ResultRecord, Study, Transaction, open_tables
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain
@@ -24,74 +24,6 @@ from pneumoscope.server.databases import explain
 _MANY = 500  # values in a statement; SQLite's limit was once 999
 NOT_ANSWERED = ("skipped", "set_aside", "lost")  # states; an image that comes again is judged anew
 _REASON = 2000  # characters kept of one
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of an image: its state, the reason of it, whether its file is needed, and when it came."""
-
-    state: str
-    reason: str
-    kept: bool
-    received_at: float
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """An image that waits for its answer."""
-
-    id: int
-    key: str
-    study: str
-    to: tuple[str, ...]
-    attempts: int
-    alone: int
-
-
-@dataclass(frozen=True)
-class Made:
-    """A result in the spool; `held`: whether a dry run made it, so that it is never sent."""
-
-    kind: str
-    sop_class_uid: str
-    sop_uid: str
-    file: str
-    held: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an image.
-
-    Attributes:
-        image: which.
-        state: `answered` or `set_aside`.
-        reason: why it is set aside; it may quote the header.
-        cause: the same for the log, without anything from the header.
-        results: of an answered one.
-        about: further columns of the image's row.
-    """
-
-    image: Waiting
-    state: str
-    reason: str = ""
-    results: tuple[Made, ...] = ()
-    about: dict[str, Any] | None = None
-    cause: str = "it cannot be answered"
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A result that is due at a destination, or to be verified there; `asked` if storage commitment was asked for."""
-
-    id: int
-    file: str
-    sop_class_uid: str
-    sop_uid: str
-    attempts: int
-    sent_at: float
-    study: str
-    asked: bool
 
 
 class Queue:

@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumoscope.config import Progress, checked, silent
+from pneumoscope.dicomnet.addresses import Destination, Tls, Verify, check_destination, check_title, parse_destination
 from pneumoscope.dicomnet.destinations import Item, UnreachableError, make_sender
-from pneumoscope.dicomnet.node_settings import (
-    Destination,
-    Tls,
-    Verify,
-    check_destination,
-    check_title,
-    parse_destination,
-)
 from pneumoscope.errors import DataError, DownloadError, UsageError
 from pneumoscope.images.dicom import is_dicom
 from pneumoscope.text import counted, to_line
