@@ -12,6 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch comes in; see c
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
+from commands import Command, make_command
 from pneumoscope.datasets.phantom_sets import write_phantoms
 from pneumoscope.inference.runtimes import count_threads
 from pneumoscope.models import pretrained
@@ -58,6 +59,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run trained on `images`; tests read it and change nothing."""
     return train(images, tmp_path_factory.mktemp("runs") / "run", recipe="baseline", epochs=3, size=128)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command line in this process."""
+    return make_command(capsys, monkeypatch)
 
 
 @pytest.fixture

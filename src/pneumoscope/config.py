@@ -63,10 +63,19 @@ def build(
 
     check_mapping(kind, values, source, error, prefix)
     try:
-        return pydantic.TypeAdapter(kind).validate_python(dict(values))
+        built: Settings = _find_adapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as problem:
         key = prefix + ".".join(str(part) for part in problem.errors()[0]["loc"])
         raise error(describe_problem(problem), _name(source, key)) from None
+    return built
+
+
+@functools.cache
+def _find_adapter(kind: type) -> Any:
+    """What checks a dataclass; making one takes longer than using it a hundred times."""
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
 
 
 _EXPECTED = {  # by the first word of pydantic's type of error
@@ -117,9 +126,7 @@ def check_mapping(
     Raises:
         error: names the key, the known ones, or the group that it belongs to.
     """
-    groups: dict[str, Any] = {
-        name: hint for name, hint in get_type_hints(kind).items() if dataclasses.is_dataclass(hint)
-    }
+    groups: dict[str, Any] = {name: hint for name, hint in _find_types(kind).items() if dataclasses.is_dataclass(hint)}
     known = [field.name for field in dataclasses.fields(kind)]
     for key, value in values.items():
         name = _name(source, f"{prefix}{key}")
@@ -133,6 +140,11 @@ def check_mapping(
         if not isinstance(value, Mapping):
             raise error(f"must be a mapping, found {quote(value)}.", name)
         check_mapping(groups[key], value, source, error, f"{prefix}{key}.")
+
+
+@functools.cache
+def _find_types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _check_finite(value: object, name: str, error: type[PneumoscopeError]) -> None:

@@ -16,8 +16,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumoscope.cli import main as cli
+from commands import Command
 from pneumoscope.training.train import Run
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command line in this process: the same `main`, the same exit codes."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+from processes import start_command
 
 
 @pytest.fixture
@@ -441,26 +414,14 @@ def test_help_and_version_answer_at_once_and_import_nothing_heavy() -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(images: Path, tmp_path: Path) -> None:
-    arguments = [
-        "train",
-        str(images),
-        "--out",
-        str(tmp_path / "run"),
-        "--size",
-        "64",
-        "--epochs",
-        "5000",
-        "--patience",
-        "5000",
-    ]
-    process = subprocess.Popen([sys.executable, "-m", "pneumoscope", *arguments], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "checkpoints" / "head.pt").exists() and process.poll() is None:
+    words = ["train", images, "--out", tmp_path / "run", "--size", 64, "--epochs", 5000, "--patience", 5000]
+    process = start_command(words, tmp_path / "log")
+    while not (tmp_path / "run" / "checkpoints" / "head.pt").exists() and process.runs:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in err
-    assert "Traceback" not in err
+    process.end(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "--resume" in process.shown
+    assert "Traceback" not in process.shown
     assert (tmp_path / "run" / "checkpoints" / "head.pt").exists()
 
 

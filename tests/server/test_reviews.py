@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,7 @@ import pytest
 from services import draw, run_thread
 from test_store import make_record
 
+from commands import Command, Result
 from pneumoscope.server.reviews import export_reviews
 from pneumoscope.server.store import Review, Store
 
@@ -23,14 +21,9 @@ if TYPE_CHECKING:
     from pneumoscope.training.train import Run
 
 
-def pneumoscope(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pneumoscope", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=200)
-
-
-def export(settings: Settings, out: Path) -> subprocess.CompletedProcess[str]:
+def export(command: Command, settings: Settings, out: Path) -> Result:
     options = ("--database", settings.database, "--images", settings.keep_images, "--out", out)
-    return pneumoscope("reviews", "export", *options)
+    return command("reviews", "export", *options)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -57,29 +50,29 @@ def reviewed(settings: Settings, tmp_path: Path) -> tuple[Settings, dict[str, st
 
 
 def test_exported_reviews_are_evaluated_and_trained_on(
-    reviewed: tuple[Settings, dict[str, str]], run: Run, tmp_path: Path
+    command: Command, reviewed: tuple[Settings, dict[str, str]], run: Run, tmp_path: Path
 ) -> None:
     settings, truth = reviewed
     table = tmp_path / "reviews.csv"
-    done = export(settings, table)
-    assert done.returncode == 0, done.stderr
+    done = export(command, settings, table)
+    assert done.code == 0, done.err
     rows = read_table(table)
     assert {row["sha256"]: row["label"] for row in rows} == truth
     wrong = sum(row["label"] != row["decision"] for row in rows)
-    assert f"{len(truth)} images; the model disagreed on {wrong}." in done.stdout
-    evaluated = pneumoscope("evaluate", table, "--model", run.model, "--out", tmp_path / "evaluated", "--resamples", 20)
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "24 images" in evaluated.stdout
+    assert f"{len(truth)} images; the model disagreed on {wrong}." in done.out
+    evaluated = command("evaluate", table, "--model", run.model, "--out", tmp_path / "evaluated", "--resamples", 20)
+    assert evaluated.code == 0, evaluated.err
+    assert "24 images" in evaluated.out
     options = ("--out", tmp_path / "run", "--recipe", "head", "--epochs", 2, "--resamples", 20)
-    trained = pneumoscope("train", table, *options)
-    assert trained.returncode == 0, trained.stderr
-    again = export(settings, table)
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
+    trained = command("train", table, *options)
+    assert trained.code == 0, trained.err
+    again = export(command, settings, table)
+    assert again.code == 2
+    assert "--overwrite" in again.err
 
 
 def test_the_latest_review_counts_and_missing_files_are_reported(
-    reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
+    command: Command, reviewed: tuple[Settings, dict[str, str]], tmp_path: Path
 ) -> None:
     settings, truth = reviewed
     assert settings.keep_images is not None
@@ -94,26 +87,26 @@ def test_the_latest_review_counts_and_missing_files_are_reported(
     used = (prediction["sha256"], new["sha256"], "empty")
     gone = next(path for path in settings.keep_images.iterdir() if path.stem not in used)
     gone.unlink()
-    done = export(settings, tmp_path / "reviews.csv")
+    done = export(command, settings, tmp_path / "reviews.csv")
     labels = {row["sha256"]: row["label"] for row in read_table(tmp_path / "reviews.csv")}
     assert labels[prediction["sha256"]] == other
     assert gone.stem not in labels
-    assert "1 image with a label, but no file in these folders" in done.stderr
-    assert "1 image with several labels: the latest is written" in done.stderr
-    assert "1 image in these folders: cannot be read" in done.stderr
+    assert "1 image with a label, but no file in these folders" in done.err
+    assert "1 image with several labels: the latest is written" in done.err
+    assert "1 image in these folders: cannot be read" in done.err
 
 
-def test_without_reviews_or_a_database_there_is_no_export(settings: Settings, tmp_path: Path) -> None:
+def test_without_reviews_or_a_database_there_is_no_export(command: Command, settings: Settings, tmp_path: Path) -> None:
     empty = tmp_path / "empty.sqlite"
     settings = replace(settings, database=str(empty), keep_images=tmp_path)
-    done = export(settings, tmp_path / "a.csv")
-    assert done.returncode == 2
-    assert "no such file" in done.stderr
+    done = export(command, settings, tmp_path / "a.csv")
+    assert done.code == 2
+    assert "no such file" in done.err
     assert not empty.exists()
     Store(str(empty)).close()
-    done = export(settings, tmp_path / "a.csv")
-    assert done.returncode == 3
-    assert "no reviews" in done.stderr
+    done = export(command, settings, tmp_path / "a.csv")
+    assert done.code == 3
+    assert "no reviews" in done.err
     assert not (tmp_path / "a.csv").exists()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def clouds(classes: int = 2, n: int = 60, width: int = 8, seed: int = 0) -> Feat
 def head(classes: int = 2, width: int = 8) -> nn.Linear:
     torch.manual_seed(0)
     return build_head(width, classes)
+
+
+def test_an_epoch_leaves_nothing_behind_for_devices_that_are_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = head()
+
+    def refuse(*_: object) -> list[str]:
+        raise AssertionError("`torch.manual_seed` keeps a stack trace for each kind of device")
+
+    monkeypatch.setattr(traceback, "format_stack", refuse)
+    fit(model, clouds(), settings(epochs=5), Phase("head", 5))
 
 
 def test_training_on_cached_features_equals_training_through_the_frozen_network(images: Path) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from pneumoscope.evaluation.metrics import METRICS
 from pneumoscope.evaluation.validation import OPTIMISTIC, measure_validation
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.training.train import Run, train
+from processes import start_command
 
 SMALL: dict[str, Any] = {"recipe": "baseline", "size": 64, "epochs": 3}
 
@@ -277,13 +276,14 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result(recipe: str, i
     }[recipe]
     moments = [killed / "checkpoints" / name if name.endswith(".pt") else killed / name for name in names]
     for number, moment in enumerate(moments):
-        process = _start(["train", str(images), *flags, "--out", str(killed), *(["--resume"] if number else [])])
-        while not moment.exists() and process.poll() is None:
+        words = ["train", images, *flags, "--out", killed, *(["--resume"] if number else [])]
+        process = start_command(words, tmp_path / "log")
+        while not moment.exists() and process.runs:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.end(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL, process.shown
     assert not (killed / "report.html").exists()
-    assert _start(["train", "--out", str(killed), "--resume"]).wait(120) == 0
+    assert start_command(["train", "--out", killed, "--resume"], tmp_path / "log").wait(120) == 0
     whole, resumed = digest(tmp_path / "whole"), digest(killed)
     for name in ("model/model.json", "model/weights.safetensors", "history.csv", "metrics.json", "predictions.csv"):
         assert resumed[name] == whole[name], name
@@ -393,8 +393,8 @@ def test_remarks_belong_to_the_model_that_they_were_made_for(images: Path, tmp_p
 
 
 def test_of_two_runs_into_one_folder_one_is_refused(images: Path, tmp_path: Path) -> None:
-    command = ["train", str(images), "--size", "32", "--epochs", "1", "--no-cache", "--out", str(tmp_path / "run")]
-    processes = [_start(command) for _ in range(2)]
+    command = ["train", images, "--size", "32", "--epochs", "1", "--no-cache", "--out", tmp_path / "run"]
+    processes = [start_command(command, tmp_path / name) for name in ("a", "b")]
     assert sorted(process.wait(120) for process in processes) == [0, 2]
     assert load_model(tmp_path / "run" / "model").labels == ("NORMAL", "PNEUMONIA")
 
@@ -516,15 +516,6 @@ def test_the_public_functions_are_the_same_jobs(run: Run, images: Path) -> None:
 def _write_image(path: Path, seed: int, label: str) -> None:
     image = draw_phantom(seed, pneumonia=label not in ("NORMAL", "BACTERIA"), size=96)
     Image.fromarray((image.pixels * 255).astype("uint8")).save(path)
-
-
-def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pneumoscope", *arguments],
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def test_a_frozen_backbone_can_decide_by_augmented_copies_too(images: Path, tmp_path: Path) -> None:

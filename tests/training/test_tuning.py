@@ -6,8 +6,8 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pneumoscope.models.model_folder import load_model
 from pneumoscope.reports.tuning import Search, TrialResult, write_search
 from pneumoscope.training import studies
 from pneumoscope.training.trials import Trainer
+from processes import start
 
 FAST: dict[str, Any] = {"recipe": "head", "size": 128, "epochs": 4, "resamples": 50, "audit": False}
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "balance": ["none", "weights"]}
@@ -202,19 +203,17 @@ def test_a_trial_that_was_interrupted_is_drawn_again(
     assert result.search.trials[2].settings == result.search.trials[1].settings
 
 
-_CHILD = """
-import sys, time
-from pathlib import Path
-from pneumoscope import tune
-from pneumoscope.training import studies, trials
-studies.HEARTBEAT, studies.GRACE = 1, 2
-def hang(*_):
-    Path(sys.argv[3]).touch()
-    time.sleep(600)
-trials.Trainer.score = hang
-tune(sys.argv[1], sys.argv[2], trials=2, folds=1, test=False, space={"lr": [0.001, 0.01]}, storage=sys.argv[4] or None,
-     recipe="head", size=128, epochs=4, resamples=50, audit=False)
-"""
+def hang_in_a_trial(images: Path, out: Path, started: Path, url: str) -> None:
+    """Begin a search, and stay in its first trial."""
+
+    def hang(*_: object) -> float:
+        started.touch()
+        time.sleep(600)
+        return 0.0
+
+    studies.HEARTBEAT, studies.GRACE = 1, 2
+    Trainer.score = hang  # type: ignore[assignment]
+    tune(images, out, trials=2, folds=1, test=False, space={"lr": [0.001, 0.01]}, storage=url or None, **FAST)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -223,13 +222,13 @@ def test_the_trial_of_a_killed_process_is_run_again(
 ) -> None:
     url = request.getfixturevalue("postgresql") if kind == "postgresql" else ""
     started, out = tmp_path / "started", tmp_path / "out"
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, images, out, started, url], stderr=subprocess.PIPE)
+    child = start(hang_in_a_trial, images, out, started, url, log=tmp_path / "log")
     try:
-        wait_until(lambda: started.exists() or child.poll() is not None, 240)
+        wait_until(lambda: started.exists() or not child.runs, 240)
     finally:
-        child.send_signal(signal.SIGKILL)
-        _, errors = child.communicate()
-    assert started.exists(), errors.decode()
+        child.end(signal.SIGKILL)
+        child.wait(60)
+    assert started.exists(), child.shown
     monkeypatch.setattr(studies, "HEARTBEAT", 1)
     monkeypatch.setattr(studies, "GRACE", 2)
     result = tune(out=out, resume=True, test=False)

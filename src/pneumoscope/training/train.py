@@ -43,7 +43,7 @@ from pneumoscope.reports.report import Provenance
 from pneumoscope.training.data import Computing, Extracted, Setup, Split, extract, extract_again, read
 from pneumoscope.training.decisions import FittedDecisions, fit_decisions
 from pneumoscope.training.idle import log_idle
-from pneumoscope.training.loop import Row
+from pneumoscope.training.loop import Row, seed_torch
 from pneumoscope.training.phases import run_phases, try_precisions
 from pneumoscope.training.record import is_whole, load_remarks, record_digests, save_remarks
 from pneumoscope.training.remarks import Remarks, check_data, log_data
@@ -190,7 +190,7 @@ def fit(
             on_epoch({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setup.settings.run.seed)
+        seed_torch(setup.settings.run.seed)
         head = build_head(setup.backbone.width, len(setup.classes))
         if setup.initial is not None and setup.initial.labels == setup.classes:
             head.load_state_dict(setup.initial.head)

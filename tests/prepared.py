@@ -1,0 +1,26 @@
+"""What a process of the command line imports, all at once; see `processes`."""
+
+from __future__ import annotations
+
+import jinja2
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import onnx
+import optuna
+import scipy.stats
+import sklearn.covariance
+import timm
+import torch.onnx
+
+import pneumoscope.cli.main
+import pneumoscope.cli.output
+import pneumoscope.cli.train
+import pneumoscope.reports.plots
+import pneumoscope.training.train
+import pneumoscope.training.tuning
+from pneumoscope.inference.runtimes import import_onnxruntime, import_openvino
+
+__all__ = ["jinja2", "matplotlib", "onnx", "optuna", "pneumoscope", "scipy", "sklearn", "timm", "torch"]
+
+import_onnxruntime()
+import_openvino()
