@@ -62,7 +62,7 @@ def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) 
                 assert (copy / volume.split(":")[0]).exists(), volume
         assert set(service.get("secrets", [])) <= set(compose["secrets"])
     assert all((copy / each["file"]).exists() for each in compose["secrets"].values())
-    for name in ("room", "node"):
+    for name in ("service", "node"):
         service = compose["services"][name]
         password = service["environment"][PASSWORD_FILE]
         assert password.removeprefix("/run/secrets/") in service["secrets"]
@@ -74,7 +74,7 @@ def test_nginx_takes_the_proxys_settings(tmp_path: Path) -> None:
     nginx = need("nginx")
     copy = shutil.copytree(DEPLOY, tmp_path / "deploy")
     subprocess.run([copy / "make_secrets.sh"], check=True, capture_output=True)
-    text = (copy / "nginx.conf").read_text().replace("http://room:8000", "http://127.0.0.1:8000")
+    text = (copy / "nginx.conf").read_text().replace("http://service:8000", "http://127.0.0.1:8000")
     for name in ("certificate.pem", "key.pem"):
         text = text.replace(f"/etc/nginx/{name}", str(copy / "secrets" / name))
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; error_log stderr;\n" + text)

@@ -34,7 +34,7 @@ def typed(line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         (
             "predict IMAGE --threshold youden",
             "--threshold: must be a number here, found the rule 'youden', which needs labelled images. Train with the "
-            "rule, or apply it with `pneumoscope evaluate DATA --threshold RULE`",
+            "rule, or apply it with `pneumoscope evaluate DATA --threshold RULE",
         ),
         ("predict IMAGE --threshold sensitivity>=0.9", "--threshold: must be a number here, found the rule"),
         ("predict IMAGE --threshold cost=5", "--threshold: must be a number here, found the rule"),
