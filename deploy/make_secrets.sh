@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes what compose.yaml needs below secrets/, once: a token for the reading room, a password for the database, and a
-# certificate signed by itself, to be replaced by one that your clients trust.
+# Makes what compose.yaml needs in secrets/, once: a token for the reading room, a password for the database, and a
+# self-signed certificate. Replace the certificate by one that your clients trust.
 set -eu
 cd "$(dirname "$0")"
 umask 077

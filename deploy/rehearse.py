@@ -2,9 +2,9 @@
 
     python3 deploy/rehearse.py FOLDER [--keep] [--bind FOLDER]
 
-It needs `debootstrap` and `unshare` from Debian. The base image is Debian 12 with its Python 3.11 here. At the end the
-container's command runs as the container's user with a read-only root, until its health check passes, and so does
-the node. `--bind` shows a folder of this machine in the clean root, such as one of wheels.
+It needs `debootstrap` and `unshare` from Debian. Debian 12 with its Python 3.11 stands in for the base image. At the
+end the container's command runs as the container's user with a read-only root, until its health check passes. Then
+the node runs in the same way. `--bind` shows a folder of this machine in the clean root, such as one of wheels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Stage:
 
 
 def build(dockerfile: Path, folder: Path, binds: list[str]) -> tuple[Stage, dict[str, list[str]]]:
-    """Run all instructions; return the last stage, and the commands that it ends with."""
+    """Run all instructions; return the last stage and its commands (ENTRYPOINT, CMD, HEALTHCHECK)."""
     base, stages, ends = folder / "base", dict[str, Stage](), dict[str, list[str]]()
     if not base.exists():
         subprocess.run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", base], check=True)

@@ -1,6 +1,6 @@
 -- Sends the radiographs of each study to pneumoscope's DICOM node once the study is stable. The node sends its results
--- back to this archive, where they make the study stable again: so only radiographs are sent, never results. What could
--- not be sent while the node was out of reach is a failed job, which resubmit.py tries again.
+-- back to this archive, and then the study becomes stable again. So only radiographs are sent, never results. If the
+-- node is out of reach, sending leaves a failed job, which resubmit.py tries again.
 
 local NODE = 'pneumoscope' -- its name in "DicomModalities"
 local RADIOGRAPHS = { CR = true, DX = true, DR = true, RG = true }

@@ -1,9 +1,9 @@
-"""Tries again what Orthanc could not send, such as while pneumoscope's node was out of reach.
+"""Tries again what Orthanc could not send, for example while pneumoscope's node was out of reach.
 
     python3 resubmit.py [http://127.0.0.1:8042]
 
-It needs nothing but Python. Run it every minute, by cron or a systemd timer, on the machine of Orthanc. Its setting
-`JobsHistorySize` has to exceed the jobs that can fail meanwhile.
+It needs only Python. Run it every minute, by cron or a systemd timer, on the machine that runs Orthanc. Orthanc's
+setting `JobsHistorySize` has to exceed the number of jobs that can fail in between.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def mercure(
         Path | None, typer.Argument(help="Folder for the results. [default: $MERCURE_OUT_DIR]", metavar="TARGET")
     ] = None,
 ) -> None:
-    """Answer a folder once, as a processing module of the mercure orchestrator.
+    """Answer the images in a folder once, as a processing module of the mercure orchestrator.
 
     Settings come from task.json in SOURCE; a summary goes to result.json in TARGET.
     """
@@ -119,7 +119,7 @@ def send(
     token_file: Annotated[Path | None, option("File with a token for a DICOMweb service.")] = None,
     authorities: Annotated[
         Path | None,
-        option("Certificates (PEM) that the destination's must come from, for TLS. [default: the system's]"),
+        option("Certificates (PEM) of the authorities to trust for TLS. [default: the system's]"),
     ] = None,
 ) -> None:
     """Send DICOM files to an archive, such as those that `dicom results` wrote."""

@@ -1,4 +1,4 @@
-"""What services log, on standard error: text, or an object of JSON on each line."""
+"""The log of services on standard error: text, or a JSON object on each line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _FIELDS = ("request",)  # of a record, beside its message
 
 @contextmanager
 def show_log(form: Form, name: str) -> Iterator[None]:
-    """Show what the process logs; no name or message from outside controls the terminal.
+    """Show what the process logs, without control characters that could come from outside.
 
     Args:
         form: of the lines.
-        name: of the logger that also shows what is no warning.
+        name: of the logger that also shows messages below warnings.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if form == "json" else _Text("%(asctime)s %(message)s"))

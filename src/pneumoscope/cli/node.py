@@ -22,7 +22,7 @@ _SERVICE, _RECEIVING, _SENDING = "Service", "Receiving", "Sending"
 
 
 _Config = Annotated[
-    Path | None, option("Settings as YAML: rules, destinations, TLS, limits. Flags come before it.", _SERVICE)
+    Path | None, option("Settings as YAML: rules, destinations, TLS, limits. Flags override it.", _SERVICE)
 ]
 _Title = Annotated[str | None, option("AE title of the node. [default: PNEUMOSCOPE]", _SERVICE)]
 _Host = Annotated[str | None, option("Address to listen on. [default: 127.0.0.1]", _SERVICE)]
@@ -33,10 +33,10 @@ _HttpHost = Annotated[str | None, option("Address for STOW-RS, health and metric
 _HttpPort = Annotated[
     int | None, option("Its port; 0 takes any free port. [default: 11180]", _SERVICE, least=0, most=65535)
 ]
-_Http = Annotated[bool, option("Serve STOW-RS, health and metrics at all.", _SERVICE)]
+_Http = Annotated[bool, option("Serve health and metrics, and STOW-RS with --stow.", _SERVICE)]
 _Stow = Annotated[bool, option("Also receive images by STOW-RS, at /studies.", _RECEIVING, "--stow")]
 _Allowed = Annotated[list[str] | None, option("AE title that may call; repeatable. [default: all]", _RECEIVING)]
-_Watch = Annotated[Path | None, option("Folder from which files are taken, too; it is only read.", _RECEIVING)]
+_Watch = Annotated[Path | None, option("Folder from which files are also taken; it is only read.", _RECEIVING)]
 _Quiet = Annotated[
     float | None, option("Seconds without a new image after which a study is answered. [default: 5]", _RECEIVING)
 ]
@@ -50,7 +50,7 @@ _To = Annotated[
 ]
 _Verify = Annotated[
     Literal["none", "find", "commitment", "qido"] | None,
-    option("How it is found out that a destination has stored a result. [default: none]", _SENDING),
+    option("How to check that a destination has stored a result. [default: none]", _SENDING),
 ]
 _Kinds = Annotated[
     str | None,
@@ -71,7 +71,7 @@ _Unit = Annotated[
     Literal["1", "%"] | None, option("Unit of probabilities in structured reports. [default: 1]", _SENDING)
 ]
 _DryRun = Annotated[bool, option("Receive and answer, but send nothing.", _SENDING, "--dry-run")]
-_RetryFailed = Annotated[bool, option("Try again what destinations have refused for good.", _SENDING, "--retry-failed")]
+_RetryFailed = Annotated[bool, option("Try again to deliver results that have failed.", _SENDING, "--retry-failed")]
 _Spool = Annotated[Path | None, option("Folder for images received and results to send. [default: spool]", STORAGE)]
 _Ood = Annotated[bool, option("Detect out-of-distribution images, and give them no probability.", DECISIONS)]
 
@@ -132,7 +132,7 @@ def node(
 def _read_kinds(text: str) -> list[str]:
     named = read_kinds(text)
     if other := [each for each in named if each.startswith("fhir")]:
-        raise UsageError(f"{other[0]} is no DICOM object. `pneumoscope dicom results` writes it.", "as")
+        raise UsageError(f"{other[0]} is not a DICOM object. `pneumoscope dicom results` writes it.", "as")
     return [*named]
 
 

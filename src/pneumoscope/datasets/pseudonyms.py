@@ -1,4 +1,4 @@
-"""Pseudonyms of patients: the same from run to run, and of no use to anybody who lacks the key."""
+"""Pseudonyms of patients: the same in every run, and of no use without the key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WAYS_OUT = f"Set ${KEY_FILE} to another file, or pass `patient_ids=True` to nam
 class Pseudonyms:
     """The pseudonyms that a machine gives to patients.
 
-    The key behind them is read when the first patient is met, and made if there is none yet.
+    The key is read at the first patient, and made if there is none yet.
 
     Args:
         file: holds the key; `find_key_file()` by default.
@@ -75,8 +75,8 @@ def _read_key(file: Path) -> bytes | None:
         key = bytes.fromhex(text)
     if len(key) < _KEY_BYTES:
         raise UsageError(
-            f"{file}: this is no key for pseudonyms, which is at least {2 * _KEY_BYTES} hexadecimal digits. Restore "
-            "the file, or delete it: then patients get new pseudonyms."
+            f"{file}: this is not a key for pseudonyms, which has at least {2 * _KEY_BYTES} hexadecimal digits. "
+            "Restore the file, or delete it: then patients get new pseudonyms."
         )
     return key
 
@@ -113,7 +113,7 @@ def _make_key(file: Path) -> bytes:
 
 
 def _write_new(file: Path, content: bytes) -> None:
-    """Write a file that must not exist yet, for its owner's eyes only."""
+    """Write a file that must not exist yet, readable only by its owner."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
         stream.flush()

@@ -26,8 +26,8 @@ class Tls:
     Attributes:
         certificate: our own, with its chain.
         key: its private key.
-        authorities: those whose certificates the other side has to have. A server with authorities refuses clients
-            without a certificate; a client without them trusts those of the system.
+        authorities: the authorities that must have issued the other side's certificate. A server with authorities
+            refuses clients without a certificate; a client without them trusts those of the system.
     """
 
     certificate: Path | None = None
@@ -47,7 +47,7 @@ class Destination:
         url: of a DICOMweb service, to which `/studies` is added.
         token_file: holds a token for the header Authorization of a URL.
         login_file: holds USER:PASSWORD for a URL.
-        verify: how it is found out that a result has been stored: not at all, by C-FIND, by storage commitment, or by
+        verify: how to check that a result has been stored: not at all, by C-FIND, by storage commitment, or by
             QIDO-RS.
         secure: whether an AE speaks TLS.
         tls: certificates; a client certificate is sent where there is one.
@@ -66,7 +66,7 @@ class Destination:
 
 
 def check_title(title: str) -> None:
-    """Refuse what is no AE title.
+    """Refuse a text that is not an AE title.
 
     Raises:
         UsageError: it is empty, too long, or has other characters than AE titles may have.
@@ -107,11 +107,11 @@ def check_destination(each: Destination) -> None:
     if parts.scheme == "http" and each.tls != Tls():
         raise UsageError(f"{each.name}: no effect, unless the URL begins with https://.", "tls")
     if parts.scheme == "http" and secret and not is_loopback(parts.hostname or ""):
-        raise UsageError(f"{each.name}: everybody on the way could read it. Use https://.", secret)
+        raise UsageError(f"{each.name}: everybody on the network in between could read it. Use https://.", secret)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own, which no other can reach."""
+    """Whether an address belongs to this machine alone, so that no other can reach it."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

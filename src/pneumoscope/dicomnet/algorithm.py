@@ -43,23 +43,23 @@ class Algorithm:
 
     @property
     def version(self) -> str:
-        """Of the software and the model: a model trained again is another version."""
+        """The version of software and model; a retrained model has another version."""
         return f"{__version__}+{self.fingerprint[:12]}"
 
     @property
     def device_uid(self) -> str:
-        """Of the device that observes, a new one after retraining (IHE AI Results)."""
+        """The UID of the observing device; a retrained model has a new one (IHE AI Results)."""
         return derive_uid("device", self.fingerprint, __version__)
 
     @property
     def limits(self) -> str:
-        """What an image was examined for, in words: a label such as NORMAL says nothing of anything else."""
+        """What an image was examined for, in words; a label such as NORMAL does not say it."""
         classes = self.positive or ", ".join(self.labels)
         return f"Examined for {classes} alone: nothing else was assessed."
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that a result depends on beside image and format."""
+        """Everything that a result depends on besides image and format."""
         return __version__, self.fingerprint, self.parameters
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pneumoscope.dicomnet.node_settings import NodeSettings
     from pneumoscope.dicomnet.results import Answer, Result
 
-_ENDS = 3  # of the process while it answers one image alone, after which the image is set aside
+_ENDS = 3  # of the process while it answers one image alone; after so many the image is set aside
 logger = logging.getLogger("pneumoscope.node")
 
 
@@ -29,7 +29,7 @@ class Answers(Protocol):
     """What makes results of images, such as `results.Answerer`."""
 
     def answer(self, paths: Iterable[Path]) -> Iterator[Answer]:
-        """Answer files in input order; a file at fault gives its error, and never stops the others."""
+        """Answer files in input order; a bad file gets an error, and never stops the others."""
 
 
 class Answering:
@@ -49,11 +49,11 @@ class Answering:
         self._settings, self._spool, self._queue = settings, spool, queue
         self._answers, self._report = answers, report
         self._destinations = [each.name for each in settings.destinations]
-        self._interrupted: list[Waiting] = []  # begun, and stopped by what is no image's fault
-        self._survived: set[int] = set()  # images whose answering has ended in this process, well or not
+        self._interrupted: list[Waiting] = []  # begun, and stopped for a reason that no image caused
+        self._survived: set[int] = set()  # images whose answering has ended in this process, with success or not
 
     def work(self) -> int:
-        """Answer studies that are due, of some images, and give the number of images.
+        """Answer studies that are due, up to some number of images, and return how many images those were.
 
         Raises:
             DataError: the database cannot be used.
@@ -67,12 +67,12 @@ class Answering:
         images = self._queue.list_waiting(now - settings.quiet, now - settings.longest_wait, settings.batch)
         if not images:
             return 0
-        # What was being answered when the process ended is answered alone, in case that it was the cause.
+        # Images that were being answered when the process ended are answered alone: one may have been the cause.
         suspects = [each for each in images if each.attempts and each.id not in self._survived]
         ordinary = [each for each in images if each not in suspects]
         if ordinary:
             self._save(self._answer(ordinary))
-        for each in suspects:  # saved one by one, so that what is innocent is not a suspect again
+        for each in suspects:  # saved one by one, so that images that did no harm are not answered alone again
             self._save([self._give_up(each)] if each.alone >= _ENDS else self._answer([each]))
         return len(images)
 
@@ -154,10 +154,10 @@ class Answering:
 
 
 def _set_aside(image: Waiting, reason: str) -> Outcome:
-    """Set an image aside for a reason that quotes nothing."""
+    """Set an image aside for a reason that quotes no header."""
     return Outcome(image, "set_aside", reason, cause=reason)
 
 
 def _without_path(error: str, path: Path) -> str:
-    """A reason without the path, which is said elsewhere."""
+    """A reason without the path, which is given elsewhere."""
     return error.removeprefix(f"{path}: ")

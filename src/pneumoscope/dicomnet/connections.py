@@ -1,8 +1,8 @@
-"""Connections of the DICOM listener, with what pynetdicom leaves open.
+"""Connections of the DICOM listener, with the limits that pynetdicom lacks.
 
 pynetdicom 3.0 makes the TLS handshake in the thread that accepts connections, reads a PDU of any length into memory,
-and waits without end for a sender that stops in the middle of one. Here the handshake has a thread of its own, a PDU
-and an object have a largest size, and silence ends a connection.
+and waits forever for a sender that stops in the middle of one. Here each handshake runs in its own thread, the size of
+a PDU and of an object is limited, and a connection ends if its sender is silent for too long.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Socket(AssociationSocket):
     since = 0.0  # when its first bytes came; 0: none is being received
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes, or fewer if the connection ends.
+        """Read that many bytes, or fewer if the connection ends.
 
         Raises:
-            OSError: too many, or they do not come in time.
+            OSError: there are too many, or they do not arrive in time.
         """
         if nr_bytes > _LARGEST_PDU:
             raise OSError(f"a PDU of {nr_bytes:,} bytes")
@@ -71,7 +71,7 @@ class Socket(AssociationSocket):
                 return content[: nr_bytes - len(view)]
             view = view[count:]
         if nr_bytes == _HEAD and _QUICKACK is not None:
-            # Senders such as DCMTK wait for it between two small packets, and Linux would keep it back for 40 ms.
+            # Senders such as DCMTK wait for it between two small packets, and Linux would delay it by 40 ms.
             link.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         return content
 
@@ -83,9 +83,9 @@ class Socket(AssociationSocket):
 
 
 def hasten(event: Event) -> None:
-    """Make a connection to an archive as quick as one to us: a handler of `EVT_CONN_OPEN`.
+    """Make connections to archives as fast as those to us: a handler of `EVT_CONN_OPEN`.
 
-    Otherwise each side waits up to 40 ms in each message for an acknowledgement that the other keeps back.
+    Otherwise each side waits up to 40 ms in each message for an acknowledgement that the other delays.
     """
     plain = cast(AssociationSocket, event.assoc.dul.socket)
     plain.__class__ = Socket
@@ -94,13 +94,13 @@ def hasten(event: Event) -> None:
 
 
 def _begin_again(event: Event) -> None:
-    """A message is whole: the limits of size and time begin again."""
+    """A message is complete: start the limits of size and time anew."""
     limited = cast(Socket, event.assoc.dul.socket)
     limited.received, limited.since = 0, 0.0
 
 
 class Server(ThreadedAssociationServer):
-    """Accepts connections; one that has not made its handshake blocks no other."""
+    """Accepts connections; one that has not finished its handshake does not block others."""
 
     limits = Limits()
     beginning = 0  # connections that have no association yet
@@ -113,7 +113,7 @@ class Server(ThreadedAssociationServer):
         return cast(socket.socket, self.socket).accept()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
-        """Whether there are few enough connections, those counted that are still at their handshake."""
+        """Whether there are few enough connections, including those whose handshake is not finished."""
         with self.counting:
             count = self.beginning + len(self.active_associations)
             accepted = count < self.limits.associations + _WAITING
@@ -121,7 +121,7 @@ class Server(ThreadedAssociationServer):
         return accepted
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Make the handshake, in the connection's own thread, and begin the association."""
+        """Make the handshake in the connection's own thread, then begin the association."""
         try:
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.ssl_context is not None:

@@ -28,12 +28,12 @@ logger = logging.getLogger("pneumoscope.node")
 
 @dataclass
 class _Work:
-    """Sending, or verifying: each is tried again on its own, so that one that fails does not delay the other.
+    """Sending, or verifying. Each has its own retries, so that a failure of one does not delay the other.
 
     Attributes:
-        run: does what is due, and gives its number.
-        failures: one after the other.
-        lost_since: when the destination was reached no more.
+        run: does what is due, and returns how much that was.
+        failures: how many in a row.
+        lost_since: since when the destination has been out of reach.
         next_at: when to try again, by the clock of the process.
     """
 
@@ -70,7 +70,7 @@ class Delivery:
         self._retries, self._report = retries, report
         self._random = random.Random(f"{spool.seed} {self.name}")  # noqa: S311 - spreads waits, keeps no secret
         self._works = (_Work(self._verify), _Work(self._send))
-        self._unverifiable = ""  # why, as it was said last
+        self._unverifiable = ""  # why, as last logged
         self._wake, self._ended = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"deliver {self.name}", daemon=True)
 
@@ -79,11 +79,11 @@ class Delivery:
         self.thread.start()
 
     def wake(self) -> None:
-        """There may be something new."""
+        """Note that there may be something new."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after what is being sent."""
+        """End once the current sending is finished."""
         self._ended.set()
         self._wake.set()
 
@@ -99,7 +99,7 @@ class Delivery:
                 self._wake.clear()
 
     def _try(self, work: _Work) -> int:
-        """Do what is due, and give its number; nothing that goes wrong ends the thread."""
+        """Do what is due, and return how much that was; no error ends the thread."""
         try:
             done = work.run()
         except UnreachableError as problem:
@@ -121,19 +121,19 @@ class Delivery:
         return 0
 
     def _put_off(self, work: _Work) -> float:
-        """Try again later, and give the seconds until then."""
+        """Try again later, and return the seconds until then."""
         work.failures += 1
         wait = self._delay(work.failures)
         work.next_at = time.monotonic() + wait
         return wait
 
     def _delay(self, failures: int) -> float:
-        """Seconds to wait after so many failures: twice as long each time, and between half and all of it."""
+        """Seconds to wait after that many failures: a limit that doubles each time, times 0.5 to 1 at random."""
         longest = min(self._retries.longest, self._retries.first * 2.0 ** min(failures - 1, 30))
         return longest * self._random.uniform(0.5, 1.0)
 
     def _send(self) -> int:
-        """Send what is due, and give its number."""
+        """Send what is due, and return how many results that was."""
         parcels = self._queue.list_parcels(self.name, "due", _TOGETHER)
         items = self._find_items(parcels)
         by_number = {each.id: each for each in parcels}
@@ -154,7 +154,7 @@ class Delivery:
         except Exception as problem:
             if not left:
                 raise
-            # It was about the next one. That is given up after some attempts, so the others have their turn.
+            # The next result caused it. It is given up after some attempts, so that the others get their turn.
             self._report(self.name, "error")
             self._refuse(by_number[left[0]], _describe(problem))
         finally:
@@ -174,7 +174,7 @@ class Delivery:
             self._report(self.name, "delivered" if verify == "none" else "sent")
 
     def _verify(self) -> int:
-        """Ask for what has been sent, and give the number of those asked for."""
+        """Ask for what has been sent, and return how many results that was."""
         parcels = self._queue.list_parcels(self.name, "sent", _TOGETHER)
         if not parcels:
             return 0
@@ -189,7 +189,7 @@ class Delivery:
         return len(parcels)
 
     def _ask(self, parcels: Sequence[Parcel]) -> None:
-        """Ask whether results are there, by the way that the destination has."""
+        """Ask whether results are there, in the way set for the destination."""
         retries, committed = self._retries, self._destination.verify == "commitment"
         within = retries.commit_within if committed else retries.verify_within
         items = self._find_items(parcels, asked=True)
@@ -210,7 +210,7 @@ class Delivery:
             self._refuse(each, f"{'not committed' if committed else 'not there'} {within:g} s after sending")
 
     def _leave_unverified(self, parcels: Sequence[Parcel], reason: str) -> None:
-        """Keep as sent what cannot be verified, and ask again now and then; sending goes on."""
+        """Keep results that cannot be verified as sent, and ask again now and then; sending goes on."""
         due = time.time() + self._retries.longest
         self._queue.mark_parcels(parcels, "sent", due_at=due, error=f"not verified: {reason}")
         for _ in parcels:
@@ -239,9 +239,10 @@ class Delivery:
             raise
 
     def confirm_committed(self, transaction: str, stored: Sequence[str], failed: Sequence[str]) -> tuple[int, int]:
-        """Save what the archive reports of storage commitment; give how many are there, and how many are not.
+        """Save what the archive reports of storage commitment; return how many are there, and how many are not.
 
-        That something is there counts at any time, that it is not only in answer to what was asked last.
+        A report that a result is there always counts. A report that it is not counts only as the answer to the last
+        request.
         """
         there = self._queue.find_committed(self.name, transaction, stored)
         missing = self._queue.find_uncommitted(self.name, transaction, failed)
@@ -258,7 +259,7 @@ class Delivery:
             self._report(self.name, "delivered")
 
     def _refuse(self, parcel: Parcel, error: str) -> None:
-        """Try it again later, or give it up for a person to look at."""
+        """Try it again later, or give it up until a person looks at it."""
         attempts = parcel.attempts + 1
         failed = attempts >= self._retries.refusals
         due = time.time() + self._delay(attempts)
@@ -270,7 +271,7 @@ class Delivery:
             "; given up until `pneumoscope dicom node --retry-failed`" if failed else "")  # fmt: skip
 
     def _find_items(self, parcels: Sequence[Parcel], asked: bool = False) -> list[Item]:
-        """What to send, or to ask for by the UIDs of study and series; a result whose file is gone has failed."""
+        """What to send, or to ask for by the UIDs of study and series; a result whose file is gone fails."""
         items = []
         for each in parcels:
             path = self._spool.result_path(each.file)

@@ -29,11 +29,11 @@ _ANSWER = 10_000_000  # bytes of an answer over HTTP
 
 
 class UnreachableError(Exception):
-    """The destination cannot be reached, or does not talk to us; nothing is wrong with the results."""
+    """The destination cannot be reached, or refuses to talk to us; the results are not the cause."""
 
 
 class NotOfferedError(UnreachableError):
-    """The destination does not offer what is wanted at all."""
+    """The destination does not support what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Sender(Protocol):
     """A way to a destination."""
 
     def send(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | None]]:
-        """Send results; each gives None where it has been accepted, else why not.
+        """Send results; return for each None if it was accepted, else why not.
 
         Raises:
             UnreachableError: the rest could not be sent.
@@ -233,12 +233,12 @@ class WebSender:
         self._headers = {"Authorization": value} if (value := _read_authorization(destination)) else {}
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=10, read=_TIMEOUT),
-            retries=False,  # delivering has its own, which outlast the process
+            retries=False,  # delivery has its own retries, which outlast the process
             ssl_context=make_client_context(destination.tls) if self._url.startswith("https://") else None,
         )
 
     def send(self, items: Sequence[Item]) -> Iterator[tuple[Item, str | None]]:
-        """Send results, each in a request of its own, so that each has an answer of its own; see `Sender`."""
+        """Send each result in its own request, so that each has its own answer; see `Sender`."""
         for item in items:
             boundary = secrets.token_hex(16)
             head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
@@ -263,7 +263,7 @@ class WebSender:
             yield item, any(_list_values(each, "00080018") == [item.sop_uid] for each in found)
 
     def commit(self, items: Sequence[Item], transaction: str) -> None:  # noqa: ARG002
-        """There is none over HTTP here; `NodeSettings.check` refuses it."""
+        """Not available over HTTP; `NodeSettings.check` refuses it."""
         raise UnreachableError("no storage commitment over HTTP")
 
     def _request(self, method: str, url: str, body: bytes | None = None, content_type: str = "") -> tuple[int, Any]:

@@ -38,13 +38,13 @@ def make_map(prediction: Prediction, source: Source, algorithm: Algorithm) -> Da
     """Make a parametric map of the evidence in logits; None where there is none, or where it means nothing.
 
     The mean of the pixels that the network saw, plus the bias, is the logit; both are in the description. A map has
-    the image's field of view, and at most 1024 pixels a side: it is for programs, which can enlarge 7 x 7 cells
-    themselves, where 3000 pixels of 4 bytes would be larger than the image. What viewers lay over the image, where
-    they want its own number of pixels, is `make_segmentation`. Pixels that the network did not see are
+    the image's field of view, and at most 1024 pixels a side. It is for programs, which can enlarge 7 x 7 cells
+    themselves; with 3000 pixels a side of 4 bytes each, a map would be larger than the image. Viewers need an overlay
+    with as many pixels as the image: `make_segmentation`. Pixels that the network did not see are
     `FloatPixelPaddingValue`.
 
-    The standard demands a frame of reference, which projections have not: it is one of the map's own, the plane of
-    the image with its spacing, or 1 mm a pixel of the image where the header has none.
+    The standard requires a frame of reference, but projections have none. So the map has its own: the plane of the
+    image, with its spacing, or 1 mm for each pixel of the image if the header has none.
 
     Args:
         prediction: of the image, with its evidence.
@@ -80,7 +80,7 @@ def make_segmentation(prediction: Prediction, source: Source, algorithm: Algorit
     """Make a fractional segmentation of the evidence for the class; None where there is none or it means nothing.
 
     It has the image's own pixels. 0 is no evidence or evidence against, 255 is `Evidence.limit` logits. The fraction
-    is an occupancy: it is no probability that the finding is at a place.
+    is an occupancy, not the probability that the finding is at a place.
 
     Args:
         prediction: of the image, with its evidence.
@@ -123,7 +123,7 @@ def make_segmentation(prediction: Prediction, source: Source, algorithm: Algorit
 def measure_evidence(evidence: Evidence, shape: tuple[int, int]) -> NDArray[np.float32]:
     """The map at that shape, nan where the network saw nothing, and with the mean of its cells.
 
-    Where pixels do not divide cells evenly, their mean would differ a little: all are shifted by that.
+    If pixels do not divide cells evenly, their mean differs a little; all pixels are shifted by the difference.
     """
     values = evidence.map(shape)
     seen = ~np.isnan(values)
@@ -139,7 +139,7 @@ def _find_evidence(prediction: Prediction) -> Evidence | None:
 def _add_groups(result: Dataset, evidence: Evidence, source: Source, values: NDArray[np.float32]) -> None:
     """Functional groups, dimension and references of a parametric map (PS3.3 A.75.5, C.7.6.17).
 
-    highdicom 0.28 makes none of an image without a frame of reference: its frame has no index in the dimension.
+    highdicom 0.28 makes none for an image without a frame of reference: its frame has no index in the dimension.
     """
     from highdicom import (
         PixelMeasuresSequence,
@@ -197,9 +197,9 @@ def _measure_spacing(source: Source, evidence: Evidence, shape: tuple[int, ...])
 
 
 def _find_directions(source: Source) -> tuple[float, ...]:
-    """Where rows and columns run in the patient: as PatientOrientation says, else as radiographs are shown.
+    """Directions of rows and columns in the patient: as PatientOrientation says, else as radiographs are shown.
 
-    That is with the patient's left, or back, on the right and the feet below.
+    Radiographs are shown with the patient's left, or back, on the right and the feet below.
     """
     orientation = source.header.get("PatientOrientation")
     if orientation is not None and not isinstance(orientation, str) and len(orientation) == 2:
@@ -213,8 +213,8 @@ def _find_directions(source: Source) -> tuple[float, ...]:
 def _stand_in(source: Source, evidence: Evidence) -> Dataset:
     """The header as highdicom takes it: of a single image without a place in a frame of reference.
 
-    It refuses classes that it does not know or that need such a frame; `_complete` restores the class. With a spacing
-    but no thickness of slices, it writes what its own reader refuses; the image has the spacing.
+    It refuses classes that it does not know or that need such a frame; `_complete` restores the class. If there is a
+    spacing but no slice thickness, its own reader refuses what it writes; the image has the spacing.
     """
     header = copy.deepcopy(source.header)
     header.SOPClassUID = _STAND_IN
@@ -225,7 +225,7 @@ def _stand_in(source: Source, evidence: Evidence) -> Dataset:
 
 
 def _complete(result: Dataset, source: Source, evidence: Evidence, same_pixels: bool) -> None:
-    """What both kinds have in common, after highdicom: references, a UID that does not change, and the loss."""
+    """Add what both kinds need after highdicom: references, a UID that does not change, and lossy compression."""
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
 
@@ -259,7 +259,7 @@ def _complete(result: Dataset, source: Source, evidence: Evidence, same_pixels: 
 
 
 def _describe_shortly(evidence: Evidence) -> str:
-    """At most 64 characters, the numbers first."""
+    """A label of at most 64 characters, the numbers first."""
     return to_line(f"logit {evidence.logit:+.3f}, bias {evidence.bias:+.3f} for {evidence.label}")[:64]
 
 

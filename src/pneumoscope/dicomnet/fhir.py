@@ -45,12 +45,12 @@ _ALGORITHM_VERSION = ("111003", "DCM", "Algorithm Version")
 
 
 def make_transaction(prediction: Prediction, source: Source, algorithm: Algorithm, release: Release = "r5") -> Resource:
-    """Make a transaction that stores the report of one image; sent again, it replaces what it stored.
+    """Make a transaction that stores the report of one image; if sent again, it replaces what it stored.
 
-    It has a DiagnosticReport, which is preliminary, an Observation for the positive class, or for each class of more
-    than two, and the Device. An image out of distribution has observations without a value. The patient, the order
-    and the study are referred to by their identifiers in the header, and not created. R5 also has an ImagingSelection
-    that names the image; in R4 a note does.
+    It has a preliminary DiagnosticReport, an Observation for the positive class, or for each class if there are more
+    than two, and the Device. An image out of distribution has observations without a value. The resources refer to
+    patient, order and study by their identifiers in the header, and do not create them. R5 also has an
+    ImagingSelection that names the image; in R4 a note names it.
 
     Args:
         prediction: of the image.
@@ -145,7 +145,7 @@ def _make_observation(
 
 
 def _list_components(label: str, prediction: Prediction, algorithm: Algorithm) -> list[Resource]:
-    """The numbers of a class; none is given that means nothing."""
+    """The numbers of a class, without those that mean nothing."""
     known = prediction.decision != OUT_OF_DISTRIBUTION
     numbers: list[tuple[Code, float | None]] = [
         (codes.PROBABILITY, (prediction.probabilities or {}).get(label) if known else None),
@@ -191,7 +191,7 @@ def _make_device(algorithm: Algorithm, release: Release) -> Resource:
 
 
 def _can_select(source: Source) -> bool:
-    """Whether R5 can name the image: some files have UIDs with characters that `id` has not."""
+    """Whether R5 can name the image: the UIDs of some files have characters that `id` does not allow."""
     header = source.header
     uids = (source.study_uid, header.SeriesInstanceUID, source.sop_uid)
     return all(_ID.fullmatch(str(each)) for each in uids)
@@ -230,7 +230,7 @@ def _conclude(prediction: Prediction, algorithm: Algorithm) -> str:
 
 
 def _describe_context(source: Source) -> Resource:
-    """Whom it is about, the order, and when the image was made, as far as the header says so."""
+    """The patient, the order, and when the image was made, as far as the header says so."""
     header, context = source.header, Resource()
     if accession := to_line(str(header.get("AccessionNumber") or "")):
         kind = {"coding": [{"system": f"{_TERMINOLOGY}/v2-0203", "code": "ACSN", "display": "Accession ID"}]}
@@ -243,7 +243,7 @@ def _describe_context(source: Source) -> Resource:
 
 
 def _find_time(source: Source) -> str | None:
-    """The study's date, with its time where the header has a time zone, which FHIR then demands."""
+    """The study's date; with its time only if the header has a time zone, because FHIR demands one with a time."""
     header = source.header
     date, time = str(header.get("StudyDate") or ""), str(header.get("StudyTime") or "").split(".")[0]
     zone = str(header.get("TimezoneOffsetFromUTC") or "")
@@ -278,7 +278,7 @@ def _identify(uid: str, kind: str | None = None) -> Resource:
 
 
 def _find_url(resource: Resource) -> str:
-    """What a resource is called within the transaction: the UUID in its derived UID."""
+    """The name of a resource within the transaction: the UUID in its derived UID."""
     number = int(str(resource["identifier"][0]["value"]).rsplit(".", 1)[1])
     return uuid.UUID(int=number).urn
 

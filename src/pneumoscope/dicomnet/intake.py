@@ -1,4 +1,4 @@
-"""Finds what the spool has received and the queue does not know: the disk says what was received, not the database."""
+"""Finds images in the spool that the queue does not know: the disk says what was received, not the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CAUSES = (
     "the SOP Instance UID of its data set is missing, or is not the one that was announced",
     "it has no Study Instance UID",
 )
-_TRIES = 2  # of answering alone that count of an image that comes again: if the process ends once more, it is enough
+_TRIES = 2  # of answering alone that still count if an image arrives again: then one more end is enough
 _TOGETHER = 256  # images that get their rows in one transaction
 logger = logging.getLogger("pneumoscope.node")
 
@@ -39,12 +39,12 @@ class Intake:
         self.wake = threading.Event()
 
     def announce(self, key: str) -> None:
-        """An image is on disk; called in the threads of associations."""
+        """Note that an image is on disk; called in the threads of associations."""
         self._new.append(key)
         self.wake.set()
 
     def take(self) -> int:
-        """Give rows to images that have been announced, and give their number."""
+        """Give rows to images that have been announced, and return how many those were."""
         keys: list[str] = []
         while self._new and len(keys) < _TOGETHER:
             keys.append(self._new.popleft())
@@ -75,14 +75,14 @@ class Intake:
         return len(new)
 
     def _finish(self, key: str, known: Known) -> None:
-        """Do with a file what its row says, if that was interrupted, or an answered image has come again."""
+        """Do with a file what its row says, if that was interrupted or an answered image has arrived again."""
         if known.state == "set_aside":
             self._spool.set_aside(key, known.reason)
         elif not known.kept:
             self._spool.remove(key)
 
     def _has_come_again(self, key: str, known: Known) -> bool:
-        """Whether an image that was not answered has arrived since: rules or the installation may be others now."""
+        """Whether an image that was not answered has arrived since; rules or the installation may have changed."""
         path = self._spool.path_of(key)
         return known.state in NOT_ANSWERED and path.exists() and path.stat().st_mtime > known.received_at
 

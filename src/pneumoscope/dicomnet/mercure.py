@@ -1,4 +1,4 @@
-"""Answers a folder once, as a processing module of the mercure DICOM orchestrator (https://mercure-imaging.org)."""
+"""Answers the files of a folder, as a processing module of the mercure orchestrator (https://mercure-imaging.org)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_TASK = 16 * 1024**2  # bytes
 
 @dataclass(frozen=True)
 class ModuleSettings:
-    """What `task.json` may set below `process.settings`; all else there is refused.
+    """What `task.json` may set below `process.settings`; anything else there is refused.
 
     Attributes:
         model: as for `load`.
@@ -107,7 +107,7 @@ def _find_folder(given: str | Path | None, variable: str, parameter: str) -> Pat
 
 
 def _read_task(path: Path) -> ModuleSettings:
-    """The settings of a task. Of several processing steps, those of the one that names pneumoscope, else the first."""
+    """The settings of a task. If it has several steps, those of the one that names pneumoscope, else of the first."""
     if not path.exists():
         return ModuleSettings()
     try:

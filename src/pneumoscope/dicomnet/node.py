@@ -5,8 +5,8 @@
     queue -> predictions -> results in the spool, queue   one thread, batches across studies
     queue -> destination -> verified                      a thread for each destination
 
-The process may end at any moment: what is acknowledged is on disk, what is not has to be sent again, and every step
-that was interrupted is done again with the same result.
+The process may end at any moment. What was acknowledged is on disk; what was not has to be sent again. A step that was
+interrupted is done again, with the same result.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Node:
         return self._receiver.port
 
     def run(self, ready: Callable[[Node], None] | None = None) -> None:
-        """Run until `stop`, then finish what is being done.
+        """Run until `stop` is called, then finish what is being done.
 
         Args:
             ready: called when all ports are open.
@@ -98,7 +98,7 @@ class Node:
             raise self._failure
 
     def stop(self) -> None:
-        """End soon; what is being sent or answered is finished first. May be called by a signal handler."""
+        """End soon, after finishing what is being sent or answered. A signal handler may call this."""
         self._ended.set()
 
     def _prepare(self) -> None:
@@ -115,7 +115,7 @@ class Node:
         names = {each.name for each in settings.destinations}
         for (name, state), count in self._queue.count()[1].items():
             if name not in names and state in ("due", "sent"):
-                logger.warning("%d results are due at %s, which is no destination any more", count, name)
+                logger.warning("%d results are due at %s, which is no longer a destination", count, name)
 
     def _begin(self) -> None:
         works: list[tuple[str, Callable[[], None]]] = [("intake", self._take), ("answer", self._answer)]
@@ -154,7 +154,7 @@ class Node:
             try:
                 if time.monotonic() - scanned > _SCAN:
                     if found := self._intake.scan():
-                        logger.info("%d images were in the spool without being known", found)
+                        logger.info("%d images were in the spool but not in the database", found)
                     self._clean()
                     scanned = time.monotonic()
                 if not self._intake.take():
@@ -227,12 +227,12 @@ class Node:
         return [*troubles, *self.find_failures()]
 
     def find_failures(self) -> list[str]:
-        """What has failed for good; the node ends with it."""
+        """What has failed for good, so that the node ends."""
         failed = ["the node has failed"] if self._failure is not None else []
         return [*failed, *(f"the thread {name!r} has died" for name in self._find_dead())]
 
     def _find_dead(self) -> list[str]:
-        """Threads that have ended without being asked to."""
+        """Threads that have ended by themselves."""
         if self._ended.is_set():
             return []
         return [each.name for each in (*self._threads, self._receiver.thread) if not each.is_alive()]
@@ -269,7 +269,7 @@ class Node:
 
 
 def _warn_of_others(settings: NodeSettings) -> None:
-    """Say in the log what an address that others can reach lacks."""
+    """Warn in the log if others can reach an address that is not protected."""
     if is_loopback(settings.host):
         return
     if settings.tls.certificate is None:

@@ -34,15 +34,15 @@ _TUPLES = ("calling", "modality", "body_part", "view", "to", "allowed", "sop_cla
 
 @dataclass(frozen=True)
 class Retries:
-    """How delivering is tried again.
+    """How failed deliveries are tried again.
 
     Attributes:
-        first: seconds to wait after the first failure; each further one doubles them.
+        first: seconds to wait after the first failure; each further failure doubles them.
         longest: seconds to wait at most.
-        refusals: how often a destination may refuse a result before it counts as failed. While a destination is out of
-            reach, this does not count.
-        verify_after: seconds after sending, when it is first asked whether a result is there.
-        verify_within: seconds after sending, when a result that is not there counts as not sent.
+        refusals: how often a destination may refuse a result before it counts as failed. Attempts while a destination
+            is out of reach do not count.
+        verify_after: seconds after sending until the node first asks whether a result is there.
+        verify_within: seconds after sending until a result that is not there counts as not sent.
         commit_within: the same for storage commitment, which archives may report after hours.
     """
 
@@ -64,9 +64,9 @@ class Limits:
         object_seconds: that one object may take.
         request_bytes: of one request of STOW-RS, which is held in memory.
         requests: of STOW-RS at a time.
-        silence: seconds that a sender may be silent in the middle of something.
-        idle: seconds that an association may be open without anything sent.
-        free_bytes: of the disk, below which images are refused.
+        silence: seconds that a sender may be silent in the middle of a message.
+        idle: seconds that an association may be open while nothing is sent.
+        free_bytes: free space on the disk below which images are refused.
     """
 
     associations: Count = 32
@@ -90,8 +90,8 @@ class NodeSettings:
         http_host: address for STOW-RS, health and metrics.
         http_port: its port; 0 takes a free one, None opens none.
         stow: whether images are received by STOW-RS.
-        token: what callers of STOW-RS and metrics must send; needed on any address but this machine's own.
-        watch: folder from which files are taken, too; it is only read.
+        token: what callers of STOW-RS and metrics must send; needed if other machines can reach the address.
+        watch: folder from which files are also taken; it is only read.
         spool: folder for what is received and what is to be sent.
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         model: what `--model` takes; None for the pretrained one.
@@ -100,19 +100,19 @@ class NodeSettings:
         unit: of probabilities in structured reports.
         allowed: AE titles that may call; empty for all.
         any_called: also accept associations for other AE titles than `title`.
-        sop_classes: that are received, by keyword of the standard's or UID.
+        sop_classes: those that are received, by the standard's keyword or by UID.
         quiet: seconds without a new image after which a study is answered.
         longest_wait: seconds after which a study is answered in any case.
         batch: images that are predicted together, of several studies.
-        keep_days: how long images and results stay in the spool after all is delivered.
+        keep_days: how long images and results stay in the spool after everything is delivered.
         dry_run: whether nothing is sent.
         retry_failed: whether to try results again that destinations have refused for good.
         log_format: of the log on standard error.
         tls: certificates of the DICOM listener; with a certificate it speaks TLS.
         limits: what is accepted.
-        retries: how delivering is tried again.
+        retries: how failed deliveries are tried again.
         destinations: where results go.
-        rules: which images are answered; the first that fits decides.
+        rules: which images are answered; the first rule that fits decides.
     """
 
     title: str = "PNEUMOSCOPE"
@@ -198,12 +198,12 @@ def _check_token(token: str | None, host: str) -> None:
 def read_settings(
     config: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
 ) -> NodeSettings:
-    """Build settings: flags come before the environment, and that before the file.
+    """Build settings: flags override the environment, and the environment overrides the file.
 
     Args:
         config: a YAML file, or None.
         flags: by name of the setting, None where not given. `to` is a list of addresses (see `parse_destination`),
-            `verify` says how they are asked, and `http` whether there is a port for HTTP.
+            `verify` says how they are asked, and `http` says whether there is a port for HTTP.
         environment: variables such as PNEUMOSCOPE_NODE_PORT; PNEUMOSCOPE_NODE_TO holds addresses with spaces between.
 
     Raises:
@@ -248,7 +248,7 @@ def _build_parts(kind: Any, values: dict[str, Any], key: str, source: str) -> li
 
 
 def _to_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """One text stands for a list of one, where a list is wanted."""
+    """Accept a single text where a list is wanted, as a list of one."""
     return {key: _to_list(key, each) if isinstance(each, str) else each for key, each in values.items()}
 
 

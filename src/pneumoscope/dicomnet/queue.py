@@ -1,8 +1,8 @@
-"""What is to be done, in a database: images to answer, results to deliver. Each node works on its own rows alone.
+"""The work to do, in a database: images to answer, results to deliver. Each node works only on its own rows.
 
 A node's rows belong to its spool, which only one process at a time can open. So two processes never do the same work,
-even on one database. Every write begins with a statement that changes something: SQLite then waits for other writers
-instead of failing.
+even if they share a database. Every write begins with a statement that changes something: SQLite then waits for other
+writers instead of failing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Queue:
         self._engine.dispose()
 
     def find_known(self, keys: Sequence[str]) -> dict[str, Known]:
-        """Those images that have a row, by key."""
+        """Which of these images have a row, by key."""
         found: dict[str, Known] = {}
         for some in _split(keys):
             columns = (Image.key, Image.state, Image.reason, Image.kept, Image.received_at)
@@ -54,7 +54,7 @@ class Queue:
         return found
 
     def find_own(self, uids: Sequence[str]) -> set[str]:
-        """Those SOP Instance UIDs that are results of this node."""
+        """Which of these SOP Instance UIDs are results of this node."""
         found: set[str] = set()
         for some in _split(uids):
             query = sql.select(ResultRecord.sop_uid).where(self._mine(ResultRecord), ResultRecord.sop_uid.in_(some))
@@ -73,11 +73,11 @@ class Queue:
                 connection.execute(sql.insert(Image), [{**defaults, **each, "node": self._node} for each in images])
 
     def renew_images(self, images: Sequence[dict[str, Any]], most: int) -> None:
-        """Judge images anew that were not answered, as they have come again.
+        """Judge images anew that were not answered, because they have arrived again.
 
         Args:
             images: their rows, as for `add_images`.
-            most: how often answering one alone may have begun without an end; what was more counts as this.
+            most: how often answering one alone may have begun without an end; a higher number is set to this.
         """
         alone = sql.case((Image.alone > most, most), else_=Image.alone)
         with self._write() as connection:
@@ -87,12 +87,12 @@ class Queue:
                 connection.execute(sql.update(Image).where(*mine).values(**values, alone=alone, kept=True))
 
     def list_waiting(self, quiet_since: float, begun_before: float, images: int) -> list[Waiting]:
-        """Images of whole studies that are due, at least of one study: those quiet for longest first.
+        """Images of whole studies that are due, at least of one study; studies that were quiet longest come first.
 
         Args:
-            quiet_since: a study is due if no image has come since.
-            begun_before: or if the first has come before.
-            images: of how many images studies are taken.
+            quiet_since: a study is due if no image has arrived since.
+            begun_before: or if its first image arrived before.
+            images: up to how many images studies are taken.
         """
         waiting = (self._mine(Image), Image.state == "waiting")
         last = sql.func.max(Image.received_at)
@@ -121,7 +121,7 @@ class Queue:
             ]
 
     def begin(self, images: Sequence[Waiting]) -> None:
-        """Note that answering begins, in case that it never ends."""
+        """Note that answering begins, in case it never ends."""
         alone = int(len(images) == 1)
         values = {"attempts": Image.attempts + 1, "alone": Image.alone + alone}
         with self._write() as connection:
@@ -129,7 +129,7 @@ class Queue:
                 connection.execute(sql.update(Image).where(Image.id.in_(some)).values(**values))
 
     def take_back(self, images: Sequence[Waiting]) -> None:
-        """Undo `begin`, for images that were called off for another reason than their own.
+        """Undo `begin` for images whose answering was stopped for a reason that they did not cause.
 
         Args:
             images: as they were before `begin`.
@@ -160,7 +160,7 @@ class Queue:
                 still = (Image.id == each.image.id, Image.state == "waiting")
                 values = {"version": version, "answered_at": moment, **about}
                 if not connection.execute(sql.update(Image).where(*still).values(**values)).rowcount:
-                    continue  # it has been answered before
+                    continue  # it was answered before
                 for made in each.results:
                     same = (self._mine(ResultRecord), ResultRecord.sop_uid == made.sop_uid)
                     if connection.scalar(sql.select(ResultRecord.id).where(*same)) is not None:
@@ -201,7 +201,7 @@ class Queue:
                 connection.execute(sql.update(Image).where(*mine).values(state=state, reason=reason[:_REASON]))
 
     def list_parcels(self, destination: str, state: str, limit: int) -> list[Parcel]:
-        """What is due at a destination, or to be verified there (`sent`), the longest due first."""
+        """What is due at a destination, or to be verified there (`sent`); what has been due longest comes first."""
         mine = (Delivery.destination == destination, Delivery.state == state, Delivery.due_at <= time.time())
         query = self._select_parcels().where(*mine).order_by(Delivery.due_at, Delivery.id).limit(limit)
         with self._read() as connection:
@@ -241,7 +241,7 @@ class Queue:
             connection.execute(sql.update(Delivery).where(*mine).values(commitment="", due_at=time.time()))
 
     def find_committed(self, destination: str, transaction: str, uids: Sequence[str]) -> list[Parcel]:
-        """What a transaction of storage commitment was about, by SOP Instance UIDs, and is not delivered yet."""
+        """Results that were part of a transaction of storage commitment and are not delivered yet."""
         asked = sql.select(Transaction.delivery_id).where(self._mine(Transaction), Transaction.uid == transaction)
         return self._find_parcels(
             uids, Delivery.destination == destination, Delivery.id.in_(asked),
@@ -249,7 +249,7 @@ class Queue:
         )  # fmt: skip
 
     def find_uncommitted(self, destination: str, transaction: str, uids: Sequence[str]) -> list[Parcel]:
-        """What is still waited for, if the transaction is the last that was asked for."""
+        """Results that still wait for this transaction, if it is the last that was asked for."""
         about = (Delivery.destination == destination, Delivery.commitment == transaction, Delivery.state == "sent")
         return self._find_parcels(uids, *about)
 
@@ -262,7 +262,7 @@ class Queue:
         return found
 
     def retry_failed(self) -> int:
-        """Make all that destinations have refused for good due again, and give their number."""
+        """Make all failed results due again, and return how many those were."""
         mine = (self._mine(Delivery), Delivery.state == "failed")
         values = {"state": "due", "attempts": 0, "due_at": time.time()}
         with self._write() as connection:
@@ -283,7 +283,7 @@ class Queue:
             )
 
     def list_finished(self, before: float, limit: int) -> list[tuple[int, str, list[str]]]:
-        """Images with all done before a moment, whose files are still there: id, key, and files of results."""
+        """Images that were finished before a moment, but whose files are still there: id, key, and files of results."""
         open_states = ("due", "sent", "failed")
         pending = (
             sql.select(Delivery.id)

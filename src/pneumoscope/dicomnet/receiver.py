@@ -45,7 +45,7 @@ class Watcher(Protocol):
         """An image or an association has been refused."""
 
     def committed(self, transaction: str, stored: Sequence[str], failed: Sequence[str]) -> None:
-        """An archive reports which SOP Instance UIDs it has stored for good, and which not."""
+        """An archive reports which SOP Instance UIDs it has committed, and which not."""
 
 
 class Receiver:
@@ -54,7 +54,7 @@ class Receiver:
     Args:
         settings: of the node.
         spool: where images go.
-        watcher: who is called, in the threads of the associations.
+        watcher: what is called, in the threads of the associations.
     """
 
     def __init__(self, settings: NodeSettings, spool: Spool, watcher: Watcher) -> None:
@@ -103,11 +103,11 @@ class Receiver:
 
     @property
     def associations(self) -> int:
-        """How many are open."""
+        """How many associations are open."""
         return len(self._server.active_associations)
 
     def stop(self) -> None:
-        """Accept no more, and end what is open; what has not been acknowledged will be sent again."""
+        """Stop accepting, and end open associations; senders have to send again what was not acknowledged."""
         self._server.shutdown()
         for association in self._server.active_associations:
             association.abort()

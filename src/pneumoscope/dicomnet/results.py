@@ -81,13 +81,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one file.
+    """The answer to one file.
 
     Attributes:
         path: the file.
         prediction: its prediction, which has an error where there are no results.
         results: in the order of `ResultSettings.kinds`.
-        left_out: keywords of its header whose values are not valid, so that the results are without them.
+        left_out: keywords of its header whose values are not valid, and which the results therefore lack.
     """
 
     path: Path
@@ -120,7 +120,7 @@ class Answerer:
         self._pixels = "sc" in settings.kinds
 
     def answer(self, images: Iterable[Path | Sample]) -> Iterator[Answer]:
-        """Answer DICOM files in input order; one at fault gives an answer with its error and never stops the others."""
+        """Answer DICOM files in input order; a bad file gets an answer with its error, and never stops the others."""
         _silence()
         for prediction in self.predictor.run(images, maps=self._maps, pixels=self._pixels):
             yield self._answer(prediction)
@@ -138,7 +138,7 @@ class Answerer:
             results = tuple(each for each in made if each is not None)
         except (DataError, OSError) as problem:
             return Answer(path, replace(prediction, error=str(problem), pixels=None, evidence=None))
-        except Exception as problem:  # a header that no test foresaw must not stop the other images
+        except Exception as problem:  # an unexpected header must not stop the other images
             reason = to_line(f"{type(problem).__name__}: {problem}")[:200]
             error = f"{path}: its results cannot be made ({reason}). Please report it."
             return Answer(path, replace(prediction, error=error, pixels=None, evidence=None))
@@ -161,7 +161,7 @@ class Answerer:
 
 
 def _silence() -> None:
-    """Keep from the user what highdicom thinks of names of patients; filters are not set twice."""
+    """Hide highdicom's warnings about names of patients; filters are not set twice."""
     if _WARNINGS not in warnings.filters[:2]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"highdicom\.")
 
@@ -206,7 +206,7 @@ def write_dicom_results(
     overwrite: bool = False,
     progress: Progress | None = notebook_progress,
 ) -> list[Answer]:
-    """Predict DICOM images, and write what is said of them as DICOM objects for the archive.
+    """Predict DICOM images, and write the results as DICOM objects for the archive.
 
     Args:
         paths: DICOM files, or folders or tables of them.
@@ -238,7 +238,7 @@ def write_dicom_results(
     folder, answers, rows = Path(out), list[Answer](), list[dict[str, Any]]()
     with lock_folder(folder):
         claim_folder(folder, (_TABLE, _OBJECTS), overwrite)
-        write_rows(folder / _TABLE, [], columns=_COLUMNS)  # marks it as ours if we are interrupted
+        write_rows(folder / _TABLE, [], columns=_COLUMNS)  # marks the folder as ours if we are interrupted
         (folder / _OBJECTS).mkdir()
         try:
             for number, answer in enumerate(answerer.answer(samples), start=1):

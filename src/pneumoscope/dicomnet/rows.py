@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an image: its state, the reason of it, whether its file is needed, and when it came."""
+    """What is known about an image: its state and the reason, whether its file is needed, and when it arrived."""
 
     state: str
     reason: str
@@ -48,7 +48,7 @@ class Outcome:
         state: `answered` or `set_aside`.
         reason: why it is set aside; it may quote the header.
         cause: the same for the log, without anything from the header.
-        results: of an answered one.
+        results: those of an answered image.
         about: further columns of the image's row.
     """
 

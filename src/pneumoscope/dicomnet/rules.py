@@ -16,10 +16,10 @@ Age = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class Rule:
-    """What an image has to be for a rule to hold; what is empty or None is not asked for.
+    """The conditions under which a rule fits an image; one that is empty or None is not checked.
 
-    Texts may have the wildcards `*` and `?`, and are compared without regard to case. An image that does not say its
-    modality, body part or view fits an empty text (`""`) alone, and one of unknown age fits no limit of age.
+    Texts may have the wildcards `*` and `?`, and case does not matter. An image without a modality, body part or view
+    fits only an empty text (`""`) there, and an image of unknown age fits no age limit.
 
     Attributes:
         calling: AE titles of the senders; `STOW` for images that came over HTTP.
@@ -42,7 +42,7 @@ class Rule:
     to: tuple[str, ...] = ()
 
     def fits(self, tags: Tags, calling: str) -> bool:
-        """Whether it holds for an image."""
+        """Whether the rule fits an image."""
         texts = (
             (self.calling, calling),
             (self.modality, tags.modality),
@@ -72,7 +72,7 @@ class Ruling:
 
 
 def apply_rules(rules: Sequence[Rule], tags: Tags, calling: str) -> Ruling:
-    """Decide by the first rule that fits; without rules all images are answered, and none fits: the image is not."""
+    """Decide by the first rule that fits. If none fits, the image is not answered; without rules all images are."""
     for number, rule in enumerate(rules, start=1):
         if rule.fits(tags, calling):
             return Ruling(None if rule.answer else f"not answered: rule {number}", rule.to)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LONGEST, _SHORTEST = 1024, 512  # pixels of the picture's longer side
 _NARROWEST = 400  # pixels of the picture, so that words fit in
-_MAP = 224  # the same of its heatmap, which is smooth
+_MAP = 224  # the same for its heatmap, which is smooth
 _WARNING = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 _BAND, _AMBER, _WHITE, _GREY = (16, 20, 24), (255, 190, 60), (240, 240, 240), (170, 175, 180)  # RGB
 
@@ -100,7 +100,7 @@ def draw_capture(prediction: Prediction, algorithm: Algorithm) -> NDArray[np.uin
 
 
 def _draw_image(prediction: Prediction) -> NDArray[np.uint8]:
-    """The image under its evidence, if that means something: uint8 (H, W, 3)."""
+    """The image, under its evidence if that means something: uint8 (H, W, 3)."""
     from PIL import Image
 
     if prediction.pixels is None:
@@ -148,7 +148,7 @@ def _list_lines(prediction: Prediction, algorithm: Algorithm) -> list[_Line]:
 
 
 def format_probability(value: float) -> str:
-    """Three decimals; a probability that is not certain never looks certain."""
+    """A probability with three decimals; one that is not exactly 0 or 1 never looks as if it were."""
     return ">0.999" if 0.9995 <= value < 1 else "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 

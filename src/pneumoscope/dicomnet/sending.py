@@ -1,4 +1,4 @@
-"""Sends DICOM files to a destination, once: results that were written to a folder, or any others."""
+"""Sends DICOM files to a destination once: results that were written to a folder, or any others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def send_files(
         verify: `find` or `qido` asks the destination afterwards whether it has each file.
         title: our own AE title.
         token_file: holds a token for a DICOMweb service.
-        authorities: certificates (PEM) of those who vouch for the destination, instead of those of the system.
+        authorities: certificates (PEM) of the authorities to trust for the destination, instead of the system's.
         progress: called with the number of files done.
 
     Returns:
@@ -114,7 +114,7 @@ def _read_destination(
 
 
 def _read_items(paths: Sequence[str | Path]) -> tuple[list[Item], dict[int, Sent]]:
-    """The files that can be sent, and the others with their errors, by their place."""
+    """The files that can be sent, and the others with their errors, by position."""
     from pydicom import dcmread
 
     files: list[Path] = []

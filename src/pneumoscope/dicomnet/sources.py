@@ -1,4 +1,4 @@
-"""The header of an image as results take it over: valid values only, and nothing missing that must be there."""
+"""The header of an image as results copy it: only valid values, and everything that must be there."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Source:
     """An image that results are about.
 
     Attributes:
-        header: pydicom's Dataset of the attributes that results take over; all text is decoded.
-        left_out: keywords whose values are not valid, so that results are without them.
+        header: pydicom's Dataset of the attributes that results copy; all text is decoded.
+        left_out: keywords whose values are not valid, and which results therefore lack.
         key: of all that results depend on: header and prediction. Other pixels, another patient or another way of
             reading make other results, with other UIDs; other bytes of the same image do not.
     """
@@ -83,19 +83,19 @@ class Source:
 
     @property
     def character_set(self) -> str | None:
-        """UTF-8 where the header has other than ASCII characters, else None: the default of DICOM."""
+        """UTF-8 where the header has non-ASCII characters, else None: the default of DICOM."""
         return None if all(str(element.value).isascii() for element in self.header) else "ISO_IR 192"
 
 
 def read_source(content: bytes, name: str, prediction: Prediction | None = None) -> Source:
-    """Read the header of a DICOM image that was predicted, which has shown that it can be read.
+    """Read the header of a DICOM image that was predicted, and can therefore be read.
 
     Values that are not valid are left out; ages without a unit are years, as in `images.ages`.
 
     Args:
         content: of the file; the pixels may be missing.
         name: of the file, for messages.
-        prediction: of the image, of which the key depends.
+        prediction: of the image; the key depends on it.
 
     Raises:
         DataError: it has no study, series or instance, or an identifier that cannot be copied exactly, so that a result
@@ -140,7 +140,7 @@ def _make_key(header: Dataset, prediction: Prediction | None) -> str:
     values = [[element.keyword, str(element.value)] for element in header]
     if prediction is None:
         return derive_uid("image", values)
-    # Rounded: the same image gives minimally other numbers on another processor.
+    # Rounded, because another processor gives slightly different numbers for the same image.
     logits = [round(each, 2) + 0.0 for each in prediction.logits]
     return derive_uid("image", values, logits, prediction.decision, prediction.warnings)
 
@@ -176,11 +176,11 @@ def _read(found: Dataset, keyword: str) -> Any:
             values = [_format_age(values[0])]
         if keyword == "PatientSex" and (values := [values[0].upper()])[0] not in _SEXES:
             return None
-        if kind == "UI":  # it stays what it is, even where it has leading zeros
+        if kind == "UI":  # it is not changed, even if it has leading zeros
             return values[0] if _UID.fullmatch(values[0]) else None
         for each in values:
             validate_value(kind, each, config.RAISE)
-    except Exception:  # a damaged value: no kind of error is excluded
+    except Exception:  # a damaged value can raise any kind of error
         return None
     return values[0] if len(values) == 1 else values
 
@@ -189,7 +189,7 @@ def _format_age(text: str) -> str:
     """An age as DICOM writes it (PS3.5 6.2, AS).
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an age.
     """
     if len(text) == 4 and text[:3].isdigit() and text[3] in "DWMY":
         return text

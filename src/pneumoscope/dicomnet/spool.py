@@ -6,8 +6,8 @@
     results/     results, named by a hash of their SOP Instance UID
     set-aside/   images that cannot be answered, each with its reason
 
-No name comes from a header. A file is written elsewhere, put on disk (fsync) and then renamed, so that it is whole or
-not there, whenever the process or the machine ends.
+No file name comes from a header. A file is written elsewhere, put on disk (fsync) and then renamed. So it is either
+complete or not there, whenever the process or the machine stops.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Spool:
     """The folder of one node.
 
     Args:
-        folder: it is made where there is none.
-        free_bytes: of the disk, below which nothing more is received.
+        folder: it is made if there is none.
+        free_bytes: free space on the disk below which nothing more is received.
     """
 
     def __init__(self, folder: Path, free_bytes: int) -> None:
@@ -95,7 +95,7 @@ class Spool:
 
     @contextmanager
     def open(self, patience: float = 5.0) -> Iterator[Spool]:
-        """Make the folder, and keep other processes out of it; `patience`: seconds to wait for one that ends.
+        """Make the folder, and keep other processes out; `patience`: seconds to wait for a process that is ending.
 
         Raises:
             UsageError: another process uses it, or it cannot be written.
@@ -139,7 +139,7 @@ class Spool:
         return self.free() < self._free_bytes
 
     def store(self, arrival: Arrival, data: bytes | memoryview) -> Stored:
-        """Write an image; when this returns, it is on disk, and the time of its file is that of its last arrival.
+        """Write an image. When this returns, it is on disk, and its file has the time of its last arrival.
 
         Args:
             arrival: what came with it.
@@ -147,7 +147,7 @@ class Spool:
 
         Raises:
             FullError: there is too little space.
-            ValueError: a UID is none.
+            ValueError: a UID is not valid.
             OSError: it cannot be written.
         """
         for uid in (arrival.sop_class, arrival.sop_uid, arrival.syntax):
@@ -157,7 +157,7 @@ class Spool:
         if path.exists():
             os.utime(path)
             _sync(path)
-            _sync(path.parent)  # of another association that may not have got so far
+            _sync(path.parent)  # of another association that may not have got that far
             return Stored(path.stem, repeat=True)
         if self.free() - len(data) < self._free_bytes:
             raise FullError(errno.ENOSPC, "too little space", str(self.folder))
@@ -166,12 +166,12 @@ class Spool:
         return Stored(path.stem, repeat=False, changed=changed)
 
     def store_result(self, sop_uid: str, content: bytes, held: bool = False) -> str:
-        """Write a result, unless it is there, and give its name; what is on disk is what is sent, now and later.
+        """Write a result unless it is there, and return its name; what is on disk is what is sent, now and later.
 
         Args:
             sop_uid: its SOP Instance UID.
             content: the file.
-            held: whether it is of a dry run. That is written down here, so that it holds with another database, too.
+            held: whether a dry run made it. This is noted on disk, so that it also holds with another database.
         """
         name = digest(sop_uid)[:40]
         path = self.result_path(name)
@@ -184,7 +184,7 @@ class Spool:
         return name
 
     def is_held(self, name: str) -> bool:
-        """Whether a result was made by a dry run, and is never sent."""
+        """Whether a dry run made a result, so that it is never sent."""
         return self.result_path(name).with_suffix(_HELD).exists()
 
     def path_of(self, key: str) -> Path:
@@ -204,7 +204,7 @@ class Spool:
                         yield path.stem
 
     def set_aside(self, key: str, reason: str) -> None:
-        """Move an image to where a person can look at it, with its reason beside it; again is no harm.
+        """Move an image to where a person can look at it, with the reason beside it; repeating this does no harm.
 
         Raises:
             OSError: it cannot be moved, or the disk is full.
@@ -217,7 +217,7 @@ class Spool:
             _sync(target.parent)
 
     def take_back(self, key: str) -> None:
-        """Remove an image from those set aside, as it is answered after all."""
+        """Remove an image from those set aside, because it has been answered after all."""
         for suffix in (".json", ".dcm"):
             (self.folder / "set-aside" / f"{key}{suffix}").unlink(missing_ok=True)
 
@@ -231,7 +231,7 @@ class Spool:
         self.result_path(name).with_suffix(_HELD).unlink(missing_ok=True)
 
     def _write(self, path: Path, *parts: bytes | memoryview) -> None:
-        """Write a file whole, on disk."""
+        """Write a complete file, and wait until it is on disk."""
         self._make_folder(path.parent)
         part = self.folder / "incoming" / f"{path.stem}.{secrets.token_hex(4)}.part"
         try:
@@ -271,7 +271,7 @@ class Meta:
 
 
 def read_meta(content: bytes) -> Meta:
-    """Read the meta information at the beginning of a file (PS3.10 7.1), without trust in it.
+    """Read the meta information at the beginning of a file (PS3.10 7.1), without trusting it.
 
     Raises:
         ValueError: it is missing or damaged.
@@ -298,7 +298,7 @@ def read_meta(content: bytes) -> Meta:
 
 
 def read_arrival(path: Path) -> Arrival:
-    """What came with an image, by the meta information that the node wrote.
+    """What came with an image, from the meta information that the node wrote.
 
     Raises:
         ValueError: it is damaged.

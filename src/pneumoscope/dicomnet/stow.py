@@ -30,7 +30,7 @@ _PARTS = 10_000  # of a request
 
 
 class Health(Protocol):
-    """What health and metrics ask."""
+    """What the addresses for health and metrics ask."""
 
     def find_troubles(self) -> list[str]:
         """Why the node is not ready; empty where it is."""
@@ -43,7 +43,7 @@ class Health(Protocol):
 
 
 class RefusedError(Exception):
-    """A request that is not stored at all."""
+    """A request of which nothing is stored."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Where objects go: the spool, who is called, and the SOP classes that are received."""
+    """Where objects go: the spool, what is called, and the SOP classes that are received."""
 
     spool: Spool
     watcher: Watcher
@@ -162,7 +162,7 @@ async def _receive_body(request: Request, settings: NodeSettings) -> bytearray:
 
 
 def _split_parts(body: bytearray, boundary: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Headers and content of each part (RFC 2046 5.1); what is no part of a whole request is refused."""
+    """Headers and content of each part (RFC 2046 5.1); an incomplete request is refused."""
     mark, view = b"--" + boundary, memoryview(body)
     start = 0 if body.startswith(mark) else body.find(b"\r\n" + mark) + 2
     if start == 1:
@@ -184,7 +184,7 @@ def _split_parts(body: bytearray, boundary: bytes) -> Iterator[tuple[bytes, memo
 def store_parts(
     body: bytearray, boundary: bytes, settings: NodeSettings, place: Place, study: str | None
 ) -> list[Outcome]:
-    """Store the objects of a request; nothing is stored of one that is not whole, or has a part of another type."""
+    """Store the objects of a request; if it is incomplete or has a part of another type, nothing is stored."""
     parts = list(_split_parts(body, boundary))
     if not parts:
         raise RefusedError(400, "The body has no part.")

@@ -122,7 +122,7 @@ def _make_group(
 
 
 def _measure(label: str, prediction: Prediction, source: Source, algorithm: Algorithm, unit: Unit) -> list[Measurement]:
-    """The numbers of a class; none is given that means nothing."""
+    """The numbers of a class, without those that mean nothing."""
     units, factor = (codes.NO_UNITS, 1.0) if unit == "1" else (codes.PERCENT, 100.0)
     numbers: list[tuple[Code, float, Code]] = []
     if prediction.decision != OUT_OF_DISTRIBUTION:

@@ -1,4 +1,4 @@
-"""The node's tables in a database: SQLite or PostgreSQL, the one of the reading room if wanted."""
+"""The node's tables in a database, SQLite or PostgreSQL; it may be the one of the reading room."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Image(_Base):
         to: names of the destinations of its results, as JSON; empty for all.
         version: of the study's answer that it is part of.
         attempts: how often answering it has begun without an end.
-        alone: how often of these alone.
+        alone: how often of these it was answered alone.
         kept: whether its file may still be in the spool.
     """
 
@@ -132,7 +132,7 @@ class Delivery(_Base):
 
 
 class Transaction(_Base):
-    """That storage commitment was asked for a result; kept until it is delivered, as reports may come late.
+    """A request of storage commitment for a result; kept until that is delivered, as reports may come late.
 
     Attributes:
         uid: the transaction UID (PS3.4 J.3).

@@ -19,9 +19,9 @@ logger = logging.getLogger("pneumoscope.node")
 
 
 class WatchedFolder:
-    """Copies each new file of a folder, and of folders in it, into the spool; other files are counted in the log.
+    """Copies each new image of a folder and its subfolders into the spool; other files are counted in the log.
 
-    What was copied before is recognised by its content, also after a restart.
+    Files that were copied before are recognised by their content, also after a restart.
 
     Args:
         folder: to watch.
@@ -48,7 +48,7 @@ class WatchedFolder:
             ended.wait(_POLL)
 
     def look(self) -> int:
-        """Take all files that have not changed since the last look, and give their number.
+        """Take all files that have not changed since the last look, and return how many those were.
 
         Raises:
             OSError: the folder cannot be read, or the spool cannot be written.
@@ -66,7 +66,7 @@ class WatchedFolder:
         self._seen = seen
         self._done = {path: state for path, state in self._done.items() if path in seen}
         if ignored:
-            logger.warning("%d files of the watched folder are no images that this node takes: ignored", ignored)
+            logger.warning("%d files of the watched folder are ignored: no images that this node takes", ignored)
         return taken
 
     def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -83,7 +83,7 @@ class WatchedFolder:
                         yield entry.path, (found.st_size, found.st_mtime_ns)
 
     def _take(self, path: Path) -> bool | None:
-        """Copy a file into the spool; whether it is one for it, or None if there is too little space."""
+        """Copy a file into the spool; return whether it belongs there, or None if there is too little space."""
         try:
             content = read_regular(path, self._largest)
         except OSError as problem:

@@ -1,4 +1,4 @@
-"""Runs the node's addresses over HTTP in a thread."""
+"""Serves the node's HTTP addresses in a thread."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pneumoscope.files import read_regular
 
 PASSWORD_FILE = "PNEUMOSCOPE_DATABASE_PASSWORD_FILE"  # noqa: S105 - a variable; it names a file
 PATIENCE = 5.0  # seconds for which setting up is tried again
-# What passes: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
+# Errors that pass: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
 TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
 _LONGEST_PASSWORD = 10_000  # bytes
 OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
@@ -116,7 +116,7 @@ def parse_url(url: str | None) -> tuple[sql.URL, Path | None]:
 
 
 def _read_password() -> str | None:
-    """The password of PostgreSQL from the file that a variable names, which keeps it out of commands and settings."""
+    """The password of PostgreSQL, from a file that a variable names: so it stays out of commands and settings."""
     name = os.environ.get(PASSWORD_FILE)
     if not name:
         return None

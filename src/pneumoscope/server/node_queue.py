@@ -1,6 +1,7 @@
-"""What DICOM nodes have in the service's database: their queues and results. They are read here, and never changed.
+"""Reads the queues and results of DICOM nodes from the service's database. It never changes them.
 
-The tables are described once more, as far as they are read: `dicomnet.tables`, which makes them, imports this package.
+The columns that are read are described here again, because `dicomnet.tables`, which makes the tables, imports this
+package.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DELIVERIES = sql.table(
     sql.column("due_at", sql.Double),
     sql.column("error", sql.Text),
 )
-# All queries see the same moment, so that an image which changes its state meanwhile is neither missing nor twice.
+# All queries see the same moment, so that an image whose state changes meanwhile is not missed or listed twice.
 _SNAPSHOTS = {"sqlite": "BEGIN", "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"}
 _STUDY = 12  # characters of a study's hash, as in the node's log
 _DAY = 86_400
@@ -101,7 +102,7 @@ def _add_up(groups: Iterable[Any], state: str) -> int:
 
 
 def _find_latest(connection: sql.Connection, groups: Sequence[Any], limit: int) -> list[Any]:
-    """The latest images of all nodes and states, through the index of each: the newest first."""
+    """The latest images of all nodes and states, by the index for each; the newest come first."""
     latest: list[Any] = []
     for group in sorted(groups, key=lambda group: -group.last):
         if len(latest) == limit and latest[-1].received_at > group.last:

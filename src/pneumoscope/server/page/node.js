@@ -1,4 +1,4 @@
-// What DICOM nodes have received, answered and delivered. Looks again every few seconds while the page is seen.
+// Shows what DICOM nodes have received, answered and delivered. Refreshes every few seconds while the page is visible.
 
 import { card, make } from "/page/elements.js";
 import { call } from "/page/service.js";
@@ -46,7 +46,7 @@ function showWhen(moment) {
 }
 
 function listResults({ results, state, reason }) {
-  const kinds = new Map(); // what is the same of several results is said once
+  const kinds = new Map(); // what several results have in common is shown once
   for (const { kind, deliveries } of results) {
     for (const each of deliveries.length ? deliveries : [null]) {
       const words = each ? DELIVERIES[each.state](each) : "made; there is no destination";
@@ -87,7 +87,7 @@ function sayHowLong({ oldest_due_seconds: oldest, ...destination }) { // in word
   return { ...destination, waits: oldest !== null && oldest >= 10 ? `the first for ${last(oldest)}` : "" };
 }
 
-const drawn = new Map(); // rows by what they show: what has not changed stays, with selected text
+const drawn = new Map(); // rows by what they show: unchanged rows stay, and text selected in them stays selected
 
 function fill(body, entries, build) {
   const known = drawn.get(body) ?? new Map();
@@ -106,7 +106,7 @@ function showCards({ counts, destinations, oldest_waiting_seconds: oldest }) {
   const late = oldest !== null && oldest > LONG ? ". Is the node running?" : "";
   const cards = [
     ["Waiting", counts.waiting, oldest === null ? "no image waits" : `images; the first for ${last(oldest)}${late}`],
-    ["Answered today", counts.answered_today, `images (UTC); ${counts.answered} in all${counts.skipped ? `, ${counts.skipped} not to be answered` : ""}`],
+    ["Answered today", counts.answered_today, `images (UTC); ${counts.answered} in all${counts.skipped ? `, ${counts.skipped} skipped` : ""}`],
     ["Set aside", counts.set_aside, counts.lost ? `images that cannot be answered; ${counts.lost} lost` : "images that cannot be answered"],
     ["Not delivered", due + failed, failed ? `results; ${failed} of them given up` : "results"],
   ];
@@ -118,7 +118,7 @@ function showCards({ counts, destinations, oldest_waiting_seconds: oldest }) {
 }
 
 function say(words) {
-  if ($("state").textContent !== words) $("state").textContent = words; // it is read aloud
+  if ($("state").textContent !== words) $("state").textContent = words; // screen readers read each change aloud
 }
 
 async function look() {
@@ -142,7 +142,7 @@ async function look() {
   $("nowhere").hidden = found.destinations.length > 0;
   fill($("images"), found.images, makeImage);
   $("nothing-yet").hidden = found.images.length > 0;
-  $("updated").textContent = `As of ${new Date().toLocaleTimeString()}. Looks again every ${EVERY / 1000} s.`;
+  $("updated").textContent = `As of ${new Date().toLocaleTimeString()}. Refreshes every ${EVERY / 1000} s.`;
 }
 
 let timer = null;
