@@ -27,6 +27,12 @@ from pneumoscope.dicomnet.queue import Queue
 from pneumoscope.dicomnet.rows import Made, Outcome
 from pneumoscope.dicomnet.spool import Spool
 
+# pynetdicom leaves the socket open where nothing listens.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 AE = Destination(name="archive", host="127.0.0.1", port=1, title="A")
 QUICK = Retries(first=0.05, longest=0.1, refusals=3, verify_after=0.01)
 

@@ -21,6 +21,12 @@ from pneumoscope.cli import main as cli
 from pneumoscope.dicomnet.sending import send_files
 from pneumoscope.errors import DataError, DownloadError, UsageError
 
+# pynetdicom leaves the socket open where nothing listens.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
