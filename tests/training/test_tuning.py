@@ -203,8 +203,8 @@ def test_a_trial_that_was_interrupted_is_drawn_again(
     assert result.search.trials[2].settings == result.search.trials[1].settings
 
 
-def hang_in_a_trial(images: Path, out: Path, started: Path, url: str) -> None:
-    """Begin a search, and stay in its first trial."""
+def hang_in_a_trial(images: Path, out: Path, started: Path, url: str, silent: bool) -> None:
+    """Begin a search, and stay in its first trial; if `silent`, before its first sign of life."""
 
     def hang(*_: object) -> float:
         started.touch()
@@ -212,17 +212,24 @@ def hang_in_a_trial(images: Path, out: Path, started: Path, url: str) -> None:
         return 0.0
 
     studies.HEARTBEAT, studies.GRACE = 1, 2
+    if silent:
+        optuna.storages.RDBStorage.record_heartbeat = lambda *_: time.sleep(600)  # type: ignore[method-assign]
     Trainer.score = hang  # type: ignore[assignment]
     tune(images, out, trials=2, folds=1, test=False, space={"lr": [0.001, 0.01]}, storage=url or None, **FAST)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(("kind", "silent"), [("sqlite", False), ("sqlite", True), ("postgresql", False)])
 def test_the_trial_of_a_killed_process_is_run_again(
-    kind: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    kind: str,
+    silent: bool,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     url = request.getfixturevalue("postgresql") if kind == "postgresql" else ""
     started, out = tmp_path / "started", tmp_path / "out"
-    child = start(hang_in_a_trial, images, out, started, url, log=tmp_path / "log")
+    child = start(hang_in_a_trial, images, out, started, url, silent, log=tmp_path / "log")
     try:
         wait_until(lambda: started.exists() or not child.runs, 240)
     finally:

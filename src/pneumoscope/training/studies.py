@@ -16,10 +16,12 @@ import sqlalchemy as sql
 from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from pneumoscope.config import Progress
 from pneumoscope.errors import DataError, MissingExtraError, UsageError
@@ -76,6 +78,29 @@ class FoldPruner(BasePruner):
         lower = study.direction == optuna.study.StudyDirection.MINIMIZE
         value, limit = trial.intermediate_values[step], float(np.quantile(values, 0.75 if lower else 0.25))
         return value > limit if lower else value < limit
+
+
+class _Storage(RDBStorage):
+    """Optuna's, but a trial whose process died before its first sign of life is given up, too."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._silent: dict[int, float] = {}
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        now = time.monotonic()
+        with Session(self.engine) as session:
+            query = (
+                sql.select(TrialModel.trial_id)
+                .outerjoin(TrialHeartbeatModel, TrialHeartbeatModel.trial_id == TrialModel.trial_id)
+                .where(TrialModel.study_id == study_id, TrialModel.state == TrialState.RUNNING)
+                .where(TrialHeartbeatModel.trial_id.is_(None))
+            )
+            self._silent = {each: self._silent.get(each, now) for each in session.scalars(query)}
+        for each, since in self._silent.items():
+            if now - since > GRACE:
+                self.record_heartbeat(each)  # the last one, unless the process lives after all
+        return super()._get_stale_trial_ids(study_id)
 
 
 @contextmanager
@@ -168,7 +193,7 @@ def open_study(
     address = _choose_driver(url)
     sqlite = address.get_backend_name() == "sqlite"
     with _translate(url):
-        storage = RDBStorage(
+        storage = _Storage(
             address.render_as_string(hide_password=False),
             {"connect_args": {"timeout": 60} if sqlite else {}, "pool_pre_ping": not sqlite},
             heartbeat_interval=HEARTBEAT,
