@@ -1,17 +1,17 @@
 // Earlier predictions, which the service has stored.
 
-import { pick } from "/page/image.js";
-import { lose } from "/page/outage.js";
-import { describeReviews } from "/page/review.js";
-import { call, Lost } from "/page/service.js";
-import { $, announce, makeCell, name, nextKey, state } from "/page/state.js";
+import { pick } from "./image.js";
+import { lose } from "./outage.js";
+import { describeReviews } from "./review.js";
+import { call, Lost } from "./service.js";
+import { $, announce, makeCell, name, nextKey, state } from "./state.js";
 
 const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 
 export async function openEarlier() {
   if (!$("earlier").open) return;
   try {
-    const { predictions } = await (await call("/v1/predictions?limit=100")).json();
+    const { predictions } = await (await call("v1/predictions?limit=100")).json();
     $("earlier").querySelector("tbody").replaceChildren(...predictions.map((prediction) => {
       const row = document.createElement("tr");
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: title(prediction) });

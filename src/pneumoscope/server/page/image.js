@@ -1,8 +1,8 @@
 // One image: its picture in the viewer, and what the model says of it.
 
-import { clearReview, fillReview, keepDraft } from "/page/review.js";
-import { $, announce, name, say, state } from "/page/state.js";
-import { Viewer } from "/page/viewer.js";
+import { clearReview, fillReview, keepDraft } from "./review.js";
+import { $, announce, name, say, state } from "./state.js";
+import { Viewer } from "./viewer.js";
 
 const viewer = new Viewer($("image"));
 

@@ -1,7 +1,7 @@
 // Whether the model in use still works as intended.
 
-import { card, make } from "/page/elements.js";
-import { call } from "/page/service.js";
+import { card, make } from "./elements.js";
+import { call } from "./service.js";
 
 const $ = (id) => document.getElementById(id);
 const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}%`);
@@ -38,9 +38,9 @@ function days(volume, count) {
 async function show() {
   let summary;
   try {
-    const [model] = await (await call("/v1/models")).json();
+    const [model] = await (await call("v1/models")).json();
     $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
-    summary = await (await call(`/v1/monitoring?days=${$("days").value}`)).json();
+    summary = await (await call(`v1/monitoring?days=${$("days").value}`)).json();
   } catch (problem) {
     $("state").textContent = problem.message;
     return;

@@ -1,8 +1,8 @@
 // Shows what DICOM nodes have received, answered and delivered. Refreshes every few seconds while the page is visible.
 
-import { card, make } from "/page/elements.js";
-import { call } from "/page/service.js";
-import { $, name as decisionName } from "/page/state.js";
+import { card, make } from "./elements.js";
+import { call } from "./service.js";
+import { $, name as decisionName } from "./state.js";
 
 const EVERY = 4000; // milliseconds
 const LONG = 600; // seconds; by default a study waits for no longer
@@ -125,10 +125,10 @@ async function look() {
   let found;
   try {
     if (!$("model").textContent) {
-      const [model] = await (await call("/v1/models")).json();
+      const [model] = await (await call("v1/models")).json();
       $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
     }
-    found = await (await call("/v1/node")).json();
+    found = await (await call("v1/node")).json();
   } catch (problem) {
     say(problem.message);
     return;

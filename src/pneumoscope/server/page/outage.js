@@ -1,6 +1,6 @@
 // What the page says while the service cannot be reached, or has no access to its storage.
 
-import { $, say } from "/page/state.js";
+import { $, say } from "./state.js";
 
 export const outage = { lost: false };
 
@@ -10,7 +10,7 @@ export function lose(again) { // calls again as soon as the service answers
   say($("outage"), "The service does not respond. Waiting images are kept here and sent as soon as it is back.");
   const look = async () => {
     try {
-      await fetch("/healthz");
+      await fetch("healthz");
     } catch {
       return setTimeout(look, 2000);
     }

@@ -1,12 +1,12 @@
 // The reading room: images are added here, and sent to the service a few at a time.
 
-import { openEarlier } from "/page/earlier.js";
-import { clearImage, select } from "/page/image.js";
-import { lose, outage, recover } from "/page/outage.js";
-import { hasDrafts } from "/page/review.js";
-import { call, Lost, predict, toBlob } from "/page/service.js";
-import { $, announce, nextKey, say, state } from "/page/state.js";
-import { listSoon } from "/page/worklist.js";
+import { openEarlier } from "./earlier.js";
+import { clearImage, select } from "./image.js";
+import { lose, outage, recover } from "./outage.js";
+import { hasDrafts } from "./review.js";
+import { call, Lost, predict, toBlob } from "./service.js";
+import { $, announce, nextKey, say, state } from "./state.js";
+import { listSoon } from "./worklist.js";
 
 const AT_ONCE = 4;
 let sending = 0;
@@ -14,7 +14,7 @@ let sending = 0;
 async function start() {
   let model;
   try {
-    [model] = await (await call("/v1/models")).json();
+    [model] = await (await call("v1/models")).json();
     recover();
   } catch (problem) {
     if (problem instanceof Lost) return lose(start);
@@ -107,8 +107,8 @@ document.addEventListener("paste", (event) => add(event.clipboardData.files));
 $("examples").addEventListener("click", async () => {
   $("examples").disabled = true;
   try {
-    for (const { number, label } of await (await call("/v1/examples")).json()) {
-      const picture = await (await call(`/v1/examples/${number}`)).blob();
+    for (const { number, label } of await (await call("v1/examples")).json()) {
+      const picture = await (await call(`v1/examples/${number}`)).blob();
       const [image] = add([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })]);
       image.simulated = true;
     }

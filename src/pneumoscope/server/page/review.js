@@ -1,8 +1,8 @@
 // The review of an image. What is not saved yet waits with its image as a draft.
 
-import { lose } from "/page/outage.js";
-import { call, Lost } from "/page/service.js";
-import { $, announce, isLabel, say, state } from "/page/state.js";
+import { lose } from "./outage.js";
+import { call, Lost } from "./service.js";
+import { $, announce, isLabel, say, state } from "./state.js";
 
 let filled = null; // the image whose review is in the form
 
@@ -60,7 +60,7 @@ async function save(image) {
   $("saved").textContent = "…";
   try {
     const body = JSON.stringify({ agrees, label: ($("label-row").hidden ? "" : label) || null, comment, reviewer });
-    const answer = await call(`/v1/predictions/${image.id}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    const answer = await call(`v1/predictions/${image.id}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     Object.assign(image, { review: await answer.json(), draft: undefined });
     if (image === filled) {
       $("label").value = image.review.label ?? "";

@@ -72,7 +72,7 @@ export async function predict(file, invert, heatmap) {
   }
   const form = new FormData();
   form.append("files", new Blob([content]), file.name);
-  const answer = await call(`/v1/predictions?heatmap=${heatmap}&picture=true&invert=${invert}`, { method: "POST", body: form });
+  const answer = await call(`v1/predictions?heatmap=${heatmap}&picture=true&invert=${invert}`, { method: "POST", body: form });
   return (await answer.json()).predictions[0];
 }
 

@@ -1,7 +1,7 @@
 // The worklist: progress, sorting, filters, steps to the next image, export.
 
-import { pick, select } from "/page/image.js";
-import { $, makeCell, name, state } from "/page/state.js";
+import { pick, select } from "./image.js";
+import { $, makeCell, name, state } from "./state.js";
 
 let order = { by: "probability", descending: true };
 
