@@ -140,7 +140,7 @@ class Settings:
 
     @property
     def has_callers(self) -> bool:
-        """Whether callers are told apart, rather than everybody on this machine let in."""
+        """Whether callers have to say who they are; otherwise everybody on this machine is let in."""
         return self.token is not None or self.tokens is not None or self.identifies
 
     @property
