@@ -70,19 +70,6 @@ def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) 
         assert service["cap_drop"] == ["ALL"]
 
 
-def test_nginx_takes_the_proxys_settings(tmp_path: Path) -> None:
-    nginx = need("nginx")
-    copy = shutil.copytree(DEPLOY, tmp_path / "deploy")
-    subprocess.run([copy / "make_secrets.sh"], check=True, capture_output=True)
-    text = (copy / "nginx.conf").read_text().replace("http://service:8000", "http://127.0.0.1:8000")
-    for name in ("certificate.pem", "key.pem"):
-        text = text.replace(f"/etc/nginx/{name}", str(copy / "secrets" / name))
-    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; error_log stderr;\n" + text)
-    command = [nginx, "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("unit", ["node", "serve"])
 def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
     analyze = need("systemd-analyze")

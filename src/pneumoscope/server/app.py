@@ -23,6 +23,7 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.images.read import Reading
 from pneumoscope.server.connections import configure_uvicorn
 from pneumoscope.server.hosts import parse_networks
+from pneumoscope.server.identity import add_identity
 from pneumoscope.server.messages import (
     ListQuery,
     ModelMessage,
@@ -72,6 +73,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     _add_predictions(app, service)
     _add_examples(app)
     _add_operations(app, service)
+    add_identity(app)
     add_pages(app)
     _add_errors(app)
     return SecurityMiddleware(app, settings, service.telemetry)

@@ -172,8 +172,9 @@ class Settings:
             check_readable(self.tokens)
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
-        if self.address and self.address.path and self.root != self.address.path:
-            raise UsageError(f"{self.root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
+        root = self.root
+        if self.address and self.address.path and root != self.address.path:
+            raise UsageError(f"{root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
         if not self.has_callers:
             if not is_loopback(self.host):
                 raise UsageError(
