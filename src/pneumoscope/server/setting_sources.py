@@ -106,8 +106,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         elif name.lower().removeprefix("limits_") in limits and name.startswith("LIMITS_"):
             found.setdefault("limits", {})[name.lower().removeprefix("limits_")] = text.strip()
         elif not _OTHERS.fullmatch(name):
-            known = ", ".join(sorted(names))
-            raise UsageError(f"unknown variable. Known, after {ENVIRONMENT} and in capitals: {known}.", variable)
+            known = ", ".join(f"{ENVIRONMENT}{name.upper()}" for name in sorted(names))
+            raise UsageError(f"unknown variable. Known: {known}, {ENVIRONMENT}LIMITS_….", variable)
     return _to_lists(found)
 
 

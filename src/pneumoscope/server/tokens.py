@@ -146,6 +146,8 @@ class TokenFile:
     def rotate_token(self, name: str, overlap: float, lifetime: float | None = None) -> str:
         """Make a new token for a name; the old ones stay valid for `overlap` seconds.
 
+        The new one is valid for `lifetime` seconds, by default for as long as the latest one was meant to be.
+
         Raises:
             UsageError: nobody of this name has a valid token, or the file cannot be written.
             DataError: as above.
@@ -158,8 +160,10 @@ class TokenFile:
                 replace(each, expires=min(at + overlap, each.expires or at + overlap)) if each in old else each
                 for each in content.tokens
             ]
-            expires = None if lifetime is None else at + lifetime
-            made = Token(name, old[-1].role, _digest(content.salt, token), at, expires)
+            latest = old[-1]
+            meant = None if latest.expires is None else latest.expires - latest.created
+            expires = at + lifetime if lifetime is not None else None if meant is None else at + meant
+            made = Token(name, latest.role, _digest(content.salt, token), at, expires)
             return replace(content, tokens=(*kept, made))
 
         self._change(change)
