@@ -94,7 +94,7 @@ class Settings:
         Path | None, Flag("File with a token that callers may send. [default: $PNEUMOSCOPE_TOKEN]", ACCESS)
     ] = None
     tokens: Annotated[
-        Path | None, Flag("File with tokens of several persons and programs; see `pneumoscope tokens`.", ACCESS)
+        Path | None, Flag("File with tokens of several persons and programs, made by `pneumoscope tokens add`.", ACCESS)
     ] = None
     public_url: Annotated[
         str | None, Flag("Address that browsers use, such as https://xray.example.org/pneumoscope.", PROXY)
