@@ -70,6 +70,9 @@ class SecurityMiddleware:
     """
 
     def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry) -> None:
+        if hidden := [route for route in app.routes if getattr(route, "endpoint", None) is None]:
+            # FastAPI does not say which function of an included router answers, and so not which role it needs.
+            raise TypeError(f"{hidden[0]!r}: the roles of its routes are not known. Add them to the app itself.")
         self._app, self._limits, self._telemetry = app, settings.limits, telemetry
         self._proxies, self._access = Proxies(settings), Access(settings)
         self._root, public = settings.root, settings.address
@@ -150,7 +153,7 @@ class SecurityMiddleware:
         for route in self._app.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
-                return child.get("endpoint")
+                return child["endpoint"]
         return None
 
     def _check_origin(self, scope: Scope, protected: bool) -> None:
