@@ -75,7 +75,7 @@ def configure_uvicorn(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         server_header=False,
         limit_concurrency=4 * limits.requests,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=60,
+        timeout_graceful_shutdown=limits.stopping,
     )
 
 

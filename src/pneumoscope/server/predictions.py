@@ -6,7 +6,6 @@ import asyncio
 import base64
 import datetime
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import DataError, MissingExtraError, UsageError
+from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
@@ -29,6 +28,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -41,7 +41,6 @@ from pneumoscope.server.messages import (
 )
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.node_queue import read_node
-from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
 from pneumoscope.server.reviews import find_label
 from pneumoscope.server.settings import Settings
@@ -75,11 +74,11 @@ class PredictionService:
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
-        self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
+        self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
+        self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
         self.model = self._describe_model()
-        # They read for all batches: an image needs up to 900 MB while it is read.
-        self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
+        self._collector = ThreadPoolExecutor(1, "collect")
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         if (images := settings.keep_images) is not None:
@@ -92,13 +91,15 @@ class PredictionService:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
         side = self.predictor.model.input.size
         blank = np.zeros((1, 3, side, side), np.float32)
-        await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
+        warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
+        await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
         self.batcher.open()
 
     async def close(self) -> None:
         """End."""
+        self._decoders.close()
         await self.batcher.close()
-        for pool in (self._readers, self._database_threads, self._summary_thread):
+        for pool in (self._collector, self._database_threads, self._summary_thread):
             pool.shutdown(cancel_futures=True)
         self.store.close()
 
@@ -111,6 +112,8 @@ class PredictionService:
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
+        if self._decoders.occupied:
+            raise RequestError(503, "Images that take long are being decoded. Others take longer than usual.")
         await self._query(self.store.ping)
 
     async def _query(self, job: Callable[..., T], *arguments: Any) -> T:
@@ -220,6 +223,12 @@ class PredictionService:
             **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
         }
 
+    async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
+        decoded = await self._decoders.decode(image, picture)
+        if (error := decoded.extract.error) is not None:
+            raise _lacks_package(error) if decoded.extract.lacks_extra else _refuse(image, error)
+        return decoded
+
     def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
         answers = self._predict(jobs)
@@ -233,18 +242,14 @@ class PredictionService:
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
         """Predict a batch; after an error, each image alone, so that only the one at fault fails."""
         try:
+            extracts = [job.decoded.extract for job in jobs if job.decoded is not None]
             predictions = self.predictor.run(
-                [job.image for job in jobs],
-                maps=any(job.query.heatmap for job in jobs),
-                pixels=any(job.query.picture for job in jobs),
-                pool=self._readers,
+                extracts, maps=any(job.query.heatmap for job in jobs), pool=self._collector
             )
             return [self._answer(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
         except Exception as problem:
             if len(jobs) == 1:
                 log_internal_error(problem)
-                if isinstance(problem, MissingExtraError):
-                    return [(_lacks_package(problem), None)]
                 return [(to_internal_error(problem), None)]
             log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
@@ -253,29 +258,21 @@ class PredictionService:
     def _answer(self, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
-            if prediction.lacks_extra:
-                return _lacks_package(prediction.error), None
-            status = 422 if is_image(image.content[:512]) else 415
-            return RequestError(
-                status,
-                prediction.error.replace("`any_modality=True`", "any_modality=true").replace(
-                    "`refuse_out_of_scope=True`", "the service's setting (`pneumoscope serve --refuse-out-of-scope`)"
-                ),
-            ), None
+            return _refuse(image, prediction.error), None
         record = self._to_record(image, prediction)
         message = PredictionMessage.model_validate(record)
         message.name = image.name  # also where it is not stored, like the next
         for name in _IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
-        evidence, pixels = prediction.evidence, prediction.pixels
+        evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
             png = base64.b64encode(render_heatmap(evidence)).decode()
             message.heatmap = Heatmap(
                 label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
             )
-        if query.picture and pixels is not None:
-            message.picture = base64.b64encode(render_picture(pixels)).decode()
+        if job.decoded is not None and job.decoded.picture is not None:
+            message.picture = base64.b64encode(job.decoded.picture).decode()
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
@@ -310,6 +307,14 @@ class PredictionService:
 def _describe_use(predictor: Predictor) -> str:
     intended = describe(predictor.decisions.scope)
     return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
+
+
+def _refuse(image: ImageBytes, error: str) -> RequestError:
+    status = 422 if is_image(image.content[:512]) else 415
+    detail = error.replace("`any_modality=True`", "any_modality=true").replace(
+        "`refuse_out_of_scope=True`", "the service's setting (`pneumoscope serve --refuse-out-of-scope`)"
+    )
+    return RequestError(status, detail)
 
 
 def _lacks_package(problem: object) -> RequestError:

@@ -24,6 +24,8 @@ class Limits:
         requests: in progress at a time; beyond that, the answer is 503.
         silence: seconds that a sender may pause, and that the head of a request may take.
         sending: seconds that the body of a request may take.
+        decoding: seconds that decoding one image may take.
+        stopping: seconds in which requests are finished after a signal to stop.
     """
 
     file_bytes: int = 64 * 1024**2
@@ -36,6 +38,8 @@ class Limits:
     requests: int = 512
     silence: float = 10.0
     sending: float = 120.0
+    decoding: float = 20.0
+    stopping: int = 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Settings:
         keep_uids: whether accession numbers and UIDs of DICOM files are kept, by which an archive finds the patient.
         batch_wait: milliseconds that an image may wait for others to share its batch.
         device: `auto`, `cpu` or `cuda`.
+        decoders: how many processes decode images; None: 3 to 5, depending on the cores. 0: the service's own threads,
+            where a hostile file can fill its memory, and a slow one cannot be stopped.
         refuse_out_of_scope: whether images outside the model's intended use get an error instead of a prediction.
         limits: what the service accepts.
     """
@@ -69,6 +75,7 @@ class Settings:
     keep_uids: bool = True
     batch_wait: float = 5.0
     device: str = "auto"
+    decoders: int | None = None
     refuse_out_of_scope: bool = False
     limits: Limits = Limits()
 
