@@ -30,7 +30,6 @@ from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, logger, too_busy
 from pneumoscope.server.settings import Limits
 
-_ADVICE = "Save it again, as PNG with 8 or 16 bits."
 _PATIENCE = 4.0  # seconds that an image may take in any process
 _CONTEXT = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
 _STARTING = 60.0  # seconds that a process may take to start, on a machine that is busy
@@ -132,7 +131,7 @@ class Decoders:
             if self._closed:
                 raise RequestError(503, "The service is stopping.") from None
             logger.warning("A process that decoded an image has ended; another one is started")
-            raise RequestError(422, f"{image.name}: decoding it takes too much memory. {_ADVICE}") from None
+            raise _refuse(image, "too much memory") from None
         finally:
             self._idle.put(decoder)
         return _complete(found, image)
@@ -147,10 +146,15 @@ class Decoders:
         try:
             if not decoder.wait(self._limit - _PATIENCE):
                 decoder.kill()
-                raise RequestError(422, f"{image.name}: decoding it takes more than {self._limit:g} seconds. {_ADVICE}")
+                raise _refuse(image, f"more than {self._limit:g} seconds")
         finally:
             with self._lock:
                 self._slow -= 1
+
+
+def _refuse(image: ImageBytes, cost: str) -> RequestError:
+    detail = f"{image.name}: decoding it takes {cost}. Save it again, as PNG with 8 or 16 bits."
+    return RequestError(422, detail, code="image-costly")
 
 
 def _complete(found: Decoded | _Failure, image: ImageBytes) -> Decoded:
