@@ -23,7 +23,7 @@ class PredictionQuery(_Message):
     """How to read the images, and what to return besides the prediction."""
 
     heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
-    picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
+    picture: bool = Field(default=False, description="Add the image itself, as a PNG of its levels.")
     invert: bool = Field(default=False, description="The images are inverted (air is white): swap black and white.")
     any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
 
@@ -123,7 +123,11 @@ class PredictionMessage(_Message):
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )
-    picture: str | None = Field(default=None, description="Base64: the image as a PNG, if requested.")
+    picture: str | None = Field(
+        default=None,
+        description="Base64: the image, if requested, as a grey PNG of its stored levels without a window. Its text "
+        "`pneumoscope` (iTXt) says in JSON how to display them.",
+    )
     reviews: list[ReviewMessage] = Field(default=[], description="The oldest first.")
 
     @model_validator(mode="after")

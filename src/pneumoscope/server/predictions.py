@@ -268,14 +268,14 @@ class PredictionService:
         for name in _IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
-        evidence, pixels = prediction.evidence, prediction.pixels
+        evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
             png = base64.b64encode(render_heatmap(evidence)).decode()
             message.heatmap = Heatmap(
                 label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
             )
-        if query.picture and pixels is not None:
-            message.picture = base64.b64encode(render_picture(pixels)).decode()
+        if query.picture and prediction.pixels is not None:
+            message.picture = base64.b64encode(render_picture(prediction, image)).decode()
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
