@@ -94,7 +94,12 @@ def test_a_narrow_window_shows_all_levels_of_12_bits(service: Process, open_page
 
 
 def test_windows_are_in_the_units_of_the_file(service: Process, open_page: Any) -> None:
-    elements = {"RescaleSlope": 0.5, "RescaleIntercept": -1000, "WindowCenter": -200, "WindowWidth": 1200}
+    elements: dict[str, Any] = {
+        "RescaleSlope": 0.5,
+        "RescaleIntercept": -1000,
+        "WindowCenter": -200,
+        "WindowWidth": 1200,
+    }
     page = show(service, open_page, **elements)
     playwright.expect(page.locator("#window")).to_have_value("1200")
     playwright.expect(page.locator("#level")).to_have_value("-200")
