@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.images.prepare import InputSpec
-from pneumoscope.images.read import ImageBytes, read_radiograph
+from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.features import Extract, read_source
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, logger, too_busy
@@ -55,11 +55,11 @@ Read: TypeAlias = Callable[[ImageBytes, bool, InputSpec], Decoded]
 
 def read(image: ImageBytes, picture: bool, spec: InputSpec) -> Decoded:
     """Decode an image, and draw it if wanted."""
-    extract = read_source(image, spec)
+    extract = read_source(image, spec, pixels=picture)
+    drawn = render_picture(extract, image) if extract.pixels is not None else None
     extract.source = ImageBytes(b"", image.name, image.reading)  # the service has the content
-    if not picture or extract.error is not None:
-        return Decoded(extract)
-    return Decoded(extract, render_picture(read_radiograph(image.content, image.name, image.reading).pixels))
+    extract.pixels = extract.display = None
+    return Decoded(extract, drawn)
 
 
 class Decoders:

@@ -1,10 +1,16 @@
 // One image: its picture in the viewer, and what the model says of it.
 
+import { Gestures } from "./gestures.js";
+import { describeTurn } from "./overlays.js";
+import { recall, remember } from "./preferences.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
 import { $, announce, name, say, state } from "./state.js";
+import { attachToolbar, describeTools, tools } from "./toolbar.js";
 import { Viewer } from "./viewer.js";
 
-const viewer = new Viewer($("image"));
+const viewer = new Viewer($("screen"));
+viewer.gestures = new Gestures(viewer, tools);
+viewer.opacity = recall("opacity", 0.55);
 
 export function pick(image) {
   select(image);
@@ -26,7 +32,7 @@ export function select(image) {
     return;
   }
   if (image.picture) {
-    viewer.show(image.picture, image.heatmap?.png).catch(() => {
+    viewer.show(image, image.picture, image.heatmap?.png).catch(() => {
       if (image === state.current) say($("nothing"), `${image.name} cannot be displayed by this browser.`);
     });
   } else {
@@ -86,40 +92,25 @@ const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(valu
 // ---- how the image is shown ----
 
 function describeViewer() {
-  const { image, level, window: width, scale } = viewer;
   const { current } = state;
-  $("level").value = 100 * level;
-  $("window").value = 100 * width;
-  $("invert").setAttribute("aria-pressed", String(viewer.inverted));
-  $("evidence-shown").setAttribute("aria-pressed", String(viewer.evidence));
-  if (!image || current?.state !== "done") {
-    $("caption").textContent = "";
-    $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
-    return;
-  }
-  const zoom = Math.round((100 * scale * image.width) / current.width / (window.devicePixelRatio || 1));
-  $("caption").textContent = `${current.name} · level ${Math.round(100 * level)}% · window ${Math.round(100 * width)}% · zoom ${zoom}%${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · heatmap off" : ""}`;
-  $("image").setAttribute("aria-label", `Image ${current.name}. ${$("explanation").textContent}${viewer.inverted ? " Shown inverted." : ""}`);
+  describeTools(viewer);
+  for (const id of ["heat", "evidence-shown"]) $(id).setAttribute("aria-pressed", String(viewer.evidence));
+  $("opacity").value = 100 * viewer.opacity;
+  const shown = viewer.picture && current?.state === "done";
+  const turned = [viewer.inverted && "inverted", describeTurn(viewer)].filter(Boolean).join(", ");
+  if (shown) $("image").setAttribute("aria-label", `Image ${current.name}.${turned ? ` Shown ${turned}.` : ""}`);
+  else $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
 }
 
-function change(values) { // of the heatmap over the image
+function changeEvidence(values) {
   Object.assign(viewer, values);
+  remember("opacity", viewer.opacity);
   viewer.draw();
-  describeViewer();
+  viewer.tell();
 }
 
 viewer.changed = describeViewer;
-$("zoom-in").addEventListener("click", () => viewer.zoom(1.25));
-$("zoom-out").addEventListener("click", () => viewer.zoom(0.8));
-$("fit").addEventListener("click", () => viewer.fit());
-$("reset").addEventListener("click", () => { viewer.reset(); viewer.fit(); });
-$("invert").addEventListener("click", () => viewer.set({ inverted: !viewer.inverted }));
-$("drag").addEventListener("click", () => {
-  viewer.dragWindows = !viewer.dragWindows;
-  $("drag").setAttribute("aria-pressed", String(viewer.dragWindows));
-  $("drag").textContent = viewer.dragWindows ? "Drag: window" : "Drag: move";
-});
-$("level").addEventListener("input", (event) => viewer.set({ level: event.target.value / 100 }));
-$("window").addEventListener("input", (event) => viewer.set({ window: event.target.value / 100 }));
-$("opacity").addEventListener("input", (event) => change({ opacity: event.target.value / 100, evidence: true }));
-$("evidence-shown").addEventListener("click", () => change({ evidence: !viewer.evidence }));
+attachToolbar(() => viewer, () => [viewer]);
+$("opacity").addEventListener("input", (event) => changeEvidence({ opacity: event.target.value / 100, evidence: true }));
+for (const id of ["heat", "evidence-shown"]) $(id).addEventListener("click", () => changeEvidence({ evidence: !viewer.evidence }));
+describeViewer();
