@@ -168,7 +168,7 @@ def test_the_password_of_a_postgresql_may_come_from_a_file(
         assert said in say_why()
     file.write_text(f"{password}\n")
     with Store(url) as store:
-        store.ping()
+        store.list_predictions(1)
         assert "hunter2" not in store.location
 
 
@@ -224,7 +224,7 @@ def test_a_database_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path, mo
     timer = threading.Timer(0.5, other.rollback)
     timer.start()
     with Store(str(path)) as store:
-        store.ping()
+        store.list_predictions(1)
     timer.join()
     other.close()
 
@@ -301,14 +301,14 @@ def test_a_service_recovers_when_its_database_does(settings: Settings) -> None:
 
 def test_a_store_recovers_when_postgresql_restarts(postgresql: str) -> None:
     with Store(postgresql) as store:
-        store.ping()
+        store.list_predictions(1)
         engine = sql.create_engine(postgresql.replace("postgresql:", "postgresql+pg8000:"))
         with engine.connect() as connection:  # as a restart does: every other session ends
             connection.execute(
                 sql.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
             )
         engine.dispose()
-        store.ping()
+        store.list_predictions(1)
 
 
 def test_the_users_own_file_is_the_default(tmp_path: Path) -> None:

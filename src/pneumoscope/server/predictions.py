@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,9 +17,8 @@ import numpy as np
 from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import DataError, MissingExtraError, UsageError
-from pneumoscope.files import write_bytes
-from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
+from pneumoscope.errors import MissingExtraError
+from pneumoscope.images.read import ImageBytes, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.prediction import Prediction
@@ -29,6 +27,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -42,7 +41,7 @@ from pneumoscope.server.messages import (
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
-from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
+from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error
 from pneumoscope.server.reviews import find_label
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
@@ -53,6 +52,7 @@ from pneumoscope.server.wording import explain_decision
 T = TypeVar("T")
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
+_PATIENCE = 5.0  # seconds in which the database has to answer
 _SUMMARISED = 50_000  # predictions, at most
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 _IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
@@ -82,11 +82,9 @@ class PredictionService:
         self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
-        if (images := settings.keep_images) is not None:
-            try:
-                images.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as problem:
-                raise UsageError(f"{images} cannot be created: {problem.strerror}.", parameter="keep_images") from None
+        self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
+        self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
+        self._check: asyncio.Future[str] | None = None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
@@ -98,20 +96,26 @@ class PredictionService:
     async def close(self) -> None:
         """End."""
         await self.batcher.close()
-        for pool in (self._readers, self._database_threads, self._summary_thread):
+        for pool in (self._readers, self._database_threads, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.store.close()
 
     async def check_ready(self) -> None:
-        """Check that images can be predicted.
+        """Check that images can be predicted and stored.
 
         Raises:
-            RequestError: 503, they cannot.
-            DataError: the database does not answer.
+            RequestError: 503, they cannot; it says why.
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
-        await self._query(self.store.ping)
+        if self._check is None or self._check.done():  # those who ask at once share an answer
+            loop = asyncio.get_running_loop()
+            self._check = loop.run_in_executor(self._readiness_thread, self.store.find_fault)
+        done, _ = await asyncio.wait([self._check], timeout=_PATIENCE)
+        fault = self._check.result() if done else f"it has not answered for {_PATIENCE:g} seconds"
+        if fault:
+            logger.error("%s: not ready: %s", self.store.location, fault)
+            raise RequestError(503, f"The database cannot be used: {fault}.", {"retry-after": "5"})
 
     async def _query(self, job: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._database_threads, job, *arguments)
@@ -223,10 +227,10 @@ class PredictionService:
     def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
         answers = self._predict(jobs)
-        if self.settings.keep_images is not None:
+        if self._kept is not None:
             for job, (_, record) in zip(jobs, answers, strict=True):
                 if record is not None:
-                    _keep_file(self.settings.keep_images, job.image.content, record)
+                    self._kept.keep(job.image.content, record.sha256, record.format)
         self.store.add([record for _, record in answers if record is not None])
         return [message for message, _ in answers]
 
@@ -314,13 +318,3 @@ def _describe_use(predictor: Predictor) -> str:
 
 def _lacks_package(problem: object) -> RequestError:
     return RequestError(415, f"The service lacks a package to read this file: {problem}")
-
-
-def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:
-    path = folder / f"{record.sha256}{SUFFIXES.get(record.format, ('.dcm',))[0]}"
-    try:
-        if not path.exists():
-            write_bytes(path, content)
-            path.chmod(0o600)
-    except (OSError, UsageError) as problem:
-        raise DataError(str(problem), parameter="keep_images") from None

@@ -100,6 +100,8 @@ class PredictionRecord(_Base):
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
+_SOON = 2  # seconds for which checking waits for a lock or for the server
+_TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
     "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
 )
@@ -127,11 +129,12 @@ class Store(AbstractContextManager["Store"]):
         with opening(url) as database:
             self.location = database.location
             self._engine = database.connect(create)
+            self._impatient = database.connect(create, timeout=_SOON)
             try:
                 prepare(self._engine, self.location, TABLES, upgrade=upgrade)
                 self._secret = self._find_secret()
             except BaseException:
-                self._engine.dispose()
+                self.close()
                 raise
 
     def _find_secret(self) -> bytes:
@@ -150,10 +153,22 @@ class Store(AbstractContextManager["Store"]):
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
         return compute_pseudonym(self._secret, patient) if patient else ""
 
-    def ping(self) -> None:
-        """Check that the database answers."""
-        with self._begin() as session:
-            session.execute(sql.select(1))
+    def find_fault(self) -> str:
+        """Say why nothing can be stored now, by storing and deleting as much as a prediction has; empty if it can."""
+        row = {"key": f"check-{secrets.token_hex(8)}", "value": "x" * _TRIED}
+        try:
+            with self._impatient.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    for limit in ("lock_timeout", "statement_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
+                connection.execute(sql.insert(_Property), row)
+                connection.execute(sql.delete(_Property).where(_Property.key == row["key"]))
+        except (OSError, SQLAlchemyError) as problem:
+            self._impatient.dispose()  # its connection may be cut
+            reason = explain(problem)
+            known = {"database is locked": "another process has locked it", "database or disk is full": "it is full"}
+            return known.get(reason, reason)
+        return ""
 
     def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
@@ -207,6 +222,7 @@ class Store(AbstractContextManager["Store"]):
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        self._impatient.dispose()
 
     def __exit__(self, *problem: object) -> None:
         self.close()
