@@ -49,6 +49,13 @@ def serve(
     keep_images: Annotated[
         Path | None, option("Folder to keep image files in. [default: none are kept]", STORAGE)
     ] = None,
+    keep_for: Annotated[
+        str | None,
+        option(
+            "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+            STORAGE,
+        ),
+    ] = None,
     keep_names: Annotated[bool, option("Store file names.", STORAGE)] = True,
     keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
@@ -60,6 +67,7 @@ def serve(
     Ctrl-C stops it.
     """
     from pneumoscope.server import app
+    from pneumoscope.server.retention import read_period
     from pneumoscope.server.settings import Settings
 
     settings = Settings(
@@ -70,6 +78,7 @@ def serve(
         database=database,
         upgrade=upgrade,
         keep_images=keep_images,
+        keep_for=None if keep_for is None else read_period(keep_for),
         keep_names=keep_names,
         keep_uids=keep_uids,
         batch_wait=batch_wait,

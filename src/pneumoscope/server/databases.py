@@ -139,6 +139,13 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def forget_deleted(engine: sql.Engine) -> None:
+    """Let SQLite move its log of writes into the file and empty it, as the log still has what was deleted."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def explain(problem: BaseException) -> str:
     """Describe a database's error in one line, without the statement and its values, which could be a patient's."""
     origin = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem

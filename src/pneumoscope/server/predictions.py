@@ -42,6 +42,7 @@ from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error
+from pneumoscope.server.retention import Retention
 from pneumoscope.server.reviews import find_label
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
@@ -85,6 +86,7 @@ class PredictionService:
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None
+        self._deleting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
@@ -92,9 +94,14 @@ class PredictionService:
         blank = np.zeros((1, 3, side, side), np.float32)
         await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         self.batcher.open()
+        if self.settings.keep_for is not None:
+            retention = Retention(self.store, self._kept, self.settings.keep_for)
+            self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
     async def close(self) -> None:
         """End."""
+        if self._deleting is not None:
+            self._deleting.cancel()
         await self.batcher.close()
         for pool in (self._readers, self._database_threads, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
