@@ -263,8 +263,8 @@ def test_a_dump_of_postgresql_restores_what_it_had(postgresql: str, tmp_path: Pa
         add(store, name="Ünïcode ✓.png")
         before, pseudonym = [facts_of(record) for record in store.list_predictions(10)], store.pseudonymise("p1")
     file = str(tmp_path / "dump")
-    subprocess.run([folder / "pg_dump", "--format=custom", f"--file={file}", one], check=True)
-    subprocess.run([folder / "pg_restore", "--clean", "--if-exists", f"--dbname={two}", file], check=True)
+    subprocess.run([folder / "pg_dump", "-Fc", "-f", file, one], check=True)
+    subprocess.run([folder / "pg_restore", "-d", two, file], check=True)
     with Store(two) as store:
         assert [facts_of(record) for record in store.list_predictions(10)] == before
         assert store.pseudonymise("p1") == pseudonym

@@ -23,7 +23,7 @@ def back_up(url: str | None, out: Path, overwrite: bool = False) -> Path:
         UsageError: it is PostgreSQL, does not exist, or the copy exists already or cannot be written.
         DataError: it is damaged.
     """
-    file = _find_file(url, "Back it up with: pg_dump --format=custom --file=FILE DATABASE")
+    file = _find_file(url, "Back it up with: pg_dump -Fc -f FILE DATABASE")
     if not file.is_file():
         raise UsageError(f"{file}: there is no such file.", parameter="database")
     check_file(out, overwrite)
@@ -40,7 +40,7 @@ def restore(backup: Path, url: str | None, kinds: Sequence[Tables], overwrite: b
         UsageError: it is PostgreSQL, exists already, or is in use.
         DataError: the backup is damaged, or is not a database of pneumoscope.
     """
-    file = _find_file(url, "Restore it with: pg_restore --clean --if-exists --dbname=DATABASE FILE")
+    file = _find_file(url, "Restore it, into an empty one, with: pg_restore -d DATABASE FILE")
     if not backup.is_file():
         raise UsageError(f"{backup}: there is no such file.")
     _check_backup(backup, kinds)
