@@ -17,6 +17,7 @@ from pneumoscope.config import Count
 from pneumoscope.errors import UsageError
 from pneumoscope.server.callers import ROLES, Role
 from pneumoscope.server.hosts import PublicUrl, is_loopback, parse_networks, parse_public_url, parse_root_path
+from pneumoscope.server.periods import read_period
 from pneumoscope.server.strength import check_token
 from pneumoscope.server.tokens import check_readable
 
@@ -132,6 +133,13 @@ class Settings:
     ] = field(default=None, repr=False)
     upgrade: Annotated[bool, Flag("Bring the tables of an earlier version up to date at the start.", STORAGE)] = False
     keep_images: Annotated[Path | None, Flag("Folder to keep image files in. [default: none are kept]", STORAGE)] = None
+    keep_for: Annotated[
+        str | None,
+        Flag(
+            "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+            STORAGE,
+        ),
+    ] = None
     keep_names: Annotated[bool, Flag("Store file names.", STORAGE)] = True
     keep_uids: Annotated[bool, Flag("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True
     refuse_out_of_scope: Annotated[
@@ -184,6 +192,8 @@ class Settings:
             check_token(self.token)
         if self.tokens is not None:
             check_readable(self.tokens)
+        if self.keep_for is not None:
+            read_period(self.keep_for, "keep_for")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
         if self.address and self.address.path and self.root != self.address.path:
