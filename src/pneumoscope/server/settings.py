@@ -99,7 +99,7 @@ class Settings:
         Path | None, Flag("File with a token that callers may send. [default: $PNEUMOSCOPE_TOKEN]", ACCESS)
     ] = None
     tokens: Annotated[
-        Path | None, Flag("File with tokens of several persons and programs; see `pneumoscope tokens`.", ACCESS)
+        Path | None, Flag("File with tokens of several persons and programs, made by `pneumoscope tokens add`.", ACCESS)
     ] = None
     public_url: Annotated[
         str | None, Flag("Address that browsers use, such as https://xray.example.org/pneumoscope.", PROXY)
@@ -196,8 +196,9 @@ class Settings:
             read_period(self.keep_for, "keep_for")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
-        if self.address and self.address.path and self.root != self.address.path:
-            raise UsageError(f"{self.root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
+        root = self.root
+        if self.address and self.address.path and root != self.address.path:
+            raise UsageError(f"{root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
         if not self.has_callers:
             if not is_loopback(self.host):
                 raise UsageError(
