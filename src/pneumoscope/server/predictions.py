@@ -29,6 +29,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -77,6 +78,7 @@ class PredictionService:
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
         # They read for all batches: an image needs up to 900 MB while it is read.
         self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
@@ -270,10 +272,12 @@ class PredictionService:
         message.explanation = explain_decision(prediction, self.predictor)
         evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
-            png = base64.b64encode(render_heatmap(evidence)).decode()
+            png = base64.b64encode(render_heatmap(evidence, self.evidence_limit)).decode()
+            height, width = evidence.cell
             message.heatmap = Heatmap(
-                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
-            )
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=self.evidence_limit,
+                cell_height=height, cell_width=width, png=png,
+            )  # fmt: skip
         if query.picture and prediction.pixels is not None:
             message.picture = base64.b64encode(render_picture(prediction, image)).decode()
         return message, record
