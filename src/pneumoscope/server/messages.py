@@ -103,7 +103,11 @@ class Heatmap(Answer):
     label: str = Field(description="The class that yellow supports.")
     logit: float = Field(description="Its logit: the mean of the map plus the bias.")
     bias: float = Field(description="The part of the logit that is not tied to a place in the image.")
-    limit: float = Field(description="The evidence at the ends of the colour scale, in logits.")
+    limit: float = Field(
+        description="The evidence at the ends of the colour scale, in logits: the same for all images."
+    )
+    cell_height: float = Field(description="Of a cell, which has one value, in pixels of the image.")
+    cell_width: float = Field(description="Of a cell, in pixels of the image.")
     png: str = Field(description="A PNG in Base64: colours to lay over the image, in the same proportions.")
 
 

@@ -27,6 +27,7 @@ from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.decoding import Decoded, Decoders
+from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
@@ -83,6 +84,7 @@ class PredictionService:
         self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
         self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
         self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
@@ -313,10 +315,12 @@ class PredictionService:
         message.explanation = explain_decision(prediction, self.predictor)
         evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
-            png = base64.b64encode(render_heatmap(evidence)).decode()
+            png = base64.b64encode(render_heatmap(evidence, self.evidence_limit)).decode()
+            height, width = evidence.cell
             message.heatmap = Heatmap(
-                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
-            )
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=self.evidence_limit,
+                cell_height=height, cell_width=width, png=png,
+            )  # fmt: skip
         if job.decoded is not None and job.decoded.picture is not None:
             message.picture = base64.b64encode(job.decoded.picture).decode()
         return message, record

@@ -18,17 +18,18 @@ export class Gestures {
     this.viewer = viewer;
     this.tools = tools; // { current, chosen, space }: shared by all images of the page
     this.pointers = new Map();
-    const { canvas } = viewer;
-    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    canvas.addEventListener("dblclick", () => { if (!["ruler", "angle"].includes(tools.current)) viewer.fit(); });
-    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("auxclick", (event) => event.preventDefault());
-    canvas.addEventListener("mousedown", (event) => { if (event.button === 1) event.preventDefault(); }); // no scrolling by the middle button
-    canvas.addEventListener("pointerdown", (event) => this.press(event));
-    canvas.addEventListener("pointermove", (event) => this.move(event));
-    canvas.addEventListener("pointerleave", () => this.hideLens());
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => this.release(event));
-    canvas.addEventListener("keydown", (event) => this.key(event));
+    const { canvas, watching: { signal } } = viewer;
+    const on = (name, job, options) => canvas.addEventListener(name, job, { signal, ...options });
+    on("wheel", (event) => this.wheel(event), { passive: false });
+    on("dblclick", () => { if (!["ruler", "angle"].includes(tools.current)) viewer.fit(); });
+    on("contextmenu", (event) => event.preventDefault());
+    on("auxclick", (event) => event.preventDefault());
+    on("mousedown", (event) => { if (event.button === 1) event.preventDefault(); }); // no scrolling by the middle button
+    on("pointerdown", (event) => this.press(event));
+    on("pointermove", (event) => this.move(event));
+    on("pointerleave", () => this.hideLens());
+    for (const end of ["pointerup", "pointercancel"]) on(end, (event) => this.release(event));
+    on("keydown", (event) => this.key(event));
   }
 
   // Whether a finger belongs to the image; else the browser scrolls the page with it.

@@ -1,16 +1,11 @@
 // One image: its picture in the viewer, and what the model says of it.
 
-import { Gestures } from "./gestures.js";
-import { describeTurn } from "./overlays.js";
-import { recall, remember } from "./preferences.js";
+import { PLANES, describeTurn } from "./overlays.js";
+import { active, all, endComparison, isComparing, keepBeside, viewer, watch } from "./panes.js";
+import { remember } from "./preferences.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
 import { $, announce, name, say, state } from "./state.js";
-import { attachToolbar, describeTools, tools } from "./toolbar.js";
-import { Viewer } from "./viewer.js";
-
-const viewer = new Viewer($("screen"));
-viewer.gestures = new Gestures(viewer, tools);
-viewer.opacity = recall("opacity", 0.55);
+import { attachToolbar, describeTools } from "./toolbar.js";
 
 export function pick(image) {
   select(image);
@@ -43,7 +38,14 @@ export function select(image) {
   fillReview(image);
 }
 
+// Shows an image, and another beside it until `endComparison` of panes.js; the prediction is that of the first.
+export function compare(image, other) {
+  if (state.current !== image) select(image);
+  keepBeside(other);
+}
+
 export function clearImage() {
+  endComparison();
   state.current = null;
   $("prediction").hidden = true;
   $("no-prediction").hidden = $("nothing").hidden = false;
@@ -65,13 +67,18 @@ function describe(image) {
   for (const warning of image.warnings) facts.push(["Warning", warning]);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [
     Object.assign(document.createElement("dt"), { textContent: term }), Object.assign(document.createElement("dd"), { textContent: value })]));
-  $("evidence").hidden = !image.heatmap;
-  if (image.heatmap) {
-    const { label, limit, logit, bias } = image.heatmap;
-    $("against").textContent = signed(-limit, 1);
-    $("for").textContent = signed(limit, 1);
-    $("legend-label").textContent = `Yellow supports ${label}; blue speaks against it. The scale is in logits. The mean of the map and the bias (${signed(bias)}) add up to the logit: ${signed(logit)}.`;
-  }
+  describeEvidence(image);
+}
+
+function describeEvidence({ heatmap }) {
+  $("evidence").hidden = !heatmap;
+  if (!heatmap) return;
+  const { label, limit, logit, bias, cell_width: width, cell_height: height } = heatmap;
+  $("against").textContent = signed(-limit, 1);
+  $("for").textContent = signed(limit, 1);
+  const spacing = viewer.picture?.facts.spacing;
+  const mm = spacing ? ` (${Math.round(width * spacing.columns)} × ${Math.round(height * spacing.rows)} mm${PLANES[spacing.plane]})` : "";
+  $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it. In logits, on one scale for all images. Coarse: one value for ${Math.round(width)} × ${Math.round(height)} pixels${mm}; not the outline of a finding. Mean ${signed(logit - bias)} and bias ${signed(bias)} make the logit ${signed(logit)}.`;
 }
 
 function describeProbability(image) {
@@ -93,24 +100,31 @@ const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(valu
 
 function describeViewer() {
   const { current } = state;
-  describeTools(viewer);
+  describeTools(active());
   for (const id of ["heat", "evidence-shown"]) $(id).setAttribute("aria-pressed", String(viewer.evidence));
   $("opacity").value = 100 * viewer.opacity;
-  const shown = viewer.picture && current?.state === "done";
+  if (current?.state === "done") describeEvidence(current);
   const turned = [viewer.inverted && "inverted", describeTurn(viewer)].filter(Boolean).join(", ");
-  if (shown) $("image").setAttribute("aria-label", `Image ${current.name}.${turned ? ` Shown ${turned}.` : ""}`);
+  if (viewer.picture && current?.state === "done") $("image").setAttribute("aria-label", `Image ${current.name}.${turned ? ` Shown ${turned}.` : ""}`);
   else $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
 }
 
 function changeEvidence(values) {
-  Object.assign(viewer, values);
-  remember("opacity", viewer.opacity);
-  viewer.draw();
-  viewer.tell();
+  if (values.opacity !== undefined) remember("opacity", values.opacity);
+  for (const pane of all()) {
+    Object.assign(pane, values);
+    pane.draw();
+    pane.tell();
+  }
+  describeViewer();
 }
 
-viewer.changed = describeViewer;
-attachToolbar(() => viewer, () => [viewer]);
+watch(describeViewer);
+attachToolbar(active, all);
 $("opacity").addEventListener("input", (event) => changeEvidence({ opacity: event.target.value / 100, evidence: true }));
 for (const id of ["heat", "evidence-shown"]) $(id).addEventListener("click", () => changeEvidence({ evidence: !viewer.evidence }));
+$("compare").addEventListener("click", () => {
+  if (isComparing()) endComparison();
+  else if (viewer.picture) keepBeside(state.current);
+});
 describeViewer();

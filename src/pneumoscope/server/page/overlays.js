@@ -2,7 +2,7 @@
 
 import { format, measureSpan } from "./window_level.js";
 
-export const PLANES = { patient: "", detector: " at the detector", unknown: " (calibration unknown)" }; // where a spacing holds
+export const PLANES = { patient: "", detector: " at the detector", unknown: ", calibration unknown" }; // where a spacing holds
 const SEXES = { M: "male", F: "female", O: "other sex" };
 const OPPOSITE = { A: "P", P: "A", L: "R", R: "L", H: "F", F: "H" };
 
@@ -28,7 +28,7 @@ function listFacts(image, picture) {
 
 // How an image is turned, in words: only where it is.
 export function describeTurn({ turns, flipped }) {
-  return [flipped && "flipped", turns && `turned by ${90 * turns}°`].filter(Boolean).join(", ");
+  return [flipped && "flipped", ["", "turned right by 90°", "turned by 180°", "turned left by 90°"][turns]].filter(Boolean).join(", ");
 }
 
 // The directions of the right, lower, left and upper side of the screen, where the file says them.
@@ -40,7 +40,7 @@ export function findSides({ orientation }, { turns, flipped }) {
 }
 
 export function fillOverlays(root, viewer) {
-  const { picture, image, setting } = viewer;
+  const { picture, image } = viewer;
   const lines = picture ? listFacts(image, picture) : {};
   for (const corner of ["top-left", "top-right", "bottom-right"]) {
     root.querySelector(`.${corner}`).replaceChildren(...(lines[corner] ?? []).filter(Boolean).map((text) => Object.assign(document.createElement("span"), { textContent: text })));

@@ -21,8 +21,15 @@ export class Viewer {
     this.lens = null; // where the magnifier is, in pixels of the canvas
     this.turn = 0; // counts what was to be shown
     this.empty();
-    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    this.watching = new AbortController(); // ends with this viewer, and so do its gestures
+    this.sizing = new ResizeObserver(() => this.resize());
+    this.sizing.observe(this.canvas);
     this.resize();
+  }
+
+  close() {
+    this.sizing.disconnect();
+    this.watching.abort();
   }
 
   get ratio() { return this.canvas.clientWidth ? this.canvas.width / this.canvas.clientWidth : 1; }
@@ -44,7 +51,10 @@ export class Viewer {
     this.values = listValues(picture.facts);
     this.presets = listPresets(picture.facts);
     this.measuring.show((image.measurements ??= []));
+    this.silent = true; // until it is in its place
     this.reset();
+    this.silent = false;
+    this.tell();
   }
 
   clear() {
@@ -55,6 +65,7 @@ export class Viewer {
   }
 
   tell() {
+    if (this.silent) return;
     fillOverlays(this.root, this);
     this.changed?.(this);
   }
