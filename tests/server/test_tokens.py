@@ -21,6 +21,7 @@ from commands import Command
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server import tokens as module
 from pneumoscope.server.callers import Caller, find_role, needs
+from pneumoscope.server.periods import read_period
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.tokens import TokenFile
 
@@ -185,8 +186,8 @@ def test_names_and_durations_are_checked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Those with one: Zoë O"):
         file.revoke_tokens("nobody")
     for text in ("", "d", "0d", "5", "5y", "-5d", "5 d", "٥d"):
-        with pytest.raises(UsageError, match="no duration"):
-            module.parse_duration(text, "expires")
+        with pytest.raises(UsageError, match="give a number of hours, days or weeks"):
+            read_period(text, "expires")
     with pytest.raises(DataError, match="no such file"):
         TokenFile(tmp_path / "none").list_tokens()
 

@@ -30,6 +30,17 @@ Database = Annotated[
     ),
 ]
 
+_Upgrade = Annotated[
+    bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
+]
+_KeepFor = Annotated[
+    str | None,
+    option(
+        "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+        STORAGE,
+    ),
+]
+
 reviews_app = make_group("Export the reviews of the reading room.")
 
 

@@ -85,9 +85,9 @@ def _open(path: Path) -> TokenFile:
 
 
 def _read_duration(text: str | None, parameter: str) -> float | None:
-    from pneumoscope.server.tokens import parse_duration
+    from pneumoscope.server.periods import read_period
 
-    return None if text is None else parse_duration(text, parameter)
+    return None if text is None else read_period(text, parameter).total_seconds()
 
 
 def _describe(token: Token) -> str:

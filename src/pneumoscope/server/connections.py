@@ -139,7 +139,7 @@ def configure_uvicorn(app: ASGIApp, limits: Limits, trusted: Sequence[Network] =
         proxy_headers=False,  # SecurityMiddleware reads them, from the proxies that the settings name
         limit_concurrency=4 * limits.requests + limits.unknown,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=60,
+        timeout_graceful_shutdown=limits.stopping,
     )
 
 

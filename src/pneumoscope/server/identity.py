@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
 from pneumoscope.server.callers import ROLES, Role, Source, find_caller, needs
+from pneumoscope.server.openapi import problems
 
 
 class MeMessage(BaseModel):
@@ -23,7 +24,7 @@ class MeMessage(BaseModel):
 def add_identity(app: FastAPI) -> None:
     """Serve `/v1/me`."""
 
-    @app.get("/v1/me", tags=["operations"])
+    @app.get("/v1/me", operation_id="getMe", responses=problems(401, 403), tags=["operations"])
     @needs("read")
     async def me(request: Request) -> MeMessage:
         """Say who one is, and what one may do."""

@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader
 
 from pneumoscope.server.hosts import Host, parse_host
+from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.problems import RequestError
 
 _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -19,7 +20,7 @@ _PAGES = (
     ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
     ("/node", "node.html", "DICOM node", "node.js"),
-    ("/docs", "api.html", "API", ""),
+    ("/docs", "api.html", "API", "api.js"),
 )
 
 
@@ -28,9 +29,8 @@ def add_pages(app: FastAPI) -> None:
     environment = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
     document = app.openapi()
     for path, name, title, script in _PAGES:
-        page = environment.get_template(name).render(
-            path=path, title=title, script=script, document=document, base=_BASE
-        )
+        template = environment.get_template(name)
+        page = template.render(path=path, title=title, script=script, document=document, problems=PROBLEMS, base=_BASE)
         app.add_api_route(path, _make_route(page.encode(), name), include_in_schema=False)
         if path != "/":  # the addresses on a page are relative, and would be wrong with a slash at its end
             app.add_api_route(f"{path}/", _make_redirect(path), include_in_schema=False)

@@ -17,6 +17,7 @@ from pneumoscope.config import Count
 from pneumoscope.errors import UsageError
 from pneumoscope.server.callers import ROLES, Role
 from pneumoscope.server.hosts import PublicUrl, is_loopback, parse_networks, parse_public_url, parse_root_path
+from pneumoscope.server.periods import read_period
 from pneumoscope.server.strength import check_token
 from pneumoscope.server.tokens import check_readable
 
@@ -58,6 +59,8 @@ class Limits:
             A new connection closes the oldest of the address that has most.
         silence: seconds that a sender may pause, and that the head of a request may take.
         sending: seconds that the body of a request may take.
+        decoding: seconds that decoding one image may take.
+        stopping: seconds in which requests are finished after a signal to stop.
     """
 
     file_bytes: Count = 64 * 1024**2
@@ -71,6 +74,8 @@ class Limits:
     unknown: Count = 256
     silence: Annotated[float, Gt(0)] = 10.0
     sending: Annotated[float, Gt(0)] = 120.0
+    decoding: Annotated[float, Gt(0)] = 20.0
+    stopping: Count = 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,15 @@ class Settings:
             STORAGE,
         ),
     ] = field(default=None, repr=False)
+    upgrade: Annotated[bool, Flag("Bring the tables of an earlier version up to date at the start.", STORAGE)] = False
     keep_images: Annotated[Path | None, Flag("Folder to keep image files in. [default: none are kept]", STORAGE)] = None
+    keep_for: Annotated[
+        str | None,
+        Flag(
+            "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+            STORAGE,
+        ),
+    ] = None
     keep_names: Annotated[bool, Flag("Store file names.", STORAGE)] = True
     keep_uids: Annotated[bool, Flag("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True
     refuse_out_of_scope: Annotated[
@@ -136,6 +149,15 @@ class Settings:
         ),
     ] = False
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag("Device to compute on.", COMPUTING)] = "auto"
+    decoders: Annotated[
+        int | None,
+        Interval(ge=0, le=64),
+        Flag(
+            "Processes that decode images. 0: threads of the service, where a hostile file can fill its memory. "
+            "[default: 3 to 5, depending on the cores]",
+            COMPUTING,
+        ),
+    ] = None
     limits: Limits = Limits()
 
     @property
@@ -170,6 +192,8 @@ class Settings:
             check_token(self.token)
         if self.tokens is not None:
             check_readable(self.tokens)
+        if self.keep_for is not None:
+            read_period(self.keep_for, "keep_for")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
         root = self.root

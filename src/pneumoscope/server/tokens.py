@@ -28,7 +28,6 @@ from pneumoscope.server.strength import make_token
 _VERSION = 1
 _LARGEST = 4 * 1024**2
 _NAME = re.compile(r"[^\W_][\w.@+ -]{0,99}")
-_UNITS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 MAKE = "Make a token with: pneumoscope tokens add NAME"
 
 
@@ -67,18 +66,6 @@ class _Content:
 def now() -> float:
     """The time, in seconds since 1970."""
     return datetime.datetime.now(datetime.UTC).timestamp()
-
-
-def parse_duration(text: str, parameter: str) -> float:
-    """Read a time such as 12h, 90d or 4w, in seconds.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]{1,5})([hdw])", text.strip(), re.ASCII)
-    if found is None or int(found[1]) == 0:
-        raise UsageError(f"{text!r} is no duration. Write hours, days or weeks, such as 12h, 90d or 4w.", parameter)
-    return float(int(found[1]) * _UNITS[found[2]])
 
 
 class TokenFile:
