@@ -15,6 +15,7 @@ class ProblemType(NamedTuple):
 
 PROBLEMS = {
     "body-incomplete": ProblemType(400, "The body ended too early", "Send it again."),
+    "request-malformed": ProblemType(400, "The request is malformed", "Mend the client or the proxy: see `detail`."),
     "token-missing": ProblemType(401, "The token is missing or wrong", "Send `Authorization: Bearer TOKEN`."),
     "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
@@ -59,6 +60,7 @@ PROBLEMS = {
     "review-invalid": ProblemType(422, "The review contradicts itself or lacks a class", "See `detail`."),
     "key-reused": ProblemType(422, "The key was used for another request", "Use a new key for each new request."),
     "callback-refused": ProblemType(422, "The callback address is not allowed", "Ask the person who runs the service."),
+    "too-many-guesses": ProblemType(429, "Too many wrong tokens", "Try again after `Retry-After` seconds."),
     "busy": ProblemType(429, "Too much is being processed", "Try again after `Retry-After` seconds."),
     "internal-error": ProblemType(500, "An internal error", "Report it."),
     "unavailable": ProblemType(503, "The service cannot answer now", "Try again after `Retry-After` seconds."),

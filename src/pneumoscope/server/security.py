@@ -139,7 +139,7 @@ class SecurityMiddleware:
         # RFC 9112, 6.1 and 6.3: two lengths of one body are how requests are smuggled past a proxy.
         if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
             detail = "A request has Content-Length or, in HTTP/1.1, Transfer-Encoding, and not both."
-            raise RequestError(400, detail, {"connection": "close"})
+            raise RequestError(400, detail, {"connection": "close"}, code="request-malformed")
         scope, identity = self._proxies.resolve(scope)
         scope["state"] = {**scope.get("state", {})}
         protected, endpoint = path.startswith(_PROTECTED), self._find_endpoint(scope)
@@ -166,9 +166,9 @@ class SecurityMiddleware:
                 hint = "Set the public address to use another name." if self._public_name else (
                     "Start it with a token to use another name."
                 )  # fmt: skip
-                raise RequestError(403, f"This service answers only to {', '.join(names)}. {hint}")
+                raise RequestError(403, f"This service answers only to {', '.join(names)}. {hint}", code="host-refused")
         elif host is None:
-            raise RequestError(400, "The header Host is missing or malformed.")
+            raise RequestError(400, "The header Host is missing or malformed.", code="request-malformed")
         if not protected and scope["method"] in _SAFE_METHODS:
             return
         origin = headers.get("origin")
