@@ -12,6 +12,10 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import SUFFIXES
 
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "BMP": "image/bmp", "WEBP": "image/webp",
+    "GIF": "image/gif", "JPEG2000": "image/jp2", "DICOM": "application/dicom",
+}  # fmt: skip
 _NAME = re.compile(r"(?P<sha256>[0-9a-f]{64})\.[a-z0-9]+")
 
 
@@ -38,7 +42,7 @@ class KeptImages:
         Raises:
             DataError: it cannot be written.
         """
-        path = self.folder / f"{sha256}{SUFFIXES.get(format_, ('.dcm',))[0]}"
+        path = self._locate(sha256, format_)
         try:
             if path.exists():
                 os.utime(path)  # not to be deleted as old
@@ -46,6 +50,19 @@ class KeptImages:
                 write_bytes(path, content, private=True)
         except (OSError, UsageError) as problem:
             raise DataError(str(problem), parameter="keep_images") from None
+
+    def read(self, sha256: str, format_: str) -> bytes | None:
+        """Read a file; None where it was not kept, or is gone.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            return self._locate(sha256, format_).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise DataError(f"{self.folder}: {problem.strerror}", parameter="keep_images") from None
 
     def delete(self, sha256s: Iterable[str]) -> int:
         """Delete the files with these contents; return how many there were.
@@ -70,6 +87,9 @@ class KeptImages:
         old = {sha256: path for sha256, path in self._list() if path.stat().st_mtime < seconds}
         used = find_used(list(old))
         return self._delete(path for sha256, path in old.items() if sha256 not in used)
+
+    def _locate(self, sha256: str, format_: str) -> Path:
+        return self.folder / f"{sha256}{SUFFIXES.get(format_, ('.dcm',))[0]}"
 
     def _list(self) -> Iterator[tuple[str, Path]]:
         for path in sorted(self.folder.iterdir()):
