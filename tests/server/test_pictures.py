@@ -76,7 +76,7 @@ def test_a_very_large_image_is_reduced_by_a_whole_factor() -> None:
 
 def test_damaged_facts_for_display_do_no_harm() -> None:
     levels = np.linspace(0, 4095, 600).astype(np.uint16).reshape(20, 30)
-    elements = {
+    elements: dict[str, Any] = {
         "PixelSpacing": [0, 0.1],
         "ImagerPixelSpacing": [0.1, 50.0],
         "KVP": -3,
