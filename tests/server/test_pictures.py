@@ -11,15 +11,15 @@ from dicom_files import dicom
 from PIL import Image
 
 from pneumoscope.images.read import ImageBytes, Reading, read_radiograph
-from pneumoscope.inference.prediction import Prediction
+from pneumoscope.inference.features import Extract
 from pneumoscope.server.pictures import render_picture
 
 
 def render(content: bytes, reading: Reading = Reading(), min_side: int | None = None) -> tuple[Any, dict[str, Any]]:
     """The levels of the picture of a file, and its facts."""
     found = read_radiograph(content, reading=reading, min_side=min_side)
-    prediction = Prediction(pixels=found.pixels, display=found.display, size=found.size, format=found.format)
-    picture = Image.open(io.BytesIO(render_picture(prediction, ImageBytes(content, reading=reading))))
+    extract = Extract(source=b"", pixels=found.pixels, display=found.display, size=found.size, format=found.format)
+    picture = Image.open(io.BytesIO(render_picture(extract, ImageBytes(content, reading=reading))))
     return np.asarray(picture, int), json.loads(picture.info["pneumoscope"])
 
 

@@ -17,6 +17,7 @@ from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
 from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
+from pneumoscope.cli.database import database_app
 from pneumoscope.cli.dicom import dicom_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -26,8 +27,9 @@ from pneumoscope.cli.node import node
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.papers import plot, report
 from pneumoscope.cli.predict import explain, predict
-from pneumoscope.cli.serve import reviews_app, serve
+from pneumoscope.cli.serve import ServiceCommand, reviews_app, serve
 from pneumoscope.cli.summary import summarize
+from pneumoscope.cli.tokens import tokens_app
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
@@ -35,8 +37,17 @@ from pneumoscope.errors import MissingExtraError, PneumoscopeError
 _EXTRAS = {
     "dicom": {"highdicom", "pydicom", "pynetdicom"},
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
-    "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
-    "tune": {"alembic", "colorlog", "optuna"},
+    "serve": {
+        "alembic",
+        "fastapi",
+        "pg8000",
+        "prometheus_client",
+        "python_multipart",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    },
+    "tune": {"colorlog", "optuna"},
 }
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
@@ -53,6 +64,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
     grade: TableCommand,
     audit: TableCommand,
     export: TableCommand,
+    serve: ServiceCommand,
 }
 for _panel, _command in (
     (_TRAINING, demo),
@@ -79,6 +91,8 @@ app.add_typer(data_app, name="data", rich_help_panel=_DATA)
 dicom_app.command(cls=PanelCommand)(node)
 app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
+app.add_typer(database_app, name="database", rich_help_panel=_USING)
+app.add_typer(tokens_app, name="tokens", rich_help_panel=_USING)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from pneumoscope.server.messages import (
+from pneumoscope.server.node_messages import (
     DeliveryMessage,
     DestinationMessage,
     NodeCounts,
@@ -22,7 +22,7 @@ from pneumoscope.server.messages import (
 )
 from pneumoscope.server.problems import RequestError
 
-SCHEMA = 1  # of the tables
+SCHEMA = 1  # the revision of the tables, as a number
 PROPERTIES = sql.table("node_properties", sql.column("key", sql.String), sql.column("value", sql.Text))
 IMAGES = sql.table(
     "node_images",
@@ -93,6 +93,7 @@ def _has_tables(connection: sql.Connection) -> bool:
             409,
             f"The tables of the DICOM node in this database have schema {found}; this service needs {SCHEMA}. Run the "
             "node and the service with the same version of pneumoscope.",
+            code="node-schema",
         )
     return True
 

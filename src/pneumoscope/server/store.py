@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import secrets
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sql
@@ -17,17 +16,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
-from pneumoscope.server.databases import PATIENCE, TEMPORARY, explain, opening
-
-SCHEMA = 3  # raise it with every change of a table, and say below how a database gets there
-_SOURCE = ("sex", "view", "laterality", "date", "accession_number", "study_uid", "series_uid", "sop_uid")
-_MIGRATIONS = {  # from each version to the next
-    1: ('ALTER TABLE predictions ADD COLUMN "group" TEXT',),
-    2: (
-        "ALTER TABLE predictions ADD COLUMN age DOUBLE PRECISION",
-        *(f'ALTER TABLE predictions ADD COLUMN "{name}" TEXT' for name in _SOURCE),
-    ),
-}
+from pneumoscope.server.databases import explain, forget_deleted, opening
+from pneumoscope.server.pseudonym_keys import find_key, move_key
+from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -35,7 +26,7 @@ class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 class _Property(_Base):
-    """A property of the database itself: the version of its tables, the secret behind its pseudonyms."""
+    """A property of the database itself: the secret behind its pseudonyms, and a version for earlier versions."""
 
     __tablename__ = "properties"
 
@@ -69,11 +60,13 @@ class PredictionRecord(_Base):
         accession_number: None where unknown or not kept, like the UIDs, and for older predictions like age, sex, view,
             laterality and date.
         id: nobody can guess it.
+        number: rises with each one stored, whatever the clock says.
         created_at: when, UTC.
         reviews: the oldest first.
     """
 
     __tablename__ = "predictions"
+    __table_args__ = (sql.UniqueConstraint("id", name="predictions_id_key"), {"sqlite_autoincrement": True})
 
     sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
     name: Mapped[str] = mapped_column(sql.Text)
@@ -102,14 +95,20 @@ class PredictionRecord(_Base):
     study_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
     series_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
     sop_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    id: Mapped[str] = mapped_column(sql.String(32), primary_key=True, default_factory=lambda: uuid.uuid4().hex)
+    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
-_NEWEST_FIRST = (PredictionRecord.created_at.desc(), PredictionRecord.id)
+_AT_ONCE = 500  # rows in one statement
+_SOON = 2  # seconds for which checking waits for a lock or for the server
+_TRIED = 16_384  # bytes that checking stores
+TABLES = Tables(
+    "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
+)
 _OUTCOME = (
-    PredictionRecord.created_at, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
+    PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
     PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
 )  # fmt: skip
 
@@ -120,67 +119,46 @@ class Store(AbstractContextManager["Store"]):
     Args:
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         create: whether to make a SQLite file that does not exist.
+        upgrade: whether to bring the tables of an earlier version up to date.
 
     Raises:
-        UsageError: it does not exist, cannot be reached, or is not a database of pneumoscope.
-        DataError: a newer version wrote it.
+        UsageError: it does not exist, cannot be reached, is not a database of pneumoscope, or its key is missing.
+        DataError: another version made it.
         MissingExtraError: its driver is not installed.
     """
 
-    def __init__(self, url: str | None = None, create: bool = True) -> None:
+    def __init__(self, url: str | None = None, create: bool = True, *, upgrade: bool = False) -> None:
         with opening(url) as database:
             self.location = database.location
             self._engine = database.connect(create)
+            self._impatient = database.connect(create, timeout=_SOON)
             try:
-                self._secret = self._set_up()
+                prepare(self._engine, self.location, TABLES, upgrade=upgrade)
+                self._secret = find_key(self._engine, self.location)
             except BaseException:
-                self._engine.dispose()
+                self.close()
                 raise
-
-    def _set_up(self) -> bytes:
-        """Create what a new database lacks, and bring an older one up to date; return the secret behind pseudonyms."""
-        properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + PATIENCE
-        while True:
-            try:
-                with self._engine.begin() as connection:
-                    _Base.metadata.create_all(connection)
-                    rows = connection.execute(sql.select(_Property.key, _Property.value))
-                    stored = {row.key: row.value for row in rows}
-                    if missing := [{"key": key, "value": properties[key]} for key in properties.keys() - stored]:
-                        connection.execute(sql.insert(_Property), missing)
-                    properties |= stored
-                    properties["schema"] = str(self._migrate(connection, int(properties["schema"])))
-                break
-            except DBAPIError as problem:  # another service may have started at the same moment
-                if not TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-        if (schema := int(properties["schema"])) > SCHEMA:
-            raise DataError(
-                f"{self.location}: written by a newer version (schema {schema}; this version needs {SCHEMA}). Upgrade "
-                "pneumoscope."
-            )
-        return bytes.fromhex(properties["secret"])
-
-    def _migrate(self, connection: sql.Connection, schema: int) -> int:
-        """Bring the tables from a version to this one, step by step, and give the version that they then have."""
-        for version in range(schema, SCHEMA):
-            # This comes first: it begins SQLite's transaction, so only one of the services that start at once goes on.
-            mine = (_Property.key == "schema") & (_Property.value == str(version))
-            if connection.execute(sql.update(_Property).where(mine).values(value=str(version + 1))).rowcount:
-                for change in _MIGRATIONS[version]:
-                    connection.execute(sql.text(change))
-                logging.getLogger("pneumoscope").info("%s: updated to schema %d.", self.location, version + 1)
-        return max(schema, SCHEMA)
 
     def pseudonymise(self, patient: str | None) -> str:
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
         return compute_pseudonym(self._secret, patient) if patient else ""
 
-    def ping(self) -> None:
-        """Check that the database answers."""
-        with self._begin() as session:
-            session.execute(sql.select(1))
+    def find_fault(self) -> str:
+        """Say why nothing can be stored now, by storing and deleting as much as a prediction has; empty if it can."""
+        row = {"key": f"check-{secrets.token_hex(8)}", "value": "x" * _TRIED}
+        try:
+            with self._impatient.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    for limit in ("lock_timeout", "statement_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
+                connection.execute(sql.insert(_Property), row)
+                connection.execute(sql.delete(_Property).where(_Property.key == row["key"]))
+        except (OSError, SQLAlchemyError) as problem:
+            self._impatient.dispose()  # its connection may be cut
+            reason = explain(problem)
+            known = {"database is locked": "another process has locked it", "database or disk is full": "it is full"}
+            return known.get(reason, reason)
+        return ""
 
     def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
@@ -190,17 +168,22 @@ class Store(AbstractContextManager["Store"]):
     def find_prediction(self, prediction_id: str) -> PredictionRecord | None:
         """The prediction with an id, without its reviews; None where there is none."""
         with self._begin() as session:
-            return session.get(PredictionRecord, prediction_id)
+            return session.scalar(sql.select(PredictionRecord).where(PredictionRecord.id == prediction_id))
 
     def list_predictions(self, limit: int) -> list[PredictionRecord]:
         """The latest predictions with their reviews, the newest first."""
-        query = sql.select(PredictionRecord).order_by(*_NEWEST_FIRST).limit(limit)
+        query = sql.select(PredictionRecord).order_by(PredictionRecord.number.desc()).limit(limit)
         with self._begin() as session:
             return list(session.scalars(query.options(sql.orm.selectinload(PredictionRecord.reviews))))
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
-        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since).order_by(*_NEWEST_FIRST).limit(limit)
+        query = (
+            sql.select(*_OUTCOME)
+            .where(PredictionRecord.created_at >= since)
+            .order_by(PredictionRecord.number.desc())
+            .limit(limit)
+        )
         with self._begin() as session:
             return session.execute(query).all()
 
@@ -220,6 +203,67 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             return [(record, review) for record, review in session.execute(query)]
 
+    def find_images(
+        self,
+        *,
+        before: datetime.datetime | None = None,
+        patients: Iterable[str] = (),
+        study: str | None = None,
+        sha256s: Iterable[str] = (),
+    ) -> Sequence[Any]:
+        """Return id, SHA-256 and study of predictions to which any of these applies; none if nothing is given.
+
+        Args:
+            before: made before this moment.
+            patients: of one of these pseudonyms.
+            study: with this Study Instance UID.
+            sha256s: of one of these images.
+        """
+        matches: list[sql.ColumnElement[bool]] = []
+        if before is not None:
+            matches.append(PredictionRecord.created_at < before)
+        if pseudonyms := [each for each in patients if each]:
+            matches.append(PredictionRecord.patient.in_(pseudonyms))
+        if study:
+            matches.append(PredictionRecord.study_uid == study)
+        if digests := list(sha256s):
+            matches.append(PredictionRecord.sha256.in_(digests))
+        if not matches:
+            return []
+        query = sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.study_uid)
+        with self._begin() as session:
+            return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
+
+    def delete(self, ids: Sequence[str]) -> tuple[int, int]:
+        """Delete predictions with their reviews; return how many there were of each."""
+        predictions = reviews = 0
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            with self._begin() as session:
+                found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
+                reviews += getattr(found, "rowcount", 0)
+                found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))
+                predictions += getattr(found, "rowcount", 0)
+        if predictions:
+            with self._reporting():
+                forget_deleted(self._engine)
+        return predictions, reviews
+
+    def find_used(self, sha256s: Sequence[str]) -> set[str]:
+        """Those of these SHA-256 that predictions have."""
+        used: set[str] = set()
+        for start in range(0, len(sha256s), _AT_ONCE):
+            some = sha256s[start : start + _AT_ONCE]
+            with self._begin() as session:
+                found = session.scalars(sql.select(PredictionRecord.sha256).where(PredictionRecord.sha256.in_(some)))
+                used.update(found)
+        return used
+
+    def move_key(self, file: Path) -> None:
+        """Move the key behind the pseudonyms into a file; see `pseudonym_keys.move_key`."""
+        with self._reporting():
+            move_key(self._engine, self.location, file)
+
     @contextmanager
     def read(self) -> Iterator[sql.Connection]:
         """Begin a transaction in which other tables of the same database can be read."""
@@ -229,6 +273,7 @@ class Store(AbstractContextManager["Store"]):
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        self._impatient.dispose()
 
     def __exit__(self, *problem: object) -> None:
         self.close()
@@ -243,14 +288,20 @@ class Store(AbstractContextManager["Store"]):
     @contextmanager
     def _begin(self) -> Iterator[Session]:
         """Begin a transaction; what is read in it stays usable after it."""
+        with (
+            self._reporting(),
+            self._connect() as connection,
+            connection.begin(),
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Raise errors of the database as ours."""
         try:
-            with (
-                self._connect() as connection,
-                connection.begin(),
-                Session(connection, expire_on_commit=False) as session,
-                session.begin(),
-            ):
-                yield session
+            yield
         except IntegrityError:
             raise
         except (OSError, SQLAlchemyError) as problem:
