@@ -26,6 +26,9 @@ class PredictionQuery(_Message):
     picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
     invert: bool = Field(default=False, description="The images are inverted (air is white): swap black and white.")
     any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
+    store: bool = Field(
+        default=True, description="Store and count the predictions. One that is not stored has no id and no reviews."
+    )
 
 
 class ListQuery(_Message):
@@ -64,6 +67,14 @@ class ReviewMessage(ReviewRequest):
 
     prediction_id: str
     created_at: Moment = Field(description="UTC.")
+
+
+class ImageReviewMessage(ReviewMessage):
+    """A review of any prediction of a file, with what was reviewed."""
+
+    model: str = Field(description="The name of the model that had predicted.")
+    fingerprint: str = Field(description="The fingerprint of that model.")
+    decision: str = Field(description="What it had decided.")
 
 
 class Heatmap(_Message):
@@ -125,6 +136,9 @@ class PredictionMessage(_Message):
     )
     picture: str | None = Field(default=None, description="Base64: the image as a PNG, if requested.")
     reviews: list[ReviewMessage] = Field(default=[], description="The oldest first.")
+    image_reviews: list[ImageReviewMessage] = Field(
+        default=[], description="The latest ten of all predictions of this file, by any model, the oldest first."
+    )
 
     @model_validator(mode="after")
     def _withhold(self) -> Self:
@@ -162,6 +176,7 @@ class ModelMessage(_Message):
     heatmaps: bool = Field(description="Whether heatmaps are available; they are not for networks with attention.")
     colours: list[str] = Field(description="Of heatmaps, from the strongest evidence against to the strongest for.")
     intended_use: str
+    intended_population: str = Field(description="The patients and images it is meant for; empty if unknown.")
 
 
 class NodeCounts(_Message):

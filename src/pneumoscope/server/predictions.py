@@ -29,6 +29,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -135,6 +136,7 @@ class PredictionService:
             heatmaps=not mixes_places(self.predictor.model, self.predictor.engine),
             colours=list_colours(),
             intended_use=_describe_use(self.predictor),
+            intended_population=describe(self.predictor.decisions.scope),
         )
 
     async def predict(self, images: Sequence[ImageBytes], query: PredictionQuery) -> PredictionsMessage:
@@ -155,7 +157,7 @@ class PredictionService:
             raise RequestError(422, f"Pictures and heatmaps are limited to {most} images per request. Send fewer.")
         answers = await self.batcher.run([Job(image, query) for image in images])
         failures = [answer for answer in answers if isinstance(answer, RequestError)]
-        for answer in answers:
+        for answer in answers if query.store else ():
             self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
         if len(failures) == len(images):
             if len(failures) == 1:
@@ -173,7 +175,9 @@ class PredictionService:
     async def list_predictions(self, limit: int) -> PredictionsMessage:
         """The latest predictions with their reviews."""
         records = await self._query(self.store.list_predictions, limit)
-        return PredictionsMessage(predictions=[PredictionMessage.model_validate(record) for record in records])
+        predictions = [PredictionMessage.model_validate(record) for record in records]
+        await self._query(add_image_reviews, self.store, predictions)
+        return PredictionsMessage(predictions=predictions)
 
     async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
         """Store a review.
@@ -228,6 +232,7 @@ class PredictionService:
                 if record is not None:
                     _keep_file(self.settings.keep_images, job.image.content, record)
         self.store.add([record for _, record in answers if record is not None])
+        add_image_reviews(self.store, [answer for answer, _ in answers if not isinstance(answer, RequestError)])
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
@@ -276,6 +281,9 @@ class PredictionService:
             )
         if query.picture and pixels is not None:
             message.picture = base64.b64encode(render_picture(pixels)).decode()
+        if not query.store:
+            message.id = message.created_at = None
+            return message, None
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
