@@ -247,6 +247,7 @@ def test_a_long_list_has_few_rows_and_says_how_many_it_has(service: Process, ope
         page.locator("#images").evaluate("(box, place) => { box.scrollTop = place; }", place)
         page.wait_for_timeout(100)
         assert 5 < page.locator("#worklist tbody tr").count() < 60
+    assert len(names_of(page)) == page.locator("#worklist tbody tr").count()
     last = page.locator("#worklist tbody tr").last
     assert last.get_attribute("aria-rowindex") == "1501"
     playwright.expect(last).to_be_in_viewport()
@@ -261,6 +262,7 @@ def answer_at_once(route: Any) -> None:
         "id": None, "name": "", "sha256": "0" * 64, "model": "m", "fingerprint": "f", "decision": "NORMAL",
         "predicted_label": "NORMAL", "probability": 0.25, "probabilities": {}, "prediction_set": [], "ood_score": 0.5,
         "warnings": [], "width": 8, "height": 8, "format": "PNG", "heatmap": None, "picture": "", "reviews": [],
+        "group": "adults",
     }  # fmt: skip
     route.fulfill(body=json.dumps({"predictions": [prediction]}), content_type="application/json")
 
@@ -271,7 +273,7 @@ def test_files_that_cannot_be_read_are_a_group_at_the_end(service: Process, open
     for heading in ("Image", "Image", "Probability", "Decision"):
         page.get_by_role("button", name=heading, exact=True).click()
         assert names_of(page)[3:] == ["a.pdf", "letter.pdf"]
-        assert page.locator("#worklist tr.group td").first.get_attribute("data-group") == "Not readable (2)"
+        assert page.locator("#worklist tr.heading td").first.get_attribute("data-heading") == "Not readable (2)"
 
 
 def test_another_modality_is_explained_and_read_on_request(service: Process, open_page: Any) -> None:

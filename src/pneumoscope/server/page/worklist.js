@@ -21,20 +21,20 @@ function makeRow() {
 }
 
 function fillRow(row, item) {
-  const image = item.group ? null : item;
+  const image = item.heading ? null : item;
   row.image = image;
-  row.classList.toggle("group", !image);
+  row.classList.toggle("heading", !image);
   const [first, number, decision, mark] = row.cells;
   const button = first.firstChild;
   button.hidden = !image;
   if (!image) {
-    first.dataset.group = item.group;
+    first.dataset.heading = item.heading;
     row.removeAttribute("aria-selected");
     row.removeAttribute("aria-current");
     for (const cell of [number, decision, mark]) cell.replaceChildren();
     return;
   }
-  delete first.dataset.group;
+  delete first.dataset.heading;
   button.dataset.key = image.key;
   if (button.firstChild.textContent !== image.name) button.firstChild.textContent = image.name;
   button.tabIndex = image.key === rows.kept ? 0 : -1;
@@ -66,7 +66,7 @@ function list() {
   const shown = listShown();
   const failed = shown.filter((image) => image.state === "error").length;
   const items = [...shown];
-  if (failed) items.splice(items.length - failed, 0, { key: "group", group: `Not readable (${failed})` });
+  if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
   $("no-match").hidden = !state.images.length || shown.length > 0;
   rows.kept = (shown.includes(state.current) ? state.current : shown[0])?.key;
