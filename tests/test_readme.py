@@ -72,7 +72,7 @@ def test_the_pages_show_how_to_use_each_part() -> None:
     }
     assert len(re.findall("^pneumoscope ", shell["README.md"], re.MULTILINE)) >= 8
     assert len(re.findall("^pneumoscope ", "".join(shell.values()), re.MULTILINE)) >= 25
-    assert len(re.findall("^curl ", shell["docs/guide/reading_room.md"], re.MULTILINE)) >= 8
+    assert len(re.findall("^curl ", shell["docs/guide/api.md"], re.MULTILINE)) >= 8
 
 
 def prepare_folder(folder: Path, page: str, run: Run, images: Path) -> None:

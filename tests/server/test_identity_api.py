@@ -40,7 +40,7 @@ IDENTIFIERS = {
 
 def send(url: str, *files: tuple[str, bytes]) -> list[dict[str, Any]]:
     answer = httpx.post(f"{url}/v1/predictions", files=[("files", each) for each in files], timeout=60)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 201, answer.text
     return list(answer.json()["predictions"])
 
 

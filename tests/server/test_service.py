@@ -55,7 +55,7 @@ def test_the_service_predicts_what_predict_predicts(service: Process, run: Run, 
         for path in sorted(images.glob("test/*/*"))[:6]:
             expected = predictor.predict(path)[0]
             answer = client.post("/v1/predictions", files={"files": (path.name, path.read_bytes())})
-            assert answer.status_code == 200
+            assert answer.status_code == 201
             (one,) = answer.json()["predictions"]
             assert one["name"] == path.name
             assert one["decision"] == expected.decision
@@ -102,13 +102,13 @@ def test_an_internal_error_at_one_image_fails_only_its_own_answer(
     expected = f"Internal error: {error.__name__}. Please report it."
     with run_thread(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
         answer = client.post("/v1/predictions", params={"picture": True}, files=files)
-        assert answer.status_code == 200
+        assert answer.status_code == 201
         assert [each["error"] for each in answer.json()["predictions"]] == [None, expected, None]
         assert read_metrics(client)['pneumoscope_images_total{decision="error"}'] == 1
         assert len(client.get("/v1/predictions").json()["predictions"]) == 2
         with ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(lambda content: post(url, content, picture=True), contents * 2))
-        assert [answer.status_code for answer in answers] == [200, 500, 200] * 2
+        assert [answer.status_code for answer in answers] == [201, 500, 201] * 2
         assert answers[1].json()["detail"] == expected
         assert answers[1].headers["content-type"] == "application/problem+json"
     assert f"Internal error: {error.__name__}" in caplog.text
@@ -211,7 +211,7 @@ def test_a_picture_of_16_bits_has_its_high_byte_in_red_and_its_low_byte_in_green
 def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(service: Process) -> None:
     content = dicom(levels(), PatientID="MRN-4711")
     answer = httpx.post(f"{service.url}/v1/predictions", content=content, headers={"content-type": "application/dicom"})
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 201, answer.text
     assert answer.json()["predictions"][0]["format"] == "DICOM"
     with sqlite3.connect(service.database) as database:
         sha256 = answer.json()["predictions"][0]["sha256"]
@@ -277,7 +277,7 @@ def test_another_modality_is_read_if_the_caller_asks_for_it(service: Process) ->
     assert "any_modality=true" in answer.json()["detail"]
     query = {"any_modality": True}
     answer = httpx.post(f"{service.url}/v1/predictions", params=query, content=content, headers=headers)
-    assert answer.status_code == 200
+    assert answer.status_code == 201
 
 
 def test_other_addresses_methods_and_parameters_are_problems_too(service: Process) -> None:
@@ -313,7 +313,7 @@ def test_files_beyond_the_limits_are_refused_by_what_is_too_much(settings: Setti
         ):
             assert answer.status_code == 413
             assert words in answer.json()["detail"]
-        assert post(url, image).status_code == 200
+        assert post(url, image).status_code == 201
 
 
 def test_images_beyond_the_capacity_are_answered_429_and_the_others_predicted(settings: Settings) -> None:
@@ -322,10 +322,10 @@ def test_images_beyond_the_capacity_are_answered_429_and_the_others_predicted(se
         with ThreadPoolExecutor(24) as pool:
             answers = list(pool.map(lambda each: post(url, each), contents))
         statuses = {answer.status_code for answer in answers}
-        assert statuses == {200, 429}
+        assert statuses == {201, 429}
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) > 0
-        assert post(url, contents[0]).status_code == 200
+        assert post(url, contents[0]).status_code == 201
 
 
 def test_a_request_is_accepted_whole_or_not_at_all(settings: Settings) -> None:
@@ -333,7 +333,7 @@ def test_a_request_is_accepted_whole_or_not_at_all(settings: Settings) -> None:
     with run_thread(replace(settings, limits=Limits(images=8))) as url:
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(lambda _: httpx.post(f"{url}/v1/predictions", files=files, timeout=60), range(2)))
-        assert sorted(answer.status_code for answer in answers) == [200, 429]
+        assert sorted(answer.status_code for answer in answers) == [201, 429]
         assert len(httpx.get(f"{url}/v1/predictions").json()["predictions"]) == 6
 
 
@@ -344,8 +344,8 @@ def test_pictures_of_many_images_need_several_requests(settings: Settings) -> No
             answer = httpx.post(f"{url}/v1/predictions", params=query, files=files)
             assert answer.status_code == 422
             assert "3 images" in answer.json()["detail"]
-            assert httpx.post(f"{url}/v1/predictions", params=query, files=files[:3]).status_code == 200
-        assert httpx.post(f"{url}/v1/predictions", files=files).status_code == 200
+            assert httpx.post(f"{url}/v1/predictions", params=query, files=files[:3]).status_code == 201
+        assert httpx.post(f"{url}/v1/predictions", files=files).status_code == 201
 
 
 def test_a_review_that_is_too_large_or_too_slow_is_refused(settings: Settings) -> None:
@@ -374,7 +374,7 @@ def test_uploads_stay_in_memory_however_large(
     assert len(stream.getvalue()) > 2 * 1024**2
     with run_thread(settings) as url:
         answer = httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", stream.getvalue())})
-        assert answer.status_code == 200
+        assert answer.status_code == 201
     assert moved == []
 
 
@@ -392,7 +392,7 @@ def test_a_slow_sender_is_dropped_and_delays_nobody(settings: Settings, image: b
         with socket.create_connection(address) as body, socket.create_connection(address) as unfinished:
             body.sendall(f"{head}Content-Length: 1000\r\n\r\nxxx".encode())
             unfinished.sendall(head.encode())
-            assert post(url, image).status_code == 200
+            assert post(url, image).status_code == 201
             body.settimeout(10)
             unfinished.settimeout(10)
             assert b"408" in body.recv(4096)
@@ -543,7 +543,7 @@ def test_a_review_is_stored_and_listed_with_its_prediction(service: Process, ima
         listed = client.get("/v1/predictions").json()["predictions"]
         again = next(each for each in listed if each["id"] == one["id"])
         assert again["reviews"] == [stored.json()]
-        left_out = ("reviews", "explanation")
+        left_out = ("reviews", "review_count", "explanation")
         assert {key: again[key] for key in one if key not in left_out} == {
             key: one[key] for key in one if key not in left_out
         }
@@ -577,7 +577,7 @@ def test_metrics_count_requests_images_and_batches(service: Process, image: byte
 
     assert gained("pneumoscope_images_total{") == 2
     assert gained('pneumoscope_images_total{decision="error"}') == 1
-    assert gained('pneumoscope_requests_total{method="POST",route="/v1/predictions",status="200"}') == 1
+    assert gained('pneumoscope_requests_total{method="POST",route="/v1/predictions",status="201"}') == 1
     assert gained("pneumoscope_batch_images_count") == 1
     assert after["pneumoscope_buffered_bytes"] == 0
     assert after["pneumoscope_images_in_progress"] == 0
@@ -608,7 +608,7 @@ def test_logs_show_no_file_no_query_and_no_comment(service: Process, image: byte
         client.post("/v1/predictions", files={"files": ("MUELLER_HANS_1950.png", image[:200])})
     wait_until(lambda: sum("/v1/predictions 4" in line for line in service.lines) > 0)
     log = "".join(service.lines)
-    assert "POST /v1/predictions 200" in log
+    assert "POST /v1/predictions 201" in log
     for secret in ("MUELLER", "Mueller", "picture=", one["id"]):
         assert secret not in log
 
@@ -616,7 +616,7 @@ def test_logs_show_no_file_no_query_and_no_comment(service: Process, image: byte
 def test_a_service_that_has_stopped_leaves_no_threads(settings: Settings, image: bytes) -> None:
     before = set(threading.enumerate())
     with run_thread(settings) as url:
-        assert post(url, image, heatmap=True, picture=True).status_code == 200
+        assert post(url, image, heatmap=True, picture=True).status_code == 201
         assert httpx.get(f"{url}/v1/monitoring").status_code == 200
         assert set(threading.enumerate()) > before
     assert set(threading.enumerate()) <= before
@@ -640,7 +640,7 @@ def test_shutting_down_finishes_what_was_accepted(run: Run, tmp_path: Path) -> N
         for thread in threads:
             thread.join(60)
         assert process.process.wait(60) == 0
-        assert answers == [200] * len(contents)
+        assert answers == [201] * len(contents)
         with sqlite3.connect(process.database) as database:
             assert database.execute("SELECT count(*) FROM predictions").fetchone() == (len(contents),)
         database.close()
@@ -670,7 +670,7 @@ def test_examples_are_simulated_images(service: Process) -> None:
 def test_images_are_kept_only_if_asked_for(settings: Settings, image: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     with run_thread(settings) as url:
-        assert post(url, image).status_code == 200
+        assert post(url, image).status_code == 201
     assert not any(image[:64] in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     with run_thread(replace(settings, keep_images=folder, keep_names=False)) as url:
         headers = {**PNG, "content-disposition": 'attachment; filename="../../escaped.png"'}
@@ -689,7 +689,7 @@ def test_a_service_recovers_with_its_folder_of_kept_images(settings: Settings, i
         folder.rmdir()
         assert post(url, image).status_code == 503
         folder.mkdir()
-        assert post(url, image).status_code == 200
+        assert post(url, image).status_code == 201
 
 
 def test_an_image_keeps_its_patient_and_its_polarity(settings: Settings) -> None:

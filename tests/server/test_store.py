@@ -286,7 +286,7 @@ def test_a_service_recovers_when_its_database_does(settings: Settings) -> None:
         def send() -> httpx.Response:
             return httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))})
 
-        assert send().status_code == 200
+        assert send().status_code == 201
         with sql.create_engine(f"sqlite:///{settings.database}").connect() as connection:
             connection.execute(sql.text("ALTER TABLE predictions RENAME TO elsewhere"))
             connection.commit()
@@ -296,7 +296,7 @@ def test_a_service_recovers_when_its_database_does(settings: Settings) -> None:
             assert "predictions" not in answer.text
             connection.execute(sql.text("ALTER TABLE elsewhere RENAME TO predictions"))
             connection.commit()
-        assert send().status_code == 200
+        assert send().status_code == 201
 
 
 def test_a_store_recovers_when_postgresql_restarts(postgresql: str) -> None:

@@ -48,7 +48,7 @@ def test_a_file_keeps_its_name_in_any_writing(
     service: Process, disposition: str, expected: str | None, form: bool
 ) -> None:
     answer = send(service, draw(3), disposition, form)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 201, answer.text
     (found,) = answer.json()["predictions"]
     assert found["decision"]
     assert found["name"].isprintable()
@@ -67,7 +67,7 @@ def test_a_name_in_another_character_set_is_refused_with_a_reason(service: Proce
 def test_unregistered_names_of_types_are_accepted(service: Process, media_type: str) -> None:
     headers = {"content-type": media_type}
     answer = httpx.post(f"{service.url}/v1/predictions", content=draw(3), headers=headers, timeout=60)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 201, answer.text
 
 
 def test_other_types_are_refused(service: Process) -> None:
@@ -78,7 +78,7 @@ def test_other_types_are_refused(service: Process) -> None:
 @pytest.mark.parametrize("form", [True, False])
 def test_the_log_of_a_service_holds_nothing_of_the_names_of_files(service: Process, form: bool) -> None:
     for disposition, content, status in (
-        ("filename*=UTF-8''%1B%5B2J%0A2026-01-01%20forged.png", draw(3), 200),
+        ("filename*=UTF-8''%1B%5B2J%0A2026-01-01%20forged.png", draw(3), 201),
         ("filename*=UTF-8''%1B%5B2J%0A2026-01-01%20forged.png", b"no image", 415),
         ('filename="\x1b[2J forged.png"', b"no image", 415),
         ("filename*=forged%1B''%1B.png", draw(3), 422),

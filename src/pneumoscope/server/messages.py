@@ -9,47 +9,70 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
-_NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
 Moment = Annotated[
     datetime.datetime, PlainSerializer(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z", str)
 ]
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
+class Query(BaseModel):
+    """What a request says; unknown parameters and fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
-class PredictionQuery(_Message):
-    """How to read the images, and what to return besides the prediction."""
+class Answer(BaseModel):
+    """What the service says; later versions may add fields."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class PredictionQuery(Query):
+    """How to read the images, what to return besides the prediction, and what to keep."""
 
     heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
     picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
     invert: bool = Field(default=False, description="The images are inverted (air is white): swap black and white.")
     any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
     store: bool = Field(
-        default=True, description="Store and count the predictions. One that is not stored has no id and no reviews."
+        default=True, description="Store the predictions. Otherwise they have no id, and nothing is kept or counted."
+    )
+    reuse: bool = Field(
+        default=False,
+        description="Answer with the latest stored prediction of the same file by the same model, read in the same "
+        "way, if there is one.",
     )
 
 
-class ListQuery(_Message):
-    """How many predictions to list."""
+class PageQuery(Query):
+    """Which page of a list."""
 
-    limit: int = Field(default=200, ge=1, le=1000)
-
-
-class MonitoringQuery(_Message):
-    """How many days to summarise, today included."""
-
-    days: int = Field(default=30, ge=1, le=3650)
+    cursor: str = Field(default="", max_length=100, description="Where the page begins: `next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=500, description="How many entries.")
 
 
-class NodeQuery(_Message):
-    """How many of the node's images to list."""
+class ListQuery(PageQuery):
+    """Which predictions to list."""
 
-    limit: int = Field(default=50, ge=1, le=500)
+    patient: str | None = Field(default=None, max_length=16, pattern=NO_NUL, description="A pseudonym.")
+    study: str | None = Field(default=None, max_length=64, pattern=NO_NUL, description="A StudyInstanceUID.")
+    decision: str | None = Field(default=None, max_length=200, pattern=NO_NUL)
+    model: str | None = Field(
+        default=None, max_length=200, pattern=NO_NUL, description="A model's name or fingerprint."
+    )
+    reviewed: bool | None = Field(default=None, description="Only those with, or without, a review.")
+    since: datetime.datetime | None = Field(
+        default=None, description="Only those made at this moment or later; UTC if it names no time zone."
+    )
 
 
-class ReviewRequest(_Message):
+class ImageQuery(Query):
+    """In which form to send an image."""
+
+    original: bool = Field(default=False, description="Send the file itself, not a picture for a browser.")
+
+
+class ReviewRequest(Query):
     """What a reviewer says about a prediction."""
 
     agrees: bool = Field(description="Whether the decision is right.")
@@ -58,14 +81,19 @@ class ReviewRequest(_Message):
         max_length=200,
         description="The class that the reviewer sees. May be omitted if the decision is one of two classes.",
     )
-    comment: str = Field(default="", max_length=2000, pattern=_NO_NUL)
-    reviewer: str = Field(default="", max_length=100, pattern=_NO_NUL)
+    comment: str = Field(default="", max_length=2000, pattern=NO_NUL)
+    reviewer: str = Field(default="", max_length=100, pattern=NO_NUL)
 
 
-class ReviewMessage(ReviewRequest):
+class ReviewMessage(Answer):
     """A review as it is stored."""
 
+    number: int = Field(description="Identifies it; later reviews have larger numbers.")
     prediction_id: str
+    agrees: bool
+    label: str | None = Field(description="The class that the reviewer sees; null if they name none.")
+    comment: str
+    reviewer: str
     created_at: Moment = Field(description="UTC.")
 
 
@@ -77,7 +105,7 @@ class ImageReviewMessage(ReviewMessage):
     decision: str = Field(description="What it had decided.")
 
 
-class Heatmap(_Message):
+class Heatmap(Answer):
     """Where on the image the evidence for a class lies."""
 
     label: str = Field(description="The class that yellow supports.")
@@ -87,7 +115,7 @@ class Heatmap(_Message):
     png: str = Field(description="A PNG in Base64: colours to lay over the image, in the same proportions.")
 
 
-class PredictionMessage(_Message):
+class PredictionMessage(Answer):
     """A prediction for one file. For an out-of-distribution image, label, probabilities and heatmap are left out."""
 
     id: str | None = Field(default=None, description="Identifies this prediction; null if there is none.")
@@ -131,11 +159,15 @@ class PredictionMessage(_Message):
     height: int | None = Field(default=None, description="Of the image, in pixels.")
     format: str | None = Field(default=None, description="Of the file.")
     error: str | None = Field(default=None, description="Why there is no prediction, and what to do about it.")
+    code: str | None = Field(default=None, description="The code of that problem, as in problem documents.")
+    href: str | None = Field(default=None, description="Its address, relative to /v1/; null if it is not stored.")
+    reused: bool = Field(default=False, description="Whether it was stored before this request; see `reuse`.")
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )
     picture: str | None = Field(default=None, description="Base64: the image as a PNG, if requested.")
-    reviews: list[ReviewMessage] = Field(default=[], description="The oldest first.")
+    reviews: list[ReviewMessage] = Field(default=[], description="The latest three, the oldest of them first.")
+    review_count: int = Field(default=0, description="How many reviews there are; see its address and /reviews.")
     image_reviews: list[ImageReviewMessage] = Field(
         default=[], description="The latest ten of all predictions of this file, by any model, the oldest first."
     )
@@ -148,13 +180,52 @@ class PredictionMessage(_Message):
         return self
 
 
-class PredictionsMessage(_Message):
-    """Predictions for a request's files, in their order; or the latest ones, the newest first."""
+class PredictionsMessage(Answer):
+    """Predictions for a request's files, in their order."""
 
     predictions: list[PredictionMessage]
 
 
-class ModelMessage(_Message):
+class PageMessage(Answer):
+    """What the pages of all lists have."""
+
+    next: str | None = Field(description="The cursor of the next page; null on the last. It is in `Link`, too.")
+
+
+class PredictionPage(PageMessage):
+    """Stored predictions, the newest first."""
+
+    predictions: list[PredictionMessage]
+
+
+class ReviewPage(PageMessage):
+    """Reviews of a prediction, the newest first."""
+
+    reviews: list[ReviewMessage]
+
+
+class StudyMessage(Answer):
+    """A study whose images have been predicted; images without a StudyInstanceUID are grouped by patient."""
+
+    study_uid: str | None
+    patient: str | None = Field(description="A pseudonym, which holds in this database only.")
+    accession_number: str | None
+    date: str | None = Field(description="Of the study, as YYYY-MM-DD.")
+    predictions: int
+    reviewed: int = Field(description="How many of them have a review.")
+    decisions: dict[str, int] = Field(description="How many of them have which decision.")
+    first_at: Moment = Field(description="When its first prediction was made; UTC.")
+    last_at: Moment = Field(description="When its latest prediction was made; UTC.")
+    href: str = Field(description="The address of its predictions, relative to /v1/.")
+
+
+class StudyPage(PageMessage):
+    """Studies; those that came last are first. Later images don't change a study's place."""
+
+    studies: list[StudyMessage]
+
+
+class ModelMessage(Answer):
     """The model that is served."""
 
     name: str
@@ -176,88 +247,52 @@ class ModelMessage(_Message):
     heatmaps: bool = Field(description="Whether heatmaps are available; they are not for networks with attention.")
     colours: list[str] = Field(description="Of heatmaps, from the strongest evidence against to the strongest for.")
     intended_use: str
-    intended_population: str = Field(description="The patients and images it is meant for; empty if unknown.")
+    intended_population: str = Field(description="Ages, views and modalities it is meant for; empty if it says none.")
 
 
-class NodeCounts(_Message):
-    """How many images the DICOM node has in which state."""
+class ExampleMessage(Answer):
+    """A simulated image to try the service with."""
 
-    waiting: int = Field(description="For more images of their study, or for their turn.")
-    answered: int
-    skipped: int = Field(description="Not answered: a rule says so, or they are results of the node itself.")
-    set_aside: int = Field(description="They cannot be answered.")
-    lost: int = Field(description="Their files are gone.")
-    answered_today: int = Field(description="Today is that of UTC.")
+    number: int
+    label: str
+    simulated: bool
 
 
-class DestinationMessage(_Message):
-    """How many results are where on their way to a destination of the DICOM node."""
+class HealthMessage(Answer):
+    """The process is alive."""
+
+    status: Literal["ok"]
+
+
+class ReadyMessage(Answer):
+    """Images can be predicted and the database answers."""
+
+    status: Literal["ready"]
+    model: str
+
+
+class FileProblem(Answer):
+    """Why one file of a request has no prediction."""
 
     name: str
-    due: int = Field(description="To be sent, for the first time or again.")
-    sent: int = Field(description="Accepted, and not yet verified.")
-    delivered: int
-    failed: int = Field(description="Given up until `pneumoscope dicom node --retry-failed`.")
-    held: int = Field(description="Not sent, by a dry run.")
-    oldest_due_seconds: float | None = Field(description="For how long the first has been due; null if none is.")
-    error: str | None = Field(description="Why the last of the failed has failed.")
+    code: str
+    detail: str
 
 
-class DeliveryMessage(_Message):
-    """A result on its way to a destination."""
+class FieldProblem(Answer):
+    """A parameter or field that is not valid."""
 
-    destination: str
-    state: Literal["due", "sent", "delivered", "failed", "held"]
-    attempts: int = Field(description="How often the destination has refused it.")
-    error: str | None = Field(description="What went wrong last.")
-
-
-class ResultMessage(_Message):
-    """A result of the DICOM node."""
-
-    kind: str = Field(description="As in `pneumoscope dicom results --as`: sr, sc, map, seg, fhir-r4 or fhir-r5.")
-    sop_uid: str = Field(description="Its own SOPInstanceUID, or the identifier of a FHIR report.")
-    deliveries: list[DeliveryMessage]
-
-
-class NodeImageMessage(_Message):
-    """An image that the DICOM node has received, without anything about the patient."""
-
-    id: int
-    node: str = Field(description="The node that has it.")
-    received_at: Moment = Field(description="UTC.")
-    calling: str = Field(description="The sender's AE title; STOW over HTTP, WATCH from a folder.")
-    study: str = Field(description="The beginning of a hash of its Study Instance UID, as in the node's log.")
-    state: Literal["waiting", "answered", "skipped", "set_aside", "lost"]
-    reason: str | None = Field(description="Why it is not answered.")
-    attempts: int = Field(description="How often answering it has begun.")
-    decision: str | None = Field(description="A label, `uncertain` or `out_of_distribution`.")
-    predicted_label: str | None = Field(description="Null if out of distribution.")
-    probability: float | None = Field(description="Of the positive class; null if out of distribution.")
-    warnings: list[str]
-    results: list[ResultMessage]
-
-    @model_validator(mode="after")
-    def _withhold(self) -> Self:
-        if self.decision == OUT_OF_DISTRIBUTION:
-            self.predicted_label = self.probability = None
-        return self
-
-
-class NodeMessage(_Message):
-    """What DICOM nodes have in the service's database; `present` alone if it has none."""
-
-    present: bool = Field(description="Whether a node has its tables in this database.")
-    counts: NodeCounts | None = None
-    oldest_waiting_seconds: float | None = Field(default=None, description="Null if no image waits.")
-    destinations: list[DestinationMessage] = []
-    images: list[NodeImageMessage] = Field(default=[], description="The latest, the newest first.")
+    where: str
+    what: str
 
 
 class ProblemMessage(BaseModel):
     """Why a request could not be answered, and what to change (RFC 9457)."""
 
-    type: str
-    title: str
+    type: str = Field(description="Identifies the kind of problem: an address that describes it.")
+    title: str = Field(description="The kind of problem in words.")
     status: int
-    detail: str
+    detail: str = Field(description="What was found, and what to do about it.")
+    code: str | None = Field(default=None, description="The kind of problem, for programs; all are on the page /docs.")
+    errors: list[FieldProblem] = Field(default=[], description="Parameters and fields that are not valid.")
+    files: list[FileProblem] = Field(default=[], description="The files that cannot be predicted, if none can.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from pneumoscope.server.messages import (
+from pneumoscope.server.node_messages import (
     DeliveryMessage,
     DestinationMessage,
     NodeCounts,
@@ -93,6 +93,7 @@ def _has_tables(connection: sql.Connection) -> bool:
             409,
             f"The tables of the DICOM node in this database have schema {found}; this service needs {SCHEMA}. Run the "
             "node and the service with the same version of pneumoscope.",
+            code="node-schema",
         )
     return True
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from fastapi import FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader
 
+from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.problems import RequestError
 
 _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -16,7 +17,7 @@ _PAGES = (
     ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
     ("/node", "node.html", "DICOM node", "node.js"),
-    ("/docs", "api.html", "API", ""),
+    ("/docs", "api.html", "API", "api.js"),
 )
 
 
@@ -25,7 +26,8 @@ def add_pages(app: FastAPI) -> None:
     environment = Environment(autoescape=True, loader=PackageLoader("pneumoscope.server"))
     document = app.openapi()
     for path, name, title, script in _PAGES:
-        page = environment.get_template(name).render(path=path, title=title, script=script, document=document)
+        template = environment.get_template(name)
+        page = template.render(path=path, title=title, script=script, document=document, problems=PROBLEMS)
         app.add_api_route(path, _make_route(page.encode(), name), include_in_schema=False)
     folder = files("pneumoscope.server") / "page"
     parts = {part.name: _make_route(part.read_bytes(), part.name) for part in folder.iterdir() if "." in part.name}

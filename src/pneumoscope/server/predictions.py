@@ -8,19 +8,18 @@ import datetime
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
+from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import DataError, MissingExtraError, UsageError
-from pneumoscope.files import write_bytes
-from pneumoscope.images.read import SUFFIXES, ImageBytes, is_image
+from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
 from pneumoscope.inference.prediction import Prediction
@@ -30,28 +29,27 @@ from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.image_reviews import add_image_reviews
+from pneumoscope.server.kept_images import keep_image
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
-    NodeMessage,
     PredictionMessage,
     PredictionQuery,
     PredictionsMessage,
-    ReviewMessage,
-    ReviewRequest,
 )
 from pneumoscope.server.monitoring import summarise
+from pneumoscope.server.monitoring_messages import MonitoringMessage
+from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
-from pneumoscope.server.problems import RequestError, log_internal_error, to_internal_error
-from pneumoscope.server.reviews import find_label
+from pneumoscope.server.problems import RequestError, log_internal_error, to_file_problem, to_internal_error
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Review, Store, now
+from pneumoscope.server.store import PredictionRecord, Store, now
+from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
 from pneumoscope.server.wording import explain_decision
 
-T = TypeVar("T")
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _SUMMARISED = 50_000  # predictions, at most
@@ -79,9 +77,11 @@ class PredictionService:
         self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
         self.model = self._describe_model()
+        self.stored = StoredPredictions(
+            self.store, settings.keep_images, self.predictor, self.fingerprint, self.telemetry
+        )
         # They read for all batches: an image needs up to 900 MB while it is read.
         self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
-        self._database_threads = ThreadPoolExecutor(4, "database")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         if (images := settings.keep_images) is not None:
             try:
@@ -99,8 +99,9 @@ class PredictionService:
     async def close(self) -> None:
         """End."""
         await self.batcher.close()
-        for pool in (self._readers, self._database_threads, self._summary_thread):
+        for pool in (self._readers, self._summary_thread):
             pool.shutdown(cancel_futures=True)
+        self.stored.close()
         self.store.close()
 
     async def check_ready(self) -> None:
@@ -112,10 +113,7 @@ class PredictionService:
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
-        await self._query(self.store.ping)
-
-    async def _query(self, job: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._database_threads, job, *arguments)
+        await self.stored.call(self.store.ping)
 
     def _describe_model(self) -> ModelMessage:
         model, threshold = self.predictor.model, self.predictor.decisions.threshold
@@ -150,52 +148,74 @@ class PredictionService:
         if query.heatmap and not self.model.heatmaps:
             raise RequestError(
                 422, "This model has no heatmaps: its network uses attention, so a heatmap would not explain it. Omit "
-                "heatmap=true, or use pneumoscope explain."
+                "heatmap=true, or use pneumoscope explain.", code="no-heatmaps",
             )  # fmt: skip
-        most = self.settings.limits.pictured_files
-        if (query.heatmap or query.picture) and len(images) > most:
-            raise RequestError(422, f"Pictures and heatmaps are limited to {most} images per request. Send fewer.")
-        answers = await self.batcher.run([Job(image, query) for image in images])
-        failures = [answer for answer in answers if isinstance(answer, RequestError)]
-        for answer in answers if query.store else ():
-            self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
-        if len(failures) == len(images):
-            if len(failures) == 1:
-                raise failures[0]
-            details = "; ".join(failure.detail for failure in failures[:5])
-            status = max(failure.status for failure in failures)
-            what = "predicted" if status == 500 else "read"
-            raise RequestError(status, f"None of the files can be {what}: {details}")
-        predictions = [
-            PredictionMessage(name=image.name, error=answer.detail) if isinstance(answer, RequestError) else answer
-            for image, answer in zip(images, answers, strict=True)
+        most, pictured = self.settings.limits.pictured_files, query.heatmap or query.picture
+        if pictured and len(images) > most:
+            detail = f"Pictures and heatmaps are limited to {most} images per request. Send fewer."
+            raise RequestError(422, detail, code="too-many-pictures")
+        known: list[PredictionMessage | None] = [None] * len(images)
+        if query.reuse:
+            known = await self.stored.find_same(images)
+        unstored = query.model_copy(update={"store": False})
+        jobs = [
+            Job(image, unstored if same else query)
+            for image, same in zip(images, known, strict=True)
+            if same is None or pictured
         ]
-        return PredictionsMessage(predictions=predictions)
+        new = iter(await self.batcher.run(jobs) if jobs else ())
+        answers: list[Answer] = []
+        for image, same in zip(images, known, strict=True):
+            if same is None:
+                answers.append(next(new))
+            else:
+                answers.append(_reuse(same, next(new) if pictured else None, image.name))
+        if query.store:
+            for answer, same in zip(answers, known, strict=True):
+                if same is None:
+                    self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
+        return _gather(images, answers)
 
-    async def list_predictions(self, limit: int) -> PredictionsMessage:
-        """The latest predictions with their reviews."""
-        records = await self._query(self.store.list_predictions, limit)
-        predictions = [PredictionMessage.model_validate(record) for record in records]
-        await self._query(add_image_reviews, self.store, predictions)
-        return PredictionsMessage(predictions=predictions)
-
-    async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
-        """Store a review.
+    async def render_image(self, prediction_id: str) -> bytes:
+        """The kept image of a prediction, as a PNG for a browser.
 
         Raises:
-            RequestError: 404, there is no such prediction; 422, see `find_label`.
-            DataError: it cannot be stored.
+            RequestError: 404, there is none.
         """
-        record = await self._query(self.store.find_prediction, prediction_id)
-        if record is None:
-            raise RequestError(404, "There is no prediction with this id.")
-        label = find_label(record, request, self.model.labels)
-        review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
-        await self._query(self.store.add, [review])
-        self.telemetry.reviews.labels(str(review.agrees).lower()).inc()
-        return ReviewMessage.model_validate(review)
+        answer = await self._predict_again(prediction_id, PredictionQuery(picture=True, store=False))
+        return base64.b64decode(answer.picture or "")
 
-    async def summarise(self, days: int) -> dict[str, Any]:
+    async def find_evidence(self, prediction_id: str) -> Heatmap:
+        """The evidence of a prediction, computed again from its kept image.
+
+        Raises:
+            RequestError: 404, there is no such prediction or its image was not kept; 409, there is no evidence, because
+                of the model or the decision.
+        """
+        record = (await self.stored.find(prediction_id)).record
+        reason = ""
+        if record.fingerprint != self.fingerprint:
+            reason = "Another model than the one that is served made this prediction."
+        elif not self.model.heatmaps:
+            reason = "This model has no heatmaps: its network uses attention, so a heatmap would not explain it."
+        elif record.decision == OUT_OF_DISTRIBUTION:
+            reason = "The image is out of distribution, where a heatmap would mean nothing."
+        if reason:
+            raise RequestError(409, reason, code="no-evidence")
+        answer = await self._predict_again(prediction_id, PredictionQuery(heatmap=True, store=False))
+        if answer.heatmap is None:
+            raise RequestError(409, "The model gives no evidence for this image.", code="no-evidence")
+        return answer.heatmap
+
+    async def _predict_again(self, prediction_id: str, query: PredictionQuery) -> PredictionMessage:
+        record, content = await self.stored.read_image(prediction_id)
+        image = ImageBytes(content, record.name or "image", Reading(record.invert, record.any_modality))
+        (answer,) = await self.batcher.run([Job(image, query)])
+        if isinstance(answer, RequestError):
+            raise answer
+        return answer
+
+    async def summarise(self, days: int) -> MonitoringMessage:
         """Summarise the predictions of today (UTC) and the days before it."""
         return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days)
 
@@ -212,27 +232,29 @@ class PredictionService:
         with self.store.read() as connection:
             return read_node(connection, limit, time.time())
 
-    def _summarise(self, days: int) -> dict[str, Any]:
+    def _summarise(self, days: int) -> MonitoringMessage:
         since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
         per_day = self.store.count_by_day(since)
         outcomes, reviews = self.store.list_outcomes(_SUMMARISED, since), self.store.list_reviews(since)
-        return {
-            "days": days,
-            "predictions": sum(per_day.values()),
-            "summarised": len(outcomes),
-            "per_day": per_day,
+        return MonitoringMessage(
+            days=days,
+            predictions=sum(per_day.values()),
+            summarised=len(outcomes),
+            per_day=per_day,
             **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
-        }
+        )
 
     def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
         answers = self._predict(jobs)
+        wanted = zip(jobs, answers, strict=True)
+        new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
         if self.settings.keep_images is not None:
-            for job, (_, record) in zip(jobs, answers, strict=True):
-                if record is not None:
-                    _keep_file(self.settings.keep_images, job.image.content, record)
-        self.store.add([record for _, record in answers if record is not None])
-        add_image_reviews(self.store, [answer for answer, _ in answers if not isinstance(answer, RequestError)])
+            for job, record in new:
+                keep_image(self.settings.keep_images, job.image.content, record)
+        if new:
+            self.store.add([record for _, record in new])
+        add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
@@ -249,7 +271,7 @@ class PredictionService:
             if len(jobs) == 1:
                 log_internal_error(problem)
                 if isinstance(problem, MissingExtraError):
-                    return [(_lacks_package(problem), None)]
+                    return [(to_file_problem(str(problem), recognised=True, lacks_extra=True), None)]
                 return [(to_internal_error(problem), None)]
             log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
@@ -258,18 +280,14 @@ class PredictionService:
     def _answer(self, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
-            if prediction.lacks_extra:
-                return _lacks_package(prediction.error), None
-            status = 422 if is_image(image.content[:512]) else 415
-            return RequestError(
-                status,
-                prediction.error.replace("`any_modality=True`", "any_modality=true").replace(
-                    "`refuse_out_of_scope=True`", "the service's setting (`pneumoscope serve --refuse-out-of-scope`)"
-                ),
-            ), None
+            return to_file_problem(prediction.error, is_image(image.content[:512]), prediction.lacks_extra), None
         record = self._to_record(image, prediction)
-        message = PredictionMessage.model_validate(record)
+        message = PredictionMessage.model_validate(vars(record) | {"reviews": []})
         message.name = image.name  # also where it is not stored, like the next
+        if query.store:
+            message.href = f"predictions/{message.id}"
+        else:
+            message.id = message.created_at = None
         for name in _IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
@@ -281,9 +299,6 @@ class PredictionService:
             )
         if query.picture and pixels is not None:
             message.picture = base64.b64encode(render_picture(pixels)).decode()
-        if not query.store:
-            message.id = message.created_at = None
-            return message, None
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
@@ -320,15 +335,37 @@ def _describe_use(predictor: Predictor) -> str:
     return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
 
 
-def _lacks_package(problem: object) -> RequestError:
-    return RequestError(415, f"The service lacks a package to read this file: {problem}")
+def _reuse(same: PredictionMessage, new: Answer | None, name: str) -> Answer:
+    """The stored prediction of a file, with the pictures of a new one, under the name that the file has now."""
+    if isinstance(new, RequestError):
+        return new
+    pictures = {"heatmap": new.heatmap, "picture": new.picture} if new else {}
+    return same.model_copy(update={**pictures, "name": name, "reused": True})
 
 
-def _keep_file(folder: Path, content: bytes, record: PredictionRecord) -> None:
-    path = folder / f"{record.sha256}{SUFFIXES.get(record.format, ('.dcm',))[0]}"
-    try:
-        if not path.exists():
-            write_bytes(path, content)
-            path.chmod(0o600)
-    except (OSError, UsageError) as problem:
-        raise DataError(str(problem), parameter="keep_images") from None
+def _gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> PredictionsMessage:
+    """The answer to a request.
+
+    Raises:
+        RequestError: 415, 422 or 500, no file can be predicted.
+    """
+    failures = [answer for answer in answers if isinstance(answer, RequestError)]
+    if len(failures) == len(images):
+        if len(failures) == 1:
+            raise failures[0]
+        worst = max(failures, key=lambda failure: failure.status)
+        files = [
+            {"name": image.name, "code": failure.code, "detail": failure.detail}
+            for image, failure in zip(images, failures, strict=True)
+        ]
+        what = "predicted" if worst.status == 500 else "read"
+        details = "; ".join(failure.detail for failure in failures[:5])
+        code = "internal-error" if worst.status == 500 else "files-unreadable"
+        raise RequestError(worst.status, f"None of the files can be {what}: {details}", code=code, files=files)
+    predictions = [
+        PredictionMessage(name=image.name, error=answer.detail, code=answer.code)
+        if isinstance(answer, RequestError)
+        else answer
+        for image, answer in zip(images, answers, strict=True)
+    ]
+    return PredictionsMessage(predictions=predictions)

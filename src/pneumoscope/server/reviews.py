@@ -28,18 +28,22 @@ def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequenc
     decided = None if record.decision in (UNCERTAIN, OUT_OF_DISTRIBUTION) else record.decision
     label = request.label
     if label is not None and label not in (*labels, decided):
-        raise RequestError(422, f"label {label!r}: unknown class. The classes are {', '.join(labels)}.")
+        raise _invalid(f"label {label!r}: unknown class. The classes are {', '.join(labels)}.")
     if request.agrees:
         if decided is not None and label not in (None, decided):
-            raise RequestError(422, f"The decision was {decided}; to review it as {label}, set agrees to false.")
+            raise _invalid(f"The decision was {decided}; to review it as {label}, set agrees to false.")
         return label if decided is None else decided
     if decided is not None and label == decided:
-        raise RequestError(422, f"The decision was {decided}; to confirm it, set agrees to true.")
+        raise _invalid(f"The decision was {decided}; to confirm it, set agrees to true.")
     if label is None and len(labels) == 2 and decided in labels:
         return next(other for other in labels if other != decided)
     if label is None:
-        raise RequestError(422, f"Name the class that you see: set label to one of {', '.join(labels)}.")
+        raise _invalid(f"Name the class that you see: set label to one of {', '.join(labels)}.")
     return label
+
+
+def _invalid(detail: str) -> RequestError:
+    return RequestError(422, detail, code="review-invalid")
 
 
 @dataclass(frozen=True)

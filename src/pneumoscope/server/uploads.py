@@ -52,10 +52,10 @@ class UploadBudget:
         self.limits = limits
         self.buffered_bytes = 0
 
-    def send(self, content: bytes) -> Response:
+    def send(self, content: bytes, status: int, location: str) -> Response:
         """Make a JSON answer whose bytes count as buffered until the client has received nearly all of them."""
-        headers = {"content-length": str(len(content))}
-        return StreamingResponse(self._send(content), media_type="application/json", headers=headers)
+        headers = {"content-length": str(len(content)), **({"location": location} if location else {})}
+        return StreamingResponse(self._send(content), status, headers, "application/json")
 
     async def _send(self, content: bytes) -> AsyncIterator[bytes]:
         self.buffered_bytes += len(content)
@@ -92,11 +92,13 @@ class UploadBudget:
             except ClientDisconnect:
                 raise RequestError(400, "The connection was closed before the whole body had arrived.") from None
             if not images:
-                raise RequestError(422, "The request contains no file. Send files as form parts that have a file name.")
+                detail = "The request contains no file. Send files as form parts that have a file name."
+                raise RequestError(422, detail, code="no-file")
             for image in images:
                 if len(image.content) > self.limits.file_bytes:
                     most = self.limits.file_bytes // 1024**2
-                    raise RequestError(413, f"{image.name}: larger than {most} MiB. Reduce or compress it.")
+                    detail = f"{image.name}: larger than {most} MiB. Reduce or compress it."
+                    raise RequestError(413, detail, code="file-too-large")
             yield images
         finally:
             self.buffered_bytes -= body.size
@@ -111,7 +113,7 @@ class UploadBudget:
         try:
             name = _find_extended_name(disposition)
         except ValueError as problem:
-            raise RequestError(422, str(problem)) from None
+            raise RequestError(422, str(problem), code="name-invalid") from None
         if name is None:
             _, options = parse_options_header(disposition)
             name = options.get(b"filename", b"").decode("utf-8", "replace")
@@ -129,9 +131,18 @@ class UploadBudget:
                 raise RequestError(413, f"More than {most} files. Send them in several requests.") from None
             if "Too many fields" in problem.message:
                 raise RequestError(413, f"More than {_FIELDS} fields without a file. Send only files.") from None
-            raise RequestError(422, f"The form cannot be parsed: {problem.message[:200]}") from None
+            if "Send it in UTF-8" in problem.message:  # of ours
+                raise RequestError(422, problem.message, code="name-invalid") from None
+            reason = "it is not of the parts that its boundary announces"
+            if "boundary" in problem.message:
+                reason = "its content type names no boundary"
+            elif "maximum size" in problem.message:
+                reason = "a field without a file name is too large"
+            detail = f"The form cannot be parsed: {reason}. Let your HTTP library write it."
+            raise RequestError(422, detail, code="form-invalid") from None
         except (LookupError, UnicodeError):
-            raise RequestError(422, "The charset of the form is unknown. Leave it out.") from None
+            detail = "The charset of the form is unknown. Leave it out."
+            raise RequestError(422, detail, code="form-invalid") from None
         try:
             parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
             return [ImageBytes(await part.read(), _clean(part.filename or ""), reading) for part in parts]

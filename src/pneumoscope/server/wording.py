@@ -5,9 +5,10 @@ from __future__ import annotations
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.inference.predictor import Predictor
+from pneumoscope.server.store import PredictionRecord
 
 
-def explain_decision(prediction: Prediction, predictor: Predictor) -> str:
+def explain_decision(prediction: Prediction | PredictionRecord, predictor: Predictor) -> str:
     """Say in a sentence or two what a decision means and what it does not mean."""
     model, possible = predictor.model, prediction.prediction_set
     if prediction.decision == OUT_OF_DISTRIBUTION:

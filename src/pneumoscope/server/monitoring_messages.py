@@ -1,0 +1,67 @@
+"""The JSON messages of monitoring."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pneumoscope.server.messages import Answer, Query
+
+
+class MonitoringQuery(Query):
+    """How many days to summarise, today included."""
+
+    days: int = Field(default=30, ge=1, le=3650)
+
+
+class Share(Answer):
+    """A share of images with its 95% interval (Wilson 1927); all null if there are none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int = Field(description="How many images it is a share of.")
+
+
+class Shares(Answer):
+    """Shares of the images, of each of which the latest prediction counts."""
+
+    positive: Share = Field(description="Of the images in distribution.")
+    uncertain: Share
+    out_of_distribution: Share
+
+
+class Quantiles(Answer):
+    """How OOD scores are distributed."""
+
+    p05: float
+    median: float
+    p95: float
+
+
+class Drift(Answer):
+    """How the probabilities differ from those of the validation images."""
+
+    current: list[int] = Field(description="Images by tenths of the probability.")
+    validation: list[int] = Field(description="Validation images by tenths of the probability.")
+    images: int
+    min_images: int = Field(description="With fewer, no drift is given.")
+    psi: float | None = Field(description="Population stability index; above 0.25 counts as a change.")
+    psi_by_chance: float | None = Field(description="What it stays below 95 times in 100 if nothing has changed.")
+    ks_distance: float | None = Field(description="The largest distance of the two distributions.")
+
+
+class MonitoringMessage(Answer):
+    """Volume, decisions, drift, and agreement with reviewers."""
+
+    days: int
+    predictions: int = Field(description="Of all models.")
+    summarised: int = Field(description="The latest of them, at most 50,000.")
+    per_day: dict[str, int] = Field(description="Predictions by day (UTC); days without any are left out.")
+    of_this_model: int = Field(description="How many of the summarised predictions are of the model that is served.")
+    images: int = Field(description="Different images among them.")
+    shares: Shares
+    ood_score: Quantiles | None = Field(description="Null if the model gives none.")
+    drift: Drift | None = Field(description="Null if the model has no validation probabilities.")
+    agreement: dict[str, Share] = Field(
+        description="How often the latest reviews agree: of `all` images, and by decision."
+    )

@@ -1,0 +1,220 @@
+"""`/v1/predictions` and what belongs to a prediction."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import FastAPI, Header, Path, Query, Request, Response
+from pydantic import BaseModel
+
+from pneumoscope.images.read import Reading
+from pneumoscope.server.kept_images import MEDIA_TYPES
+from pneumoscope.server.messages import (
+    NO_NUL,
+    ImageQuery,
+    ListQuery,
+    PageMessage,
+    PageQuery,
+    PredictionMessage,
+    PredictionPage,
+    PredictionQuery,
+    PredictionsMessage,
+    ReviewMessage,
+    ReviewPage,
+    ReviewRequest,
+    StudyPage,
+)
+from pneumoscope.server.openapi import FILES, problems
+from pneumoscope.server.predictions import PredictionService
+
+Identifier = Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL, description="Of a prediction.")]
+_PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+_FILE_TYPES = {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES.values()}
+_LOCATION = {"Location": {"description": "Its address, relative to that of the request.", "schema": {"type": "string"}}}
+
+
+def to_json(message: BaseModel, status: int = 200, location: str = "") -> Response:
+    """An answer with a message."""
+    headers = {"location": location} if location else {}
+    return Response(message.model_dump_json(), status, headers, media_type="application/json")
+
+
+def to_page(page: PageMessage, request: Request) -> Response:
+    """An answer with a page of a list, and the address of the next one in `Link` (RFC 8288)."""
+    answer = to_json(page)
+    if page.next:
+        following = request.url.include_query_params(cursor=page.next).query
+        answer.headers["link"] = f'<?{following}>; rel="next"'
+    return answer
+
+
+def add_predictions(app: FastAPI, service: PredictionService) -> None:
+    """Add the routes."""
+    _add_uploads(app, service)
+    _add_stored(app, service)
+    _add_images(app, service)
+    _add_reviews(app, service)
+
+
+def _add_uploads(app: FastAPI, service: PredictionService) -> None:
+    @app.post(
+        "/v1/predictions",
+        operation_id="createPredictions",
+        response_model=PredictionsMessage,
+        status_code=201,
+        responses={
+            200: {"description": "Predicted; nothing new is stored.", "model": PredictionsMessage},
+            201: {"description": "Predicted and stored. `Location` is given for one file.", "headers": _LOCATION},
+            **problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 503),
+        },
+        openapi_extra=FILES,
+        tags=["predictions"],
+    )
+    async def predict(request: Request, query: Annotated[PredictionQuery, Query()]) -> Response:
+        """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
+        reading = Reading(query.invert, query.any_modality)
+        async with service.budget.receive(request, reading) as images:
+            answer = await service.predict(images, query)
+        stored = [each for each in answer.predictions if each.href and not each.reused]
+        status, location = 201 if stored else 200, ""
+        if len(answer.predictions) == len(stored) == 1:
+            location = stored[0].href or ""
+        if query.heatmap or query.picture:  # megabytes of text
+            content = await asyncio.to_thread(lambda: answer.model_dump_json().encode())
+            return service.budget.send(content, status, location)
+        return to_json(answer, status, location)
+
+
+def _add_stored(app: FastAPI, service: PredictionService) -> None:
+    @app.get(
+        "/v1/predictions",
+        operation_id="listPredictions",
+        response_model=PredictionPage,
+        responses=problems(401, 403, 422, 503),
+        tags=["predictions"],
+    )
+    async def list_predictions(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
+        """List stored predictions with the latest of their reviews, the newest first."""
+        return to_page(await service.stored.list_predictions(query), request)
+
+    @app.get(
+        "/v1/predictions/{id}",
+        operation_id="getPrediction",
+        response_model=PredictionMessage,
+        responses=problems(401, 403, 404, 422, 503),
+        tags=["predictions"],
+    )
+    async def get_prediction(prediction_id: Identifier) -> Response:
+        """Get a stored prediction with the latest of its reviews."""
+        return to_json(service.stored.to_message(await service.stored.find(prediction_id)))
+
+    @app.delete(
+        "/v1/predictions/{id}",
+        operation_id="deletePrediction",
+        status_code=204,
+        response_class=Response,
+        responses=problems(401, 403, 404, 422, 503),
+        tags=["predictions"],
+    )
+    async def delete_prediction(prediction_id: Identifier) -> Response:
+        """Delete a prediction, its reviews, and its kept image unless another prediction is of the same file."""
+        await service.stored.delete(prediction_id)
+        return Response(status_code=204)
+
+    @app.get(
+        "/v1/studies",
+        operation_id="listStudies",
+        response_model=StudyPage,
+        responses=problems(401, 403, 422, 503),
+        tags=["predictions"],
+    )
+    async def list_studies(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
+        """List the studies of stored predictions; those that came last are first."""
+        return to_page(await service.stored.list_studies(query), request)
+
+
+def _add_images(app: FastAPI, service: PredictionService) -> None:
+    @app.get(
+        "/v1/predictions/{id}/image",
+        operation_id="getImage",
+        response_class=Response,
+        responses={200: {"content": {**_PNG["content"], **_FILE_TYPES}}, **problems(401, 403, 404, 422, 429, 500, 503)},
+        tags=["predictions"],
+    )
+    async def image(
+        prediction_id: Identifier, query: Annotated[ImageQuery, Query()], accept: Annotated[str, Header()] = "*/*"
+    ) -> Response:
+        """Get the kept image of a prediction: a picture for a browser, or with `original=true` the file itself.
+
+        `Accept: application/dicom` or `application/octet-stream` also gives the file.
+        """
+        wanted = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
+        if query.original or wanted <= {"application/dicom", "application/octet-stream"}:
+            record, content = await service.stored.read_image(prediction_id)
+            media_type = MEDIA_TYPES.get(record.format, "application/octet-stream")
+            return Response(content, media_type=media_type, headers={"content-disposition": "attachment"})
+        return Response(await service.render_image(prediction_id), media_type="image/png")
+
+    @app.get(
+        "/v1/predictions/{id}/evidence.png",
+        operation_id="getEvidence",
+        response_class=Response,
+        responses={200: _PNG, **problems(401, 403, 404, 409, 422, 429, 500, 503)},
+        tags=["predictions"],
+    )
+    async def evidence(prediction_id: Identifier) -> Response:
+        """Get the evidence as colours to lay over the image; it is computed from the kept image.
+
+        The headers `Evidence-Label`, `-Logit`, `-Bias` and `-Limit` say what the fields of a heatmap say.
+        """
+        found = await service.find_evidence(prediction_id)
+        numbers = {"logit": found.logit, "bias": found.bias, "limit": found.limit}
+        headers = {
+            "evidence-label": quote(found.label),
+            **{f"evidence-{name}": f"{numbers[name]:.6g}" for name in numbers},
+        }
+        return Response(base64.b64decode(found.png), media_type="image/png", headers=headers)
+
+
+def _add_reviews(app: FastAPI, service: PredictionService) -> None:
+    @app.get(
+        "/v1/predictions/{id}/reviews",
+        operation_id="listReviews",
+        response_model=ReviewPage,
+        responses=problems(401, 403, 404, 422, 503),
+        tags=["reviews"],
+    )
+    async def list_reviews(
+        request: Request, prediction_id: Identifier, query: Annotated[PageQuery, Query()]
+    ) -> Response:
+        """List the reviews of a prediction, the newest first."""
+        return to_page(await service.stored.list_reviews(prediction_id, query), request)
+
+    @app.post(
+        "/v1/predictions/{id}/reviews",
+        operation_id="createReview",
+        response_model=ReviewMessage,
+        status_code=201,
+        responses={201: {"headers": _LOCATION}, **problems(400, 401, 403, 404, 408, 413, 422, 503)},
+        tags=["reviews"],
+    )
+    async def review(prediction_id: Identifier, review: ReviewRequest) -> Response:
+        """Agree or disagree with a prediction. The review is stored before the answer is sent."""
+        stored = await service.stored.review(prediction_id, review)
+        return to_json(stored, 201, f"reviews/{stored.number}")
+
+    @app.get(
+        "/v1/predictions/{id}/reviews/{number}",
+        operation_id="getReview",
+        response_model=ReviewMessage,
+        responses=problems(401, 403, 404, 422, 503),
+        tags=["reviews"],
+    )
+    async def get_review(
+        prediction_id: Identifier, number: Annotated[int, Path(ge=1, lt=2**31, description="Of a review.")]
+    ) -> Response:
+        """Get a review."""
+        return to_json(await service.stored.find_review(prediction_id, number))

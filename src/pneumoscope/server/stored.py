@@ -1,0 +1,201 @@
+"""What the service has stored: predictions, their reviews, and the files that are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pneumoscope.images.read import ImageBytes
+from pneumoscope.inference.predictor import Predictor
+from pneumoscope.server import queries
+from pneumoscope.server.image_reviews import add_image_reviews
+from pneumoscope.server.kept_images import delete_images, read_image
+from pneumoscope.server.messages import (
+    ListQuery,
+    PageQuery,
+    PredictionMessage,
+    PredictionPage,
+    ReviewMessage,
+    ReviewPage,
+    ReviewRequest,
+    StudyMessage,
+    StudyPage,
+)
+from pneumoscope.server.problems import RequestError
+from pneumoscope.server.queries import Reviewed
+from pneumoscope.server.reviews import find_label
+from pneumoscope.server.store import PredictionRecord, Review, Store
+from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.wording import explain_decision
+
+T = TypeVar("T")
+# Fields of a message that are not columns of the table.
+_OWN = ("heatmap", "picture", "explanation", "href", "reused", "error", "code", "reviews", "review_count", "image_reviews")
+
+
+class StoredPredictions:
+    """The database and the folder of kept images, for routes; it raises DataError where they cannot be used.
+
+    Args:
+        store: the database.
+        folder: of kept images.
+        predictor: the model that is served.
+        fingerprint: of this model.
+        telemetry: counts reviews.
+    """
+
+    def __init__(
+        self, store: Store, folder: Path | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
+    ) -> None:
+        self.store, self.folder, self.fingerprint = store, folder, fingerprint
+        self._predictor, self._telemetry = predictor, telemetry
+        self._threads = ThreadPoolExecutor(4, "database")
+
+    def close(self) -> None:
+        """End."""
+        self._threads.shutdown(cancel_futures=True)
+
+    async def call(self, job: Callable[..., T], *arguments: Any) -> T:
+        """Do something with the database in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
+
+    def to_message(self, found: Reviewed) -> PredictionMessage:
+        """The message of a stored prediction."""
+        record = found.record
+        columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
+        own = record.fingerprint == self.fingerprint
+        return PredictionMessage(
+            **columns,
+            explanation=explain_decision(record, self._predictor) if own else None,
+            href=f"predictions/{record.id}",
+            reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
+            review_count=found.review_count,
+        )
+
+    async def list_predictions(self, query: ListQuery) -> PredictionPage:
+        """A page of predictions, with the latest of their reviews.
+
+        Raises:
+            RequestError: 422, the cursor is not valid.
+        """
+        page = await self.call(queries.list_predictions, self.store, query)
+        predictions = [self.to_message(each) for each in page.entries]
+        await self.call(add_image_reviews, self.store, predictions)
+        return PredictionPage(predictions=predictions, next=page.next)
+
+    async def find(self, prediction_id: str) -> Reviewed:
+        """A prediction by its id.
+
+        Raises:
+            RequestError: 404, there is none.
+        """
+        found = await self.call(queries.find_prediction, self.store, prediction_id)
+        if found is None:
+            raise _unknown()
+        return found
+
+    async def find_same(self, images: Sequence[ImageBytes]) -> list[PredictionMessage | None]:
+        """For each image, the latest prediction of the same file by the same model, read in the same way."""
+
+        def find() -> list[PredictionMessage | None]:
+            keys = [
+                queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
+            ]
+            found = queries.find_same(self.store, keys)
+            messages = [self.to_message(found[key]) if key in found else None for key in keys]
+            add_image_reviews(self.store, [message for message in messages if message is not None])
+            return messages
+
+        return await self.call(find)
+
+    async def delete(self, prediction_id: str) -> None:
+        """Delete a prediction, its reviews, and its file unless another prediction has the same one.
+
+        Raises:
+            RequestError: 404, there is none.
+        """
+
+        def delete() -> None:
+            found = queries.delete_prediction(self.store, prediction_id)
+            if found is None:
+                raise _unknown()
+            sha256, needed = found
+            if not needed:
+                delete_images(self.folder, sha256)
+
+        await self.call(delete)
+
+    async def read_image(self, prediction_id: str) -> tuple[PredictionRecord, bytes]:
+        """The file of a prediction.
+
+        Raises:
+            RequestError: 404, there is no such prediction, or its file was not kept.
+        """
+        record = (await self.find(prediction_id)).record
+        content = await self.call(read_image, self.folder, record)
+        if content is None:
+            reason = "The service keeps none; `pneumoscope serve --keep-images FOLDER` does."
+            if self.folder is not None:
+                reason = "It was predicted while the service kept none, or it has been deleted since."
+            raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
+        return record, content
+
+    async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
+        """Store a review.
+
+        Raises:
+            RequestError: 404, there is no such prediction; 422, see `find_label`.
+        """
+        record = (await self.find(prediction_id)).record
+        label = find_label(record, request, self._predictor.model.labels)
+        review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
+        await self.call(self.store.add, [review])
+        self._telemetry.reviews.labels(str(review.agrees).lower()).inc()
+        return ReviewMessage.model_validate(review)
+
+    async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:
+        """A page of a prediction's reviews.
+
+        Raises:
+            RequestError: 404, there is no such prediction; 422, the cursor is not valid.
+        """
+        page = await self.call(queries.list_reviews, self.store, prediction_id, query)
+        if page is None:
+            raise _unknown()
+        return ReviewPage(reviews=[ReviewMessage.model_validate(each) for each in page.entries], next=page.next)
+
+    async def find_review(self, prediction_id: str, number: int) -> ReviewMessage:
+        """A review of a prediction.
+
+        Raises:
+            RequestError: 404, there is none.
+        """
+        found = await self.call(queries.find_review, self.store, prediction_id, number)
+        if found is None:
+            raise RequestError(404, "The prediction has no review of this number.", code="review-not-found")
+        return ReviewMessage.model_validate(found)
+
+    async def list_studies(self, query: PageQuery) -> StudyPage:
+        """A page of studies.
+
+        Raises:
+            RequestError: 422, the cursor is not valid.
+        """
+        page = await self.call(queries.list_studies, self.store, query)
+        studies = [StudyMessage.model_validate({**vars(each), "href": _link(each)}) for each in page.entries]
+        return StudyPage(studies=studies, next=page.next)
+
+
+def _link(study: queries.Study) -> str:
+    if study.study_uid:
+        return f"predictions?study={quote(study.study_uid, safe='')}"
+    return f"predictions?patient={study.patient}"
+
+
+def _unknown() -> RequestError:
+    return RequestError(404, "There is no prediction with this id.", code="prediction-not-found")
