@@ -390,3 +390,44 @@ def test_a_dismissed_sign_in_can_be_got_back_and_the_token_changed(settings: Set
         playwright.expect(page.locator("#ask")).to_be_visible()
         assert page.evaluate("sessionStorage.getItem('token')") is None
         playwright.expect(page.locator("#progress")).to_have_text("")  # the list is forgotten, too
+
+
+def test_reviewers_cannot_tell_comment_and_take_a_review_back(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    expect = playwright.expect
+    upload(page, files_of(range(220, 222)))
+    page.get_by_role("button", name="image-220.png").click()
+    page.get_by_label("Reviewer").fill("ab")
+    page.get_by_label("Comment").fill("rotated")
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_have_text("Saved: comment only.")
+    expect(page.locator("#open-count")).to_contain_text("2 not reviewed")
+    page.locator("#image").focus()
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_have_text("Saved: cannot tell.")
+    expect(page.get_by_label("cannot tell", exact=True)).to_be_visible()  # its mark in the list
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#saved")).to_have_text("Withdrawn.")
+    expect(page.get_by_label("Cannot tell")).not_to_be_checked()
+    expect(page.locator("#open-count")).to_contain_text("2 not reviewed")
+    page.get_by_label("Reviewer").fill("cd")
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_contain_text("Saved: agree")
+    page.locator("#history summary").click()
+    history = page.locator("#history-list li")
+    expect(history).to_have_count(4)
+    for entry, words in zip(
+        history.all_inner_texts(), ("agree", "withdrawn", "cannot tell", "comment only"), strict=True
+    ):
+        assert entry.startswith(words)
+        assert re.search(r"by (ab|cd), .*\d{4}", entry)
+
+
+def test_a_review_without_an_answer_or_a_comment_is_not_sent(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(230, 231)))
+    page.get_by_role("button", name="Save review").click()
+    assert page.locator("[name=answer]").first.evaluate("field => field.validationMessage")
+    playwright.expect(page.locator("#saved")).to_have_text("")

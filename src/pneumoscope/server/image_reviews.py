@@ -24,6 +24,23 @@ def add_image_reviews(store: Store, predictions: Sequence[PredictionMessage]) ->
         each.image_reviews = found.get(each.sha256 or "", [])
 
 
+def list_counting(reviews: Iterable[tuple[PredictionRecord, Review]]) -> list[tuple[PredictionRecord, Review]]:
+    """The reviews that count, the oldest first: of each reviewer the latest of a decision on a file, unless withdrawn.
+
+    A comment alone changes nothing.
+
+    Args:
+        reviews: with their predictions, in any order.
+    """
+    latest: dict[tuple[str, ...], tuple[PredictionRecord, Review]] = {}
+    for record, review in sorted(reviews, key=lambda pair: pair[1].number):
+        if review.answer != "comment":
+            key = (record.sha256, record.fingerprint, record.decision, review.reviewer)
+            latest.pop(key, None)
+            latest[key] = (record, review)
+    return [(record, review) for record, review in latest.values() if review.answer != "withdrawn"]
+
+
 def find_reviews(store: Store, digests: Iterable[str]) -> dict[str, list[ImageReviewMessage]]:
     """The latest reviews of files, the oldest of them first, by the files' SHA-256.
 

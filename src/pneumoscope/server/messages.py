@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -13,6 +13,10 @@ NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
 Moment = Annotated[
     datetime.datetime, PlainSerializer(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z", str)
 ]
+
+
+ReviewAnswer: TypeAlias = Literal["agree", "disagree", "cannot_tell", "comment", "withdrawn"]
+_AGREES: dict[ReviewAnswer, bool] = {"agree": True, "disagree": False}
 
 
 class Query(BaseModel):
@@ -75,7 +79,14 @@ class ImageQuery(Query):
 class ReviewRequest(Query):
     """What a reviewer says about a prediction."""
 
-    agrees: bool = Field(description="Whether the decision is right.")
+    answer: ReviewAnswer | None = Field(
+        default=None,
+        description="agree, disagree, cannot_tell, comment (only a comment), or withdrawn: what this reviewer said "
+        "before does not count. May be omitted where `agrees` is given.",
+    )
+    agrees: bool | None = Field(
+        default=None, description="Whether the decision is right; null for other answers. May be omitted with `answer`."
+    )
     label: str | None = Field(
         default=None,
         max_length=200,
@@ -84,13 +95,28 @@ class ReviewRequest(Query):
     comment: str = Field(default="", max_length=2000, pattern=NO_NUL)
     reviewer: str = Field(default="", max_length=100, pattern=NO_NUL)
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.answer is None and self.agrees is not None:
+            self.answer = "agree" if self.agrees else "disagree"
+        if self.answer is None:
+            raise ValueError("say `answer`, or whether the reviewer `agrees`")
+        agrees = _AGREES.get(self.answer)
+        if self.agrees not in (None, agrees):
+            raise ValueError(f"`agrees` contradicts the answer {self.answer}")
+        if self.answer == "comment" and not self.comment.strip():
+            raise ValueError("a `comment` alone must not be empty")
+        self.agrees = agrees
+        return self
+
 
 class ReviewMessage(Answer):
     """A review as it is stored."""
 
     number: int = Field(description="Identifies it; later reviews have larger numbers.")
     prediction_id: str
-    agrees: bool
+    answer: ReviewAnswer
+    agrees: bool | None
     label: str | None = Field(description="The class that the reviewer sees; null if they name none.")
     comment: str
     reviewer: str

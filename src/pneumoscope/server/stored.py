@@ -35,7 +35,18 @@ from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
 # Fields of a message that are not columns of the table.
-_OWN = ("heatmap", "picture", "explanation", "href", "reused", "error", "code", "reviews", "review_count", "image_reviews")
+_OWN = (
+    "heatmap",
+    "picture",
+    "explanation",
+    "href",
+    "reused",
+    "error",
+    "code",
+    "reviews",
+    "review_count",
+    "image_reviews",
+)
 
 
 class StoredPredictions:
@@ -155,7 +166,7 @@ class StoredPredictions:
         label = find_label(record, request, self._predictor.model.labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
         await self.call(self.store.add, [review])
-        self._telemetry.reviews.labels(str(review.agrees).lower()).inc()
+        self._telemetry.reviews.labels(review.answer).inc()
         return ReviewMessage.model_validate(review)
 
     async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:

@@ -4,7 +4,7 @@ import { $, create, name, showTime } from "./state.js";
 
 export const WORDS = { agree: "agree", disagree: "disagree", cannot_tell: "cannot tell", comment: "comment only", withdrawn: "withdrawn" };
 
-export const answerOf = (review) => review.answer ?? (review.agrees ? "agree" : "disagree");
+export const answerOf = (review) => review.answer;
 
 export function describe(review) {
   const answer = answerOf(review);

@@ -8,7 +8,6 @@ import { call, Lost } from "./service.js";
 import { $, announce, isLabel, say, state } from "./state.js";
 
 let filled = null; // the image whose review is in the form
-const MORE = $("review").elements.answer.length > 2; // answers than agreement and disagreement
 const EMPTY = { answer: undefined, comment: "", label: "" };
 
 function readForm() {
@@ -57,7 +56,7 @@ function showSaved(image) {
   const review = findReview(image);
   const own = review && review.prediction_id === image.id;
   $("saved").textContent = own ? `Saved: ${describe(review)}.` : "";
-  $("undo").hidden = !MORE || !own || review.reviewer !== $("reviewer").value;
+  $("undo").hidden = !own || review.reviewer !== $("reviewer").value;
 }
 
 function askLabel() { // only where the answer does not follow from the decision
@@ -72,8 +71,8 @@ function askLabel() { // only where the answer does not follow from the decision
 // Gives whether the review can be sent; the form says what is missing.
 function check() {
   const { answer, comment } = readForm();
-  const nothing = !answer && !(MORE && comment.trim());
-  $("review").elements.answer[0].setCustomValidity(nothing ? MORE ? "Choose an answer, or write a comment." : "Choose an answer." : "");
+  const nothing = !answer && !comment.trim();
+  $("review").elements.answer[0].setCustomValidity(nothing ? "Choose an answer, or write a comment." : "");
   return $("review").reportValidity();
 }
 
@@ -84,8 +83,7 @@ async function save(image, { answer, comment, label }) {
   image.saving = true;
   announce("reviewed");
   try {
-    const agrees = { agree: true, disagree: false }[answer] ?? null;
-    const body = JSON.stringify({ agrees, ...(MORE ? { answer } : {}), label: label || null, comment, reviewer });
+    const body = JSON.stringify({ answer, label: label || null, comment, reviewer });
     const answered = await call(`v1/predictions/${image.id}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     const review = await answered.json();
     Object.assign(image, { reviews: [...(image.reviews ?? []), review], draft: undefined, saving: false });
