@@ -191,7 +191,7 @@ def test_a_heatmap_is_that_of_explain_and_a_picture_holds_every_level(service: P
     assert one["heatmap"]["label"] == evidence.label
     drawn, own = (
         np.asarray(Image.open(io.BytesIO(png)), int)
-        for png in (base64.b64decode(one["heatmap"]["png"]), render_heatmap(evidence))
+        for png in (base64.b64decode(one["heatmap"]["png"]), render_heatmap(evidence, one["heatmap"]["limit"]))
     )
     assert drawn.shape == own.shape
     assert np.abs(drawn - own).max() <= 2
@@ -199,13 +199,15 @@ def test_a_heatmap_is_that_of_explain_and_a_picture_holds_every_level(service: P
     assert (np.asarray(picture) == np.rint(read_pixels(image) * 255)).all()
 
 
-def test_a_picture_of_16_bits_has_its_high_byte_in_red_and_its_low_byte_in_green(service: Process) -> None:
+def test_a_picture_of_16_bits_is_a_grey_png_of_16_bits(service: Process) -> None:
     levels = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
     stream = io.BytesIO()
     Image.fromarray(levels).save(stream, "PNG")
     (one,) = post(service.url, stream.getvalue(), picture=True).json()["predictions"]
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["picture"]))), int)
-    assert (picture[..., 0] * 256 + picture[..., 1] == levels).all()
+    picture = Image.open(io.BytesIO(base64.b64decode(one["picture"])))
+    assert picture.mode == "I;16"
+    assert (np.asarray(picture, int) == levels).all()
+    assert json.loads(picture.info["pneumoscope"])["full"] == [0, 65535]
 
 
 def test_dicom_is_read_and_its_patient_becomes_a_pseudonym(service: Process) -> None:

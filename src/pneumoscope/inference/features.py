@@ -17,6 +17,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
+from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec, Pixels, prepare
 from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
@@ -62,6 +63,7 @@ class Extract:
     format: str | None = None  # of the file; None in the same case
     read_size: tuple[int, int] | None = None  # height and width as read: of a large JPEG at a reduced scale
     pixels: Pixels | None = None  # float32 (H, W), if wanted
+    display: Display | None = None  # how to show a DICOM image at any window, if pixels are wanted
     inputs: Array | None = None  # float32 (3, S, S), if maps are wanted
     map: Array | None = None  # float32 (D, h, w), if maps are wanted
     error: str | None = None  # why it could not be read
@@ -259,7 +261,7 @@ class _Extraction:
         if self._engine is not None and extract.features is None:
             extract.inputs = prepare(image.pixels, self._spec)
         if self._wanted.pixels:
-            extract.pixels = image.pixels
+            extract.pixels, extract.display = image.pixels, image.display
 
 
 def _name_key(engine: Engine, spec: InputSpec, mirror: bool) -> str:

@@ -236,6 +236,7 @@ def _identify(extract: Extract) -> dict[str, Any]:
         "size": extract.size,
         "format": extract.format,
         "pixels": extract.pixels,
+        "display": extract.display,
     }
 
 

@@ -28,6 +28,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import keep_image
 from pneumoscope.server.messages import (
@@ -76,6 +77,7 @@ class PredictionService:
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
         self.stored = StoredPredictions(
             self.store, settings.keep_images, self.predictor, self.fingerprint, self.telemetry
@@ -291,14 +293,16 @@ class PredictionService:
         for name in _IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
-        evidence, pixels = prediction.evidence, prediction.pixels
+        evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
-            png = base64.b64encode(render_heatmap(evidence)).decode()
+            png = base64.b64encode(render_heatmap(evidence, self.evidence_limit)).decode()
+            height, width = evidence.cell
             message.heatmap = Heatmap(
-                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
-            )
-        if query.picture and pixels is not None:
-            message.picture = base64.b64encode(render_picture(pixels)).decode()
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=self.evidence_limit,
+                cell_height=height, cell_width=width, png=png,
+            )  # fmt: skip
+        if query.picture and prediction.pixels is not None:
+            message.picture = base64.b64encode(render_picture(prediction, image)).decode()
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:

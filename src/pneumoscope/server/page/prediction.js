@@ -3,8 +3,6 @@
 import { describeEarlier, showHistory } from "./answers.js";
 import { $, create, isLabel, kindOf, name, round, showTime, state } from "./state.js";
 
-const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
-
 export function describePrediction(image) {
   const words = name(image.decision);
   const shown = isLabel(image.decision) ? words : words[0].toUpperCase() + words.slice(1);
@@ -14,13 +12,6 @@ export function describePrediction(image) {
   describeProbability(image);
   describeWarnings(image);
   describeFacts(image);
-  $("evidence").hidden = !image.heatmap;
-  if (image.heatmap) {
-    const { label, limit, logit, bias } = image.heatmap;
-    $("against").textContent = signed(-limit, 1);
-    $("for").textContent = signed(limit, 1);
-    $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it. The scale is in logits. The mean of the map and the bias (${signed(bias)}) add up to the logit: ${signed(logit)}.`;
-  }
   describeReviewed(image);
   const summary = [`${image.name}: ${shown}`, image.probability === null ? "" : `probability ${round(image.probability)}`, ...image.warnings, describeEarlier(image)];
   $("announced").textContent = summary.filter(Boolean).join(". ");
