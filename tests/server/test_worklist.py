@@ -108,10 +108,12 @@ def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Pro
         expect(page.get_by_label("Comment")).to_have_value("look again at the left base")
         expect(page.get_by_label("I disagree")).to_be_checked()
         expect(page.locator("#nothing")).to_be_hidden()
-        expect(page.locator("#caption")).to_contain_text("image-012.png")  # its picture is there again
+        expect(page.locator("#image")).to_have_attribute(
+            "aria-label", re.compile("^Image image-012")
+        )  # its picture is there again
         assert page.locator("#images").evaluate("box => box.scrollTop") == pytest.approx(place, abs=2)
     page.get_by_role("button", name="image-010.png").click()
-    expect(page.locator("#caption")).to_contain_text("image-010.png")
+    expect(page.locator("#image")).to_have_attribute("aria-label", re.compile("^Image image-010"))
 
 
 def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: Any) -> None:
@@ -336,7 +338,7 @@ def test_an_earlier_prediction_gets_its_picture_from_the_same_file_only(service:
     playwright.expect(page.locator("#again-why")).to_contain_text("another file")
     page.set_input_files("#again", [{**same[0], "name": "renamed.png"}])
     playwright.expect(page.locator("#absent")).to_be_hidden()
-    playwright.expect(page.locator("#caption")).to_contain_text("image-400.png")
+    playwright.expect(page.locator("#image")).to_have_attribute("aria-label", re.compile("^Image image-400"))
     with service.client() as client:
         assert client.get("/v1/predictions?limit=1").json()["predictions"][0]["id"] == before  # none was stored
 
@@ -431,3 +433,39 @@ def test_a_review_without_an_answer_or_a_comment_is_not_sent(service: Process, o
     page.get_by_role("button", name="Save review").click()
     assert page.locator("[name=answer]").first.evaluate("field => field.validationMessage")
     playwright.expect(page.locator("#saved")).to_have_text("")
+
+
+@pytest.mark.parametrize("role", ["review", "read"])
+def test_the_name_of_a_review_comes_from_the_login(settings: Settings, open_page: Any, role: str) -> None:
+    me = {"name": "jane", "named": True, "role": role, "may": ["read", "review"] if role == "review" else ["read"]}
+    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+        page = open_page(f"{url}/", quiet=False)
+        page.route("**/v1/me", lambda route: route.fulfill(json=me))
+        page.locator("#token").fill("correct-horse-battery")
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#model")).to_contain_text("Model")
+        upload(page, files_of(range(1)))
+        if role == "read":
+            playwright.expect(page.locator("#may-not")).to_be_visible()
+            playwright.expect(page.locator("#review")).to_be_hidden()
+            return
+        playwright.expect(page.get_by_label("Reviewer")).to_have_value("jane")
+        playwright.expect(page.get_by_label("Reviewer")).not_to_be_editable()
+        page.get_by_label("I agree").check()
+        page.get_by_role("button", name="Save review").click()
+        page.locator("#history summary").click()
+        playwright.expect(page.locator("#history-list")).to_contain_text("by jane")
+
+
+def test_an_earlier_prediction_shows_its_image_where_the_service_keeps_images(
+    settings: Settings, open_page: Any, tmp_path: Path
+) -> None:
+    with run_thread(replace(settings, keep_images=tmp_path / "kept")) as url:
+        page = open_page(f"{url}/")
+        upload(page, files_of(range(2)))
+        page.get_by_role("button", name="Clear").click()
+        page.get_by_text("Earlier predictions").click()
+        page.locator("#earlier button").filter(has_text="image-000").click()
+        playwright.expect(page.locator("#caption")).to_contain_text("zoom")
+        playwright.expect(page.locator("#nothing")).to_be_hidden()
+        playwright.expect(page.locator("#absent")).to_be_hidden()

@@ -35,6 +35,11 @@ def keep_image(folder: Path, content: bytes, record: PredictionRecord) -> None:
         raise DataError(str(problem), parameter="keep_images") from None
 
 
+def is_kept(folder: Path | None, record: PredictionRecord) -> bool:
+    """Whether the file of a prediction is kept."""
+    return folder is not None and locate_image(folder, record.sha256, record.format).exists()
+
+
 def read_image(folder: Path | None, record: PredictionRecord) -> bytes | None:
     """The file of a prediction; None where it was not kept, or is gone.
 

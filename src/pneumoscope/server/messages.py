@@ -191,6 +191,7 @@ class PredictionMessage(Answer):
     error: str | None = Field(default=None, description="Why there is no prediction, and what to do about it.")
     code: str | None = Field(default=None, description="The code of that problem, as in problem documents.")
     href: str | None = Field(default=None, description="Its address, relative to /v1/; null if it is not stored.")
+    image_kept: bool = Field(default=False, description="Whether its file is kept: see its address and /image.")
     reused: bool = Field(default=False, description="Whether it was stored before this request; see `reuse`.")
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."

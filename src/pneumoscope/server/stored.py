@@ -14,7 +14,7 @@ from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
 from pneumoscope.server.image_reviews import add_image_reviews
-from pneumoscope.server.kept_images import delete_images, read_image
+from pneumoscope.server.kept_images import delete_images, is_kept, read_image
 from pneumoscope.server.messages import (
     ListQuery,
     PageQuery,
@@ -46,6 +46,7 @@ _OWN = (
     "reviews",
     "review_count",
     "image_reviews",
+    "image_kept",
 )
 
 
@@ -84,6 +85,7 @@ class StoredPredictions:
             **columns,
             explanation=explain_decision(record, self._predictor) if own else None,
             href=f"predictions/{record.id}",
+            image_kept=is_kept(self.folder, record),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
             review_count=found.review_count,
         )

@@ -8,6 +8,7 @@ import "./keys.js";
 import { lose, outage, recover } from "./outage.js";
 import { releaseSoon } from "./pictures.js";
 import { isOtherModality, translate } from "./prediction.js";
+import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
@@ -21,6 +22,7 @@ async function start() {
   let model;
   try {
     [model] = await (await call("v1/models")).json();
+    await identify();
     recover();
   } catch (problem) {
     if (problem instanceof Lost) return lose(start);

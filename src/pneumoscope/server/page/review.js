@@ -4,6 +4,7 @@ import { answerOf, describe, findReview } from "./answers.js";
 import { keep, rememberDraft } from "./kept.js";
 import { lose } from "./outage.js";
 import { describeReviewed } from "./prediction.js";
+import { findName, reader } from "./reader.js";
 import { call, Lost } from "./service.js";
 import { $, announce, isLabel, say, state } from "./state.js";
 
@@ -38,12 +39,12 @@ export function clearReview() {
 }
 
 export function fillReview(image) {
-  $("review").hidden = !image.id;
+  $("review").hidden = !image.id || !$("may-not").hidden;
   $("not-stored").hidden = Boolean(image.id);
   if (filled === image) return;
   filled = image;
   $("review").reset();
-  if (!$("reviewer").readOnly) $("reviewer").value = localStorage.getItem("reviewer") ?? "";
+  $("reviewer").value = findName();
   showSaved(image);
   const { answer, comment, label } = image.draft ?? readSaved(image);
   if (answer) document.querySelector(`[name=answer][value=${answer}]`).checked = true;
@@ -78,7 +79,7 @@ function check() {
 
 async function save(image, { answer, comment, label }) {
   const reviewer = $("reviewer").value;
-  if (!$("reviewer").readOnly) localStorage.setItem("reviewer", reviewer);
+  if (reader.name === null) localStorage.setItem("reviewer", reviewer);
   if (image === filled) $("saved").textContent = "…";
   image.saving = true;
   announce("reviewed");

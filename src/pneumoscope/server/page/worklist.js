@@ -153,5 +153,7 @@ for (const button of document.querySelectorAll("[data-sort]")) {
 }
 for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, () => { box.scrollTop = 0; list(); });
 for (const event of ["listed", "reviewed"]) document.addEventListener(event, list);
-box.addEventListener("scroll", () => { if (restored) rememberView({ scroll: box.scrollTop }); }, { passive: true });
+const rememberPlace = () => { if (restored) rememberView({ scroll: box.scrollTop }); };
+box.addEventListener("scrollend", rememberPlace, { passive: true });
+addEventListener("pagehide", rememberPlace);
 $("export").addEventListener("click", exportTable);
