@@ -291,12 +291,12 @@ def test_the_page_is_small_and_all_of_it_is_served_from_here(service: Process, o
 
 
 def test_the_page_asks_for_a_token_until_it_is_valid(settings: Settings, open_page: Any) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("something else")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#ask-why")).to_contain_text("is not valid")
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         upload(page, files_of(range(2)))
@@ -392,7 +392,7 @@ def test_a_review_stays_with_its_image(service: Process, open_page: Any) -> None
 
 
 def test_an_impossible_token_and_a_dismissed_dialog_do_not_lock_the_page(settings: Settings, open_page: Any) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("“correct-horse-battery”")
         page.get_by_role("button", name="Continue").click()
@@ -400,6 +400,6 @@ def test_an_impossible_token_and_a_dismissed_dialog_do_not_lock_the_page(setting
         page.locator("#token").press("Escape")
         playwright.expect(page.locator("#token")).to_have_count(0)
         page.set_input_files("#files", files_of(range(1)))
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=20_000)

@@ -19,7 +19,6 @@ from pneumoscope.notebook import Drawn, to_frame, to_html
 from pneumoscope.text import counted, escape, printable_line
 
 if TYPE_CHECKING:
-    from pneumoscope.images.dicom_display import Display
     from pneumoscope.images.prepare import Pixels
     from pneumoscope.inference.evidence import Evidence
 
@@ -70,7 +69,6 @@ class Prediction(Drawn):
         format: of the file, such as JPEG or DICOM; None where its features came from the cache.
         evidence: where on the image the evidence lies, if requested.
         pixels: float32 (H, W) in [0, 1], if requested; a large JPEG is read at a reduced scale.
-        display: how to show a DICOM image at any window, if pixels are requested.
     """
 
     path: Path | None = None
@@ -101,7 +99,6 @@ class Prediction(Drawn):
     format: str | None = None
     evidence: Evidence | None = field(default=None, repr=False)
     pixels: Pixels | None = field(default=None, repr=False, compare=False)
-    display: Display | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"Prediction({self.describe()})"

@@ -16,7 +16,7 @@ from pneumoscope.images.prepare import Pixels
 from pneumoscope.images.read import ImageBytes, read_pixels
 
 if TYPE_CHECKING:
-    from pneumoscope.inference.prediction import Prediction
+    from pneumoscope.inference.features import Extract
 
 KEYWORD = "pneumoscope"  # of the PNG's text (iTXt), which is JSON
 _MOST = 10_000_000  # pixels of a picture; larger images are reduced, each 2 x 2, or 3 x 3, pixels to their mean
@@ -24,29 +24,29 @@ _MOST = 10_000_000  # pixels of a picture; larger images are reduced, each 2 x 2
 EXAMPLES = ((11, False), (12, True), (13, True), (14, False), (15, True), (16, False))
 
 
-def render_picture(prediction: Prediction, image: ImageBytes) -> bytes:
-    """Draw the image of a prediction as a grey PNG of its stored levels, in 8 or 16 bits.
+def render_picture(extract: Extract, image: ImageBytes) -> bytes:
+    """Draw an image as a grey PNG of its stored levels, in 8 or 16 bits.
 
     The PNG's text says how to display the levels: rescaling, windows, polarity, padding, spacing and so on. No window
     is applied. Browsers decode PNGs to 8 bits, so the page decodes them by itself (`page/picture.js`).
 
     Args:
-        prediction: with its pixels.
+        extract: with its pixels.
         image: what it was made of.
 
     Raises:
-        ValueError: the prediction has no pixels.
+        ValueError: there are no pixels.
     """
-    if prediction.pixels is None:
-        raise ValueError("a prediction without its pixels")
-    display = prediction.display or Display()
+    if extract.pixels is None:
+        raise ValueError("an image without its pixels")
+    display = extract.display or Display()
     invert = image.reading.invert
     if display.grey is not None:
         levels = display.grey.levels
         facts = _describe_grey(display.grey, display, invert)
     else:
-        pixels = prediction.pixels
-        if prediction.format == "JPEG" and pixels.shape != prediction.size:  # it was read at a reduced scale
+        pixels = extract.pixels
+        if extract.format == "JPEG" and pixels.shape != extract.size:  # it was read at a reduced scale
             pixels = read_pixels(image.content, image.name, image.reading)
         levels, bits = _to_levels(1 - pixels if invert else pixels)
         facts = {"lowest": 0, "bits": bits, "full": [0, 2**bits - 1], "inverted": invert}
