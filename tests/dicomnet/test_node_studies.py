@@ -264,9 +264,9 @@ def test_the_log_has_no_name_no_number_and_no_uid(
 def test_tables_of_another_version_are_refused(bench: Bench) -> None:
     engine = sql.create_engine(f"sqlite:///{bench.database}")
     with engine.begin() as connection:
-        connection.execute(sql.text("UPDATE node_properties SET value = '99'"))
+        connection.execute(sql.text("UPDATE node_revision SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(DataError, match="schema 99"):
+    with pytest.raises(DataError, match="newer version .revision 9999"):
         Queue(bench.database, "x")
 
 

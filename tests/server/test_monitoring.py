@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,12 @@ from test_store import make_record
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.server.monitoring import MIN_IMAGES, bound_by_chance, find_reference, measure_drift, summarise
-from pneumoscope.server.store import Review, now
+from pneumoscope.server.reviews import export_reviews
+from pneumoscope.server.store import PredictionRecord, Review, Store, now
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pneumoscope.server.settings import Settings
     from pneumoscope.training.train import Run
 
@@ -68,14 +73,12 @@ def test_shares_are_counted_over_the_images_they_are_about(run: Run) -> None:
     outside = {"decision": "out_of_distribution", "probability": None}
     kinds: list[dict[str, Any]] = [{}, normal | outside, normal, outside, normal | {"decision": "uncertain"}]
     records = [make_record(sha256=str(i), **kind) for i, kind in enumerate(kinds)]
-    records[1].sha256, records[2].created_at = "2", later(1)  # the same image, predicted again
+    records[1].sha256 = "2"  # the same image as the next
     records.append(make_record(fingerprint="another"))
-    given = ((0, False, 0), (0, True, 1), (1, False, 0), (2, False, 1), (2, True, 2), (5, False, 0))
-    reviews = [
-        (records[i], Review(prediction_id=records[i].id, agrees=agrees, created_at=later(seconds)))
-        for i, agrees, seconds in given
-    ]
-    summary = summarise(records, reviews, model, "f" * 64)
+    given = ((0, False), (0, True), (1, False), (2, False), (2, True), (5, False))
+    reviews = [(records[i], Review(prediction_id=records[i].id, agrees=agrees)) for i, agrees in given]
+    number_as_stored(records, [review for _, review in reviews])
+    summary = summarise(records[::-1], reviews[::-1], model, "f" * 64)
     assert (summary["of_this_model"], summary["images"]) == (5, 4)
     assert summary["shares"]["positive"]["value"] == 1 / 3  # of those that are in distribution
     assert summary["shares"]["out_of_distribution"] == {"value": 1 / 4, "n": 4, **interval(1, 4)}
@@ -94,6 +97,7 @@ def test_drift_is_measured_if_there_are_enough_images(run: Run) -> None:
         make_record(sha256=str(i), probabilities={"NORMAL": 1 - share, "PNEUMONIA": share})
         for i, share in enumerate(shares.tolist())
     ]
+    number_as_stored(records, [])
     assert summarise(records[1:], [], model, "f" * 64)["drift"]["psi"] is None
     drift = summarise(records, [], model, "f" * 64)["drift"]
     index, distance = measure_drift(shares, find_reference(model))
@@ -102,8 +106,38 @@ def test_drift_is_measured_if_there_are_enough_images(run: Run) -> None:
     assert drift["psi_by_chance"] == bound_by_chance(MIN_IMAGES, len(find_reference(model)))
 
 
-def later(seconds: int) -> datetime.datetime:
-    return now() + datetime.timedelta(seconds=seconds)
+def number_as_stored(records: list[PredictionRecord], reviews: list[Review]) -> None:
+    """As a database numbers what is stored."""
+    for number, record in enumerate(records, start=1):
+        record.number = number
+    for number, review in enumerate(reviews, start=1):
+        review.number = number
+
+
+def test_monitoring_and_export_mean_the_same_latest_after_a_clock_was_set_back(
+    url: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "image.png").write_bytes(image := draw(3))
+    yesterday = now() - datetime.timedelta(days=1)
+    digest = hashlib.sha256(image).hexdigest()
+    first = make_record(sha256=digest, decision="uncertain")
+    second = make_record(sha256=digest, created_at=yesterday)
+    with Store(url) as store:
+        for record in (first, second):
+            store.add([record])
+        store.add([Review(prediction_id=second.id, agrees=True, label="PNEUMONIA")])
+        store.add([Review(prediction_id=second.id, agrees=False, label="NORMAL", created_at=yesterday)])
+        export_reviews(store, tmp_path / "reviews.csv", [tmp_path / "images"])
+        period = yesterday - datetime.timedelta(days=1)
+        outcomes, reviews = store.list_outcomes(10, period), store.list_reviews(period)
+        listed = store.list_predictions(10)
+    (row,) = csv.DictReader((tmp_path / "reviews.csv").read_text(encoding="utf-8").splitlines())
+    summary = summarise(outcomes, reviews, load_model(run.model), "f" * 64)
+    assert (row["label"], row["decision"]) == ("NORMAL", "PNEUMONIA")
+    assert summary["agreement"]["all"]["value"] == 0
+    assert summary["shares"]["uncertain"]["value"] == 0
+    assert [record.id for record in listed] == [second.id, first.id]
 
 
 def interval(hits: int, n: int) -> dict[str, Any]:

@@ -172,72 +172,10 @@ def test_the_password_of_a_postgresql_may_come_from_a_file(
         assert "hunter2" not in store.location
 
 
-def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.sqlite"
-    Store(str(path)).close()
-    engine = sql.create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        connection.execute(sql.text("UPDATE properties SET value = '99' WHERE key = 'schema'"))
-    engine.dispose()
-    with pytest.raises(DataError, match="newer"):
-        Store(str(path))
-
-
 SOURCE: dict[str, Any] = {
     "age": 4.5, "sex": "F", "view": "AP", "laterality": "U", "date": "2024-02-29", "accession_number": "A-007",
     "study_uid": "1.2.1", "series_uid": "1.2.2", "sop_uid": "1.2.3",
 }  # fmt: skip
-
-
-@pytest.mark.parametrize(("version", "services"), [(1, 1), (2, 1), (1, 4), (2, 4)])
-def test_a_database_of_an_earlier_version_is_updated_and_keeps_its_predictions(
-    url: str, version: int, services: int
-) -> None:
-    earlier, later = make_record(group="children"), make_record(**SOURCE, group="adults")
-    with Store(url) as store:
-        store.add([earlier])
-        store.add([Review(prediction_id=earlier.id, agrees=True)])
-    address = url.replace("postgresql:", "postgresql+pg8000:") if "://" in url else f"sqlite:///{url}"
-    engine = sql.create_engine(address)
-    with engine.begin() as connection:  # as earlier versions had it
-        for name in (*SOURCE, *(["group"] if version == 1 else [])):
-            connection.execute(sql.text(f'ALTER TABLE predictions DROP COLUMN "{name}"'))
-        connection.execute(sql.text(f"UPDATE properties SET value = '{version}' WHERE key = 'schema'"))
-    with ThreadPoolExecutor(services) as pool:
-        stores = list(pool.map(lambda _: Store(url), range(services)))
-    stores[-1].add([later])
-    with engine.connect() as connection:
-        assert connection.execute(sql.text("SELECT value FROM properties WHERE key = 'schema'")).scalar() == "3"
-    engine.dispose()
-    found = {record.id: record for record in stores[0].list_predictions(10)}
-    lost = dict.fromkeys(SOURCE) | ({"group": None} if version == 1 else {})
-    assert facts_of(found[earlier.id]) == facts_of(earlier) | lost
-    assert facts_of(found[later.id]) == facts_of(later)
-    assert {key: len(record.reviews) for key, record in found.items()} == {earlier.id: 1, later.id: 0}
-    for store in stores:
-        store.close()
-
-
-def test_an_updated_database_has_the_columns_of_a_new_one(url: str) -> None:
-    def list_columns() -> dict[str, str]:
-        engine = sql.create_engine(
-            url.replace("postgresql:", "postgresql+pg8000:") if "://" in url else f"sqlite:///{url}"
-        )
-        columns = sql.inspect(engine).get_columns("predictions")
-        engine.dispose()
-        kinds = {column["name"]: column["type"].as_generic().__class__.__name__ for column in columns}
-        return {name: {"Double": "Float"}.get(kind, kind) for name, kind in kinds.items()}
-
-    Store(url).close()
-    new = list_columns()
-    engine = sql.create_engine(url.replace("postgresql:", "postgresql+pg8000:") if "://" in url else f"sqlite:///{url}")
-    with engine.begin() as connection:
-        for name in (*SOURCE, "group"):
-            connection.execute(sql.text(f'ALTER TABLE predictions DROP COLUMN "{name}"'))
-        connection.execute(sql.text("UPDATE properties SET value = '1' WHERE key = 'schema'"))
-    engine.dispose()
-    Store(url).close()
-    assert list_columns() == new
 
 
 def test_whose_image_it_is_comes_back_as_it_was(url: str) -> None:

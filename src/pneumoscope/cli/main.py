@@ -17,6 +17,7 @@ from pneumoscope.cli.adapt import adapt
 from pneumoscope.cli.app import PanelCommand, TableCommand, describe_parsing, make_group
 from pneumoscope.cli.crossval import crossval
 from pneumoscope.cli.data import data_app
+from pneumoscope.cli.database import database_app
 from pneumoscope.cli.dicom import dicom_app
 from pneumoscope.cli.evaluate import audit, compare, evaluate
 from pneumoscope.cli.flags import describe_error
@@ -35,8 +36,17 @@ from pneumoscope.errors import MissingExtraError, PneumoscopeError
 _EXTRAS = {
     "dicom": {"highdicom", "pydicom", "pynetdicom"},
     "train": {"captum", "huggingface_hub", "onnx", "pyarrow", "sklearn", "timm", "torch"},
-    "serve": {"fastapi", "pg8000", "prometheus_client", "python_multipart", "sqlalchemy", "starlette", "uvicorn"},
-    "tune": {"alembic", "colorlog", "optuna"},
+    "serve": {
+        "alembic",
+        "fastapi",
+        "pg8000",
+        "prometheus_client",
+        "python_multipart",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    },
+    "tune": {"colorlog", "optuna"},
 }
 _TRAINING, _USING, _DATA, _MODELS = "Train and evaluate", "Use a model", "Data", "Models"  # panels of --help
 
@@ -79,6 +89,7 @@ app.add_typer(data_app, name="data", rich_help_panel=_DATA)
 dicom_app.command(cls=PanelCommand)(node)
 app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
+app.add_typer(database_app, name="database", rich_help_panel=_USING)
 
 
 def main() -> None:

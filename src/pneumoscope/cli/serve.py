@@ -43,6 +43,9 @@ def serve(
         float, option("Milliseconds that an image may wait for others to share a batch.", _SERVICE)
     ] = 5.0,
     database: Database = None,
+    upgrade: Annotated[
+        bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
+    ] = False,
     keep_images: Annotated[
         Path | None, option("Folder to keep image files in. [default: none are kept]", STORAGE)
     ] = None,
@@ -65,6 +68,7 @@ def serve(
         port=port,
         token=_read_token(token_file),
         database=database,
+        upgrade=upgrade,
         keep_images=keep_images,
         keep_names=keep_names,
         keep_uids=keep_uids,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from pathlib import Path
 
 import sqlalchemy as sql
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
-from pneumoscope.errors import DataError
-from pneumoscope.server.databases import PATIENCE, TEMPORARY, opening
-
-SCHEMA = 1  # raise it with every change of a table
+from pneumoscope.server.databases import opening
+from pneumoscope.server.schema import NODE_REVISION, Tables, prepare
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -146,44 +143,29 @@ class Transaction(_Base):
     id: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
-def open_tables(url: str | None) -> tuple[sql.Engine, str]:
+TABLES = Tables(
+    "the DICOM node", _Base.metadata, Path(__file__).parent / "migrations", NODE_REVISION, NodeProperty.__tablename__
+)
+
+
+def open_tables(url: str | None, *, create: bool = True, upgrade: bool = False) -> tuple[sql.Engine, str]:
     """Open a database, make the tables where there are none, and give the engine and the database's name.
 
+    Args:
+        url: SQLAlchemy's URL, the path of a SQLite file, or None for the user's own file.
+        create: whether to make a SQLite file that does not exist.
+        upgrade: whether to bring the tables of an earlier version up to date.
+
     Raises:
-        UsageError: it cannot be reached, or is not a database.
+        UsageError: it cannot be reached, or is not a database of pneumoscope.
         DataError: another version of pneumoscope made the tables.
         MissingExtraError: its driver is not installed.
     """
     with opening(url) as database:
-        engine = database.connect()
+        engine = database.connect(create)
         try:
-            schema = _set_up(engine)
+            prepare(engine, database.location, TABLES, upgrade=upgrade)
         except BaseException:
             engine.dispose()
             raise
-    if schema != SCHEMA:
-        engine.dispose()
-        raise DataError(
-            f"{database.location}: its tables of the node have schema {schema}; this version needs {SCHEMA}. Use the "
-            "version of pneumoscope that made them, or another database."
-        )
     return engine, database.location
-
-
-def _set_up(engine: sql.Engine) -> int:
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with engine.begin() as connection:
-                _Base.metadata.tables[NodeProperty.__tablename__].create(connection, checkfirst=True)
-                query = sql.select(NodeProperty.value).where(NodeProperty.key == "schema")
-                found = connection.scalar(query) or ""
-                if found in ("", str(SCHEMA)):
-                    _Base.metadata.create_all(connection)
-                if not found:
-                    connection.execute(sql.insert(NodeProperty).values(key="schema", value=str(SCHEMA)))
-                return int(found or SCHEMA)
-        except DBAPIError as problem:  # another process may have started at the same moment
-            if not TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
-                raise
-            time.sleep(0.1)

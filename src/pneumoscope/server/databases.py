@@ -18,8 +18,7 @@ from pneumoscope.files import read_regular
 
 PASSWORD_FILE = "PNEUMOSCOPE_DATABASE_PASSWORD_FILE"  # noqa: S105 - a variable; it names a file
 PATIENCE = 5.0  # seconds for which setting up is tried again
-# Errors that pass: a locked file, or a table or row that another process has just made (PostgreSQL's codes).
-TEMPORARY = re.compile(r"locked|already exists|UNIQUE constraint|42P07|23505")
+TEMPORARY = re.compile(r"locked")  # an error of SQLite that passes
 _LONGEST_PASSWORD = 10_000  # bytes
 OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 
@@ -131,8 +130,8 @@ def _read_password() -> str | None:
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Let readers work beside a writer, write commits to disk before acknowledging them, and enforce foreign keys."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    """Write commits to disk before acknowledging them, and enforce foreign keys. Neither changes the file."""
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -38,10 +38,10 @@ def summarise(
         fingerprint: its fingerprint; other models' predictions are left out.
     """
     of_model = [each for each in outcomes if each.fingerprint == fingerprint]
-    images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.created_at)}.values())
+    images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.number)}.values())
     latest = {
         prediction.sha256: (prediction.decision, review.agrees)
-        for prediction, review in sorted(reviews, key=lambda pair: pair[1].created_at)
+        for prediction, review in sorted(reviews, key=lambda pair: pair[1].number)
         if prediction.fingerprint == fingerprint
     }
     agreement = latest.values()

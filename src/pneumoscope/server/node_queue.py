@@ -22,7 +22,7 @@ from pneumoscope.server.node_messages import (
 )
 from pneumoscope.server.problems import RequestError
 
-SCHEMA = 1  # of the tables
+SCHEMA = 1  # the revision of the tables, as a number
 PROPERTIES = sql.table("node_properties", sql.column("key", sql.String), sql.column("value", sql.Text))
 IMAGES = sql.table(
     "node_images",

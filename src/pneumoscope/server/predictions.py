@@ -69,7 +69,7 @@ class PredictionService:
         self.predictor = load(folder, settings.device, refuse_out_of_scope=settings.refuse_out_of_scope)
         self.name = folder.parent.name if folder.name == "model" else folder.name
         self.fingerprint = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
-        self.store = Store(settings.database)
+        self.store = Store(settings.database, upgrade=settings.upgrade)
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images

@@ -48,6 +48,7 @@ class Settings:
         port: 0 takes a free one.
         token: what callers must send; needed on any address but this machine's own.
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
+        upgrade: whether the tables of an earlier version are brought up to date at the start; else they are refused.
         keep_images: folder to keep the uploaded files in; None keeps none.
         keep_names: whether the names of files are kept.
         keep_uids: whether accession numbers and UIDs of DICOM files are kept, by which an archive finds the patient.
@@ -62,6 +63,7 @@ class Settings:
     port: int = 8000
     token: str | None = field(default=None, repr=False)
     database: str | None = field(default=None, repr=False)
+    upgrade: bool = False
     keep_images: Path | None = None
     keep_names: bool = True
     keep_uids: bool = True

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import secrets
-import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sql
@@ -17,17 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
-from pneumoscope.server.databases import PATIENCE, TEMPORARY, explain, opening
-
-SCHEMA = 3  # raise it with every change of a table, and say below how a database gets there
-_SOURCE = ("sex", "view", "laterality", "date", "accession_number", "study_uid", "series_uid", "sop_uid")
-_MIGRATIONS = {  # from each version to the next
-    1: ('ALTER TABLE predictions ADD COLUMN "group" TEXT',),
-    2: (
-        "ALTER TABLE predictions ADD COLUMN age DOUBLE PRECISION",
-        *(f'ALTER TABLE predictions ADD COLUMN "{name}" TEXT' for name in _SOURCE),
-    ),
-}
+from pneumoscope.server.databases import explain, opening
+from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -35,7 +25,7 @@ class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 class _Property(_Base):
-    """A property of the database itself: the version of its tables, the secret behind its pseudonyms."""
+    """A property of the database itself: the secret behind its pseudonyms, and a version for earlier versions."""
 
     __tablename__ = "properties"
 
@@ -69,11 +59,13 @@ class PredictionRecord(_Base):
         accession_number: None where unknown or not kept, like the UIDs, and for older predictions like age, sex, view,
             laterality and date.
         id: nobody can guess it.
+        number: rises with each one stored, whatever the clock says.
         created_at: when, UTC.
         reviews: the oldest first.
     """
 
     __tablename__ = "predictions"
+    __table_args__ = (sql.UniqueConstraint("id", name="predictions_id_key"), {"sqlite_autoincrement": True})
 
     sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
     name: Mapped[str] = mapped_column(sql.Text)
@@ -102,14 +94,17 @@ class PredictionRecord(_Base):
     study_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
     series_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
     sop_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    id: Mapped[str] = mapped_column(sql.String(32), primary_key=True, default_factory=lambda: uuid.uuid4().hex)
+    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
-_NEWEST_FIRST = (PredictionRecord.created_at.desc(), PredictionRecord.id)
+TABLES = Tables(
+    "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
+)
 _OUTCOME = (
-    PredictionRecord.created_at, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
+    PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
     PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
 )  # fmt: skip
 
@@ -120,58 +115,36 @@ class Store(AbstractContextManager["Store"]):
     Args:
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         create: whether to make a SQLite file that does not exist.
+        upgrade: whether to bring the tables of an earlier version up to date.
 
     Raises:
         UsageError: it does not exist, cannot be reached, or is not a database of pneumoscope.
-        DataError: a newer version wrote it.
+        DataError: another version made it.
         MissingExtraError: its driver is not installed.
     """
 
-    def __init__(self, url: str | None = None, create: bool = True) -> None:
+    def __init__(self, url: str | None = None, create: bool = True, *, upgrade: bool = False) -> None:
         with opening(url) as database:
             self.location = database.location
             self._engine = database.connect(create)
             try:
-                self._secret = self._set_up()
+                prepare(self._engine, self.location, TABLES, upgrade=upgrade)
+                self._secret = self._find_secret()
             except BaseException:
                 self._engine.dispose()
                 raise
 
-    def _set_up(self) -> bytes:
-        """Create what a new database lacks, and bring an older one up to date; return the secret behind pseudonyms."""
-        properties, end = {"schema": str(SCHEMA), "secret": secrets.token_hex(32)}, time.monotonic() + PATIENCE
-        while True:
-            try:
-                with self._engine.begin() as connection:
-                    _Base.metadata.create_all(connection)
-                    rows = connection.execute(sql.select(_Property.key, _Property.value))
-                    stored = {row.key: row.value for row in rows}
-                    if missing := [{"key": key, "value": properties[key]} for key in properties.keys() - stored]:
-                        connection.execute(sql.insert(_Property), missing)
-                    properties |= stored
-                    properties["schema"] = str(self._migrate(connection, int(properties["schema"])))
-                break
-            except DBAPIError as problem:  # another service may have started at the same moment
-                if not TEMPORARY.search(str(problem.orig)) or time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-        if (schema := int(properties["schema"])) > SCHEMA:
-            raise DataError(
-                f"{self.location}: written by a newer version (schema {schema}; this version needs {SCHEMA}). Upgrade "
-                "pneumoscope."
-            )
-        return bytes.fromhex(properties["secret"])
-
-    def _migrate(self, connection: sql.Connection, schema: int) -> int:
-        """Bring the tables from a version to this one, step by step, and give the version that they then have."""
-        for version in range(schema, SCHEMA):
-            # This comes first: it begins SQLite's transaction, so only one of the services that start at once goes on.
-            mine = (_Property.key == "schema") & (_Property.value == str(version))
-            if connection.execute(sql.update(_Property).where(mine).values(value=str(version + 1))).rowcount:
-                for change in _MIGRATIONS[version]:
-                    connection.execute(sql.text(change))
-                logging.getLogger("pneumoscope").info("%s: updated to schema %d.", self.location, version + 1)
-        return max(schema, SCHEMA)
+    def _find_secret(self) -> bytes:
+        """The secret behind pseudonyms, which is made for a new database."""
+        query = sql.select(_Property.value).where(_Property.key == "secret")
+        with self._engine.begin() as connection:
+            found = connection.scalar(query)
+        if found is None:
+            with suppress(IntegrityError), self._engine.begin() as connection:  # another service may be first
+                connection.execute(sql.insert(_Property).values(key="secret", value=secrets.token_hex(32)))
+            with self._engine.begin() as connection:
+                found = connection.execute(query).scalar_one()
+        return bytes.fromhex(found)
 
     def pseudonymise(self, patient: str | None) -> str:
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
@@ -190,17 +163,22 @@ class Store(AbstractContextManager["Store"]):
     def find_prediction(self, prediction_id: str) -> PredictionRecord | None:
         """The prediction with an id, without its reviews; None where there is none."""
         with self._begin() as session:
-            return session.get(PredictionRecord, prediction_id)
+            return session.scalar(sql.select(PredictionRecord).where(PredictionRecord.id == prediction_id))
 
     def list_predictions(self, limit: int) -> list[PredictionRecord]:
         """The latest predictions with their reviews, the newest first."""
-        query = sql.select(PredictionRecord).order_by(*_NEWEST_FIRST).limit(limit)
+        query = sql.select(PredictionRecord).order_by(PredictionRecord.number.desc()).limit(limit)
         with self._begin() as session:
             return list(session.scalars(query.options(sql.orm.selectinload(PredictionRecord.reviews))))
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
         """Return rows of what monitoring needs of the latest predictions, the newest first; cheaper than records."""
-        query = sql.select(*_OUTCOME).where(PredictionRecord.created_at >= since).order_by(*_NEWEST_FIRST).limit(limit)
+        query = (
+            sql.select(*_OUTCOME)
+            .where(PredictionRecord.created_at >= since)
+            .order_by(PredictionRecord.number.desc())
+            .limit(limit)
+        )
         with self._begin() as session:
             return session.execute(query).all()
 

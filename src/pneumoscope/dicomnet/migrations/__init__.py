@@ -1,0 +1,1 @@
+"""How the tables of the DICOM node get from each revision to the next; run by `server.schema`."""
