@@ -18,7 +18,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import MissingExtraError, UsageError
+from pneumoscope.errors import MissingExtraError
 from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
@@ -28,13 +28,12 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
-from pneumoscope.server.kept_images import keep_image
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
     PredictionMessage,
     PredictionQuery,
-    PredictionsMessage,
 )
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import MonitoringMessage
@@ -42,6 +41,7 @@ from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
 from pneumoscope.server.problems import RequestError, log_internal_error, to_file_problem, to_internal_error
+from pneumoscope.server.replies import reuse
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store, now
 from pneumoscope.server.stored import StoredPredictions
@@ -76,17 +76,11 @@ class PredictionService:
         self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
         self.model = self._describe_model()
-        self.stored = StoredPredictions(
-            self.store, settings.keep_images, self.predictor, self.fingerprint, self.telemetry
-        )
+        self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
+        self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
         # They read for all batches: an image needs up to 900 MB while it is read.
         self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
-        if (images := settings.keep_images) is not None:
-            try:
-                images.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as problem:
-                raise UsageError(f"{images} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
@@ -136,12 +130,20 @@ class PredictionService:
             intended_population=describe(self.predictor.decisions.scope),
         )
 
-    async def predict(self, images: Sequence[ImageBytes], query: PredictionQuery) -> PredictionsMessage:
-        """Predict files; an unreadable one is answered with its error, unless none can be read.
+    async def predict(
+        self, images: Sequence[ImageBytes], query: PredictionQuery, since: float | None = None
+    ) -> list[Answer]:
+        """Predict files; an unreadable one is answered with its error.
+
+        Args:
+            images: the files.
+            query: what is wanted.
+            since: when an earlier request for the same began that was never answered, in seconds since 1970; what it
+                has stored is used.
 
         Raises:
-            RequestError: 415, 422 or 500, no file can be predicted; 422, the model has no heatmaps, or pictures of too
-                many images are requested; 429, too many images are in progress.
+            RequestError: 422, the model has no heatmaps, or pictures of too many images are requested; 429, too many
+                images are in progress.
             DataError: the predictions cannot be stored.
         """
         if query.heatmap and not self.model.heatmaps:
@@ -154,8 +156,8 @@ class PredictionService:
             detail = f"Pictures and heatmaps are limited to {most} images per request. Send fewer."
             raise RequestError(422, detail, code="too-many-pictures")
         known: list[PredictionMessage | None] = [None] * len(images)
-        if query.reuse:
-            known = await self.stored.find_same(images)
+        if query.reuse or since is not None:
+            known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
             Job(image, unstored if same else query)
@@ -168,12 +170,12 @@ class PredictionService:
             if same is None:
                 answers.append(next(new))
             else:
-                answers.append(_reuse(same, next(new) if pictured else None, image.name))
+                answers.append(reuse(same, next(new) if pictured else None, image.name))
         if query.store:
             for answer, same in zip(answers, known, strict=True):
                 if same is None:
                     self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
-        return _gather(images, answers)
+        return answers
 
     async def render_image(self, prediction_id: str) -> bytes:
         """The kept image of a prediction, as a PNG for a browser.
@@ -248,9 +250,9 @@ class PredictionService:
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if self.settings.keep_images is not None:
+        if self._kept is not None:
             for job, record in new:
-                keep_image(self.settings.keep_images, job.image.content, record)
+                self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
             self.store.add([record for _, record in new])
         return [message for message, _ in answers]
@@ -331,39 +333,3 @@ class PredictionService:
 def _describe_use(predictor: Predictor) -> str:
     intended = describe(predictor.decisions.scope)
     return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
-
-
-def _reuse(same: PredictionMessage, new: Answer | None, name: str) -> Answer:
-    """The stored prediction of a file, with the pictures of a new one, under the name that the file has now."""
-    if isinstance(new, RequestError):
-        return new
-    pictures = {"heatmap": new.heatmap, "picture": new.picture} if new else {}
-    return same.model_copy(update={**pictures, "name": name, "reused": True})
-
-
-def _gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> PredictionsMessage:
-    """The answer to a request.
-
-    Raises:
-        RequestError: 415, 422 or 500, no file can be predicted.
-    """
-    failures = [answer for answer in answers if isinstance(answer, RequestError)]
-    if len(failures) == len(images):
-        if len(failures) == 1:
-            raise failures[0]
-        worst = max(failures, key=lambda failure: failure.status)
-        files = [
-            {"name": image.name, "code": failure.code, "detail": failure.detail}
-            for image, failure in zip(images, failures, strict=True)
-        ]
-        what = "predicted" if worst.status == 500 else "read"
-        details = "; ".join(failure.detail for failure in failures[:5])
-        code = "internal-error" if worst.status == 500 else "files-unreadable"
-        raise RequestError(worst.status, f"None of the files can be {what}: {details}", code=code, files=files)
-    predictions = [
-        PredictionMessage(name=image.name, error=answer.detail, code=answer.code)
-        if isinstance(answer, RequestError)
-        else answer
-        for image, answer in zip(images, answers, strict=True)
-    ]
-    return PredictionsMessage(predictions=predictions)

@@ -55,6 +55,8 @@ class Settings:
         batch_wait: milliseconds that an image may wait for others to share its batch.
         device: `auto`, `cpu` or `cuda`.
         refuse_out_of_scope: whether images outside the model's intended use get an error instead of a prediction.
+        callback_hosts: which addresses may be called when a job is finished, such as https://ris.example.org.
+        callback_secret: signs these calls.
         limits: what the service accepts.
     """
 
@@ -70,6 +72,8 @@ class Settings:
     batch_wait: float = 5.0
     device: str = "auto"
     refuse_out_of_scope: bool = False
+    callback_hosts: tuple[str, ...] = ()
+    callback_secret: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
 
     def check(self) -> None:

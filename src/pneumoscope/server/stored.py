@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
-from pneumoscope.server.kept_images import delete_images, read_image
+from pneumoscope.server.idempotency import Answered, Key, add_review
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     ListQuery,
     PageQuery,
@@ -42,16 +42,16 @@ class StoredPredictions:
 
     Args:
         store: the database.
-        folder: of kept images.
+        kept: the folder of kept images; None where none are kept.
         predictor: the model that is served.
         fingerprint: of this model.
         telemetry: counts reviews.
     """
 
     def __init__(
-        self, store: Store, folder: Path | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
+        self, store: Store, kept: KeptImages | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
     ) -> None:
-        self.store, self.folder, self.fingerprint = store, folder, fingerprint
+        self.store, self.kept, self.fingerprint = store, kept, fingerprint
         self._predictor, self._telemetry = predictor, telemetry
         self._threads = ThreadPoolExecutor(4, "database")
 
@@ -96,14 +96,19 @@ class StoredPredictions:
             raise _unknown()
         return found
 
-    async def find_same(self, images: Sequence[ImageBytes]) -> list[PredictionMessage | None]:
-        """For each image, the latest prediction of the same file by the same model, read in the same way."""
+    async def find_same(self, images: Sequence[ImageBytes], since: float = 0) -> list[PredictionMessage | None]:
+        """For each image, the latest prediction of the same file by the same model, read in the same way.
+
+        Args:
+            images: the files.
+            since: when it was stored at the earliest, in seconds since 1970.
+        """
 
         def find() -> list[PredictionMessage | None]:
             keys = [
                 queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
             ]
-            found = queries.find_same(self.store, keys)
+            found = queries.find_same(self.store, keys, since)
             return [self.to_message(found[key]) if key in found else None for key in keys]
 
         return await self.call(find)
@@ -120,8 +125,8 @@ class StoredPredictions:
             if found is None:
                 raise _unknown()
             sha256, needed = found
-            if not needed:
-                delete_images(self.folder, sha256)
+            if not needed and self.kept is not None:
+                self.kept.delete([sha256])
 
         await self.call(delete)
 
@@ -132,26 +137,32 @@ class StoredPredictions:
             RequestError: 404, there is no such prediction, or its file was not kept.
         """
         record = (await self.find(prediction_id)).record
-        content = await self.call(read_image, self.folder, record)
+        content = None if self.kept is None else await self.call(self.kept.read, record.sha256, record.format)
         if content is None:
             reason = "The service keeps none; `pneumoscope serve --keep-images FOLDER` does."
-            if self.folder is not None:
+            if self.kept is not None:
                 reason = "It was predicted while the service kept none, or it has been deleted since."
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content
 
-    async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
-        """Store a review.
+    async def review(self, prediction_id: str, request: ReviewRequest, key: Key | None = None) -> Answered:
+        """Store a review, once for each key; give the answer.
 
         Raises:
-            RequestError: 404, there is no such prediction; 422, see `find_label`.
+            RequestError: 404, there is no such prediction; 422, see `find_label`, or the key was used otherwise.
         """
         record = (await self.find(prediction_id)).record
         label = find_label(record, request, self._predictor.model.labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
-        await self.call(self.store.add, [review])
-        self._telemetry.reviews.labels(str(review.agrees).lower()).inc()
-        return ReviewMessage.model_validate(review)
+        if key is not None:
+            answered = await self.call(add_review, self.store, key, review)
+        else:
+            await self.call(self.store.add, [review])
+            content = ReviewMessage.model_validate(review).model_dump_json()
+            answered = Answered(201, f"reviews/{review.number}", content)
+        if not answered.replayed:
+            self._telemetry.reviews.labels(str(review.agrees).lower()).inc()
+        return answered
 
     async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:
         """A page of a prediction's reviews.
