@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 import httpx
 import numpy as np
 import pytest
+import sqlalchemy as sql
 from dicom_files import dicom
 from dicom_files import image as levels
 from PIL import Image
@@ -267,6 +268,25 @@ def test_a_deleted_prediction_is_gone_with_its_reviews_and_its_image(settings: S
         assert (again.status_code, again.json()["code"]) == (404, "prediction-not-found")
     with Store(settings.database) as store:
         assert store.list_reviews() == []
+
+
+def test_answers_that_are_kept_to_be_given_again_go_with_their_prediction(settings: Settings) -> None:
+    with run_thread(settings) as url:
+        files, key = {"files": ("a.png", draw(1))}, {"idempotency-key": "k"}
+        (one,) = httpx.post(f"{url}/v1/predictions", files=files, headers=key).json()["predictions"]
+        job = httpx.post(f"{url}/v1/predictions", files=files, headers={"prefer": "respond-async"}).json()
+        where = f"{url}/v1/{job['href']}"
+        wait_until(lambda: httpx.get(where).json()["state"] == "done")
+        other = httpx.get(where).json()["predictions"][0]
+        for each in (one, other):
+            reviews = f"{url}/v1/predictions/{each['id']}/reviews"
+            assert httpx.post(reviews, json={"agrees": True, "comment": "secret"}, headers=key).status_code == 201
+            assert httpx.delete(f"{url}/v1/predictions/{each['id']}").status_code == 204
+        assert httpx.get(where).status_code == 404
+        with Store(settings.database) as store, store.read() as connection:
+            assert connection.execute(sql.text("SELECT content FROM answered_requests")).all() == []
+        (new,) = httpx.post(f"{url}/v1/predictions", files=files, headers=key).json()["predictions"]
+        assert new["id"] != one["id"]
 
 
 def test_a_kept_image_is_shown_as_a_picture_or_given_as_it_is(settings: Settings, tmp_path: Path) -> None:

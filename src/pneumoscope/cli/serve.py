@@ -27,6 +27,17 @@ Database = Annotated[
     ),
 ]
 
+_Upgrade = Annotated[
+    bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
+]
+_KeepFor = Annotated[
+    str | None,
+    option(
+        "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+        STORAGE,
+    ),
+]
+
 reviews_app = make_group("Export the reviews of the reading room.")
 
 
@@ -43,12 +54,11 @@ def serve(
         float, option("Milliseconds that an image may wait for others to share a batch.", _SERVICE)
     ] = 5.0,
     database: Database = None,
-    upgrade: Annotated[
-        bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
-    ] = False,
+    upgrade: _Upgrade = False,
     keep_images: Annotated[
         Path | None, option("Folder to keep image files in. [default: none are kept]", STORAGE)
     ] = None,
+    keep_for: _KeepFor = None,
     keep_names: Annotated[bool, option("Store file names.", STORAGE)] = True,
     keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True,
     refuse_out_of_scope: options.RefuseOutOfScope = False,
@@ -60,6 +70,7 @@ def serve(
     Ctrl-C stops it.
     """
     from pneumoscope.server import app
+    from pneumoscope.server.retention import read_period
     from pneumoscope.server.settings import Settings
 
     settings = Settings(
@@ -70,6 +81,7 @@ def serve(
         database=database,
         upgrade=upgrade,
         keep_images=keep_images,
+        keep_for=None if keep_for is None else read_period(keep_for),
         keep_names=keep_names,
         keep_uids=keep_uids,
         batch_wait=batch_wait,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pneumoscope.errors import DataError, UsageError
@@ -31,16 +33,17 @@ class KeptImages:
             raise UsageError(f"{folder} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
     def keep(self, content: bytes, sha256: str, format_: str) -> None:
-        """Write a file unless it is there.
+        """Write a file unless it is there; else it counts as new.
 
         Raises:
             DataError: it cannot be written.
         """
         path = self._locate(sha256, format_)
         try:
-            if not path.exists():
-                write_bytes(path, content)
-                path.chmod(0o600)
+            if path.exists():
+                os.utime(path)  # not to be deleted as old
+            else:
+                write_bytes(path, content, private=True)
         except (OSError, UsageError) as problem:
             raise DataError(str(problem), parameter="keep_images") from None
 
@@ -63,15 +66,38 @@ class KeptImages:
         Raises:
             DataError: one cannot be deleted.
         """
-        wanted, count = set(sha256s), 0
-        try:
-            for path in sorted(self.folder.iterdir()):
-                if (found := _NAME.fullmatch(path.name)) and found["sha256"] in wanted:
-                    path.unlink(missing_ok=True)
-                    count += 1
-        except OSError as problem:
-            raise DataError(f"{problem.filename or self.folder}: cannot be deleted: {problem.strerror}.") from None
-        return count
+        wanted = set(sha256s)
+        return self._delete(path for sha256, path in self._list() if sha256 in wanted)
+
+    def delete_older(self, moment: datetime.datetime, find_used: Callable[[list[str]], set[str]]) -> int:
+        """Delete files that were written before a moment and are not used; return how many.
+
+        Args:
+            moment: in UTC, without a time zone.
+            find_used: gives those of some SHA-256 whose file has to stay.
+
+        Raises:
+            DataError: one cannot be deleted.
+        """
+        seconds = moment.replace(tzinfo=datetime.UTC).timestamp()
+        old = {sha256: path for sha256, path in self._list() if path.stat().st_mtime < seconds}
+        used = find_used(list(old))
+        return self._delete(path for sha256, path in old.items() if sha256 not in used)
 
     def _locate(self, sha256: str, format_: str) -> Path:
         return self.folder / f"{sha256}{SUFFIXES.get(format_, ('.dcm',))[0]}"
+
+    def _list(self) -> Iterator[tuple[str, Path]]:
+        for path in sorted(self.folder.iterdir()):
+            if found := _NAME.fullmatch(path.name):
+                yield found["sha256"], path
+
+    def _delete(self, paths: Iterable[Path]) -> int:
+        count = 0
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+                count += 1
+        except OSError as problem:
+            raise DataError(f"{problem.filename or self.folder}: cannot be deleted: {problem.strerror}.") from None
+        return count

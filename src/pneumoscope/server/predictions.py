@@ -40,8 +40,9 @@ from pneumoscope.server.monitoring_messages import MonitoringMessage
 from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.pictures import render_picture
-from pneumoscope.server.problems import RequestError, log_internal_error, to_file_problem, to_internal_error
+from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
 from pneumoscope.server.replies import reuse
+from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store, now
 from pneumoscope.server.stored import StoredPredictions
@@ -51,6 +52,7 @@ from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
+_PATIENCE = 5.0  # seconds in which the database has to answer
 _SUMMARISED = 50_000  # predictions, at most
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 _IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
@@ -81,6 +83,9 @@ class PredictionService:
         # They read for all batches: an image needs up to 900 MB while it is read.
         self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
+        self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
+        self._check: asyncio.Future[str] | None = None
+        self._deleting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
@@ -88,25 +93,37 @@ class PredictionService:
         blank = np.zeros((1, 3, side, side), np.float32)
         await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         self.batcher.open()
+        if self.settings.keep_for is not None:
+            retention = Retention(self.store, self._kept, self.settings.keep_for)
+            self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
     async def close(self) -> None:
         """End."""
+        if self._deleting is not None:
+            self._deleting.cancel()
         await self.batcher.close()
-        for pool in (self._readers, self._summary_thread):
+        for pool in (self._readers, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
         self.store.close()
 
     async def check_ready(self) -> None:
-        """Check that images can be predicted.
+        """Check that images can be predicted and stored.
 
         Raises:
-            RequestError: 503, they cannot.
-            DataError: the database does not answer.
+            RequestError: 503, they cannot; it says why.
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
-        await self.stored.call(self.store.ping)
+        if self._check is None or self._check.done():  # those who ask at once share an answer
+            loop = asyncio.get_running_loop()
+            self._check = loop.run_in_executor(self._readiness_thread, self.store.find_fault)
+        done, _ = await asyncio.wait([self._check], timeout=_PATIENCE)
+        fault = self._check.result() if done else f"it has not answered for {_PATIENCE:g} seconds"
+        if fault:
+            logger.error("%s: not ready: %s", self.store.location, fault)
+            detail = f"The database cannot be used: {fault}."
+            raise RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable")
 
     def _describe_model(self) -> ModelMessage:
         model, threshold = self.predictor.model, self.predictor.decisions.threshold

@@ -241,12 +241,9 @@ def delete_prediction(store: Store, prediction_id: str) -> tuple[str, bool] | No
     own = PredictionRecord
     with begin(store) as session:
         sha256 = session.scalar(sql.select(own.sha256).where(own.id == prediction_id))
-        if sha256 is None:
-            return None
-        session.execute(sql.delete(Review).where(Review.prediction_id == prediction_id))
-        session.execute(sql.delete(own).where(own.id == prediction_id))
-        others = session.scalar(sql.select(sql.func.count()).select_from(own).where(own.sha256 == sha256))
-    return sha256, bool(others)
+    if sha256 is None or store.delete([prediction_id])[0] == 0:
+        return None
+    return sha256, sha256 in store.find_used([sha256])
 
 
 def _to_utc(moment: datetime.datetime) -> datetime.datetime:

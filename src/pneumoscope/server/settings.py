@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ class Settings:
         database: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         upgrade: whether the tables of an earlier version are brought up to date at the start; else they are refused.
         keep_images: folder to keep the uploaded files in; None keeps none.
+        keep_for: how long predictions, their reviews and kept images are kept; None: for ever.
         keep_names: whether the names of files are kept.
         keep_uids: whether accession numbers and UIDs of DICOM files are kept, by which an archive finds the patient.
         batch_wait: milliseconds that an image may wait for others to share its batch.
@@ -67,6 +69,7 @@ class Settings:
     database: str | None = field(default=None, repr=False)
     upgrade: bool = False
     keep_images: Path | None = None
+    keep_for: datetime.timedelta | None = None
     keep_names: bool = True
     keep_uids: bool = True
     batch_wait: float = 5.0
