@@ -87,6 +87,8 @@ class ImageQuery(Query):
 class ReviewRequest(Query):
     """What a reviewer says about a prediction."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"agrees": True, "comment": "clear"}]})
+
     agrees: bool = Field(description="Whether the decision is right.")
     label: str | None = Field(
         default=None,
