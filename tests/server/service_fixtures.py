@@ -33,7 +33,7 @@ def service(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proc
 @pytest.fixture
 def settings(run: Run, tmp_path: Path) -> Settings:
     """For a service in a thread."""
-    return Settings(model=run.model, database=str(tmp_path / "predictions.sqlite"))
+    return Settings(model=run.model, database=str(tmp_path / "predictions.sqlite"), decoders=0)
 
 
 @pytest.fixture(scope="session")

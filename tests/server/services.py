@@ -24,6 +24,7 @@ from PIL import Image
 from pneumoscope.datasets.phantoms import draw_phantom
 from pneumoscope.server.app import build_app
 from pneumoscope.server.connections import configure_uvicorn
+from pneumoscope.server.hosts import parse_networks
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.settings import Settings
 
@@ -95,7 +96,8 @@ def run_thread(settings: Settings) -> Iterator[str]:
     settings.check()
     app = build_app(settings, PredictionService(settings))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    server = uvicorn.Server(configure_uvicorn(app, settings.limits))
+    trusted = parse_networks(settings.trusted_proxies, "trusted_proxies")
+    server = uvicorn.Server(configure_uvicorn(app, settings.limits, trusted))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))

@@ -19,7 +19,7 @@ from pneumoscope.server.schema import find_head
 from pneumoscope.server.store import Store
 
 if TYPE_CHECKING:
-    from pneumoscope.server.messages import NodeMessage
+    from pneumoscope.server.node_messages import NodeMessage
     from pneumoscope.server.settings import Settings
 
 TABLES = (node_queue.PROPERTIES, node_queue.IMAGES, node_queue.RESULTS, node_queue.DELIVERIES)
@@ -163,7 +163,7 @@ def test_tables_of_another_version_are_refused_with_what_to_do(url: str, setting
 
 
 def test_it_is_told_only_to_callers_with_the_token(settings: Settings) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as address:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as address:
         assert httpx.get(f"{address}/v1/node", timeout=60).status_code == 401
         headers = {"authorization": "Bearer correct-horse-battery"}
         assert httpx.get(f"{address}/v1/node", headers=headers, timeout=60).json() == {"present": False}

@@ -63,62 +63,6 @@ def test_an_image_is_shown_with_its_probability_threshold_and_heatmap(service: P
     expect(page.locator("#legend-label")).to_contain_text("Yellow supports PNEUMONIA")
 
 
-def test_window_level_inversion_zoom_and_pan_by_mouse_and_by_keys(service: Process, open_page: Any) -> None:
-    page = open_page(f"{service.url}/")
-    upload(page, files_of(range(1)))
-    page.wait_for_timeout(300)
-    page.locator("#opacity").fill("0")
-    plain = pixels_of(page)
-    image = page.locator("#image")
-    caption = page.locator("#caption")
-    page.get_by_role("button", name="Invert").click()
-    inverted = pixels_of(page)
-    inside = plain.sum(2) > 0
-    middle = np.s_[200:400, 250:450]
-    assert np.abs(inverted[middle] - (255 - plain[middle])).max() <= 2
-    assert inside.any()
-    image.focus()
-    image.press("i")
-    assert np.abs(pixels_of(page)[middle] - plain[middle]).max() <= 2
-    image.press("[")
-    playwright.expect(caption).to_contain_text("window 90%")
-    assert pixels_of(page)[middle].std() > plain[middle].std()
-    image.press(".")
-    playwright.expect(caption).to_contain_text("level 52%")
-    page.get_by_role("button", name="Reset").click()
-    playwright.expect(caption).to_contain_text("level 50% · window 100%")
-    before = caption.inner_text()
-    image.press("+")
-    assert caption.inner_text() != before
-    box = image.bounding_box()
-    page.mouse.move(box["x"] + 300, box["y"] + 300)
-    page.mouse.wheel(0, -600)
-    zoomed = pixels_of(page)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 340, box["y"] + 300, steps=4)
-    page.mouse.up()
-    moved = pixels_of(page)
-    assert np.abs(moved[100:300, 240:500] - zoomed[100:300, 200:460]).mean() < 4  # the image went with the mouse
-    page.mouse.move(box["x"] + 300, box["y"] + 300)
-    page.mouse.down(button="right")
-    page.mouse.move(box["x"] + 400, box["y"] + 350, steps=4)
-    page.mouse.up(button="right")
-    assert "window 100%" not in caption.inner_text()
-    image.press("0")
-    page.get_by_role("button", name="Reset").click()
-    assert caption.inner_text() == before
-
-
-def test_dicom_of_12_bits_keeps_all_its_levels_in_a_narrow_window(service: Process, open_page: Any) -> None:
-    page = open_page(f"{service.url}/")
-    ramp = np.tile(np.linspace(0, 4095, 512).astype(np.uint16), (256, 1))
-    upload(page, [{"name": "ramp.dcm", "mimeType": "application/dicom", "buffer": dicom(ramp)}])
-    page.wait_for_timeout(300)
-    page.locator("#window").fill("5")
-    shades = len(np.unique(pixels_of(page)[300, :, 0]))
-    assert shades > 20  # 8 bits would leave 13 in a twentieth of the range
-
-
 def test_a_worklist_of_50_images_is_sorted_filtered_and_exported(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(50)))
@@ -243,9 +187,7 @@ def test_a_file_that_is_gone_by_its_turn_says_so_and_the_others_are_predicted(
 def test_no_image_is_shown_with_the_prediction_of_another(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(3)))
-    page.evaluate(
-        "() => { const own = createImageBitmap; window.createImageBitmap = () => Promise.reject(new Error()); }"
-    )
+    page.evaluate("() => { window.DecompressionStream = class { constructor() { throw new Error(); } }; }")
     names = page.locator("#worklist tbody button").all_inner_texts()
     page.get_by_role("button", name=names[2]).click()
     playwright.expect(page.locator("#facts")).to_contain_text(names[2])
@@ -327,11 +269,14 @@ def test_everything_works_by_keyboard_alone(service: Process, open_page: Any) ->
     playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_serious(service: Process, open_page: Any, browser: Any, scheme: str, width: int) -> None:
+def test_axe_finds_nothing_serious(service: Process, open_page: Any, browser: Any, theme: str, width: int) -> None:
     axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = open_page(f"{service.url}/", color_scheme=scheme, bypass_csp=True)  # axe is a script from elsewhere
+    page = open_page(f"{service.url}/", bypass_csp=True)  # axe is a script from elsewhere
+    page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+    page.reload()
+    assert page.locator("html").get_attribute("data-theme") == theme
     page.set_viewport_size({"width": width, "height": 850})
     upload(page, files_of(range(5)))
     violations = []
@@ -373,12 +318,12 @@ def test_the_page_is_small_and_all_of_it_is_served_from_here(service: Process, o
 
 
 def test_the_page_asks_for_a_token_until_it_is_valid(settings: Settings, open_page: Any) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("something else")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#ask-why")).to_contain_text("is not valid")
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         upload(page, files_of(range(2)))
@@ -472,7 +417,7 @@ def test_a_review_stays_with_its_image(service: Process, open_page: Any) -> None
 
 
 def test_an_impossible_token_and_a_dismissed_dialog_do_not_lock_the_page(settings: Settings, open_page: Any) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").fill("“correct-horse-battery”")
         page.get_by_role("button", name="Continue").click()
@@ -480,6 +425,6 @@ def test_an_impossible_token_and_a_dismissed_dialog_do_not_lock_the_page(setting
         page.locator("#token").press("Escape")
         playwright.expect(page.locator("#token")).to_have_count(0)
         page.set_input_files("#files", files_of(range(1)))
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#progress")).to_have_text("1 of 1 read.", timeout=20_000)

@@ -27,7 +27,8 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.backups import back_up, restore
 from pneumoscope.server.databases import parse_url
 from pneumoscope.server.kept_images import KeptImages
-from pneumoscope.server.retention import Retention, read_period
+from pneumoscope.server.periods import read_period
+from pneumoscope.server.retention import Retention
 from pneumoscope.server.store import TABLES, Review, Store, now
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_a_service_deletes_what_is_too_old_when_it_starts(settings: Settings) ->
     with Store(settings.database) as store:
         add(store, created_at=OLD)
         stays = add(store, created_at=RECENT)
-    with run_thread(replace(settings, keep_for=DAYS)) as url:
+    with run_thread(replace(settings, keep_for="30d")) as url:
 
         def list_shown() -> list[str]:
             return [each["id"] for each in httpx.get(f"{url}/v1/predictions").json()["predictions"]]
@@ -96,11 +97,11 @@ def test_a_service_deletes_what_is_too_old_when_it_starts(settings: Settings) ->
 
 @pytest.mark.parametrize("text", ["30", "d", "0d", "-3d", "30 days", "1.5d", "", "999999d"])
 def test_a_period_is_a_number_with_a_unit(text: str) -> None:
-    assert read_period("30d") == DAYS
-    assert read_period("12h") == datetime.timedelta(hours=12)
-    assert read_period("2w") == datetime.timedelta(weeks=2)
+    assert read_period("30d", "keep_for") == DAYS
+    assert read_period("12h", "keep_for") == datetime.timedelta(hours=12)
+    assert read_period("2w", "keep_for") == datetime.timedelta(weeks=2)
     with pytest.raises(UsageError, match="such as 12h, 30d or 52w"):
-        read_period(text)
+        read_period(text, "keep_for")
 
 
 @pytest.mark.parametrize("named", ["id", "pseudonym", "study"])
@@ -326,7 +327,7 @@ def test_an_existing_database_keeps_its_key_until_it_is_moved(
 
 def test_images_that_are_sent_again_count_as_new(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "images"
-    with run_thread(replace(settings, keep_images=folder, keep_for=DAYS)) as url:
+    with run_thread(replace(settings, keep_images=folder, keep_for="30d")) as url:
         for _ in range(2):
             assert httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))}, timeout=60).is_success
             (kept,) = folder.iterdir()

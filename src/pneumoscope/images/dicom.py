@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from pneumoscope.errors import ImageError, MissingExtraError, PneumoscopeError
 from pneumoscope.images import limits
 from pneumoscope.images.ages import DAYS, OLDEST, parse_age
+from pneumoscope.images.dicom_display import Display, read_display
 from pneumoscope.images.dicom_elements import NEEDS_EXTRA, Parsed, parse, read_first, read_integer, read_text
 from pneumoscope.images.dicom_pixels import read_layout, read_levels
 from pneumoscope.images.dicom_tables import read_transformations
-from pneumoscope.images.greyscale import compute_luminance, render
+from pneumoscope.images.greyscale import compute_luminance, render_and_judge
 from pneumoscope.images.limits import CostError
 from pneumoscope.images.prepare import Pixels
 from pneumoscope.text import to_line
@@ -118,6 +119,7 @@ class DicomImage:
     mode: str  # PhotometricInterpretation
     bits: int  # depth of its levels: BitsStored, unless the stream contradicts it
     compression: str  # `uncompressed`, `deflated`, `RLE`, `JPEG`, `JPEG lossless`, `JPEG-LS`, `JPEG 2000` or `HTJ2K`
+    display: Display  # how to show it at any window
     warnings: tuple[str, ...] = ()  # where header and pixels disagree, and what was made of it
 
 
@@ -193,10 +195,13 @@ def read_dicom(content: bytes, name: str, any_modality: bool = False) -> DicomIm
         stored = read_levels(parsed, layout, name)
         if stored.levels.ndim == 3:
             pixels = compute_luminance(stored.levels, stored.bits)
+            display = read_display(parsed)
         else:
             image = read_transformations(parsed, layout, stored)
-            pixels = render(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
-    return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, tuple(stored.warnings))
+            pixels, usable = render_and_judge(stored.levels, stored.lowest, stored.bits, image, stored.warnings)
+            display = read_display(parsed, stored, image, usable)
+    found = tuple(stored.warnings)
+    return DicomImage(pixels, tags, layout.mode, stored.bits, layout.compression, display, found)
 
 
 class _LogFilter(logging.Filter):

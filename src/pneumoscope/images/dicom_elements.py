@@ -30,6 +30,8 @@ _KEYWORDS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ModalityLUTSequence"),
+    *("WindowCenterWidthExplanation", "KVP", "PatientOrientation"),
+    *("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "PixelAspectRatio"),
     *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
     *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
@@ -114,6 +116,28 @@ def read_number(elements: Dataset, keyword: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def read_texts(elements: Dataset, keyword: str, most: int = 16) -> list[str]:
+    """All values of an element as lines of text, up to so many; those that are invalid are empty."""
+    try:
+        values = elements.get(keyword)
+    except Exception:  # one unreadable element must not spoil the others
+        return []
+    several = list(values)[:most] if isinstance(values, MutableSequence) else [values]
+    return [] if several == [None] else [to_line(str("" if value is None else value)) for value in several]
+
+
+def read_numbers(elements: Dataset, keyword: str, most: int = 16) -> list[float]:
+    """All values of an element as numbers, up to so many; nan for those that are not finite numbers."""
+    found = []
+    for text in read_texts(elements, keyword, most):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        found.append(value if math.isfinite(value) else math.nan)
+    return found
+
+
 def read_integer(elements: Dataset, keyword: str, default: int | None = None) -> int:
     """An element's first value as an integer.
 
@@ -167,7 +191,8 @@ def _largest() -> dict[int, int]:
     from pydicom.datadict import tag_for_keyword
 
     tables = ("LUTData", *(keyword for keyword in _KEYWORDS if keyword.endswith("TableData")))
-    others = (*_KEYWORDS, "LUTDescriptor", "CodeMeaning", "TransferSyntaxUID", "MediaStorageSOPClassUID")
+    inner = ("LUTDescriptor", "LUTExplanation", "CodeMeaning")
+    others = (*_KEYWORDS, *inner, "TransferSyntaxUID", "MediaStorageSOPClassUID")
     most = dict.fromkeys(others, _MAX_VALUE) | dict.fromkeys(tables, _MAX_TABLE)
     return {int(tag_for_keyword(keyword) or 0): size for keyword, size in most.items()}
 

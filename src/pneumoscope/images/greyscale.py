@@ -59,7 +59,14 @@ class Transformations:
 
 
 def render(levels: Levels, lowest: int, bits: int, image: Transformations, warnings: list[str] | None = None) -> Pixels:
-    """Render an image for display: modality LUT, VOI LUT, then inversion.
+    """Render an image for display, as `render_and_judge` does, which also has the arguments."""
+    return render_and_judge(levels, lowest, bits, image, warnings)[0]
+
+
+def render_and_judge(
+    levels: Levels, lowest: int, bits: int, image: Transformations, warnings: list[str] | None = None
+) -> tuple[Pixels, bool]:
+    """Render an image for display: modality LUT, VOI LUT, then inversion; and say whether its VOI is usable.
 
     The VOI's output range becomes [0, 1]. Without a VOI, levels of up to 8 bits keep their range, as in a PNG; deeper
     ones are stretched from the lowest to the highest that occurs. So they are where the VOI hides most of the image
@@ -73,8 +80,9 @@ def render(levels: Levels, lowest: int, bits: int, image: Transformations, warni
         warnings: what is unusual is added here.
 
     Returns:
-        float32 (H, W) in [0, 1].
+        float32 (H, W) in [0, 1]; and false where the VOI hides so much that the full range was used instead.
     """
+    usable = True
     table = _build_table(levels, lowest, bits, image)
     if (image.voi or image.window) and not image.palette:
         plain = replace(image, voi=None, window=None)
@@ -88,7 +96,15 @@ def render(levels: Levels, lowest: int, bits: int, image: Transformations, warni
     pixels = np.empty(levels.shape, np.float32)
     for part in _blocks(levels.size):
         np.take(table, levels.reshape(-1)[part], out=pixels.reshape(-1)[part], mode="clip")
-    return pixels
+    return pixels, usable
+
+
+def measure_range(levels: Levels, lowest: int, bits: int, image: Transformations) -> tuple[float, float]:
+    """The values, after the modality LUT, that are black and white where there is no VOI; see `render_and_judge`."""
+    stored, padding = _list_levels(lowest, bits, image)
+    used = _find_range(levels, padding) if bits > 8 else np.ones_like(padding)
+    values = _to_values(stored, image)[used]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def _find_voi_fault(levels: Levels, table: Pixels, full: Pixels) -> tuple[str, bool]:
@@ -129,15 +145,13 @@ def compute_luminance(colours: Levels, bits: int) -> Pixels:
 
 def _build_table(levels: Levels, lowest: int, bits: int, image: Transformations) -> Pixels:
     """The pixel value of each level."""
-    stored = np.arange(lowest, lowest + 2**bits, dtype=np.float64)
-    first, last = image.padding or (1, 0)
-    padding = (stored >= first) & (stored <= last)
+    stored, padding = _list_levels(lowest, bits, image)
     with np.errstate(all="ignore"):  # a file may say anything
         if image.palette:
             hues = [hue.scale(stored) for hue in image.palette]
             shown = np.tensordot(np.array(LUMINANCE), np.array(hues), 1)
         else:
-            values = image.modality(stored) if image.modality else stored * image.slope + image.intercept
+            values = _to_values(stored, image)
             if image.voi:
                 shown = image.voi.scale(values)
             elif image.window:
@@ -149,6 +163,17 @@ def _build_table(levels: Levels, lowest: int, bits: int, image: Transformations)
     if not np.isfinite(shown).all():
         raise ValueError("its rescaling or window is not finite")
     return np.clip(np.where(padding, 0, shown), 0, 1).astype(np.float32)
+
+
+def _list_levels(lowest: int, bits: int, image: Transformations) -> tuple[Table, NDArray[np.bool_]]:
+    """The stored value of each level, and whether it is padding."""
+    stored = np.arange(lowest, lowest + 2**bits, dtype=np.float64)
+    first, last = image.padding or (1, 0)
+    return stored, (stored >= first) & (stored <= last)
+
+
+def _to_values(stored: Table, image: Transformations) -> Table:
+    return image.modality(stored) if image.modality else stored * image.slope + image.intercept
 
 
 def _apply_window(values: Table, centre: float, width: float, function: str) -> Table:

@@ -18,6 +18,7 @@ from pneumoscope.images import limits
 from pneumoscope.images.appearance import find_faults
 from pneumoscope.images.checksums import check_chunks
 from pneumoscope.images.dicom import Tags, is_dicom, read_dicom
+from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.jpeg2000_streams import check_stream, find_stream
 from pneumoscope.images.jpeg_completeness import (
     MISSING,
@@ -89,6 +90,7 @@ class Radiograph:
     quality: float | None = None  # of a JPEG, on the scale 1 to 100 of the IJG encoder; else None
     colour: float = 0.0  # mean difference between the largest and the smallest of red, green and blue, 0 (grey) to 1
     tags: Tags | None = None  # what a DICOM header says about the image
+    display: Display | None = None  # how to show a DICOM image at any window
     warnings: tuple[str, ...] = ()  # what is unusual about the file or the image, and what was made of it
 
 
@@ -169,6 +171,7 @@ def read_radiograph(
             dicom.pixels.shape,
             compression=dicom.compression,
             tags=dicom.tags,
+            display=dicom.display,
             warnings=dicom.warnings,
         )
     else:

@@ -69,6 +69,12 @@ class Evidence:
         return values
 
     @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width of a cell, in pixels of the image."""
+        left, top, right, bottom = self.box
+        return (bottom - top) / len(self.cells), (right - left) / self.cells.shape[1]
+
+    @property
     def limit(self) -> float:
         """The strongest evidence for or against; at least one logit, so weak evidence does not look strong."""
         return max(1.0, float(np.abs(self.cells).max()))

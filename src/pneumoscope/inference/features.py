@@ -17,6 +17,7 @@ from pneumoscope import __version__
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import ImageError, MissingExtraError
 from pneumoscope.images.dicom import Tags, is_dicom, read_tags
+from pneumoscope.images.dicom_display import Display
 from pneumoscope.images.prefetch import prefetch
 from pneumoscope.images.prepare import InputSpec, Pixels, prepare
 from pneumoscope.images.read import ImageBytes, Radiograph, Reading, read_bytes, read_radiograph
@@ -43,6 +44,7 @@ class Wanted:
     mirror: bool = False  # the features of the left-right mirrored image, too
     maps: bool = False  # its feature map and the prepared input
     pixels: bool = False  # the decoded image
+    inputs: bool = False  # the prepared input, even if no engine is given
     measurement: Measurement | None = None  # what it measures
 
 
@@ -62,7 +64,8 @@ class Extract:
     format: str | None = None  # of the file; None in the same case
     read_size: tuple[int, int] | None = None  # height and width as read: of a large JPEG at a reduced scale
     pixels: Pixels | None = None  # float32 (H, W), if wanted
-    inputs: Array | None = None  # float32 (3, S, S), if maps are wanted
+    display: Display | None = None  # how to show a DICOM image at any window, if pixels are wanted
+    inputs: Array | None = None  # float32 (3, S, S), if wanted, or if maps are
     map: Array | None = None  # float32 (D, h, w), if maps are wanted
     error: str | None = None  # why it could not be read
     lacks_extra: bool = False  # because a package is not installed
@@ -70,7 +73,7 @@ class Extract:
 
 
 def extract_features(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Extract],
     engine: Engine | None,
     spec: InputSpec,
     wanted: Wanted = Wanted(),
@@ -83,7 +86,7 @@ def extract_features(
     and none is decoded if the cache holds all that is wanted.
 
     Args:
-        sources: paths, contents or samples.
+        sources: paths, contents, samples, or what `read_source` gave.
         engine: runs the backbone; None where no features are wanted.
         spec: its input.
         wanted: what else.
@@ -108,8 +111,13 @@ def extract_features(
         raise MissingExtraError(str(waiting[0].error))
 
 
+def read_source(source: Source, spec: InputSpec, pixels: bool = False) -> Extract:
+    """Read and prepare one image, for `extract_features` in another process; what it lacks is its features."""
+    return _Extraction(None, spec, Wanted(inputs=True, pixels=pixels), None).load(source)
+
+
 def _extract(
-    sources: Iterable[Source],
+    sources: Iterable[Source | Extract],
     engine: Engine | None,
     spec: InputSpec,
     wanted: Wanted,
@@ -174,8 +182,10 @@ class _Extraction:
         self._warnings_key = f"warnings {spec.min_side} {__version__}"
         self._measurement_key = f"{measurement.name} {spec.min_side} {__version__}" if measurement else ""
 
-    def load(self, source: Source) -> Extract:
+    def load(self, source: Source | Extract) -> Extract:
         """Open a file, and decode and prepare it unless the cache holds all that is wanted."""
+        if isinstance(source, Extract):
+            return source
         extract = Extract(source)
         try:
             content, name, reading = open_source(source)
@@ -239,7 +249,7 @@ class _Extraction:
 
     def _lacks_nothing(self, extract: Extract) -> bool:
         return (
-            (self._engine is None or extract.features is not None)
+            ((self._engine is None and not self._wanted.inputs) or extract.features is not None)
             and (self._wanted.measurement is None or extract.measured is not None)
             and not self._wanted.pixels
         )
@@ -256,10 +266,10 @@ class _Extraction:
             extract.measured = measurement.compute(content, image)
             if self._cache is not None:
                 self._cache.put(self._measurement_key, [(extract.cache_key, extract.measured[None])])
-        if self._engine is not None and extract.features is None:
+        if (self._engine is not None or self._wanted.inputs) and extract.features is None:
             extract.inputs = prepare(image.pixels, self._spec)
         if self._wanted.pixels:
-            extract.pixels = image.pixels
+            extract.pixels, extract.display = image.pixels, image.display
 
 
 def _name_key(engine: Engine, spec: InputSpec, mirror: bool) -> str:

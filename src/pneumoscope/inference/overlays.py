@@ -221,13 +221,14 @@ def render_thumbnail(prediction: Prediction, side: int) -> bytes:
     return stream.getvalue()
 
 
-def render_heatmap(evidence: Evidence) -> bytes:
+def render_heatmap(evidence: Evidence, limit: float | None = None) -> bytes:
     """Draw a map alone as a PNG to be laid over its image: the colour tells the sign, the opacity the strength.
 
-    It has the image's proportions. Parts that the network did not see are transparent.
+    It has the image's proportions. Parts that the network did not see are transparent. The strength is full at `limit`
+    logits, by default at the strongest evidence of the image.
     """
     stream = io.BytesIO()
-    _render(evidence, _HEATMAP, 1.0).save(stream, "PNG", compress_level=1)
+    _render(evidence, _HEATMAP, 1.0, limit).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
@@ -236,11 +237,11 @@ def render_overlay(evidence: Evidence, side: int) -> PILImage:
     return _render(evidence, side, _OPACITY)
 
 
-def _render(evidence: Evidence, longest: int, opacity: float) -> PILImage:
+def _render(evidence: Evidence, longest: int, opacity: float, limit: float | None = None) -> PILImage:
     from PIL import Image
 
     height, width = (max(1, round(longest * side / max(evidence.shape))) for side in evidence.shape)
-    colours, strength = _paint(evidence.map((height, width)), evidence.limit)
+    colours, strength = _paint(evidence.map((height, width)), limit or evidence.limit)
     return Image.fromarray(np.rint(np.dstack([colours, opacity * strength]) * 255).astype(np.uint8), "RGBA")
 
 

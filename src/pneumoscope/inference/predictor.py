@@ -139,7 +139,7 @@ class Predictor:
 
     def run(
         self,
-        images: Iterable[Source],
+        images: Iterable[Source | Extract],
         maps: bool = False,
         *,
         pixels: bool = False,
@@ -150,7 +150,7 @@ class Predictor:
         """Read, prepare, run and decide on any number of images in bounded memory, each file opened once.
 
         Args:
-            images: paths, contents or samples.
+            images: paths, contents, samples, or what `read_source` gave.
             maps: also say where the evidence lies.
             pixels: also give the decoded image.
             label: the class whose evidence is wanted; by default the positive one if there are two, else the predicted.

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp
 from pneumoscope import __version__
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.connections import configure_uvicorn
+from pneumoscope.server.hosts import parse_networks
+from pneumoscope.server.identity import add_identity
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
@@ -58,6 +60,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     add_jobs(app, jobs)
     add_models(app, service)
     add_operations(app, service)
+    add_identity(app)
     complete_document(app)
     add_pages(app)
     _add_errors(app)
@@ -85,12 +88,13 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
         ) from None
     with listener:
         service = PredictionService(settings)
-        config = configure_uvicorn(build_app(settings, service), settings.limits)
+        trusted = parse_networks(settings.trusted_proxies, "trusted_proxies")
+        config = configure_uvicorn(build_app(settings, service), settings.limits, trusted)
         host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
         if ready is not None:
             ready(f"http://{host}:{listener.getsockname()[1]}/", service)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        _raise_file_limit(4 * settings.limits.requests + 512)
+        _raise_file_limit(4 * settings.limits.requests + settings.limits.unknown + 512)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

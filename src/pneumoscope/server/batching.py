@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from pneumoscope.images.read import ImageBytes
+from pneumoscope.server.decoding import Decoded
 from pneumoscope.server.messages import PredictionMessage, PredictionQuery
 from pneumoscope.server.problems import RequestError, too_busy
 
 Answer: TypeAlias = PredictionMessage | RequestError
-_WORKERS = 2  # one batch is read while another is computed
-_PICTURED = 2  # images of a batch that keeps their pixels, each of which may be 400 MB
+_WORKERS = 2  # one batch is stored while another is computed
 
 
 class Job(NamedTuple):
-    """An uploaded image, and what to return for it."""
+    """An uploaded image, what to return for it, and the decoded image as soon as it is there."""
 
     image: ImageBytes
     query: PredictionQuery
+    decoded: Decoded | None = None
 
 
 class Batcher:
     """Gathers the images of many callers into batches.
 
     Args:
+        decode: makes an image ready for the network, or says why it cannot be read.
         process: answers a batch, in a thread; what it raises is raised to all callers of the batch.
         batch_size: images that are best processed together.
         wait: seconds that an image waits for others at most, and only while another batch is processed.
@@ -38,6 +40,7 @@ class Batcher:
 
     def __init__(
         self,
+        decode: Callable[[ImageBytes, bool], Awaitable[Decoded]],
         process: Callable[[Sequence[Job]], list[Answer]],
         batch_size: int,
         wait: float,
@@ -45,7 +48,7 @@ class Batcher:
         observe: Callable[[int, float], None],
     ) -> None:
         self.in_progress = 0
-        self._process, self._observe = process, observe
+        self._decode, self._process, self._observe = decode, process, observe
         self._batch_size, self._wait, self._capacity = batch_size, wait, capacity
         self._queue: deque[tuple[Job, asyncio.Future[Answer]]] = deque()
         self._arrived = asyncio.Event()
@@ -78,17 +81,21 @@ class Batcher:
         """
         if self.in_progress + len(jobs) > self._capacity:
             raise too_busy(f"{self.in_progress} images are in progress, and at most {self._capacity} are accepted.")
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in jobs]
-        for future in futures:
-            future.add_done_callback(self._release)
         self.in_progress += len(jobs)
-        self._queue.extend(zip(jobs, futures, strict=True))
-        self._arrived.set()
-        return await asyncio.gather(*futures)
+        try:
+            return await asyncio.gather(*map(self._answer, jobs))
+        finally:
+            self.in_progress -= len(jobs)
 
-    def _release(self, _: object) -> None:
-        self.in_progress -= 1
+    async def _answer(self, job: Job) -> Answer:
+        try:
+            decoded = await self._decode(job.image, job.query.picture)
+        except RequestError as problem:
+            return problem
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((job._replace(decoded=decoded), future))
+        self._arrived.set()
+        return await future
 
     async def _gather(self) -> list[tuple[Job, asyncio.Future[Answer]]]:
         """Gather the next batch; one worker gathers at a time."""
@@ -100,7 +107,7 @@ class Batcher:
             batch = [self._queue.popleft()]
             end = loop.time() + self._wait
             while True:
-                while self._queue and self._fits(batch):
+                while self._queue and len(batch) < self._batch_size:
                     batch.append(self._queue.popleft())
                 left = end - loop.time()
                 if self._queue or len(batch) == self._batch_size or not self._processing or left <= 0:
@@ -108,10 +115,6 @@ class Batcher:
                 self._arrived.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), left)
-
-    def _fits(self, batch: Sequence[tuple[Job, object]]) -> bool:
-        pictured = any(job.query.picture for job, _ in (*batch, self._queue[0]))
-        return len(batch) < (_PICTURED if pictured else self._batch_size)
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()

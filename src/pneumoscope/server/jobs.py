@@ -143,16 +143,19 @@ class Jobs:
                 await self._end(work, "failed", to_internal_error(problem).to_document())
 
     async def _answer(self, work: _Work) -> PredictionsMessage:
-        answers: list[Answer] = []
-        while len(answers) < len(work.images):
-            part = work.images[len(answers) : len(answers) + _SLICE]
+        answers: dict[int, Answer] = {}
+        while left := [i for i in range(len(work.images)) if i not in answers]:
+            part = left[:_SLICE]
             try:
-                answers += await self._predict(part, work.query)
+                found = await self._predict([work.images[i] for i in part], work.query)
             except RequestError as problem:
                 if problem.status != 429:
                     raise
+                found = [problem] * len(part)
+            answers |= {i: each for i, each in zip(part, found, strict=True) if not _is_busy(each)}
+            if any(map(_is_busy, found)):
                 await asyncio.sleep(1)  # others come first
-        return gather(work.images, answers)
+        return gather(work.images, [answers[i] for i in range(len(work.images))])
 
     async def _end(self, work: _Work, state: str, content: dict[str, object]) -> None:
         try:
@@ -223,6 +226,10 @@ def to_message(record: JobRecord) -> JobMessage:
             "problem": content if content and failed else None,
         }
     )
+
+
+def _is_busy(answer: Answer) -> bool:
+    return isinstance(answer, RequestError) and answer.status == 429
 
 
 def _lost() -> RequestError:

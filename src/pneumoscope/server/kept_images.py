@@ -12,6 +12,10 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.files import write_bytes
 from pneumoscope.images.read import SUFFIXES
 
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "BMP": "image/bmp", "WEBP": "image/webp",
+    "GIF": "image/gif", "JPEG2000": "image/jp2", "DICOM": "application/dicom",
+}  # fmt: skip
 _NAME = re.compile(r"(?P<sha256>[0-9a-f]{64})\.[a-z0-9]+")
 
 
@@ -48,7 +52,7 @@ class KeptImages:
             raise DataError(str(problem), parameter="keep_images") from None
 
     def read(self, sha256: str, format_: str) -> bytes | None:
-        """Read a file; None where there is none.
+        """Read a file; None where it was not kept, or is gone.
 
         Raises:
             DataError: it cannot be read.
@@ -58,7 +62,7 @@ class KeptImages:
         except FileNotFoundError:
             return None
         except OSError as problem:
-            raise DataError(f"{self.folder}: {problem.strerror}.", parameter="keep_images") from None
+            raise DataError(f"{self.folder}: {problem.strerror}", parameter="keep_images") from None
 
     def delete(self, sha256s: Iterable[str]) -> int:
         """Delete the files with these contents; return how many there were.

@@ -32,7 +32,7 @@ class PredictionQuery(Query):
     """How to read the images, what to return besides the prediction, and what to keep."""
 
     heatmap: bool = Field(default=False, description="Add a heatmap of the evidence, as a PNG.")
-    picture: bool = Field(default=False, description="Add the image itself, as a PNG for a browser.")
+    picture: bool = Field(default=False, description="Add the image itself, as a PNG of its levels.")
     invert: bool = Field(default=False, description="The images are inverted (air is white): swap black and white.")
     any_modality: bool = Field(default=False, description="Also read DICOM files that are not projection radiographs.")
     store: bool = Field(
@@ -117,7 +117,11 @@ class Heatmap(Answer):
     label: str = Field(description="The class that yellow supports.")
     logit: float = Field(description="Its logit: the mean of the map plus the bias.")
     bias: float = Field(description="The part of the logit that is not tied to a place in the image.")
-    limit: float = Field(description="The evidence at the ends of the colour scale, in logits.")
+    limit: float = Field(
+        description="The evidence at the ends of the colour scale, in logits: the same for all images."
+    )
+    cell_height: float = Field(description="Of a cell, which has one value, in pixels of the image.")
+    cell_width: float = Field(description="Of a cell, in pixels of the image.")
     png: str = Field(description="A PNG in Base64: colours to lay over the image, in the same proportions.")
 
 
@@ -171,7 +175,11 @@ class PredictionMessage(Answer):
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )
-    picture: str | None = Field(default=None, description="Base64: the image as a PNG, if requested.")
+    picture: str | None = Field(
+        default=None,
+        description="Base64: the image, if requested, as a grey PNG of its stored levels without a window. Its text "
+        "`pneumoscope` (iTXt) says in JSON how to display them.",
+    )
     reviews: list[ReviewMessage] = Field(default=[], description="The latest three, the oldest of them first.")
     review_count: int = Field(default=0, description="How many reviews there are; see its address and /reviews.")
 

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import datetime
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import MissingExtraError
 from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
@@ -28,6 +26,8 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.decoding import Decoded, Decoders
+from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
@@ -39,7 +39,7 @@ from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import MonitoringMessage
 from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
-from pneumoscope.server.pictures import render_picture
+from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
 from pneumoscope.server.replies import reuse
 from pneumoscope.server.retention import Retention
@@ -75,13 +75,14 @@ class PredictionService:
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
-        self.batcher = Batcher(self._process, size, wait, capacity, self.telemetry.count_batch)
+        self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
+        self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
         self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
+        self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
         self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
-        # They read for all batches: an image needs up to 900 MB while it is read.
-        self._readers = ThreadPoolExecutor(min(4, max(2, (os.cpu_count() or 2) // 2)), "read")
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None
@@ -91,18 +92,20 @@ class PredictionService:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
         side = self.predictor.model.input.size
         blank = np.zeros((1, 3, side, side), np.float32)
-        await asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
+        warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
+        await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
         self.batcher.open()
         if self.settings.keep_for is not None:
-            retention = Retention(self.store, self._kept, self.settings.keep_for)
+            retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
             self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
     async def close(self) -> None:
         """End."""
         if self._deleting is not None:
             self._deleting.cancel()
+        self._decoders.close()
         await self.batcher.close()
-        for pool in (self._readers, self._summary_thread, self._readiness_thread):
+        for pool in (self._collector, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
         self.store.close()
@@ -115,6 +118,8 @@ class PredictionService:
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
+        if self._decoders.occupied:
+            raise RequestError(503, "Images that take long are being decoded. Others take longer than usual.")
         if self._check is None or self._check.done():  # those who ask at once share an answer
             loop = asyncio.get_running_loop()
             self._check = loop.run_in_executor(self._readiness_thread, self.store.find_fault)
@@ -262,6 +267,12 @@ class PredictionService:
             **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
         )
 
+    async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
+        decoded = await self._decoders.decode(image, picture)
+        if (error := decoded.extract.error) is not None:
+            raise to_file_problem(error, is_image(image.content[:512]), decoded.extract.lacks_extra)
+        return decoded
+
     def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
         answers = self._predict(jobs)
@@ -277,18 +288,14 @@ class PredictionService:
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
         """Predict a batch; after an error, each image alone, so that only the one at fault fails."""
         try:
+            extracts = [job.decoded.extract for job in jobs if job.decoded is not None]
             predictions = self.predictor.run(
-                [job.image for job in jobs],
-                maps=any(job.query.heatmap for job in jobs),
-                pixels=any(job.query.picture for job in jobs),
-                pool=self._readers,
+                extracts, maps=any(job.query.heatmap for job in jobs), pool=self._collector
             )
             return [self._answer(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
         except Exception as problem:
             if len(jobs) == 1:
                 log_internal_error(problem)
-                if isinstance(problem, MissingExtraError):
-                    return [(to_file_problem(str(problem), recognised=True, lacks_extra=True), None)]
                 return [(to_internal_error(problem), None)]
             log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
@@ -308,14 +315,16 @@ class PredictionService:
         for name in _IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
-        evidence, pixels = prediction.evidence, prediction.pixels
+        evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
-            png = base64.b64encode(render_heatmap(evidence)).decode()
+            png = base64.b64encode(render_heatmap(evidence, self.evidence_limit)).decode()
+            height, width = evidence.cell
             message.heatmap = Heatmap(
-                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=evidence.limit, png=png
-            )
-        if query.picture and pixels is not None:
-            message.picture = base64.b64encode(render_picture(pixels)).decode()
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=self.evidence_limit,
+                cell_height=height, cell_width=width, png=png,
+            )  # fmt: skip
+        if job.decoded is not None and job.decoded.picture is not None:
+            message.picture = base64.b64encode(job.decoded.picture).decode()
         return message, record
 
     def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:

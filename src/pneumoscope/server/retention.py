@@ -5,29 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
-import re
 from concurrent.futures import Executor
 
-from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.store import Store, now
 
-_PERIOD = re.compile(r"(?P<number>[1-9]\d{0,4})(?P<unit>[hdw])")
-_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 _EVERY = 3600.0  # seconds
 _logger = logging.getLogger("pneumoscope.server")
-
-
-def read_period(text: str) -> datetime.timedelta:
-    """A period such as `30d`: a number of hours (h), days (d) or weeks (w).
-
-    Raises:
-        UsageError: it is something else.
-    """
-    found = _PERIOD.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"{text!r}: give a number of hours, days or weeks, such as 12h, 30d or 52w.", "keep_for")
-    return datetime.timedelta(hours=int(found["number"]) * _HOURS[found["unit"]])
 
 
 class Retention:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
+from pneumoscope.server.access import Access
+from pneumoscope.server.callers import CALLER, Role, find_role
+from pneumoscope.server.connections import recognise
+from pneumoscope.server.hosts import Host, name_address, parse_host
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error
+from pneumoscope.server.proxies import Identity, Proxies
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.telemetry import Telemetry
 
@@ -19,6 +28,7 @@ UPLOADS = "/v1/predictions"  # whose bodies are images, and bounded where they a
 _PROTECTED = ("/v1/", "/metrics")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID, _ID = "x-request-id", re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PORTS = {"http": 80, "https": 443}
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _HEADERS = {
     "content-security-policy": (
@@ -40,44 +50,59 @@ def _name_request(scope: Scope) -> str:
     return given if _ID.fullmatch(given) else secrets.token_hex(8)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A request before its caller is known; `role` is None if the route answers everybody."""
+
+    scope: Scope
+    identity: Identity | None
+    role: Role | None
+    endpoint: object  # None if there is no such route
+
+
 class SecurityMiddleware:
     """Wraps the whole service.
 
-    If there is a token, callers must send it. Without one, only this machine can call, by one of its own names: other
-    names may be those of sites that point here (DNS rebinding). Pages of other sites are refused in any case. The log
-    has the method, route, status and time of each request, never names or values.
+    Callers must show a token, or come through a proxy that says who they are. If neither is set up, only this machine
+    can call, by one of its own names: other names may be those of sites that point here (DNS rebinding). Pages of
+    other sites are refused in any case. No body is read before route and caller are known. The log has the method,
+    route, status and time of each request, never names or values.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
-        self._app, self._settings, self._telemetry = app, settings, telemetry
-        self._requests = 0
+    def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry) -> None:
+        self._app, self._limits, self._telemetry = app, settings.limits, telemetry
+        self._proxies, self._access = Proxies(settings), Access(settings)
+        self._root, public = settings.root, settings.address
+        self._names = list(dict.fromkeys([*_LOCAL, name_address(settings.host)]))
+        self._public = "" if public is None else public.origin
+        self._public_name = "" if public is None else public.host.name
+        self._requests = {"known": 0, "unknown": 0}  # in progress, by caller
+        self._most = {"known": settings.limits.requests, "unknown": settings.limits.unknown}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # uvicorn leaves the body out
-            scope = {**scope, "method": "GET"}
-        start, status, request = time.perf_counter(), 0, _name_request(scope)
+        start, status, request, path = time.perf_counter(), 0, _name_request(scope), self._find_path(scope)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # uvicorn leaves the body out
+        scope = {**scope, "method": method, "root_path": self._root, "path": self._root + path}
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in (*_HEADERS.items(), (_REQUEST_ID, request)):
-                    headers.setdefault(name, value)
-                if scope["path"].startswith(_PROTECTED):
-                    headers.setdefault("cache-control", "no-store")
+                self._add_headers(MutableHeaders(scope=message), request, path)
             await send(message)
 
-        self._requests += 1
         try:
-            self._check(scope)
-            if scope["path"] != UPLOADS and scope["method"] not in _SAFE_METHODS:
-                receive = await self._receive_whole(receive)
-            await self._app(scope, receive, answer)
+            prepared = self._prepare(scope, path)
+            scope = prepared.scope
+            with self._admit(prepared):
+                if prepared.endpoint is not None and method not in _SAFE_METHODS:
+                    _check_coding(scope)
+                    receive = receive if path == UPLOADS else await self._receive_whole(receive)
+                await self._app(scope, receive, answer)
         except RequestError as problem:
             await problem.to_response()(scope, receive, answer)
         except Exception as problem:
@@ -85,40 +110,97 @@ class SecurityMiddleware:
             if not status:
                 await to_internal_error(problem).to_response()(scope, receive, answer)
         finally:
-            self._requests -= 1
             route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
-            self._telemetry.count_request(scope["method"], route, status, seconds)
-            caller = f" from {scope['client'][0]}" if status in (401, 403) and scope["client"] else ""
+            self._telemetry.count_request(method, route, status, seconds)
+            caller = f" from {scope['client'][0]}" if status in (400, 401, 403, 429) and scope["client"] else ""
             about = {"request": request}
-            logger.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, caller, extra=about)
+            logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, caller, extra=about)
 
-    def _check(self, scope: Scope) -> None:
-        limits, token = self._settings.limits, self._settings.token
-        if self._requests > limits.requests:
-            detail = f"{limits.requests} requests are in progress. Try again in 1 s."
+    def _find_path(self, scope: Scope) -> str:
+        """The path of a route; proxies may leave the root path in front of it, or take it away."""
+        path: str = scope["path"]
+        return path[len(self._root) :] if path == self._root or path.startswith(f"{self._root}/") else path
+
+    def _add_headers(self, headers: MutableHeaders, request: str, path: str) -> None:
+        for name, value in (*_HEADERS.items(), (_REQUEST_ID, request)):
+            headers.setdefault(name, value)
+        if path.startswith(_PROTECTED):
+            headers.setdefault("cache-control", "no-store")
+        location = headers.get("location", "")  # routes do not know the root path
+        if location.startswith("/") and not location.startswith(f"{self._root}/"):
+            headers["location"] = self._root + location
+
+    def _prepare(self, scope: Scope, path: str) -> _Prepared:
+        """Read what a proxy adds, check what every request must have, and find the route and the role it needs."""
+        headers = Headers(scope=scope)
+        # RFC 9112, 6.1 and 6.3: two lengths of one body are how requests are smuggled past a proxy.
+        if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
+            detail = "A request has Content-Length or, in HTTP/1.1, Transfer-Encoding, and not both."
+            raise RequestError(400, detail, {"connection": "close"})
+        scope, identity = self._proxies.resolve(scope)
+        scope["state"] = {**scope.get("state", {})}
+        protected, endpoint = path.startswith(_PROTECTED), self._find_endpoint(scope)
+        self._check_origin(scope, protected)
+        if not path:  # without the slash at its end, the addresses on the page would lead elsewhere
+            raise RequestError(308, "The address ends with a slash.", {"location": f"{self._root}/"})
+        role = find_role(endpoint, scope["method"]) if protected else None
+        return _Prepared(scope, identity, role, endpoint)
+
+    def _find_endpoint(self, scope: Scope) -> object:
+        for route in self._app.routes:
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                return child.get("endpoint")
+        return None
+
+    def _check_origin(self, scope: Scope, protected: bool) -> None:
+        """Check that callers use a name of this service, and are no pages of another site."""
+        headers = Headers(scope=scope)
+        host = parse_host(headers.get("host", ""))
+        if self._access.open or self._public_name:
+            names = [*self._names, *([self._public_name] if self._public_name else [])]
+            if host is None or host.name not in names:
+                hint = "Set the public address to use another name." if self._public_name else (
+                    "Start it with a token to use another name."
+                )  # fmt: skip
+                raise RequestError(403, f"This service answers only to {', '.join(names)}. {hint}")
+        elif host is None:
+            raise RequestError(400, "The header Host is missing or malformed.")
+        if not protected and scope["method"] in _SAFE_METHODS:
+            return
+        origin = headers.get("origin")
+        own = origin is None or origin == self._public
+        if origin is not None and not own and host.name != self._public_name:
+            own = _is_same(origin, host)
+        if not own or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            hint = f" Its own address is {self._public}." if self._public else ""
+            raise RequestError(403, f"Pages of other sites may not call this service.{hint}")
+
+    @contextmanager
+    def _admit(self, request: _Prepared) -> Iterator[None]:
+        """Find out who calls, and count the request while it is in progress: known callers apart from all others."""
+        scope, role = request.scope, request.role
+        kind, caller = "known" if role is not None or self._access.open else "unknown", None
+        if role is not None:
+            address = scope["client"][0] if scope.get("client") else ""
+            caller = self._access.identify(Headers(scope=scope), address, request.identity)
+            scope["state"][CALLER] = caller
+        if kind == "known":
+            recognise(scope)
+        if self._requests[kind] >= self._most[kind]:
+            detail = f"{self._most[kind]} requests are in progress. Try again in 1 s."
             raise RequestError(503, detail, {"retry-after": "1"})
-        headers, protected = Headers(scope=scope), scope["path"].startswith(_PROTECTED)
-        name, host = re.sub(r":[0-9]+$", "", headers.get("host", "")).lower(), self._settings.host.lower()
-        names = dict.fromkeys([*_LOCAL, f"[{host}]" if ":" in host else host])
-        if token is None and name not in names:
-            raise RequestError(
-                403, f"This service answers only to {', '.join(names)}. Start it with a token to use another name."
-            )
-        if protected or scope["method"] not in _SAFE_METHODS:
-            origin = headers.get("origin")
-            elsewhere = origin is not None and origin.partition("://")[2] != headers.get("host", "")
-            if elsewhere or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                raise RequestError(403, "Pages of other sites may not call this service.")
-        if token is not None and protected:
-            scheme, _, credentials = headers.get("authorization", "").partition(" ")
-            valid = hmac.compare_digest(credentials.strip().encode(), token.encode())
-            if scheme.lower() != "bearer" or not valid:
-                text = "A valid token is needed. Send the header Authorization: Bearer TOKEN with the service's token."
-                raise RequestError(401, text, {"www-authenticate": "Bearer"})
+        self._requests[kind] += 1
+        try:
+            if caller is not None and role is not None and not caller.may(role):
+                raise RequestError(403, f"This needs the role {role}. {caller.name} has the role {caller.role}.")
+            yield
+        finally:
+            self._requests[kind] -= 1
 
     async def _receive_whole(self, receive: Receive) -> Receive:
         """Receive a small body whole, and pass it on in one piece."""
-        limits, body, more = self._settings.limits, b"", True
+        limits, body, more = self._limits, b"", True
         try:
             async with asyncio.timeout(limits.silence):
                 while more:
@@ -135,3 +217,19 @@ class SecurityMiddleware:
             return pending.pop() if pending else await receive()
 
         return receive_again
+
+
+def _check_coding(scope: Scope) -> None:
+    coding = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        detail = f"The body has the coding {coding[:40]!r}, which is not read. Send it as it is."
+        raise RequestError(415, detail, {"accept-encoding": "identity"})
+
+
+def _is_same(origin: str, host: Host) -> bool:
+    """Whether an origin is that of the host which the request names; the scheme is not known for certain."""
+    scheme, _, netloc = origin.partition("://")
+    theirs, default = parse_host(netloc), _PORTS.get(scheme)
+    return theirs is not None and default is not None and (
+        theirs.name == host.name and (theirs.port or default) == (host.port or default)
+    )  # fmt: skip

@@ -42,7 +42,7 @@ class StoredPredictions:
 
     Args:
         store: the database.
-        kept: the folder of kept images; None where none are kept.
+        kept: the kept images, where there are any.
         predictor: the model that is served.
         fingerprint: of this model.
         telemetry: counts reviews.
@@ -51,8 +51,8 @@ class StoredPredictions:
     def __init__(
         self, store: Store, kept: KeptImages | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
     ) -> None:
-        self.store, self.kept, self.fingerprint = store, kept, fingerprint
-        self._predictor, self._telemetry = predictor, telemetry
+        self.store, self.fingerprint = store, fingerprint
+        self._kept, self._predictor, self._telemetry = kept, predictor, telemetry
         self._threads = ThreadPoolExecutor(4, "database")
 
     def close(self) -> None:
@@ -125,8 +125,8 @@ class StoredPredictions:
             if found is None:
                 raise _unknown()
             sha256, needed = found
-            if not needed and self.kept is not None:
-                self.kept.delete([sha256])
+            if self._kept is not None and not needed:
+                self._kept.delete([sha256])
 
         await self.call(delete)
 
@@ -137,10 +137,11 @@ class StoredPredictions:
             RequestError: 404, there is no such prediction, or its file was not kept.
         """
         record = (await self.find(prediction_id)).record
-        content = None if self.kept is None else await self.call(self.kept.read, record.sha256, record.format)
+        kept = self._kept
+        content = await self.call(kept.read, record.sha256, record.format) if kept else None
         if content is None:
             reason = "The service keeps none; `pneumoscope serve --keep-images FOLDER` does."
-            if self.kept is not None:
+            if kept is not None:
                 reason = "It was predicted while the service kept none, or it has been deleted since."
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content

@@ -1,10 +1,11 @@
 // One image: its picture in the viewer, and what the model says of it.
 
+import { PLANES, describeTurn } from "./overlays.js";
+import { active, all, endComparison, isComparing, keepBeside, viewer, watch } from "./panes.js";
+import { remember } from "./preferences.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
 import { $, announce, name, say, state } from "./state.js";
-import { Viewer } from "./viewer.js";
-
-const viewer = new Viewer($("image"));
+import { attachToolbar, describeTools } from "./toolbar.js";
 
 export function pick(image) {
   select(image);
@@ -26,7 +27,7 @@ export function select(image) {
     return;
   }
   if (image.picture) {
-    viewer.show(image.picture, image.heatmap?.png).catch(() => {
+    viewer.show(image, image.picture, image.heatmap?.png).catch(() => {
       if (image === state.current) say($("nothing"), `${image.name} cannot be displayed by this browser.`);
     });
   } else {
@@ -37,7 +38,14 @@ export function select(image) {
   fillReview(image);
 }
 
+// Shows an image, and another beside it until `endComparison` of panes.js; the prediction is that of the first.
+export function compare(image, other) {
+  if (state.current !== image) select(image);
+  keepBeside(other);
+}
+
 export function clearImage() {
+  endComparison();
   state.current = null;
   $("prediction").hidden = true;
   $("no-prediction").hidden = $("nothing").hidden = false;
@@ -59,13 +67,18 @@ function describe(image) {
   for (const warning of image.warnings) facts.push(["Warning", warning]);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [
     Object.assign(document.createElement("dt"), { textContent: term }), Object.assign(document.createElement("dd"), { textContent: value })]));
-  $("evidence").hidden = !image.heatmap;
-  if (image.heatmap) {
-    const { label, limit, logit, bias } = image.heatmap;
-    $("against").textContent = signed(-limit, 1);
-    $("for").textContent = signed(limit, 1);
-    $("legend-label").textContent = `Yellow supports ${label}; blue speaks against it. The scale is in logits. The mean of the map and the bias (${signed(bias)}) add up to the logit: ${signed(logit)}.`;
-  }
+  describeEvidence(image);
+}
+
+function describeEvidence({ heatmap }) {
+  $("evidence").hidden = !heatmap;
+  if (!heatmap) return;
+  const { label, limit, logit, bias, cell_width: width, cell_height: height } = heatmap;
+  $("against").textContent = signed(-limit, 1);
+  $("for").textContent = signed(limit, 1);
+  const spacing = viewer.picture?.facts.spacing;
+  const mm = spacing ? ` (${Math.round(width * spacing.columns)} × ${Math.round(height * spacing.rows)} mm${PLANES[spacing.plane]})` : "";
+  $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it. In logits, on one scale for all images. Coarse: one value for ${Math.round(width)} × ${Math.round(height)} pixels${mm}; not the outline of a finding. Mean ${signed(logit - bias)} and bias ${signed(bias)} make the logit ${signed(logit)}.`;
 }
 
 function describeProbability(image) {
@@ -86,40 +99,32 @@ const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(valu
 // ---- how the image is shown ----
 
 function describeViewer() {
-  const { image, level, window: width, scale } = viewer;
   const { current } = state;
-  $("level").value = 100 * level;
-  $("window").value = 100 * width;
-  $("invert").setAttribute("aria-pressed", String(viewer.inverted));
-  $("evidence-shown").setAttribute("aria-pressed", String(viewer.evidence));
-  if (!image || current?.state !== "done") {
-    $("caption").textContent = "";
-    $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
-    return;
-  }
-  const zoom = Math.round((100 * scale * image.width) / current.width / (window.devicePixelRatio || 1));
-  $("caption").textContent = `${current.name} · level ${Math.round(100 * level)}% · window ${Math.round(100 * width)}% · zoom ${zoom}%${viewer.inverted ? " · inverted" : ""}${viewer.map && !viewer.evidence ? " · heatmap off" : ""}`;
-  $("image").setAttribute("aria-label", `Image ${current.name}. ${$("explanation").textContent}${viewer.inverted ? " Shown inverted." : ""}`);
+  describeTools(active());
+  for (const id of ["heat", "evidence-shown"]) $(id).setAttribute("aria-pressed", String(viewer.evidence));
+  $("opacity").value = 100 * viewer.opacity;
+  if (current?.state === "done") describeEvidence(current);
+  const turned = [viewer.inverted && "inverted", describeTurn(viewer)].filter(Boolean).join(", ");
+  if (viewer.picture && current?.state === "done") $("image").setAttribute("aria-label", `Image ${current.name}.${turned ? ` Shown ${turned}.` : ""}`);
+  else $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
 }
 
-function change(values) { // of the heatmap over the image
-  Object.assign(viewer, values);
-  viewer.draw();
+function changeEvidence(values) {
+  if (values.opacity !== undefined) remember("opacity", values.opacity);
+  for (const pane of all()) {
+    Object.assign(pane, values);
+    pane.draw();
+    pane.tell();
+  }
   describeViewer();
 }
 
-viewer.changed = describeViewer;
-$("zoom-in").addEventListener("click", () => viewer.zoom(1.25));
-$("zoom-out").addEventListener("click", () => viewer.zoom(0.8));
-$("fit").addEventListener("click", () => viewer.fit());
-$("reset").addEventListener("click", () => { viewer.reset(); viewer.fit(); });
-$("invert").addEventListener("click", () => viewer.set({ inverted: !viewer.inverted }));
-$("drag").addEventListener("click", () => {
-  viewer.dragWindows = !viewer.dragWindows;
-  $("drag").setAttribute("aria-pressed", String(viewer.dragWindows));
-  $("drag").textContent = viewer.dragWindows ? "Drag: window" : "Drag: move";
+watch(describeViewer);
+attachToolbar(active, all);
+$("opacity").addEventListener("input", (event) => changeEvidence({ opacity: event.target.value / 100, evidence: true }));
+for (const id of ["heat", "evidence-shown"]) $(id).addEventListener("click", () => changeEvidence({ evidence: !viewer.evidence }));
+$("compare").addEventListener("click", () => {
+  if (isComparing()) endComparison();
+  else if (viewer.picture) keepBeside(state.current);
 });
-$("level").addEventListener("input", (event) => viewer.set({ level: event.target.value / 100 }));
-$("window").addEventListener("input", (event) => viewer.set({ window: event.target.value / 100 }));
-$("opacity").addEventListener("input", (event) => change({ opacity: event.target.value / 100, evidence: true }));
-$("evidence-shown").addEventListener("click", () => change({ evidence: !viewer.evidence }));
+describeViewer();

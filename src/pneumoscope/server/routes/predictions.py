@@ -13,6 +13,7 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 from pneumoscope.images.read import Reading
 from pneumoscope.server import idempotency
 from pneumoscope.server.jobs import Jobs
+from pneumoscope.server.kept_images import MEDIA_TYPES
 from pneumoscope.server.messages import (
     NO_NUL,
     ImageQuery,
@@ -35,10 +36,6 @@ from pneumoscope.server.problems import RequestError
 from pneumoscope.server.routes.answers import LOCATION, IdempotencyKey, name_caller, to_json, to_page
 from pneumoscope.server.submissions import Wish, submit
 
-MEDIA_TYPES = {
-    "JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "BMP": "image/bmp", "WEBP": "image/webp",
-    "GIF": "image/gif", "JPEG2000": "image/jp2", "DICOM": "application/dicom",
-}  # fmt: skip
 Identifier = Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL, description="Of a prediction.")]
 _PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 _FILE_TYPES = {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES.values()}

@@ -1,0 +1,112 @@
+"""Files are decoded in processes of their own: what happens to one of them harms no other image."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from decoder_work import work
+from services import draw, run_thread, wait_until
+
+from pneumoscope.server import predictions
+from pneumoscope.server.decoding import Decoders
+from pneumoscope.server.settings import Limits, Settings
+
+Send = Callable[[str], Future[httpx.Response]]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Three processes decode, and an image may take six seconds."""
+    return replace(settings, decoders=3, limits=replace(Limits(), decoding=6.0, stopping=2))
+
+
+@contextmanager
+def serve(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Send]]:
+    """A service whose decoders do what the names of files say."""
+    monkeypatch.setattr(predictions, "Decoders", partial(Decoders, work=work))
+    with ThreadPoolExecutor(16) as pool, run_thread(settings) as url:
+
+        def send(name: str) -> Future[httpx.Response]:
+            files = {"files": (f"{name}.png", draw(1))}
+            return pool.submit(lambda: httpx.post(f"{url}/v1/predictions?picture=true", files=files, timeout=60))
+
+        yield url, send
+
+
+def is_ready(url: str) -> bool:
+    return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "detail"),
+    [
+        ("end", 422, "end.png: decoding it takes too much memory. Save it again, as PNG with 8 or 16 bits."),
+        ("fail", 500, "Internal error: ZeroDivisionError. Please report it."),
+        ("fill", 500, "Internal error: MemoryError. Please report it."),
+        ("slow-9", 422, "slow-9.png: decoding it takes more than 6 seconds. Save it again, as PNG with 8 or 16 bits."),
+    ],
+)
+def test_an_image_that_harms_its_process_is_refused_and_the_next_one_is_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, status: int,
+    detail: str,
+) -> None:  # fmt: skip
+    with serve(replace(settings, decoders=2), monkeypatch) as (_, send):
+        answers = [each.result() for each in [send(name), send(name)]]
+        assert {answer.status_code for answer in answers} <= {status, 429}
+        assert detail in [answer.json()["detail"] for answer in answers]
+        good = [each.result() for each in [send("a"), send("b"), send("c")]]
+        assert [answer.status_code for answer in good] == [200] * 3
+        assert all(answer.json()["predictions"][0]["picture"] for answer in good)
+    assert "FAIL" not in caplog.text
+
+
+def test_slow_images_leave_a_process_for_the_others_and_the_service_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(replace(settings, limits=replace(Limits(), decoding=20.0)), monkeypatch) as (url, send):
+        slow = [send("slow-14"), send("slow-14")]
+        wait_until(lambda: not is_ready(url))
+        assert "take long" in httpx.get(f"{url}/readyz").json()["detail"]
+        others = [send(f"{i}") for i in range(8)]
+        assert [each.result().status_code for each in others] == [200] * 8
+        assert not any(each.done() for each in slow)
+        third = send("slow-14").result()
+        assert third.status_code == 429
+        assert int(third.headers["retry-after"]) > 0
+        assert [each.result().status_code for each in slow] == [200, 200]
+        wait_until(lambda: is_ready(url))
+
+
+def test_a_service_that_is_stopped_does_not_wait_for_slow_images(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The last thread ends with the service: the test's limit of time would stop a service that waits.
+    before = {thread.name for thread in threading.enumerate()}
+    with serve(replace(settings, limits=replace(Limits(), decoding=600.0, stopping=2)), monkeypatch) as (_, send):
+        slow = send("slow-500")
+        time.sleep(3)
+        assert not slow.done()
+    assert slow.exception() is not None or slow.result().status_code >= 500
+    wait_until(lambda: {thread.name for thread in threading.enumerate() if "decode" in thread.name} <= before)
+
+
+def test_processes_that_decode_end_with_the_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(settings, monkeypatch) as (_, send):
+        assert send("a").result().status_code == 200
+        assert count_decoders() > 0
+    assert count_decoders() == 0
+
+
+def count_decoders() -> int:
+    import multiprocessing
+
+    return sum(child.name == "decoder" for child in multiprocessing.active_children())
