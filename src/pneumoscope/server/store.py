@@ -113,6 +113,62 @@ class PredictionRecord(_Base):
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
+class AnsweredRequest(_Base):
+    """A request with an Idempotency-Key, and its answer once there is one.
+
+    Attributes:
+        key: a digest of who sent it, where to, and its key.
+        request: a digest of what it asks for.
+        began_at: in seconds since 1970.
+        status: of the answer; None while there is none.
+        location: of what it made.
+        content: the body of the answer.
+    """
+
+    __tablename__ = "answered_requests"
+
+    key: Mapped[str] = mapped_column(sql.String(64), primary_key=True)
+    request: Mapped[str] = mapped_column(sql.String(64))
+    began_at: Mapped[float] = mapped_column(sql.Double, index=True)
+    status: Mapped[int | None] = mapped_column(default=None)
+    location: Mapped[str] = mapped_column(sql.Text, default="")
+    content: Mapped[str] = mapped_column(sql.Text, default="")
+
+
+class JobRecord(_Base):
+    """Files that are predicted while the caller does not wait.
+
+    Attributes:
+        id: nobody can guess it.
+        state: `waiting`, `running`, `done`, `failed` or `lost`.
+        files: how many there are.
+        beat_at: when the service that has the files was last known to live, in seconds since 1970.
+        created_at: when, UTC.
+        finished_at: when, UTC.
+        content: the predictions, or the problem document.
+        callback: the address that is called when it is finished.
+        callback_state: empty where there is no address, else `due`, `sent` or `failed`.
+        callback_attempts: how often it has been called.
+        callback_due_at: when it is called next, in seconds since 1970.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (sql.UniqueConstraint("id", name="jobs_id_key"), {"sqlite_autoincrement": True})
+
+    state: Mapped[str] = mapped_column(sql.String(16))
+    files: Mapped[int]
+    beat_at: Mapped[float] = mapped_column(sql.Double)
+    callback: Mapped[str] = mapped_column(sql.Text, default="")
+    callback_state: Mapped[str] = mapped_column(sql.String(16), default="")
+    callback_attempts: Mapped[int] = mapped_column(default=0)
+    callback_due_at: Mapped[float] = mapped_column(sql.Double, default=0.0)
+    content: Mapped[str] = mapped_column(sql.Text, default="")
+    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
+    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
+    finished_at: Mapped[datetime.datetime | None] = mapped_column(default=None)
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
@@ -252,6 +308,8 @@ class Store(AbstractContextManager["Store"]):
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
             with self._begin() as session:
+                for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
+                    session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
+from pneumoscope.server.idempotency import Answered, Key, add_review
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
@@ -111,14 +112,19 @@ class StoredPredictions:
             raise _unknown()
         return found
 
-    async def find_same(self, images: Sequence[ImageBytes]) -> list[PredictionMessage | None]:
-        """For each image, the latest prediction of the same file by the same model, read in the same way."""
+    async def find_same(self, images: Sequence[ImageBytes], since: float = 0) -> list[PredictionMessage | None]:
+        """For each image, the latest prediction of the same file by the same model, read in the same way.
+
+        Args:
+            images: the files.
+            since: when it was stored at the earliest, in seconds since 1970.
+        """
 
         def find() -> list[PredictionMessage | None]:
             keys = [
                 queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
             ]
-            found = queries.find_same(self.store, keys)
+            found = queries.find_same(self.store, keys, since)
             messages = [self.to_message(found[key]) if key in found else None for key in keys]
             add_image_reviews(self.store, [message for message in messages if message is not None])
             return messages
@@ -158,18 +164,24 @@ class StoredPredictions:
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content
 
-    async def review(self, prediction_id: str, request: ReviewRequest) -> ReviewMessage:
-        """Store a review.
+    async def review(self, prediction_id: str, request: ReviewRequest, key: Key | None = None) -> Answered:
+        """Store a review, once for each key; give the answer.
 
         Raises:
-            RequestError: 404, there is no such prediction; 422, see `find_label`.
+            RequestError: 404, there is no such prediction; 422, see `find_label`, or the key was used otherwise.
         """
         record = (await self.find(prediction_id)).record
         label = find_label(record, request, self._predictor.model.labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
-        await self.call(self.store.add, [review])
-        self._telemetry.reviews.labels(review.answer).inc()
-        return ReviewMessage.model_validate(review)
+        if key is not None:
+            answered = await self.call(add_review, self.store, key, review)
+        else:
+            await self.call(self.store.add, [review])
+            content = ReviewMessage.model_validate(review).model_dump_json()
+            answered = Answered(201, f"reviews/{review.number}", content)
+        if not answered.replayed:
+            self._telemetry.reviews.labels(review.answer).inc()
+        return answered
 
     async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:
         """A page of a prediction's reviews.
