@@ -140,9 +140,6 @@ def test_a_cursor_of_somebody_else_is_refused(service: Process, cursor: str) -> 
     id_ = send(service.url, draw(1)).json()["predictions"][0]["id"]
     for path in ("predictions", "studies", f"predictions/{id_}/reviews"):
         answer = httpx.get(f"{service.url}/v1/{path}", params={"cursor": cursor})
-        if cursor == "WzFd" and path.endswith("reviews"):  # [1], a position among reviews
-            assert answer.status_code == 200
-            continue
         assert answer.status_code == 422
         assert answer.json()["code"] == "cursor-invalid"
 
@@ -440,9 +437,9 @@ def test_lists_keys_and_jobs_work_on_each_database(run: Run, url: str) -> None:
         assert answers[0].json() == answers[1].json()
         ids = [each["id"] for each in answers[0].json()["predictions"]]
         found = [each["id"] for page in walk(where, "/v1/predictions", limit=2) for each in page["predictions"]]
-        assert found == ids[::-1]
+        assert sorted(found) == sorted(ids)  # files of a request are decoded side by side, and stored as they come
         studies = [each for page in walk(where, "/v1/studies", limit=2) for each in page["studies"]]
-        assert [each["study_uid"] for each in studies] == ["1.2.2", "1.2.1", "1.2.0"]
+        assert sorted(each["study_uid"] for each in studies) == ["1.2.0", "1.2.1", "1.2.2"]
         reviews = f"{where}/v1/predictions/{ids[0]}/reviews"
         stored = [httpx.post(reviews, json={"agrees": True}, headers=key) for _ in range(2)]
         assert stored[0].json() == stored[1].json()
