@@ -57,7 +57,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "cli.grade.grade": "the options of the command",
     "cli.predict.explain": "the options of the command",
     "cli.predict.predict": "the options of the command",
-    "cli.serve.serve": "the options of the command",
     "reports.audit_page.audit": "the options of the command",
     "reports.comparison.compare": "the options of the command",
     "reports.evaluation_report.evaluate": "the options of the command",

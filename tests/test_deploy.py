@@ -15,6 +15,7 @@ from pneumoscope.dicomnet.node_settings import read_settings
 from pneumoscope.dicomnet.rules import apply_rules
 from pneumoscope.images.dicom import Tags
 from pneumoscope.server.databases import PASSWORD_FILE
+from pneumoscope.server.setting_sources import read_settings as read_service_settings
 from rehearse import read_steps
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -70,17 +71,20 @@ def test_compose_names_files_and_secrets_that_exist_or_are_made(tmp_path: Path) 
         assert service["cap_drop"] == ["ALL"]
 
 
-def test_nginx_takes_the_proxys_settings(tmp_path: Path) -> None:
-    nginx = need("nginx")
-    copy = shutil.copytree(DEPLOY, tmp_path / "deploy")
-    subprocess.run([copy / "make_secrets.sh"], check=True, capture_output=True)
-    text = (copy / "nginx.conf").read_text().replace("http://service:8000", "http://127.0.0.1:8000")
-    for name in ("certificate.pem", "key.pem"):
-        text = text.replace(f"/etc/nginx/{name}", str(copy / "secrets" / name))
-    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; error_log stderr;\n" + text)
-    command = [nginx, "-t", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_services_settings_in_the_guide_are_valid(tmp_path: Path) -> None:
+    guide = (DEPLOY.parent / "docs" / "guide" / "deployment.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert len(examples) == 2
+    (tmp_path / "token").write_text("9c1f0b7ad25e4886b3f2")
+    for text in examples:
+        (tmp_path / "serve.yaml").write_text(text.replace("/etc/pneumoscope/token", str(tmp_path / "token")))
+        settings = read_service_settings(tmp_path / "serve.yaml", {}, {})
+        assert settings.trusted_proxies == ("127.0.0.1",)
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    variables = compose["services"]["service"]["environment"]
+    (subnet,) = compose["networks"]["default"]["ipam"]["config"]
+    environment = {**variables, "PNEUMOSCOPE_TOKEN": "9c1f0b7ad25e4886b3f2"}
+    assert read_service_settings(None, {}, environment).trusted_proxies == (subnet["subnet"],)
 
 
 @pytest.mark.parametrize("unit", ["node", "serve"])

@@ -39,8 +39,13 @@ def read_regular(path: Path, limit: int) -> bytes:
         return content
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file whole or not at all, even if the process is killed.
+
+    Args:
+        path: of the file.
+        content: of it.
+        private: whether nobody but its owner may ever read it.
 
     Raises:
         UsageError: the file cannot be written.
@@ -51,7 +56,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             return
         part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
         try:
-            part.write_bytes(content)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            with os.fdopen(os.open(part, flags, 0o600 if private else 0o666), "wb") as file:
+                file.write(content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -66,9 +73,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PNEUMOSCOPE_CACHE") or platformdirs.user_cache_dir("pneumoscope"))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Write text as `write_bytes` does, in UTF-8; invalid bytes, which a path may contain, are written as escapes."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), private=private)
 
 
 def format_rows(rows: Iterable[Mapping[str, Any]], excel: bool = False, columns: Sequence[str] = ()) -> Iterator[str]:

@@ -52,7 +52,8 @@ def find_command(words: list[str]) -> tuple[Any, list[str]]:
 def check(quoted: str) -> None:
     command, rest = find_command(shlex.split(quoted))
     if all(word.startswith("--") for word in rest):  # names the command, or one of its options
-        known = {flag for each in command.params for flag in (*each.opts, *each.secondary_opts)}
+        parameters = command.get_params(typer.Context(command))
+        known = {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
         assert set(rest) <= known, quoted
         return
     command.make_context(command.name, rest)

@@ -19,7 +19,7 @@ from pneumoscope.cli import main as cli
         ("train x --fit stretch", "--fit: 'stretch' is not one of 'crop', 'pad', 'squash'."),
         ("train x --epoch 3", "No such option: --epoch (Possible options: --epochs, --stretch, --warmup-epochs)"),
         ("data split x --out y --folds 1", "--folds: must be greater than or equal to 2, found '1'."),
-        ("serve --port 99999", "--port: must be less than or equal to 65535, found '99999'."),
+        ("serve --port 99999", "--port: must be less than or equal to 65535, found 99999."),
         ("predict x --format \x1b[31m", "--format: '\\x1b[31m' is not one of 'table',"),
         ("predict x --prevalence", "Option '--prevalence' requires an argument."),
         ("predict", "Missing argument 'PATH'."),

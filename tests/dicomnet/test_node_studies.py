@@ -266,7 +266,7 @@ def test_tables_of_another_version_are_refused(bench: Bench) -> None:
     with engine.begin() as connection:
         connection.execute(sql.text("UPDATE node_revision SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(DataError, match="newer version .revision 9999"):
+    with pytest.raises(DataError, match=r"newer version .revision 9999"):
         Queue(bench.database, "x")
 
 

@@ -19,7 +19,7 @@ from pneumoscope.server.schema import find_head
 from pneumoscope.server.store import Store
 
 if TYPE_CHECKING:
-    from pneumoscope.server.messages import NodeMessage
+    from pneumoscope.server.node_messages import NodeMessage
     from pneumoscope.server.settings import Settings
 
 TABLES = (node_queue.PROPERTIES, node_queue.IMAGES, node_queue.RESULTS, node_queue.DELIVERIES)

@@ -90,7 +90,7 @@ def test_an_internal_error_at_one_image_fails_only_its_own_answer(
 
     def fail(*arguments: Any) -> Any:
         result = original(*arguments)
-        if is_black(arguments[0]) or is_black(getattr(result, "pixels", None)):
+        if any(is_black(getattr(each, "pixels", each)) for each in (arguments[0], result)):
             raise error(secret)
         return result
 

@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy as sql
 from services import draw, run_process, run_thread, wait_until
 
+from pneumoscope.datasets.pseudonyms import KEY_FILE
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server import databases
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
@@ -97,7 +98,8 @@ def test_many_threads_write_side_by_side(url: str) -> None:
         assert len(store.list_predictions(1000)) == 80
 
 
-def test_services_that_start_at_once_agree_on_a_secret(url: str) -> None:
+def test_services_that_start_at_once_agree_on_a_secret(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_FILE)
     with ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(lambda _: Store(url), range(4)))
     assert len({store.pseudonymise("p1") for store in stores}) == 1
@@ -105,7 +107,8 @@ def test_services_that_start_at_once_agree_on_a_secret(url: str) -> None:
         store.close()
 
 
-def test_a_pseudonym_is_of_no_use_elsewhere(tmp_path: Path) -> None:
+def test_a_pseudonym_is_of_no_use_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_FILE)
     with Store(str(tmp_path / "a")) as store, Store(str(tmp_path / "b")) as other:
         assert store.pseudonymise("p1") == store.pseudonymise("p1") != store.pseudonymise("p2")
         assert store.pseudonymise("p1") != other.pseudonymise("p1")
@@ -168,7 +171,7 @@ def test_the_password_of_a_postgresql_may_come_from_a_file(
         assert said in say_why()
     file.write_text(f"{password}\n")
     with Store(url) as store:
-        store.ping()
+        store.list_predictions(1)
         assert "hunter2" not in store.location
 
 
@@ -224,7 +227,7 @@ def test_a_database_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path, mo
     timer = threading.Timer(0.5, other.rollback)
     timer.start()
     with Store(str(path)) as store:
-        store.ping()
+        store.list_predictions(1)
     timer.join()
     other.close()
 
@@ -236,7 +239,7 @@ def test_a_store_that_cannot_be_set_up_keeps_no_connection(tmp_path: Path, monke
     path.write_text("not a database, but somebody's notes" * 100)
     with pytest.raises(UsageError, match="not a database"):
         Store(str(path))
-    assert len(disposed) == 1
+    assert len(disposed) == 2  # each of its engines
 
 
 def test_a_killed_service_has_lost_no_review_that_it_acknowledged(run: Run, url: str) -> None:
@@ -301,14 +304,14 @@ def test_a_service_recovers_when_its_database_does(settings: Settings) -> None:
 
 def test_a_store_recovers_when_postgresql_restarts(postgresql: str) -> None:
     with Store(postgresql) as store:
-        store.ping()
+        store.list_predictions(1)
         engine = sql.create_engine(postgresql.replace("postgresql:", "postgresql+pg8000:"))
         with engine.connect() as connection:  # as a restart does: every other session ends
             connection.execute(
                 sql.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
             )
         engine.dispose()
-        store.ping()
+        store.list_predictions(1)
 
 
 def test_the_users_own_file_is_the_default(tmp_path: Path) -> None:

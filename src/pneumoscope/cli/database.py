@@ -1,12 +1,22 @@
-"""`database`: upgrade the database of the reading room and of DICOM nodes."""
+"""`database`: back up, restore, upgrade and clean the database of the reading room and of DICOM nodes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumoscope.cli import options
 from pneumoscope.cli.app import PanelCommand, make_group
+from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
-from pneumoscope.cli.serve import Database
+from pneumoscope.cli.serve import STORAGE, Database
 
 database_app = make_group("Look after the database of the reading room and of DICOM nodes.")
+_REMAINS = (
+    "Not erased: backups, exported tables, copies in archives and elsewhere, and what models learned from images."
+)
 
 
 @database_app.command(cls=PanelCommand)
@@ -22,3 +32,93 @@ def upgrade(database: Database = None) -> None:
     for tables, before, after in upgrade_database(database, (READING_ROOM, NODE)):
         what = "was up to date" if before == after else f"upgraded from revision {before}"
         echo(f"Tables of {tables.name}: revision {after}, {what}.", err=True)
+
+
+@database_app.command(cls=PanelCommand)
+def backup(
+    out: Annotated[Path, option("File to write.", OUTPUT)],
+    database: Database = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Copy a SQLite database, also while it is in use.
+
+    Kept images and the spool of a node are not part of it.
+    """
+    from pneumoscope.server.backups import back_up
+
+    file = back_up(database, out, overwrite)
+    echo(f"{out}: a copy of {file}. It may say who patients are: protect it like the database.", err=True)
+
+
+@database_app.command(cls=PanelCommand)
+def restore(
+    backup: Annotated[Path, typer.Argument(help="File that `database backup` has written.", metavar="BACKUP")],
+    database: Database = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Put a backup in the place of a SQLite database that is not in use."""
+    from pneumoscope.dicomnet.tables import TABLES as NODE
+    from pneumoscope.server import backups
+    from pneumoscope.server.store import TABLES as READING_ROOM
+
+    file = backups.restore(backup, database, (READING_ROOM, NODE), overwrite)
+    echo(f"{file}: restored from {backup}.", err=True)
+
+
+@database_app.command(cls=PanelCommand)
+def erase(
+    patient: Annotated[str | None, option("Original id of a patient, or the pseudonym in this database.")] = None,
+    study: Annotated[str | None, option("Study Instance UID.")] = None,
+    database: Database = None,
+    images: Annotated[Path | None, option("Folder of `serve --keep-images`.", STORAGE)] = None,
+    spool: Annotated[Path | None, option("Spool of a DICOM node that is stopped.", STORAGE)] = None,
+    dry_run: Annotated[bool, option("Count only.", None, "--dry-run")] = False,
+) -> None:
+    """Erase what the database, kept images and the spool of a node have of a patient or a study."""
+    from pneumoscope.dicomnet.erasure import erase_images
+    from pneumoscope.server import erasure
+    from pneumoscope.server.kept_images import KeptImages
+    from pneumoscope.server.schema import has_node
+    from pneumoscope.server.store import Store
+
+    with Store(database, create=False) as store:
+        with store.read() as connection:
+            node = has_node(connection)
+        counted = erasure.erase(store, None, patient=patient, study=study, dry_run=True)
+        # The node comes first: predictions say which studies are the patient's.
+        of_node = erase_images(database, spool, counted.studies, counted.sha256s, dry_run=dry_run) if node else None
+        kept = KeptImages(images) if images is not None else None
+        erased = counted if dry_run else erasure.erase(store, kept, patient=patient, study=study)
+    what, more = "Erased", f", {erased.reviews} reviews, {erased.images} kept images"
+    if dry_run:
+        what, more = "Would erase", " with their reviews and kept images"
+    in_node = of_node.images if of_node is not None else 0
+    echo(f"{what}: {erased.predictions} predictions{more}; {in_node} images of a DICOM node.")
+    if erased.sha256s and images is None:
+        echo("Kept images were not looked for: give --images if the service keeps them.", err=True)
+    if of_node is not None and of_node.remaining:
+        echo(f"{of_node.remaining} images of a DICOM node remain: stop it and give --spool.", err=True)
+    if patient is not None:
+        echo("Images whose patient was not known are found by their --study alone.", err=True)
+    echo(_REMAINS, err=True)
+
+
+@database_app.command(cls=PanelCommand)
+def move_key(
+    out: Annotated[Path, option("File to move it to.", OUTPUT)],
+    database: Database = None,
+) -> None:
+    """Move the key behind the pseudonyms of patients out of the database into a file.
+
+    Pseudonyms stay the same.
+    """
+    from pneumoscope.datasets.pseudonyms import KEY_FILE
+    from pneumoscope.server.store import Store
+
+    with Store(database, create=False) as store:
+        store.move_key(out)
+    echo(
+        f"{out}: has the key now. Set {KEY_FILE} to it wherever the database is used, and back it up apart from "
+        "the database. Without it, known patients cannot be recognised. Earlier backups still hold it.",
+        err=True,
+    )

@@ -27,8 +27,9 @@ from pneumoscope.cli.node import node
 from pneumoscope.cli.output import echo, open_streams, report_escapes
 from pneumoscope.cli.papers import plot, report
 from pneumoscope.cli.predict import explain, predict
-from pneumoscope.cli.serve import reviews_app, serve
+from pneumoscope.cli.serve import ServiceCommand, reviews_app, serve
 from pneumoscope.cli.summary import summarize
+from pneumoscope.cli.tokens import tokens_app
 from pneumoscope.cli.train import SettingsCommand, demo, train
 from pneumoscope.cli.tune import tune
 from pneumoscope.errors import MissingExtraError, PneumoscopeError
@@ -63,6 +64,7 @@ _CLASSES: dict[Any, type[PanelCommand]] = {
     grade: TableCommand,
     audit: TableCommand,
     export: TableCommand,
+    serve: ServiceCommand,
 }
 for _panel, _command in (
     (_TRAINING, demo),
@@ -90,6 +92,7 @@ dicom_app.command(cls=PanelCommand)(node)
 app.add_typer(dicom_app, name="dicom", rich_help_panel=_USING)
 app.add_typer(reviews_app, name="reviews", rich_help_panel=_USING)
 app.add_typer(database_app, name="database", rich_help_panel=_USING)
+app.add_typer(tokens_app, name="tokens", rich_help_panel=_USING)
 
 
 def main() -> None:

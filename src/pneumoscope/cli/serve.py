@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from pneumoscope.cli import options
-from pneumoscope.cli.app import PanelCommand, make_group
-from pneumoscope.cli.logs import LogFormat, show_log
+from pneumoscope.cli.app import PanelCommand, make_group, make_options
+from pneumoscope.cli.logs import show_log
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
-from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from typer._click import Context, Parameter
+
     from pneumoscope.server.predictions import PredictionService
 
 _SERVICE, STORAGE = "Service", "Storage"
@@ -27,62 +30,72 @@ Database = Annotated[
     ),
 ]
 
+_Upgrade = Annotated[
+    bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
+]
+_KeepFor = Annotated[
+    str | None,
+    option(
+        "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+        STORAGE,
+    ),
+]
+
 reviews_app = make_group("Export the reviews of the reading room.")
 
 
+class ServiceCommand(PanelCommand):
+    """A command with an option for every setting of the service; they are made when it is called, not on import."""
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """All parameters: its own, and the settings."""
+        return [*super().get_params(ctx), *_make_options()]
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the command line; the settings go to `ctx.obj`, all else to the function."""
+        rest = super().parse_args(ctx, args)
+        ctx.obj = {str(option.name): ctx.params.pop(str(option.name)) for option in _make_options()}
+        return rest
+
+
+@functools.cache
+def _make_options() -> tuple[Parameter, ...]:
+    from pneumoscope.server.setting_sources import list_options
+
+    return make_options((each.name, each.kind, each.help, each.panel) for each in list_options())
+
+
 def serve(
-    model: options.Model = None,
-    host: Annotated[
-        str, option("Address to listen on. Any address but this computer's own needs a token.", _SERVICE)
-    ] = "127.0.0.1",
-    port: Annotated[int, option("Port to listen on; 0 takes any free port.", _SERVICE, least=0, most=65535)] = 8000,
-    token_file: Annotated[
-        Path | None, option("File with the token that callers must send. [default: $PNEUMOSCOPE_TOKEN]", _SERVICE)
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        option(
+            "Settings as YAML. Variables such as PNEUMOSCOPE_PORT override it, and flags override both. [default: "
+            "$PNEUMOSCOPE_CONFIG]",
+            _SERVICE,
+        ),
     ] = None,
-    batch_wait: Annotated[
-        float, option("Milliseconds that an image may wait for others to share a batch.", _SERVICE)
-    ] = 5.0,
-    database: Database = None,
-    upgrade: Annotated[
-        bool, option("Bring a database of an earlier version up to date; back it up first.", STORAGE, "--upgrade")
-    ] = False,
-    keep_images: Annotated[
-        Path | None, option("Folder to keep image files in. [default: none are kept]", STORAGE)
-    ] = None,
-    keep_names: Annotated[bool, option("Store file names.", STORAGE)] = True,
-    keep_uids: Annotated[bool, option("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True,
-    refuse_out_of_scope: options.RefuseOutOfScope = False,
-    device: options.Device = "auto",
-    log_format: LogFormat = None,
+    make_token: Annotated[bool, option("Make a token for this run, and show it.", "Access", "--make-token")] = False,
 ) -> None:
     """Open the reading room, a web page, and a service for programs.
 
     Ctrl-C stops it.
     """
     from pneumoscope.server import app
-    from pneumoscope.server.settings import Settings
+    from pneumoscope.server.setting_sources import read_settings
+    from pneumoscope.server.strength import make_token as make
 
-    settings = Settings(
-        model=model,
-        host=host,
-        port=port,
-        token=_read_token(token_file),
-        database=database,
-        upgrade=upgrade,
-        keep_images=keep_images,
-        keep_names=keep_names,
-        keep_uids=keep_uids,
-        batch_wait=batch_wait,
-        device=device,
-        refuse_out_of_scope=refuse_out_of_scope,
-    )
+    token = make() if make_token else None
+    settings = read_settings(config, {**context.obj, "token": token})
 
     def announce(address: str, service: PredictionService) -> None:
-        images = f"kept in {keep_images}" if keep_images else "not kept"
+        images = f"kept in {settings.keep_images}" if settings.keep_images else "not kept"
         facts = f"Model: {service.name}. Predictions and reviews: {service.store.location}. Images: {images}."
-        echo(f"{facts}\nReading room: {address} (Ctrl-C stops it)", err=True)
+        secret = f"\nToken: {token}" if token else ""
+        public = f", for others {settings.public_url}" if settings.public_url else ""
+        echo(f"{facts}\nReading room: {address}{public} (Ctrl-C stops it){secret}", err=True)
 
-    with show_log(log_format or "text", "pneumoscope.server"):
+    with show_log(settings.log_format, "pneumoscope.server"):
         app.serve(settings, announce)
 
 
@@ -113,18 +126,3 @@ def export(
 
 def _count(images: int) -> str:
     return f"{images} image{'' if images == 1 else 's'}"
-
-
-def _read_token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get("PNEUMOSCOPE_TOKEN", "").strip() or None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise UsageError(f"{file} cannot be read: {reason}.", parameter="token_file") from None
-    if not token:
-        raise UsageError(
-            f"{file} is empty. Put a token into it, for example from: openssl rand -hex 32", parameter="token_file"
-        )
-    return token

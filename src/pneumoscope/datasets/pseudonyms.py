@@ -43,12 +43,21 @@ class Pseudonyms:
 
     @cached_property
     def _key(self) -> bytes:
-        return _read_key(self.file) or _make_key(self.file)
+        return open_key(self.file)
 
 
 def compute_pseudonym(key: bytes, patient: str) -> str:
     """A patient's pseudonym under a key: the first digits of an HMAC (RFC 2104) with SHA-256."""
     return hmac.new(key, patient.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:_HEX_DIGITS]
+
+
+def open_key(file: Path, key: bytes | None = None) -> bytes:
+    """Read the key in a file; where there is no file, make it, with this key or a new one.
+
+    Raises:
+        UsageError: the key cannot be read or made.
+    """
+    return read_key(file) or _make_key(file, key)
 
 
 def find_key_file() -> Path:
@@ -59,8 +68,12 @@ def find_key_file() -> Path:
     return Path(given) if given else platformdirs.user_data_path("pneumoscope") / "pseudonym.key"
 
 
-def _read_key(file: Path) -> bytes | None:
-    """The key in a file; None where there is no file."""
+def read_key(file: Path) -> bytes | None:
+    """The key in a file; None where there is no file.
+
+    Raises:
+        UsageError: it cannot be read, or is not a key.
+    """
     try:
         text = read_regular(file, _LARGEST).decode("ascii", "replace")
     except FileNotFoundError:
@@ -81,10 +94,10 @@ def _read_key(file: Path) -> bytes | None:
     return key
 
 
-def _make_key(file: Path) -> bytes:
+def _make_key(file: Path, key: bytes | None) -> bytes:
     """Make a key file that only its owner may read, or take the one that another process has made meanwhile."""
     part = file.with_name(f".{file.name}.{os.urandom(4).hex()}.part")
-    content = f"{secrets.token_hex(_KEY_BYTES)}\n".encode("ascii")
+    content = f"{secrets.token_hex(_KEY_BYTES) if key is None else key.hex()}\n".encode("ascii")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -103,13 +116,15 @@ def _make_key(file: Path) -> bytes:
             f"{file}: the key behind the pseudonyms of patients cannot be written: {problem.strerror or problem}. "
             f"{_WAYS_OUT}"
         ) from None
-    key = _read_key(file)
-    if key is None:
+    found = read_key(file)
+    if found is None:
         raise UsageError(f"{file}: leads to a file that does not exist. {_WAYS_OUT}")
+    if key is not None:
+        return found
     logging.getLogger("pneumoscope").info(
         "Patients get pseudonyms. The key behind them is new: %s. Keep it, and keep it secret.", file
     )
-    return key
+    return found
 
 
 def _write_new(file: Path, content: bytes) -> None:

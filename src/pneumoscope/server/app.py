@@ -19,6 +19,7 @@ from pneumoscope import __version__
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.connections import configure_uvicorn
 from pneumoscope.server.hosts import parse_networks
+from pneumoscope.server.identity import add_identity
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
 from pneumoscope.server.predictions import INTENDED_USE, PredictionService
@@ -53,6 +54,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     add_predictions(app, service)
     add_models(app, service)
     add_operations(app, service)
+    add_identity(app)
     complete_document(app)
     add_pages(app)
     _add_errors(app)

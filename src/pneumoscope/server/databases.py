@@ -40,8 +40,12 @@ class Database:
         """The file or the URL without its password, for messages."""
         return str(self.file) if self.file else self.address.render_as_string(hide_password=True)
 
-    def connect(self, create: bool = True) -> sql.Engine:
-        """Get ready to connect; `create`: whether to make a SQLite file that does not exist.
+    def connect(self, create: bool = True, **options: Any) -> sql.Engine:
+        """Get ready to connect.
+
+        Args:
+            create: whether to make a SQLite file that does not exist.
+            options: of the driver, instead of `OPTIONS`.
 
         Raises:
             UsageError: the file does not exist.
@@ -52,7 +56,7 @@ class Database:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             if not self.file.exists():
                 os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
-        options = OPTIONS.get(self.address.get_driver_name(), {})
+        options = OPTIONS.get(self.address.get_driver_name(), {}) | options
         engine = sql.create_engine(self.address, pool_pre_ping=True, connect_args=options)
         if self.address.get_backend_name() == "sqlite":
             sql.event.listen(engine, "connect", _set_up_sqlite)
@@ -130,9 +134,16 @@ def _read_password() -> str | None:
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Write commits to disk before acknowledging them, and enforce foreign keys. Neither changes the file."""
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    """Write commits to disk before acknowledging them, enforce foreign keys, and overwrite what is deleted."""
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def forget_deleted(engine: sql.Engine) -> None:
+    """Let SQLite move its log of writes into the file and empty it, as the log still has what was deleted."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def explain(problem: BaseException) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader
 
+from pneumoscope.server.hosts import Host, parse_host
 from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.problems import RequestError
 
 _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+_BASE = "https://base.invalid"  # in templates; the address that the caller used takes its place
 _PAGES = (
     ("/", "index.html", "Reading room", "reading_room.js"),
     ("/monitoring", "monitoring.html", "Monitoring", "monitoring.js"),
@@ -27,8 +30,10 @@ def add_pages(app: FastAPI) -> None:
     document = app.openapi()
     for path, name, title, script in _PAGES:
         template = environment.get_template(name)
-        page = template.render(path=path, title=title, script=script, document=document, problems=PROBLEMS)
+        page = template.render(path=path, title=title, script=script, document=document, problems=PROBLEMS, base=_BASE)
         app.add_api_route(path, _make_route(page.encode(), name), include_in_schema=False)
+        if path != "/":  # the addresses on a page are relative, and would be wrong with a slash at its end
+            app.add_api_route(f"{path}/", _make_redirect(path), include_in_schema=False)
     folder = files("pneumoscope.server") / "page"
     parts = {part.name: _make_route(part.read_bytes(), part.name) for part in folder.iterdir() if "." in part.name}
 
@@ -39,12 +44,22 @@ def add_pages(app: FastAPI) -> None:
         return parts[name](request)
 
 
-def _make_route(content: bytes, name: str) -> Callable[[Request], Response]:
-    headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
+def find_address(request: Request) -> str:
+    """The address of the service as the caller reaches it, without a slash at its end."""
+    host = parse_host(request.headers.get("host", "")) or Host("localhost")
+    return f"{request.url.scheme}://{host}{request.scope.get('root_path', '')}"
 
+
+def _make_redirect(path: str) -> Callable[[], Response]:
+    return lambda: RedirectResponse(path, 308)
+
+
+def _make_route(content: bytes, name: str) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
+        page = content.replace(_BASE.encode(), find_address(request).encode()) if _BASE.encode() in content else content
+        headers = {"etag": f'"{hashlib.sha256(page).hexdigest()[:32]}"', "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
-        return Response(content, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
+        return Response(page, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
 
     return answer

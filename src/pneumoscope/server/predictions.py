@@ -17,7 +17,6 @@ from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.decisions.scope import describe
-from pneumoscope.errors import UsageError
 from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.evidence import mixes_places
 from pneumoscope.inference.overlays import list_colours, render_heatmap
@@ -30,7 +29,7 @@ from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.image_reviews import add_image_reviews
-from pneumoscope.server.kept_images import keep_image
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
@@ -42,7 +41,15 @@ from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import MonitoringMessage
 from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
-from pneumoscope.server.problems import RequestError, log_internal_error, to_file_problem, to_internal_error
+from pneumoscope.server.periods import read_period
+from pneumoscope.server.problems import (
+    RequestError,
+    log_internal_error,
+    logger,
+    to_file_problem,
+    to_internal_error,
+)
+from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store, now
 from pneumoscope.server.stored import StoredPredictions
@@ -52,6 +59,7 @@ from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
+_PATIENCE = 5.0  # seconds in which the database has to answer
 _SUMMARISED = 50_000  # predictions, at most
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 _IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
@@ -80,15 +88,12 @@ class PredictionService:
         self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
         self._collector = ThreadPoolExecutor(1, "collect")
-        self.stored = StoredPredictions(
-            self.store, settings.keep_images, self.predictor, self.fingerprint, self.telemetry
-        )
+        self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
+        self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
-        if (images := settings.keep_images) is not None:
-            try:
-                images.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as problem:
-                raise UsageError(f"{images} cannot be created: {problem.strerror}.", parameter="keep_images") from None
+        self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
+        self._check: asyncio.Future[str] | None = None
+        self._deleting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start, and run the network once, so that the first image is answered as fast as the others."""
@@ -97,28 +102,40 @@ class PredictionService:
         warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
         self.batcher.open()
+        if self.settings.keep_for is not None:
+            retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
+            self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
     async def close(self) -> None:
         """End."""
+        if self._deleting is not None:
+            self._deleting.cancel()
         self._decoders.close()
         await self.batcher.close()
-        for pool in (self._collector, self._summary_thread):
+        for pool in (self._collector, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
         self.store.close()
 
     async def check_ready(self) -> None:
-        """Check that images can be predicted.
+        """Check that images can be predicted and stored.
 
         Raises:
-            RequestError: 503, they cannot.
-            DataError: the database does not answer.
+            RequestError: 503, they cannot; it says why.
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
         if self._decoders.occupied:
             raise RequestError(503, "Images that take long are being decoded. Others take longer than usual.")
-        await self.stored.call(self.store.ping)
+        if self._check is None or self._check.done():  # those who ask at once share an answer
+            loop = asyncio.get_running_loop()
+            self._check = loop.run_in_executor(self._readiness_thread, self.store.find_fault)
+        done, _ = await asyncio.wait([self._check], timeout=_PATIENCE)
+        fault = self._check.result() if done else f"it has not answered for {_PATIENCE:g} seconds"
+        if fault:
+            logger.error("%s: not ready: %s", self.store.location, fault)
+            detail = f"The database cannot be used: {fault}."
+            raise RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable")
 
     def _describe_model(self) -> ModelMessage:
         model, threshold = self.predictor.model, self.predictor.decisions.threshold
@@ -260,9 +277,9 @@ class PredictionService:
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if self.settings.keep_images is not None:
+        if self._kept is not None:
             for job, record in new:
-                keep_image(self.settings.keep_images, job.image.content, record)
+                self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
             self.store.add([record for _, record in new])
         add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])

@@ -11,7 +11,7 @@ from pathlib import Path
 from pneumoscope.datasets.reading import find_images
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN
 from pneumoscope.errors import DataError, ImageError
-from pneumoscope.files import check_file, write_rows
+from pneumoscope.files import check_file, format_rows, write_text
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.prediction import IDENTITY
 from pneumoscope.server.image_reviews import list_counting
@@ -124,7 +124,7 @@ def export_reviews(
             "kept images, or the one that the images came from.",
             "images",
         )
-    write_rows(out, rows, excel)
+    write_text(out, "".join(format_rows(rows, excel)), private=True)  # it may say whose images they are
     return Export(
         images=len(rows),
         disagreeing=sum(row["label"] != row["decision"] for row in rows),

@@ -76,7 +76,7 @@ def prepare(engine: sql.Engine, location: str, tables: Tables, *, upgrade: bool 
             with engine.connect() as connection:
                 current = find_state(connection, tables).kind == "current"
             if not current:
-                with _lock(engine) as connection:
+                with locking(engine) as connection:
                     _bring_up_to_date(connection, location, tables, upgrade)
             if engine.dialect.name == "sqlite":
                 with engine.connect() as connection:  # readers work beside a writer; the file remembers it
@@ -132,6 +132,11 @@ def find_state(connection: sql.Connection, tables: Tables) -> State:
     if fault := next(filter(None, faults), ""):
         return State("unknown", revision, fault)
     return State("current", revision)
+
+
+def has_node(connection: sql.Connection) -> bool:
+    """Whether the database has tables of a DICOM node."""
+    return not {NODE_REVISION, "node_properties"}.isdisjoint(sql.inspect(connection).get_table_names())
 
 
 def find_head(tables: Tables) -> str:
@@ -200,7 +205,7 @@ def _must_be_given(column: Mapping[str, object]) -> bool:
 
 
 @contextmanager
-def _lock(engine: sql.Engine) -> Iterator[sql.Connection]:
+def locking(engine: sql.Engine) -> Iterator[sql.Connection]:
     """Begin a transaction that only one process at a time is in."""
     with engine.connect() as connection:
         sqlite = engine.dialect.name == "sqlite"

@@ -17,6 +17,7 @@ from pneumoscope.config import Count
 from pneumoscope.errors import UsageError
 from pneumoscope.server.callers import ROLES, Role
 from pneumoscope.server.hosts import PublicUrl, is_loopback, parse_networks, parse_public_url, parse_root_path
+from pneumoscope.server.periods import read_period
 from pneumoscope.server.strength import check_token
 from pneumoscope.server.tokens import check_readable
 
@@ -98,7 +99,7 @@ class Settings:
         Path | None, Flag("File with a token that callers may send. [default: $PNEUMOSCOPE_TOKEN]", ACCESS)
     ] = None
     tokens: Annotated[
-        Path | None, Flag("File with tokens of several persons and programs; see `pneumoscope tokens`.", ACCESS)
+        Path | None, Flag("File with tokens of several persons and programs, made by `pneumoscope tokens add`.", ACCESS)
     ] = None
     public_url: Annotated[
         str | None, Flag("Address that browsers use, such as https://xray.example.org/pneumoscope.", PROXY)
@@ -132,6 +133,13 @@ class Settings:
     ] = field(default=None, repr=False)
     upgrade: Annotated[bool, Flag("Bring the tables of an earlier version up to date at the start.", STORAGE)] = False
     keep_images: Annotated[Path | None, Flag("Folder to keep image files in. [default: none are kept]", STORAGE)] = None
+    keep_for: Annotated[
+        str | None,
+        Flag(
+            "Delete predictions, reviews and kept images after this time, such as 12h, 30d or 52w. [default: never]",
+            STORAGE,
+        ),
+    ] = None
     keep_names: Annotated[bool, Flag("Store file names.", STORAGE)] = True
     keep_uids: Annotated[bool, Flag("Store accession numbers and UIDs of DICOM files.", STORAGE)] = True
     refuse_out_of_scope: Annotated[
@@ -184,10 +192,13 @@ class Settings:
             check_token(self.token)
         if self.tokens is not None:
             check_readable(self.tokens)
+        if self.keep_for is not None:
+            read_period(self.keep_for, "keep_for")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
-        if self.address and self.address.path and self.root != self.address.path:
-            raise UsageError(f"{self.root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
+        root = self.root
+        if self.address and self.address.path and root != self.address.path:
+            raise UsageError(f"{root or '/'} is not the path of `public_url`. Leave one out.", "root_path")
         if not self.has_callers:
             if not is_loopback(self.host):
                 raise UsageError(

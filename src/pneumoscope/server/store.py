@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import secrets
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
-from pneumoscope.server.databases import explain, opening
+from pneumoscope.server.databases import explain, forget_deleted, opening
+from pneumoscope.server.pseudonym_keys import find_key, move_key
 from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
 
 
@@ -112,6 +113,9 @@ class PredictionRecord(_Base):
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
+_AT_ONCE = 500  # rows in one statement
+_SOON = 2  # seconds for which checking waits for a lock or for the server
+_TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
     "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
 )
@@ -130,7 +134,7 @@ class Store(AbstractContextManager["Store"]):
         upgrade: whether to bring the tables of an earlier version up to date.
 
     Raises:
-        UsageError: it does not exist, cannot be reached, or is not a database of pneumoscope.
+        UsageError: it does not exist, cannot be reached, is not a database of pneumoscope, or its key is missing.
         DataError: another version made it.
         MissingExtraError: its driver is not installed.
     """
@@ -139,33 +143,34 @@ class Store(AbstractContextManager["Store"]):
         with opening(url) as database:
             self.location = database.location
             self._engine = database.connect(create)
+            self._impatient = database.connect(create, timeout=_SOON)
             try:
                 prepare(self._engine, self.location, TABLES, upgrade=upgrade)
-                self._secret = self._find_secret()
+                self._secret = find_key(self._engine, self.location)
             except BaseException:
-                self._engine.dispose()
+                self.close()
                 raise
-
-    def _find_secret(self) -> bytes:
-        """The secret behind pseudonyms, which is made for a new database."""
-        query = sql.select(_Property.value).where(_Property.key == "secret")
-        with self._engine.begin() as connection:
-            found = connection.scalar(query)
-        if found is None:
-            with suppress(IntegrityError), self._engine.begin() as connection:  # another service may be first
-                connection.execute(sql.insert(_Property).values(key="secret", value=secrets.token_hex(32)))
-            with self._engine.begin() as connection:
-                found = connection.execute(query).scalar_one()
-        return bytes.fromhex(found)
 
     def pseudonymise(self, patient: str | None) -> str:
         """Give a patient's pseudonym: always the same for one patient, and of no use without this database."""
         return compute_pseudonym(self._secret, patient) if patient else ""
 
-    def ping(self) -> None:
-        """Check that the database answers."""
-        with self._begin() as session:
-            session.execute(sql.select(1))
+    def find_fault(self) -> str:
+        """Say why nothing can be stored now, by storing and deleting as much as a prediction has; empty if it can."""
+        row = {"key": f"check-{secrets.token_hex(8)}", "value": "x" * _TRIED}
+        try:
+            with self._impatient.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    for limit in ("lock_timeout", "statement_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
+                connection.execute(sql.insert(_Property), row)
+                connection.execute(sql.delete(_Property).where(_Property.key == row["key"]))
+        except (OSError, SQLAlchemyError) as problem:
+            self._impatient.dispose()  # its connection may be cut
+            reason = explain(problem)
+            known = {"database is locked": "another process has locked it", "database or disk is full": "it is full"}
+            return known.get(reason, reason)
+        return ""
 
     def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
@@ -210,6 +215,67 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             return [(record, review) for record, review in session.execute(query)]
 
+    def find_images(
+        self,
+        *,
+        before: datetime.datetime | None = None,
+        patients: Iterable[str] = (),
+        study: str | None = None,
+        sha256s: Iterable[str] = (),
+    ) -> Sequence[Any]:
+        """Return id, SHA-256 and study of predictions to which any of these applies; none if nothing is given.
+
+        Args:
+            before: made before this moment.
+            patients: of one of these pseudonyms.
+            study: with this Study Instance UID.
+            sha256s: of one of these images.
+        """
+        matches: list[sql.ColumnElement[bool]] = []
+        if before is not None:
+            matches.append(PredictionRecord.created_at < before)
+        if pseudonyms := [each for each in patients if each]:
+            matches.append(PredictionRecord.patient.in_(pseudonyms))
+        if study:
+            matches.append(PredictionRecord.study_uid == study)
+        if digests := list(sha256s):
+            matches.append(PredictionRecord.sha256.in_(digests))
+        if not matches:
+            return []
+        query = sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.study_uid)
+        with self._begin() as session:
+            return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
+
+    def delete(self, ids: Sequence[str]) -> tuple[int, int]:
+        """Delete predictions with their reviews; return how many there were of each."""
+        predictions = reviews = 0
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            with self._begin() as session:
+                found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
+                reviews += getattr(found, "rowcount", 0)
+                found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))
+                predictions += getattr(found, "rowcount", 0)
+        if predictions:
+            with self._reporting():
+                forget_deleted(self._engine)
+        return predictions, reviews
+
+    def find_used(self, sha256s: Sequence[str]) -> set[str]:
+        """Those of these SHA-256 that predictions have."""
+        used: set[str] = set()
+        for start in range(0, len(sha256s), _AT_ONCE):
+            some = sha256s[start : start + _AT_ONCE]
+            with self._begin() as session:
+                found = session.scalars(sql.select(PredictionRecord.sha256).where(PredictionRecord.sha256.in_(some)))
+                used.update(found)
+        return used
+
+    def move_key(self, file: Path) -> None:
+        """Move the key behind the pseudonyms into a file; see `pseudonym_keys.move_key`."""
+        with self._reporting():
+            move_key(self._engine, self.location, file)
+
     @contextmanager
     def read(self) -> Iterator[sql.Connection]:
         """Begin a transaction in which other tables of the same database can be read."""
@@ -219,6 +285,7 @@ class Store(AbstractContextManager["Store"]):
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        self._impatient.dispose()
 
     def __exit__(self, *problem: object) -> None:
         self.close()
@@ -233,14 +300,20 @@ class Store(AbstractContextManager["Store"]):
     @contextmanager
     def _begin(self) -> Iterator[Session]:
         """Begin a transaction; what is read in it stays usable after it."""
+        with (
+            self._reporting(),
+            self._connect() as connection,
+            connection.begin(),
+            Session(connection, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Raise errors of the database as ours."""
         try:
-            with (
-                self._connect() as connection,
-                connection.begin(),
-                Session(connection, expire_on_commit=False) as session,
-                session.begin(),
-            ):
-                yield session
+            yield
         except IntegrityError:
             raise
         except (OSError, SQLAlchemyError) as problem:

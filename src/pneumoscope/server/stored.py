@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
 from pneumoscope.server.image_reviews import add_image_reviews
-from pneumoscope.server.kept_images import delete_images, is_kept, read_image
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     ListQuery,
     PageQuery,
@@ -55,17 +54,17 @@ class StoredPredictions:
 
     Args:
         store: the database.
-        folder: of kept images.
+        kept: the kept images, where there are any.
         predictor: the model that is served.
         fingerprint: of this model.
         telemetry: counts reviews.
     """
 
     def __init__(
-        self, store: Store, folder: Path | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
+        self, store: Store, kept: KeptImages | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
     ) -> None:
-        self.store, self.folder, self.fingerprint = store, folder, fingerprint
-        self._predictor, self._telemetry = predictor, telemetry
+        self.store, self.fingerprint = store, fingerprint
+        self._kept, self._predictor, self._telemetry = kept, predictor, telemetry
         self._threads = ThreadPoolExecutor(4, "database")
 
     def close(self) -> None:
@@ -85,7 +84,7 @@ class StoredPredictions:
             **columns,
             explanation=explain_decision(record, self._predictor) if own else None,
             href=f"predictions/{record.id}",
-            image_kept=is_kept(self.folder, record),
+            image_kept=self._kept is not None and self._kept.has(record.sha256, record.format),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
             review_count=found.review_count,
         )
@@ -138,8 +137,8 @@ class StoredPredictions:
             if found is None:
                 raise _unknown()
             sha256, needed = found
-            if not needed:
-                delete_images(self.folder, sha256)
+            if self._kept is not None and not needed:
+                self._kept.delete([sha256])
 
         await self.call(delete)
 
@@ -150,10 +149,11 @@ class StoredPredictions:
             RequestError: 404, there is no such prediction, or its file was not kept.
         """
         record = (await self.find(prediction_id)).record
-        content = await self.call(read_image, self.folder, record)
+        kept = self._kept
+        content = await self.call(kept.read, record.sha256, record.format) if kept else None
         if content is None:
             reason = "The service keeps none; `pneumoscope serve --keep-images FOLDER` does."
-            if self.folder is not None:
+            if kept is not None:
                 reason = "It was predicted while the service kept none, or it has been deleted since."
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content

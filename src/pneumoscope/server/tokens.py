@@ -28,7 +28,6 @@ from pneumoscope.server.strength import make_token
 _VERSION = 1
 _LARGEST = 4 * 1024**2
 _NAME = re.compile(r"[^\W_][\w.@+ -]{0,99}")
-_UNITS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 MAKE = "Make a token with: pneumoscope tokens add NAME"
 
 
@@ -67,18 +66,6 @@ class _Content:
 def now() -> float:
     """The time, in seconds since 1970."""
     return datetime.datetime.now(datetime.UTC).timestamp()
-
-
-def parse_duration(text: str, parameter: str) -> float:
-    """Read a time such as 12h, 90d or 4w, in seconds.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]{1,5})([hdw])", text.strip(), re.ASCII)
-    if found is None or int(found[1]) == 0:
-        raise UsageError(f"{text!r} is no duration. Write hours, days or weeks, such as 12h, 90d or 4w.", parameter)
-    return float(int(found[1]) * _UNITS[found[2]])
 
 
 class TokenFile:
@@ -146,6 +133,8 @@ class TokenFile:
     def rotate_token(self, name: str, overlap: float, lifetime: float | None = None) -> str:
         """Make a new token for a name; the old ones stay valid for `overlap` seconds.
 
+        The new one is valid for `lifetime` seconds, by default for as long as the latest one was meant to be.
+
         Raises:
             UsageError: nobody of this name has a valid token, or the file cannot be written.
             DataError: as above.
@@ -158,8 +147,10 @@ class TokenFile:
                 replace(each, expires=min(at + overlap, each.expires or at + overlap)) if each in old else each
                 for each in content.tokens
             ]
-            expires = None if lifetime is None else at + lifetime
-            made = Token(name, old[-1].role, _digest(content.salt, token), at, expires)
+            latest = old[-1]
+            meant = None if latest.expires is None else latest.expires - latest.created
+            expires = at + lifetime if lifetime is not None else None if meant is None else at + meant
+            made = Token(name, latest.role, _digest(content.salt, token), at, expires)
             return replace(content, tokens=(*kept, made))
 
         self._change(change)

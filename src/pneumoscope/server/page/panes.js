@@ -10,12 +10,12 @@ const panes = [];
 let touched = null; // the one that the tools work on
 let linked = true;
 let following = false;
-let told = () => {};
+let describeActive = () => {};
 
 export const viewer = open("screen"); // of the selected image
 export const active = () => touched ?? viewer;
 export const all = () => panes;
-export function watch(job) { told = job; } // called when the active image is shown in another way
+export function watch(job) { describeActive = job; } // called when the active image is shown in another way
 
 function open(id) {
   const pane = new Viewer($(id));
@@ -23,7 +23,7 @@ function open(id) {
   pane.opacity = recall("opacity", 0.55);
   pane.changed = () => {
     link(pane);
-    if (pane === active()) told();
+    if (pane === active()) describeActive();
   };
   const { signal } = pane.watching;
   for (const event of ["pointerdown", "focusin"]) pane.root.addEventListener(event, () => touch(pane), { signal });
@@ -35,7 +35,7 @@ function touch(pane) {
   if (touched === pane) return;
   touched = pane;
   mark();
-  told();
+  describeActive();
 }
 
 function mark() {
@@ -98,7 +98,7 @@ export function endComparison() {
   $("compare").setAttribute("aria-pressed", "false");
   touched = viewer;
   mark();
-  told();
+  describeActive();
 }
 
 $("linked").addEventListener("click", () => {

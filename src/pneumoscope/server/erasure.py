@@ -1,0 +1,68 @@
+"""Erasing what a database and a folder of kept images have of a patient or a study."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pneumoscope.errors import UsageError
+from pneumoscope.server.kept_images import KeptImages
+from pneumoscope.server.store import Store
+
+_PSEUDONYM = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What was erased, or would be.
+
+    Attributes:
+        predictions: how many.
+        reviews: how many; 0 in a dry run.
+        images: kept files, of which no prediction is left.
+        studies: the Study Instance UIDs of the predictions.
+        sha256s: of their images.
+    """
+
+    predictions: int
+    reviews: int
+    images: int
+    studies: frozenset[str]
+    sha256s: frozenset[str]
+
+
+def erase(
+    store: Store,
+    kept: KeptImages | None,
+    *,
+    patient: str | None = None,
+    study: str | None = None,
+    dry_run: bool = False,
+) -> Erased:
+    """Erase predictions, their reviews and kept images; after an interruption, run it again.
+
+    Args:
+        store: the database.
+        kept: the folder of images, where there is one.
+        patient: the original id, or the pseudonym in this database.
+        study: a Study Instance UID.
+        dry_run: whether to count only.
+
+    Raises:
+        UsageError: neither or both of patient and study are given.
+        DataError: something cannot be erased.
+    """
+    if bool(patient) == bool(study):
+        raise UsageError("Give either `patient` or `study`.")
+    pseudonyms = [store.pseudonymise(patient), *([patient] if patient and _PSEUDONYM.fullmatch(patient) else [])]
+    found = store.find_images(patients=pseudonyms, study=study)
+    sha256s = frozenset(row.sha256 for row in found)
+    studies = frozenset(row.study_uid for row in found if row.study_uid) | ({study} if study else set())
+    if dry_run:
+        return Erased(len(found), 0, 0, studies, sha256s)
+    # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
+    ids = {row.id for row in found}
+    others = {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
+    images = kept.delete(sha256s - others) if kept is not None else 0
+    predictions, reviews = store.delete([row.id for row in found])
+    return Erased(predictions, reviews, images, studies, sha256s)

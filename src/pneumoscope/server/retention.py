@@ -1,0 +1,51 @@
+"""Deleting predictions, their reviews and kept images that are older than a service keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from concurrent.futures import Executor
+
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.server.kept_images import KeptImages
+from pneumoscope.server.store import Store, now
+
+_EVERY = 3600.0  # seconds
+_logger = logging.getLogger("pneumoscope.server")
+
+
+class Retention:
+    """Deletes what is too old.
+
+    Args:
+        store: the database.
+        kept: the folder of images, where there is one.
+        keep_for: how long predictions are kept.
+    """
+
+    def __init__(self, store: Store, kept: KeptImages | None, keep_for: datetime.timedelta) -> None:
+        self._store, self._kept, self._keep_for = store, kept, keep_for
+
+    def run(self) -> None:
+        """Delete what is too old now, and log what that was.
+
+        Raises:
+            DataError: the database or the folder cannot be changed.
+        """
+        moment = now() - self._keep_for
+        predictions, reviews = self._store.delete([row.id for row in self._store.find_images(before=moment)])
+        # All old files without a prediction, also those left by a service that was killed before it came to this.
+        images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
+        if predictions or images:
+            text = "Older than %s, deleted: %d predictions, %d reviews, %d kept images."
+            _logger.info(text, f"{moment:%Y-%m-%d %H:%M} UTC", predictions, reviews, images)
+
+    async def repeat(self, executor: Executor) -> None:
+        """Run at once and every hour, until cancelled; after an error it is tried again with the next."""
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(executor, self.run)
+            except (PneumoscopeError, OSError) as problem:
+                _logger.error("What is too old could not be deleted: %s", problem)
+            await asyncio.sleep(_EVERY)
