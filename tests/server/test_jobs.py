@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -235,7 +236,7 @@ def test_a_job_whose_service_was_killed_says_that_it_is_lost(
 
 def test_a_job_is_lost_where_its_service_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async def wait(*_: Any) -> Any:
-        await jobs_module.asyncio.sleep(60)
+        await asyncio.sleep(60)
 
     monkeypatch.setattr(jobs_module.Jobs, "_answer", wait)
     with run_thread(settings) as url:
