@@ -40,6 +40,7 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0002"): "f0b53428026288f3",
     (READING_ROOM.name, "0003"): "e9c7cbc9f21aad0e",
     (READING_ROOM.name, "0004"): "d1ef4a5076f35f41",
+    (READING_ROOM.name, "0005"): "170498d4b9592814",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}
@@ -210,7 +211,7 @@ def test_processes_that_upgrade_at_once_do_not_collide(url: str) -> None:
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
-    assert all("revision 0004" in text for text in said)
+    assert all("revision 0005" in text for text in said)
     with Store(url) as store:
         assert len(store.list_predictions(10)) == 3
 
@@ -244,12 +245,20 @@ def test_versions_without_migrations_see_that_a_database_is_newer(url: str) -> N
     assert int(str(schema)) == int(find_head(READING_ROOM)) > 3
 
 
+def test_earlier_reviews_keep_their_answers(url: str) -> None:
+    make_earlier(url, 2)
+    with Store(url, upgrade=True) as store:
+        assert [(review.answer, review.agrees) for _, review in store.list_reviews()] == [
+            ("disagree", False), ("agree", True),
+        ]  # fmt: skip
+
+
 FOREIGN = {
     "another program's": ["CREATE TABLE films (id INTEGER)"],
     "without a version": ["CREATE TABLE predictions (id INTEGER)"],
     "with properties of its own": ["CREATE TABLE properties (name TEXT)", "CREATE TABLE predictions (id INTEGER)"],
     "with other columns": [f"CREATE TABLE {READING_ROOM.revision} (version_num VARCHAR(32))",
-                           f"INSERT INTO {READING_ROOM.revision} VALUES ('0004')",
+                           f"INSERT INTO {READING_ROOM.revision} VALUES ('0005')",
                            "CREATE TABLE properties (key TEXT, value TEXT)", "CREATE TABLE reviews (number INTEGER)",
                            "CREATE TABLE predictions (id INTEGER)"],
 }  # fmt: skip
@@ -273,7 +282,7 @@ def test_a_table_that_needs_other_columns_is_refused(url: str) -> None:
     with connect(url) as connection:
         connection.execute(sql.text("DROP TABLE reviews"))
         columns = "prediction_id TEXT, agrees BOOLEAN, label TEXT, comment TEXT, reviewer TEXT, created_at TIMESTAMP"
-        more = "number INTEGER, stars INTEGER NOT NULL"
+        more = "answer TEXT, number INTEGER, stars INTEGER NOT NULL"
         connection.execute(sql.text(f"CREATE TABLE reviews ({columns}, {more})"))
     with pytest.raises(UsageError, match=r"reviews needs other columns .stars"):
         Store(url)
@@ -317,7 +326,7 @@ def test_serve_refuses_an_earlier_database_and_upgrades_it_if_told(run: Run, tmp
     assert "pneumoscope database upgrade" in done.err
     with run_process(run.model, database, "--upgrade") as process, process.client() as client:
         assert len(client.get("/v1/predictions").json()["predictions"]) == 3
-        assert client.post("/v1/predictions", files={"files": ("a.png", draw(1))}).status_code == 200
+        assert client.post("/v1/predictions", files={"files": ("a.png", draw(1))}).status_code == 201
         process.end(signal.SIGTERM)
 
 
@@ -328,7 +337,7 @@ def test_an_upgrade_without_serving(tmp_path: Path, command: Command) -> None:
     fill_queue(str(database))
     done = command("database", "upgrade", "--database", database)
     assert (done.code, done.out) == (0, "")
-    assert "the reading room: revision 0004, upgraded from revision 0002" in done.err
+    assert "the reading room: revision 0005, upgraded from revision 0002" in done.err
     assert "the DICOM node: revision 0001, was up to date" in done.err
     with Store(str(database)) as store:
         assert len(store.list_predictions(10)) == 3

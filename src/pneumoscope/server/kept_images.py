@@ -51,6 +51,10 @@ class KeptImages:
         except (OSError, UsageError) as problem:
             raise DataError(str(problem), parameter="keep_images") from None
 
+    def has(self, sha256: str, format_: str) -> bool:
+        """Whether a file is kept."""
+        return self._locate(sha256, format_).exists()
+
     def read(self, sha256: str, format_: str) -> bytes | None:
         """Read a file; None where it was not kept, or is gone.
 

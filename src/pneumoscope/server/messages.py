@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -13,6 +13,10 @@ NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
 Moment = Annotated[
     datetime.datetime, PlainSerializer(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z", str)
 ]
+
+
+ReviewAnswer: TypeAlias = Literal["agree", "disagree", "cannot_tell", "comment", "withdrawn"]
+_AGREES: dict[ReviewAnswer, bool] = {"agree": True, "disagree": False}
 
 
 class Query(BaseModel):
@@ -75,7 +79,14 @@ class ImageQuery(Query):
 class ReviewRequest(Query):
     """What a reviewer says about a prediction."""
 
-    agrees: bool = Field(description="Whether the decision is right.")
+    answer: ReviewAnswer | None = Field(
+        default=None,
+        description="agree, disagree, cannot_tell, comment (only a comment), or withdrawn: what this reviewer said "
+        "before does not count. May be omitted where `agrees` is given.",
+    )
+    agrees: bool | None = Field(
+        default=None, description="Whether the decision is right; null for other answers. May be omitted with `answer`."
+    )
     label: str | None = Field(
         default=None,
         max_length=200,
@@ -84,17 +95,40 @@ class ReviewRequest(Query):
     comment: str = Field(default="", max_length=2000, pattern=NO_NUL)
     reviewer: str = Field(default="", max_length=100, pattern=NO_NUL)
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.answer is None and self.agrees is not None:
+            self.answer = "agree" if self.agrees else "disagree"
+        if self.answer is None:
+            raise ValueError("say `answer`, or whether the reviewer `agrees`")
+        agrees = _AGREES.get(self.answer)
+        if self.agrees not in (None, agrees):
+            raise ValueError(f"`agrees` contradicts the answer {self.answer}")
+        if self.answer == "comment" and not self.comment.strip():
+            raise ValueError("a `comment` alone must not be empty")
+        self.agrees = agrees
+        return self
+
 
 class ReviewMessage(Answer):
     """A review as it is stored."""
 
     number: int = Field(description="Identifies it; later reviews have larger numbers.")
     prediction_id: str
-    agrees: bool
+    answer: ReviewAnswer
+    agrees: bool | None
     label: str | None = Field(description="The class that the reviewer sees; null if they name none.")
     comment: str
     reviewer: str
     created_at: Moment = Field(description="UTC.")
+
+
+class ImageReviewMessage(ReviewMessage):
+    """A review of any prediction of a file, with what was reviewed."""
+
+    model: str = Field(description="The name of the model that had predicted.")
+    fingerprint: str = Field(description="The fingerprint of that model.")
+    decision: str = Field(description="What it had decided.")
 
 
 class Heatmap(Answer):
@@ -157,6 +191,7 @@ class PredictionMessage(Answer):
     error: str | None = Field(default=None, description="Why there is no prediction, and what to do about it.")
     code: str | None = Field(default=None, description="The code of that problem, as in problem documents.")
     href: str | None = Field(default=None, description="Its address, relative to /v1/; null if it is not stored.")
+    image_kept: bool = Field(default=False, description="Whether its file is kept: see its address and /image.")
     reused: bool = Field(default=False, description="Whether it was stored before this request; see `reuse`.")
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
@@ -168,6 +203,9 @@ class PredictionMessage(Answer):
     )
     reviews: list[ReviewMessage] = Field(default=[], description="The latest three, the oldest of them first.")
     review_count: int = Field(default=0, description="How many reviews there are; see its address and /reviews.")
+    image_reviews: list[ImageReviewMessage] = Field(
+        default=[], description="The latest ten of all predictions of this file, by any model, the oldest first."
+    )
 
     @model_validator(mode="after")
     def _withhold(self) -> Self:

@@ -13,6 +13,7 @@ from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.evaluation.decision_summary import measure_rate
 from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.models.model_folder import Model
+from pneumoscope.server.image_reviews import list_counting
 from pneumoscope.server.store import PredictionRecord, Review
 
 Outcome: TypeAlias = PredictionRecord | Any  # or a row with the same names
@@ -41,8 +42,8 @@ def summarise(
     images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.number)}.values())
     latest = {
         prediction.sha256: (prediction.decision, review.agrees)
-        for prediction, review in sorted(reviews, key=lambda pair: pair[1].number)
-        if prediction.fingerprint == fingerprint
+        for prediction, review in list_counting(reviews)
+        if prediction.fingerprint == fingerprint and review.agrees is not None
     }
     agreement = latest.values()
     classified = [each for each in images if each.decision != OUT_OF_DISTRIBUTION]

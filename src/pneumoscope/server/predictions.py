@@ -28,6 +28,7 @@ from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.evidence_scale import find_limit
+from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     Heatmap,
@@ -281,6 +282,7 @@ class PredictionService:
                 self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
             self.store.add([record for _, record in new])
+        add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:

@@ -14,6 +14,7 @@ from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import check_file, format_rows, write_text
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.prediction import IDENTITY
+from pneumoscope.server.image_reviews import list_counting
 from pneumoscope.server.messages import ReviewRequest
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.store import PredictionRecord, Store
@@ -29,6 +30,12 @@ def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequenc
     label = request.label
     if label is not None and label not in (*labels, decided):
         raise _invalid(f"label {label!r}: unknown class. The classes are {', '.join(labels)}.")
+    if request.answer in ("comment", "withdrawn"):
+        return None
+    if request.answer == "cannot_tell":
+        if label is not None:
+            raise _invalid("A reviewer who cannot tell names no class: omit label.")
+        return None
     if request.agrees:
         if decided is not None and label not in (None, decided):
             raise _invalid(f"The decision was {decided}; to review it as {label}, set agrees to false.")
@@ -89,7 +96,7 @@ def export_reviews(
     reviews = store.list_reviews()
     if not reviews:
         raise DataError(f"{store.location}: contains no reviews yet.")
-    latest = {record.sha256: (record, review) for record, review in reviews}
+    latest = {record.sha256: (record, review) for record, review in list_counting(reviews)}
     named = {(record.sha256, review.label) for record, review in reviews if review.label is not None}
     labelled = {sha256: pair for sha256, pair in latest.items() if pair[1].label is not None}
     paths, unreadable = _find_files(folders)

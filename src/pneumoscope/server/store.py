@@ -35,17 +35,29 @@ class _Property(_Base):
 
 
 class Review(_Base):
-    """What a reviewer says about a prediction; `label` is None where they name no class."""
+    """What a reviewer says about a prediction.
+
+    Attributes:
+        answer: `agree`, `disagree`, `cannot_tell`, `comment` alone, or `withdrawn`: what the reviewer said before does
+            not count.
+        agrees: None where the answer is neither of the first two.
+        label: None where they name no class.
+    """
 
     __tablename__ = "reviews"
 
     prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id"), index=True)
-    agrees: Mapped[bool]
+    answer: Mapped[str] = mapped_column(sql.String(16), default="")
+    agrees: Mapped[bool | None] = mapped_column(default=None)
     label: Mapped[str | None] = mapped_column(sql.Text, default=None)
     comment: Mapped[str] = mapped_column(sql.Text, default="")
     reviewer: Mapped[str] = mapped_column(sql.Text, default="")
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now())
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.answer:
+            self.answer = {True: "agree", False: "disagree", None: "comment"}[self.agrees]
 
 
 class PredictionRecord(_Base):

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
+from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
     ListQuery,
@@ -33,7 +34,19 @@ from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
 # Fields of a message that are not columns of the table.
-_OWN = ("heatmap", "picture", "explanation", "href", "reused", "error", "code", "reviews", "review_count")
+_OWN = (
+    "heatmap",
+    "picture",
+    "explanation",
+    "href",
+    "reused",
+    "error",
+    "code",
+    "reviews",
+    "review_count",
+    "image_reviews",
+    "image_kept",
+)
 
 
 class StoredPredictions:
@@ -71,6 +84,7 @@ class StoredPredictions:
             **columns,
             explanation=explain_decision(record, self._predictor) if own else None,
             href=f"predictions/{record.id}",
+            image_kept=self._kept is not None and self._kept.has(record.sha256, record.format),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
             review_count=found.review_count,
         )
@@ -82,7 +96,9 @@ class StoredPredictions:
             RequestError: 422, the cursor is not valid.
         """
         page = await self.call(queries.list_predictions, self.store, query)
-        return PredictionPage(predictions=[self.to_message(each) for each in page.entries], next=page.next)
+        predictions = [self.to_message(each) for each in page.entries]
+        await self.call(add_image_reviews, self.store, predictions)
+        return PredictionPage(predictions=predictions, next=page.next)
 
     async def find(self, prediction_id: str) -> Reviewed:
         """A prediction by its id.
@@ -103,7 +119,9 @@ class StoredPredictions:
                 queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
             ]
             found = queries.find_same(self.store, keys)
-            return [self.to_message(found[key]) if key in found else None for key in keys]
+            messages = [self.to_message(found[key]) if key in found else None for key in keys]
+            add_image_reviews(self.store, [message for message in messages if message is not None])
+            return messages
 
         return await self.call(find)
 
@@ -150,7 +168,7 @@ class StoredPredictions:
         label = find_label(record, request, self._predictor.model.labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
         await self.call(self.store.add, [review])
-        self._telemetry.reviews.labels(str(review.agrees).lower()).inc()
+        self._telemetry.reviews.labels(review.answer).inc()
         return ReviewMessage.model_validate(review)
 
     async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:

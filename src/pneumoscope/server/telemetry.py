@@ -29,7 +29,7 @@ class Telemetry:
         meaning = "Time from the headers of a request to the end of its answer."
         self._seconds = histogram("pneumoscope_request_seconds", meaning, ("route",), buckets=_SECONDS)
         self.images = counter("pneumoscope_images", "Images processed, by decision.", ("decision",))
-        self.reviews = counter("pneumoscope_reviews", "Reviews saved.", ("agrees",))
+        self.reviews = counter("pneumoscope_reviews", "Reviews saved.", ("answer",))
         self._batches = histogram("pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
         self._batch_seconds = histogram("pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS)
 

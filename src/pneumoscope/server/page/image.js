@@ -2,9 +2,11 @@
 
 import { PLANES, describeTurn } from "./overlays.js";
 import { active, all, endComparison, isComparing, keepBeside, viewer, watch } from "./panes.js";
+import { recallPictures } from "./pictures.js";
+import { describeFailure, describePrediction } from "./prediction.js";
 import { remember } from "./preferences.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
-import { $, announce, name, say, state } from "./state.js";
+import { $, announce, say, state } from "./state.js";
 import { attachToolbar, describeTools } from "./toolbar.js";
 
 export function pick(image) {
@@ -18,23 +20,28 @@ export function select(image) {
   announce("selected");
   const done = image.state === "done";
   $("prediction").hidden = !done;
-  $("no-prediction").hidden = $("nothing").hidden = done;
+  $("failure").hidden = $("nothing").hidden = done;
   if (!done) {
-    const words = image.state === "error" ? `${image.name} has no prediction. ${image.error}` : `${image.name} is waiting.`;
-    $("no-prediction").textContent = $("nothing").textContent = words;
+    const words = describeFailure(image);
+    $("nothing").textContent = words;
     $("image").setAttribute("aria-label", words);
     viewer.clear();
     return;
   }
-  if (image.picture) {
+  if (recallPictures(image, (found) => { if (found === state.current) select(found); })) {
+    say($("nothing"), "Loading…");
+    viewer.clear();
+  } else if (image.picture) {
     viewer.show(image, image.picture, image.heatmap?.png).catch(() => {
       if (image === state.current) say($("nothing"), `${image.name} cannot be displayed by this browser.`);
     });
   } else {
-    say($("nothing"), "Images of earlier predictions are not stored. To see this one, add the file again.");
+    say($("nothing"), "The image of this prediction is not kept. To see it, choose the file again.");
     viewer.clear();
   }
-  describe(image);
+  $("absent").hidden = Boolean(image.picture) || image.recalled === "pending";
+  describePrediction(image);
+  describeEvidence(image);
   fillReview(image);
 }
 
@@ -48,26 +55,12 @@ export function clearImage() {
   endComparison();
   state.current = null;
   $("prediction").hidden = true;
-  $("no-prediction").hidden = $("nothing").hidden = false;
+  $("failure").hidden = $("nothing").hidden = false;
+  $("retry").hidden = true;
   $("no-prediction").textContent = "Select an image to see its prediction.";
   $("nothing").textContent = "No images yet. Drop files here, or try simulated images.";
   clearReview();
   viewer.clear();
-}
-
-function describe(image) {
-  const words = name(image.decision);
-  $("decision").textContent = words[0].toUpperCase() + words.slice(1);
-  $("explanation").textContent = image.explanation ?? `Predicted on ${new Date(image.created_at).toLocaleString()} by the model ${image.model}.`;
-  describeProbability(image);
-  const facts = [["Image", image.name], ["Size", `${image.width} × ${image.height}, ${image.format}`]];
-  if (image.prediction_set.length) facts.push(["Prediction set", image.prediction_set.join(" or ")]);
-  if (image.ood_score !== null) facts.push(["OOD score", `${image.ood_score.toFixed(2)} (above 1: out of distribution)`]);
-  if (image.group) facts.push(["Group", image.group]);
-  for (const warning of image.warnings) facts.push(["Warning", warning]);
-  $("facts").replaceChildren(...facts.flatMap(([term, value]) => [
-    Object.assign(document.createElement("dt"), { textContent: term }), Object.assign(document.createElement("dd"), { textContent: value })]));
-  describeEvidence(image);
 }
 
 function describeEvidence({ heatmap }) {
@@ -79,19 +72,6 @@ function describeEvidence({ heatmap }) {
   const spacing = viewer.picture?.facts.spacing;
   const mm = spacing ? ` (${Math.round(width * spacing.columns)} × ${Math.round(height * spacing.rows)} mm${PLANES[spacing.plane]})` : "";
   $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it. In logits, on one scale for all images. Coarse: one value for ${Math.round(width)} × ${Math.round(height)} pixels${mm}; not the outline of a finding. Mean ${signed(logit - bias)} and bias ${signed(bias)} make the logit ${signed(logit)}.`;
-}
-
-function describeProbability(image) {
-  const { model } = state;
-  $("chance").hidden = image.probability === null;
-  if (image.probability === null) return;
-  $("chance-label").textContent = `Probability of ${model.positive ?? image.predicted_label}`;
-  $("probability").textContent = image.probability.toFixed(3);
-  $("fill").style.width = `${100 * image.probability}%`;
-  const comparable = model.threshold !== null && image.fingerprint === model.fingerprint;
-  $("threshold").hidden = !comparable;
-  $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
-  $("threshold-label").textContent = comparable ? `Threshold: ${model.threshold.toFixed(3)}. At or above: ${model.positive}.` : "";
 }
 
 const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;

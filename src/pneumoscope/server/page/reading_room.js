@@ -1,20 +1,28 @@
 // The reading room: images are added here, and sent to the service a few at a time.
 
+import { takeReviews } from "./answers.js";
 import { openEarlier } from "./earlier.js";
 import { clearImage, select } from "./image.js";
+import { clearKept, isKept, keep, kept, recall, recallDraft, recallView, restore } from "./kept.js";
+import "./keys.js";
 import { lose, outage, recover } from "./outage.js";
+import { releaseSoon } from "./pictures.js";
+import { isOtherModality, translate } from "./prediction.js";
+import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
-import { call, Lost, predict, toBlob } from "./service.js";
-import { $, announce, nextKey, say, state } from "./state.js";
-import { listSoon } from "./worklist.js";
+import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
+import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
+import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
 let sending = 0;
 
 async function start() {
+  await restored;
   let model;
   try {
     [model] = await (await call("v1/models")).json();
+    await identify();
     recover();
   } catch (problem) {
     if (problem instanceof Lost) return lose(start);
@@ -22,26 +30,58 @@ async function start() {
   }
   state.model = model;
   $("model").textContent = `Model ${model.name}: ${model.labels.join(" or ")}, trained on ${model.training_images.toLocaleString("en")} images`;
-  $("label").replaceChildren(new Option("choose", ""), ...model.labels.map((label) => new Option(label, label)));
+  $("population").textContent = model.intended_population ? `This model is meant for ${model.intended_population}.` : "It is not known which patients this model is meant for.";
+  $("label").replaceChildren(new Option("choose", ""), ...model.labels.map((label, i) => new Option(`${i + 1} ${label}`, label)));
   for (const option of $("filter").options) {
     if (option.value === "positive") option.textContent = model.positive ?? "";
     if (option.value === "negative") option.textContent = model.labels.find((label) => label !== model.positive);
     option.hidden = !model.positive && ["positive", "negative"].includes(option.value);
   }
   $("scale").style.background = `linear-gradient(to right, ${model.colours.join(", ")}), linear-gradient(#666, #666)`;
+  restoreView(recallView());
   openEarlier();
+  refreshReviews();
   work();
+}
+
+// ---- the worklist of before: after a reload, or a visit to another page ----
+
+async function reopen() {
+  const images = await restore();
+  for (const image of images) {
+    skipKeys(image.key);
+    image.draft = recallDraft(image.key);
+    if (image.state === "sent") image.state = "waiting";
+    if (image.state === "waiting" && !image.kept?.length) Object.assign(image, { state: "error", error: "It was not sent before the page was left. Add the file again." });
+  }
+  state.images.unshift(...images);
+  if (images.some((image) => image.simulated)) $("examples").disabled = true;
+  $("kept").textContent = kept.on
+    ? "This list stays in this browser, encrypted, until you clear it or close the tab."
+    : "This browser does not keep the list: it is gone when you reload or leave the page.";
+  listSoon();
+}
+const restored = reopen();
+
+async function refreshReviews() { // others may have reviewed the same images since
+  const before = state.images.filter((image) => image.id);
+  if (!before.length) return;
+  const { predictions } = await (await call("v1/predictions?limit=500")).json();
+  const byId = new Map(predictions.map((prediction) => [prediction.id, prediction]));
+  for (const image of before) if (byId.has(image.id)) image.reviews = takeReviews(byId.get(image.id));
+  announce("reviewed");
 }
 
 // ---- adding images ----
 
-function add(files) {
+function add(files, more = {}) {
   const images = [...files].filter((file) => !/^(\.|DICOMDIR$|Thumbs\.db$)/i.test(file.name)).map((file) => ({
-    key: nextKey(), name: file.path ?? (file.webkitRelativePath || file.name), invert: $("inverted").checked,
+    key: nextKey(), name: file.path ?? (file.webkitRelativePath || file.name), invert: $("inverted").checked, any: $("any").checked, ...more,
     ...(file.size ? { file, state: "waiting" } : { state: "error", error: "The file is empty." }),
   }));
   if (!images.length) return [];
   state.images.push(...images);
+  images.forEach(keep);
   listSoon();
   if (state.model) work();
   else if (!outage.lost) start(); // asks again for a token whose dialog was dismissed
@@ -61,16 +101,34 @@ function work() {
 
 async function send(image) {
   try {
-    const { picture, heatmap, reviews, ...prediction } = await predict(image.file, image.invert, state.model.heatmaps);
-    Object.assign(image, prediction, { name: image.name, state: "done", file: null });
+    if (!image.file) await recall(image);
+    const options = { invert: image.invert, any: image.any, heatmap: state.model.heatmaps, store: !image.simulated };
+    const { picture, heatmap, reviews, image_reviews, ...prediction } = await predict(image.file, options);
+    Object.assign(image, prediction, { name: image.name, state: "done", file: null, kept: null, reviews: takeReviews({ reviews, image_reviews }) });
     Object.assign(image, { picture: toBlob(picture), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
+    releaseSoon(image);
   } catch (problem) {
     if (problem instanceof Lost) {
       image.state = "waiting";
       lose(work);
-    } else Object.assign(image, { state: "error", error: problem.message, file: null });
+    } else fail(image, problem.message);
   }
+  if (image.state !== "waiting") keep(image);
   if (image === state.current || (!state.current && image.state !== "waiting")) select(image);
+}
+
+function fail(image, detail) {
+  const otherModality = isOtherModality(detail); // such a file is kept, because it can be read another way
+  Object.assign(image, { state: "error", error: translate(detail), otherModality, kept: null, file: otherModality ? image.file : null });
+}
+
+function retry(images) {
+  for (const image of images) {
+    Object.assign(image, { state: "waiting", any: true, error: undefined, otherModality: false });
+    keep(image);
+  }
+  if (state.current) select(state.current);
+  work();
 }
 
 async function listEntries(items) { // the files of dropped folders
@@ -109,8 +167,7 @@ $("examples").addEventListener("click", async () => {
   try {
     for (const { number, label } of await (await call("v1/examples")).json()) {
       const picture = await (await call(`v1/examples/${number}`)).blob();
-      const [image] = add([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })]);
-      image.simulated = true;
+      add([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })], { simulated: true });
     }
   } catch (problem) {
     $("examples").disabled = false;
@@ -119,13 +176,26 @@ $("examples").addEventListener("click", async () => {
   }
 });
 
+$("retry").addEventListener("click", () => retry([state.current]));
+$("retry-all").addEventListener("click", () => retry(state.images.filter((image) => image.otherModality)));
+
 $("clear").addEventListener("click", () => {
   if (hasDrafts() && !confirm("Some reviews are not saved. Clear the list anyway?")) return;
   state.images = [];
   $("examples").disabled = false;
   clearImage();
+  clearKept();
   announce("listed");
 });
-addEventListener("beforeunload", (event) => { if (hasDrafts() || state.images.some((image) => image.file)) event.preventDefault(); });
+onSignOut.push(clearKept);
+document.addEventListener("signed-in", (event) => {
+  event.preventDefault();
+  if (!state.model) start();
+});
+addEventListener("beforeunload", (event) => {
+  const drafts = hasDrafts();
+  const lost = kept.on && !kept.full ? state.images.some((image) => image.file && !isKept(image)) : drafts || state.images.some((image) => image.file);
+  if (lost) event.preventDefault();
+});
 
 start();

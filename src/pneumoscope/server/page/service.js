@@ -7,24 +7,50 @@ export class Lost extends Error {}
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-function askForToken(why) {
+function askForToken(why, changing = false) {
   const dialog = document.createElement("dialog");
   dialog.id = "ask";
   dialog.setAttribute("aria-labelledby", "ask-title");
-  dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">A token is needed</h2><p id="ask-why"></p>
+  dialog.innerHTML = `<form method="dialog"><h2 id="ask-title">${changing ? "Change token" : "A token is needed"}</h2><p id="ask-why"></p>
     <label>Token <input id="token" type="password" autocomplete="off" required></label>
-    <p class="row"><button type="submit" class="strong" value="given">Continue</button></p></form>`;
+    <p class="row"><button type="submit" class="strong" value="given">Continue</button>
+    <button type="submit" value="out" formnovalidate id="sign-out">Sign out</button><button type="submit" value="" formnovalidate>Cancel</button></p></form>`;
   document.body.append(dialog);
   document.getElementById("ask-why").textContent = why;
+  document.getElementById("sign-out").hidden = !sessionStorage.getItem("token");
   dialog.showModal();
   return new Promise((done) => dialog.addEventListener("close", () => {
     const token = document.getElementById("token").value.trim();
     const given = dialog.returnValue === "given" && /^[\x21-\x7e]+$/.test(token); // nothing else fits a header
     dialog.remove();
     if (given) sessionStorage.setItem("token", token);
-    done(given || (dialog.returnValue === "given" && askForToken("The token is not valid.")));
+    if (dialog.returnValue === "out") return signOut();
+    showAccess();
+    done(given || (dialog.returnValue === "given" && askForToken("The token is not valid.", changing)));
   }, { once: true }));
 }
+
+async function signOut() { // forgets what this tab knows, the worklist included
+  sessionStorage.removeItem("token");
+  await Promise.all(onSignOut.map((act) => act()));
+  location.reload();
+}
+export const onSignOut = [];
+
+// A dismissed dialog can be got back, and a token changed.
+function showAccess() {
+  const button = document.getElementById("access") ?? document.createElement("button");
+  Object.assign(button, { id: "access", type: "button", textContent: sessionStorage.getItem("token") ? "Change token" : "Sign in" });
+  button.onclick = async () => {
+    const changing = Boolean(sessionStorage.getItem("token"));
+    if (await askForToken(changing ? "The new token is used from now on, and forgotten when this tab is closed." : WHY, changing)) {
+      if (document.dispatchEvent(new Event("signed-in", { cancelable: true }))) location.reload();
+    }
+  };
+  if (!button.isConnected) document.querySelector(".top")?.append(button);
+}
+const WHY = "Ask the person who runs this service for it. The token is forgotten when this tab is closed.";
+if (sessionStorage.getItem("token")) showAccess();
 
 let asking = null;
 let troubled = false;
@@ -47,7 +73,7 @@ export async function call(path, options = {}) {
     const problem = await answer.json().catch(() => ({ detail: `The service answered ${answer.status}.` }));
     if (answer.status === 401) {
       if (sessionStorage.getItem("token") === token) {
-        asking ??= askForToken(token ? "The token is not valid." : "Ask the person who runs this service for it. The token is forgotten when this tab is closed.").finally(() => { asking = null; });
+        asking ??= askForToken(token ? "The token is not valid." : WHY).finally(() => { asking = null; });
         if (await asking) continue;
       } else continue;
     }
@@ -63,7 +89,7 @@ export async function call(path, options = {}) {
   }
 }
 
-export async function predict(file, invert, heatmap) {
+export async function predict(file, { invert, any, heatmap, store = true }) {
   let content;
   try {
     content = await file.arrayBuffer();
@@ -72,7 +98,8 @@ export async function predict(file, invert, heatmap) {
   }
   const form = new FormData();
   form.append("files", new Blob([content]), file.name);
-  const answer = await call(`v1/predictions?heatmap=${heatmap}&picture=true&invert=${invert}`, { method: "POST", body: form });
+  const query = new URLSearchParams({ heatmap, picture: true, invert, any_modality: any, store });
+  const answer = await call(`v1/predictions?${query}`, { method: "POST", body: form });
   return (await answer.json()).predictions[0];
 }
 

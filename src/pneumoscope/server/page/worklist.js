@@ -1,140 +1,159 @@
-// The worklist: progress, sorting, filters, steps to the next image, export.
+// The worklist: rows, progress, sorting, filters, steps to the next image.
 
+import { answerOf, findReview } from "./answers.js";
+import { exportTable } from "./export.js";
 import { pick, select } from "./image.js";
-import { $, makeCell, name, state } from "./state.js";
+import { rememberView } from "./kept.js";
+import { findNext, listShown, order } from "./order.js";
+import { Rows } from "./rows.js";
+import { $, create, kindOf, makeChip, round, state } from "./state.js";
 
-let order = { by: "probability", descending: true };
+const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
+const box = document.querySelector("#worklist").closest(".scroll");
 
-const probability = (image) => image.probability ?? null;
-const decision = (image) => image.state === "done" ? name(image.decision) : image.state === "error" ? "not readable" : "";
-const VALUES = { name: (image) => image.name, probability, decision };
-const FILTERS = {
-  "": () => true,
-  positive: (image) => image.decision === state.model.positive,
-  negative: (image) => state.model.labels.includes(image.decision) && image.decision !== state.model.positive,
-  uncertain: (image) => image.decision === "uncertain",
-  out_of_distribution: (image) => image.decision === "out_of_distribution",
-  error: (image) => image.state === "error",
-  open: (image) => image.state === "done" && !image.review,
-};
-
-function listShown() {
-  const words = $("search").value.trim().toLowerCase();
-  const value = VALUES[order.by];
-  const compare = (a, b) => {
-    const [x, y] = [value(a), value(b)];
-    if (x === null || y === null) return (x === null) - (y === null) || a.key - b.key; // without a probability: last
-    const sign = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
-    return (order.descending ? -sign : sign) || a.key - b.key;
-  };
-  return state.images.filter((image) => FILTERS[$("filter").value](image) && image.name.toLowerCase().includes(words)).sort(compare);
-}
-
-function makeRow(image) {
-  const row = document.createElement("tr");
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: image.name });
-  button.dataset.key = image.key;
-  button.addEventListener("click", () => pick(image));
-  row.addEventListener("click", (event) => { if (event.target !== button) pick(image); });
-  if (image === state.current) row.setAttribute("aria-current", "true");
-  const mark = makeCell(image.review ? (image.review.agrees ? "✓" : "✗") : "");
-  if (image.review) mark.setAttribute("aria-label", image.review.agrees ? "agreed" : "disagreed");
-  const progress = { waiting: "waiting", sent: "…" }[image.state];
-  row.append(makeCell(button), makeCell(progress ?? probability(image)?.toFixed(3) ?? "–", "number"), makeCell(decision(image), image.state === "error" ? "error" : ""), mark);
+function makeRow() {
+  const button = create("button", { type: "button", tabindex: "-1" }, create("bdi", { dir: "ltr" }));
+  const row = create("tr", { role: "row" });
+  for (const kind of ["name", "number", "", "mark"]) row.append(create("td", { role: "gridcell", class: kind }));
+  row.cells[0].append(button);
+  row.addEventListener("click", () => { if (row.image) pick(row.image); });
   return row;
 }
 
-function list() {
-  const focused = document.activeElement?.dataset?.key;
-  const shown = listShown();
-  const rows = shown.map(makeRow);
-  if (state.images.length && !shown.length) {
-    rows.push(document.createElement("tr"));
-    rows[0].append(Object.assign(makeCell("No image matches."), { colSpan: 4 }));
+function fillRow(row, item) {
+  const image = item.heading ? null : item;
+  row.image = image;
+  row.classList.toggle("heading", !image);
+  const [first, number, decision, mark] = row.cells;
+  const button = first.firstChild;
+  button.hidden = !image;
+  if (!image) {
+    first.dataset.heading = item.heading;
+    row.removeAttribute("aria-selected");
+    row.removeAttribute("aria-current");
+    for (const cell of [number, decision, mark]) cell.replaceChildren();
+    return;
   }
-  $("worklist").tBodies[0].replaceChildren(...rows);
-  if (focused !== undefined) document.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
-  report();
+  delete first.dataset.heading;
+  button.dataset.key = image.key;
+  if (button.firstChild.textContent !== image.name) button.firstChild.textContent = image.name;
+  button.tabIndex = image.key === rows.kept ? 0 : -1;
+  const current = image === state.current;
+  row.setAttribute("aria-selected", String(current));
+  if (current) row.setAttribute("aria-current", "true");
+  else row.removeAttribute("aria-current");
+  const review = findReview(image);
+  const warnings = image.warnings ?? [];
+  const look = [image.state, image.probability, image.decision, review && answerOf(review), image.saving, warnings.length, image.name].join("\n");
+  if (row.look === look) return;
+  row.look = look;
+  const progress = { waiting: "waiting", sent: "…" }[image.state];
+  number.textContent = progress ?? round(image.probability);
+  const chip = image.state === "error" ? makeChip(image, "not readable") : image.state === "done" ? makeChip(image) : "";
+  decision.replaceChildren(chip);
+  row.title = [image.name, ...warnings].join("\n");
+  if (warnings.length) decision.append(create("span", { class: "warned", role: "img", "aria-label": `Warning: ${warnings.join(" ")}` }, "⚠"));
+  const [sign, words] = image.saving ? ["…", "being saved"] : MARKS[review && answerOf(review)] ?? ["", ""];
+  mark.textContent = sign;
+  if (words) mark.setAttribute("aria-label", words);
+  else mark.removeAttribute("aria-label");
 }
 
-let due = false;
-export function listSoon() { // many images may be answered within one frame
-  if (due) return;
-  due = true;
-  requestAnimationFrame(() => { due = false; list(); });
+const rows = new Rows(box, $("worklist").tBodies[0], { make: makeRow, fill: fillRow });
+
+let restored = false; // until then, what the page shows is not what the reader chose
+function list() {
+  const shown = listShown();
+  const failed = shown.filter((image) => image.state === "error").length;
+  const items = [...shown];
+  if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
+  $("worklist").setAttribute("aria-rowcount", items.length + 1);
+  $("no-match").hidden = !state.images.length || shown.length > 0;
+  rows.kept = (shown.includes(state.current) ? state.current : shown[0])?.key;
+  rows.show(items);
+  report(shown.length);
+  if (restored) rememberView({ by: order.by, descending: order.descending, filter: $("filter").value, search: $("search").value });
 }
 
-function report() {
+let due = null;
+let took = 0;
+export function listSoon() { // many images may be answered within one frame; a long list is not sorted for each
+  due ??= setTimeout(() => requestAnimationFrame(() => {
+    due = null;
+    const start = performance.now();
+    list();
+    took = performance.now() - start;
+  }), Math.min(1000, 10 * took));
+}
+
+function report(shown) {
   const { images, model } = state;
   const left = images.filter((image) => image.state === "waiting" || image.state === "sent").length;
   const failed = images.filter((image) => image.state === "error").length;
+  const open = images.filter((image) => image.state === "done" && image.id && !findReview(image)).length;
   $("clear").disabled = !images.length || (left > 0 && model !== null);
   $("export").disabled = !images.some((image) => image.state === "done");
+  $("list").classList.toggle("filled", images.length > 0);
   const outside = images.some((image) => image.simulated && image.decision === "out_of_distribution");
   const hint = !left && outside ? " For a model trained on real images, simulated ones should be out of distribution." : "";
   const words = images.length ? `${images.length - left - failed} of ${images.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
   if ($("progress").textContent !== words) $("progress").textContent = words;
+  const more = images.length ? `${open ? `${open} not reviewed` : "None left to review"}${shown < images.length ? ` · ${shown} shown` : ""}` : "";
+  if ($("open-count").textContent !== more) $("open-count").textContent = more;
 }
 
-function reveal(row) { // within its list; the page itself stays where it is
-  const box = row.closest(".scroll");
-  const head = box.querySelector("thead").offsetHeight;
-  const above = row.offsetTop - head - box.scrollTop;
-  const below = row.offsetTop + row.offsetHeight - box.clientHeight - box.scrollTop;
-  if (above < 0) box.scrollTop += above;
-  else if (below > 0) box.scrollTop += below;
+document.addEventListener("selected", () => {
+  if (state.current && rows.places.has(state.current.key)) {
+    rows.kept = state.current.key;
+    rows.reveal(state.current.key);
+  } else rows.paint();
+  if (restored) rememberView({ current: state.current?.key ?? null });
+});
+
+export function focusRow() {
+  const button = $("worklist").querySelector('[data-key][tabindex="0"]');
+  button?.focus({ preventScroll: true });
+  return Boolean(button);
 }
 
-function markCurrent() {
-  for (const row of $("worklist").tBodies[0].rows) {
-    const current = state.current && row.querySelector("[data-key]")?.dataset.key === String(state.current.key);
-    if (current) { row.setAttribute("aria-current", "true"); reveal(row); } else row.removeAttribute("aria-current");
+export function step(by) {
+  const inList = $("worklist").contains(document.activeElement);
+  const next = findNext(by);
+  if (next && next !== state.current) select(next);
+  if (next && inList) focusRow();
+}
+
+function showOrder() {
+  for (const button of document.querySelectorAll("[data-sort]")) {
+    const head = button.closest("th");
+    if (button.dataset.sort === order.by) head.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
   }
 }
 
-function step(by) {
-  const shown = listShown().filter((image) => image.state === "done" || image.state === "error");
-  const at = shown.indexOf(state.current);
-  const next = shown[at < 0 ? 0 : Math.min(shown.length - 1, Math.max(0, at + by))];
-  if (next) select(next);
-}
-
-function quote(value) {
-  let words = value === null || value === undefined ? "" : String(value);
-  if (/^[=+@\t\r]/.test(words) || (/^-/.test(words) && Number.isNaN(Number(words)))) words = `'${words}`; // no formula in a spreadsheet
-  return /[",\r\n]/.test(words) ? `"${words.replaceAll('"', '""')}"` : words;
-}
-
-function exportTable() {
-  const join = (values) => values?.join("|");
-  const columns = {
-    path: (image) => image.name, probability, decision: (image) => image.decision, predicted_label: (image) => image.predicted_label,
-    prediction_set: (image) => join(image.prediction_set), ood_score: (image) => image.ood_score, warnings: (image) => join(image.warnings),
-    agrees: (image) => image.review?.agrees, reviewed_label: (image) => image.review?.label, comment: (image) => image.review?.comment,
-    sha256: (image) => image.sha256, id: (image) => image.id, model: (image) => image.model, error: (image) => image.error,
-  };
-  const rows = listShown().filter((image) => image.state === "done" || image.state === "error").map((image) => Object.values(columns).map((value) => value(image)));
-  const text = [Object.keys(columns), ...rows].map((row) => row.map(quote).join(",")).join("\r\n");
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([text, "\r\n"], { type: "text/csv" })), download: "worklist.csv" });
-  link.click();
-  URL.revokeObjectURL(link.href);
+export function restoreView(view) {
+  if (view.by) Object.assign(order, { by: view.by, descending: view.descending });
+  $("filter").value = view.filter ?? "";
+  $("search").value = view.search ?? "";
+  showOrder();
+  restored = true;
+  list();
+  const current = state.images.find((image) => image.key === view.current);
+  if (current) select(current);
+  if (view.scroll) box.scrollTop = view.scroll;
 }
 
 for (const button of document.querySelectorAll("[data-sort]")) {
   button.addEventListener("click", () => {
     const by = button.dataset.sort;
-    order = { by, descending: order.by === by ? !order.descending : by === "probability" };
-    for (const other of document.querySelectorAll("[data-sort]")) other.closest("th").removeAttribute("aria-sort");
-    button.closest("th").setAttribute("aria-sort", order.descending ? "descending" : "ascending");
+    Object.assign(order, { by, descending: order.by === by ? !order.descending : by === "probability" });
+    showOrder();
     list();
   });
 }
-for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, list);
+for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, () => { box.scrollTop = 0; list(); });
 for (const event of ["listed", "reviewed"]) document.addEventListener(event, list);
-document.addEventListener("selected", markCurrent);
+const rememberPlace = () => { if (restored) rememberView({ scroll: box.scrollTop }); };
+box.addEventListener("scrollend", rememberPlace, { passive: true });
+addEventListener("pagehide", rememberPlace);
 $("export").addEventListener("click", exportTable);
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("textarea, select, dialog *, input:not([type=radio], [type=range], [type=checkbox], [type=file])")) return;
-  if (event.key.toLowerCase() === "n") step(1);
-  if (event.key.toLowerCase() === "p") step(-1);
-});

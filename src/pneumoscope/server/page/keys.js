@@ -1,0 +1,52 @@
+// Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
+
+import { answer, chooseLabel, isUnchanged, saveReview, undo } from "./review.js";
+import { $ } from "./state.js";
+import { focusRow, step } from "./worklist.js";
+
+const WRITING = "textarea, select, dialog *, input:not([type=radio], [type=range], [type=checkbox], [type=file])";
+const OWN_ARROWS = `${WRITING}, input, .stage *, .short`;
+
+function saveAndNext() {
+  if (isUnchanged() || saveReview()) step(1);
+}
+
+function focusField(field) {
+  if (field.closest("[hidden]")) return;
+  field.focus();
+  field.scrollIntoView({ block: "nearest" });
+}
+
+const LETTERS = {
+  n: () => step(1), p: () => step(-1), a: () => answer("agree"), d: () => answer("disagree"), c: () => answer("cannot_tell"),
+  s: saveAndNext, u: undo, e: () => focusField($("comment")), "/": () => focusField($("search")),
+};
+const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 };
+
+document.addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.altKey || event.isComposing) return;
+  const inReview = $("review").contains(target);
+  if ((event.ctrlKey || event.metaKey) && key === "Enter" && inReview) {
+    event.preventDefault();
+    return saveAndNext();
+  }
+  if (event.ctrlKey || event.metaKey) return;
+  if (key === "Escape" && target.matches("textarea, select, input") && !target.closest("dialog")) {
+    if (!focusRow()) target.blur();
+    return;
+  }
+  const inRows = $("worklist").contains(target);
+  if (key in MOVES && !target.matches(OWN_ARROWS) && (inRows || target === document.body || Math.abs(MOVES[key]) === 1)) {
+    event.preventDefault();
+    return step(MOVES[key]);
+  }
+  if (!$("letters").checked || target.matches(WRITING)) return;
+  const act = LETTERS[key.toLowerCase()];
+  if (act) act();
+  if (act || (/^[1-9]$/.test(key) && chooseLabel(Number(key)))) event.preventDefault();
+}, true); // before the keys of the image, which has other uses for figures
+
+$("letters").checked = localStorage.getItem("letters") !== "off";
+$("letters").addEventListener("change", () => localStorage.setItem("letters", $("letters").checked ? "on" : "off"));
+$("save-next").addEventListener("click", saveAndNext);

@@ -1,0 +1,46 @@
+// Which images the worklist shows, in which order, and which comes next.
+
+import { isReviewed } from "./answers.js";
+import { $, name, state } from "./state.js";
+
+const collator = new Intl.Collator(undefined, { numeric: true });
+const VALUES = { name: (image) => image.name, probability: (image) => image.probability ?? null, decision: (image) => name(image.decision) ?? "" };
+export const FILTERS = {
+  "": () => true,
+  positive: (image) => image.decision === state.model.positive,
+  negative: (image) => state.model.labels.includes(image.decision) && image.decision !== state.model.positive,
+  uncertain: (image) => image.decision === "uncertain",
+  out_of_distribution: (image) => image.decision === "out_of_distribution",
+  warned: (image) => image.state === "done" && image.warnings.length > 0,
+  error: (image) => image.state === "error",
+  open: (image) => image.state === "done" && image.id && !isReviewed(image),
+};
+export const order = { by: "probability", descending: true };
+
+function compare(a, b) { // those that cannot be read come last, as a group of their own
+  const failed = (a.state === "error") - (b.state === "error");
+  if (failed) return failed;
+  if (a.state === "error") return collator.compare(a.name, b.name) || a.key - b.key;
+  const [x, y] = [VALUES[order.by](a), VALUES[order.by](b)];
+  if (x === null || y === null) return (x === null) - (y === null) || a.key - b.key; // without a probability: last
+  const sign = typeof x === "string" ? collator.compare(x, y) : x - y;
+  return (order.descending ? -sign : sign) || a.key - b.key;
+}
+
+export function listShown() {
+  const words = $("search").value.trim().toLowerCase();
+  const chosen = FILTERS[$("filter").value];
+  return state.images.filter((image) => chosen(image) && (!words || image.name.toLowerCase().includes(words))).sort(compare);
+}
+
+// The next image of the list as filtered and sorted, also from one that is no longer in it.
+export function findNext(by) {
+  const shown = listShown().filter((image) => image.state === "done" || image.state === "error");
+  const { current } = state;
+  if (!current) return shown[by > 0 ? 0 : shown.length - 1];
+  const at = shown.indexOf(current);
+  if (at >= 0) return shown[Math.min(shown.length - 1, Math.max(0, at + by))];
+  const after = shown.findIndex((image) => compare(image, current) > 0);
+  const place = after < 0 ? shown.length : after;
+  return shown[Math.min(shown.length - 1, Math.max(0, by > 0 ? place + by - 1 : place + by))];
+}

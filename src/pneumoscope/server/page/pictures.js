@@ -1,0 +1,61 @@
+// The pictures of images: those of the latest stay in memory, the others are read again from what the browser keeps, from
+// the service, or from a file that is chosen again.
+
+import { isKept, keep, recall } from "./kept.js";
+import { call, predict, Refused, toBlob } from "./service.js";
+import { state } from "./state.js";
+
+const IN_MEMORY = 16;
+const latest = new Set();
+
+function use(image) {
+  latest.delete(image);
+  latest.add(image);
+  for (const old of latest) {
+    if (latest.size <= IN_MEMORY) break;
+    latest.delete(old);
+    if (old !== state.current) release(old);
+  }
+}
+
+export function release(image) {
+  if (!isKept(image) || image.state !== "done") return;
+  image.picture = null;
+  if (image.heatmap) image.heatmap.png = null;
+}
+
+export function releaseSoon(image) { // once it is kept
+  if (image === state.current) return use(image);
+  setTimeout(() => { if (!latest.has(image)) release(image); }, 3000);
+}
+
+// Whether the pictures have to be fetched first; calls `done` when they are there.
+export function recallPictures(image, done) {
+  if (image.picture) {
+    use(image);
+    return false;
+  }
+  if (image.recalled === "pending") return true;
+  if (image.recalled || !(image.kept?.length || image.image_kept)) return false;
+  image.recalled = "pending";
+  (image.kept?.length ? recall(image) : fetchKept(image)).catch(() => {}).then(() => {
+    image.recalled = !image.picture; // without success not again: the page says so
+    done(image);
+  });
+  return true;
+}
+
+async function fetchKept(image) { // the file that the service has kept
+  const content = await (await call(`v1/predictions/${image.id}/image?original=true`)).blob();
+  await showFile(image, new File([content], image.name));
+}
+
+// Shows a file with a prediction that exists already; it is read once more, but not stored.
+export async function showFile(image, file) {
+  const options = { invert: image.invert ?? false, any: true, heatmap: state.model.heatmaps, store: false };
+  const { picture, heatmap, sha256, fingerprint } = await predict(file, options);
+  if (sha256 !== image.sha256) throw new Refused(0, `${file.name} is another file: its content differs.`);
+  Object.assign(image, { picture: toBlob(picture), kept: null, recalled: false });
+  if (heatmap && fingerprint === image.fingerprint) image.heatmap = { ...heatmap, png: toBlob(heatmap.png) };
+  keep(image);
+}

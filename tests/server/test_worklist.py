@@ -1,0 +1,471 @@
+"""The worklist in a real browser: it survives reloads, is read by keyboard alone, and shows only what is true."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dicom_files import dicom
+from dicom_files import image as levels
+from services import Process, draw, run_thread
+
+if TYPE_CHECKING:
+    from pneumoscope.server.settings import Settings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+LETTER = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no image"}
+ALL_READ = re.compile(r"^\d+ of \d+ read(, \d+ not readable)?\.")
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def files_of(seeds: range) -> list[dict[str, Any]]:
+    return [{"name": f"image-{seed:03}.png", "mimeType": "image/png", "buffer": draw(seed)} for seed in seeds]
+
+
+def upload(page: Any, files: list[dict[str, Any]]) -> None:
+    page.set_input_files("#files", files)
+    playwright.expect(page.locator("#progress")).to_have_text(ALL_READ, timeout=60_000)
+
+
+def current(page: Any) -> str:
+    name: str = page.locator("#worklist tr[aria-current] button").inner_text()
+    return name
+
+
+def names_of(page: Any) -> list[str]:
+    names: list[str] = page.locator("#worklist td.name button:visible").all_inner_texts()
+    return names
+
+
+def wait_until_kept(page: Any, images: int) -> None:
+    """Until the browser has the records and pictures of so many images."""
+    count = """async () => {
+      const open = indexedDB.open("pneumoscope");
+      const base = await new Promise((done) => { open.onsuccess = () => done(open.result); });
+      const all = await new Promise((done) => {
+        const found = base.transaction("blobs").objectStore("blobs").getAllKeys();
+        found.onsuccess = () => done(found.result);
+      });
+      base.close();
+      return new Set(all.filter(([, , part]) => part === "picture").map(([, key]) => key)).size;
+    }"""
+    for _ in range(200):
+        if page.evaluate(count) >= images:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("not kept")
+
+
+def read_kept(page: Any) -> list[dict[str, Any]]:
+    """All that the browser keeps of images, as text."""
+    found: list[dict[str, Any]] = page.evaluate("""async () => {
+      const open = indexedDB.open("pneumoscope");
+      const base = await new Promise((done) => { open.onsuccess = () => done(open.result); });
+      const texts = [];
+      for (const table of ["images", "blobs"]) {
+        const all = await new Promise((done) => {
+          const found = base.transaction(table).objectStore(table).getAll();
+          found.onsuccess = () => done(found.result);
+        });
+        for (const { data, ...rest } of all) {
+          texts.push({ table, rest: JSON.stringify(rest), data: new TextDecoder("latin1").decode(data) });
+        }
+      }
+      base.close();
+      return texts;
+    }""")
+    return found
+
+
+def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    expect = playwright.expect
+    upload(page, files_of(range(40)))
+    page.get_by_role("button", name="Image", exact=True).click()
+    page.locator("#search").fill("image-0")
+    page.locator("#images").evaluate("box => { box.scrollTop = 200; }")
+    page.get_by_role("button", name="image-012.png").click()
+    page.get_by_label("Comment").fill("look again at the left base")
+    page.get_by_label("I disagree").check()
+    wait_until_kept(page, 40)
+    decision = page.locator("#decision").inner_text()
+    place = page.locator("#images").evaluate("box => box.scrollTop")
+    page.get_by_role("link", name="Monitoring").click()
+    expect(page.locator("#cards")).to_contain_text("Images")
+    for leave in (page.go_back, page.reload):
+        leave()
+        expect(page.locator("#progress")).to_have_text("40 of 40 read.")
+        expect(page.locator("#search")).to_have_value("image-0")
+        expect(page.locator("#worklist th").first).to_have_attribute("aria-sort", "ascending")
+        assert current(page) == "image-012.png"
+        expect(page.locator("#decision")).to_have_text(decision)
+        expect(page.get_by_label("Comment")).to_have_value("look again at the left base")
+        expect(page.get_by_label("I disagree")).to_be_checked()
+        expect(page.locator("#nothing")).to_be_hidden()
+        expect(page.locator("#image")).to_have_attribute(
+            "aria-label", re.compile("^Image image-012")
+        )  # its picture is there again
+        assert page.locator("#images").evaluate("box => box.scrollTop") == pytest.approx(place, abs=2)
+    page.get_by_role("button", name="image-010.png").click()
+    expect(page.locator("#image")).to_have_attribute("aria-label", re.compile("^Image image-010"))
+
+
+def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.route("**/v1/predictions*", lambda route: None)  # no answer comes
+    page.set_input_files("#files", files_of(range(9)))
+    playwright.expect(page.locator("#progress")).to_have_text("0 of 9 read")
+    page.wait_for_timeout(500)
+    page.unroute_all(behavior="ignoreErrors")
+    page.reload()
+    playwright.expect(page.locator("#progress")).to_have_text("9 of 9 read.", timeout=30_000)
+
+
+def test_what_the_browser_keeps_cannot_be_read_without_the_tab_and_is_deleted_with_the_list(
+    service: Process, open_page: Any
+) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(3)))
+    page.get_by_label("Comment").fill("Herr Mueller")
+    wait_until_kept(page, 3)
+    kept = read_kept(page)
+    assert {each["table"] for each in kept} == {"images", "blobs"}
+    for secret in ("image-00", "Mueller", "\x89PNG", "PNEUMONIA"):
+        assert not [each for each in kept if secret in each["data"] or secret in each["rest"]]
+    other = page.context.new_page()  # another tab has another list
+    other.goto(f"{service.url}/")
+    playwright.expect(other.locator("#model")).to_contain_text("Model")
+    playwright.expect(other.locator("#progress")).to_have_text("")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_timeout(500)
+    assert read_kept(page) == []
+    assert [key for key in page.evaluate("Object.keys(sessionStorage)") if key.startswith("draft")] == []
+    page.reload()
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    playwright.expect(page.locator("#progress")).to_have_text("")
+    playwright.expect(page.locator("#kept")).to_contain_text("until you clear it or close the tab")
+
+
+def test_an_image_that_was_reviewed_comes_back_as_reviewed(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(200, 202)))
+    page.get_by_role("button", name="image-200.png").click()
+    page.get_by_label("I agree").check()
+    page.get_by_label("Reviewer").fill("ab")
+    page.get_by_label("Comment").fill("clear")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
+    page.get_by_role("button", name="Clear").click()
+    upload(page, files_of(range(200, 202)))
+    page.locator("#filter").select_option("open")
+    assert names_of(page) == ["image-201.png"]
+    page.locator("#filter").select_option("")
+    page.get_by_role("button", name="image-200.png").click()
+    playwright.expect(page.locator("#earlier-review")).to_contain_text("Reviewed earlier by ab on")
+    page.locator("#history summary").click()
+    playwright.expect(page.locator("#history-list")).to_contain_text("clear")
+    playwright.expect(page.get_by_label("I agree")).not_to_be_checked()
+
+
+def test_the_next_image_follows_in_the_list_as_filtered_and_sorted(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(210, 218)))
+    page.get_by_role("button", name="Image", exact=True).click()
+    page.locator("#filter").select_option("open")
+    page.get_by_role("button", name="image-212.png").click()
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#worklist")).to_have_attribute("aria-rowcount", "8")  # it left the list
+    page.locator("#list-title").evaluate("title => document.activeElement.blur()")
+    page.keyboard.press("n")
+    assert current(page) == "image-213.png"
+    page.keyboard.press("p")
+    assert current(page) == "image-211.png"
+
+
+def test_sixty_images_are_read_by_keyboard_alone(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(300, 360)))
+    page.locator("#search").focus()
+    stops = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.closest('#worklist tbody') !== null"))
+    assert sum(stops) == 1  # one stop for all rows
+    page.keyboard.press("Shift+Tab")
+    while not page.evaluate("document.activeElement.closest('#worklist tbody') !== null"):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Home")
+    first = current(page)
+    page.keyboard.press("ArrowDown")
+    assert current(page) != first
+    page.keyboard.press("Home")
+    assert current(page) == first
+    for _ in range(60):
+        page.keyboard.press("d")
+        page.keyboard.press("1")  # the class, where one is needed
+        if not page.locator("#label-row").is_visible() and not page.get_by_label("I disagree").is_checked():
+            page.keyboard.press("a")
+        page.keyboard.press("s")
+    playwright.expect(page.locator("#open-count")).to_have_text("None left to review")
+    with service.client() as client:
+        predictions = client.get("/v1/predictions?limit=60").json()["predictions"]
+    assert all(len(each["reviews"]) == 1 for each in predictions)
+
+
+def test_a_comment_is_typed_without_the_mouse_and_letters_can_be_turned_off(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(2)))
+    name = current(page)
+    page.keyboard.press("e")
+    page.keyboard.type("and nothing else")
+    playwright.expect(page.get_by_label("Comment")).to_have_value("and nothing else")
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    playwright.expect(page.get_by_label("I agree")).to_be_checked()
+    page.get_by_text("Keys for reading").click()
+    page.get_by_label("Use letters as keys").uncheck()
+    page.keyboard.press("n")
+    assert current(page) == name
+
+
+def test_a_long_list_has_few_rows_and_says_how_many_it_has(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.route("**/v1/predictions?*", answer_at_once)
+    page.set_input_files("#files", [dict(LETTER, name=f"image-{i:04}.png", buffer=b"x%d" % i) for i in range(1500)])
+    playwright.expect(page.locator("#progress")).to_have_text("1500 of 1500 read.", timeout=60_000)
+    table = page.locator("#worklist")
+    playwright.expect(table).to_have_attribute("aria-rowcount", "1501")
+    for place in (0, 10_000, 10**9):
+        page.locator("#images").evaluate("(box, place) => { box.scrollTop = place; }", place)
+        page.wait_for_timeout(100)
+        assert 5 < page.locator("#worklist tbody tr").count() < 60
+    assert len(names_of(page)) == page.locator("#worklist tbody tr").count()
+    last = page.locator("#worklist tbody tr").last
+    assert last.get_attribute("aria-rowindex") == "1501"
+    playwright.expect(last).to_be_in_viewport()
+    page.locator("#images").evaluate("box => { box.scrollTop = 0; }")
+    page.keyboard.press("End")
+    playwright.expect(page.locator("#worklist tr[aria-current]")).to_have_attribute("aria-rowindex", "1501")
+    playwright.expect(page.locator("#worklist tr[aria-current]")).to_be_in_viewport()
+
+
+def answer_at_once(route: Any) -> None:
+    prediction: dict[str, Any] = {
+        "id": None, "name": "", "sha256": "0" * 64, "model": "m", "fingerprint": "f", "decision": "NORMAL",
+        "predicted_label": "NORMAL", "probability": 0.25, "probabilities": {}, "prediction_set": [], "ood_score": 0.5,
+        "warnings": [], "width": 8, "height": 8, "format": "PNG", "heatmap": None, "picture": "", "reviews": [],
+        "group": "adults",
+    }  # fmt: skip
+    route.fulfill(body=json.dumps({"predictions": [prediction]}), content_type="application/json")
+
+
+def test_files_that_cannot_be_read_are_a_group_at_the_end(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", quiet=False)
+    upload(page, [LETTER, *files_of(range(3)), {**LETTER, "name": "a.pdf"}])
+    for heading in ("Image", "Image", "Probability", "Decision"):
+        page.get_by_role("button", name=heading, exact=True).click()
+        assert names_of(page)[3:] == ["a.pdf", "letter.pdf"]
+        assert page.locator("#worklist tr.heading td").first.get_attribute("data-heading") == "Not readable (2)"
+
+
+def test_another_modality_is_explained_and_read_on_request(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", quiet=False)
+    slices = [
+        {"name": f"{i}.dcm", "mimeType": "application/dicom",
+         "buffer": dicom(levels(64, 64 + i), Modality="CT", SOPClassUID=CT)} for i in range(3)
+    ]  # fmt: skip
+    upload(page, slices)
+    page.get_by_role("button", name="1.dcm").click()
+    playwright.expect(page.locator("#no-prediction")).to_contain_text("not a projection radiograph")
+    assert not re.search(r"any_modality|=true|`|Pass", page.locator("body").inner_text())
+    page.get_by_role("button", name="Read it all the same").click()
+    playwright.expect(page.locator("#progress")).to_have_text("1 of 3 read, 2 not readable.")
+    playwright.expect(page.locator("#facts")).to_contain_text("1.dcm")
+    page.get_by_role("button", name="0.dcm").click()
+    page.get_by_role("button", name="Read all 2 such files").click()
+    playwright.expect(page.locator("#progress")).to_have_text("3 of 3 read.")
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1400, 900)])
+def test_a_review_is_saved_without_scrolling_on_a_laptop(
+    service: Process, open_page: Any, size: tuple[int, int]
+) -> None:
+    page = open_page(f"{service.url}/")
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    lateral = dicom(levels(256, 256), PatientAge="045Y", ViewPosition="LL")
+    upload(page, [{"name": "lateral.dcm", "mimeType": "application/dicom", "buffer": lateral}, *files_of(range(30))])
+    page.locator("#filter").select_option("warned")
+    page.get_by_role("button", name="lateral.dcm").click()
+    playwright.expect(page.locator("#warnings")).to_contain_text("view LL")  # in plain sight
+    playwright.expect(page.locator("#warnings")).to_be_in_viewport(ratio=1)
+    for words in ("Save review", "Save, next"):
+        playwright.expect(page.get_by_role("button", name=words)).to_be_in_viewport(ratio=1)
+    assert page.locator("html").evaluate("page => page.scrollTop") == 0
+    warned = page.get_by_role("row").filter(has_text="lateral.dcm").get_by_role("img")
+    assert "view LL" in warned.get_attribute("aria-label")
+
+
+def test_earlier_predictions_are_shown_in_full(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(3)))
+    page.get_by_text("Earlier predictions").click()
+    box = page.locator("#earlier-list")
+    playwright.expect(box.locator("li").first).to_be_visible()
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_an_earlier_prediction_gets_its_picture_from_the_same_file_only(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(400, 402)))
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_text("Earlier predictions").click()
+    page.locator("#earlier button").filter(has_text="image-400").first.click()
+    playwright.expect(page.locator("#absent")).to_contain_text("is not kept")
+    with service.client() as client:
+        before = client.get("/v1/predictions?limit=1").json()["predictions"][0]["id"]
+    other, same = files_of(range(401, 402)), files_of(range(400, 401))
+    page.set_input_files("#again", other)
+    playwright.expect(page.locator("#again-why")).to_contain_text("another file")
+    page.set_input_files("#again", [{**same[0], "name": "renamed.png"}])
+    playwright.expect(page.locator("#absent")).to_be_hidden()
+    playwright.expect(page.locator("#image")).to_have_attribute("aria-label", re.compile("^Image image-400"))
+    with service.client() as client:
+        assert client.get("/v1/predictions?limit=1").json()["predictions"][0]["id"] == before  # none was stored
+
+
+def test_simulated_images_are_not_stored(settings: Settings, open_page: Any) -> None:
+    with run_thread(settings) as url:
+        page = open_page(f"{url}/")
+        page.get_by_role("button", name="Try simulated images").click()
+        playwright.expect(page.locator("#progress")).to_contain_text("6 of 6 read.", timeout=60_000)
+        playwright.expect(page.locator("#not-stored")).to_be_visible()
+        playwright.expect(page.locator("#review")).to_be_hidden()
+        page.get_by_text("Earlier predictions").click()
+        playwright.expect(page.locator("#no-earlier")).to_be_visible()
+        page.get_by_role("link", name="Monitoring").click()
+        playwright.expect(page.locator("#state")).to_contain_text("0 predictions")
+
+
+def test_the_export_says_who_reviewed_and_when_and_opens_in_a_spreadsheet(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    study = dicom(levels(256, 256), PatientID="4711", PatientAge="005Y", PatientSex="F", AccessionNumber="A1")
+    upload(page, [{"name": "é.dcm", "mimeType": "application/dicom", "buffer": study}])
+    page.get_by_label("I agree").check()
+    page.get_by_label("Reviewer").fill("Zoë")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export CSV").click()
+    content = Path(download.value.path()).read_bytes()
+    assert content.startswith(b"\xef\xbb\xbf")
+    (row,) = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+    assert (row["reviewer"], row["agrees"], row["path"], row["sex"]) == ("Zoë", "true", "é.dcm", "F")
+    assert row["accession_number"] == "A1"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", row["reviewed_at"])
+    assert row["model"]
+    assert row["fingerprint"]
+    assert row["patient"] not in ("", "4711")
+
+
+def test_a_dismissed_sign_in_can_be_got_back_and_the_token_changed(settings: Settings, open_page: Any) -> None:
+    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+        page = open_page(f"{url}/", quiet=False)
+        page.locator("#token").press("Escape")
+        playwright.expect(page.locator("#token")).to_have_count(0)
+        page.get_by_role("button", name="Sign in").click()
+        page.locator("#token").fill("correct-horse-battery")
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#model")).to_contain_text("Model")
+        upload(page, files_of(range(1)))
+        page.get_by_role("button", name="Change token").click()
+        page.get_by_role("button", name="Sign out").click()
+        playwright.expect(page.locator("#ask")).to_be_visible()
+        assert page.evaluate("sessionStorage.getItem('token')") is None
+        playwright.expect(page.locator("#progress")).to_have_text("")  # the list is forgotten, too
+
+
+def test_reviewers_cannot_tell_comment_and_take_a_review_back(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    expect = playwright.expect
+    upload(page, files_of(range(220, 222)))
+    page.get_by_role("button", name="image-220.png").click()
+    page.get_by_label("Reviewer").fill("ab")
+    page.get_by_label("Comment").fill("rotated")
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_have_text("Saved: comment only.")
+    expect(page.locator("#open-count")).to_contain_text("2 not reviewed")
+    page.locator("#image").focus()
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_have_text("Saved: cannot tell.")
+    expect(page.get_by_label("cannot tell", exact=True)).to_be_visible()  # its mark in the list
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#saved")).to_have_text("Withdrawn.")
+    expect(page.get_by_label("Cannot tell")).not_to_be_checked()
+    expect(page.locator("#open-count")).to_contain_text("2 not reviewed")
+    page.get_by_label("Reviewer").fill("cd")
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    expect(page.locator("#saved")).to_contain_text("Saved: agree")
+    page.locator("#history summary").click()
+    history = page.locator("#history-list li")
+    expect(history).to_have_count(4)
+    for entry, words in zip(
+        history.all_inner_texts(), ("agree", "withdrawn", "cannot tell", "comment only"), strict=True
+    ):
+        assert entry.startswith(words)
+        assert re.search(r"by (ab|cd), .*\d{4}", entry)
+
+
+def test_a_review_without_an_answer_or_a_comment_is_not_sent(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(230, 231)))
+    page.get_by_role("button", name="Save review").click()
+    assert page.locator("[name=answer]").first.evaluate("field => field.validationMessage")
+    playwright.expect(page.locator("#saved")).to_have_text("")
+
+
+@pytest.mark.parametrize("role", ["review", "read"])
+def test_the_name_of_a_review_comes_from_the_login(settings: Settings, open_page: Any, role: str) -> None:
+    me = {"name": "jane", "named": True, "role": role, "may": ["read", "review"] if role == "review" else ["read"]}
+    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+        page = open_page(f"{url}/", quiet=False)
+        page.route("**/v1/me", lambda route: route.fulfill(json=me))
+        page.locator("#token").fill("correct-horse-battery")
+        page.get_by_role("button", name="Continue").click()
+        playwright.expect(page.locator("#model")).to_contain_text("Model")
+        upload(page, files_of(range(1)))
+        if role == "read":
+            playwright.expect(page.locator("#may-not")).to_be_visible()
+            playwright.expect(page.locator("#review")).to_be_hidden()
+            return
+        playwright.expect(page.get_by_label("Reviewer")).to_have_value("jane")
+        playwright.expect(page.get_by_label("Reviewer")).not_to_be_editable()
+        page.get_by_label("I agree").check()
+        page.get_by_role("button", name="Save review").click()
+        page.locator("#history summary").click()
+        playwright.expect(page.locator("#history-list")).to_contain_text("by jane")
+
+
+def test_an_earlier_prediction_shows_its_image_where_the_service_keeps_images(
+    settings: Settings, open_page: Any, tmp_path: Path
+) -> None:
+    with run_thread(replace(settings, keep_images=tmp_path / "kept")) as url:
+        page = open_page(f"{url}/")
+        upload(page, files_of(range(2)))
+        page.get_by_role("button", name="Clear").click()
+        page.get_by_text("Earlier predictions").click()
+        page.locator("#earlier button").filter(has_text="image-000").click()
+        playwright.expect(page.locator("#caption")).to_contain_text("zoom")
+        playwright.expect(page.locator("#nothing")).to_be_hidden()
+        playwright.expect(page.locator("#absent")).to_be_hidden()
