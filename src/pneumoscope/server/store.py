@@ -18,7 +18,7 @@ from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
-from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
+from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
 
 class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
@@ -42,6 +42,7 @@ class Review(_Base):
             not count.
         agrees: None where the answer is neither of the first two.
         label: None where they name no class.
+        verified: whether the name comes from a login or a token of their own.
     """
 
     __tablename__ = "reviews"
@@ -52,6 +53,7 @@ class Review(_Base):
     label: Mapped[str | None] = mapped_column(sql.Text, default=None)
     comment: Mapped[str] = mapped_column(sql.Text, default="")
     reviewer: Mapped[str] = mapped_column(sql.Text, default="")
+    verified: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now())
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
@@ -113,6 +115,39 @@ class PredictionRecord(_Base):
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
+class AuditEntry(_Base):
+    """Who did what, and to what; it names no file, and quotes no comment. The database refuses to change or delete it.
+
+    Attributes:
+        caller: their name; empty where nobody was let in.
+        source: see `callers.Source`; `command` and `service` are commands of this machine, and the service itself.
+        prediction_id: None where it is about none, or about several.
+        patient: a pseudonym; None where it is unknown.
+        study: a pseudonym of the Study Instance UID.
+        count: of predictions that were shown or changed.
+        status: the answer's, of HTTP.
+        request: its id, as in the service's log.
+        number: rises with each one stored.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    caller: Mapped[str] = mapped_column(sql.Text)
+    role: Mapped[str] = mapped_column(sql.String(16))
+    source: Mapped[str] = mapped_column(sql.String(16))
+    address: Mapped[str] = mapped_column(sql.Text)
+    action: Mapped[str] = mapped_column(sql.String(32))
+    at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
+    prediction_id: Mapped[str | None] = mapped_column(sql.String(32), default=None)
+    patient: Mapped[str | None] = mapped_column(sql.String(16), default=None)
+    study: Mapped[str | None] = mapped_column(sql.String(16), default=None)
+    count: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int] = mapped_column(default=200)
+    request: Mapped[str] = mapped_column(sql.String(64), default="")
+    number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
@@ -172,7 +207,11 @@ class Store(AbstractContextManager["Store"]):
             return known.get(reason, reason)
         return ""
 
-    def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
+    def pseudonymise_study(self, uid: str | None) -> str | None:
+        """Give a study's pseudonym, for the audit log; None where it has no UID."""
+        return compute_pseudonym(self._secret, f"study {uid}") if uid else None
+
+    def add(self, records: Sequence[PredictionRecord | Review | AuditEntry]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
         with self._begin() as session:
             session.add_all(records)
@@ -246,12 +285,18 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
 
-    def delete(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete predictions with their reviews; return how many there were of each."""
+    def delete(self, ids: Sequence[str], entries: Sequence[AuditEntry] = ()) -> tuple[int, int]:
+        """Delete predictions with their reviews; return how many there were of each.
+
+        Args:
+            ids: of the predictions.
+            entries: for the audit log; stored with the first deletion.
+        """
         predictions = reviews = 0
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
             with self._begin() as session:
+                session.add_all(() if start else entries)
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))
@@ -281,6 +326,12 @@ class Store(AbstractContextManager["Store"]):
         """Begin a transaction in which other tables of the same database can be read."""
         with self._begin() as session:
             yield session.connection()
+
+    @contextmanager
+    def lock(self) -> Iterator[sql.Connection]:
+        """Begin a transaction that no other process begins meanwhile, in which tables can be changed."""
+        with self._reporting(), locking(self._engine) as connection:
+            yield connection
 
     def close(self) -> None:
         """Close all connections."""

@@ -11,6 +11,8 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from pneumoscope.images.read import Reading
+from pneumoscope.server.audit import audits, find_trail
+from pneumoscope.server.callers import find_caller
 from pneumoscope.server.kept_images import MEDIA_TYPES
 from pneumoscope.server.messages import (
     NO_NUL,
@@ -73,12 +75,15 @@ def _add_uploads(app: FastAPI, service: PredictionService) -> None:
         openapi_extra=FILES,
         tags=["predictions"],
     )
+    @audits("predict")
     async def predict(request: Request, query: Annotated[PredictionQuery, Query()]) -> Response:
         """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
         reading = Reading(query.invert, query.any_modality)
         async with service.budget.receive(request, reading) as images:
-            answer = await service.predict(images, query)
+            trail = find_trail(request)
+            answer = await service.predict(images, query, trail.actor)
         stored = [each for each in answer.predictions if each.href and not each.reused]
+        trail.count, trail.written = len(answer.predictions) - len(stored), len(stored) == len(answer.predictions)
         status, location = 201 if stored else 200, ""
         if len(answer.predictions) == len(stored) == 1:
             location = stored[0].href or ""
@@ -96,9 +101,14 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_predictions")
     async def list_predictions(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
         """List stored predictions with the latest of their reviews, the newest first."""
-        return to_page(await service.stored.list_predictions(query), request)
+        trail = find_trail(request)
+        trail.patient, trail.study = query.patient, service.store.pseudonymise_study(query.study)
+        page = await service.stored.list_predictions(query)
+        trail.count = len(page.predictions)
+        return to_page(page, request)
 
     @app.get(
         "/v1/predictions/{id}",
@@ -107,6 +117,7 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
+    @audits("view_prediction")
     async def get_prediction(prediction_id: Identifier) -> Response:
         """Get a stored prediction with the latest of its reviews."""
         return to_json(service.stored.to_message(await service.stored.find(prediction_id)))
@@ -119,9 +130,10 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
-    async def delete_prediction(prediction_id: Identifier) -> Response:
+    @audits("delete")
+    async def delete_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Delete a prediction, its reviews, and its kept image unless another prediction is of the same file."""
-        await service.stored.delete(prediction_id)
+        await service.stored.delete(prediction_id, find_trail(request))
         return Response(status_code=204)
 
     @app.get(
@@ -131,9 +143,12 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_studies")
     async def list_studies(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
         """List the studies of stored predictions; those that came last are first."""
-        return to_page(await service.stored.list_studies(query), request)
+        page = await service.stored.list_studies(query)
+        find_trail(request).count = sum(study.predictions for study in page.studies)
+        return to_page(page, request)
 
 
 def _add_images(app: FastAPI, service: PredictionService) -> None:
@@ -144,6 +159,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {**_PNG["content"], **_FILE_TYPES}}, **problems(401, 403, 404, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_image")
     async def image(
         prediction_id: Identifier, query: Annotated[ImageQuery, Query()], accept: Annotated[str, Header()] = "*/*"
     ) -> Response:
@@ -165,6 +181,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: _PNG, **problems(401, 403, 404, 409, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_evidence")
     async def evidence(prediction_id: Identifier) -> Response:
         """Get the evidence as colours to lay over the image; it is computed from the kept image.
 
@@ -187,6 +204,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     async def list_reviews(
         request: Request, prediction_id: Identifier, query: Annotated[PageQuery, Query()]
     ) -> Response:
@@ -201,9 +219,10 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses={201: {"headers": _LOCATION}, **problems(400, 401, 403, 404, 408, 413, 422, 503)},
         tags=["reviews"],
     )
-    async def review(prediction_id: Identifier, review: ReviewRequest) -> Response:
+    @audits("review")
+    async def review(request: Request, prediction_id: Identifier, review: ReviewRequest) -> Response:
         """Agree or disagree with a prediction. The review is stored before the answer is sent."""
-        stored = await service.stored.review(prediction_id, review)
+        stored = await service.stored.review(prediction_id, review, find_caller(request), find_trail(request))
         return to_json(stored, 201, f"reviews/{stored.number}")
 
     @app.get(
@@ -213,6 +232,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     async def get_review(
         prediction_id: Identifier, number: Annotated[int, Path(ge=1, lt=2**31, description="Of a review.")]
     ) -> Response:
