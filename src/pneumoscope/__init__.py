@@ -16,6 +16,7 @@ __version__ = "0.5.0"
 
 if TYPE_CHECKING:
     from pneumoscope.auditing.findings import Audit, Finding
+    from pneumoscope.client import Client
     from pneumoscope.datasets.columns import Naming
     from pneumoscope.datasets.phantom_sets import write_phantoms
     from pneumoscope.datasets.phantoms import draw_phantom
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelError,
         PneumoscopeError,
+        ServiceError,
         UsageError,
     )  # fmt: skip
     from pneumoscope.evaluation.compare import Comparison
@@ -60,19 +62,20 @@ if TYPE_CHECKING:
     from pneumoscope.training.tuning import Tuning, tune
 
 __all__ = [
-    "Adaptation", "Audit", "Callback", "Checklist", "Comparison", "CrossValidation", "DataError", "DownloadError",
-    "Evaluation", "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval",
+    "Adaptation", "Audit", "Callback", "Checklist", "Client", "Comparison", "CrossValidation", "DataError",
+    "DownloadError", "Evaluation", "Evidence", "Export", "Finding", "Grading", "ImageError", "InputSpec", "Interval",
     "MissingExtraError", "ModelError", "Naming", "PneumoscopeError", "Prediction", "Predictor", "Reading", "Run",
-    "Sample", "SharedModel", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit", "compare",
-    "cross_validate", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain", "export",
-    "grade", "load", "plot", "prepare", "pull", "push", "read_pixels", "read_samples", "split_samples", "summarize",
-    "train", "tune", "write_checklist", "write_dicom_results", "write_phantoms",
+    "Sample", "ServiceError", "SharedModel", "Summary", "Tuning", "UsageError", "__version__", "adapt", "audit",
+    "compare", "cross_validate", "draw_phantom", "estimate_metrics", "evaluate", "evaluate_predictions", "explain",
+    "export", "grade", "load", "plot", "prepare", "pull", "push", "read_pixels", "read_samples", "split_samples",
+    "summarize", "train", "tune", "write_checklist", "write_dicom_results", "write_phantoms",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
     homes = {
         "auditing.findings": ("Audit", "Finding"),
+        "client": ("Client",),
         "datasets.columns": ("Naming",),
         "datasets.phantom_sets": ("write_phantoms",),
         "datasets.phantoms": ("draw_phantom",),

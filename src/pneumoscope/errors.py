@@ -6,6 +6,7 @@ PneumoscopeError            1  internal error
 │   └── ImageError          3  one image file cannot be read
 ├── ModelError              4  a model is damaged, incomplete or too new
 ├── DownloadError           5  a download failed
+├── ServiceError            5  a service cannot be reached, or refuses a request
 └── MissingExtraError       6  an optional dependency is not installed
 
 A message says what was found, where, and what to do next. It names parameters as Python does: the one that is wrong in
@@ -62,6 +63,24 @@ class DownloadError(PneumoscopeError):
     """A download failed."""
 
     exit_code = 5
+
+
+class ServiceError(PneumoscopeError):
+    """A service cannot be reached, or refuses a request.
+
+    Attributes:
+        status: of HTTP; 0 where there is no answer.
+        code: which problem it is, as the page of the API lists them; empty where there is none.
+        problem: the problem document.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, status: int = 0, problem: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem or {}
+        self.code = str(self.problem.get("code") or "")
 
 
 class MissingExtraError(PneumoscopeError):

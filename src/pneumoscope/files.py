@@ -56,9 +56,9 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
             return
         part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with os.fdopen(os.open(part, flags, 0o600 if private else 0o666), "wb") as file:
-                file.write(content)
+            if private:
+                os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            part.write_bytes(content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
 from services import run_thread
 
 from pneumoscope.errors import UsageError
+from pneumoscope.server.callers import needs
+from pneumoscope.server.security import SecurityMiddleware
 from pneumoscope.server.settings import Limits, Settings
 from pneumoscope.server.strength import estimate_bits, make_token
+from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -158,6 +162,18 @@ def test_a_compressed_body_is_refused(guarded: str, coding: str, image: bytes) -
     assert httpx.post(f"{guarded}/v1/predictions/x/reviews", content=b"x", headers=headers).status_code == 415
     headers["content-encoding"] = "identity"
     assert httpx.post(f"{guarded}/v1/predictions", content=image, headers=headers).status_code in (200, 201)
+
+
+def test_routes_whose_role_cannot_be_known_are_refused(settings: Settings) -> None:
+    app, router = FastAPI(), APIRouter()
+
+    @router.get("/v1/audit")
+    @needs("admin")
+    async def audit() -> None: ...
+
+    app.include_router(router)
+    with pytest.raises(TypeError, match="Add them to the app itself"):
+        SecurityMiddleware(app, settings, Telemetry())
 
 
 def test_guesses_are_slowed_and_the_wait_is_named(settings: Settings) -> None:

@@ -165,5 +165,5 @@ def test_tables_of_another_version_are_refused_with_what_to_do(url: str, setting
 def test_it_is_told_only_to_callers_with_the_token(settings: Settings) -> None:
     with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as address:
         assert httpx.get(f"{address}/v1/node", timeout=60).status_code == 401
-        headers = {"authorization": "Bearer correct-horse-battery"}
+        headers = {"authorization": "Bearer 4f9a1c7be2d0835664b1"}
         assert httpx.get(f"{address}/v1/node", headers=headers, timeout=60).json() == {"present": False}

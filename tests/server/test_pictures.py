@@ -17,9 +17,9 @@ from pneumoscope.server.pictures import render_picture
 
 def render(content: bytes, reading: Reading = Reading(), min_side: int | None = None) -> tuple[Any, dict[str, Any]]:
     """The levels of the picture of a file, and its facts."""
-    found = read_radiograph(content, reading=reading, min_side=min_side)
-    extract = Extract(source=b"", pixels=found.pixels, display=found.display, size=found.size, format=found.format)
-    picture = Image.open(io.BytesIO(render_picture(extract, ImageBytes(content, reading=reading))))
+    found, image = read_radiograph(content, reading=reading, min_side=min_side), ImageBytes(content, reading=reading)
+    extract = Extract(image, pixels=found.pixels, display=found.display, size=found.size, format=found.format)
+    picture = Image.open(io.BytesIO(render_picture(extract, image)))
     return np.asarray(picture, int), json.loads(picture.info["pneumoscope"])
 
 

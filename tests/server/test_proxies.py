@@ -207,7 +207,8 @@ def test_the_page_works_behind_the_examples(proxied: Proxied, open_page: Any) ->
         page.get_by_role("link", name=name, exact=True).click()
         playwright.expect(page.get_by_role("heading", level=1)).to_contain_text(title)
         assert page.url.startswith(f"{proxied.url}/")
-        playwright.expect(page.locator("body")).not_to_contain_text("There is nothing at this address")
+        if name != "API":  # which describes this problem
+            playwright.expect(page.locator("body")).not_to_contain_text("There is nothing at this address")
         playwright.expect(page.locator("#ask")).to_have_count(0)
     playwright.expect(page.locator("body")).to_contain_text(f"curl -F files=@scan.png {proxied.url}/v1/predictions")
 

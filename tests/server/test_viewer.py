@@ -117,7 +117,7 @@ def test_all_windows_of_a_file_are_presets_with_their_names_and_keys(service: Pr
     assert options == [
         "Normal (3900, 2000)", "Harder (2000, 1500)", "Window 3 of the file (800, 900)", "Full range (4095, 2048)"
     ]  # fmt: skip
-    page.keyboard.press("3")
+    page.keyboard.press("Shift+Digit2")
     playwright.expect(page.locator("#caption")).to_contain_text("W 2000 L 1500")
     assert_same(shades_of(page), window(VALUES, 1500, 2000))
     page.keyboard.press("]")

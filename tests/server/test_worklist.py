@@ -378,12 +378,12 @@ def test_the_export_says_who_reviewed_and_when_and_opens_in_a_spreadsheet(servic
 
 
 def test_a_dismissed_sign_in_can_be_got_back_and_the_token_changed(settings: Settings, open_page: Any) -> None:
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.locator("#token").press("Escape")
         playwright.expect(page.locator("#token")).to_have_count(0)
         page.get_by_role("button", name="Sign in").click()
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         upload(page, files_of(range(1)))
@@ -438,10 +438,10 @@ def test_a_review_without_an_answer_or_a_comment_is_not_sent(service: Process, o
 @pytest.mark.parametrize("role", ["review", "read"])
 def test_the_name_of_a_review_comes_from_the_login(settings: Settings, open_page: Any, role: str) -> None:
     me = {"name": "jane", "named": True, "role": role, "may": ["read", "review"] if role == "review" else ["read"]}
-    with run_thread(replace(settings, token="correct-horse-battery")) as url:
+    with run_thread(replace(settings, token="4f9a1c7be2d0835664b1")) as url:
         page = open_page(f"{url}/", quiet=False)
         page.route("**/v1/me", lambda route: route.fulfill(json=me))
-        page.locator("#token").fill("correct-horse-battery")
+        page.locator("#token").fill("4f9a1c7be2d0835664b1")
         page.get_by_role("button", name="Continue").click()
         playwright.expect(page.locator("#model")).to_contain_text("Model")
         upload(page, files_of(range(1)))

@@ -46,7 +46,7 @@ class Access:
         if token:
             if (wait := math.ceil(self.throttle.find_wait(address))) > 0:
                 detail = f"Too many wrong tokens came from this address. Try again in {wait} s."
-                raise RequestError(429, detail, {"retry-after": str(wait)})
+                raise RequestError(429, detail, {"retry-after": str(wait)}, code="too-many-guesses")
             if (caller := self._find(token, address)) is not None:
                 return caller
             self.throttle.count(address, token)

@@ -20,11 +20,13 @@ from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.connections import configure_uvicorn
 from pneumoscope.server.hosts import parse_networks
 from pneumoscope.server.identity import add_identity
+from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
 from pneumoscope.server.predictions import INTENDED_USE, PredictionService
 from pneumoscope.server.problems import RequestError, logger, to_internal_error, to_validation_error
 from pneumoscope.server.routes.audit import add_audit
+from pneumoscope.server.routes.jobs import add_jobs
 from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
 from pneumoscope.server.security import SecurityMiddleware
@@ -33,13 +35,16 @@ from pneumoscope.server.settings import Settings
 
 def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     """Build the service as an ASGI application; `service` does the work and is closed with it."""
+    jobs = Jobs(service.stored, service.predict, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await service.open()
+            jobs.open()
             yield
         finally:
+            await jobs.close()
             await service.close()
 
     app = FastAPI(
@@ -52,7 +57,8 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
         redirect_slashes=False,
         openapi_tags=TAGS,
     )
-    add_predictions(app, service)
+    add_predictions(app, service, jobs)
+    add_jobs(app, jobs)
     add_models(app, service)
     add_operations(app, service)
     add_audit(app, service)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Action: TypeAlias = Literal[
     "sign_in", "list_predictions", "view_prediction", "view_image", "view_evidence", "view_reviews", "list_studies",
-    "view_node", "predict", "review", "withdraw", "delete", "expire", "export_reviews", "erase", "backup", "restore",
-    "read_audit", "export_audit", "trim_audit",
+    "view_node", "view_job", "predict", "review", "withdraw", "delete", "expire", "export_reviews", "erase", "backup",
+    "restore", "read_audit", "export_audit", "trim_audit",
 ]  # fmt: skip
 TRAIL = "trail"  # its key in the state of a request
 _ACTION = "__pneumoscope_action__"

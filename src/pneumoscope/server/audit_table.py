@@ -30,12 +30,12 @@ def list_entries(store: Store, query: AuditQuery) -> Page[Any]:
     if query.since is not None:
         conditions.append(_OWN.at >= to_utc(query.since))
     if query.cursor:
-        conditions.append(_OWN.number < read_cursor(query.cursor, (int,))[0])
+        conditions.append(_OWN.number < read_cursor(query.cursor))
     statement = sql.select(_OWN.__table__).where(*conditions).order_by(_OWN.number.desc()).limit(query.limit + 1)
     with store.read() as connection:
         rows = connection.execute(statement).all()
     entries = rows[: query.limit]
-    return Page(entries, write_cursor((entries[-1].number,)) if len(rows) > query.limit else None)
+    return Page(entries, write_cursor(entries[-1].number) if len(rows) > query.limit else None)
 
 
 def export_entries(

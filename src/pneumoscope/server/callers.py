@@ -1,7 +1,8 @@
 """Who calls, and what they may do.
 
 Roles include each other: who may review may read, and an admin may do everything. A route that states no role (see
-`needs`) takes the one of its method: GET needs `read`, POST `review`, and all others `admin`.
+`needs`) takes the one of its method: GET needs `read`, POST `review`, and all others `admin`. Sending images needs
+`review`, because it adds to the worklist of everybody.
 """
 
 from __future__ import annotations

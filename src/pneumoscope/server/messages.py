@@ -11,8 +11,9 @@ from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no null characters
 Moment = Annotated[
-    datetime.datetime, PlainSerializer(lambda moment: f"{moment.isoformat(timespec='milliseconds')}Z", str)
-]
+    datetime.datetime,
+    PlainSerializer(lambda moment: f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z", str),
+]  # in UTC: without a time zone from the database, with one from JSON
 
 
 ReviewAnswer: TypeAlias = Literal["agree", "disagree", "cannot_tell", "comment", "withdrawn"]
@@ -48,6 +49,17 @@ class PredictionQuery(Query):
     )
 
 
+class UploadQuery(PredictionQuery):
+    """What an upload may ask for besides."""
+
+    callback: str = Field(
+        default="",
+        max_length=2000,
+        pattern=NO_NUL,
+        description="An address to call when the job is finished. The settings must allow its host.",
+    )
+
+
 class PageQuery(Query):
     """Which page of a list."""
 
@@ -78,6 +90,8 @@ class ImageQuery(Query):
 
 class ReviewRequest(Query):
     """What a reviewer says about a prediction."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"answer": "agree", "comment": "clear"}]})
 
     answer: ReviewAnswer | None = Field(
         default=None,
@@ -266,6 +280,53 @@ class StudyPage(PageMessage):
     studies: list[StudyMessage]
 
 
+class FileProblem(Answer):
+    """Why one file of a request has no prediction."""
+
+    name: str
+    code: str
+    detail: str
+
+
+class FieldProblem(Answer):
+    """A parameter or field that is not valid."""
+
+    where: str
+    what: str
+
+
+class ProblemMessage(BaseModel):
+    """Why a request could not be answered, and what to change (RFC 9457)."""
+
+    type: str = Field(description="Identifies the kind of problem: an address that describes it.")
+    title: str = Field(description="The kind of problem in words.")
+    status: int
+    detail: str = Field(description="What was found, and what to do about it.")
+    code: str | None = Field(default=None, description="The kind of problem, for programs; all are on the page /docs.")
+    errors: list[FieldProblem] = Field(default=[], description="Parameters and fields that are not valid.")
+    files: list[FileProblem] = Field(default=[], description="The files that cannot be predicted, if none can.")
+
+
+class JobMessage(Answer):
+    """Files that are predicted while the caller does not wait."""
+
+    id: str
+    href: str = Field(description="Its address, relative to /v1/.")
+    state: Literal["waiting", "running", "done", "failed", "lost"] = Field(
+        description="Lost: the service ended before; send the files again."
+    )
+    files: int
+    created_at: Moment = Field(description="UTC.")
+    finished_at: Moment | None = Field(description="UTC; null if it is not finished.")
+    callback_state: Literal["due", "sent", "failed"] | None = Field(
+        default=None, description="Whether the callback address was called; null if there is none."
+    )
+    predictions: list[PredictionMessage] | None = Field(
+        default=None, description="In the order of the files, once it is done."
+    )
+    problem: ProblemMessage | None = Field(default=None, description="Why it has failed or is lost.")
+
+
 class ModelMessage(Answer):
     """The model that is served."""
 
@@ -310,30 +371,3 @@ class ReadyMessage(Answer):
 
     status: Literal["ready"]
     model: str
-
-
-class FileProblem(Answer):
-    """Why one file of a request has no prediction."""
-
-    name: str
-    code: str
-    detail: str
-
-
-class FieldProblem(Answer):
-    """A parameter or field that is not valid."""
-
-    where: str
-    what: str
-
-
-class ProblemMessage(BaseModel):
-    """Why a request could not be answered, and what to change (RFC 9457)."""
-
-    type: str = Field(description="Identifies the kind of problem: an address that describes it.")
-    title: str = Field(description="The kind of problem in words.")
-    status: int
-    detail: str = Field(description="What was found, and what to do about it.")
-    code: str | None = Field(default=None, description="The kind of problem, for programs; all are on the page /docs.")
-    errors: list[FieldProblem] = Field(default=[], description="Parameters and fields that are not valid.")
-    files: list[FileProblem] = Field(default=[], description="The files that cannot be predicted, if none can.")

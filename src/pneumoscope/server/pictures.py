@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEYWORD = "pneumoscope"  # of the PNG's text (iTXt), which is JSON
 _MOST = 10_000_000  # pixels of a picture; larger images are reduced, each 2 x 2, or 3 x 3, pixels to their mean
+_STRIP = 2**20  # pixels converted at a time
 # Seeds of simulated images, and whether they show pneumonia.
 EXAMPLES = ((11, False), (12, True), (13, True), (14, False), (15, True), (16, False))
 
@@ -48,7 +49,7 @@ def render_picture(extract: Extract, image: ImageBytes) -> bytes:
         pixels = extract.pixels
         if extract.format == "JPEG" and pixels.shape != extract.size:  # it was read at a reduced scale
             pixels = read_pixels(image.content, image.name, image.reading)
-        levels, bits = _to_levels(1 - pixels if invert else pixels)
+        levels, bits = _to_levels(pixels, invert)
         facts = {"lowest": 0, "bits": bits, "full": [0, 2**bits - 1], "inverted": invert}
     facts |= {
         "spacing": asdict(display.spacing) if display.spacing else None,
@@ -85,13 +86,26 @@ def _describe_table(table: LookUp | None, name: str = "") -> dict[str, Any] | No
     return {"first": table.first, "bits": table.bits, "entries": table.entries.astype(int).tolist(), "name": name}
 
 
-def _to_levels(pixels: Pixels) -> tuple[Levels, int]:
+def _to_levels(pixels: Pixels, invert: bool) -> tuple[Levels, int]:
     """The levels of an image that is not DICOM, and their depth: 8 bits where that keeps all of them, else 16."""
-    levels = np.clip(pixels, 0, 1)
-    grey = np.rint(levels * 255)
-    if np.abs(levels * 255 - grey).max(initial=0) < 0.002:
-        return grey.astype(np.uint8), 8
-    return np.rint(levels * 65535).astype(np.uint16), 16
+    height = len(pixels)
+    rows = max(1, _STRIP // max(1, pixels.shape[1]))
+    strips = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]  # which bounds the memory
+
+    def scale(strip: slice, most: int) -> Pixels:
+        levels = np.clip(pixels[strip], 0, 1) * np.float32(most)
+        return most - levels if invert else levels
+
+    bits = 8
+    for strip in strips:
+        levels = scale(strip, 255)
+        if np.abs(levels - np.rint(levels)).max(initial=0) >= 0.002:
+            bits = 16
+            break
+    found = np.empty(pixels.shape, np.uint8 if bits == 8 else np.uint16)
+    for strip in strips:
+        found[strip] = np.rint(scale(strip, 2**bits - 1))
+    return found, bits
 
 
 def _reduce(levels: Levels) -> tuple[Levels, int]:

@@ -36,20 +36,14 @@ from pneumoscope.server.messages import (
     ModelMessage,
     PredictionMessage,
     PredictionQuery,
-    PredictionsMessage,
 )
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import MonitoringMessage
 from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
-from pneumoscope.server.problems import (
-    RequestError,
-    log_internal_error,
-    logger,
-    to_file_problem,
-    to_internal_error,
-)
+from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
+from pneumoscope.server.replies import reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store, now
@@ -165,13 +159,24 @@ class PredictionService:
         )
 
     async def predict(
-        self, images: Sequence[ImageBytes], query: PredictionQuery, actor: Actor = SERVICE
-    ) -> PredictionsMessage:
-        """Predict files; an unreadable one is answered with its error, unless none can be read.
+        self,
+        images: Sequence[ImageBytes],
+        query: PredictionQuery,
+        since: float | None = None,
+        actor: Actor = SERVICE,
+    ) -> list[Answer]:
+        """Predict files; an unreadable one is answered with its error.
+
+        Args:
+            images: the files.
+            query: what is wanted.
+            since: when an earlier request for the same began that was never answered, in seconds since 1970; what it
+                has stored is used.
+            actor: who sends them, for the audit log.
 
         Raises:
-            RequestError: 415, 422 or 500, no file can be predicted; 422, the model has no heatmaps, or pictures of too
-                many images are requested; 429, too many images are in progress.
+            RequestError: 422, the model has no heatmaps, or pictures of too many images are requested; 429, too many
+                images are in progress.
             DataError: the predictions cannot be stored.
         """
         if query.heatmap and not self.model.heatmaps:
@@ -184,8 +189,8 @@ class PredictionService:
             detail = f"Pictures and heatmaps are limited to {most} images per request. Send fewer."
             raise RequestError(422, detail, code="too-many-pictures")
         known: list[PredictionMessage | None] = [None] * len(images)
-        if query.reuse:
-            known = await self.stored.find_same(images)
+        if query.reuse or since is not None:
+            known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
             Job(image, unstored if same else query, actor=actor)
@@ -198,12 +203,12 @@ class PredictionService:
             if same is None:
                 answers.append(next(new))
             else:
-                answers.append(_reuse(same, next(new) if pictured else None, image.name))
+                answers.append(reuse(same, next(new) if pictured else None, image.name))
         if query.store:
             for answer, same in zip(answers, known, strict=True):
                 if same is None:
                     self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
-        return _gather(images, answers)
+        return answers
 
     async def render_image(self, prediction_id: str) -> bytes:
         """The kept image of a prediction, as a PNG for a browser.
@@ -367,39 +372,3 @@ class PredictionService:
 def _describe_use(predictor: Predictor) -> str:
     intended = describe(predictor.decisions.scope)
     return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
-
-
-def _reuse(same: PredictionMessage, new: Answer | None, name: str) -> Answer:
-    """The stored prediction of a file, with the pictures of a new one, under the name that the file has now."""
-    if isinstance(new, RequestError):
-        return new
-    pictures = {"heatmap": new.heatmap, "picture": new.picture} if new else {}
-    return same.model_copy(update={**pictures, "name": name, "reused": True})
-
-
-def _gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> PredictionsMessage:
-    """The answer to a request.
-
-    Raises:
-        RequestError: 415, 422 or 500, no file can be predicted.
-    """
-    failures = [answer for answer in answers if isinstance(answer, RequestError)]
-    if len(failures) == len(images):
-        if len(failures) == 1:
-            raise failures[0]
-        worst = max(failures, key=lambda failure: failure.status)
-        files = [
-            {"name": image.name, "code": failure.code, "detail": failure.detail}
-            for image, failure in zip(images, failures, strict=True)
-        ]
-        what = "predicted" if worst.status == 500 else "read"
-        details = "; ".join(failure.detail for failure in failures[:5])
-        code = "internal-error" if worst.status == 500 else "files-unreadable"
-        raise RequestError(worst.status, f"None of the files can be {what}: {details}", code=code, files=files)
-    predictions = [
-        PredictionMessage(name=image.name, error=answer.detail, code=answer.code)
-        if isinstance(answer, RequestError)
-        else answer
-        for image, answer in zip(images, answers, strict=True)
-    ]
-    return PredictionsMessage(predictions=predictions)

@@ -15,6 +15,7 @@ class ProblemType(NamedTuple):
 
 PROBLEMS = {
     "body-incomplete": ProblemType(400, "The body ended too early", "Send it again."),
+    "request-malformed": ProblemType(400, "The request is malformed", "Mend the client or the proxy: see `detail`."),
     "token-missing": ProblemType(401, "The token is missing or wrong", "Send `Authorization: Bearer TOKEN`."),
     "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
@@ -31,7 +32,6 @@ PROBLEMS = {
     "body-slow": ProblemType(408, "The body arrived too slowly", "Send it again, in smaller requests."),
     "no-evidence": ProblemType(409, "There is no evidence to show", "See `detail`."),
     "key-in-use": ProblemType(409, "A request with this key is in progress", "Try again after `Retry-After` seconds."),
-    "job-unfinished": ProblemType(409, "The job is not finished", "Try again after `Retry-After` seconds."),
     "node-schema": ProblemType(409, "The DICOM node has another version", "Run both with the same version."),
     "conflict": ProblemType(409, "The state of the service does not permit it", "See `detail`."),
     "file-too-large": ProblemType(413, "A file is too large", "Reduce or compress it."),
@@ -57,9 +57,11 @@ PROBLEMS = {
     "cursor-invalid": ProblemType(422, "The cursor is not valid", "Begin again without a cursor."),
     "no-heatmaps": ProblemType(422, "The model has no heatmaps", "Omit `heatmap=true`."),
     "too-many-pictures": ProblemType(422, "Pictures of too many images", "Send fewer images in one request."),
+    "no-pictures": ProblemType(422, "A job gives no pictures", "Omit `heatmap` and `picture`."),
     "review-invalid": ProblemType(422, "The review contradicts itself or lacks a class", "See `detail`."),
     "key-reused": ProblemType(422, "The key was used for another request", "Use a new key for each new request."),
     "callback-refused": ProblemType(422, "The callback address is not allowed", "Ask the person who runs the service."),
+    "too-many-guesses": ProblemType(429, "Too many wrong tokens", "Try again after `Retry-After` seconds."),
     "busy": ProblemType(429, "Too much is being processed", "Try again after `Retry-After` seconds."),
     "internal-error": ProblemType(500, "An internal error", "Report it."),
     "unavailable": ProblemType(503, "The service cannot answer now", "Try again after `Retry-After` seconds."),

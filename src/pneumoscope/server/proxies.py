@@ -19,6 +19,7 @@ from pneumoscope.text import to_line
 
 _FORWARDED = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded")
 _PAIR = re.compile(r"\s*(?P<name>[A-Za-z]+)=(?P<value>\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]*)\s*", re.ASCII)
+_UNREADABLE = "The proxy's header Forwarded cannot be read (RFC 7239)."
 _LONGEST = 200  # characters of a name
 
 
@@ -72,7 +73,7 @@ class Proxies:
         if scheme in ("http", "https"):
             scope["scheme"] = scheme
         elif scheme:
-            raise RequestError(400, "The proxy forwards neither http nor https.")
+            raise RequestError(400, "The proxy forwards neither http nor https.", code="request-malformed")
         if host:
             others = [(name, value) for name, value in kept if name.lower() != b"host"]
             scope["headers"] = [(b"host", host.encode("utf-8", "replace")), *others]
@@ -94,7 +95,8 @@ class Proxies:
         def read(name: str | None) -> str:
             values = headers.get(name, []) if name else []
             if len(values) > 1:
-                raise RequestError(400, f"The header {name} occurs twice. The proxy must replace what clients send.")
+                detail = f"The header {name} occurs twice. The proxy must replace what clients send."
+                raise RequestError(400, detail, code="request-malformed")
             return to_line(values[0]) if values else ""
 
         name, email = read(self._user)[:_LONGEST], read(self._email)[:_LONGEST]
@@ -122,11 +124,11 @@ def _read_standard(headers: dict[str, list[str]]) -> tuple[list[str], str, str]:
     while text and place <= len(text):
         found = _PAIR.match(text, place)
         if found is None:
-            raise RequestError(400, "The proxy's header Forwarded cannot be read (RFC 7239).")
+            raise RequestError(400, _UNREADABLE, code="request-malformed")
         elements[-1][found["name"].lower()] = re.sub(r"\\(.)", r"\1", found["value"].strip('"'))
         place = found.end()
         if place < len(text) and text[place] not in ",;":
-            raise RequestError(400, "The proxy's header Forwarded cannot be read (RFC 7239).")
+            raise RequestError(400, _UNREADABLE, code="request-malformed")
         if text[place : place + 1] == ",":
             elements.append({})
         place += 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime
-import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from pneumoscope.server.store import PredictionRecord, Review, Store
 
 T = TypeVar("T")
 SHOWN_REVIEWS = 3  # of a prediction, in lists
-_POSITION = (PredictionRecord.created_at, PredictionRecord.id)
 
 
 @dataclass(frozen=True)
@@ -67,47 +65,34 @@ class Study:
 
 
 @contextmanager
-def _begin(store: Store) -> Iterator[Session]:
+def begin(store: Store) -> Iterator[Session]:
+    """Begin a transaction; what is read in it stays usable after it."""
     with store.read() as connection, Session(connection, expire_on_commit=False) as session:
         yield session
         session.flush()
 
 
-def write_cursor(position: Sequence[Any]) -> str:
+def write_cursor(number: int) -> str:
     """Where a page begins, as a word that callers only pass on."""
-    plain = [each.isoformat() if isinstance(each, datetime.datetime) else each for each in position]
-    return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str, kinds: Sequence[type]) -> list[Any]:
-    """The position that a cursor names.
-
-    Args:
-        cursor: as `write_cursor` wrote it.
-        kinds: of its values.
+def read_cursor(cursor: str) -> int:
+    """The number that a cursor names.
 
     Raises:
         RequestError: 422, it is none.
     """
     try:
-        plain = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        position = [
-            datetime.datetime.fromisoformat(value) if kind is datetime.datetime else value
-            for kind, value in zip(kinds, plain, strict=True)
-        ]
-        if not all(type(value) is kind for kind, value in zip(kinds, position, strict=True)):
+        plain = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
+        if not re.fullmatch("[0-9]{1,18}", plain, re.ASCII):
             raise ValueError
-        if any(
-            "\0" in value if isinstance(value, str) else isinstance(value, int) and not 0 <= value < 2**63
-            for value in position
-        ):
-            raise ValueError
-    except (ValueError, TypeError, binascii.Error, RecursionError):
+    except ValueError:  # of Base64, too
         raise RequestError(
             422, "cursor: not one of this service. Begin without it, and then pass on `next` of each page.",
             code="cursor-invalid",
         ) from None  # fmt: skip
-    return position
+    return int(plain)
 
 
 def _cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
@@ -130,34 +115,35 @@ def list_predictions(store: Store, query: ListQuery) -> Page[Reviewed]:
         has = sql.exists().where(Review.prediction_id == own.id)
         conditions.append(has if query.reviewed else ~has)
     if query.cursor:
-        position = read_cursor(query.cursor, (datetime.datetime, str))
-        conditions.append(sql.tuple_(*_POSITION) < sql.tuple_(*(sql.literal(each) for each in position)))
-    statement = sql.select(own).where(*conditions).order_by(*(each.desc() for each in _POSITION))
-    with _begin(store) as session:
+        conditions.append(own.number < read_cursor(query.cursor))
+    statement = sql.select(own).where(*conditions).order_by(own.number.desc())
+    with begin(store) as session:
         records, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
         found = _add_reviews(session, records)
-    return Page(found, None if last is None else write_cursor((last.created_at, last.id)))
+    return Page(found, None if last is None else write_cursor(last.number))
 
 
 def find_prediction(store: Store, prediction_id: str) -> Reviewed | None:
     """The prediction with an id, with its latest reviews; None where there is none."""
-    with _begin(store) as session:
+    with begin(store) as session:
         record = session.scalar(sql.select(PredictionRecord).where(PredictionRecord.id == prediction_id))
         return None if record is None else _add_reviews(session, [record])[0]
 
 
-def find_same(store: Store, keys: Sequence[Key]) -> dict[Key, Reviewed]:
-    """The latest prediction of each key that has one."""
+def find_same(store: Store, keys: Sequence[Key], since: float = 0) -> dict[Key, Reviewed]:
+    """The latest prediction of each key that has one; `since`: of those stored then, in seconds since 1970."""
+    earliest = datetime.datetime.fromtimestamp(since, datetime.UTC).replace(tzinfo=None)
     own, found = PredictionRecord, {}
-    with _begin(store) as session:
+    with begin(store) as session:
         for key in keys:
             same = (
                 own.sha256 == key.sha256,
                 own.fingerprint == key.fingerprint,
                 own.invert == key.reading.invert,
                 own.any_modality == key.reading.any_modality,
+                own.created_at >= earliest,
             )
-            statement = sql.select(own).where(*same).order_by(*(column.desc() for column in _POSITION)).limit(1)
+            statement = sql.select(own).where(*same).order_by(own.number.desc()).limit(1)
             if (record := session.scalars(statement).first()) is not None:
                 found[key] = _add_reviews(session, [record])[0]
     return found
@@ -187,17 +173,17 @@ def list_reviews(store: Store, prediction_id: str, query: PageQuery) -> Page[Rev
     """A page of a prediction's reviews, the newest first; None where there is no such prediction."""
     statement = sql.select(Review).where(Review.prediction_id == prediction_id).order_by(Review.number.desc())
     if query.cursor:
-        statement = statement.where(Review.number < read_cursor(query.cursor, (int,))[0])
-    with _begin(store) as session:
+        statement = statement.where(Review.number < read_cursor(query.cursor))
+    with begin(store) as session:
         if session.scalar(sql.select(PredictionRecord.id).where(PredictionRecord.id == prediction_id)) is None:
             return None
         reviews, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
-    return Page(reviews, None if last is None else write_cursor((last.number,)))
+    return Page(reviews, None if last is None else write_cursor(last.number))
 
 
 def find_review(store: Store, prediction_id: str, number: int) -> Review | None:
     """A review of a prediction; None where there is none."""
-    with _begin(store) as session:
+    with begin(store) as session:
         review = session.get(Review, number)
         return review if review is not None and review.prediction_id == prediction_id else None
 
@@ -205,25 +191,24 @@ def find_review(store: Store, prediction_id: str, number: int) -> Review | None:
 def list_studies(store: Store, query: PageQuery) -> Page[Study]:
     """A page of the studies, and of the patients of images that name none; the newest by its first prediction first."""
     own = PredictionRecord
-    # One column to group by, because an index cannot serve two, and because UIDs have only digits and dots.
-    key = sql.func.coalesce(own.study_uid, "patient " + own.patient).label("key")
-    first = sql.func.min(own.created_at)
+    # PostgreSQL compares the text of what is grouped by, so it must hold no parameters.
+    key = sql.func.coalesce(own.study_uid, sql.literal_column("'patient '") + own.patient).label("key")
+    first = sql.func.min(own.number)  # so that later images of a study don't move it
+    moments = (sql.func.min(own.created_at).label("first_at"), sql.func.max(own.created_at).label("last_at"))
     known = sql.or_(own.study_uid.is_not(None), own.patient != "")
-    statement = sql.select(key, first.label("first"), sql.func.max(own.created_at).label("last")).where(known)
-    statement = statement.group_by(key).order_by(first.desc(), key.desc())
+    statement = sql.select(key, first.label("first"), *moments).where(known).group_by(key).order_by(first.desc())
     if query.cursor:
-        moment, name = read_cursor(query.cursor, (datetime.datetime, str))
-        statement = statement.having(sql.or_(first < moment, sql.and_(first == moment, key < name)))
-    with _begin(store) as session:
+        statement = statement.having(first < read_cursor(query.cursor))
+    with begin(store) as session:
         rows, more = _cut(session.execute(statement.limit(query.limit + 1)).all(), query.limit)
         has = sql.exists().where(Review.prediction_id == own.id)
         columns = (own.study_uid, own.patient, own.accession_number, own.date, own.decision, has.label("reviewed"))
-        of_page = sql.select(key, *columns).where(key.in_([row.key for row in rows])).order_by(own.created_at)
+        of_page = sql.select(key, *columns).where(key.in_([row.key for row in rows])).order_by(own.number)
         images: dict[str, list[Any]] = {}
         for image in session.execute(of_page):
             images.setdefault(image.key, []).append(image)
-    studies = [_describe_study(images[row.key], row.first, row.last) for row in rows]
-    return Page(studies, None if more is None else write_cursor((more.first, more.key)))
+    studies = [_describe_study(images[row.key], row.first_at, row.last_at) for row in rows]
+    return Page(studies, None if more is None else write_cursor(more.first))
 
 
 def _describe_study(images: Sequence[Any], first: datetime.datetime, last: datetime.datetime) -> Study:
@@ -255,20 +240,18 @@ def delete_prediction(store: Store, prediction_id: str, actor: Actor) -> tuple[s
         prediction.
     """
     own = PredictionRecord
-    with _begin(store) as session:
-        found = session.execute(
-            sql.select(own.sha256, own.patient, own.study_uid).where(own.id == prediction_id)
-        ).first()
-        if found is None:
-            return None
-        sha256 = found.sha256
-        study = store.pseudonymise_study(found.study_uid)
-        about = {"prediction_id": prediction_id, "patient": found.patient or None, "study": study}
-        session.add(actor.to_entry("delete", status=204, count=1, **about))
-        session.execute(sql.delete(Review).where(Review.prediction_id == prediction_id))
-        session.execute(sql.delete(own).where(own.id == prediction_id))
-        others = session.scalar(sql.select(sql.func.count()).select_from(own).where(own.sha256 == sha256))
-    return sha256, bool(others)
+    with begin(store) as session:
+        columns = (own.sha256, own.patient, own.study_uid)
+        found = session.execute(sql.select(*columns).where(own.id == prediction_id)).first()
+    if found is None:
+        return None
+    entry = actor.to_entry(
+        "delete", status=204, count=1, prediction_id=prediction_id, patient=found.patient or None,
+        study=store.pseudonymise_study(found.study_uid),
+    )  # fmt: skip
+    if store.delete([prediction_id], [entry])[0] == 0:
+        return None
+    return found.sha256, found.sha256 in store.find_used([found.sha256])
 
 
 def to_utc(moment: datetime.datetime) -> datetime.datetime:

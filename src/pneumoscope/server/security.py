@@ -72,6 +72,9 @@ class SecurityMiddleware:
     """
 
     def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry, audit: AuditLog) -> None:
+        if hidden := [route for route in app.routes if getattr(route, "endpoint", None) is None]:
+            # FastAPI does not say which function of an included router answers, and so not which role it needs.
+            raise TypeError(f"{hidden[0]!r}: the roles of its routes are not known. Add them to the app itself.")
         self._app, self._limits, self._telemetry = app, settings.limits, telemetry
         self._audit = audit
         self._proxies, self._access = Proxies(settings), Access(settings)
@@ -156,7 +159,7 @@ class SecurityMiddleware:
         # RFC 9112, 6.1 and 6.3: two lengths of one body are how requests are smuggled past a proxy.
         if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
             detail = "A request has Content-Length or, in HTTP/1.1, Transfer-Encoding, and not both."
-            raise RequestError(400, detail, {"connection": "close"})
+            raise RequestError(400, detail, {"connection": "close"}, code="request-malformed")
         scope, identity = self._proxies.resolve(scope)
         scope["state"] = {**scope.get("state", {})}
         protected, (endpoint, prediction_id) = path.startswith(_PROTECTED), self._find_endpoint(scope)
@@ -170,7 +173,8 @@ class SecurityMiddleware:
         for route in self._app.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
-                return child.get("endpoint"), child.get("path_params", {}).get("id")
+                of_prediction = getattr(route, "path", "").startswith("/v1/predictions/{id}")
+                return child["endpoint"], child["path_params"]["id"] if of_prediction else None
         return None, None
 
     def _check_origin(self, scope: Scope, protected: bool) -> None:
@@ -183,9 +187,9 @@ class SecurityMiddleware:
                 hint = "Set the public address to use another name." if self._public_name else (
                     "Start it with a token to use another name."
                 )  # fmt: skip
-                raise RequestError(403, f"This service answers only to {', '.join(names)}. {hint}")
+                raise RequestError(403, f"This service answers only to {', '.join(names)}. {hint}", code="host-refused")
         elif host is None:
-            raise RequestError(400, "The header Host is missing or malformed.")
+            raise RequestError(400, "The header Host is missing or malformed.", code="request-malformed")
         if not protected and scope["method"] in _SAFE_METHODS:
             return
         origin = headers.get("origin")

@@ -158,6 +158,13 @@ class Settings:
             COMPUTING,
         ),
     ] = None
+    callback_hosts: Annotated[
+        tuple[str, ...],
+        Flag("Address that may be called when a job is finished, such as https://ris.example.org; repeatable.", ACCESS),
+    ] = ()
+    callback_secret: Annotated[str | None, Flag("Signs these calls.", ACCESS, given=False)] = field(
+        default=None, repr=False
+    )
     limits: Limits = Limits()
 
     @property

@@ -4,155 +4,37 @@ from __future__ import annotations
 
 import datetime
 import secrets
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
+from sqlalchemy.orm import Session
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
+from pneumoscope.server.records import (
+    AnsweredRequest,
+    AuditEntry,
+    Base,
+    JobRecord,
+    PredictionRecord,
+    Property,
+    Review,
+    now,
+)
 from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
-
-class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    type_annotation_map: ClassVar[dict[Any, Any]] = {list[str]: sql.JSON, dict[str, float]: sql.JSON}
-
-
-class _Property(_Base):
-    """A property of the database itself: the secret behind its pseudonyms, and a version for earlier versions."""
-
-    __tablename__ = "properties"
-
-    key: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
-    value: Mapped[str] = mapped_column(sql.Text)
-
-
-class Review(_Base):
-    """What a reviewer says about a prediction.
-
-    Attributes:
-        answer: `agree`, `disagree`, `cannot_tell`, `comment` alone, or `withdrawn`: what the reviewer said before does
-            not count.
-        agrees: None where the answer is neither of the first two.
-        label: None where they name no class.
-        verified: whether the name comes from a login or a token of their own.
-    """
-
-    __tablename__ = "reviews"
-
-    prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id"), index=True)
-    answer: Mapped[str] = mapped_column(sql.String(16), default="")
-    agrees: Mapped[bool | None] = mapped_column(default=None)
-    label: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    comment: Mapped[str] = mapped_column(sql.Text, default="")
-    reviewer: Mapped[str] = mapped_column(sql.Text, default="")
-    verified: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now())
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-
-    def __post_init__(self) -> None:
-        if not self.answer:
-            self.answer = {True: "agree", False: "disagree", None: "comment"}[self.agrees]
-
-
-class PredictionRecord(_Base):
-    """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
-
-    Attributes:
-        name: of the file, without folders; empty where names are not kept.
-        patient: a pseudonym that only this database gives to a patient; empty where none is known.
-        fingerprint: of the model.
-        probabilities: of every class, even if out of distribution, because monitoring needs them.
-        group: None where none decided, and for predictions stored before the database had this column.
-        accession_number: None where unknown or not kept, like the UIDs, and for older predictions like age, sex, view,
-            laterality and date.
-        id: nobody can guess it.
-        number: rises with each one stored, whatever the clock says.
-        created_at: when, UTC.
-        reviews: the oldest first.
-    """
-
-    __tablename__ = "predictions"
-    __table_args__ = (sql.UniqueConstraint("id", name="predictions_id_key"), {"sqlite_autoincrement": True})
-
-    sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
-    name: Mapped[str] = mapped_column(sql.Text)
-    patient: Mapped[str] = mapped_column(sql.String(16))
-    model: Mapped[str] = mapped_column(sql.Text)
-    fingerprint: Mapped[str] = mapped_column(sql.String(64))
-    decision: Mapped[str] = mapped_column(sql.Text)
-    predicted_label: Mapped[str] = mapped_column(sql.Text)
-    probability: Mapped[float | None] = mapped_column(sql.Double)
-    probabilities: Mapped[dict[str, float]]
-    prediction_set: Mapped[list[str]]
-    ood_score: Mapped[float | None] = mapped_column(sql.Double)
-    warnings: Mapped[list[str]]
-    width: Mapped[int]
-    height: Mapped[int]
-    format: Mapped[str] = mapped_column(sql.String(16))
-    invert: Mapped[bool] = mapped_column(default=False)
-    any_modality: Mapped[bool] = mapped_column(default=False)
-    group: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    age: Mapped[float | None] = mapped_column(sql.Double, default=None)
-    sex: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    view: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    laterality: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    date: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    accession_number: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    study_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    series_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    sop_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-    reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
-
-
-class AuditEntry(_Base):
-    """Who did what, and to what; it names no file, and quotes no comment. The database refuses to change or delete it.
-
-    Attributes:
-        caller: their name; empty where nobody was let in.
-        source: see `callers.Source`; `command` and `service` are commands of this machine, and the service itself.
-        prediction_id: None where it is about none, or about several.
-        patient: a pseudonym; None where it is unknown.
-        study: a pseudonym of the Study Instance UID.
-        count: of predictions that were shown or changed.
-        status: the answer's, of HTTP.
-        request: its id, as in the service's log.
-        number: rises with each one stored.
-    """
-
-    __tablename__ = "audit"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-
-    caller: Mapped[str] = mapped_column(sql.Text)
-    role: Mapped[str] = mapped_column(sql.String(16))
-    source: Mapped[str] = mapped_column(sql.String(16))
-    address: Mapped[str] = mapped_column(sql.Text)
-    action: Mapped[str] = mapped_column(sql.String(32))
-    at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
-    prediction_id: Mapped[str | None] = mapped_column(sql.String(32), default=None)
-    patient: Mapped[str | None] = mapped_column(sql.String(16), default=None)
-    study: Mapped[str | None] = mapped_column(sql.String(16), default=None)
-    count: Mapped[int] = mapped_column(default=0)
-    status: Mapped[int] = mapped_column(default=200)
-    request: Mapped[str] = mapped_column(sql.String(64), default="")
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-
-
+__all__ = ["AnsweredRequest", "AuditEntry", "JobRecord", "PredictionRecord", "Review", "Store", "now"]
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
-    "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
+    "the reading room", Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, Property.__tablename__
 )
 _OUTCOME = (
     PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
@@ -198,8 +80,8 @@ class Store(AbstractContextManager["Store"]):
                 if connection.dialect.name == "postgresql":
                     for limit in ("lock_timeout", "statement_timeout"):
                         connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
-                connection.execute(sql.insert(_Property), row)
-                connection.execute(sql.delete(_Property).where(_Property.key == row["key"]))
+                connection.execute(sql.insert(Property), row)
+                connection.execute(sql.delete(Property).where(Property.key == row["key"]))
         except (OSError, SQLAlchemyError) as problem:
             self._impatient.dispose()  # its connection may be cut
             reason = explain(problem)
@@ -296,11 +178,14 @@ class Store(AbstractContextManager["Store"]):
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
             with self._begin() as session:
-                session.add_all(() if start else entries)
+                for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
+                    session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))
                 predictions += getattr(found, "rowcount", 0)
+                if not start and predictions:
+                    session.add_all(entries)
         if predictions:
             with self._reporting():
                 forget_deleted(self._engine)
@@ -371,8 +256,3 @@ class Store(AbstractContextManager["Store"]):
             state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
             state = "is out of reach" if isinstance(problem, OSError) else state
             raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None
-
-
-def now() -> datetime.datetime:
-    """This moment as the database keeps it: UTC, without a time zone."""
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)

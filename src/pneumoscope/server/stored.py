@@ -14,6 +14,7 @@ from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
 from pneumoscope.server.audit import Action, AuditLog, Trail, log_change
 from pneumoscope.server.callers import Caller
+from pneumoscope.server.idempotency import Answered, Key, add_review
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.messages import (
@@ -120,14 +121,19 @@ class StoredPredictions:
             raise _unknown()
         return found
 
-    async def find_same(self, images: Sequence[ImageBytes]) -> list[PredictionMessage | None]:
-        """For each image, the latest prediction of the same file by the same model, read in the same way."""
+    async def find_same(self, images: Sequence[ImageBytes], since: float = 0) -> list[PredictionMessage | None]:
+        """For each image, the latest prediction of the same file by the same model, read in the same way.
+
+        Args:
+            images: the files.
+            since: when it was stored at the earliest, in seconds since 1970.
+        """
 
         def find() -> list[PredictionMessage | None]:
             keys = [
                 queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
             ]
-            found = queries.find_same(self.store, keys)
+            found = queries.find_same(self.store, keys, since)
             messages = [self.to_message(found[key]) if key in found else None for key in keys]
             add_image_reviews(self.store, [message for message in messages if message is not None])
             return messages
@@ -169,11 +175,14 @@ class StoredPredictions:
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content
 
-    async def review(self, prediction_id: str, request: ReviewRequest, caller: Caller, trail: Trail) -> ReviewMessage:
-        """Store a review; the name of its reviewer is that of a caller who has one.
+    async def review(
+        self, prediction_id: str, request: ReviewRequest, caller: Caller, trail: Trail, key: Key | None = None
+    ) -> Answered:
+        """Store a review, once for each key; give the answer. The reviewer's name is the caller's, if they have one.
 
         Raises:
-            RequestError: 403, the review names somebody else; 404, there is no such prediction; 422, see `find_label`.
+            RequestError: 403, the review names somebody else; 404, there is no such prediction; 422, see `find_label`,
+                or the key was used otherwise.
         """
         reviewer = find_reviewer(request, caller)
         record = (await self.find(prediction_id)).record
@@ -182,10 +191,16 @@ class StoredPredictions:
         review = Review(prediction_id=record.id, **{**request.model_dump(), **own})
         action: Action = "withdraw" if review.answer == "withdrawn" else "review"
         entry = log_change(self.store, trail.actor, action, record)
-        await self.call(self.store.add, [review, entry])
-        trail.written = True
-        self._telemetry.reviews.labels(review.answer).inc()
-        return ReviewMessage.model_validate(review)
+        if key is not None:
+            answered = await self.call(add_review, self.store, key, review, entry)
+        else:
+            await self.call(self.store.add, [review, entry])
+            content = ReviewMessage.model_validate(review).model_dump_json()
+            answered = Answered(201, f"reviews/{review.number}", content)
+        if not answered.replayed:
+            trail.written = True
+            self._telemetry.reviews.labels(review.answer).inc()
+        return answered
 
     async def list_reviews(self, prediction_id: str, query: PageQuery) -> ReviewPage:
         """A page of a prediction's reviews.

@@ -52,9 +52,9 @@ class UploadBudget:
         self.limits = limits
         self.buffered_bytes = 0
 
-    def send(self, content: bytes, status: int, location: str) -> Response:
+    def send(self, content: bytes, status: int) -> Response:
         """Make a JSON answer whose bytes count as buffered until the client has received nearly all of them."""
-        headers = {"content-length": str(len(content)), **({"location": location} if location else {})}
+        headers = {"content-length": str(len(content))}
         return StreamingResponse(self._send(content), status, headers, "application/json")
 
     async def _send(self, content: bytes) -> AsyncIterator[bytes]:

@@ -6,7 +6,7 @@ import { format, measureSpan } from "./window_level.js";
 
 const DRAGGED = ["window", "pan", "zoom", "lens", "ruler", "angle"];
 const STEPS = { "[": ["width", 0.9], "]": ["width", 1 / 0.9], ",": ["centre", -0.02], ".": ["centre", 0.02] };
-const OTHER_KEYS = [["[ ]", "Narrow or widen the window"], [", .", "Lower or raise the level"], ["2 – 9", "Choose a preset"], ["Arrows", "Move the image, while it has the focus"],
+const OTHER_KEYS = [["[ ]", "Narrow or widen the window"], [", .", "Lower or raise the level"], ["Shift 1 – 9", "Choose a preset"], ["Arrows", "Move the image, while it has the focus"],
   ["Space", "Hold and drag: move"], ["Escape", "End a measurement, or go back to the first tool"]];
 const TYPED = "input:not([type='radio'], [type='checkbox'], [type='range']), textarea, select, [contenteditable]";
 
@@ -129,13 +129,15 @@ function press(event) {
     if (!panes.all().some((pane) => pane.measuring.cancel())) takeTool(recall("left", "window"), false);
     return;
   }
-  const button = byKey.get(key);
+  if (key.length === 1 && $("letters")?.checked === false) return; // single keys are turned off (WCAG 2.1.4)
+  const preset = event.shiftKey && /^Digit([1-9])$/.exec(event.code);
+  const button = !preset && byKey.get(key);
   if (button) button.click();
   else if (STEPS[key] && viewer.picture) {
     const [part, by] = STEPS[key];
     const { setting } = viewer;
     viewer.set({ [part]: part === "width" ? setting.width * by : setting.centre + by * measureSpan(viewer.picture.facts) });
-  } else if (/^[2-9]$/.test(key)) viewer.choose(Number(key) - 2);
+  } else if (preset) viewer.choose(Number(preset[1]) - 1);
   else return;
   event.preventDefault();
 }

@@ -52,7 +52,7 @@ function fillRow(row, item) {
   const chip = image.state === "error" ? makeChip(image, "not readable") : image.state === "done" ? makeChip(image) : "";
   decision.replaceChildren(chip);
   row.title = [image.name, ...warnings].join("\n");
-  if (warnings.length) decision.append(create("span", { class: "warned", role: "img", "aria-label": `Warning: ${warnings.join(" ")}` }, "⚠"));
+  if (warnings.length) decision.prepend(create("span", { class: "warned", role: "img", "aria-label": `Warning: ${warnings.join(" ")}` }, "⚠"));
   const [sign, words] = image.saving ? ["…", "being saved"] : MARKS[review && answerOf(review)] ?? ["", ""];
   mark.textContent = sign;
   if (words) mark.setAttribute("aria-label", words);

@@ -12,7 +12,7 @@ from pneumoscope.server.audit_table import list_entries
 from pneumoscope.server.callers import needs
 from pneumoscope.server.openapi import problems
 from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.routes.predictions import to_page
+from pneumoscope.server.routes.answers import to_page
 
 
 def add_audit(app: FastAPI, service: PredictionService) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from contextlib import AsyncExitStack
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
-from pydantic import BaseModel
 
 from pneumoscope.images.read import Reading
+from pneumoscope.server import idempotency
 from pneumoscope.server.audit import audits, find_trail
 from pneumoscope.server.callers import find_caller
+from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.kept_images import MEDIA_TYPES
 from pneumoscope.server.messages import (
     NO_NUL,
     ImageQuery,
+    JobMessage,
     ListQuery,
-    PageMessage,
     PageQuery,
     PredictionMessage,
     PredictionPage,
@@ -28,40 +30,28 @@ from pneumoscope.server.messages import (
     ReviewPage,
     ReviewRequest,
     StudyPage,
+    UploadQuery,
 )
 from pneumoscope.server.openapi import FILES, problems
 from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.problems import RequestError
+from pneumoscope.server.routes.answers import LOCATION, IdempotencyKey, name_caller, to_json, to_page
+from pneumoscope.server.submissions import Wish, submit
 
 Identifier = Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL, description="Of a prediction.")]
 _PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 _FILE_TYPES = {name: {"schema": {"type": "string", "format": "binary"}} for name in MEDIA_TYPES.values()}
-_LOCATION = {"Location": {"description": "Its address, relative to that of the request.", "schema": {"type": "string"}}}
 
 
-def to_json(message: BaseModel, status: int = 200, location: str = "") -> Response:
-    """An answer with a message."""
-    headers = {"location": location} if location else {}
-    return Response(message.model_dump_json(), status, headers, media_type="application/json")
-
-
-def to_page(page: PageMessage, request: Request) -> Response:
-    """An answer with a page of a list, and the address of the next one in `Link` (RFC 8288)."""
-    answer = to_json(page)
-    if page.next:
-        following = request.url.include_query_params(cursor=page.next).query
-        answer.headers["link"] = f'<?{following}>; rel="next"'
-    return answer
-
-
-def add_predictions(app: FastAPI, service: PredictionService) -> None:
+def add_predictions(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
     """Add the routes."""
-    _add_uploads(app, service)
+    _add_uploads(app, service, jobs)
     _add_stored(app, service)
     _add_images(app, service)
     _add_reviews(app, service)
 
 
-def _add_uploads(app: FastAPI, service: PredictionService) -> None:
+def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
     @app.post(
         "/v1/predictions",
         operation_id="createPredictions",
@@ -69,28 +59,42 @@ def _add_uploads(app: FastAPI, service: PredictionService) -> None:
         status_code=201,
         responses={
             200: {"description": "Predicted; nothing new is stored.", "model": PredictionsMessage},
-            201: {"description": "Predicted and stored. `Location` is given for one file.", "headers": _LOCATION},
-            **problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 503),
+            201: {"description": "Predicted and stored. `Location` is given for one file.", "headers": LOCATION},
+            202: {"description": "The files will be predicted.", "model": JobMessage, "headers": LOCATION},
+            **problems(400, 401, 403, 408, 409, 413, 415, 422, 429, 500, 503),
         },
         openapi_extra=FILES,
         tags=["predictions"],
     )
     @audits("predict")
-    async def predict(request: Request, query: Annotated[PredictionQuery, Query()]) -> Response:
+    async def predict(
+        request: Request,
+        query: Annotated[UploadQuery, Query()],
+        prefer: Annotated[str, Header(max_length=200, description="`respond-async` makes a job of it.")] = "",
+        idempotency_key: IdempotencyKey = "",
+    ) -> Response:
         """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
-        reading = Reading(query.invert, query.any_modality)
-        async with service.budget.receive(request, reading) as images:
-            trail = find_trail(request)
-            answer = await service.predict(images, query, trail.actor)
-        stored = [each for each in answer.predictions if each.href and not each.reused]
-        trail.count, trail.written = len(answer.predictions) - len(stored), len(stored) == len(answer.predictions)
-        status, location = 201 if stored else 200, ""
-        if len(answer.predictions) == len(stored) == 1:
-            location = stored[0].href or ""
+        wanted = PredictionQuery.model_validate(query.model_dump(exclude={"callback"}))
+        later = "respond-async" in (each.partition(";")[0].strip().lower() for each in prefer.split(","))
+        trail = find_trail(request)
+        wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback, trail.actor)
+        if query.callback and not later:
+            detail = "callback: only a job calls it. Send the header Prefer: respond-async, too."
+            raise RequestError(422, detail, code="callback-refused")
+        async with AsyncExitStack() as held:
+            reading = Reading(query.invert, query.any_modality)
+            images = await held.enter_async_context(service.budget.receive(request, reading))
+            reply = await submit(service, jobs, images, wish, held)
+        trail.count, trail.written = reply.unlogged, reply.unlogged == 0
+        headers = {"location": reply.location, "idempotency_replayed": "true" if reply.replayed else ""}
+        if reply.status == 202:
+            return to_json(reply.message, 202, **headers, preference_applied="respond-async", retry_after="1")
         if query.heatmap or query.picture:  # megabytes of text
-            content = await asyncio.to_thread(lambda: answer.model_dump_json().encode())
-            return service.budget.send(content, status, location)
-        return to_json(answer, status, location)
+            content = await asyncio.to_thread(lambda: reply.message.model_dump_json().encode())
+            answer = service.budget.send(content, reply.status)
+            answer.headers.update({name.replace("_", "-"): value for name, value in headers.items() if value})
+            return answer
+        return to_json(reply.message, reply.status, **headers)
 
 
 def _add_stored(app: FastAPI, service: PredictionService) -> None:
@@ -216,14 +220,21 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         operation_id="createReview",
         response_model=ReviewMessage,
         status_code=201,
-        responses={201: {"headers": _LOCATION}, **problems(400, 401, 403, 404, 408, 413, 422, 503)},
+        responses={201: {"headers": LOCATION}, **problems(400, 401, 403, 404, 408, 409, 413, 422, 503)},
         tags=["reviews"],
     )
     @audits("review")
-    async def review(request: Request, prediction_id: Identifier, review: ReviewRequest) -> Response:
+    async def review(
+        request: Request, prediction_id: Identifier, review: ReviewRequest, idempotency_key: IdempotencyKey = ""
+    ) -> Response:
         """Agree or disagree with a prediction. The review is stored before the answer is sent."""
-        stored = await service.stored.review(prediction_id, review, find_caller(request), find_trail(request))
-        return to_json(stored, 201, f"reviews/{stored.number}")
+        key = None
+        if idempotency_key:
+            where, digest = f"reviews of {prediction_id}", idempotency.digest_review(review)
+            key = idempotency.make_key(name_caller(request), where, idempotency_key, digest)
+        answered = await service.stored.review(prediction_id, review, find_caller(request), find_trail(request), key)
+        headers = {"location": answered.location, **({"idempotency-replayed": "true"} if answered.replayed else {})}
+        return Response(answered.content, answered.status, headers, media_type="application/json")
 
     @app.get(
         "/v1/predictions/{id}/reviews/{number}",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alembic.operations import Operations
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 _COLUMNS = """
       at {moment} NOT NULL,

@@ -1,0 +1,63 @@
+"""What becomes of the predictions of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pneumoscope.images.read import ImageBytes
+from pneumoscope.server.batching import Answer
+from pneumoscope.server.messages import PredictionMessage, PredictionsMessage
+from pneumoscope.server.problems import RequestError
+
+
+def reuse(same: PredictionMessage, new: Answer | None, name: str) -> Answer:
+    """The stored prediction of a file, with the pictures of a new one, under the name that the file has now."""
+    if isinstance(new, RequestError):
+        return new
+    pictures = {"heatmap": new.heatmap, "picture": new.picture} if new else {}
+    return same.model_copy(update={**pictures, "name": name, "reused": True})
+
+
+def gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> PredictionsMessage:
+    """The answer to a request.
+
+    Raises:
+        RequestError: 415, 422 or 500, no file can be predicted.
+    """
+    failures = [answer for answer in answers if isinstance(answer, RequestError)]
+    if len(failures) == len(images):
+        if len(failures) == 1:
+            raise failures[0]
+        worst = max(failures, key=lambda failure: failure.status)
+        files = [
+            {"name": image.name, "code": failure.code, "detail": failure.detail}
+            for image, failure in zip(images, failures, strict=True)
+        ]
+        what = "predicted" if worst.status == 500 else "read"
+        details = "; ".join(failure.detail for failure in failures[:5])
+        code = "internal-error" if worst.status == 500 else "files-unreadable"
+        raise RequestError(worst.status, f"None of the files can be {what}: {details}", code=code, files=files)
+    predictions = [
+        PredictionMessage(name=image.name, error=answer.detail, code=answer.code)
+        if isinstance(answer, RequestError)
+        else answer
+        for image, answer in zip(images, answers, strict=True)
+    ]
+    return PredictionsMessage(predictions=predictions)
+
+
+def remove_pictures(message: PredictionsMessage) -> PredictionsMessage:
+    """The same predictions, without megabytes."""
+    plain = [each.model_copy(update={"heatmap": None, "picture": None}) for each in message.predictions]
+    return PredictionsMessage(predictions=plain)
+
+
+def add_pictures(message: PredictionsMessage, answers: Sequence[Answer]) -> PredictionsMessage:
+    """Earlier predictions with the pictures of new ones of the same files."""
+    predictions = [
+        one
+        if isinstance(new, RequestError)
+        else one.model_copy(update={"heatmap": new.heatmap, "picture": new.picture})
+        for one, new in zip(message.predictions, answers, strict=True)
+    ]
+    return PredictionsMessage(predictions=predictions)
