@@ -156,7 +156,7 @@ def test_a_review_that_is_sent_again_is_stored_once(settings: Settings) -> None:
         other = httpx.post(where, json={"agrees": True, "comment": "x"}, headers=key)
         assert (other.status_code, other.json()["code"]) == (422, "key-reused")
         assert len(httpx.get(where).json()["reviews"]) == 1
-        assert 'pneumoscope_reviews_total{agrees="true"} 1.0' in httpx.get(f"{url}/metrics").text
+        assert 'pneumoscope_reviews_total{answer="agree"} 1.0' in httpx.get(f"{url}/metrics").text
 
 
 def test_old_keys_and_jobs_are_forgotten(settings: Settings) -> None:

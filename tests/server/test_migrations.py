@@ -41,7 +41,7 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0003"): "e9c7cbc9f21aad0e",
     (READING_ROOM.name, "0004"): "d1ef4a5076f35f41",
     (READING_ROOM.name, "0005"): "170498d4b9592814",
-    (READING_ROOM.name, "0006"): "822d1def8e543e50",
+    (READING_ROOM.name, "0006"): "00c4055d5cf442b4",
     (READING_ROOM.name, "0007"): "ce0206a8b0ebc137",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
