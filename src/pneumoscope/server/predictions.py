@@ -25,6 +25,7 @@ from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
+from pneumoscope.server.audit import SERVICE, Actor, AuditLog, log_change
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.evidence_scale import find_limit
@@ -82,7 +83,9 @@ class PredictionService:
         self.model = self._describe_model()
         self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
-        self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
+        self.audit = AuditLog(self.store)
+        stored = (self.store, self._kept, self.predictor, self.fingerprint, self.telemetry, self.audit)
+        self.stored = StoredPredictions(*stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None
@@ -95,6 +98,7 @@ class PredictionService:
         warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
         self.batcher.open()
+        self.audit.open()
         if self.settings.keep_for is not None:
             retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
             self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
@@ -108,6 +112,7 @@ class PredictionService:
         for pool in (self._collector, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
+        self.audit.close()
         self.store.close()
 
     async def check_ready(self) -> None:
@@ -153,7 +158,11 @@ class PredictionService:
         )
 
     async def predict(
-        self, images: Sequence[ImageBytes], query: PredictionQuery, since: float | None = None
+        self,
+        images: Sequence[ImageBytes],
+        query: PredictionQuery,
+        since: float | None = None,
+        actor: Actor = SERVICE,
     ) -> list[Answer]:
         """Predict files; an unreadable one is answered with its error.
 
@@ -162,6 +171,7 @@ class PredictionService:
             query: what is wanted.
             since: when an earlier request for the same began that was never answered, in seconds since 1970; what it
                 has stored is used.
+            actor: who sends them, for the audit log.
 
         Raises:
             RequestError: 422, the model has no heatmaps, or pictures of too many images are requested; 429, too many
@@ -182,7 +192,7 @@ class PredictionService:
             known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
-            Job(image, unstored if same else query)
+            Job(image, unstored if same else query, actor=actor)
             for image, same in zip(images, known, strict=True)
             if same is None or pictured
         ]
@@ -282,7 +292,8 @@ class PredictionService:
             for job, record in new:
                 self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
-            self.store.add([record for _, record in new])
+            entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
+            self.store.add([*(record for _, record in new), *entries])
         add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
         return [message for message, _ in answers]
 
