@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
     from pneumoscope.training.train import Run
 
+PERIOD = (now().date() - datetime.timedelta(days=29), 30)
+
 
 def test_drift_is_small_between_equal_distributions_and_large_between_opposite_ones() -> None:
     rng = np.random.default_rng(0)
@@ -78,7 +80,7 @@ def test_shares_are_counted_over_the_images_they_are_about(run: Run) -> None:
     given = ((0, False), (0, True), (1, False), (2, False), (2, True), (5, False))
     reviews = [(records[i], Review(prediction_id=records[i].id, agrees=agrees)) for i, agrees in given]
     number_as_stored(records, [review for _, review in reviews])
-    summary = summarise(records[::-1], reviews[::-1], model, "f" * 64)
+    summary = summarise(records[::-1], reviews[::-1], model, "f" * 64, PERIOD)
     assert (summary["of_this_model"], summary["images"]) == (5, 4)
     assert summary["shares"]["positive"]["value"] == 1 / 3  # of those that are in distribution
     assert summary["shares"]["out_of_distribution"] == {"value": 1 / 4, "n": 4, **interval(1, 4)}
@@ -98,8 +100,8 @@ def test_drift_is_measured_if_there_are_enough_images(run: Run) -> None:
         for i, share in enumerate(shares.tolist())
     ]
     number_as_stored(records, [])
-    assert summarise(records[1:], [], model, "f" * 64)["drift"]["psi"] is None
-    drift = summarise(records, [], model, "f" * 64)["drift"]
+    assert summarise(records[1:], [], model, "f" * 64, PERIOD)["drift"]["psi"] is None
+    drift = summarise(records, [], model, "f" * 64, PERIOD)["drift"]
     index, distance = measure_drift(shares, find_reference(model))
     assert drift["psi"] == pytest.approx(index)
     assert drift["ks_distance"] == pytest.approx(distance)
@@ -133,7 +135,7 @@ def test_monitoring_and_export_mean_the_same_latest_after_a_clock_was_set_back(
         outcomes, reviews = store.list_outcomes(10, period), store.list_reviews(period)
         listed = store.list_predictions(10)
     (row,) = csv.DictReader((tmp_path / "reviews.csv").read_text(encoding="utf-8").splitlines())
-    summary = summarise(outcomes, reviews, load_model(run.model), "f" * 64)
+    summary = summarise(outcomes, reviews, load_model(run.model), "f" * 64, PERIOD)
     assert (row["label"], row["decision"]) == ("NORMAL", "PNEUMONIA")
     assert summary["agreement"]["all"]["value"] == 0
     assert summary["shares"]["uncertain"]["value"] == 0

@@ -169,6 +169,16 @@ class JobRecord(_Base):
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
+class UnreadableFiles(_Base):
+    """How many files could not be read on a day (UTC), by the code of the problem; nothing else is kept of them."""
+
+    __tablename__ = "unreadable_files"
+
+    day: Mapped[str] = mapped_column(sql.String(10), primary_key=True)
+    code: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
+    files: Mapped[int]
+
+
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
@@ -178,6 +188,8 @@ TABLES = Tables(
 _OUTCOME = (
     PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
     PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
+    PredictionRecord.created_at, PredictionRecord.view, PredictionRecord.age, PredictionRecord.sex,
+    PredictionRecord.group, PredictionRecord.format,
 )  # fmt: skip
 
 
