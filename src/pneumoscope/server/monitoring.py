@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION, UNCERTAIN, read_decisions
-from pneumoscope.decisions.ood import OOD
 from pneumoscope.decisions.prediction_sets import PredictionSets
 from pneumoscope.evaluation.decision_summary import measure_rate
 from pneumoscope.models.lineage import find_adaptations
@@ -36,7 +35,7 @@ def summarise(
     Drift is the population stability index (PSI) of the probabilities against the validation images' (above 0.25 counts
     as a change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), next to what it reaches by chance alone, and the largest
     distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than among the validation images shows as
-    drift, too. The OOD scores are compared in the same way.
+    drift, too. The distances behind the OOD scores are compared in the same way.
 
     Args:
         outcomes: predictions of the period.
@@ -53,13 +52,12 @@ def summarise(
         if prediction.fingerprint == fingerprint and review.agrees is not None
     }
     reviewed = list(latest.values())
-    scores = [each.ood_score for each in images if each.ood_score is not None]
     return {
         "of_this_model": len(of_model),
         "images": len(images),
         "shares": measure_shares(images, model),
-        "ood_score": _find_quantiles(scores),
-        "ood_drift": _compare(np.array(scores), find_ood_reference(model)),
+        "ood_score": _find_quantiles([each.ood_score for each in images if each.ood_score is not None]),
+        "ood_drift": _find_ood_drift(images, model),
         "drift": _find_drift([each for each in images if each.decision != OUT_OF_DISTRIBUTION], model),
         "agreement": {
             "all": measure_rate([agrees for _, agrees in reviewed]),
@@ -117,24 +115,16 @@ def find_reference(model: Model) -> NDArray[np.float64]:
     return np.concatenate([1 - negative, positive])
 
 
-def find_ood_reference(model: Model) -> NDArray[np.float64]:
-    """OOD scores of the validation images: distances over their limit; empty where a model has none.
-
-    Where groups have limits of their own, those of the groups' images count, and none if they are not all known.
-    """
+def _find_ood_drift(images: Sequence[Outcome], model: Model) -> dict[str, Any] | None:
+    """Compare distances, because a score is a distance over a limit, and groups have limits of their own."""
     decisions = read_decisions(model)
     if decisions.ood is None:
-        return np.zeros(0)
-    found = [decisions.ood]
-    if own := [group.ood for group in decisions.groups if group.ood is not None]:
-        found = own
-        if sum(map(_count_distances, own)) < _count_distances(decisions.ood):
-            return np.zeros(0)
-    return np.concatenate([np.array(each) / ood.limit for ood in found for each in ood.distances.values()])
-
-
-def _count_distances(ood: OOD) -> int:
-    return sum(map(len, ood.distances.values()))
+        return None
+    limits: dict[Any, float] = {group.name: (group.ood or decisions.ood).limit for group in decisions.groups}
+    distances = [
+        each.ood_score * limits.get(each.group, decisions.ood.limit) for each in images if each.ood_score is not None
+    ]
+    return _compare(np.array(distances), np.concatenate([*map(np.array, decisions.ood.distances.values())]))
 
 
 def _count(sets: PredictionSets) -> int:
