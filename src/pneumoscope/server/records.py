@@ -198,3 +198,13 @@ class JobRecord(Base):
     created_at: Mapped[datetime.datetime] = mapped_column(default_factory=now, index=True)
     finished_at: Mapped[datetime.datetime | None] = mapped_column(default=None)
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
+
+
+class UnreadableFiles(Base):
+    """How many files could not be read on a day (UTC), by the code of the problem; nothing else is kept of them."""
+
+    __tablename__ = "unreadable_files"
+
+    day: Mapped[str] = mapped_column(sql.String(10), primary_key=True)
+    code: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
+    files: Mapped[int]

@@ -25,11 +25,21 @@ from pneumoscope.server.records import (
     PredictionRecord,
     Property,
     Review,
+    UnreadableFiles,
     now,
 )
 from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
-__all__ = ["AnsweredRequest", "AuditEntry", "JobRecord", "PredictionRecord", "Review", "Store", "now"]
+__all__ = [
+    "AnsweredRequest",
+    "AuditEntry",
+    "JobRecord",
+    "PredictionRecord",
+    "Review",
+    "Store",
+    "UnreadableFiles",
+    "now",
+]
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
@@ -39,6 +49,8 @@ TABLES = Tables(
 _OUTCOME = (
     PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
     PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
+    PredictionRecord.created_at, PredictionRecord.view, PredictionRecord.age, PredictionRecord.sex,
+    PredictionRecord.group, PredictionRecord.format,
 )  # fmt: skip
 
 
