@@ -43,6 +43,7 @@ from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage, measure_readers
 from pneumoscope.server.replies import reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
@@ -266,8 +267,16 @@ class PredictionService:
         with self.store.read() as connection:
             return read_node(connection, limit, time.time())
 
+    async def measure_readers(self, days: int) -> ReaderAgreementMessage:
+        """Measure how far readers agree, on predictions of today (UTC) and the days before it."""
+
+        def measure() -> ReaderAgreementMessage:
+            return measure_readers(self.store.list_reviews(_find_start(days)), days)
+
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, measure)
+
     def _summarise(self, days: int) -> MonitoringMessage:
-        since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
+        since = _find_start(days)
         per_day = self.store.count_by_day(since)
         outcomes, reviews = self.store.list_outcomes(_SUMMARISED, since), self.store.list_reviews(since)
         return MonitoringMessage(
@@ -367,6 +376,10 @@ class PredictionService:
             **{name: getattr(prediction, name) for name in _FACTS},
             **{name: getattr(prediction, name) for name in _IDENTIFIERS if self.settings.keep_uids},
         )
+
+
+def _find_start(days: int) -> datetime.datetime:
+    return datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
 
 
 def _describe_use(predictor: Predictor) -> str:

@@ -15,6 +15,7 @@ from pneumoscope.server.openapi import problems
 from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage
 
 
 def add_models(app: FastAPI, service: PredictionService) -> None:
@@ -67,6 +68,18 @@ def add_operations(app: FastAPI, service: PredictionService) -> None:
     async def monitoring(query: Annotated[MonitoringQuery, Query()]) -> Response:
         """Summarise volume, decisions, drift of the probabilities from validation, and agreement with reviewers."""
         message = await service.summarise(query.days)
+        return Response(message.model_dump_json(), media_type="application/json")
+
+    @app.get(
+        "/v1/agreement",
+        operation_id="getAgreement",
+        response_model=ReaderAgreementMessage,
+        responses=problems(401, 403, 422, 503),
+        tags=["operations"],
+    )
+    async def agreement(query: Annotated[MonitoringQuery, Query()]) -> Response:
+        """Measure how far readers agree with each other: Cohen's and Fleiss' kappa, and Krippendorff's alpha."""
+        message = await service.measure_readers(query.days)
         return Response(message.model_dump_json(), media_type="application/json")
 
     @app.get(
