@@ -53,7 +53,7 @@ def test_three_services_on_one_database_lose_nothing_when_one_is_killed(
     kept = tmp_path / "kept"
     with ExitStack() as stack:
         services = [
-            stack.enter_context(run_process(run.model, shared, "--keep-images", str(kept), "--decoders", "1"))
+            stack.enter_context(run_process(run.model, shared, "--keep-images", str(kept), "--decoders", "2"))
             for _ in range(3)
         ]
 

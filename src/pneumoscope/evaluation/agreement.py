@@ -157,8 +157,8 @@ def _find_chance(table: Ints) -> float:
 
 def _scale(observed: Floats, expected: Floats) -> Floats:
     """Agreement beyond chance; nan where chance alone gives all of it."""
-    room = 1 - expected
-    scaled: Floats = np.divide(observed - expected, room, out=np.full_like(room, np.nan), where=room > 1e-12)
+    rest = 1 - expected
+    scaled: Floats = np.divide(observed - expected, rest, out=np.full_like(rest, np.nan), where=rest > 1e-12)
     return scaled
 
 
