@@ -5,6 +5,7 @@ import { pick, select } from "./image.js";
 import { keep } from "./kept.js";
 import { lose } from "./outage.js";
 import { showFile } from "./pictures.js";
+import { findName } from "./reader.js";
 import { call, Lost } from "./service.js";
 import { $, announce, create, makeChip, nextKey, round, showTime, state } from "./state.js";
 
@@ -13,7 +14,7 @@ const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 export async function openEarlier() {
   if (!$("earlier").open) return;
   try {
-    const { predictions } = await (await call("v1/predictions?limit=100")).json();
+    const { predictions } = await (await call(`v1/predictions?limit=100${$("earlier-which").value}${$("earlier-which").value.includes("second") ? `&reader=${encodeURIComponent(findName())}` : ""}`)).json();
     $("no-earlier").hidden = predictions.length > 0;
     $("earlier-list").replaceChildren(...predictions.map(makeItem));
   } catch (problem) {
@@ -59,4 +60,5 @@ $("again").addEventListener("change", async (event) => {
 document.addEventListener("selected", () => { $("again-why").textContent = ""; });
 
 $("earlier").addEventListener("toggle", openEarlier);
+$("earlier-which").addEventListener("change", openEarlier);
 document.addEventListener("reviewed", openEarlier);
