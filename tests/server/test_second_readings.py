@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from services import Process, draw, run_thread
-from test_audit import add_tokens
+from test_audit_log import add_tokens
 from test_store import make_record
 
 from pneumoscope.server.callers import Caller
