@@ -15,6 +15,8 @@ from pneumoscope.errors import UsageError
 from pneumoscope.evaluation.intervals.bootstrap import resample
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, Floats, Ints, wilson_interval
 
+_FEWEST = 10  # patients, below which percentiles of resamples say too little
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -41,8 +43,9 @@ def measure_cohen_kappa(
 ) -> Agreement:  # fmt: skip
     """Cohen's kappa (1960) of two readers.
 
-    The interval is that between the percentiles of resampled patients. Where all ratings are equal it has no width, so
-    Wilson's lower end of the share of equal ratings, with one trial a patient, is put in its place.
+    The interval is that between the percentiles of resampled patients, of whom there must be ten. Where all ratings are
+    equal it has no width, so Wilson's lower end of the share of equal ratings, with one trial a patient, is put in its
+    place.
 
     Args:
         first: (N,) classes by one reader; images with None, as in `second`, do not count.
@@ -125,7 +128,7 @@ def _measure(
         by_chance = _find_chance(table)
         worst = wilson_interval(1.0, len(numbers), CONFIDENCE)[0]
         low, high = (worst - by_chance) / (1 - by_chance), 1.0
-    elif len(numbers) > 1:
+    elif len(numbers) >= _FEWEST:
         drawn = np.concatenate([statistic(table, weights) for weights in resample(clusters, resamples, seed)])
         drawn = drawn[~np.isnan(drawn)]
         if len(drawn):

@@ -34,7 +34,11 @@ function days(volume, count) {
   return list;
 }
 
-const coefficient = (found) => (found.value === null ? "–" : `${found.value.toFixed(2)}${found.low === null ? "" : ` (${found.low.toFixed(2)} to ${found.high.toFixed(2)})`}`);
+function makeCoefficient({ value, low, high }) {
+  const cell = make("td", { class: "number" }, value === null ? "–" : value.toFixed(2));
+  if (low !== null) cell.append(make("br"), `${low.toFixed(2)} to ${high.toFixed(2)}`);
+  return cell;
+}
 
 function showReaders({ pairs, fleiss, alpha, unnamed }) {
   const rows = pairs.map((pair) => [`Cohen's kappa: ${pair.first}, ${pair.second}`, pair]);
@@ -42,7 +46,7 @@ function showReaders({ pairs, fleiss, alpha, unnamed }) {
   if (alpha.images) rows.push(["Krippendorff's alpha: all images with two readings", alpha]);
   $("readers").replaceChildren(...rows.map(([what, found]) => {
     const row = make("tr");
-    row.append(make("th", { scope: "row" }, what), make("td", { class: "number" }, String(found.images)), make("td", { class: "number" }, percent(found.agreed)), make("td", { class: "number" }, coefficient(found)));
+    row.append(make("th", { scope: "row" }, what), make("td", { class: "number" }, String(found.images)), make("td", { class: "number" }, percent(found.agreed)), makeCoefficient(found));
     return row;
   }));
   $("no-readers").hidden = rows.length > 0;
