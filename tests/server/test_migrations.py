@@ -43,6 +43,7 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0005"): "170498d4b9592814",
     (READING_ROOM.name, "0006"): "00c4055d5cf442b4",
     (READING_ROOM.name, "0007"): "d9a6db2c9024553e",
+    (READING_ROOM.name, "0008"): "354ba6b468395b9a",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}

@@ -92,6 +92,13 @@ class Settings:
         float, Interval(ge=0, le=1000), Flag("Milliseconds that an image may wait for others to share a batch.")
     ] = 5.0
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
+    shadow_model: Annotated[
+        str | Path | None,
+        Flag("A second model. Its predictions are kept, not shown; the monitoring page compares both."),
+    ] = None
+    canary: Annotated[
+        float, Interval(ge=0, le=1), Flag("Share of the images that the second model answers for, from 0 to 1.")
+    ] = 0.0
     monitoring_days: Annotated[
         int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
     ] = 30
@@ -204,6 +211,8 @@ class Settings:
             check_readable(self.tokens)
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
+        if self.canary and self.shadow_model is None:
+            raise UsageError("no effect without `shadow_model`, which answers for this share.", "canary")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
         root = self.root

@@ -8,24 +8,21 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
 from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
+from pneumoscope.server.tables import Base
 
 
-class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    type_annotation_map: ClassVar[dict[Any, Any]] = {list[str]: sql.JSON, dict[str, float]: sql.JSON}
-
-
-class _Property(_Base):
+class _Property(Base):
     """A property of the database itself: the secret behind its pseudonyms, and a version for earlier versions."""
 
     __tablename__ = "properties"
@@ -34,7 +31,7 @@ class _Property(_Base):
     value: Mapped[str] = mapped_column(sql.Text)
 
 
-class Review(_Base):
+class Review(Base):
     """What a reviewer says about a prediction.
 
     Attributes:
@@ -60,7 +57,7 @@ class Review(_Base):
             self.answer = {True: "agree", False: "disagree", None: "comment"}[self.agrees]
 
 
-class PredictionRecord(_Base):
+class PredictionRecord(Base):
     """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
 
     Attributes:
@@ -113,7 +110,7 @@ class PredictionRecord(_Base):
     reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
 
 
-class AnsweredRequest(_Base):
+class AnsweredRequest(Base):
     """A request with an Idempotency-Key, and its answer once there is one.
 
     Attributes:
@@ -135,7 +132,7 @@ class AnsweredRequest(_Base):
     content: Mapped[str] = mapped_column(sql.Text, default="")
 
 
-class JobRecord(_Base):
+class JobRecord(Base):
     """Files that are predicted while the caller does not wait.
 
     Attributes:
@@ -169,21 +166,11 @@ class JobRecord(_Base):
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
-class UnreadableFiles(_Base):
-    """How many files could not be read on a day (UTC), by the code of the problem; nothing else is kept of them."""
-
-    __tablename__ = "unreadable_files"
-
-    day: Mapped[str] = mapped_column(sql.String(10), primary_key=True)
-    code: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
-    files: Mapped[int]
-
-
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
-    "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
+    "the reading room", Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
 )
 _OUTCOME = (
     PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
@@ -240,7 +227,7 @@ class Store(AbstractContextManager["Store"]):
             return known.get(reason, reason)
         return ""
 
-    def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
+    def add(self, records: Sequence[Base]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
         with self._begin() as session:
             session.add_all(records)

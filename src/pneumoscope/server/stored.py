@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
 from pneumoscope.server.idempotency import Answered, Key, add_review
 from pneumoscope.server.image_reviews import add_image_reviews
@@ -29,6 +28,7 @@ from pneumoscope.server.messages import (
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import Reviewed
 from pneumoscope.server.reviews import find_label
+from pneumoscope.server.served import ServedModel
 from pneumoscope.server.store import PredictionRecord, Review, Store
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
@@ -56,16 +56,23 @@ class StoredPredictions:
     Args:
         store: the database.
         kept: the kept images, where there are any.
-        predictor: the model that is served.
-        fingerprint: of this model.
+        models: that are served.
+        choose: the model that answers for a file, by its SHA-256.
         telemetry: counts reviews.
     """
 
     def __init__(
-        self, store: Store, kept: KeptImages | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
+        self,
+        store: Store,
+        kept: KeptImages | None,
+        models: Sequence[ServedModel],
+        choose: Callable[[str], ServedModel],
+        telemetry: Telemetry,
     ) -> None:
-        self.store, self.fingerprint = store, fingerprint
-        self._kept, self._predictor, self._telemetry = kept, predictor, telemetry
+        self.store, self._choose = store, choose
+        self._models = {model.fingerprint: model for model in models}
+        self._labels = models[0].predictor.model.labels
+        self._kept, self._telemetry = kept, telemetry
         self._threads = ThreadPoolExecutor(4, "database")
 
     def close(self) -> None:
@@ -80,10 +87,10 @@ class StoredPredictions:
         """The message of a stored prediction."""
         record = found.record
         columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
-        own = record.fingerprint == self.fingerprint
+        model = self._models.get(record.fingerprint)
         return PredictionMessage(
             **columns,
-            explanation=explain_decision(record, self._predictor) if own else None,
+            explanation=explain_decision(record, model.predictor) if model else None,
             href=f"predictions/{record.id}",
             image_kept=self._kept is not None and self._kept.has(record.sha256, record.format),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
@@ -122,7 +129,9 @@ class StoredPredictions:
 
         def find() -> list[PredictionMessage | None]:
             keys = [
-                queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
+                queries.Key(digest, self._choose(digest).fingerprint, each.reading)
+                for each in images
+                for digest in [hashlib.sha256(each.content).hexdigest()]
             ]
             found = queries.find_same(self.store, keys, since)
             messages = [self.to_message(found[key]) if key in found else None for key in keys]
@@ -171,7 +180,7 @@ class StoredPredictions:
             RequestError: 404, there is no such prediction; 422, see `find_label`, or the key was used otherwise.
         """
         record = (await self.find(prediction_id)).record
-        label = find_label(record, request, self._predictor.model.labels)
+        label = find_label(record, request, self._labels)
         review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
         if key is not None:
             answered = await self.call(add_review, self.store, key, review)

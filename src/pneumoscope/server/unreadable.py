@@ -9,7 +9,8 @@ from collections import Counter
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pneumoscope.server.store import Store, UnreadableFiles, now
+from pneumoscope.server.store import Store, now
+from pneumoscope.server.tables import UnreadableFiles
 
 
 class UnreadableCounts:
