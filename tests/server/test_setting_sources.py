@@ -59,7 +59,7 @@ def test_every_setting_has_a_key_a_variable_and_unless_it_is_a_secret_a_flag(nam
         "user_header": "X-U", "email_header": "X-E", "groups_header": "X-G", "group_roles": "*=read",
         "database": "a.db", "keep_images": "kept", "keep_names": False, "keep_uids": False, "refuse_out_of_scope": True,
         "device": "cpu", "decoders": 2, "keep_for": "30d", "upgrade": True, "monitoring_days": 7,
-        "shadow_model": "runs/y", "canary": 0.5,
+        "shadow_model": "runs/y", "canary": 0.5, "renew_self_check": True,
     }  # fmt: skip
     if name in ("token_file", "tokens"):
         (tmp_path / "file").write_text(TOKEN if name == "token_file" else '{"version": 1, "salt": "x"}')

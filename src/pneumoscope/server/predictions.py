@@ -35,6 +35,7 @@ from pneumoscope.server.problems import RequestError, log_internal_error, logger
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.second_model import SecondModel, copy_extract
+from pneumoscope.server.self_check import check_model
 from pneumoscope.server.served import ServedModel, open_model
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store
@@ -90,6 +91,7 @@ class PredictionService:
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None
+        self._mismatch = ""
         self._deleting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -98,6 +100,8 @@ class PredictionService:
         blank = np.zeros((1, 3, side, side), np.float32)
         warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
+        for model in self.models:
+            self._mismatch += await asyncio.to_thread(check_model, self.store, model, self.settings.renew_self_check)
         self.batcher.open()
         if self.second is not None:
             self.second.open()
@@ -128,6 +132,8 @@ class PredictionService:
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
+        if self._mismatch:
+            raise RequestError(503, f"The self-check failed: {self._mismatch}")
         if self._decoders.occupied:
             raise RequestError(503, "Images that take long are being decoded. Others take longer than usual.")
         if self._check is None or self._check.done():  # those who ask at once share an answer

@@ -99,6 +99,9 @@ class Settings:
     canary: Annotated[
         float, Interval(ge=0, le=1), Flag("Share of the images that the second model answers for, from 0 to 1.")
     ] = 0.0
+    renew_self_check: Annotated[
+        bool, Flag("Let what the model says of simulated images now be what later starts are compared with.")
+    ] = False
     monitoring_days: Annotated[
         int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
     ] = 30
