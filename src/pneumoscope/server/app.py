@@ -23,13 +23,14 @@ from pneumoscope.server.identity import add_identity
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
-from pneumoscope.server.predictions import INTENDED_USE, PredictionService
+from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError, logger, to_internal_error, to_validation_error
 from pneumoscope.server.routes.audit import add_audit
 from pneumoscope.server.routes.jobs import add_jobs
 from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
 from pneumoscope.server.security import SecurityMiddleware
+from pneumoscope.server.served import INTENDED_USE
 from pneumoscope.server.settings import Settings
 
 

@@ -208,3 +208,18 @@ class UnreadableFiles(Base):
     day: Mapped[str] = mapped_column(sql.String(10), primary_key=True)
     code: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
     files: Mapped[int]
+
+
+class ShadowPrediction(Base):
+    """What another model than the one that answered says of the same image; deleted with the prediction."""
+
+    __tablename__ = "shadow_predictions"
+
+    prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(sql.String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(sql.Text)
+    decision: Mapped[str] = mapped_column(sql.Text)
+    predicted_label: Mapped[str] = mapped_column(sql.Text)
+    probabilities: Mapped[dict[str, float]]
+    ood_score: Mapped[float | None] = mapped_column(sql.Double)
+    created_at: Mapped[datetime.datetime]

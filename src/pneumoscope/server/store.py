@@ -105,7 +105,7 @@ class Store(AbstractContextManager["Store"]):
         """Give a study's pseudonym, for the audit log; None where it has no UID."""
         return compute_pseudonym(self._secret, f"study {uid}") if uid else None
 
-    def add(self, records: Sequence[PredictionRecord | Review | AuditEntry]) -> None:
+    def add(self, records: Sequence[Base]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
         with self._begin() as session:
             session.add_all(records)

@@ -1,6 +1,7 @@
 // Whether the model in use still works as intended.
 
 import { card, make } from "./elements.js";
+import { showComparison } from "./comparison.js";
 import { call } from "./service.js";
 import { interval, percent, showGroups, showSeries } from "./trends.js";
 
@@ -75,6 +76,7 @@ async function show() {
   showSeries($("trends"), $("parts"), summary);
   showGroups($("groups"), summary.groups);
   $("pooled").textContent = summary.min_pooled;
+  showComparison($("comparison"), summary.second_model);
   showDrift(summary.drift);
   showOodDrift(summary.ood_drift);
   $("agreement").replaceChildren(...Object.entries(summary.agreement).map(([name, share]) => {

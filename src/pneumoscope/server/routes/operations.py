@@ -23,17 +23,18 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
 
     @app.get("/v1/models", operation_id="listModels", responses=problems(401, 403), tags=["models"])
     async def list_models() -> list[ModelMessage]:
-        """Describe the model that is served, and whom it is meant for."""
-        return [service.model]
+        """Describe the models that are served, and whom they are meant for; a second one may answer for some images."""
+        return [model.message for model in service.models]
 
     @app.get("/v1/models/{name}", operation_id="getModel", responses=problems(401, 403, 404, 422), tags=["models"])
     async def get_model(
         name: Annotated[str, Path(max_length=200, description="A name or fingerprint.")],
     ) -> ModelMessage:
         """Describe a model by its name or its fingerprint."""
-        if name not in (service.model.name, service.model.fingerprint):
-            raise RequestError(404, f"No such model is served; {service.model.name} is.", code="model-not-found")
-        return service.model
+        for model in service.models:
+            if name in (model.name, model.fingerprint):
+                return model.message
+        raise RequestError(404, f"No such model is served; {service.model.name} is.", code="model-not-found")
 
     @app.get("/v1/examples", operation_id="listExamples", responses=problems(401, 403), tags=["examples"])
     async def list_examples() -> list[ExampleMessage]:
