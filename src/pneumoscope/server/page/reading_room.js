@@ -12,6 +12,7 @@ import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
+import "./strip.js";
 import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
@@ -114,6 +115,7 @@ async function send(image) {
     } else fail(image, problem.message);
   }
   if (image.state !== "waiting") keep(image);
+  announce("answered");
   if (image === state.current || (!state.current && image.state !== "waiting")) select(image);
 }
 
