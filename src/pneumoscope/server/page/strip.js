@@ -79,8 +79,9 @@ async function lookUp({ patient }) {
 function makeThumbnail(image) {
   const words = describeImage(image);
   const canvas = create("canvas", { width: 54, height: 72, "aria-hidden": "true" });
-  const show = create("button", { type: "button", class: "thumb", title: `${image.name}\n${[words, ...image.warnings].join("\n")}` },
-    canvas, create("span", {}, words, ...(image.warnings.length ? [create("span", { class: "warned", role: "img", "aria-label": `Warning: ${image.warnings.join(" ")}` }, "⚠")] : [])));
+  const show = create("button", { type: "button", class: "thumb", title: `${image.name}\n${[words.join(" · "), ...image.warnings].join("\n")}` },
+    canvas, ...words.slice(1).map((date) => create("span", {}, date)));
+  canvas.after(create("span", {}, words[0], ...(image.warnings.length ? [create("span", { class: "warned", role: "img", "aria-label": `Warning: ${image.warnings.join(" ")}` }, "⚠")] : [])));
   const beside = create("button", { type: "button", class: "beside", "aria-pressed": "false", "aria-label": `Show ${image.name} beside` }, "Beside");
   show.addEventListener("click", () => { addToList(image); select(image); });
   beside.addEventListener("click", () => (compared() === image ? close() : choose(image)));

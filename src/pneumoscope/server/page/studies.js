@@ -90,11 +90,11 @@ export const listViews = (images) => [...new Set(images.map((image) => image.vie
 
 export function describeStudy({ date, accession, images, patient, earlier }) {
   const known = images.some((image) => image.view);
-  const parts = [`${date ?? "No date"}${earlier ? " (earlier)" : ""}`, accession, known && listViews(images)].filter(Boolean);
+  const parts = [`${date ?? "No date"}${earlier ? " (earlier)" : ""}`, known && listViews(images), accession].filter(Boolean);
   const reviewed = images.filter(isReviewed).length;
   const worst = [...images].sort((a, b) => WORST.indexOf(kindOf(a)) - WORST.indexOf(kindOf(b)))[0];
   const title = [...parts, patient && `patient ${patient} (pseudonym)`, `${images.length} ${images.length === 1 ? "image" : "images"}`].filter(Boolean).join("\n");
   return { words: parts.join(" · "), title, reviewed: `${reviewed} of ${images.length}`, complete: reviewed === images.length, worst };
 }
 
-export const describeImage = ({ view, date, name }) => [view || "View unknown", date].filter(Boolean).join(" · ") || name;
+export const describeImage = ({ view, date, name }) => (view || date ? [view || "View unknown", date || "No date"] : [name]);
