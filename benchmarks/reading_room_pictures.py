@@ -59,9 +59,9 @@ def serve(model: Path, folder: Path) -> Iterator[str]:
     """A service with an empty database."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "pneumoscope", "serve", "--model", model, "--port", str(port)]
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--model", str(model), "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--database", folder / "pictures.sqlite", "--keep-images", folder / "kept"],
+        [*command, "--database", str(folder / "pictures.sqlite"), "--keep-images", str(folder / "kept")],
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -102,6 +102,7 @@ def select(page: Page, name: str) -> None:
     page.locator("#search").fill("")
     page.locator("#search").blur()
     expect(page.locator("#caption")).to_contain_text("zoom", timeout=60_000)
+    page.locator(".stage").evaluate("stage => { if (innerWidth < 700) stage.scrollIntoView(); }")
     page.wait_for_timeout(2000)  # thumbnails
 
 

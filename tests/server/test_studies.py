@@ -150,7 +150,7 @@ def test_a_lateral_is_beside_its_frontal_and_says_that_it_is_out_of_scope(servic
             }""",
             arg=place,
         )
-    items.nth(2).get_by_role("button", name="Show one-old.dcm beside").press("Enter")
+    items.nth(2).get_by_role("button", name="Beside: PA, 2024-01-05").press("Enter")
     expect_beside(page, "one-old.dcm")
     items.nth(1).locator(".thumb").press("Enter")
     playwright.expect(page.locator("#screen .top-left")).to_contain_text("one-ll.dcm")
@@ -300,8 +300,10 @@ def test_a_long_list_of_studies_has_few_rows(service: Process, open_page: Any) -
       const { state, announce, nextKey } = await import("./page/state.js");
       for (let i = 0; i < 5000; i++) {
         state.images.push({
-          key: nextKey(), state: "done", id: `${i}`, name: `image-${i}.dcm`, decision: "NORMAL", probability: (i * 7919 % 5000) / 5000,
-          probabilities: {}, prediction_set: [], ood_score: 0.5, warnings: [], reviews: [], explanation: "", width: 9, height: 9, format: "DICOM",
+          key: nextKey(), state: "done", id: `${i}`, name: `image-${i}.dcm`, decision: "NORMAL",
+          probability: (i * 7919 % 5000) / 5000,
+          probabilities: {}, prediction_set: [], ood_score: 0.5, warnings: [], reviews: [], explanation: "",
+          width: 9, height: 9, format: "DICOM",
           patient: `${i % 1200}`, study_uid: `1.${i % 2400}`, date: "2026-01-01", view: i % 2 ? "PA" : "LL",
         });
       }

@@ -47,6 +47,8 @@ function findPartner(image) {
 
 // ---- what the service has stored of a patient ----
 
+const lookUpSoon = (image) => setTimeout(() => { if (state.current === image) lookUp(image); }, 150); // not for those passed by
+
 async function lookUp({ patient }) {
   if (!patient || stored.has(patient)) return;
   const found = { images: [], without: 0, more: false };
@@ -82,7 +84,7 @@ function makeThumbnail(image) {
   const show = create("button", { type: "button", class: "thumb", title: `${image.name}\n${[words.join(" · "), ...image.warnings].join("\n")}` },
     canvas, ...words.slice(1).map((date) => create("span", {}, date)));
   canvas.after(create("span", {}, words[0], ...(image.warnings.length ? [create("span", { class: "warned", role: "img", "aria-label": `Warning: ${image.warnings.join(" ")}` }, "⚠")] : [])));
-  const beside = create("button", { type: "button", class: "beside", "aria-pressed": "false", "aria-label": `Show ${image.name} beside` }, "Beside");
+  const beside = create("button", { type: "button", class: "beside", "aria-pressed": "false", title: `Shows ${image.name} on the right`, "aria-label": `Beside: ${words.join(", ")}` }, "Beside");
   show.addEventListener("click", () => { addToList(image); select(image); });
   beside.addEventListener("click", () => (compared() === image ? close() : choose(image)));
   const item = create("li", {}, show, beside);
@@ -197,7 +199,7 @@ document.addEventListener("selected", () => {
   const { current } = state;
   if (current.state === "done") {
     if (keyOf(current) !== declined) declined = null;
-    lookUp(current);
+    lookUpSoon(current);
   }
   update();
 });

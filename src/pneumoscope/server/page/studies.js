@@ -97,4 +97,4 @@ export function describeStudy({ date, accession, images, patient, earlier }) {
   return { words: parts.join(" · "), title, reviewed: `${reviewed} of ${images.length}`, complete: reviewed === images.length, worst };
 }
 
-export const describeImage = ({ view, date, name }) => (view || date ? [view || "View unknown", date || "No date"] : [name]);
+export const describeImage = ({ view, date }) => [view || "View unknown", date || "No date"];
