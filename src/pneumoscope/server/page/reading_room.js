@@ -12,7 +12,7 @@ import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
-import "./strip.js";
+import { keyOf } from "./studies.js";
 import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
@@ -72,6 +72,11 @@ async function refreshReviews() { // others may have reviewed the same images si
   for (const image of before) if (byId.has(image.id)) image.reviews = takeReviews(byId.get(image.id));
   announce("reviewed");
 }
+
+let strip = null; // comes with the first image whose study is known: the first view does not need it
+document.addEventListener("selected", () => {
+  if (keyOf(state.current) !== null) strip ??= import("./strip.js").catch(() => { strip = null; }); // the next one asks again
+});
 
 // ---- adding images ----
 

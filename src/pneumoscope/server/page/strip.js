@@ -195,14 +195,16 @@ function turn(by, second) { // the wheel goes through the images of the strip
 let due = null;
 const updateSoon = () => { due ??= setTimeout(() => { due = null; update(); }, 300); }; // many images may be answered at once
 
-document.addEventListener("selected", () => {
+function show() {
   const { current } = state;
-  if (current.state === "done") {
+  if (current?.state === "done") {
     if (keyOf(current) !== declined) declined = null;
     lookUpSoon(current);
   }
   update();
-});
+}
+
+document.addEventListener("selected", show);
 document.addEventListener("listed", update);
 document.addEventListener("answered", updateSoon);
 document.addEventListener("compared", () => {
@@ -218,3 +220,4 @@ $("side-by-side").addEventListener("change", (event) => {
   declined = null;
   arrange();
 });
+show();

@@ -92,7 +92,7 @@ export function describeStudy({ date, accession, images, patient, earlier }) {
   const known = images.some((image) => image.view);
   const parts = [`${date ?? "No date"}${earlier ? " (earlier)" : ""}`, known && listViews(images), accession].filter(Boolean);
   const reviewed = images.filter(isReviewed).length;
-  const worst = [...images].sort((a, b) => WORST.indexOf(kindOf(a)) - WORST.indexOf(kindOf(b)))[0];
+  const worst = images.filter(({ decision }) => decision).sort((a, b) => WORST.indexOf(kindOf(a)) - WORST.indexOf(kindOf(b)))[0];
   const title = [...parts, patient && `patient ${patient} (pseudonym)`, `${images.length} ${images.length === 1 ? "image" : "images"}`].filter(Boolean).join("\n");
   return { words: parts.join(" · "), title, reviewed: `${reviewed} of ${images.length}`, complete: reviewed === images.length, worst };
 }

@@ -65,7 +65,7 @@ function fillRow(row, item) {
 
 function fillStudy(row, study) {
   const { words, title, reviewed, complete, worst } = describeStudy(study);
-  const look = [words, title, reviewed, worst.decision].join("\n");
+  const look = [words, title, reviewed, worst?.decision].join("\n");
   if (row.look === look) return;
   row.look = look;
   row.title = title;
@@ -73,7 +73,7 @@ function fillStudy(row, study) {
   first.dataset.heading = words;
   number.textContent = reviewed;
   number.setAttribute("aria-label", `${reviewed} reviewed`);
-  decision.replaceChildren(makeChip(worst));
+  decision.replaceChildren(worst ? makeChip(worst) : ""); // none if all answers are withheld
   mark.textContent = complete ? "✓" : "";
 }
 
