@@ -19,6 +19,7 @@ PROBLEMS = {
     "token-missing": ProblemType(401, "The token is missing or wrong", "Send `Authorization: Bearer TOKEN`."),
     "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
+    "reviewer-differs": ProblemType(403, "A review in another name than the caller's", "Omit `reviewer`."),
     "not-found": ProblemType(404, "There is nothing at this address", "See `/docs`."),
     "prediction-not-found": ProblemType(404, "No prediction has this id", "It may have been deleted."),
     "review-not-found": ProblemType(404, "The prediction has no such review", "List its reviews."),

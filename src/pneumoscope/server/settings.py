@@ -92,6 +92,9 @@ class Settings:
         float, Interval(ge=0, le=1000), Flag("Milliseconds that an image may wait for others to share a batch.")
     ] = 5.0
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
+    monitoring_days: Annotated[
+        int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
+    ] = 30
     token: Annotated[str | None, Flag("A token that callers may send; it may do everything.", ACCESS, given=False)] = (
         field(default=None, repr=False)
     )

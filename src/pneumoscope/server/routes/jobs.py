@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Response
 
+from pneumoscope.server.audit import audits
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.messages import NO_NUL, JobMessage
 from pneumoscope.server.openapi import problems
@@ -25,6 +26,7 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
         },
         tags=["predictions"],
     )
+    @audits("view_job")
     async def get_job(job_id: Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL)]) -> Response:
         """Get a job, made by `POST /v1/predictions` with `Prefer: respond-async`; jobs are kept for a day."""
         job = await jobs.find(job_id)

@@ -12,6 +12,8 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from pneumoscope.images.read import Reading
 from pneumoscope.server import idempotency
+from pneumoscope.server.audit import audits, find_trail
+from pneumoscope.server.callers import find_caller
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.kept_images import MEDIA_TYPES
 from pneumoscope.server.messages import (
@@ -64,6 +66,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         openapi_extra=FILES,
         tags=["predictions"],
     )
+    @audits("predict")
     async def predict(
         request: Request,
         query: Annotated[UploadQuery, Query()],
@@ -73,7 +76,8 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
         wanted = PredictionQuery.model_validate(query.model_dump(exclude={"callback"}))
         later = "respond-async" in (each.partition(";")[0].strip().lower() for each in prefer.split(","))
-        wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback)
+        trail = find_trail(request)
+        wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback, trail.actor)
         if query.callback and not later:
             detail = "callback: only a job calls it. Send the header Prefer: respond-async, too."
             raise RequestError(422, detail, code="callback-refused")
@@ -81,6 +85,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
             reading = Reading(query.invert, query.any_modality)
             images = await held.enter_async_context(service.budget.receive(request, reading))
             reply = await submit(service, jobs, images, wish, held)
+        trail.count, trail.written = reply.unlogged, reply.unlogged == 0
         headers = {"location": reply.location, "idempotency_replayed": "true" if reply.replayed else ""}
         if reply.status == 202:
             return to_json(reply.message, 202, **headers, preference_applied="respond-async", retry_after="1")
@@ -100,9 +105,14 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_predictions")
     async def list_predictions(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
         """List stored predictions with the latest of their reviews, the newest first."""
-        return to_page(await service.stored.list_predictions(query), request)
+        trail = find_trail(request)
+        trail.patient, trail.study = query.patient, service.store.pseudonymise_study(query.study)
+        page = await service.stored.list_predictions(query)
+        trail.count = len(page.predictions)
+        return to_page(page, request)
 
     @app.get(
         "/v1/predictions/{id}",
@@ -111,6 +121,7 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
+    @audits("view_prediction")
     async def get_prediction(prediction_id: Identifier) -> Response:
         """Get a stored prediction with the latest of its reviews."""
         return to_json(service.stored.to_message(await service.stored.find(prediction_id)))
@@ -123,9 +134,10 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
-    async def delete_prediction(prediction_id: Identifier) -> Response:
+    @audits("delete")
+    async def delete_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Delete a prediction, its reviews, and its kept image unless another prediction is of the same file."""
-        await service.stored.delete(prediction_id)
+        await service.stored.delete(prediction_id, find_trail(request))
         return Response(status_code=204)
 
     @app.get(
@@ -135,9 +147,12 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_studies")
     async def list_studies(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
         """List the studies of stored predictions; those that came last are first."""
-        return to_page(await service.stored.list_studies(query), request)
+        page = await service.stored.list_studies(query)
+        find_trail(request).count = sum(study.predictions for study in page.studies)
+        return to_page(page, request)
 
 
 def _add_images(app: FastAPI, service: PredictionService) -> None:
@@ -148,6 +163,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {**_PNG["content"], **_FILE_TYPES}}, **problems(401, 403, 404, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_image")
     async def image(
         prediction_id: Identifier, query: Annotated[ImageQuery, Query()], accept: Annotated[str, Header()] = "*/*"
     ) -> Response:
@@ -169,6 +185,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: _PNG, **problems(401, 403, 404, 409, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_evidence")
     async def evidence(prediction_id: Identifier) -> Response:
         """Get the evidence as colours to lay over the image; it is computed from the kept image.
 
@@ -191,6 +208,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     async def list_reviews(
         request: Request, prediction_id: Identifier, query: Annotated[PageQuery, Query()]
     ) -> Response:
@@ -205,6 +223,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses={201: {"headers": LOCATION}, **problems(400, 401, 403, 404, 408, 409, 413, 422, 503)},
         tags=["reviews"],
     )
+    @audits("review")
     async def review(
         request: Request, prediction_id: Identifier, review: ReviewRequest, idempotency_key: IdempotencyKey = ""
     ) -> Response:
@@ -213,7 +232,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         if idempotency_key:
             where, digest = f"reviews of {prediction_id}", idempotency.digest_review(review)
             key = idempotency.make_key(name_caller(request), where, idempotency_key, digest)
-        answered = await service.stored.review(prediction_id, review, key)
+        answered = await service.stored.review(prediction_id, review, find_caller(request), find_trail(request), key)
         headers = {"location": answered.location, **({"idempotency-replayed": "true"} if answered.replayed else {})}
         return Response(answered.content, answered.status, headers, media_type="application/json")
 
@@ -224,6 +243,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     async def get_review(
         prediction_id: Identifier, number: Annotated[int, Path(ge=1, lt=2**31, description="Of a review.")]
     ) -> Response:
