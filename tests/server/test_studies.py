@@ -203,8 +203,9 @@ def test_earlier_images_without_a_picture_are_counted(service: Process, open_pag
     page = open_page(f"{service.url}/")
     add(page, make_file("here.dcm", "p31"))
     select(page, "here.dcm")
-    playwright.expect(page.locator("#strip-note")).to_have_text("1 more without a kept image.")
+    playwright.expect(page.locator("#strip-note")).to_have_text("1 more of this patient without a kept image.")
     playwright.expect(page.locator("#screen-2")).to_be_hidden()
+    playwright.expect(page.locator("#strip")).to_be_hidden()  # the image keeps its place
 
 
 def test_the_wheel_goes_through_the_images_of_a_study_if_the_reader_wants_it(service: Process, open_page: Any) -> None:

@@ -112,8 +112,7 @@ function update() {
   const done = current?.state === "done" && keyOf(current) !== null;
   const images = done ? [...listStudy(current), ...listOthers(current)] : [];
   const found = done ? stored.get(current.patient) : null;
-  $("strip").hidden = images.length < 2 && !found?.without;
-  for (const id of ["strip-list", "side-by-side-row"]) $(id).hidden = images.length < 2;
+  $("strip").hidden = images.length < 2;
   const look = images.map(({ key, warnings, name }) => [key, warnings, name].join()).join("\n");
   if (look !== filled) {
     filled = look;
@@ -128,7 +127,7 @@ function update() {
     }
   }
   shown = images;
-  const left = [found?.without && `${found.without} more without a kept image.`, found?.more && "Only the latest 300 predictions were looked at."];
+  const left = [found?.without && `${found.without} more of this patient without a kept image.`, found?.more && "Only the latest 300 predictions were looked at."];
   $("strip-note").textContent = left.filter(Boolean).join(" ");
   mark();
   arrange();
