@@ -77,6 +77,16 @@ class ListQuery(PageQuery):
         default=None, max_length=200, pattern=NO_NUL, description="A model's name or fingerprint."
     )
     reviewed: bool | None = Field(default=None, description="Only those with, or without, a review.")
+    second_reading: bool = Field(
+        default=False,
+        description="Only those that one other person has reviewed, or where another could not tell, and you have not.",
+    )
+    disagreement: bool = Field(
+        default=False, description="Only those where a reader disagrees with the model or with another reader."
+    )
+    reader: str = Field(
+        default="", max_length=100, pattern=NO_NUL, description="Your name for `second_reading`, without a login."
+    )
     since: datetime.datetime | None = Field(
         default=None, description="Only those made at this moment or later; UTC if it names no time zone."
     )

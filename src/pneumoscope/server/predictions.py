@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import hashlib
 import time
 from collections.abc import Sequence
@@ -42,10 +43,11 @@ from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage, measure_readers
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Store
+from pneumoscope.server.store import PredictionRecord, Store, now
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
@@ -282,6 +284,14 @@ class PredictionService:
         with self.store.read() as connection:
             return read_node(connection, limit, time.time())
 
+    async def measure_readers(self, days: int) -> ReaderAgreementMessage:
+        """Measure how far readers agree, on predictions of today (UTC) and the days before it."""
+
+        def measure() -> ReaderAgreementMessage:
+            return measure_readers(self.store.list_reviews(_find_start(days)), days)
+
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, measure)
+
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
         decoded = await self._decoders.decode(image, picture)
         if (error := decoded.extract.error) is not None:
@@ -371,6 +381,10 @@ class PredictionService:
             **{name: getattr(prediction, name) for name in _FACTS},
             **{name: getattr(prediction, name) for name in IDENTIFIERS if self.settings.keep_uids},
         )
+
+
+def _find_start(days: int) -> datetime.datetime:
+    return datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
 
 
 def _describe_use(predictor: Predictor) -> str:

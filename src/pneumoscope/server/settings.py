@@ -204,6 +204,8 @@ class Settings:
             check_readable(self.tokens)
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
+        if self.decoders == 1:
+            raise UsageError("at least 2 are needed, so that a slow image leaves one for the others; or 0.", "decoders")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
         root = self.root

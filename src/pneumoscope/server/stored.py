@@ -99,13 +99,13 @@ class StoredPredictions:
             review_count=found.review_count,
         )
 
-    async def list_predictions(self, query: ListQuery) -> PredictionPage:
+    async def list_predictions(self, query: ListQuery, caller: Caller) -> PredictionPage:
         """A page of predictions, with the latest of their reviews.
 
         Raises:
             RequestError: 422, the cursor is not valid.
         """
-        page = await self.call(queries.list_predictions, self.store, query)
+        page = await self.call(queries.list_predictions, self.store, query, caller)
         predictions = [self.to_message(each) for each in page.entries]
         await self.call(add_image_reviews, self.store, predictions)
         return PredictionPage(predictions=predictions, next=page.next)

@@ -19,8 +19,9 @@ export function findReview(image) {
   const latest = new Map(); // of each reviewer
   for (const review of counted) {
     if (answerOf(review) === "comment") continue;
-    latest.delete(review.reviewer);
-    latest.set(review.reviewer, review);
+    const reader = `${review.verified} ${review.reviewer}`;
+    latest.delete(reader);
+    latest.set(reader, review);
   }
   return [...latest.values()].filter((review) => answerOf(review) !== "withdrawn").at(-1) ?? null;
 }
@@ -36,7 +37,7 @@ export function showHistory(image) {
   $("history").hidden = !reviews.length;
   $("history-count").textContent = `Reviews of this image (${reviews.length})`;
   $("history-list").replaceChildren(...reviews.map((review) => {
-    const item = create("li", {}, create("strong", {}, describe(review)), ` by ${review.reviewer || "somebody without a name"}, `, create("time", { datetime: review.created_at }, showTime(review.created_at)));
+    const item = create("li", {}, create("strong", {}, describe(review)), ` by ${review.reviewer || "somebody without a name"}${review.reviewer && !review.verified ? " (name not verified)" : ""}, `, create("time", { datetime: review.created_at }, showTime(review.created_at)));
     if (review === counted) item.append(create("span", { class: "quiet" }, " · counts"));
     if (!isOfThis(image, review)) item.append(create("p", { class: "quiet" }, `Of another prediction: ${name(review.decision)}, by the model ${review.model}.`));
     if (review.comment) item.append(create("p", { class: "comment" }, review.comment));

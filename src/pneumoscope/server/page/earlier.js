@@ -5,6 +5,7 @@ import { pick, select } from "./image.js";
 import { keep } from "./kept.js";
 import { lose } from "./outage.js";
 import { showFile } from "./pictures.js";
+import { findName } from "./reader.js";
 import { call, Lost } from "./service.js";
 import { $, announce, create, makeChip, nextKey, round, showTime, state } from "./state.js";
 
@@ -14,7 +15,9 @@ const AT_ONCE = 100;
 let next = null; // where what follows those in the list begins; null if nothing does
 
 async function fetchPage(cursor, limit) {
-  const page = await (await call(`v1/predictions?${new URLSearchParams({ limit, cursor })}`)).json();
+  const which = $("earlier-which").value;
+  const reader = which.includes("second") ? `&reader=${encodeURIComponent(findName())}` : "";
+  const page = await (await call(`v1/predictions?${new URLSearchParams({ limit, cursor })}${which}${reader}`)).json();
   next = page.next;
   $("more-earlier").hidden = next === null;
   return page.predictions.map(makeItem);
@@ -85,4 +88,5 @@ document.addEventListener("selected", () => { $("again-why").textContent = ""; }
 
 $("earlier").addEventListener("toggle", openEarlier);
 $("more-earlier").addEventListener("click", openMore);
+$("earlier-which").addEventListener("change", openEarlier);
 document.addEventListener("reviewed", openEarlier);

@@ -34,12 +34,28 @@ function days(volume, count) {
   return list;
 }
 
+const coefficient = (found) => (found.value === null ? "–" : `${found.value.toFixed(2)}${found.low === null ? "" : ` (${found.low.toFixed(2)} to ${found.high.toFixed(2)})`}`);
+
+function showReaders({ pairs, fleiss, alpha, unnamed }) {
+  const rows = pairs.map((pair) => [`Cohen's kappa: ${pair.first}, ${pair.second}`, pair]);
+  if (fleiss?.images) rows.push(["Fleiss' kappa: images that all have read", fleiss]);
+  if (alpha.images) rows.push(["Krippendorff's alpha: all images with two readings", alpha]);
+  $("readers").replaceChildren(...rows.map(([what, found]) => {
+    const row = make("tr");
+    row.append(make("th", { scope: "row" }, what), make("td", { class: "number" }, String(found.images)), make("td", { class: "number" }, percent(found.agreed)), make("td", { class: "number" }, coefficient(found)));
+    return row;
+  }));
+  $("no-readers").hidden = rows.length > 0;
+  $("unnamed").textContent = unnamed ? `${unnamed} readings without a name do not count.` : "";
+}
+
 async function show() {
   let summary;
   try {
     const [model] = await (await call("v1/models")).json();
     $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
     summary = await (await call(`v1/monitoring?days=${$("days").value}`)).json();
+    showReaders(await (await call(`v1/agreement?days=${$("days").value}`)).json());
   } catch (problem) {
     $("state").textContent = problem.message;
     return;

@@ -15,6 +15,7 @@ from pneumoscope.server.openapi import problems
 from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage
 
 
 def add_models(app: FastAPI, service: PredictionService) -> None:
@@ -56,6 +57,7 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
 
 def add_operations(app: FastAPI, service: PredictionService) -> None:
     """Add the routes of monitoring and health."""
+    _add_agreement(app, service)
 
     @app.get(
         "/v1/monitoring",
@@ -103,3 +105,17 @@ def add_operations(app: FastAPI, service: PredictionService) -> None:
     async def metrics() -> Response:
         """Get counters for Prometheus."""
         return Response(service.telemetry.render(), media_type=service.telemetry.media_type)
+
+
+def _add_agreement(app: FastAPI, service: PredictionService) -> None:
+    @app.get(
+        "/v1/agreement",
+        operation_id="getAgreement",
+        response_model=ReaderAgreementMessage,
+        responses=problems(401, 403, 422, 503),
+        tags=["operations"],
+    )
+    async def agreement(query: Annotated[MonitoringQuery, Query()]) -> Response:
+        """Measure how far readers agree with each other: Cohen's and Fleiss' kappa, and Krippendorff's alpha."""
+        message = await service.measure_readers(query.days)
+        return Response(message.model_dump_json(), media_type="application/json")

@@ -110,7 +110,7 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         """List stored predictions with the latest of their reviews, the newest first."""
         trail = find_trail(request)
         trail.patient, trail.study = query.patient, service.store.pseudonymise_study(query.study)
-        page = await service.stored.list_predictions(query)
+        page = await service.stored.list_predictions(query, find_caller(request))
         trail.count = len(page.predictions)
         return to_page(page, request)
 
