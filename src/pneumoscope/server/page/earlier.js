@@ -11,16 +11,43 @@ import { $, announce, create, makeChip, nextKey, round, showTime, state } from "
 
 const title = (prediction) => prediction.name || prediction.sha256.slice(0, 12);
 
-export async function openEarlier() {
+const AT_ONCE = 100;
+let next = null; // where what follows those in the list begins; null if nothing does
+
+async function fetchPage(cursor, limit) {
+  const which = $("earlier-which").value;
+  const reader = which.includes("second") ? `&reader=${encodeURIComponent(findName())}` : "";
+  const page = await (await call(`v1/predictions?${new URLSearchParams({ limit, cursor })}${which}${reader}`)).json();
+  next = page.next;
+  $("more-earlier").hidden = next === null;
+  return page.predictions.map(makeItem);
+}
+
+export async function openEarlier() { // the latest, as many as were listed before
   if (!$("earlier").open) return;
   try {
-    const { predictions } = await (await call(`v1/predictions?limit=100${$("earlier-which").value}${$("earlier-which").value.includes("second") ? `&reader=${encodeURIComponent(findName())}` : ""}`)).json();
-    $("no-earlier").hidden = predictions.length > 0;
-    $("earlier-list").replaceChildren(...predictions.map(makeItem));
+    const before = $("earlier-list").children.length;
+    const items = await fetchPage("", Math.min(500, Math.max(AT_ONCE, before)));
+    while (next !== null && items.length < before) items.push(...await fetchPage(next, AT_ONCE));
+    $("no-earlier").hidden = items.length > 0;
+    $("earlier-list").replaceChildren(...items);
   } catch (problem) {
     if (problem instanceof Lost) lose(openEarlier);
     else $("earlier-list").replaceChildren(create("li", {}, problem.message));
   }
+}
+
+async function openMore() {
+  $("more-earlier").disabled = true;
+  try {
+    const items = await fetchPage(next, AT_ONCE);
+    $("earlier-list").append(...items);
+    if (!next) items[0]?.querySelector("button").focus(); // "More" is gone
+  } catch (problem) {
+    if (problem instanceof Lost) lose(() => {});
+    else $("earlier-list").append(create("li", {}, problem.message));
+  }
+  $("more-earlier").disabled = false;
 }
 
 function makeItem(prediction) {
@@ -60,5 +87,6 @@ $("again").addEventListener("change", async (event) => {
 document.addEventListener("selected", () => { $("again-why").textContent = ""; });
 
 $("earlier").addEventListener("toggle", openEarlier);
+$("more-earlier").addEventListener("click", openMore);
 $("earlier-which").addEventListener("change", openEarlier);
 document.addEventListener("reviewed", openEarlier);

@@ -104,7 +104,9 @@ attachToolbar(active, all);
 $("opacity").addEventListener("input", (event) => changeEvidence({ opacity: event.target.value / 100, evidence: true }));
 for (const id of ["heat", "evidence-shown"]) $(id).addEventListener("click", () => changeEvidence({ evidence: !viewer.evidence }));
 $("compare").addEventListener("click", () => {
-  if (isComparing()) endComparison();
-  else if (viewer.picture) keepBeside(state.current);
+  if (isComparing()) {
+    endComparison();
+    announce("closed"); // by the reader
+  } else if (viewer.picture) keepBeside(state.current);
 });
 describeViewer();

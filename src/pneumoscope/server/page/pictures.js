@@ -29,23 +29,35 @@ export function releaseSoon(image) { // once it is kept
   setTimeout(() => { if (!latest.has(image)) release(image); }, 3000);
 }
 
-// Whether the pictures have to be fetched first; calls `done` when they are there.
+const awaited = new WeakMap(); // what is to be done when the pictures of an image are there
+
+// Whether the pictures have to be fetched first; calls `done` when they are there, or cannot be had.
 export function recallPictures(image, done) {
   if (image.picture) {
     use(image);
     return false;
   }
-  if (image.recalled === "pending") return true;
+  if (image.recalled === "pending") {
+    awaited.get(image)?.push(done);
+    return true;
+  }
   if (image.recalled || !(image.kept?.length || image.image_kept)) return false;
   image.recalled = "pending";
+  awaited.set(image, [done]);
   (image.kept?.length ? recall(image) : fetchKept(image)).catch(() => {}).then(() => {
     image.recalled = !image.picture; // without success not again: the page says so
-    done(image);
+    const waiting = awaited.get(image);
+    awaited.delete(image);
+    for (const each of waiting) each(image);
   });
   return true;
 }
 
 async function fetchKept(image) { // the file that the service has kept
+  if (!state.images.includes(image)) { // only shown beside another: its evidence is not needed
+    image.picture = await (await call(`v1/predictions/${image.id}/image`)).blob();
+    return;
+  }
   const content = await (await call(`v1/predictions/${image.id}/image?original=true`)).blob();
   await showFile(image, new File([content], image.name));
 }

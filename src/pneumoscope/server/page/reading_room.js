@@ -12,6 +12,7 @@ import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
+import { keyOf } from "./studies.js";
 import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
@@ -72,6 +73,11 @@ async function refreshReviews() { // others may have reviewed the same images si
   announce("reviewed");
 }
 
+let strip = null; // comes with the first image whose study is known: the first view does not need it
+document.addEventListener("selected", () => {
+  if (keyOf(state.current) !== null) strip ??= import("./strip.js").catch(() => { strip = null; }); // the next one asks again
+});
+
 // ---- adding images ----
 
 function add(files, more = {}) {
@@ -114,6 +120,7 @@ async function send(image) {
     } else fail(image, problem.message);
   }
   if (image.state !== "waiting") keep(image);
+  announce("answered");
   if (image === state.current || (!state.current && image.state !== "waiting")) select(image);
 }
 

@@ -4,9 +4,10 @@ import { answerOf, findReview } from "./answers.js";
 import { exportTable } from "./export.js";
 import { pick, select } from "./image.js";
 import { rememberView } from "./kept.js";
-import { findNext, listShown, order } from "./order.js";
+import { findNext, findNextStudy, listShown, order } from "./order.js";
 import { Rows } from "./rows.js";
-import { $, create, kindOf, makeChip, round, state } from "./state.js";
+import { $, create, makeChip, round, state } from "./state.js";
+import { addHeadings, chooseGrouped, describeStudy, findStudies, isGrouped } from "./studies.js";
 
 const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
 const box = document.querySelector("#worklist").closest(".scroll");
@@ -16,21 +17,24 @@ function makeRow() {
   const row = create("tr", { role: "row" });
   for (const kind of ["name", "number", "", "mark"]) row.append(create("td", { role: "gridcell", class: kind }));
   row.cells[0].append(button);
-  row.addEventListener("click", () => { if (row.image) pick(row.image); });
+  row.addEventListener("click", () => { if (row.image ?? row.study) pick(row.image ?? row.study.images[0]); });
   return row;
 }
 
 function fillRow(row, item) {
-  const image = item.heading ? null : item;
+  const image = item.heading || item.study ? null : item;
   row.image = image;
+  row.study = item.study ? item : null;
   row.classList.toggle("heading", !image);
+  row.classList.toggle("study", Boolean(item.study));
   const [first, number, decision, mark] = row.cells;
   const button = first.firstChild;
   button.hidden = !image;
   if (!image) {
-    first.dataset.heading = item.heading;
     row.removeAttribute("aria-selected");
     row.removeAttribute("aria-current");
+    if (item.study) return fillStudy(row, item);
+    first.dataset.heading = item.heading;
     for (const cell of [number, decision, mark]) cell.replaceChildren();
     return;
   }
@@ -59,13 +63,32 @@ function fillRow(row, item) {
   else mark.removeAttribute("aria-label");
 }
 
+function fillStudy(row, study) {
+  const { words, title, reviewed, complete, worst } = describeStudy(study);
+  const look = [words, title, reviewed, worst?.decision].join("\n");
+  if (row.look === look) return;
+  row.look = look;
+  row.title = title;
+  const [first, number, decision, mark] = row.cells;
+  first.dataset.heading = words;
+  number.textContent = reviewed;
+  number.setAttribute("aria-label", `${reviewed} reviewed`);
+  decision.replaceChildren(worst ? makeChip(worst) : ""); // none if all answers are withheld
+  mark.textContent = complete ? "✓" : "";
+}
+
 const rows = new Rows(box, $("worklist").tBodies[0], { make: makeRow, fill: fillRow });
 
 let restored = false; // until then, what the page shows is not what the reader chose
 function list() {
   const shown = listShown();
   const failed = shown.filter((image) => image.state === "error").length;
-  const items = [...shown];
+  const studies = findStudies(state.images);
+  const grouped = isGrouped(studies);
+  $("grouped").checked = grouped;
+  $("grouped-row").hidden = !studies.size;
+  $("worklist").classList.toggle("grouped", grouped);
+  const items = grouped ? addHeadings(shown, studies) : [...shown];
   if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
   $("no-match").hidden = !state.images.length || shown.length > 0;
@@ -116,12 +139,14 @@ export function focusRow() {
   return Boolean(button);
 }
 
-export function step(by) {
+export function step(by, find = findNext) {
   const inList = $("worklist").contains(document.activeElement);
-  const next = findNext(by);
+  const next = find(by);
   if (next && next !== state.current) select(next);
   if (next && inList) focusRow();
 }
+
+export const stepStudy = (by) => step(by, findNextStudy);
 
 function showOrder() {
   for (const button of document.querySelectorAll("[data-sort]")) {
@@ -152,6 +177,7 @@ for (const button of document.querySelectorAll("[data-sort]")) {
   });
 }
 for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, () => { box.scrollTop = 0; list(); });
+$("grouped").addEventListener("change", (event) => { chooseGrouped(event.target.checked); list(); rows.reveal(state.current?.key); });
 for (const event of ["listed", "reviewed"]) document.addEventListener(event, list);
 const rememberPlace = () => { if (restored) rememberView({ scroll: box.scrollTop }); };
 box.addEventListener("scrollend", rememberPlace, { passive: true });
