@@ -42,6 +42,7 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0004"): "d1ef4a5076f35f41",
     (READING_ROOM.name, "0005"): "170498d4b9592814",
     (READING_ROOM.name, "0006"): "822d1def8e543e50",
+    (READING_ROOM.name, "0010"): "a6b7052a9a147b7c",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}
@@ -212,7 +213,7 @@ def test_processes_that_upgrade_at_once_do_not_collide(url: str) -> None:
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
-    assert all("revision 0006" in text for text in said)
+    assert all("revision 0010" in text for text in said)
     with Store(url) as store:
         assert len(store.list_predictions(10)) == 3
 
@@ -259,7 +260,7 @@ FOREIGN = {
     "without a version": ["CREATE TABLE predictions (id INTEGER)"],
     "with properties of its own": ["CREATE TABLE properties (name TEXT)", "CREATE TABLE predictions (id INTEGER)"],
     "with other columns": [f"CREATE TABLE {READING_ROOM.revision} (version_num VARCHAR(32))",
-                           f"INSERT INTO {READING_ROOM.revision} VALUES ('0006')",
+                           f"INSERT INTO {READING_ROOM.revision} VALUES ('0010')",
                            "CREATE TABLE properties (key TEXT, value TEXT)", "CREATE TABLE reviews (number INTEGER)",
                            "CREATE TABLE predictions (id INTEGER)"],
 }  # fmt: skip
@@ -338,7 +339,7 @@ def test_an_upgrade_without_serving(tmp_path: Path, command: Command) -> None:
     fill_queue(str(database))
     done = command("database", "upgrade", "--database", database)
     assert (done.code, done.out) == (0, "")
-    assert "the reading room: revision 0006, upgraded from revision 0002" in done.err
+    assert "the reading room: revision 0010, upgraded from revision 0002" in done.err
     assert "the DICOM node: revision 0001, was up to date" in done.err
     with Store(str(database)) as store:
         assert len(store.list_predictions(10)) == 3

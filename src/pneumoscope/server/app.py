@@ -28,6 +28,8 @@ from pneumoscope.server.problems import RequestError, logger, to_internal_error,
 from pneumoscope.server.routes.jobs import add_jobs
 from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
+from pneumoscope.server.routes.readings import add_readings
+from pneumoscope.server.routes.teaching import add_teaching
 from pneumoscope.server.security import SecurityMiddleware
 from pneumoscope.server.settings import Settings
 
@@ -57,10 +59,12 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
         openapi_tags=TAGS,
     )
     add_predictions(app, service, jobs)
-    add_jobs(app, jobs)
+    add_jobs(app, jobs, service.blinding)
+    add_readings(app, service)
+    add_teaching(app, service)
     add_models(app, service)
     add_operations(app, service)
-    add_identity(app)
+    add_identity(app, settings.mode)
     complete_document(app)
     add_pages(app)
     _add_errors(app)

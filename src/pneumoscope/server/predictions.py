@@ -26,6 +26,7 @@ from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.blinding import Blinding
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.image_reviews import add_image_reviews
@@ -84,6 +85,7 @@ class PredictionService:
         self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
         self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
+        self.blinding = Blinding(settings.mode, self.stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None

@@ -18,6 +18,7 @@ from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
+from pneumoscope.server.reading_rows import define_readings
 from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
 
 
@@ -169,6 +170,7 @@ class JobRecord(_Base):
     number: Mapped[int] = mapped_column(primary_key=True, init=False)
 
 
+READINGS = define_readings(_Base.metadata)
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
@@ -310,6 +312,7 @@ class Store(AbstractContextManager["Store"]):
             with self._begin() as session:
                 for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
                     session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
+                session.execute(sql.delete(READINGS).where(READINGS.c.prediction_id.in_(some)))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))

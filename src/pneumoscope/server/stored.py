@@ -41,6 +41,7 @@ _OWN = (
     "explanation",
     "href",
     "reused",
+    "withheld",
     "error",
     "code",
     "reviews",
