@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import httpx
+import numpy as np
 import pytest
 import sqlalchemy as sql
+from dicom_files import dicom
 from services import Process, draw, run_process, run_thread, wait_until
 
 from pneumoscope.client import verify_callback
@@ -196,6 +198,30 @@ def test_a_job_of_which_no_file_can_be_read_has_failed(settings: Settings) -> No
         assert (job["state"], job["predictions"]) == ("failed", None)
         assert job["problem"]["code"] == "files-unreadable"
         assert [each["code"] for each in job["problem"]["files"]] == ["not-an-image"] * 2
+
+
+def test_answers_that_are_kept_have_no_names_and_uids_where_these_are_not_kept(
+    settings: Settings, image: bytes
+) -> None:
+    elements = {"StudyInstanceUID": "1.2.840.4711.1", "AccessionNumber": "ACC4711"}
+    content = dicom(np.linspace(0, 4000, 64 * 64).astype(np.uint16).reshape(64, 64), **elements)
+    files = [("files", ("mueller.dcm", content)), ("files", ("mueller.txt", b"x" * 40)), ("files", ("hans.png", image))]
+    with run_thread(replace(settings, keep_names=False, keep_uids=False)) as url:
+        first, again = (
+            httpx.post(f"{url}/v1/predictions", files=files, headers={"idempotency-key": "a"}, timeout=60).json()
+            for _ in range(2)
+        )
+        assert [each["name"] for each in again["predictions"]] == ["mueller.dcm", "mueller.txt", "hans.png"]
+        assert [each["id"] for each in again["predictions"]] == [each["id"] for each in first["predictions"]]
+        assert first["predictions"][0]["accession_number"] == "ACC4711"
+        job = finish(url, httpx.post(f"{url}/v1/predictions", files=files, headers=ASYNC, timeout=60))
+        assert [each["name"] for each in job["predictions"]] == ["", "", ""]
+        failed = httpx.post(f"{url}/v1/predictions", files=files[1:2], headers=ASYNC, timeout=60)
+        assert finish(url, failed)["state"] == "failed"
+    stored = b"".join(path.read_bytes() for path in Path(str(settings.database)).parent.glob("predictions.sqlite*"))
+    assert b"answered_requests" in stored
+    for word in (b"mueller", b"hans", b"4711"):
+        assert word not in stored
 
 
 def test_a_job_is_made_once_for_a_key(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sql
 
@@ -23,9 +23,9 @@ from pneumoscope.server.callbacks import Callbacks
 from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error, too_busy
 from pneumoscope.server.queries import begin
-from pneumoscope.server.replies import gather
+from pneumoscope.server.replies import gather, strip
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import JobRecord, now
+from pneumoscope.server.store import AnsweredRequest, JobRecord, now
 from pneumoscope.server.stored import StoredPredictions
 
 Predict = Callable[[Sequence[ImageBytes], PredictionQuery], Awaitable[list[Answer]]]
@@ -52,7 +52,7 @@ class Jobs:
     """
 
     def __init__(self, stored: StoredPredictions, predict: Predict, settings: Settings) -> None:
-        self._stored, self._predict = stored, predict
+        self._stored, self._predict, self._settings = stored, predict, settings
         self.callbacks = Callbacks(stored, to_message, settings.callback_hosts, settings.callback_secret)
         self._queue: asyncio.Queue[_Work] = asyncio.Queue(_MOST)
         self._mine: dict[int, _Work] = {}
@@ -94,6 +94,8 @@ class Jobs:
             self.callbacks.check(callback)
         if self._queue.full():
             raise too_busy(f"{_MOST} jobs are waiting.", 5)
+        if not self._settings.keep_names:
+            images = [replace(image, name=f"image-{number}") for number, image in enumerate(images, 1)]
         record = JobRecord(
             state="waiting", files=len(images), beat_at=time.time(), callback=callback,
             callback_state="waiting" if callback else "",
@@ -131,7 +133,7 @@ class Jobs:
             try:
                 await self._stored.call(self._change, number, {"state": "running"})
                 message = await self._answer(work)
-                await self._end(work, "done", message.model_dump(mode="json"))
+                await self._end(work, "done", strip(message, self._settings).model_dump(mode="json"))
             except RequestError as problem:
                 await self._end(work, "failed", problem.to_document())
             except DataError as problem:
@@ -178,6 +180,10 @@ class Jobs:
     def _show_life(self, numbers: list[int]) -> None:
         own = JobRecord
         with begin(self._stored.store) as session:
+            session.execute(sql.delete(JobRecord).where(JobRecord.created_at < now() - KEPT))
+            session.execute(
+                sql.delete(AnsweredRequest).where(AnsweredRequest.began_at < time.time() - KEPT.total_seconds())
+            )
             if numbers:
                 session.execute(sql.update(own).where(own.number.in_(numbers)).values(beat_at=time.time()))
         self._find_lost()

@@ -43,7 +43,7 @@ from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
-from pneumoscope.server.replies import reuse
+from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import PredictionRecord, Store, now
@@ -57,7 +57,6 @@ INTENDED_USE = "For research and teaching. Not a medical device: not for diagnos
 _PATIENCE = 5.0  # seconds in which the database has to answer
 _SUMMARISED = 50_000  # predictions, at most
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
-_IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
 
 
 class PredictionService:
@@ -316,7 +315,7 @@ class PredictionService:
             message.href = f"predictions/{message.id}"
         else:
             message.id = message.created_at = None
-        for name in _IDENTIFIERS:
+        for name in IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
         message.explanation = explain_decision(prediction, self.predictor)
         evidence = prediction.evidence
@@ -356,7 +355,7 @@ class PredictionService:
             any_modality=image.reading.any_modality,
             group=prediction.group,
             **{name: getattr(prediction, name) for name in _FACTS},
-            **{name: getattr(prediction, name) for name in _IDENTIFIERS if self.settings.keep_uids},
+            **{name: getattr(prediction, name) for name in IDENTIFIERS if self.settings.keep_uids},
         )
 
 

@@ -8,6 +8,9 @@ from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.batching import Answer
 from pneumoscope.server.messages import PredictionMessage, PredictionsMessage
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.settings import Settings
+
+IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
 
 
 def reuse(same: PredictionMessage, new: Answer | None, name: str) -> Answer:
@@ -46,10 +49,25 @@ def gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> Predictio
     return PredictionsMessage(predictions=predictions)
 
 
-def remove_pictures(message: PredictionsMessage) -> PredictionsMessage:
-    """The same predictions, without megabytes."""
-    plain = [each.model_copy(update={"heatmap": None, "picture": None}) for each in message.predictions]
-    return PredictionsMessage(predictions=plain)
+def strip(message: PredictionsMessage, settings: Settings) -> PredictionsMessage:
+    """The same predictions as they may be stored: without megabytes, and what the settings do not keep."""
+    unkept: dict[str, None] = {} if settings.keep_uids else dict.fromkeys(IDENTIFIERS)
+    predictions = []
+    for each in message.predictions:
+        plain = each.model_copy(update={"heatmap": None, "picture": None, **unkept})
+        if not settings.keep_names:
+            error = plain.error and plain.error.replace(plain.name, "image")
+            plain = plain.model_copy(update={"name": "", "error": error})
+        predictions.append(plain)
+    return PredictionsMessage(predictions=predictions)
+
+
+def add_names(message: PredictionsMessage, images: Sequence[ImageBytes]) -> PredictionsMessage:
+    """Stored predictions under the names that their files have in this request."""
+    named = [
+        one.model_copy(update={"name": image.name}) for one, image in zip(message.predictions, images, strict=True)
+    ]
+    return PredictionsMessage(predictions=named)
 
 
 def add_pictures(message: PredictionsMessage, answers: Sequence[Answer]) -> PredictionsMessage:

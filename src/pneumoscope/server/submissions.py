@@ -14,7 +14,7 @@ from pneumoscope.server.idempotency import Answered, Key
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
 from pneumoscope.server.predictions import PredictionService
-from pneumoscope.server.replies import add_pictures, gather, remove_pictures
+from pneumoscope.server.replies import add_names, add_pictures, gather, strip
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ async def submit(
         return found
     if wish.later:
         return Reply(found.status, found.location, JobMessage.model_validate_json(found.content), replayed=True)
-    message = PredictionsMessage.model_validate_json(found.content)
+    message = add_names(PredictionsMessage.model_validate_json(found.content), images)
     if query.heatmap or query.picture:
         answers = await service.predict(images, query.model_copy(update={"store": False, "reuse": False}))
         message = add_pictures(message, answers)
@@ -100,7 +100,7 @@ async def _once(
         await call(idempotency.release, store, key)
         raise
     message = reply.message
-    plain = remove_pictures(message) if isinstance(message, PredictionsMessage) else message
+    plain = strip(message, service.settings) if isinstance(message, PredictionsMessage) else message
     await call(idempotency.answer, store, key, Answered(reply.status, reply.location, plain.model_dump_json()))
     return reply
 
