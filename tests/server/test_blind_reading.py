@@ -43,9 +43,9 @@ class Room:
 def blind(settings: Settings, tmp_path: Path) -> Iterator[Room]:
     file = TokenFile(tmp_path / "tokens")
     tokens = [
-        file.add_token(name, role)
-        for name, role in (("ann", "review"), ("bob", "review"), ("eve", "read"), ("root", "admin"))
-    ]
+        file.add_token("ann", "review"), file.add_token("bob", "review"), file.add_token("eve", "read"),
+        file.add_token("root", "admin"),
+    ]  # fmt: skip
     changed = replace(settings, tokens=file.path, mode="blind", keep_images=tmp_path / "kept")
     with run_thread(changed) as url:
         clients = [
@@ -151,7 +151,8 @@ def test_every_route_either_withholds_answers_or_is_closed(blind: Room, settings
     service = PredictionService(replace(blind_settings, database=f"{settings.database}.other"))
     document = getattr(build_app(blind_settings, service), "_app").openapi()  # noqa: B009
     service.store.close()
-    closed, open_ = set(), set()
+    closed: set[str] = set()
+    open_: set[str] = set()
     for path in document["paths"]:
         place = re.sub(r"\{number\}", "1", re.sub(r"\{(id|name)\}", "x", path))
         if place.startswith(("/v1/", "/metrics")) and "get" in document["paths"][path]:

@@ -17,9 +17,8 @@ def print_performance(found: Performance) -> None:
     changes = f"{found.changed} changed with AI"
     if found.to_right is not None:
         changes += f", {found.to_right} from wrong to right, {found.to_wrong} from right to wrong"
-    echo(
-        f"{name}: {found.read} images read, {found.finished} also with AI; {found.with_truth} with known truth; {changes}."
-    )
+    counts = f"{found.read} images read, {found.finished} also with AI, {found.with_truth} of them with known truth"
+    echo(f"{name}: {counts}; {changes}.")
     sides = {side: {"agreement with model": value} for side, value in found.agreement.items()}
     for side, metrics in found.metrics.items():
         sides.setdefault(side, {}).update(metrics)

@@ -102,7 +102,7 @@ class Blinding:
         name = find_caller(request).name
         if not await self._stored.call(find_read, self._stored.store, name, [record.sha256]):
             raise _refuse(
-                "This service is read blind: first commit a reading of this image, by POST to its address and /readings."
+                "This service is read blind: first commit a reading of this image: POST to its address and /readings."
             )
 
     def cover_studies(self, request: Request, page: StudyPage) -> StudyPage:

@@ -46,9 +46,7 @@ def commit(
         detail = f"label {request.label!r}: unknown class. The classes are {', '.join(labels)}; null: cannot tell."
         raise RequestError(422, detail, code="reading-invalid")
     if request.label is None and request.confidence is not None:
-        raise RequestError(
-            422, "A reader who cannot tell is not sure of a class: omit confidence.", code="reading-invalid"
-        )
+        raise RequestError(422, "Who cannot tell is not sure of a class: omit confidence.", code="reading-invalid")
     with store.read() as connection:
         earlier = _list_of_file(connection, prediction.sha256, request.reader)
         if not request.with_ai and earlier:
@@ -56,7 +54,7 @@ def commit(
             if _is_same(first, request):
                 return Committed(first, repeated=True)
             raise RequestError(
-                409, "You have read this image before, and a reading cannot be changed. Send with_ai=true for a later one.",
+                409, "You have read this image before; that cannot be changed. Send with_ai=true for a later reading.",
                 code="reading-committed",
             )  # fmt: skip
         reviewed = not earlier and _has_reviewed(connection, prediction.sha256, request.reader)
