@@ -1,6 +1,7 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
 import { answer, chooseLabel, isUnchanged, saveReview, undo } from "./review.js";
+import { useKey } from "./reading_keys.js";
 import { $ } from "./state.js";
 import { focusRow, step } from "./worklist.js";
 
@@ -26,6 +27,7 @@ const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.altKey || event.isComposing) return;
+  if (useKey(event, target.matches(WRITING))) return;
   const inReview = $("review").contains(target);
   if ((event.ctrlKey || event.metaKey) && key === "Enter" && inReview) {
     event.preventDefault();
