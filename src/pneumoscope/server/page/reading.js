@@ -1,6 +1,6 @@
 // A reader's own reading of an image, before the model's answer is shown, and after it.
 
-import { keep } from "./kept.js";
+import { keep, recall } from "./kept.js";
 import { lose } from "./outage.js";
 import { viewer } from "./panes.js";
 import { findName, reader } from "./reader.js";
@@ -107,15 +107,22 @@ function describeCompared(image) { // the reader beside the model, or beside the
   place.className = `note ${taught ? (taught.correct ? "right" : "wrong-answer") : ""}`;
   if (taught) {
     const said = taught.label ?? "cannot tell";
-    place.replaceChildren(create("strong", {}, taught.correct ? `✓ Right: ${taught.truth}.` : `✗ It is ${taught.truth}.`), taught.correct ? "" : ` Your answer: ${said}.`, " Below is what the model says.");
+    place.replaceChildren(create("strong", {}, taught.correct ? `✓ Right: ${taught.truth}.` : `✗ It is ${taught.truth}.`), taught.correct ? "" : ` Your answer: ${said}.`, " Below is what the model says. ", makeNext());
   } else if (!first) {
     place.replaceChildren("Not read blind: the model's answer was shown before.");
   } else {
     const agrees = first.label === image.decision;
     const rows = [["You, before", words(first)], ["Model", makeChip(image)], ...(last ? [["You, with it", words(last)]] : [])];
     place.replaceChildren(create("dl", {}, ...rows.flatMap(([term, value]) => [create("dt", {}, term), create("dd", {}, value)])),
-      create("p", {}, last ? (last.label === first.label ? "Kept." : "Changed.") : agrees ? "You and the model agree." : "You and the model differ."));
+      create("p", {}, last ? (last.label === first.label ? "Kept." : "Changed.") : !state.model.labels.includes(image.decision) ? "The model names no class." : agrees ? "You and the model agree." : "You and the model differ."));
   }
+}
+
+function makeNext() {
+  const button = create("button", { type: "button", id: "compared-next" }, "Next case ", create("kbd", {}, "S"));
+  button.addEventListener("click", () => $("teaching-next").click());
+  button.disabled = $("teaching-next").disabled;
+  return button;
 }
 
 // ---- committing ----
@@ -185,6 +192,7 @@ async function loadEvidence(image) {
     image.source = null;
     return showEvidence(image);
   }
+  if (!image.source && image.kept?.length) await recall(image); // its picture was not needed until now
   const kept = image.image_kept && !image.source;
   const file = kept ? new File([await (await call(`v1/predictions/${image.id}/image?original=true`)).blob()], image.name) : image.source;
   if (!file) return;

@@ -105,6 +105,7 @@ function show() {
   $("teaching-end").hidden = !done;
   if (done) $("teaching-end").firstElementChild.textContent = missed.length ? `Done: ${total - missed.length} of ${total} right.` : `Done: all ${total} right.`;
   $("again-missed").hidden = !missed.length;
+  $("again-missed").classList.toggle("strong", done);
   $("again-missed").textContent = `Again the ${missed.length === 1 ? "one" : missed.length} I missed`;
   $("teaching-next").disabled = done;
 }
@@ -117,7 +118,10 @@ function restart(numbers) {
 
 $("again-missed").addEventListener("click", () => restart(round.numbers.filter((number) => round.answers[number] && round.answers[number].label !== round.answers[number].truth)));
 $("teaching-restart").addEventListener("click", () => restart(cases.cases.map(({ number }) => number)));
-$("teaching-next").addEventListener("click", () => nextCase());
+$("teaching-next").addEventListener("click", async () => {
+  await nextCase();
+  if (matchMedia("(max-width: 46rem)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
+});
 $("teaching-store").addEventListener("change", () => { state.storing = $("teaching-store").checked; announce("revealed"); });
 document.addEventListener("mode", async () => {
   if (state.mode !== "teaching") {
