@@ -165,7 +165,7 @@ async function send(image, body) {
     const answer = await call(`v1/predictions/${image.id}/readings`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     const { reading, prediction } = await answer.json();
     image.readings = [...(image.readings ?? []), reading];
-    reveal(image, prediction);
+    if (hides(image)) reveal(image, prediction);
   } catch (problem) {
     if (!(problem instanceof Refused && problem.status === 409)) throw problem;
     await recognise(image); // it was read before, perhaps on another page

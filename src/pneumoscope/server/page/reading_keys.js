@@ -9,8 +9,9 @@ const OTHERS = "textarea, select, button, a, summary, dialog *, input:not([type=
 
 export async function nextReading() {
   if (state.mode === "teaching") return nextCase();
-  if (state.current && phaseOf(state.current) === "second" && !(await commitReading())) return;
-  step(1);
+  const { current } = state;
+  if (current && phaseOf(current) === "second" && !(await commitReading())) return;
+  if (state.current === current) step(1); // unless the reader has gone elsewhere meanwhile
 }
 
 function act(key) {
