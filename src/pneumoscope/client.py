@@ -46,8 +46,8 @@ _LONGEST_PAUSE = 60.0  # seconds
 
 
 _OF_ONE_FILE = (
-    "not-an-image", "package-missing", "image-damaged", "image-unsupported", "image-too-large", "image-costly", "not-a-radiograph",
-    "out-of-scope",
+    "not-an-image", "package-missing", "image-damaged", "image-unsupported", "image-too-large", "image-costly",
+    "not-a-radiograph", "out-of-scope",
 )  # fmt: skip
 
 

@@ -17,9 +17,11 @@ from fastapi import APIRouter, FastAPI
 from services import run_thread
 
 from pneumoscope.errors import UsageError
+from pneumoscope.server.audit import AuditLog
 from pneumoscope.server.callers import needs
 from pneumoscope.server.security import SecurityMiddleware
 from pneumoscope.server.settings import Limits, Settings
+from pneumoscope.server.store import Store
 from pneumoscope.server.strength import estimate_bits, make_token
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.throttle import Throttle
@@ -172,8 +174,8 @@ def test_routes_whose_role_cannot_be_known_are_refused(settings: Settings) -> No
     async def audit() -> None: ...
 
     app.include_router(router)
-    with pytest.raises(TypeError, match="Add them to the app itself"):
-        SecurityMiddleware(app, settings, Telemetry())
+    with Store(settings.database) as store, pytest.raises(TypeError, match="Add them to the app itself"):
+        SecurityMiddleware(app, settings, Telemetry(), AuditLog(store))
 
 
 def test_guesses_are_slowed_and_the_wait_is_named(settings: Settings) -> None:

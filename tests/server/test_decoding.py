@@ -64,7 +64,7 @@ def test_an_image_that_harms_its_process_is_refused_and_the_next_one_is_read(
         assert {answer.status_code for answer in answers} <= {status, 429}
         assert detail in [answer.json()["detail"] for answer in answers]
         good = [each.result() for each in [send("a"), send("b"), send("c")]]
-        assert [answer.status_code for answer in good] == [200] * 3
+        assert [answer.status_code for answer in good] == [201] * 3
         assert all(answer.json()["predictions"][0]["picture"] for answer in good)
     assert "FAIL" not in caplog.text
 
@@ -77,12 +77,12 @@ def test_slow_images_leave_a_process_for_the_others_and_the_service_says_so(
         wait_until(lambda: not is_ready(url))
         assert "take long" in httpx.get(f"{url}/readyz").json()["detail"]
         others = [send(f"{i}") for i in range(8)]
-        assert [each.result().status_code for each in others] == [200] * 8
+        assert [each.result().status_code for each in others] == [201] * 8
         assert not any(each.done() for each in slow)
         third = send("slow-14").result()
         assert third.status_code == 429
         assert int(third.headers["retry-after"]) > 0
-        assert [each.result().status_code for each in slow] == [200, 200]
+        assert [each.result().status_code for each in slow] == [201, 201]
         wait_until(lambda: is_ready(url))
 
 
@@ -101,7 +101,7 @@ def test_a_service_that_is_stopped_does_not_wait_for_slow_images(
 
 def test_processes_that_decode_end_with_the_service(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(settings, monkeypatch) as (_, send):
-        assert send("a").result().status_code == 200
+        assert send("a").result().status_code == 201
         assert count_decoders() > 0
     assert count_decoders() == 0
 

@@ -158,7 +158,7 @@ def test_a_review_that_is_sent_again_is_stored_once(settings: Settings) -> None:
         other = httpx.post(where, json={"agrees": True, "comment": "x"}, headers=key)
         assert (other.status_code, other.json()["code"]) == (422, "key-reused")
         assert len(httpx.get(where).json()["reviews"]) == 1
-        assert 'pneumoscope_reviews_total{agrees="true"} 1.0' in httpx.get(f"{url}/metrics").text
+        assert 'pneumoscope_reviews_total{answer="agree"} 1.0' in httpx.get(f"{url}/metrics").text
 
 
 def test_old_keys_and_jobs_are_forgotten(settings: Settings) -> None:
@@ -203,7 +203,7 @@ def test_a_job_of_which_no_file_can_be_read_has_failed(settings: Settings) -> No
 def test_answers_that_are_kept_have_no_names_and_uids_where_these_are_not_kept(
     settings: Settings, image: bytes
 ) -> None:
-    elements = {"StudyInstanceUID": "1.2.840.4711.1", "AccessionNumber": "ACC4711"}
+    elements: dict[str, Any] = {"StudyInstanceUID": "1.2.840.4711.1", "AccessionNumber": "ACC4711"}
     content = dicom(np.linspace(0, 4000, 64 * 64).astype(np.uint16).reshape(64, 64), **elements)
     files = [("files", ("mueller.dcm", content)), ("files", ("mueller.txt", b"x" * 40)), ("files", ("hans.png", image))]
     with run_thread(replace(settings, keep_names=False, keep_uids=False)) as url:

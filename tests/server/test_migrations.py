@@ -41,8 +41,10 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0003"): "e9c7cbc9f21aad0e",
     (READING_ROOM.name, "0004"): "d1ef4a5076f35f41",
     (READING_ROOM.name, "0005"): "170498d4b9592814",
-    (READING_ROOM.name, "0006"): "822d1def8e543e50",
-    (READING_ROOM.name, "0010"): "a6b7052a9a147b7c",
+    (READING_ROOM.name, "0006"): "00c4055d5cf442b4",
+    (READING_ROOM.name, "0007"): "ce0206a8b0ebc137",
+    (READING_ROOM.name, "0008"): "2ba8527a6485d0b8",
+    (READING_ROOM.name, "0010"): "fa224e0a12366434",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}
@@ -213,7 +215,7 @@ def test_processes_that_upgrade_at_once_do_not_collide(url: str) -> None:
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
-    assert all("revision 0010" in text for text in said)
+    assert all(f"revision {find_head(READING_ROOM)}" in text for text in said)
     with Store(url) as store:
         assert len(store.list_predictions(10)) == 3
 
@@ -260,7 +262,7 @@ FOREIGN = {
     "without a version": ["CREATE TABLE predictions (id INTEGER)"],
     "with properties of its own": ["CREATE TABLE properties (name TEXT)", "CREATE TABLE predictions (id INTEGER)"],
     "with other columns": [f"CREATE TABLE {READING_ROOM.revision} (version_num VARCHAR(32))",
-                           f"INSERT INTO {READING_ROOM.revision} VALUES ('0010')",
+                           f"INSERT INTO {READING_ROOM.revision} VALUES ('{find_head(READING_ROOM)}')",
                            "CREATE TABLE properties (key TEXT, value TEXT)", "CREATE TABLE reviews (number INTEGER)",
                            "CREATE TABLE predictions (id INTEGER)"],
 }  # fmt: skip
@@ -284,7 +286,7 @@ def test_a_table_that_needs_other_columns_is_refused(url: str) -> None:
     with connect(url) as connection:
         connection.execute(sql.text("DROP TABLE reviews"))
         columns = "prediction_id TEXT, agrees BOOLEAN, label TEXT, comment TEXT, reviewer TEXT, created_at TIMESTAMP"
-        more = "answer TEXT, number INTEGER, stars INTEGER NOT NULL"
+        more = "answer TEXT, verified BOOLEAN, number INTEGER, stars INTEGER NOT NULL"
         connection.execute(sql.text(f"CREATE TABLE reviews ({columns}, {more})"))
     with pytest.raises(UsageError, match=r"reviews needs other columns .stars"):
         Store(url)
@@ -339,7 +341,7 @@ def test_an_upgrade_without_serving(tmp_path: Path, command: Command) -> None:
     fill_queue(str(database))
     done = command("database", "upgrade", "--database", database)
     assert (done.code, done.out) == (0, "")
-    assert "the reading room: revision 0010, upgraded from revision 0002" in done.err
+    assert f"the reading room: revision {find_head(READING_ROOM)}, upgraded from revision 0002" in done.err
     assert "the DICOM node: revision 0001, was up to date" in done.err
     with Store(str(database)) as store:
         assert len(store.list_predictions(10)) == 3

@@ -20,6 +20,7 @@ from test_store import make_record
 from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.models.model_folder import load_model
 from pneumoscope.server.monitoring import MIN_IMAGES, bound_by_chance, find_reference, measure_drift, summarise
+from pneumoscope.server.monitoring_groups import list_groups, list_series
 from pneumoscope.server.reviews import export_reviews
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from pneumoscope.server.settings import Settings
     from pneumoscope.training.train import Run
+
+PERIOD = (now().date() - datetime.timedelta(days=29), 30)
 
 
 def test_drift_is_small_between_equal_distributions_and_large_between_opposite_ones() -> None:
@@ -78,7 +81,7 @@ def test_shares_are_counted_over_the_images_they_are_about(run: Run) -> None:
     given = ((0, False), (0, True), (1, False), (2, False), (2, True), (5, False))
     reviews = [(records[i], Review(prediction_id=records[i].id, agrees=agrees)) for i, agrees in given]
     number_as_stored(records, [review for _, review in reviews])
-    summary = summarise(records[::-1], reviews[::-1], model, "f" * 64)
+    summary = summarise(records[::-1], reviews[::-1], model, "f" * 64, PERIOD)
     assert (summary["of_this_model"], summary["images"]) == (5, 4)
     assert summary["shares"]["positive"]["value"] == 1 / 3  # of those that are in distribution
     assert summary["shares"]["out_of_distribution"] == {"value": 1 / 4, "n": 4, **interval(1, 4)}
@@ -98,12 +101,68 @@ def test_drift_is_measured_if_there_are_enough_images(run: Run) -> None:
         for i, share in enumerate(shares.tolist())
     ]
     number_as_stored(records, [])
-    assert summarise(records[1:], [], model, "f" * 64)["drift"]["psi"] is None
-    drift = summarise(records, [], model, "f" * 64)["drift"]
+    assert summarise(records[1:], [], model, "f" * 64, PERIOD)["drift"]["psi"] is None
+    drift = summarise(records, [], model, "f" * 64, PERIOD)["drift"]
     index, distance = measure_drift(shares, find_reference(model))
     assert drift["psi"] == pytest.approx(index)
     assert drift["ks_distance"] == pytest.approx(distance)
     assert drift["psi_by_chance"] == bound_by_chance(MIN_IMAGES, len(find_reference(model)))
+
+
+def test_ood_scores_are_compared_as_distances_whatever_limit_the_group_has(run: Run) -> None:
+    model = load_model(run.model)
+    ood = read_decisions(model).ood
+    assert ood is not None
+    reference = np.concatenate([np.array(each) for each in ood.distances.values()])
+    drawn = np.random.default_rng(0).choice(reference, MIN_IMAGES)
+    records = [make_record(sha256=str(i), ood_score=float(each) / ood.limit) for i, each in enumerate(drawn)]
+    number_as_stored(records, [])
+    same = summarise(records, [], model, "f" * 64, PERIOD)["ood_drift"]
+    assert same["psi"] == pytest.approx(measure_drift(drawn, reference)[0])
+    for record in records:
+        record.ood_score = 2.0
+    assert summarise(records, [], model, "f" * 64, PERIOD)["ood_drift"]["psi"] > 1
+
+
+def test_days_with_few_images_are_pooled_and_none_is_lost(run: Run) -> None:
+    model = load_model(run.model)
+    first = datetime.date(2026, 1, 1)
+    counts = {0: 25, 1: 5, 2: 0, 3: 18, 4: 30, 6: 3}  # by day
+    records = [
+        make_record(created_at=datetime.datetime(2026, 1, 1 + day), decision="uncertain" if day == 4 else "PNEUMONIA")
+        for day, count in counts.items()
+        for _ in range(count)
+    ]
+    series = list_series(records, model, first, 7)
+    found = [(part["first_day"][-2:], part["last_day"][-2:], part["images"]) for part in series]
+    assert found == [("01", "01", 25), ("02", "04", 23), ("05", "07", 33)]
+    assert series[2]["shares"]["uncertain"] == {"value": 30 / 33, "n": 33, **interval(30, 33)}
+    assert list_series([], model, first, 7) == []
+    few = list_series(records[-3:], model, first, 7)
+    assert [(part["first_day"], part["images"]) for part in few] == [("2026-01-07", 3)]
+    weeks = list_series(records, model, first - datetime.timedelta(days=70), 90)
+    assert [(part["first_day"], part["last_day"], part["images"]) for part in weeks] == [
+        ("2026-01-01", "2026-01-07", 81)
+    ]
+
+
+def test_groups_hold_every_image_and_count_what_is_missing(run: Run) -> None:
+    model = load_model(run.model)
+    ages = [None, 0.5, 17.9, 18.0, 64.0, 65.0, 90.0]
+    records = [make_record(age=age, view=f"view {i}", sex="F" if i else None) for i, age in enumerate(ages)]
+    records += [make_record(view=f"view {i}", sex="M", decision="out_of_distribution") for i in range(4, 20)]
+    groups = list_groups(records, [(records[1], True), (records[2], False), (records[0], True)], model)
+    assert all(sum(group["images"] for group in kind) == len(records) for kind in groups.values())
+    assert [(each["name"], each["images"]) for each in groups["age"]] == [
+        ("0–17", 2), ("18–39", 1), ("40–64", 1), ("65 and over", 2), ("unknown", 17),
+    ]  # fmt: skip
+    assert groups["age"][0]["agreement"] == {"value": 0.5, "n": 2, **interval(1, 2)}
+    assert groups["age"][1]["agreement"]["n"] == 0
+    assert [each["name"] for each in groups["sex"]] == ["F", "M", "unknown"]
+    assert groups["sex"][1]["shares"]["out_of_distribution"] == {"value": 1.0, "n": 16, **interval(16, 16)}
+    assert groups["sex"][1]["shares"]["positive"]["n"] == 0
+    assert len(groups["view"]) == 8
+    assert groups["view"][-1]["name"] == "others"
 
 
 def number_as_stored(records: list[PredictionRecord], reviews: list[Review]) -> None:
@@ -133,7 +192,7 @@ def test_monitoring_and_export_mean_the_same_latest_after_a_clock_was_set_back(
         outcomes, reviews = store.list_outcomes(10, period), store.list_reviews(period)
         listed = store.list_predictions(10)
     (row,) = csv.DictReader((tmp_path / "reviews.csv").read_text(encoding="utf-8").splitlines())
-    summary = summarise(outcomes, reviews, load_model(run.model), "f" * 64)
+    summary = summarise(outcomes, reviews, load_model(run.model), "f" * 64, PERIOD)
     assert (row["label"], row["decision"]) == ("NORMAL", "PNEUMONIA")
     assert summary["agreement"]["all"]["value"] == 0
     assert summary["shares"]["uncertain"]["value"] == 0

@@ -104,10 +104,16 @@ def test_an_image_out_of_distribution_has_neither_label_nor_probability(url: str
 
 @pytest.mark.parametrize("limit", [1, 4, 9, 50])
 def test_the_latest_images_of_all_nodes_come_first(url: str, limit: int) -> None:
-    numbers = [7, 3, 11, 0, 5, 2, 9, 1, 10, 4, 8, 6]
+    numbers, begin = [7, 3, 11, 0, 5, 2, 9, 1, 10, 4, 8, 6], time.time() - 100
     for node in range(3):
         with open_queue(url, f"node{node}") as queue:
-            queue.add_images([make_row(i, state=("waiting", "skipped")[i % 2]) for i in numbers if i % 3 == node])
+            queue.add_images(
+                [
+                    make_row(i, state=("waiting", "skipped")[i % 2], received_at=begin + i)
+                    for i in numbers
+                    if i % 3 == node
+                ]
+            )
     found = [int(image.study, 16) for image in read(url, limit).images]
     assert found == sorted(numbers, reverse=True)[:limit]
 

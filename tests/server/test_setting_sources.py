@@ -52,13 +52,14 @@ def test_lists_are_written_as_lists_or_with_spaces_or_commas(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Settings) if each.name != "limits"])
 def test_every_setting_has_a_key_a_variable_and_unless_it_is_a_secret_a_flag(name: str, tmp_path: Path) -> None:
     flags = {each.name for each in list_options()}
-    assert (name in flags) == (name != "token")
+    assert (name in flags) == (name not in ("token", "callback_secret"))
     values = {
         "model": "runs/x", "host": "::1", "port": 9, "batch_wait": 9.0, "log_format": "json", "token": TOKEN,
         "public_url": "https://a.example", "root_path": "/a", "trusted_proxies": "127.0.0.1", "forwarded": "forwarded",
         "user_header": "X-U", "email_header": "X-E", "groups_header": "X-G", "group_roles": "*=read",
         "database": "a.db", "keep_images": "kept", "keep_names": False, "keep_uids": False, "refuse_out_of_scope": True,
-        "device": "cpu",
+        "device": "cpu", "upgrade": True, "keep_for": "30d", "decoders": 5, "callback_hosts": "https://ris.example.org",
+        "callback_secret": TOKEN, "monitoring_days": 7,
     }  # fmt: skip
     if name in ("token_file", "tokens"):
         (tmp_path / "file").write_text(TOKEN if name == "token_file" else '{"version": 1, "salt": "x"}')

@@ -121,7 +121,7 @@ def test_a_full_disk_is_not_ready_until_there_is_space(settings: Settings, small
         assert answer.status_code == 503
         ballast.unlink()
         wait_until(lambda: ask(url)[0] == 200)
-        assert httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))}, timeout=60).status_code == 200
+        assert httpx.post(f"{url}/v1/predictions", files={"files": ("a.png", draw(3))}, timeout=60).status_code == 201
 
 
 def test_checking_leaves_nothing_behind(url: str) -> None:

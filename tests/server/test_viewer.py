@@ -22,7 +22,7 @@ Shades = NDArray[np.int_]
 
 def upload(page: Any, content: bytes, name: str = "image.dcm") -> None:
     page.set_input_files("#files", [{"name": name, "mimeType": "application/octet-stream", "buffer": content}])
-    page.get_by_role("button", name=name).click(timeout=60_000)
+    page.get_by_role("button", name=name).last.click(timeout=60_000)
     playwright.expect(page.locator("#facts")).to_contain_text(name, timeout=60_000)
     playwright.expect(page.locator("#caption")).to_contain_text("zoom")
 
@@ -316,7 +316,7 @@ def test_an_angle_is_measured_in_true_proportions_and_stays_with_its_image(servi
     upload(page, dicom(RAMP // 2), "other.dcm")
     pixels_of(page)
     page.evaluate("() => { window.written = []; }")
-    page.get_by_role("button", name="image.dcm").click()
+    page.get_by_role("button", name="image.dcm").first.click()
     page.wait_for_function("() => window.written.at(-1)?.startsWith('45')")
 
 

@@ -44,9 +44,11 @@ def backup(
 
     Kept images and the spool of a node are not part of it.
     """
+    from pneumoscope.server.audit_table import log_command
     from pneumoscope.server.backups import back_up
 
     file = back_up(database, out, overwrite)
+    _report(log_command(str(file), "backup"))
     echo(f"{out}: a copy of {file}. It may say who patients are: protect it like the database.", err=True)
 
 
@@ -59,9 +61,11 @@ def restore(
     """Put a backup in the place of a SQLite database that is not in use."""
     from pneumoscope.dicomnet.tables import TABLES as NODE
     from pneumoscope.server import backups
+    from pneumoscope.server.audit_table import log_command
     from pneumoscope.server.store import TABLES as READING_ROOM
 
     file = backups.restore(backup, database, (READING_ROOM, NODE), overwrite)
+    _report(log_command(str(file), "restore"))
     echo(f"{file}: restored from {backup}.", err=True)
 
 
@@ -77,6 +81,7 @@ def erase(
     """Erase what the database, kept images and the spool of a node have of a patient or a study."""
     from pneumoscope.dicomnet.erasure import erase_images
     from pneumoscope.server import erasure
+    from pneumoscope.server.audit import find_user
     from pneumoscope.server.kept_images import KeptImages
     from pneumoscope.server.schema import has_node
     from pneumoscope.server.store import Store
@@ -88,7 +93,8 @@ def erase(
         # The node comes first: predictions say which studies are the patient's.
         of_node = erase_images(database, spool, counted.studies, counted.sha256s, dry_run=dry_run) if node else None
         kept = KeptImages(images) if images is not None else None
-        erased = counted if dry_run else erasure.erase(store, kept, patient=patient, study=study)
+        user = find_user()
+        erased = counted if dry_run else erasure.erase(store, kept, patient=patient, study=study, actor=user)
     what, more = "Erased", f", {erased.reviews} reviews, {erased.images} kept images"
     if dry_run:
         what, more = "Would erase", " with their reviews and kept images"
@@ -122,3 +128,36 @@ def move_key(
         "the database. Without it, known patients cannot be recognised. Earlier backups still hold it.",
         err=True,
     )
+
+
+@database_app.command(cls=PanelCommand)
+def audit(
+    out: Annotated[Path, option("Table to write (.csv).", OUTPUT)],
+    database: Database = None,
+    delete_older: Annotated[
+        str | None,
+        option("Delete entries older than this from the database when they are written, such as 365d.", STORAGE),
+    ] = None,
+    excel: options.Excel = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write the audit log as a table: who saw, judged, exported or deleted what.
+
+    That is logged, too.
+    """
+    from pneumoscope.server.audit import find_user
+    from pneumoscope.server.audit_table import export_entries
+    from pneumoscope.server.periods import read_period
+    from pneumoscope.server.store import Store
+
+    older = None if delete_older is None else read_period(delete_older, "delete_older")
+    with Store(database, create=False) as store:
+        written, deleted = export_entries(store, out, find_user(), overwrite, excel=excel, delete_older=older)
+    echo(f"{out}: {written} entries.")
+    if older is not None:
+        echo(f"{deleted} of them are no longer in the database.", err=True)
+
+
+def _report(reason: str) -> None:
+    if reason:
+        echo(f"Not in the audit log: {reason}", err=True)

@@ -109,11 +109,13 @@ def export(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write reviewed images and their labels as a table to train on."""
+    from pneumoscope.server.audit import find_user
     from pneumoscope.server.reviews import export_reviews
     from pneumoscope.server.store import Store
 
     with Store(database, create=False) as store:
         result = export_reviews(store, out, images, overwrite, excel=excel)
+        store.add([find_user().to_entry("export_reviews", count=result.images)])
     echo(f"{out}: {_count(result.images)}; the model disagreed on {result.disagreeing}.")
     for count, note in (
         (result.missing, "with a label, but no file in these folders"),

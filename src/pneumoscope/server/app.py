@@ -25,6 +25,7 @@ from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
 from pneumoscope.server.predictions import INTENDED_USE, PredictionService
 from pneumoscope.server.problems import RequestError, logger, to_internal_error, to_validation_error
+from pneumoscope.server.routes.audit import add_audit
 from pneumoscope.server.routes.jobs import add_jobs
 from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
@@ -64,11 +65,12 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     add_teaching(app, service)
     add_models(app, service)
     add_operations(app, service)
+    add_audit(app, service)
     add_identity(app, settings.mode)
     complete_document(app)
     add_pages(app)
     _add_errors(app)
-    return SecurityMiddleware(app, settings, service.telemetry)
+    return SecurityMiddleware(app, settings, service.telemetry, service.audit)
 
 
 def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | None = None) -> None:

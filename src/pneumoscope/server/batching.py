@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from pneumoscope.images.read import ImageBytes
+from pneumoscope.server.audit import SERVICE, Actor
 from pneumoscope.server.decoding import Decoded
 from pneumoscope.server.messages import PredictionMessage, PredictionQuery
 from pneumoscope.server.problems import RequestError, too_busy
@@ -19,11 +20,12 @@ _WORKERS = 2  # one batch is stored while another is computed
 
 
 class Job(NamedTuple):
-    """An uploaded image, what to return for it, and the decoded image as soon as it is there."""
+    """An uploaded image, what to return for it, the decoded image as soon as it is there, and who sent it."""
 
     image: ImageBytes
     query: PredictionQuery
     decoded: Decoded | None = None
+    actor: Actor = SERVICE
 
 
 class Batcher:

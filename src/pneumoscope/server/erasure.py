@@ -1,4 +1,7 @@
-"""Erasing what a database and a folder of kept images have of a patient or a study."""
+"""Erasing what a database and a folder of kept images have of a patient or a study.
+
+The audit log keeps its entries: they have pseudonyms, no names, and say who saw what was erased.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pneumoscope.errors import UsageError
+from pneumoscope.server.audit import SERVICE, Actor
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.store import Store
 
@@ -38,6 +42,7 @@ def erase(
     patient: str | None = None,
     study: str | None = None,
     dry_run: bool = False,
+    actor: Actor = SERVICE,
 ) -> Erased:
     """Erase predictions, their reviews and kept images; after an interruption, run it again.
 
@@ -47,6 +52,7 @@ def erase(
         patient: the original id, or the pseudonym in this database.
         study: a Study Instance UID.
         dry_run: whether to count only.
+        actor: who does it, for the audit log.
 
     Raises:
         UsageError: neither or both of patient and study are given.
@@ -64,5 +70,7 @@ def erase(
     ids = {row.id for row in found}
     others = {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
     images = kept.delete(sha256s - others) if kept is not None else 0
-    predictions, reviews = store.delete([row.id for row in found])
+    pseudonym = next((each for each in reversed(pseudonyms) if each), None)
+    entry = actor.to_entry("erase", count=len(found), patient=pseudonym, study=store.pseudonymise_study(study))
+    predictions, reviews = store.delete([row.id for row in found], [entry])
     return Erased(predictions, reviews, images, studies, sha256s)

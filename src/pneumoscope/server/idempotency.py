@@ -18,7 +18,7 @@ from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.messages import PredictionQuery, ReviewMessage, ReviewRequest
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import begin
-from pneumoscope.server.store import AnsweredRequest, Review, Store
+from pneumoscope.server.store import AnsweredRequest, AuditEntry, Review, Store
 
 KEPT = 24 * 3600.0  # seconds
 _LEASE = 120.0  # seconds after which a request that was not answered is taken up by the next one with its key
@@ -115,8 +115,8 @@ def release(store: Store, key: Key) -> None:
         session.execute(sql.delete(own).where(own.key == key.key, own.status.is_(None)))
 
 
-def add_review(store: Store, key: Key, review: Review) -> Answered:
-    """Save a review and the answer to it in one transaction; give the earlier answer where there is one.
+def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Answered:
+    """Save a review, its audit entry and the answer in one transaction; give the earlier answer where there is one.
 
     Raises:
         RequestError: 404, the prediction has been deleted; 422, the key was used for another request.
@@ -127,7 +127,7 @@ def add_review(store: Store, key: Key, review: Review) -> Answered:
         with store.read() as connection:
             _insert(connection, key, now)
             with Session(connection, expire_on_commit=False) as session:
-                session.add(review)
+                session.add_all([review, entry])
                 session.flush()
             content = ReviewMessage.model_validate(review).model_dump_json()
             answered = Answered(201, f"reviews/{review.number}", content)

@@ -32,10 +32,10 @@ def list_counting(reviews: Iterable[tuple[PredictionRecord, Review]]) -> list[tu
     Args:
         reviews: with their predictions, in any order.
     """
-    latest: dict[tuple[str, ...], tuple[PredictionRecord, Review]] = {}
+    latest: dict[tuple[str | bool, ...], tuple[PredictionRecord, Review]] = {}
     for record, review in sorted(reviews, key=lambda pair: pair[1].number):
         if review.answer != "comment":
-            key = (record.sha256, record.fingerprint, record.decision, review.reviewer)
+            key = (record.sha256, record.fingerprint, record.decision, review.reviewer, review.verified)
             latest.pop(key, None)
             latest[key] = (record, review)
     return [(record, review) for record, review in latest.values() if review.answer != "withdrawn"]

@@ -18,6 +18,7 @@ import sqlalchemy as sql
 
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import ImageBytes
+from pneumoscope.server.audit import SERVICE, Actor
 from pneumoscope.server.batching import Answer
 from pneumoscope.server.callbacks import Callbacks
 from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
@@ -28,7 +29,7 @@ from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import AnsweredRequest, JobRecord, now
 from pneumoscope.server.stored import StoredPredictions
 
-Predict = Callable[[Sequence[ImageBytes], PredictionQuery], Awaitable[list[Answer]]]
+Predict = Callable[[Sequence[ImageBytes], PredictionQuery, float | None, Actor], Awaitable[list[Answer]]]
 KEPT = datetime.timedelta(days=1)
 _UNFINISHED = ("waiting", "running")
 _SLICE = 8  # files that are predicted at a time, so that requests that wait get their turn
@@ -41,6 +42,7 @@ class _Work:
     record: JobRecord
     images: list[ImageBytes]
     query: PredictionQuery
+    actor: Actor
     held: AsyncExitStack = field(repr=False)  # counts the bytes of the images
 
 
@@ -74,7 +76,12 @@ class Jobs:
         self._mine.clear()
 
     async def submit(
-        self, images: list[ImageBytes], query: PredictionQuery, callback: str, held: AsyncExitStack
+        self,
+        images: list[ImageBytes],
+        query: PredictionQuery,
+        callback: str,
+        held: AsyncExitStack,
+        actor: Actor = SERVICE,
     ) -> JobMessage:
         """Take files to predict them later.
 
@@ -83,6 +90,7 @@ class Jobs:
             query: how.
             callback: an address to call then; empty: none.
             held: what counts the bytes of the files; taken over.
+            actor: who sends them, for the audit log.
 
         Raises:
             RequestError: 422, the callback is not allowed, or pictures are wanted; 429, too many jobs wait.
@@ -101,7 +109,7 @@ class Jobs:
             callback_state="waiting" if callback else "",
         )  # fmt: skip
         await self._stored.call(self._add, record)
-        work = _Work(record, images, query, held.pop_all())
+        work = _Work(record, images, query, actor, held.pop_all())
         self._mine[record.number] = work
         try:
             self._queue.put_nowait(work)
@@ -149,7 +157,7 @@ class Jobs:
         while left := [i for i in range(len(work.images)) if i not in answers]:
             part = left[:_SLICE]
             try:
-                found = await self._predict([work.images[i] for i in part], work.query)
+                found = await self._predict([work.images[i] for i in part], work.query, None, work.actor)
             except RequestError as problem:
                 if problem.status != 429:
                     raise

@@ -108,7 +108,12 @@ class ReviewRequest(Query):
         description="The class that the reviewer sees. May be omitted if the decision is one of two classes.",
     )
     comment: str = Field(default="", max_length=2000, pattern=NO_NUL)
-    reviewer: str = Field(default="", max_length=100, pattern=NO_NUL)
+    reviewer: str = Field(
+        default="",
+        max_length=100,
+        pattern=NO_NUL,
+        description="Their name. Omit it with a login or a token of one's own: those have one.",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -135,6 +140,7 @@ class ReviewMessage(Answer):
     label: str | None = Field(description="The class that the reviewer sees; null if they name none.")
     comment: str
     reviewer: str
+    verified: bool = Field(description="Whether that name comes from a login or a token, and was not typed.")
     created_at: Moment = Field(description="UTC.")
 
 

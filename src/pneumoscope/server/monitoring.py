@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,62 +15,66 @@ from pneumoscope.evaluation.decision_summary import measure_rate
 from pneumoscope.models.lineage import find_adaptations
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.image_reviews import list_counting
-from pneumoscope.server.store import PredictionRecord, Review
+from pneumoscope.server.monitoring_groups import MIN_POOLED, Outcome, list_groups, list_series, measure_shares
+from pneumoscope.server.store import Review
 
-Outcome: TypeAlias = PredictionRecord | Any  # or a row with the same names
 BINS = 10
 MIN_IMAGES = 200  # with fewer, chance alone moves the index by more than a tenth
 _EMPTY_BIN = 0.5  # images, so that a logarithm can be taken
 
 
 def summarise(
-    outcomes: Sequence[Outcome], reviews: Sequence[tuple[Outcome, Review]], model: Model, fingerprint: str
+    outcomes: Sequence[Outcome],
+    reviews: Sequence[tuple[Outcome, Review]],
+    model: Model,
+    fingerprint: str,
+    period: tuple[datetime.date, int],
 ) -> dict[str, Any]:
     """Summarise predictions for the monitoring page; of each image, only the latest prediction and review count.
 
     Drift is the population stability index (PSI) of the probabilities against the validation images' (above 0.25 counts
     as a change; Siddiqi 2006, Credit Risk Scorecards, ch. 9), next to what it reaches by chance alone, and the largest
     distance of the two distributions (Kolmogorov-Smirnov). Another prevalence than among the validation images shows as
-    drift, too.
+    drift, too. The distances behind the OOD scores are compared in the same way.
 
     Args:
         outcomes: predictions of the period.
         reviews: of these, each with its prediction.
         model: the model that is served.
         fingerprint: its fingerprint; other models' predictions are left out.
+        period: its first day (UTC), and how many days it has.
     """
     of_model = [each for each in outcomes if each.fingerprint == fingerprint]
     images = list({each.sha256: each for each in sorted(of_model, key=lambda each: each.number)}.values())
     latest = {
-        prediction.sha256: (prediction.decision, review.agrees)
+        prediction.sha256: (prediction, review.agrees)
         for prediction, review in list_counting(reviews)
         if prediction.fingerprint == fingerprint and review.agrees is not None
     }
-    agreement = latest.values()
-    classified = [each for each in images if each.decision != OUT_OF_DISTRIBUTION]
+    reviewed = list(latest.values())
     return {
         "of_this_model": len(of_model),
         "images": len(images),
-        "shares": {
-            "positive": measure_rate([each.predicted_label == model.positive for each in classified if model.positive]),
-            "uncertain": measure_rate([each.decision == UNCERTAIN for each in images]),
-            "out_of_distribution": measure_rate([each.decision == OUT_OF_DISTRIBUTION for each in images]),
-        },
+        "shares": measure_shares(images, model),
         "ood_score": _find_quantiles([each.ood_score for each in images if each.ood_score is not None]),
-        "drift": _find_drift(classified, model),
+        "ood_drift": _find_ood_drift(images, model),
+        "drift": _find_drift([each for each in images if each.decision != OUT_OF_DISTRIBUTION], model),
         "agreement": {
-            "all": measure_rate([agrees for _, agrees in agreement]),
+            "all": measure_rate([agrees for _, agrees in reviewed]),
             **{
-                decision: measure_rate([agrees for other, agrees in agreement if other == decision])
+                decision: measure_rate([agrees for other, agrees in reviewed if other.decision == decision])
                 for decision in (*model.labels, UNCERTAIN, OUT_OF_DISTRIBUTION)
-                if any(other == decision for other, _ in agreement)
+                if any(other.decision == decision for other, _ in reviewed)
             },
         },
+        "series": list_series(images, model, *period),
+        "min_pooled": MIN_POOLED,
+        "groups": list_groups(images, reviewed, model),
     }
 
 
 def measure_drift(probabilities: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
-    """Population stability index over tenths of `reference` (M,), and Kolmogorov-Smirnov distance; all in [0, 1]."""
+    """Population stability index over tenths of `reference` (M,), and Kolmogorov-Smirnov distance."""
     edges = np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1])
     counts = [
         np.maximum(np.bincount(np.searchsorted(edges, each), minlength=BINS), _EMPTY_BIN)
@@ -110,6 +115,18 @@ def find_reference(model: Model) -> NDArray[np.float64]:
     return np.concatenate([1 - negative, positive])
 
 
+def _find_ood_drift(images: Sequence[Outcome], model: Model) -> dict[str, Any] | None:
+    """Compare distances, because a score is a distance over a limit, and groups have limits of their own."""
+    decisions = read_decisions(model)
+    if decisions.ood is None:
+        return None
+    limits: dict[Any, float] = {group.name: (group.ood or decisions.ood).limit for group in decisions.groups}
+    distances = [
+        each.ood_score * limits.get(each.group, decisions.ood.limit) for each in images if each.ood_score is not None
+    ]
+    return _compare(np.array(distances), np.concatenate([*map(np.array, decisions.ood.distances.values())]))
+
+
 def _count(sets: PredictionSets) -> int:
     return sum(map(len, sets.scores.values()))
 
@@ -120,15 +137,23 @@ def _find_drift(outcomes: Sequence[Outcome], model: Model) -> dict[str, Any] | N
         return None
     probabilities = np.array([each.probabilities[model.positive] for each in outcomes])
     bins = np.linspace(0, 1, BINS + 1)
-    enough = len(probabilities) >= MIN_IMAGES
-    index, distance = measure_drift(probabilities, reference) if enough else (None, None)
     return {
         "current": np.histogram(probabilities, bins)[0].tolist(),
         "validation": np.histogram(reference, bins)[0].tolist(),
-        "images": len(probabilities),
+        **(_compare(probabilities, reference) or {}),
+    }
+
+
+def _compare(values: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, Any] | None:
+    if not len(reference):
+        return None
+    enough = len(values) >= MIN_IMAGES
+    index, distance = measure_drift(values, reference) if enough else (None, None)
+    return {
+        "images": len(values),
         "min_images": MIN_IMAGES,
         "psi": index,
-        "psi_by_chance": bound_by_chance(len(probabilities), len(reference)) if enough else None,
+        "psi_by_chance": bound_by_chance(len(values), len(reference)) if enough else None,
         "ks_distance": distance,
     }
 

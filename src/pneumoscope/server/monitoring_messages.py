@@ -38,16 +38,49 @@ class Quantiles(Answer):
     p95: float
 
 
-class Drift(Answer):
-    """How the probabilities differ from those of the validation images."""
+class Comparison(Answer):
+    """How values differ from those of the validation images."""
 
-    current: list[int] = Field(description="Images by tenths of the probability.")
-    validation: list[int] = Field(description="Validation images by tenths of the probability.")
     images: int
     min_images: int = Field(description="With fewer, no drift is given.")
     psi: float | None = Field(description="Population stability index; above 0.25 counts as a change.")
     psi_by_chance: float | None = Field(description="What it stays below 95 times in 100 if nothing has changed.")
     ks_distance: float | None = Field(description="The largest distance of the two distributions.")
+
+
+class Drift(Comparison):
+    """How the probabilities differ from those of the validation images."""
+
+    current: list[int] = Field(description="Images by tenths of the probability.")
+    validation: list[int] = Field(description="Validation images by tenths of the probability.")
+
+
+class Part(Answer):
+    """A part of the period. Intervals are of each part alone: they are not adjusted for looking at many of them."""
+
+    first_day: str = Field(description="UTC.")
+    last_day: str
+    images: int
+    shares: Shares
+
+
+class Group(Answer):
+    """Images that have something in common."""
+
+    name: str = Field(description="`unknown` where the value is missing, `others` for the rarest.")
+    images: int
+    shares: Shares
+    agreement: Share = Field(description="How often the latest reviews of these images agree.")
+
+
+class Groups(Answer):
+    """Images by what is known about them."""
+
+    view: list[Group]
+    age: list[Group] = Field(description="In years.")
+    sex: list[Group]
+    model_group: list[Group] = Field(description="The group of the model that decided; `none` where none did.")
+    format: list[Group] = Field(description="Of the file.")
 
 
 class MonitoringMessage(Answer):
@@ -62,6 +95,12 @@ class MonitoringMessage(Answer):
     shares: Shares
     ood_score: Quantiles | None = Field(description="Null if the model gives none.")
     drift: Drift | None = Field(description="Null if the model has no validation probabilities.")
+    ood_drift: Comparison | None = Field(description="The same of the OOD scores; null if the model gives none.")
+    unreadable: Share = Field(description="Files that could not be read, of all that were to be stored.")
+    unreadable_reasons: dict[str, int] = Field(description="How many files by the code of their problem.")
     agreement: dict[str, Share] = Field(
         description="How often the latest reviews agree: of `all` images, and by decision."
     )
+    series: list[Part] = Field(description="By day, or by week if there are more than 31; the oldest first.")
+    min_pooled: int = Field(description="Days or weeks with fewer images are pooled with others.")
+    groups: Groups

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import hashlib
 import time
 from collections.abc import Sequence
@@ -25,19 +24,20 @@ from pneumoscope.inference.predictor import Predictor, load
 from pneumoscope.models.model_folder import find_model
 from pneumoscope.models.pretrained import DESCRIPTION
 from pneumoscope.models.references import locate_model
+from pneumoscope.server.audit import SERVICE, Actor, AuditLog, log_change
 from pneumoscope.server.batching import Answer, Batcher, Job
 from pneumoscope.server.blinding import Blinding
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
+from pneumoscope.server.measurements import Measurements, ServedModel
 from pneumoscope.server.messages import (
     Heatmap,
     ModelMessage,
     PredictionMessage,
     PredictionQuery,
 )
-from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import MonitoringMessage
 from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
@@ -46,16 +46,17 @@ from pneumoscope.server.problems import RequestError, log_internal_error, logger
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Store, now
+from pneumoscope.server.store import PredictionRecord, Store
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
+from pneumoscope.server.watch import Watch
 from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _PATIENCE = 5.0  # seconds in which the database has to answer
-_SUMMARISED = 50_000  # predictions, at most
+_UNREADABLE = (415, 422)  # statuses of files that cannot be read
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 
 
@@ -78,12 +79,18 @@ class PredictionService:
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
         self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
-        self.telemetry.watch(lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes)
+        self.watch = Watch(self.store, self.predictor.model, self.fingerprint, settings.monitoring_days)
+        measurements = Measurements(self.watch, self._list_models)
+        self.telemetry.watch(
+            lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes, capacity, measurements
+        )
         self.evidence_limit = find_limit(self.predictor.model)
         self.model = self._describe_model()
         self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
-        self.stored = StoredPredictions(self.store, self._kept, self.predictor, self.fingerprint, self.telemetry)
+        self.audit = AuditLog(self.store)
+        stored = (self.store, self._kept, self.predictor, self.fingerprint, self.telemetry, self.audit)
+        self.stored = StoredPredictions(*stored)
         self.blinding = Blinding(settings.mode, self.stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
@@ -97,6 +104,8 @@ class PredictionService:
         warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
         self.batcher.open()
+        self.audit.open()
+        self.watch.open(self._summary_thread, self.check_ready)
         if self.settings.keep_for is not None:
             retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
             self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
@@ -110,6 +119,8 @@ class PredictionService:
         for pool in (self._collector, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
+        self.audit.close()
+        self.watch.close()
         self.store.close()
 
     async def check_ready(self) -> None:
@@ -131,6 +142,9 @@ class PredictionService:
             logger.error("%s: not ready: %s", self.store.location, fault)
             detail = f"The database cannot be used: {fault}."
             raise RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable")
+
+    def _list_models(self) -> list[ServedModel]:
+        return [ServedModel(self.name, self.fingerprint, __version__, "answers")]
 
     def _describe_model(self) -> ModelMessage:
         model, threshold = self.predictor.model, self.predictor.decisions.threshold
@@ -155,7 +169,11 @@ class PredictionService:
         )
 
     async def predict(
-        self, images: Sequence[ImageBytes], query: PredictionQuery, since: float | None = None
+        self,
+        images: Sequence[ImageBytes],
+        query: PredictionQuery,
+        since: float | None = None,
+        actor: Actor = SERVICE,
     ) -> list[Answer]:
         """Predict files; an unreadable one is answered with its error.
 
@@ -164,6 +182,7 @@ class PredictionService:
             query: what is wanted.
             since: when an earlier request for the same began that was never answered, in seconds since 1970; what it
                 has stored is used.
+            actor: who sends them, for the audit log.
 
         Raises:
             RequestError: 422, the model has no heatmaps, or pictures of too many images are requested; 429, too many
@@ -184,7 +203,7 @@ class PredictionService:
             known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
-            Job(image, unstored if same else query)
+            Job(image, unstored if same else query, actor=actor)
             for image, same in zip(images, known, strict=True)
             if same is None or pictured
         ]
@@ -198,8 +217,16 @@ class PredictionService:
         if query.store:
             for answer, same in zip(answers, known, strict=True):
                 if same is None:
-                    self.telemetry.images.labels("error" if isinstance(answer, RequestError) else answer.decision).inc()
+                    self._count(answer)
         return answers
+
+    def _count(self, answer: Answer) -> None:
+        if not isinstance(answer, RequestError):
+            self.telemetry.images.labels(answer.decision).inc()
+            return
+        self.telemetry.images.labels("error").inc()
+        if answer.code and answer.status in _UNREADABLE and answer.code != "out-of-scope":
+            self.watch.unreadable.count(answer.code)
 
     async def render_image(self, prediction_id: str) -> bytes:
         """The kept image of a prediction, as a PNG for a browser.
@@ -242,7 +269,7 @@ class PredictionService:
 
     async def summarise(self, days: int) -> MonitoringMessage:
         """Summarise the predictions of today (UTC) and the days before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self._summarise, days)
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, self.watch.summarise, days)
 
     async def read_node(self, limit: int) -> NodeMessage:
         """What DICOM nodes have in the same database, with their latest images.
@@ -256,18 +283,6 @@ class PredictionService:
     def _read_node(self, limit: int) -> NodeMessage:
         with self.store.read() as connection:
             return read_node(connection, limit, time.time())
-
-    def _summarise(self, days: int) -> MonitoringMessage:
-        since = datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
-        per_day = self.store.count_by_day(since)
-        outcomes, reviews = self.store.list_outcomes(_SUMMARISED, since), self.store.list_reviews(since)
-        return MonitoringMessage(
-            days=days,
-            predictions=sum(per_day.values()),
-            summarised=len(outcomes),
-            per_day=per_day,
-            **summarise(outcomes, reviews, self.predictor.model, self.fingerprint),
-        )
 
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
         decoded = await self._decoders.decode(image, picture)
@@ -284,7 +299,8 @@ class PredictionService:
             for job, record in new:
                 self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
-            self.store.add([record for _, record in new])
+            entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
+            self.store.add([*(record for _, record in new), *entries])
         add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
         return [message for message, _ in answers]
 

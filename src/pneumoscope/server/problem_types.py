@@ -19,6 +19,7 @@ PROBLEMS = {
     "token-missing": ProblemType(401, "The token is missing or wrong", "Send `Authorization: Bearer TOKEN`."),
     "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
+    "reviewer-differs": ProblemType(403, "A review in another name than the caller's", "Omit `reviewer`."),
     "answer-withheld": ProblemType(
         403, "The model's answer is withheld until you have read the image", "Commit a reading first."
     ),

@@ -14,6 +14,7 @@ import sqlalchemy as sql
 from sqlalchemy.orm import Session
 
 from pneumoscope.images.read import Reading
+from pneumoscope.server.audit import Actor
 from pneumoscope.server.messages import ListQuery, PageQuery
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.store import PredictionRecord, Review, Store
@@ -109,7 +110,7 @@ def list_predictions(store: Store, query: ListQuery) -> Page[Reviewed]:
     if query.model is not None:
         conditions.append(sql.or_(own.model == query.model, own.fingerprint == query.model))
     if query.since is not None:
-        conditions.append(own.created_at >= _to_utc(query.since))
+        conditions.append(own.created_at >= to_utc(query.since))
     if query.reviewed is not None:
         has = sql.exists().where(Review.prediction_id == own.id)
         conditions.append(has if query.reviewed else ~has)
@@ -231,8 +232,8 @@ def _describe_study(images: Sequence[Any], first: datetime.datetime, last: datet
     )
 
 
-def delete_prediction(store: Store, prediction_id: str) -> tuple[str, bool] | None:
-    """Delete a prediction and its reviews.
+def delete_prediction(store: Store, prediction_id: str, actor: Actor) -> tuple[str, bool] | None:
+    """Delete a prediction and its reviews, and log who did.
 
     Returns:
         The SHA-256 of its file, and whether another prediction has the same file; None where there is no such
@@ -240,13 +241,21 @@ def delete_prediction(store: Store, prediction_id: str) -> tuple[str, bool] | No
     """
     own = PredictionRecord
     with begin(store) as session:
-        sha256 = session.scalar(sql.select(own.sha256).where(own.id == prediction_id))
-    if sha256 is None or store.delete([prediction_id])[0] == 0:
+        columns = (own.sha256, own.patient, own.study_uid)
+        found = session.execute(sql.select(*columns).where(own.id == prediction_id)).first()
+    if found is None:
         return None
-    return sha256, sha256 in store.find_used([sha256])
+    entry = actor.to_entry(
+        "delete", status=204, count=1, prediction_id=prediction_id, patient=found.patient or None,
+        study=store.pseudonymise_study(found.study_uid),
+    )  # fmt: skip
+    if store.delete([prediction_id], [entry])[0] == 0:
+        return None
+    return found.sha256, found.sha256 in store.find_used([found.sha256])
 
 
-def _to_utc(moment: datetime.datetime) -> datetime.datetime:
+def to_utc(moment: datetime.datetime) -> datetime.datetime:
+    """A moment as the database keeps it."""
     try:
         return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except OverflowError:  # near the years 1 and 9999

@@ -8,6 +8,7 @@ import logging
 from concurrent.futures import Executor
 
 from pneumoscope.errors import PneumoscopeError
+from pneumoscope.server.audit import SERVICE
 from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.store import Store, now
 
@@ -34,7 +35,8 @@ class Retention:
             DataError: the database or the folder cannot be changed.
         """
         moment = now() - self._keep_for
-        predictions, reviews = self._store.delete([row.id for row in self._store.find_images(before=moment)])
+        ids = [row.id for row in self._store.find_images(before=moment)]
+        predictions, reviews = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])
         # All old files without a prediction, also those left by a service that was killed before it came to this.
         images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
         if predictions or images:

@@ -14,6 +14,7 @@ from pneumoscope.errors import DataError, ImageError
 from pneumoscope.files import check_file, format_rows, write_text
 from pneumoscope.images.read import read_bytes
 from pneumoscope.inference.prediction import IDENTITY
+from pneumoscope.server.callers import Caller
 from pneumoscope.server.image_reviews import list_counting
 from pneumoscope.server.messages import ReviewRequest
 from pneumoscope.server.problems import RequestError
@@ -47,6 +48,20 @@ def find_label(record: PredictionRecord, request: ReviewRequest, labels: Sequenc
     if label is None:
         raise _invalid(f"Name the class that you see: set label to one of {', '.join(labels)}.")
     return label
+
+
+def find_reviewer(request: ReviewRequest, caller: Caller) -> str:
+    """The name under which a review is stored: the caller's own, or what is typed where nobody has logged in.
+
+    Raises:
+        RequestError: 403, it is not the caller's own.
+    """
+    if not caller.named:
+        return request.reviewer
+    if request.reviewer not in ("", caller.name):
+        detail = f"You are {caller.name}: nobody reviews under another name. Omit reviewer."
+        raise RequestError(403, detail, code="reviewer-differs")
+    return caller.name
 
 
 def _invalid(detail: str) -> RequestError:

@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from pneumoscope.server.access import Access
+from pneumoscope.server.audit import TRAIL, Actor, AuditLog, Trail, find_action, make_actor
 from pneumoscope.server.blinding import refuse_open
 from pneumoscope.server.callers import CALLER, Role, find_role
 from pneumoscope.server.connections import recognise
@@ -59,6 +60,7 @@ class _Prepared:
     identity: Identity | None
     role: Role | None
     endpoint: object  # None if there is no such route
+    prediction_id: str | None  # that its path names
 
 
 class SecurityMiddleware:
@@ -70,11 +72,12 @@ class SecurityMiddleware:
     route, status and time of each request, never names or values.
     """
 
-    def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry, audit: AuditLog) -> None:
         if hidden := [route for route in app.routes if getattr(route, "endpoint", None) is None]:
             # FastAPI does not say which function of an included router answers, and so not which role it needs.
             raise TypeError(f"{hidden[0]!r}: the roles of its routes are not known. Add them to the app itself.")
         self._app, self._limits, self._telemetry = app, settings.limits, telemetry
+        self._audit = audit
         self._proxies, self._access = Proxies(settings), Access(settings)
         self._root, public = settings.root, settings.address
         self._mode = settings.mode
@@ -91,6 +94,7 @@ class SecurityMiddleware:
             return
         start, status, request, path = time.perf_counter(), 0, _name_request(scope), self._find_path(scope)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]  # uvicorn leaves the body out
+        prepared: _Prepared | None = None
         scope = {**scope, "method": method, "root_path": self._root, "path": self._root + path}
 
         async def answer(message: Message) -> None:
@@ -103,7 +107,7 @@ class SecurityMiddleware:
         try:
             prepared = self._prepare(scope, path)
             scope = prepared.scope
-            with self._admit(prepared):
+            with self._admit(prepared, request):
                 if prepared.endpoint is not None and method not in _SAFE_METHODS:
                     _check_coding(scope)
                     receive = receive if path == UPLOADS else await self._receive_whole(receive)
@@ -115,11 +119,27 @@ class SecurityMiddleware:
             if not status:
                 await to_internal_error(problem).to_response()(scope, receive, answer)
         finally:
+            self._log_audit(prepared, status, request)
             route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
             self._telemetry.count_request(method, route, status, seconds)
             caller = f" from {scope['client'][0]}" if status in (400, 401, 403, 429) and scope["client"] else ""
             about = {"request": request}
             logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, caller, extra=about)
+
+    def _log_audit(self, prepared: _Prepared | None, status: int, request: str) -> None:
+        """Give the audit log what a request did, and tokens and persons that were turned away."""
+        if prepared is None or prepared.role is None:
+            return
+        scope, action = prepared.scope, find_action(prepared.endpoint)
+        trail: Trail | None = scope["state"].get(TRAIL)
+        if trail is not None:
+            if action is not None:
+                self._audit.add_request(action, trail, status, prepared.prediction_id)
+        elif status in (401, 403) and (prepared.identity is not None or "authorization" in Headers(scope=scope)):
+            name = prepared.identity.name if prepared.identity is not None else ""
+            address = scope["client"][0] if scope.get("client") else ""
+            source = "proxy" if prepared.identity is not None else "token"
+            self._audit.add_refused(Actor(name, "", source, address, request), status)
 
     def _find_path(self, scope: Scope) -> str:
         """The path of a route; proxies may leave the root path in front of it, or take it away."""
@@ -144,19 +164,20 @@ class SecurityMiddleware:
             raise RequestError(400, detail, {"connection": "close"}, code="request-malformed")
         scope, identity = self._proxies.resolve(scope)
         scope["state"] = {**scope.get("state", {})}
-        protected, endpoint = path.startswith(_PROTECTED), self._find_endpoint(scope)
+        protected, (endpoint, prediction_id) = path.startswith(_PROTECTED), self._find_endpoint(scope)
         self._check_origin(scope, protected)
         if not path:  # without the slash at its end, the addresses on the page would lead elsewhere
             raise RequestError(308, "The address ends with a slash.", {"location": f"{self._root}/"})
         role = find_role(endpoint, scope["method"]) if protected else None
-        return _Prepared(scope, identity, role, endpoint)
+        return _Prepared(scope, identity, role, endpoint, prediction_id)
 
-    def _find_endpoint(self, scope: Scope) -> object:
+    def _find_endpoint(self, scope: Scope) -> tuple[object, str | None]:
         for route in self._app.routes:
             match, child = route.matches(scope)
             if match is Match.FULL:
-                return child["endpoint"]
-        return None
+                of_prediction = getattr(route, "path", "").startswith("/v1/predictions/{id}")
+                return child["endpoint"], child["path_params"]["id"] if of_prediction else None
+        return None, None
 
     def _check_origin(self, scope: Scope, protected: bool) -> None:
         """Check that callers use a name of this service, and are no pages of another site."""
@@ -182,14 +203,14 @@ class SecurityMiddleware:
             raise RequestError(403, f"Pages of other sites may not call this service.{hint}")
 
     @contextmanager
-    def _admit(self, request: _Prepared) -> Iterator[None]:
+    def _admit(self, request: _Prepared, request_id: str) -> Iterator[None]:
         """Find out who calls, and count the request while it is in progress: known callers apart from all others."""
         scope, role = request.scope, request.role
         kind, caller = "known" if role is not None or self._access.open else "unknown", None
         if role is not None:
             address = scope["client"][0] if scope.get("client") else ""
             caller = self._access.identify(Headers(scope=scope), address, request.identity)
-            scope["state"][CALLER] = caller
+            scope["state"] |= {CALLER: caller, TRAIL: Trail(make_actor(caller, request_id))}
         if kind == "known":
             recognise(scope)
         if self._requests[kind] >= self._most[kind]:

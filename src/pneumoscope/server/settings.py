@@ -103,6 +103,9 @@ class Settings:
         Flag("Images of known truth for teaching: a folder for each class, or a table. [default: simulated images]"),
     ] = None
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
+    monitoring_days: Annotated[
+        int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
+    ] = 30
     token: Annotated[str | None, Flag("A token that callers may send; it may do everything.", ACCESS, given=False)] = (
         field(default=None, repr=False)
     )

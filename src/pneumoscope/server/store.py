@@ -4,182 +4,55 @@ from __future__ import annotations
 
 import datetime
 import secrets
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column, relationship
+from sqlalchemy.orm import Session
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
-from pneumoscope.server.reading_rows import define_readings
-from pneumoscope.server.schema import STORE_REVISION, Tables, prepare
+from pneumoscope.server.records import (
+    READINGS,
+    AnsweredRequest,
+    AuditEntry,
+    Base,
+    JobRecord,
+    PredictionRecord,
+    Property,
+    Review,
+    UnreadableFiles,
+    now,
+)
+from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
-
-class _Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    type_annotation_map: ClassVar[dict[Any, Any]] = {list[str]: sql.JSON, dict[str, float]: sql.JSON}
-
-
-class _Property(_Base):
-    """A property of the database itself: the secret behind its pseudonyms, and a version for earlier versions."""
-
-    __tablename__ = "properties"
-
-    key: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
-    value: Mapped[str] = mapped_column(sql.Text)
-
-
-class Review(_Base):
-    """What a reviewer says about a prediction.
-
-    Attributes:
-        answer: `agree`, `disagree`, `cannot_tell`, `comment` alone, or `withdrawn`: what the reviewer said before does
-            not count.
-        agrees: None where the answer is neither of the first two.
-        label: None where they name no class.
-    """
-
-    __tablename__ = "reviews"
-
-    prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id"), index=True)
-    answer: Mapped[str] = mapped_column(sql.String(16), default="")
-    agrees: Mapped[bool | None] = mapped_column(default=None)
-    label: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    comment: Mapped[str] = mapped_column(sql.Text, default="")
-    reviewer: Mapped[str] = mapped_column(sql.Text, default="")
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now())
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-
-    def __post_init__(self) -> None:
-        if not self.answer:
-            self.answer = {True: "agree", False: "disagree", None: "comment"}[self.agrees]
-
-
-class PredictionRecord(_Base):
-    """One prediction as the service keeps it; fields not listed are those of `inference.Prediction`.
-
-    Attributes:
-        name: of the file, without folders; empty where names are not kept.
-        patient: a pseudonym that only this database gives to a patient; empty where none is known.
-        fingerprint: of the model.
-        probabilities: of every class, even if out of distribution, because monitoring needs them.
-        group: None where none decided, and for predictions stored before the database had this column.
-        accession_number: None where unknown or not kept, like the UIDs, and for older predictions like age, sex, view,
-            laterality and date.
-        id: nobody can guess it.
-        number: rises with each one stored, whatever the clock says.
-        created_at: when, UTC.
-        reviews: the oldest first.
-    """
-
-    __tablename__ = "predictions"
-    __table_args__ = (sql.UniqueConstraint("id", name="predictions_id_key"), {"sqlite_autoincrement": True})
-
-    sha256: Mapped[str] = mapped_column(sql.String(64), index=True)
-    name: Mapped[str] = mapped_column(sql.Text)
-    patient: Mapped[str] = mapped_column(sql.String(16))
-    model: Mapped[str] = mapped_column(sql.Text)
-    fingerprint: Mapped[str] = mapped_column(sql.String(64))
-    decision: Mapped[str] = mapped_column(sql.Text)
-    predicted_label: Mapped[str] = mapped_column(sql.Text)
-    probability: Mapped[float | None] = mapped_column(sql.Double)
-    probabilities: Mapped[dict[str, float]]
-    prediction_set: Mapped[list[str]]
-    ood_score: Mapped[float | None] = mapped_column(sql.Double)
-    warnings: Mapped[list[str]]
-    width: Mapped[int]
-    height: Mapped[int]
-    format: Mapped[str] = mapped_column(sql.String(16))
-    invert: Mapped[bool] = mapped_column(default=False)
-    any_modality: Mapped[bool] = mapped_column(default=False)
-    group: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    age: Mapped[float | None] = mapped_column(sql.Double, default=None)
-    sex: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    view: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    laterality: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    date: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    accession_number: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    study_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    series_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    sop_uid: Mapped[str | None] = mapped_column(sql.Text, default=None)
-    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-    reviews: Mapped[list[Review]] = relationship(default_factory=list, order_by=Review.number, lazy="raise")
-
-
-class AnsweredRequest(_Base):
-    """A request with an Idempotency-Key, and its answer once there is one.
-
-    Attributes:
-        key: a digest of who sent it, where to, and its key.
-        request: a digest of what it asks for.
-        began_at: in seconds since 1970.
-        status: of the answer; None while there is none.
-        location: of what it made.
-        content: the body of the answer.
-    """
-
-    __tablename__ = "answered_requests"
-
-    key: Mapped[str] = mapped_column(sql.String(64), primary_key=True)
-    request: Mapped[str] = mapped_column(sql.String(64))
-    began_at: Mapped[float] = mapped_column(sql.Double, index=True)
-    status: Mapped[int | None] = mapped_column(default=None)
-    location: Mapped[str] = mapped_column(sql.Text, default="")
-    content: Mapped[str] = mapped_column(sql.Text, default="")
-
-
-class JobRecord(_Base):
-    """Files that are predicted while the caller does not wait.
-
-    Attributes:
-        id: nobody can guess it.
-        state: `waiting`, `running`, `done`, `failed` or `lost`.
-        files: how many there are.
-        beat_at: when the service that has the files was last known to live, in seconds since 1970.
-        created_at: when, UTC.
-        finished_at: when, UTC.
-        content: the predictions, or the problem document.
-        callback: the address that is called when it is finished.
-        callback_state: empty where there is no address, else `due`, `sent` or `failed`.
-        callback_attempts: how often it has been called.
-        callback_due_at: when it is called next, in seconds since 1970.
-    """
-
-    __tablename__ = "jobs"
-    __table_args__ = (sql.UniqueConstraint("id", name="jobs_id_key"), {"sqlite_autoincrement": True})
-
-    state: Mapped[str] = mapped_column(sql.String(16))
-    files: Mapped[int]
-    beat_at: Mapped[float] = mapped_column(sql.Double)
-    callback: Mapped[str] = mapped_column(sql.Text, default="")
-    callback_state: Mapped[str] = mapped_column(sql.String(16), default="")
-    callback_attempts: Mapped[int] = mapped_column(default=0)
-    callback_due_at: Mapped[float] = mapped_column(sql.Double, default=0.0)
-    content: Mapped[str] = mapped_column(sql.Text, default="")
-    id: Mapped[str] = mapped_column(sql.String(32), default_factory=lambda: uuid.uuid4().hex)
-    created_at: Mapped[datetime.datetime] = mapped_column(default_factory=lambda: now(), index=True)
-    finished_at: Mapped[datetime.datetime | None] = mapped_column(default=None)
-    number: Mapped[int] = mapped_column(primary_key=True, init=False)
-
-
-READINGS = define_readings(_Base.metadata)
+__all__ = [
+    "READINGS",
+    "AnsweredRequest",
+    "AuditEntry",
+    "JobRecord",
+    "PredictionRecord",
+    "Review",
+    "Store",
+    "UnreadableFiles",
+    "now",
+]
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
-    "the reading room", _Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, _Property.__tablename__
+    "the reading room", Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, Property.__tablename__
 )
 _OUTCOME = (
     PredictionRecord.number, PredictionRecord.sha256, PredictionRecord.fingerprint, PredictionRecord.decision,
     PredictionRecord.predicted_label, PredictionRecord.probabilities, PredictionRecord.ood_score,
+    PredictionRecord.created_at, PredictionRecord.view, PredictionRecord.age, PredictionRecord.sex,
+    PredictionRecord.group, PredictionRecord.format,
 )  # fmt: skip
 
 
@@ -221,8 +94,8 @@ class Store(AbstractContextManager["Store"]):
                 if connection.dialect.name == "postgresql":
                     for limit in ("lock_timeout", "statement_timeout"):
                         connection.exec_driver_sql(f"SET LOCAL {limit} = '{_SOON}s'")
-                connection.execute(sql.insert(_Property), row)
-                connection.execute(sql.delete(_Property).where(_Property.key == row["key"]))
+                connection.execute(sql.insert(Property), row)
+                connection.execute(sql.delete(Property).where(Property.key == row["key"]))
         except (OSError, SQLAlchemyError) as problem:
             self._impatient.dispose()  # its connection may be cut
             reason = explain(problem)
@@ -230,7 +103,11 @@ class Store(AbstractContextManager["Store"]):
             return known.get(reason, reason)
         return ""
 
-    def add(self, records: Sequence[PredictionRecord] | Sequence[Review]) -> None:
+    def pseudonymise_study(self, uid: str | None) -> str | None:
+        """Give a study's pseudonym, for the audit log; None where it has no UID."""
+        return compute_pseudonym(self._secret, f"study {uid}") if uid else None
+
+    def add(self, records: Sequence[PredictionRecord | Review | AuditEntry]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk."""
         with self._begin() as session:
             session.add_all(records)
@@ -304,8 +181,13 @@ class Store(AbstractContextManager["Store"]):
         with self._begin() as session:
             return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
 
-    def delete(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete predictions with their reviews; return how many there were of each."""
+    def delete(self, ids: Sequence[str], entries: Sequence[AuditEntry] = ()) -> tuple[int, int]:
+        """Delete predictions with their reviews; return how many there were of each.
+
+        Args:
+            ids: of the predictions.
+            entries: for the audit log; stored with the first deletion.
+        """
         predictions = reviews = 0
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
@@ -317,6 +199,8 @@ class Store(AbstractContextManager["Store"]):
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))
                 predictions += getattr(found, "rowcount", 0)
+                if not start and predictions:
+                    session.add_all(entries)
         if predictions:
             with self._reporting():
                 forget_deleted(self._engine)
@@ -342,6 +226,12 @@ class Store(AbstractContextManager["Store"]):
         """Begin a transaction in which other tables of the same database can be read."""
         with self._begin() as session:
             yield session.connection()
+
+    @contextmanager
+    def lock(self) -> Iterator[sql.Connection]:
+        """Begin a transaction that no other process begins meanwhile, in which tables can be changed."""
+        with self._reporting(), locking(self._engine) as connection:
+            yield connection
 
     def close(self) -> None:
         """Close all connections."""
@@ -381,8 +271,3 @@ class Store(AbstractContextManager["Store"]):
             state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
             state = "is out of reach" if isinstance(problem, OSError) else state
             raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None
-
-
-def now() -> datetime.datetime:
-    """This moment as the database keeps it: UTC, without a time zone."""
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)

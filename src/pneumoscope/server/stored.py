@@ -12,6 +12,8 @@ from urllib.parse import quote
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
+from pneumoscope.server.audit import Action, AuditLog, Trail, log_change
+from pneumoscope.server.callers import Caller
 from pneumoscope.server.idempotency import Answered, Key, add_review
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
@@ -28,7 +30,7 @@ from pneumoscope.server.messages import (
 )
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import Reviewed
-from pneumoscope.server.reviews import find_label
+from pneumoscope.server.reviews import find_label, find_reviewer
 from pneumoscope.server.store import PredictionRecord, Review, Store
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
@@ -60,13 +62,20 @@ class StoredPredictions:
         predictor: the model that is served.
         fingerprint: of this model.
         telemetry: counts reviews.
+        audit: the log of what only reads.
     """
 
     def __init__(
-        self, store: Store, kept: KeptImages | None, predictor: Predictor, fingerprint: str, telemetry: Telemetry
+        self,
+        store: Store,
+        kept: KeptImages | None,
+        predictor: Predictor,
+        fingerprint: str,
+        telemetry: Telemetry,
+        audit: AuditLog,
     ) -> None:
         self.store, self.fingerprint = store, fingerprint
-        self._kept, self._predictor, self._telemetry = kept, predictor, telemetry
+        self._kept, self._predictor, self._telemetry, self._audit = kept, predictor, telemetry, audit
         self._threads = ThreadPoolExecutor(4, "database")
 
     def close(self) -> None:
@@ -132,7 +141,7 @@ class StoredPredictions:
 
         return await self.call(find)
 
-    async def delete(self, prediction_id: str) -> None:
+    async def delete(self, prediction_id: str, trail: Trail) -> None:
         """Delete a prediction, its reviews, and its file unless another prediction has the same one.
 
         Raises:
@@ -140,9 +149,11 @@ class StoredPredictions:
         """
 
         def delete() -> None:
-            found = queries.delete_prediction(self.store, prediction_id)
+            self._audit.flush()  # entries that wait find the patient by the prediction
+            found = queries.delete_prediction(self.store, prediction_id, trail.actor)
             if found is None:
                 raise _unknown()
+            trail.written = True
             sha256, needed = found
             if self._kept is not None and not needed:
                 self._kept.delete([sha256])
@@ -165,22 +176,30 @@ class StoredPredictions:
             raise RequestError(404, f"The image of this prediction was not kept. {reason}", code="image-not-kept")
         return record, content
 
-    async def review(self, prediction_id: str, request: ReviewRequest, key: Key | None = None) -> Answered:
-        """Store a review, once for each key; give the answer.
+    async def review(
+        self, prediction_id: str, request: ReviewRequest, caller: Caller, trail: Trail, key: Key | None = None
+    ) -> Answered:
+        """Store a review, once for each key; give the answer. The reviewer's name is the caller's, if they have one.
 
         Raises:
-            RequestError: 404, there is no such prediction; 422, see `find_label`, or the key was used otherwise.
+            RequestError: 403, the review names somebody else; 404, there is no such prediction; 422, see `find_label`,
+                or the key was used otherwise.
         """
+        reviewer = find_reviewer(request, caller)
         record = (await self.find(prediction_id)).record
         label = find_label(record, request, self._predictor.model.labels)
-        review = Review(prediction_id=record.id, **{**request.model_dump(), "label": label})
+        own = {"label": label, "reviewer": reviewer, "verified": caller.named}
+        review = Review(prediction_id=record.id, **{**request.model_dump(), **own})
+        action: Action = "withdraw" if review.answer == "withdrawn" else "review"
+        entry = log_change(self.store, trail.actor, action, record)
         if key is not None:
-            answered = await self.call(add_review, self.store, key, review)
+            answered = await self.call(add_review, self.store, key, review, entry)
         else:
-            await self.call(self.store.add, [review])
+            await self.call(self.store.add, [review, entry])
             content = ReviewMessage.model_validate(review).model_dump_json()
             answered = Answered(201, f"reviews/{review.number}", content)
         if not answered.replayed:
+            trail.written = True
             self._telemetry.reviews.labels(review.answer).inc()
         return answered
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server import idempotency
+from pneumoscope.server.audit import SERVICE, Actor
 from pneumoscope.server.idempotency import Answered, Key
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
@@ -27,6 +28,7 @@ class Wish:
         key: an Idempotency-Key; empty: none.
         later: whether a job is wanted instead of predictions.
         callback: an address to call when the job is finished; empty: none.
+        actor: who sends them, for the audit log.
     """
 
     query: PredictionQuery
@@ -34,16 +36,26 @@ class Wish:
     key: str = ""
     later: bool = False
     callback: str = ""
+    actor: Actor = SERVICE
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to an upload; `replayed`: the same that an earlier request with the same key got."""
+    """The answer to an upload.
+
+    Attributes:
+        status: of HTTP.
+        location: of what was made.
+        message: what is answered.
+        replayed: whether an earlier request with the same key got the same.
+        unlogged: how many files it is about whose entries in the audit log were not stored with their predictions.
+    """
 
     status: int
     location: str
     message: BaseModel
     replayed: bool = False
+    unlogged: int = 0
 
 
 async def submit(
@@ -66,9 +78,9 @@ async def submit(
 
     async def act(since: float | None) -> Reply:
         if wish.later:
-            job = await jobs.submit(images, query, wish.callback, held)
-            return Reply(202, job.href, job)
-        return _answer(gather(images, await service.predict(images, query, since)))
+            job = await jobs.submit(images, query, wish.callback, held, wish.actor)
+            return Reply(202, job.href, job, unlogged=len(images))
+        return _answer(gather(images, await service.predict(images, query, since, wish.actor)))
 
     if not wish.key or not query.store:
         return await act(None)
@@ -78,12 +90,12 @@ async def submit(
     if isinstance(found, Reply):
         return found
     if wish.later:
-        return Reply(found.status, found.location, JobMessage.model_validate_json(found.content), replayed=True)
+        return Reply(found.status, found.location, JobMessage.model_validate_json(found.content), True, len(images))
     message = add_names(PredictionsMessage.model_validate_json(found.content), images)
     if query.heatmap or query.picture:
         answers = await service.predict(images, query.model_copy(update={"store": False, "reuse": False}))
         message = add_pictures(message, answers)
-    return Reply(found.status, found.location, message, replayed=True)
+    return Reply(found.status, found.location, message, True, len(images))
 
 
 async def _once(
@@ -108,4 +120,5 @@ async def _once(
 def _answer(message: PredictionsMessage) -> Reply:
     new = [each for each in message.predictions if each.href and not each.reused]
     only = len(message.predictions) == len(new) == 1
-    return Reply(201 if new else 200, (new[0].href or "") if only else "", message)
+    left = len(message.predictions) - len(new)
+    return Reply(201 if new else 200, (new[0].href or "") if only else "", message, unlogged=left)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -33,8 +34,13 @@ class Telemetry:
         self._batches = histogram("pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
         self._batch_seconds = histogram("pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS)
 
-    def watch(self, images: Callable[[], int], buffered_bytes: Callable[[], int]) -> None:
-        """Report the images in progress, and the bytes of uploads and answers in memory."""
+    def watch(
+        self, images: Callable[[], int], buffered_bytes: Callable[[], int], capacity: int, more: Collector
+    ) -> None:
+        """Report the images in progress and how many may be, the bytes of uploads and answers in memory, and more."""
+        self._registry.register(more)
+        text = "How many images may be in progress; others are answered 429."
+        Gauge("pneumoscope_images_limit", text, registry=self._registry).set(capacity)
         for name, meaning, value in (
             ("pneumoscope_images_in_progress", "Images waiting or being processed.", images),
             ("pneumoscope_buffered_bytes", "Memory used by uploads and by answers with pictures.", buffered_bytes),

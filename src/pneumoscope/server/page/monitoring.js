@@ -2,10 +2,9 @@
 
 import { card, make } from "./elements.js";
 import { call } from "./service.js";
+import { interval, percent, showGroups, showSeries } from "./trends.js";
 
 const $ = (id) => document.getElementById(id);
-const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)}%`);
-const interval = (share) => (share.low === null ? "" : `${percent(share.low)} to ${percent(share.high)}`);
 
 function draw(bars, outline, labels, what) {
   const [wide, high, left, bottom] = [Math.max(260, Math.min(1000, $("volume").clientWidth)), 180, 38, 22];
@@ -53,7 +52,11 @@ async function show() {
   showCards(summary);
   const volume = days(summary.per_day, summary.days);
   $("volume").replaceChildren(draw(volume.map(([, count]) => count), null, volume.map(([day]) => day.slice(5)), `Predictions per day; ${predictions} in total`));
+  showSeries($("trends"), $("parts"), summary);
+  showGroups($("groups"), summary.groups);
+  $("pooled").textContent = summary.min_pooled;
   showDrift(summary.drift);
+  showOodDrift(summary.ood_drift);
   $("agreement").replaceChildren(...Object.entries(summary.agreement).map(([name, share]) => {
     const row = make("tr");
     row.append(make("th", { scope: "row" }, name.replaceAll("_", " ")), make("td", { class: "number" }, String(share.n)), make("td", { class: "number" }, percent(share.value)), make("td", { class: "number" }, interval(share)));
@@ -61,13 +64,14 @@ async function show() {
   }));
 }
 
-function showCards({ days, predictions, images, shares, ood_score: ood, agreement }) {
+function showCards({ days, predictions, images, shares, ood_score: ood, agreement, unreadable, unreadable_reasons: reasons }) {
   const { positive, uncertain, out_of_distribution: outside } = shares;
   $("cards").replaceChildren(
     card("Images", String(images), `${days > 1 ? `in ${days} days (UTC)` : "today (UTC)"}${predictions === images ? "" : `; ${predictions} predictions`}`),
     card("Positive", percent(positive.value), positive.n ? `of ${positive.n} in distribution; ${interval(positive)}` : ""),
     card("Uncertain", percent(uncertain.value), interval(uncertain)),
     card("Out of distribution", percent(outside.value), interval(outside)),
+    card("Unreadable files", percent(unreadable.value), unreadable.value ? `of ${unreadable.n}; ${interval(unreadable)}; ${Object.entries(reasons).map(([code, files]) => `${files} ${code.replaceAll("-", " ")}`).join(", ")}` : ""),
     card("OOD score", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}` : ""),
     card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${interval(agreement.all)}` : "no reviews"),
   );
@@ -83,7 +87,13 @@ function showDrift(drift) {
   $("histogram").replaceChildren(draw(toShares(drift.current), toShares(drift.validation), bins, "Distribution of probabilities now and on validation images"));
   $("drift").textContent = drift.psi === null
     ? `${drift.images} images are too few to measure drift; at least ${drift.min_images} are needed.`
-    : `Population stability index: ${drift.psi.toFixed(2)}. By chance alone it stays below ${drift.psi_by_chance.toFixed(2)} 95 times in 100, if each image is of a different patient; above 0.25 counts as a change. Kolmogorov-Smirnov distance: ${drift.ks_distance.toFixed(2)}. A different prevalence also shows as drift.`;
+    : `${tell(drift)} A different prevalence also shows as drift.`;
+}
+
+const tell = (drift) => `Population stability index: ${drift.psi.toFixed(2)}. By chance alone it stays below ${drift.psi_by_chance.toFixed(2)} 95 times in 100, if each image is of a different patient; above 0.25 counts as a change. Kolmogorov-Smirnov distance: ${drift.ks_distance.toFixed(2)}.`;
+
+function showOodDrift(drift) {
+  $("ood").textContent = drift && drift.psi !== null ? `OOD scores of ${drift.images} images against those of the validation images: ${tell(drift)}` : "";
 }
 
 $("days").addEventListener("change", show);

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
 
+from pneumoscope.server.audit import audits
 from pneumoscope.server.blinding import Blinding, withholds
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.messages import NO_NUL, JobMessage
@@ -26,6 +27,7 @@ def add_jobs(app: FastAPI, jobs: Jobs, blinding: Blinding) -> None:
         },
         tags=["predictions"],
     )
+    @audits("view_job")
     @withholds
     async def get_job(
         request: Request, job_id: Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL)]

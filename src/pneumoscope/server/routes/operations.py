@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
+from pneumoscope.server.audit import audits
 from pneumoscope.server.blinding import withholds
 from pneumoscope.server.messages import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
 from pneumoscope.server.monitoring_messages import MonitoringMessage, MonitoringQuery
@@ -80,6 +81,7 @@ def add_operations(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 409, 422, 503),
         tags=["operations"],
     )
+    @audits("view_node")
     async def node(query: Annotated[NodeQuery, Query()]) -> Response:
         """Show what DICOM nodes have in this database: images, their answers, and where their results are."""
         message = await service.read_node(query.limit)

@@ -12,7 +12,9 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from pneumoscope.images.read import Reading
 from pneumoscope.server import idempotency
+from pneumoscope.server.audit import audits, find_trail
 from pneumoscope.server.blinding import withholds
+from pneumoscope.server.callers import find_caller
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.kept_images import MEDIA_TYPES
 from pneumoscope.server.messages import (
@@ -65,6 +67,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         openapi_extra=FILES,
         tags=["predictions"],
     )
+    @audits("predict")
     @withholds
     async def predict(
         request: Request,
@@ -75,7 +78,8 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
         wanted = PredictionQuery.model_validate(query.model_dump(exclude={"callback", "blind"}))
         later = "respond-async" in (each.partition(";")[0].strip().lower() for each in prefer.split(","))
-        wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback)
+        trail = find_trail(request)
+        wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback, trail.actor)
         if query.callback and not later:
             detail = "callback: only a job calls it. Send the header Prefer: respond-async, too."
             raise RequestError(422, detail, code="callback-refused")
@@ -83,6 +87,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
             reading = Reading(query.invert, query.any_modality)
             images = await held.enter_async_context(service.budget.receive(request, reading))
             reply = await submit(service, jobs, images, wish, held)
+        trail.count, trail.written = reply.unlogged, reply.unlogged == 0
         message = await service.blinding.cover(request, reply.message, query.blind)
         headers = {"location": reply.location, "idempotency_replayed": "true" if reply.replayed else ""}
         if reply.status == 202:
@@ -103,11 +108,15 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_predictions")
     @withholds
     async def list_predictions(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
         """List stored predictions with the latest of their reviews, the newest first."""
+        trail = find_trail(request)
+        trail.patient, trail.study = query.patient, service.store.pseudonymise_study(query.study)
         service.blinding.refuse_filter(request, query.decision)
         page = await service.stored.list_predictions(query)
+        trail.count = len(page.predictions)
         return to_page(await service.blinding.cover(request, page), request)
 
     @app.get(
@@ -117,6 +126,7 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
+    @audits("view_prediction")
     @withholds
     async def get_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Get a stored prediction with the latest of its reviews."""
@@ -131,10 +141,11 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["predictions"],
     )
+    @audits("delete")
     @withholds
-    async def delete_prediction(prediction_id: Identifier) -> Response:
+    async def delete_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Delete a prediction, its reviews, and its kept image unless another prediction is of the same file."""
-        await service.stored.delete(prediction_id)
+        await service.stored.delete(prediction_id, find_trail(request))
         return Response(status_code=204)
 
     @app.get(
@@ -144,10 +155,12 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["predictions"],
     )
+    @audits("list_studies")
     @withholds
     async def list_studies(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
         """List the studies of stored predictions; those that came last are first."""
         page = await service.stored.list_studies(query)
+        find_trail(request).count = sum(study.predictions for study in page.studies)
         return to_page(service.blinding.cover_studies(request, page), request)
 
 
@@ -159,6 +172,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {**_PNG["content"], **_FILE_TYPES}}, **problems(401, 403, 404, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_image")
     @withholds
     async def image(
         prediction_id: Identifier, query: Annotated[ImageQuery, Query()], accept: Annotated[str, Header()] = "*/*"
@@ -181,6 +195,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         responses={200: _PNG, **problems(401, 403, 404, 409, 422, 429, 500, 503)},
         tags=["predictions"],
     )
+    @audits("view_evidence")
     @withholds
     async def evidence(request: Request, prediction_id: Identifier) -> Response:
         """Get the evidence as colours to lay over the image; it is computed from the kept image.
@@ -205,6 +220,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     @withholds
     async def list_reviews(
         request: Request, prediction_id: Identifier, query: Annotated[PageQuery, Query()]
@@ -221,6 +237,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses={201: {"headers": LOCATION}, **problems(400, 401, 403, 404, 408, 409, 413, 422, 503)},
         tags=["reviews"],
     )
+    @audits("review")
     @withholds
     async def review(
         request: Request, prediction_id: Identifier, review: ReviewRequest, idempotency_key: IdempotencyKey = ""
@@ -231,7 +248,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         if idempotency_key:
             where, digest = f"reviews of {prediction_id}", idempotency.digest_review(review)
             key = idempotency.make_key(name_caller(request), where, idempotency_key, digest)
-        answered = await service.stored.review(prediction_id, review, key)
+        answered = await service.stored.review(prediction_id, review, find_caller(request), find_trail(request), key)
         headers = {"location": answered.location, **({"idempotency-replayed": "true"} if answered.replayed else {})}
         return Response(answered.content, answered.status, headers, media_type="application/json")
 
@@ -242,6 +259,7 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 404, 422, 503),
         tags=["reviews"],
     )
+    @audits("view_reviews")
     @withholds
     async def get_review(
         request: Request,

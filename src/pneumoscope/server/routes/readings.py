@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Request, Response
 
 from pneumoscope.server import readings
+from pneumoscope.server.audit import audits
 from pneumoscope.server.blinding import withholds
 from pneumoscope.server.callers import find_caller
 from pneumoscope.server.messages import NO_NUL
@@ -40,6 +41,7 @@ def add_readings(app: FastAPI, service: PredictionService) -> None:
         },
         tags=["readings"],
     )
+    @audits("review")
     @withholds
     async def create_reading(
         request: Request,
@@ -64,6 +66,7 @@ def add_readings(app: FastAPI, service: PredictionService) -> None:
         responses=problems(401, 403, 422, 503),
         tags=["readings"],
     )
+    @audits("view_reviews")
     @withholds
     async def list_readings(request: Request, query: Annotated[ReadingQuery, Query()]) -> Response:
         """List readings, the newest first; in a service that is read blind, one's own."""

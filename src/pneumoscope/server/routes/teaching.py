@@ -11,6 +11,7 @@ from fastapi import FastAPI, Path, Request, Response
 from pneumoscope.errors import ImageError
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server import readings
+from pneumoscope.server.audit import audits
 from pneumoscope.server.messages import PredictionMessage, PredictionQuery
 from pneumoscope.server.openapi import problems
 from pneumoscope.server.predictions import PredictionService
@@ -82,6 +83,7 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
         responses=problems(400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503),
         tags=["teaching"],
     )
+    @audits("predict")
     async def answer(request: Request, number: Number, given: TeachingRequest) -> Response:
         """Answer a case, and learn its truth and what the model says. Nothing is stored unless asked for."""
         file, truth = await read(number), cases.truths[number]

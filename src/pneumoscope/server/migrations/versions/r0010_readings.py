@@ -6,7 +6,7 @@ import sqlalchemy as sql
 from alembic.operations import Operations
 
 revision = "0010"
-down_revision = "0006"
+down_revision = "0008"
 
 
 def upgrade(operations: Operations) -> None:
