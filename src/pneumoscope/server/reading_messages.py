@@ -82,7 +82,7 @@ class ReadingPage(PageMessage):
 
 
 class TeachingCaseMessage(Answer):
-    """An image of known truth; its name and its truth are not told before the answer."""
+    """An image of known truth; its name and its truth are not shown before the answer."""
 
     number: int
 

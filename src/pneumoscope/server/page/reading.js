@@ -16,7 +16,7 @@ let busy = false;
 
 // Which reading comes next: "first" before the model's answer, "second" with it, or none.
 export function phaseOf(image) {
-  if (state.mode === "assist" || image.state !== "done") return null;
+  if (state.mode === "assist" || image.state !== "done" || (state.mode === "teaching" && image.case === undefined)) return null;
   if (image.withheld) return "first";
   if (image.case !== undefined) return null;
   return image.readings?.length && !image.readings.at(-1).with_ai ? "second" : null;

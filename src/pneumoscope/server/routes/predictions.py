@@ -48,6 +48,7 @@ def add_predictions(app: FastAPI, service: PredictionService, jobs: Jobs) -> Non
     """Add the routes."""
     _add_uploads(app, service, jobs)
     _add_stored(app, service)
+    _add_studies(app, service)
     _add_images(app, service)
     _add_reviews(app, service)
 
@@ -148,6 +149,8 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         await service.stored.delete(prediction_id, find_trail(request))
         return Response(status_code=204)
 
+
+def _add_studies(app: FastAPI, service: PredictionService) -> None:
     @app.get(
         "/v1/studies",
         operation_id="listStudies",

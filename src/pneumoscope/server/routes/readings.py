@@ -28,6 +28,7 @@ from pneumoscope.server.routes.answers import LOCATION, to_json, to_page
 
 def add_readings(app: FastAPI, service: PredictionService) -> None:
     """Add the routes."""
+    _add_lists(app, service)
 
     @app.post(
         "/v1/predictions/{id}/readings",
@@ -59,6 +60,8 @@ def add_readings(app: FastAPI, service: PredictionService) -> None:
         where = f"../../readings?prediction={found.record.id}"
         return to_json(message, 200 if committed.repeated else 201, location="" if committed.repeated else where)
 
+
+def _add_lists(app: FastAPI, service: PredictionService) -> None:
     @app.get(
         "/v1/readings",
         operation_id="listReadings",

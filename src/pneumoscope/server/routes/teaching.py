@@ -39,24 +39,11 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
     model = service.predictor.model
     cases = TeachingCases(service.settings.cases, tuple(model.labels))
 
-    async def read(number: int) -> ImageBytes:
-        if number >= len(cases.truths):
-            raise RequestError(404, f"There are {len(cases.truths)} teaching cases.", code="case-not-found")
-        try:
-            return await asyncio.to_thread(cases.read, number)
-        except ImageError:
-            detail = f"The file of case {number + 1} can no longer be read."
-            raise RequestError(404, detail, code="case-not-found") from None
-
-    async def predict(image: ImageBytes, query: PredictionQuery) -> PredictionMessage:
-        (answer,) = await service.predict([image], query)
-        if isinstance(answer, RequestError):
-            raise answer
-        return answer
+    _add_answers(app, service, cases)
 
     @app.get("/v1/teaching", operation_id="listTeachingCases", responses=problems(401, 403), tags=["teaching"])
     async def list_cases() -> TeachingMessage:
-        """List the cases to learn with. Their truth is told after the answer."""
+        """List the cases to learn with. Their truth is shown after the answer."""
         return TeachingMessage(
             source=cases.source,
             labels=list(model.labels),
@@ -73,8 +60,12 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
     )
     async def image(number: Number) -> Response:
         """Get the image of a case as a PNG of its stored levels, as `picture` of a prediction."""
-        answer = await predict(await read(number), PredictionQuery(picture=True, store=False))
+        answer = await _predict(service, await _read(cases, number), PredictionQuery(picture=True, store=False))
         return Response(base64.b64decode(answer.picture or ""), media_type="image/png")
+
+
+def _add_answers(app: FastAPI, service: PredictionService, cases: TeachingCases) -> None:
+    model = service.predictor.model
 
     @app.post(
         "/v1/teaching/{number}/answers",
@@ -86,13 +77,13 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
     @audits("predict")
     async def answer(request: Request, number: Number, given: TeachingRequest) -> Response:
         """Answer a case, and learn its truth and what the model says. Nothing is stored unless asked for."""
-        file, truth = await read(number), cases.truths[number]
+        file, truth = await _read(cases, number), cases.truths[number]
         if given.label is not None and given.label not in model.labels:
             detail = f"label {given.label!r}: unknown class. The classes are {', '.join(model.labels)}."
             raise RequestError(422, detail, code="reading-invalid")
         store = given.store and cases.source == "own"
         query = PredictionQuery(heatmap=service.model.heatmaps, store=store, reuse=store)
-        prediction = await predict(file, query)
+        prediction = await _predict(service, file, query)
         stored = False
         if store and prediction.id is not None:
             named = given.model_dump(exclude={"store", "reader"})
@@ -105,3 +96,20 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
                 if problem.code != "reading-committed":  # answered before: the first answer counts
                     raise
         return to_json(TaughtMessage(truth=truth, correct=given.label == truth, stored=stored, prediction=prediction))
+
+
+async def _read(cases: TeachingCases, number: int) -> ImageBytes:
+    if number >= len(cases.truths):
+        raise RequestError(404, f"There are {len(cases.truths)} teaching cases.", code="case-not-found")
+    try:
+        return await asyncio.to_thread(cases.read, number)
+    except ImageError:
+        detail = f"The file of case {number + 1} can no longer be read."
+        raise RequestError(404, detail, code="case-not-found") from None
+
+
+async def _predict(service: PredictionService, image: ImageBytes, query: PredictionQuery) -> PredictionMessage:
+    (answer,) = await service.predict([image], query)
+    if isinstance(answer, RequestError):
+        raise answer
+    return answer
