@@ -58,6 +58,7 @@ class UploadQuery(PredictionQuery):
         pattern=NO_NUL,
         description="An address to call when the job is finished. The settings must allow its host.",
     )
+    blind: bool = Field(default=False, description="Withhold the model's answers: read the images first.")
 
 
 class PageQuery(Query):
@@ -223,6 +224,9 @@ class PredictionMessage(Answer):
     href: str | None = Field(default=None, description="Its address, relative to /v1/; null if it is not stored.")
     image_kept: bool = Field(default=False, description="Whether its file is kept: see its address and /image.")
     reused: bool = Field(default=False, description="Whether it was stored before this request; see `reuse`.")
+    withheld: bool = Field(
+        default=False, description="Whether the model's answer is withheld until the caller has committed a reading."
+    )
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )

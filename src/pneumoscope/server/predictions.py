@@ -20,6 +20,7 @@ from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.prediction import Prediction
 from pneumoscope.server.audit import SERVICE, Actor, AuditLog, log_change
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.blinding import Blinding
 from pneumoscope.server.decoding import Decoded, Decoders
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
@@ -93,6 +94,7 @@ class PredictionService:
         self.audit = AuditLog(self.store)
         stored = (self.store, self._kept, self.models, self.choose, self.telemetry, self.audit)
         self.stored = StoredPredictions(*stored)
+        self.blinding = Blinding(settings.mode, self.stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
+from pneumoscope.server.reading_rows import define_readings
+
 
 def now() -> datetime.datetime:
     """This moment as the database keeps it: UTC, without a time zone."""
@@ -223,3 +225,6 @@ class ShadowPrediction(Base):
     probabilities: Mapped[dict[str, float]]
     ood_score: Mapped[float | None] = mapped_column(sql.Double)
     created_at: Mapped[datetime.datetime]
+
+
+READINGS = define_readings(Base.metadata)

@@ -91,6 +91,17 @@ class Settings:
     batch_wait: Annotated[
         float, Interval(ge=0, le=1000), Flag("Milliseconds that an image may wait for others to share a batch.")
     ] = 5.0
+    mode: Annotated[
+        Literal["assist", "blind", "teaching"] | None,
+        Flag(
+            "Mode of the reading room. blind: only admins see the model's answer before they have committed a reading. "
+            "[default: each reader chooses]",
+        ),
+    ] = None
+    cases: Annotated[
+        Path | None,
+        Flag("Images of known truth for teaching: a folder for each class, or a table. [default: simulated images]"),
+    ] = None
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
     shadow_model: Annotated[
         str | Path | None,

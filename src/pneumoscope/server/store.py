@@ -18,6 +18,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.server.databases import explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
 from pneumoscope.server.records import (
+    READINGS,
     AnsweredRequest,
     AuditEntry,
     Base,
@@ -31,6 +32,7 @@ from pneumoscope.server.records import (
 from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
 __all__ = [
+    "READINGS",
     "AnsweredRequest",
     "AuditEntry",
     "JobRecord",
@@ -192,6 +194,7 @@ class Store(AbstractContextManager["Store"]):
             with self._begin() as session:
                 for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
                     session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
+                session.execute(sql.delete(READINGS).where(READINGS.c.prediction_id.in_(some)))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))

@@ -43,6 +43,7 @@ _OWN = (
     "explanation",
     "href",
     "reused",
+    "withheld",
     "error",
     "code",
     "reviews",

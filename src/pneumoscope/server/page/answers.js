@@ -1,6 +1,6 @@
 // The reviews of an image: which one counts, in words, and all of them with reviewer and time.
 
-import { $, create, name, showTime } from "./state.js";
+import { $, create, name, showTime, state } from "./state.js";
 
 export const WORDS = { agree: "agree", disagree: "disagree", cannot_tell: "cannot tell", comment: "comment only", withdrawn: "withdrawn" };
 
@@ -15,6 +15,7 @@ export function describe(review) {
 const isOfThis = (image, { decision, fingerprint }) => decision === undefined || (decision === image.decision && fingerprint === image.fingerprint);
 
 export function findReview(image) {
+  if (image.withheld) return null; // what others say gives the answer away
   const counted = (image.reviews ?? []).filter((review) => isOfThis(image, review));
   const latest = new Map(); // of each reviewer
   for (const review of counted) {
@@ -27,6 +28,7 @@ export function findReview(image) {
 }
 
 export const isReviewed = (image) => findReview(image) !== null;
+export const isOpen = (image) => (state.mode === "blind" ? Boolean(image.withheld) : Boolean(image.id) && !isReviewed(image)); // still to be done
 
 // Of a message of the service: all that are known of the file.
 export const takeReviews = ({ image_reviews: all, reviews }) => (all?.length ? all : reviews) ?? [];

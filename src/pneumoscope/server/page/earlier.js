@@ -3,6 +3,7 @@
 import { describe, takeReviews } from "./answers.js";
 import { pick, select } from "./image.js";
 import { keep } from "./kept.js";
+import { recognise, withhold } from "./reading.js";
 import { lose } from "./outage.js";
 import { showFile } from "./pictures.js";
 import { findName } from "./reader.js";
@@ -53,16 +54,21 @@ async function openMore() {
 function makeItem(prediction) {
   const button = create("button", { type: "button", title: title(prediction) }, title(prediction));
   button.addEventListener("click", () => reopen(prediction));
-  const probability = prediction.probability === null ? "" : round(prediction.probability);
-  const first = create("div", { class: "line" }, button, create("span", { class: "number" }, probability), makeChip({ ...prediction, state: "done" }));
+  const blind = state.mode === "blind"; // shows no answers
+  const probability = blind || prediction.probability === null ? "" : round(prediction.probability);
+  const first = create("div", { class: "line" }, button, create("span", { class: "number" }, probability), blind ? "" : makeChip({ ...prediction, state: "done" }));
   const reviews = takeReviews(prediction).map((review) => `${describe(review)}${review.reviewer ? ` (${review.reviewer})` : ""}`).join("; ");
-  return create("li", {}, first, create("p", { class: "quiet" }, `${showTime(prediction.created_at)} · ${reviews || "not reviewed"}`));
+  return create("li", {}, first, create("p", { class: "quiet" }, `${showTime(prediction.created_at)}${blind ? "" : ` · ${reviews || "not reviewed"}`}`));
 }
 
-function reopen({ reviews, image_reviews, ...prediction }) {
+async function reopen({ reviews, image_reviews, ...prediction }) {
   let image = state.images.find((other) => other.id === prediction.id);
   if (!image) {
     image = { ...prediction, key: nextKey(), state: "done", name: title(prediction), reviews: takeReviews({ reviews, image_reviews }) };
+    if (state.mode === "blind") {
+      withhold(image);
+      await recognise(image).catch(() => {});
+    }
     state.images.push(image);
     keep(image);
     announce("listed");
@@ -89,4 +95,5 @@ document.addEventListener("selected", () => { $("again-why").textContent = ""; }
 $("earlier").addEventListener("toggle", openEarlier);
 $("more-earlier").addEventListener("click", openMore);
 $("earlier-which").addEventListener("change", openEarlier);
+document.addEventListener("mode", openEarlier);
 document.addEventListener("reviewed", openEarlier);

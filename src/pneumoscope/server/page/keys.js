@@ -1,6 +1,7 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
 import { answer, chooseLabel, isUnchanged, saveReview, undo } from "./review.js";
+import { useKey } from "./reading_keys.js";
 import { $ } from "./state.js";
 import { focusRow, step, stepStudy } from "./worklist.js";
 
@@ -27,6 +28,7 @@ const STUDIES = { ArrowDown: 1, ArrowUp: -1 }; // with Shift
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.altKey || event.isComposing) return;
+  if (useKey(event, target.matches(WRITING))) return;
   const inReview = $("review").contains(target);
   if ((event.ctrlKey || event.metaKey) && key === "Enter" && inReview) {
     event.preventDefault();

@@ -1,6 +1,6 @@
 // Which images the worklist shows, in which order, and which comes next.
 
-import { isReviewed } from "./answers.js";
+import { isOpen } from "./answers.js";
 import { $, name, state } from "./state.js";
 import { findStudies, group, isGrouped, keyOf } from "./studies.js";
 
@@ -14,7 +14,7 @@ export const FILTERS = {
   out_of_distribution: (image) => image.decision === "out_of_distribution",
   warned: (image) => image.state === "done" && image.warnings.length > 0,
   error: (image) => image.state === "error",
-  open: (image) => image.state === "done" && image.id && !isReviewed(image),
+  open: (image) => image.state === "done" && isOpen(image),
 };
 export const order = { by: "probability", descending: true };
 

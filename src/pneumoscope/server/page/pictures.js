@@ -22,6 +22,7 @@ export function release(image) {
   if (!isKept(image) || image.state !== "done") return;
   image.picture = null;
   if (image.heatmap) image.heatmap.png = null;
+  image.source = null;
 }
 
 export function releaseSoon(image) { // once it is kept
@@ -64,10 +65,11 @@ async function fetchKept(image) { // the file that the service has kept
 
 // Shows a file with a prediction that exists already; it is read once more, but not stored.
 export async function showFile(image, file) {
-  const options = { invert: image.invert ?? false, any: true, heatmap: state.model.heatmaps, store: false };
+  const options = { invert: image.invert ?? false, any: true, heatmap: state.model.heatmaps && !image.withheld, store: false, blind: Boolean(image.withheld) };
   const { picture, heatmap, sha256, fingerprint } = await predict(file, options);
   if (sha256 !== image.sha256) throw new Refused(0, `${file.name} is another file: its content differs.`);
   Object.assign(image, { picture: toBlob(picture), kept: null, recalled: false });
   if (heatmap && fingerprint === image.fingerprint) image.heatmap = { ...heatmap, png: toBlob(heatmap.png) };
+  if (image.withheld) image.source = file; // for the evidence, once it is read
   keep(image);
 }

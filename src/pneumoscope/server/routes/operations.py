@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Response
 
 from pneumoscope.server.audit import audits
+from pneumoscope.server.blinding import withholds
 from pneumoscope.server.messages import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
 from pneumoscope.server.monitoring_messages import MonitoringMessage, MonitoringQuery
 from pneumoscope.server.node_messages import NodeMessage, NodeQuery
@@ -22,11 +23,13 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
     """Add the routes of models and of simulated images."""
 
     @app.get("/v1/models", operation_id="listModels", responses=problems(401, 403), tags=["models"])
+    @withholds
     async def list_models() -> list[ModelMessage]:
         """Describe the models that are served, and whom they are meant for; a second one may answer for some images."""
         return [model.message for model in service.models]
 
     @app.get("/v1/models/{name}", operation_id="getModel", responses=problems(401, 403, 404, 422), tags=["models"])
+    @withholds
     async def get_model(
         name: Annotated[str, Path(max_length=200, description="A name or fingerprint.")],
     ) -> ModelMessage:
@@ -37,6 +40,7 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
         raise RequestError(404, f"No such model is served; {service.model.name} is.", code="model-not-found")
 
     @app.get("/v1/examples", operation_id="listExamples", responses=problems(401, 403), tags=["examples"])
+    @withholds
     async def list_examples() -> list[ExampleMessage]:
         """List simulated images to try the service with."""
         return [
@@ -51,6 +55,7 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {"image/png": {}}}, **problems(401, 403, 422)},
         tags=["examples"],
     )
+    @withholds
     async def example(number: Annotated[int, Path(ge=0, lt=len(EXAMPLES))]) -> Response:
         """Get a simulated image as a PNG."""
         return Response(await asyncio.to_thread(render_example, number), media_type="image/png")
