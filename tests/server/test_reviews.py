@@ -13,8 +13,8 @@ from services import draw, run_thread
 from test_store import make_record
 
 from commands import Command, Result
-from pneumoscope.server.reviews import export_reviews
-from pneumoscope.server.store import Review, Store
+from pneumoscope.server.reviews import export_reviews, find_label
+from pneumoscope.server.store import PredictionRecord, Review, Store
 
 if TYPE_CHECKING:
     from pneumoscope.server.settings import Settings
@@ -145,3 +145,22 @@ def test_reviewers_words_are_not_formulas_in_a_spreadsheet(
         export_reviews(store, tmp_path / "reviews.csv", [settings.keep_images or tmp_path])
     rows = read_table(tmp_path / "reviews.csv")
     assert ("'=HYPERLINK(1)", "'@me") in {(row["comment"], row["reviewer"]) for row in rows}
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}])
+def test_a_review_of_a_prediction_that_is_deleted_meanwhile_is_refused(
+    settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    database = url
+
+    def delete_first(record: PredictionRecord, *arguments: Any) -> str | None:
+        with Store(database) as store:
+            store.delete([record.id])
+        return find_label(record, *arguments)
+
+    with run_thread(replace(settings, database=database)) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files={"f": draw(1)}, timeout=60)
+        monkeypatch.setattr("pneumoscope.server.stored.find_label", delete_first)
+        where = f"{url}/v1/{answer.json()['predictions'][0]['href']}/reviews"
+        refused = httpx.post(where, json={"agrees": True}, headers=headers, timeout=60)
+    assert (refused.status_code, refused.json()["code"]) == (404, "prediction-not-found")

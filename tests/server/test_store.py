@@ -321,3 +321,16 @@ def test_the_users_own_file_is_the_default(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == str(tmp_path / "pneumoscope" / "predictions.sqlite")
+
+
+def test_a_review_that_arrives_during_a_deletion_is_deleted_too(url: str) -> None:
+    with Store(url) as store, ThreadPoolExecutor(1) as pool:
+        record = make_record()
+        store.add([record])
+        review = facts_of(Review(prediction_id=record.id, agrees=True))
+        del review["number"]
+        with store.read() as connection:
+            connection.execute(sql.insert(Review).values(**review))
+            deletion = pool.submit(store.delete, [record.id])
+            time.sleep(0.5)  # it looks for reviews, and finds this one when it is committed
+        assert deletion.result(30) == (1, 1)

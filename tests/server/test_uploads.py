@@ -63,6 +63,13 @@ def test_a_name_in_another_character_set_is_refused_with_a_reason(service: Proce
     assert "UTF-8" in json.dumps(answer.json())
 
 
+@pytest.mark.parametrize("disposition", ['filename="' + 30_000 * '\\"', f"filename*={60_000 * ' '}x"])
+def test_a_long_header_keeps_nobody_waiting(service: Process, disposition: str) -> None:
+    headers = {"content-type": "image/png", "content-disposition": f"attachment; {disposition}"}
+    answer = httpx.post(f"{service.url}/v1/predictions", content=draw(3), headers=headers, timeout=15)
+    assert answer.status_code == 201, answer.text
+
+
 @pytest.mark.parametrize("media_type", ["image/jpg", "image/pjpeg", "image/x-png", "IMAGE/JPG", "image/png; q=1"])
 def test_unregistered_names_of_types_are_accepted(service: Process, media_type: str) -> None:
     headers = {"content-type": media_type}

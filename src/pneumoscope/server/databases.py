@@ -19,6 +19,7 @@ from pneumoscope.files import read_regular
 PASSWORD_FILE = "PNEUMOSCOPE_DATABASE_PASSWORD_FILE"  # noqa: S105 - a variable; it names a file
 PATIENCE = 5.0  # seconds for which setting up is tried again
 TEMPORARY = re.compile(r"locked")  # an error of SQLite that passes
+_FOREIGN_KEY_VIOLATION = "23503"  # of PostgreSQL's error codes
 _LONGEST_PASSWORD = 10_000  # bytes
 OPTIONS = {"pysqlite": {"timeout": 60}, "pg8000": {"timeout": 10}}  # by driver; seconds
 
@@ -144,6 +145,12 @@ def forget_deleted(engine: sql.Engine) -> None:
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def breaks_reference(problem: DBAPIError) -> bool:
+    """Whether a row refers to one that does not exist; the driver of PostgreSQL has no class of its own for it."""
+    detail = problem.orig.args[0] if problem.orig is not None and problem.orig.args else None
+    return isinstance(detail, dict) and detail.get("C") == _FOREIGN_KEY_VIOLATION
 
 
 def explain(problem: BaseException) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.messages import PredictionQuery, ReviewMessage, ReviewRequest
@@ -124,11 +123,11 @@ def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Ans
     now = time.time()
     _forget(store, now)
     try:
-        with store.read() as connection:
+        with begin(store) as session:
+            connection = session.connection()
             _insert(connection, key, now)
-            with Session(connection, expire_on_commit=False) as session:
-                session.add_all([review, entry])
-                session.flush()
+            session.add_all([review, entry])
+            session.flush()
             content = ReviewMessage.model_validate(review).model_dump_json()
             answered = Answered(201, f"reviews/{review.number}", content)
             _update(connection, key, answered)

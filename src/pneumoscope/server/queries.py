@@ -69,9 +69,8 @@ class Study:
 @contextmanager
 def begin(store: Store) -> Iterator[Session]:
     """Begin a transaction; what is read in it stays usable after it."""
-    with store.read() as connection, Session(connection, expire_on_commit=False) as session:
+    with store.begin() as session:
         yield session
-        session.flush()
 
 
 def write_cursor(number: int) -> str:

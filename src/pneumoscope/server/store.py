@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.datasets.pseudonyms import compute_pseudonym
 from pneumoscope.errors import DataError
-from pneumoscope.server.databases import explain, forget_deleted, opening
+from pneumoscope.server.databases import breaks_reference, explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
 from pneumoscope.server.records import (
     READINGS,
@@ -108,19 +108,23 @@ class Store(AbstractContextManager["Store"]):
         return compute_pseudonym(self._secret, f"study {uid}") if uid else None
 
     def add(self, records: Sequence[Base]) -> None:
-        """Save all records in one transaction, or none; when this returns, they are on disk."""
-        with self._begin() as session:
+        """Save all records in one transaction, or none; when this returns, they are on disk.
+
+        Raises:
+            IntegrityError: of SQLAlchemy; a review's prediction does not exist.
+        """
+        with self.begin() as session:
             session.add_all(records)
 
     def find_prediction(self, prediction_id: str) -> PredictionRecord | None:
         """The prediction with an id, without its reviews; None where there is none."""
-        with self._begin() as session:
+        with self.begin() as session:
             return session.scalar(sql.select(PredictionRecord).where(PredictionRecord.id == prediction_id))
 
     def list_predictions(self, limit: int) -> list[PredictionRecord]:
         """The latest predictions with their reviews, the newest first."""
         query = sql.select(PredictionRecord).order_by(PredictionRecord.number.desc()).limit(limit)
-        with self._begin() as session:
+        with self.begin() as session:
             return list(session.scalars(query.options(sql.orm.selectinload(PredictionRecord.reviews))))
 
     def list_outcomes(self, limit: int, since: datetime.datetime) -> Sequence[Any]:
@@ -131,7 +135,7 @@ class Store(AbstractContextManager["Store"]):
             .order_by(PredictionRecord.number.desc())
             .limit(limit)
         )
-        with self._begin() as session:
+        with self.begin() as session:
             return session.execute(query).all()
 
     def count_by_day(self, since: datetime.datetime) -> dict[str, int]:
@@ -139,7 +143,7 @@ class Store(AbstractContextManager["Store"]):
         created_at = PredictionRecord.created_at
         day = sql.func.substr(sql.cast(created_at, sql.Text), 1, 10).label("day")
         query = sql.select(day, sql.func.count()).where(created_at >= since).group_by("day").order_by("day")
-        with self._begin() as session:
+        with self.begin() as session:
             return {str(name): int(count) for name, count in session.execute(query)}
 
     def list_reviews(self, since: datetime.datetime | None = None) -> list[tuple[PredictionRecord, Review]]:
@@ -147,7 +151,7 @@ class Store(AbstractContextManager["Store"]):
         query = sql.select(PredictionRecord, Review).join_from(Review, PredictionRecord).order_by(Review.number)
         if since is not None:
             query = query.where(PredictionRecord.created_at >= since)
-        with self._begin() as session:
+        with self.begin() as session:
             return [(record, review) for record, review in session.execute(query)]
 
     def find_images(
@@ -178,7 +182,7 @@ class Store(AbstractContextManager["Store"]):
         if not matches:
             return []
         query = sql.select(PredictionRecord.id, PredictionRecord.sha256, PredictionRecord.study_uid)
-        with self._begin() as session:
+        with self.begin() as session:
             return session.execute(query.where(sql.or_(*matches)).order_by(PredictionRecord.number)).all()
 
     def delete(self, ids: Sequence[str], entries: Sequence[AuditEntry] = ()) -> tuple[int, int]:
@@ -191,7 +195,9 @@ class Store(AbstractContextManager["Store"]):
         predictions = reviews = 0
         for start in range(0, len(ids), _AT_ONCE):
             some = ids[start : start + _AT_ONCE]
-            with self._begin() as session:
+            with self.begin() as session:
+                # PostgreSQL would take a review meanwhile, and then refuse the deletion.
+                session.execute(sql.select(PredictionRecord.id).where(PredictionRecord.id.in_(some)).with_for_update())
                 for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
                     session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
                 session.execute(sql.delete(READINGS).where(READINGS.c.prediction_id.in_(some)))
@@ -211,7 +217,7 @@ class Store(AbstractContextManager["Store"]):
         used: set[str] = set()
         for start in range(0, len(sha256s), _AT_ONCE):
             some = sha256s[start : start + _AT_ONCE]
-            with self._begin() as session:
+            with self.begin() as session:
                 found = session.scalars(sql.select(PredictionRecord.sha256).where(PredictionRecord.sha256.in_(some)))
                 used.update(found)
         return used
@@ -224,7 +230,7 @@ class Store(AbstractContextManager["Store"]):
     @contextmanager
     def read(self) -> Iterator[sql.Connection]:
         """Begin a transaction in which other tables of the same database can be read."""
-        with self._begin() as session:
+        with self.begin() as session:
             yield session.connection()
 
     @contextmanager
@@ -249,12 +255,11 @@ class Store(AbstractContextManager["Store"]):
             return self._engine.connect()
 
     @contextmanager
-    def _begin(self) -> Iterator[Session]:
+    def begin(self) -> Iterator[Session]:
         """Begin a transaction; what is read in it stays usable after it."""
         with (
             self._reporting(),
             self._connect() as connection,
-            connection.begin(),
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -268,6 +273,8 @@ class Store(AbstractContextManager["Store"]):
         except IntegrityError:
             raise
         except (OSError, SQLAlchemyError) as problem:
+            if isinstance(problem, DBAPIError) and breaks_reference(problem):
+                raise IntegrityError(None, None, problem.orig or problem) from None
             state = "reports an error" if isinstance(problem, DBAPIError) else "is busy"  # no connection is free
             state = "is out of reach" if isinstance(problem, OSError) else state
             raise DataError(f"{self.location}: the database {state}: {explain(problem)}.") from None

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from sqlalchemy.exc import IntegrityError
+
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server import queries
 from pneumoscope.server.audit import Action, AuditLog, Trail, log_change
@@ -199,7 +201,10 @@ class StoredPredictions:
         if key is not None:
             answered = await self.call(add_review, self.store, key, review, entry)
         else:
-            await self.call(self.store.add, [review, entry])
+            try:
+                await self.call(self.store.add, [review, entry])
+            except IntegrityError:  # it was deleted meanwhile
+                raise _unknown() from None
             content = ReviewMessage.model_validate(review).model_dump_json()
             answered = Answered(201, f"reviews/{review.number}", content)
         if not answered.replayed:

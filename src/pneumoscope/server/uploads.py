@@ -22,8 +22,9 @@ from pneumoscope.text import to_line
 RAW_TYPES = ("application/dicom", "application/octet-stream", *sorted(MEDIA_TYPES))
 # Names that clients send although they were never registered.
 _OTHER_TYPES = ("image/jpg", "image/pjpeg", "image/x-png", "image/tif", "image/x-ms-bmp", "image/x-bmp", "image/jpx")
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
-_EXTENDED = re.compile(r"(?:^|;)\s*filename\*\s*=\s*([^';]*)'[^';]*'([^;]*)", re.IGNORECASE)
+# Possessive, so that a header of many spaces or backslashes takes no longer than another.
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*+"?')
+_EXTENDED = re.compile(r"(?:^|;)\s*+filename\*\s*+=\s*+([^';]*+)'[^';]*+'([^;]*)", re.IGNORECASE)
 _FIELDS = 16  # parts of a form that are not files
 _PIECE = 256 * 1024  # bytes of an answer that are sent at a time
 
