@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +28,7 @@ from pneumoscope.client import verify_callback
 from pneumoscope.errors import ServiceError, UsageError
 from pneumoscope.server import jobs as jobs_module
 from pneumoscope.server.callbacks import sign
+from pneumoscope.server.idempotency import digest_upload
 from pneumoscope.server.settings import Limits
 from pneumoscope.server.store import AnsweredRequest, JobRecord, Review, Store
 
@@ -100,6 +101,20 @@ def test_an_upload_that_is_sent_again_gets_the_same_answer_and_is_stored_once(se
             assert (other.status_code, other.json()["code"]) == (422, "key-reused")
         assert post(url, draw(1), headers={"idempotency-key": "a-2"}).json() != first.json()
         assert count(url) == 2
+
+
+def test_large_uploads_are_digested_beside_other_requests(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocking = []
+
+    def digest(*arguments: Any) -> str:
+        with suppress(RuntimeError):
+            blocking.append(asyncio.get_running_loop())
+        return digest_upload(*arguments)
+
+    monkeypatch.setattr("pneumoscope.server.idempotency.digest_upload", digest)
+    with run_thread(settings) as url:
+        assert post(url, draw(1), headers={"idempotency-key": "large"}).status_code == 201
+    assert blocking == []
 
 
 def test_an_answer_that_is_given_again_has_its_pictures(settings: Settings) -> None:

@@ -31,6 +31,7 @@ from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.store import TABLES, Review, Store, now
+from pneumoscope.server.watch import Watch
 
 if TYPE_CHECKING:
     from commands import Command
@@ -94,6 +95,28 @@ def test_a_service_deletes_what_is_too_old_when_it_starts(settings: Settings) ->
         wait_until(lambda: list_shown() == [stays])
     with run_thread(settings) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_an_unforeseen_error_does_not_end_what_is_done_again_and_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = {"run": 0, "refresh": 0}
+
+    def fail(name: str) -> Any:
+        def work(*_: object) -> None:
+            calls[name] += 1
+            raise ZeroDivisionError("TERCES"[::-1])  # the log quotes lines of code
+
+        return work
+
+    for name, value in (("retention._EVERY", 0.01), ("watch._SUMMARY_EVERY", 0.01), ("watch._REST", 0.0)):
+        monkeypatch.setattr(f"pneumoscope.server.{name}", value)
+    monkeypatch.setattr(Retention, "run", fail("run"))
+    monkeypatch.setattr(Watch, "refresh", fail("refresh"))
+    with run_thread(replace(settings, keep_for="30d")):
+        wait_until(lambda: min(calls.values()) > 1, 10)
+    assert "ZeroDivisionError" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 @pytest.mark.parametrize("text", ["30", "d", "0d", "-3d", "30 days", "1.5d", "", "999999d"])
