@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
 READER = Actor("Dr A", "review", "token", "192.0.2.1", "req")
 # Addresses that show nothing of a patient.
-UNLOGGED = {"/v1/models", "/v1/models/{name}", "/v1/examples", "/v1/examples/{number}", "/v1/monitoring", "/v1/me"}
+UNLOGGED = {
+    "/v1/agreement",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/examples",
+    "/v1/examples/{number}",
+    "/v1/monitoring",
+    "/v1/me",
+}
 
 
 def add_tokens(command: Command, file: Path) -> dict[str, dict[str, str]]:

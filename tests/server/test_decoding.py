@@ -16,6 +16,7 @@ import pytest
 from decoder_work import work
 from services import draw, run_thread, wait_until
 
+from pneumoscope.errors import UsageError
 from pneumoscope.server import predictions
 from pneumoscope.server.decoding import Decoders
 from pneumoscope.server.settings import Limits, Settings
@@ -110,3 +111,8 @@ def count_decoders() -> int:
     import multiprocessing
 
     return sum(child.name == "decoder" for child in multiprocessing.active_children())
+
+
+def test_one_process_is_too_few(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="at least 2 are needed"):
+        replace(settings, decoders=1).check()

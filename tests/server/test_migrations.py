@@ -44,6 +44,8 @@ FINGERPRINTS = {
     (READING_ROOM.name, "0006"): "00c4055d5cf442b4",
     (READING_ROOM.name, "0007"): "ce0206a8b0ebc137",
     (READING_ROOM.name, "0008"): "2ba8527a6485d0b8",
+    (READING_ROOM.name, "0009"): "6c40e6f225d77009",
+    (READING_ROOM.name, "0010"): "1d27acf27233aa80",
     (NODE.name, "0001"): "7bc2b084bd2e11c8",
 }
 KINDS = {READING_ROOM.name: READING_ROOM, NODE.name: NODE}

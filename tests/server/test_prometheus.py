@@ -16,7 +16,7 @@ from services import draw, run_thread, wait_until
 from test_store import make_record
 
 from pneumoscope.models.model_folder import load_model
-from pneumoscope.server.measurements import MIN_SHARE, Measurements, ServedModel
+from pneumoscope.server.measurements import MIN_SHARE, Measurements, ModelInfo
 from pneumoscope.server.monitoring import MIN_IMAGES
 from pneumoscope.server.store import Review, Store
 from pneumoscope.server.watch import Watch
@@ -65,7 +65,7 @@ def test_the_rules_ask_for_metrics_that_there_are(settings: Settings) -> None:
 
 
 def read(watch: Watch) -> dict[tuple[str, str], float]:
-    measurements = Measurements(watch, lambda: [ServedModel("a", "f" * 64, "1", "answers")])
+    measurements = Measurements(watch, lambda: [ModelInfo("a", "f" * 64, "1", "answers")])
     return {
         (sample.name.removeprefix(ROOM), sample.labels.get("of", "")): sample.value
         for family in measurements.collect()

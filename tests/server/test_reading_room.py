@@ -280,6 +280,14 @@ def test_a_phone_needs_no_sideways_scrolling(service: Process, open_page: Any) -
         assert page.locator("html").evaluate("page => page.scrollWidth") <= 375
 
 
+def test_the_forms_of_the_api_page_fit_a_narrow_phone_when_they_are_open(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/docs")
+    page.locator("details").evaluate_all("all => all.forEach((each) => { each.open = true; })")
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.locator("html").evaluate("page => page.scrollWidth") <= width
+
+
 def test_the_page_is_small_and_all_of_it_is_served_from_here(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/healthz", quiet=False)
     sizes: list[int] = []

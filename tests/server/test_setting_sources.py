@@ -60,12 +60,19 @@ def test_every_setting_has_a_key_a_variable_and_unless_it_is_a_secret_a_flag(nam
         "database": "a.db", "keep_images": "kept", "keep_names": False, "keep_uids": False, "refuse_out_of_scope": True,
         "device": "cpu", "upgrade": True, "keep_for": "30d", "decoders": 5, "callback_hosts": "https://ris.example.org",
         "callback_secret": TOKEN, "monitoring_days": 7,
+        "shadow_model": "runs/y", "canary": 0.5, "renew_self_check": True,
     }  # fmt: skip
     if name in ("token_file", "tokens"):
         (tmp_path / "file").write_text(TOKEN if name == "token_file" else '{"version": 1, "salt": "x"}')
         (tmp_path / "file").chmod(0o600)
         values[name] = str(tmp_path / "file")
-    need = {"token": TOKEN, "trusted_proxies": "127.0.0.1", "user_header": "X-U", "group_roles": "*=read"}
+    need = {
+        "token": TOKEN,
+        "shadow_model": "runs/z",
+        "trusted_proxies": "127.0.0.1",
+        "user_header": "X-U",
+        "group_roles": "*=read",
+    }
     lines = [f"{key}: {value!r}" for key, value in need.items() if key != name]
     base = write(tmp_path, "\n".join(lines).replace("False", "false"))
     from_environment = read_settings(base, {}, {f"PNEUMOSCOPE_{name.upper()}": str(values[name])})

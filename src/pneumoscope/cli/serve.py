@@ -13,6 +13,7 @@ from pneumoscope.cli.app import PanelCommand, make_group, make_options
 from pneumoscope.cli.logs import show_log
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
+from pneumoscope.cli.readers import print_performance
 
 if TYPE_CHECKING:
     from typer._click import Context, Parameter
@@ -41,7 +42,7 @@ _KeepFor = Annotated[
     ),
 ]
 
-reviews_app = make_group("Export the reviews of the reading room.")
+reviews_app = make_group("Export the reviews of the reading room, and measure its readers.")
 
 
 class ServiceCommand(PanelCommand):
@@ -124,6 +125,47 @@ def export(
     ):
         if count:
             echo(f"{_count(count)} {note}", err=True)
+
+
+@reviews_app.command(cls=PanelCommand)
+def performance(
+    truth: Annotated[
+        Path | None,
+        option("True classes: a table with sha256 and label, or labelled images. [default: those of teaching cases]"),
+    ] = None,
+    out: Annotated[Path | None, option("Folder to write: performance.csv and performance.json.", OUTPUT)] = None,
+    database: Database = None,
+    excel: options.Excel = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Compare readers before and after they knew the model's answer, and the model, on the images that they read."""
+    import json
+
+    from pneumoscope.errors import DataError, UsageError
+    from pneumoscope.files import check_folder, write_rows, write_text
+    from pneumoscope.server.reading_performance import measure_readers, read_truth
+    from pneumoscope.server.readings import list_all
+    from pneumoscope.server.store import Store
+
+    files = ("performance.csv", "performance.json")
+    if out is None:
+        for name, given in (("overwrite", overwrite), ("excel", excel)):
+            if given:
+                raise UsageError("no effect without `out`. Leave it out.", name)
+    else:
+        check_folder(out, files, overwrite)
+    known = None if truth is None else read_truth(truth)
+    with Store(database, create=False) as store:
+        readers = measure_readers(list_all(store), known)
+        if not readers:
+            raise DataError(f"{store.location}: contains no readings without AI yet. The blind mode makes them.")
+    for each in readers:
+        print_performance(each)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_rows(out / files[0], [row for each in readers for row in each.to_rows()], excel)
+        write_text(out / files[1], json.dumps({"readers": [each.to_json() for each in readers]}, indent=2) + "\n")
+        echo(f"Tables: {out}", err=True)
 
 
 def _count(images: int) -> str:

@@ -23,13 +23,16 @@ from pneumoscope.server.identity import add_identity
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.openapi import TAGS, complete_document
 from pneumoscope.server.pages import add_pages
-from pneumoscope.server.predictions import INTENDED_USE, PredictionService
+from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError, logger, to_internal_error, to_validation_error
 from pneumoscope.server.routes.audit import add_audit
 from pneumoscope.server.routes.jobs import add_jobs
 from pneumoscope.server.routes.operations import add_models, add_operations
 from pneumoscope.server.routes.predictions import add_predictions
+from pneumoscope.server.routes.readings import add_readings
+from pneumoscope.server.routes.teaching import add_teaching
 from pneumoscope.server.security import SecurityMiddleware
+from pneumoscope.server.served import INTENDED_USE
 from pneumoscope.server.settings import Settings
 
 
@@ -58,11 +61,13 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
         openapi_tags=TAGS,
     )
     add_predictions(app, service, jobs)
-    add_jobs(app, jobs)
+    add_jobs(app, jobs, service.blinding)
+    add_readings(app, service)
+    add_teaching(app, service)
     add_models(app, service)
     add_operations(app, service)
     add_audit(app, service)
-    add_identity(app)
+    add_identity(app, settings.mode)
     complete_document(app)
     add_pages(app)
     _add_errors(app)

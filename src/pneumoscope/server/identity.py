@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
+from pneumoscope.server.blinding import withholds
 from pneumoscope.server.callers import ROLES, Role, Source, find_caller, needs
 from pneumoscope.server.openapi import problems
 
@@ -19,13 +22,18 @@ class MeMessage(BaseModel):
     may: list[Role] = Field(description="The roles that it includes.")
     source: Source = Field(description="What says so: local, shared_token, token or proxy.")
     address: str = Field(description="The address that the request comes from.")
+    mode: Literal["assist", "blind", "teaching"] | None = Field(
+        description="The mode of the reading room, if the service prescribes one."
+    )
+    bound: bool = Field(description="Whether the model's answers are withheld until one has committed a reading.")
 
 
-def add_identity(app: FastAPI) -> None:
+def add_identity(app: FastAPI, mode: Literal["assist", "blind", "teaching"] | None = None) -> None:
     """Serve `/v1/me`."""
 
     @app.get("/v1/me", operation_id="getMe", responses=problems(401, 403), tags=["operations"])
     @needs("read")
+    @withholds
     async def me(request: Request) -> MeMessage:
         """Say who one is, and what one may do."""
         caller = find_caller(request)
@@ -37,4 +45,6 @@ def add_identity(app: FastAPI) -> None:
             may=[role for role in ROLES if caller.may(role)],
             source=caller.source,
             address=caller.address,
+            mode=mode,
+            bound=mode == "blind" and not caller.may("admin"),
         )

@@ -20,7 +20,7 @@ _DRIFT = (
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ModelInfo:
     """A model that answers, or whose answers are kept beside those that are given."""
 
     name: str
@@ -37,7 +37,7 @@ class Measurements(Collector):
         list_models: the models in use.
     """
 
-    def __init__(self, watch: Watch, list_models: Callable[[], list[ServedModel]]) -> None:
+    def __init__(self, watch: Watch, list_models: Callable[[], list[ModelInfo]]) -> None:
         self._watch, self._list_models = watch, list_models
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

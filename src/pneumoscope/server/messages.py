@@ -58,6 +58,7 @@ class UploadQuery(PredictionQuery):
         pattern=NO_NUL,
         description="An address to call when the job is finished. The settings must allow its host.",
     )
+    blind: bool = Field(default=False, description="Withhold the model's answers: read the images first.")
 
 
 class PageQuery(Query):
@@ -77,6 +78,16 @@ class ListQuery(PageQuery):
         default=None, max_length=200, pattern=NO_NUL, description="A model's name or fingerprint."
     )
     reviewed: bool | None = Field(default=None, description="Only those with, or without, a review.")
+    second_reading: bool = Field(
+        default=False,
+        description="Only those that one other person has reviewed, or where another could not tell, and you have not.",
+    )
+    disagreement: bool = Field(
+        default=False, description="Only those where a reader disagrees with the model or with another reader."
+    )
+    reader: str = Field(
+        default="", max_length=100, pattern=NO_NUL, description="Your name for `second_reading`, without a login."
+    )
     since: datetime.datetime | None = Field(
         default=None, description="Only those made at this moment or later; UTC if it names no time zone."
     )
@@ -213,6 +224,9 @@ class PredictionMessage(Answer):
     href: str | None = Field(default=None, description="Its address, relative to /v1/; null if it is not stored.")
     image_kept: bool = Field(default=False, description="Whether its file is kept: see its address and /image.")
     reused: bool = Field(default=False, description="Whether it was stored before this request; see `reuse`.")
+    withheld: bool = Field(
+        default=False, description="Whether the model's answer is withheld until the caller has committed a reading."
+    )
     heatmap: Heatmap | None = Field(
         default=None, description="If requested; null if out of distribution, where it would mean nothing."
     )

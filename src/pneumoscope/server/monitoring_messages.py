@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pneumoscope.server.messages import Answer, Query
+from pneumoscope.server.messages import Answer, Moment, Query
 
 
 class MonitoringQuery(Query):
@@ -83,6 +83,48 @@ class Groups(Answer):
     format: list[Group] = Field(description="Of the file.")
 
 
+class Discordant(Answer):
+    """An image on which two models decide differently."""
+
+    prediction_id: str
+    created_at: Moment = Field(description="UTC.")
+    first: str = Field(description="The decision of the model that is served.")
+    second: str = Field(description="That of the second model.")
+    first_probability: float | None = Field(description="Of the positive class; null if out of distribution.")
+    second_probability: float | None
+    label: str | None = Field(description="The class that the latest review names; null if none does.")
+
+
+class ReviewedDiscordance(Answer):
+    """Images on which two models decide differently and a reviewer names a class, and whose decision is that class.
+
+    Reviewers have seen the decision of the model that answered, which favours it.
+    """
+
+    images: int
+    first_matches: int
+    second_matches: int
+
+
+class ModelComparison(Answer):
+    """How a second model differs from the one that is served, on the images that both saw."""
+
+    name: str
+    fingerprint: str
+    canary: float = Field(description="Share of the images that the second model answers for.")
+    images: int = Field(description="Different images that both models saw.")
+    answered_by_second: int = Field(description="How many of them the second model answered for.")
+    same_decision: Share
+    same_label: Share
+    difference_p05: float | None = Field(description="Of the positive class's probability, second minus first.")
+    difference_median: float | None
+    difference_p95: float | None
+    mean_absolute_difference: float | None
+    discordant: int = Field(description="Images with different decisions.")
+    reviewed: ReviewedDiscordance
+    latest: list[Discordant] = Field(description="At most 50 of the discordant images, the newest first.")
+
+
 class MonitoringMessage(Answer):
     """Volume, decisions, drift, and agreement with reviewers."""
 
@@ -104,3 +146,4 @@ class MonitoringMessage(Answer):
     series: list[Part] = Field(description="By day, or by week if there are more than 31; the oldest first.")
     min_pooled: int = Field(description="Days or weeks with fewer images are pooled with others.")
     groups: Groups
+    second_model: ModelComparison | None = Field(default=None, description="Null if there is none.")

@@ -13,6 +13,8 @@ from pneumoscope.server.uploads import RAW_TYPES
 TAGS = [
     {"name": "predictions", "description": "Predict images, and read what is stored."},
     {"name": "reviews", "description": "What readers say about predictions."},
+    {"name": "readings", "description": "What readers see before and after they know the model's answer."},
+    {"name": "teaching", "description": "Images of known truth to learn with."},
     {"name": "models", "description": "The model that is served."},
     {"name": "examples", "description": "Simulated images to try the service with."},
     {"name": "operations", "description": "Monitoring, health and metrics."},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
+import datetime
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,25 +15,18 @@ import numpy as np
 from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
-from pneumoscope.decisions.scope import describe
 from pneumoscope.images.read import ImageBytes, Reading, is_image
-from pneumoscope.inference.evidence import mixes_places
-from pneumoscope.inference.overlays import list_colours, render_heatmap
+from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.prediction import Prediction
-from pneumoscope.inference.predictor import Predictor, load
-from pneumoscope.models.model_folder import find_model
-from pneumoscope.models.pretrained import DESCRIPTION
-from pneumoscope.models.references import locate_model
 from pneumoscope.server.audit import SERVICE, Actor, AuditLog, log_change
 from pneumoscope.server.batching import Answer, Batcher, Job
+from pneumoscope.server.blinding import Blinding
 from pneumoscope.server.decoding import Decoded, Decoders
-from pneumoscope.server.evidence_scale import find_limit
 from pneumoscope.server.image_reviews import add_image_reviews
 from pneumoscope.server.kept_images import KeptImages
-from pneumoscope.server.measurements import Measurements, ServedModel
+from pneumoscope.server.measurements import Measurements, ModelInfo
 from pneumoscope.server.messages import (
     Heatmap,
-    ModelMessage,
     PredictionMessage,
     PredictionQuery,
 )
@@ -42,10 +35,14 @@ from pneumoscope.server.node_messages import NodeMessage
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage, measure_readers
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
+from pneumoscope.server.second_model import SecondModel, copy_extract
+from pneumoscope.server.self_check import check_model
+from pneumoscope.server.served import ServedModel, open_model
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Store
+from pneumoscope.server.store import PredictionRecord, Store, now
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
@@ -53,7 +50,6 @@ from pneumoscope.server.watch import Watch
 from pneumoscope.server.wording import explain_decision
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
-INTENDED_USE = "For research and teaching. Not a medical device: not for diagnosis or treatment."
 _PATIENCE = 5.0  # seconds in which the database has to answer
 _UNREADABLE = (415, 422)  # statuses of files that cannot be read
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
@@ -67,32 +63,42 @@ class PredictionService:
     """
 
     def __init__(self, settings: Settings) -> None:
-        folder = find_model(locate_model(settings.model))
         self.settings = settings
-        self.predictor = load(folder, settings.device, refuse_out_of_scope=settings.refuse_out_of_scope)
-        self.name = folder.parent.name if folder.name == "model" else folder.name
-        self.fingerprint = hashlib.sha256((folder / DESCRIPTION).read_bytes()).hexdigest()
+        self.first = open_model(settings.model, settings)
+        self.model, self.predictor = self.first.message, self.first.predictor
+        self.name, self.fingerprint = self.first.name, self.first.fingerprint
         self.store = Store(settings.database, upgrade=settings.upgrade)
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
         self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
-        self.watch = Watch(self.store, self.predictor.model, self.fingerprint, settings.monitoring_days)
+        self.second: SecondModel | None = None
+        if settings.shadow_model is not None:
+            self.second = SecondModel(
+                self.first,
+                open_model(settings.shadow_model, settings),
+                settings.canary,
+                self.store,
+                lambda: self.batcher.in_progress == 0,
+                lambda result: self.telemetry.shadows.labels(result).inc(),
+            )
+        compare = None if self.second is None else self.second.compare
+        self.watch = Watch(self.store, self.predictor.model, self.fingerprint, settings.monitoring_days, compare)
         measurements = Measurements(self.watch, self._list_models)
         self.telemetry.watch(
             lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes, capacity, measurements
         )
-        self.evidence_limit = find_limit(self.predictor.model)
-        self.model = self._describe_model()
         self._collector = ThreadPoolExecutor(1, "collect")
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
         self.audit = AuditLog(self.store)
-        stored = (self.store, self._kept, self.predictor, self.fingerprint, self.telemetry, self.audit)
+        stored = (self.store, self._kept, self.models, self.choose, self.telemetry, self.audit)
         self.stored = StoredPredictions(*stored)
+        self.blinding = Blinding(settings.mode, self.stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
         self._check: asyncio.Future[str] | None = None
+        self._mismatch = ""
         self._deleting: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -101,8 +107,12 @@ class PredictionService:
         blank = np.zeros((1, 3, side, side), np.float32)
         warm = asyncio.to_thread(lambda: self.predictor.engine.run(blank, maps=True))
         await asyncio.gather(warm, asyncio.to_thread(self._decoders.open))
+        for model in self.models:
+            self._mismatch += await asyncio.to_thread(check_model, self.store, model, self.settings.renew_self_check)
         self.batcher.open()
         self.audit.open()
+        if self.second is not None:
+            self.second.open()
         self.watch.open(self._summary_thread, self.check_ready)
         if self.settings.keep_for is not None:
             retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
@@ -114,11 +124,13 @@ class PredictionService:
             self._deleting.cancel()
         self._decoders.close()
         await self.batcher.close()
+        self.watch.close()
+        if self.second is not None:
+            await asyncio.to_thread(self.second.close)
         for pool in (self._collector, self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
         self.audit.close()
-        self.watch.close()
         self.store.close()
 
     async def check_ready(self) -> None:
@@ -129,6 +141,8 @@ class PredictionService:
         """
         if not self.batcher.alive:
             raise RequestError(503, "Images are no longer processed. Restart the service.")
+        if self._mismatch:
+            raise RequestError(503, f"The self-check failed: {self._mismatch}")
         if self._decoders.occupied:
             raise RequestError(503, "Images that take long are being decoded. Others take longer than usual.")
         if self._check is None or self._check.done():  # those who ask at once share an answer
@@ -141,30 +155,19 @@ class PredictionService:
             detail = f"The database cannot be used: {fault}."
             raise RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable")
 
-    def _list_models(self) -> list[ServedModel]:
-        return [ServedModel(self.name, self.fingerprint, __version__, "answers")]
+    @property
+    def models(self) -> list[ServedModel]:
+        """The models that answer, or whose answers are kept; the first is that of all images but the canary's."""
+        return [self.first] if self.second is None else [self.first, self.second.second]
 
-    def _describe_model(self) -> ModelMessage:
-        model, threshold = self.predictor.model, self.predictor.decisions.threshold
-        return ModelMessage(
-            name=self.name,
-            fingerprint=self.fingerprint,
-            labels=list(model.labels),
-            positive=model.positive,
-            threshold=self.predictor.threshold if threshold else None,
-            threshold_rule=threshold.rule if threshold else "",
-            thresholds=dict(zip(model.labels, self.predictor.decisions.class_thresholds, strict=False)),
-            alpha=self.predictor.alpha,
-            false_alarms=self.predictor.false_alarms,
-            backbone=model.backbone,
-            input_size=model.input.size,
-            training_images=sum(model.data.get("counts", {}).get("train", {}).values()),
-            version=__version__,
-            heatmaps=not mixes_places(self.predictor.model, self.predictor.engine),
-            colours=list_colours(),
-            intended_use=_describe_use(self.predictor),
-            intended_population=describe(self.predictor.decisions.scope),
-        )
+    def choose(self, sha256: str) -> ServedModel:
+        """The model that answers for a file."""
+        return self.first if self.second is None else self.second.choose(sha256)
+
+    def _list_models(self) -> list[ModelInfo]:
+        roles = ("answers", "canary" if self.settings.canary else "shadow")
+        found = zip(self.models, roles, strict=False)
+        return [ModelInfo(model.name, model.fingerprint, __version__, role) for model, role in found]
 
     async def predict(
         self,
@@ -244,7 +247,7 @@ class PredictionService:
         """
         record = (await self.stored.find(prediction_id)).record
         reason = ""
-        if record.fingerprint != self.fingerprint:
+        if record.fingerprint != self.choose(record.sha256).fingerprint:
             reason = "Another model than the one that is served made this prediction."
         elif not self.model.heatmaps:
             reason = "This model has no heatmaps: its network uses attention, so a heatmap would not explain it."
@@ -282,6 +285,14 @@ class PredictionService:
         with self.store.read() as connection:
             return read_node(connection, limit, time.time())
 
+    async def measure_readers(self, days: int) -> ReaderAgreementMessage:
+        """Measure how far readers agree, on predictions of today (UTC) and the days before it."""
+
+        def measure() -> ReaderAgreementMessage:
+            return measure_readers(self.store.list_reviews(_find_start(days)), days)
+
+        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, measure)
+
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
         decoded = await self._decoders.decode(image, picture)
         if (error := decoded.extract.error) is not None:
@@ -290,6 +301,8 @@ class PredictionService:
 
     def _process(self, jobs: Sequence[Job]) -> list[Answer]:
         """Predict a batch and store it; runs in a thread."""
+        second = self.second
+        shared = [] if second is None else [copy_extract(job) for job in jobs]
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
@@ -299,30 +312,46 @@ class PredictionService:
         if new:
             entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
             self.store.add([*(record for _, record in new), *entries])
+        if second is not None:
+            for (_, stored), extract in zip(answers, shared, strict=True):
+                if stored is not None and extract is not None:
+                    second.add(stored.id, stored.sha256, extract)
         add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
         return [message for message, _ in answers]
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
+        """Predict a batch, each image by the model that is to answer for it."""
+        if self.second is None:
+            return self._predict_by(self.first, jobs)
+        chosen = [self.choose(job.decoded.extract.sha256) if job.decoded else self.first for job in jobs]
+        found: dict[int, Processed] = {}
+        for model in self.models:
+            places = [place for place, each in enumerate(chosen) if each is model]
+            if places:
+                found |= zip(places, self._predict_by(model, [jobs[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(jobs))]
+
+    def _predict_by(self, model: ServedModel, jobs: Sequence[Job]) -> list[Processed]:
         """Predict a batch; after an error, each image alone, so that only the one at fault fails."""
         try:
             extracts = [job.decoded.extract for job in jobs if job.decoded is not None]
-            predictions = self.predictor.run(
+            predictions = model.predictor.run(
                 extracts, maps=any(job.query.heatmap for job in jobs), pool=self._collector
             )
-            return [self._answer(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
+            return [self._answer(model, job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
         except Exception as problem:
             if len(jobs) == 1:
                 log_internal_error(problem)
                 return [(to_internal_error(problem), None)]
             log_internal_error(problem, "A batch failed and is predicted again, each image alone")
         # Not in the handler: the error keeps the batch's arrays in memory.
-        return [answer for job in jobs for answer in self._predict([job])]
+        return [answer for job in jobs for answer in self._predict_by(model, [job])]
 
-    def _answer(self, job: Job, prediction: Prediction) -> Processed:
+    def _answer(self, model: ServedModel, job: Job, prediction: Prediction) -> Processed:
         image, query = job.image, job.query
         if prediction.error is not None:
             return to_file_problem(prediction.error, is_image(image.content[:512]), prediction.lacks_extra), None
-        record = self._to_record(image, prediction)
+        record = self._to_record(model, image, prediction)
         message = PredictionMessage.model_validate(vars(record) | {"reviews": []})
         message.name = image.name  # also where it is not stored, like the next
         if query.store:
@@ -331,20 +360,20 @@ class PredictionService:
             message.id = message.created_at = None
         for name in IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
-        message.explanation = explain_decision(prediction, self.predictor)
+        message.explanation = explain_decision(prediction, model.predictor)
         evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
-            png = base64.b64encode(render_heatmap(evidence, self.evidence_limit)).decode()
+            png = base64.b64encode(render_heatmap(evidence, model.evidence_limit)).decode()
             height, width = evidence.cell
             message.heatmap = Heatmap(
-                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=self.evidence_limit,
+                label=evidence.label, logit=evidence.logit, bias=evidence.bias, limit=model.evidence_limit,
                 cell_height=height, cell_width=width, png=png,
             )  # fmt: skip
         if job.decoded is not None and job.decoded.picture is not None:
             message.picture = base64.b64encode(job.decoded.picture).decode()
         return message, record
 
-    def _to_record(self, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
+    def _to_record(self, model: ServedModel, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
         patient = prediction.patient
         if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
             patient = find_patient(image.name)
@@ -353,8 +382,8 @@ class PredictionService:
             sha256=prediction.sha256,
             name=image.name if self.settings.keep_names else "",
             patient=self.store.pseudonymise(patient),
-            model=self.name,
-            fingerprint=self.fingerprint,
+            model=model.name,
+            fingerprint=model.fingerprint,
             decision=str(prediction.decision),
             predicted_label=str(prediction.predicted_label),
             probability=prediction.probability,
@@ -373,6 +402,5 @@ class PredictionService:
         )
 
 
-def _describe_use(predictor: Predictor) -> str:
-    intended = describe(predictor.decisions.scope)
-    return f"{INTENDED_USE} Meant for {intended}." if intended else INTENDED_USE
+def _find_start(days: int) -> datetime.datetime:
+    return datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)

@@ -20,9 +20,13 @@ PROBLEMS = {
     "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
     "reviewer-differs": ProblemType(403, "A review in another name than the caller's", "Omit `reviewer`."),
+    "answer-withheld": ProblemType(
+        403, "The model's answer is withheld until you have read the image", "Commit a reading first."
+    ),
     "not-found": ProblemType(404, "There is nothing at this address", "See `/docs`."),
     "prediction-not-found": ProblemType(404, "No prediction has this id", "It may have been deleted."),
     "review-not-found": ProblemType(404, "The prediction has no such review", "List its reviews."),
+    "case-not-found": ProblemType(404, "There is no teaching case of this number", "List them: `/v1/teaching`."),
     "model-not-found": ProblemType(404, "No model of this name is served", "List the models: `/v1/models`."),
     "job-not-found": ProblemType(404, "No job has this id", "Jobs are kept for a day; send the files again."),
     "image-not-kept": ProblemType(
@@ -31,6 +35,8 @@ PROBLEMS = {
     "method-not-allowed": ProblemType(405, "The method is not allowed here", "See `/docs`."),
     "body-slow": ProblemType(408, "The body arrived too slowly", "Send it again, in smaller requests."),
     "no-evidence": ProblemType(409, "There is no evidence to show", "See `detail`."),
+    "reading-committed": ProblemType(409, "The image was read before", "Send the later reading with `with_ai=true`."),
+    "reading-missing": ProblemType(409, "The image was not read yet", "First send a reading with `with_ai=false`."),
     "key-in-use": ProblemType(409, "A request with this key is in progress", "Try again after `Retry-After` seconds."),
     "node-schema": ProblemType(409, "The DICOM node has another version", "Run both with the same version."),
     "conflict": ProblemType(409, "The state of the service does not permit it", "See `detail`."),
@@ -59,6 +65,7 @@ PROBLEMS = {
     "too-many-pictures": ProblemType(422, "Pictures of too many images", "Send fewer images in one request."),
     "no-pictures": ProblemType(422, "A job gives no pictures", "Omit `heatmap` and `picture`."),
     "review-invalid": ProblemType(422, "The review contradicts itself or lacks a class", "See `detail`."),
+    "reading-invalid": ProblemType(422, "The reading names no class of the model", "See `detail`."),
     "key-reused": ProblemType(422, "The key was used for another request", "Use a new key for each new request."),
     "callback-refused": ProblemType(422, "The callback address is not allowed", "Ask the person who runs the service."),
     "too-many-guesses": ProblemType(429, "Too many wrong tokens", "Try again after `Retry-After` seconds."),

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from pneumoscope.images.read import Reading
 from pneumoscope.server.audit import Actor
+from pneumoscope.server.callers import Caller
 from pneumoscope.server.messages import ListQuery, PageQuery
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.second_readings import is_disputed, needs_second_reading
 from pneumoscope.server.store import PredictionRecord, Review, Store
 
 T = TypeVar("T")
@@ -99,8 +101,8 @@ def _cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:
     return rows[:limit], rows[limit - 1] if len(rows) > limit else None
 
 
-def list_predictions(store: Store, query: ListQuery) -> Page[Reviewed]:
-    """A page of the predictions that a query asks for, the newest first."""
+def list_predictions(store: Store, query: ListQuery, caller: Caller | None = None) -> Page[Reviewed]:
+    """A page of the predictions that a query asks for, the newest first; second readings are those of the caller."""
     own = PredictionRecord
     conditions: list[sql.ColumnElement[bool]] = []
     for column, value in ((own.patient, query.patient), (own.study_uid, query.study), (own.decision, query.decision)):
@@ -113,6 +115,12 @@ def list_predictions(store: Store, query: ListQuery) -> Page[Reviewed]:
     if query.reviewed is not None:
         has = sql.exists().where(Review.prediction_id == own.id)
         conditions.append(has if query.reviewed else ~has)
+    if query.second_reading:
+        named = caller is not None and caller.named
+        name = caller.name if caller is not None and named else query.reader
+        conditions.append(needs_second_reading(name, named))
+    if query.disagreement:
+        conditions.append(is_disputed())
     if query.cursor:
         conditions.append(own.number < read_cursor(query.cursor))
     statement = sql.select(own).where(*conditions).order_by(own.number.desc())

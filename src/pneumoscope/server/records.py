@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import sqlalchemy as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
+from pneumoscope.server.reading_rows import define_readings
+
 
 def now() -> datetime.datetime:
     """This moment as the database keeps it: UTC, without a time zone."""
@@ -208,3 +210,21 @@ class UnreadableFiles(Base):
     day: Mapped[str] = mapped_column(sql.String(10), primary_key=True)
     code: Mapped[str] = mapped_column(sql.String(40), primary_key=True)
     files: Mapped[int]
+
+
+class ShadowPrediction(Base):
+    """What another model than the one that answered says of the same image; deleted with the prediction."""
+
+    __tablename__ = "shadow_predictions"
+
+    prediction_id: Mapped[str] = mapped_column(sql.ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(sql.String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(sql.Text)
+    decision: Mapped[str] = mapped_column(sql.Text)
+    predicted_label: Mapped[str] = mapped_column(sql.Text)
+    probabilities: Mapped[dict[str, float]]
+    ood_score: Mapped[float | None] = mapped_column(sql.Double)
+    created_at: Mapped[datetime.datetime]
+
+
+READINGS = define_readings(Base.metadata)

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from pneumoscope.server.access import Access
 from pneumoscope.server.audit import TRAIL, Actor, AuditLog, Trail, find_action, make_actor
+from pneumoscope.server.blinding import refuse_open
 from pneumoscope.server.callers import CALLER, Role, find_role
 from pneumoscope.server.connections import recognise
 from pneumoscope.server.hosts import Host, name_address, parse_host
@@ -79,6 +80,7 @@ class SecurityMiddleware:
         self._audit = audit
         self._proxies, self._access = Proxies(settings), Access(settings)
         self._root, public = settings.root, settings.address
+        self._mode = settings.mode
         self._names = list(dict.fromkeys([*_LOCAL, name_address(settings.host)]))
         self._public = "" if public is None else public.origin
         self._public_name = "" if public is None else public.host.name
@@ -218,6 +220,7 @@ class SecurityMiddleware:
         try:
             if caller is not None and role is not None and not caller.may(role):
                 raise RequestError(403, f"This needs the role {role}. {caller.name} has the role {caller.role}.")
+            refuse_open(self._mode, request.endpoint, caller)
             yield
         finally:
             self._requests[kind] -= 1

@@ -91,7 +91,28 @@ class Settings:
     batch_wait: Annotated[
         float, Interval(ge=0, le=1000), Flag("Milliseconds that an image may wait for others to share a batch.")
     ] = 5.0
+    mode: Annotated[
+        Literal["assist", "blind", "teaching"] | None,
+        Flag(
+            "Mode of the reading room. blind: only admins see the model's answer before they have committed a reading. "
+            "[default: each reader chooses]",
+        ),
+    ] = None
+    cases: Annotated[
+        Path | None,
+        Flag("Images of known truth for teaching: a folder for each class, or a table. [default: simulated images]"),
+    ] = None
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
+    shadow_model: Annotated[
+        str | Path | None,
+        Flag("A second model. Its predictions are kept, not shown; the monitoring page compares both."),
+    ] = None
+    canary: Annotated[
+        float, Interval(ge=0, le=1), Flag("Share of the images that the second model answers for, from 0 to 1.")
+    ] = 0.0
+    renew_self_check: Annotated[
+        bool, Flag("Let what the model says of simulated images now be what later starts are compared with.")
+    ] = False
     monitoring_days: Annotated[
         int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
     ] = 30
@@ -204,6 +225,10 @@ class Settings:
             check_readable(self.tokens)
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
+        if self.decoders == 1:
+            raise UsageError("at least 2 are needed, so that a slow image leaves one for the others; or 0.", "decoders")
+        if self.canary and self.shadow_model is None:
+            raise UsageError("no effect without `shadow_model`, which answers for this share.", "canary")
         parse_networks(self.trusted_proxies, "trusted_proxies")
         self._check_identity()
         root = self.root

@@ -19,6 +19,7 @@ from pneumoscope.errors import DataError
 from pneumoscope.server.databases import breaks_reference, explain, forget_deleted, opening
 from pneumoscope.server.pseudonym_keys import find_key, move_key
 from pneumoscope.server.records import (
+    READINGS,
     AnsweredRequest,
     AuditEntry,
     Base,
@@ -32,6 +33,7 @@ from pneumoscope.server.records import (
 from pneumoscope.server.schema import STORE_REVISION, Tables, locking, prepare
 
 __all__ = [
+    "READINGS",
     "AnsweredRequest",
     "AuditEntry",
     "JobRecord",
@@ -114,7 +116,7 @@ class Store(AbstractContextManager["Store"]):
         """Give a study's pseudonym, for the audit log; None where it has no UID."""
         return compute_pseudonym(self._secret, f"study {uid}") if uid else None
 
-    def add(self, records: Sequence[PredictionRecord | Review | AuditEntry]) -> None:
+    def add(self, records: Sequence[Base]) -> None:
         """Save all records in one transaction, or none; when this returns, they are on disk.
 
         Raises:
@@ -207,6 +209,7 @@ class Store(AbstractContextManager["Store"]):
                 session.execute(sql.select(PredictionRecord.id).where(PredictionRecord.id.in_(some)).with_for_update())
                 for table in (AnsweredRequest, JobRecord):  # answers that are kept for a day have predictions in them
                     session.execute(sql.delete(table).where(sql.or_(*(table.content.contains(each) for each in some))))
+                session.execute(sql.delete(READINGS).where(READINGS.c.prediction_id.in_(some)))
                 found = session.execute(sql.delete(Review).where(Review.prediction_id.in_(some)))
                 reviews += getattr(found, "rowcount", 0)
                 found = session.execute(sql.delete(PredictionRecord).where(PredictionRecord.id.in_(some)))

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from sqlalchemy.exc import IntegrityError
 
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.inference.predictor import Predictor
 from pneumoscope.server import queries
 from pneumoscope.server.audit import Action, AuditLog, Trail, log_change
 from pneumoscope.server.callers import Caller
@@ -33,6 +32,7 @@ from pneumoscope.server.messages import (
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import Reviewed
 from pneumoscope.server.reviews import find_label, find_reviewer
+from pneumoscope.server.served import ServedModel
 from pneumoscope.server.store import PredictionRecord, Review, Store
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
@@ -45,6 +45,7 @@ _OWN = (
     "explanation",
     "href",
     "reused",
+    "withheld",
     "error",
     "code",
     "reviews",
@@ -60,8 +61,8 @@ class StoredPredictions:
     Args:
         store: the database.
         kept: the kept images, where there are any.
-        predictor: the model that is served.
-        fingerprint: of this model.
+        models: that are served.
+        choose: the model that answers for a file, by its SHA-256.
         telemetry: counts reviews.
         audit: the log of what only reads.
     """
@@ -70,13 +71,15 @@ class StoredPredictions:
         self,
         store: Store,
         kept: KeptImages | None,
-        predictor: Predictor,
-        fingerprint: str,
+        models: Sequence[ServedModel],
+        choose: Callable[[str], ServedModel],
         telemetry: Telemetry,
         audit: AuditLog,
     ) -> None:
-        self.store, self.fingerprint = store, fingerprint
-        self._kept, self._predictor, self._telemetry, self._audit = kept, predictor, telemetry, audit
+        self.store, self._choose = store, choose
+        self._models = {model.fingerprint: model for model in models}
+        self._labels = models[0].predictor.model.labels
+        self._kept, self._telemetry, self._audit = kept, telemetry, audit
         self._threads = ThreadPoolExecutor(4, "database")
 
     def close(self) -> None:
@@ -91,23 +94,23 @@ class StoredPredictions:
         """The message of a stored prediction."""
         record = found.record
         columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
-        own = record.fingerprint == self.fingerprint
+        model = self._models.get(record.fingerprint)
         return PredictionMessage(
             **columns,
-            explanation=explain_decision(record, self._predictor) if own else None,
+            explanation=explain_decision(record, model.predictor) if model else None,
             href=f"predictions/{record.id}",
             image_kept=self._kept is not None and self._kept.has(record.sha256, record.format),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],
             review_count=found.review_count,
         )
 
-    async def list_predictions(self, query: ListQuery) -> PredictionPage:
+    async def list_predictions(self, query: ListQuery, caller: Caller) -> PredictionPage:
         """A page of predictions, with the latest of their reviews.
 
         Raises:
             RequestError: 422, the cursor is not valid.
         """
-        page = await self.call(queries.list_predictions, self.store, query)
+        page = await self.call(queries.list_predictions, self.store, query, caller)
         predictions = [self.to_message(each) for each in page.entries]
         await self.call(add_image_reviews, self.store, predictions)
         return PredictionPage(predictions=predictions, next=page.next)
@@ -133,7 +136,9 @@ class StoredPredictions:
 
         def find() -> list[PredictionMessage | None]:
             keys = [
-                queries.Key(hashlib.sha256(each.content).hexdigest(), self.fingerprint, each.reading) for each in images
+                queries.Key(digest, self._choose(digest).fingerprint, each.reading)
+                for each in images
+                for digest in [hashlib.sha256(each.content).hexdigest()]
             ]
             found = queries.find_same(self.store, keys, since)
             messages = [self.to_message(found[key]) if key in found else None for key in keys]
@@ -188,7 +193,7 @@ class StoredPredictions:
         """
         reviewer = find_reviewer(request, caller)
         record = (await self.find(prediction_id)).record
-        label = find_label(record, request, self._predictor.model.labels)
+        label = find_label(record, request, self._labels)
         own = {"label": label, "reviewer": reviewer, "verified": caller.named}
         review = Review(prediction_id=record.id, **{**request.model_dump(), **own})
         action: Action = "withdraw" if review.answer == "withdrawn" else "review"

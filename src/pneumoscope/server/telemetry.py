@@ -16,6 +16,7 @@ class Telemetry:
 
     Attributes:
         images: processed, by decision or `error`.
+        shadows: images for the model that does not answer, by what became of them.
         reviews: saved, by whether they agree.
     """
 
@@ -31,6 +32,8 @@ class Telemetry:
         self._seconds = histogram("pneumoscope_request_seconds", meaning, ("route",), buckets=_SECONDS)
         self.images = counter("pneumoscope_images", "Images processed, by decision.", ("decision",))
         self.reviews = counter("pneumoscope_reviews", "Reviews saved.", ("answer",))
+        text = "Images for the model that does not answer: kept, dropped because too many waited, or failed."
+        self.shadows = counter("pneumoscope_shadow_images", text, ("result",))
         self._batches = histogram("pneumoscope_batch_images", "Images per batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
         self._batch_seconds = histogram("pneumoscope_batch_seconds", "Time to process a batch.", buckets=_SECONDS)
 

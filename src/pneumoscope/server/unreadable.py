@@ -9,7 +9,8 @@ from collections import Counter
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
-from pneumoscope.server.store import Store, UnreadableFiles, now
+from pneumoscope.server.records import UnreadableFiles
+from pneumoscope.server.store import Store, now
 
 
 class UnreadableCounts:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import sqlalchemy as sql
 
@@ -15,11 +16,13 @@ from pneumoscope.errors import PneumoscopeError
 from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_interval
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.monitoring import summarise
-from pneumoscope.server.monitoring_messages import MonitoringMessage, Share
+from pneumoscope.server.monitoring_messages import ModelComparison, MonitoringMessage, Share
 from pneumoscope.server.problems import RequestError, log_internal_error, logger
+from pneumoscope.server.records import ShadowPrediction
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 from pneumoscope.server.unreadable import UnreadableCounts
 
+Compare: TypeAlias = Callable[[datetime.datetime], ModelComparison]
 SUMMARISED = 50_000  # predictions, at most
 _SUMMARY_EVERY = 60.0  # seconds
 _REST = 30  # times as long as a summary takes passes before the next one, so that it costs little of a processor
@@ -42,9 +45,11 @@ class Watch:
         model: the model that is served.
         fingerprint: of this model.
         days: that the summary kept at hand is of, today (UTC) included.
+        compare: compares a second model with it since a moment, if there is one.
     """
 
-    def __init__(self, store: Store, model: Model, fingerprint: str, days: int) -> None:
+    def __init__(self, store: Store, model: Model, fingerprint: str, days: int, compare: Compare | None = None) -> None:
+        self._compare = compare
         self.unreadable = UnreadableCounts(store)
         self.latest: Summary | None = None
         self.ready: bool | None = None
@@ -87,7 +92,9 @@ class Watch:
         outcomes, reviews = self._store.list_outcomes(SUMMARISED, since), self._store.list_reviews(since)
         predictions, reasons = sum(per_day.values()), self.unreadable.read(first)
         files = sum(reasons.values())
+        second = None if self._compare is None else self._compare(since)
         return MonitoringMessage(
+            second_model=second,
             days=days,
             predictions=predictions,
             summarised=len(outcomes),
@@ -147,6 +154,7 @@ def _find_state(store: Store) -> tuple[int, ...]:
         for number in (PredictionRecord.number, Review.number)
         for wanted in (sql.func.count(number), sql.func.coalesce(sql.func.max(number), 0))
     ]
+    columns.append(sql.select(sql.func.count()).select_from(ShadowPrediction).scalar_subquery())
     with store.read() as connection:
         return tuple(connection.execute(sql.select(*columns)).one())
 

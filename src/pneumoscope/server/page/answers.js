@@ -1,6 +1,6 @@
 // The reviews of an image: which one counts, in words, and all of them with reviewer and time.
 
-import { $, create, name, showTime } from "./state.js";
+import { $, create, name, showTime, state } from "./state.js";
 
 export const WORDS = { agree: "agree", disagree: "disagree", cannot_tell: "cannot tell", comment: "comment only", withdrawn: "withdrawn" };
 
@@ -15,17 +15,20 @@ export function describe(review) {
 const isOfThis = (image, { decision, fingerprint }) => decision === undefined || (decision === image.decision && fingerprint === image.fingerprint);
 
 export function findReview(image) {
+  if (image.withheld) return null; // what others say gives the answer away
   const counted = (image.reviews ?? []).filter((review) => isOfThis(image, review));
   const latest = new Map(); // of each reviewer
   for (const review of counted) {
     if (answerOf(review) === "comment") continue;
-    latest.delete(review.reviewer);
-    latest.set(review.reviewer, review);
+    const reader = `${review.verified} ${review.reviewer}`;
+    latest.delete(reader);
+    latest.set(reader, review);
   }
   return [...latest.values()].filter((review) => answerOf(review) !== "withdrawn").at(-1) ?? null;
 }
 
 export const isReviewed = (image) => findReview(image) !== null;
+export const isOpen = (image) => (state.mode === "blind" ? Boolean(image.withheld) : Boolean(image.id) && !isReviewed(image)); // still to be done
 
 // Of a message of the service: all that are known of the file.
 export const takeReviews = ({ image_reviews: all, reviews }) => (all?.length ? all : reviews) ?? [];
@@ -36,7 +39,7 @@ export function showHistory(image) {
   $("history").hidden = !reviews.length;
   $("history-count").textContent = `Reviews of this image (${reviews.length})`;
   $("history-list").replaceChildren(...reviews.map((review) => {
-    const item = create("li", {}, create("strong", {}, describe(review)), ` by ${review.reviewer || "somebody without a name"}, `, create("time", { datetime: review.created_at }, showTime(review.created_at)));
+    const item = create("li", {}, create("strong", {}, describe(review)), ` by ${review.reviewer || "somebody without a name"}${review.reviewer && !review.verified ? " (name not verified)" : ""}, `, create("time", { datetime: review.created_at }, showTime(review.created_at)));
     if (review === counted) item.append(create("span", { class: "quiet" }, " · counts"));
     if (!isOfThis(image, review)) item.append(create("p", { class: "quiet" }, `Of another prediction: ${name(review.decision)}, by the model ${review.model}.`));
     if (review.comment) item.append(create("p", { class: "comment" }, review.comment));

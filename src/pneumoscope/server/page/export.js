@@ -20,6 +20,8 @@ const COLUMNS = {
   ood_score: (image) => image.ood_score, warnings: (image) => join(image.warnings),
   answer: (image, review) => review && answerOf(review), agrees: (image, review) => review?.agrees, reviewed_label: (image, review) => review?.label,
   comment: (image, review) => review?.comment, reviewer: (image, review) => review?.reviewer, reviewed_at: (image, review) => review?.created_at,
+  reading: (image) => image.readings?.length ? image.readings[0].label ?? "cannot tell" : "", reading_confidence: (image) => image.readings?.[0]?.confidence,
+  reading_with_ai: (image) => image.readings?.findLast((each) => each.with_ai)?.label,
   reviews: (image) => image.reviews?.length ?? 0,
   ...Object.fromEntries(IDENTITY.map((name) => [name, (image) => image[name]])),
   sha256: (image) => image.sha256, id: (image) => image.id, predicted_at: (image) => image.created_at,

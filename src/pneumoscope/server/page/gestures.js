@@ -47,7 +47,15 @@ export class Gestures {
   wheel(event) {
     if (!this.viewer.picture) return;
     event.preventDefault();
+    if (this.tools.wheel === "images" && !event.ctrlKey) return this.turn(event.deltaY * (event.deltaMode ? 40 : 1));
     this.viewer.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), this.place(event));
+  }
+
+  turn(way) { // to the next image of the study, or the one before: a touchpad sends many small steps
+    this.turned = Math.sign(way) === Math.sign(this.turned ?? 0) ? this.turned + way : way;
+    if (Math.abs(this.turned) < 60) return;
+    this.turned = 0;
+    document.dispatchEvent(new CustomEvent("turned", { detail: { by: Math.sign(way), second: this.viewer.root.id === "screen-2" } }));
   }
 
   press(event) {

@@ -5,6 +5,7 @@ import { active, all, endComparison, isComparing, keepBeside, viewer, watch } fr
 import { recallPictures } from "./pictures.js";
 import { describeFailure, describePrediction } from "./prediction.js";
 import { remember } from "./preferences.js";
+import { clearReading, fillReading, hides } from "./reading.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
 import { $, announce, say, state } from "./state.js";
 import { attachToolbar, describeTools } from "./toolbar.js";
@@ -40,10 +41,27 @@ export function select(image) {
     viewer.clear();
   }
   $("absent").hidden = Boolean(image.picture) || image.recalled === "pending";
-  describePrediction(image);
+  describe(image);
+}
+
+function describe(image) {
+  const open = fillReading(image);
+  for (const part of document.querySelectorAll("#prediction .answer, #prediction .details")) part.hidden = !open;
+  if (open) describePrediction(image);
+  else $("announced").textContent = `${image.name}: not read yet`;
   describeEvidence(image);
   fillReview(image);
 }
+
+document.addEventListener("revealed", () => { if (state.current?.state === "done") describe(state.current); });
+document.addEventListener("open", ({ detail }) => (detail ? select(detail) : clearImage()));
+document.addEventListener("taught", async ({ detail }) => { // the evidence, without moving the image
+  if (detail !== state.current || !detail.heatmap) return;
+  viewer.map = await createImageBitmap(detail.heatmap.png);
+  viewer.draw();
+  viewer.tell();
+});
+document.addEventListener("mode", () => { if (state.current?.state === "done") describe(state.current); });
 
 // Shows an image, and another beside it until `endComparison` of panes.js; the prediction is that of the first.
 export function compare(image, other) {
@@ -60,6 +78,7 @@ export function clearImage() {
   $("no-prediction").textContent = "Select an image to see its prediction.";
   $("nothing").textContent = "No images yet. Drop files here, or try simulated images.";
   clearReview();
+  clearReading();
   viewer.clear();
 }
 
@@ -83,7 +102,7 @@ function describeViewer() {
   describeTools(active());
   for (const id of ["heat", "evidence-shown"]) $(id).setAttribute("aria-pressed", String(viewer.evidence));
   $("opacity").value = 100 * viewer.opacity;
-  if (current?.state === "done") describeEvidence(current);
+  if (current?.state === "done" && !hides(current)) describeEvidence(current);
   const turned = [viewer.inverted && "inverted", describeTurn(viewer)].filter(Boolean).join(", ");
   if (viewer.picture && current?.state === "done") $("image").setAttribute("aria-label", `Image ${current.name}.${turned ? ` Shown ${turned}.` : ""}`);
   else $("image").setAttribute("aria-label", $("nothing").hidden ? "No image" : $("nothing").textContent);
@@ -104,7 +123,9 @@ attachToolbar(active, all);
 $("opacity").addEventListener("input", (event) => changeEvidence({ opacity: event.target.value / 100, evidence: true }));
 for (const id of ["heat", "evidence-shown"]) $(id).addEventListener("click", () => changeEvidence({ evidence: !viewer.evidence }));
 $("compare").addEventListener("click", () => {
-  if (isComparing()) endComparison();
-  else if (viewer.picture) keepBeside(state.current);
+  if (isComparing()) {
+    endComparison();
+    announce("closed"); // by the reader
+  } else if (viewer.picture) keepBeside(state.current);
 });
 describeViewer();

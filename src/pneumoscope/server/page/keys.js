@@ -1,8 +1,9 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
 import { answer, chooseLabel, isUnchanged, saveReview, undo } from "./review.js";
+import { useKey } from "./reading_keys.js";
 import { $ } from "./state.js";
-import { focusRow, step } from "./worklist.js";
+import { focusRow, step, stepStudy } from "./worklist.js";
 
 const WRITING = "textarea, select, dialog *, input:not([type=radio], [type=range], [type=checkbox], [type=file])";
 const OWN_ARROWS = `${WRITING}, input, .stage *, .short`;
@@ -22,10 +23,12 @@ const LETTERS = {
   s: saveAndNext, u: undo, e: () => focusField($("comment")), "/": () => focusField($("search")),
 };
 const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 };
+const STUDIES = { ArrowDown: 1, ArrowUp: -1 }; // with Shift
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.altKey || event.isComposing) return;
+  if (useKey(event, target.matches(WRITING))) return;
   const inReview = $("review").contains(target);
   if ((event.ctrlKey || event.metaKey) && key === "Enter" && inReview) {
     event.preventDefault();
@@ -35,6 +38,12 @@ document.addEventListener("keydown", (event) => {
   if (key === "Escape" && target.matches("textarea, select, input") && !target.closest("dialog")) {
     if (!focusRow()) target.blur();
     return;
+  }
+  const walks = key in STUDIES && event.shiftKey && !target.matches(`${WRITING}, input`);
+  if (walks) { // also from the image, whose own arrows need no Shift
+    event.preventDefault();
+    event.stopPropagation();
+    return stepStudy(STUDIES[key]);
   }
   const inRows = $("worklist").contains(target);
   if (key in MOVES && !target.matches(OWN_ARROWS) && (inRows || target === document.body || Math.abs(MOVES[key]) === 1)) {

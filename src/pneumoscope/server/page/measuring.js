@@ -10,6 +10,7 @@ export class Measuring {
     this.viewer = viewer;
     this.items = []; // { kind, points } in pixels of the picture
     this.pending = this.grasped = null;
+    this.changed = null; // called when something was measured, moved or removed
   }
 
   show(items) {
@@ -34,6 +35,7 @@ export class Measuring {
   }
 
   release() {
+    if (this.grasped) this.changed?.();
     this.grasped = null;
     if (!this.pending) return;
     const { kind, points } = this.pending;
@@ -43,6 +45,7 @@ export class Measuring {
     else {
       this.items.push(this.pending);
       this.pending = null;
+      this.changed?.();
     }
     this.viewer.draw();
     this.viewer.tell();
@@ -56,7 +59,10 @@ export class Measuring {
   }
 
   remove(all = false) {
-    if (!this.cancel()) this.items.splice(all ? 0 : -1);
+    if (!this.cancel()) {
+      this.items.splice(all ? 0 : -1);
+      this.changed?.();
+    }
     this.viewer.draw();
     this.viewer.tell();
   }

@@ -1,6 +1,7 @@
 // Whether the model in use still works as intended.
 
 import { card, make } from "./elements.js";
+import { showComparison } from "./comparison.js";
 import { call } from "./service.js";
 import { interval, percent, showGroups, showSeries } from "./trends.js";
 
@@ -34,12 +35,32 @@ function days(volume, count) {
   return list;
 }
 
+function makeCoefficient({ value, low, high }) {
+  const cell = make("td", { class: "number" }, value === null ? "–" : value.toFixed(2));
+  if (low !== null) cell.append(make("br"), `${low.toFixed(2)} to ${high.toFixed(2)}`);
+  return cell;
+}
+
+function showReaders({ pairs, fleiss, alpha, unnamed }) {
+  const rows = pairs.map((pair) => [`Cohen's kappa: ${pair.first}, ${pair.second}`, pair]);
+  if (fleiss?.images) rows.push(["Fleiss' kappa: images that all have read", fleiss]);
+  if (alpha.images) rows.push(["Krippendorff's alpha: all images with two readings", alpha]);
+  $("readers").replaceChildren(...rows.map(([what, found]) => {
+    const row = make("tr");
+    row.append(make("th", { scope: "row" }, what), make("td", { class: "number" }, String(found.images)), make("td", { class: "number" }, percent(found.agreed)), makeCoefficient(found));
+    return row;
+  }));
+  $("no-readers").hidden = rows.length > 0;
+  $("unnamed").textContent = unnamed ? `${unnamed} readings without a name do not count.` : "";
+}
+
 async function show() {
   let summary;
   try {
     const [model] = await (await call("v1/models")).json();
     $("model").textContent = `Model ${model.name}, ${model.fingerprint.slice(0, 12)}`;
     summary = await (await call(`v1/monitoring?days=${$("days").value}`)).json();
+    showReaders(await (await call(`v1/agreement?days=${$("days").value}`)).json());
   } catch (problem) {
     $("state").textContent = problem.message;
     return;
@@ -55,6 +76,7 @@ async function show() {
   showSeries($("trends"), $("parts"), summary);
   showGroups($("groups"), summary.groups);
   $("pooled").textContent = summary.min_pooled;
+  showComparison($("comparison"), summary.second_model);
   showDrift(summary.drift);
   showOodDrift(summary.ood_drift);
   $("agreement").replaceChildren(...Object.entries(summary.agreement).map(([name, share]) => {

@@ -1,7 +1,8 @@
 // Which images the worklist shows, in which order, and which comes next.
 
-import { isReviewed } from "./answers.js";
+import { isOpen } from "./answers.js";
 import { $, name, state } from "./state.js";
+import { findStudies, group, isGrouped, keyOf } from "./studies.js";
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 const VALUES = { name: (image) => image.name, probability: (image) => image.probability ?? null, decision: (image) => name(image.decision) ?? "" };
@@ -13,7 +14,7 @@ export const FILTERS = {
   out_of_distribution: (image) => image.decision === "out_of_distribution",
   warned: (image) => image.state === "done" && image.warnings.length > 0,
   error: (image) => image.state === "error",
-  open: (image) => image.state === "done" && image.id && !isReviewed(image),
+  open: (image) => image.state === "done" && isOpen(image),
 };
 export const order = { by: "probability", descending: true };
 
@@ -27,20 +28,35 @@ function compare(a, b) { // those that cannot be read come last, as a group of t
   return (order.descending ? -sign : sign) || a.key - b.key;
 }
 
-export function listShown() {
+function list(also) { // the images shown, and another one at its place
   const words = $("search").value.trim().toLowerCase();
   const chosen = FILTERS[$("filter").value];
-  return state.images.filter((image) => chosen(image) && (!words || image.name.toLowerCase().includes(words))).sort(compare);
+  const shown = (image) => chosen(image) && (!words || image.name.toLowerCase().includes(words));
+  const images = state.images.filter((image) => image === also || shown(image)).sort(compare);
+  return isGrouped(findStudies(state.images)) ? group(images) : images;
 }
+
+export const listShown = () => list(null);
 
 // The next image of the list as filtered and sorted, also from one that is no longer in it.
 export function findNext(by) {
-  const shown = listShown().filter((image) => image.state === "done" || image.state === "error");
   const { current } = state;
+  const shown = listShown().filter((image) => image.state === "done" || image.state === "error");
   if (!current) return shown[by > 0 ? 0 : shown.length - 1];
   const at = shown.indexOf(current);
   if (at >= 0) return shown[Math.min(shown.length - 1, Math.max(0, at + by))];
-  const after = shown.findIndex((image) => compare(image, current) > 0);
-  const place = after < 0 ? shown.length : after;
+  const all = list(current);
+  const next = new Set(shown);
+  const place = all.slice(0, all.indexOf(current)).filter((image) => next.has(image)).length; // of what follows it
   return shown[Math.min(shown.length - 1, Math.max(0, by > 0 ? place + by - 1 : place + by))];
+}
+
+// The first image of the next study or the one before. An image of no study stands for itself.
+export function findNextStudy(by) {
+  const shown = group(listShown()).filter((image) => image.state === "done" || image.state === "error");
+  const firsts = shown.filter((image, at) => keyOf(image) === null || at === 0 || keyOf(image) !== keyOf(shown[at - 1]));
+  const places = new Map(shown.map((image, at) => [image, at]));
+  const current = places.get(state.current) ?? -1;
+  const at = firsts.findLastIndex((image) => places.get(image) <= current);
+  return firsts[Math.min(firsts.length - 1, Math.max(0, at + by))];
 }

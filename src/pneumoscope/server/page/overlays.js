@@ -45,6 +45,9 @@ export function fillOverlays(root, viewer) {
   for (const corner of ["top-left", "top-right", "bottom-right"]) {
     root.querySelector(`.${corner}`).replaceChildren(...(lines[corner] ?? []).filter(Boolean).map((text) => Object.assign(document.createElement("span"), { textContent: text })));
   }
+  const outside = picture ? (image.warnings ?? []).filter((warning) => /^outside the intended use/.test(warning)) : [];
+  root.querySelector(".outside-use").hidden = !outside.length;
+  root.querySelector(".outside-use").textContent = outside.map((words) => words[0].toUpperCase() + words.slice(1)).join(". ");
   const turned = picture ? describeTurn(viewer) : "";
   root.querySelector(".caption").textContent = picture ? describeView(viewer) : "";
   root.querySelector(".turned").textContent = turned && turned[0].toUpperCase() + turned.slice(1);

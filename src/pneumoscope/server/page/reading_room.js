@@ -8,10 +8,13 @@ import "./keys.js";
 import { lose, outage, recover } from "./outage.js";
 import { releaseSoon } from "./pictures.js";
 import { isOtherModality, translate } from "./prediction.js";
+import { takeMode } from "./mode.js";
+import { recognise } from "./reading.js";
 import { identify } from "./reader.js";
 import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
+import { keyOf } from "./studies.js";
 import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
@@ -39,6 +42,7 @@ async function start() {
   }
   $("scale").style.background = `linear-gradient(to right, ${model.colours.join(", ")}), linear-gradient(#666, #666)`;
   restoreView(recallView());
+  takeMode();
   openEarlier();
   refreshReviews();
   work();
@@ -72,6 +76,11 @@ async function refreshReviews() { // others may have reviewed the same images si
   announce("reviewed");
 }
 
+let strip = null; // comes with the first image whose study is known: the first view does not need it
+document.addEventListener("selected", () => {
+  if (keyOf(state.current) !== null) strip ??= import("./strip.js").catch(() => { strip = null; }); // the next one asks again
+});
+
 // ---- adding images ----
 
 function add(files, more = {}) {
@@ -102,10 +111,16 @@ function work() {
 async function send(image) {
   try {
     if (!image.file) await recall(image);
-    const options = { invert: image.invert, any: image.any, heatmap: state.model.heatmaps, store: !image.simulated };
+    const options = { invert: image.invert, any: image.any, heatmap: state.model.heatmaps && state.mode !== "blind", store: !image.simulated, blind: state.mode === "blind" };
+    const { file } = image;
     const { picture, heatmap, reviews, image_reviews, ...prediction } = await predict(image.file, options);
     Object.assign(image, prediction, { name: image.name, state: "done", file: null, kept: null, reviews: takeReviews({ reviews, image_reviews }) });
     Object.assign(image, { picture: toBlob(picture), heatmap: heatmap && { ...heatmap, png: toBlob(heatmap.png) } });
+    if (image.withheld) {
+      image.source = file; // for the evidence, once it is read
+      await recognise(image);
+      if (state.mode === "assist") announce("mode"); // it was changed meanwhile
+    }
     releaseSoon(image);
   } catch (problem) {
     if (problem instanceof Lost) {
@@ -114,7 +129,8 @@ async function send(image) {
     } else fail(image, problem.message);
   }
   if (image.state !== "waiting") keep(image);
-  if (image === state.current || (!state.current && image.state !== "waiting")) select(image);
+  announce("answered");
+  if (image === state.current || (!state.current && state.mode !== "teaching" && image.state !== "waiting")) select(image);
 }
 
 function fail(image, detail) {
@@ -167,7 +183,7 @@ $("examples").addEventListener("click", async () => {
   try {
     for (const { number, label } of await (await call("v1/examples")).json()) {
       const picture = await (await call(`v1/examples/${number}`)).blob();
-      add([new File([picture], `simulated-${number + 1}-${label.toLowerCase()}.png`, { type: "image/png" })], { simulated: true });
+      add([new File([picture], `simulated-${number + 1}${state.mode === "blind" ? "" : `-${label.toLowerCase()}`}.png`, { type: "image/png" })], { simulated: true });
     }
   } catch (problem) {
     $("examples").disabled = false;

@@ -39,8 +39,8 @@ export function clearReview() {
 }
 
 export function fillReview(image) {
-  $("review").hidden = !image.id || !$("may-not").hidden;
-  $("not-stored").hidden = Boolean(image.id);
+  $("review").hidden = state.mode !== "assist" || !image.id || !$("may-not").hidden;
+  $("not-stored").hidden = Boolean(image.id) || image.case !== undefined;
   if (filled === image) return;
   filled = image;
   $("review").reset();

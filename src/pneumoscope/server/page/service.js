@@ -89,7 +89,7 @@ export async function call(path, options = {}) {
   }
 }
 
-export async function predict(file, { invert, any, heatmap, store = true }) {
+export async function predict(file, { invert, any, heatmap, store = true, blind = false }) {
   let content;
   try {
     content = await file.arrayBuffer();
@@ -98,7 +98,7 @@ export async function predict(file, { invert, any, heatmap, store = true }) {
   }
   const form = new FormData();
   form.append("files", new Blob([content]), file.name);
-  const query = new URLSearchParams({ heatmap, picture: true, invert, any_modality: any, store });
+  const query = new URLSearchParams({ heatmap, picture: true, invert, any_modality: any, store, ...(blind ? { blind } : {}) });
   const answer = await call(`v1/predictions?${query}`, { method: "POST", body: form });
   return (await answer.json()).predictions[0];
 }

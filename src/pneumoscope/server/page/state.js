@@ -1,7 +1,7 @@
 // What the parts of the page share: the model, the images of the worklist, and the one that is shown.
 
 export const $ = (id) => document.getElementById(id);
-export const state = { model: null, images: [], current: null };
+export const state = { model: null, images: [], current: null, mode: "assist", bound: false };
 
 const DECISIONS = { uncertain: "uncertain", out_of_distribution: "out of distribution" };
 export const isLabel = (decision) => !(decision in DECISIONS);

@@ -10,7 +10,7 @@ const OTHER_KEYS = [["[ ]", "Narrow or widen the window"], [", .", "Lower or rai
   ["Space", "Hold and drag: move"], ["Escape", "End a measurement, or go back to the first tool"]];
 const TYPED = "input:not([type='radio'], [type='checkbox'], [type='range']), textarea, select, [contenteditable]";
 
-export const tools = { current: recall("left", "window"), chosen: false, space: false };
+export const tools = { current: recall("left", "window"), wheel: recall("wheel", "zoom"), chosen: false, space: false };
 const panes = { active: null, all: () => [] };
 const touched = () => panes.all().forEach((pane) => pane.gestures.describeTouch());
 
@@ -46,6 +46,12 @@ $("left-drag").value = tools.current;
 $("left-drag").addEventListener("change", (event) => {
   remember("left", event.target.value);
   takeTool(event.target.value, false);
+});
+
+$("wheel").value = tools.wheel;
+$("wheel").addEventListener("change", (event) => {
+  tools.wheel = event.target.value;
+  remember("wheel", tools.wheel);
 });
 
 // ---- buttons ----

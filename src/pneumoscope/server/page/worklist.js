@@ -1,12 +1,14 @@
 // The worklist: rows, progress, sorting, filters, steps to the next image.
 
-import { answerOf, findReview } from "./answers.js";
+import { answerOf, findReview, isOpen } from "./answers.js";
 import { exportTable } from "./export.js";
 import { pick, select } from "./image.js";
 import { rememberView } from "./kept.js";
-import { findNext, listShown, order } from "./order.js";
+import { findNext, findNextStudy, listShown, order } from "./order.js";
+import { describeReading } from "./reading.js";
 import { Rows } from "./rows.js";
-import { $, create, kindOf, makeChip, round, state } from "./state.js";
+import { $, create, makeChip, round, state } from "./state.js";
+import { addHeadings, chooseGrouped, describeStudy, findStudies, isGrouped } from "./studies.js";
 
 const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
 const box = document.querySelector("#worklist").closest(".scroll");
@@ -16,21 +18,24 @@ function makeRow() {
   const row = create("tr", { role: "row" });
   for (const kind of ["name", "number", "", "mark"]) row.append(create("td", { role: "gridcell", class: kind }));
   row.cells[0].append(button);
-  row.addEventListener("click", () => { if (row.image) pick(row.image); });
+  row.addEventListener("click", () => { if (row.image ?? row.study) pick(row.image ?? row.study.images[0]); });
   return row;
 }
 
 function fillRow(row, item) {
-  const image = item.heading ? null : item;
+  const image = item.heading || item.study ? null : item;
   row.image = image;
+  row.study = item.study ? item : null;
   row.classList.toggle("heading", !image);
+  row.classList.toggle("study", Boolean(item.study));
   const [first, number, decision, mark] = row.cells;
   const button = first.firstChild;
   button.hidden = !image;
   if (!image) {
-    first.dataset.heading = item.heading;
     row.removeAttribute("aria-selected");
     row.removeAttribute("aria-current");
+    if (item.study) return fillStudy(row, item);
+    first.dataset.heading = item.heading;
     for (const cell of [number, decision, mark]) cell.replaceChildren();
     return;
   }
@@ -44,19 +49,33 @@ function fillRow(row, item) {
   else row.removeAttribute("aria-current");
   const review = findReview(image);
   const warnings = image.warnings ?? [];
-  const look = [image.state, image.probability, image.decision, review && answerOf(review), image.saving, warnings.length, image.name].join("\n");
+  const look = [image.state, image.probability, image.decision, review && answerOf(review), image.saving, image.withheld, describeReading(image), warnings.length, image.name].join("\n");
   if (row.look === look) return;
   row.look = look;
   const progress = { waiting: "waiting", sent: "…" }[image.state];
   number.textContent = progress ?? round(image.probability);
-  const chip = image.state === "error" ? makeChip(image, "not readable") : image.state === "done" ? makeChip(image) : "";
+  const chip = image.state === "error" ? makeChip(image, "not readable") : image.withheld ? create("span", { class: "unread" }, "not read") : image.state === "done" ? makeChip(image) : "";
   decision.replaceChildren(chip);
   row.title = [image.name, ...warnings].join("\n");
   if (warnings.length) decision.prepend(create("span", { class: "warned", role: "img", "aria-label": `Warning: ${warnings.join(" ")}` }, "⚠"));
-  const [sign, words] = image.saving ? ["…", "being saved"] : MARKS[review && answerOf(review)] ?? ["", ""];
+  const [sign, words] = image.saving ? ["…", "being saved"] : describeReading(image) ? ["✓", `read: ${describeReading(image)}`] : MARKS[review && answerOf(review)] ?? ["", ""];
   mark.textContent = sign;
   if (words) mark.setAttribute("aria-label", words);
   else mark.removeAttribute("aria-label");
+}
+
+function fillStudy(row, study) {
+  const { words, title, reviewed, complete, worst } = describeStudy(study);
+  const look = [words, title, reviewed, worst?.decision].join("\n");
+  if (row.look === look) return;
+  row.look = look;
+  row.title = title;
+  const [first, number, decision, mark] = row.cells;
+  first.dataset.heading = words;
+  number.textContent = reviewed;
+  number.setAttribute("aria-label", `${reviewed} reviewed`);
+  decision.replaceChildren(worst ? makeChip(worst) : ""); // none if all answers are withheld
+  mark.textContent = complete ? "✓" : "";
 }
 
 const rows = new Rows(box, $("worklist").tBodies[0], { make: makeRow, fill: fillRow });
@@ -65,7 +84,12 @@ let restored = false; // until then, what the page shows is not what the reader 
 function list() {
   const shown = listShown();
   const failed = shown.filter((image) => image.state === "error").length;
-  const items = [...shown];
+  const studies = findStudies(state.images);
+  const grouped = isGrouped(studies);
+  $("grouped").checked = grouped;
+  $("grouped-row").hidden = !studies.size;
+  $("worklist").classList.toggle("grouped", grouped);
+  const items = grouped ? addHeadings(shown, studies) : [...shown];
   if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
   $("no-match").hidden = !state.images.length || shown.length > 0;
@@ -90,15 +114,15 @@ function report(shown) {
   const { images, model } = state;
   const left = images.filter((image) => image.state === "waiting" || image.state === "sent").length;
   const failed = images.filter((image) => image.state === "error").length;
-  const open = images.filter((image) => image.state === "done" && image.id && !findReview(image)).length;
+  const open = images.filter((image) => image.state === "done" && isOpen(image)).length;
   $("clear").disabled = !images.length || (left > 0 && model !== null);
   $("export").disabled = !images.some((image) => image.state === "done");
   $("list").classList.toggle("filled", images.length > 0);
   const outside = images.some((image) => image.simulated && image.decision === "out_of_distribution");
   const hint = !left && outside ? " For a model trained on real images, simulated ones should be out of distribution." : "";
-  const words = images.length ? `${images.length - left - failed} of ${images.length} read${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
+  const words = images.length ? `${images.length - left - failed} of ${images.length} ${state.mode === "blind" ? "ready" : "read"}${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
   if ($("progress").textContent !== words) $("progress").textContent = words;
-  const more = images.length ? `${open ? `${open} not reviewed` : "None left to review"}${shown < images.length ? ` · ${shown} shown` : ""}` : "";
+  const more = images.length ? `${open ? `${open} not ${state.mode === "blind" ? "read" : "reviewed"}` : `None left to ${state.mode === "blind" ? "read" : "review"}`}${shown < images.length ? ` · ${shown} shown` : ""}` : "";
   if ($("open-count").textContent !== more) $("open-count").textContent = more;
 }
 
@@ -116,12 +140,14 @@ export function focusRow() {
   return Boolean(button);
 }
 
-export function step(by) {
+export function step(by, find = findNext) {
   const inList = $("worklist").contains(document.activeElement);
-  const next = findNext(by);
+  const next = find(by);
   if (next && next !== state.current) select(next);
   if (next && inList) focusRow();
 }
+
+export const stepStudy = (by) => step(by, findNextStudy);
 
 function showOrder() {
   for (const button of document.querySelectorAll("[data-sort]")) {
@@ -152,6 +178,12 @@ for (const button of document.querySelectorAll("[data-sort]")) {
   });
 }
 for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, () => { box.scrollTop = 0; list(); });
+$("grouped").addEventListener("change", (event) => { chooseGrouped(event.target.checked); list(); rows.reveal(state.current?.key); });
+document.addEventListener("mode", () => { // an order by what the model says would give it away
+  if (state.mode === "blind") Object.assign(order, { by: "name", descending: false });
+  showOrder();
+  list();
+});
 for (const event of ["listed", "reviewed"]) document.addEventListener(event, list);
 const rememberPlace = () => { if (restored) rememberView({ scroll: box.scrollTop }); };
 box.addEventListener("scrollend", rememberPlace, { passive: true });

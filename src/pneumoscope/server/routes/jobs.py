@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Response
+from fastapi import FastAPI, Path, Request, Response
 
 from pneumoscope.server.audit import audits
+from pneumoscope.server.blinding import Blinding, withholds
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.messages import NO_NUL, JobMessage
 from pneumoscope.server.openapi import problems
 from pneumoscope.server.routes.answers import to_json
 
 
-def add_jobs(app: FastAPI, jobs: Jobs) -> None:
+def add_jobs(app: FastAPI, jobs: Jobs, blinding: Blinding) -> None:
     """Add the route."""
 
     @app.get(
@@ -27,7 +28,11 @@ def add_jobs(app: FastAPI, jobs: Jobs) -> None:
         tags=["predictions"],
     )
     @audits("view_job")
-    async def get_job(job_id: Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL)]) -> Response:
+    @withholds
+    async def get_job(
+        request: Request, job_id: Annotated[str, Path(alias="id", max_length=64, pattern=NO_NUL)]
+    ) -> Response:
         """Get a job, made by `POST /v1/predictions` with `Prefer: respond-async`; jobs are kept for a day."""
         job = await jobs.find(job_id)
-        return to_json(job, retry_after="1" if job.finished_at is None else "")
+        covered = await blinding.cover(request, job)
+        return to_json(covered, retry_after="1" if job.finished_at is None else "")

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Response
 
 from pneumoscope.server.audit import audits
+from pneumoscope.server.blinding import withholds
 from pneumoscope.server.messages import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
 from pneumoscope.server.monitoring_messages import MonitoringMessage, MonitoringQuery
 from pneumoscope.server.node_messages import NodeMessage, NodeQuery
@@ -15,26 +16,31 @@ from pneumoscope.server.openapi import problems
 from pneumoscope.server.pictures import EXAMPLES, render_example
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.reader_agreement import ReaderAgreementMessage
 
 
 def add_models(app: FastAPI, service: PredictionService) -> None:
     """Add the routes of models and of simulated images."""
 
     @app.get("/v1/models", operation_id="listModels", responses=problems(401, 403), tags=["models"])
+    @withholds
     async def list_models() -> list[ModelMessage]:
-        """Describe the model that is served, and whom it is meant for."""
-        return [service.model]
+        """Describe the models that are served, and whom they are meant for; a second one may answer for some images."""
+        return [model.message for model in service.models]
 
     @app.get("/v1/models/{name}", operation_id="getModel", responses=problems(401, 403, 404, 422), tags=["models"])
+    @withholds
     async def get_model(
         name: Annotated[str, Path(max_length=200, description="A name or fingerprint.")],
     ) -> ModelMessage:
         """Describe a model by its name or its fingerprint."""
-        if name not in (service.model.name, service.model.fingerprint):
-            raise RequestError(404, f"No such model is served; {service.model.name} is.", code="model-not-found")
-        return service.model
+        for model in service.models:
+            if name in (model.name, model.fingerprint):
+                return model.message
+        raise RequestError(404, f"No such model is served; {service.model.name} is.", code="model-not-found")
 
     @app.get("/v1/examples", operation_id="listExamples", responses=problems(401, 403), tags=["examples"])
+    @withholds
     async def list_examples() -> list[ExampleMessage]:
         """List simulated images to try the service with."""
         return [
@@ -49,6 +55,7 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {"image/png": {}}}, **problems(401, 403, 422)},
         tags=["examples"],
     )
+    @withholds
     async def example(number: Annotated[int, Path(ge=0, lt=len(EXAMPLES))]) -> Response:
         """Get a simulated image as a PNG."""
         return Response(await asyncio.to_thread(render_example, number), media_type="image/png")
@@ -56,6 +63,7 @@ def add_models(app: FastAPI, service: PredictionService) -> None:
 
 def add_operations(app: FastAPI, service: PredictionService) -> None:
     """Add the routes of monitoring and health."""
+    _add_agreement(app, service)
 
     @app.get(
         "/v1/monitoring",
@@ -103,3 +111,17 @@ def add_operations(app: FastAPI, service: PredictionService) -> None:
     async def metrics() -> Response:
         """Get counters for Prometheus."""
         return Response(service.telemetry.render(), media_type=service.telemetry.media_type)
+
+
+def _add_agreement(app: FastAPI, service: PredictionService) -> None:
+    @app.get(
+        "/v1/agreement",
+        operation_id="getAgreement",
+        response_model=ReaderAgreementMessage,
+        responses=problems(401, 403, 422, 503),
+        tags=["operations"],
+    )
+    async def agreement(query: Annotated[MonitoringQuery, Query()]) -> Response:
+        """Measure how far readers agree with each other: Cohen's and Fleiss' kappa, and Krippendorff's alpha."""
+        message = await service.measure_readers(query.days)
+        return Response(message.model_dump_json(), media_type="application/json")

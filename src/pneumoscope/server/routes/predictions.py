@@ -13,6 +13,7 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 from pneumoscope.images.read import Reading
 from pneumoscope.server import idempotency
 from pneumoscope.server.audit import audits, find_trail
+from pneumoscope.server.blinding import withholds
 from pneumoscope.server.callers import find_caller
 from pneumoscope.server.jobs import Jobs
 from pneumoscope.server.kept_images import MEDIA_TYPES
@@ -47,6 +48,7 @@ def add_predictions(app: FastAPI, service: PredictionService, jobs: Jobs) -> Non
     """Add the routes."""
     _add_uploads(app, service, jobs)
     _add_stored(app, service)
+    _add_studies(app, service)
     _add_images(app, service)
     _add_reviews(app, service)
 
@@ -67,6 +69,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         tags=["predictions"],
     )
     @audits("predict")
+    @withholds
     async def predict(
         request: Request,
         query: Annotated[UploadQuery, Query()],
@@ -74,7 +77,7 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
         idempotency_key: IdempotencyKey = "",
     ) -> Response:
         """Predict one or more image files. Send them as parts of a form, or send one file as the body."""
-        wanted = PredictionQuery.model_validate(query.model_dump(exclude={"callback"}))
+        wanted = PredictionQuery.model_validate(query.model_dump(exclude={"callback", "blind"}))
         later = "respond-async" in (each.partition(";")[0].strip().lower() for each in prefer.split(","))
         trail = find_trail(request)
         wish = Wish(wanted, name_caller(request), idempotency_key, later, query.callback, trail.actor)
@@ -86,15 +89,16 @@ def _add_uploads(app: FastAPI, service: PredictionService, jobs: Jobs) -> None:
             images = await held.enter_async_context(service.budget.receive(request, reading))
             reply = await submit(service, jobs, images, wish, held)
         trail.count, trail.written = reply.unlogged, reply.unlogged == 0
+        message = await service.blinding.cover(request, reply.message, query.blind)
         headers = {"location": reply.location, "idempotency_replayed": "true" if reply.replayed else ""}
         if reply.status == 202:
-            return to_json(reply.message, 202, **headers, preference_applied="respond-async", retry_after="1")
+            return to_json(message, 202, **headers, preference_applied="respond-async", retry_after="1")
         if query.heatmap or query.picture:  # megabytes of text
-            content = await asyncio.to_thread(lambda: reply.message.model_dump_json().encode())
+            content = await asyncio.to_thread(lambda: message.model_dump_json().encode())
             answer = service.budget.send(content, reply.status)
             answer.headers.update({name.replace("_", "-"): value for name, value in headers.items() if value})
             return answer
-        return to_json(reply.message, reply.status, **headers)
+        return to_json(message, reply.status, **headers)
 
 
 def _add_stored(app: FastAPI, service: PredictionService) -> None:
@@ -106,13 +110,15 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("list_predictions")
+    @withholds
     async def list_predictions(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
         """List stored predictions with the latest of their reviews, the newest first."""
         trail = find_trail(request)
         trail.patient, trail.study = query.patient, service.store.pseudonymise_study(query.study)
-        page = await service.stored.list_predictions(query)
+        service.blinding.refuse_filter(request, query)
+        page = await service.stored.list_predictions(query, find_caller(request))
         trail.count = len(page.predictions)
-        return to_page(page, request)
+        return to_page(await service.blinding.cover(request, page), request)
 
     @app.get(
         "/v1/predictions/{id}",
@@ -122,9 +128,11 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("view_prediction")
-    async def get_prediction(prediction_id: Identifier) -> Response:
+    @withholds
+    async def get_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Get a stored prediction with the latest of its reviews."""
-        return to_json(service.stored.to_message(await service.stored.find(prediction_id)))
+        found = service.stored.to_message(await service.stored.find(prediction_id))
+        return to_json(await service.blinding.cover(request, found))
 
     @app.delete(
         "/v1/predictions/{id}",
@@ -135,11 +143,14 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("delete")
+    @withholds
     async def delete_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Delete a prediction, its reviews, and its kept image unless another prediction is of the same file."""
         await service.stored.delete(prediction_id, find_trail(request))
         return Response(status_code=204)
 
+
+def _add_studies(app: FastAPI, service: PredictionService) -> None:
     @app.get(
         "/v1/studies",
         operation_id="listStudies",
@@ -148,11 +159,12 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("list_studies")
+    @withholds
     async def list_studies(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
         """List the studies of stored predictions; those that came last are first."""
         page = await service.stored.list_studies(query)
         find_trail(request).count = sum(study.predictions for study in page.studies)
-        return to_page(page, request)
+        return to_page(service.blinding.cover_studies(request, page), request)
 
 
 def _add_images(app: FastAPI, service: PredictionService) -> None:
@@ -164,6 +176,7 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("view_image")
+    @withholds
     async def image(
         prediction_id: Identifier, query: Annotated[ImageQuery, Query()], accept: Annotated[str, Header()] = "*/*"
     ) -> Response:
@@ -186,11 +199,13 @@ def _add_images(app: FastAPI, service: PredictionService) -> None:
         tags=["predictions"],
     )
     @audits("view_evidence")
-    async def evidence(prediction_id: Identifier) -> Response:
+    @withholds
+    async def evidence(request: Request, prediction_id: Identifier) -> Response:
         """Get the evidence as colours to lay over the image; it is computed from the kept image.
 
         The headers `Evidence-Label`, `-Logit`, `-Bias` and `-Limit` say what the fields of a heatmap say.
         """
+        await service.blinding.check(request, prediction_id)
         found = await service.find_evidence(prediction_id)
         numbers = {"logit": found.logit, "bias": found.bias, "limit": found.limit}
         headers = {
@@ -209,10 +224,12 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         tags=["reviews"],
     )
     @audits("view_reviews")
+    @withholds
     async def list_reviews(
         request: Request, prediction_id: Identifier, query: Annotated[PageQuery, Query()]
     ) -> Response:
         """List the reviews of a prediction, the newest first."""
+        await service.blinding.check(request, prediction_id)
         return to_page(await service.stored.list_reviews(prediction_id, query), request)
 
     @app.post(
@@ -224,10 +241,12 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         tags=["reviews"],
     )
     @audits("review")
+    @withholds
     async def review(
         request: Request, prediction_id: Identifier, review: ReviewRequest, idempotency_key: IdempotencyKey = ""
     ) -> Response:
         """Agree or disagree with a prediction. The review is stored before the answer is sent."""
+        await service.blinding.check(request, prediction_id)
         key = None
         if idempotency_key:
             where, digest = f"reviews of {prediction_id}", idempotency.digest_review(review)
@@ -244,8 +263,12 @@ def _add_reviews(app: FastAPI, service: PredictionService) -> None:
         tags=["reviews"],
     )
     @audits("view_reviews")
+    @withholds
     async def get_review(
-        prediction_id: Identifier, number: Annotated[int, Path(ge=1, lt=2**31, description="Of a review.")]
+        request: Request,
+        prediction_id: Identifier,
+        number: Annotated[int, Path(ge=1, lt=2**31, description="Of a review.")],
     ) -> Response:
         """Get a review."""
+        await service.blinding.check(request, prediction_id)
         return to_json(await service.stored.find_review(prediction_id, number))
