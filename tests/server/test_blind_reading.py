@@ -14,8 +14,10 @@ import httpx
 import pytest
 from services import draw, run_process, run_thread
 
+from pneumoscope.server import readings
 from pneumoscope.server.app import build_app
 from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.store import Store
 from pneumoscope.server.tokens import TokenFile
 
 if TYPE_CHECKING:
@@ -280,3 +282,19 @@ def test_performance_is_measured_with_truth_from_a_table(settings: Settings, tmp
     assert metrics["without AI"]["auroc"]["value"] == pytest.approx(10 / 16)
     rows = list(csv.DictReader((out / "performance.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert {(row["side"], row["metric"]) for row in rows} >= {("model", "auroc"), ("with AI", "agreement with model")}
+
+
+def test_a_reading_of_an_image_that_is_deleted_meanwhile_is_refused(
+    settings: Settings, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, look = url, readings._has_reviewed
+
+    def delete_first(connection: Any, sha256: str, reader: str) -> bool:
+        with Store(database) as store:
+            store.delete([row.id for row in store.find_images(sha256s=[sha256])])
+        return look(connection, sha256, reader)
+
+    monkeypatch.setattr(readings, "_has_reviewed", delete_first)
+    with run_thread(replace(settings, database=database)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = commit(client, send(client), label="NORMAL", reader="ann")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

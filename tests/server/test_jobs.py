@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,7 @@ from pneumoscope.client import verify_callback
 from pneumoscope.errors import ServiceError, UsageError
 from pneumoscope.server import jobs as jobs_module
 from pneumoscope.server.callbacks import sign
+from pneumoscope.server.idempotency import digest_upload
 from pneumoscope.server.settings import Limits
 from pneumoscope.server.store import AnsweredRequest, JobRecord, Review, Store
 
@@ -98,6 +101,20 @@ def test_an_upload_that_is_sent_again_gets_the_same_answer_and_is_stored_once(se
             assert (other.status_code, other.json()["code"]) == (422, "key-reused")
         assert post(url, draw(1), headers={"idempotency-key": "a-2"}).json() != first.json()
         assert count(url) == 2
+
+
+def test_large_uploads_are_digested_beside_other_requests(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocking = []
+
+    def digest(*arguments: Any) -> str:
+        with suppress(RuntimeError):
+            blocking.append(asyncio.get_running_loop())
+        return digest_upload(*arguments)
+
+    monkeypatch.setattr("pneumoscope.server.idempotency.digest_upload", digest)
+    with run_thread(settings) as url:
+        assert post(url, draw(1), headers={"idempotency-key": "large"}).status_code == 201
+    assert blocking == []
 
 
 def test_an_answer_that_is_given_again_has_its_pictures(settings: Settings) -> None:
@@ -334,12 +351,41 @@ def test_only_addresses_that_the_settings_allow_are_called(settings: Settings) -
     assert came == []
 
 
+def test_a_program_that_does_not_answer_delays_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pneumoscope.server.callbacks._TIMEOUT", 20.0)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, listen() as (address, came):
+        silent = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        settings = replace(settings, callback_hosts=(silent, address), callback_secret=SECRET)
+        with Store(settings.database) as store, store.begin() as session:
+            for callback in (silent, silent, address):
+                job = {"state": "done", "files": 1, "beat_at": time.time(), "content": '{"predictions": []}'}
+                session.add(JobRecord(**job, callback=callback, callback_state="due"))
+        with run_thread(settings):
+            wait_until(lambda: len(came) == 1, 15)
+
+
+def test_a_job_that_cannot_be_described_stops_no_other_call(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listen() as (address, came):
+        settings = replace(settings, callback_hosts=(address,), callback_secret=SECRET)
+        with Store(settings.database) as store, store.begin() as session:
+            for content in ('{"another version": "SECRET"}', '{"predictions": []}'):
+                job = {"state": "done", "files": 1, "beat_at": time.time(), "content": content}
+                session.add(JobRecord(**job, callback=address, callback_state="due"))
+        with run_thread(settings):
+            wait_until(lambda: len(came) == 1, 15)
+    assert "KeyError" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
 def test_callbacks_need_a_secret_and_addresses(settings: Settings) -> None:
     with pytest.raises(UsageError, match="secret"), run_thread(replace(settings, callback_hosts=("a.example",))):
         pass
-    wrong = replace(settings, callback_hosts=("ftp://a.example",), callback_secret=SECRET)
-    with pytest.raises(UsageError, match="not an address"), run_thread(wrong):
-        pass
+    for host in ("ftp://a.example", "https://a.example/hooks", "https://a.example?x"):  # a path would limit nothing
+        wrong = replace(settings, callback_hosts=(host,), callback_secret=SECRET)
+        with pytest.raises(UsageError, match="not an address"), run_thread(wrong):
+            pass
     with run_thread(replace(settings, callback_secret=SECRET)):
         pass
 

@@ -108,6 +108,17 @@ def test_a_full_database_is_not_ready(settings: Settings) -> None:
         sql.event.remove(sql.Engine, "connect", limit)
 
 
+def test_strangers_do_not_read_what_the_database_says(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with run_thread(settings) as url:
+        with sqlite3.connect(str(settings.database)) as other:
+            other.execute("ALTER TABLE properties RENAME TO elsewhere")
+        other.close()
+        status, detail = ask(url)
+    assert (status, "The database cannot be used" in detail) == (503, True)
+    assert "no such table" not in detail
+    assert "no such table" in caplog.text
+
+
 def test_a_full_disk_is_not_ready_until_there_is_space(settings: Settings, small_disk: Path) -> None:
     with run_thread(replace(settings, database=str(small_disk / "predictions.sqlite"))) as url:
         assert ask(url) == (200, "")

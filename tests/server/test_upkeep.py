@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import sqlite3
 import stat
@@ -30,6 +31,7 @@ from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.store import TABLES, Review, Store, now
+from pneumoscope.server.watch import Watch
 
 if TYPE_CHECKING:
     from commands import Command
@@ -93,6 +95,28 @@ def test_a_service_deletes_what_is_too_old_when_it_starts(settings: Settings) ->
         wait_until(lambda: list_shown() == [stays])
     with run_thread(settings) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_an_unforeseen_error_does_not_end_what_is_done_again_and_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = {"run": 0, "refresh": 0}
+
+    def fail(name: str) -> Any:
+        def work(*_: object) -> None:
+            calls[name] += 1
+            raise ZeroDivisionError("TERCES"[::-1])  # the log quotes lines of code
+
+        return work
+
+    for name, value in (("retention._EVERY", 0.01), ("watch._SUMMARY_EVERY", 0.01), ("watch._REST", 0.0)):
+        monkeypatch.setattr(f"pneumoscope.server.{name}", value)
+    monkeypatch.setattr(Retention, "run", fail("run"))
+    monkeypatch.setattr(Watch, "refresh", fail("refresh"))
+    with run_thread(replace(settings, keep_for="30d")):
+        wait_until(lambda: min(calls.values()) > 1, 10)
+    assert "ZeroDivisionError" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 @pytest.mark.parametrize("text", ["30", "d", "0d", "-3d", "30 days", "1.5d", "", "999999d"])
@@ -170,6 +194,36 @@ def test_a_study_is_erased_from_a_node_and_its_spool(tmp_path: Path, command: Co
     bench.work()
     assert bench.queue.count()[0] == {"answered": 1}
     bench.stop()
+
+
+def test_a_patient_can_still_be_found_where_images_of_a_node_remain(tmp_path: Path, command: Command) -> None:
+    bench = Bench(tmp_path)
+    content = write_image(tmp_path / "1.dcm", 1, 1)
+    bench.receive(content)
+    bench.work()
+    bench.stop()
+    sha256 = hashlib.sha256(content.read_bytes()).hexdigest()
+    with Store(bench.database) as store:
+        add(store, patient=store.pseudonymise("P1"), sha256=sha256, study_uid="1.2.3.1")
+    where = ("--database", bench.database, "--patient", "P1")
+    done = command("database", "erase", *where)
+    assert "1 images of a DICOM node remain: stop it and give --spool" in done.err
+    assert "Erased: 0 predictions" in done.out
+    done = command("database", "erase", *where, "--spool", bench.settings.spool)
+    assert "Erased: 1 predictions, 1 reviews" in done.out, done.err
+    assert "1 images of a DICOM node" in done.out
+    assert [path for path in bench.settings.spool.rglob("*.dcm") if b"SECRET1" in path.read_bytes()] == []
+
+
+def test_kept_images_that_are_not_looked_for_are_named(tmp_path: Path, command: Command) -> None:
+    database, kept = str(tmp_path / "predictions.sqlite"), KeptImages(tmp_path / "images")
+    with Store(database) as store:
+        add(store, kept, study_uid="1.2.3", sha256="a" * 64)
+        add(store, kept, study_uid="1.2.4", sha256="b" * 64)
+        add(store, kept, study_uid="1.2.3", sha256="b" * 64)
+    done = command("database", "erase", "--database", database, "--study", "1.2.3")
+    assert "a" * 64 in done.err
+    assert "b" * 64 not in done.err  # another study has it
 
 
 def test_a_backup_made_while_the_database_is_written_has_all_that_was_acknowledged_before(tmp_path: Path) -> None:

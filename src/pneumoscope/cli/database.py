@@ -93,17 +93,28 @@ def erase(
         # The node comes first: predictions say which studies are the patient's.
         of_node = erase_images(database, spool, counted.studies, counted.sha256s, dry_run=dry_run) if node else None
         kept = KeptImages(images) if images is not None else None
-        user = find_user()
-        erased = counted if dry_run else erasure.erase(store, kept, patient=patient, study=study, actor=user)
+        remaining = of_node.remaining if of_node is not None else 0
+        waits = patient is not None and remaining > 0  # by the predictions the next run finds what remains
+        erased = counted
+        if not dry_run and not waits:
+            erased = erasure.erase(store, kept, patient=patient, study=study, actor=find_user())
     what, more = "Erased", f", {erased.reviews} reviews, {erased.images} kept images"
     if dry_run:
         what, more = "Would erase", " with their reviews and kept images"
     in_node = of_node.images if of_node is not None else 0
-    echo(f"{what}: {erased.predictions} predictions{more}; {in_node} images of a DICOM node.")
-    if erased.sha256s and images is None:
-        echo("Kept images were not looked for: give --images if the service keeps them.", err=True)
-    if of_node is not None and of_node.remaining:
-        echo(f"{of_node.remaining} images of a DICOM node remain: stop it and give --spool.", err=True)
+    predictions = 0 if waits and not dry_run else erased.predictions
+    echo(f"{what}: {predictions} predictions{more}; {in_node} images of a DICOM node.")
+    if remaining:
+        echo(f"{remaining} images of a DICOM node remain: stop it and give --spool.", err=True)
+    if waits and not dry_run:
+        echo("The predictions remain until then, as they say which images those are.", err=True)
+    elif erased.unneeded and images is None:
+        echo("Kept images were not looked for.", err=True)
+        if dry_run:
+            echo("Give --images if the service keeps them.", err=True)
+        else:
+            echo("If the service keeps them, delete files of these names (with any ending) from its folder:", err=True)
+            echo("\n".join(sorted(erased.unneeded)), err=True)
     if patient is not None:
         echo("Images whose patient was not known are found by their --study alone.", err=True)
     echo(_REMAINS, err=True)

@@ -7,13 +7,15 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sql
 
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.messages import JobMessage
-from pneumoscope.server.problems import RequestError, logger
+from pneumoscope.server.problems import RequestError, log_internal_error, logger
 from pneumoscope.server.queries import begin
 from pneumoscope.server.store import JobRecord
 from pneumoscope.server.stored import StoredPredictions
@@ -22,7 +24,8 @@ SIGNATURE = "Pneumoscope-Signature"
 _ATTEMPTS = 8
 _FIRST_PAUSE, _FACTOR = 2.0, 4.0  # seconds; the last pause is about 2 h
 _LEASE = 60.0  # seconds after which another service calls what one has begun to call
-_TIMEOUT = 10.0  # seconds
+_TIMEOUT = 10.0  # seconds of a call; less than the lease
+_AT_ONCE = 8  # calls, so that one that is not answered delays no other
 _POLL = 2.0  # seconds between two looks for what is due
 _MIN_SECRET = 16  # characters
 
@@ -85,24 +88,33 @@ class Callbacks:
         """Call what is due, until it is cancelled."""
         if not self._allowed:
             return
-        while True:
-            try:
-                for record in await self._stored.call(self._claim):
-                    delivered = await asyncio.to_thread(self._call, record)
-                    await self._stored.call(self._note, record, delivered)
-            except DataError as problem:
-                logger.error("Callbacks wait: %s", problem)
-            self._due.clear()
-            try:
-                async with asyncio.timeout(_POLL):
-                    await self._due.wait()
-            except TimeoutError:
-                pass
+        threads = ThreadPoolExecutor(_AT_ONCE, "callback")
+        try:
+            while True:
+                try:
+                    claimed = await self._stored.call(self._claim)
+                    await asyncio.gather(*(self._deliver(each, threads) for each in claimed))
+                except DataError as problem:
+                    logger.error("Callbacks wait: %s", problem)
+                self._due.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL):
+                        await self._due.wait()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _deliver(self, record: JobRecord, threads: Executor) -> None:
+        try:
+            delivered = await asyncio.get_running_loop().run_in_executor(threads, self._call, record)
+        except Exception as problem:  # it must not end the calls of other jobs
+            log_internal_error(problem, "A callback has failed")
+            delivered = False
+        await self._stored.call(self._note, record, delivered)
 
     def _claim(self) -> list[JobRecord]:
         """The calls that are due and that no other service makes at the moment."""
         own, now = JobRecord, time.time()
-        query = sql.select(own).where(own.callback_state == "due", own.callback_due_at <= now).limit(8)
+        query = sql.select(own).where(own.callback_state == "due", own.callback_due_at <= now).limit(_AT_ONCE)
         with begin(self._stored.store) as session:
             found = list(session.scalars(query))
         claimed = []
@@ -123,9 +135,10 @@ class Callbacks:
         try:
             if _parse(record.callback) not in self._allowed:  # the settings have changed
                 return False
+            limit = urllib3.Timeout(total=_TIMEOUT)
             with urllib3.PoolManager() as pool:
                 options: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False}
-                answer = pool.request("POST", record.callback, body=body, headers=headers, timeout=_TIMEOUT, **options)
+                answer = pool.request("POST", record.callback, body=body, headers=headers, timeout=limit, **options)
                 answer.close()
                 return 200 <= answer.status < 300
         except (urllib3.exceptions.HTTPError, ValueError, OSError):
@@ -165,11 +178,14 @@ def _parse(address: str) -> tuple[str, str, int]:
 
 
 def _parse_host(host: str) -> tuple[str, str, int]:
+    address = host if "://" in host else f"https://{host}"
     try:
-        return _parse(host if "://" in host else f"https://{host}")
+        if set(address.partition("://")[2].rstrip("/")) & set("/?#"):  # a path would seem to limit the calls
+            raise ValueError
+        return _parse(address)
     except ValueError:
         raise UsageError(
-            f"{host!r}: not an address. Give the beginning of one, such as https://ris.example.org or "
+            f"{host!r}: not an address without a path. Give scheme and host, such as https://ris.example.org or "
             "http://127.0.0.1:9000.",
             parameter="callback_hosts",
         ) from None

@@ -26,6 +26,7 @@ class Erased:
         images: kept files, of which no prediction is left.
         studies: the Study Instance UIDs of the predictions.
         sha256s: of their images.
+        unneeded: those of them that no other prediction has.
     """
 
     predictions: int
@@ -33,6 +34,7 @@ class Erased:
     images: int
     studies: frozenset[str]
     sha256s: frozenset[str]
+    unneeded: frozenset[str]
 
 
 def erase(
@@ -64,13 +66,13 @@ def erase(
     found = store.find_images(patients=pseudonyms, study=study)
     sha256s = frozenset(row.sha256 for row in found)
     studies = frozenset(row.study_uid for row in found if row.study_uid) | ({study} if study else set())
-    if dry_run:
-        return Erased(len(found), 0, 0, studies, sha256s)
-    # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
     ids = {row.id for row in found}
-    others = {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
-    images = kept.delete(sha256s - others) if kept is not None else 0
+    unneeded = sha256s - {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
+    if dry_run:
+        return Erased(len(found), 0, 0, studies, sha256s, unneeded)
+    # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
+    images = kept.delete(unneeded) if kept is not None else 0
     pseudonym = next((each for each in reversed(pseudonyms) if each), None)
     entry = actor.to_entry("erase", count=len(found), patient=pseudonym, study=store.pseudonymise_study(study))
     predictions, reviews = store.delete([row.id for row in found], [entry])
-    return Erased(predictions, reviews, images, studies, sha256s)
+    return Erased(predictions, reviews, images, studies, sha256s, unneeded)

@@ -165,8 +165,7 @@ class PredictionService:
         return self.first if self.second is None else self.second.choose(sha256)
 
     def _list_models(self) -> list[ModelInfo]:
-        roles = ("answers", "canary" if self.settings.canary else "shadow")
-        found = zip(self.models, roles, strict=False)
+        found = zip(self.models, ("answers", "canary" if self.settings.canary else "shadow"), strict=False)
         return [ModelInfo(model.name, model.fingerprint, __version__, role) for model, role in found]
 
     async def predict(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def commit(
         raise RequestError(422, detail, code="reading-invalid")
     if request.label is None and request.confidence is not None:
         raise RequestError(422, "Who cannot tell is not sure of a class: omit confidence.", code="reading-invalid")
-    with store.read() as connection:
+    with _writing(store) as connection:
         earlier = _list_of_file(connection, prediction.sha256, request.reader)
         if not request.with_ai and earlier:
             first = earlier[0]
@@ -68,12 +69,19 @@ def commit(
         values = request.model_dump() | {
             "prediction_id": prediction.id, "sequence": sequence, "truth": truth, "created_at": now(),
         }  # fmt: skip
-        try:
-            number = connection.execute(sql.insert(READINGS).values(values).returning(_OWN.number)).scalar_one()
-        except IntegrityError:  # another request was first
-            raise RequestError(409, "This image is being read twice at once. List your readings.") from None
+        number = connection.execute(sql.insert(READINGS).values(values).returning(_OWN.number)).scalar_one()
         row = connection.execute(_select().where(_OWN.number == number)).one()
     return Committed(row, repeated=False)
+
+
+@contextmanager
+def _writing(store: Store) -> Iterator[sql.Connection]:
+    try:
+        with store.read() as connection:
+            yield connection
+    except IntegrityError:  # another request was first
+        detail = "Another request has read or deleted this image at the same time. List your readings."
+        raise RequestError(409, detail) from None
 
 
 def find_read(store: Store, reader: str, digests: Iterable[str]) -> set[str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 from concurrent.futures import Executor
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.audit import SERVICE
 from pneumoscope.server.kept_images import KeptImages
+from pneumoscope.server.problems import log_internal_error, logger
 from pneumoscope.server.store import Store, now
 
 _EVERY = 3600.0  # seconds
-_logger = logging.getLogger("pneumoscope.server")
 
 
 class Retention:
@@ -41,7 +40,7 @@ class Retention:
         images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
         if predictions or images:
             text = "Older than %s, deleted: %d predictions, %d reviews, %d kept images."
-            _logger.info(text, f"{moment:%Y-%m-%d %H:%M} UTC", predictions, reviews, images)
+            logger.info(text, f"{moment:%Y-%m-%d %H:%M} UTC", predictions, reviews, images)
 
     async def repeat(self, executor: Executor) -> None:
         """Run at once and every hour, until cancelled; after an error it is tried again with the next."""
@@ -49,5 +48,7 @@ class Retention:
             try:
                 await asyncio.get_running_loop().run_in_executor(executor, self.run)
             except (PneumoscopeError, OSError) as problem:
-                _logger.error("What is too old could not be deleted: %s", problem)
+                logger.error("What is too old could not be deleted: %s", problem)
+            except Exception as problem:  # else nothing would be deleted any more
+                log_internal_error(problem, "What is too old could not be deleted")
             await asyncio.sleep(_EVERY)

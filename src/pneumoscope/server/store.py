@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -44,6 +45,12 @@ __all__ = [
 ]
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
+_logger = logging.getLogger("pneumoscope.server")
+_FAULTS = {  # what may be said to everybody; other messages of a database can name hosts, users and tables
+    "database is locked": "another process has locked it",
+    "database or disk is full": "it is full",
+    "disk I/O error": "its disk does not work (I/O error)",
+}
 _TRIED = 16_384  # bytes that checking stores
 TABLES = Tables(
     "the reading room", Base.metadata, Path(__file__).parent / "migrations", STORE_REVISION, Property.__tablename__
@@ -99,8 +106,10 @@ class Store(AbstractContextManager["Store"]):
         except (OSError, SQLAlchemyError) as problem:
             self._impatient.dispose()  # its connection may be cut
             reason = explain(problem)
-            known = {"database is locked": "another process has locked it", "database or disk is full": "it is full"}
-            return known.get(reason, reason)
+            if reason in _FAULTS:
+                return _FAULTS[reason]
+            _logger.error("%s: nothing can be stored: %s", self.location, reason)
+            return "the reason is in the service's log"
         return ""
 
     def pseudonymise_study(self, uid: str | None) -> str | None:

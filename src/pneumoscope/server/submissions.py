@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ async def submit(
 
     if not wish.key or not query.store:
         return await act(None)
-    digest = idempotency.digest_upload(images, query, wish.callback)
+    digest = await asyncio.to_thread(idempotency.digest_upload, images, query, wish.callback)  # of up to 256 MiB
     key = idempotency.make_key(wish.caller, "jobs" if wish.later else "predictions", wish.key, digest)
     found = await _once(service, key, act)
     if isinstance(found, Reply):

@@ -17,7 +17,7 @@ from pneumoscope.evaluation.intervals.proportions import CONFIDENCE, wilson_inte
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import ModelComparison, MonitoringMessage, Share
-from pneumoscope.server.problems import RequestError, logger
+from pneumoscope.server.problems import RequestError, log_internal_error, logger
 from pneumoscope.server.records import ShadowPrediction, find_start
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 from pneumoscope.server.unreadable import UnreadableCounts
@@ -129,6 +129,9 @@ class Watch:
             except PneumoscopeError as problem:
                 self.latest = None  # an old one would look like the present
                 logger.error("No summary for Prometheus: %s", problem)
+            except Exception as problem:  # else the last one would be shown for ever
+                self.latest = None
+                log_internal_error(problem, "No summary for Prometheus")
             await asyncio.sleep(max(_SUMMARY_EVERY, _REST * (loop.time() - start)))
 
     async def _repeat_check(self, check_ready: Callable[[], Awaitable[None]]) -> None:
@@ -138,6 +141,9 @@ class Watch:
                 self.ready = True
             except RequestError:
                 self.ready = False
+            except Exception as problem:
+                self.ready = False
+                log_internal_error(problem, "Not ready")
             await asyncio.sleep(_READINESS_EVERY)
 
 
