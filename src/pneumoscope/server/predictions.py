@@ -355,7 +355,7 @@ class PredictionService:
         message = PredictionMessage.model_validate(vars(record) | {"reviews": []})
         message.name = image.name  # also where it is not stored, like the next
         if query.store:
-            message.href = f"predictions/{message.id}"
+            message.href, message.image_kept = f"predictions/{message.id}", self._kept is not None
         else:
             message.id = message.created_at = None
         for name in IDENTIFIERS:

@@ -91,7 +91,7 @@ class StoredPredictions:
         return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
 
     def to_message(self, found: Reviewed) -> PredictionMessage:
-        """The message of a stored prediction."""
+        """The message of a stored prediction; it looks for the file of its image, so call it in a thread."""
         record = found.record
         columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
         model = self._models.get(record.fingerprint)
@@ -111,9 +111,13 @@ class StoredPredictions:
             RequestError: 422, the cursor is not valid.
         """
         page = await self.call(queries.list_predictions, self.store, query, caller)
-        predictions = [self.to_message(each) for each in page.entries]
-        await self.call(add_image_reviews, self.store, predictions)
-        return PredictionPage(predictions=predictions, next=page.next)
+
+        def describe() -> list[PredictionMessage]:  # looks for each image's file
+            predictions = [self.to_message(each) for each in page.entries]
+            add_image_reviews(self.store, predictions)
+            return predictions
+
+        return PredictionPage(predictions=await self.call(describe), next=page.next)
 
     async def find(self, prediction_id: str) -> Reviewed:
         """A prediction by its id.
