@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from dicom_files import image as levels
 from services import run_process
 
 from pneumoscope.cli import main as cli
+from pneumoscope.server.tokens import TokenFile
 from pneumoscope.training import loop
 
 if TYPE_CHECKING:
@@ -104,7 +106,17 @@ def read_commands(block: str) -> Iterator[tuple[str, list[str]]]:
 
 def serve(line: str, calls: list[str]) -> None:
     """Open the reading room, call it as the page does, review a prediction, and close it."""
-    with run_process(None, None, *shlex.split(line)[2:]) as service, service.client() as client:
+    words = shlex.split(line)
+    with ExitStack() as stack:
+        token = (
+            TokenFile(Path(words[words.index("--tokens") + 1])).add_token("example", "admin")
+            if "--tokens" in words
+            else ""
+        )
+        service = stack.enter_context(run_process(None, None, *words[2:]))
+        client = stack.enter_context(service.client())
+        if token:
+            client.headers["authorization"] = f"Bearer {token}"
         for call in calls:
             if shutil.which("curl") is None:
                 pytest.skip("no curl on this machine")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,13 +35,14 @@ from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
 from pneumoscope.server.reader_agreement import ReaderAgreementMessage, measure_readers
+from pneumoscope.server.records import find_start
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.retention import Retention
 from pneumoscope.server.second_model import SecondModel, copy_extract
 from pneumoscope.server.self_check import check_model
 from pneumoscope.server.served import ServedModel, open_model
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.store import PredictionRecord, Store, now
+from pneumoscope.server.store import PredictionRecord, Store
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
@@ -165,8 +165,7 @@ class PredictionService:
         return self.first if self.second is None else self.second.choose(sha256)
 
     def _list_models(self) -> list[ModelInfo]:
-        roles = ("answers", "canary" if self.settings.canary else "shadow")
-        found = zip(self.models, roles, strict=False)
+        found = zip(self.models, ("answers", "canary" if self.settings.canary else "shadow"), strict=False)
         return [ModelInfo(model.name, model.fingerprint, __version__, role) for model, role in found]
 
     async def predict(
@@ -287,11 +286,10 @@ class PredictionService:
 
     async def measure_readers(self, days: int) -> ReaderAgreementMessage:
         """Measure how far readers agree, on predictions of today (UTC) and the days before it."""
-
-        def measure() -> ReaderAgreementMessage:
-            return measure_readers(self.store.list_reviews(_find_start(days)), days)
-
-        return await asyncio.get_running_loop().run_in_executor(self._summary_thread, measure)
+        loop, store = asyncio.get_running_loop(), self.store
+        return await loop.run_in_executor(
+            self._summary_thread, lambda: measure_readers(store.list_reviews(find_start(days)), days)
+        )
 
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
         decoded = await self._decoders.decode(image, picture)
@@ -400,7 +398,3 @@ class PredictionService:
             **{name: getattr(prediction, name) for name in _FACTS},
             **{name: getattr(prediction, name) for name in IDENTIFIERS if self.settings.keep_uids},
         )
-
-
-def _find_start(days: int) -> datetime.datetime:
-    return datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)

@@ -17,6 +17,11 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
+def find_start(days: int) -> datetime.datetime:
+    """When the period of some days, today (UTC) included, begins."""
+    return datetime.datetime.combine(now().date(), datetime.time()) - datetime.timedelta(days=days - 1)
+
+
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """What all tables share."""
 

@@ -60,7 +60,7 @@ def check_model(store: Store, model: ServedModel, renew: bool) -> str:
         return ""
     reason = (
         f"{model.name} does not compute what it did: {mismatch}. Find out what has changed on this machine; if it is "
-        "meant to differ, start once with `--renew-self-check`."
+        "meant to differ, start once with `pneumoscope serve --renew-self-check`."
     )
     logger.error("Not ready: %s", reason)
     return reason

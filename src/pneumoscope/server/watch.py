@@ -18,7 +18,7 @@ from pneumoscope.models.model_folder import Model
 from pneumoscope.server.monitoring import summarise
 from pneumoscope.server.monitoring_messages import ModelComparison, MonitoringMessage, Share
 from pneumoscope.server.problems import RequestError, log_internal_error, logger
-from pneumoscope.server.records import ShadowPrediction
+from pneumoscope.server.records import ShadowPrediction, find_start
 from pneumoscope.server.store import PredictionRecord, Review, Store, now
 from pneumoscope.server.unreadable import UnreadableCounts
 
@@ -86,8 +86,8 @@ class Watch:
             DataError: the database does not answer.
         """
         self.unreadable.save()
-        first = now().date() - datetime.timedelta(days=days - 1)
-        since = datetime.datetime.combine(first, datetime.time())
+        since = find_start(days)
+        first = since.date()
         per_day = self._store.count_by_day(since)
         outcomes, reviews = self._store.list_outcomes(SUMMARISED, since), self._store.list_reviews(since)
         predictions, reasons = sum(per_day.values()), self.unreadable.read(first)
