@@ -304,12 +304,9 @@ class PredictionService:
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if self._kept is not None:
-            for job, record in new:
-                self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
             entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
-            self.store.add([*(record for _, record in new), *entries])
+            self.stored.add([(job.image.content, record) for job, record in new], entries)
         if second is not None:
             for (_, stored), extract in zip(answers, shared, strict=True):
                 if stored is not None and extract is not None:

@@ -33,7 +33,7 @@ from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import Reviewed
 from pneumoscope.server.reviews import find_label, find_reviewer
 from pneumoscope.server.served import ServedModel
-from pneumoscope.server.store import PredictionRecord, Review, Store
+from pneumoscope.server.store import AuditEntry, PredictionRecord, Review, Store
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
 
@@ -89,6 +89,23 @@ class StoredPredictions:
     async def call(self, job: Callable[..., T], *arguments: Any) -> T:
         """Do something with the database in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
+
+    def add(self, new: Sequence[tuple[bytes, PredictionRecord]], entries: Sequence[AuditEntry]) -> None:
+        """Keep files, then store their predictions; where that fails, files that were not kept before go again.
+
+        Raises:
+            DataError: they cannot be kept or stored.
+        """
+        added: list[str] = []
+        try:
+            for content, record in new:
+                if self._kept is not None and self._kept.keep(content, record.sha256, record.format):
+                    added.append(record.sha256)
+            self.store.add([*(record for _, record in new), *entries])
+        except Exception:
+            if self._kept is not None:
+                self._kept.delete(added)  # without predictions, nobody would find them to erase them
+            raise
 
     def to_message(self, found: Reviewed) -> PredictionMessage:
         """The message of a stored prediction; it looks for the file of its image, so call it in a thread."""
