@@ -128,6 +128,30 @@ def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: A
     playwright.expect(page.locator("#progress")).to_have_text("9 of 9 read.", timeout=30_000)
 
 
+def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(
+    service: Process, open_page: Any
+) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(2)))
+    wait_until_kept(page, 2)
+    waiting: list[Any] = []
+    page.route("**/reviews", lambda route: waiting.append(route))
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    page.wait_for_function("() => document.querySelector('#saved').textContent === '…'")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear").click()
+    playwright.expect(page.locator("#worklist [data-key]")).to_have_count(0)
+    with page.expect_response("**/reviews"):
+        waiting[0].continue_()
+    page.wait_for_timeout(500)
+    page.reload()
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.wait_for_timeout(500)
+    assert page.locator("#worklist [data-key]").count() == 0
+    assert {each["table"] for each in read_kept(page)} <= {"sessions"}
+
+
 def test_what_the_browser_keeps_cannot_be_read_without_the_tab_and_is_deleted_with_the_list(
     service: Process, open_page: Any
 ) -> None:
