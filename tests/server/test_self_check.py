@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sql
 from services import run_thread
 
-from pneumoscope.server.self_check import find_mismatch
+from pneumoscope.server.self_check import check_model, find_mismatch
 from pneumoscope.server.served import open_model
 from pneumoscope.server.store import Store
 
@@ -56,3 +56,14 @@ def test_a_service_whose_model_has_changed_is_not_ready_until_told(settings: Set
         if not renew:
             assert "does not compute what it did" in answer.json()["detail"]
             assert "--renew-self-check" in answer.json()["detail"]
+
+
+def test_a_check_that_fails_is_said_and_does_not_end_the_service(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
+    with Store(settings.database) as store:
+        assert "ZeroDivisionError" in check_model(store, open_model(settings.model, settings), renew=False)

@@ -142,9 +142,9 @@ def test_internal_errors_at_all_files_do_not_blame_the_files(
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
     files = [("files", (f"{seed}.png", draw(seed))) for seed in range(2)]
     with run_thread(settings) as url:
+        monkeypatch.setattr("pneumoscope.inference.features.prepare", fail)
         answer = httpx.post(f"{url}/v1/predictions", files=files, timeout=60)
         described = httpx.get(f"{url}/openapi.json").json()["paths"]["/v1/predictions"]["post"]["responses"]
     assert answer.status_code == 500

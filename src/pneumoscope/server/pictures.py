@@ -138,14 +138,14 @@ def _write_png(levels: Levels, facts: dict[str, Any]) -> bytes:
 
 
 @cache
-def render_example(number: int) -> bytes:
+def render_example(number: int, size: int = 768) -> bytes:
     """Draw a simulated image of `EXAMPLES` as a PNG."""
     from PIL import Image
 
     from pneumoscope.datasets.phantoms import draw_phantom
 
     seed, pneumonia = EXAMPLES[number]
-    image = draw_phantom(seed, pneumonia=pneumonia, size=768)
+    image = draw_phantom(seed, pneumonia=pneumonia, size=size)
     stream = io.BytesIO()
     Image.fromarray(np.rint(image.pixels * 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()

@@ -15,12 +15,13 @@ from sqlalchemy.exc import IntegrityError
 
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import ImageBytes
-from pneumoscope.server.pictures import EXAMPLES, render_example
-from pneumoscope.server.problems import logger
+from pneumoscope.server.pictures import render_example
+from pneumoscope.server.problems import log_internal_error, logger
 from pneumoscope.server.served import ServedModel
 from pneumoscope.server.store import Store
 
 _TOLERANCE = 0.05  # of a logit: runtimes and processors differ by less, and no probability changes by more than 0.0125
+_EXAMPLES, _SIZE = 2, 256  # small images are drawn at once, so that the service starts without delay
 _PROPERTIES = sql.table("properties", sql.column("key", sql.String), sql.column("value", sql.Text))
 
 
@@ -37,8 +38,8 @@ def find_mismatch(store: Store, model: ServedModel, renew: bool = False) -> str:
     """
     key = f"self-check {model.fingerprint[:24]}"
     found: list[list[float]] = []
-    for number in range(len(EXAMPLES)):
-        (prediction,) = model.predictor.run([ImageBytes(render_example(number), f"example {number}")])
+    for number in range(_EXAMPLES):
+        (prediction,) = model.predictor.run([ImageBytes(render_example(number, _SIZE), f"example {number}")])
         if prediction.error is not None or prediction.logits is None:
             return f"it cannot predict the simulated image {number}: {prediction.error}"
         found.append(list(prediction.logits))
@@ -56,6 +57,9 @@ def check_model(store: Store, model: ServedModel, renew: bool) -> str:
     except DataError as problem:
         logger.error("The self-check of %s could not be compared: %s", model.name, problem)
         return ""
+    except Exception as problem:
+        log_internal_error(problem, "The self-check")
+        mismatch = f"an internal error, {type(problem).__name__}"
     if not mismatch:
         return ""
     reason = (
