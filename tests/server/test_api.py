@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from PIL import Image
 from services import Process, draw, run_thread, wait_until
 
 from pneumoscope.images.read import read_pixels
+from pneumoscope.server.kept_images import KeptImages
 from pneumoscope.server.problem_types import PROBLEMS
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import Review, Store
@@ -452,3 +455,26 @@ def test_lists_keys_and_jobs_work_on_each_database(run: Run, url: str) -> None:
         assert send(where, draw(1), reuse=True).status_code == 201
         assert send(where, draw(1), reuse=True).status_code == 200
         assert httpx.get(f"{where}/v1/predictions/a%00b").status_code == 422
+
+
+def test_an_upload_and_a_list_say_which_images_are_kept_and_look_for_them_beside_other_requests(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking, has = [], KeptImages.has
+
+    def look(*arguments: Any) -> bool:
+        with suppress(RuntimeError):
+            blocking.append(asyncio.get_running_loop())
+        return has(*arguments)
+
+    with run_thread(replace(settings, keep_images=tmp_path / "kept")) as url:
+        files = {"f": ("a.png", draw(1))}
+        (sent,) = httpx.post(f"{url}/v1/predictions", files=files, timeout=60).json()["predictions"]
+        (unkept,) = httpx.post(
+            f"{url}/v1/predictions", params={"store": False}, files={"f": ("b.png", draw(2))}, timeout=60
+        ).json()["predictions"]
+        monkeypatch.setattr(KeptImages, "has", look)
+        (listed,) = httpx.get(f"{url}/v1/predictions").json()["predictions"]
+        one = httpx.get(f"{url}/v1/predictions/{sent['id']}").json()
+    assert [each["image_kept"] for each in (sent, unkept, listed, one)] == [True, False, True, True]
+    assert blocking == []

@@ -33,6 +33,8 @@ READER = Actor("Dr A", "review", "token", "192.0.2.1", "req")
 # Addresses that show nothing of a patient.
 UNLOGGED = {
     "/v1/agreement",
+    "/v1/reading-performance",
+    "/v1/teaching",
     "/v1/models",
     "/v1/models/{name}",
     "/v1/examples",

@@ -358,8 +358,8 @@ def test_a_program_that_does_not_answer_delays_no_other(settings: Settings, monk
         settings = replace(settings, callback_hosts=(silent, address), callback_secret=SECRET)
         with Store(settings.database) as store, store.begin() as session:
             for callback in (silent, silent, address):
-                job = {"state": "done", "files": 1, "beat_at": time.time(), "content": '{"predictions": []}'}
-                session.add(JobRecord(**job, callback=callback, callback_state="due"))
+                job: dict[str, Any] = {"state": "done", "files": 1, "beat_at": time.time()}
+                session.add(JobRecord(**job, content='{"predictions": []}', callback=callback, callback_state="due"))
         with run_thread(settings):
             wait_until(lambda: len(came) == 1, 15)
 
@@ -371,7 +371,7 @@ def test_a_job_that_cannot_be_described_stops_no_other_call(
         settings = replace(settings, callback_hosts=(address,), callback_secret=SECRET)
         with Store(settings.database) as store, store.begin() as session:
             for content in ('{"another version": "SECRET"}', '{"predictions": []}'):
-                job = {"state": "done", "files": 1, "beat_at": time.time(), "content": content}
+                job: dict[str, Any] = {"state": "done", "files": 1, "beat_at": time.time(), "content": content}
                 session.add(JobRecord(**job, callback=address, callback_state="due"))
         with run_thread(settings):
             wait_until(lambda: len(came) == 1, 15)

@@ -140,7 +140,7 @@ def test_unread_images_stay_unread_after_a_reload_and_in_every_list(settings: Se
             f"{url}/v1/predictions/{prediction['id']}/reviews", json={"answer": "cannot_tell", "reviewer": "bob"}
         )
         page.keyboard.press("2")
-        page.get_by_label("Comment").locator("visible=true").fill("left base?")
+        page.get_by_role("textbox", name="Comment").locator("visible=true").fill("left base?")
         page.wait_for_timeout(500)
         page.reload()
         expect(page.locator("#progress")).to_have_text("4 of 4 ready.")

@@ -20,6 +20,7 @@ import sqlalchemy as sql
 from services import draw, run_thread, wait_until
 from test_store import make_record
 
+from pneumoscope.errors import DataError
 from pneumoscope.server.store import Review, Store
 
 if TYPE_CHECKING:
@@ -144,6 +145,23 @@ def test_checking_leaves_nothing_behind(url: str) -> None:
 
 
 @pytest.mark.usefixtures("open_umask")
+def test_an_image_whose_prediction_cannot_be_stored_is_not_kept(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DataError("the database is full")
+
+    kept = tmp_path / "kept"
+    with run_thread(replace(settings, keep_images=kept)) as url:
+        stored = httpx.post(f"{url}/v1/predictions", files={"f": ("a.png", draw(1))}, timeout=60)
+        monkeypatch.setattr(Store, "add", fail)
+        for seed in (1, 2):
+            answer = httpx.post(f"{url}/v1/predictions", files={"f": ("a.png", draw(seed))}, timeout=60)
+            assert answer.status_code == 503
+        monkeypatch.undo()
+    assert [path.stem for path in kept.iterdir()] == [stored.json()["predictions"][0]["sha256"]]
+
+
 def test_nobody_else_may_ever_read_a_kept_image(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     seen: dict[str, set[int]] = {}

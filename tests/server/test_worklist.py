@@ -91,7 +91,7 @@ def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Pro
     page.locator("#search").fill("image-0")
     page.locator("#images").evaluate("box => { box.scrollTop = 200; }")
     page.get_by_role("button", name="image-012.png").click()
-    page.get_by_label("Comment").fill("look again at the left base")
+    page.get_by_role("textbox", name="Comment").fill("look again at the left base")
     page.get_by_label("I disagree").check()
     wait_until_kept(page, 40)
     decision = page.locator("#decision").inner_text()
@@ -105,7 +105,7 @@ def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Pro
         expect(page.locator("#worklist th").first).to_have_attribute("aria-sort", "ascending")
         assert current(page) == "image-012.png"
         expect(page.locator("#decision")).to_have_text(decision)
-        expect(page.get_by_label("Comment")).to_have_value("look again at the left base")
+        expect(page.get_by_role("textbox", name="Comment")).to_have_value("look again at the left base")
         expect(page.get_by_label("I disagree")).to_be_checked()
         expect(page.locator("#nothing")).to_be_hidden()
         expect(page.locator("#image")).to_have_attribute(
@@ -128,12 +128,36 @@ def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: A
     playwright.expect(page.locator("#progress")).to_have_text("9 of 9 read.", timeout=30_000)
 
 
+def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(
+    service: Process, open_page: Any
+) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(2)))
+    wait_until_kept(page, 2)
+    waiting: list[Any] = []
+    page.route("**/reviews", lambda route: waiting.append(route))
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    page.wait_for_function("() => document.querySelector('#saved').textContent === '…'")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear").click()
+    playwright.expect(page.locator("#worklist [data-key]")).to_have_count(0)
+    with page.expect_response("**/reviews"):
+        waiting[0].continue_()
+    page.wait_for_timeout(500)
+    page.reload()
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.wait_for_timeout(500)
+    assert page.locator("#worklist [data-key]").count() == 0
+    assert {each["table"] for each in read_kept(page)} <= {"sessions"}
+
+
 def test_what_the_browser_keeps_cannot_be_read_without_the_tab_and_is_deleted_with_the_list(
     service: Process, open_page: Any
 ) -> None:
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(3)))
-    page.get_by_label("Comment").fill("Herr Mueller")
+    page.get_by_role("textbox", name="Comment").fill("Herr Mueller")
     wait_until_kept(page, 3)
     kept = read_kept(page)
     assert {each["table"] for each in kept} == {"images", "blobs"}
@@ -160,7 +184,7 @@ def test_an_image_that_was_reviewed_comes_back_as_reviewed(service: Process, ope
     page.get_by_role("button", name="image-200.png").click()
     page.get_by_label("I agree").check()
     page.get_by_label("Reviewer").fill("ab")
-    page.get_by_label("Comment").fill("clear")
+    page.get_by_role("textbox", name="Comment").fill("clear")
     page.get_by_role("button", name="Save review").click()
     playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
     page.get_by_role("button", name="Clear").click()
@@ -227,7 +251,7 @@ def test_a_comment_is_typed_without_the_mouse_and_letters_can_be_turned_off(serv
     name = current(page)
     page.keyboard.press("e")
     page.keyboard.type("and nothing else")
-    playwright.expect(page.get_by_label("Comment")).to_have_value("and nothing else")
+    playwright.expect(page.get_by_role("textbox", name="Comment")).to_have_value("and nothing else")
     page.keyboard.press("Escape")
     page.keyboard.press("a")
     playwright.expect(page.get_by_label("I agree")).to_be_checked()
@@ -400,7 +424,7 @@ def test_reviewers_cannot_tell_comment_and_take_a_review_back(service: Process, 
     upload(page, files_of(range(220, 222)))
     page.get_by_role("button", name="image-220.png").click()
     page.get_by_label("Reviewer").fill("ab")
-    page.get_by_label("Comment").fill("rotated")
+    page.get_by_role("textbox", name="Comment").fill("rotated")
     page.get_by_role("button", name="Save review").click()
     expect(page.locator("#saved")).to_have_text("Saved: comment only.")
     expect(page.locator("#open-count")).to_contain_text("2 not reviewed")

@@ -36,8 +36,8 @@ class KeptImages:
         except OSError as problem:
             raise UsageError(f"{folder} cannot be created: {problem.strerror}.", parameter="keep_images") from None
 
-    def keep(self, content: bytes, sha256: str, format_: str) -> None:
-        """Write a file unless it is there; else it counts as new.
+    def keep(self, content: bytes, sha256: str, format_: str) -> bool:
+        """Write a file unless it is there; else it counts as new. Return whether it was written.
 
         Raises:
             DataError: it cannot be written.
@@ -46,8 +46,9 @@ class KeptImages:
         try:
             if path.exists():
                 os.utime(path)  # not to be deleted as old
-            else:
-                write_bytes(path, content, private=True)
+                return False
+            write_bytes(path, content, private=True)
+            return True
         except (OSError, UsageError) as problem:
             raise DataError(str(problem), parameter="keep_images") from None
 

@@ -304,12 +304,9 @@ class PredictionService:
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if self._kept is not None:
-            for job, record in new:
-                self._kept.keep(job.image.content, record.sha256, record.format)
         if new:
             entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
-            self.store.add([*(record for _, record in new), *entries])
+            self.stored.add([(job.image.content, record) for job, record in new], entries)
         if second is not None:
             for (_, stored), extract in zip(answers, shared, strict=True):
                 if stored is not None and extract is not None:
@@ -353,7 +350,7 @@ class PredictionService:
         message = PredictionMessage.model_validate(vars(record) | {"reviews": []})
         message.name = image.name  # also where it is not stored, like the next
         if query.store:
-            message.href = f"predictions/{message.id}"
+            message.href, message.image_kept = f"predictions/{message.id}", self._kept is not None
         else:
             message.id = message.created_at = None
         for name in IDENTIFIERS:

@@ -33,7 +33,7 @@ from pneumoscope.server.problems import RequestError
 from pneumoscope.server.queries import Reviewed
 from pneumoscope.server.reviews import find_label, find_reviewer
 from pneumoscope.server.served import ServedModel
-from pneumoscope.server.store import PredictionRecord, Review, Store
+from pneumoscope.server.store import AuditEntry, PredictionRecord, Review, Store
 from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
 
@@ -90,8 +90,25 @@ class StoredPredictions:
         """Do something with the database in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
 
+    def add(self, new: Sequence[tuple[bytes, PredictionRecord]], entries: Sequence[AuditEntry]) -> None:
+        """Keep files, then store their predictions; where that fails, files that were not kept before go again.
+
+        Raises:
+            DataError: they cannot be kept or stored.
+        """
+        added: list[str] = []
+        try:
+            for content, record in new:
+                if self._kept is not None and self._kept.keep(content, record.sha256, record.format):
+                    added.append(record.sha256)
+            self.store.add([*(record for _, record in new), *entries])
+        except Exception:
+            if self._kept is not None:
+                self._kept.delete(added)  # without predictions, nobody would find them to erase them
+            raise
+
     def to_message(self, found: Reviewed) -> PredictionMessage:
-        """The message of a stored prediction."""
+        """The message of a stored prediction; it looks for the file of its image, so call it in a thread."""
         record = found.record
         columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
         model = self._models.get(record.fingerprint)
@@ -111,9 +128,13 @@ class StoredPredictions:
             RequestError: 422, the cursor is not valid.
         """
         page = await self.call(queries.list_predictions, self.store, query, caller)
-        predictions = [self.to_message(each) for each in page.entries]
-        await self.call(add_image_reviews, self.store, predictions)
-        return PredictionPage(predictions=predictions, next=page.next)
+
+        def describe() -> list[PredictionMessage]:  # looks for each image's file
+            predictions = [self.to_message(each) for each in page.entries]
+            add_image_reviews(self.store, predictions)
+            return predictions
+
+        return PredictionPage(predictions=await self.call(describe), next=page.next)
 
     async def find(self, prediction_id: str) -> Reviewed:
         """A prediction by its id.

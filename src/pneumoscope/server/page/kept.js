@@ -4,6 +4,8 @@
 // tab is closed, nobody can read it. It is bounded, and deleted with "Clear", by signing out, or when the reading room is
 // opened after 12 hours without use.
 
+import { state } from "./state.js";
+
 const BOUND = 400e6; // bytes of pictures and files of one tab
 const FILE_BOUND = 64e6;
 const UNUSED = 12 * 3600e3; // milliseconds
@@ -178,7 +180,7 @@ async function storeText(image, plain) {
 const dirty = new Set();
 let busy = null;
 export function keep(image) { // soon; one after the other, so that memory stays bounded
-  if (!kept.on) return;
+  if (!kept.on || !state.images.includes(image)) return; // what is answered after "Clear" stays away
   dirty.add(image);
   busy ??= (async () => {
     await clearing;

@@ -131,7 +131,8 @@ def _add_stored(app: FastAPI, service: PredictionService) -> None:
     @withholds
     async def get_prediction(request: Request, prediction_id: Identifier) -> Response:
         """Get a stored prediction with the latest of its reviews."""
-        found = service.stored.to_message(await service.stored.find(prediction_id))
+        stored = service.stored
+        found = await stored.call(stored.to_message, await stored.find(prediction_id))
         return to_json(await service.blinding.cover(request, found))
 
     @app.delete(

@@ -54,9 +54,8 @@ def add_readings(app: FastAPI, service: PredictionService) -> None:
         found = await service.stored.find(prediction_id)
         labels = service.predictor.model.labels
         committed = await service.stored.call(readings.commit, service.store, found.record, reading, labels)
-        message = CommittedMessage(
-            reading=ReadingMessage.model_validate(committed.row), prediction=service.stored.to_message(found)
-        )
+        prediction = await service.stored.call(service.stored.to_message, found)
+        message = CommittedMessage(reading=ReadingMessage.model_validate(committed.row), prediction=prediction)
         where = f"../../readings?prediction={found.record.id}"
         return to_json(message, 200 if committed.repeated else 201, location="" if committed.repeated else where)
 

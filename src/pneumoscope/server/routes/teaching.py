@@ -58,6 +58,7 @@ def add_teaching(app: FastAPI, service: PredictionService) -> None:
         responses={200: {"content": {"image/png": {}}}, **problems(401, 403, 404, 422, 429, 500, 503)},
         tags=["teaching"],
     )
+    @audits("view_image")
     async def image(number: Number) -> Response:
         """Get the image of a case as a PNG of its stored levels, as `picture` of a prediction."""
         answer = await _predict(service, await _read(cases, number), PredictionQuery(picture=True, store=False))
