@@ -52,14 +52,14 @@ _OF_ONE_FILE = (
 
 
 class Client:
-    """A service, to be called by one thread at a time.
+    """A service. Only one thread at a time may call it.
 
-    Each upload and review has an idempotency key: where an answer is lost, or the service is busy, the request is sent
+    Each upload and review has an idempotency key: if an answer is lost, or the service is busy, the request is sent
     again, and nothing is stored twice.
 
     Args:
         url: the address of the reading room.
-        token: what the service asks for; None: nothing.
+        token: the token for the service; None if it needs none.
         timeout: seconds without an answer after which a request has failed.
         retries: how often a request is sent again.
 
@@ -98,7 +98,7 @@ class Client:
         Args:
             images: paths or contents.
             store: whether the service stores the predictions.
-            reuse: whether a stored prediction of the same file by the same model will do.
+            reuse: whether a stored prediction of the same file by the same model may be returned.
             invert: whether the images are inverted (air is white).
             any_modality: whether to read DICOM files that are not projection radiographs, too.
             heatmap: whether to add the evidence.
@@ -151,7 +151,7 @@ class Client:
         return JobMessage.model_validate_json(answer.data)
 
     def get_job(self, job: JobMessage | str) -> JobMessage:
-        """What became of a job."""
+        """The state of a job."""
         return JobMessage.model_validate_json(self._get(f"jobs/{_quote(job)}").data)
 
     def wait(self, job: JobMessage | str, timeout: float = 3600.0) -> list[PredictionMessage]:
@@ -186,7 +186,7 @@ class Client:
         return PredictionMessage.model_validate_json(self._get(f"predictions/{_quote(prediction_id)}").data)
 
     def delete_prediction(self, prediction_id: str) -> None:
-        """Delete a prediction, its reviews and its image; whoever may do it has the role admin."""
+        """Delete a prediction, its reviews and its image; this needs the role admin."""
         self._request("DELETE", f"predictions/{_quote(prediction_id)}")
 
     def get_image(self, prediction_id: str, *, original: bool = False) -> bytes:
@@ -212,7 +212,7 @@ class Client:
             yield from page.reviews
 
     def list_studies(self) -> Iterator[StudyMessage]:
-        """The studies of stored predictions; those that came last are first."""
+        """The studies of stored predictions, the latest first."""
         for page in self._walk("studies", StudyPage, {}):
             yield from page.studies
 
@@ -251,7 +251,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request, and send it again where that changes nothing."""
+        """Send a request, and repeat it if that is safe."""
         url = urljoin(self.url, f"v1/{path}") + _write_query(query or {})
         left = self._retries
         while True:
@@ -280,10 +280,10 @@ def verify_callback(body: bytes, signature: str, secret: str, tolerance: float =
     """Check that a call comes from the service, and give its job, without the predictions.
 
     Args:
-        body: of the request, as it came.
+        body: the body of the request, unchanged.
         signature: the header `Pneumoscope-Signature`.
         secret: that of the service's settings.
-        tolerance: seconds that the call may be old.
+        tolerance: how many seconds old the call may be.
 
     Raises:
         ServiceError: the signature is not valid, or too old.
@@ -328,7 +328,7 @@ def _divide(files: Sequence[tuple[str, bytes]], most: int) -> Iterator[list[tupl
 
 
 def _find_failures(problem: ServiceError, names: Sequence[str]) -> list[PredictionMessage] | None:
-    """The predictions of files none of which can be read; None where the problem is another one."""
+    """The predictions if none of the files can be read; None for any other problem."""
     files = problem.problem.get("files")
     if isinstance(files, list) and len(files) == len(names):
         return [PredictionMessage(name=each["name"], error=each["detail"], code=each["code"]) for each in files]

@@ -1,4 +1,4 @@
-"""The audit log says who saw, judged, exported or deleted what, and the database lets nobody change it."""
+"""The audit log says who saw, predicted, reviewed, exported or deleted what, and the database lets nobody change it."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_models_that_cannot_be_compared_are_refused(settings: Settings, other: P
         PredictionService(replace(settings, shadow_model=run.model))
     model = load_model(other)
     save_changed(other, run.model, replace(model, input=replace(model.input, fit="squash")), {})
-    with pytest.raises(UsageError, match="prepares images in another way"):
+    with pytest.raises(UsageError, match="prepares images differently"):
         PredictionService(replace(settings, shadow_model=other))
     with pytest.raises(UsageError, match="no effect without"):
         replace(settings, canary=0.1).check()

@@ -139,4 +139,4 @@ def test_the_page_lists_second_readings_and_shows_agreement(service: Process, op
     page.goto(f"{service.url}/monitoring")
     page.wait_for_selector("#readers tr")
     assert "Cohen's kappa: Ann, Bob" in page.inner_text("#readers")
-    assert "1 readings without a name" in page.inner_text("#unnamed")
+    assert "1 review without a name" in page.inner_text("#unnamed")

@@ -181,7 +181,7 @@ def test_names_and_durations_are_checked(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="a name begins with"):
             file.add_token(name, "read")
     file.add_token("Zoë O.", "read")
-    with pytest.raises(UsageError, match=r"has a token. Rotate or revoke"):
+    with pytest.raises(UsageError, match=r"already has a token. Rotate or revoke"):
         file.add_token("Zoë O.", "read")
     with pytest.raises(UsageError, match="Those with one: Zoë O"):
         file.revoke_tokens("nobody")

@@ -341,7 +341,7 @@ def test_a_new_database_takes_the_key_of_the_file_that_is_set(
         assert store.pseudonymise("p1") == pseudonym
     right = file.read_text()
     file.write_text("ab" * 32)
-    with pytest.raises(UsageError, match=r"holds another key\. Let it name"):
+    with pytest.raises(UsageError, match=r"holds another key\. Set it to"):
         Store(url)
     file.unlink()
     with pytest.raises(UsageError, match="does not exist"):

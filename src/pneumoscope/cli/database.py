@@ -94,7 +94,7 @@ def erase(
         of_node = erase_images(database, spool, counted.studies, counted.sha256s, dry_run=dry_run) if node else None
         kept = KeptImages(images) if images is not None else None
         remaining = of_node.remaining if of_node is not None else 0
-        waits = patient is not None and remaining > 0  # by the predictions the next run finds what remains
+        waits = patient is not None and remaining > 0  # the next run needs the predictions to find these images
         erased = counted
         if not dry_run and not waits:
             erased = erasure.erase(store, kept, patient=patient, study=study, actor=find_user())
@@ -107,16 +107,16 @@ def erase(
     if remaining:
         echo(f"{remaining} images of a DICOM node remain: stop it and give --spool.", err=True)
     if waits and not dry_run:
-        echo("The predictions remain until then, as they say which images those are.", err=True)
+        echo("The predictions are kept until then, because they say which images those are.", err=True)
     elif erased.unneeded and images is None:
-        echo("Kept images were not looked for.", err=True)
+        echo("Kept images were not searched.", err=True)
         if dry_run:
             echo("Give --images if the service keeps them.", err=True)
         else:
             echo("If the service keeps them, delete files of these names (with any ending) from its folder:", err=True)
             echo("\n".join(sorted(erased.unneeded)), err=True)
     if patient is not None:
-        echo("Images whose patient was not known are found by their --study alone.", err=True)
+        echo("Images whose patient was not known can be found only by --study.", err=True)
     echo(_REMAINS, err=True)
 
 
@@ -135,7 +135,7 @@ def move_key(
     with Store(database, create=False) as store:
         store.move_key(out)
     echo(
-        f"{out}: has the key now. Set {KEY_FILE} to it wherever the database is used, and back it up apart from "
+        f"{out}: contains the key now. Set {KEY_FILE} to it wherever the database is used, and back it up apart from "
         "the database. Without it, known patients cannot be recognised. Earlier backups still hold it.",
         err=True,
     )
@@ -152,7 +152,7 @@ def audit(
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write the audit log as a table: who saw, judged, exported or deleted what.
+    """Write the audit log as a table: who saw, predicted, reviewed, exported or deleted what.
 
     That is logged, too.
     """

@@ -23,7 +23,9 @@ def print_performance(found: Performance) -> None:
     for side, metrics in found.metrics.items():
         sides.setdefault(side, {}).update(metrics)
     if sides:
-        table = make_table(["side", "metric"], ["value", "95% interval", "minus without AI", "its 95% interval", "p"])
+        table = make_table(
+            ["side", "metric"], ["value", "95% interval", "change from without AI", "its 95% interval", "p"]
+        )
         for side, values in sides.items():
             for metric, value in values.items():
                 difference = found.differences.get(side, {}).get(metric)

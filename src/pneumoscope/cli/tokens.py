@@ -34,7 +34,9 @@ _Expires = Annotated[str | None, option("How long it is valid, such as 12h, 90d 
 def add(
     name: _Name,
     tokens: _File,
-    role: Annotated[Literal["read", "review", "admin"], option("What it lets one do; each includes the ones before.")],
+    role: Annotated[
+        Literal["read", "review", "admin"], option("What it allows; each role includes the ones before it.")
+    ],
     expires: _Expires = None,
 ) -> None:
     """Make a token, and print it once: only its hash is kept."""
@@ -73,7 +75,7 @@ def rotate(
 
 @tokens_app.command(cls=PanelCommand)
 def revoke(name: _Name, tokens: _File) -> None:
-    """End all tokens of a name now; a running service notices by itself."""
+    """Revoke all tokens of a name; a running service notices by itself."""
     count = _open(tokens).revoke_tokens(name)
     echo(f"{count} token{'' if count == 1 else 's'} of {name} revoked.", err=True)
 

@@ -37,7 +37,8 @@ class Access:
         """
         if identity is not None:
             if identity.role is None:
-                raise RequestError(403, f"{identity.name} has no role here: no group that the login names has one.")
+                detail = f"{identity.name} has no role here: none of the groups that the login names has one."
+                raise RequestError(403, detail)
             return Caller(identity.name, identity.role, "proxy", address, identity.email)
         if self.open:
             return Caller("local", "admin", "local", address)
@@ -59,7 +60,7 @@ class Access:
             return None
         try:
             found = self._file.find(token)
-        except DataError as problem:  # closed to everybody: a token may have been revoked meanwhile
+        except DataError as problem:  # nobody gets in: a token may have been revoked meanwhile
             if self._complained != str(problem):
                 self._complained = str(problem)
                 logger.error("%s", problem)

@@ -37,7 +37,7 @@ from pneumoscope.server.settings import Settings
 
 
 def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
-    """Build the service as an ASGI application; `service` does the work and is closed with it."""
+    """Build the service as an ASGI application; it closes `service`, which does the work, when it ends."""
     jobs = Jobs(service.stored, service.predict, settings)
 
     @asynccontextmanager
@@ -108,7 +108,7 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
 
 
 def _raise_file_limit(wanted: int) -> None:
-    """Raise the limit of open files, so that idle connections do not use up those that are needed."""
+    """Raise the limit of open files, so that idle connections do not use up the files that are needed."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -1,9 +1,9 @@
-"""The audit log: who saw, judged, exported or deleted what, when and from where.
+"""The audit log: who saw, predicted, reviewed, exported or deleted what, when and from where.
 
-What changes predictions or reviews writes its entry in the same transaction. What only reads them is written within a
-second by a thread, so that nobody waits; a killed service loses that second at most. Entries are not linked by hashes:
-services that write at once would have to wait for each other's transactions, and whoever can get past the database's
-guard could compute the hashes anew. Copies elsewhere are what such a person cannot change.
+The entry of a change to predictions or reviews is written in the same transaction. Entries of requests that only read
+are written within a second by a thread, so that no request waits. A service that is killed loses at most that second.
+Entries are not linked by hashes: services that write at the same time would have to wait for each other, and whoever
+can get past the triggers of the database could compute the hashes anew. Such a person cannot change copies elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PSEUDONYM = re.compile(r"[0-9a-f]{16}")
 _MOST = 20_000  # entries that wait; beyond that they go to the service's log
 _SECONDS = 1.0  # between two times of writing
 _AT_ONCE = 500
-_QUIET = 60.0  # seconds without a further entry of somebody who is turned away
+_QUIET = 60.0  # seconds until a caller who is refused again gets another entry
 _ADDRESSES = 4096  # remembered
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ SERVICE = Actor("pneumoscope", "admin", "service")
 
 @dataclass
 class Trail:
-    """What a request does, as far as its route knows; it ends as an entry.
+    """What a request does, as far as its route knows. It becomes an entry.
 
     Attributes:
         actor: who makes it.
@@ -104,7 +104,7 @@ def audits(action: Action) -> Callable[[Endpoint], Endpoint]:
 
 
 def find_action(endpoint: object) -> Action | None:
-    """What a route does; None where the log has nothing of it."""
+    """What a route does; None if it is not logged."""
     action: Action | None = getattr(endpoint, _ACTION, None)
     return action
 
@@ -121,7 +121,7 @@ def make_actor(caller: Caller, request: str) -> Actor:
 
 
 def log_change(store: Store, actor: Actor, action: Action, record: PredictionRecord) -> AuditEntry:
-    """The entry of a prediction that is made or reviewed, to be stored with the change."""
+    """The entry for making or reviewing a prediction, to be stored with that change."""
     return actor.to_entry(
         action, status=201, count=1, prediction_id=record.id, patient=record.patient or None,
         study=store.pseudonymise_study(record.study_uid),
@@ -172,7 +172,7 @@ class AuditLog:
             logger.error("The audit log cannot keep up; not in the database: %s", _to_text(entry))
 
     def add_request(self, action: Action, trail: Trail, status: int, prediction_id: str | None) -> None:
-        """Take the entry of a request, unless it was written with what the request changed."""
+        """Take the entry of a request, unless it was stored with the change that the request made."""
         if not trail.written:
             known = prediction_id if prediction_id and _ID.fullmatch(prediction_id) else None
             patient = trail.patient if trail.patient and _PSEUDONYM.fullmatch(trail.patient) else None
@@ -184,7 +184,7 @@ class AuditLog:
             )
 
     def add_refused(self, actor: Actor, status: int) -> None:
-        """Take the entry of somebody who was not let in; of each address one a minute, so that nobody fills the log."""
+        """Take the entry of a refused caller, at most one a minute for each address, so that nobody fills the log."""
         moment, key = time.monotonic(), (actor.address, actor.name)
         if moment - self._refused.get(key, -_QUIET) >= _QUIET:
             if len(self._refused) >= _ADDRESSES:

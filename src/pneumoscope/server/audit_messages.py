@@ -14,7 +14,7 @@ class AuditQuery(PageQuery):
     """Which entries of the audit log to list."""
 
     since: datetime.datetime | None = Field(
-        default=None, description="Only those of this moment or later; UTC if it names no time zone."
+        default=None, description="Only entries from this moment on; UTC if it names no time zone."
     )
     caller: str | None = Field(default=None, max_length=200, pattern=NO_NUL, description="A caller's name.")
     action: Action | None = Field(default=None, description="What was done.")
@@ -25,20 +25,20 @@ class AuditQuery(PageQuery):
 class AuditMessage(Answer):
     """Who did what, and to what."""
 
-    number: int = Field(description="Rises with each entry.")
+    number: int = Field(description="Larger for later entries.")
     at: Moment = Field(description="UTC.")
-    caller: str = Field(description="Their name; empty where nobody was let in.")
+    caller: str = Field(description="The caller's name; empty if access was refused.")
     role: str
     source: str = Field(
-        description="What says so: local, shared_token, token, proxy; command: of the machine; service: itself."
+        description="How the caller is known: local, shared_token, token, proxy, command, or service (itself)."
     )
     address: str = Field(description="Where the request came from.")
     action: Action
-    prediction_id: str | None = Field(description="Null where it is about none, or about several.")
-    patient: str | None = Field(description="A pseudonym; null where it is unknown.")
-    study: str | None = Field(description="A pseudonym of the StudyInstanceUID; null where it is unknown.")
-    count: int = Field(description="Of predictions that were shown or changed.")
-    status: int = Field(description="The answer's, of HTTP; 200 of commands.")
+    prediction_id: str | None = Field(description="Null if the entry is not about a single prediction.")
+    patient: str | None = Field(description="A pseudonym; null if unknown.")
+    study: str | None = Field(description="A pseudonym of the StudyInstanceUID; null if unknown.")
+    count: int = Field(description="How many predictions were shown or changed.")
+    status: int = Field(description="The HTTP status of the answer; 200 for commands.")
     request: str = Field(description="The request's id, as in the service's log.")
 
 

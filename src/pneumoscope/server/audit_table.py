@@ -1,4 +1,4 @@
-"""What the audit log holds: pages of it, its export, and the removal of what need not be kept any longer."""
+"""Reading the audit log page by page, exporting it, and deleting old entries."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def export_entries(
         actor: who does it.
         overwrite: whether to replace an earlier table.
         excel: whether the table begins with a byte order mark.
-        delete_older: delete the written entries that are older than this from the database: the one way out of it.
+        delete_older: delete the written entries that are older than this from the database; there is no other way.
 
     Returns:
         How many entries were written, and how many deleted.
@@ -79,7 +79,7 @@ def export_entries(
 
 
 def log_command(url: str, action: Action) -> str:
-    """Log a command of this machine; return why it cannot be logged, as in the tables of an earlier version."""
+    """Log a command of this machine; return why not, if it cannot be logged (tables of an earlier version)."""
     try:
         with Store(url, create=False) as store:
             store.add([find_user().to_entry(action)])
@@ -89,7 +89,7 @@ def log_command(url: str, action: Action) -> str:
 
 
 def _trim(store: Store, before: datetime.datetime, last: int, actor: Actor) -> int:
-    """Delete entries from before a moment, up to a number; the guard is away until this transaction ends."""
+    """Delete entries from before a moment, up to a number; the trigger against it is off until the transaction ends."""
     with store.lock() as connection:
         sqlite = connection.dialect.name == "sqlite"
         guard = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'audit_delete'"

@@ -17,7 +17,7 @@ _PATIENCE = 60.0  # seconds that a locked database is waited for
 
 
 def back_up(url: str | None, out: Path, overwrite: bool = False) -> Path:
-    """Copy a SQLite database as it is at one moment, while others write into it; return its file.
+    """Copy a consistent state of a SQLite database while others write to it; return its file.
 
     Raises:
         UsageError: it is PostgreSQL, does not exist, or the copy exists already or cannot be written.
@@ -40,7 +40,7 @@ def restore(backup: Path, url: str | None, kinds: Sequence[Tables], overwrite: b
         UsageError: it is PostgreSQL, exists already, or is in use.
         DataError: the backup is damaged, or is not a database of pneumoscope.
     """
-    file = _find_file(url, "Restore it, into an empty one, with: pg_restore -d DATABASE FILE")
+    file = _find_file(url, "Restore it into an empty database with: pg_restore -d DATABASE FILE")
     if not backup.is_file():
         raise UsageError(f"{backup}: there is no such file.")
     _check_backup(backup, kinds)
@@ -72,7 +72,7 @@ def _copy(source: Path, target: Path, parameter: str) -> None:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
             with closing(_connect(source)) as original, closing(_connect(part)) as copy:
-                original.backup(copy)  # in one step: nobody's writes are in the way, or in it by halves
+                original.backup(copy)  # in one step, so that the copy has each write of others whole or not at all
                 copy.execute("PRAGMA journal_mode=DELETE")  # one file
                 (found,) = copy.execute("PRAGMA integrity_check").fetchone()
             if found != "ok":
@@ -106,7 +106,7 @@ def _check_backup(backup: Path, kinds: Sequence[Tables]) -> None:
 
 
 def _check_unused(file: Path) -> None:
-    """Refuse a database that another process has open; one that is damaged may be replaced."""
+    """Refuse a database that another process has open. A damaged one may be replaced."""
     try:
         with closing(sqlite3.connect(file, timeout=1)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()  # needs it for itself

@@ -1,7 +1,7 @@
 """Withholds the model's answer from readers until they have committed a reading of their own.
 
-With `mode: blind` this binds everybody but admins. A route that does not say that it withholds answers is then closed
-to them, so that a new route can not give them away.
+With `mode: blind` this binds everybody but admins. Routes that
+do not state that they withhold answers are then closed to readers, so that a new route cannot reveal answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pneumoscope.server.stored import StoredPredictions
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Message = TypeVar("Message", bound=BaseModel)
 _SAFE = "__pneumoscope_withholds__"
-# What the model says, and what others have said knowing it. Warnings count, because some depend on the model.
+# The model's answer, and what others said who knew it. Warnings are included, because some depend on the model.
 _ANSWER: dict[str, Any] = {
     "decision": None, "predicted_label": None, "probability": None, "probabilities": {}, "prediction_set": [],
     "ood_score": None, "group": None, "warnings": [], "explanation": None, "heatmap": None, "reviews": [],
@@ -30,7 +30,7 @@ _ANSWER: dict[str, Any] = {
 
 
 def withholds(endpoint: Endpoint) -> Endpoint:
-    """State that a route gives no answer of the model away; put it between the route's decorator and its function."""
+    """State that a route reveals no answer of the model; put it between the route's decorator and its function."""
     setattr(endpoint, _SAFE, True)
     return endpoint
 
@@ -44,7 +44,9 @@ def refuse_open(mode: str | None, endpoint: object, caller: Caller | None) -> No
     if mode != "blind" or endpoint is None or caller is None or caller.may("admin"):
         return
     if not getattr(endpoint, _SAFE, False):
-        raise _refuse("This service is read blind, and this would show answers of the model. It needs the role admin.")
+        raise _refuse(
+            "This service is in blind mode, and this would show the model's answers. It needs the role admin."
+        )
 
 
 def withhold(message: PredictionMessage) -> PredictionMessage:
@@ -66,7 +68,7 @@ class Blinding:
         self._blind, self._stored = mode == "blind", stored
 
     def binds(self, request: Request) -> bool:
-        """Whether the caller must read before they see an answer."""
+        """Whether the caller must commit a reading before they see an answer."""
         return self._blind and not find_caller(request).may("admin")
 
     async def cover(self, request: Request, message: Message, wanted: bool = False) -> Message:
@@ -102,11 +104,11 @@ class Blinding:
         name = find_caller(request).name
         if not await self._stored.call(find_read, self._stored.store, name, [record.sha256]):
             raise _refuse(
-                "This service is read blind: first commit a reading of this image: POST to its address and /readings."
+                "This service is in blind mode. First commit a reading: POST it to the prediction's /readings."
             )
 
     def cover_studies(self, request: Request, page: StudyPage) -> StudyPage:
-        """A page of studies, without the numbers of decisions if the caller must read first."""
+        """A page of studies, without the numbers of decisions if the caller must commit a reading first."""
         if not self.binds(request):
             return page
         studies = [each.model_copy(update={"decisions": {}}) for each in page.studies]
@@ -120,7 +122,7 @@ class Blinding:
         """
         name = "decision" if query.decision is not None else "disagreement" if query.disagreement else None
         if name is not None and self.binds(request):
-            raise _refuse(f"This service is read blind, and `{name}` would show answers of the model. Leave it out.")
+            raise _refuse(f"This service is in blind mode, and `{name}` would show the model's answers. Leave it out.")
 
 
 def _refuse(detail: str) -> RequestError:

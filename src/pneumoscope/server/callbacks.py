@@ -23,9 +23,9 @@ from pneumoscope.server.stored import StoredPredictions
 SIGNATURE = "Pneumoscope-Signature"
 _ATTEMPTS = 8
 _FIRST_PAUSE, _FACTOR = 2.0, 4.0  # seconds; the last pause is about 2 h
-_LEASE = 60.0  # seconds after which another service calls what one has begun to call
+_LEASE = 60.0  # seconds after which another service takes over a call that was begun
 _TIMEOUT = 10.0  # seconds of a call; less than the lease
-_AT_ONCE = 8  # calls, so that one that is not answered delays no other
+_AT_ONCE = 8  # calls at once, so that one without an answer does not delay the others
 _POLL = 2.0  # seconds between two looks for what is due
 _MIN_SECRET = 16  # characters
 
@@ -95,7 +95,7 @@ class Callbacks:
                     claimed = await self._stored.call(self._claim)
                     await asyncio.gather(*(self._deliver(each, threads) for each in claimed))
                 except DataError as problem:
-                    logger.error("Callbacks wait: %s", problem)
+                    logger.error("Callbacks are delayed: %s", problem)
                 self._due.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL):
@@ -185,7 +185,6 @@ def _parse_host(host: str) -> tuple[str, str, int]:
         return _parse(address)
     except ValueError:
         raise UsageError(
-            f"{host!r}: not an address without a path. Give scheme and host, such as https://ris.example.org or "
-            "http://127.0.0.1:9000.",
+            f"{host!r}: give scheme and host without a path, such as https://ris.example.org or http://127.0.0.1:9000.",
             parameter="callback_hosts",
         ) from None

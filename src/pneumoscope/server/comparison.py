@@ -34,7 +34,7 @@ class _Outcome:
 def compare_models(
     store: Store, first: ServedModel, second: ServedModel, canary: float, since: datetime.datetime
 ) -> ModelComparison:
-    """Compare the predictions of two models for the same images since a moment (UTC); of each image, the latest.
+    """Compare the latest predictions of two models for the same images since a moment (UTC).
 
     Raises:
         DataError: the database does not answer.

@@ -26,10 +26,10 @@ _CONNECTION = "connection"  # its key in the state of a request
 
 
 class _Unknown:
-    """Connections that have brought no valid token yet: a bounded number, of which no address can take all.
+    """Connections that have brought no valid token yet: their number is bounded, and no address can take all.
 
     The connection of a token's holder is one of them until the head of its first request has arrived. So that many
-    others cannot push it out, a connection too many ends the oldest one of the address that has most.
+    others cannot push it out, a connection beyond the limit closes the oldest one of the address that has most.
     """
 
     def __init__(self, most: int) -> None:
@@ -84,7 +84,7 @@ class _TimedProtocol(H11Protocol):
         self.unknown.remove(self._address, self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes arrive; between two requests they begin a head, whose rest is due."""
+        """Bytes arrive; between two requests, they begin a head, and the rest of it is due."""
         super().data_received(data)
         if self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY):  # the head has arrived
             _cancel(self._head_timer)

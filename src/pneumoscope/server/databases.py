@@ -79,8 +79,8 @@ def opening(url: str | None) -> Iterator[Database]:
         if database.address.password is not None or database.file is not None:
             raise
         raise UsageError(
-            f"{database.location}: the server asks for a password. Put it into a file, and the file's path into the "
-            f"variable {PASSWORD_FILE}; or into the URL.",
+            f"{database.location}: the server asks for a password. Put it into a file, and set "
+            f"{PASSWORD_FILE} to the path of that file. Or put the password into the URL.",
             parameter="database",
         ) from None
     except (ArgumentError, NoSuchModuleError, TypeError) as problem:  # TypeError: a parameter the driver lacks
@@ -130,18 +130,18 @@ def _read_password() -> str | None:
         reason = getattr(problem, "strerror", None) or "not a text of UTF-8"
         raise UsageError(f"{name}: cannot be read: {reason}.", parameter=PASSWORD_FILE) from None
     if not password or "\n" in password:
-        raise UsageError(f"{name}: it has to hold the password alone, on one line.", parameter=PASSWORD_FILE)
+        raise UsageError(f"{name}: it must contain only the password, on one line.", parameter=PASSWORD_FILE)
     return password
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Write commits to disk before acknowledging them, enforce foreign keys, and overwrite what is deleted."""
+    """Write commits to disk before acknowledging them, enforce foreign keys, and overwrite deleted data."""
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def forget_deleted(engine: sql.Engine) -> None:
-    """Let SQLite move its log of writes into the file and empty it, as the log still has what was deleted."""
+    """Let SQLite move its write-ahead log into the file and empty it, because the log still has deleted data."""
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

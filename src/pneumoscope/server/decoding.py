@@ -1,7 +1,7 @@
-"""Decodes uploads in processes of their own: a hostile file ends one of them, and neither fills nor stops the service.
+"""Decodes uploads in separate processes, so that a hostile file can end one of them, but cannot stop the service.
 
-A decoder in C cannot be stopped within its process. Each process here has a limit of memory, and each image a limit of
-time. Of all processes but one, an image may take the whole time; the last one is taken back after a moment, so that
+A decoder in C cannot be stopped within its process. Each process has a memory limit, and each image a time limit.
+In all processes but one, an image may use all of its time. The last process gives an image only a few seconds, so that
 other images do not wait for slow ones.
 """
 

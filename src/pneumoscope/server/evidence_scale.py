@@ -8,13 +8,13 @@ from pneumoscope.decisions.decisions import read_decisions
 from pneumoscope.models.model_folder import Model
 from pneumoscope.server.monitoring import find_reference
 
-_WITHOUT = 10.0  # logits, where a model does not say what logits its validation images had
+_WITHOUT = 10.0  # logits, for a model without the logits of its validation images
 _CERTAIN = 0.95  # of the validation images have a weaker logit
 _TIMES = 2.0  # evidence is in a few places, and a logit is its mean over all of them
 
 
 def find_limit(model: Model) -> float:
-    """The evidence at the ends of the scale, in logits: twice the logit of images of which the model is certain.
+    """The evidence at the ends of the scale, in logits: twice the logit of images that the model is certain about.
 
     That is the 95th percentile of the validation images' logits, without their sign and before calibration, as
     evidence is. It is at least 1, so that a model without any certainty shows no strong colours.

@@ -95,7 +95,7 @@ def parse_public_url(text: str) -> PublicUrl:
         parts, host = urlsplit(""), None
     if parts.scheme not in _PORTS or host is None or parts.query or parts.fragment:
         raise UsageError(
-            f"{text!r} is no address of a service. Give scheme, host and perhaps a path, such as "
+            f"{text!r} is not the address of a service. Give scheme, host and perhaps a path, such as "
             "https://xray.example.org/pneumoscope.",
             parameter="public_url",
         )
@@ -111,7 +111,7 @@ def parse_root_path(text: str, parameter: str = "root_path") -> str:
     path = text.rstrip("/")
     if not _PATH.fullmatch(path):
         raise UsageError(
-            f"{text!r} is no path. It begins with a slash and has letters, digits and -._~, such as /pneumoscope.",
+            f"{text!r} is not a path. Use a slash, then letters, digits and -._~, such as /pneumoscope.",
             parameter=parameter,
         )
     return path
@@ -129,7 +129,7 @@ def parse_networks(texts: Iterable[str], parameter: str) -> tuple[Network, ...]:
             networks.append(ipaddress.ip_network(text.strip()))
         except ValueError as problem:
             raise UsageError(
-                f"{text!r} is no address and no network ({problem}). Write for example 127.0.0.1 or 10.0.0.0/8.",
+                f"{text!r} is neither an address nor a network ({problem}). Write for example 127.0.0.1 or 10.0.0.0/8.",
                 parameter=parameter,
             ) from None
     return tuple(networks)

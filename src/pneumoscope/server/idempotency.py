@@ -20,7 +20,7 @@ from pneumoscope.server.queries import begin
 from pneumoscope.server.store import AnsweredRequest, AuditEntry, Review, Store
 
 KEPT = 24 * 3600.0  # seconds
-_LEASE = 120.0  # seconds after which a request that was not answered is taken up by the next one with its key
+_LEASE = 120.0  # seconds after which the next request with the same key takes over one without an answer
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Claim:
-    """Permission to do what a request asks for.
+    """Permission to execute a request.
 
     Attributes:
         since: when another request with this key began that was never answered, in seconds since 1970; None: there was
@@ -115,7 +115,7 @@ def release(store: Store, key: Key) -> None:
 
 
 def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Answered:
-    """Save a review, its audit entry and the answer in one transaction; give the earlier answer where there is one.
+    """Save a review, its audit entry and the answer in one transaction; give the earlier answer if there is one.
 
     Raises:
         RequestError: 404, the prediction has been deleted; 422, the key was used for another request.

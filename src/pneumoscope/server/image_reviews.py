@@ -1,4 +1,4 @@
-"""The reviews of a file, of all its predictions: what was reviewed once is known when it comes again."""
+"""The reviews of a file from all its predictions, so that a file that comes again has its earlier reviews."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AT_ONCE = 500  # digests; databases limit the parameters of a query
 
 
 def add_image_reviews(store: Store, predictions: Sequence[PredictionMessage]) -> None:
-    """Put into each prediction the reviews that its file has, by its SHA-256.
+    """Give each prediction the reviews of its file, by its SHA-256.
 
     Raises:
         DataError: the database does not answer.

@@ -32,9 +32,9 @@ from pneumoscope.server.stored import StoredPredictions
 Predict = Callable[[Sequence[ImageBytes], PredictionQuery, float | None, Actor], Awaitable[list[Answer]]]
 KEPT = datetime.timedelta(days=1)
 _UNFINISHED = ("waiting", "running")
-_SLICE = 8  # files that are predicted at a time, so that requests that wait get their turn
+_SLICE = 8  # files that are predicted at a time, so that waiting requests get their turn
 _MOST = 64  # jobs that wait
-_BEAT, _STALE = 5.0, 30.0  # seconds between signs of life, and after which there is none
+_BEAT, _STALE = 5.0, 30.0  # seconds between two signs of life, and after which a service counts as ended
 
 
 @dataclass
@@ -171,7 +171,7 @@ class Jobs:
         try:
             await self._stored.call(self._finish, work.record.number, state, content)
         except DataError as problem:  # the job is then found to be lost
-            logger.error("What became of a job cannot be stored: %s", problem)
+            logger.error("The result of a job cannot be stored: %s", problem)
         finally:
             self._mine.pop(work.record.number, None)
             await work.held.aclose()
@@ -197,7 +197,7 @@ class Jobs:
         self._find_lost()
 
     def _find_lost(self) -> None:
-        """Say of jobs whose service has shown no life that they are lost."""
+        """Mark jobs as lost whose service has ended."""
         own, stale = JobRecord, time.time() - _STALE
         with begin(self._stored.store) as session:
             query = sql.select(own.number).where(own.state.in_(_UNFINISHED), own.beat_at < stale)

@@ -1,4 +1,4 @@
-"""The folder in which uploaded files are kept; nobody but its owner may ever read them, as headers name patients."""
+"""The folder in which uploaded files are kept; only its owner may read them, because headers name patients."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class KeptImages:
 
         Args:
             moment: in UTC, without a time zone.
-            find_used: gives those of some SHA-256 whose file has to stay.
+            find_used: of given SHA-256 digests, returns those whose file has to stay.
 
         Raises:
             DataError: one cannot be deleted.

@@ -1,4 +1,4 @@
-"""What Prometheus gets of the summary that the monitoring page shows."""
+"""The values of the monitoring page for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from pneumoscope.server.monitoring_messages import Comparison, Share
 from pneumoscope.server.watch import Watch
 
-MIN_SHARE = 50  # images, files or reviews; of fewer, a share says little, so none is given
+MIN_SHARE = 50  # images, files or reviews; a share of fewer says little, so none is given
 _DRIFT = (
     ("psi", "Population stability index against the validation images; above 0.25 counts as a change."),
     ("psi_by_chance", "What the index stays below 95 times in 100 if nothing has changed."),
@@ -30,7 +30,7 @@ class ModelInfo:
 
 
 class Measurements(Collector):
-    """Gives the latest summary; what there are too few images for is left out rather than 0.
+    """Gives the latest summary; values of too few images are absent rather than 0.
 
     Args:
         watch: has the summary, and whether the service is ready.
@@ -52,9 +52,9 @@ class Measurements(Collector):
         if (latest := self._watch.latest) is None:
             return
         message = latest.message
-        text = "When the values of monitoring were last brought up to date, in seconds since 1970."
+        text = "When the monitoring values were last updated, in seconds since 1970."
         yield GaugeMetricFamily("pneumoscope_monitoring_timestamp_seconds", text, latest.at)
-        text = "Days (UTC, today included) that the values of monitoring are of."
+        text = "How many days (UTC, today included) the monitoring values cover."
         yield GaugeMetricFamily("pneumoscope_monitoring_days", text, message.days)
         shares = {
             "positive": message.shares.positive,

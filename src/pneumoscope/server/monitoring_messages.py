@@ -23,7 +23,7 @@ class Share(Answer):
 
 
 class Shares(Answer):
-    """Shares of the images, of each of which the latest prediction counts."""
+    """Shares of images. Only the latest prediction of each image counts."""
 
     positive: Share = Field(description="Of the images in distribution.")
     uncertain: Share
@@ -56,7 +56,7 @@ class Drift(Comparison):
 
 
 class Part(Answer):
-    """A part of the period. Intervals are of each part alone: they are not adjusted for looking at many of them."""
+    """A part of the period. Intervals are of each part alone: they are not adjusted for looking at many parts."""
 
     first_day: str = Field(description="UTC.")
     last_day: str

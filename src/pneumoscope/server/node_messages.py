@@ -28,7 +28,7 @@ class NodeCounts(Answer):
 
 
 class DestinationMessage(Answer):
-    """How many results are where on their way to a destination of the DICOM node."""
+    """How many results for a destination of the DICOM node are in which state."""
 
     name: str
     due: int = Field(description="To be sent, for the first time or again.")

@@ -15,11 +15,11 @@ class ProblemType(NamedTuple):
 
 PROBLEMS = {
     "body-incomplete": ProblemType(400, "The body ended too early", "Send it again."),
-    "request-malformed": ProblemType(400, "The request is malformed", "Mend the client or the proxy: see `detail`."),
+    "request-malformed": ProblemType(400, "The request is malformed", "Correct the client or the proxy: see `detail`."),
     "token-missing": ProblemType(401, "The token is missing or wrong", "Send `Authorization: Bearer TOKEN`."),
-    "host-refused": ProblemType(403, "Another host name than this machine's", "Call `127.0.0.1`, or use a token."),
+    "host-refused": ProblemType(403, "The host name is not this machine's", "Call `127.0.0.1`, or use a token."),
     "forbidden": ProblemType(403, "The caller may not do this", "See `detail`; ask the person who runs the service."),
-    "reviewer-differs": ProblemType(403, "A review in another name than the caller's", "Omit `reviewer`."),
+    "reviewer-differs": ProblemType(403, "The review names somebody else", "Omit `reviewer`."),
     "answer-withheld": ProblemType(
         403, "The model's answer is withheld until you have read the image", "Commit a reading first."
     ),
@@ -30,7 +30,7 @@ PROBLEMS = {
     "model-not-found": ProblemType(404, "No model of this name is served", "List the models: `/v1/models`."),
     "job-not-found": ProblemType(404, "No job has this id", "Jobs are kept for a day; send the files again."),
     "image-not-kept": ProblemType(
-        404, "The image was not kept", "Start it with `pneumoscope serve --keep-images FOLDER`."
+        404, "The image was not kept", "Start the service with `pneumoscope serve --keep-images FOLDER`."
     ),
     "method-not-allowed": ProblemType(405, "The method is not allowed here", "See `/docs`."),
     "body-slow": ProblemType(408, "The body arrived too slowly", "Send it again, in smaller requests."),
@@ -62,9 +62,9 @@ PROBLEMS = {
     "parameter-invalid": ProblemType(422, "A parameter or field is not valid", "See `errors`."),
     "cursor-invalid": ProblemType(422, "The cursor is not valid", "Begin again without a cursor."),
     "no-heatmaps": ProblemType(422, "The model has no heatmaps", "Omit `heatmap=true`."),
-    "too-many-pictures": ProblemType(422, "Pictures of too many images", "Send fewer images in one request."),
+    "too-many-pictures": ProblemType(422, "Pictures of too many images at once", "Send fewer images in one request."),
     "no-pictures": ProblemType(422, "A job gives no pictures", "Omit `heatmap` and `picture`."),
-    "review-invalid": ProblemType(422, "The review contradicts itself or lacks a class", "See `detail`."),
+    "review-invalid": ProblemType(422, "The review is inconsistent, or lacks a class", "See `detail`."),
     "reading-invalid": ProblemType(422, "The reading names no class of the model", "See `detail`."),
     "key-reused": ProblemType(422, "The key was used for another request", "Use a new key for each new request."),
     "callback-refused": ProblemType(422, "The callback address is not allowed", "Ask the person who runs the service."),
@@ -75,7 +75,7 @@ PROBLEMS = {
     "storage-unavailable": ProblemType(503, "The database or a folder cannot be used", "Try again after a moment."),
     "job-lost": ProblemType(503, "The service ended before the job was finished", "Send the files again."),
 }
-# What a problem without a code of its own is.
+# The code of a problem that states none.
 OF_STATUS = {
     400: "body-incomplete", 401: "token-missing", 403: "forbidden", 404: "not-found", 405: "method-not-allowed",
     408: "body-slow", 409: "conflict", 413: "request-too-large", 415: "media-type-unsupported",

@@ -19,7 +19,7 @@ from pneumoscope.server.problem_types import OF_STATUS, PROBLEMS
 
 MEDIA_TYPE = "application/problem+json"
 logger = logging.getLogger("pneumoscope.server")
-# What decoders say of a damaged file is in the words of other libraries, and may quote the file.
+# Messages of decoders about a damaged file come from other libraries, and may quote the file.
 _QUOTED_REASON = re.compile(r"(?<=damaged or truncated)( DICOM)? \(.*\)(?=\. Copy it again)", re.DOTALL)
 _FILE_CODES = (  # the first that is found in an error of `images` or `inference`
     ("outside the intended use", "out-of-scope"),

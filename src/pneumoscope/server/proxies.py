@@ -25,7 +25,7 @@ _LONGEST = 200  # characters of a name
 
 @dataclass(frozen=True)
 class Identity:
-    """Whom a proxy has asked to log in.
+    """The person that a proxy has asked to log in.
 
     Attributes:
         name: as the proxy writes it.
@@ -50,7 +50,7 @@ class Proxies:
         self._hidden = {*_FORWARDED, *(name for name in (self._user, self._email, self._groups) if name)}
 
     def resolve(self, scope: Scope) -> tuple[Scope, Identity | None]:
-        """Put the client and the address that it used in place of the proxy's, and say who it is.
+        """Replace the proxy's address and host by those of the client, and say who the client is.
 
         Raises:
             RequestError: 400, a trusted proxy sends what cannot be read.

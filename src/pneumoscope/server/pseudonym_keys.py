@@ -47,8 +47,8 @@ def find_key(engine: sql.Engine, location: str) -> bytes:
             f"names {file}, which {'does not exist' if key is None else 'holds another key'}" if file else "is not set"
         )
         raise UsageError(
-            f"{location}: the key behind its pseudonyms is in a file outside it, but ${KEY_FILE} {state}. Let it name "
-            "the file with the key of this database. If that is lost, restore it from a backup.",
+            f"{location}: the key behind its pseudonyms is in a file outside it, but ${KEY_FILE} {state}. Set it to "
+            "the file with the key of this database. If that file is lost, restore it from a backup.",
             parameter="database",
         )
     return key

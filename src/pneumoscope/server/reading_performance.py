@@ -122,15 +122,16 @@ def read_truth(data: Path) -> dict[str, str]:
 def measure_readers(rows: Sequence[Any], truth: Mapping[str, str] | None) -> list[Performance]:
     """Measure each reader, and the model on the same images.
 
-    Of each file, a reader's first reading without AI and latest with AI count. Who cannot tell, and a model that finds
-    an image out of distribution, name no class: that is not right, and agrees with nobody who names one.
+    Of each file, a reader's first reading without AI and latest with AI count. A reader who cannot
+    tell, and a model that finds an image out of distribution, name no class. That counts as wrong, and as no agreement
+    with those who name one.
 
     Args:
         rows: all readings with what the model said, the oldest first (`readings.list_all`).
         truth: classes by SHA-256; None: what is known of teaching cases.
 
     Raises:
-        DataError: a true class is none of the model's.
+        DataError: a true class is not one of the model's.
     """
     first: dict[str, dict[str, Any]] = {}
     last: dict[str, dict[str, Any]] = {}
@@ -149,7 +150,7 @@ def _measure(
     classes = tuple(dict.fromkeys(name for row, _ in pairs for name in row.probabilities))
     known = [row.truth if truth is None else truth.get(row.sha256) for row, _ in pairs]
     if strange := sorted({label for label in known if label is not None} - set(classes)):
-        raise DataError(f"The true class {strange[0]} is none of the model's ({', '.join(classes)}). Rename it.")
+        raise DataError(f"The true class {strange[0]} is not one of the model's ({', '.join(classes)}). Rename it.")
 
     def find(label: str | None) -> int:
         return _NO_LABEL if label is None or label not in classes else classes.index(label)
@@ -203,7 +204,7 @@ def _compare(
         metrics[side] = {name: _bound(right[i], sides[name], clusters) for name in shown if name != "auroc"}
         if ranked and len(np.unique(labels)) == 2:
             metrics[side] |= measure_some(labels, scores[i], ["auroc"], patients=patients)
-    notes = ["Who cannot tell, and a model that finds an image out of distribution, is counted as not right."]
+    notes = ["Cannot tell and out of distribution count as wrong."]
     if two and not ranked:
         notes.append("There is no AUROC, because not every reading says how sure the reader is.")
     return Performance(
@@ -225,7 +226,7 @@ def _name(row: Any) -> str | None:
 
 
 def _score(pairs: Sequence[tuple[Any, Any]], said: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.float64]:
-    """How strongly each side holds an image for positive, in [0, 1]; who cannot tell is in the middle."""
+    """How strongly each side holds an image for positive, in [0, 1]; *cannot tell* is in the middle."""
     sure = np.array([[(each.confidence or 0) / 200 for each in pair] for pair in pairs]).T
     signs = np.where(said[:2] == 1, 1.0, np.where(said[:2] == 0, -1.0, 0.0))
     model = np.array([[float(row.probabilities[classes[1]]) for row, _ in pairs]])

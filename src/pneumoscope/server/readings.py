@@ -21,7 +21,7 @@ _COLUMNS = (*READINGS.columns, PredictionRecord.sha256)
 
 @dataclass(frozen=True)
 class Committed:
-    """A reading that is on disk, and whether it was there before: its request was sent again."""
+    """A stored reading, and whether it was stored before because its request was sent again."""
 
     row: Any
     repeated: bool
@@ -47,7 +47,8 @@ def commit(
         detail = f"label {request.label!r}: unknown class. The classes are {', '.join(labels)}; null: cannot tell."
         raise RequestError(422, detail, code="reading-invalid")
     if request.label is None and request.confidence is not None:
-        raise RequestError(422, "Who cannot tell is not sure of a class: omit confidence.", code="reading-invalid")
+        detail = "Confidence belongs to a class. Omit it if you cannot tell."
+        raise RequestError(422, detail, code="reading-invalid")
     with _writing(store) as connection:
         earlier = _list_of_file(connection, prediction.sha256, request.reader)
         if not request.with_ai and earlier:

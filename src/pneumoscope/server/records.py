@@ -218,7 +218,7 @@ class UnreadableFiles(Base):
 
 
 class ShadowPrediction(Base):
-    """What another model than the one that answered says of the same image; deleted with the prediction."""
+    """What a model other than the one that answered says of the same image; deleted with the prediction."""
 
     __tablename__ = "shadow_predictions"
 

@@ -50,7 +50,7 @@ def gather(images: Sequence[ImageBytes], answers: Sequence[Answer]) -> Predictio
 
 
 def strip(message: PredictionsMessage, settings: Settings) -> PredictionsMessage:
-    """The same predictions as they may be stored: without megabytes, and what the settings do not keep."""
+    """The same predictions for storing: without pictures, and without what the settings exclude."""
     unkept: dict[str, None] = {} if settings.keep_uids else dict.fromkeys(IDENTIFIERS)
     predictions = []
     for each in message.predictions:

@@ -36,7 +36,7 @@ class Retention:
         moment = now() - self._keep_for
         ids = [row.id for row in self._store.find_images(before=moment)]
         predictions, reviews = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])
-        # All old files without a prediction, also those left by a service that was killed before it came to this.
+        # All old files without a prediction, also those left by a service that was killed before it deleted them.
         images = self._kept.delete_older(moment, self._store.find_used) if self._kept else 0
         if predictions or images:
             text = "Older than %s, deleted: %d predictions, %d reviews, %d kept images."
@@ -48,7 +48,7 @@ class Retention:
             try:
                 await asyncio.get_running_loop().run_in_executor(executor, self.run)
             except (PneumoscopeError, OSError) as problem:
-                logger.error("What is too old could not be deleted: %s", problem)
+                logger.error("Predictions that are too old could not be deleted: %s", problem)
             except Exception as problem:  # else nothing would be deleted any more
-                log_internal_error(problem, "What is too old could not be deleted")
+                log_internal_error(problem, "Predictions that are too old could not be deleted")
             await asyncio.sleep(_EVERY)

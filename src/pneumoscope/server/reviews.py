@@ -70,7 +70,7 @@ def _invalid(detail: str) -> RequestError:
 
 @dataclass(frozen=True)
 class Export:
-    """What became of the reviews.
+    """How many reviews were exported, and how many left out.
 
     Attributes:
         images: in the table.

@@ -48,7 +48,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class State:
-    """What a database has in place of some tables.
+    """Which version of some tables a database has.
 
     Attributes:
         kind: `empty` has none of them; `older` and `newer` are those of other versions, `unknown` of another program.
@@ -158,7 +158,7 @@ def migrate(connection: sql.Connection, tables: Tables, start: str | None, end: 
         if script.revision != start:
             script.module.upgrade(operations)
             context.stamp(scripts, script.revision)
-    # Versions without migrations know this property alone. Without it they would take the tables for theirs.
+    # Versions without migrations know only this property. Without it they would use the tables as their own.
     own = _describe_properties(tables)
     connection.execute(sql.delete(own).where(own.c.key == "schema"))
     connection.execute(sql.insert(own).values(key="schema", value=str(int(context.get_current_heads()[0]))))

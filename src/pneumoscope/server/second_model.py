@@ -21,7 +21,7 @@ from pneumoscope.server.served import ServedModel
 from pneumoscope.server.store import Store, now
 
 _WAITING = 64  # images; each is held as the network's input, 0.6 MB at 224 x 224
-_PAUSE = 0.02  # seconds between looks whether images of callers are in progress
+_PAUSE = 0.02  # seconds between checks whether images of callers are in progress
 
 
 class SecondModel:
@@ -31,7 +31,7 @@ class SecondModel:
         first: answers for all other images.
         second: answers for the share.
         canary: the share of the images that the second one answers for, from 0 to 1.
-        store: keeps what the model says that does not answer.
+        store: keeps the predictions of the model that does not answer.
         idle: whether no image of a caller is in progress.
         count: called with `kept`, `dropped` or `failed` for each image.
 
@@ -126,7 +126,7 @@ class SecondModel:
 
 
 def copy_extract(job: Job) -> Extract | None:
-    """What another model needs of an image that is stored, without what is for people; it shares the input."""
+    """A copy of a stored image that has only what another model needs, and shares the input."""
     if job.decoded is None or not job.query.store:
         return None
     copied = copy.copy(job.decoded.extract)
@@ -151,7 +151,7 @@ def check_comparable(first: ServedModel, second: ServedModel) -> None:
         )
     if one.input != two.input:
         raise UsageError(
-            "It prepares images in another way than the model that is served, and each image is prepared once. Serve "
-            "it in a service of its own, or compare both with `pneumoscope compare`.",
+            "It prepares images differently from the model that is served, but each image is prepared only once. "
+            "Serve it separately, or compare both with `pneumoscope compare`.",
             "shadow_model",
         )

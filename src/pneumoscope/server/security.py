@@ -127,7 +127,7 @@ class SecurityMiddleware:
             logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, caller, extra=about)
 
     def _log_audit(self, prepared: _Prepared | None, status: int, request: str) -> None:
-        """Give the audit log what a request did, and tokens and persons that were turned away."""
+        """Give the audit log what a request did, and refused tokens and logins."""
         if prepared is None or prepared.role is None:
             return
         scope, action = prepared.scope, find_action(prepared.endpoint)
@@ -142,7 +142,7 @@ class SecurityMiddleware:
             self._audit.add_refused(Actor(name, "", source, address, request), status)
 
     def _find_path(self, scope: Scope) -> str:
-        """The path of a route; proxies may leave the root path in front of it, or take it away."""
+        """The path of a route; proxies may pass the root path on or remove it."""
         path: str = scope["path"]
         return path[len(self._root) :] if path == self._root or path.startswith(f"{self._root}/") else path
 
@@ -180,7 +180,7 @@ class SecurityMiddleware:
         return None, None
 
     def _check_origin(self, scope: Scope, protected: bool) -> None:
-        """Check that callers use a name of this service, and are no pages of another site."""
+        """Check that callers use a name of this service, and are not pages of another site."""
         headers = Headers(scope=scope)
         host = parse_host(headers.get("host", ""))
         if self._access.open or self._public_name:
@@ -249,7 +249,7 @@ class SecurityMiddleware:
 def _check_coding(scope: Scope) -> None:
     coding = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
     if coding != "identity":
-        detail = f"The body has the coding {coding[:40]!r}, which is not read. Send it as it is."
+        detail = f"The body has the encoding {coding[:40]!r}, which is not supported. Send it without."
         raise RequestError(415, detail, {"accept-encoding": "identity"})
 
 

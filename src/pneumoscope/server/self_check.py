@@ -1,6 +1,6 @@
 """Checks at the start that a model says of simulated images what it said at first with the same database.
 
-This finds another runtime, processor or package that computes otherwise, and damaged memory or files. It cannot say
+This finds a runtime, processor or package that computes differently, and damaged memory or files. It cannot say
 whether the first numbers were right: those who made the model have evaluated it.
 """
 
@@ -46,12 +46,12 @@ def find_mismatch(store: Store, model: ServedModel, renew: bool = False) -> str:
     first = _read_or_write(store, key, found, renew)
     for number, (before, now) in enumerate(zip(first, found, strict=False)):
         if len(before) != len(now) or any(abs(a - b) > _TOLERANCE for a, b in zip(before, now, strict=False)):
-            return f"for the simulated image {number} its logits are {_show(now)}, and were {_show(before)} at first"
+            return f"for the simulated image {number} its logits are {_show(now)}, but were {_show(before)} at first"
     return ""
 
 
 def check_model(store: Store, model: ServedModel, renew: bool) -> str:
-    """Say in a sentence why a model must not answer; empty if nothing speaks against it."""
+    """Say in a sentence why a model must not answer; empty if it may."""
     try:
         mismatch = find_mismatch(store, model, renew)
     except DataError as problem:
@@ -63,8 +63,8 @@ def check_model(store: Store, model: ServedModel, renew: bool) -> str:
     if not mismatch:
         return ""
     reason = (
-        f"{model.name} does not compute what it did: {mismatch}. Find out what has changed on this machine; if it is "
-        "meant to differ, start once with `pneumoscope serve --renew-self-check`."
+        f"{model.name} gives other results than before: {mismatch}. Find out what has changed on this machine. If the "
+        "difference is intended, start once with `pneumoscope serve --renew-self-check`."
     )
     logger.error("Not ready: %s", reason)
     return reason

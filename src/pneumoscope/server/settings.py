@@ -111,10 +111,10 @@ class Settings:
         float, Interval(ge=0, le=1), Flag("Share of the images that the second model answers for, from 0 to 1.")
     ] = 0.0
     renew_self_check: Annotated[
-        bool, Flag("Let what the model says of simulated images now be what later starts are compared with.")
+        bool, Flag("Compare later starts with what the model says of simulated images now.")
     ] = False
     monitoring_days: Annotated[
-        int, Interval(ge=1, le=3650), Flag("Days that the values of monitoring for Prometheus are of.")
+        int, Interval(ge=1, le=3650), Flag("How many days the monitoring values for Prometheus cover.")
     ] = 30
     token: Annotated[str | None, Flag("A token that callers may send; it may do everything.", ACCESS, given=False)] = (
         field(default=None, repr=False)
@@ -136,12 +136,14 @@ class Settings:
         Flag("Address or network of a proxy whose X-Forwarded headers are believed; repeatable.", PROXY),
     ] = ()
     forwarded: Annotated[
-        Literal["x-forwarded", "forwarded"], Flag("Which headers it sets: X-Forwarded-… or Forwarded.", PROXY)
+        Literal["x-forwarded", "forwarded"], Flag("Which headers the proxy sets: X-Forwarded-… or Forwarded.", PROXY)
     ] = "x-forwarded"
     user_header: Annotated[
-        str | None, Flag("Header in which it names who has logged in, such as X-Forwarded-User.", PROXY)
+        str | None, Flag("Header with the name of whoever has logged in, such as X-Forwarded-User.", PROXY)
     ] = None
-    email_header: Annotated[str | None, Flag("Header with their address, such as X-Forwarded-Email.", PROXY)] = None
+    email_header: Annotated[str | None, Flag("Header with their email address, such as X-Forwarded-Email.", PROXY)] = (
+        None
+    )
     groups_header: Annotated[str | None, Flag("Header with their groups, such as X-Forwarded-Groups.", PROXY)] = None
     group_roles: Annotated[
         tuple[str, ...],
@@ -193,7 +195,7 @@ class Settings:
 
     @property
     def has_callers(self) -> bool:
-        """Whether callers have to say who they are; otherwise everybody on this machine is let in."""
+        """Whether callers have to identify themselves; otherwise everybody on this machine may call."""
         return self.token is not None or self.tokens is not None or self.identifies
 
     @property
@@ -214,7 +216,7 @@ class Settings:
         return self.address.path if self.address else ""
 
     def check(self) -> None:
-        """Refuse settings that are dangerous, pointless or contradict each other.
+        """Refuse settings that are dangerous, have no effect, or contradict each other.
 
         Raises:
             UsageError: names the setting.
@@ -253,7 +255,7 @@ class Settings:
         headers = {name: value for name in names if (value := getattr(self, name)) is not None}
         for name, value in headers.items():
             if not _HEADER.fullmatch(value):
-                raise UsageError(f"{value!r} is no name of a header.", name)
+                raise UsageError(f"{value!r} is not the name of a header.", name)
             if value.lower() in ("host", "authorization", "origin", "cookie") or value.lower().startswith("content-"):
                 raise UsageError(f"{value} has another meaning. Choose the header that the proxy sets.", name)
         if len({value.lower() for value in headers.values()}) < len(headers):
@@ -262,7 +264,7 @@ class Settings:
         if headers and not self.trusted_proxies:
             raise UsageError("no effect without `trusted_proxies`: anybody could send it.", next(iter(headers)))
         if self.identifies and not roles:
-            raise UsageError("names nobody's role. Give for example *=read for everybody.", "group_roles")
+            raise UsageError("gives nobody a role. For example, *=read lets everybody read.", "group_roles")
         if roles and not self.identifies:
             raise UsageError("no effect without `user_header` or `email_header`.", "group_roles")
         if self.groups_header is not None and not self.identifies:

@@ -46,7 +46,7 @@ __all__ = [
 _AT_ONCE = 500  # rows in one statement
 _SOON = 2  # seconds for which checking waits for a lock or for the server
 _logger = logging.getLogger("pneumoscope.server")
-_FAULTS = {  # what may be said to everybody; other messages of a database can name hosts, users and tables
+_FAULTS = {  # messages that everybody may see; others can name hosts, users and tables
     "database is locked": "another process has locked it",
     "database or disk is full": "it is full",
     "disk I/O error": "its disk does not work (I/O error)",
@@ -94,7 +94,7 @@ class Store(AbstractContextManager["Store"]):
         return compute_pseudonym(self._secret, patient) if patient else ""
 
     def find_fault(self) -> str:
-        """Say why nothing can be stored now, by storing and deleting as much as a prediction has; empty if it can."""
+        """Say why nothing can be stored now, after a trial with a record of a prediction's size; empty if it can."""
         row = {"key": f"check-{secrets.token_hex(8)}", "value": "x" * _TRIED}
         try:
             with self._impatient.begin() as connection:
@@ -171,7 +171,7 @@ class Store(AbstractContextManager["Store"]):
         study: str | None = None,
         sha256s: Iterable[str] = (),
     ) -> Sequence[Any]:
-        """Return id, SHA-256 and study of predictions to which any of these applies; none if nothing is given.
+        """Return id, SHA-256 and study of predictions to which any of these applies; none if no condition is given.
 
         Args:
             before: made before this moment.

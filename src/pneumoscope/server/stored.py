@@ -176,7 +176,7 @@ class StoredPredictions:
         """
 
         def delete() -> None:
-            self._audit.flush()  # entries that wait find the patient by the prediction
+            self._audit.flush()  # waiting log entries find the patient by the prediction
             found = queries.delete_prediction(self.store, prediction_id, trail.actor)
             if found is None:
                 raise _unknown()

@@ -39,7 +39,8 @@ class TeachingCases:
             self._samples = [each for each in read_samples(data) if each.label is not None]
             if strange := sorted({str(each.label) for each in self._samples} - set(labels)):
                 raise DataError(
-                    f"{data}: the class {strange[0]} is none of the model's ({', '.join(labels)}). Rename it.", "cases"
+                    f"{data}: the class {strange[0]} is not one of the model's ({', '.join(labels)}). Rename it.",
+                    "cases",
                 )
             random.Random(_SEED).shuffle(self._samples)  # noqa: S311 so that the order does not tell the truth
             self.truths = [str(each.label) for each in self._samples]
@@ -52,7 +53,7 @@ class TeachingCases:
         self._labels = labels
 
     def read(self, number: int) -> ImageBytes:
-        """The image of a case, by a name that tells nothing.
+        """The image of a case, under a name that does not reveal its class.
 
         Raises:
             ImageError: the file cannot be read.

@@ -28,10 +28,10 @@ class _Guesses:
 class Throttle:
     """Counts wrong tokens by address: after ten, each further one doubles the wait, up to five minutes.
 
-    While an address waits, no token from it is looked at, not even a right one: otherwise the answer would tell. A
-    wrong token that is sent again and again, such as an old one of a program, is one guess. An IPv6 client usually has
-    a whole /64, so that is what counts as its address. Memory is bounded: the addresses that have been quiet longest
-    are forgotten first.
+    While an address waits, no token from it is checked, not even a right one: otherwise the answer would tell which one
+    is right. A wrong token that is sent again and again, such as an old one of a program, is one guess. An IPv6 client
+    usually has a whole /64, so that is what counts as its address. Memory is bounded: the addresses that have been
+    quiet longest are forgotten first.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

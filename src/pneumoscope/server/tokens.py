@@ -1,8 +1,8 @@
 """Tokens of persons and programs, in a file that the service reads again whenever it changes.
 
 The file holds no token, only SHA-256 of a salt and each token. That is enough, and a slow password hash would add
-nothing: tokens are made here, of 256 random bits, so nobody can try them all, however fast the hash is. The salt,
-another one in each file, keeps two files with the same token from showing that.
+nothing: tokens are made here, of 256 random bits, so nobody can try them all, however fast the hash is. Each file has
+another salt, so nobody can see that two files have the same token.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class TokenFile:
 
         def change(content: _Content) -> _Content:
             if any(each.name == name and each.is_valid(at) for each in content.tokens):
-                raise UsageError(f"{name} has a token. Rotate or revoke it, or choose another name.", parameter="name")
+                raise UsageError(
+                    f"{name} already has a token. Rotate or revoke it, or choose another name.", parameter="name"
+                )
             expires = None if lifetime is None else at + lifetime
             made = Token(name, role, _digest(content.salt, token), at, expires)
             return replace(content, tokens=(*content.tokens, made))
@@ -157,7 +159,7 @@ class TokenFile:
         return token
 
     def revoke_tokens(self, name: str) -> int:
-        """End all valid tokens of a name now, and return their number.
+        """Revoke all valid tokens of a name, and return their number.
 
         Raises:
             UsageError: nobody of this name has a valid token, or the file cannot be written.
@@ -185,16 +187,16 @@ class TokenFile:
     def _read(self) -> _Content:
         try:
             if os.name == "posix" and self.path.stat().st_mode & 0o022:
-                raise DataError(f"{self.path}: others may write this file, and so let themselves in. Run chmod 600.")
+                raise DataError(f"{self.path}: others could add tokens to this file. Run chmod 600 on it.")
             values = json.loads(read_regular(self.path, _LARGEST))
         except FileNotFoundError:
             raise DataError(f"{self.path}: there is no such file. {MAKE}") from None
         except OSError as problem:
             raise DataError(f"{self.path}: cannot be read: {problem.strerror}.") from None
         except (ValueError, RecursionError):
-            raise DataError(f"{self.path}: is no file of tokens. {MAKE}, into another file.") from None
+            raise DataError(f"{self.path}: not a file of tokens. {MAKE}, into another file.") from None
         if not isinstance(values, dict) or values.get("version") != _VERSION:
-            raise DataError(f"{self.path}: is no file of tokens of version {_VERSION}. Use another file.")
+            raise DataError(f"{self.path}: not a file of tokens of version {_VERSION}. Use another file.")
         return build(_Content, values, str(self.path), DataError)
 
     def _change(self, change: Callable[[_Content], _Content], create: bool = False) -> None:

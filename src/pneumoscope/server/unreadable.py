@@ -1,4 +1,4 @@
-"""Counts files that could not be read, in the database, so that all services on it know the share of them."""
+"""Counts files that could not be read, in the database, so that all services that share it know how many there are."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class UploadBudget:
                 raise RequestError(413, f"More than {_FIELDS} fields without a file. Send only files.") from None
             if "Send it in UTF-8" in problem.message:  # of ours
                 raise RequestError(422, problem.message, code="name-invalid") from None
-            reason = "it is not of the parts that its boundary announces"
+            reason = "its parts are not separated by the boundary that it names"
             if "boundary" in problem.message:
                 reason = "its content type names no boundary"
             elif "maximum size" in problem.message:

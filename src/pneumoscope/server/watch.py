@@ -25,13 +25,13 @@ from pneumoscope.server.unreadable import UnreadableCounts
 Compare: TypeAlias = Callable[[datetime.datetime], ModelComparison]
 SUMMARISED = 50_000  # predictions, at most
 _SUMMARY_EVERY = 60.0  # seconds
-_REST = 30  # times as long as a summary takes passes before the next one, so that it costs little of a processor
+_REST = 30  # the pause between two summaries, in times that one takes, so that they use little of a processor
 _READINESS_EVERY = 15.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A summary, and when it was known to be true (seconds since 1970)."""
+    """A summary, and when it was last known to be correct (seconds since 1970)."""
 
     message: MonitoringMessage
     at: float

@@ -15,7 +15,7 @@ export function describe(review) {
 const isOfThis = (image, { decision, fingerprint }) => decision === undefined || (decision === image.decision && fingerprint === image.fingerprint);
 
 export function findReview(image) {
-  if (image.withheld) return null; // what others say gives the answer away
+  if (image.withheld) return null; // what others say would reveal the answer
   const counted = (image.reviews ?? []).filter((review) => isOfThis(image, review));
   const latest = new Map(); // of each reviewer
   for (const review of counted) {

@@ -43,15 +43,15 @@ function makeCoefficient({ value, low, high }) {
 
 function showReaders({ pairs, fleiss, alpha, unnamed }) {
   const rows = pairs.map((pair) => [`Cohen's kappa: ${pair.first}, ${pair.second}`, pair]);
-  if (fleiss?.images) rows.push(["Fleiss' kappa: images that all have read", fleiss]);
-  if (alpha.images) rows.push(["Krippendorff's alpha: all images with two readings", alpha]);
+  if (fleiss?.images) rows.push(["Fleiss' kappa: images that all have reviewed", fleiss]);
+  if (alpha.images) rows.push(["Krippendorff's alpha: all images with two reviews", alpha]);
   $("readers").replaceChildren(...rows.map(([what, found]) => {
     const row = make("tr");
     row.append(make("th", { scope: "row" }, what), make("td", { class: "number" }, String(found.images)), make("td", { class: "number" }, percent(found.agreed)), makeCoefficient(found));
     return row;
   }));
   $("no-readers").hidden = rows.length > 0;
-  $("unnamed").textContent = unnamed ? `${unnamed} readings without a name do not count.` : "";
+  $("unnamed").textContent = unnamed ? `${unnamed} ${unnamed === 1 ? "review without a name does" : "reviews without a name do"} not count.` : "";
 }
 
 async function show() {

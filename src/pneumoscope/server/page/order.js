@@ -51,7 +51,7 @@ export function findNext(by) {
   return shown[Math.min(shown.length - 1, Math.max(0, by > 0 ? place + by - 1 : place + by))];
 }
 
-// The first image of the next study or the one before. An image of no study stands for itself.
+// The first image of the next study or the one before. An image without a study counts as a study.
 export function findNextStudy(by) {
   const shown = group(listShown()).filter((image) => image.state === "done" || image.state === "error");
   const firsts = shown.filter((image, at) => keyOf(image) === null || at === 0 || keyOf(image) !== keyOf(shown[at - 1]));

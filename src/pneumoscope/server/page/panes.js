@@ -1,4 +1,4 @@
-// One image, or two side by side whose zoom, place and window change together: a view beside another, now beside before.
+// One image, or two side by side whose zoom, place and window change together: two views, or a present and an earlier image.
 
 import { Gestures } from "./gestures.js";
 import { keep } from "./kept.js";

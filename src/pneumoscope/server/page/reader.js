@@ -1,4 +1,4 @@
-// Who reads: the name of a review comes from the login where there is one.
+// The reader's name, which comes from the login if there is one.
 
 import { call, Refused } from "./service.js";
 import { $ } from "./state.js";

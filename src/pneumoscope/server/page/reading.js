@@ -255,7 +255,7 @@ $("reading").addEventListener("submit", (event) => {
   commitReading();
 });
 
-// With another mode, what is not read stays unread, or is shown.
+// When the mode changes, the answers of images that were not read are hidden or shown.
 document.addEventListener("mode", async () => {
   if (state.mode !== "assist") return;
   for (const image of state.images.filter((each) => each.withheld)) {

@@ -106,7 +106,7 @@ function show() {
   if (done) $("teaching-end").firstElementChild.textContent = missed.length ? `Done: ${total - missed.length} of ${total} right.` : `Done: all ${total} right.`;
   $("again-missed").hidden = !missed.length;
   $("again-missed").classList.toggle("strong", done);
-  $("again-missed").textContent = `Again the ${missed.length === 1 ? "one" : missed.length} I missed`;
+  $("again-missed").textContent = `Repeat the ${missed.length === 1 ? "one" : missed.length} I missed`;
   $("teaching-next").disabled = done;
 }
 

@@ -1,4 +1,4 @@
-// Dark, unless the reader has chosen light. Not a module: it runs before the page is drawn, which would flash otherwise.
+// Dark, unless the reader has chosen light. Not a module: it runs before the page is drawn, to prevent a flash of the wrong colours.
 
 (() => {
   const page = document.documentElement;

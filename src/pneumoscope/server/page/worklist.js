@@ -179,7 +179,7 @@ for (const button of document.querySelectorAll("[data-sort]")) {
 }
 for (const [id, event] of [["filter", "change"], ["search", "input"]]) $(id).addEventListener(event, () => { box.scrollTop = 0; list(); });
 $("grouped").addEventListener("change", (event) => { chooseGrouped(event.target.checked); list(); rows.reveal(state.current?.key); });
-document.addEventListener("mode", () => { // an order by what the model says would give it away
+document.addEventListener("mode", () => { // sorting by the model's answer would reveal it
   if (state.mode === "blind") Object.assign(order, { by: "name", descending: false });
   showOrder();
   list();

@@ -36,5 +36,5 @@ def to_page(page: PageMessage, request: Request) -> Response:
 
 
 def name_caller(request: Request) -> str:
-    """The name of whoever calls, for whom alone an Idempotency-Key holds; empty where nobody is known."""
+    """The caller's name, because an Idempotency-Key is valid for one caller; empty if unknown."""
     return str(getattr(getattr(request.state, "caller", None), "name", ""))

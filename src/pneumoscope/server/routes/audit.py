@@ -28,7 +28,7 @@ def add_audit(app: FastAPI, service: PredictionService) -> None:
     @needs("admin")
     @audits("read_audit")
     async def list_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> Response:
-        """List who saw, judged, exported or deleted what, when and from where; the newest entry first."""
+        """List who saw, predicted, reviewed, exported or deleted what, when and from where; the newest entry first."""
         await service.stored.call(service.audit.flush)
         page = await service.stored.call(list_entries, service.store, query)
         return to_page(

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: what became of files that are predicted while the caller does not wait."""
+"""`/v1/jobs`: files that are predicted while the caller does not wait."""
 
 from __future__ import annotations
 

@@ -71,11 +71,12 @@ def _add_lists(app: FastAPI, service: PredictionService) -> None:
     @audits("view_reviews")
     @withholds
     async def list_readings(request: Request, query: Annotated[ReadingQuery, Query()]) -> Response:
-        """List readings, the newest first; in a service that is read blind, one's own."""
+        """List readings, the newest first; in blind mode, only one's own."""
         if service.blinding.binds(request):
             name = find_caller(request).name
             if query.reader not in (None, name):
-                raise RequestError(403, "This service is read blind: list your own readings.", code="answer-withheld")
+                detail = "This service is in blind mode. List only your own readings."
+                raise RequestError(403, detail, code="answer-withheld")
             query = query.model_copy(update={"reader": name})
         page = await service.stored.call(readings.list_readings, service.store, query)
         found = [ReadingMessage.model_validate(each) for each in page.entries]
@@ -99,6 +100,6 @@ def _add_lists(app: FastAPI, service: PredictionService) -> None:
 
 
 def name_reader(request: Request, given: str) -> str:
-    """The name of who reads: that of the caller if they have one, else what they say."""
+    """The reader's name: the caller's if it is known, else the one that they give."""
     caller = find_caller(request)
     return caller.name if caller.named else given
