@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from dicom_files import dicom
+from dicom_files import image as levels
 from services import Process, draw, run_thread
 
 from pneumoscope.server.store import Store
@@ -289,6 +291,57 @@ def test_ones_own_cases_are_answered_by_mouse_alone_and_stored_only_if_wanted(
     with Store(str(settings.database)) as store:
         assert len(store.list_predictions(10)) == 4
     shutil.rmtree(tmp_path / "cases")
+
+
+def test_teaching_cases_appear_in_no_other_mode_also_after_a_reload(
+    settings: Settings, open_page: Any, tmp_path: Path
+) -> None:
+    for seed in range(4):
+        place = tmp_path / "cases" / ("NORMAL", "PNEUMONIA")[seed % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        content = dicom(levels(256, 256 + seed), PatientID="4711", PatientAge="045Y", StudyInstanceUID="1.2.3")
+        (place / f"{seed}.dcm").write_bytes(content)
+    with run_thread(replace(settings, cases=tmp_path / "cases", keep_images=tmp_path / "kept")) as url:
+        page = open_page(f"{url}/")
+        expect = playwright.expect
+        choose_mode(page, "Teaching")
+        page.locator("#teaching-store").check()
+        for number in range(4):
+            expect(page.locator("#image")).to_have_attribute("aria-label", re.compile(rf"^Image Case {number + 1}\."))
+            page.keyboard.press("1")
+            page.keyboard.press("Enter")
+            expect(page.locator("#compared")).to_be_visible()
+            page.wait_for_timeout(300)
+            for _ in range(2):  # the wheel goes through the patient's images
+                page.locator("#image").hover()
+                page.mouse.wheel(0, 120)
+            page.locator("#case-list button").nth(number).click()
+            page.keyboard.press("s")
+        page.reload()
+        expect(page.locator("#teaching-progress")).to_contain_text("answered")
+        choose_mode(page, "Assist")
+        page.wait_for_timeout(300)
+        assert [each for each in page.locator("#worklist td.name button").all_inner_texts() if each] == []
+
+
+def test_a_click_where_a_button_was_changes_no_committed_reading(settings: Settings, open_page: Any) -> None:
+    with run_thread(settings) as url:
+        page = open_page(f"{url}/")
+        expect = playwright.expect
+        choose_mode(page, "Blind")
+        upload(page, range(260, 262))
+        expect(page.locator("#first-why")).to_contain_text("a second reading with it may differ")
+        page.locator("#seen label").first.click()
+        place = page.locator("#reading-next").bounding_box()
+        page.locator("#commit").click()
+        expect(page.locator("#decision")).to_be_visible()
+        assert page.locator("#reading-next").bounding_box()["y"] == place["y"]
+        expect(page.locator("#first-why")).to_contain_text("first reading stays as it is")
+        first = current(page)
+        page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)  # where "Next" was
+        expect(page.locator("#decision")).to_be_hidden()
+        assert current(page) != first
+        assert [each["label"] for each in readings_of(url)] == ["NORMAL", "NORMAL"]  # kept
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

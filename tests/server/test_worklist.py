@@ -493,3 +493,74 @@ def test_an_earlier_prediction_shows_its_image_where_the_service_keeps_images(
         playwright.expect(page.locator("#caption")).to_contain_text("zoom")
         playwright.expect(page.locator("#nothing")).to_be_hidden()
         playwright.expect(page.locator("#absent")).to_be_hidden()
+
+
+def answer_normal(route: Any) -> None:
+    answer = route.fetch()
+    body = answer.json()
+    body["predictions"][0].update(decision="NORMAL", predicted_label="NORMAL")
+    route.fulfill(response=answer, json=body)
+
+
+def test_decisions_keep_their_colours_after_a_reload(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.route("**/v1/predictions?heatmap*", answer_normal)
+    upload(page, files_of(range(500, 503)))
+    wait_until_kept(page, 3)
+    read = "cells => cells.map(cell => `${cell.closest('tr').querySelector('button').textContent} ${cell.className}`)"
+    before = page.locator("#worklist tbody .chip").evaluate_all(read)
+    assert any("negative" in each for each in before)
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    playwright.expect(page.locator("#worklist tbody .chip")).to_have_count(3)  # drawn before the model is known
+    held[0].continue_()
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    playwright.expect(page.locator("#worklist tbody .chip")).to_have_count(3)
+    page.wait_for_timeout(300)
+    assert page.locator("#worklist tbody .chip").evaluate_all(read) == before
+
+
+def test_saving_and_going_on_without_an_answer_says_what_is_missing_and_stays(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(520, 523)))
+    page.locator("#worklist td.name button").first.click()
+    name = current(page)
+    answer = page.locator("[name=answer]").first
+    for go_on in (
+        lambda: page.keyboard.press("s"),
+        lambda: page.get_by_role("button", name="Save, next").click(),
+    ):
+        go_on()
+        assert "Choose an answer" in answer.evaluate("field => field.validationMessage")
+        assert current(page) == name
+    page.keyboard.press("a")
+    page.keyboard.press("s")
+    assert current(page) != name
+    page.get_by_role("button", name=name).click()  # it is reviewed: nothing is missing
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
+    page.keyboard.press("s")
+    assert current(page) != name
+
+
+def test_the_text_on_keys_says_when_figures_choose_a_class(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(530, 531)))
+    page.get_by_text("Keys for reading").click()
+    playwright.expect(page.locator("#moves")).to_contain_text("1–9 choose the class while the field “I see” is open")
+    zoom = page.locator("#caption").inner_text()
+    page.keyboard.press("1")
+    playwright.expect(page.locator("#caption")).not_to_have_text(zoom)  # else they are the image's keys
+
+
+def test_the_next_image_comes_into_view_on_a_phone(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, files_of(range(540, 543)))
+    page.locator("#worklist td.name button").first.click()
+    name = current(page)
+    page.locator("[name=answer][value=cannot_tell]").check()
+    page.get_by_role("button", name="Save, next").click()
+    assert current(page) != name
+    playwright.expect(page.locator("#image")).to_be_in_viewport(ratio=0.9)

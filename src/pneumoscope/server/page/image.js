@@ -12,6 +12,10 @@ import { attachToolbar, describeTools } from "./toolbar.js";
 
 export function pick(image) {
   select(image);
+  showStage();
+}
+
+export function showStage() { // on a phone, the image may be above or below what is in sight
   if (matchMedia("(max-width: 46rem)").matches) document.querySelector(".stage").scrollIntoView({ block: "start" });
 }
 

@@ -180,7 +180,7 @@ async function storeText(image, plain) {
 const dirty = new Set();
 let busy = null;
 export function keep(image) { // soon; one after the other, so that memory stays bounded
-  if (!kept.on || !state.images.includes(image)) return; // what is answered after "Clear" stays away
+  if (!kept.on || image.case !== undefined || !state.images.includes(image)) return; // what is answered after "Clear" stays away, and teaching
   dirty.add(image);
   busy ??= (async () => {
     await clearing;

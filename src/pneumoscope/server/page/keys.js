@@ -1,6 +1,7 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
-import { answer, chooseLabel, isUnchanged, saveReview, undo } from "./review.js";
+import { answer, chooseLabel, isSettled, saveReview, undo } from "./review.js";
+import { showStage } from "./image.js";
 import { useKey } from "./reading_keys.js";
 import { $ } from "./state.js";
 import { focusRow, step, stepStudy } from "./worklist.js";
@@ -9,7 +10,9 @@ const WRITING = "textarea, select, dialog *, input:not([type=radio], [type=range
 const OWN_ARROWS = `${WRITING}, input, .stage *, .short`;
 
 function saveAndNext() {
-  if (isUnchanged() || saveReview()) step(1);
+  if (!isSettled() && !saveReview()) return;
+  step(1);
+  showStage();
 }
 
 function focusField(field) {

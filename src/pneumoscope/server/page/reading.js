@@ -60,7 +60,7 @@ function describeForm() {
   const { label, confidence, comment } = readForm();
   const first = shown?.readings?.at(-1);
   const same = second && label === first.label && (confidence ?? null) === first.confidence && comment === "";
-  $("reading-title").textContent = second ? "Your reading with the model's answer" : state.mode === "teaching" ? "Your answer" : "Your reading";
+  $("reading-title").textContent = second ? "Your reading with the model" : state.mode === "teaching" ? "Your answer" : "Your reading";
   $("commit").firstChild.textContent = `${second ? (same ? "Keep" : "Change") : state.mode === "teaching" ? "Answer" : "Commit"} `;
   $("reading-next").firstChild.textContent = second ? (same ? "Keep, next " : "Change, next ") : "Next ";
   $("sure").disabled = label === null;
@@ -76,7 +76,10 @@ export function fillReading(image) {
   $("reading").dataset.phase = String(phase);
   $("reading").hidden = !phase || !$("may-not").hidden;
   $("reading-reader-row").hidden = image.case !== undefined && !state.storing;
-  $("first-why").hidden = phase !== "first";
+  $("first-why").textContent = phase === "second"
+    ? "Your first reading stays as it is. This second one, with the model's answer, may differ."
+    : image.case === undefined ? "Your first reading stays as you commit it. Then the model's answer is shown, and a second reading with it may differ." : "An answer stays as it is. Then the truth and the model's answer are shown.";
+  if (changed && phase === "second") ignoreClicks();
   if (changed) {
     $("reading-said").textContent = "";
     fillForm(image.unread ?? (phase === "second" ? { ...image.readings.at(-1), comment: "" } : {}));
@@ -123,6 +126,12 @@ function makeNext() {
   button.addEventListener("click", () => $("teaching-next").click());
   button.disabled = $("teaching-next").disabled;
   return button;
+}
+
+// The panel may have moved under the pointer: a click meant for what was there changes no reading.
+function ignoreClicks() {
+  $("reading").classList.add("settling");
+  setTimeout(() => $("reading").classList.remove("settling"), 800);
 }
 
 // ---- committing ----

@@ -1,5 +1,6 @@
 // Keys for reading before the model's answer, and for teaching. Gives whether a key was used.
 
+import { showStage } from "./image.js";
 import { changeSure, chooseSeen, commitReading, phaseOf } from "./reading.js";
 import { $, state } from "./state.js";
 import { nextCase } from "./teaching.js";
@@ -11,7 +12,9 @@ export async function nextReading() {
   if (state.mode === "teaching") return nextCase();
   const { current } = state;
   if (current && phaseOf(current) === "second" && !(await commitReading())) return;
-  if (state.current === current) step(1); // unless the reader has gone elsewhere meanwhile
+  if (state.current !== current) return; // the reader has gone elsewhere meanwhile
+  step(1);
+  showStage();
 }
 
 function act(key) {

@@ -51,7 +51,7 @@ async function start() {
 // ---- the worklist of before: after a reload, or a visit to another page ----
 
 async function reopen() {
-  const images = await restore();
+  const images = (await restore()).filter((image) => image.case === undefined);
   for (const image of images) {
     skipKeys(image.key);
     image.draft = recallDraft(image.key);

@@ -1,6 +1,6 @@
 // The review of an image. What is not saved yet waits with its image as a draft.
 
-import { answerOf, describe, findReview } from "./answers.js";
+import { answerOf, describe, findReview, isReviewed } from "./answers.js";
 import { keep, rememberDraft } from "./kept.js";
 import { lose } from "./outage.js";
 import { describeReviewed } from "./prediction.js";
@@ -119,7 +119,13 @@ export function saveReview() {
   return true;
 }
 
-export const isUnchanged = () => { keepDraft(); return !filled?.draft; };
+// Whether nothing is left to save: what is in the form is saved, or there is nothing to review.
+export function isSettled() {
+  keepDraft();
+  if (!filled?.id || $("review").hidden) return true;
+  const commented = readSaved(filled) === EMPTY && filled.reviews?.findLast((review) => review.prediction_id === filled.id)?.answer === "comment";
+  return !filled.draft && (isReviewed(filled) || commented || filled.saving === true);
+}
 
 export function answer(value) {
   if (!filled?.id || $("review").hidden) return;

@@ -12,7 +12,8 @@ export function kindOf({ state: progress, decision }) {
   if (progress === "error") return "unreadable";
   if (!decision) return "";
   if (!isLabel(decision)) return decision === "uncertain" ? "uncertain" : "outside";
-  return state.model?.positive && decision !== state.model.positive ? "negative" : "positive";
+  if (!state.model) return ""; // which label is the positive one is not known yet
+  return state.model.positive && decision !== state.model.positive ? "negative" : "positive";
 }
 
 export function round(probability) { // neither certain nor impossible

@@ -93,7 +93,7 @@ function makeThumbnail(image) {
 }
 
 function addToList(image) { // one that only the service had
-  if (state.images.includes(image)) return;
+  if (state.images.includes(image) || image.case !== undefined) return; // teaching cases belong to no list
   state.images.push(image);
   keep(image);
   announce("listed");

@@ -7,7 +7,7 @@ import { rememberView } from "./kept.js";
 import { findNext, findNextStudy, listShown, order } from "./order.js";
 import { describeReading } from "./reading.js";
 import { Rows } from "./rows.js";
-import { $, create, makeChip, round, state } from "./state.js";
+import { $, create, kindOf, makeChip, round, state } from "./state.js";
 import { addHeadings, chooseGrouped, describeStudy, findStudies, isGrouped } from "./studies.js";
 
 const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
@@ -49,7 +49,7 @@ function fillRow(row, item) {
   else row.removeAttribute("aria-current");
   const review = findReview(image);
   const warnings = image.warnings ?? [];
-  const look = [image.state, image.probability, image.decision, review && answerOf(review), image.saving, image.withheld, describeReading(image), warnings.length, image.name].join("\n");
+  const look = [image.state, image.probability, image.decision, kindOf(image), review && answerOf(review), image.saving, image.withheld, describeReading(image), warnings.length, image.name].join("\n");
   if (row.look === look) return;
   row.look = look;
   const progress = { waiting: "waiting", sent: "…" }[image.state];
@@ -66,7 +66,7 @@ function fillRow(row, item) {
 
 function fillStudy(row, study) {
   const { words, title, reviewed, complete, worst } = describeStudy(study);
-  const look = [words, title, reviewed, worst?.decision].join("\n");
+  const look = [words, title, reviewed, worst?.decision, worst && kindOf(worst)].join("\n");
   if (row.look === look) return;
   row.look = look;
   row.title = title;
