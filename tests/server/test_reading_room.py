@@ -131,6 +131,7 @@ def test_an_earlier_prediction_is_opened_and_reviewed(service: Process, open_pag
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(80, 82)))
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     page.get_by_text("Earlier predictions").click()
     page.locator("#earlier button").filter(has_text="image-81").first.click()
     playwright.expect(page.locator("#nothing")).to_contain_text("choose the file again")
@@ -334,6 +335,7 @@ def test_an_unsaved_comment_stays_with_its_image(service: Process, open_page: An
     rows.nth(0).click()
     playwright.expect(page.get_by_label("I agree")).to_be_checked()
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     playwright.expect(rows).to_have_count(0)
     playwright.expect(page.locator("#nothing")).to_contain_text("No images yet")
 
