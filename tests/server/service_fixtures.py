@@ -8,14 +8,12 @@ import signal
 import socket
 import stat
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy as sql
-from services import Process, draw, run_process, wait_until
+from services import Process, create_database, draw, run_process, wait_until
 
 from pneumoscope.server.settings import Settings
 
@@ -123,10 +121,4 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind, empty."""
     if request.param == "sqlite":
         return str(tmp_path / "predictions.sqlite")
-    server: str = request.getfixturevalue("postgresql")
-    engine = sql.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
-    name = f"test_{uuid.uuid4().hex}"
-    with engine.connect() as connection:
-        connection.execute(sql.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{server.rpartition('/')[0]}/{name}"
+    return create_database(request.getfixturevalue("postgresql"))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import sqlalchemy as sql
 import uvicorn
 from PIL import Image
 
@@ -115,3 +117,13 @@ def draw(seed: int, size: int = 128) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.rint(phantom.pixels * 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def create_database(server: str) -> str:
+    """The URL of a new database of a PostgreSQL."""
+    engine = sql.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.execute(sql.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{server.rpartition('/')[0]}/{name}"

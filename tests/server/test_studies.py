@@ -79,7 +79,7 @@ def test_images_of_a_study_and_of_a_patient_stand_together(service: Process, ope
     head = page.locator("#worklist tr.study").first
     playwright.expect(head.locator("td").nth(1)).to_have_text("0 of 2")
     select(page, "one-ll.dcm")
-    page.get_by_label("Cannot tell").check()
+    page.get_by_role("radio", name="Cannot tell").check()
     page.get_by_role("button", name="Save review").click()
     playwright.expect(head.locator("td").nth(1)).to_have_text("1 of 2")
     assert "p1" not in page.content()  # the patient's id itself is nowhere

@@ -139,8 +139,8 @@ def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(
     page.get_by_label("I agree").check()
     page.get_by_role("button", name="Save review").click()
     page.wait_for_function("() => document.querySelector('#saved').textContent === '…'")
-    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     playwright.expect(page.locator("#worklist [data-key]")).to_have_count(0)
     with page.expect_response("**/reviews"):
         waiting[0].continue_()
@@ -167,8 +167,8 @@ def test_what_the_browser_keeps_cannot_be_read_without_the_tab_and_is_deleted_wi
     other.goto(f"{service.url}/")
     playwright.expect(other.locator("#model")).to_contain_text("Model")
     playwright.expect(other.locator("#progress")).to_have_text("")
-    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     page.wait_for_timeout(500)
     assert read_kept(page) == []
     assert [key for key in page.evaluate("Object.keys(sessionStorage)") if key.startswith("draft")] == []
@@ -188,6 +188,7 @@ def test_an_image_that_was_reviewed_comes_back_as_reviewed(service: Process, ope
     page.get_by_role("button", name="Save review").click()
     playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree")
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     upload(page, files_of(range(200, 202)))
     page.locator("#filter").select_option("open")
     assert names_of(page) == ["image-201.png"]
@@ -352,6 +353,7 @@ def test_an_earlier_prediction_gets_its_picture_from_the_same_file_only(service:
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(400, 402)))
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     page.get_by_text("Earlier predictions").click()
     page.locator("#earlier button").filter(has_text="image-400").first.click()
     playwright.expect(page.locator("#absent")).to_contain_text("is not kept")
@@ -435,7 +437,7 @@ def test_reviewers_cannot_tell_comment_and_take_a_review_back(service: Process, 
     expect(page.get_by_label("cannot tell", exact=True)).to_be_visible()  # its mark in the list
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#saved")).to_have_text("Withdrawn.")
-    expect(page.get_by_label("Cannot tell")).not_to_be_checked()
+    expect(page.locator("[name=answer][value=cannot_tell]")).not_to_be_checked()
     expect(page.locator("#open-count")).to_contain_text("2 not reviewed")
     page.get_by_label("Reviewer").fill("cd")
     page.get_by_label("I agree").check()
@@ -488,6 +490,7 @@ def test_an_earlier_prediction_shows_its_image_where_the_service_keeps_images(
         page = open_page(f"{url}/")
         upload(page, files_of(range(2)))
         page.get_by_role("button", name="Clear").click()
+        page.get_by_role("button", name="Clear the list").click()
         page.get_by_text("Earlier predictions").click()
         page.locator("#earlier button").filter(has_text="image-000").click()
         playwright.expect(page.locator("#caption")).to_contain_text("zoom")
@@ -564,3 +567,94 @@ def test_the_next_image_comes_into_view_on_a_phone(service: Process, open_page: 
     page.get_by_role("button", name="Save, next").click()
     assert current(page) != name
     playwright.expect(page.locator("#image")).to_be_in_viewport(ratio=0.9)
+
+
+def test_reading_starts_at_the_top_and_goes_on_with_what_was_passed_over(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(550, 554)))
+    names = names_of(page)
+    assert current(page) == names[0]
+    page.get_by_role("button", name=names[2]).focus()
+    page.get_by_role("button", name=names[2]).click()
+    for _ in range(2):  # the last two
+        page.keyboard.press("c")
+        page.keyboard.press("s")
+    assert current(page) == names[0]
+    playwright.expect(page.locator("#moved")).to_contain_text(f"back to {names[0]}")
+    assert page.evaluate("document.activeElement.closest('#worklist tbody') !== null")
+    page.keyboard.press("n")
+    playwright.expect(page.locator("#moved")).to_have_text("")
+    assert current(page) == names[1]
+
+
+def test_an_image_that_the_reader_has_begun_with_stays(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(560, 563)))
+    page.get_by_role("button", name="Image", exact=True).click()
+    page.get_by_role("button", name="image-561.png").click()
+    upload(page, files_of(range(563, 566)))
+    assert current(page) == "image-561.png"
+
+
+def test_the_list_is_cleared_after_a_question_only_while_something_is_left_to_do(
+    service: Process, open_page: Any
+) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(570, 572)))
+    page.get_by_role("button", name="Clear").click()
+    playwright.expect(page.get_by_role("dialog")).to_contain_text("2 images are not reviewed.")
+    page.get_by_role("button", name="Cancel").click()
+    assert len(names_of(page)) == 2
+    for _ in range(2):
+        page.keyboard.press("c")
+        page.keyboard.press("s")
+    playwright.expect(page.locator("#open-count")).to_have_text("None left to review")
+    page.get_by_role("button", name="Clear").click()
+    playwright.expect(page.locator("#worklist [data-key]")).to_have_count(0)
+
+
+def test_undo_right_after_going_on_withdraws_the_review_just_saved(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(580, 583)))
+    name = current(page)
+    page.keyboard.press("c")
+    page.keyboard.press("s")
+    assert current(page) != name
+    page.keyboard.press("u")
+    playwright.expect(page.locator("#saved")).to_have_text("Withdrawn.")
+    assert current(page) == name
+    playwright.expect(page.locator("#open-count")).to_contain_text("3 not reviewed")
+
+
+def test_a_long_name_keeps_its_start_and_its_end(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    name = "a-very-long-name-that-no-list-has-room-for-and-more-says-12.png"
+    upload(page, [{**files_of(range(590, 591))[0], "name": name}])
+    button = page.get_by_role("button", name=name)
+    assert button.inner_text() == name
+    playwright.expect(page.locator("#worklist tbody tr")).to_have_attribute("title", name)
+    start, end = (button.locator("bdi").nth(place) for place in range(2))
+    assert start.evaluate("part => part.scrollWidth > part.clientWidth")
+    assert end.inner_text() == name[-10:]
+    box, edge = end.bounding_box(), button.bounding_box()
+    assert box["x"] + box["width"] <= edge["x"] + edge["width"]
+    assert box["y"] == pytest.approx(start.bounding_box()["y"], abs=1)  # on one line
+
+
+def test_a_warning_names_what_the_page_offers(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+
+    def warn(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        body["predictions"][0].update(
+            warnings=["probably inverted (air is bright); if so, read it with `invert=True`"], decision="uncertain"
+        )
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/v1/predictions?heatmap*", warn)
+    upload(page, files_of(range(600, 601)))
+    playwright.expect(page.locator("#warnings")).to_contain_text("option “Inverted images (air is white)”")
+    assert "invert=" not in page.content()
+    playwright.expect(page.locator("#review")).to_contain_text("I agree: uncertain")

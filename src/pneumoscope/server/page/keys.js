@@ -1,18 +1,34 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
-import { answer, chooseLabel, isSettled, saveReview, undo } from "./review.js";
-import { showStage } from "./image.js";
+import { answer, chooseLabel, hasChanges, isSettled, saveReview, undo } from "./review.js";
+import { select, showStage } from "./image.js";
 import { useKey } from "./reading_keys.js";
-import { $ } from "./state.js";
-import { focusRow, step, stepStudy } from "./worklist.js";
+import { $, state } from "./state.js";
+import { focusRow, goOn, step, stepStudy } from "./worklist.js";
 
 const WRITING = "textarea, select, dialog *, input:not([type=radio], [type=range], [type=checkbox], [type=file])";
 const OWN_ARROWS = `${WRITING}, input, .stage *, .short`;
 
+let left = null; // the image whose review was just saved, and the one shown since
+
 function saveAndNext() {
-  if (!isSettled() && !saveReview()) return;
-  step(1);
+  const image = state.current;
+  const saving = isSettled() ? null : saveReview();
+  if (saving === false) return;
+  goOn();
   showStage();
+  left = saving && { image, saving, to: state.current };
+}
+
+async function undoLatest() { // right after saving and going on: the review of the image before
+  const before = left;
+  left = null;
+  if (!before || before.image === before.to || state.current !== before.to || hasChanges()) return undo();
+  const inList = $("worklist").contains(document.activeElement);
+  await before.saving;
+  select(before.image);
+  if (inList) focusRow();
+  undo();
 }
 
 function focusField(field) {
@@ -22,8 +38,8 @@ function focusField(field) {
 }
 
 const LETTERS = {
-  n: () => step(1), p: () => step(-1), a: () => answer("agree"), d: () => answer("disagree"), c: () => answer("cannot_tell"),
-  s: saveAndNext, u: undo, e: () => focusField($("comment")), "/": () => focusField($("search")),
+  n: goOn, p: () => step(-1), a: () => answer("agree"), d: () => answer("disagree"), c: () => answer("cannot_tell"),
+  s: saveAndNext, u: undoLatest, e: () => focusField($("comment")), "/": () => focusField($("search")),
 };
 const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 };
 const STUDIES = { ArrowDown: 1, ArrowUp: -1 }; // with Shift

@@ -95,7 +95,7 @@ function showCards({ days, predictions, images, shares, ood_score: ood, agreemen
     card("Out of distribution", percent(outside.value), interval(outside)),
     card("Unreadable files", percent(unreadable.value), unreadable.value ? `of ${unreadable.n}; ${interval(unreadable)}; ${Object.entries(reasons).map(([code, files]) => `${files} ${code.replaceAll("-", " ")}`).join(", ")}` : ""),
     card("OOD score", ood ? ood.median.toFixed(2) : "–", ood ? `median; 95th percentile ${ood.p95.toFixed(2)}` : ""),
-    card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed; ${interval(agreement.all)}` : "no reviews"),
+    card("Agreement", percent(agreement.all.value), agreement.all.n ? `${agreement.all.n} reviewed, without “cannot tell”; ${interval(agreement.all)}` : "no reviews"),
   );
 }
 

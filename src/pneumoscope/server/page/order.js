@@ -51,6 +51,15 @@ export function findNext(by) {
   return shown[Math.min(shown.length - 1, Math.max(0, by > 0 ? place + by - 1 : place + by))];
 }
 
+// The image to read after this one. Behind the end of the list: the first that is still to be done, and `wrapped`.
+export function findOnward() {
+  const { current } = state;
+  const all = list(current).filter((image) => image.state === "done" || image.state === "error");
+  const next = all[all.indexOf(current) + 1];
+  if (next) return { next, wrapped: false };
+  return { next: all.find((image) => image !== current && image.state === "done" && isOpen(image) && !image.saving), wrapped: true };
+}
+
 // The first image of the next study or the one before. An image without a study counts as a study.
 export function findNextStudy(by) {
   const shown = group(listShown()).filter((image) => image.state === "done" || image.state === "error");

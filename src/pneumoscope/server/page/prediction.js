@@ -13,7 +13,7 @@ export function describePrediction(image) {
   describeWarnings(image);
   describeFacts(image);
   describeReviewed(image);
-  const summary = [`${image.name}: ${shown}`, image.probability === null ? "" : `probability ${round(image.probability)}`, ...image.warnings, describeEarlier(image)];
+  const summary = [`${image.name}: ${shown}`, image.probability === null ? "" : `probability ${round(image.probability)}`, ...image.warnings.map(translateWarning), describeEarlier(image)];
   $("announced").textContent = summary.filter(Boolean).join(". ");
 }
 
@@ -26,7 +26,7 @@ export function describeReviewed(image) {
 
 function describeWarnings({ warnings }) {
   $("warnings").hidden = !warnings.length;
-  $("warnings").replaceChildren(...warnings.map((warning) => create("li", {}, warning[0].toUpperCase() + warning.slice(1))));
+  $("warnings").replaceChildren(...warnings.map((warning) => create("li", {}, translateWarning(warning[0].toUpperCase() + warning.slice(1)))));
 }
 
 function describeFacts(image) {
@@ -58,6 +58,7 @@ export function translate(detail) {
   const plain = detail.replace(/\s*[^.]*\bany_modality\b[^.]*\./gi, "").replace(/\s*Pass `[^`]*`[^.]*\./g, "");
   return plain.replace(/`([^`]*)`/g, "$1").trim();
 }
+export const translateWarning = (warning) => warning.replace("read it with `invert=True`", "add it again with the option “Inverted images (air is white)”");
 export const isOtherModality = (detail) => /\bany_modality\b/i.test(detail);
 
 export function describeFailure(image) {

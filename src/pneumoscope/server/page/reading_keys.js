@@ -4,7 +4,7 @@ import { showStage } from "./image.js";
 import { changeSure, chooseSeen, commitReading, phaseOf } from "./reading.js";
 import { $, state } from "./state.js";
 import { nextCase } from "./teaching.js";
-import { step } from "./worklist.js";
+import { goOn } from "./worklist.js";
 
 const OTHERS = "textarea, select, button, a, summary, dialog *, input:not([type=radio])";
 
@@ -13,7 +13,7 @@ export async function nextReading() {
   const { current } = state;
   if (current && phaseOf(current) === "second" && !(await commitReading())) return;
   if (state.current !== current) return; // the reader has gone elsewhere meanwhile
-  step(1);
+  goOn();
   showStage();
 }
 

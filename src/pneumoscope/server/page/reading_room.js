@@ -1,6 +1,7 @@
 // The reading room: images are added here, and sent to the service a few at a time.
 
-import { takeReviews } from "./answers.js";
+import { isOpen, takeReviews } from "./answers.js";
+import { ask } from "./dialog.js";
 import { openEarlier } from "./earlier.js";
 import { clearImage, select } from "./image.js";
 import { clearKept, isKept, keep, kept, recall, recallDraft, recallView, restore } from "./kept.js";
@@ -15,10 +16,13 @@ import { hasDrafts } from "./review.js";
 import { call, Lost, onSignOut, predict, toBlob } from "./service.js";
 import { $, announce, nextKey, say, skipKeys, state } from "./state.js";
 import { keyOf } from "./studies.js";
+import { listShown } from "./order.js";
 import { listSoon, restoreView } from "./worklist.js";
 
 const AT_ONCE = 4;
 let sending = 0;
+let opened = null; // the image that was shown because it was answered first
+for (const event of ["pointerdown", "keydown", "wheel", "input"]) addEventListener(event, () => { opened = null; }, { capture: true, passive: true });
 
 async function start() {
   await restored;
@@ -105,7 +109,14 @@ function work() {
     sending++;
     send(next).finally(() => { sending--; work(); });
   }
+  if (!sending) openFirst();
   listSoon();
+}
+
+function openFirst() { // reading starts at the top of the list, unless the reader has begun elsewhere
+  const first = opened && opened === state.current && listShown().find((image) => image.state === "done");
+  opened = null;
+  if (first && first !== state.current) select(first);
 }
 
 async function send(image) {
@@ -130,7 +141,11 @@ async function send(image) {
   }
   if (image.state !== "waiting") keep(image);
   announce("answered");
-  if (image === state.current || (!state.current && state.mode !== "teaching" && image.state !== "waiting")) select(image);
+  if (image === state.current) select(image);
+  else if (!state.current && state.mode !== "teaching" && image.state !== "waiting") {
+    opened = image;
+    select(image);
+  }
 }
 
 function fail(image, detail) {
@@ -195,8 +210,16 @@ $("examples").addEventListener("click", async () => {
 $("retry").addEventListener("click", () => retry([state.current]));
 $("retry-all").addEventListener("click", () => retry(state.images.filter((image) => image.otherModality)));
 
-$("clear").addEventListener("click", () => {
-  if (hasDrafts() && !confirm("Some reviews are not saved. Clear the list anyway?")) return;
+async function mayClear() {
+  const drafts = hasDrafts();
+  const open = state.images.filter((image) => image.state === "done" && isOpen(image)).length;
+  if (!drafts && !open) return true;
+  const words = [drafts && "Some reviews are not saved.", open && `${open} ${open === 1 ? "image is" : "images are"} not ${state.mode === "blind" ? "read" : "reviewed"}.`];
+  return ask("Clear the list?", `${words.filter(Boolean).join(" ")} Stored predictions and reviews stay.`, "Clear the list");
+}
+
+$("clear").addEventListener("click", async () => {
+  if (!(await mayClear())) return;
   state.images = [];
   $("examples").disabled = false;
   clearImage();

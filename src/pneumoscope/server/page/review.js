@@ -9,6 +9,7 @@ import { call, Lost } from "./service.js";
 import { $, announce, isLabel, say, state } from "./state.js";
 
 let filled = null; // the image whose review is in the form
+const AGREE = { uncertain: "I agree: uncertain", out_of_distribution: "I agree: not like the training images" };
 const EMPTY = { answer: undefined, comment: "", label: "" };
 
 function readForm() {
@@ -45,6 +46,7 @@ export function fillReview(image) {
   filled = image;
   $("review").reset();
   $("reviewer").value = findName();
+  $("agree-words").textContent = AGREE[image.decision] ?? "I agree";
   showSaved(image);
   const { answer, comment, label } = image.draft ?? readSaved(image);
   if (answer) document.querySelector(`[name=answer][value=${answer}]`).checked = true;
@@ -111,12 +113,16 @@ async function save(image, { answer, comment, label }) {
   announce("reviewed");
 }
 
-// Sends the review in the form; false if something is missing.
+// Sends the review in the form, and gives a promise of its end; false if something is missing.
 export function saveReview() {
   if (!filled?.id || $("review").hidden || filled.saving || !check()) return false;
   const { answer = "comment", comment, label } = readForm();
-  save(filled, { answer, comment, label: $("label-row").hidden || answer === "cannot_tell" ? "" : label });
-  return true;
+  return save(filled, { answer, comment, label: $("label-row").hidden || answer === "cannot_tell" ? "" : label });
+}
+
+export function hasChanges() {
+  keepDraft();
+  return Boolean(filled?.draft);
 }
 
 // Whether nothing is left to save: what is in the form is saved, or there is nothing to review.

@@ -4,6 +4,7 @@ import { keep } from "./kept.js";
 import { compare, select } from "./image.js";
 import { compared, endComparison, isComparing } from "./panes.js";
 import { recallPictures } from "./pictures.js";
+import { translateWarning } from "./prediction.js";
 import { recall, remember } from "./preferences.js";
 import { call, Lost } from "./service.js";
 import { $, announce, create, nextKey, state } from "./state.js";
@@ -81,9 +82,9 @@ async function lookUp({ patient }) {
 function makeThumbnail(image) {
   const words = describeImage(image);
   const canvas = create("canvas", { width: 54, height: 72, "aria-hidden": "true" });
-  const show = create("button", { type: "button", class: "thumb", title: `${image.name}\n${[words.join(" · "), ...image.warnings].join("\n")}` },
+  const show = create("button", { type: "button", class: "thumb", title: `${image.name}\n${[words.join(" · "), ...image.warnings.map(translateWarning)].join("\n")}` },
     canvas, ...words.slice(1).map((date) => create("span", {}, date)));
-  canvas.after(create("span", {}, words[0], ...(image.warnings.length ? [create("span", { class: "warned", role: "img", "aria-label": `Warning: ${image.warnings.join(" ")}` }, "⚠")] : [])));
+  canvas.after(create("span", {}, words[0], ...(image.warnings.length ? [create("span", { class: "warned", role: "img", "aria-label": `Warning: ${image.warnings.map(translateWarning).join(" ")}` }, "⚠")] : [])));
   const beside = create("button", { type: "button", class: "beside", "aria-pressed": "false", title: `Shows ${image.name} on the right`, "aria-label": `Beside: ${words.join(", ")}` }, "Beside");
   show.addEventListener("click", () => { addToList(image); select(image); });
   beside.addEventListener("click", () => (compared() === image ? close() : choose(image)));

@@ -4,7 +4,8 @@ import { answerOf, findReview, isOpen } from "./answers.js";
 import { exportTable } from "./export.js";
 import { pick, select } from "./image.js";
 import { rememberView } from "./kept.js";
-import { findNext, findNextStudy, listShown, order } from "./order.js";
+import { findNext, findNextStudy, findOnward, listShown, order } from "./order.js";
+import { translateWarning } from "./prediction.js";
 import { describeReading } from "./reading.js";
 import { Rows } from "./rows.js";
 import { $, create, kindOf, makeChip, round, state } from "./state.js";
@@ -14,12 +15,21 @@ const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot
 const box = document.querySelector("#worklist").closest(".scroll");
 
 function makeRow() {
-  const button = create("button", { type: "button", tabindex: "-1" }, create("bdi", { dir: "ltr" }));
+  const button = create("button", { type: "button", tabindex: "-1" }, create("bdi", { dir: "ltr" }), create("bdi", { dir: "ltr" }));
   const row = create("tr", { role: "row" });
   for (const kind of ["name", "number", "", "mark"]) row.append(create("td", { role: "gridcell", class: kind }));
   row.cells[0].append(button);
   row.addEventListener("click", () => { if (row.image ?? row.study) pick(row.image ?? row.study.images[0]); });
   return row;
+}
+
+function showName(button, name) { // cut in the middle if there is no room: what tells images apart is often at the end
+  const end = name.length > 16 ? 10 : 0;
+  const [first, last] = button.children;
+  first.textContent = name.slice(0, name.length - end);
+  last.textContent = name.slice(name.length - end);
+  button.classList.toggle("long", end > 0);
+  button.setAttribute("aria-label", name);
 }
 
 function fillRow(row, item) {
@@ -41,14 +51,14 @@ function fillRow(row, item) {
   }
   delete first.dataset.heading;
   button.dataset.key = image.key;
-  if (button.firstChild.textContent !== image.name) button.firstChild.textContent = image.name;
+  if (button.textContent !== image.name) showName(button, image.name);
   button.tabIndex = image.key === rows.kept ? 0 : -1;
   const current = image === state.current;
   row.setAttribute("aria-selected", String(current));
   if (current) row.setAttribute("aria-current", "true");
   else row.removeAttribute("aria-current");
   const review = findReview(image);
-  const warnings = image.warnings ?? [];
+  const warnings = (image.warnings ?? []).map(translateWarning);
   const look = [image.state, image.probability, image.decision, kindOf(image), review && answerOf(review), image.saving, image.withheld, describeReading(image), warnings.length, image.name].join("\n");
   if (row.look === look) return;
   row.look = look;
@@ -94,7 +104,9 @@ function list() {
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
   $("no-match").hidden = !state.images.length || shown.length > 0;
   rows.kept = (shown.includes(state.current) ? state.current : shown[0])?.key;
+  const inList = $("worklist").contains(document.activeElement);
   rows.show(items);
+  if (inList && !$("worklist").contains(document.activeElement)) focusRow(); // its row is no longer shown
   report(shown.length);
   if (restored) rememberView({ by: order.by, descending: order.descending, filter: $("filter").value, search: $("search").value });
 }
@@ -127,6 +139,7 @@ function report(shown) {
 }
 
 document.addEventListener("selected", () => {
+  $("moved").textContent = "";
   if (state.current && rows.places.has(state.current.key)) {
     rows.kept = state.current.key;
     rows.reveal(state.current.key);
@@ -145,6 +158,13 @@ export function step(by, find = findNext) {
   const next = find(by);
   if (next && next !== state.current) select(next);
   if (next && inList) focusRow();
+}
+
+// To the image that is read next; says so if that is not the one below.
+export function goOn() {
+  const { next, wrapped } = findOnward();
+  step(1, () => next);
+  if (wrapped) $("moved").textContent = next ? ` · From the end of the list back to ${next.name}` : " · The end of the list";
 }
 
 export const stepStudy = (by) => step(by, findNextStudy);
