@@ -163,7 +163,7 @@ def test_unread_images_stay_unread_after_a_reload_and_in_every_list(settings: Se
         with page.expect_download() as download:
             page.locator("#export").click()
         text = Path(download.value.path()).read_text(encoding="utf-8-sig")
-        assert not re.search(r"0\.\d|NORMAL|PNEUMONIA|uncertain|out_of", text), text
+        assert not re.search(r"\b0\.\d|NORMAL|PNEUMONIA|uncertain|out_of", text), text
 
 
 def test_an_image_that_was_read_before_shows_its_answer_when_it_comes_again(settings: Settings, open_page: Any) -> None:

@@ -477,6 +477,7 @@ def test_evidence_is_off_at_first_and_its_opacity_is_kept(service: Process, open
     page.keyboard.press("h")
     assert np.ptp(pixels_of(page), axis=2).max() == 0
     page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear the list").click()
     page.reload()
     upload_phantoms(page, 1)
     playwright.expect(page.locator("#opacity")).to_have_value("80")

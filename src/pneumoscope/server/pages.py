@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable
 from importlib.resources import files
@@ -55,11 +56,16 @@ def _make_redirect(path: str) -> Callable[[], Response]:
 
 
 def _make_route(content: bytes, name: str) -> Callable[[Request], Response]:
+    packed = gzip.compress(content, mtime=0)
+
     def answer(request: Request) -> Response:
         page = content.replace(_BASE.encode(), find_address(request).encode()) if _BASE.encode() in content else content
-        headers = {"etag": f'"{hashlib.sha256(page).hexdigest()[:32]}"', "cache-control": "no-cache"}
+        headers = {"etag": f'W/"{hashlib.sha256(page).hexdigest()[:32]}"', "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
+        if page is content and "gzip" in request.headers.get("accept-encoding", ""):
+            page, headers = packed, {**headers, "content-encoding": "gzip"}
+        headers["vary"] = "accept-encoding"
         return Response(page, media_type=_MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
 
     return answer
