@@ -23,7 +23,7 @@ function makeRow() {
   return row;
 }
 
-function showName(button, name) { // cut in the middle if there is no room: what tells images apart is often at the end
+function showName(button, name) { // cut in the middle if there is no space: what tells images apart is often at the end
   const end = name.length > 16 ? 10 : 0;
   const [first, last] = button.children;
   first.textContent = name.slice(0, name.length - end);
