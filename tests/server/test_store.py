@@ -166,7 +166,7 @@ def test_the_password_of_a_postgresql_may_come_from_a_file(
     file = tmp_path / "password"
     monkeypatch.setenv(databases.PASSWORD_FILE, str(file))
     assert f"{file}: cannot be read" in say_why()
-    for wrong, said in (("", "the password alone"), ("two\nlines", "the password alone"), ("wrong", "password")):
+    for wrong, said in (("", "only the password"), ("two\nlines", "only the password"), ("wrong", "password")):
         file.write_text(wrong)
         assert said in say_why()
     file.write_text(f"{password}\n")
