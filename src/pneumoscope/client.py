@@ -144,9 +144,11 @@ class Client:
             ServiceError: the service cannot be reached, or refuses the request.
             UsageError: a file cannot be read.
         """
-        query = {"store": store, "reuse": reuse, "invert": invert, "any_modality": any_modality}
+        query: dict[str, bool | str] = {
+            "store": store, "reuse": reuse, "invert": invert, "any_modality": any_modality,
+        }  # fmt: skip
         if callback:
-            query["callback"] = callback  # type: ignore[assignment]
+            query["callback"] = callback
         answer = self._upload(_list_images(images), query, {"prefer": "respond-async"})
         return JobMessage.model_validate_json(answer.data)
 

@@ -16,7 +16,6 @@ import sqlalchemy as sql
 from pneumoscope.errors import DataError, UsageError
 from pneumoscope.server.messages import JobMessage
 from pneumoscope.server.problems import RequestError, log_internal_error, logger
-from pneumoscope.server.queries import begin
 from pneumoscope.server.store import JobRecord
 from pneumoscope.server.stored import StoredPredictions
 
@@ -115,12 +114,12 @@ class Callbacks:
         """The calls that are due and that no other service makes at the moment."""
         own, now = JobRecord, time.time()
         query = sql.select(own).where(own.callback_state == "due", own.callback_due_at <= now).limit(_AT_ONCE)
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             found = list(session.scalars(query))
         claimed = []
         for record in found:
             mine = sql.update(own).where(own.number == record.number, own.callback_due_at == record.callback_due_at)
-            with begin(self._stored.store) as session:
+            with self._stored.store.begin() as session:
                 if session.connection().execute(mine.values(callback_due_at=now + _LEASE)).rowcount:
                     claimed.append(record)
         return claimed
@@ -154,7 +153,7 @@ class Callbacks:
             logger.error("The callback of a job has failed %d times and is given up.", attempts)
         else:
             values["callback_due_at"] = time.time() + _FIRST_PAUSE * _FACTOR ** (attempts - 1)
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             session.execute(sql.update(JobRecord).where(JobRecord.number == record.number).values(**values))
 
 

@@ -16,7 +16,6 @@ from sqlalchemy.exc import IntegrityError
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.messages import PredictionQuery, ReviewMessage, ReviewRequest
 from pneumoscope.server.problems import RequestError
-from pneumoscope.server.queries import begin
 from pneumoscope.server.store import AnsweredRequest, AuditEntry, Review, Store
 
 KEPT = 24 * 3600.0  # seconds
@@ -95,7 +94,7 @@ def claim(store: Store, key: Key) -> Answered | Claim:
         raise _in_use(max(1, round(left)))
     own = AnsweredRequest
     mine = sql.update(own).where(own.key == key.key, own.began_at == found.began_at, own.status.is_(None))
-    with begin(store) as session:
+    with store.begin() as session:
         if not session.connection().execute(mine.values(began_at=now)).rowcount:
             raise _in_use(1)
     return Claim(found.began_at)
@@ -110,7 +109,7 @@ def answer(store: Store, key: Key, answered: Answered) -> None:
 def release(store: Store, key: Key) -> None:
     """Forget a request that was begun and failed, so that it can be sent again."""
     own = AnsweredRequest
-    with begin(store) as session:
+    with store.begin() as session:
         session.execute(sql.delete(own).where(own.key == key.key, own.status.is_(None)))
 
 
@@ -123,7 +122,7 @@ def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Ans
     now = time.time()
     _forget(store, now)
     try:
-        with begin(store) as session:
+        with store.begin() as session:
             connection = session.connection()
             _insert(connection, key, now)
             session.add_all([review, entry])
@@ -150,7 +149,7 @@ def _update(connection: sql.Connection, key: Key, answered: Answered) -> None:
 
 
 def _find(store: Store, key: Key) -> AnsweredRequest | None:
-    with begin(store) as session:
+    with store.begin() as session:
         found = session.get(AnsweredRequest, key.key)
     if found is not None and found.request != key.request:
         raise RequestError(
@@ -162,7 +161,7 @@ def _find(store: Store, key: Key) -> AnsweredRequest | None:
 
 def _forget(store: Store, now: float) -> None:
     own = AnsweredRequest
-    with begin(store) as session:
+    with store.begin() as session:
         session.execute(sql.delete(own).where(own.began_at < now - KEPT))
 
 

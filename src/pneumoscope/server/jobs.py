@@ -23,7 +23,6 @@ from pneumoscope.server.batching import Answer
 from pneumoscope.server.callbacks import Callbacks
 from pneumoscope.server.messages import JobMessage, PredictionQuery, PredictionsMessage
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_internal_error, too_busy
-from pneumoscope.server.queries import begin
 from pneumoscope.server.replies import gather, strip
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.store import AnsweredRequest, JobRecord, now
@@ -126,7 +125,7 @@ class Jobs:
 
         def find() -> JobRecord | None:
             self._find_lost()
-            with begin(self._stored.store) as session:
+            with self._stored.store.begin() as session:
                 return session.scalar(sql.select(JobRecord).where(JobRecord.id == job_id))
 
         record = await self._stored.call(find)
@@ -187,7 +186,7 @@ class Jobs:
 
     def _show_life(self, numbers: list[int]) -> None:
         own = JobRecord
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             session.execute(sql.delete(JobRecord).where(JobRecord.created_at < now() - KEPT))
             session.execute(
                 sql.delete(AnsweredRequest).where(AnsweredRequest.began_at < time.time() - KEPT.total_seconds())
@@ -199,26 +198,26 @@ class Jobs:
     def _find_lost(self) -> None:
         """Mark jobs as lost whose service has ended."""
         own, stale = JobRecord, time.time() - _STALE
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             query = sql.select(own.number).where(own.state.in_(_UNFINISHED), own.beat_at < stale)
             numbers = list(session.scalars(query))
         for number in numbers:
             self._finish(number, "lost", _lost().to_document())
 
     def _add(self, record: JobRecord) -> None:
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             session.execute(sql.delete(JobRecord).where(JobRecord.created_at < now() - KEPT))
             session.add(record)
 
     def _change(self, number: int, values: dict[str, object]) -> None:
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             session.execute(sql.update(JobRecord).where(JobRecord.number == number).values(**values))
 
     def _finish(self, number: int, state: str, content: dict[str, object]) -> None:
         own = JobRecord
         finished = sql.update(own).where(own.number == number, own.state.in_(_UNFINISHED))
         called = sql.update(own).where(own.number == number, own.callback_state == "waiting")
-        with begin(self._stored.store) as session:
+        with self._stored.store.begin() as session:
             session.execute(finished.values(state=state, finished_at=now(), content=json.dumps(content)))
             session.execute(called.values(callback_state="due", callback_due_at=time.time()))
 

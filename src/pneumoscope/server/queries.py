@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -66,13 +65,6 @@ class Study:
     last_at: datetime.datetime
 
 
-@contextmanager
-def begin(store: Store) -> Iterator[Session]:
-    """Begin a transaction; what is read in it stays usable after it."""
-    with store.begin() as session:
-        yield session
-
-
 def write_cursor(number: int) -> str:
     """Where a page begins, as a word that callers only pass on."""
     return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
@@ -124,7 +116,7 @@ def list_predictions(store: Store, query: ListQuery, caller: Caller | None = Non
     if query.cursor:
         conditions.append(own.number < read_cursor(query.cursor))
     statement = sql.select(own).where(*conditions).order_by(own.number.desc())
-    with begin(store) as session:
+    with store.begin() as session:
         records, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
         found = _add_reviews(session, records)
     return Page(found, None if last is None else write_cursor(last.number))
@@ -132,7 +124,7 @@ def list_predictions(store: Store, query: ListQuery, caller: Caller | None = Non
 
 def find_prediction(store: Store, prediction_id: str) -> Reviewed | None:
     """The prediction with an id, with its latest reviews; None where there is none."""
-    with begin(store) as session:
+    with store.begin() as session:
         record = session.scalar(sql.select(PredictionRecord).where(PredictionRecord.id == prediction_id))
         return None if record is None else _add_reviews(session, [record])[0]
 
@@ -141,7 +133,7 @@ def find_same(store: Store, keys: Sequence[Key], since: float = 0) -> dict[Key, 
     """The latest prediction of each key that has one; `since`: of those stored then, in seconds since 1970."""
     earliest = datetime.datetime.fromtimestamp(since, datetime.UTC).replace(tzinfo=None)
     own, found = PredictionRecord, {}
-    with begin(store) as session:
+    with store.begin() as session:
         for key in keys:
             same = (
                 own.sha256 == key.sha256,
@@ -181,7 +173,7 @@ def list_reviews(store: Store, prediction_id: str, query: PageQuery) -> Page[Rev
     statement = sql.select(Review).where(Review.prediction_id == prediction_id).order_by(Review.number.desc())
     if query.cursor:
         statement = statement.where(Review.number < read_cursor(query.cursor))
-    with begin(store) as session:
+    with store.begin() as session:
         if session.scalar(sql.select(PredictionRecord.id).where(PredictionRecord.id == prediction_id)) is None:
             return None
         reviews, last = _cut(session.scalars(statement.limit(query.limit + 1)).all(), query.limit)
@@ -190,7 +182,7 @@ def list_reviews(store: Store, prediction_id: str, query: PageQuery) -> Page[Rev
 
 def find_review(store: Store, prediction_id: str, number: int) -> Review | None:
     """A review of a prediction; None where there is none."""
-    with begin(store) as session:
+    with store.begin() as session:
         review = session.get(Review, number)
         return review if review is not None and review.prediction_id == prediction_id else None
 
@@ -206,7 +198,7 @@ def list_studies(store: Store, query: PageQuery) -> Page[Study]:
     statement = sql.select(key, first.label("first"), *moments).where(known).group_by(key).order_by(first.desc())
     if query.cursor:
         statement = statement.having(first < read_cursor(query.cursor))
-    with begin(store) as session:
+    with store.begin() as session:
         rows, more = _cut(session.execute(statement.limit(query.limit + 1)).all(), query.limit)
         has = sql.exists().where(Review.prediction_id == own.id)
         columns = (own.study_uid, own.patient, own.accession_number, own.date, own.decision, has.label("reviewed"))
@@ -247,7 +239,7 @@ def delete_prediction(store: Store, prediction_id: str, actor: Actor) -> tuple[s
         prediction.
     """
     own = PredictionRecord
-    with begin(store) as session:
+    with store.begin() as session:
         columns = (own.sha256, own.patient, own.study_uid)
         found = session.execute(sql.select(*columns).where(own.id == prediction_id)).first()
     if found is None:

@@ -38,21 +38,7 @@ from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.wording import explain_decision
 
 T = TypeVar("T")
-# Fields of a message that are not columns of the table.
-_OWN = (
-    "heatmap",
-    "picture",
-    "explanation",
-    "href",
-    "reused",
-    "withheld",
-    "error",
-    "code",
-    "reviews",
-    "review_count",
-    "image_reviews",
-    "image_kept",
-)
+_COLUMNS = [name for name in PredictionMessage.model_fields if name in PredictionRecord.__table__.columns]
 
 
 class StoredPredictions:
@@ -110,7 +96,7 @@ class StoredPredictions:
     def to_message(self, found: Reviewed) -> PredictionMessage:
         """The message of a stored prediction; it looks for the file of its image, so call it in a thread."""
         record = found.record
-        columns = {name: getattr(record, name) for name in PredictionMessage.model_fields if name not in _OWN}
+        columns = {name: getattr(record, name) for name in _COLUMNS}
         model = self._models.get(record.fingerprint)
         return PredictionMessage(
             **columns,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,8 +10,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from pneumoscope.datasets.reading import read_samples
+from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import ImageBytes, read_bytes
+from pneumoscope.server.problems import logger
 
 Source: TypeAlias = Literal["simulated", "own"]
 SIMULATED = 24
@@ -34,20 +35,22 @@ class TeachingCases:
 
     def __init__(self, data: Path | None, labels: tuple[str, ...]) -> None:
         self.source: Source = "simulated" if data is None else "own"
-        self._samples = []
+        self._samples: list[Sample] = []
+        rng = np.random.default_rng(_SEED)  # so that the order does not reveal the truth
         if data is not None:
-            self._samples = [each for each in read_samples(data) if each.label is not None]
+            samples = read_samples(data)
+            self._samples = [each for each in samples if each.label is not None]
+            if unlabelled := len(samples) - len(self._samples):
+                logger.warning("%s: %d images without a label are no teaching cases.", data, unlabelled)
             if strange := sorted({str(each.label) for each in self._samples} - set(labels)):
                 raise DataError(
                     f"{data}: the class {strange[0]} is not one of the model's ({', '.join(labels)}). Rename it.",
                     "cases",
                 )
-            random.Random(_SEED).shuffle(self._samples)  # noqa: S311 so that the order does not tell the truth
+            self._samples = [self._samples[i] for i in rng.permutation(len(self._samples))]
             self.truths = [str(each.label) for each in self._samples]
         elif len(labels) == 2:
-            truths = [labels[i % 2] for i in range(SIMULATED)]
-            random.Random(_SEED).shuffle(truths)  # noqa: S311
-            self.truths = truths
+            self.truths = [labels[i % 2] for i in rng.permutation(SIMULATED)]
         else:
             self.truths = []
         self._labels = labels
