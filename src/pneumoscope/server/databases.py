@@ -58,8 +58,10 @@ class Database:
             if not self.file.exists():
                 os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))  # file names may name patients
         options = OPTIONS.get(self.address.get_driver_name(), {}) | options
-        engine = sql.create_engine(self.address, pool_pre_ping=True, connect_args=options)
-        if self.address.get_backend_name() == "sqlite":
+        sqlite = self.address.get_backend_name() == "sqlite"
+        # A server may have closed a connection meanwhile; a file does not.
+        engine = sql.create_engine(self.address, pool_pre_ping=not sqlite, connect_args=options)
+        if sqlite:
             sql.event.listen(engine, "connect", _set_up_sqlite)
         return engine
 

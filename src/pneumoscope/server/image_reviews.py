@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sql
 
@@ -50,22 +52,27 @@ def find_reviews(store: Store, digests: Iterable[str]) -> dict[str, list[ImageRe
     wanted = sorted(digests)
     found: dict[str, list[ImageReviewMessage]] = {}
     for start in range(0, len(wanted), _AT_ONCE):
-        place = sql.func.row_number().over(partition_by=PredictionRecord.sha256, order_by=Review.number.desc())
-        ranked = (
-            sql.select(
-                *(column for column in Review.__table__.columns),
-                PredictionRecord.sha256,
-                PredictionRecord.model,
-                PredictionRecord.fingerprint,
-                PredictionRecord.decision,
-                place.label("place"),
-            )
-            .join_from(Review, PredictionRecord)
-            .where(PredictionRecord.sha256.in_(wanted[start : start + _AT_ONCE]))
-            .subquery()
-        )
-        query = sql.select(ranked).where(ranked.c.place <= _MOST).order_by(ranked.c.number)
         with store.read() as connection:
-            for row in connection.execute(query):
+            for row in connection.execute(_make_query(), {"wanted": wanted[start : start + _AT_ONCE]}):
                 found.setdefault(row.sha256, []).append(ImageReviewMessage.model_validate(row))
     return found
+
+
+@cache
+def _make_query() -> sql.Select[Any]:
+    """The query is made once, because every upload needs it."""
+    place = sql.func.row_number().over(partition_by=PredictionRecord.sha256, order_by=Review.number.desc())
+    ranked = (
+        sql.select(
+            *(column for column in Review.__table__.columns),
+            PredictionRecord.sha256,
+            PredictionRecord.model,
+            PredictionRecord.fingerprint,
+            PredictionRecord.decision,
+            place.label("place"),
+        )
+        .join_from(Review, PredictionRecord)
+        .where(PredictionRecord.sha256.in_(sql.bindparam("wanted", expanding=True)))
+        .subquery()
+    )
+    return sql.select(ranked).where(ranked.c.place <= _MOST).order_by(ranked.c.number)
