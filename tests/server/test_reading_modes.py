@@ -16,6 +16,7 @@ from dicom_files import image as levels
 from services import Process, draw, run_thread
 
 from pneumoscope.server.store import Store
+from pneumoscope.server.teaching import TeachingCases
 from pneumoscope.server.tokens import TokenFile
 
 if TYPE_CHECKING:
@@ -378,3 +379,15 @@ def test_axe_finds_nothing_serious_in_the_modes(service: Process, open_page: Any
     playwright.expect(page.locator("#compared")).to_be_visible()
     check("answered")
     assert violations == []
+
+
+def test_images_without_a_label_are_no_teaching_cases_and_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.png").write_bytes(draw(1))
+    table = tmp_path / "cases.csv"
+    table.write_text("path,label\na.png,NORMAL\nb.png,PNEUMONIA\nc.png,\n")
+    cases = TeachingCases(table, ("NORMAL", "PNEUMONIA"))
+    assert sorted(cases.truths) == ["NORMAL", "PNEUMONIA"]
+    assert "1 of 3 images have no label and are left out" in caplog.text

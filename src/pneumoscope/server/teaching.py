@@ -13,7 +13,6 @@ from pneumoscope.datasets.reading import read_samples
 from pneumoscope.datasets.samples import Sample
 from pneumoscope.errors import DataError
 from pneumoscope.images.read import ImageBytes, read_bytes
-from pneumoscope.server.problems import logger
 
 Source: TypeAlias = Literal["simulated", "own"]
 SIMULATED = 24
@@ -38,10 +37,7 @@ class TeachingCases:
         self._samples: list[Sample] = []
         rng = np.random.default_rng(_SEED)  # so that the order does not reveal the truth
         if data is not None:
-            samples = read_samples(data)
-            self._samples = [each for each in samples if each.label is not None]
-            if unlabelled := len(samples) - len(self._samples):
-                logger.warning("%s: %d images without a label are no teaching cases.", data, unlabelled)
+            self._samples = [each for each in read_samples(data) if each.label is not None]
             if strange := sorted({str(each.label) for each in self._samples} - set(labels)):
                 raise DataError(
                     f"{data}: the class {strange[0]} is not one of the model's ({', '.join(labels)}). Rename it.",
