@@ -50,6 +50,10 @@ class _Failure(NamedTuple):
     where: str
 
 
+class _NotStartedError(Exception):
+    """A process that decodes cannot be started: no image is at fault."""
+
+
 Read: TypeAlias = Callable[[ImageBytes, bool, InputSpec], Decoded]
 
 
@@ -89,15 +93,19 @@ class Decoders:
         """Start the first process, so that the first image does not wait for it; the others start when needed."""
         if self._decoders:
             decoder = self._idle.get()
-            decoder.start()
-            self._idle.put(decoder)
+            try:
+                decoder.start()
+            except _NotStartedError:
+                logger.error("No process that decodes could be started; it is tried again with each image")
+            finally:
+                self._idle.put(decoder)
 
     async def decode(self, image: ImageBytes, picture: bool = False) -> Decoded:
         """Decode an image, and draw it if wanted. A file that cannot be read gives an `Extract` with its error.
 
         Raises:
             RequestError: 422, it took too much time or memory; 429, other images that take long are being decoded;
-                500, an unforeseen error.
+                500, an unforeseen error; 503, no process could be started, or the service is stopping.
         """
         decode = self._decode if self._decoders else self._decode_here
         return await asyncio.get_running_loop().run_in_executor(self._threads, decode, image, picture)
@@ -126,12 +134,15 @@ class Decoders:
             if not decoder.wait(_PATIENCE):
                 self._wait_longer(decoder, image)
             found = decoder.receive()
+        except _NotStartedError:
+            decoder.kill()
+            raise RequestError(503, "No process that decodes images could be started.", {"retry-after": "5"}) from None
         except (EOFError, OSError):
             decoder.kill()
             if self._closed:
                 raise RequestError(503, "The service is stopping.") from None
             logger.warning("A process that decoded an image has ended; another one is started")
-            raise _refuse(image, "too much memory") from None
+            raise _refuse(image, "it ended its decoder: it is damaged, or needs too much memory") from None
         finally:
             self._idle.put(decoder)
         return _complete(found, image)
@@ -146,14 +157,14 @@ class Decoders:
         try:
             if not decoder.wait(self._limit - _PATIENCE):
                 decoder.kill()
-                raise _refuse(image, f"more than {self._limit:g} seconds")
+                raise _refuse(image, f"decoding it takes more than {self._limit:g} seconds")
         finally:
             with self._lock:
                 self._slow -= 1
 
 
-def _refuse(image: ImageBytes, cost: str) -> RequestError:
-    detail = f"{image.name}: decoding it takes {cost}. Save it again, as PNG with 8 or 16 bits."
+def _refuse(image: ImageBytes, why: str) -> RequestError:
+    detail = f"{image.name}: {why}. Save it again, as PNG with 8 or 16 bits."
     return RequestError(422, detail, code="image-costly")
 
 
@@ -178,15 +189,19 @@ class _Decoder:
         if self._process is not None and self._process.is_alive():
             return
         self.kill()
-        self._connection, other = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(
-            target=_run, args=(other, self._shared, self._spec, self._work), name="decoder", daemon=True
-        )
-        self._process.start()
-        other.close()
-        if not self._connection.poll(_STARTING):
-            raise EOFError
-        self._connection.recv()
+        try:
+            connection, other = _CONTEXT.Pipe()
+            self._connection = connection
+            self._process = _CONTEXT.Process(
+                target=_run, args=(other, self._shared, self._spec, self._work), name="decoder", daemon=True
+            )
+            self._process.start()
+            other.close()
+            if not connection.poll(_STARTING):
+                raise EOFError
+            connection.recv()
+        except (EOFError, OSError):
+            raise _NotStartedError from None
 
     def send(self, image: ImageBytes, picture: bool) -> None:
         self.start()
