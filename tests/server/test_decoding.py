@@ -17,8 +17,9 @@ from decoder_work import work
 from services import draw, run_thread, wait_until
 
 from pneumoscope.errors import UsageError
-from pneumoscope.server import decoding, predictions
-from pneumoscope.server.decoding import Decoders
+from pneumoscope.server import predictions
+from pneumoscope.server.inference import decoding
+from pneumoscope.server.inference.decoding import Decoders
 from pneumoscope.server.settings import Limits, Settings
 
 Send = Callable[[str], Future[httpx.Response]]
@@ -53,8 +54,8 @@ def is_ready(url: str) -> bool:
         (
             "end",
             422,
-            "end.png: it ended its decoder: it is damaged, or needs too much memory. Save it again, as PNG with 8 or 16 "
-            "bits.",
+            "end.png: it ended its decoder: it is damaged, or needs too much memory. "
+            "Save it again, as PNG with 8 or 16 bits.",
         ),
         ("fail", 500, "Internal error: ZeroDivisionError. Please report it."),
         ("fill", 500, "Internal error: MemoryError. Please report it."),
