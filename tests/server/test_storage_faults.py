@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import sqlalchemy as sql
-from services import draw, run_thread, wait_until
+from services import draw, run_process, run_thread, wait_until
 from test_store import make_record
 
 from pneumoscope.errors import DataError
@@ -26,6 +26,7 @@ from pneumoscope.server.storage.store import Review, Store
 if TYPE_CHECKING:
     from commands import Command
     from pneumoscope.server.settings import Settings
+    from pneumoscope.training.train import Run
 
 OPEN = 0o022  # a umask that lets everybody read
 
@@ -90,6 +91,28 @@ def test_requests_that_wait_for_a_locked_database_do_not_delay_the_answer(settin
             thread.join()
         assert set(answers) == {201}
         assert ask(url)[0] == 200
+
+
+def test_requests_give_up_on_a_locked_database_and_the_service_still_ends(run: Run, tmp_path: Path) -> None:
+    database = str(tmp_path / "predictions.sqlite")
+    impatient = {"PNEUMOSCOPE_LIMITS_LOCKED": "1"}
+    with run_process(run.model, database, "--decoders", "0", **impatient) as service, service.client() as client:
+        (one,) = client.post("/v1/predictions", files={"f": ("a.png", draw(3))}).json()["predictions"]
+        other = sqlite3.connect(database)
+        other.execute("BEGIN IMMEDIATE")
+        calls: tuple[dict[str, Any], ...] = (
+            {"url": "/v1/predictions", "files": {"f": ("b.png", draw(4))}},
+            {"url": f"/v1/predictions/{one['id']}/reviews", "json": {"agrees": True}},
+            {"url": "/v1/predictions", "files": {"f": ("b.png", draw(4))}, "headers": {"idempotency-key": "a"}},
+            {"url": "/v1/predictions", "files": {"f": ("b.png", draw(4))}, "headers": {"prefer": "respond-async"}},
+        )
+        for call in calls:
+            refused = client.post(**call)
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage-unavailable")
+            assert int(refused.headers["retry-after"]) > 0
+        assert client.get(f"/v1/predictions/{one['id']}").status_code == 200  # reading waits for nobody
+        assert service.end() == 0  # within 30 seconds, while it is still locked
+        other.close()
 
 
 def test_a_full_database_is_not_ready(settings: Settings) -> None:

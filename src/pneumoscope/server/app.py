@@ -34,6 +34,7 @@ from pneumoscope.server.routes.teaching import add_teaching
 from pneumoscope.server.security.connections import configure_uvicorn
 from pneumoscope.server.security.requests import SecurityMiddleware
 from pneumoscope.server.settings import Settings
+from pneumoscope.server.storage.store import Store
 
 
 def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
@@ -104,7 +105,20 @@ def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | 
         _raise_file_limit(4 * settings.limits.requests + settings.limits.unknown + 512)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when it has ended
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, service.store).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server whose requests do not wait long for a locked database once it is to end."""
+
+    def __init__(self, config: uvicorn.Config, store: Store) -> None:
+        super().__init__(config)
+        self._store = store
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in progress, and end."""
+        self._store.hasten()
+        await super().shutdown(sockets)
 
 
 def _raise_file_limit(wanted: int) -> None:

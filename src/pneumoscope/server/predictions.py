@@ -67,7 +67,7 @@ class PredictionService:
         self.first = open_model(settings.model, settings)
         self.model, self.predictor = self.first.message, self.first.predictor
         self.name, self.fingerprint = self.first.name, self.first.fingerprint
-        self.store = Store(settings.database, upgrade=settings.upgrade)
+        self.store = Store(settings.database, upgrade=settings.upgrade, patience=settings.limits.locked)
         self.telemetry = Telemetry()
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images

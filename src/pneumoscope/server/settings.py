@@ -60,6 +60,7 @@ class Limits:
         silence: seconds that a sender may pause, and that the head of a request may take.
         sending: seconds that the body of a request may take.
         decoding: seconds that decoding one image may take.
+        locked: seconds that a request may wait for a locked database; beyond that, the answer is 503.
         stopping: seconds in which requests are finished after a signal to stop.
     """
 
@@ -75,6 +76,7 @@ class Limits:
     silence: Annotated[float, Gt(0)] = 10.0
     sending: Annotated[float, Gt(0)] = 120.0
     decoding: Annotated[float, Gt(0)] = 20.0
+    locked: Annotated[float, Interval(gt=0, le=60)] = 10.0
     stopping: Count = 20
 
 

@@ -68,9 +68,10 @@ class Jobs:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for work in list(self._mine.values()):
-            with suppress(DataError):
+        with suppress(DataError):  # where one cannot be stored, the others cannot either
+            for work in self._mine.values():
                 await self._stored.call(self._finish, work.record.number, "lost", _lost().to_document())
+        for work in self._mine.values():
             await work.held.aclose()
         self._mine.clear()
 

@@ -215,7 +215,8 @@ class AuditLog:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        self._try()
+        if not self._complained:  # else it has just been tried
+            self._try()
         for entry in self._waiting:
             logger.error("The audit log cannot be written; not in the database: %s", _to_text(entry))
 

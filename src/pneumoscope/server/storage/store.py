@@ -70,6 +70,7 @@ class Store(AbstractContextManager["Store"]):
         url: SQLAlchemy's URL, or the path of a SQLite file; None for the user's own file.
         create: whether to make a SQLite file that does not exist.
         upgrade: whether to bring the tables of an earlier version up to date.
+        patience: seconds to wait for a lock; None for the driver's usual.
 
     Raises:
         UsageError: it does not exist, cannot be reached, is not a database of pneumoscope, or its key is missing.
@@ -77,11 +78,14 @@ class Store(AbstractContextManager["Store"]):
         MissingExtraError: its driver is not installed.
     """
 
-    def __init__(self, url: str | None = None, create: bool = True, *, upgrade: bool = False) -> None:
+    def __init__(
+        self, url: str | None = None, create: bool = True, *, upgrade: bool = False, patience: float | None = None
+    ) -> None:
         with opening(url) as database:
             self.location = database.location
-            self._engine = database.connect(create)
-            self._impatient = database.connect(create, timeout=_SOON)
+            self._engine = database.connect(create, **({} if patience is None else {"timeout": patience}))
+            self._impatient = database.connect(create, timeout=min(_SOON, patience or _SOON))
+            self._active = self._engine
             try:
                 prepare(self._engine, self.location, TABLES, upgrade=upgrade)
                 self._secret = find_key(self._engine, self.location)
@@ -248,6 +252,10 @@ class Store(AbstractContextManager["Store"]):
         with self._reporting(), locking(self._engine) as connection:
             yield connection
 
+    def hasten(self) -> None:
+        """Wait only briefly for locks from now on, because the service is to end."""
+        self._active = self._impatient
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -257,11 +265,12 @@ class Store(AbstractContextManager["Store"]):
         self.close()
 
     def _connect(self) -> sql.Connection:
+        engine = self._active
         try:
-            return self._engine.connect()
+            return engine.connect()
         except OSError:  # pg8000 raises it where a connection was cut; then the others in the pool are cut, too
-            self._engine.dispose()
-            return self._engine.connect()
+            engine.dispose()
+            return engine.connect()
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
