@@ -28,8 +28,12 @@ from pneumoscope.client import verify_callback
 from pneumoscope.errors import ServiceError, UsageError
 from pneumoscope.server.jobs import jobs as jobs_module
 from pneumoscope.server.jobs.callbacks import sign
+from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.settings import Limits
+from pneumoscope.server.storage import idempotency
+from pneumoscope.server.storage.erasure import erase
 from pneumoscope.server.storage.idempotency import digest_upload
+from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.store import AnsweredRequest, JobRecord, Review, Store
 
 if TYPE_CHECKING:
@@ -152,15 +156,45 @@ def test_a_request_whose_service_died_is_taken_up_without_storing_twice(settings
         (stored,) = post(url, draw(1), headers=key).json()["predictions"]
         with Store(settings.database) as store, store.read() as connection:  # as if it had not been answered
             lost = sql.update(AnsweredRequest).values(status=None, content="")
-            connection.execute(lost.values(began_at=AnsweredRequest.began_at - 1))
+            connection.execute(lost.values(began_at=AnsweredRequest.began_at - 1, beat_at=AnsweredRequest.beat_at - 1))
         waiting = post(url, draw(1), headers=key)
         assert (waiting.status_code, waiting.json()["code"]) == (409, "key-in-use")
         assert 100 < int(waiting.headers["retry-after"]) <= 120
         with Store(settings.database) as store, store.read() as connection:
-            connection.execute(sql.update(AnsweredRequest).values(began_at=AnsweredRequest.began_at - 120))
+            connection.execute(sql.update(AnsweredRequest).values(beat_at=AnsweredRequest.beat_at - 120))
         (again,) = post(url, draw(1), headers=key).json()["predictions"]
         assert again["id"] == stored["id"]
         assert count(url) == 1
+
+
+def test_a_key_stays_in_use_however_long_its_request_takes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    real, calls = PredictionService.predict, []
+
+    async def predict(service: PredictionService, *arguments: Any) -> Any:
+        calls.append(1)
+        await asyncio.to_thread(go_on.wait, 30)
+        return await real(service, *arguments)
+
+    def read_beat() -> float:
+        with Store(settings.database) as store, store.read() as connection:
+            return connection.scalar(sql.select(AnsweredRequest.beat_at)) or 0.0
+
+    monkeypatch.setattr(PredictionService, "predict", predict)
+    monkeypatch.setattr("pneumoscope.server.submissions._BEAT", 0.05)
+    key = {"idempotency-key": "long"}
+    with run_thread(settings) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, url, draw(1), headers=key)
+        wait_until(lambda: bool(calls))
+        with Store(settings.database) as store, store.read() as connection:  # as if it had begun long ago
+            old = {name: getattr(AnsweredRequest, name) - 1000 for name in ("began_at", "beat_at")}
+            connection.execute(sql.update(AnsweredRequest).values(**old))
+        wait_until(lambda: read_beat() > time.time() - 100)
+        assert post(url, draw(1), headers=key).json()["code"] == "key-in-use"
+        go_on.set()
+        assert first.result().status_code == 201
+        assert post(url, draw(1), headers=key).headers["idempotency-replayed"] == "true"
+        assert count(url) == len(calls) == 1
 
 
 def test_a_review_that_is_sent_again_is_stored_once(settings: Settings) -> None:
@@ -207,6 +241,64 @@ def test_a_job_predicts_what_a_request_predicts(settings: Settings) -> None:
         assert one == job["predictions"][3]
         assert count(url) == 20
         wait_until(lambda: "pneumoscope_buffered_bytes 0.0" in httpx.get(f"{url}/metrics").text)
+
+
+@pytest.mark.parametrize("named", ["patient", "study"])
+def test_a_job_that_runs_while_a_patient_is_erased_stores_nothing_of_them(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    real = PredictionService.predict
+
+    async def predict(service: PredictionService, images: Any, *rest: Any) -> Any:
+        if images[0].name.startswith("2-"):  # the first file has been stored
+            begun.set()
+            await asyncio.to_thread(go_on.wait, 30)
+        return await real(service, images, *rest)
+
+    monkeypatch.setattr(PredictionService, "predict", predict)
+    monkeypatch.setattr(jobs_module, "_SLICE", 1)
+    pixels = np.linspace(0, 4000, 64 * 64).astype(np.uint16).reshape(64, 64)
+    files = [
+        (
+            "files",
+            (f"{i}-SECRET{patient}.dcm", dicom(pixels + i, PatientID=patient, StudyInstanceUID=f"1.2.{patient[1]}")),
+        )
+        for i, patient in enumerate(("p1", "p2", "p1", "p2"))
+    ]
+    settings = replace(settings, keep_images=tmp_path / "kept")
+    with run_thread(settings) as url:
+        answer = httpx.post(f"{url}/v1/predictions", files=files, headers=ASYNC, timeout=60)
+        assert begun.wait(30)
+        with Store(settings.database) as store:
+            kept = KeptImages(tmp_path / "kept")
+            patient, study = ("p1", None) if named == "patient" else (None, "1.2.1")
+            assert erase(store, kept, patient=patient, study=study).predictions == 1
+        go_on.set()
+        job = finish(url, answer)
+        assert [each["code"] for each in job["predictions"]] == ["prediction-deleted", None] * 2
+        assert count(url) == 2
+        later = httpx.post(f"{url}/v1/predictions", files=files[:1], headers=ASYNC, timeout=60)
+        assert finish(url, later)["predictions"][0]["id"]  # what is sent after the erasure is stored
+    with Store(settings.database) as store, store.read() as connection:
+        assert not any("SECRETp1" in each for each in connection.scalars(sql.select(JobRecord.content)).all()[:1])
+    assert len(list((tmp_path / "kept").iterdir())) == 3
+
+
+def test_an_answer_to_a_key_is_not_kept_if_its_predictions_were_deleted_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = idempotency.answer
+
+    def answer(store: Store, *rest: Any) -> None:
+        store.delete([record.id for record in store.list_predictions(9)])
+        real(store, *rest)
+
+    monkeypatch.setattr(idempotency, "answer", answer)
+    with run_thread(settings) as url:
+        assert post(url, draw(1), headers={"idempotency-key": "a"}).status_code == 201
+    with Store(settings.database) as store, store.read() as connection:
+        assert connection.scalars(sql.select(AnsweredRequest.content)).all() == []
 
 
 def test_a_job_of_which_no_file_can_be_read_has_failed(settings: Settings) -> None:

@@ -259,6 +259,21 @@ def test_a_proxys_login_says_who_one_is_and_what_one_may_do(ask: Ask) -> None:
     assert ask("/v1/me", headers=PROXIED).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("/v1/nothing", {}),  # a route that does not exist
+        ("/v1/predictions?limit=0", {}),
+        ("/v1/predictions/0", {}),
+        ("/v1/predictions", {"method": "POST", "content": b"x", "headers": {"content-encoding": "gzip"}}),
+    ],
+)
+def test_the_kind_of_a_problem_is_an_address_behind_the_proxy(ask: Ask, path: str, options: dict[str, Any]) -> None:
+    headers = {**PROXIED, **HOLDER, **options.pop("headers", {})}
+    problem = ask(f"/pneumoscope{path}", headers=headers, **options).json()
+    assert problem["type"] == f"/pneumoscope/docs#{problem['code']}"
+
+
 @pytest.mark.parametrize("source", ["127.0.0.2", "127.0.0.9"])
 def test_from_an_untrusted_address_no_such_header_is_believed(ask: Ask, source: str) -> None:
     host = {"host": "xray.example.org"}

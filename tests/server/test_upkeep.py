@@ -41,11 +41,15 @@ OLD, RECENT = now() - datetime.timedelta(days=31), now() - datetime.timedelta(da
 DAYS = datetime.timedelta(days=30)
 
 
+def keep(kept: KeptImages, sha256: str) -> None:
+    kept.confirm(filter(None, [kept.keep(b"image", sha256, "PNG")]))
+
+
 def add(store: Store, kept: KeptImages | None = None, **values: Any) -> str:
     """A prediction with a review, and its image; gives its id."""
     record = make_record(**values)
     if kept is not None:
-        kept.keep(b"image", record.sha256, "PNG")
+        keep(kept, record.sha256)
         moment = record.created_at.replace(tzinfo=datetime.UTC).timestamp()
         os.utime(kept.folder / f"{record.sha256}.png", (moment, moment))
     store.add([record])
@@ -69,7 +73,7 @@ def test_what_is_too_old_is_deleted_and_nothing_else(
         again = add(store, kept, sha256=f"{9:064x}", created_at=OLD)
         stays = {add(store, kept, sha256=f"{i:064x}", created_at=RECENT) for i in range(3, 6)}
         stays.add(add(store, kept, sha256=f"{9:064x}", created_at=RECENT))
-        kept.keep(b"image", f"{7:064x}", "PNG")  # of a prediction that is about to be stored
+        keep(kept, f"{7:064x}")  # of a prediction that is about to be stored
         Retention(store, kept, DAYS).run()
         assert list_ids(store) == stays
         assert again not in stays
@@ -81,6 +85,40 @@ def test_what_is_too_old_is_deleted_and_nothing_else(
     lines = [line for line in caplog.messages if "deleted: " in line]
     assert len(lines) == 1
     assert "deleted: 4 predictions, 4 reviews, 3 kept images" in lines[0]
+
+
+def test_a_file_whose_service_was_killed_before_its_prediction_was_stored_is_deleted(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    kept = KeptImages(tmp_path / "images")
+    stored, lost, recent, elsewhere = (f"{i:064x}" for i in range(4))
+    with Store(settings.database) as store:
+        store.add([make_record(sha256=stored)])
+    for sha256 in (stored, lost, recent):
+        assert kept.keep(b"image", sha256, "PNG") is not None
+    keep(kept, elsewhere)  # a service with another database may use the same folder
+    (kept.folder / f".{lost}.png.new.1a2b3c4d.part").write_bytes(b"ima")
+    (kept.folder / "notes.new").write_text("somebody's")
+    assert all(kept.read(sha256, "PNG") == b"image" and kept.has(sha256, "PNG") for sha256 in (stored, lost))
+    for path in kept.folder.iterdir():
+        if not path.name.startswith(recent):
+            os.utime(path, (0, 0))
+    with run_thread(replace(settings, keep_images=kept.folder)):
+        wait_until(lambda: "Deleted: 2 files" in caplog.text)
+    names = {path.name for path in kept.folder.iterdir()}
+    assert names == {f"{stored}.png", f"{elsewhere}.png", f"{recent}.png.new", "notes.new"}
+
+
+def test_deleting_a_file_does_not_list_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptImages(tmp_path / "images")
+    keep(kept, f"{1:064x}")
+    kept.keep(b"image", f"{2:064x}", "DICOM")
+    keep(kept, f"{3:064x}")
+    monkeypatch.setattr(Path, "iterdir", lambda _: pytest.fail("it was listed"))
+    assert kept.delete([f"{1:064x}", f"{2:064x}", f"{4:064x}"]) == 2
+    monkeypatch.undo()
+    assert [path.name for path in kept.folder.iterdir()] == [f"{3:064x}.png"]
 
 
 def test_a_service_deletes_what_is_too_old_when_it_starts(settings: Settings) -> None:

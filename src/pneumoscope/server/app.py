@@ -135,25 +135,27 @@ def _raise_file_limit(wanted: int) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
-    async def request_error(_: Request, problem: RequestError) -> Response:
-        return problem.to_response()
+    async def request_error(request: Request, problem: RequestError) -> Response:
+        return problem.to_response(request.scope)
 
     @app.exception_handler(DataError)
-    async def storage_error(_: Request, problem: DataError) -> Response:
+    async def storage_error(request: Request, problem: DataError) -> Response:
         logger.error("%s", problem)
         detail = "The service cannot access its storage. Try again later; the reason is in the service's log."
-        return RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable").to_response()
+        return RequestError(503, detail, {"retry-after": "5"}, code="storage-unavailable").to_response(request.scope)
 
     @app.exception_handler(Exception)
-    async def internal_error(_: Request, problem: Exception) -> Response:
-        return to_internal_error(problem).to_response()
+    async def internal_error(request: Request, problem: Exception) -> Response:
+        return to_internal_error(problem).to_response(request.scope)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, problem: HTTPException) -> Response:
+    async def http_error(request: Request, problem: HTTPException) -> Response:
         details = {404: "There is nothing at this address.", 405: "This method is not allowed here."}
         detail = details.get(problem.status_code, "The request cannot be answered as it is.")
-        return RequestError(problem.status_code, f"{detail} See /docs.", dict(problem.headers or {})).to_response()
+        return RequestError(problem.status_code, f"{detail} See /docs.", dict(problem.headers or {})).to_response(
+            request.scope
+        )
 
     @app.exception_handler(RequestValidationError)
-    async def validation_error(_: Request, problem: RequestValidationError) -> Response:
-        return to_validation_error(problem.errors()).to_response()
+    async def validation_error(request: Request, problem: RequestValidationError) -> Response:
+        return to_validation_error(problem.errors()).to_response(request.scope)

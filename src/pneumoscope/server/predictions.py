@@ -38,7 +38,8 @@ from pneumoscope.server.readings.agreement import ReaderAgreementMessage, measur
 from pneumoscope.server.readings.blinding import Blinding
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.settings import Settings
-from pneumoscope.server.storage.audit import SERVICE, Actor, AuditLog, log_change
+from pneumoscope.server.storage.audit import SERVICE, Actor, AuditLog
+from pneumoscope.server.storage.erasure import deleted_meanwhile
 from pneumoscope.server.storage.image_reviews import add_image_reviews
 from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.records import find_start
@@ -114,8 +115,9 @@ class PredictionService:
         if self.second is not None:
             self.second.open()
         self.watch.open(self._summary_thread, self.check_ready)
-        if self.settings.keep_for is not None:
-            retention = Retention(self.store, self._kept, read_period(self.settings.keep_for, "keep_for"))
+        keep_for = self.settings.keep_for
+        if keep_for is not None or self._kept is not None:
+            retention = Retention(self.store, self._kept, read_period(keep_for, "keep_for") if keep_for else None)
             self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
     async def close(self) -> None:
@@ -174,6 +176,7 @@ class PredictionService:
         query: PredictionQuery,
         since: float | None = None,
         actor: Actor = SERVICE,
+        mark: int | None = None,
     ) -> list[Answer]:
         """Predict files; an unreadable one is answered with its error.
 
@@ -183,6 +186,7 @@ class PredictionService:
             since: when an earlier request for the same began that was never answered, in seconds since 1970; what it
                 has stored is used.
             actor: who sends them, for the audit log.
+            mark: predictions of patients and studies that were erased since then are not stored; see `find_mark`.
 
         Raises:
             RequestError: 422, the model has no heatmaps, or pictures of too many images are requested; 429, too many
@@ -203,7 +207,7 @@ class PredictionService:
             known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
-            Job(image, unstored if same else query, actor=actor)
+            Job(image, unstored if same else query, actor=actor, mark=mark)
             for image, same in zip(images, known, strict=True)
             if same is None or pictured
         ]
@@ -304,9 +308,11 @@ class PredictionService:
         answers = self._predict(jobs)
         wanted = zip(jobs, answers, strict=True)
         new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if new:
-            entries = [log_change(self.store, job.actor, "predict", record) for job, record in new]
-            self.stored.add([(job.image.content, record) for job, record in new], entries)
+        if refused := self.stored.add(new) if new else None:
+            answers = [
+                (deleted_meanwhile(), None) if record is not None and record.id in refused else (message, record)
+                for message, record in answers
+            ]
         if second is not None:
             for (_, stored), extract in zip(answers, shared, strict=True):
                 if stored is not None and extract is not None:

@@ -40,6 +40,9 @@ PROBLEMS = {
     "key-in-use": ProblemType(409, "A request with this key is in progress", "Try again after `Retry-After` seconds."),
     "node-schema": ProblemType(409, "The DICOM node has another version", "Run both with the same version."),
     "conflict": ProblemType(409, "The state of the service does not permit it", "See `detail`."),
+    "prediction-deleted": ProblemType(
+        410, "The prediction was deleted before the request was finished", "Nothing of it is kept."
+    ),
     "file-too-large": ProblemType(413, "A file is too large", "Reduce or compress it."),
     "request-too-large": ProblemType(413, "The request is too large", "Send its files in several requests."),
     "media-type-unsupported": ProblemType(415, "The content type is not supported", "Send a form, or one image."),

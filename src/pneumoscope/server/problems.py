@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from pneumoscope.server.problem_types import OF_STATUS, PROBLEMS
 
@@ -78,23 +79,18 @@ class RequestError(Exception):
         self.code = code or OF_STATUS.get(status, "")
         self.headers, self.members = headers or {}, members
 
-    def to_document(self) -> dict[str, Any]:
-        """The problem document."""
+    def to_document(self, root: str = "") -> dict[str, Any]:
+        """The problem document; `root`: the path below which the service is reached."""
         known = PROBLEMS.get(self.code)
-        kind = name_type(self.code) if known else "about:blank"
+        kind = f"{root}/docs#{self.code}" if known else "about:blank"  # the API's page describes it there
         title = known.title if known else HTTPStatus(self.status).phrase
         own = {"code": self.code} if known else {}
         return {"type": kind, "title": title, "status": self.status, "detail": self.detail, **own, **self.members}
 
-    def to_response(self) -> Response:
-        """The answer."""
-        document = json.dumps(self.to_document(), ensure_ascii=False)
+    def to_response(self, scope: Scope) -> Response:
+        """The answer to the request with this scope."""
+        document = json.dumps(self.to_document(scope.get("root_path", "")), ensure_ascii=False)
         return Response(document, self.status, self.headers, MEDIA_TYPE)
-
-
-def name_type(code: str) -> str:
-    """The `type` of a problem: a relative address, at which the page of the API describes it."""
-    return f"/docs#{code}"
 
 
 def to_file_problem(error: str, recognised: bool, lacks_extra: bool = False) -> RequestError:

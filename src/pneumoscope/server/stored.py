@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.access.callers import Caller
+from pneumoscope.server.inference.batching import Job
 from pneumoscope.server.messages.predictions import (
     ListQuery,
     PageQuery,
@@ -28,12 +30,13 @@ from pneumoscope.server.models.served import ServedModel
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.storage import queries
 from pneumoscope.server.storage.audit import Action, AuditLog, Trail, log_change
+from pneumoscope.server.storage.erasure import add_predictions
 from pneumoscope.server.storage.idempotency import Answered, Key, add_review
 from pneumoscope.server.storage.image_reviews import add_image_reviews
 from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.queries import Reviewed
 from pneumoscope.server.storage.reviews import find_label, find_reviewer
-from pneumoscope.server.storage.store import AuditEntry, PredictionRecord, Review, Store
+from pneumoscope.server.storage.store import PredictionRecord, Review, Store
 from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.telemetry import Telemetry
 
@@ -76,22 +79,32 @@ class StoredPredictions:
         """Do something with the database in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, job, *arguments)
 
-    def add(self, new: Sequence[tuple[bytes, PredictionRecord]], entries: Sequence[AuditEntry]) -> None:
+    def add(self, new: Sequence[tuple[Job, PredictionRecord]]) -> set[str]:
         """Keep files, then store their predictions; where that fails, files that were not kept before go again.
+
+        Returns:
+            The ids of predictions that were not stored, because their patient or study was erased meanwhile.
 
         Raises:
             DataError: they cannot be kept or stored.
         """
-        added: list[str] = []
+        added: dict[str, Path] = {}  # by SHA-256
         try:
-            for content, record in new:
-                if self._kept is not None and self._kept.keep(content, record.sha256, record.format):
-                    added.append(record.sha256)
-            self.store.add([*(record for _, record in new), *entries])
+            for job, record in new:
+                if self._kept is not None:
+                    path = self._kept.keep(job.image.content, record.sha256, record.format)
+                    added |= {record.sha256: path} if path else {}
+            rows = [(record, log_change(self.store, job.actor, "predict", record)) for job, record in new]
+            refused = add_predictions(self.store, rows, [job.mark for job, _ in new])
         except Exception:
             if self._kept is not None:
                 self._kept.delete(added)  # without predictions, nobody would find them to erase them
             raise
+        if self._kept is not None:
+            stored = {record.sha256 for _, record in new if record.id not in refused}
+            self._kept.confirm(path for sha256, path in added.items() if sha256 in stored)
+            self._kept.delete(added.keys() - stored)
+        return refused
 
     def to_message(self, found: Reviewed) -> PredictionMessage:
         """The message of a stored prediction; it looks for the file of its image, so call it in a thread."""

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from pneumoscope.errors import DataError
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.jobs.jobs import Jobs
 from pneumoscope.server.messages.predictions import JobMessage, PredictionQuery, PredictionsMessage
 from pneumoscope.server.predictions import PredictionService
+from pneumoscope.server.problems import logger
 from pneumoscope.server.replies import add_names, add_pictures, gather, strip
 from pneumoscope.server.storage import idempotency
 from pneumoscope.server.storage.audit import SERVICE, Actor
 from pneumoscope.server.storage.idempotency import Answered, Key
+
+_BEAT = 30.0  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -107,15 +111,28 @@ async def _once(
     found = await call(idempotency.claim, store, key)
     if isinstance(found, Answered):
         return found
+    beating = asyncio.create_task(_beat(service, key))
     try:
         reply = await act(found.since)
     except Exception:
         await call(idempotency.release, store, key)
         raise
+    finally:
+        beating.cancel()
     message = reply.message
     plain = strip(message, service.settings) if isinstance(message, PredictionsMessage) else message
     await call(idempotency.answer, store, key, Answered(reply.status, reply.location, plain.model_dump_json()))
     return reply
+
+
+async def _beat(service: PredictionService, key: Key) -> None:
+    """Show now and then that a request is still being executed, so that no other service takes it over."""
+    while True:
+        await asyncio.sleep(_BEAT)
+        try:
+            await service.stored.call(idempotency.beat, service.store, key)
+        except DataError as problem:
+            logger.error("A request with an Idempotency-Key: %s", problem)
 
 
 def _answer(message: PredictionsMessage) -> Reply:

@@ -20,12 +20,16 @@ _WORKERS = 2  # one batch is stored while another is computed
 
 
 class Job(NamedTuple):
-    """An uploaded image, what to return for it, the decoded image as soon as it is there, and who sent it."""
+    """An uploaded image, what to return for it, the decoded image as soon as it is there, and who sent it.
+
+    `mark` says when it came, where erasures since then count: see `storage.erasure.find_mark`.
+    """
 
     image: ImageBytes
     query: PredictionQuery
     decoded: Decoded | None = None
     actor: Actor = SERVICE
+    mark: int | None = None
 
 
 class Batcher:

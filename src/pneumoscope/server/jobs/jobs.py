@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import sqlalchemy as sql
 
@@ -25,10 +26,11 @@ from pneumoscope.server.problems import RequestError, log_internal_error, logger
 from pneumoscope.server.replies import gather, strip
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.storage.audit import SERVICE, Actor
+from pneumoscope.server.storage.erasure import deleted_meanwhile, drop_deleted, find_mark
 from pneumoscope.server.storage.store import AnsweredRequest, JobRecord, now
 from pneumoscope.server.stored import StoredPredictions
 
-Predict = Callable[[Sequence[ImageBytes], PredictionQuery, float | None, Actor], Awaitable[list[Answer]]]
+Predict = Callable[[Sequence[ImageBytes], PredictionQuery, float | None, Actor, int], Awaitable[list[Answer]]]
 KEPT = datetime.timedelta(days=1)
 _UNFINISHED = ("waiting", "running")
 _SLICE = 8  # files that are predicted at a time, so that waiting requests get their turn
@@ -42,6 +44,7 @@ class _Work:
     images: list[ImageBytes]
     query: PredictionQuery
     actor: Actor
+    mark: int  # erasures after it count
     held: AsyncExitStack = field(repr=False)  # counts the bytes of the images
 
 
@@ -70,7 +73,9 @@ class Jobs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(DataError):  # where one cannot be stored, the others cannot either
             for work in self._mine.values():
-                await self._stored.call(self._finish, work.record.number, "lost", _lost().to_document())
+                await self._stored.call(
+                    self._finish, work.record.number, "lost", _lost().to_document(self._settings.root)
+                )
         for work in self._mine.values():
             await work.held.aclose()
         self._mine.clear()
@@ -108,13 +113,13 @@ class Jobs:
             state="waiting", files=len(images), beat_at=time.time(), callback=callback,
             callback_state="waiting" if callback else "",
         )  # fmt: skip
-        await self._stored.call(self._add, record)
-        work = _Work(record, images, query, actor, held.pop_all())
+        mark = await self._stored.call(self._add, record)
+        work = _Work(record, images, query, actor, mark, held.pop_all())
         self._mine[record.number] = work
         try:
             self._queue.put_nowait(work)
         except asyncio.QueueFull:  # others were faster
-            await self._end(work, "failed", too_busy(f"{_MOST} jobs are waiting.", 5).to_document())
+            await self._end(work, "failed", too_busy(f"{_MOST} jobs are waiting.", 5).to_document(self._settings.root))
         return to_message(record)
 
     async def find(self, job_id: str) -> JobMessage:
@@ -143,21 +148,25 @@ class Jobs:
                 message = await self._answer(work)
                 await self._end(work, "done", strip(message, self._settings).model_dump(mode="json"))
             except RequestError as problem:
-                await self._end(work, "failed", problem.to_document())
+                await self._end(work, "failed", problem.to_document(self._settings.root))
             except DataError as problem:
                 logger.error("A job has failed: %s", problem)
                 detail = "The service cannot access its storage. Send the files again later."
-                await self._end(work, "failed", RequestError(503, detail, code="storage-unavailable").to_document())
+                await self._end(
+                    work,
+                    "failed",
+                    RequestError(503, detail, code="storage-unavailable").to_document(self._settings.root),
+                )
             except Exception as problem:
                 log_internal_error(problem, "A job has failed")
-                await self._end(work, "failed", to_internal_error(problem).to_document())
+                await self._end(work, "failed", to_internal_error(problem).to_document(self._settings.root))
 
     async def _answer(self, work: _Work) -> PredictionsMessage:
         answers: dict[int, Answer] = {}
         while left := [i for i in range(len(work.images)) if i not in answers]:
             part = left[:_SLICE]
             try:
-                found = await self._predict([work.images[i] for i in part], work.query, None, work.actor)
+                found = await self._predict([work.images[i] for i in part], work.query, None, work.actor, work.mark)
             except RequestError as problem:
                 if problem.status != 429:
                     raise
@@ -165,7 +174,11 @@ class Jobs:
             answers |= {i: each for i, each in zip(part, found, strict=True) if not _is_busy(each)}
             if any(map(_is_busy, found)):
                 await asyncio.sleep(1)  # others come first
-        return gather(work.images, [answers[i] for i in range(len(work.images))])
+        images = [
+            replace(image, name=f"image-{i + 1}") if _is_deleted(answers[i]) else image
+            for i, image in enumerate(work.images)
+        ]
+        return gather(images, [answers[i] for i in range(len(images))])
 
     async def _end(self, work: _Work, state: str, content: dict[str, object]) -> None:
         try:
@@ -203,24 +216,31 @@ class Jobs:
             query = sql.select(own.number).where(own.state.in_(_UNFINISHED), own.beat_at < stale)
             numbers = list(session.scalars(query))
         for number in numbers:
-            self._finish(number, "lost", _lost().to_document())
+            self._finish(number, "lost", _lost().to_document(self._settings.root))
 
-    def _add(self, record: JobRecord) -> None:
+    def _add(self, record: JobRecord) -> int:
         with self._stored.store.begin() as session:
             session.execute(sql.delete(JobRecord).where(JobRecord.created_at < now() - KEPT))
             session.add(record)
+            session.flush()
+            return find_mark(session)
 
     def _change(self, number: int, values: dict[str, object]) -> None:
         with self._stored.store.begin() as session:
             session.execute(sql.update(JobRecord).where(JobRecord.number == number).values(**values))
 
-    def _finish(self, number: int, state: str, content: dict[str, object]) -> None:
+    def _finish(self, number: int, state: str, content: dict[str, Any]) -> None:
         own = JobRecord
-        finished = sql.update(own).where(own.number == number, own.state.in_(_UNFINISHED))
-        called = sql.update(own).where(own.number == number, own.callback_state == "waiting")
+        mine = sql.update(own).where(own.number == number)
         with self._stored.store.begin() as session:
-            session.execute(finished.values(state=state, finished_at=now(), content=json.dumps(content)))
-            session.execute(called.values(callback_state="due", callback_due_at=time.time()))
+            session.execute(
+                mine.where(own.callback_state == "waiting").values(callback_state="due", callback_due_at=time.time())
+            )
+            finished = mine.where(own.state.in_(_UNFINISHED)).values(state=state, finished_at=now())
+            if session.connection().execute(finished).rowcount:
+                if "predictions" in content:
+                    content = {**content, "predictions": drop_deleted(session, content["predictions"])}
+                session.execute(mine.values(content=json.dumps(content)))
 
 
 def to_message(record: JobRecord) -> JobMessage:
@@ -244,6 +264,10 @@ def to_message(record: JobRecord) -> JobMessage:
 
 def _is_busy(answer: Answer) -> bool:
     return isinstance(answer, RequestError) and answer.status == 429
+
+
+def _is_deleted(answer: Answer) -> bool:
+    return isinstance(answer, RequestError) and answer.code == deleted_meanwhile().code
 
 
 def _lost() -> RequestError:

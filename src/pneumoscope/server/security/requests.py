@@ -113,11 +113,11 @@ class SecurityMiddleware:
                     receive = receive if path == UPLOADS else await self._receive_whole(receive)
                 await self._app(scope, receive, answer)
         except RequestError as problem:
-            await problem.to_response()(scope, receive, answer)
+            await problem.to_response(scope)(scope, receive, answer)
         except Exception as problem:
             log_internal_error(problem)
             if not status:
-                await to_internal_error(problem).to_response()(scope, receive, answer)
+                await to_internal_error(problem).to_response(scope)(scope, receive, answer)
         finally:
             self._log_audit(prepared, status, request)
             route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start

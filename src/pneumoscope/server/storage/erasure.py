@@ -6,12 +6,19 @@ The audit log keeps its entries: they have pseudonyms, no names, and say who saw
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.orm import Session
 
 from pneumoscope.errors import UsageError
+from pneumoscope.server.problems import RequestError
 from pneumoscope.server.storage.audit import SERVICE, Actor
 from pneumoscope.server.storage.kept_images import KeptImages
-from pneumoscope.server.storage.store import Store
+from pneumoscope.server.storage.schema import share
+from pneumoscope.server.storage.store import AuditEntry, PredictionRecord, Store
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}")
 
@@ -70,9 +77,76 @@ def erase(
     unneeded = sha256s - {row.sha256 for row in store.find_images(sha256s=sha256s) if row.id not in ids}
     if dry_run:
         return Erased(len(found), 0, 0, studies, sha256s, unneeded)
-    # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
-    images = kept.delete(unneeded) if kept is not None else 0
     pseudonym = next((each for each in reversed(pseudonyms) if each), None)
     entry = actor.to_entry("erase", count=len(found), patient=pseudonym, study=store.pseudonymise_study(study))
-    predictions, reviews = store.delete([row.id for row in found], [entry])
+    with store.lock() as connection, Session(connection) as session:  # from here on, no job stores more of them
+        session.add(entry)
+        session.flush()
+    found = store.find_images(patients=pseudonyms, study=study)
+    # Images first: an interrupted run leaves the predictions, by which the next run finds the rest.
+    images = kept.delete(unneeded) if kept is not None else 0
+    predictions, reviews = store.delete([row.id for row in found])
     return Erased(predictions, reviews, images, studies, sha256s, unneeded)
+
+
+def find_mark(session: Session) -> int:
+    """A moment in the order of the audit log: `add_predictions` looks for erasures after it."""
+    return session.scalar(sql.select(sql.func.max(AuditEntry.number))) or 0
+
+
+def add_predictions(
+    store: Store, new: Sequence[tuple[PredictionRecord, AuditEntry]], marks: Sequence[int | None]
+) -> set[str]:
+    """Store predictions with their audit entries, but not those whose patient or study was erased meanwhile.
+
+    Args:
+        store: the database.
+        new: predictions and entries.
+        marks: since when erasures count, of each prediction; None: they do not, because nobody waits that long.
+
+    Returns:
+        The ids of those that were not stored.
+    """
+    since = min((mark for mark in marks if mark is not None), default=None)
+    if since is None:
+        store.add([row for pair in new for row in pair])
+        return set()
+    own, refused = AuditEntry, set()
+    with store.begin() as session:
+        share(session.connection())
+        columns = (own.number, own.patient, own.study)
+        erasures = session.execute(sql.select(*columns).where(own.action == "erase", own.number > since)).all()
+        for (record, entry), mark in zip(new, marks, strict=True):
+            study = store.pseudonymise_study(record.study_uid)
+            if mark is not None and any(
+                each.number > mark
+                and ((record.patient and each.patient == record.patient) or (study and each.study == study))
+                for each in erasures
+            ):
+                refused.add(record.id)
+            else:
+                session.add_all([record, entry])
+    return refused
+
+
+def drop_deleted(session: Session, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Predictions of an answer that is about to be stored, without what was deleted since they were made.
+
+    The transaction must have written before, so that nothing is deleted meanwhile.
+    """
+    ids = [each["id"] for each in predictions if each.get("id")]
+    own = PredictionRecord
+    query = sql.select(own.id).where(own.id.in_(ids)).with_for_update(read=True, key_share=True)
+    there = set(session.scalars(query)) if ids else set()
+    gone = deleted_meanwhile()
+    return [
+        each
+        if not each.get("id") or each["id"] in there
+        else {"name": f"image-{number}", "error": gone.detail, "code": gone.code}
+        for number, each in enumerate(predictions, 1)
+    ]
+
+
+def deleted_meanwhile() -> RequestError:
+    """The problem of an image whose prediction was deleted before the answer was stored."""
+    return RequestError(410, "It was deleted before the request was finished.", code="prediction-deleted")

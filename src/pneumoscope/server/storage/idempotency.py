@@ -6,6 +6,7 @@ As in draft-ietf-httpapi-idempotency-key-header-07. A key holds for one caller a
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from sqlalchemy.exc import IntegrityError
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.messages.predictions import PredictionQuery, ReviewMessage, ReviewRequest
 from pneumoscope.server.problems import RequestError
+from pneumoscope.server.storage.erasure import drop_deleted
 from pneumoscope.server.storage.store import AnsweredRequest, AuditEntry, Review, Store
 
 KEPT = 24 * 3600.0  # seconds
-_LEASE = 120.0  # seconds after which the next request with the same key takes over one without an answer
+_LEASE = 120.0  # seconds without a sign of life after which the next request with the same key takes one over
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,30 @@ def claim(store: Store, key: Key) -> Answered | Claim:
         raise _in_use(1)
     if found.status is not None:
         return Answered(found.status, found.location, found.content, replayed=True)
-    if (left := found.began_at + _LEASE - now) > 0:
+    if (left := found.beat_at + _LEASE - now) > 0:
         raise _in_use(max(1, round(left)))
     own = AnsweredRequest
-    mine = sql.update(own).where(own.key == key.key, own.began_at == found.began_at, own.status.is_(None))
+    mine = sql.update(own).where(own.key == key.key, own.beat_at == found.beat_at, own.status.is_(None))
     with store.begin() as session:
-        if not session.connection().execute(mine.values(began_at=now)).rowcount:
+        if not session.connection().execute(mine.values(began_at=now, beat_at=now)).rowcount:
             raise _in_use(1)
     return Claim(found.began_at)
 
 
+def beat(store: Store, key: Key) -> None:
+    """Show that a request is still being executed."""
+    own = AnsweredRequest
+    with store.begin() as session:
+        session.execute(sql.update(own).where(own.key == key.key, own.status.is_(None)).values(beat_at=time.time()))
+
+
 def answer(store: Store, key: Key, answered: Answered) -> None:
-    """Keep the answer to a request that was begun."""
-    with store.read() as connection:
-        _update(connection, key, answered)
+    """Keep the answer to a request that was begun, unless a prediction in it was deleted meanwhile."""
+    predictions = json.loads(answered.content).get("predictions") or []
+    with store.begin() as session:
+        _update(session.connection(), key, answered)
+        if drop_deleted(session, predictions) != predictions:
+            session.execute(sql.delete(AnsweredRequest).where(AnsweredRequest.key == key.key))
 
 
 def release(store: Store, key: Key) -> None:
@@ -139,7 +151,7 @@ def add_review(store: Store, key: Key, review: Review, entry: AuditEntry) -> Ans
 
 
 def _insert(connection: sql.Connection, key: Key, moment: float) -> None:
-    row = {"key": key.key, "request": key.request, "began_at": moment, "location": "", "content": ""}
+    row = {"key": key.key, "request": key.request, "began_at": moment, "beat_at": moment, "location": "", "content": ""}
     connection.execute(sql.insert(AnsweredRequest).values(**row))
 
 

@@ -158,6 +158,7 @@ class AnsweredRequest(Base):
         key: a digest of who sent it, where to, and its key.
         request: a digest of what it asks for.
         began_at: in seconds since 1970.
+        beat_at: when the service that executes it was last known to do so, likewise.
         status: of the answer; None while there is none.
         location: of what it made.
         content: the body of the answer.
@@ -168,6 +169,7 @@ class AnsweredRequest(Base):
     key: Mapped[str] = mapped_column(sql.String(64), primary_key=True)
     request: Mapped[str] = mapped_column(sql.String(64))
     began_at: Mapped[float] = mapped_column(sql.Double, index=True)
+    beat_at: Mapped[float] = mapped_column(sql.Double, default=0.0, server_default="0")
     status: Mapped[int | None] = mapped_column(default=None)
     location: Mapped[str] = mapped_column(sql.Text, default="")
     content: Mapped[str] = mapped_column(sql.Text, default="")

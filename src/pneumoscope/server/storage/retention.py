@@ -1,4 +1,4 @@
-"""Deleting predictions, their reviews and kept images that are older than a service keeps them."""
+"""Deleting predictions, their reviews and kept images that are older than a service keeps them, and what it lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pneumoscope.server.storage.kept_images import KeptImages
 from pneumoscope.server.storage.store import Store, now
 
 _EVERY = 3600.0  # seconds
+_SURELY_STORED = datetime.timedelta(hours=1)  # no prediction is stored that long after its file
 
 
 class Retention:
@@ -21,10 +22,10 @@ class Retention:
     Args:
         store: the database.
         kept: the folder of images, where there is one.
-        keep_for: how long predictions are kept.
+        keep_for: how long predictions are kept; None: for ever.
     """
 
-    def __init__(self, store: Store, kept: KeptImages | None, keep_for: datetime.timedelta) -> None:
+    def __init__(self, store: Store, kept: KeptImages | None, keep_for: datetime.timedelta | None) -> None:
         self._store, self._kept, self._keep_for = store, kept, keep_for
 
     def run(self) -> None:
@@ -33,6 +34,10 @@ class Retention:
         Raises:
             DataError: the database or the folder cannot be changed.
         """
+        if self._kept is not None and (lost := self._kept.settle(now() - _SURELY_STORED, self._store.find_used)):
+            logger.info("Deleted: %d files of images whose predictions were never stored.", lost)
+        if self._keep_for is None:
+            return
         moment = now() - self._keep_for
         ids = [row.id for row in self._store.find_images(before=moment)]
         predictions, reviews = self._store.delete(ids, [SERVICE.to_entry("expire", count=len(ids))])

@@ -204,6 +204,14 @@ def _must_be_given(column: Mapping[str, object]) -> bool:
     return not column["nullable"] and column.get("default") is None and not column.get("identity")
 
 
+def share(connection: sql.Connection) -> None:
+    """Begin a transaction that is never beside one of `locking`; several of these may go on at once in PostgreSQL."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock_shared(_LOCK)))
+
+
 @contextmanager
 def locking(engine: sql.Engine) -> Iterator[sql.Connection]:
     """Begin a transaction that only one process at a time is in."""
