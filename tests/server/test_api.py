@@ -478,3 +478,11 @@ def test_an_upload_and_a_list_say_which_images_are_kept_and_look_for_them_beside
         one = httpx.get(f"{url}/v1/predictions/{sent['id']}").json()
     assert [each["image_kept"] for each in (sent, unkept, listed, one)] == [True, False, True, True]
     assert blocking == []
+
+
+def test_the_predictions_of_a_request_are_stored_in_its_order(service: Process) -> None:
+    files = [("files", (f"{i}.png", draw(i, 1200 if i % 5 == 0 else 96))) for i in range(24)]
+    answer = httpx.post(f"{service.url}/v1/predictions", files=files, timeout=120)
+    ids = [each["id"] for each in answer.json()["predictions"]]
+    listed = httpx.get(f"{service.url}/v1/predictions", params={"limit": 24}).json()["predictions"]
+    assert [each["id"] for each in listed][::-1] == ids  # the newest first

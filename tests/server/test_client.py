@@ -120,6 +120,33 @@ def test_stored_predictions_are_walked_through_and_reviewed(settings: Settings, 
         assert (caught.value.status, caught.value.code) == (404, "prediction-not-found")
 
 
+def test_readings_agreement_and_what_awaits_a_second_reading(settings: Settings) -> None:
+    with run_thread(settings) as url, Client(url) as client:
+        made = [str(each.id) for each in client.predict([draw(seed) for seed in range(4)])]
+        assert [each.id for each in client.list_predictions(second_reading=True, reader="jane")] == []
+        client.review(made[0], agrees=False, label="NORMAL", reviewer="joe")
+        client.review(made[1], answer="cannot_tell", reviewer="joe")
+        assert [each.id for each in client.list_predictions(disagreement=True)] == [made[0]]
+        waiting = {each.id for each in client.list_predictions(second_reading=True, reader="jane")}
+        assert waiting == {made[0], made[1]}
+        client.review(made[0], agrees=False, label="NORMAL", reviewer="jane")
+        agreement = client.get_agreement(days=1)
+        assert {each.name for each in agreement.readers} == {"joe", "jane"}
+        assert [each.images for each in agreement.pairs] == [1]
+
+        first = client.commit_reading(made[2], "NORMAL", confidence=75, reader="joe", seconds=2.5)
+        assert (first.reading.label, first.reading.with_ai, first.prediction.id) == ("NORMAL", False, made[2])
+        again = client.commit_reading(made[2], "PNEUMONIA", with_ai=True, reader="joe")
+        assert list(client.list_readings(reader="joe", limit=1)) == [again.reading, first.reading]
+        (performance,) = client.get_reading_performance().readers
+        assert (performance["reader"], performance["changed"]) == ("joe", 1)
+        with pytest.raises(ServiceError) as caught:
+            client.commit_reading(made[2], "NORMAL", reader="joe", confidence=1)
+        assert caught.value.code == "reading-committed"
+        model = client.list_models()[0]
+        assert client.get_model(model.fingerprint) == model
+
+
 def test_options_reach_the_service(client: Client) -> None:
     (unstored,) = client.predict(draw(1), store=False, heatmap=True, picture=True)
     assert unstored.id is None

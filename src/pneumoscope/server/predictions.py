@@ -15,17 +15,14 @@ from pneumoscope import __version__
 from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.images.read import ImageBytes, Reading, is_image
+from pneumoscope.inference.features import Extract
 from pneumoscope.inference.overlays import render_heatmap
 from pneumoscope.inference.prediction import Prediction
-from pneumoscope.server.inference.batching import Answer, Batcher, Job
+from pneumoscope.server.inference.batching import Answer, Batcher, InlineExecutor, Job
 from pneumoscope.server.inference.decoding import Decoded, Decoders
-from pneumoscope.server.messages.monitoring import MonitoringMessage
+from pneumoscope.server.messages.monitoring import MonitoringMessage, ReaderAgreementMessage
 from pneumoscope.server.messages.node import NodeMessage
-from pneumoscope.server.messages.predictions import (
-    Heatmap,
-    PredictionMessage,
-    PredictionQuery,
-)
+from pneumoscope.server.messages.predictions import Heatmap, PredictionMessage, PredictionQuery
 from pneumoscope.server.models.second_model import SecondModel, copy_extract
 from pneumoscope.server.models.self_check import check_model
 from pneumoscope.server.models.served import ServedModel, open_model
@@ -34,7 +31,7 @@ from pneumoscope.server.monitoring.watch import Watch
 from pneumoscope.server.node_queue import read_node
 from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
-from pneumoscope.server.readings.agreement import ReaderAgreementMessage, measure_readers
+from pneumoscope.server.readings.agreement import measure_readers
 from pneumoscope.server.readings.blinding import Blinding
 from pneumoscope.server.replies import IDENTIFIERS, reuse
 from pneumoscope.server.settings import Settings
@@ -51,6 +48,7 @@ from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.server.uploads import UploadBudget
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
+Computed: TypeAlias = tuple[Answer, PredictionRecord | None, Extract | None]  # and the input for a second model
 _PATIENCE = 5.0  # seconds in which the database has to answer
 _UNREADABLE = (415, 422)  # statuses of files that cannot be read
 _FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
@@ -73,7 +71,9 @@ class PredictionService:
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
-        self.batcher = Batcher(self._decode, self._process, size, wait, capacity, self.telemetry.count_batch)
+        self.batcher = Batcher(
+            self._decode, self._compute, self._finish, size, wait, capacity, self.telemetry.count_batch
+        )
         self.second: SecondModel | None = None
         if settings.shadow_model is not None:
             self.second = SecondModel(
@@ -90,11 +90,10 @@ class PredictionService:
         self.telemetry.watch(
             lambda: self.batcher.in_progress, lambda: self.budget.buffered_bytes, capacity, measurements
         )
-        self._collector = ThreadPoolExecutor(1, "collect")
+        self._collector = InlineExecutor()  # the images are decoded
         self._kept = KeptImages(settings.keep_images) if settings.keep_images is not None else None
         self.audit = AuditLog(self.store)
-        stored = (self.store, self._kept, self.models, self.choose, self.telemetry, self.audit)
-        self.stored = StoredPredictions(*stored)
+        self.stored = StoredPredictions(self.store, self._kept, self.models, self.choose, self.telemetry, self.audit)
         self.blinding = Blinding(settings.mode, self.stored)
         self._summary_thread = ThreadPoolExecutor(1, "summary")  # a long query delays nothing else
         self._readiness_thread = ThreadPoolExecutor(1, "readiness")  # the others may wait for a locked database
@@ -115,8 +114,7 @@ class PredictionService:
         if self.second is not None:
             self.second.open()
         self.watch.open(self._summary_thread, self.check_ready)
-        keep_for = self.settings.keep_for
-        if keep_for is not None or self._kept is not None:
+        if (keep_for := self.settings.keep_for) is not None or self._kept is not None:
             retention = Retention(self.store, self._kept, read_period(keep_for, "keep_for") if keep_for else None)
             self._deleting = asyncio.create_task(retention.repeat(self._summary_thread))
 
@@ -129,7 +127,7 @@ class PredictionService:
         self.watch.close()
         if self.second is not None:
             await asyncio.to_thread(self.second.close)
-        for pool in (self._collector, self._summary_thread, self._readiness_thread):
+        for pool in (self._summary_thread, self._readiness_thread):
             pool.shutdown(cancel_futures=True)
         self.stored.close()
         self.audit.close()
@@ -301,24 +299,23 @@ class PredictionService:
             raise to_file_problem(error, is_image(image.content[:512]), decoded.extract.lacks_extra)
         return decoded
 
-    def _process(self, jobs: Sequence[Job]) -> list[Answer]:
-        """Predict a batch and store it; runs in a thread."""
-        second = self.second
-        shared = [] if second is None else [copy_extract(job) for job in jobs]
-        answers = self._predict(jobs)
-        wanted = zip(jobs, answers, strict=True)
-        new = [(job, record) for job, (_, record) in wanted if record is not None and job.query.store]
-        if refused := self.stored.add(new) if new else None:
-            answers = [
-                (deleted_meanwhile(), None) if record is not None and record.id in refused else (message, record)
-                for message, record in answers
-            ]
-        if second is not None:
-            for (_, stored), extract in zip(answers, shared, strict=True):
-                if stored is not None and extract is not None:
-                    second.add(stored.id, stored.sha256, extract)
-        add_image_reviews(self.store, [message for message, _ in answers if not isinstance(message, RequestError)])
-        return [message for message, _ in answers]
+    def _compute(self, jobs: Sequence[Job]) -> list[Computed]:
+        """Predict a batch; what another model needs is copied before its features take its place."""
+        shared = [None if self.second is None else copy_extract(job) for job in jobs]
+        return [(*found, extract) for found, extract in zip(self._predict(jobs), shared, strict=True)]
+
+    def _finish(self, done: Sequence[tuple[Job, Computed]]) -> list[Answer]:
+        """Store predictions in one transaction, and give the answers; runs in a thread."""
+        answers = [message for _, (message, _, _) in done]
+        new = [(job, record) for job, (_, record, _) in done if record is not None and job.query.store]
+        refused = self.stored.add(new) if new else set()
+        for place, (_, (_, record, extract)) in enumerate(done):
+            if record is not None and record.id in refused:
+                answers[place] = deleted_meanwhile()
+            elif self.second is not None and record is not None and extract is not None:
+                self.second.add(record.id, record.sha256, extract)
+        add_image_reviews(self.store, [message for message in answers if not isinstance(message, RequestError)])
+        return answers
 
     def _predict(self, jobs: Sequence[Job]) -> list[Processed]:
         """Predict a batch, each image by the model that is to answer for it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pneumoscope.images.read import ImageBytes
 from pneumoscope.server.inference.decoding import Decoded
@@ -16,7 +16,8 @@ from pneumoscope.server.problems import RequestError, too_busy
 from pneumoscope.server.storage.audit import SERVICE, Actor
 
 Answer: TypeAlias = PredictionMessage | RequestError
-_WORKERS = 2  # one batch is stored while another is computed
+T = TypeVar("T")
+P = TypeVar("P")  # what a batch is computed to, for each image
 
 
 class Job(NamedTuple):
@@ -32,47 +33,65 @@ class Job(NamedTuple):
     mark: int | None = None
 
 
-class Batcher:
-    """Gathers the images of many callers into batches.
+class InlineExecutor(Executor):
+    """Does everything at once in the thread that asks: for work that is too little for a thread of its own."""
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **options: Any) -> Future[T]:
+        """Do it."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
+
+
+class Batcher(Generic[P]):
+    """Gathers the images of many callers into batches; one batch is computed while those before it are stored.
+
+    The images of a caller are computed and stored in their order.
 
     Args:
         decode: makes an image ready for the network, or says why it cannot be read.
-        process: answers a batch, in a thread; what it raises is raised to all callers of the batch.
-        batch_size: images that are best processed together.
-        wait: seconds that an image waits for others at most, and only while another batch is processed.
+        compute: predicts a batch, in a thread; what it raises is raised to all callers of the batch.
+        finish: stores all that has been predicted meanwhile, in another thread, and gives the answers; likewise.
+        batch_size: images that are best computed together.
+        wait: seconds that an image waits for others at most, and only while other images are decoded.
         capacity: images that may be in progress.
-        observe: called with the size of each batch and the seconds that it took.
+        observe: called with the size of each batch and the seconds that computing it took.
     """
 
     def __init__(
         self,
         decode: Callable[[ImageBytes, bool], Awaitable[Decoded]],
-        process: Callable[[Sequence[Job]], list[Answer]],
+        compute: Callable[[Sequence[Job]], Sequence[P]],
+        finish: Callable[[Sequence[tuple[Job, P]]], list[Answer]],
         batch_size: int,
         wait: float,
         capacity: int,
         observe: Callable[[int, float], None],
     ) -> None:
         self.in_progress = 0
-        self._decode, self._process, self._observe = decode, process, observe
+        self._decode, self._compute, self._finish, self._observe = decode, compute, finish, observe
         self._batch_size, self._wait, self._capacity = batch_size, wait, capacity
+        self._decoding = 0
         self._queue: deque[tuple[Job, asyncio.Future[Answer]]] = deque()
-        self._arrived = asyncio.Event()
-        self._gathering = asyncio.Lock()
-        self._processing = 0
-        self._threads = ThreadPoolExecutor(_WORKERS, "predict")
+        self._predicted: deque[tuple[Job, P, asyncio.Future[Answer]]] = deque()
+        self._arrived, self._computed = asyncio.Event(), asyncio.Event()
+        self._threads = [ThreadPoolExecutor(1, name) for name in ("predict", "store")]
         self._workers: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
         """Start; to be called on the event loop."""
-        self._workers = [asyncio.create_task(self._work()) for _ in range(_WORKERS)]
+        self._workers = [asyncio.create_task(work()) for work in (self._predict_batches, self._store_batches)]
 
     async def close(self) -> None:
         """Stop; accepted images are answered by then, because the server waits for its requests."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        self._threads.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.shutdown(cancel_futures=True)
 
     @property
     def alive(self) -> bool:
@@ -89,55 +108,84 @@ class Batcher:
             raise too_busy(f"{self.in_progress} images are in progress, and at most {self._capacity} are accepted.")
         self.in_progress += len(jobs)
         try:
-            return await asyncio.gather(*map(self._answer, jobs))
+            if len(jobs) == 1:
+                return [await _settle(self._enter(jobs[0], await self._try_decode(jobs[0])))]
+            decoding = [asyncio.create_task(self._try_decode(job)) for job in jobs]
+            try:
+                entered = [self._enter(job, await task) for job, task in zip(jobs, decoding, strict=True)]
+            finally:
+                for task in decoding:
+                    task.cancel()
+            return [await _settle(each) for each in entered]
         finally:
             self.in_progress -= len(jobs)
 
-    async def _answer(self, job: Job) -> Answer:
+    async def _try_decode(self, job: Job) -> Decoded | RequestError:
+        self._decoding += 1
         try:
-            decoded = await self._decode(job.image, job.query.picture)
+            return await self._decode(job.image, job.query.picture)
         except RequestError as problem:
             return problem
+        finally:
+            self._decoding -= 1
+
+    def _enter(self, job: Job, decoded: Decoded | RequestError) -> asyncio.Future[Answer] | RequestError:
+        if isinstance(decoded, RequestError):
+            return decoded
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((job._replace(decoded=decoded), future))
         self._arrived.set()
-        return await future
+        return future
 
     async def _gather(self) -> list[tuple[Job, asyncio.Future[Answer]]]:
-        """Gather the next batch; one worker gathers at a time."""
+        """Gather the next batch."""
         loop = asyncio.get_running_loop()
-        async with self._gathering:
-            while not self._queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-            batch = [self._queue.popleft()]
-            end = loop.time() + self._wait
-            while True:
-                while self._queue and len(batch) < self._batch_size:
-                    batch.append(self._queue.popleft())
-                left = end - loop.time()
-                if self._queue or len(batch) == self._batch_size or not self._processing or left <= 0:
-                    return batch
-                self._arrived.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), left)
+        while not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        end = loop.time() + self._wait
+        while len(self._queue) < self._batch_size and self._decoding and (left := end - loop.time()) > 0:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), left)
+        return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
 
-    async def _work(self) -> None:
+    async def _predict_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._gather()
             start = loop.time()
-            self._processing += 1
             try:
-                answers = await loop.run_in_executor(self._threads, self._process, [job for job, _ in batch])
+                found = await loop.run_in_executor(self._threads[0], self._compute, [job for job, _ in batch])
             except Exception as problem:  # goes to those who asked; the next batch may do better
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(problem)
+                _refuse([future for _, future in batch], problem)
                 continue
-            finally:
-                self._processing -= 1
             self._observe(len(batch), loop.time() - start)
-            for (_, future), answer in zip(batch, answers, strict=True):
+            self._predicted += [(job, each, future) for (job, future), each in zip(batch, found, strict=True)]
+            self._computed.set()
+
+    async def _store_batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._computed.wait()
+            self._computed.clear()
+            done, self._predicted = list(self._predicted), deque()
+            try:
+                pairs = [(job, found) for job, found, _ in done]
+                answers = await loop.run_in_executor(self._threads[1], self._finish, pairs)
+            except Exception as problem:
+                _refuse([future for _, _, future in done], problem)
+                continue
+            for (_, _, future), answer in zip(done, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
+
+
+async def _settle(entered: asyncio.Future[Answer] | RequestError) -> Answer:
+    return entered if isinstance(entered, RequestError) else await entered
+
+
+def _refuse(futures: Sequence[asyncio.Future[Answer]], problem: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(problem)

@@ -147,3 +147,44 @@ class MonitoringMessage(Answer):
     min_pooled: int = Field(description="Days or weeks with fewer images are pooled with others.")
     groups: Groups
     second_model: ModelComparison | None = Field(default=None, description="Null if there is none.")
+
+
+class CoefficientMessage(Answer):
+    """A coefficient of agreement with its 95% interval by patient; null where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    images: int = Field(description="How many it is of.")
+    agreed: float | None = Field(description="The share of equal pairs of ratings; chance is not taken off.")
+
+
+class ReaderMessage(Answer):
+    """Somebody who has reviewed."""
+
+    name: str
+    verified: bool = Field(description="Whether the name comes from a login or a token.")
+    images: int = Field(description="How many images they have rated.")
+
+
+class PairMessage(CoefficientMessage):
+    """Cohen's kappa of two readers."""
+
+    first: str
+    second: str
+
+
+class ReaderAgreementMessage(Answer):
+    """How far readers agree with each other; of each reader and image, the latest rating counts.
+
+    A rating is the class that a reader sees, or `cannot_tell`.
+    """
+
+    days: int
+    readers: list[ReaderMessage] = Field(description="Those who have rated most come first.")
+    unnamed: int = Field(description="Ratings without a name, which do not count.")
+    pairs: list[PairMessage] = Field(description="Cohen's kappa, of the eight readers who have rated most.")
+    fleiss: CoefficientMessage | None = Field(
+        description="Fleiss' kappa of the images that all of three or more readers have rated."
+    )
+    alpha: CoefficientMessage = Field(description="Krippendorff's alpha (nominal) of all images with two ratings.")

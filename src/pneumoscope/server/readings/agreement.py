@@ -7,56 +7,18 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from pydantic import Field
-
 from pneumoscope.evaluation.agreement import Agreement, measure_cohen_kappa, measure_fleiss_kappa
 from pneumoscope.evaluation.agreement import measure_krippendorff_alpha as measure_alpha
-from pneumoscope.server.messages.predictions import Answer
+from pneumoscope.server.messages.monitoring import (
+    CoefficientMessage,
+    PairMessage,
+    ReaderAgreementMessage,
+    ReaderMessage,
+)
 from pneumoscope.server.storage.image_reviews import list_counting
 from pneumoscope.server.storage.store import PredictionRecord, Review
 
 _PAIRS_OF = 8  # readers, those who have read most
-
-
-class CoefficientMessage(Answer):
-    """A coefficient of agreement with its 95% interval by patient; null where it is undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    images: int = Field(description="How many it is of.")
-    agreed: float | None = Field(description="The share of equal pairs of ratings; chance is not taken off.")
-
-
-class ReaderMessage(Answer):
-    """Somebody who has reviewed."""
-
-    name: str
-    verified: bool = Field(description="Whether the name comes from a login or a token.")
-    images: int = Field(description="How many images they have rated.")
-
-
-class PairMessage(CoefficientMessage):
-    """Cohen's kappa of two readers."""
-
-    first: str
-    second: str
-
-
-class ReaderAgreementMessage(Answer):
-    """How far readers agree with each other; of each reader and image, the latest rating counts.
-
-    A rating is the class that a reader sees, or `cannot_tell`.
-    """
-
-    days: int
-    readers: list[ReaderMessage] = Field(description="Those who have rated most come first.")
-    unnamed: int = Field(description="Ratings without a name, which do not count.")
-    pairs: list[PairMessage] = Field(description="Cohen's kappa, of the eight readers who have rated most.")
-    fleiss: CoefficientMessage | None = Field(
-        description="Fleiss' kappa of the images that all of three or more readers have rated."
-    )
-    alpha: CoefficientMessage = Field(description="Krippendorff's alpha (nominal) of all images with two ratings.")
 
 
 def measure_readers(reviews: Sequence[tuple[PredictionRecord, Review]], days: int) -> ReaderAgreementMessage:

@@ -8,13 +8,12 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Response
 
 from pneumoscope.server.inference.pictures import EXAMPLES, render_example
-from pneumoscope.server.messages.monitoring import MonitoringMessage, MonitoringQuery
+from pneumoscope.server.messages.monitoring import MonitoringMessage, MonitoringQuery, ReaderAgreementMessage
 from pneumoscope.server.messages.node import NodeMessage, NodeQuery
 from pneumoscope.server.messages.predictions import ExampleMessage, HealthMessage, ModelMessage, ReadyMessage
 from pneumoscope.server.openapi import problems
 from pneumoscope.server.predictions import PredictionService
 from pneumoscope.server.problems import RequestError
-from pneumoscope.server.readings.agreement import ReaderAgreementMessage
 from pneumoscope.server.readings.blinding import withholds
 from pneumoscope.server.storage.audit import audits
 

@@ -18,40 +18,37 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from typing import Any
+from urllib.parse import quote
 
 import urllib3
 
+from pneumoscope.client.connection import Connection, read_pause
 from pneumoscope.errors import ServiceError, UsageError
-from pneumoscope.server.messages.monitoring import MonitoringMessage
+from pneumoscope.server.messages.monitoring import MonitoringMessage, ReaderAgreementMessage
 from pneumoscope.server.messages.predictions import (
     JobMessage,
     ModelMessage,
-    PageMessage,
     PredictionMessage,
     PredictionPage,
     PredictionsMessage,
+    ReviewAnswer,
     ReviewMessage,
     ReviewPage,
     StudyMessage,
     StudyPage,
 )
+from pneumoscope.server.messages.readings import CommittedMessage, PerformanceMessage, ReadingMessage, ReadingPage
 
-Page = TypeVar("Page", bound=PageMessage)
 _FILES = 16  # of a request; the service takes 64
 _BYTES = 128 * 1024**2  # of a request; the service takes 256 MiB
-_BUSY = (429, 503)
-_LONGEST_PAUSE = 60.0  # seconds
-
-
 _OF_ONE_FILE = (
     "not-an-image", "package-missing", "image-damaged", "image-unsupported", "image-too-large", "image-costly",
     "not-a-radiograph", "out-of-scope",
 )  # fmt: skip
 
 
-class Client:
+class Client(Connection):
     """A service. Only one thread at a time may call it.
 
     Each upload and review has an idempotency key: if an answer is lost, or the service is busy, the request is sent
@@ -66,28 +63,6 @@ class Client:
     Raises:
         UsageError: the address is not one of HTTP.
     """
-
-    def __init__(
-        self, url: str = "http://127.0.0.1:8000/", token: str | None = None, *, timeout: float = 120.0, retries: int = 5
-    ) -> None:
-        if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise UsageError(f"found {url!r}; an address such as http://127.0.0.1:8000/ is needed.", parameter="url")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise UsageError(f"found {retries!r}; a whole number of at least 0 is needed.", parameter="retries")
-        self.url = url if url.endswith("/") else f"{url}/"
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._timeout, self._retries = timeout, retries
-        self._pool = urllib3.PoolManager()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._pool.clear()
 
     def predict(
         self, images: str | Path | bytes | Sequence[str | Path | bytes], *, store: bool = True, reuse: bool = False,
@@ -172,13 +147,15 @@ class Client:
                 return found.predictions
             if time.monotonic() > end:
                 raise ServiceError(f"The job is not finished after {timeout:g} s.")
-            time.sleep(_read_pause(answer, 1.0))
+            time.sleep(read_pause(answer, 1.0))
 
     def list_predictions(self, **query: Any) -> Iterator[PredictionMessage]:
         """The stored predictions, the newest first.
 
         Args:
-            **query: `patient`, `study`, `decision`, `model`, `reviewed`, `since` (in a time zone), `limit` of a page.
+            **query: `patient`, `study`, `decision`, `model`, `reviewed`, `since` (in a time zone), `limit` of a page;
+                `disagreement=True` for disputed ones, and `second_reading=True`, with `reader` where the token has no
+                name, for those that await a second reading.
         """
         for page in self._walk("predictions", PredictionPage, query):
             yield from page.predictions
@@ -200,13 +177,52 @@ class Client:
         return self._get(f"predictions/{_quote(prediction_id)}/evidence.png").data
 
     def review(
-        self, prediction_id: str, *, agrees: bool, label: str | None = None, comment: str = "", reviewer: str = ""
-    ) -> ReviewMessage:
-        """Agree or disagree with a prediction."""
-        body = json.dumps({"agrees": agrees, "label": label, "comment": comment, "reviewer": reviewer}).encode()
-        headers = {"content-type": "application/json", **_make_key()}
-        answer = self._request("POST", f"predictions/{_quote(prediction_id)}/reviews", headers=headers, body=body)
-        return ReviewMessage.model_validate_json(answer.data)
+        self, prediction_id: str, *, agrees: bool | None = None, answer: ReviewAnswer | None = None,
+        label: str | None = None, comment: str = "", reviewer: str = "",
+    ) -> ReviewMessage:  # fmt: skip
+        """Agree or disagree with a prediction, or give another answer: `cannot_tell`, `comment` or `withdrawn`."""
+        given = {"agrees": agrees, "answer": answer, "label": label, "comment": comment, "reviewer": reviewer}
+        path = f"predictions/{_quote(prediction_id)}/reviews"
+        return ReviewMessage.model_validate_json(self._send(path, given, _make_key()).data)
+
+    def commit_reading(
+        self, prediction_id: str, label: str | None, *, confidence: int | None = None, with_ai: bool = False,
+        comment: str = "", reader: str = "", seconds: float | None = None,
+    ) -> CommittedMessage:  # fmt: skip
+        """Commit what a reader sees in an image, which cannot be changed; the answer shows what the model says.
+
+        Args:
+            prediction_id: of the image.
+            label: the class that they see; None: they cannot tell.
+            confidence: how sure they are, from 0 (a guess) to 100 (certain).
+            with_ai: whether they know the model's answer; a reading without it must come first.
+            comment: of theirs.
+            reader: their name, where the token has none.
+            seconds: that reading took.
+        """
+        given = {
+            "label": label, "confidence": confidence, "with_ai": with_ai, "comment": comment, "reader": reader,
+            "seconds": seconds,
+        }  # fmt: skip
+        path = f"predictions/{_quote(prediction_id)}/readings"
+        return CommittedMessage.model_validate_json(self._send(path, given).data)
+
+    def list_readings(self, **query: Any) -> Iterator[ReadingMessage]:
+        """Readings without and with the model's answer, the newest first.
+
+        Args:
+            **query: `prediction`, `sha256`, `reader`, `limit` of a page.
+        """
+        for page in self._walk("readings", ReadingPage, query):
+            yield from page.readings
+
+    def get_reading_performance(self) -> PerformanceMessage:
+        """Readers without and with the model's answer, and the model; truth comes from teaching cases."""
+        return PerformanceMessage.model_validate_json(self._get("reading-performance").data)
+
+    def get_agreement(self, days: int = 30) -> ReaderAgreementMessage:
+        """How far readers agree with each other: Cohen's and Fleiss' kappa, and Krippendorff's alpha."""
+        return ReaderAgreementMessage.model_validate_json(self._get("agreement", {"days": days}).data)
 
     def list_reviews(self, prediction_id: str) -> Iterator[ReviewMessage]:
         """All reviews of a prediction, the newest first."""
@@ -222,9 +238,19 @@ class Client:
         """The models that are served."""
         return [ModelMessage.model_validate(each) for each in json.loads(self._get("models").data)]
 
+    def get_model(self, name: str) -> ModelMessage:
+        """A model that is served, by its name or fingerprint."""
+        return ModelMessage.model_validate_json(self._get(f"models/{_quote(name)}").data)
+
     def get_monitoring(self, days: int = 30) -> MonitoringMessage:
         """Volume, decisions, drift and agreement of the last days."""
         return MonitoringMessage.model_validate_json(self._get("monitoring", {"days": days}).data)
+
+    def _send(
+        self, path: str, given: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        own = {"content-type": "application/json", **(headers or {})}
+        return self._request("POST", path, headers=own, body=json.dumps(given).encode())
 
     def _upload(
         self, files: Sequence[tuple[str, bytes]], query: Mapping[str, Any], headers: Mapping[str, str] | None = None
@@ -232,50 +258,6 @@ class Client:
         body, media_type = urllib3.encode_multipart_formdata([("files", each) for each in files])
         own = {"content-type": media_type, **_make_key(), **(headers or {})}
         return self._request("POST", "predictions", query=query, headers=own, body=body)
-
-    def _get(self, path: str, query: Mapping[str, Any] | None = None) -> urllib3.BaseHTTPResponse:
-        return self._request("GET", path, query=query)
-
-    def _walk(self, path: str, kind: type[Page], query: Mapping[str, Any]) -> Iterator[Page]:
-        cursor = ""
-        while True:
-            page = kind.model_validate_json(self._get(path, {**query, **({"cursor": cursor} if cursor else {})}).data)
-            yield page
-            if page.next is None:
-                return
-            cursor = page.next
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """Send a request, and repeat it if that is safe."""
-        url = urljoin(self.url, f"v1/{path}") + _write_query(query or {})
-        left = self._retries
-        while True:
-            pause = min(2.0 ** (self._retries - left) / 4, _LONGEST_PAUSE)
-            try:
-                answer = self._pool.request(
-                    method, url, headers={**self._headers, **(headers or {})}, body=body, timeout=self._timeout,
-                    retries=False, redirect=False,
-                )  # fmt: skip
-            except urllib3.exceptions.HTTPError as problem:
-                if not left or method == "DELETE":
-                    raise ServiceError(f"{self.url} does not answer: {type(problem).__name__}.") from None
-                left -= 1
-                time.sleep(pause)
-                continue
-            if answer.status < 300:
-                return answer
-            refused = _read_problem(answer)
-            if not left or not (answer.status in _BUSY or refused.code == "key-in-use"):
-                raise refused
-            left -= 1
-            time.sleep(_read_pause(answer, pause))
 
 
 def verify_callback(body: bytes, signature: str, secret: str, tolerance: float = 300.0) -> JobMessage:
@@ -337,33 +319,6 @@ def _find_failures(problem: ServiceError, names: Sequence[str]) -> list[Predicti
     if len(names) == 1 and problem.code in _OF_ONE_FILE:
         return [PredictionMessage(name=names[0], error=str(problem), code=problem.code)]
     return None
-
-
-def _read_problem(answer: urllib3.BaseHTTPResponse) -> ServiceError:
-    try:
-        problem = json.loads(answer.data)
-        return ServiceError(str(problem["detail"]), answer.status, problem)
-    except (ValueError, KeyError, TypeError):
-        return ServiceError(f"The service answered {answer.status}, not as version 1 of the API does.", answer.status)
-
-
-def _read_pause(answer: urllib3.BaseHTTPResponse, otherwise: float) -> float:
-    given = answer.headers.get("retry-after", "")
-    return min(float(given), _LONGEST_PAUSE) if given.isdecimal() else otherwise
-
-
-def _write_query(query: Mapping[str, Any]) -> str:
-
-    plain = {
-        name: str(value).lower()
-        if isinstance(value, bool)
-        else value.isoformat()
-        if hasattr(value, "isoformat")
-        else value
-        for name, value in query.items()
-        if value is not None
-    }
-    return f"?{urlencode(plain)}" if plain else ""
 
 
 def _make_key() -> dict[str, str]:
