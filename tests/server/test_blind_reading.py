@@ -260,10 +260,12 @@ def test_performance_is_measured_with_truth_from_a_table(settings: Settings, tmp
             truth[found["sha256"]] = right
             commit(client, found, label=wrong if seed < 6 else right, confidence=50, reader="ann")
             commit(client, found, label=wrong if seed < 2 else right, confidence=75, reader="ann", with_ai=True)
+            for with_ai in (False, True):
+                commit(client, found, label=right if seed % 4 or with_ai else None, reader="<b>", with_ai=with_ai)
         answer = client.get("/v1/reading-performance").json()["readers"]
     assert [(each["reader"], each["read"], each["finished"], each["with_truth"]) for each in answer] == [
-        ("ann", 16, 16, 0)
-    ]
+        ("<b>", 16, 16, 0), ("ann", 16, 16, 0)
+    ]  # fmt: skip
     table = tmp_path / "truth.csv"
     table.write_text("sha256,label\n" + "".join(f"{key},{label}\n" for key, label in truth.items()), encoding="utf-8")
     out = tmp_path / "out"
@@ -271,7 +273,8 @@ def test_performance_is_measured_with_truth_from_a_table(settings: Settings, tmp
         "reviews", "performance", "--truth", str(table), "--database", str(settings.database), "--out", str(out)
     )
     assert result.code == 0, result.err
-    (measured,) = json.loads((out / "performance.json").read_text(encoding="utf-8"))["readers"]
+    written = json.loads((out / "performance.json").read_text(encoding="utf-8"))
+    measured = written["readers"][1]
     metrics = measured["metrics"]
     assert metrics["without AI"]["accuracy"]["value"] == pytest.approx(10 / 16)
     assert metrics["with AI"]["accuracy"]["value"] == pytest.approx(14 / 16)
@@ -281,6 +284,21 @@ def test_performance_is_measured_with_truth_from_a_table(settings: Settings, tmp
     assert gain["low"] < gain["value"] < gain["high"]
     # Of pairs of a positive and a negative image, 5 * 5 right at equal confidence.
     assert metrics["without AI"]["auroc"]["value"] == pytest.approx(10 / 16)
+    # Of 16 images, half of each class, 10 and 14 right: (10/16 - 1/2) / (1 - 1/2), and so on.
+    assert metrics["without AI"]["kappa with truth"]["value"] == pytest.approx(0.25)
+    assert metrics["with AI"]["kappa with truth"]["value"] == pytest.approx(0.75)
+    with_truth = metrics["with AI"]["kappa with truth"]
+    assert with_truth["low"] < 0.75 < with_truth["high"]
+    assert (measured["both_right"], set(measured["kappa"])) == (10, {"without AI", "with AI"})
+    (pair,) = written["pairs"]
+    assert (pair["first"], pair["second"], pair["images"]) == ("<b>", "ann", 16)
+    assert pair["kappa"]["with AI"]["value"] == pytest.approx(0.75)  # the other reader is always right with AI
+    assert "kappa with AI: 0.750" in result.out
+    page = (out / "performance.html").read_text(encoding="utf-8")
+    assert re.search(r"Right without AI</th><td class=\"n\">10</td><td class=\"n\">0</td>", page)
+    assert re.search(r"Wrong without AI</th><td class=\"n\">4</td><td class=\"n\">2</td>", page)
+    assert "&lt;b&gt; and ann" in page
+    assert "<b> and ann" not in page
     rows = list(csv.DictReader((out / "performance.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert {(row["side"], row["metric"]) for row in rows} >= {("model", "auroc"), ("with AI", "agreement with model")}
 

@@ -13,7 +13,7 @@ from pneumoscope.cli.app import PanelCommand, make_group, make_options
 from pneumoscope.cli.logs import show_log
 from pneumoscope.cli.options import OUTPUT, option
 from pneumoscope.cli.output import echo
-from pneumoscope.cli.readers import print_performance
+from pneumoscope.cli.readers import print_pairs, print_performance
 
 if TYPE_CHECKING:
     from typer._click import Context, Parameter
@@ -133,21 +133,25 @@ def performance(
         Path | None,
         option("True classes: a table with sha256 and label, or labelled images. [default: those of teaching cases]"),
     ] = None,
-    out: Annotated[Path | None, option("Folder to write: performance.csv and performance.json.", OUTPUT)] = None,
+    out: Annotated[Path | None, option("Folder to write: performance.html, .csv and .json.", OUTPUT)] = None,
     database: Database = None,
     excel: options.Excel = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Compare readers before and after they knew the model's answer, and the model, on the images that they read."""
     import json
+    from dataclasses import asdict
 
     from pneumoscope.errors import DataError, UsageError
+    from pneumoscope.evaluation.results import without_nan
     from pneumoscope.files import check_folder, write_rows, write_text
-    from pneumoscope.server.readings.performance import measure_readers, read_truth
+    from pneumoscope.reports.pages import format_command
+    from pneumoscope.server.readings.performance import measure_pairs, measure_readers, read_truth
+    from pneumoscope.server.readings.performance_page import render_performance
     from pneumoscope.server.readings.readings import list_all
     from pneumoscope.server.storage.store import Store
 
-    files = ("performance.csv", "performance.json")
+    files = ("performance.csv", "performance.json", "performance.html")
     if out is None:
         for name, given in (("overwrite", overwrite), ("excel", excel)):
             if given:
@@ -156,16 +160,26 @@ def performance(
         check_folder(out, files, overwrite)
     known = None if truth is None else read_truth(truth)
     with Store(database, create=False) as store:
-        readers = measure_readers(list_all(store), known)
+        rows = list_all(store)
+        readers, pairs = measure_readers(rows, known), measure_pairs(rows)
         if not readers:
             raise DataError(f"{store.location}: contains no readings without AI yet. The blind mode makes them.")
     for each in readers:
         print_performance(each)
+    print_pairs(pairs)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_rows(out / files[0], [row for each in readers for row in each.to_rows()], excel)
-        write_text(out / files[1], json.dumps({"readers": [each.to_json() for each in readers]}, indent=2) + "\n")
-        echo(f"Tables: {out}", err=True)
+        found = {
+            "readers": [each.to_json() for each in readers],
+            "pairs": [without_nan(asdict(each)) for each in pairs],
+        }
+        write_text(out / files[1], json.dumps(found, indent=2) + "\n")
+        command = format_command(
+            "reviews", "performance", truth=None if truth is None else str(truth), out="NEW_FOLDER"
+        )
+        write_text(out / files[2], render_performance(readers, pairs, command))
+        echo(f"Page and tables: {out}", err=True)
 
 
 def _count(images: int) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pneumoscope.datasets.samples import cluster_by_patient
 from pneumoscope.datasets.tables import read_table
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.errors import DataError
+from pneumoscope.evaluation.agreement import measure_cohen_kappa
 from pneumoscope.evaluation.compare import compare_pairing
 from pneumoscope.evaluation.intervals.all_metrics import measure_some
 from pneumoscope.evaluation.intervals.differences import Difference
@@ -26,6 +28,7 @@ from pneumoscope.evaluation.results import Interval, without_nan
 from pneumoscope.images.read import read_bytes
 
 WITHOUT, WITH, MODEL = "without AI", "with AI", "model"
+AGREEMENT, KAPPA, KAPPA_WITH_TRUTH = "agreement with model", "kappa with model", "kappa with truth"
 _SIDES = (WITHOUT, WITH, MODEL)
 _NO_LABEL = -1  # of whoever names no class; it is no class, so it is never right
 
@@ -44,7 +47,9 @@ class Performance:
         to_right: changes from a wrong reading to a right one.
         to_wrong: and the other way round.
         agreement: share of images on which a reader and the model name the same class, without and with AI.
-        metrics: accuracy, sensitivity, specificity and AUROC of each side.
+        kappa: Cohen's kappa of a reader and the model, without and with AI.
+        both_right: images read right both times; None without truth, like the two above.
+        metrics: accuracy, sensitivity, specificity, AUROC and Cohen's kappa with the truth, of each side.
         differences: of the other sides from the reader without AI, by side and metric.
         notes: what to know about these numbers.
     """
@@ -57,7 +62,9 @@ class Performance:
     changed: int
     to_right: int | None = None
     to_wrong: int | None = None
+    both_right: int | None = None
     agreement: Mapping[str, Interval] = field(default_factory=dict)
+    kappa: Mapping[str, Interval] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -67,15 +74,21 @@ class Performance:
         plain: dict[str, Any] = without_nan(asdict(self))
         return plain
 
+    def list_values(self) -> list[tuple[str, str, Interval]]:
+        """Every value with its side and the name of the metric."""
+        of_model = [
+            (side, name, found[side]) for name, found in ((AGREEMENT, self.agreement), (KAPPA, self.kappa))
+            for side in found
+        ]  # fmt: skip
+        return of_model + [(side, name, value) for side, found in self.metrics.items() for name, value in found.items()]
+
     def to_rows(self) -> list[dict[str, Any]]:
         """A row for each side and metric, with the difference from the reader without AI."""
-        values = {**{(side, "agreement with model"): value for side, value in self.agreement.items()}}
-        values |= {(side, name): value for side, found in self.metrics.items() for name, value in found.items()}
         rows = []
-        for (side, name), value in values.items():
+        for side, name, value in self.list_values():
             difference = self.differences.get(side, {}).get(name)
             row = {"reader": self.reader, "side": side, "metric": name, "images": self.with_truth}
-            row |= {"images": self.finished} if name == "agreement with model" else {}
+            row |= {"images": self.finished} if name in (AGREEMENT, KAPPA) else {}
             row |= {"value": value.value, "low": value.low, "high": value.high}
             row |= {
                 "difference": getattr(difference, "value", math.nan),
@@ -133,13 +146,7 @@ def measure_readers(rows: Sequence[Any], truth: Mapping[str, str] | None) -> lis
     Raises:
         DataError: a true class is not one of the model's.
     """
-    first: dict[str, dict[str, Any]] = {}
-    last: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if not row.with_ai:
-            first.setdefault(row.reader, {}).setdefault(row.sha256, row)
-        else:
-            last.setdefault(row.reader, {})[row.sha256] = row
+    first, last = _divide(rows)
     return [_measure(reader, own, last.get(reader, {}), truth) for reader, own in sorted(first.items())]
 
 
@@ -167,11 +174,14 @@ def _measure(
         side: _bound((said[:, i] == said[:, 2]) & (said[:, i] != _NO_LABEL), np.ones(len(said), bool), clusters)
         for i, side in enumerate((WITHOUT, WITH))
     }
+    words = _list_ratings(pairs)
     among = np.array([label is not None for label in known], bool)
     common: dict[str, Any] = {
         "reader": reader, "read": len(first), "finished": len(pairs), "with_truth": int(among.sum()),
         "cannot_tell": {side: int((said[:, i] == _NO_LABEL).sum()) for i, side in enumerate((WITHOUT, WITH))},
         "changed": int((said[:, 0] != said[:, 1]).sum()), "agreement": agreement if pairs else {},
+        "kappa": {side: _measure_kappa(words[i], words[2], clusters) for i, side in enumerate((WITHOUT, WITH))}
+        if pairs else {},
     }  # fmt: skip
     if not among.any():
         return Performance(**common, notes=("No truth is known.",))
@@ -204,11 +214,15 @@ def _compare(
         metrics[side] = {name: _bound(right[i], sides[name], clusters) for name in shown if name != "auroc"}
         if ranked and len(np.unique(labels)) == 2:
             metrics[side] |= measure_some(labels, scores[i], ["auroc"], patients=patients)
+    truth = [classes[label] for label in labels]
+    for side, ratings in zip(_SIDES, _list_ratings(pairs), strict=True):
+        metrics[side][KAPPA_WITH_TRUTH] = _measure_kappa(ratings, truth, clusters)
     notes = ["Cannot tell and out of distribution count as wrong."]
     if two and not ranked:
         notes.append("There is no AUROC, because not every reading says how sure the reader is.")
     return Performance(
         **common,
+        both_right=int((right[0] & right[1]).sum()),
         to_right=int((~right[0] & right[1]).sum()),
         to_wrong=int((right[0] & ~right[1]).sum()),
         metrics=metrics,
@@ -218,6 +232,63 @@ def _compare(
         },
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class ReaderPair:
+    """Cohen's kappa of two readers on the images that both have finished, without and with AI."""
+
+    first: str
+    second: str
+    images: int
+    kappa: Mapping[str, Interval]
+
+
+def measure_pairs(rows: Sequence[Any]) -> list[ReaderPair]:
+    """Measure how far every two readers agree with each other; see `measure_readers`."""
+    finished = {
+        reader: {digest: (row, last[reader][digest]) for digest, row in own.items() if digest in last.get(reader, {})}
+        for first, last in [_divide(rows)]
+        for reader, own in sorted(first.items())
+    }
+    found = []
+    for one, other in combinations(finished, 2):
+        common = [digest for digest in finished[one] if digest in finished[other]]
+        if common:
+            pairs = [[finished[reader][digest] for digest in common] for reader in (one, other)]
+            clusters = cluster_by_patient([row.patient for row, _ in pairs[0]], len(common))
+            ratings = [_list_ratings(each) for each in pairs]
+            kappa = {
+                side: _measure_kappa(ratings[0][i], ratings[1][i], clusters) for i, side in enumerate((WITHOUT, WITH))
+            }
+            found.append(ReaderPair(one, other, len(common), kappa))
+    return found
+
+
+def _divide(rows: Sequence[Any]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The first reading without AI and the latest with AI, by reader and file."""
+    first: dict[str, dict[str, Any]] = {}
+    last: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if not row.with_ai:
+            first.setdefault(row.reader, {}).setdefault(row.sha256, row)
+        else:
+            last.setdefault(row.reader, {})[row.sha256] = row
+    return first, last
+
+
+def _list_ratings(pairs: Sequence[tuple[Any, Any]]) -> list[list[str]]:
+    """What the reader without AI, with AI, and the model say; to name no class is a rating, too."""
+    return [
+        [row.label or "cannot tell" for row, _ in pairs],
+        [other.label or "cannot tell" for _, other in pairs],
+        [_name(row) or OUT_OF_DISTRIBUTION for row, _ in pairs],
+    ]
+
+
+def _measure_kappa(first: Sequence[str], second: Sequence[str], clusters: NDArray[np.int64]) -> Interval:
+    found = measure_cohen_kappa(first, second, clusters.tolist())
+    return Interval(*(math.nan if each is None else each for each in (found.value, found.low, found.high)))
 
 
 def _name(row: Any) -> str | None:
