@@ -25,6 +25,7 @@ from pneumoscope.server.settings import Limits, Settings
 from pneumoscope.server.storage.audit import AuditLog
 from pneumoscope.server.storage.store import Store
 from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.tracing import NoTracing
 
 if TYPE_CHECKING:
     from pneumoscope.training.train import Run
@@ -175,7 +176,7 @@ def test_routes_whose_role_cannot_be_known_are_refused(settings: Settings) -> No
 
     app.include_router(router)
     with Store(settings.database) as store, pytest.raises(TypeError, match="Add them to the app itself"):
-        SecurityMiddleware(app, settings, Telemetry(), AuditLog(store))
+        SecurityMiddleware(app, settings, Telemetry(), AuditLog(store), NoTracing())
 
 
 def test_guesses_are_slowed_and_the_wait_is_named(settings: Settings) -> None:

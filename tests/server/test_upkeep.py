@@ -147,7 +147,11 @@ def test_an_unforeseen_error_does_not_end_what_is_done_again_and_again(
 
         return work
 
-    for name, value in (("retention._EVERY", 0.01), ("watch._SUMMARY_EVERY", 0.01), ("watch._REST", 0.0)):
+    for name, value in (
+        ("storage.retention._EVERY", 0.01),
+        ("monitoring.watch._SUMMARY_EVERY", 0.01),
+        ("monitoring.watch._REST", 0.0),
+    ):
         monkeypatch.setattr(f"pneumoscope.server.{name}", value)
     monkeypatch.setattr(Retention, "run", fail("run"))
     monkeypatch.setattr(Watch, "refresh", fail("refresh"))

@@ -72,7 +72,7 @@ def build_app(settings: Settings, service: PredictionService) -> ASGIApp:
     complete_document(app)
     add_pages(app)
     _add_errors(app)
-    return SecurityMiddleware(app, settings, service.telemetry, service.audit)
+    return SecurityMiddleware(app, settings, service.telemetry, service.audit, service.tracing)
 
 
 def serve(settings: Settings, ready: Callable[[str, PredictionService], None] | None = None) -> None:

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import numpy as np
 
 from pneumoscope import __version__
-from pneumoscope.datasets.patients import find_patient
 from pneumoscope.decisions.decisions import OUT_OF_DISTRIBUTION
 from pneumoscope.images.read import ImageBytes, Reading, is_image
 from pneumoscope.inference.features import Extract
@@ -33,7 +32,7 @@ from pneumoscope.server.periods import read_period
 from pneumoscope.server.problems import RequestError, log_internal_error, logger, to_file_problem, to_internal_error
 from pneumoscope.server.readings.agreement import measure_readers
 from pneumoscope.server.readings.blinding import Blinding
-from pneumoscope.server.replies import IDENTIFIERS, reuse
+from pneumoscope.server.replies import IDENTIFIERS, reuse, to_record
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.storage.audit import SERVICE, Actor, AuditLog
 from pneumoscope.server.storage.erasure import deleted_meanwhile
@@ -45,13 +44,13 @@ from pneumoscope.server.storage.store import PredictionRecord, Store
 from pneumoscope.server.storage.wording import explain_decision
 from pneumoscope.server.stored import StoredPredictions
 from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.tracing import open_tracing
 from pneumoscope.server.uploads import UploadBudget
 
 Processed: TypeAlias = tuple[Answer, PredictionRecord | None]  # the record is still to be stored
 Computed: TypeAlias = tuple[Answer, PredictionRecord | None, Extract | None]  # and the input for a second model
 _PATIENCE = 5.0  # seconds in which the database has to answer
 _UNREADABLE = (415, 422)  # statuses of files that cannot be read
-_FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 
 
 class PredictionService:
@@ -67,7 +66,7 @@ class PredictionService:
         self.model, self.predictor = self.first.message, self.first.predictor
         self.name, self.fingerprint = self.first.name, self.first.fingerprint
         self.store = Store(settings.database, upgrade=settings.upgrade, patience=settings.limits.locked)
-        self.telemetry = Telemetry()
+        self.telemetry, self.tracing = Telemetry(), open_tracing(settings.otel_endpoint)
         self.budget = UploadBudget(settings.limits)
         size, wait, capacity = self.predictor.engine.batch_size, settings.batch_wait / 1000, settings.limits.images
         self._decoders = Decoders(self.predictor.model.input, settings.limits, settings.decoders)
@@ -132,6 +131,7 @@ class PredictionService:
         self.stored.close()
         self.audit.close()
         self.store.close()
+        self.tracing.close()
 
     async def check_ready(self) -> None:
         """Check that images can be predicted and stored.
@@ -205,7 +205,7 @@ class PredictionService:
             known = await self.stored.find_same(images, 0 if query.reuse else since or 0)
         unstored = query.model_copy(update={"store": False})
         jobs = [
-            Job(image, unstored if same else query, actor=actor, mark=mark)
+            Job(image, unstored if same else query, None, actor, mark, self.tracing.current())
             for image, same in zip(images, known, strict=True)
             if same is None or pictured
         ]
@@ -294,7 +294,8 @@ class PredictionService:
         )
 
     async def _decode(self, image: ImageBytes, picture: bool) -> Decoded:
-        decoded = await self._decoders.decode(image, picture)
+        with self.tracing.span("decode", bytes=len(image.content)):
+            decoded = await self._decoders.decode(image, picture)
         if (error := decoded.extract.error) is not None:
             raise to_file_problem(error, is_image(image.content[:512]), decoded.extract.lacks_extra)
         return decoded
@@ -302,13 +303,15 @@ class PredictionService:
     def _compute(self, jobs: Sequence[Job]) -> list[Computed]:
         """Predict a batch; what another model needs is copied before its features take its place."""
         shared = [None if self.second is None else copy_extract(job) for job in jobs]
-        return [(*found, extract) for found, extract in zip(self._predict(jobs), shared, strict=True)]
+        with self.tracing.span("batch", [job.trace for job in jobs], images=len(jobs)):
+            return [(*found, extract) for found, extract in zip(self._predict(jobs), shared, strict=True)]
 
     def _finish(self, done: Sequence[tuple[Job, Computed]]) -> list[Answer]:
         """Store predictions in one transaction, and give the answers; runs in a thread."""
         answers = [message for _, (message, _, _) in done]
         new = [(job, record) for job, (_, record, _) in done if record is not None and job.query.store]
-        refused = self.stored.add(new) if new else set()
+        with self.tracing.span("store", [job.trace for job, _ in done], images=len(new)):
+            refused = self.stored.add(new) if new else set()
         for place, (_, (_, record, extract)) in enumerate(done):
             if record is not None and record.id in refused:
                 answers[place] = deleted_meanwhile()
@@ -349,7 +352,7 @@ class PredictionService:
         image, query = job.image, job.query
         if prediction.error is not None:
             return to_file_problem(prediction.error, is_image(image.content[:512]), prediction.lacks_extra), None
-        record = self._to_record(model, image, prediction)
+        record = to_record(prediction, image, model, self.store, self.settings)
         message = PredictionMessage.model_validate(vars(record) | {"reviews": []})
         message.name = image.name  # also where it is not stored, like the next
         if query.store:
@@ -370,31 +373,3 @@ class PredictionService:
         if job.decoded is not None and job.decoded.picture is not None:
             message.picture = base64.b64encode(job.decoded.picture).decode()
         return message, record
-
-    def _to_record(self, model: ServedModel, image: ImageBytes, prediction: Prediction) -> PredictionRecord:
-        patient = prediction.patient
-        if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
-            patient = find_patient(image.name)
-        height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
-        return PredictionRecord(
-            sha256=prediction.sha256,
-            name=image.name if self.settings.keep_names else "",
-            patient=self.store.pseudonymise(patient),
-            model=model.name,
-            fingerprint=model.fingerprint,
-            decision=str(prediction.decision),
-            predicted_label=str(prediction.predicted_label),
-            probability=prediction.probability,
-            probabilities=prediction.probabilities or {},
-            prediction_set=list(prediction.prediction_set),
-            ood_score=prediction.ood_score,
-            warnings=list(prediction.warnings),
-            width=width,
-            height=height,
-            format=prediction.format or "",
-            invert=image.reading.invert,
-            any_modality=image.reading.any_modality,
-            group=prediction.group,
-            **{name: getattr(prediction, name) for name in _FACTS},
-            **{name: getattr(prediction, name) for name in IDENTIFIERS if self.settings.keep_uids},
-        )

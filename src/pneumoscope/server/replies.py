@@ -1,15 +1,20 @@
-"""What becomes of the predictions of one request."""
+"""What becomes of the predictions of one request: rows of the database, and its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pneumoscope.datasets.patients import find_patient
 from pneumoscope.images.read import ImageBytes
+from pneumoscope.inference.prediction import Prediction
 from pneumoscope.server.inference.batching import Answer
 from pneumoscope.server.messages.predictions import PredictionMessage, PredictionsMessage
+from pneumoscope.server.models.served import ServedModel
 from pneumoscope.server.problems import RequestError
 from pneumoscope.server.settings import Settings
+from pneumoscope.server.storage.store import PredictionRecord, Store
 
+_FACTS = ("age", "sex", "view", "laterality", "date")  # of an image
 IDENTIFIERS = ("accession_number", "study_uid", "series_uid", "sop_uid")
 
 
@@ -79,3 +84,35 @@ def add_pictures(message: PredictionsMessage, answers: Sequence[Answer]) -> Pred
         for one, new in zip(message.predictions, answers, strict=True)
     ]
     return PredictionsMessage(predictions=predictions)
+
+
+def to_record(
+    prediction: Prediction, image: ImageBytes, model: ServedModel, store: Store, settings: Settings
+) -> PredictionRecord:
+    """The database row of a prediction, without what the settings exclude."""
+    patient = prediction.patient
+    if patient is None and prediction.format != "DICOM":  # whose files have numbers that every study begins anew
+        patient = find_patient(image.name)
+    height, width = prediction.size or (0, 0)  # known, as nothing comes from a cache
+    return PredictionRecord(
+        sha256=prediction.sha256,
+        name=image.name if settings.keep_names else "",
+        patient=store.pseudonymise(patient),
+        model=model.name,
+        fingerprint=model.fingerprint,
+        decision=str(prediction.decision),
+        predicted_label=str(prediction.predicted_label),
+        probability=prediction.probability,
+        probabilities=prediction.probabilities or {},
+        prediction_set=list(prediction.prediction_set),
+        ood_score=prediction.ood_score,
+        warnings=list(prediction.warnings),
+        width=width,
+        height=height,
+        format=prediction.format or "",
+        invert=image.reading.invert,
+        any_modality=image.reading.any_modality,
+        group=prediction.group,
+        **{name: getattr(prediction, name) for name in _FACTS},
+        **{name: getattr(prediction, name) for name in IDENTIFIERS if settings.keep_uids},
+    )

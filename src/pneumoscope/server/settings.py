@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from annotated_types import Gt, Interval
 
@@ -105,6 +106,10 @@ class Settings:
         Flag("Images of known truth for teaching: a folder for each class, or a table. [default: simulated images]"),
     ] = None
     log_format: Annotated[Literal["text", "json"], Flag("Format of the log on standard error.")] = "text"
+    otel_endpoint: Annotated[
+        str | None,
+        Flag("Address of an OpenTelemetry collector, such as http://127.0.0.1:4318. [default: no traces are sent]"),
+    ] = None
     shadow_model: Annotated[
         str | Path | None,
         Flag("A second model. Its predictions are kept, not shown; the monitoring page compares both."),
@@ -229,6 +234,8 @@ class Settings:
             check_readable(self.tokens)
         if self.keep_for is not None:
             read_period(self.keep_for, "keep_for")
+        if self.otel_endpoint is not None and urlsplit(self.otel_endpoint).scheme not in ("http", "https"):
+            raise UsageError(f"{self.otel_endpoint!r} is not an address of HTTP.", "otel_endpoint")
         if self.decoders == 1:
             raise UsageError("at least 2 are needed, so that a slow image leaves one for the others; or 0.", "decoders")
         if self.canary and self.shadow_model is None:

@@ -23,7 +23,8 @@ P = TypeVar("P")  # what a batch is computed to, for each image
 class Job(NamedTuple):
     """An uploaded image, what to return for it, the decoded image as soon as it is there, and who sent it.
 
-    `mark` says when it came, where erasures since then count: see `storage.erasure.find_mark`.
+    `mark` says when it came, where erasures since then count: see `storage.erasure.find_mark`; `trace` is the span of
+    its request.
     """
 
     image: ImageBytes
@@ -31,6 +32,7 @@ class Job(NamedTuple):
     decoded: Decoded | None = None
     actor: Actor = SERVICE
     mark: int | None = None
+    trace: object = None
 
 
 class InlineExecutor(Executor):

@@ -25,9 +25,11 @@ from pneumoscope.server.security.proxies import Identity, Proxies
 from pneumoscope.server.settings import Settings
 from pneumoscope.server.storage.audit import TRAIL, Actor, AuditLog, Trail, find_action, make_actor
 from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.server.tracing import Tracing
 
 UPLOADS = "/v1/predictions"  # whose bodies are images, and bounded where they are received
 _PROTECTED = ("/v1/", "/metrics")
+_METHODS = ("GET", "POST", "DELETE", "OPTIONS")  # others are not named in traces
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID, _ID = "x-request-id", re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PORTS = {"http": 80, "https": 443}
@@ -72,12 +74,14 @@ class SecurityMiddleware:
     route, status and time of each request, never names or values.
     """
 
-    def __init__(self, app: Starlette, settings: Settings, telemetry: Telemetry, audit: AuditLog) -> None:
+    def __init__(
+        self, app: Starlette, settings: Settings, telemetry: Telemetry, audit: AuditLog, tracing: Tracing
+    ) -> None:
         if hidden := [route for route in app.routes if getattr(route, "endpoint", None) is None]:
             # FastAPI does not say which function of an included router answers, and so not which role it needs.
             raise TypeError(f"{hidden[0]!r}: the roles of its routes are not known. Add them to the app itself.")
         self._app, self._limits, self._telemetry = app, settings.limits, telemetry
-        self._audit = audit
+        self._audit, self._tracing = audit, tracing
         self._proxies, self._access = Proxies(settings), Access(settings)
         self._root, public = settings.root, settings.address
         self._mode = settings.mode
@@ -104,27 +108,32 @@ class SecurityMiddleware:
                 self._add_headers(MutableHeaders(scope=message), request, path)
             await send(message)
 
-        try:
-            prepared = self._prepare(scope, path)
-            scope = prepared.scope
-            with self._admit(prepared, request):
-                if prepared.endpoint is not None and method not in _SAFE_METHODS:
-                    _check_coding(scope)
-                    receive = receive if path == UPLOADS else await self._receive_whole(receive)
-                await self._app(scope, receive, answer)
-        except RequestError as problem:
-            await problem.to_response(scope)(scope, receive, answer)
-        except Exception as problem:
-            log_internal_error(problem)
-            if not status:
-                await to_internal_error(problem).to_response(scope)(scope, receive, answer)
-        finally:
-            self._log_audit(prepared, status, request)
-            route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
-            self._telemetry.count_request(method, route, status, seconds)
-            caller = f" from {scope['client'][0]}" if status in (400, 401, 403, 429) and scope["client"] else ""
-            about = {"request": request}
-            logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, caller, extra=about)
+        known = method if method in _METHODS else "other"
+        with self._tracing.request(Headers(scope=scope), known) as span:
+            try:
+                prepared = self._prepare(scope, path)
+                scope = prepared.scope
+                with self._admit(prepared, request):
+                    if prepared.endpoint is not None and method not in _SAFE_METHODS:
+                        _check_coding(scope)
+                        receive = receive if path == UPLOADS else await self._receive_whole(receive)
+                    await self._app(scope, receive, answer)
+            except RequestError as problem:
+                await problem.to_response(scope)(scope, receive, answer)
+            except Exception as problem:
+                log_internal_error(problem)
+                if not status:
+                    await to_internal_error(problem).to_response(scope)(scope, receive, answer)
+            finally:
+                self._log_audit(prepared, status, request)
+                route, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
+                self._telemetry.count_request(method, route, status, seconds)
+                caller = f" from {scope['client'][0]}" if status in (400, 401, 403, 429) and scope["client"] else ""
+                about = {"request": request}
+                if span is not None:
+                    span.update_name(f"{known} {route}")
+                    span.set_attributes({"http.route": route, "http.response.status_code": status})
+                logger.info("%s %s %d %.0f ms%s", method, route, status, seconds * 1000, caller, extra=about)
 
     def _log_audit(self, prepared: _Prepared | None, status: int, request: str) -> None:
         """Give the audit log what a request did, and refused tokens and logins."""
