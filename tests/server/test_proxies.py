@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,12 +88,16 @@ def prepare_caddy(example: str, folder: Path, port: int, service: str) -> list[s
 
 
 @contextmanager
-def run_proxy(example: str, folder: Path, service: str) -> Iterator[str]:
-    """Run the proxy of an example in front of a service."""
+def run_proxy(example: str, folder: Path, service: str, others: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run the proxy of an example in front of a service; `others`: what else is put in place of addresses in it."""
     port = take_port()
     shutil.copy(DEPLOY / "make_secrets.sh", folder)
     prepare = prepare_nginx if example.startswith("nginx") else prepare_caddy
     command = prepare(example, folder, port, service)
+    configuration = folder / ("nginx.conf" if example.startswith("nginx") else "Caddyfile")
+    for old, new in (others or {}).items():
+        assert old in configuration.read_text()
+        configuration.write_text(configuration.read_text().replace(old, new))
     find("openssl")
     subprocess.run([folder / "make_secrets.sh"], check=True, capture_output=True)
     own = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
