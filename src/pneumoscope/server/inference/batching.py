@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pneumoscope.images.read import ImageBytes
@@ -17,6 +18,7 @@ from pneumoscope.server.storage.audit import SERVICE, Actor
 
 Answer: TypeAlias = PredictionMessage | RequestError
 T = TypeVar("T")
+_WORKERS = 2  # while one batch is in the network, another one is decided on
 P = TypeVar("P")  # what a batch is computed to, for each image
 
 
@@ -48,17 +50,25 @@ class InlineExecutor(Executor):
         return future
 
 
-class Batcher(Generic[P]):
-    """Gathers the images of many callers into batches; one batch is computed while those before it are stored.
+@dataclass
+class _Batch(Generic[P]):
+    """Images that are computed together, and what they are computed to as soon as that is there."""
 
-    The images of a caller are computed and stored in their order.
+    images: list[tuple[Job, asyncio.Future[Answer]]]
+    found: Sequence[P] | None = None
+
+
+class Batcher(Generic[P]):
+    """Gathers the images of many callers into batches; batches are computed while those before them are stored.
+
+    Images are stored in the order in which they came, those of a caller in theirs.
 
     Args:
         decode: makes an image ready for the network, or says why it cannot be read.
         compute: predicts a batch, in a thread; what it raises is raised to all callers of the batch.
         finish: stores all that has been predicted meanwhile, in another thread, and gives the answers; likewise.
         batch_size: images that are best computed together.
-        wait: seconds that an image waits for others at most, and only while other images are decoded.
+        wait: seconds that an image waits for others at most, and only while another batch is computed.
         capacity: images that may be in progress.
         observe: called with the size of each batch and the seconds that computing it took.
     """
@@ -76,16 +86,17 @@ class Batcher(Generic[P]):
         self.in_progress = 0
         self._decode, self._compute, self._finish, self._observe = decode, compute, finish, observe
         self._batch_size, self._wait, self._capacity = batch_size, wait, capacity
-        self._decoding = 0
         self._queue: deque[tuple[Job, asyncio.Future[Answer]]] = deque()
-        self._predicted: deque[tuple[Job, P, asyncio.Future[Answer]]] = deque()
+        self._batches: deque[_Batch[P]] = deque()  # that are not stored yet, in their order
         self._arrived, self._computed = asyncio.Event(), asyncio.Event()
-        self._threads = [ThreadPoolExecutor(1, name) for name in ("predict", "store")]
+        self._gathering, self._processing = asyncio.Lock(), 0
+        self._threads = [ThreadPoolExecutor(_WORKERS, "predict"), ThreadPoolExecutor(1, "store")]
         self._workers: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
         """Start; to be called on the event loop."""
-        self._workers = [asyncio.create_task(work()) for work in (self._predict_batches, self._store_batches)]
+        self._workers = [asyncio.create_task(self._predict_batches()) for _ in range(_WORKERS)]
+        self._workers.append(asyncio.create_task(self._store_batches()))
 
     async def close(self) -> None:
         """Stop; accepted images are answered by then, because the server waits for its requests."""
@@ -118,18 +129,15 @@ class Batcher(Generic[P]):
             finally:
                 for task in decoding:
                     task.cancel()
-            return [await _settle(each) for each in entered]
+            return await asyncio.gather(*map(_settle, entered))
         finally:
             self.in_progress -= len(jobs)
 
     async def _try_decode(self, job: Job) -> Decoded | RequestError:
-        self._decoding += 1
         try:
             return await self._decode(job.image, job.query.picture)
         except RequestError as problem:
             return problem
-        finally:
-            self._decoding -= 1
 
     def _enter(self, job: Job, decoded: Decoded | RequestError) -> asyncio.Future[Answer] | RequestError:
         if isinstance(decoded, RequestError):
@@ -139,31 +147,37 @@ class Batcher(Generic[P]):
         self._arrived.set()
         return future
 
-    async def _gather(self) -> list[tuple[Job, asyncio.Future[Answer]]]:
-        """Gather the next batch."""
+    async def _gather(self) -> _Batch[P]:
+        """Gather the next batch; one worker gathers at a time."""
         loop = asyncio.get_running_loop()
-        while not self._queue:
-            self._arrived.clear()
-            await self._arrived.wait()
-        end = loop.time() + self._wait
-        while len(self._queue) < self._batch_size and self._decoding and (left := end - loop.time()) > 0:
-            self._arrived.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), left)
-        return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+        async with self._gathering:
+            while not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+            end = loop.time() + self._wait
+            while len(self._queue) < self._batch_size and self._processing and (left := end - loop.time()) > 0:
+                self._arrived.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), left)
+            batch = _Batch[P]([self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))])
+            self._batches.append(batch)
+            return batch
 
     async def _predict_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._gather()
             start = loop.time()
+            self._processing += 1
             try:
-                found = await loop.run_in_executor(self._threads[0], self._compute, [job for job, _ in batch])
+                jobs = [job for job, _ in batch.images]
+                batch.found = await loop.run_in_executor(self._threads[0], self._compute, jobs)
+                self._observe(len(jobs), loop.time() - start)
             except Exception as problem:  # goes to those who asked; the next batch may do better
-                _refuse([future for _, future in batch], problem)
-                continue
-            self._observe(len(batch), loop.time() - start)
-            self._predicted += [(job, each, future) for (job, future), each in zip(batch, found, strict=True)]
+                _refuse([future for _, future in batch.images], problem)
+                batch.images, batch.found = [], []
+            finally:
+                self._processing -= 1
             self._computed.set()
 
     async def _store_batches(self) -> None:
@@ -171,9 +185,14 @@ class Batcher(Generic[P]):
         while True:
             await self._computed.wait()
             self._computed.clear()
-            done, self._predicted = list(self._predicted), deque()
+            done: list[tuple[Job, P, asyncio.Future[Answer]]] = []
+            while self._batches and (found := self._batches[0].found) is not None:
+                batch = self._batches.popleft()
+                done += [(job, each, future) for (job, future), each in zip(batch.images, found, strict=True)]
+            if not done:
+                continue
             try:
-                pairs = [(job, found) for job, found, _ in done]
+                pairs = [(job, each) for job, each, _ in done]
                 answers = await loop.run_in_executor(self._threads[1], self._finish, pairs)
             except Exception as problem:
                 _refuse([future for _, _, future in done], problem)
