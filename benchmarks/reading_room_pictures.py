@@ -92,7 +92,7 @@ def add(page: Page, studies: Path) -> None:
     """Add the studies, and wait until they have predictions."""
     files = sorted(studies.iterdir())
     page.set_input_files("#files", files)
-    expect(page.locator("#progress")).to_contain_text(f"{len(files)} of {len(files)} read.", timeout=180_000)
+    expect(page.locator("#progress")).to_contain_text(f"{len(files)} of {len(files)} predicted.", timeout=180_000)
 
 
 def select(page: Page, name: str) -> None:

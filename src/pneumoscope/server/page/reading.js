@@ -153,7 +153,8 @@ export async function commitReading() {
     if (image.case !== undefined) await teach(image, body);
     else if (image.id) await send(image, { ...body, with_ai: phase === "second" });
     else await readLocally(image, { ...body, with_ai: phase === "second" });
-    image.unread = undefined;
+    const now = image === shown ? readForm() : image.unread; // what was typed meanwhile stays
+    image.unread = now && now.comment !== comment ? { label, confidence, comment: now.comment } : undefined;
     $("reading-said").textContent = "";
     keep(image);
     announce("reviewed");
