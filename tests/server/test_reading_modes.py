@@ -364,7 +364,9 @@ def test_a_click_where_a_button_was_changes_no_committed_reading(settings: Setti
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_moderate_or_worse_in_the_modes(service: Process, open_page: Any, theme: str, width: int) -> None:
+def test_axe_finds_nothing_moderate_or_worse_in_the_modes(
+    service: Process, open_page: Any, theme: str, width: int
+) -> None:
     axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = open_page(f"{service.url}/", bypass_csp=True)  # axe is a script from elsewhere
     page.evaluate("theme => localStorage.setItem('theme', theme)", theme)

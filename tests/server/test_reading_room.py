@@ -246,7 +246,9 @@ def test_all_images_of_a_folder_are_added(service: Process, open_page: Any, tmp_
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_moderate_or_worse(service: Process, open_page: Any, browser: Any, theme: str, width: int) -> None:
+def test_axe_finds_nothing_moderate_or_worse(
+    service: Process, open_page: Any, browser: Any, theme: str, width: int
+) -> None:
     axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = open_page(f"{service.url}/", bypass_csp=True)  # axe is a script from elsewhere
     page.evaluate("theme => localStorage.setItem('theme', theme)", theme)

@@ -311,7 +311,9 @@ def test_earlier_predictions_are_listed_to_the_first_one(settings: Settings, ope
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 390])
-def test_axe_finds_nothing_moderate_or_worse_in_a_study(service: Process, open_page: Any, theme: str, width: int) -> None:
+def test_axe_finds_nothing_moderate_or_worse_in_a_study(
+    service: Process, open_page: Any, theme: str, width: int
+) -> None:
     axe_module = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = open_page(f"{service.url}/", bypass_csp=True)  # axe is a script from elsewhere
     page.set_viewport_size({"width": width, "height": 844})

@@ -572,5 +572,9 @@ def test_axe_finds_nothing_moderate_or_worse_in_a_comparison_with_the_help_open(
     page.keyboard.press("x")
     page.get_by_role("button", name="Help").click()
     violations = axe_module.Axe().run(page).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in ("moderate", "serious", "critical")] == []
+    assert [
+        (one["id"], one["nodes"][0]["html"])
+        for one in violations
+        if one["impact"] in ("moderate", "serious", "critical")
+    ] == []
     assert page.locator("html").evaluate("page => page.scrollWidth") <= width

@@ -46,10 +46,13 @@ function describeProbability(image) {
   $("chance-label").textContent = `Probability of ${model.positive ?? image.predicted_label}`;
   $("probability").textContent = round(image.probability);
   $("fill").style.width = `${100 * image.probability}%`;
+  const [low, high] = image.uncertain_range ?? [0, 0];
+  $("band").hidden = low === high;
+  Object.assign($("band").style, { left: `${100 * low}%`, width: `${100 * (high - low)}%` });
   const comparable = model.threshold !== null && image.fingerprint === model.fingerprint;
   $("threshold").hidden = !comparable;
   $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
-  $("threshold-label").replaceChildren(...(comparable ? [makeTerm("Threshold", "threshold"), `: ${model.threshold.toFixed(3)}. At or above: ${model.positive}.`] : []));
+  $("threshold-label").replaceChildren(...(comparable ? [makeTerm("Threshold", "threshold"), `: ${model.threshold.toFixed(3)}. ${low === high ? `At or above: ${model.positive}.` : "Striped: uncertain."}`] : []));
 }
 
 // ---- an image without a prediction ----

@@ -9,7 +9,7 @@ import { $, announce, create, makeChip, name, state } from "./state.js";
 import { teach } from "./teaching.js";
 
 const SURE = [["guess", 0], ["low", 25], ["medium", 50], ["high", 75], ["certain", 100]];
-const NOTHING = { decision: null, predicted_label: null, probability: null, probabilities: {}, prediction_set: [], ood_score: null, group: null, warnings: [], explanation: null, heatmap: null, reviews: [] };
+const NOTHING = { decision: null, predicted_label: null, probability: null, probabilities: {}, prediction_set: [], ood_score: null, group: null, warnings: [], explanation: null, uncertain_range: null, heatmap: null, reviews: [] };
 let shown = null; // the image whose reading is in the form
 let since = 0; // when it was shown
 let busy = false;
