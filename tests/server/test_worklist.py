@@ -824,3 +824,17 @@ def test_terms_are_explained_to_the_mouse_and_to_the_keyboard(service: Process, 
     button = page.get_by_role("button", name="95% intervals (Wilson)")
     button.focus()
     expect(tip).to_contain_text("95% confidence interval of a share")
+
+
+def test_a_finger_opens_and_closes_the_explanation_of_a_term(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", has_touch=True, is_mobile=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, files_of(range(670, 671)))
+    term, tip = page.get_by_role("button", name="OOD score"), page.get_by_role("tooltip")
+    term.tap()
+    playwright.expect(tip).to_contain_text("how far an image is from the training images")
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.locator("#facts dd").first.tap()
+    playwright.expect(tip).to_be_hidden()

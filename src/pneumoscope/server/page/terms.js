@@ -32,7 +32,8 @@ function hide() {
 }
 
 const find = ({ target }) => target.closest?.(".term") ?? null;
-for (const event of ["pointerover", "focusin", "click"]) document.addEventListener(event, (each) => { if (find(each)) show(find(each)); });
+for (const event of ["pointerover", "focusin"]) document.addEventListener(event, (each) => { if (find(each)) show(find(each)); });
+document.addEventListener("click", (event) => (find(event) ? show(find(event)) : hide())); // a finger has no other way
 document.addEventListener("focusout", (event) => { if (find(event) === shown) hide(); });
 document.addEventListener("pointerout", (event) => { // the pointer may go on to the explanation
   const at = event.relatedTarget;
