@@ -8,7 +8,7 @@ import { findNext, findNextStudy, findOnward, listShown, order } from "./order.j
 import { translateWarning } from "./prediction.js";
 import { describeReading } from "./reading.js";
 import { Rows } from "./rows.js";
-import { $, create, kindOf, makeChip, round, state } from "./state.js";
+import { $, create, kindOf, makeChip, name, round, state } from "./state.js";
 import { addHeadings, chooseGrouped, describeStudy, findStudies, hintAtStudies, isGrouped } from "./studies.js";
 
 const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
@@ -100,6 +100,8 @@ function list() {
   $("grouped-row").hidden = !studies.size;
   $("several").textContent = grouped ? "" : hintAtStudies(studies);
   $("worklist").classList.toggle("grouped", grouped);
+  const longest = Math.max(9, ...[...(state.model?.labels ?? []), ...new Set(state.images.map((image) => name(image.decision) ?? ""))].map((words) => words.length));
+  $("worklist").style.setProperty("--decision", `${Math.min(9.4, 2.8 + 0.5 * longest)}rem`); // names have the rest
   const items = grouped ? addHeadings(shown, studies) : [...shown];
   if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
