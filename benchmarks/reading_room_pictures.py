@@ -92,7 +92,7 @@ def add(page: Page, studies: Path) -> None:
     """Add the studies, and wait until they have predictions."""
     files = sorted(studies.iterdir())
     page.set_input_files("#files", files)
-    expect(page.locator("#progress")).to_contain_text(f"{len(files)} of {len(files)} read.", timeout=180_000)
+    expect(page.locator("#progress")).to_contain_text(f"{len(files)} of {len(files)} predicted.", timeout=180_000)
 
 
 def select(page: Page, name: str) -> None:
@@ -124,6 +124,7 @@ def show_image(page: Page) -> None:
 
 def show_study(page: Page) -> None:
     """An image beside the earlier one of the same patient."""
+    page.get_by_label("Group by study").check()
     select(page, "phantom01-2026-pa")
     page.locator("#strip-list .beside").last.click()
     page.wait_for_timeout(1500)
@@ -131,6 +132,7 @@ def show_study(page: Page) -> None:
 
 def show_worklist(page: Page) -> None:
     """The list, sorted by its decisions."""
+    page.get_by_label("Group by study").check()
     page.locator('[data-sort="decision"]').click()
     select(page, "phantom04-2026")
 
@@ -143,13 +145,57 @@ def write(page: Page, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
-ROOM = {"reading-room": show_image, "reading-room-study": show_study, "reading-room-worklist": show_worklist}
+def show_help(page: Page) -> None:
+    """The help over one image."""
+    select(page, "phantom03-2026")
+    page.keyboard.press("?")
+    page.wait_for_timeout(500)
+
+
+def show_blind(page: Page, studies: Path) -> None:
+    """Blind reading, before the answer of the second image."""
+    page.get_by_role("button", name="Blind", exact=True).click()
+    files = sorted(studies.iterdir())
+    page.set_input_files("#files", files)
+    expect(page.locator("#progress")).to_contain_text(f"{len(files)} of {len(files)} ready.", timeout=180_000)
+    select(page, "phantom01-2026-pa")
+    page.locator("#reading-reader").fill("jane")
+    page.keyboard.press("Escape")
+    for key in ("2", "k", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#compared")).to_be_visible(timeout=30_000)
+    select(page, "phantom03-2026")
+    page.keyboard.press("2")
+
+
+def show_teaching(page: Page, _: Path) -> None:
+    """Teaching: a case with its answer, after some others."""
+    page.get_by_role("button", name="Teaching", exact=True).click()
+    for number, key in enumerate("121212"):
+        if number:
+            page.keyboard.press("s")
+        expect(page.locator("#image")).to_have_attribute("aria-label", f"Image Case {number + 1}.", timeout=30_000)
+        page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#compared")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(500)
+
+
+MODES = {"reading-modes-blind": show_blind, "reading-modes-teaching": show_teaching}
+ROOM = {
+    "reading-room": show_image,
+    "reading-room-study": show_study,
+    "reading-room-worklist": show_worklist,
+    "reading-room-help": show_help,
+}
 PICTURES = {  # of the documentation
     ("reading-room", "laptop", "dark"),
     ("reading-room-study", "laptop", "dark"),
     ("reading-room-worklist", "laptop", "light"),
     ("reading-room-phone", "phone", "dark"),
     ("reading-room-monitoring", "laptop", "light"),
+    ("reading-modes-blind", "laptop", "dark"),
+    ("reading-modes-teaching", "laptop", "dark"),
 }
 
 
@@ -180,6 +226,12 @@ def picture_all(url: str, studies: Path, out: Path, everything: bool) -> None:
                 if everything or "reading-room-monitoring" in wanted:
                     name = "reading-room-monitoring"
                     picture(page, out, name if name in wanted else f"{name}-{size}-{theme}")
+                for name, begin in MODES.items():
+                    if everything or name in wanted:
+                        page.context.close()
+                        page = open_page(browser, url, size, theme)
+                        begin(page, studies)
+                        picture(page, out, name if name in wanted else f"{name}-{size}-{theme}")
                 page.context.close()
         browser.close()
 

@@ -24,7 +24,7 @@ from pneumoscope.decisions.groups import (
 )
 from pneumoscope.decisions.ood import OOD, fit_mahalanobis
 from pneumoscope.decisions.prediction_sets import PredictionSets
-from pneumoscope.decisions.rules import describe_rules
+from pneumoscope.decisions.rules import describe_rules, find_uncertain_range
 from pneumoscope.decisions.scope import Scope
 from pneumoscope.decisions.threshold import Threshold
 from pneumoscope.errors import UsageError
@@ -256,3 +256,21 @@ def test_other_rates_reach_the_parts_of_a_group() -> None:
     assert (own.prediction_sets.alpha, own.ood.false_alarms) == (0.3, 0.2)
     assert ADULTS.at(0.3, 0.2) == ADULTS
     assert isinstance(ood.apply(np.zeros((1, 4)), fit_mahalanobis(np.eye(4)), own.ood.limit), np.ndarray)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 0.4])
+def test_images_are_uncertain_exactly_within_the_range_of_their_group(alpha: float) -> None:
+    pooled = replace(pool(draw(100), alpha=alpha), threshold=Threshold(0.7, "0.7"))
+    adults = groups.fit(ADULTS, draw(70, shift=2, seed=1), CLASSES, pooled, HALVES)
+    decisions = replace(pooled, groups=(adults,))
+    for group in (None, adults):
+        found = find_uncertain_range(decisions, CLASSES, group.name if group else None)
+        assert found is not None
+        logits = np.linspace(-6, 6, 500)[:, None]
+        outcome = Decider(CLASSES, decisions).apply(logits if group is None else align(logits, group), group=group)
+        decided = [
+            "NORMAL" if each < found[0] else "PNEUMONIA" if each > found[1] else "uncertain"
+            for each in outcome.probabilities[:, 1]
+        ]
+        assert outcome.decisions == decided
+    assert find_uncertain_range(replace(pooled, prediction_sets=None), CLASSES) is None

@@ -67,6 +67,22 @@ def test_the_service_predicts_what_predict_predicts(service: Process, run: Run, 
             assert one["heatmap"] is None
 
 
+def test_the_rule_that_gave_a_decision_is_stated_with_its_numbers(service: Process) -> None:
+    with service.client() as client:
+        for seed in range(20):
+            (one,) = client.post("/v1/predictions", content=draw(seed), headers=PNG).json()["predictions"]
+            said, decision = one["explanation"], one["decision"]
+            if decision == "out_of_distribution":
+                assert f"The OOD score, {one['ood_score']:.2f}, is above 1" in said
+                assert one["uncertain_range"] is None
+                continue
+            low, high = one["uncertain_range"]
+            side = {"PNEUMONIA": "above", "NORMAL": "below", "uncertain": "in"}[decision]
+            assert f", is {side} the uncertain range, {low:.3f} to {high:.3f}" in said
+            assert (one["probability"] > high, one["probability"] < low) == (side == "above", side == "below")
+            assert client.get(f"/v1/predictions/{one['id']}").json()["explanation"] == said
+
+
 def test_many_images_of_one_request_are_answered_in_their_order_and_a_bad_one_says_why(service: Process) -> None:
     images = [("files", (f"{seed}.png", draw(seed), "image/png")) for seed in range(5)]
     images.insert(2, ("files", ("bad.png", draw(9)[:300], "image/png")))

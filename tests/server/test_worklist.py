@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 LETTER = {"name": "letter.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no image"}
-ALL_READ = re.compile(r"^\d+ of \d+ read(, \d+ not readable)?\.")
+ALL_READ = re.compile(r"^\d+ of \d+ predicted(, \d+ not readable)?\.")
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -100,7 +100,7 @@ def test_the_worklist_survives_a_visit_to_another_page_and_a_reload(service: Pro
     expect(page.locator("#cards")).to_contain_text("Images")
     for leave in (page.go_back, page.reload):
         leave()
-        expect(page.locator("#progress")).to_have_text("40 of 40 read.")
+        expect(page.locator("#progress")).to_have_text("40 of 40 predicted.")
         expect(page.locator("#search")).to_have_value("image-0")
         expect(page.locator("#worklist th").first).to_have_attribute("aria-sort", "ascending")
         assert current(page) == "image-012.png"
@@ -121,11 +121,11 @@ def test_images_that_wait_are_sent_after_a_reload(service: Process, open_page: A
     playwright.expect(page.locator("#model")).to_contain_text("Model")
     page.route("**/v1/predictions*", lambda route: None)  # no answer comes
     page.set_input_files("#files", files_of(range(9)))
-    playwright.expect(page.locator("#progress")).to_have_text("0 of 9 read")
+    playwright.expect(page.locator("#progress")).to_have_text("0 of 9 predicted")
     page.wait_for_timeout(500)
     page.unroute_all(behavior="ignoreErrors")
     page.reload()
-    playwright.expect(page.locator("#progress")).to_have_text("9 of 9 read.", timeout=30_000)
+    playwright.expect(page.locator("#progress")).to_have_text("9 of 9 predicted.", timeout=30_000)
 
 
 def test_an_image_whose_review_is_being_saved_does_not_come_back_after_clearing(
@@ -256,8 +256,9 @@ def test_a_comment_is_typed_without_the_mouse_and_letters_can_be_turned_off(serv
     page.keyboard.press("Escape")
     page.keyboard.press("a")
     playwright.expect(page.get_by_label("I agree")).to_be_checked()
-    page.get_by_text("Keys for reading").click()
+    page.keyboard.press("?")
     page.get_by_label("Use letters as keys").uncheck()
+    page.keyboard.press("Escape")
     page.keyboard.press("n")
     assert current(page) == name
 
@@ -267,7 +268,7 @@ def test_a_long_list_has_few_rows_and_says_how_many_it_has(service: Process, ope
     playwright.expect(page.locator("#model")).to_contain_text("Model")
     page.route("**/v1/predictions?*", answer_at_once)
     page.set_input_files("#files", [dict(LETTER, name=f"image-{i:04}.png", buffer=b"x%d" % i) for i in range(1500)])
-    playwright.expect(page.locator("#progress")).to_have_text("1500 of 1500 read.", timeout=60_000)
+    playwright.expect(page.locator("#progress")).to_have_text("1500 of 1500 predicted.", timeout=60_000)
     table = page.locator("#worklist")
     playwright.expect(table).to_have_attribute("aria-rowcount", "1501")
     for place in (0, 10_000, 10**9):
@@ -314,11 +315,11 @@ def test_another_modality_is_explained_and_read_on_request(service: Process, ope
     playwright.expect(page.locator("#no-prediction")).to_contain_text("not a projection radiograph")
     assert not re.search(r"any_modality|=true|`|Pass", page.locator("body").inner_text())
     page.get_by_role("button", name="Read it all the same").click()
-    playwright.expect(page.locator("#progress")).to_have_text("1 of 3 read, 2 not readable.")
+    playwright.expect(page.locator("#progress")).to_have_text("1 of 3 predicted, 2 not readable.")
     playwright.expect(page.locator("#facts")).to_contain_text("1.dcm")
     page.get_by_role("button", name="0.dcm").click()
     page.get_by_role("button", name="Read all 2 such files").click()
-    playwright.expect(page.locator("#progress")).to_have_text("3 of 3 read.")
+    playwright.expect(page.locator("#progress")).to_have_text("3 of 3 predicted.")
 
 
 @pytest.mark.parametrize("size", [(1366, 768), (1400, 900)])
@@ -373,7 +374,7 @@ def test_simulated_images_are_not_stored(settings: Settings, open_page: Any) -> 
     with run_thread(settings) as url:
         page = open_page(f"{url}/")
         page.get_by_role("button", name="Try simulated images").click()
-        playwright.expect(page.locator("#progress")).to_contain_text("6 of 6 read.", timeout=60_000)
+        playwright.expect(page.locator("#progress")).to_contain_text("6 of 6 predicted.", timeout=60_000)
         playwright.expect(page.locator("#not-stored")).to_be_visible()
         playwright.expect(page.locator("#review")).to_be_hidden()
         page.get_by_text("Earlier predictions").click()
@@ -550,8 +551,9 @@ def test_saving_and_going_on_without_an_answer_says_what_is_missing_and_stays(se
 def test_the_text_on_keys_says_when_figures_choose_a_class(service: Process, open_page: Any) -> None:
     page = open_page(f"{service.url}/")
     upload(page, files_of(range(530, 531)))
-    page.get_by_text("Keys for reading").click()
-    playwright.expect(page.locator("#moves")).to_contain_text("1–9 choose the class while the field “I see” is open")
+    page.keyboard.press("?")
+    playwright.expect(page.locator("#help")).to_contain_text("Choose the class, where “I see” asks for it")
+    page.keyboard.press("Escape")
     zoom = page.locator("#caption").inner_text()
     page.keyboard.press("1")
     playwright.expect(page.locator("#caption")).not_to_have_text(zoom)  # else they are the image's keys
@@ -658,3 +660,181 @@ def test_a_warning_names_what_the_page_offers(service: Process, open_page: Any) 
     playwright.expect(page.locator("#warnings")).to_contain_text("option “Inverted images (air is white)”")
     assert "invert=" not in page.content()
     playwright.expect(page.locator("#review")).to_contain_text("I agree: uncertain")
+
+
+def test_the_decision_says_beside_it_which_rule_gave_it(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(12)))
+    with service.client() as client:
+        listed = {each["name"]: each for each in client.get("/v1/predictions?limit=12").json()["predictions"]}
+    for prediction in {each["decision"]: each for each in listed.values()}.values():
+        page.get_by_role("button", name=prediction["name"]).click()
+        playwright.expect(page.locator("#explanation")).to_have_text(prediction["explanation"])
+        boxes = [page.locator(place).bounding_box() for place in ("#decision", "#explanation", "#review")]
+        assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"]
+        assert boxes[1]["y"] - boxes[0]["y"] < 60
+
+
+def make_uncertain(route: Any) -> None:
+    answer = route.fetch()
+    body = answer.json()
+    body["predictions"][0].update(decision="uncertain", prediction_set=["NORMAL", "PNEUMONIA"])
+    route.fulfill(response=answer, json=body)
+
+
+def test_nothing_moves_under_the_pointer_while_an_image_is_reviewed(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.route("**/v1/predictions?heatmap*", make_uncertain)
+    upload(page, files_of(range(620, 622)))
+
+    def places() -> list[tuple[float, float]]:
+        fields = "#review button:not(#undo), #review label, #review textarea, #review input"
+        boxes = [each.bounding_box() for each in page.locator(fields).all()]
+        return [(box["x"], box["y"]) for box in boxes if box]
+
+    before = places()
+    details = page.locator(".details").bounding_box()["y"]
+    for words in ("I disagree", "Cannot tell", "I agree"):
+        page.locator("#review").get_by_label(words).check()
+        assert places() == before
+    page.get_by_label("I see").select_option("NORMAL")
+    page.get_by_role("button", name="Save review").click()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree, NORMAL")
+    assert places() == before
+    assert page.locator(".details").bounding_box()["y"] == details
+
+
+def test_the_class_that_an_answer_implies_is_shown_and_not_asked_for(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    playwright.expect(page.locator("#model")).to_contain_text("Model")
+    page.route("**/v1/predictions?heatmap*", answer_normal)
+    upload(page, files_of(range(625, 626)))
+    field = page.get_by_label("I see")
+    playwright.expect(field).to_be_disabled()
+    for answer, label in (("I agree", "NORMAL"), ("I disagree", "PNEUMONIA"), ("Cannot tell", "")):
+        page.locator("#review").get_by_label(answer).check()
+        playwright.expect(field).to_have_value(label)
+        playwright.expect(field).to_be_disabled()
+
+
+def test_what_is_typed_while_a_review_is_being_saved_is_kept(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(630, 632)))
+    comment = page.get_by_role("textbox", name="Comment")
+    waiting: list[Any] = []
+    page.route("**/reviews", lambda route: waiting.append(route))
+    name = current(page)
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Save review").click()
+    page.wait_for_function("() => document.querySelector('#saved').textContent === '…'")
+    comment.fill("and a nodule")
+    waiting.pop().continue_()
+    playwright.expect(page.locator("#saved")).to_contain_text("Saved: agree. What you have typed since is not saved.")
+    playwright.expect(comment).to_have_value("and a nodule")
+    page.get_by_role("button", name="Save review").click()  # also if the reader goes on meanwhile
+    page.wait_for_function("() => document.querySelector('#saved').textContent === '…'")
+    comment.fill("and two nodules")
+    page.get_by_role("button", name=next(each for each in names_of(page) if each != name)).click()
+    playwright.expect(comment).to_have_value("")
+    with page.expect_response("**/reviews"):
+        waiting.pop().continue_()
+    page.get_by_role("button", name=name).click()
+    playwright.expect(comment).to_have_value("and two nodules")
+    playwright.expect(page.get_by_label("I agree")).to_be_checked()
+
+
+def test_predicted_and_reviewed_images_are_counted_as_what_they_are(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    upload(page, files_of(range(640, 644)))
+    counts = page.locator("#open-count")
+    playwright.expect(page.locator("#progress")).to_have_text("4 of 4 predicted.")
+    playwright.expect(counts).to_have_text("0 reviewed, 4 not reviewed")
+    page.keyboard.press("c")
+    page.keyboard.press("s")
+    playwright.expect(counts).to_have_text("1 reviewed, 3 not reviewed")
+    page.locator("#examples").evaluate("button => button.click()")
+    playwright.expect(page.locator("#progress")).to_contain_text("10 of 10 predicted.", timeout=60_000)
+    playwright.expect(counts).to_have_text("1 reviewed, 3 not reviewed")  # the simulated cannot be
+
+
+def help_of(page: Any) -> Any:
+    return page.get_by_role("dialog", name="Help")
+
+
+def test_one_help_lists_the_keys_of_the_mode_and_opens_by_key_and_button(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    expect = playwright.expect
+    upload(page, files_of(range(650, 651)))
+    page.keyboard.press("?")
+    expect(help_of(page)).to_be_visible()
+    expect(help_of(page)).to_contain_text("Agree")
+    expect(help_of(page)).to_contain_text("Window and level")
+    page.keyboard.press("c")  # what lies behind is out of reach
+    expect(page.locator("[name=answer][value=cannot_tell]")).not_to_be_checked()
+    page.keyboard.press("Escape")
+    expect(help_of(page)).to_be_hidden()
+    button = page.get_by_role("button", name="Help")
+    expect(button).to_be_in_viewport(ratio=1)
+    button.click()
+    expect(help_of(page)).to_be_visible()
+    help_of(page).get_by_role("button").click()
+    expect(help_of(page)).to_be_hidden()
+    page.locator("#search").press("?")
+    expect(help_of(page)).to_be_hidden()
+    expect(page.locator("#search")).to_have_value("?")
+    page.locator("#search").fill("")
+    for mode in ("Blind", "Teaching"):
+        page.get_by_role("button", name=mode, exact=True).click()
+        page.keyboard.press("?")
+        expect(help_of(page)).to_contain_text(f"Keys in the mode {mode}")
+        expect(help_of(page)).to_contain_text("Commit" if mode == "Blind" else "Next case")
+        expect(help_of(page)).not_to_contain_text("Agree")
+        page.keyboard.press("Escape")
+
+
+def test_terms_are_explained_to_the_mouse_and_to_the_keyboard(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/")
+    expect = playwright.expect
+    upload(page, files_of(range(660, 672)))
+    page.locator("#worklist tbody .chip:not(.outside)").first.click()
+    tip = page.get_by_role("tooltip")
+    for term, words in (
+        ("OOD score", "how far an image is from the training images"),
+        ("Prediction set", "The classes that an image may belong to"),
+        ("logits", "0 means undecided"),
+        ("Threshold", "lowest probability"),
+    ):
+        button = page.locator(".result").get_by_role("button", name=term)
+        expect(button).to_have_accessible_description(re.compile(words))
+        button.hover()
+        expect(tip).to_contain_text(words)
+        page.mouse.move(5, 5)
+        expect(tip).to_be_hidden()
+        button.focus()
+        expect(tip).to_contain_text(words)
+        page.keyboard.press("Escape")
+        expect(tip).to_be_hidden()
+        box = button.bounding_box()
+        assert box["x"] + box["width"] <= 1400
+    page.get_by_role("button", name="Teaching", exact=True).click()
+    button = page.locator("#teaching").get_by_role("button", name="95% intervals")
+    expect(button).to_have_accessible_description(re.compile("Wilson"))
+    page.goto(f"{service.url}/monitoring")
+    button = page.get_by_role("button", name="95% intervals (Wilson)")
+    button.focus()
+    expect(tip).to_contain_text("95% confidence interval of a share")
+
+
+def test_a_finger_opens_and_closes_the_explanation_of_a_term(service: Process, open_page: Any) -> None:
+    page = open_page(f"{service.url}/", has_touch=True, is_mobile=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, files_of(range(670, 671)))
+    term, tip = page.get_by_role("button", name="OOD score"), page.get_by_role("tooltip")
+    term.tap()
+    playwright.expect(tip).to_contain_text("how far an image is from the training images")
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.locator("#facts dd").first.tap()
+    playwright.expect(tip).to_be_hidden()

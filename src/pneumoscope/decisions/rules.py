@@ -38,6 +38,25 @@ def describe_rules(decisions: Decisions, labels: Sequence[str]) -> dict[str, Any
     }
 
 
+def find_uncertain_range(
+    decisions: Decisions, labels: Sequence[str], group: str | None = None
+) -> tuple[float, float] | None:
+    """Find the probabilities between which images of a group, or of none, are `uncertain`.
+
+    Below the first the decision is the negative class, above the second the positive one: there, threshold and
+    prediction set name the same class, and no other.
+
+    Returns:
+        Probabilities of the positive class; None for more than two classes, or without prediction sets.
+    """
+    own = decisions.for_group(next((each for each in decisions.groups if each.name == group), None))
+    if own.prediction_sets is None or own.threshold is None:
+        return None
+    negative, positive = find_cutoffs(own.prediction_sets, labels).tolist()
+    ends = (own.threshold.value, positive, 1 - negative)
+    return min(ends), max(ends)
+
+
 def _describe_group(group: Group, decisions: Decisions, labels: Sequence[str]) -> dict[str, Any]:
     own = decisions.for_group(group)
     return {

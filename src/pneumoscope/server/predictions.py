@@ -361,7 +361,7 @@ class PredictionService:
             message.id = message.created_at = None
         for name in IDENTIFIERS:
             setattr(message, name, getattr(prediction, name))
-        message.explanation = explain_decision(prediction, model.predictor)
+        message.explanation, message.uncertain_range = explain_decision(prediction, model.predictor)
         evidence = prediction.evidence
         if query.heatmap and evidence is not None and message.predicted_label is not None:
             png = base64.b64encode(render_heatmap(evidence, model.evidence_limit)).decode()

@@ -111,9 +111,11 @@ class StoredPredictions:
         record = found.record
         columns = {name: getattr(record, name) for name in _COLUMNS}
         model = self._models.get(record.fingerprint)
+        explanation, uncertain = explain_decision(record, model.predictor) if model else (None, None)
         return PredictionMessage(
             **columns,
-            explanation=explain_decision(record, model.predictor) if model else None,
+            explanation=explanation,
+            uncertain_range=uncertain,
             href=f"predictions/{record.id}",
             image_kept=self._kept is not None and self._kept.has(record.sha256, record.format),
             reviews=[ReviewMessage.model_validate(review) for review in found.reviews],

@@ -215,7 +215,12 @@ class PredictionMessage(Answer):
     study_uid: str | None = Field(default=None, description="StudyInstanceUID.")
     series_uid: str | None = Field(default=None, description="SeriesInstanceUID.")
     sop_uid: str | None = Field(default=None, description="SOPInstanceUID, of the image.")
-    explanation: str | None = Field(default=None, description="The decision in plain words.")
+    explanation: str | None = Field(default=None, description="The rule that gave the decision, with its numbers.")
+    uncertain_range: tuple[float, float] | None = Field(
+        default=None,
+        description="The probabilities of the positive class between which the model is uncertain about such images; "
+        "null for more than two classes, or without prediction sets.",
+    )
     width: int | None = Field(default=None, description="Of the image, in pixels.")
     height: int | None = Field(default=None, description="Of the image, in pixels.")
     format: str | None = Field(default=None, description="Of the file.")

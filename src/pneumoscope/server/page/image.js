@@ -8,6 +8,7 @@ import { remember } from "./preferences.js";
 import { clearReading, fillReading, hides } from "./reading.js";
 import { clearReview, fillReview, keepDraft } from "./review.js";
 import { $, announce, say, state } from "./state.js";
+import { makeTerm } from "./terms.js";
 import { attachToolbar, describeTools } from "./toolbar.js";
 
 export function pick(image) {
@@ -94,7 +95,8 @@ function describeEvidence({ heatmap }) {
   $("for").textContent = signed(limit, 1);
   const spacing = viewer.picture?.facts.spacing;
   const mm = spacing ? ` (${Math.round(width * spacing.columns)} × ${Math.round(height * spacing.rows)} mm${PLANES[spacing.plane]})` : "";
-  $("legend-label").textContent = `Yellow supports ${label}, blue speaks against it. In logits, on one scale for all images. Coarse: one value for ${Math.round(width)} × ${Math.round(height)} pixels${mm}; not the outline of a finding. Mean ${signed(logit - bias)} and bias ${signed(bias)} make the logit ${signed(logit)}.`;
+  $("legend-label").replaceChildren(`Yellow supports ${label}, blue speaks against it. In `, makeTerm("logits", "logit"),
+    `, on one scale for all images. Coarse: one value for ${Math.round(width)} × ${Math.round(height)} pixels${mm}; not the outline of a finding. Mean ${signed(logit - bias)} and bias ${signed(bias)} make the logit ${signed(logit)}.`);
 }
 
 const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;

@@ -1,5 +1,6 @@
 // Keys for reading image after image. They can be turned off, for those whose speech or other devices send letters.
 
+import { openHelp } from "./help.js";
 import { answer, chooseLabel, hasChanges, isSettled, saveReview, undo } from "./review.js";
 import { select, showStage } from "./image.js";
 import { useKey } from "./reading_keys.js";
@@ -39,14 +40,14 @@ function focusField(field) {
 
 const LETTERS = {
   n: goOn, p: () => step(-1), a: () => answer("agree"), d: () => answer("disagree"), c: () => answer("cannot_tell"),
-  s: saveAndNext, u: undoLatest, e: () => focusField($("comment")), "/": () => focusField($("search")),
+  s: saveAndNext, u: undoLatest, e: () => focusField($("comment")), "/": () => focusField($("search")), "?": openHelp,
 };
 const MOVES = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 };
 const STUDIES = { ArrowDown: 1, ArrowUp: -1 }; // with Shift
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
-  if (event.altKey || event.isComposing) return;
+  if (event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
   if (useKey(event, target.matches(WRITING))) return;
   const inReview = $("review").contains(target);
   if ((event.ctrlKey || event.metaKey) && key === "Enter" && inReview) {

@@ -3,6 +3,7 @@
 import { card, make } from "./elements.js";
 import { showComparison } from "./comparison.js";
 import { call } from "./service.js";
+import "./terms.js";
 import { interval, percent, showGroups, showSeries } from "./trends.js";
 
 const $ = (id) => document.getElementById(id);

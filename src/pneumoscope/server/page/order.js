@@ -2,7 +2,7 @@
 
 import { isOpen } from "./answers.js";
 import { $, name, state } from "./state.js";
-import { findStudies, group, isGrouped, keyOf } from "./studies.js";
+import { group, isGrouped, keyOf } from "./studies.js";
 
 const collator = new Intl.Collator(undefined, { numeric: true });
 const VALUES = { name: (image) => image.name, probability: (image) => image.probability ?? null, decision: (image) => name(image.decision) ?? "" };
@@ -33,7 +33,7 @@ function list(also) { // the images shown, and another one at its place
   const chosen = FILTERS[$("filter").value];
   const shown = (image) => chosen(image) && (!words || image.name.toLowerCase().includes(words));
   const images = state.images.filter((image) => image === also || shown(image)).sort(compare);
-  return isGrouped(findStudies(state.images)) ? group(images) : images;
+  return isGrouped() ? group(images) : images;
 }
 
 export const listShown = () => list(null);

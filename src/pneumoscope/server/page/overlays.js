@@ -28,7 +28,8 @@ function listFacts(image, picture) {
 
 // How an image is turned, in words: only where it is.
 export function describeTurn({ turns, flipped }) {
-  return [flipped && "flipped", ["", "turned right by 90°", "turned by 180°", "turned left by 90°"][turns]].filter(Boolean).join(", ");
+  if (flipped && turns % 2 === 0) return turns ? "flipped upside down" : "flipped left to right";
+  return [flipped && "flipped left to right", ["", "turned right by 90°", "turned by 180°", "turned left by 90°"][turns]].filter(Boolean).join(", ");
 }
 
 // The directions of the right, lower, left and upper side of the screen, where the file says them.

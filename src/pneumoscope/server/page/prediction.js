@@ -2,6 +2,7 @@
 
 import { describeEarlier, showHistory } from "./answers.js";
 import { $, create, isLabel, kindOf, name, round, showTime, state } from "./state.js";
+import { makeTerm } from "./terms.js";
 
 export function describePrediction(image) {
   const words = name(image.decision);
@@ -31,9 +32,9 @@ function describeWarnings({ warnings }) {
 
 function describeFacts(image) {
   const facts = [["Image", image.name], ["Size", `${image.width} × ${image.height}, ${image.format}`]];
-  if (image.prediction_set.length) facts.push(["Prediction set", image.prediction_set.join(" or ")]);
-  if (image.ood_score !== null) facts.push(["OOD score", `${image.ood_score.toFixed(2)} (above 1: out of distribution)`]);
-  if (image.group) facts.push(["Group", image.group]);
+  if (image.prediction_set.length) facts.push([makeTerm("Prediction set", "set"), image.prediction_set.join(" or ")]);
+  if (image.ood_score !== null) facts.push([makeTerm("OOD score", "ood"), `${image.ood_score.toFixed(2)} (above 1: out of distribution)`]);
+  if (image.group) facts.push([makeTerm("Group", "group"), image.group]);
   if (image.model) facts.push(["Model", image.model]);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [create("dt", {}, term), create("dd", {}, value)]));
 }
@@ -45,10 +46,13 @@ function describeProbability(image) {
   $("chance-label").textContent = `Probability of ${model.positive ?? image.predicted_label}`;
   $("probability").textContent = round(image.probability);
   $("fill").style.width = `${100 * image.probability}%`;
+  const [low, high] = image.uncertain_range ?? [0, 0];
+  $("band").hidden = low === high;
+  Object.assign($("band").style, { left: `${100 * low}%`, width: `${100 * (high - low)}%` });
   const comparable = model.threshold !== null && image.fingerprint === model.fingerprint;
   $("threshold").hidden = !comparable;
   $("threshold").style.left = `${100 * (model.threshold ?? 0)}%`;
-  $("threshold-label").textContent = comparable ? `Threshold: ${model.threshold.toFixed(3)}. At or above: ${model.positive}.` : "";
+  $("threshold-label").replaceChildren(...(comparable ? [makeTerm("Threshold", "threshold"), `: ${model.threshold.toFixed(3)}. ${low === high ? `At or above: ${model.positive}.` : "Striped: uncertain."}`] : []));
 }
 
 // ---- an image without a prediction ----

@@ -9,7 +9,7 @@ import { $, announce, create, makeChip, name, state } from "./state.js";
 import { teach } from "./teaching.js";
 
 const SURE = [["guess", 0], ["low", 25], ["medium", 50], ["high", 75], ["certain", 100]];
-const NOTHING = { decision: null, predicted_label: null, probability: null, probabilities: {}, prediction_set: [], ood_score: null, group: null, warnings: [], explanation: null, heatmap: null, reviews: [] };
+const NOTHING = { decision: null, predicted_label: null, probability: null, probabilities: {}, prediction_set: [], ood_score: null, group: null, warnings: [], explanation: null, uncertain_range: null, heatmap: null, reviews: [] };
 let shown = null; // the image whose reading is in the form
 let since = 0; // when it was shown
 let busy = false;
@@ -153,7 +153,8 @@ export async function commitReading() {
     if (image.case !== undefined) await teach(image, body);
     else if (image.id) await send(image, { ...body, with_ai: phase === "second" });
     else await readLocally(image, { ...body, with_ai: phase === "second" });
-    image.unread = undefined;
+    const now = image === shown ? readForm() : image.unread; // what was typed meanwhile stays
+    image.unread = now && now.comment !== comment ? { label, confidence, comment: now.comment } : undefined;
     $("reading-said").textContent = "";
     keep(image);
     announce("reviewed");

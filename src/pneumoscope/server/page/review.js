@@ -9,12 +9,12 @@ import { call, Lost } from "./service.js";
 import { $, announce, isLabel, say, state } from "./state.js";
 
 let filled = null; // the image whose review is in the form
-const AGREE = { uncertain: "I agree: uncertain", out_of_distribution: "I agree: not like the training images" };
+const AGREE = { uncertain: "I agree: uncertain", out_of_distribution: "I agree: OOD" };
 const EMPTY = { answer: undefined, comment: "", label: "" };
 
 function readForm() {
   const answer = new FormData($("review")).get("answer");
-  return { answer: answer ?? undefined, comment: $("comment").value, label: $("label").value };
+  return { answer: answer ?? undefined, comment: $("comment").value, label: $("label").disabled ? "" : $("label").value };
 }
 
 function readSaved(image) {
@@ -22,11 +22,12 @@ function readSaved(image) {
   return review && review.prediction_id === image.id ? { answer: answerOf(review), comment: review.comment, label: review.label ?? "" } : EMPTY;
 }
 
+const differs = (one, other) => one.answer !== other.answer || one.comment !== other.comment || Boolean(one.label && one.label !== other.label);
+
 export function keepDraft(next = null) {
   if (!filled || filled === next) return;
   const [draft, saved] = [readForm(), readSaved(filled)];
-  const changed = draft.answer !== saved.answer || draft.comment !== saved.comment || (draft.label && draft.label !== saved.label);
-  filled.draft = changed ? draft : undefined;
+  filled.draft = differs(draft, saved) ? draft : undefined;
   rememberDraft(filled.key, filled.draft);
 }
 
@@ -51,8 +52,7 @@ export function fillReview(image) {
   const { answer, comment, label } = image.draft ?? readSaved(image);
   if (answer) document.querySelector(`[name=answer][value=${answer}]`).checked = true;
   $("comment").value = comment;
-  $("label").value = label;
-  askLabel();
+  askLabel(label);
 }
 
 function showSaved(image) {
@@ -62,13 +62,18 @@ function showSaved(image) {
   $("undo").hidden = !own || review.reviewer !== $("reviewer").value;
 }
 
-function askLabel() { // only where the answer does not follow from the decision
+function askLabel(chosen = readForm().label) { // only where the class does not follow from answer and decision
   const { answer } = readForm();
-  const decision = filled?.decision;
-  const implied = state.model?.labels.length === 2 && state.model.labels.includes(decision);
-  const needed = answer === "disagree" && !implied;
-  $("label-row").hidden = !needed && !(answer === "agree" && !isLabel(decision));
+  const decision = filled?.decision, labels = state.model?.labels ?? [];
+  const isClass = labels.includes(decision);
+  const needed = answer === "disagree" && !(isClass && labels.length === 2);
+  const asked = needed || (answer === "agree" && !isLabel(decision));
+  const other = labels.find((label) => label !== decision);
+  $("label").value = asked ? chosen : isClass && ["agree", "disagree"].includes(answer) ? (answer === "agree" ? decision : other) : "";
+  $("label").disabled = !asked;
   $("label").required = needed;
+  if (labels.length) $("label").options[0].text = asked ? "choose" : "–";
+  $("label-row").title = asked ? "Keys 1 to 9" : "";
 }
 
 // Gives whether the review can be sent; the form says what is missing.
@@ -80,6 +85,7 @@ function check() {
 }
 
 async function save(image, { answer, comment, label }) {
+  const before = image === filled ? readForm() : null;
   const reviewer = $("reviewer").value;
   if (reader.name === null) localStorage.setItem("reviewer", reviewer);
   if (image === filled) $("saved").textContent = "…";
@@ -89,20 +95,23 @@ async function save(image, { answer, comment, label }) {
     const body = JSON.stringify({ answer, label: label || null, comment, reviewer });
     const answered = await call(`v1/predictions/${image.id}/reviews`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
     const review = await answered.json();
-    Object.assign(image, { reviews: [...(image.reviews ?? []), review], draft: undefined, saving: false });
-    rememberDraft(image.key, undefined);
+    const now = image === filled ? readForm() : image.draft; // what was typed meanwhile stays a draft
+    const draft = now && before && differs(now, before) ? now : undefined;
+    Object.assign(image, { reviews: [...(image.reviews ?? []), review], draft, saving: false });
+    rememberDraft(image.key, draft);
     keep(image);
     if (image === filled) {
       filled = null; // shows what is stored
       fillReview(image);
       if (answerOf(review) === "comment") $("saved").textContent = "Saved: comment only.";
       if (answerOf(review) === "withdrawn") $("saved").textContent = "Withdrawn.";
+      if (draft) $("saved").textContent += " What you have typed since is not saved.";
       describeReviewed(image);
     }
   } catch (problem) {
     image.saving = false;
     if (answer !== "withdrawn" && image !== filled) {
-      image.draft = { answer, comment, label };
+      image.draft ??= { answer, comment, label };
       rememberDraft(image.key, image.draft);
     }
     const reason = problem instanceof Lost ? "the service does not respond. Try again when it is back." : problem.message;
@@ -117,7 +126,7 @@ async function save(image, { answer, comment, label }) {
 export function saveReview() {
   if (!filled?.id || $("review").hidden || filled.saving || !check()) return false;
   const { answer = "comment", comment, label } = readForm();
-  return save(filled, { answer, comment, label: $("label-row").hidden || answer === "cannot_tell" ? "" : label });
+  return save(filled, { answer, comment, label });
 }
 
 export function hasChanges() {
@@ -142,7 +151,7 @@ export function answer(value) {
 }
 
 export function chooseLabel(number) {
-  if ($("label-row").hidden || !$("label").options[number]) return false;
+  if ($("label").disabled || !$("label").options[number]) return false;
   $("label").selectedIndex = number;
   changed();
   return true;

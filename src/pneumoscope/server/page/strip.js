@@ -148,7 +148,7 @@ function mark() {
 
 // ---- side by side ----
 
-function arrange() { // by itself, unless the reader has kept some other image there
+function arrange() { // as the switch says, unless the reader has kept some other image there
   const { current } = state;
   if (isComparing() && !own) return;
   const known = current?.state === "done" && keyOf(current) !== null;
@@ -214,7 +214,7 @@ document.addEventListener("compared", () => {
 document.addEventListener("turned", ({ detail }) => turn(detail.by, detail.second));
 document.addEventListener("closed", decline);
 narrow.addEventListener("change", arrange);
-$("side-by-side").checked = recall("sideBySide", true);
+$("side-by-side").checked = recall("sideBySide", false);
 $("side-by-side").addEventListener("change", (event) => {
   remember("sideBySide", event.target.checked);
   declined = null;

@@ -37,13 +37,12 @@ export function findStudies(images) { // Map of studies by their keys
 
 // ---- the switch ----
 
-export function isGrouped(studies) { // as chosen; else as soon as a study has more than one image
-  const chosen = recall("grouped", null);
-  if (chosen !== null) return chosen;
-  for (const { images } of studies.values()) if (images.length > 1) return true;
-  return false;
+let grouped = recall("grouped", false);
+export const isGrouped = () => grouped;
+export function chooseGrouped(chosen) {
+  grouped = chosen;
+  remember("grouped", chosen);
 }
-export const chooseGrouped = (grouped) => remember("grouped", grouped);
 
 // ---- order ----
 
@@ -85,6 +84,11 @@ export function addHeadings(shown, studies) {
 }
 
 // ---- words ----
+
+export function hintAtStudies(studies) { // grouping is the reader's choice
+  const several = [...studies.values()].filter(({ images }) => images.length > 1).length;
+  return several ? `${several} ${several === 1 ? "study has" : "studies have"} several images` : "";
+}
 
 export const listViews = (images) => [...new Set(images.map((image) => image.view || "view unknown"))].join(", ");
 

@@ -6,8 +6,6 @@ import { format, measureSpan } from "./window_level.js";
 
 const DRAGGED = ["window", "pan", "zoom", "lens", "ruler", "angle"];
 const STEPS = { "[": ["width", 0.9], "]": ["width", 1 / 0.9], ",": ["centre", -0.02], ".": ["centre", 0.02] };
-const OTHER_KEYS = [["[ ]", "Narrow or widen the window"], [", .", "Lower or raise the level"], ["Shift 1 – 9", "Choose a preset"], ["Arrows", "Move the image, while it has the focus"],
-  ["Space", "Hold and drag: move"], ["Escape", "End a measurement, or go back to the first tool"]];
 const TYPED = "input:not([type='radio'], [type='checkbox'], [type='range']), textarea, select, [contenteditable]";
 
 export const tools = { current: recall("left", "window"), wheel: recall("wheel", "zoom"), chosen: false, space: false };
@@ -63,6 +61,7 @@ act("zoom-out", (viewer) => viewer.zoom(0.8));
 act("invert", (viewer) => viewer.invert());
 act("rotate", (viewer) => viewer.orient({ turns: viewer.turns + 1 }));
 act("flip", (viewer) => viewer.flip());
+act("flip-vertical", (viewer) => viewer.flipVertically());
 act("reset", (viewer) => viewer.reset());
 act("unmeasure", (viewer) => viewer.measuring.remove());
 
@@ -109,7 +108,8 @@ function showWindow({ picture, setting, presets }) {
 export function describeTools(viewer) {
   showWindow(viewer);
   $("invert").setAttribute("aria-pressed", String(viewer.inverted));
-  $("flip").setAttribute("aria-pressed", String(viewer.flipped));
+  $("flip").setAttribute("aria-pressed", String(viewer.flipped && viewer.turns === 0));
+  $("flip-vertical").setAttribute("aria-pressed", String(viewer.flipped && viewer.turns === 2));
   touched();
 }
 
@@ -118,8 +118,6 @@ export function describeTools(viewer) {
 const buttons = [...$("rail").querySelectorAll("button")];
 const byKey = new Map(buttons.map((button) => [button.dataset.key.toLowerCase(), button]));
 byKey.set("=", $("zoom-in"));
-$("key-list").replaceChildren(...[...buttons.map((button) => [button.dataset.key, button.getAttribute("aria-label")]), ...OTHER_KEYS].flatMap(([key, name]) => [
-  Object.assign(document.createElement("dt"), { textContent: key }), Object.assign(document.createElement("dd"), { textContent: name })]));
 
 function press(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -162,11 +160,4 @@ $("rail").addEventListener("keydown", (event) => {
 });
 $("rail").addEventListener("focusin", (event) => {
   for (const button of buttons) button.tabIndex = button === event.target ? 0 : -1;
-});
-document.addEventListener("click", (event) => { if (!$("settings").contains(event.target)) $("settings").open = false; });
-$("settings").addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || !$("settings").open) return;
-  event.preventDefault();
-  $("settings").open = false;
-  $("settings").querySelector("summary").focus();
 });

@@ -172,6 +172,8 @@ export class Viewer {
   // What is on the screen is flipped, however it is turned: a flip turns the other way.
   flip() { this.orient({ flipped: !this.flipped, turns: -this.turns }); }
 
+  flipVertically() { this.orient({ flipped: !this.flipped, turns: 2 - this.turns }); }
+
   matrix() { // from pixels of the picture to pixels of the canvas
     const [cos, sin] = [[1, 0], [0, 1], [-1, 0], [0, -1]][this.turns];
     const across = this.scale * (this.flipped ? -1 : 1), down = this.scale * this.aspect;

@@ -1,6 +1,6 @@
 // The worklist: rows, progress, sorting, filters, steps to the next image.
 
-import { answerOf, findReview, isOpen } from "./answers.js";
+import { answerOf, findReview, isOpen, isReviewed } from "./answers.js";
 import { exportTable } from "./export.js";
 import { pick, select } from "./image.js";
 import { rememberView } from "./kept.js";
@@ -8,8 +8,8 @@ import { findNext, findNextStudy, findOnward, listShown, order } from "./order.j
 import { translateWarning } from "./prediction.js";
 import { describeReading } from "./reading.js";
 import { Rows } from "./rows.js";
-import { $, create, kindOf, makeChip, round, state } from "./state.js";
-import { addHeadings, chooseGrouped, describeStudy, findStudies, isGrouped } from "./studies.js";
+import { $, create, kindOf, makeChip, name, round, state } from "./state.js";
+import { addHeadings, chooseGrouped, describeStudy, findStudies, hintAtStudies, isGrouped } from "./studies.js";
 
 const MARKS = { agree: ["✓", "agreed"], disagree: ["✗", "disagreed"], cannot_tell: ["?", "cannot tell"] };
 const box = document.querySelector("#worklist").closest(".scroll");
@@ -95,10 +95,13 @@ function list() {
   const shown = listShown();
   const failed = shown.filter((image) => image.state === "error").length;
   const studies = findStudies(state.images);
-  const grouped = isGrouped(studies);
+  const grouped = isGrouped();
   $("grouped").checked = grouped;
   $("grouped-row").hidden = !studies.size;
+  $("several").textContent = grouped ? "" : hintAtStudies(studies);
   $("worklist").classList.toggle("grouped", grouped);
+  const longest = Math.max(9, ...[...(state.model?.labels ?? []), ...new Set(state.images.map((image) => name(image.decision) ?? ""))].map((words) => words.length));
+  $("worklist").style.setProperty("--decision", `${Math.min(9.4, 2.8 + 0.5 * longest)}rem`); // names have the rest
   const items = grouped ? addHeadings(shown, studies) : [...shown];
   if (failed) items.splice(items.length - failed, 0, { key: "heading", heading: `Not readable (${failed})` });
   $("worklist").setAttribute("aria-rowcount", items.length + 1);
@@ -127,14 +130,16 @@ function report(shown) {
   const left = images.filter((image) => image.state === "waiting" || image.state === "sent").length;
   const failed = images.filter((image) => image.state === "error").length;
   const open = images.filter((image) => image.state === "done" && isOpen(image)).length;
+  const reviewed = images.filter(isReviewed).length;
   $("clear").disabled = !images.length || (left > 0 && model !== null);
   $("export").disabled = !images.some((image) => image.state === "done");
   $("list").classList.toggle("filled", images.length > 0);
   const outside = images.some((image) => image.simulated && image.decision === "out_of_distribution");
   const hint = !left && outside ? " For a model trained on real images, simulated ones should be out of distribution." : "";
-  const words = images.length ? `${images.length - left - failed} of ${images.length} ${state.mode === "blind" ? "ready" : "read"}${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
+  const words = images.length ? `${images.length - left - failed} of ${images.length} ${state.mode === "blind" ? "ready" : "predicted"}${failed ? `, ${failed} not readable` : ""}${left ? "" : "."}${hint}` : "";
   if ($("progress").textContent !== words) $("progress").textContent = words;
-  const more = images.length ? `${open ? `${open} not ${state.mode === "blind" ? "read" : "reviewed"}` : `None left to ${state.mode === "blind" ? "read" : "review"}`}${shown < images.length ? ` · ${shown} shown` : ""}` : "";
+  const counts = state.mode === "blind" ? (open ? `${open} not read` : "None left to read") : open ? `${reviewed} reviewed, ${open} not reviewed` : reviewed ? "None left to review" : "";
+  const more = images.length ? [counts, shown < images.length && `${shown} shown`].filter(Boolean).join(" · ") : "";
   if ($("open-count").textContent !== more) $("open-count").textContent = more;
 }
 

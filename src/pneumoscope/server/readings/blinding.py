@@ -25,7 +25,7 @@ _SAFE = "__pneumoscope_withholds__"
 _ANSWER: dict[str, Any] = {
     "decision": None, "predicted_label": None, "probability": None, "probabilities": {}, "prediction_set": [],
     "ood_score": None, "group": None, "warnings": [], "explanation": None, "heatmap": None, "reviews": [],
-    "review_count": 0, "image_reviews": [],
+    "review_count": 0, "image_reviews": [], "uncertain_range": None,
 }  # fmt: skip
 
 
