@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import mmap
 import tempfile
 from collections.abc import Sequence
-from typing import IO, Any, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,21 +46,50 @@ BLOCK = 4096  # images whose pictures are processed at once
 
 
 class Pictures:
-    """One picture of each image, in a file: rows are read when they are asked for, as from an array."""
+    """One picture of each image, in a file without a name: rows are read when they are asked for, as from an array."""
 
-    def __init__(self, file: IO[bytes], dtype: np.dtype[Any], rows: NDArray[np.intp]) -> None:
-        self._file, self._dtype, self._rows = file, dtype, rows
-        self.shape = (len(rows), *dtype.shape)
-        self.ndim = len(self.shape)
+    def __init__(self, dtype: np.dtype[Any], count: int) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.truncate(max(count, 1) * dtype.itemsize)
+            self._space = mmap.mmap(file.fileno(), 0)  # which outlives the file's name
+        self._stored = np.frombuffer(self._space, dtype.base, count * math.prod(dtype.shape))
+        self._stored = self._stored.reshape(count, *dtype.shape)
+        self._rows = np.arange(count)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, rows: slice | Sequence[int] | NDArray[Any]) -> NDArray[Any]:
-        self._file.flush()
-        count = self._file.seek(0, 2) // self._dtype.itemsize
-        stored = np.memmap(self._file, self._dtype.base, "r", shape=(count, *self._dtype.shape))
-        return np.array(stored[self._rows[rows]])  # a copy: the file does not stay in memory
+        found = np.array(self._stored[self._rows[rows]])
+        self._release()
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+        return (len(self._rows), *self._stored.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """As of an array."""
+        return self._stored.ndim
+
+    def write(self, row: int, picture: NDArray[Any]) -> None:
+        """Keep the picture of an image."""
+        self._stored[row] = picture
+        if row % BLOCK == BLOCK - 1:
+            self._release()
+
+    def choose(self, rows: Sequence[int] | NDArray[Any]) -> Pictures:
+        """The pictures of some images, of the same file."""
+        chosen = copy.copy(self)
+        chosen._rows = self._rows[rows]
+        return chosen
+
+    def _release(self) -> None:
+        """Leave what was read or written to the file, so that it does not count as this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._space.madvise(mmap.MADV_DONTNEED)
 
 
 class Measurements:
@@ -65,20 +97,16 @@ class Measurements:
 
     def __init__(self, count: int) -> None:
         self._numbers = np.zeros(count, [(name, FIELDS[name]) for name in FIELDS.names or () if name not in PICTURES])
-        self._rows = np.arange(count)
-        self._files: dict[str, IO[bytes]] = {name: tempfile.TemporaryFile() for name in PICTURES}  # noqa: SIM115
-        for name, file in self._files.items():
-            file.truncate(count * FIELDS[name].itemsize)
+        self._pictures = {name: Pictures(FIELDS[name], count) for name in PICTURES}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     def __setitem__(self, i: int, values: np.void) -> None:
         for name in self._numbers.dtype.names or ():
             self._numbers[name][i] = values[name]
-        for name, file in self._files.items():
-            file.seek(i * FIELDS[name].itemsize)
-            file.write(values[name].tobytes())
+        for name, pictures in self._pictures.items():
+            pictures.write(i, values[name])
 
     @overload
     def __getitem__(self, key: str) -> Any: ...
@@ -86,9 +114,10 @@ class Measurements:
     def __getitem__(self, key: Sequence[int] | NDArray[Any]) -> Measurements: ...
     def __getitem__(self, key: str | Sequence[int] | NDArray[Any]) -> Any:
         if isinstance(key, str):
-            return Pictures(self._files[key], FIELDS[key], self._rows) if key in PICTURES else self._numbers[key]
-        chosen = object.__new__(Measurements)
-        chosen._files, chosen._rows, chosen._numbers = self._files, self._rows[key], self._numbers[key]
+            return self._pictures[key] if key in PICTURES else self._numbers[key]
+        chosen = copy.copy(self)
+        chosen._numbers = self._numbers[key]
+        chosen._pictures = {name: pictures.choose(key) for name, pictures in self._pictures.items()}
         return chosen
 
 
